@@ -1,0 +1,139 @@
+"""Whether any replica may take a request now.
+
+```text
+no replica is ready                     → Reject(no-ready-replica)
+no replica could ever hold it           → Reject(never-fits), with the numbers
+some replica has room under watermark   → Admit(those replicas)
+else                                    → Reject(saturated), with when to come back
+```
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from memroute.footprint import RequestProfile
+from memroute.pressure import ReplicaSnapshot
+
+DEFAULT_RETRY_AFTER_SECONDS = 2
+# When no token was ever freed there is no rate to compute from; most answers end sooner.
+MAX_RETRY_AFTER_SECONDS = 60
+# Clients that are told to wait longer give up, or ask again anyway.
+
+
+class RejectReason(StrEnum):
+    """Why no replica may take the request; the value is a metric label and a header."""
+
+    NEVER_FITS = "never-fits"
+    SATURATED = "saturated"
+    NO_READY_REPLICA = "no-ready-replica"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admit:
+    """The replicas that may take the request now."""
+
+    candidates: tuple[ReplicaSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """Why not, in a sentence with numbers, and when to come back."""
+
+    reason: RejectReason
+    message: str
+    retry_after_seconds: int | None
+    """None when coming back will not help."""
+
+
+def decide(
+    profile: RequestProfile,
+    replicas: Sequence[ReplicaSnapshot],
+    *,
+    watermark_ratio: float,
+    freed_tokens_per_second: float | None,
+) -> Admit | Reject:
+    """Admit or reject one request.
+
+    ``watermark_ratio``: projected KV use that an admission may reach, 0 to 1.
+    ``freed_tokens_per_second``: how fast the pool frees tokens; None when unknown.
+    """
+    if not replicas:
+        return Reject(
+            reason=RejectReason.NO_READY_REPLICA,
+            message="no replica of this model is ready",
+            retry_after_seconds=DEFAULT_RETRY_AFTER_SECONDS,
+        )
+    possible = [replica for replica in replicas if _could_ever_hold(replica, profile)]
+    if not possible:
+        return _never_fits(profile, replicas)
+    candidates = tuple(r for r in possible if _has_room(r, profile, watermark_ratio))
+    if candidates:
+        # A replica that stopped reporting may be hung: used only when no other has room.
+        fresh = tuple(replica for replica in candidates if replica.is_fresh)
+        return Admit(candidates=fresh or candidates)
+    return _saturated(profile, possible, watermark_ratio, freed_tokens_per_second)
+
+
+def _could_ever_hold(replica: ReplicaSnapshot, profile: RequestProfile) -> bool:
+    limit = _limit_tokens(replica)
+    return limit is None or _least_tokens(profile) <= limit
+
+
+def _least_tokens(profile: RequestProfile) -> int:
+    """What it needs at the least: an engine refuses a limit above its context outright."""
+    return profile.min_prompt_tokens + max(1, profile.max_output_tokens or 0)
+
+
+def _limit_tokens(replica: ReplicaSnapshot) -> int | None:
+    limits = [x for x in (replica.capacity_tokens, replica.max_context_tokens) if x is not None]
+    return min(limits, default=None)
+
+
+def _has_room(replica: ReplicaSnapshot, profile: RequestProfile, watermark_ratio: float) -> bool:
+    ratio = replica.projected_ratio(profile.expected_tokens)
+    if ratio is None:
+        return True
+    # An idle replica takes anything that it can hold: waiting would not make more room.
+    return ratio <= watermark_ratio or replica.projected_tokens == 0
+
+
+def _never_fits(profile: RequestProfile, replicas: Sequence[ReplicaSnapshot]) -> Reject:
+    limit = max(_limit_tokens(replica) or 0 for replica in replicas)
+    output = f" and {profile.max_output_tokens} output" if profile.max_output_tokens else ""
+    return Reject(
+        reason=RejectReason.NEVER_FITS,
+        message=(
+            f"the request needs at least {profile.min_prompt_tokens} prompt{output} tokens; the "
+            f"largest replica of this model holds {limit} tokens per request"
+        ),
+        retry_after_seconds=None,
+    )
+
+
+def _saturated(
+    profile: RequestProfile,
+    replicas: Sequence[ReplicaSnapshot],
+    watermark_ratio: float,
+    freed_tokens_per_second: float | None,
+) -> Reject:
+    shortfalls = [
+        replica.projected_tokens + profile.expected_tokens - watermark_ratio * replica.capacity_tokens
+        for replica in replicas
+        if replica.capacity_tokens is not None
+    ]
+    shortfall = max(0.0, min(shortfalls, default=0.0))
+    retry_after = DEFAULT_RETRY_AFTER_SECONDS
+    if freed_tokens_per_second:
+        seconds = math.ceil(shortfall / freed_tokens_per_second)
+        retry_after = min(MAX_RETRY_AFTER_SECONDS, max(1, seconds))
+    return Reject(
+        reason=RejectReason.SATURATED,
+        message=(
+            f"the request is expected to hold {profile.expected_tokens} tokens; the emptiest of "
+            f"{len(replicas)} replica(s) is {math.ceil(shortfall)} tokens short of that under its "
+            f"watermark of {watermark_ratio:.0%}"
+        ),
+        retry_after_seconds=retry_after,
+    )

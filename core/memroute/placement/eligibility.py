@@ -1,0 +1,17 @@
+"""May this node take this replica, whatever its memory?"""
+
+from memroute.placement.inventory import Node
+from memroute.placement.problem import WantedReplica
+
+
+def ineligible_reason(node: Node, replica: WantedReplica) -> str | None:
+    """Why the node may not take the replica, as a CamelCase word; None if it may."""
+    if not node.devices and not node.num_allocatable:
+        return "NoAccelerator"
+    if node.unusable_reason is not None:
+        return node.unusable_reason
+    if node.mode is not replica.mode:
+        return f"Not{replica.mode.value.capitalize()}"
+    if any(node.labels.get(key) != value for key, value in replica.node_selector.items()):
+        return "SelectorMismatch"
+    return None

@@ -1,0 +1,92 @@
+"""What placement is asked, and what it answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from memroute.footprint import ReplicaFootprint, ReplicaShape
+from memroute.placement.inventory import PlacementMode
+
+
+class PlacementStrategy(StrEnum):
+    """How to choose among devices that fit."""
+
+    PACK = "pack"
+    """The tightest fit: keeps large free blocks whole for large models."""
+    SPREAD = "spread"
+    """Away from replicas of the same deployment: one lost node takes few replicas."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class ReplicaKey:
+    """One replica of one ModelDeployment."""
+
+    namespace: str
+    name: str
+    index: int
+
+    @property
+    def deployment(self) -> str:
+        """``namespace/name`` of the ModelDeployment."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def pod_name(self) -> str:
+        """The deterministic name of its pod: creating it twice is creating it once."""
+        return f"{self.name}-{self.index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedReplica:
+    """A replica that should run and does not."""
+
+    key: ReplicaKey
+    shape: ReplicaShape
+    footprint: ReplicaFootprint
+    mode: PlacementMode
+    strategy: PlacementStrategy = PlacementStrategy.PACK
+    node_selector: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """Where a replica goes, what it may use there, and why there."""
+
+    key: ReplicaKey
+    node: str
+    mode: PlacementMode
+    device_uuids: tuple[str, ...]
+    """The chosen devices (shared); empty when the device plugin chooses (exclusive)."""
+    num_devices: int
+    bytes_per_device: int
+    """What is promised on each device: what the engine's flags are computed from."""
+    usable_bytes_per_device: int
+    """What one process could use of such a device: what a utilization is a fraction of."""
+    product: str | None
+    why: str
+
+
+class RefusedReason(StrEnum):
+    """Why a replica is placed nowhere; the value is a condition reason."""
+
+    NO_DEVICE_LARGE_ENOUGH = "NoDeviceLargeEnough"
+    """Never: not even an empty cluster has room."""
+    INSUFFICIENT_HBM = "InsufficientHBM"
+    """Not now: others hold it."""
+    NO_ELIGIBLE_NODE = "NoEligibleNode"
+    """No node may take it: wrong mode, selector, taint, cordon."""
+    DEVICES_UNKNOWN = "DevicesUnknown"
+    """Unknown: no exporter has named the devices yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Why a replica is placed nowhere, with numbers, and what would make it fit."""
+
+    key: ReplicaKey
+    reason: RefusedReason
+    message: str
+
+
+Decision = Placed | Refused

@@ -1,0 +1,21 @@
+"""One scrape of one replica. What the engine did not say is None, never 0."""
+
+from dataclasses import dataclass
+
+MAX_AGE_SECONDS = 5.0
+# Five scrapes at 1 s: long enough to ride out one slow scrape, short enough that
+# a hung engine stops attracting requests before its queue fills.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaReading:
+    """What an engine reported of itself."""
+
+    taken_at_seconds: float
+    """On the reader's monotonic clock."""
+    kv_cache_utilization_ratio: float | None = None
+    """Pinned KV cache, 0 to 1; cached blocks that nobody references count as free."""
+    kv_capacity_tokens: int | None = None
+    num_requests_running: int | None = None
+    num_requests_waiting: int | None = None
+    num_preemptions_total: int | None = None

@@ -1,0 +1,263 @@
+"""Calls to the API server with raw objects.
+
+Credentials, in this order: the ServiceAccount of the pod we run in; the kubeconfig named by
+``KUBECONFIG``, else ``~/.kube/config``.
+"""
+
+import json
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import load_incluster_config, load_kube_config
+
+from memroute_kube.resources import KubeObject, Resource
+
+SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+REQUEST_TIMEOUT_SECONDS = 30.0
+PAGE_SIZE = 500
+# The page size of client-go's informers: keeps one answer under a few megabytes.
+
+
+class ApiError(Exception):
+    """The API server refused, or could not be reached (``status`` 0)."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+        """The machine-readable reason, such as ``NotFound`` or ``AlreadyExists``."""
+        self.message = message
+
+
+class KubernetesClient:
+    """Raw objects in, raw objects out. Owns its HTTP session; close it when done."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+        self._session: aiohttp.ClientSession | None = None
+
+    @classmethod
+    async def from_environment(cls, *, kubeconfig: Path | None = None) -> Self:
+        """A client with the credentials of this process, or of a given kubeconfig."""
+        configuration = Configuration()
+        if kubeconfig is None and SERVICE_ACCOUNT_TOKEN.exists():
+            load_incluster_config(client_configuration=configuration)
+        else:
+            await load_kube_config(
+                config_file=str(kubeconfig) if kubeconfig else None,
+                client_configuration=configuration,
+            )
+        return cls(ApiClient(configuration))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> KubeObject:
+        """One object. Raises ``ApiError`` 404 when there is none."""
+        return await self.request("GET", resource.path(namespace, name))
+
+    async def list(
+        self, resource: Resource, namespace: str | None = None, *, label_selector: str | None = None
+    ) -> tuple[list[KubeObject], str]:
+        """All objects (across namespaces when None), and the resourceVersion to watch from."""
+        items: list[KubeObject] = []
+        query: dict[str, Any] = {"limit": PAGE_SIZE}
+        if label_selector:
+            query["labelSelector"] = label_selector
+        while True:
+            page = await self.request("GET", resource.path(namespace), query=query)
+            items.extend(page["items"])
+            token = page["metadata"].get("continue")
+            if not token:
+                return items, page["metadata"]["resourceVersion"]
+            query["continue"] = token
+
+    async def create(
+        self, resource: Resource, namespace: str | None, body: KubeObject, *, sub: str | None = None
+    ) -> KubeObject:
+        """Create an object (or POST to a subresource of the object that ``body`` names)."""
+        name = body["metadata"]["name"] if sub else None
+        return await self.request("POST", resource.path(namespace, name, sub), body=body)
+
+    async def apply(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        body: KubeObject,
+        *,
+        field_manager: str,
+        sub: str | None = None,
+    ) -> KubeObject:
+        """Server-side apply: the fields in ``body`` are ours, all others stay."""
+        return await self.request(
+            "PATCH",
+            resource.path(namespace, body["metadata"]["name"], sub),
+            body={"apiVersion": resource.api_version, "kind": resource.kind} | body,
+            query={"fieldManager": field_manager, "force": "true"},
+            content_type=APPLY_PATCH,
+        )
+
+    async def patch(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        body: object,
+        *,
+        sub: str | None = None,
+        content_type: str = MERGE_PATCH,
+    ) -> KubeObject:
+        """Merge-patch (or JSON-patch) an object or its subresource."""
+        path = resource.path(namespace, name, sub)
+        return await self.request("PATCH", path, body=body, content_type=content_type)
+
+    async def delete(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        *,
+        grace_period_seconds: int | None = None,
+        uid: str | None = None,
+    ) -> None:
+        """Delete an object; with ``uid``, only if it is still that one. Gone already is fine."""
+        options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if grace_period_seconds is not None:
+            options["gracePeriodSeconds"] = grace_period_seconds
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        try:
+            await self.request("DELETE", resource.path(namespace, name), body=options)
+        except ApiError as error:
+            # 409 here means that the name belongs to another object by now.
+            if error.status != 404 and not (uid and error.status == 409):
+                raise
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        query: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> KubeObject:
+        """One call; the parsed answer. Raises ``ApiError`` for anything but success."""
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS)
+        try:
+            response = await self._send(method, path, body, query, content_type, timeout)
+            async with response:
+                text = await response.text()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(0, "Unreachable", repr(error)) from error
+        if response.status >= 400:
+            raise _error_from(response.status, text)
+        parsed: KubeObject = json.loads(text) if text else {}
+        return parsed
+
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        *,
+        resource_version: str,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        timeout_seconds: int = 270,
+        inactivity_seconds: float = 90.0,
+    ) -> AsyncIterator[KubeObject]:
+        """Raw watch events until the server ends the stream. Raises ``ApiError`` on failure.
+
+        ``inactivity_seconds``: bookmarks come every minute; a stream silent for longer is dead.
+        """
+        query: dict[str, Any] = {
+            "watch": "true",
+            "resourceVersion": resource_version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": timeout_seconds,
+        }
+        if label_selector:
+            query["labelSelector"] = label_selector
+        if field_selector:
+            query["fieldSelector"] = field_selector
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=inactivity_seconds)
+        try:
+            response = await self._send("GET", resource.path(namespace), None, query, "application/json", timeout)
+            async with response:
+                if response.status >= 400:
+                    raise _error_from(response.status, await response.text())
+                async for line in response.content:
+                    event: KubeObject = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise _error_from(event["object"].get("code", 0), json.dumps(event["object"]))
+                    yield event
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(0, "Unreachable", repr(error)) from error
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: object,
+        query: Mapping[str, Any] | None,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        configuration = self._api.configuration
+        headers: dict[str, str] = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        await self._api.update_params_for_auth(
+            headers, None, ["BearerToken"], path, method, body, request_auth=None
+        )
+        url = configuration.host + path
+        if query:
+            url += "?" + urlencode(query)
+        data = None if body is None else json.dumps(body)
+        return await self._open_session().request(
+            method, url, headers=headers, data=data, timeout=timeout
+        )
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        # Not the client's own session: it retries and wraps answers, and a watch must stream.
+        if self._session is None:
+            connector = aiohttp.TCPConnector(ssl=_ssl_context(self._api.configuration), limit=0)
+            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**21)
+        return self._session
+
+
+def _ssl_context(configuration: Configuration) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
+    if not configuration.verify_ssl:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _error_from(status: int, text: str) -> ApiError:
+    try:
+        parsed = json.loads(text)
+        return ApiError(status, str(parsed.get("reason") or ""), str(parsed.get("message") or text))
+    except (ValueError, AttributeError):
+        return ApiError(status, "", text[:500])
+
+

@@ -1,0 +1,87 @@
+"""The resources that memroute speaks of, and the labels and annotations it owns."""
+
+from dataclasses import dataclass
+from typing import Any
+
+KubeObject = dict[str, Any]
+"""An object as the API server sends it."""
+
+GROUP = "memroute.dev"
+VERSION = "v1alpha1"
+
+LABEL_DEPLOYMENT = f"{GROUP}/model-deployment"
+"""On replica pods: the name of their ModelDeployment."""
+LABEL_REPLICA = f"{GROUP}/replica"
+"""On replica pods: the index of the replica."""
+LABEL_GPU_SHARING = f"{GROUP}/gpu-sharing"
+"""On nodes, ``shared``: memroute hands out this node's accelerators by UUID and bytes."""
+ANNOTATION_RESERVATION = f"{GROUP}/reservation"
+"""On replica pods: what was promised, as JSON; the truth that the ledger is rebuilt from."""
+ANNOTATION_KV_CAPACITY_TOKENS = f"{GROUP}/kv-capacity-tokens"
+"""On replica pods: KV tokens that the operator expects, until the engine reports its own."""
+ANNOTATION_MAX_CONTEXT_TOKENS = f"{GROUP}/max-context-tokens"
+"""On replica pods: the longest request that the engine takes."""
+ANNOTATION_SERVED_MODEL = f"{GROUP}/served-model"
+"""On replica pods: the model name that clients ask for."""
+ANNOTATION_DRAINING = f"{GROUP}/draining"
+"""On replica pods: since when (RFC 3339) the router must not admit to it any more."""
+ENGINE_PORT = 8000
+"""The port that engines listen on: vLLM's default."""
+GPU_RESOURCE = "nvidia.com/gpu"
+TAINT_SHARED = LABEL_GPU_SHARING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """One kind of object, by where the API server keeps it."""
+
+    plural: str
+    kind: str
+    group: str = ""
+    version: str = "v1"
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """``v1`` or ``group/version``."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None = None, name: str | None = None, sub: str | None = None) -> str:
+        """The URL path of the collection, an object, or its subresource.
+
+        Without a namespace, a namespaced resource is meant across all namespaces.
+        """
+        parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
+        if namespace is not None and self.namespaced:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        parts += [part for part in (name, sub) if part is not None]
+        return "/" + "/".join(parts)
+
+
+PODS = Resource(plural="pods", kind="Pod")
+NODES = Resource(plural="nodes", kind="Node", namespaced=False)
+NAMESPACES = Resource(plural="namespaces", kind="Namespace", namespaced=False)
+SECRETS = Resource(plural="secrets", kind="Secret")
+CONFIG_MAPS = Resource(plural="configmaps", kind="ConfigMap")
+SERVICE_ACCOUNTS = Resource(plural="serviceaccounts", kind="ServiceAccount")
+EVENTS = Resource(plural="events", kind="Event")
+LEASES = Resource(group="coordination.k8s.io", plural="leases", kind="Lease")
+DAEMON_SETS = Resource(group="apps", plural="daemonsets", kind="DaemonSet")
+DEPLOYMENTS = Resource(group="apps", plural="deployments", kind="Deployment")
+MODEL_DEPLOYMENTS = Resource(
+    group=GROUP, version=VERSION, plural="modeldeployments", kind="ModelDeployment"
+)
+
+
+def object_key(obj: KubeObject) -> str:
+    """``namespace/name``, or the name alone for what has no namespace."""
+    metadata = obj["metadata"]
+    namespace = metadata.get("namespace")
+    return f"{namespace}/{metadata['name']}" if namespace else str(metadata["name"])
+
+
+def is_condition_true(obj: KubeObject, condition_type: str) -> bool:
+    """Whether the object's status has the condition with status True."""
+    conditions = obj.get("status", {}).get("conditions") or ()
+    return any(c["type"] == condition_type and c["status"] == "True" for c in conditions)
