@@ -1,0 +1,46 @@
+"""``memroute-simulator``: the parts of the emulation that run as processes of their own."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from memroute_simulator.engine.server import main as engine_main
+from memroute_simulator.nodes.fleet import FleetFileError, load_fleet, run_fleet
+
+
+def main() -> None:
+    """Dispatch to ``engine`` (everything after it is the engine's) or ``nodes``."""
+    if sys.argv[1:2] == ["engine"]:
+        sys.exit(engine_main(sys.argv[2:]))
+    parser = argparse.ArgumentParser(
+        prog="memroute-simulator", description="A fleet without GPUs."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("engine", help="a simulated vLLM engine (its flags are vLLM's)")
+    nodes = commands.add_parser("nodes", help="emulated GPU nodes of one cluster")
+    nodes.add_argument("--fleet", type=Path, required=True, help="YAML file that names the nodes")
+    nodes.add_argument("--kubeconfig", type=Path, required=True)
+    nodes.add_argument("--network", type=int, required=True, help="N of 127.N.0.0/16")
+    nodes.add_argument("--cluster-id", required=True)
+    nodes.add_argument("--directory", type=Path, required=True, help="the cluster's directory")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        specs = load_fleet(arguments.fleet)
+    except (FleetFileError, OSError) as error:
+        sys.exit(f"memroute-simulator: {error}")
+    asyncio.run(
+        run_fleet(
+            specs,
+            kubeconfig=arguments.kubeconfig,
+            network=arguments.network,
+            cluster_id=arguments.cluster_id,
+            directory=arguments.directory,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""One emulated node: registers, heartbeats, runs its pods, suffers its faults.
+
+Faults on demand are annotations of the Node object, so that kubectl can cause and heal them:
+
+* ``simulator.memroute.dev/gone: "true"``: the machine has died: no heartbeat, no process;
+* ``simulator.memroute.dev/lost-gpus: "0,2"``: those GPUs have fallen off the bus;
+* ``simulator.memroute.dev/foreign-hbm: '{"0": 21474836480}'``: bytes that a tenant outside
+  Kubernetes uses, per GPU index;
+* ``simulator.memroute.dev/exporter-down: "true"``: the DCGM exporter stops answering.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from memroute_kube import LEASES, NODES, ApiError, KubeObject, KubernetesClient
+from memroute_kube.resources import GPU_RESOURCE, LABEL_GPU_SHARING, TAINT_SHARED
+from memroute_simulator.nodes import dcgm
+from memroute_simulator.nodes.container import now_rfc3339
+from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice
+from memroute_simulator.nodes.kubelet_server import Driver, logs_application, serve
+from memroute_simulator.nodes.machines import Machine, gpu_labels
+from memroute_simulator.nodes.pod_worker import PodWorker
+
+LOGGER = logging.getLogger(__name__)
+FAULT = "simulator.memroute.dev"
+HEARTBEAT_SECONDS = 2.0
+LEASE_SECONDS = 40
+# kubelet's own nodeLeaseDurationSeconds.
+KUBELET_VERSION = "v1.37.2"
+MAX_PODS = 110
+
+
+class NodeAgent:
+    """One node. Owns its devices, its addresses and its pod workers."""
+
+    def __init__(
+        self,
+        *,
+        client: KubernetesClient,
+        session: aiohttp.ClientSession,
+        name: str,
+        machine: Machine,
+        is_shared: bool,
+        network: int,
+        ordinal: int,
+        cluster_id: str,
+        cluster_environment: dict[str, str],
+        directory: Path,
+        tls: ssl.SSLContext,
+        cluster_endpoint: dict[str, Any],
+    ) -> None:
+        self.client = client
+        self.session = session
+        self.name = name
+        self.machine = machine
+        self.is_shared = is_shared
+        self.address = f"127.{network}.0.{10 + ordinal}"
+        self.cluster_environment = cluster_environment
+        self.directory = directory
+        self.devices = DeviceTable(name, machine.gpus, cluster=cluster_id)
+        self.is_gone = False
+        self._driver = Driver(self.devices)
+        self._driver_url = ""
+        self._free_addresses = [f"127.{network}.{ordinal + 1}.{host}" for host in range(254, 0, -1)]
+        self._workers: dict[str, PodWorker] = {}
+        self._tls = tls
+        self._cluster_endpoint = cluster_endpoint
+        self._logs_port = 0
+        self._runners: list[web.AppRunner] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self._exporter_down = False
+        self._num_reported_gpus = -1
+
+    async def start(self) -> None:
+        """Serve, register, and begin to heartbeat."""
+        runner, self._logs_port = await serve(
+            logs_application(self.find_pod), self.address, 0, tls=self._tls
+        )
+        self._runners.append(runner)
+        runner, port = await serve(self._driver.application(), self.address, 0)
+        self._runners.append(runner)
+        self._driver_url = f"http://{self.address}:{port}"
+        await self._register()
+        self.run_soon(self._heartbeat())
+
+    async def stop(self) -> None:
+        """End every process of the node."""
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*(worker.abandon() for worker in list(self._workers.values())))
+        for runner in self._runners:
+            await runner.cleanup()
+
+    def run_soon(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the background; it ends with the node."""
+        task = asyncio.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # Pods
+
+    def find_pod(self, namespace: str, name: str) -> PodWorker | None:
+        """The worker of a pod by its name."""
+        wanted = (namespace, name)
+        return next((w for w in self._workers.values() if w.key == wanted), None)
+
+    def upsert_pod(self, pod: KubeObject) -> None:
+        """A pod of this node is new or has changed."""
+        if self.is_gone:
+            return
+        uid = pod["metadata"]["uid"]
+        worker = self._workers.get(uid)
+        if worker is not None:
+            worker.update(pod)
+        elif pod.get("status", {}).get("phase") not in ("Succeeded", "Failed") or (
+            "deletionTimestamp" in pod["metadata"]
+        ):
+            self._workers[uid] = PodWorker(self, pod)
+
+    def delete_pod(self, pod: KubeObject) -> None:
+        """A pod of this node is gone from the API server."""
+        worker = self._workers.get(pod["metadata"]["uid"])
+        if worker is not None:
+            self.run_soon(worker.abandon())
+
+    def forget(self, worker: PodWorker) -> None:
+        """A pod has ended for good: its address and devices are free."""
+        if self._workers.pop(worker.uid, None) is None:
+            return
+        self.devices.unassign(worker.uid)
+        if worker.ip:
+            self._free_addresses.insert(0, worker.ip)
+
+    def take_address(self) -> str:
+        """An address for a pod; the one unused for longest."""
+        return self._free_addresses.pop()
+
+    def open_driver(self, owner: str, visible: list[EmulatedDevice]) -> str:
+        """The driver's URL for one container instance."""
+        return self._driver_url + self._driver.open(owner, visible)
+
+    def close_driver(self, owner: str) -> None:
+        """A container's process has ended."""
+        self._driver.close(owner)
+
+    def kubeconfig_for(self, account: str, token: str, namespace: str) -> dict[str, Any]:
+        """A kubeconfig for a pod's ServiceAccount."""
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "cluster", "cluster": self._cluster_endpoint}],
+            "users": [{"name": account, "user": {"token": token}}],
+            "contexts": [
+                {
+                    "name": "pod",
+                    "context": {"cluster": "cluster", "user": account, "namespace": namespace},
+                }
+            ],
+            "current-context": "pod",
+        }
+
+    @contextlib.asynccontextmanager
+    async def serve_exporter(self, host: str, port: int) -> AsyncIterator[None]:
+        """Serve the DCGM exporter's page on a pod's address."""
+
+        async def metrics(_request: web.Request) -> web.Response:
+            if self._exporter_down:
+                raise web.HTTPServiceUnavailable(text="exporter is down")
+            pods = {uid: worker.key for uid, worker in self._workers.items()}
+            return web.Response(text=dcgm.render_metrics(self.name, self.devices, pods))
+
+        application = web.Application()
+        application.router.add_get("/metrics", metrics)
+        runner, _ = await serve(application, host, port)
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+    # Faults
+
+    async def apply_faults(self, node: KubeObject) -> None:
+        """Bring the node into the state that its annotations ask for."""
+        annotations = node["metadata"].get("annotations", {})
+        self._exporter_down = annotations.get(f"{FAULT}/exporter-down") == "true"
+        foreign = json.loads(annotations.get(f"{FAULT}/foreign-hbm", "{}"))
+        lost = {int(i) for i in annotations.get(f"{FAULT}/lost-gpus", "").split(",") if i.strip()}
+        for device in self.devices.devices:
+            device.foreign_bytes = int(foreign.get(str(device.index), 0))
+            if device.index in lost and not device.is_lost:
+                device.is_lost = True
+                self._kill_users_of(device)
+            elif device.index not in lost:
+                device.is_lost = False
+        gone = annotations.get(f"{FAULT}/gone") == "true"
+        if gone and not self.is_gone:
+            self.is_gone = True
+            LOGGER.warning("node gone node=%s", self.name)
+            await asyncio.gather(*(worker.abandon() for worker in list(self._workers.values())))
+        elif not gone and self.is_gone:
+            self.is_gone = False
+            LOGGER.info("node back node=%s", self.name)
+        if not self.is_gone and self.devices.num_healthy != self._num_reported_gpus:
+            await self._write_status()
+
+    def _kill_users_of(self, device: EmulatedDevice) -> None:
+        for owner in list(device.allocations):
+            worker = self._workers.get(owner.split("/", 1)[0])
+            if worker is not None:
+                worker.kill()
+
+    # The Node object and its Lease
+
+    async def _register(self) -> None:
+        labels = {
+            "kubernetes.io/hostname": self.name,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": "amd64",
+            "node.kubernetes.io/instance-type": self.machine.instance_type,
+        } | gpu_labels(self.machine)
+        taints = []
+        if self.machine.gpus:
+            taints.append({"key": GPU_RESOURCE, "value": "present", "effect": "NoSchedule"})
+        if self.is_shared:
+            labels[LABEL_GPU_SHARING] = "shared"
+            taints.append({"key": TAINT_SHARED, "value": "shared", "effect": "NoSchedule"})
+        node = {"metadata": {"name": self.name, "labels": labels}, "spec": {"taints": taints}}
+        try:
+            await self.client.create(NODES, None, {"apiVersion": "v1", "kind": "Node"} | node)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            await self.client.patch(NODES, None, self.name, {"metadata": {"labels": labels}})
+        await self._write_status()
+
+    async def _write_status(self) -> None:
+        resources: dict[str, str] = {
+            "cpu": str(self.machine.cpus),
+            "memory": f"{self.machine.memory_gib}Gi",
+            "ephemeral-storage": "1Ti",
+            "pods": str(MAX_PODS),
+        }
+        self._num_reported_gpus = self.devices.num_healthy
+        allocatable = dict(resources)
+        # Where memroute shares the GPUs, no device plugin runs: it would hand them out twice.
+        if self.machine.gpus and not self.is_shared:
+            resources[GPU_RESOURCE] = str(len(self.machine.gpus))
+            allocatable[GPU_RESOURCE] = str(self._num_reported_gpus)
+        now = now_rfc3339()
+        condition = {
+            "type": "Ready",
+            "status": "True",
+            "reason": "KubeletReady",
+            "message": "emulated node is ready",
+            "lastHeartbeatTime": now,
+            "lastTransitionTime": now,
+        }
+        status = {
+            "capacity": resources,
+            "allocatable": allocatable,
+            "addresses": [
+                {"type": "InternalIP", "address": self.address},
+                {"type": "Hostname", "address": self.name},
+            ],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._logs_port}},
+            "nodeInfo": {
+                "machineID": self.name,
+                "systemUUID": self.name,
+                "bootID": self.name,
+                "kernelVersion": "emulated",
+                "osImage": f"emulated {self.machine.instance_type}",
+                "containerRuntimeVersion": "process://1",
+                "kubeletVersion": KUBELET_VERSION,
+                "kubeProxyVersion": "",
+                "operatingSystem": "linux",
+                "architecture": "amd64",
+            },
+            "conditions": [condition],
+        }
+        await self.client.patch(
+            NODES,
+            None,
+            self.name,
+            {"status": status},
+            sub="status",
+            content_type="application/strategic-merge-patch+json",
+        )
+
+    async def _heartbeat(self) -> None:
+        while True:
+            if not self.is_gone:
+                try:
+                    await self._renew_lease()
+                    await self._write_ready_if_unknown()
+                except ApiError as error:
+                    LOGGER.warning("heartbeat failed node=%s error=%s", self.name, error)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _renew_lease(self) -> None:
+        renewed = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = {
+            "holderIdentity": self.name,
+            "leaseDurationSeconds": LEASE_SECONDS,
+            "renewTime": renewed,
+        }
+        await self.client.apply(
+            LEASES,
+            "kube-node-lease",
+            {"metadata": {"name": self.name}, "spec": spec},
+            field_manager="memroute-simulator",
+        )
+
+    async def _write_ready_if_unknown(self) -> None:
+        """After an absence the controller has set Ready to Unknown; only the node can undo it."""
+        node = self._last_seen
+        if node is None:
+            return
+        for condition in node.get("status", {}).get("conditions") or ():
+            if condition["type"] == "Ready" and condition["status"] != "True":
+                await self._write_status()
+
+    _last_seen: KubeObject | None = None
+
+    async def upsert_node(self, node: KubeObject) -> None:
+        """The Node object has changed."""
+        self._last_seen = node
+        await self.apply_faults(node)

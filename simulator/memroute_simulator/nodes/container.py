@@ -1,0 +1,105 @@
+"""One container: its process, its log files, its restarts, its state."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+def now_rfc3339() -> str:
+    """The time, as the API server writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(slots=True, kw_only=True)
+class ContainerState:
+    """What the pod's status says of one container."""
+
+    name: str
+    image: str
+    state: dict[str, Any]
+    last_state: dict[str, Any]
+    restart_count: int = 0
+    is_started: bool = False
+    is_ready: bool = False
+
+    def to_status(self, pod_uid: str) -> dict[str, Any]:
+        """The entry in ``status.containerStatuses``."""
+        return {
+            "name": self.name,
+            "image": self.image,
+            "imageID": f"emulated://{self.image}",
+            "containerID": f"process://{pod_uid}/{self.name}/{self.restart_count}",
+            "ready": self.is_ready,
+            "started": self.is_started,
+            "restartCount": self.restart_count,
+            "state": self.state,
+            "lastState": self.last_state,
+        }
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    """A container that has not started, and why."""
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+class ContainerProcess:
+    """A running process in place of a container. Owns it until it has been waited for."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.started_at = now_rfc3339()
+
+    @classmethod
+    async def start(
+        cls, command: list[str], environment: dict[str, str], log: Path
+    ) -> "ContainerProcess":
+        """Start the command, its output in ``log``. Raises ``OSError`` when it cannot run."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment,
+                cwd=log.parent,
+                start_new_session=True,
+            )
+        return cls(process)
+
+    async def wait(self) -> int:
+        """Its exit code; 128 + n when signal n ended it, as a container runtime says it."""
+        code = await self._process.wait()
+        return code if code >= 0 else 128 - code
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Signal the process and everything it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    async def stop(self, grace_seconds: float) -> int:
+        """SIGTERM, wait, SIGKILL; returns the exit code."""
+        self.send_signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                await asyncio.shield(self._process.wait())
+        if self._process.returncode is None:
+            self.send_signal(signal.SIGKILL)
+        return await self.wait()
+
+    def terminated_state(self, exit_code: int) -> dict[str, Any]:
+        """The state of a container whose process has ended."""
+        reason = "Completed" if exit_code == 0 else "Error"
+        return {
+            "terminated": {
+                "exitCode": exit_code,
+                "reason": reason,
+                "startedAt": self.started_at,
+                "finishedAt": now_rfc3339(),
+            }
+        }

@@ -1,0 +1,177 @@
+"""All emulated nodes of a cluster, in one process.
+
+The fleet file names the nodes:
+
+```yaml
+nodes:
+- {name: gpu-a, machine: h100-1, gpuSharing: shared}
+- {name: gpu-b, machine: l40s-2}
+- {name: plain, machine: plain}
+```
+"""
+
+import asyncio
+import logging
+import signal
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import yaml
+
+from memroute_kube import DAEMON_SETS, NAMESPACES, NODES, PODS, KubernetesClient, watch_forever
+from memroute_simulator.controlplane.guardian import TAG
+from memroute_simulator.nodes.agent import NodeAgent
+from memroute_simulator.nodes.machines import GPU_PRESENT_LABEL, MACHINES
+
+LOGGER = logging.getLogger(__name__)
+FIELD_MANAGER = "memroute-simulator"
+EXPORTER_NAMESPACE = "gpu-operator"
+EXPORTER_IMAGE = "nvidia/dcgm-exporter:4.5.3-4.8.2-ubuntu22.04"
+EXPORTER_PORT = 9400
+
+
+class FleetFileError(ValueError):
+    """The fleet file cannot be used; the message says which entry and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpec:
+    """One line of the fleet file."""
+
+    name: str
+    machine: str
+    is_shared: bool
+
+    @classmethod
+    def parse(cls, entry: dict[str, Any]) -> Self:
+        """Read one entry. Raises ``FleetFileError``."""
+        unknown = set(entry) - {"name", "machine", "gpuSharing"}
+        if unknown:
+            msg = f"node {entry.get('name')!r}: unknown field(s) {', '.join(sorted(unknown))}"
+            raise FleetFileError(msg)
+        if entry.get("machine") not in MACHINES:
+            known = ", ".join(sorted(MACHINES))
+            msg = f"node {entry.get('name')!r}: machine {entry.get('machine')!r} is none of {known}"
+            raise FleetFileError(msg)
+        sharing = entry.get("gpuSharing", "none")
+        if sharing not in ("none", "shared"):
+            msg = f"node {entry['name']!r}: gpuSharing is {sharing!r}, not none or shared"
+            raise FleetFileError(msg)
+        return cls(name=entry["name"], machine=entry["machine"], is_shared=sharing == "shared")
+
+
+def load_fleet(path: Path) -> list[NodeSpec]:
+    """The nodes of a fleet file. Raises ``FleetFileError``."""
+    document = yaml.safe_load(path.read_text())
+    if not isinstance(document, dict) or not isinstance(document.get("nodes"), list):
+        msg = f"{path}: a fleet file is a mapping with a list called nodes"
+        raise FleetFileError(msg)
+    specs = [NodeSpec.parse(entry) for entry in document["nodes"]]
+    if len({spec.name for spec in specs}) != len(specs):
+        msg = f"{path}: two nodes have the same name"
+        raise FleetFileError(msg)
+    return specs
+
+
+async def run_fleet(
+    specs: list[NodeSpec], *, kubeconfig: Path, network: int, cluster_id: str, directory: Path
+) -> None:
+    """Run the nodes until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(directory / "pki" / "kubelet.crt", directory / "pki" / "kubelet.key")
+    endpoint = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
+    async with (
+        await KubernetesClient.from_environment(kubeconfig=kubeconfig) as client,
+        aiohttp.ClientSession() as session,
+    ):
+        agents = [
+            NodeAgent(
+                client=client,
+                session=session,
+                name=spec.name,
+                machine=MACHINES[spec.machine],
+                is_shared=spec.is_shared,
+                network=network,
+                ordinal=ordinal,
+                cluster_id=cluster_id,
+                cluster_environment={TAG: cluster_id},
+                directory=directory,
+                tls=tls,
+                cluster_endpoint=endpoint,
+            )
+            for ordinal, spec in enumerate(specs)
+        ]
+        for agent in agents:
+            await agent.start()
+        await _install_exporter(client)
+        by_name = {agent.name: agent for agent in agents}
+        watches = [
+            asyncio.create_task(_watch_pods(client, by_name)),
+            asyncio.create_task(_watch_nodes(client, by_name)),
+        ]
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait([stop, *watches], return_when=asyncio.FIRST_COMPLETED)
+        for task in watches:
+            task.cancel()
+        failures = await asyncio.gather(*watches, return_exceptions=True)
+        await asyncio.gather(*(agent.stop() for agent in agents))
+        for failure in failures:
+            if isinstance(failure, Exception):
+                raise failure
+
+
+async def _watch_pods(client: KubernetesClient, agents: dict[str, NodeAgent]) -> None:
+    async for event in watch_forever(client, PODS):
+        if event.object is None:
+            continue
+        agent = agents.get(event.object["spec"].get("nodeName", ""))
+        if agent is None:
+            continue
+        if event.type == "DELETE":
+            agent.delete_pod(event.object)
+        else:
+            agent.upsert_pod(event.object)
+
+
+async def _watch_nodes(client: KubernetesClient, agents: dict[str, NodeAgent]) -> None:
+    async for event in watch_forever(client, NODES):
+        if event.type == "UPSERT" and event.object is not None:
+            agent = agents.get(event.object["metadata"]["name"])
+            if agent is not None:
+                await agent.upsert_node(event.object)
+
+
+async def _install_exporter(client: KubernetesClient) -> None:
+    """The DCGM exporter as NVIDIA's GPU operator installs it: a DaemonSet on GPU nodes."""
+    labels = {"app": "nvidia-dcgm-exporter"}
+    await client.apply(
+        NAMESPACES, None, {"metadata": {"name": EXPORTER_NAMESPACE}}, field_manager=FIELD_MANAGER
+    )
+    container = {
+        "name": "exporter",
+        "image": EXPORTER_IMAGE,
+        "ports": [{"name": "metrics", "containerPort": EXPORTER_PORT}],
+    }
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {
+            "nodeSelector": {GPU_PRESENT_LABEL: "true"},
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [container],
+        },
+    }
+    await client.apply(
+        DAEMON_SETS,
+        EXPORTER_NAMESPACE,
+        {
+            "metadata": {"name": "nvidia-dcgm-exporter"},
+            "spec": {"selector": {"matchLabels": labels}, "template": template},
+        },
+        field_manager=FIELD_MANAGER,
+    )

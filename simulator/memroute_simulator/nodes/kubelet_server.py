@@ -1,0 +1,139 @@
+"""What a node serves: logs over HTTPS to kubectl, and the driver to its engines.
+
+The driver is what ``libcuda`` would be: an engine sees the devices that its environment makes
+visible, asks how much is free, and allocates. The URL it is given names its container, so
+that bytes are freed when that process ends.
+"""
+
+import asyncio
+import secrets
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from aiohttp import web
+
+from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice, OutOfMemoryError
+
+FOLLOW_POLL_SECONDS = 0.2
+
+
+class HasLogs(Protocol):
+    """A pod whose logs can be read."""
+
+    def log_path(self, container: str, *, previous: bool = False) -> Path: ...  # noqa: D102
+
+
+FindPod = Callable[[str, str], HasLogs | None]
+
+
+def logs_application(find_pod: FindPod) -> web.Application:
+    """The part of kubelet's API that ``kubectl logs`` uses."""
+
+    async def container_logs(request: web.Request) -> web.StreamResponse:
+        pod = find_pod(request.match_info["namespace"], request.match_info["pod"])
+        if pod is None:
+            raise web.HTTPNotFound(text="pod not found on this node")
+        previous = request.query.get("previous") == "true"
+        try:
+            path = pod.log_path(request.match_info["container"], previous=previous)
+        except KeyError:
+            raise web.HTTPNotFound(text="container not found in pod") from None
+        data = path.read_bytes() if path.exists() else b""
+        tail = request.query.get("tailLines")
+        shown = data if tail is None else b"".join(data.splitlines(keepends=True)[-int(tail) :])
+        if tail == "0":
+            shown = b""
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        await response.prepare(request)
+        await response.write(shown)
+        position = len(data)
+        while request.query.get("follow") == "true":
+            await asyncio.sleep(FOLLOW_POLL_SECONDS)
+            if not path.exists():
+                break
+            with path.open("rb") as log:
+                log.seek(position)
+                more = log.read()
+            position += len(more)
+            if more:
+                await response.write(more)
+        return response
+
+    application = web.Application()
+    application.router.add_get("/containerLogs/{namespace}/{pod}/{container}", container_logs)
+    return application
+
+
+class Driver:
+    """The emulated driver of one node. Owns who may allocate on which devices."""
+
+    def __init__(self, devices: DeviceTable) -> None:
+        self._devices = devices
+        self._containers: dict[str, tuple[str, list[EmulatedDevice]]] = {}
+
+    def open(self, owner: str, visible: list[EmulatedDevice]) -> str:
+        """Let a container instance see devices; the path below which it finds the driver."""
+        token = secrets.token_urlsafe(8)
+        self._containers[token] = (owner, visible)
+        return f"/driver/{token}"
+
+    def close(self, owner: str) -> None:
+        """A container's process has ended: free what it held."""
+        self._devices.release(owner)
+        for token, (other, _) in list(self._containers.items()):
+            if other == owner:
+                del self._containers[token]
+
+    def application(self) -> web.Application:
+        """Its HTTP face."""
+        application = web.Application()
+        application.router.add_get("/driver/{token}/devices", self._list)
+        application.router.add_post("/driver/{token}/allocate", self._allocate)
+        return application
+
+    def _container(self, request: web.Request) -> tuple[str, list[EmulatedDevice]]:
+        try:
+            return self._containers[request.match_info["token"]]
+        except KeyError:
+            raise web.HTTPNotFound(text="no such container") from None
+
+    async def _list(self, request: web.Request) -> web.Response:
+        _, visible = self._container(request)
+        return web.json_response(
+            [
+                {
+                    "uuid": device.uuid,
+                    "product": device.model.product,
+                    "total_bytes": device.usable_bytes,
+                    "free_bytes": device.free_bytes,
+                }
+                for device in visible
+                if not device.is_lost
+            ]
+        )
+
+    async def _allocate(self, request: web.Request) -> web.Response:
+        owner, visible = self._container(request)
+        body = await request.json()
+        if body["uuid"] not in {device.uuid for device in visible}:
+            raise web.HTTPNotFound(text="device is not visible to this container")
+        try:
+            self._devices.allocate(owner, body["uuid"], body["bytes"])
+        except OutOfMemoryError as error:
+            return web.json_response({"free_bytes": error.free_bytes}, status=507)
+        except LookupError as error:
+            raise web.HTTPNotFound(text=str(error)) from error
+        return web.json_response({})
+
+
+async def serve(
+    application: web.Application, host: str, port: int, *, tls: ssl.SSLContext | None = None
+) -> tuple[web.AppRunner, int]:
+    """Serve on an address (port 0: any free one); the runner to clean up, and the port."""
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port, ssl_context=tls, reuse_address=True)
+    await site.start()
+    return runner, int(runner.addresses[0][1])

@@ -1,0 +1,402 @@
+"""One pod on its node: from bound to deleted. One task owns all of its state.
+
+```text
+admit (devices) → address → containers: start → probes → exit → back-off → start …
+deletion timestamp → SIGTERM → grace → SIGKILL → final delete
+```
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from memroute_kube import PODS, SERVICE_ACCOUNTS, ApiError, KubeObject
+from memroute_kube.resources import GPU_RESOURCE
+from memroute_simulator.nodes import probes
+from memroute_simulator.nodes.container import (
+    ContainerProcess,
+    ContainerState,
+    now_rfc3339,
+    waiting,
+)
+from memroute_simulator.nodes.environment import (
+    ConfigurationError,
+    command_line,
+    resolve_environment,
+)
+from memroute_simulator.nodes.images import BuiltIn, entrypoint_for
+
+if TYPE_CHECKING:
+    from memroute_simulator.nodes.agent import NodeAgent
+
+LOGGER = logging.getLogger(__name__)
+STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
+FIRST_BACKOFF_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 60.0
+# kubelet's back-off starts at 10 s and ends at 300; a person in front of an emulation waits less.
+RESOLVE_RETRY_SECONDS = 1.0
+TOKEN_SECONDS = 24 * 3600
+ANNOTATION_KILL = "simulator.memroute.dev/kill"
+"""A fault on demand: a new value kills the pod's containers with SIGKILL, once."""
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
+
+
+class PodWorker:
+    """Runs one pod. ``update`` feeds it newer versions of the object; its task does the rest."""
+
+    def __init__(self, agent: "NodeAgent", pod: KubeObject) -> None:
+        self._agent = agent
+        self.pod = pod
+        self.uid: str = pod["metadata"]["uid"]
+        self.key = (pod["metadata"]["namespace"], pod["metadata"]["name"])
+        self.ip: str | None = None
+        self._states = {
+            spec["name"]: ContainerState(
+                name=spec["name"],
+                image=spec["image"],
+                state=waiting("ContainerCreating"),
+                last_state={},
+            )
+            for spec in pod["spec"]["containers"]
+        }
+        self._processes: dict[str, ContainerProcess] = {}
+        self._phase = "Pending"
+        self._started_at = now_rfc3339()
+        self._reported: dict[str, Any] | None = None
+        self._status_lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._killed_token: str | None = pod["metadata"].get("annotations", {}).get(ANNOTATION_KILL)
+        self._task = asyncio.create_task(self._run(), name=f"pod {self.key}")
+
+    @property
+    def directory(self) -> Path:
+        """Where the pod's logs and credentials are."""
+        return self._agent.directory / "pods" / f"{self.key[0]}_{self.key[1]}_{self.uid}"
+
+    def log_path(self, container: str, *, previous: bool = False) -> Path:
+        """The log of a container's current (or previous) instance."""
+        count = self._states[container].restart_count - (1 if previous else 0)
+        return self.directory / container / f"{count}.log"
+
+    def update(self, pod: KubeObject) -> None:
+        """Take a newer version of the object."""
+        self.pod = pod
+        self._changed.set()
+        token = pod["metadata"].get("annotations", {}).get(ANNOTATION_KILL)
+        if token is not None and token != self._killed_token:
+            self._killed_token = token
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL every container, as a fault would; restarts follow the pod's policy."""
+        for process in self._processes.values():
+            process.send_signal(signal.SIGKILL)
+
+    async def abandon(self) -> None:
+        """End the processes without a word to the API server: the object or node is gone."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self.kill()
+        for name, process in self._processes.items():
+            await process.wait()
+            self._release(name)
+        self._agent.forget(self)
+
+    async def _run(self) -> None:
+        try:
+            if not await self._admit():
+                await self._wait_for_deletion()
+            else:
+                await self._run_containers()
+            await self._finish()
+        except ApiError as error:
+            LOGGER.warning("pod lost key=%s error=%s", "/".join(self.key), error)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            LOGGER.exception("pod worker failed key=%s", "/".join(self.key))
+            raise
+
+    async def _admit(self) -> bool:
+        wanted = sum(
+            int(spec.get("resources", {}).get("limits", {}).get(GPU_RESOURCE, 0))
+            for spec in self.pod["spec"]["containers"]
+        )
+        if wanted and self._agent.devices.assign(self.uid, wanted) is None:
+            self._phase = "Failed"
+            message = f"Allocate failed: requested {wanted} devices of {GPU_RESOURCE}, too few left"
+            await self._report(reason="UnexpectedAdmissionError", message=message)
+            return False
+        self.ip = self._agent.take_address()
+        await self._report()
+        return True
+
+    async def _run_containers(self) -> None:
+        tasks = [
+            asyncio.create_task(self._run_container(spec)) for spec in self.pod["spec"]["containers"]
+        ]
+        deletion = asyncio.create_task(self._wait_for_deletion())
+        try:
+            done = asyncio.gather(*tasks)
+            await asyncio.wait([deletion, done], return_when=asyncio.FIRST_COMPLETED)
+            if deletion.done():
+                await self._stop_containers()
+            else:
+                # Every container has ended for good: the pod is terminal until it is deleted.
+                codes = await done
+                self._phase = "Succeeded" if all(code == 0 for code in codes) else "Failed"
+                await self._report()
+                await deletion
+        finally:
+            for task in (*tasks, deletion):
+                task.cancel()
+            await asyncio.gather(*tasks, deletion, return_exceptions=True)
+
+    async def _stop_containers(self) -> None:
+        grace = self.pod["metadata"].get("deletionGracePeriodSeconds", 30)
+        for state in self._states.values():
+            state.is_ready = False
+        await self._report()
+        await asyncio.gather(*(process.stop(grace) for process in self._processes.values()))
+
+    async def _run_container(self, spec: KubeObject) -> int:
+        state = self._states[spec["name"]]
+        policy = self.pod["spec"].get("restartPolicy", "Always")
+        backoff = FIRST_BACKOFF_SECONDS
+        while True:
+            code = await self._run_once(spec, state)
+            if policy == "Never" or (policy == "OnFailure" and code == 0):
+                return code
+            terminated = state.state
+            state.last_state = terminated
+            state.state = waiting(
+                "CrashLoopBackOff", f"back-off {backoff:.0f}s restarting failed container"
+            )
+            await self._report()
+            await asyncio.sleep(backoff)
+            backoff = min(MAX_BACKOFF_SECONDS, backoff * 2)
+            state.restart_count += 1
+
+    async def _run_once(self, spec: KubeObject, state: ContainerState) -> int:
+        entrypoint = entrypoint_for(spec["image"])
+        if entrypoint is None:
+            state.state = waiting("ImagePullBackOff", f"no emulation of image {spec['image']!r}")
+            await self._report()
+            await asyncio.Event().wait()  # until the pod is deleted
+        if isinstance(entrypoint, BuiltIn):
+            return await self._run_built_in(spec, state)
+        assert isinstance(entrypoint, list)  # noqa: S101 - None never gets here
+        environment, command = await self._resolve(spec, state, entrypoint)
+        try:
+            process = await ContainerProcess.start(
+                command, environment, self.log_path(spec["name"])
+            )
+        except OSError as error:
+            state.state = waiting("RunContainerError", str(error))
+            await self._report()
+            return 128
+        self._processes[spec["name"]] = process
+        state.state = {"running": {"startedAt": process.started_at}}
+        prober = asyncio.create_task(self._probe(spec, state, environment, process))
+        try:
+            code = await process.wait()
+        finally:
+            prober.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await prober
+        self._processes.pop(spec["name"], None)
+        self._release(spec["name"])
+        state.is_ready = state.is_started = False
+        state.state = process.terminated_state(code)
+        await self._report()
+        return code
+
+    async def _run_built_in(self, spec: KubeObject, state: ContainerState) -> int:
+        port = probes.port_number(spec, spec["ports"][0]["containerPort"])
+        async with self._agent.serve_exporter(self.ip or "", port):
+            state.state = {"running": {"startedAt": now_rfc3339()}}
+            state.is_started = state.is_ready = True
+            await self._report()
+            await asyncio.Event().wait()
+        return 0
+
+    async def _resolve(
+        self, spec: KubeObject, state: ContainerState, entrypoint: list[str]
+    ) -> tuple[dict[str, str], list[str]]:
+        pod = self.pod | {
+            "status": {**self.pod.get("status", {}), "podIP": self.ip, "hostIP": self._agent.address}
+        }
+        while True:
+            try:
+                own = await resolve_environment(self._agent.client, pod, spec)
+                break
+            except (ConfigurationError, ApiError) as error:
+                state.state = waiting("CreateContainerConfigError", str(error))
+                await self._report()
+                await asyncio.sleep(RESOLVE_RETRY_SECONDS)
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        environment |= self._agent.cluster_environment | {"PYTHONUNBUFFERED": "1"}
+        environment["KUBECONFIG"] = str(await self._write_credentials())
+        if assigned := self._agent.devices.assigned.get(self.uid):
+            environment["NVIDIA_VISIBLE_DEVICES"] = ",".join(assigned)
+        environment |= own
+        owner = self._owner(spec["name"])
+        visible = self._agent.devices.visible(environment.get("NVIDIA_VISIBLE_DEVICES"))
+        environment["MEMROUTE_DRIVER_URL"] = self._agent.open_driver(owner, visible)
+        return environment, command_line(entrypoint, spec, own)
+
+    async def _write_credentials(self) -> Path:
+        namespace = self.key[0]
+        account = self.pod["spec"].get("serviceAccountName", "default")
+        bound = {"kind": "Pod", "apiVersion": "v1", "name": self.key[1], "uid": self.uid}
+        answer = await self._agent.client.request(
+            "POST",
+            SERVICE_ACCOUNTS.path(namespace, account, "token"),
+            body={
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {"expirationSeconds": TOKEN_SECONDS, "boundObjectRef": bound},
+            },
+        )
+        path = self.directory / "kubeconfig"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        document = self._agent.kubeconfig_for(account, answer["status"]["token"], namespace)
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    async def _probe(
+        self,
+        spec: KubeObject,
+        state: ContainerState,
+        environment: dict[str, str],
+        process: ContainerProcess,
+    ) -> None:
+        def runner(probe: probes.Probe) -> Any:
+            return lambda: probes.check(
+                self._agent.session, probe, spec, pod_ip=self.ip or "", environment=environment
+            )
+
+        def set_ready(ready: bool) -> None:
+            if state.is_ready != ready:
+                state.is_ready = ready
+                self._agent.run_soon(self._report())
+
+        startup = probes.Probe.parse(spec.get("startupProbe"))
+        await self._report()
+        if startup is not None:
+            passed = asyncio.Event()
+
+            def on_startup(succeeded: bool) -> None:
+                if succeeded:
+                    passed.set()
+                else:
+                    process.send_signal(signal.SIGKILL)
+
+            probing = asyncio.create_task(
+                probes.run_until_decided(runner(startup), startup, on_startup)
+            )
+            try:
+                await passed.wait()
+            finally:
+                probing.cancel()
+        state.is_started = True
+        readiness = probes.Probe.parse(spec.get("readinessProbe"))
+        liveness = probes.Probe.parse(spec.get("livenessProbe"))
+        if readiness is None:
+            state.is_ready = True
+        await self._report()
+        loops = []
+        if readiness is not None:
+            loops.append(probes.run_until_decided(runner(readiness), readiness, set_ready))
+        if liveness is not None:
+
+            def on_liveness(alive: bool) -> None:
+                if not alive:
+                    process.send_signal(signal.SIGKILL)
+
+            loops.append(probes.run_until_decided(runner(liveness), liveness, on_liveness))
+        await asyncio.gather(*loops)
+
+    def _owner(self, container: str) -> str:
+        return f"{self.uid}/{container}"
+
+    def _release(self, container: str) -> None:
+        self._agent.close_driver(self._owner(container))
+
+    async def _wait_for_deletion(self) -> None:
+        while "deletionTimestamp" not in self.pod["metadata"]:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _finish(self) -> None:
+        for name, process in list(self._processes.items()):
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+            self._release(name)
+        self._agent.forget(self)
+        namespace, name = self.key
+        await self._agent.client.delete(
+            PODS, namespace, name, grace_period_seconds=0, uid=self.uid
+        )
+
+    async def _report(self, *, reason: str | None = None, message: str | None = None) -> None:
+        async with self._status_lock:
+            status = self._status()
+            if reason:
+                status |= {"reason": reason, "message": message}
+            if status == self._reported or self._agent.is_gone:
+                return
+            try:
+                await self._agent.client.patch(
+                    PODS,
+                    *self.key,
+                    {"metadata": {"uid": self.uid}, "status": status},
+                    sub="status",
+                    content_type=STRATEGIC_MERGE_PATCH,
+                )
+                self._reported = status
+            except ApiError as error:
+                if error.status not in (404, 409):
+                    LOGGER.warning("status not written key=%s error=%s", "/".join(self.key), error)
+
+    def _status(self) -> dict[str, Any]:
+        states = list(self._states.values())
+        ready = all(state.is_ready for state in states)
+        if self._phase in ("Pending", "Running"):
+            begun = all(
+                "running" in state.state or state.last_state or "terminated" in state.state
+                for state in states
+            )
+            self._phase = "Running" if begun else "Pending"
+        flags = {
+            "PodReadyToStartContainers": self.ip is not None,
+            "Initialized": True,
+            "ContainersReady": ready,
+            "Ready": ready,
+        }
+        previous = {c["type"]: c for c in (self._reported or {}).get("conditions", ())}
+        conditions = []
+        for kind, flag in flags.items():
+            text = "True" if flag else "False"
+            before = previous.get(kind)
+            changed = before is None or before["status"] != text
+            at = now_rfc3339() if changed or before is None else before["lastTransitionTime"]
+            conditions.append({"type": kind, "status": text, "lastTransitionTime": at})
+        status: dict[str, Any] = {
+            "phase": self._phase,
+            "hostIP": self._agent.address,
+            "startTime": self._started_at,
+            "conditions": conditions,
+            "containerStatuses": [state.to_status(self.uid) for state in states],
+        }
+        if self.ip:
+            status |= {"podIP": self.ip, "podIPs": [{"ip": self.ip}]}
+        return status
