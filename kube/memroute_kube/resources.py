@@ -69,6 +69,9 @@ EVENTS = Resource(plural="events", kind="Event")
 LEASES = Resource(group="coordination.k8s.io", plural="leases", kind="Lease")
 DAEMON_SETS = Resource(group="apps", plural="daemonsets", kind="DaemonSet")
 DEPLOYMENTS = Resource(group="apps", plural="deployments", kind="Deployment")
+RUNTIME_CLASSES = Resource(
+    group="node.k8s.io", plural="runtimeclasses", kind="RuntimeClass", namespaced=False
+)
 MODEL_DEPLOYMENTS = Resource(
     group=GROUP, version=VERSION, plural="modeldeployments", kind="ModelDeployment"
 )

@@ -14,4 +14,6 @@ def ineligible_reason(node: Node, replica: WantedReplica) -> str | None:
         return f"Not{replica.mode.value.capitalize()}"
     if any(node.labels.get(key) != value for key, value in replica.node_selector.items()):
         return "SelectorMismatch"
+    if node.name in replica.avoided_nodes:
+        return "RefusedByScheduler"
     return None

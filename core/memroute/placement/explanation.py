@@ -39,12 +39,14 @@ def explain(
     empty = Ledger(inventory, ignore_use=True)
     ever = fits(empty, replica, replica.footprint)
     reason = RefusedReason.INSUFFICIENT_HBM if ever else RefusedReason.NO_DEVICE_LARGE_ENOUGH
+    # What can never fit is measured against empty devices: who holds them now does not matter.
+    measured = ledger if ever else empty
     parts = [
         _need(replica),
-        _nearest_miss_shared(ledger, eligible, replica)
+        _nearest_miss_shared(measured, eligible, replica)
         if shared
-        else _nearest_miss_exclusive(ledger, eligible, replica),
-        "it fits once that is released" if ever else "it does not fit an empty cluster either",
+        else _nearest_miss_exclusive(measured, eligible, replica),
+        "it fits once others release enough" if ever else "it would not fit an empty cluster",
         _suggestions(ledger, empty, replica, fits=fits),
     ]
     return Refused(key=replica.key, reason=reason, message="; ".join(parts))

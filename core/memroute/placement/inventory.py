@@ -108,6 +108,7 @@ class Ledger:
         self._reserved_bytes: dict[str, int] = {}
         self._pending_growth_bytes: dict[str, int] = {}
         self._num_exclusive: dict[str, int] = {}
+        self._num_exclusive_ready: dict[str, int] = {}
         self._holders: dict[str, list[tuple[int, str]]] = {}
         self._replicas_on_node: dict[tuple[str, str], int] = {}
         for reservation in inventory.reservations:
@@ -131,6 +132,11 @@ class Ledger:
         if reservation.num_exclusive_devices:
             held = self._num_exclusive.get(reservation.node, 0)
             self._num_exclusive[reservation.node] = held + reservation.num_exclusive_devices
+            if reservation.is_ready:
+                ready = self._num_exclusive_ready.get(reservation.node, 0)
+                self._num_exclusive_ready[reservation.node] = (
+                    ready + reservation.num_exclusive_devices
+                )
 
     def replicas_on_node(self, deployment: str, node: str) -> int:
         """How many replicas of a deployment the node holds."""
@@ -161,17 +167,19 @@ class Ledger:
         """Bytes that an exclusive replica can count on, whichever free device it is given.
 
         The least-free device that no pod holds: foreign processes on a device count against
-        it, because the device plugin does not see them.
+        it, because the device plugin does not see them. Where the exporter does not attribute
+        devices to pods, the fullest ones are taken to be those of the pods that run.
         """
         if self._ignore_use:
             return min((device.usable_bytes for device in node.devices), default=0)
-        return min(
-            (
-                min(device.usable_bytes, device.live_free_bytes)
-                if device.live_free_bytes is not None
-                else device.usable_bytes
-                for device in node.devices
-                if device.assigned_pod is None
-            ),
-            default=0,
+        unassigned = sorted(
+            device.usable_bytes
+            if device.live_free_bytes is None
+            else min(device.usable_bytes, device.live_free_bytes)
+            for device in node.devices
+            if device.assigned_pod is None
         )
+        num_assigned = len(node.devices) - len(unassigned)
+        num_running = node.num_foreign_devices + self._num_exclusive_ready.get(node.name, 0)
+        candidates = unassigned[max(0, num_running - num_assigned) :]
+        return candidates[0] if candidates else 0

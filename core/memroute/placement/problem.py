@@ -47,6 +47,8 @@ class WantedReplica:
     mode: PlacementMode
     strategy: PlacementStrategy = PlacementStrategy.PACK
     node_selector: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    avoided_nodes: frozenset[str] = frozenset()
+    """Nodes on which kube-scheduler has just refused a replica of this deployment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

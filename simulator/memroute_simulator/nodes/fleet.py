@@ -21,7 +21,15 @@ from typing import Any, Self
 import aiohttp
 import yaml
 
-from memroute_kube import DAEMON_SETS, NAMESPACES, NODES, PODS, KubernetesClient, watch_forever
+from memroute_kube import (
+    DAEMON_SETS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    RUNTIME_CLASSES,
+    KubernetesClient,
+    watch_forever,
+)
 from memroute_simulator.controlplane.guardian import TAG
 from memroute_simulator.nodes.agent import NodeAgent
 from memroute_simulator.nodes.machines import GPU_PRESENT_LABEL, MACHINES
@@ -109,7 +117,7 @@ async def run_fleet(
         ]
         for agent in agents:
             await agent.start()
-        await _install_exporter(client)
+        await _install_gpu_operator(client)
         by_name = {agent.name: agent for agent in agents}
         watches = [
             asyncio.create_task(_watch_pods(client, by_name)),
@@ -147,9 +155,15 @@ async def _watch_nodes(client: KubernetesClient, agents: dict[str, NodeAgent]) -
                 await agent.upsert_node(event.object)
 
 
-async def _install_exporter(client: KubernetesClient) -> None:
-    """The DCGM exporter as NVIDIA's GPU operator installs it: a DaemonSet on GPU nodes."""
+async def _install_gpu_operator(client: KubernetesClient) -> None:
+    """What NVIDIA's GPU operator installs: the runtime class, and the DCGM exporter's DaemonSet."""
     labels = {"app": "nvidia-dcgm-exporter"}
+    await client.apply(
+        RUNTIME_CLASSES,
+        None,
+        {"metadata": {"name": "nvidia"}, "handler": "nvidia"},
+        field_manager=FIELD_MANAGER,
+    )
     await client.apply(
         NAMESPACES, None, {"metadata": {"name": EXPORTER_NAMESPACE}}, field_manager=FIELD_MANAGER
     )

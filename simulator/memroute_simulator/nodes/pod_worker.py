@@ -143,8 +143,8 @@ class PodWorker:
             asyncio.create_task(self._run_container(spec)) for spec in self.pod["spec"]["containers"]
         ]
         deletion = asyncio.create_task(self._wait_for_deletion())
+        done = asyncio.gather(*tasks)
         try:
-            done = asyncio.gather(*tasks)
             await asyncio.wait([deletion, done], return_when=asyncio.FIRST_COMPLETED)
             if deletion.done():
                 await self._stop_containers()
@@ -157,7 +157,7 @@ class PodWorker:
         finally:
             for task in (*tasks, deletion):
                 task.cancel()
-            await asyncio.gather(*tasks, deletion, return_exceptions=True)
+            await asyncio.gather(done, *tasks, deletion, return_exceptions=True)
 
     async def _stop_containers(self) -> None:
         grace = self.pod["metadata"].get("deletionGracePeriodSeconds", 30)
@@ -243,7 +243,8 @@ class PodWorker:
                 await asyncio.sleep(RESOLVE_RETRY_SECONDS)
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         environment |= self._agent.cluster_environment | {"PYTHONUNBUFFERED": "1"}
-        environment["KUBECONFIG"] = str(await self._write_credentials())
+        if self.pod["spec"].get("automountServiceAccountToken", True):
+            environment["KUBECONFIG"] = str(await self._write_credentials())
         if assigned := self._agent.devices.assigned.get(self.uid):
             environment["NVIDIA_VISIBLE_DEVICES"] = ",".join(assigned)
         environment |= own

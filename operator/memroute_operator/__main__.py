@@ -1,0 +1,21 @@
+"""``memroute-operator``: see ``--help``."""
+
+import asyncio
+import logging
+import sys
+
+from memroute_operator.app import run_operator
+from memroute_operator.settings import parse_settings
+
+
+def main() -> None:
+    """Run the operator."""
+    settings = parse_settings(sys.argv[1:])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for noisy in ("httpx", "kopf.objects"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    asyncio.run(run_operator(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""A ModelDeployment as the operator reads it: typed, with its footprint."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from memroute.catalog import architecture_for_model
+from memroute.errors import MemrouteError, UnknownModelError, UnsupportedShapeError
+from memroute.footprint import (
+    KVCacheDtype,
+    Quantization,
+    ReplicaFootprint,
+    ReplicaShape,
+    replica_footprint,
+)
+from memroute.placement import PlacementMode, PlacementStrategy
+from memroute_kube import KubeObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolveFailure:
+    """Why the footprint of a ModelDeployment is not known."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One ModelDeployment. Exactly one of ``footprint`` and ``failure`` is set."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created_at: str
+    model: str
+    served_name: str
+    engine_image: str | None
+    engine_args: tuple[str, ...]
+    engine_env: tuple[dict[str, Any], ...]
+    replicas: int
+    mode: PlacementMode
+    strategy: PlacementStrategy
+    node_selector: dict[str, str]
+    max_context_tokens: int
+    shape: ReplicaShape | None
+    footprint: ReplicaFootprint | None
+    failure: ResolveFailure | None
+    revision: str
+    """Changes when a running replica no longer is what the spec asks for."""
+    obj: KubeObject = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
+
+
+def read_deployment(obj: KubeObject) -> Deployment:
+    """A ModelDeployment from the API server's object, which has all its defaults."""
+    metadata, spec = obj["metadata"], obj["spec"]
+    memory, placement = spec["memory"], spec["placement"]
+    shape, footprint, failure = _resolve(spec)
+    return Deployment(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        created_at=metadata["creationTimestamp"],
+        model=spec["model"]["name"],
+        served_name=spec["model"].get("servedName") or spec["model"]["name"],
+        engine_image=spec["engine"].get("image"),
+        engine_args=tuple(spec["engine"].get("args") or ()),
+        engine_env=tuple(spec["engine"].get("env") or ()),
+        replicas=spec["replicas"],
+        mode=PlacementMode(placement["mode"]),
+        strategy=PlacementStrategy(placement["strategy"]),
+        node_selector=dict(placement.get("nodeSelector") or {}),
+        max_context_tokens=memory["maxContextTokens"],
+        shape=shape,
+        footprint=footprint,
+        failure=failure,
+        revision=_revision(spec),
+        obj=obj,
+    )
+
+
+def _resolve(
+    spec: dict[str, Any],
+) -> tuple[ReplicaShape | None, ReplicaFootprint | None, ResolveFailure | None]:
+    memory = spec["memory"]
+    try:
+        architecture = architecture_for_model(spec["model"]["name"])
+        wanted = memory["maxContextTokens"]
+        if wanted > architecture.max_context_tokens:
+            message = (
+                f"maxContextTokens is {wanted}, {spec['model']['name']} was made for "
+                f"{architecture.max_context_tokens}"
+            )
+            return None, None, ResolveFailure(reason="ContextTooLong", message=message)
+        shape = ReplicaShape(
+            architecture=architecture,
+            max_context_tokens=wanted,
+            concurrency=memory["concurrency"],
+            quantization=Quantization(memory["quantization"]),
+            kv_cache_dtype=KVCacheDtype(memory["kvCacheDtype"]),
+            tensor_parallel_size=spec["parallelism"]["tensorParallelSize"],
+        )
+        return shape, replica_footprint(shape), None
+    except UnknownModelError as error:
+        return None, None, ResolveFailure(reason="ModelUnknown", message=str(error))
+    except UnsupportedShapeError as error:
+        return None, None, ResolveFailure(reason="UnsupportedShape", message=str(error))
+    except MemrouteError as error:
+        return None, None, ResolveFailure(reason="FootprintUnknown", message=str(error))
+
+
+def _revision(spec: dict[str, Any]) -> str:
+    """A hash of all that an engine is started with; replicas and routing are not part of it."""
+    parts = {
+        "model": spec["model"],
+        "engine": spec["engine"],
+        "memory": spec["memory"],
+        "parallelism": spec["parallelism"],
+        "mode": spec["placement"]["mode"],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]

@@ -1,0 +1,273 @@
+"""The one loop that writes: gather → plan → apply → status, whenever something has changed."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from memroute_kube import EVENTS, MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
+from memroute_operator.apply import Applier
+from memroute_operator.deployment import Deployment
+from memroute_operator.device_metrics import DeviceMetrics, matches_selector
+from memroute_operator.gather import Facts, gather
+from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.plan import Delete, PlanContext, Step, plan_step
+from memroute_operator.replica import Replica
+from memroute_operator.router_metrics import RouterMetrics
+from memroute_operator.settings import OperatorSettings
+from memroute_operator.status import deployment_status
+from memroute_operator.store import Store
+
+LOGGER = logging.getLogger(__name__)
+DEBOUNCE_SECONDS = 0.05
+TIMER_SECONDS = 1.0
+IDLE_SECONDS = 10.0
+ERROR_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
+EXPECTED_REASONS = frozenset({"ReplicasNotServing", "Placing", "RolloutInProgress"})
+# Not ready because something is under way: nothing to warn of.
+AVOID_SECONDS = 30.0
+# After kube-scheduler refused a node, another is tried; a node's room changes in about this time.
+
+
+class Reconciler:
+    """Owns the store's writers, the readings, and what a step must remember."""
+
+    def __init__(
+        self,
+        client: KubernetesClient,
+        store: Store,
+        settings: OperatorSettings,
+        metrics: OperatorMetrics,
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._settings = settings
+        self._metrics = metrics
+        self._devices = DeviceMetrics(scrape_seconds=settings.scrape_seconds)
+        self._routers = RouterMetrics()
+        self._applier = Applier(client, store, settings)
+        self._avoided: dict[tuple[str, str], float] = {}
+        self._unreachable_since: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Reconcile for ever. Returns only by cancellation or a bug."""
+        await self._list_all_patiently()
+        await self._read_metrics()
+        loops = [
+            asyncio.create_task(self._reconcile_forever(), name="reconcile"),
+            asyncio.create_task(self._resync_forever(), name="resync"),
+            asyncio.create_task(self._read_metrics_forever(), name="metrics"),
+        ]
+        try:
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in loops:
+                task.cancel()
+
+    async def _reconcile_forever(self) -> None:
+        failures = 0
+        while True:
+            try:
+                has_timers = await self.reconcile()
+                failures = 0
+                pause = TIMER_SECONDS if has_timers else IDLE_SECONDS
+            except ApiError as error:
+                self._metrics.on_error()
+                pause = ERROR_BACKOFF_SECONDS[min(failures, len(ERROR_BACKOFF_SECONDS) - 1)]
+                failures += 1
+                LOGGER.warning("reconcile failed error=%s retry_seconds=%.1f", error, pause)
+                await asyncio.sleep(pause)
+                continue
+            await self._store.wait_dirty(pause)
+            await asyncio.sleep(DEBOUNCE_SECONDS)
+
+    async def reconcile(self) -> bool:
+        """One step for everything; whether something is due by time alone."""
+        started = time.monotonic()
+        facts = gather(self._store, self._devices, now_seconds=started)
+        step = plan_step(facts, self._context(facts, started))
+        for pod in facts.unreadable_pods:
+            # Nobody knows what it holds, and the ledger must: away with it.
+            metadata = pod["metadata"]
+            if "deletionTimestamp" not in metadata:
+                LOGGER.warning("pod without readable reservation pod=%s", metadata["name"])
+                await self._client.delete(
+                    PODS, metadata["namespace"], metadata["name"], uid=metadata["uid"]
+                )
+        for action in step.actions:
+            if isinstance(action, Delete) and action.replica.unschedulable_since is not None:
+                avoided = (action.replica.deployment, action.replica.node)
+                self._avoided[avoided] = started + AVOID_SECONDS
+            await self._applier.apply(action)
+            self._metrics.on_action(action)
+        if step.actions:
+            # The answers are in the store: tell the status as it is now.
+            facts = gather(self._store, self._devices, now_seconds=started)
+        await self._write_statuses(facts, step)
+        refused = {
+            key: dict(Counter(r.reason.value for r in outcome.refused.values()))
+            for key, outcome in step.outcomes.items()
+        }
+        self._metrics.on_reconciled(facts, refused, time.monotonic() - started)
+        return step.has_timers or bool(self._avoided)
+
+    def _context(self, facts: Facts, now_seconds: float) -> PlanContext:
+        for node in list(self._unreachable_since):
+            if node not in facts.lost_nodes:
+                del self._unreachable_since[node]
+        for node in facts.lost_nodes:
+            self._unreachable_since.setdefault(node, now_seconds)
+        self._avoided = {k: until for k, until in self._avoided.items() if until > now_seconds}
+        avoided: dict[str, set[str]] = {}
+        for deployment, node in self._avoided:
+            avoided.setdefault(deployment, set()).add(node)
+        known = {obj["metadata"]["name"] for obj in self._store.nodes.values()}
+        return PlanContext(
+            now=datetime.now(UTC),
+            drain_timeout_seconds=self._settings.drain_timeout_seconds,
+            in_flight=self._routers.in_flight if self._routers.is_known else None,
+            avoided_nodes={key: frozenset(nodes) for key, nodes in avoided.items()},
+            lost_nodes=frozenset(
+                node
+                for node, since in self._unreachable_since.items()
+                if node not in known or now_seconds - since > self._settings.node_lost_seconds
+            ),
+        )
+
+    async def _write_statuses(self, facts: Facts, step: Step) -> None:
+        by_deployment: dict[str, list[Replica]] = {}
+        for replica in facts.replicas:
+            by_deployment.setdefault(replica.deployment, []).append(replica)
+        assigned = self._assigned_devices(facts)
+        for deployment in facts.deployments:
+            status = deployment_status(
+                deployment,
+                by_deployment.get(deployment.key, []),
+                step.outcomes[deployment.key],
+                assigned_devices=assigned,
+                stale_nodes=facts.stale_nodes,
+                kv_projected_ratio=(
+                    self._routers.kv_projected_ratio if self._routers.is_known else None
+                ),
+                now=datetime.now(UTC),
+            )
+            await self._write_status(deployment, status)
+
+    def _assigned_devices(self, facts: Facts) -> dict[str, tuple[str, ...]]:
+        assigned: dict[str, tuple[str, ...]] = {}
+        for node in facts.inventory.nodes:
+            for device in node.devices:
+                if device.assigned_pod and device.uuid:
+                    before = assigned.get(device.assigned_pod, ())
+                    assigned[device.assigned_pod] = (*before, device.uuid)
+        return assigned
+
+    async def _write_status(self, deployment: Deployment, status: dict[str, Any]) -> None:
+        before = deployment.obj.get("status") or {}
+        after = {key: value for key, value in status.items() if value is not None}
+        if before == after:
+            return
+        try:
+            patched = await self._client.patch(
+                MODEL_DEPLOYMENTS,
+                deployment.namespace,
+                deployment.name,
+                {"status": status},
+                sub="status",
+            )
+        except ApiError as error:
+            if error.status != 404:  # noqa: PLR2004 - HTTP Not Found: deleted meanwhile
+                raise
+            return
+        self._store.model_deployments.upsert(patched)
+        await self._tell(deployment, before, status)
+
+    async def _tell(
+        self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
+    ) -> None:
+        """An Event when Ready flips or its reason changes."""
+        known = {c["type"]: c for c in before.get("conditions") or ()}
+        ready = next(c for c in after["conditions"] if c["type"] == "Ready")
+        was = known.get("Ready")
+        if was is not None and (was["status"], was["reason"]) == (ready["status"], ready["reason"]):
+            return
+        is_normal = ready["status"] == "True" or ready["reason"] in EXPECTED_REASONS
+        now = datetime.now(UTC)
+        stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "name": f"{deployment.name}.{int(now.timestamp() * 1e6):x}",
+                "namespace": deployment.namespace,
+            },
+            "involvedObject": {
+                "apiVersion": MODEL_DEPLOYMENTS.api_version,
+                "kind": MODEL_DEPLOYMENTS.kind,
+                "namespace": deployment.namespace,
+                "name": deployment.name,
+                "uid": deployment.uid,
+            },
+            "type": "Normal" if is_normal else "Warning",
+            "reason": ready["reason"],
+            "message": ready["message"][:1024],
+            "source": {"component": "memroute-operator"},
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "count": 1,
+        }
+        try:
+            await self._client.create(EVENTS, deployment.namespace, event)
+        except ApiError as error:
+            LOGGER.warning("event not written deployment=%s error=%s", deployment.key, error)
+
+    async def _resync_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync_seconds)
+            try:
+                await self._list_all()
+            except ApiError as error:
+                LOGGER.warning("resync failed error=%s", error)
+
+    async def _list_all_patiently(self) -> None:
+        for delay in (0.5, 1, 2, 5, 5, 10, 10, 10):
+            try:
+                await self._list_all()
+            except ApiError as error:
+                LOGGER.warning("first list failed error=%s retry_seconds=%.1f", error, delay)
+                await asyncio.sleep(delay)
+            else:
+                return
+        await self._list_all()
+
+    async def _list_all(self) -> None:
+        """Take full lists: what events were lost is caught up, and the first one opens the gate."""
+        changed = False
+        for resource, collection in (
+            (NODES, self._store.nodes),
+            (PODS, self._store.pods),
+            (MODEL_DEPLOYMENTS, self._store.model_deployments),
+        ):
+            items, version = await self._client.list(resource)
+            changed |= collection.replace(items, int(version))
+        if changed:
+            self._store.mark_dirty()
+
+    async def _read_metrics_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.scrape_seconds)
+            await self._read_metrics()
+
+    async def _read_metrics(self) -> None:
+        pods = list(self._store.pods.values())
+        exporters = [p for p in pods if matches_selector(p, self._settings.exporter_selector)]
+        routers = [p for p in pods if matches_selector(p, self._settings.router_selector)]
+        await asyncio.gather(
+            self._devices.scrape(exporters, self._settings.exporter_port, time.monotonic),
+            self._routers.scrape(routers),
+        )
+        self._store.mark_dirty()

@@ -1,0 +1,67 @@
+"""What the routers report of replicas: requests in flight, projected KV use."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import httpx
+
+from memroute_kube import KubeObject
+from memroute_kube.resources import is_condition_true
+
+LOGGER = logging.getLogger(__name__)
+TIMEOUT_SECONDS = 3.0
+DEFAULT_PORT = 8000
+_SAMPLE = re.compile(
+    r"^memroute_router_(requests_in_flight|kv_projected_ratio)\{(.*)\}\s+(\S+)", re.MULTILINE
+)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(slots=True, kw_only=True)
+class RouterMetrics:
+    """The sums over all routers, by pod. None of them known means that none answered."""
+
+    is_known: bool = False
+    in_flight: dict[str, int] = field(default_factory=dict)
+    """``namespace/pod`` → requests that routers have at it."""
+    kv_projected_ratio: dict[str, float] = field(default_factory=dict)
+    """``namespace/pod`` → the highest projection of any router."""
+
+    async def scrape(self, routers: Iterable[KubeObject]) -> None:
+        """Read every router once; unknown unless all of them answer."""
+        ready = [pod for pod in routers if is_condition_true(pod, "Ready")]
+        async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+
+            async def read(pod: KubeObject) -> str | None:
+                url = f"http://{pod['status']['podIP']}:{_port(pod)}/metrics"
+                try:
+                    response = await client.get(url)
+                    response.raise_for_status()
+                except httpx.HTTPError as error:
+                    LOGGER.warning("router does not answer pod=%s error=%r", url, error)
+                    return None
+                return response.text
+
+            pages = await asyncio.gather(*(read(pod) for pod in ready))
+        self.is_known = bool(pages) and None not in pages
+        self.in_flight, self.kv_projected_ratio = {}, {}
+        for page in pages:
+            for name, labels_text, value in _SAMPLE.findall(page or ""):
+                labels = dict(_LABEL.findall(labels_text))
+                key = f"{labels.get('namespace')}/{labels.get('pod')}"
+                if name == "requests_in_flight":
+                    self.in_flight[key] = self.in_flight.get(key, 0) + int(float(value))
+                else:
+                    highest = max(self.kv_projected_ratio.get(key, 0.0), float(value))
+                    self.kv_projected_ratio[key] = highest
+
+
+def _port(pod: KubeObject) -> int:
+    for container in pod["spec"]["containers"]:
+        for port in container.get("ports") or ():
+            if port.get("name") == "http":
+                return int(port["containerPort"])
+    return DEFAULT_PORT

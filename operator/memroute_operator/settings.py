@@ -1,0 +1,89 @@
+"""What the operator is told when it starts; read once."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+DEFAULT_ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorSettings:
+    """Settings of one operator process."""
+
+    host: str
+    metrics_port: int
+    health_port: int
+    engine_image: str
+    shared_runtime_class: str | None
+    resync_seconds: float
+    exporter_selector: str
+    exporter_port: int
+    scrape_seconds: float
+    router_selector: str
+    drain_timeout_seconds: float
+    node_lost_seconds: float
+
+
+def parse_settings(argv: Sequence[str]) -> OperatorSettings:
+    """Settings from the command line; each has a default that fits the shipped manifests."""
+    parser = argparse.ArgumentParser(
+        prog="memroute-operator",
+        description="Places model replicas on accelerators by free HBM.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--host", default="0.0.0.0", help="address to serve metrics and health on")  # noqa: S104 - a pod's own address
+    parser.add_argument("--metrics-port", type=int, default=8080)
+    parser.add_argument("--health-port", type=int, default=8081)
+    parser.add_argument(
+        "--engine-image", default=DEFAULT_ENGINE_IMAGE, help="for ModelDeployments that name none"
+    )
+    parser.add_argument(
+        "--shared-runtime-class",
+        default="nvidia",
+        help="runtimeClassName of replicas on shared devices; empty for the node's default",
+    )
+    parser.add_argument(
+        "--resync-seconds", type=float, default=60.0, help="how often everything is listed again"
+    )
+    parser.add_argument(
+        "--exporter-selector",
+        default="app=nvidia-dcgm-exporter",
+        help="label selector of the DCGM exporter's pods",
+    )
+    parser.add_argument("--exporter-port", type=int, default=9400)
+    parser.add_argument(
+        "--scrape-seconds", type=float, default=5.0, help="how often exporters and routers are read"
+    )
+    parser.add_argument(
+        "--router-selector",
+        default="app.kubernetes.io/name=memroute,app.kubernetes.io/component=router",
+        help="label selector of the router's pods",
+    )
+    parser.add_argument(
+        "--drain-timeout-seconds",
+        type=float,
+        default=60.0,
+        help="how long a replica that is to go may finish what it has",
+    )
+    parser.add_argument(
+        "--node-lost-seconds",
+        type=float,
+        default=30.0,
+        help="how long a node may be unreachable before its replicas are replaced",
+    )
+    known = parser.parse_args(argv)
+    return OperatorSettings(
+        host=known.host,
+        metrics_port=known.metrics_port,
+        health_port=known.health_port,
+        engine_image=known.engine_image,
+        shared_runtime_class=known.shared_runtime_class or None,
+        resync_seconds=known.resync_seconds,
+        exporter_selector=known.exporter_selector,
+        exporter_port=known.exporter_port,
+        scrape_seconds=known.scrape_seconds,
+        router_selector=known.router_selector,
+        drain_timeout_seconds=known.drain_timeout_seconds,
+        node_lost_seconds=known.node_lost_seconds,
+    )

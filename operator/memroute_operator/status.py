@@ -1,0 +1,216 @@
+"""The status of a ModelDeployment, from the facts and what the plan found."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from memroute.placement import RefusedReason
+from memroute.units import GIB
+from memroute_kube import KubeObject
+from memroute_kube.resources import LABEL_DEPLOYMENT
+from memroute_operator.deployment import Deployment
+from memroute_operator.plan import Outcome
+from memroute_operator.replica import Replica, ReplicaState
+
+PRESSURE_LEVELS = ((0.05, "Idle"), (0.5, "Low"), (0.8, "Moderate"), (0.95, "High"))
+MAX_LISTED = 3
+# Replicas that a message names one by one before it only counts.
+
+Condition = tuple[str, str, str]
+"""Status (True, False, Unknown), reason, message."""
+
+
+def deployment_status(
+    deployment: Deployment,
+    replicas: list[Replica],
+    outcome: Outcome,
+    *,
+    assigned_devices: Mapping[str, tuple[str, ...]],
+    stale_nodes: frozenset[str],
+    kv_projected_ratio: Mapping[str, float] | None,
+    now: datetime,
+) -> dict[str, Any]:
+    """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it."""
+    wanted = [replica for replica in replicas if replica.index < deployment.replicas]
+    serving = [replica for replica in replicas if replica.is_ready]
+    current = [r for r in wanted if r.is_ready and r.revision == deployment.revision]
+    conditions = _conditions(deployment, wanted, current, outcome, stale_nodes)
+    status: dict[str, Any] = {
+        "observedGeneration": deployment.generation,
+        "replicas": len(replicas),
+        "readyReplicas": len(serving),
+        "placedReplicas": len(wanted),
+        "updatedReplicas": sum(r.revision == deployment.revision for r in wanted),
+        "selector": f"{LABEL_DEPLOYMENT}={deployment.name}",
+        "summary": f"{len(serving)}/{deployment.replicas}",
+        "nodes": ",".join(sorted({replica.node for replica in replicas})),
+        "kvCapacityTokens": sum(replica.kv_capacity_tokens for replica in serving),
+        "kvPressure": _pressure(serving, kv_projected_ratio),
+        "placements": [
+            _placement(replica, assigned_devices.get(replica.key, ()))
+            for replica in sorted(replicas, key=lambda replica: replica.index)
+        ],
+        "conditions": _with_times(deployment, conditions, now),
+    }
+    if deployment.footprint is not None:
+        footprint = deployment.footprint
+        total = footprint.total_bytes
+        status["footprint"] = {
+            "perDevice": f"{total / GIB:.1f}Gi",
+            "perDeviceBytes": total,
+            "weightsBytes": footprint.weights_bytes,
+            "kvCacheBytes": footprint.kv_cache_bytes,
+            "overheadBytes": total - footprint.weights_bytes - footprint.kv_cache_bytes,
+            "devices": footprint.num_devices,
+            "kvBytesPerToken": footprint.kv_layout.bytes_per_token,
+            "source": "formula",
+        }
+    else:
+        status["footprint"] = None
+    return status
+
+
+def _placement(replica: Replica, assigned: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "replica": replica.index,
+        "pod": replica.pod_name,
+        "node": replica.node,
+        "devices": sorted(replica.device_bytes) or list(assigned),
+        "hbmBytes": replica.bytes_per_device,
+        "kvCapacityTokens": replica.kv_capacity_tokens,
+        "state": replica.state.value,
+        "why": replica.why,
+    }
+
+
+def _pressure(serving: list[Replica], ratios: Mapping[str, float] | None) -> str:
+    known = [ratios[r.key] for r in serving if r.key in ratios] if ratios is not None else []
+    if not known:
+        return "Unknown"
+    fullest = max(known)
+    return next((level for limit, level in PRESSURE_LEVELS if fullest < limit), "Full")
+
+
+def _conditions(
+    deployment: Deployment,
+    wanted: list[Replica],
+    current: list[Replica],
+    outcome: Outcome,
+    stale_nodes: frozenset[str],
+) -> dict[str, Condition]:
+    conditions: dict[str, Condition] = {}
+    if deployment.failure is not None:
+        conditions["Resolved"] = ("False", deployment.failure.reason, deployment.failure.message)
+    else:
+        conditions["Resolved"] = ("True", "FootprintKnown", "computed from the architecture")
+    conditions["Placed"] = _placed(deployment, wanted, outcome)
+    conditions["Available"] = _available(deployment, wanted, current)
+    conditions["Progressing"] = _progressing(wanted, outcome)
+    if stale_nodes:
+        conditions["DeviceMetricsFresh"] = (
+            "False",
+            "DeviceMetricsStale",
+            f"no recent reading of {', '.join(sorted(stale_nodes))}: placement goes by labels and "
+            f"promises there, and does not see other processes",
+        )
+    else:
+        conditions["DeviceMetricsFresh"] = ("True", "Fresh", "every node with devices reports")
+    conditions["Ready"] = _ready(deployment, conditions)
+    return conditions
+
+
+def _ready(deployment: Deployment, conditions: Mapping[str, Condition]) -> Condition:
+    for kind in ("Resolved", "Placed", "Available"):
+        status, reason, message = conditions[kind]
+        if status != "True":
+            return status, reason, message
+    _, reason, message = conditions["Progressing"]
+    if reason in ("RolloutBlocked", "RolloutInProgress"):
+        return "False", reason, message
+    if deployment.replicas == 0:
+        return "True", "ScaledToZero", "no replica is wanted"
+    return "True", "Serving", f"all {deployment.replicas} replica(s) serve the current spec"
+
+
+def _placed(deployment: Deployment, wanted: list[Replica], outcome: Outcome) -> Condition:
+    if deployment.failure is not None:
+        return "False", "FootprintUnknown", "nothing is placed before the footprint is known"
+    total = deployment.replicas
+    if not outcome.refused:
+        if len(wanted) == total:
+            return "True", "AllPlaced", f"{total} of {total} replica(s) placed"
+        return "Unknown", "Placing", f"{len(wanted)} of {total} replica(s) placed"
+    first = outcome.refused[min(outcome.refused)]
+    status = "Unknown" if first.reason is RefusedReason.DEVICES_UNKNOWN else "False"
+    message = f"{len(wanted)} of {total} replica(s) placed; the next {first.message}"
+    return status, first.reason.value, message
+
+
+def _available(
+    deployment: Deployment, wanted: list[Replica], current: list[Replica]
+) -> Condition:
+    serving = [replica for replica in wanted if replica.is_ready]
+    total = deployment.replicas
+    if len(serving) >= total:
+        return "True", "ReplicasServing", f"{len(serving)} of {total} replica(s) serve"
+    broken = [r for r in wanted if r.state is ReplicaState.FAILED and r.failure]
+    if broken:
+        listed = "; ".join(f"{r.pod_name}: {r.failure}" for r in broken[:MAX_LISTED])
+        return (
+            "False",
+            "EngineFailing",
+            f"{len(serving)} of {total} replica(s) serve; {listed} "
+            f"(kubectl logs -n {deployment.namespace} {broken[0].pod_name})",
+        )
+    waiting = [r for r in wanted if not r.is_ready]
+    listed = ", ".join(f"{r.pod_name} {r.state.value}" for r in waiting[:MAX_LISTED])
+    message = f"{len(serving)} of {total} replica(s) serve" + (f"; {listed}" if listed else "")
+    return "False", "ReplicasNotServing", message
+
+
+def _progressing(wanted: list[Replica], outcome: Outcome) -> Condition:
+    if outcome.rollout_blocked is not None:
+        return (
+            "False",
+            "RolloutBlocked",
+            f"the new spec {outcome.rollout_blocked.message}; the old replicas go on serving",
+        )
+    if outcome.rollout is not None:
+        return "True", "RolloutInProgress", outcome.rollout
+    moving = [r for r in wanted if not r.is_ready or r.state is not ReplicaState.SERVING]
+    if moving:
+        listed = ", ".join(f"{r.pod_name} {r.state.value}" for r in moving[:MAX_LISTED])
+        return "True", "ReplicasStarting", listed
+    return "False", "Complete", "nothing is being changed"
+
+
+def _with_times(
+    deployment: Deployment, conditions: Mapping[str, Condition], now: datetime
+) -> list[dict[str, Any]]:
+    """Conditions as the API wants them; the time moves only when the status flips."""
+    before: dict[str, KubeObject] = {
+        condition["type"]: condition
+        for condition in deployment.obj.get("status", {}).get("conditions") or ()
+    }
+    stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    order = ("Ready", "Resolved", "Placed", "Available", "Progressing", "DeviceMetricsFresh")
+    listed = []
+    for kind in order:
+        status, reason, message = conditions[kind]
+        previous = before.get(kind)
+        unchanged = previous is not None and previous["status"] == status
+        listed.append(
+            {
+                "type": kind,
+                "status": status,
+                "reason": reason,
+                "message": message,
+                "observedGeneration": deployment.generation,
+                "lastTransitionTime": previous["lastTransitionTime"]
+                if unchanged and previous is not None
+                else stamp,
+            }
+        )
+    return listed
+
+
