@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import cast
 
 import httptools
 
@@ -146,8 +147,8 @@ class ClientConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP gives nothing else
-        self._transport = transport
+        # Not isinstance: uvloop's transports quack, they do not inherit.
+        self._transport = cast("asyncio.Transport", transport)
         self._state.connections.add(self)
         self._set_timer(IDLE_TIMEOUT_SECONDS)
 

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from typing import cast
 
 import httptools
 
@@ -62,8 +63,8 @@ class UpstreamConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP gives nothing else
-        self._transport = transport
+        # Not isinstance: uvloop's transports quack, they do not inherit.
+        self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: D102
         self._transport = None

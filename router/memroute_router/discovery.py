@@ -1,0 +1,143 @@
+"""Which replicas and models there are: watched at the API server, never asked per request."""
+
+import logging
+from collections.abc import Callable
+
+from memroute_kube import (
+    MODEL_DEPLOYMENTS,
+    PODS,
+    KubeObject,
+    KubernetesClient,
+    watch_forever,
+)
+from memroute_kube.resources import (
+    ANNOTATION_DRAINING,
+    ANNOTATION_KV_CAPACITY_TOKENS,
+    ANNOTATION_MAX_CONTEXT_TOKENS,
+    ANNOTATION_SERVED_MODEL,
+    ENGINE_PORT,
+    LABEL_DEPLOYMENT,
+    is_condition_true,
+)
+from memroute_router.pools import Pools, PoolSettings, Replica, ReplicaInfo
+
+LOGGER = logging.getLogger(__name__)
+
+
+def read_replica_info(pod: KubeObject) -> ReplicaInfo | None:
+    """A replica from its pod; None while it has no address, or when it is not one of ours."""
+    metadata = pod["metadata"]
+    annotations, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
+    address = pod.get("status", {}).get("podIP")
+    model, deployment = annotations.get(ANNOTATION_SERVED_MODEL), labels.get(LABEL_DEPLOYMENT)
+    if not address or not model or not deployment:
+        return None
+    going = "deletionTimestamp" in metadata or ANNOTATION_DRAINING in annotations
+    return ReplicaInfo(
+        namespace=metadata["namespace"],
+        pod=metadata["name"],
+        deployment=deployment,
+        served_model=model,
+        address=address,
+        port=_engine_port(pod),
+        promised_capacity_tokens=_integer(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS)),
+        max_context_tokens=_integer(annotations.get(ANNOTATION_MAX_CONTEXT_TOKENS)),
+        is_routable=not going and is_condition_true(pod, "Ready"),
+    )
+
+
+def read_pool_settings(obj: KubeObject) -> tuple[str, PoolSettings]:
+    """The served model name of a ModelDeployment, and how its pool admits."""
+    spec = obj["spec"]
+    routing = spec.get("routing", {})
+    settings = PoolSettings(
+        namespace=obj["metadata"]["namespace"],
+        deployment=obj["metadata"]["name"],
+        watermark_ratio=float(routing["kvWatermarkRatio"]),
+        assumed_output_tokens=int(routing["assumedOutputTokens"]),
+    )
+    return spec["model"].get("servedName") or spec["model"]["name"], settings
+
+
+class Discovery:
+    """Keeps the pools' membership and settings true."""
+
+    def __init__(
+        self,
+        client: KubernetesClient,
+        pools: Pools,
+        *,
+        namespace: str | None,
+        on_upsert: Callable[[Replica], None],
+        on_gone: Callable[[Replica], None],
+    ) -> None:
+        """``on_upsert`` and ``on_gone`` are told of every replica that changes or ends."""
+        self._client = client
+        self._pools = pools
+        self._namespace = namespace
+        self._on_upsert = on_upsert
+        self._on_gone = on_gone
+        self._deployments: dict[str, KubeObject] = {}
+        self.has_pods = False
+        self.has_deployments = False
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether the first lists are complete: before that "unknown model" would be a lie."""
+        return self.has_pods and self.has_deployments
+
+    async def watch_pods(self) -> None:
+        """Follow the replica pods for ever."""
+        async for event in watch_forever(
+            self._client, PODS, self._namespace, label_selector=LABEL_DEPLOYMENT
+        ):
+            if event.type == "SYNCED" or event.object is None:
+                self.has_pods = True
+                continue
+            info = read_replica_info(event.object) if event.type == "UPSERT" else None
+            if info is None:
+                replica = self._pools.remove_replica(event.key)
+                if replica is not None:
+                    LOGGER.info("replica gone replica=%s", event.key)
+                    self._on_gone(replica)
+            else:
+                self._on_upsert(self._pools.upsert_replica(info))
+
+    async def watch_deployments(self) -> None:
+        """Follow the ModelDeployments for ever."""
+        async for event in watch_forever(self._client, MODEL_DEPLOYMENTS, self._namespace):
+            if event.type == "SYNCED" or event.object is None:
+                self.has_deployments = True
+                self._configure()
+            elif event.type == "DELETE":
+                self._deployments.pop(event.key, None)
+                self._configure()
+            else:
+                self._deployments[event.key] = event.object
+                if self.has_deployments:
+                    self._configure()
+
+    def _configure(self) -> None:
+        settings: dict[str, PoolSettings] = {}
+        # In reverse order of age, so that the oldest ModelDeployment of a name decides.
+        newest_first = sorted(
+            self._deployments.values(),
+            key=lambda obj: obj["metadata"]["creationTimestamp"],
+            reverse=True,
+        )
+        for obj in newest_first:
+            model, pool_settings = read_pool_settings(obj)
+            settings[model] = pool_settings
+        self._pools.configure(settings)
+
+
+def _engine_port(pod: KubeObject) -> int:
+    for container in pod["spec"]["containers"]:
+        for port in container.get("ports") or ():
+            if port.get("name") == "http":
+                return int(port["containerPort"])
+    return ENGINE_PORT
+
+
+def _integer(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None
