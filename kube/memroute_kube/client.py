@@ -22,6 +22,7 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 REQUEST_TIMEOUT_SECONDS = 30.0
+BAD_REQUEST, NOT_FOUND, CONFLICT, GONE = 400, 404, 409, 410
 PAGE_SIZE = 500
 # The page size of client-go's informers: keeps one answer under a few megabytes.
 
@@ -146,8 +147,8 @@ class KubernetesClient:
         try:
             await self.request("DELETE", resource.path(namespace, name), body=options)
         except ApiError as error:
-            # 409 here means that the name belongs to another object by now.
-            if error.status != 404 and not (uid and error.status == 409):
+            # A conflict here means that the name belongs to another object by now.
+            if error.status != NOT_FOUND and not (uid and error.status == CONFLICT):
                 raise
 
     async def request(
@@ -167,7 +168,7 @@ class KubernetesClient:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, "Unreachable", repr(error)) from error
-        if response.status >= 400:
+        if response.status >= BAD_REQUEST:
             raise _error_from(response.status, text)
         parsed: KubeObject = json.loads(text) if text else {}
         return parsed
@@ -199,14 +200,18 @@ class KubernetesClient:
             query["fieldSelector"] = field_selector
         timeout = aiohttp.ClientTimeout(total=None, sock_read=inactivity_seconds)
         try:
-            response = await self._send("GET", resource.path(namespace), None, query, "application/json", timeout)
+            response = await self._send(
+                "GET", resource.path(namespace), None, query, "application/json", timeout
+            )
             async with response:
-                if response.status >= 400:
+                if response.status >= BAD_REQUEST:
                     raise _error_from(response.status, await response.text())
                 async for line in response.content:
                     event: KubeObject = json.loads(line)
                     if event["type"] == "ERROR":
-                        raise _error_from(event["object"].get("code", 0), json.dumps(event["object"]))
+                        raise _error_from(
+                            event["object"].get("code", 0), json.dumps(event["object"])
+                        )
                     yield event
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, "Unreachable", repr(error)) from error
@@ -259,5 +264,3 @@ def _error_from(status: int, text: str) -> ApiError:
         return ApiError(status, str(parsed.get("reason") or ""), str(parsed.get("message") or text))
     except (ValueError, AttributeError):
         return ApiError(status, "", text[:500])
-
-

@@ -46,7 +46,9 @@ class Resource:
         """``v1`` or ``group/version``."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
-    def path(self, namespace: str | None = None, name: str | None = None, sub: str | None = None) -> str:
+    def path(
+        self, namespace: str | None = None, name: str | None = None, sub: str | None = None
+    ) -> str:
         """The URL path of the collection, an object, or its subresource.
 
         Without a namespace, a namespaced resource is meant across all namespaces.

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from memroute_kube.client import ApiError, KubernetesClient
+from memroute_kube.client import GONE, ApiError, KubernetesClient
 from memroute_kube.resources import KubeObject, Resource, object_key
 
 LOGGER = logging.getLogger(__name__)
@@ -68,10 +68,12 @@ async def watch_forever(
                         known[key] = item
                         yield WatchEvent(type="UPSERT", key=key, object=item)
         except ApiError as error:
-            if error.status != 410:  # noqa: PLR2004 - HTTP 410 Gone: the version expired, list again
+            if error.status != GONE:  # that only means that the version expired: list again
                 LOGGER.warning(
                     "watch lost resource=%s error=%s retry_seconds=%.1f",
-                    resource.plural, error, backoff_seconds,
+                    resource.plural,
+                    error,
+                    backoff_seconds,
                 )
             await asyncio.sleep(backoff_seconds)
             backoff_seconds = min(MAX_BACKOFF_SECONDS, backoff_seconds * 2)

@@ -7,12 +7,12 @@ stopped answering keeps its devices (their UUIDs do not change) and loses its fr
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import httpx
-
 from memroute.units import MIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true
@@ -76,7 +76,7 @@ def parse_exporter_page(text: str) -> tuple[DeviceReading, ...]:
                 product=model.replace(" ", "-") if model else None,
             )
         value = float(match[3])
-        num_bytes = None if value >= INT32_BLANK or value != value else int(value) * MIB
+        num_bytes = None if value >= INT32_BLANK or math.isnan(value) else int(value) * MIB
         pod = labels.get("pod") or labels.get("exported_pod")
         if pod:
             namespace = labels.get("namespace") or labels.get("exported_namespace") or ""

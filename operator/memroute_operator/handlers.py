@@ -3,9 +3,9 @@
 from typing import Any, cast
 
 import kopf
-
 from memroute_kube import KubeObject
 from memroute_kube.resources import GROUP, VERSION
+
 from memroute_operator.store import Collection, Store
 
 
@@ -13,7 +13,7 @@ def build_registry(store: Store) -> kopf.OperatorRegistry:
     """The handlers, writing into ``store``. Low-level ones only: they add no finalizer."""
     registry = kopf.OperatorRegistry()
 
-    def record(collection: Collection, event: dict[str, Any]) -> None:
+    def record(collection: Collection, event: kopf.RawEvent) -> None:
         obj = cast("KubeObject", event["object"])
         changed = collection.delete(obj) if event["type"] == "DELETED" else collection.upsert(obj)
         if changed:
@@ -34,16 +34,16 @@ def build_registry(store: Store) -> kopf.OperatorRegistry:
         settings.watching.chunk_size = 500
 
     @kopf.on.event(GROUP, VERSION, "modeldeployments", registry=registry)
-    def on_model_deployment(event: dict[str, Any], **_: Any) -> None:
+    def on_model_deployment(event: kopf.RawEvent, **_: Any) -> None:
         record(store.model_deployments, event)
 
     @kopf.on.event("v1", "pods", registry=registry)
-    def on_pod(event: dict[str, Any], **_: Any) -> None:
+    def on_pod(event: kopf.RawEvent, **_: Any) -> None:
         # All pods: those of others hold whole devices too.
         record(store.pods, event)
 
     @kopf.on.event("v1", "nodes", registry=registry)
-    def on_node(event: dict[str, Any], **_: Any) -> None:
+    def on_node(event: kopf.RawEvent, **_: Any) -> None:
         record(store.nodes, event)
 
     return registry

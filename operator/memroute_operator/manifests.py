@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
-from memroute.placement import PlacementMode, Placed
+from memroute.placement import Placed, PlacementMode
 from memroute_kube import KubeObject
 from memroute_kube.resources import (
     ANNOTATION_KV_CAPACITY_TOKENS,
@@ -18,6 +18,7 @@ from memroute_kube.resources import (
     MODEL_DEPLOYMENTS,
     TAINT_SHARED,
 )
+
 from memroute_operator.deployment import Deployment
 from memroute_operator.replica import (
     ANNOTATION_PLACEMENT_REASON,
@@ -28,10 +29,11 @@ from memroute_operator.replica import (
 
 TERMINATION_GRACE_SECONDS = 60
 SHUTDOWN_TIMEOUT_SECONDS = 40
-# KServe's arithmetic: grace − preStop (15 s, not used here) − 5 s to end.
+# KServe's arithmetic: grace less preStop (15 s, not used here) less 5 s to end.
 STARTUP_FAILURES = 900
 STARTUP_PERIOD_SECONDS = 2
 # Half an hour to download and load the weights of a large model.
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the engine's ranks speak to each other through it
 MAX_UTILIZATION_RATIO = 0.95
 # Above this, engines have been seen to run out of memory in spite of their own profile.
 
@@ -59,7 +61,7 @@ def utilization_ratio(deployment: Deployment, placed: Placed) -> float:
 
 
 def engine_arguments(deployment: Deployment, placed: Placed) -> list[str]:
-    """vLLM's flags for this replica."""
+    """VLLM's flags for this replica."""
     shape = deployment.shape
     assert shape is not None  # noqa: S101
     arguments = [
@@ -175,10 +177,9 @@ def _engine_container(deployment: Deployment, placed: Placed, default_image: str
         "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
         "startupProbe": health
         | {"periodSeconds": STARTUP_PERIOD_SECONDS, "failureThreshold": STARTUP_FAILURES},
-        "readinessProbe": health
-        | {"periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 2},
+        "readinessProbe": health | {"periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 2},
         "livenessProbe": health | {"periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+        "volumeMounts": [{"name": "shm", "mountPath": SHARED_MEMORY}],
     }
     if placed.mode is PlacementMode.EXCLUSIVE:
         container["resources"] = {"limits": {GPU_RESOURCE: str(placed.num_devices)}}

@@ -18,6 +18,7 @@ from memroute.placement import (
     WantedReplica,
     plan,
 )
+
 from memroute_operator.deployment import Deployment
 from memroute_operator.gather import Facts
 from memroute_operator.replica import Replica, ReplicaState
@@ -113,9 +114,7 @@ def plan_step(facts: Facts, context: PlanContext) -> Step:
         replicas = by_deployment.pop(deployment.key, [])
         _tend(deployment, replicas, facts, context, step, going)
         taken = {replica.index for replica in replicas}
-        wanted += [
-            (deployment, replica) for replica in _missing(deployment, taken, context)
-        ]
+        wanted += [(deployment, replica) for replica in _missing(deployment, taken, context)]
     for orphan in (r for replicas in by_deployment.values() for r in replicas):
         if orphan.state is not ReplicaState.TERMINATING:
             step.actions.append(Delete(replica=orphan, why="its ModelDeployment is gone"))
@@ -169,9 +168,7 @@ def _must_go(deployment: Deployment, replica: Replica, context: PlanContext) -> 
         return Delete(replica=replica, why=replica.failure or "its containers have ended")
     since = replica.unschedulable_since
     if since is not None and (context.now - since).total_seconds() > UNSCHEDULABLE_SECONDS:
-        return Delete(
-            replica=replica, why=f"kube-scheduler found no room for it on {replica.node}"
-        )
+        return Delete(replica=replica, why=f"kube-scheduler found no room for it on {replica.node}")
     return None
 
 
@@ -208,7 +205,9 @@ def _roll_out(
     draining = [replica for replica in outdated if replica.draining_since is not None]
     broken = [replica for replica in outdated if not replica.is_ready]
     if not draining and not broken and not is_settled:
-        outcome.rollout = f"{len(outdated)} replica(s) to replace; waiting for the last one to serve"
+        outcome.rollout = (
+            f"{len(outdated)} replica(s) to replace; waiting for the last one to serve"
+        )
         return
     replica = (draining or broken or outdated)[0]
     wanted = _wanted(deployment, replica.index, context)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from memroute.placement import PlacementMode, Placed, Reservation
+from memroute.placement import Placed, PlacementMode, Reservation
 from memroute_kube import KubeObject
 from memroute_kube.resources import (
     ANNOTATION_DRAINING,

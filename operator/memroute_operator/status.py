@@ -8,6 +8,7 @@ from memroute.placement import RefusedReason
 from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
+
 from memroute_operator.deployment import Deployment
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica, ReplicaState
@@ -33,8 +34,7 @@ def deployment_status(
     """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it."""
     wanted = [replica for replica in replicas if replica.index < deployment.replicas]
     serving = [replica for replica in replicas if replica.is_ready]
-    current = [r for r in wanted if r.is_ready and r.revision == deployment.revision]
-    conditions = _conditions(deployment, wanted, current, outcome, stale_nodes)
+    conditions = _conditions(deployment, wanted, outcome, stale_nodes)
     status: dict[str, Any] = {
         "observedGeneration": deployment.generation,
         "replicas": len(replicas),
@@ -94,7 +94,6 @@ def _pressure(serving: list[Replica], ratios: Mapping[str, float] | None) -> str
 def _conditions(
     deployment: Deployment,
     wanted: list[Replica],
-    current: list[Replica],
     outcome: Outcome,
     stale_nodes: frozenset[str],
 ) -> dict[str, Condition]:
@@ -104,14 +103,16 @@ def _conditions(
     else:
         conditions["Resolved"] = ("True", "FootprintKnown", "computed from the architecture")
     conditions["Placed"] = _placed(deployment, wanted, outcome)
-    conditions["Available"] = _available(deployment, wanted, current)
+    conditions["Available"] = _available(deployment, wanted)
     conditions["Progressing"] = _progressing(wanted, outcome)
     if stale_nodes:
         conditions["DeviceMetricsFresh"] = (
             "False",
             "DeviceMetricsStale",
-            f"no recent reading of {', '.join(sorted(stale_nodes))}: placement goes by labels and "
-            f"promises there, and does not see other processes",
+            (
+                f"no recent reading of {', '.join(sorted(stale_nodes))}: placement goes by labels "
+                f"and promises there, and does not see other processes"
+            ),
         )
     else:
         conditions["DeviceMetricsFresh"] = ("True", "Fresh", "every node with devices reports")
@@ -146,9 +147,7 @@ def _placed(deployment: Deployment, wanted: list[Replica], outcome: Outcome) -> 
     return status, first.reason.value, message
 
 
-def _available(
-    deployment: Deployment, wanted: list[Replica], current: list[Replica]
-) -> Condition:
+def _available(deployment: Deployment, wanted: list[Replica]) -> Condition:
     serving = [replica for replica in wanted if replica.is_ready]
     total = deployment.replicas
     if len(serving) >= total:
@@ -159,8 +158,10 @@ def _available(
         return (
             "False",
             "EngineFailing",
-            f"{len(serving)} of {total} replica(s) serve; {listed} "
-            f"(kubectl logs -n {deployment.namespace} {broken[0].pod_name})",
+            (
+                f"{len(serving)} of {total} replica(s) serve; {listed} "
+                f"(kubectl logs -n {deployment.namespace} {broken[0].pod_name})"
+            ),
         )
     waiting = [r for r in wanted if not r.is_ready]
     listed = ", ".join(f"{r.pod_name} {r.state.value}" for r in waiting[:MAX_LISTED])
@@ -212,5 +213,3 @@ def _with_times(
             }
         )
     return listed
-
-

@@ -122,7 +122,9 @@ class Pool:
         verdict = decide(
             profile,
             snapshots,
-            watermark_ratio=self.settings.watermark_ratio if self.settings else DEFAULT_WATERMARK_RATIO,
+            watermark_ratio=self.settings.watermark_ratio
+            if self.settings
+            else DEFAULT_WATERMARK_RATIO,
             freed_tokens_per_second=self.freed.per_second(now_seconds=now),
         )
         match verdict:
@@ -196,5 +198,3 @@ class Pools:
     def _drop_if_unused(self, pool: Pool) -> None:
         if not pool.replicas and pool.settings is None:
             self.by_model.pop(pool.model, None)
-
-

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 import orjson
-
 from memroute.admission import Reject, RejectReason
+
 from memroute_router.http.server import Exchange, Headers
 from memroute_router.http.upstream import UpstreamConnection, UpstreamError, UpstreamPool
 from memroute_router.metrics import RouterMetrics
@@ -185,7 +185,7 @@ class Proxy:
     async def _send(
         self, exchange: Exchange, trace: _Trace, endpoint: tuple[str, int]
     ) -> tuple[UpstreamConnection, int, Headers]:
-        """Send the request and read the answer's head, over a new connection if an idle one dies."""
+        """Send the request and read the answer's head; once more, if an idle connection dies."""
         head = _request_head(exchange, trace, endpoint)
         fresh = False
         while True:
@@ -245,9 +245,7 @@ class Proxy:
         trace.outcome = Outcome.SERVED
         exchange.finish()
 
-    async def _reject(
-        self, exchange: Exchange, trace: _Trace, pool: Pool, reject: Reject
-    ) -> None:
+    async def _reject(self, exchange: Exchange, trace: _Trace, pool: Pool, reject: Reject) -> None:
         trace.outcome = Outcome(reject.reason.value)
         trace.why = reject.message
         labels = self._metrics.pool_labels(pool)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-
 from memroute.footprint import RequestProfile
 from memroute.units import ceil_div
 
@@ -71,6 +70,7 @@ def parse_request(path: str, body: bytes) -> CompletionRequest:
         msg = "model must name one of /v1/models"
         raise BadRequestError(msg, "model")
     if path == CHAT_PATH:
+        num_bytes: int | None
         num_bytes, num_tokens = _chat_size(document)
         limit = document.get("max_completion_tokens", document.get("max_tokens"))
     else:

@@ -14,9 +14,7 @@ def main() -> None:
     """Dispatch to ``engine`` (everything after it is the engine's) or ``nodes``."""
     if sys.argv[1:2] == ["engine"]:
         sys.exit(engine_main(sys.argv[2:]))
-    parser = argparse.ArgumentParser(
-        prog="memroute-simulator", description="A fleet without GPUs."
-    )
+    parser = argparse.ArgumentParser(prog="memroute-simulator", description="A fleet without GPUs.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("engine", help="a simulated vLLM engine (its flags are vLLM's)")
     nodes = commands.add_parser("nodes", help="emulated GPU nodes of one cluster")

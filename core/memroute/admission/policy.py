@@ -119,7 +119,9 @@ def _saturated(
     freed_tokens_per_second: float | None,
 ) -> Reject:
     shortfalls = [
-        replica.projected_tokens + profile.expected_tokens - watermark_ratio * replica.capacity_tokens
+        replica.projected_tokens
+        + profile.expected_tokens
+        - watermark_ratio * replica.capacity_tokens
         for replica in replicas
         if replica.capacity_tokens is not None
     ]

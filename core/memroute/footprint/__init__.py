@@ -3,8 +3,10 @@
 ``replica.replica_footprint`` is the answer; the other modules are its terms:
 
 ```text
-need per accelerator = weights + peak activation + CUDA graphs + communication + KV pool   (the engine's budget)
-                     + CUDA context + margin                                              (outside the budget)
+need per accelerator = weights + peak activation + CUDA graphs + communication + KV pool
+                         (the engine's budget)
+                     + CUDA context + margin
+                         (outside the budget)
 ```
 
 Formulas and measured constants: vLLM 0.32's ``gpu_worker.py`` and ``kv_cache_interface.py``,

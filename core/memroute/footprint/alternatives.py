@@ -42,7 +42,11 @@ def _variants(shape: ReplicaShape) -> Iterator[tuple[str, str, ReplicaShape]]:
     if shape.kv_cache_dtype is not KVCacheDtype.FP8:
         yield "kvCacheDtype", "kvCacheDtype=fp8", replace(shape, kv_cache_dtype=KVCacheDtype.FP8)
     for concurrency in _halvings(shape.concurrency, 1):
-        yield "concurrency", f"concurrency <= {concurrency}", replace(shape, concurrency=concurrency)
+        yield (
+            "concurrency",
+            f"concurrency <= {concurrency}",
+            replace(shape, concurrency=concurrency),
+        )
     for tokens in _halvings(shape.max_context_tokens, MIN_CONTEXT_TOKENS):
         yield (
             "maxContextTokens",

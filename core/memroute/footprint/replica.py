@@ -99,9 +99,7 @@ def replica_footprint(shape: ReplicaShape) -> ReplicaFootprint:
             vocab_size=shape.architecture.vocab_size, max_num_seqs=MAX_NUM_SEQS
         ),
         cuda_graph_bytes=overhead.CUDA_GRAPH_BYTES,
-        non_torch_bytes=overhead.non_torch_bytes(
-            tensor_parallel_size=shape.tensor_parallel_size
-        ),
+        non_torch_bytes=overhead.non_torch_bytes(tensor_parallel_size=shape.tensor_parallel_size),
         context_bytes=overhead.CUDA_CONTEXT_BYTES,
         margin_bytes=overhead.MARGIN_BYTES,
         kv_layout=shape.kv_layout,

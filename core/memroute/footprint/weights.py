@@ -69,13 +69,13 @@ def check_tensor_parallel(architecture: ModelArchitecture, tensor_parallel_size:
     """
     heads, kv_heads = architecture.num_attention_heads, architecture.num_kv_heads
     if heads % tensor_parallel_size:
-        msg = (
-            f"{heads} attention heads cannot be split over tensor parallel "
-            f"{tensor_parallel_size}"
-        )
+        msg = f"{heads} attention heads cannot be split over tensor parallel {tensor_parallel_size}"
         raise UnsupportedShapeError(msg)
     if kv_heads % tensor_parallel_size and tensor_parallel_size % kv_heads:
-        msg = f"{kv_heads} KV heads can neither be split over nor replicated to tensor parallel {tensor_parallel_size}"
+        msg = (
+            f"{kv_heads} KV heads can neither be split over nor replicated to tensor parallel "
+            f"{tensor_parallel_size}"
+        )
         raise UnsupportedShapeError(msg)
 
 

@@ -70,7 +70,7 @@ def _no_eligible_node(ledger: Ledger, replica: WantedReplica) -> Refused:
     reasons = Counter(ineligible_reason(node, replica) for node in ledger.nodes)
     listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=str))
     hint = {
-        PlacementMode.SHARED: "shared placement wants nodes labelled memroute.dev/gpu-sharing=shared",
+        PlacementMode.SHARED: "shared placement wants nodes with memroute.dev/gpu-sharing=shared",
         PlacementMode.EXCLUSIVE: "exclusive placement wants nodes with nvidia.com/gpu allocatable",
     }[replica.mode]
     return Refused(

@@ -79,7 +79,7 @@ class Node:
     devices: tuple[Device, ...] = ()
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     unusable_reason: str | None = None
-    """Why nothing may be placed here now (``NotReady``, ``Cordoned``, ``Tainted``); None if it may."""
+    """Why nothing may be placed here now (``NotReady``, ``Cordoned``, …); None if it may."""
     num_allocatable: int = 0
     """Whole devices that the device plugin can hand out."""
     num_foreign_devices: int = 0

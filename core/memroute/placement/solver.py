@@ -131,9 +131,7 @@ def _shared_candidate(
     return best
 
 
-def _rank(
-    ledger: Ledger, replica: WantedReplica, candidate: Candidate
-) -> tuple[int, int, str]:
+def _rank(ledger: Ledger, replica: WantedReplica, candidate: Candidate) -> tuple[int, int, str]:
     node = candidate.node
     if replica.strategy is PlacementStrategy.SPREAD:
         siblings = ledger.replicas_on_node(replica.key.deployment, node.name)

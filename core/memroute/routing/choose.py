@@ -8,10 +8,18 @@ so that no replica is favoured.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
+from typing import Protocol
 
 from memroute.footprint import RequestProfile
 from memroute.pressure import ReplicaSnapshot
+
+
+class RandomSource(Protocol):
+    """What breaks ties: a ``random.Random``, seeded by whoever calls."""
+
+    def random(self) -> float:
+        """A number from 0 to 1."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,16 +33,14 @@ class Choice:
 
 
 def choose(
-    profile: RequestProfile, candidates: Sequence[ReplicaSnapshot], *, rng: Random
+    profile: RequestProfile, candidates: Sequence[ReplicaSnapshot], *, rng: RandomSource
 ) -> Choice:
     """Choose one of ``candidates``, which must not be empty.
 
     A replica of unknown capacity is judged by its requests in flight, after all others.
     """
-    scored = [
-        (_score(candidate, profile), rng.random(), candidate) for candidate in candidates
-    ]
-    score, _, best = min(scored, key=lambda item: item[:2])
+    scored = [(_score(candidate, profile), rng.random(), candidate) for candidate in candidates]
+    _, _, best = min(scored, key=lambda item: item[:2])
     ratio = best.projected_ratio(profile.expected_tokens)
     told = "unknown" if ratio is None else f"{ratio:.3f}"
     return Choice(

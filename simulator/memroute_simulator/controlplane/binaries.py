@@ -196,7 +196,9 @@ def _run_with_progress(
         ticker.join()
     if result.returncode:
         tail = "\n".join(result.stderr.strip().splitlines()[-15:])
-        msg = f"building {name} failed; can this machine reach its Go module proxy? go said:\n{tail}"
+        msg = (
+            f"building {name} failed; can this machine reach its Go module proxy? go said:\n{tail}"
+        )
         raise BinaryError(msg)
     report(f"  {name} built in {time.monotonic() - started:.0f} s")
 

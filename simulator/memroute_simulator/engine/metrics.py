@@ -35,15 +35,21 @@ class EngineMetrics:
         self._scheduler = scheduler
         self._registry = CollectorRegistry()
         self._labels = {"model_name": model_name, "engine": "0"}
-        self._running = self._gauge("num_requests_running", "Number of requests in model execution batches.")
-        self._waiting = self._gauge("num_requests_waiting", "Number of requests waiting to be processed.")
+        self._running = self._gauge(
+            "num_requests_running", "Number of requests in model execution batches."
+        )
+        self._waiting = self._gauge(
+            "num_requests_waiting", "Number of requests waiting to be processed."
+        )
         self._by_reason = Gauge(
             "vllm:num_requests_waiting_by_reason",
             "Number of waiting requests by reason.",
             [*_COMMON, "reason"],
             registry=self._registry,
         )
-        self._usage = self._gauge("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.")
+        self._usage = self._gauge(
+            "kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage."
+        )
         sleep = Gauge(
             "vllm:engine_sleep_state",
             "Engine sleep state; awake = 1 means engine is awake.",
@@ -57,7 +63,9 @@ class EngineMetrics:
         self._generation_tokens = self._counter(
             "generation_tokens", "Number of generation tokens processed."
         )
-        self._prefix_queries = self._counter("prefix_cache_queries", "Prefix cache queries, in tokens.")
+        self._prefix_queries = self._counter(
+            "prefix_cache_queries", "Prefix cache queries, in tokens."
+        )
         self._prefix_hits = self._counter("prefix_cache_hits", "Prefix cache hits, in tokens.")
         self._success = Counter(
             "vllm:request_success",
@@ -67,10 +75,18 @@ class EngineMetrics:
         )
         for reason in ("stop", "length", "abort", "error", "repetition"):
             self._success.labels(**self._labels, finished_reason=reason)
-        self._ttft = self._histogram("time_to_first_token_seconds", "Time to first token.", _TTFT_BUCKETS)
-        self._itl = self._histogram("inter_token_latency_seconds", "Inter-token latency.", _ITL_BUCKETS)
-        self._e2e = self._histogram("e2e_request_latency_seconds", "E2E request latency.", _REQUEST_BUCKETS)
-        self._queue = self._histogram("request_queue_time_seconds", "Time in WAITING phase.", _REQUEST_BUCKETS)
+        self._ttft = self._histogram(
+            "time_to_first_token_seconds", "Time to first token.", _TTFT_BUCKETS
+        )
+        self._itl = self._histogram(
+            "inter_token_latency_seconds", "Inter-token latency.", _ITL_BUCKETS
+        )
+        self._e2e = self._histogram(
+            "e2e_request_latency_seconds", "E2E request latency.", _REQUEST_BUCKETS
+        )
+        self._queue = self._histogram(
+            "request_queue_time_seconds", "Time in WAITING phase.", _REQUEST_BUCKETS
+        )
         pool = scheduler.pool
         size_tokens = pool.num_blocks * pool.block_size_tokens
         # vLLM counts the null block in: what requests can hold is one block less.
@@ -103,9 +119,7 @@ class EngineMetrics:
         return family.labels(**self._labels)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        family = Histogram(
-            f"vllm:{name}", text, _COMMON, buckets=buckets, registry=self._registry
-        )
+        family = Histogram(f"vllm:{name}", text, _COMMON, buckets=buckets, registry=self._registry)
         return family.labels(**self._labels)
 
     def on_step(self, result: StepResult) -> None:

@@ -90,7 +90,9 @@ class Scheduler:
         while index < len(self.running) and budget > 0:
             request = self.running[index]
             num_new = min(request.num_tokens - request.num_computed_tokens, budget)
-            if self._make_room(request, request.num_computed_tokens + num_new, preempted, scheduled):
+            if self._make_room(
+                request, request.num_computed_tokens + num_new, preempted, scheduled
+            ):
                 scheduled[request.request_id] = num_new
                 budget -= num_new
                 index += 1
@@ -134,9 +136,7 @@ class Scheduler:
             budget -= num_new
         return budget
 
-    def _finish_step(
-        self, scheduled: dict[str, int], preempted: list[EngineRequest]
-    ) -> StepResult:
+    def _finish_step(self, scheduled: dict[str, int], preempted: list[EngineRequest]) -> StepResult:
         emitted: list[EngineRequest] = []
         num_context_tokens = 0
         for request in self.running:

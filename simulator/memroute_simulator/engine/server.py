@@ -117,7 +117,9 @@ class EngineServer:
         elif isinstance(prompt, str) and prompt:
             prompt_tokens = count_tokens(prompt)
         else:
-            raise _error(400, "BadRequestError", "prompt must be a text or a list of token ids", "prompt")
+            raise _error(
+                400, "BadRequestError", "prompt must be a text or a list of token ids", "prompt"
+            )
         return await self._answer(
             request, body, prompt_tokens, body.get("max_tokens", 16), is_chat=False
         )
@@ -198,7 +200,12 @@ class _AnswerShape:
         self._finish_reason = finish_reason
         self._prompt_tokens = prompt_tokens
         kind = "chat.completion" if is_chat else "text_completion"
-        self._whole = {"id": request_id, "object": kind, "created": int(time.time()), "model": model}
+        self._whole = {
+            "id": request_id,
+            "object": kind,
+            "created": int(time.time()),
+            "model": model,
+        }
         self._chunk = self._whole | ({"object": "chat.completion.chunk"} if is_chat else {})
 
     def usage(self, output_tokens: int) -> dict[str, int]:
@@ -209,7 +216,11 @@ class _AnswerShape:
         }
 
     def whole(self, text: str, output_tokens: int) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": self._finish_reason, "logprobs": None}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": self._finish_reason,
+            "logprobs": None,
+        }
         if self._is_chat:
             choice["message"] = {"role": "assistant", "content": text}
         else:
@@ -256,7 +267,9 @@ async def serve_engine(arguments: EngineArguments) -> int:
     """Start, serve until SIGTERM, drain; the exit status."""
     url = os.environ.get("MEMROUTE_DRIVER_URL")
     if not url:
-        print("MEMROUTE_DRIVER_URL is not set: no emulated driver to allocate from", file=sys.stderr)
+        print(
+            "MEMROUTE_DRIVER_URL is not set: no emulated driver to allocate from", file=sys.stderr
+        )
         return 2
     async with aiohttp.ClientSession() as session:
         try:

@@ -7,6 +7,7 @@ free + used + reserved; ``pod`` and ``namespace`` where the device plugin gave t
 from collections.abc import Callable, Mapping
 
 from memroute.units import MIB
+
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice
 
 _GAUGES = (
@@ -21,9 +22,7 @@ _VALUES: dict[str, Callable[[EmulatedDevice], int]] = {
 }
 
 
-def render_metrics(
-    node: str, devices: DeviceTable, pods: Mapping[str, tuple[str, str]]
-) -> str:
+def render_metrics(node: str, devices: DeviceTable, pods: Mapping[str, tuple[str, str]]) -> str:
     """The exporter's page. ``pods``: pod uid → (namespace, name)."""
     owners = {
         uuid: pods[pod_uid]

@@ -11,13 +11,14 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-
 from memroute_kube import PODS, SERVICE_ACCOUNTS, ApiError, KubeObject
 from memroute_kube.resources import GPU_RESOURCE
+
 from memroute_simulator.nodes import probes
 from memroute_simulator.nodes.container import (
     ContainerProcess,
@@ -140,12 +141,14 @@ class PodWorker:
 
     async def _run_containers(self) -> None:
         tasks = [
-            asyncio.create_task(self._run_container(spec)) for spec in self.pod["spec"]["containers"]
+            asyncio.create_task(self._run_container(spec))
+            for spec in self.pod["spec"]["containers"]
         ]
         deletion = asyncio.create_task(self._wait_for_deletion())
         done = asyncio.gather(*tasks)
         try:
-            await asyncio.wait([deletion, done], return_when=asyncio.FIRST_COMPLETED)
+            both: list[asyncio.Future[Any]] = [deletion, done]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if deletion.done():
                 await self._stop_containers()
             else:
@@ -231,7 +234,11 @@ class PodWorker:
         self, spec: KubeObject, state: ContainerState, entrypoint: list[str]
     ) -> tuple[dict[str, str], list[str]]:
         pod = self.pod | {
-            "status": {**self.pod.get("status", {}), "podIP": self.ip, "hostIP": self._agent.address}
+            "status": {
+                **self.pod.get("status", {}),
+                "podIP": self.ip,
+                "hostIP": self._agent.address,
+            }
         }
         while True:
             try:
@@ -280,51 +287,44 @@ class PodWorker:
         environment: dict[str, str],
         process: ContainerProcess,
     ) -> None:
-        def runner(probe: probes.Probe) -> Any:
-            return lambda: probes.check(
-                self._agent.session, probe, spec, pod_ip=self.ip or "", environment=environment
-            )
+        """Run the container's probes until cancelled: first startup, then the other two."""
+
+        async def probing(kind: str, on_result: Callable[[bool], None]) -> None:
+            probe = probes.Probe.parse(spec.get(kind))
+            if probe is None:
+                on_result(True)
+                return
+
+            async def run_check() -> bool:
+                return await probes.check(
+                    self._agent.session, probe, spec, pod_ip=self.ip or "", environment=environment
+                )
+
+            await probes.run_until_decided(run_check, probe, on_result)
+
+        def kill_unless(alive: bool) -> None:
+            if not alive:
+                process.send_signal(signal.SIGKILL)
 
         def set_ready(ready: bool) -> None:
             if state.is_ready != ready:
                 state.is_ready = ready
                 self._agent.run_soon(self._report())
 
-        startup = probes.Probe.parse(spec.get("startupProbe"))
         await self._report()
-        if startup is not None:
-            passed = asyncio.Event()
-
-            def on_startup(succeeded: bool) -> None:
-                if succeeded:
-                    passed.set()
-                else:
-                    process.send_signal(signal.SIGKILL)
-
-            probing = asyncio.create_task(
-                probes.run_until_decided(runner(startup), startup, on_startup)
-            )
-            try:
-                await passed.wait()
-            finally:
-                probing.cancel()
+        started = asyncio.Event()
+        starting = asyncio.create_task(
+            probing("startupProbe", lambda ok: started.set() if ok else kill_unless(alive=False))
+        )
+        try:
+            await started.wait()
+        finally:
+            starting.cancel()
         state.is_started = True
-        readiness = probes.Probe.parse(spec.get("readinessProbe"))
-        liveness = probes.Probe.parse(spec.get("livenessProbe"))
-        if readiness is None:
-            state.is_ready = True
         await self._report()
-        loops = []
-        if readiness is not None:
-            loops.append(probes.run_until_decided(runner(readiness), readiness, set_ready))
-        if liveness is not None:
-
-            def on_liveness(alive: bool) -> None:
-                if not alive:
-                    process.send_signal(signal.SIGKILL)
-
-            loops.append(probes.run_until_decided(runner(liveness), liveness, on_liveness))
-        await asyncio.gather(*loops)
+        await asyncio.gather(
+            probing("readinessProbe", set_ready), probing("livenessProbe", kill_unless)
+        )
 
     def _owner(self, container: str) -> str:
         return f"{self.uid}/{container}"
@@ -344,9 +344,7 @@ class PodWorker:
             self._release(name)
         self._agent.forget(self)
         namespace, name = self.key
-        await self._agent.client.delete(
-            PODS, namespace, name, grace_period_seconds=0, uid=self.uid
-        )
+        await self._agent.client.delete(PODS, namespace, name, grace_period_seconds=0, uid=self.uid)
 
     async def _report(self, *, reason: str | None = None, message: str | None = None) -> None:
         async with self._status_lock:

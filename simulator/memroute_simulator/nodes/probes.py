@@ -1,12 +1,11 @@
 """Startup, readiness and liveness probes, with kubelet's defaults."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-
 from memroute_kube import KubeObject
 
 
@@ -91,7 +90,7 @@ def port_number(container: KubeObject, port: int | str) -> int:
 
 
 async def run_until_decided(
-    run_check: Callable[[], Any], probe: Probe, on_result: Callable[[bool], None]
+    run_check: Callable[[], Awaitable[bool]], probe: Probe, on_result: Callable[[bool], None]
 ) -> None:
     """Probe for ever; call ``on_result`` each time a threshold is reached. Cancel to stop."""
     await asyncio.sleep(probe.initial_delay_seconds)

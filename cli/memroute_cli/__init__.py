@@ -1,0 +1,1 @@
+"""``memroute``: what people run."""

@@ -1,0 +1,98 @@
+"""What operator and router export, for the demo's table and its checks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+TIMEOUT_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class DeviceRow:
+    """One device, in bytes."""
+
+    node: str
+    device: str
+    product: str
+    usable_bytes: float = 0
+    reserved_bytes: float = 0
+    live_free_bytes: float | None = None
+
+
+@dataclass(slots=True)
+class ReplicaRow:
+    """One replica as the router sees it."""
+
+    pod: str
+    deployment: str
+    in_flight: int = 0
+    reserved_tokens: int = 0
+    projected_ratio: float | None = None
+    capacity_tokens: int | None = None
+    is_routable: bool = False
+
+
+@dataclass(slots=True)
+class Readings:
+    """One look at both programs; empty where one did not answer."""
+
+    devices: list[DeviceRow] = field(default_factory=list)
+    replicas: list[ReplicaRow] = field(default_factory=list)
+    states: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(ModelDeployment, state) → replicas."""
+
+
+def read_programs(operator_url: str, router_url: str) -> Readings:
+    """Read both programs' metrics once."""
+    readings = Readings()
+    _read_operator(readings, operator_url)
+    _read_router(readings, router_url)
+    return readings
+
+
+def _read_operator(readings: Readings, url: str) -> None:
+    devices: dict[tuple[str, str], DeviceRow] = {}
+    for name, labels, value in _samples(f"{url}/metrics"):
+        if name == "memroute_replicas":
+            readings.states[labels["model_deployment"], labels["state"]] = int(value)
+        elif name.startswith("memroute_device_"):
+            key = (labels["node"], labels["device"])
+            row = devices.setdefault(key, DeviceRow(*key, labels["product"]))
+            attribute = name.removeprefix("memroute_device_")
+            if attribute in ("usable_bytes", "reserved_bytes", "live_free_bytes"):
+                setattr(row, attribute, value)
+    readings.devices = [devices[key] for key in sorted(devices)]
+
+
+def _read_router(readings: Readings, url: str) -> None:
+    replicas: dict[str, ReplicaRow] = {}
+    for name, labels, value in _samples(f"{url}/metrics"):
+        if not name.startswith("memroute_router_") or "pod" not in labels:
+            continue
+        row = replicas.setdefault(
+            labels["pod"], ReplicaRow(labels["pod"], labels["model_deployment"])
+        )
+        match name.removeprefix("memroute_router_"):
+            case "requests_in_flight":
+                row.in_flight = int(value)
+            case "reserved_tokens":
+                row.reserved_tokens = int(value)
+            case "kv_projected_ratio":
+                row.projected_ratio = value
+            case "kv_capacity_tokens":
+                row.capacity_tokens = int(value)
+            case "replica_routable":
+                row.is_routable = value == 1
+    readings.replicas = [replicas[key] for key in sorted(replicas)]
+
+
+def _samples(url: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    try:
+        text = httpx.get(url, timeout=TIMEOUT_SECONDS, trust_env=False).text
+    except httpx.HTTPError:
+        return
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            yield sample.name, sample.labels, sample.value

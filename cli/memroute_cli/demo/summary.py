@@ -1,0 +1,175 @@
+"""The closing summary, and whether the job was really done."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from memroute_kube import KubeObject
+from rich.console import Console
+from rich.table import Table
+
+from memroute_cli.demo.traffic import Answer, Traffic
+
+SURVIVAL_SECONDS = 1.0
+# New traffic must go to the survivors within this time of a replica's death.
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that has to be true for the demo to have done its job."""
+
+    text: str
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What the demo saw."""
+
+    deployments: list[KubeObject]
+    traffic: Traffic
+    killed_pod: str
+    killed_at: float | None
+    reserved_tokens_left: int | None
+    engine_restarts: dict[str, int]
+    oom_logs: list[str]
+
+
+def checks(result: Result) -> list[Check]:
+    """All checks."""
+    by_name = {obj["metadata"]["name"]: obj for obj in result.deployments}
+    served = Counter(a.replica for a in result.traffic.answers if a.outcome == "served")
+    large = _condition(by_name["large"], "Placed")
+    shared = Counter(
+        device
+        for name in ("chat", "draft")
+        for placement in by_name[name]["status"].get("placements", ())
+        for device in placement.get("devices", ())
+    )
+    found = [
+        Check(
+            "chat and draft serve, from pods of the cluster",
+            all(_condition(by_name[n], "Ready")["status"] == "True" for n in ("chat", "draft")),
+        ),
+        Check("two replicas share one GPU", any(count > 1 for count in shared.values())),
+        Check(
+            "large does not fit, and its status says what would make it fit",
+            large["status"] == "False" and "would fit" in large["message"],
+        ),
+        Check("every replica served requests", len(served) >= 3 and "" not in served),  # noqa: PLR2004
+        Check("no engine ran out of memory", not result.oom_logs),
+        Check("every lease was given back: 0 tokens reserved", result.reserved_tokens_left == 0),
+    ]
+    refused = [a for a in result.traffic.answers if a.outcome.startswith(("400", "503"))]
+    if any(a.kind == "hopeless" for a in result.traffic.answers):
+        found.append(
+            Check(
+                "what cannot be served was refused with a reason",
+                bool(refused) and all(a.message for a in refused),
+            )
+        )
+    if result.killed_at is not None:
+        found += _survival_checks(result, result.killed_at)
+    return found
+
+
+def _survival_checks(result: Result, killed_at: float) -> list[Check]:
+    after = [
+        a
+        for a in result.traffic.answers
+        if a.kind in ("chat", "draft") and a.sent_at > killed_at + SURVIVAL_SECONDS
+    ]
+    unbroken = [a for a in after if a.outcome == "served" or a.outcome.startswith("429")]
+    return [
+        Check(
+            f"{result.killed_pod} was killed and came back",
+            result.engine_restarts.get(result.killed_pod, 0) > 0,
+        ),
+        Check(
+            "a second after the kill no request failed any more",
+            bool(after) and len(unbroken) == len(after),
+        ),
+        Check(
+            "no request lost its connection without a word",
+            all(a.outcome != "connection lost" for a in result.traffic.answers),
+        ),
+    ]
+
+
+def print_summary(console: Console, result: Result, found: list[Check]) -> None:
+    """Placements and why, requests per replica, TTFT, refused and why, checks."""
+    console.rule("[bold]summary")
+    _print_placements(console, result)
+    _print_requests(console, result.traffic)
+    _print_refusals(console, result.traffic)
+    console.print()
+    for check in found:
+        console.print(
+            f"  [green]✓[/] {check.text}" if check.passed else f"  [red]✗ {check.text}[/]"
+        )
+
+
+def _print_placements(console: Console, result: Result) -> None:
+    table = Table(title="placements, and why", title_justify="left")
+    for column in ("replica", "node", "HBM", "KV tokens", "why"):
+        table.add_column(column, overflow="fold")
+    for obj in result.deployments:
+        status = obj.get("status", {})
+        for placement in status.get("placements", ()):
+            table.add_row(
+                placement["pod"],
+                placement["node"],
+                f"{placement['hbmBytes'] / 1024**3:.1f} GiB",
+                f"{placement['kvCapacityTokens']:,}",
+                placement["why"],
+            )
+        placed = _condition(obj, "Placed")
+        if placed["status"] != "True":
+            name = obj["metadata"]["name"]
+            table.add_row(
+                name, "[red]nowhere[/]", "", "", f"{placed['reason']}: {placed['message']}"
+            )
+    console.print(table)
+
+
+def _print_requests(console: Console, traffic: Traffic) -> None:
+    table = Table(title="requests served, by replica", title_justify="left")
+    for column in ("replica", "requests", "TTFT p50", "p90", "p99"):
+        table.add_column(column, justify="left" if column == "replica" else "right")
+    by_replica: dict[str, list[Answer]] = {}
+    for answer in traffic.answers:
+        if answer.outcome == "served":
+            by_replica.setdefault(answer.replica, []).append(answer)
+    for replica in sorted(by_replica):
+        answers = by_replica[replica]
+        times = sorted(a.ttft_seconds for a in answers if a.ttft_seconds is not None)
+        quantiles = [_quantile(times, q) for q in (0.5, 0.9, 0.99)]
+        table.add_row(replica, str(len(answers)), *quantiles)
+    console.print(table)
+
+
+def _quantile(ordered: list[float], q: float) -> str:
+    if not ordered:
+        return "not streamed"
+    return f"{ordered[min(len(ordered) - 1, int(q * len(ordered)))] * 1000:.0f} ms"
+
+
+def _print_refusals(console: Console, traffic: Traffic) -> None:
+    table = Table(title="not served, and why", title_justify="left")
+    for column in ("outcome", "requests", "for example"):
+        table.add_column(column, overflow="fold")
+    for outcome, count in traffic.outcomes().most_common():
+        if outcome == "served":
+            continue
+        example = next(a for a in traffic.answers if a.outcome == outcome)
+        retry = f" (Retry-After: {example.retry_after} s)" if example.retry_after else ""
+        table.add_row(outcome, str(count), example.message + retry)
+    console.print(table)
+
+
+def _condition(obj: KubeObject, kind: str) -> dict[str, Any]:
+    for condition in obj.get("status", {}).get("conditions", ()):
+        if condition["type"] == kind:
+            found: dict[str, Any] = condition
+            return found
+    return {"status": "Unknown", "reason": "Unknown", "message": "no status yet"}

@@ -1,0 +1,24 @@
+"""The command line: ``memroute demo``."""
+
+import typer
+
+from memroute_cli.demo.command import demo
+
+app = typer.Typer(
+    name="memroute",
+    help="memroute: a Kubernetes memory-aware routing operator for LLM inference.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command(name="demo")(demo)
+
+
+@app.callback()
+def _root() -> None:
+    """memroute: a Kubernetes memory-aware routing operator for LLM inference."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

