@@ -107,6 +107,18 @@ class Pool:
         self.freed = RateMeter()
         self._rng = rng
 
+    @property
+    def watermark_ratio(self) -> float:
+        """How full a replica may become by projection, 0 to 1."""
+        return self.settings.watermark_ratio if self.settings else DEFAULT_WATERMARK_RATIO
+
+    @property
+    def assumed_output_tokens(self) -> int:
+        """How long an answer without a limit is taken to be."""
+        if self.settings is None:
+            return DEFAULT_ASSUMED_OUTPUT_TOKENS
+        return self.settings.assumed_output_tokens
+
     def admit(self, profile: RequestProfile, *, excluding: Iterable[str] = ()) -> Lease | Reject:
         """Reserve on the best replica, or say why none may take it.
 
@@ -122,9 +134,7 @@ class Pool:
         verdict = decide(
             profile,
             snapshots,
-            watermark_ratio=self.settings.watermark_ratio
-            if self.settings
-            else DEFAULT_WATERMARK_RATIO,
+            watermark_ratio=self.watermark_ratio,
             freed_tokens_per_second=self.freed.per_second(now_seconds=now),
         )
         match verdict:

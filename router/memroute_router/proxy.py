@@ -124,8 +124,7 @@ class Proxy:
     async def _serve(
         self, exchange: Exchange, trace: _Trace, pool: Pool, request: CompletionRequest
     ) -> None:
-        assumed = pool.settings.assumed_output_tokens if pool.settings else 1
-        profile = request.profile(assumed_output_tokens=assumed)
+        profile = request.profile(assumed_output_tokens=pool.assumed_output_tokens)
         trace.expected_tokens = profile.expected_tokens
         tried: list[str] = []
         failure: _Failure | None = None

@@ -1,0 +1,55 @@
+# `make help` lists the targets. `make demo` and `make test` do all their set-up themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check unit cluster lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## create .venv with everything (also done by demo and test)
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "memroute needs Python 3.11 or newer: $(PYTHON) is not on PATH (set PYTHON=...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "memroute needs Python 3.11 or newer, this is $$($(PYTHON) -V) (set PYTHON=...)" >&2; exit 1; }
+	@echo "installing memroute and its tools into $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "memroute needs Python's venv module (on Debian: the package python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## run the whole product here, without a GPU (ARGS=--keep leaves it running)
+	@$(BIN)/memroute demo $(ARGS)
+
+check: $(STAMP) ## format, lint, types, import contracts, unit tests: seconds
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports > $(VENV)/contracts.txt 2>&1 || { cat $(VENV)/contracts.txt; exit 1; }
+	@$(BIN)/pytest -q tests/unit $(ARGS)
+
+unit: $(STAMP) ## unit tests alone
+	@$(BIN)/pytest tests/unit $(ARGS)
+
+cluster: $(STAMP) ## contract, cluster and end-to-end tests, on a real control plane
+	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)
+
+test: check ## everything: check, then all tests on a real control plane
+	@$(BIN)/pytest --durations=10 $(ARGS)
+
+lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addresses)
+	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv
+	@for program in operator router simulator; do \
+	  $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --extra $$program pyproject.toml -o requirements/$$program.txt || exit 1; done
+	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --extra operator --extra router --extra simulator --extra cli --extra dev \
+	  pyproject.toml -o requirements/dev.txt
+
+clean: ## remove what was built here (not the shared cache of binaries)
+	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

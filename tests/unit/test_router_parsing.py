@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from memroute_router.engines import parse_vllm_metrics
+from memroute_router.requests import CHAT_PATH, COMPLETIONS_PATH, BadRequestError, parse_request
+
+
+def parse(path=CHAT_PATH, **body):
+    return parse_request(path, json.dumps(body).encode())
+
+
+def test_a_real_scrape_under_load_is_read(data_directory):
+    """30 of 31 usable blocks are pinned; 32 blocks of 128 tokens less the null block: 3,968."""
+    text = (data_directory / "vllm-0.32-metrics-loaded.txt").read_text()
+    reading = parse_vllm_metrics(text, taken_at_seconds=1.0)
+    assert reading.kv_cache_utilization_ratio == pytest.approx(30 / 31)
+    assert reading.kv_capacity_tokens == 31 * 128
+    assert (reading.num_requests_running, reading.num_requests_waiting) == (7, 13)
+    assert reading.num_preemptions_total == 28
+
+
+def test_ranks_of_a_data_parallel_engine_add_up(data_directory):
+    """28/31 and 20/31 pinned; 4,096 tokens per rank, one block of 128 less each."""
+    text = (data_directory / "vllm-0.32-metrics-loaded-dp2.txt").read_text()
+    reading = parse_vllm_metrics(text, taken_at_seconds=1.0)
+    assert reading.kv_cache_utilization_ratio == pytest.approx(48 / 62)
+    assert reading.kv_capacity_tokens == 2 * 31 * 128
+    assert (reading.num_requests_running, reading.num_requests_waiting) == (14, 3)
+
+
+def test_the_name_of_older_engines_is_read_too():
+    text = 'vllm:gpu_cache_usage_perc{engine="0",model_name="m"} 0.25\n'
+    reading = parse_vllm_metrics(text, taken_at_seconds=1.0)
+    assert reading.kv_cache_utilization_ratio == 0.25
+
+
+def test_what_is_missing_is_unknown_and_said():
+    """A renamed metric read as 0 makes an engine look idle: everything would go there."""
+    missing = []
+    reading = parse_vllm_metrics("", taken_at_seconds=1.0, report_missing=missing.append)
+    assert reading.kv_cache_utilization_ratio is None
+    assert reading.kv_capacity_tokens is None
+    assert "vllm:cache_config_info" in missing
+
+
+def test_a_chat_request_is_sized_by_its_text():
+    """400 bytes are 100 tokens, and a message about 4 more; at least 25 whatever the tokenizer."""
+    request = parse(model="m", messages=[{"role": "user", "content": "x" * 400}], max_tokens=30)
+    profile = request.profile(assumed_output_tokens=256)
+    assert (profile.num_prompt_tokens, profile.min_prompt_tokens) == (104, 25)
+    assert profile.expected_tokens == 104 + 30
+
+
+def test_token_ids_are_counted_exactly():
+    request = parse(COMPLETIONS_PATH, model="m", prompt=[1, 2, 3], max_tokens=5)
+    profile = request.profile(assumed_output_tokens=256)
+    assert (profile.num_prompt_tokens, profile.min_prompt_tokens) == (3, 3)
+
+
+def test_several_answers_hold_several_times_the_tokens():
+    request = parse(model="m", messages=[{"role": "user", "content": "hi"}], max_tokens=10, n=3)
+    assert request.profile(assumed_output_tokens=256).assumed_output_tokens == 30
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"{", "JSON"),
+        (b"[]", "object"),
+        (b"{}", "model"),
+        (b'{"model":"m"}', "messages"),
+        (b'{"model":"m","messages":[]}', "messages"),
+        (b'{"model":"m","messages":["hi"]}', "object"),
+        (b'{"model":"m","messages":[{"content":"hi"}],"max_tokens":0}', "max_tokens"),
+        (b'{"model":"m","messages":[{"content":"hi"}],"max_tokens":"9"}', "max_tokens"),
+        (b'{"model":"m","messages":[{"content":"hi"}],"n":true}', "n must"),
+    ],
+)
+def test_nonsense_is_refused_in_words(body, word):
+    with pytest.raises(BadRequestError, match=word):
+        parse_request(CHAT_PATH, body)

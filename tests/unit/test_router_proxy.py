@@ -1,0 +1,452 @@
+"""The data path over real sockets: our server, our upstream side, scripted engines."""
+
+import asyncio
+import contextlib
+import json
+import random
+
+import pytest
+
+from memroute_router.http.server import Server
+from memroute_router.http.upstream import UpstreamPool
+from memroute_router.metrics import RouterMetrics
+from memroute_router.pools import Pools, ReplicaInfo
+from memroute_router.proxy import Proxy
+from memroute_router.settings import parse_settings
+
+CHUNK = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
+
+
+class Engine:
+    """A scripted engine: ``script`` gets the writer of each request and does as it likes."""
+
+    def __init__(self, script):
+        self._script = script
+        self.requests = []
+        self.num_open = 0
+        self.cancelled = asyncio.Event()
+
+    async def start(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self):
+        self._server.close()
+
+    async def _serve(self, reader, writer):
+        self.num_open += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                self.requests.append((head, await reader.readexactly(length)))
+                if await self._script(self, writer) is False:
+                    return
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.num_open -= 1
+            self.cancelled.set()
+            writer.close()
+
+
+def whole(text=b'{"ok":true}', status=b"200 OK"):
+    async def script(_engine, writer):
+        length = str(len(text)).encode()
+        writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\n")
+        writer.write(b"content-length: " + length + b"\r\n\r\n" + text)
+
+    return script
+
+
+def begin_stream(writer):
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+    writer.write(head + b"\r\n")
+
+
+def send_chunk(writer, data=CHUNK):
+    writer.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+
+async def reset(_engine, writer):
+    writer.transport.abort()
+    return False
+
+
+class Rig:
+    """A router's data path without Kubernetes."""
+
+    def __init__(self):
+        self.pools = Pools(random.Random(1))
+        self.metrics = RouterMetrics(self.pools)
+        self.upstream = UpstreamPool(connect_timeout_seconds=1)
+        self.proxy = Proxy(self.pools, self.upstream, self.metrics, parse_settings([]))
+        self.server = Server(self.proxy.handle, max_body_bytes=10_000)
+
+    def add(self, name, port, **facts):
+        self.pools.upsert_replica(
+            ReplicaInfo(
+                namespace="default",
+                pod=name,
+                deployment="m",
+                served_model="m",
+                address="127.0.0.1",
+                port=port,
+                promised_capacity_tokens=facts.get("capacity", 10_000),
+                max_context_tokens=facts.get("context"),
+                is_routable=True,
+            )
+        )
+
+    @property
+    def reserved(self):
+        return sum(
+            r.ledger.reserved_tokens for p in self.pools.by_model.values() for r in p.replicas.values()
+        )
+
+    def prefer(self, name):
+        """Make a replica the emptiest by filling the others a little."""
+        for pool in self.pools.by_model.values():
+            for replica in pool.replicas.values():
+                if replica.info.pod != name:
+                    replica.ledger.promised_capacity_tokens = 1000
+
+
+@pytest.fixture
+async def rig():
+    it = Rig()
+    it.port = await it.server.start("127.0.0.1", 0)
+    yield it
+    await it.server.stop(timeout_seconds=0)
+    it.upstream.close()
+    await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def engine_factory():
+    engines = []
+
+    async def make(script):
+        engine = Engine(script)
+        await engine.start()
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        await engine.stop()
+
+
+def body(**fields):
+    document = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+    return json.dumps(document | fields).encode()
+
+
+def raw(data, path=b"/v1/chat/completions"):
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (path, len(data))
+    return head + data
+
+
+async def exchange(port, data, *, until_closed=False):
+    """Send bytes; the status, headers and body that come back."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    try:
+        async with asyncio.timeout(10):
+            return await read_answer(reader, until_closed=until_closed)
+    finally:
+        writer.close()
+
+
+async def read_answer(reader, *, until_closed=False):
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    lines = head.split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+    if "content-length" in headers:
+        content = await reader.readexactly(int(headers["content-length"]))
+    else:
+        content = b""
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                size = int((await reader.readuntil(b"\r\n")).strip(), 16)
+                content += (await reader.readexactly(size + 2))[:-2]
+                if size == 0:
+                    break
+    if until_closed:
+        await reader.read()
+    return int(lines[0].split()[1]), headers, content
+
+
+async def test_bytes_go_through_unchanged_and_the_lease_comes_back(rig, engine_factory):
+    engine = await engine_factory(whole())
+    rig.add("a", engine.port)
+    sent = body(temperature=0.123456789)
+    status, headers, content = await exchange(rig.port, raw(sent))
+    assert (status, content) == (200, b'{"ok":true}')
+    assert engine.requests[0][1] == sent
+    assert headers["x-request-id"]
+    assert rig.reserved == 0
+
+
+async def test_a_replica_that_dies_before_its_first_byte_is_replaced(rig, engine_factory):
+    """The client never notices."""
+    dead, alive = await engine_factory(reset), await engine_factory(whole())
+    rig.add("dead", dead.port)
+    rig.add("alive", alive.port)
+    rig.prefer("dead")
+    status, _, _ = await exchange(rig.port, raw(body()))
+    assert status == 200
+    assert len(dead.requests) == 1
+    # And it is not asked again before it has been read.
+    await exchange(rig.port, raw(body()))
+    assert len(dead.requests) == 1
+    assert rig.reserved == 0
+
+
+async def test_a_head_without_a_body_is_no_first_byte(rig, engine_factory):
+    """Streaming engines send their head at once, long before the first token."""
+
+    async def head_then_death(_engine, writer):
+        begin_stream(writer)
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        return await reset(_engine, writer)
+
+    async def good(_engine, writer):
+        begin_stream(writer)
+        send_chunk(writer)
+        send_chunk(writer, b"data: [DONE]\n\n")
+        writer.write(b"0\r\n\r\n")
+
+    dead, alive = await engine_factory(head_then_death), await engine_factory(good)
+    rig.add("dead", dead.port)
+    rig.add("alive", alive.port)
+    rig.prefer("dead")
+    status, _, content = await exchange(rig.port, raw(body(stream=True)))
+    assert status == 200
+    assert content == CHUNK + b"data: [DONE]\n\n"
+    assert len(dead.requests) == 1
+
+
+async def test_a_stream_that_breaks_ends_with_an_error_clients_raise(rig, engine_factory):
+    async def broken(_engine, writer):
+        begin_stream(writer)
+        send_chunk(writer)
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        return await reset(_engine, writer)
+
+    engine = await engine_factory(broken)
+    rig.add("a", engine.port)
+    status, _, content = await exchange(rig.port, raw(body(stream=True)))
+    assert status == 200
+    assert content.startswith(CHUNK)
+    events = content.decode().split("\n\n")
+    error = json.loads(events[1].removeprefix("data: "))["error"]
+    assert "default/a was lost" in error["message"]
+    assert events[2] == "data: [DONE]"
+    assert rig.reserved == 0
+
+
+async def test_a_client_that_leaves_cancels_the_engines_work(rig, engine_factory):
+    started = asyncio.Event()
+
+    async def endless(_engine, writer):
+        begin_stream(writer)
+        started.set()
+        while True:
+            send_chunk(writer)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    engine = await engine_factory(endless)
+    rig.add("a", engine.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    writer.write(raw(body(stream=True)))
+    await started.wait()
+    assert rig.reserved > 0
+    writer.close()
+    async with asyncio.timeout(5):
+        await engine.cancelled.wait()
+    assert rig.reserved == 0
+
+
+async def test_an_engine_that_pushes_back_is_not_broken_and_another_is_asked(rig, engine_factory):
+    full = await engine_factory(whole(b'{"error":"busy"}', b"503 Service Unavailable"))
+    free = await engine_factory(whole())
+    rig.add("full", full.port)
+    rig.add("free", free.port)
+    rig.prefer("full")
+    status, _, _ = await exchange(rig.port, raw(body()))
+    assert status == 200
+    assert len(full.requests) == 1
+    assert not any(r.is_suspect for p in rig.pools.by_model.values() for r in p.replicas.values())
+
+
+async def test_when_all_push_back_the_client_hears_it_and_when_to_come_back(rig, engine_factory):
+    full = await engine_factory(whole(b'{"error":"busy"}', b"503 Service Unavailable"))
+    rig.add("full", full.port)
+    status, headers, content = await exchange(rig.port, raw(body()))
+    assert (status, content) == (503, b'{"error":"busy"}')
+    assert headers["retry-after"] == "2"
+    assert headers["x-memroute-reason"] == "engine-push-back"
+
+
+async def test_when_all_fail_the_client_is_told(rig, engine_factory):
+    dead = await engine_factory(reset)
+    rig.add("a", dead.port)
+    status, headers, content = await exchange(rig.port, raw(body()))
+    assert status == 502
+    assert headers["x-memroute-reason"] == "replicas-failed"
+    assert "default/a" in json.loads(content)["error"]["message"]
+    assert rig.reserved == 0
+
+
+async def test_a_saturated_replica_is_429_with_a_reason_and_a_time(rig, engine_factory):
+    """5 + 50 tokens hold more than half of 100: the same again is over the watermark of 95."""
+    release = asyncio.Event()
+
+    async def slow(_engine, writer):
+        await release.wait()
+        return await whole()(_engine, writer)
+
+    engine = await engine_factory(slow)
+    rig.add("a", engine.port, capacity=100)
+    first = asyncio.create_task(exchange(rig.port, raw(body(max_tokens=50))))
+    while not engine.requests:
+        await asyncio.sleep(0.01)
+    status, headers, content = await exchange(rig.port, raw(body(max_tokens=50)))
+    assert status == 429
+    assert int(headers["retry-after"]) >= 1
+    assert json.loads(content)["error"]["code"] == "saturated"
+    release.set()
+    assert (await first)[0] == 200
+
+
+async def test_refusals_say_why(rig, engine_factory):
+    engine = await engine_factory(whole())
+    rig.add("a", engine.port, context=1000)
+    status, headers, content = await exchange(rig.port, raw(body(max_tokens=5000)))
+    assert (status, headers["x-memroute-reason"]) == (400, "never-fits")
+    status, _, content = await exchange(rig.port, raw(body(model="nope")))
+    assert status == 404
+    assert "models: m" in json.loads(content)["error"]["message"]
+    status, _, _ = await exchange(rig.port, raw(b"{"))
+    assert status == 400
+    assert engine.requests == []
+
+
+async def test_the_client_may_ask_why(rig, engine_factory):
+    engine = await engine_factory(whole())
+    rig.add("a", engine.port)
+    data = body()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-memroute-explain: 1\r\n"
+    _, headers, _ = await exchange(
+        rig.port, head + b"content-length: %d\r\n\r\n%s" % (len(data), data)
+    )
+    assert headers["x-memroute-replica"] == "default/a"
+    assert "least projected kv use" in headers["x-memroute-decision"]
+    assert b"x-memroute-explain" not in engine.requests[0][0]
+
+
+async def test_requests_on_one_connection_are_answered_in_order(rig, engine_factory):
+    """Pipelined and kept alive; the engine's connection is kept too."""
+    engine = await engine_factory(whole())
+    rig.add("a", engine.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    writer.write(raw(body(model="nope")) + raw(body()) + raw(body()))
+    statuses = [(await read_answer(reader))[0] for _ in range(3)]
+    assert statuses == [404, 200, 200]
+    assert engine.num_open == 1
+    writer.close()
+
+
+async def test_an_idle_connection_that_the_engine_closed_is_no_failure(rig, engine_factory):
+    async def once(_engine, writer):
+        await whole()(_engine, writer)
+        await writer.drain()
+        return False
+
+    engine = await engine_factory(once)
+    rig.add("a", engine.port)
+    for _ in range(5):
+        assert (await exchange(rig.port, raw(body())))[0] == 200
+    assert not any(r.is_suspect for p in rig.pools.by_model.values() for r in p.replicas.values())
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (raw(b"x" * 20_000), 413),
+        (b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n", 413),
+    ],
+)
+async def test_malformed_and_oversized_requests_get_an_answer(rig, data, status):
+    assert (await exchange(rig.port, data, until_closed=True))[0] == status
+
+
+async def test_a_slow_client_slows_the_engine_down(rig, engine_factory):
+    """Nothing may pile up in the router: the engine's own socket has to fill."""
+    sent = 0
+    piece = CHUNK * 2000
+
+    async def fast(_engine, writer):
+        nonlocal sent
+        begin_stream(writer)
+        while sent < 400:
+            send_chunk(writer, piece)
+            await writer.drain()
+            sent += 1
+        writer.write(b"0\r\n\r\n")
+
+    engine = await engine_factory(fast)
+    rig.add("a", engine.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, limit=1024)
+    writer.write(raw(body(stream=True)))
+    await reader.readuntil(b"\r\n\r\n")
+    before = -1
+    while before != sent:
+        before = sent
+        await asyncio.sleep(0.3)
+    # 400 pieces are 37 MB; kernel buffers hold some megabytes, the router some 100 KB.
+    assert sent < 300
+    writer.close()
+
+
+async def test_no_lease_is_left_after_any_mixture_of_ends(rig, engine_factory):
+    """Served, refused, broken, retried, abandoned: 200 requests, and the ledger is empty."""
+    rng = random.Random(3)
+
+    async def erratic(_engine, writer):
+        fate = rng.random()
+        if fate < 0.3:
+            return await reset(_engine, writer)
+        if fate < 0.6:
+            return await whole()(_engine, writer)
+        begin_stream(writer)
+        for _ in range(rng.randint(0, 5)):
+            send_chunk(writer)
+            await asyncio.sleep(0.001)
+        if fate < 0.8:
+            return await reset(_engine, writer)
+        writer.write(b"0\r\n\r\n")
+        return True
+
+    for name in "abc":
+        rig.add(name, (await engine_factory(erratic)).port)
+
+    async def one():
+        for pool in rig.pools.by_model.values():
+            for replica in pool.replicas.values():
+                replica.is_suspect = False
+        with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(rng.choice([0.005, 5])):
+                await exchange(rig.port, raw(body(stream=rng.random() < 0.7)))
+
+    for _ in range(10):
+        await asyncio.gather(*(one() for _ in range(20)))
+    async with asyncio.timeout(5):
+        while rig.reserved:
+            await asyncio.sleep(0.01)
