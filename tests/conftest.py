@@ -20,3 +20,68 @@ def repository():
 def data_directory():
     """Files that tests read."""
     return REPOSITORY / "tests" / "data"
+
+
+TEST_FLEET = [
+    {"name": "gpu-a", "machine": "h100-1", "gpuSharing": "shared"},
+    {"name": "gpu-b", "machine": "l40s-1", "gpuSharing": "shared"},
+    {"name": "gpu-c", "machine": "h100-2"},
+    {"name": "gpu-d", "machine": "l4-1"},
+    {"name": "gpu-e", "machine": "l4-1"},
+    {"name": "gpu-mixed", "machine": "mixed"},
+    {"name": "plain", "machine": "plain"},
+]
+OPERATOR_ARGS = [
+    "--scrape-seconds=1",
+    "--resync-seconds=10",
+    "--node-lost-seconds=3",
+    "--drain-timeout-seconds=15",
+]
+
+
+def pytest_collection_modifyitems(items):
+    """What looks back on the whole run comes last."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
+@pytest.fixture(scope="session")
+def helm():
+    """The path of a real Helm."""
+    from memroute_simulator.controlplane import find_binaries
+
+    return str(find_binaries(["helm"])["helm"])
+
+
+@pytest.fixture(scope="session")
+def cluster(repository, helm):
+    """The one control plane of a test run, with emulated nodes, memroute installed by Helm."""
+    import subprocess
+
+    from memroute_simulator.emulated_cluster import EmulatedCluster
+
+    with EmulatedCluster(TEST_FLEET) as it:
+        command = [helm, "install", "memroute", str(repository / "helm" / "memroute")]
+        command += ["--namespace", "memroute-system", "--create-namespace", "--wait"]
+        command += ["--set", "router.service.enabled=false", "--timeout", "120s"]
+        command += ["--set", "operator.args={" + ",".join(OPERATOR_ARGS) + "}"]
+        command += ["--kubeconfig", str(it.kubeconfig)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        yield it
+        it.check_alive()
+
+
+@pytest.fixture
+def namespace(cluster, request):
+    """A namespace of the test's own; its replicas are gone when the test ends."""
+    import re
+    import secrets
+
+    stem = re.sub(r"[^a-z0-9]+", "-", request.node.originalname.lower())[:40].strip("-")
+    name = f"{stem}-{secrets.token_hex(2)}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "mdep", "--all", "-n", name, "--wait=true")
+    cluster.wait_for(
+        "replicas to go", lambda: not cluster.get("pods", "-n", name), timeout_seconds=90
+    )
+    cluster.kubectl("delete", "namespace", name, "--wait=false")

@@ -90,14 +90,18 @@ class EmulatedCluster(ControlPlane):
             result = condition()
             if result:
                 return result
-            for name, process in self._processes:
-                if process.poll() is not None:
-                    msg = f"{name} ended with status {process.returncode}:\n{self.log_tail(name)}"
-                    raise RuntimeError(msg)
+            self.check_alive()
             if time.monotonic() > deadline:
                 msg = f"waited {timeout_seconds:.0f} s for {what}"
                 raise TimeoutError(msg)
             time.sleep(POLL_SECONDS)
+
+    def check_alive(self) -> None:
+        """Raise ``RuntimeError`` if a process of the cluster has ended by itself."""
+        for name, process in self._processes:
+            if process.poll() is not None:
+                msg = f"{name} ended with status {process.returncode}:\n{self.log_tail(name)}"
+                raise RuntimeError(msg)
 
 
 def find_kubectl() -> str:

@@ -46,6 +46,8 @@ def demo(
     Exit status 0 only if everything that the summary checks is true.
     """
     console = Console(highlight=False)
+    # Set, not inherited: a shell starts background jobs with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _raise_exit)
     if not DEPLOY.is_dir():
         console.print("memroute demo runs from a checkout: its deploy/ folder is missing")

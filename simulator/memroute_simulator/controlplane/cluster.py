@@ -22,7 +22,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, cast
 
 import yaml
 
@@ -167,8 +167,9 @@ class ControlPlane:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        output: IO[bytes] | None = self._guardian.stdout
-        announced = json.loads(output.readline()) if output else {}
+        output = cast("IO[bytes]", self._guardian.stdout)
+        with output:
+            announced = json.loads(output.readline())
         self.network = announced["network"]
         self.directory = Path(announced["directory"])
 

@@ -73,6 +73,7 @@ class NodeAgent:
         self._driver_url = ""
         self._free_addresses = [f"127.{network}.{ordinal + 1}.{host}" for host in range(254, 0, -1)]
         self._workers: dict[str, PodWorker] = {}
+        self._bound_pods: dict[str, KubeObject] = {}
         self._tls = tls
         self._cluster_endpoint = cluster_endpoint
         self._logs_port = 0
@@ -116,9 +117,10 @@ class NodeAgent:
 
     def upsert_pod(self, pod: KubeObject) -> None:
         """A pod of this node is new or has changed."""
+        uid = pod["metadata"]["uid"]
+        self._bound_pods[uid] = pod
         if self.is_gone:
             return
-        uid = pod["metadata"]["uid"]
         worker = self._workers.get(uid)
         if worker is not None:
             worker.update(pod)
@@ -129,6 +131,7 @@ class NodeAgent:
 
     def delete_pod(self, pod: KubeObject) -> None:
         """A pod of this node is gone from the API server."""
+        self._bound_pods.pop(pod["metadata"]["uid"], None)
         worker = self._workers.get(pod["metadata"]["uid"])
         if worker is not None:
             self.run_soon(worker.abandon())
@@ -141,8 +144,11 @@ class NodeAgent:
         if worker.ip:
             self._free_addresses.insert(0, worker.ip)
 
-    def take_address(self) -> str:
-        """An address for a pod; the one unused for longest."""
+    def take_address(self, previous: str | None) -> str:
+        """An address for a pod: the one it had before a reboot, else the one unused for longest."""
+        if previous in self._free_addresses:
+            self._free_addresses.remove(previous)
+            return previous
         return self._free_addresses.pop()
 
     def open_driver(self, owner: str, visible: list[EmulatedDevice]) -> str:
@@ -210,6 +216,9 @@ class NodeAgent:
         elif not gone and self.is_gone:
             self.is_gone = False
             LOGGER.info("node back node=%s", self.name)
+            # As after a reboot: what is still bound to the node starts again.
+            for pod in list(self._bound_pods.values()):
+                self.upsert_pod(pod)
         if not self.is_gone and self.devices.num_healthy != self._num_reported_gpus:
             await self._write_status()
 

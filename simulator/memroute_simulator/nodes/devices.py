@@ -42,8 +42,9 @@ class EmulatedDevice:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes in use by anyone."""
-        return sum(self.allocations.values()) + self.foreign_bytes
+        """Bytes in use by anyone; a foreign tenant gets no more than there is either."""
+        ours = sum(self.allocations.values())
+        return ours + min(self.foreign_bytes, self.usable_bytes - ours)
 
     @property
     def free_bytes(self) -> int:

@@ -135,7 +135,7 @@ class PodWorker:
             message = f"Allocate failed: requested {wanted} devices of {GPU_RESOURCE}, too few left"
             await self._report(reason="UnexpectedAdmissionError", message=message)
             return False
-        self.ip = self._agent.take_address()
+        self.ip = self._agent.take_address(self.pod.get("status", {}).get("podIP"))
         await self._report()
         return True
 

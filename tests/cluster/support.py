@@ -1,0 +1,152 @@
+"""What the cluster tests share: a recorder of promises, and short ways to say things."""
+
+import asyncio
+import json
+import threading
+
+from memroute_kube import PODS, KubernetesClient, watch_forever
+from memroute_kube.resources import LABEL_DEPLOYMENT, is_condition_true
+from memroute_operator.replica import is_terminal, read_replica
+from memroute_simulator.nodes.machines import MACHINES
+
+KILLED = (0, 137, 143)
+"""Exit codes of a process that ended well, or that someone ended."""
+
+
+def manifest(namespace, name, **spec):
+    """A ModelDeployment; 0.6B on a shared device unless said otherwise."""
+    defaults = {"model": {"name": "Qwen/Qwen3-0.6B"}, "placement": {"mode": "shared"}}
+    return json.dumps(
+        {
+            "apiVersion": "memroute.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": defaults | spec,
+        }
+    )
+
+
+def apply(cluster, namespace, name, **spec):
+    cluster.kubectl("apply", "-f", "-", stdin=manifest(namespace, name, **spec))
+
+
+def get_deployment(cluster, namespace, name):
+    return json.loads(cluster.kubectl("get", "mdep", name, "-n", namespace, "-o", "json"))
+
+
+def condition(cluster, namespace, name, kind):
+    status = get_deployment(cluster, namespace, name).get("status", {})
+    found = [c for c in status.get("conditions", ()) if c["type"] == kind]
+    return found[0] if found else {"status": None, "reason": None, "message": ""}
+
+
+def wait_ready(cluster, namespace, name, timeout_seconds=60):
+    """Ready, and for the generation that was last applied."""
+
+    def ready():
+        obj = get_deployment(cluster, namespace, name)
+        current = obj.get("status", {}).get("observedGeneration") == obj["metadata"]["generation"]
+        return current and is_condition_true(obj, "Ready")
+
+    cluster.wait_for(f"{name} to be ready", ready, timeout_seconds=timeout_seconds)
+
+
+def wait_condition(cluster, namespace, name, kind, reason, timeout_seconds=30):
+    def there():
+        found = condition(cluster, namespace, name, kind)
+        return found if found["reason"] == reason else None
+
+    return cluster.wait_for(
+        f"{name} {kind} to be {reason}", there, timeout_seconds=timeout_seconds
+    )
+
+
+def pods_of(cluster, namespace, name=None):
+    selector = f"{LABEL_DEPLOYMENT}={name}" if name else LABEL_DEPLOYMENT
+    return cluster.get("pods", "-n", namespace, "-l", selector)
+
+
+def program_address(cluster, component):
+    selector = f"app.kubernetes.io/component={component}"
+    for pod in cluster.get("pods", "-n", "memroute-system", "-l", selector):
+        if is_condition_true(pod, "Ready") and "deletionTimestamp" not in pod["metadata"]:
+            return pod["status"]["podIP"]
+    return None
+
+
+class Recorder:
+    """Watches all replica pods, and checks after every event that nothing is promised twice."""
+
+    def __init__(self, cluster, fleet):
+        self._cluster = cluster
+        self._exclusive = {
+            entry["name"]: len(MACHINES[entry["machine"]].gpus)
+            for entry in fleet
+            if "gpuSharing" not in entry
+        }
+        self._usable = {
+            entry["name"]: MACHINES[entry["machine"]].gpus[0].accelerator.usable_bytes
+            for entry in fleet
+            if "gpuSharing" in entry
+        }
+        self.num_events = 0
+        self.overbooked = []
+        self.failed_engines = []
+
+    def __enter__(self):
+        self._loop = asyncio.new_event_loop()
+        self._task = self._loop.create_task(self._watch())
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self):
+        try:
+            self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            pass
+
+    async def _watch(self):
+        pods = {}
+        client = await KubernetesClient.from_environment(kubeconfig=self._cluster.kubeconfig)
+        async with client:
+            async for event in watch_forever(client, PODS, label_selector=LABEL_DEPLOYMENT):
+                if event.type == "SYNCED":
+                    continue
+                self.num_events += 1
+                if event.type == "DELETE":
+                    pods.pop(event.key, None)
+                else:
+                    pods[event.key] = event.object
+                    self._look_for_failures(event.key, event.object)
+                self._check(pods.values())
+
+    def _look_for_failures(self, key, pod):
+        for status in pod.get("status", {}).get("containerStatuses") or ():
+            for state in (status.get("state", {}), status.get("lastState", {})):
+                ended = state.get("terminated")
+                if ended and ended["exitCode"] not in KILLED:
+                    self.failed_engines.append((key, ended["exitCode"]))
+
+    def _check(self, pods):
+        promised, devices = {}, {}
+        for pod in pods:
+            replica = read_replica(pod)
+            if replica is None or is_terminal(pod):
+                continue
+            for uuid, size in replica.device_bytes.items():
+                total, _ = promised.get(uuid, (0, ""))
+                promised[uuid] = (total + size, replica.node)
+            if not replica.device_bytes:
+                devices[replica.node] = devices.get(replica.node, 0) + replica.num_devices
+        for uuid, (total, node) in promised.items():
+            if total > self._usable[node]:
+                self.overbooked.append((uuid, total))
+        for node, count in devices.items():
+            if count > self._exclusive[node]:
+                self.overbooked.append((node, count))

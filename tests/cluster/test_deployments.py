@@ -1,0 +1,279 @@
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from memroute.units import GIB
+from memroute_kube.resources import is_condition_true
+
+sys.path.insert(0, str(Path(__file__).parent))
+from support import (
+    apply,
+    condition,
+    get_deployment,
+    pods_of,
+    wait_condition,
+    wait_ready,
+)
+
+FAULT = "simulator.memroute.dev"
+
+
+@pytest.fixture
+def fault(cluster):
+    """Cause a fault on a node; it heals when the test ends."""
+    caused = []
+
+    def cause(node, kind, value):
+        caused.append((node, kind))
+        cluster.kubectl("annotate", "node", node, f"{FAULT}/{kind}={value}", "--overwrite")
+
+    yield cause
+    for node, kind in caused:
+        cluster.kubectl("annotate", "node", node, f"{FAULT}/{kind}-")
+    cluster.wait_for("every node to be back", cluster._all_nodes_ready, timeout_seconds=60)
+
+
+def test_two_models_share_a_gpu_and_serve(cluster, namespace):
+    apply(cluster, namespace, "one")
+    apply(cluster, namespace, "two")
+    for name in ("one", "two"):
+        wait_ready(cluster, namespace, name)
+    placed = [get_deployment(cluster, namespace, n)["status"]["placements"][0] for n in ("one", "two")]
+    assert placed[0]["devices"] == placed[1]["devices"]
+    assert placed[0]["hbmBytes"] > 4 * GIB
+    assert all(p["state"] == "Serving" and p["why"] for p in placed)
+
+
+def test_an_exclusive_model_gets_a_whole_gpu_and_says_which(cluster, namespace):
+    apply(cluster, namespace, "m", placement={"mode": "exclusive"})
+    wait_ready(cluster, namespace, "m")
+
+    def devices():
+        return get_deployment(cluster, namespace, "m")["status"]["placements"][0]["devices"]
+
+    assert cluster.wait_for("the exporter to name the device", devices)[0].startswith("GPU-")
+
+
+def test_scaling_up_and_down(cluster, namespace):
+    apply(cluster, namespace, "m")
+    wait_ready(cluster, namespace, "m")
+    cluster.kubectl("scale", "mdep/m", "--replicas=3", "-n", namespace)
+    wait_ready(cluster, namespace, "m")
+    assert len(pods_of(cluster, namespace)) == 3
+    cluster.kubectl("scale", "mdep/m", "--replicas=0", "-n", namespace)
+    cluster.wait_for("no pod", lambda: not pods_of(cluster, namespace), timeout_seconds=60)
+    found = wait_condition(cluster, namespace, "m", "Ready", "ScaledToZero")
+    assert found["status"] == "True"
+
+
+def test_an_edit_rolls_out_and_replicas_stay_where_they_fit(cluster, namespace):
+    apply(cluster, namespace, "m", replicas=2)
+    wait_ready(cluster, namespace, "m")
+    before = {p["metadata"]["uid"] for p in pods_of(cluster, namespace)}
+    apply(cluster, namespace, "m", replicas=2, memory={"maxContextTokens": 4096})
+    wait_ready(cluster, namespace, "m", timeout_seconds=90)
+    pods = pods_of(cluster, namespace)
+    assert before.isdisjoint({p["metadata"]["uid"] for p in pods})
+    assert all("4096" in p["spec"]["containers"][0]["args"] for p in pods)
+
+
+def test_an_edit_that_does_not_fit_leaves_the_old_replica_serving(cluster, namespace):
+    apply(cluster, namespace, "m")
+    wait_ready(cluster, namespace, "m")
+    before = pods_of(cluster, namespace)[0]["metadata"]["uid"]
+    apply(cluster, namespace, "m", memory={"maxContextTokens": 40960, "concurrency": 64})
+    found = wait_condition(cluster, namespace, "m", "Ready", "RolloutBlocked")
+    assert "would fit" in found["message"]
+    (pod,) = pods_of(cluster, namespace)
+    assert pod["metadata"]["uid"] == before
+    assert is_condition_true(pod, "Ready")
+
+
+def test_a_model_that_fits_nowhere_says_why_and_what_would_help(cluster, namespace):
+    apply(
+        cluster,
+        namespace,
+        "m",
+        model={"name": "meta-llama/Llama-3.1-70B-Instruct"},
+        placement={"mode": "exclusive"},
+    )
+    found = wait_condition(cluster, namespace, "m", "Placed", "NoDeviceLargeEnough")
+    assert found["status"] == "False"
+    assert "tensorParallelSize=2" in found["message"]
+    assert "NoDeviceLargeEnough" in cluster.kubectl("describe", "mdep", "m", "-n", namespace)
+    # And what it says is true.
+    apply(
+        cluster,
+        namespace,
+        "m",
+        model={"name": "meta-llama/Llama-3.1-70B-Instruct"},
+        placement={"mode": "exclusive"},
+        parallelism={"tensorParallelSize": 2},
+    )
+    wait_ready(cluster, namespace, "m")
+    assert pods_of(cluster, namespace)[0]["spec"]["nodeName"] == "gpu-c"
+
+
+def test_a_model_that_waits_is_placed_when_room_is_made(cluster, namespace):
+    """Both H100s of gpu-c, then a third replica that needs one."""
+    large = {"model": {"name": "Qwen/Qwen2.5-32B-Instruct"}, "placement": {"mode": "exclusive"}}
+    apply(cluster, namespace, "first", replicas=2, **large)
+    wait_ready(cluster, namespace, "first", timeout_seconds=90)
+    apply(cluster, namespace, "second", **large)
+    found = wait_condition(cluster, namespace, "second", "Placed", "InsufficientHBM")
+    assert "0 of 2 device(s) free" in found["message"]
+    cluster.kubectl("scale", "mdep/first", "--replicas=1", "-n", namespace)
+    wait_ready(cluster, namespace, "second", timeout_seconds=90)
+
+
+def test_an_unknown_model_is_named(cluster, namespace):
+    apply(cluster, namespace, "m", model={"name": "acme/unheard-of"})
+    found = wait_condition(cluster, namespace, "m", "Resolved", "ModelUnknown")
+    assert "Qwen/Qwen3-8B" in found["message"]
+
+
+def test_deleting_leaves_nothing(cluster, namespace):
+    apply(cluster, namespace, "m", replicas=2)
+    wait_ready(cluster, namespace, "m")
+    cluster.kubectl("delete", "mdep", "m", "-n", namespace)
+    cluster.wait_for("no pod", lambda: not pods_of(cluster, namespace), timeout_seconds=60)
+
+
+def test_an_engine_that_cannot_start_is_reported_with_where_to_look(cluster, namespace):
+    apply(cluster, namespace, "m", engine={"args": ["--no-such-flag"]})
+    found = wait_condition(cluster, namespace, "m", "Ready", "EngineFailing")
+    assert "kubectl logs" in found["message"]
+    assert "CrashLoopBackOff" in found["message"]
+    assert "no-such-flag" in cluster.kubectl("logs", "m-0", "-n", namespace)
+
+
+def test_a_lost_scheduling_race_is_planned_again(cluster, namespace):
+    """While kube-scheduler is stopped, a foreign pod takes the very GPU that was planned."""
+    scheduler = cluster.process("kube-scheduler")
+    scheduler.send_signal(signal.SIGSTOP)
+    try:
+        apply(cluster, namespace, "m", placement={"mode": "exclusive"})
+        (pod,) = cluster.wait_for("the pinned pod", lambda: pods_of(cluster, namespace))
+        node = json.loads(pod["metadata"]["annotations"]["memroute.dev/reservation"])["node"]
+        thief = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "thief", "namespace": namespace},
+            "spec": {
+                "nodeName": node,
+                "terminationGracePeriodSeconds": 1,
+                "tolerations": [{"operator": "Exists"}],
+                "containers": [
+                    {
+                        "name": "c",
+                        "image": "pause",
+                        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+                    }
+                ],
+            },
+        }
+        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(thief))
+    finally:
+        scheduler.send_signal(signal.SIGCONT)
+    wait_ready(cluster, namespace, "m", timeout_seconds=60)
+    assert pods_of(cluster, namespace)[0]["spec"]["nodeName"] != node
+    cluster.kubectl("delete", "pod", "thief", "-n", namespace)
+
+
+def test_replicas_of_a_node_that_died_go_elsewhere(cluster, namespace, fault):
+    apply(cluster, namespace, "m")
+    wait_ready(cluster, namespace, "m")
+    node = pods_of(cluster, namespace)[0]["spec"]["nodeName"]
+    fault(node, "gone", "true")
+
+    def moved():
+        pods = pods_of(cluster, namespace)
+        return pods and pods[0]["spec"].get("nodeName", node) != node
+
+    cluster.wait_for("the replica to move", moved, timeout_seconds=60)
+    wait_ready(cluster, namespace, "m")
+
+
+def test_another_tenants_bytes_are_not_promised(cluster, namespace, fault):
+    """70 GiB of gpu-a are in use by nobody that Kubernetes knows; 20 GiB do not fit beside."""
+    fault("gpu-a", "foreign-hbm", json.dumps({"0": 70 * GIB}))
+    fault("gpu-b", "foreign-hbm", json.dumps({"0": 40 * GIB}))
+
+    def exporter_says_so():
+        address = program_url(cluster, "operator")
+        text = cluster_http(f"{address}/metrics")
+        free = [line for line in text.splitlines() if line.startswith("memroute_device_free_bytes")]
+        return free and all(float(line.split()[-1]) < 12 * GIB for line in free)
+
+    cluster.wait_for("the operator to see it", exporter_says_so)
+    apply(cluster, namespace, "m", model={"name": "Qwen/Qwen3-8B"})
+    wait_condition(cluster, namespace, "m", "Placed", "InsufficientHBM")
+    cluster.kubectl("annotate", "node", "gpu-a", f"{FAULT}/foreign-hbm-")
+    wait_ready(cluster, namespace, "m")
+
+
+def program_url(cluster, component):
+    from support import program_address
+
+    port = {"operator": 8080, "router": 8000}[component]
+    return f"http://{program_address(cluster, component)}:{port}"
+
+
+def cluster_http(url):
+    import httpx
+
+    return httpx.get(url, trust_env=False).text
+
+
+def test_stale_readings_are_visible_and_placement_goes_on(cluster, namespace, fault):
+    fault("gpu-a", "exporter-down", "true")
+    fault("gpu-b", "exporter-down", "true")
+    apply(cluster, namespace, "m")
+    wait_condition(cluster, namespace, "m", "DeviceMetricsFresh", "DeviceMetricsStale")
+    wait_ready(cluster, namespace, "m")
+    assert condition(cluster, namespace, "m", "DeviceMetricsFresh")["status"] == "False"
+
+
+def test_a_lost_gpu_kills_its_engine_and_the_reason_is_told(cluster, namespace, fault):
+    apply(cluster, namespace, "m")
+    wait_ready(cluster, namespace, "m")
+    node = pods_of(cluster, namespace)[0]["spec"]["nodeName"]
+    fault(node, "lost-gpus", "0")
+    found = wait_condition(cluster, namespace, "m", "Ready", "EngineFailing")
+    assert "CrashLoopBackOff" in found["message"]
+    cluster.kubectl("annotate", "node", node, f"{FAULT}/lost-gpus-")
+    wait_ready(cluster, namespace, "m", timeout_seconds=90)
+
+
+def test_an_engine_never_gets_more_than_the_device_has(cluster, namespace):
+    """The node enforces bytes as hardware would, in the engine's own words."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "greedy", "namespace": namespace},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": "gpu-d"},
+            "restartPolicy": "Never",
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [
+                {
+                    "name": "engine",
+                    "image": "vllm/vllm-openai:v0.32.0",
+                    "args": ["--model", "Qwen/Qwen2.5-32B-Instruct"],
+                    "resources": {"limits": {"nvidia.com/gpu": "1"}},
+                }
+            ],
+        },
+    }
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+
+    def failed():
+        (found,) = cluster.get("pods", "-n", namespace)
+        return found["status"].get("phase") == "Failed"
+
+    cluster.wait_for("the engine to give up", failed)
+    assert "CUDA out of memory" in cluster.kubectl("logs", "greedy", "-n", namespace)
+    cluster.kubectl("delete", "pod", "greedy", "-n", namespace)
