@@ -70,6 +70,12 @@ def cluster(repository, helm):
         it.check_alive()
 
 
+@pytest.fixture(scope="session")
+def fleet():
+    """The nodes of the cluster."""
+    return TEST_FLEET
+
+
 @pytest.fixture
 def namespace(cluster, request):
     """A namespace of the test's own; its replicas are gone when the test ends."""

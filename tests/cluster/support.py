@@ -1,6 +1,7 @@
 """What the cluster tests share: a recorder of promises, and short ways to say things."""
 
 import asyncio
+import contextlib
 import json
 import threading
 
@@ -56,9 +57,7 @@ def wait_condition(cluster, namespace, name, kind, reason, timeout_seconds=30):
         found = condition(cluster, namespace, name, kind)
         return found if found["reason"] == reason else None
 
-    return cluster.wait_for(
-        f"{name} {kind} to be {reason}", there, timeout_seconds=timeout_seconds
-    )
+    return cluster.wait_for(f"{name} {kind} to be {reason}", there, timeout_seconds=timeout_seconds)
 
 
 def pods_of(cluster, namespace, name=None):
@@ -106,10 +105,10 @@ class Recorder:
         self._loop.close()
 
     def _run(self):
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             self._loop.run_until_complete(self._task)
-        except asyncio.CancelledError:
-            pass
+        # The cancelled watch leaves its connection closing: one turn of the loop ends it.
+        self._loop.run_until_complete(asyncio.sleep(0.1))
 
     async def _watch(self):
         pods = {}

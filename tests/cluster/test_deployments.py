@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from memroute.units import GIB
 from memroute_kube.resources import is_condition_true
 
@@ -41,7 +40,9 @@ def test_two_models_share_a_gpu_and_serve(cluster, namespace):
     apply(cluster, namespace, "two")
     for name in ("one", "two"):
         wait_ready(cluster, namespace, name)
-    placed = [get_deployment(cluster, namespace, n)["status"]["placements"][0] for n in ("one", "two")]
+    placed = [
+        get_deployment(cluster, namespace, n)["status"]["placements"][0] for n in ("one", "two")
+    ]
     assert placed[0]["devices"] == placed[1]["devices"]
     assert placed[0]["hbmBytes"] > 4 * GIB
     assert all(p["state"] == "Serving" and p["why"] for p in placed)

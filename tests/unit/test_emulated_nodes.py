@@ -1,5 +1,4 @@
 import pytest
-
 from memroute.units import GIB
 from memroute_operator.device_metrics import parse_exporter_page
 from memroute_simulator.nodes import dcgm

@@ -1,8 +1,8 @@
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from memroute_simulator.engine.kv_pool import KVPool
 from memroute_simulator.engine.metrics import EngineMetrics
 from memroute_simulator.engine.scheduler import EngineRequest, Scheduler
@@ -32,7 +32,7 @@ def run(engine, limit=20_000):
         assert result.seconds > 0
         assert 0 <= engine.pool.num_free <= engine.pool.num_usable
         finished += [r.request_id for r in result.emitted if r.is_finished]
-    raise AssertionError("the engine does not come to an end")
+    pytest.fail("the engine does not come to an end")
 
 
 def request(name, prompt, output):

@@ -2,7 +2,6 @@ import copy
 from datetime import UTC, datetime, timedelta
 
 import pytest
-
 from memroute.placement import Inventory, Node, Placed, PlacementMode, plan
 from memroute.placement.inventory import Device
 from memroute.units import GIB, MIB
@@ -128,7 +127,7 @@ def test_what_is_missing_is_created():
 
 
 def test_engines_start_one_at_a_time_on_a_device():
-    """vLLM asserts when free memory moves while it profiles: the second one is gated."""
+    """VLLM asserts when free memory moves while it profiles: the second one is gated."""
     step = plan_step(facts([deployment(replicas=2)], []), context())
     assert [a.is_gated for a in step.actions] == [False, True]
 
@@ -232,9 +231,7 @@ def test_a_lost_race_is_planned_again():
 def test_replicas_of_a_lost_node_are_replaced_by_force():
     """Nobody there will ever confirm a graceful deletion."""
     of = deployment()
-    step = plan_step(
-        facts([of], [pod_of(of)], lost=["a"]), context(lost_nodes=frozenset({"a"}))
-    )
+    step = plan_step(facts([of], [pod_of(of)], lost=["a"]), context(lost_nodes=frozenset({"a"})))
     (action,) = step.actions
     assert isinstance(action, Delete)
     assert action.force

@@ -3,7 +3,6 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from memroute.admission import Admit, Reject, RejectReason, decide
 from memroute.footprint import RequestProfile
 from memroute.pressure import RateMeter, ReplicaLedger, ReplicaReading, ReplicaSnapshot
@@ -197,6 +196,8 @@ def test_ties_favour_nobody():
 
 def test_unknown_capacity_comes_after_known():
     choice = choose(
-        profile(), [snapshot("x", capacity=None), snapshot("y", projected=900)], rng=random.Random(1)
+        profile(),
+        [snapshot("x", capacity=None), snapshot("y", projected=900)],
+        rng=random.Random(1),
     )
     assert choice.replica == "y"

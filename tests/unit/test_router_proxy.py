@@ -6,7 +6,6 @@ import json
 import random
 
 import pytest
-
 from memroute_router.http.server import Server
 from memroute_router.http.upstream import UpstreamPool
 from memroute_router.metrics import RouterMetrics
@@ -102,8 +101,16 @@ class Rig:
     @property
     def reserved(self):
         return sum(
-            r.ledger.reserved_tokens for p in self.pools.by_model.values() for r in p.replicas.values()
+            r.ledger.reserved_tokens
+            for p in self.pools.by_model.values()
+            for r in p.replicas.values()
         )
+
+    def trust_all(self):
+        """As if every replica had just been read."""
+        for pool in self.pools.by_model.values():
+            for replica in pool.replicas.values():
+                replica.is_suspect = False
 
     def prefer(self, name):
         """Make a replica the emptiest by filling the others a little."""
@@ -438,9 +445,7 @@ async def test_no_lease_is_left_after_any_mixture_of_ends(rig, engine_factory):
         rig.add(name, (await engine_factory(erratic)).port)
 
     async def one():
-        for pool in rig.pools.by_model.values():
-            for replica in pool.replicas.values():
-                replica.is_suspect = False
+        rig.trust_all()
         with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
             async with asyncio.timeout(rng.choice([0.005, 5])):
                 await exchange(rig.port, raw(body(stream=rng.random() < 0.7)))

@@ -1,0 +1,54 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from support import apply, pods_of, wait_ready
+
+PROGRAMS = ("operator", "router")
+
+
+def granted(cluster, program):
+    """(group, resource, verb) of every rule."""
+    role = json.loads(cluster.kubectl("get", "clusterrole", f"memroute-{program}", "-o", "json"))
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def used(cluster, program):
+    """(group, resource, verb) of every call that a rule was needed for, and the refused ones."""
+    user = f"system:serviceaccount:memroute-system:memroute-{program}"
+    calls, refused = set(), []
+    for line in cluster.audit_log.read_text().splitlines():
+        event = json.loads(line)
+        if event["user"]["username"] != user or "objectRef" not in event:
+            continue
+        reference = event["objectRef"]
+        if "resource" not in reference:
+            continue
+        resource = "/".join(filter(None, (reference["resource"], reference.get("subresource"))))
+        call = (reference.get("apiGroup", ""), resource, event["verb"])
+        if event["responseStatus"]["code"] in (401, 403):
+            refused.append(call)
+        calls.add(call)
+    return calls, refused
+
+
+@pytest.mark.last
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_call_is_allowed_and_nothing_is_granted_that_is_not_used(cluster, namespace, program):
+    """By the API server's audit log of this scenario and all tests before it."""
+    apply(cluster, namespace, "m", replicas=2)
+    wait_ready(cluster, namespace, "m")
+    cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
+    cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace)) == 1)
+    calls, refused = used(cluster, program)
+    assert refused == []
+    assert calls == granted(cluster, program)

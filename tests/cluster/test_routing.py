@@ -1,0 +1,180 @@
+import asyncio
+import collections
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from support import apply, pods_of, program_address, wait_ready
+
+
+@pytest.fixture
+def router_url(cluster):
+    return f"http://{program_address(cluster, 'router')}:8000"
+
+
+def router_metric(url, name):
+    """``pod`` → value of one of the router's gauges."""
+    found = {}
+    for line in httpx.get(f"{url}/metrics", trust_env=False).text.splitlines():
+        if line.startswith(f"memroute_router_{name}{{"):
+            labels, value = line.rsplit(" ", 1)
+            found[labels.split('pod="')[1].split('"')[0]] = float(value)
+    return found
+
+
+def wait_routable(cluster, url, pods):
+    def all_there():
+        routable = router_metric(url, "replica_routable")
+        return all(routable.get(pod) == 1 for pod in pods)
+
+    cluster.wait_for("the router to see the replicas", all_there)
+
+
+class Load:
+    """Open-loop streams, one every ``interval`` seconds; every end is kept."""
+
+    def __init__(self, url, model):
+        self.url, self.model, self.ends = url, model, []
+
+    async def run(self, seconds, interval):
+        tasks = []
+        async with openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key="x", max_retries=0, timeout=60
+        ) as client:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                tasks.append(asyncio.create_task(self._one(client)))
+                await asyncio.sleep(interval)
+            await asyncio.gather(*tasks)
+
+    async def _one(self, client):
+        sent, got, replica = time.monotonic(), 0, ""
+        try:
+            raw = await client.chat.completions.with_raw_response.create(
+                model=self.model,
+                messages=[{"role": "user", "content": "tok " * 300}],
+                max_tokens=150,
+                stream=True,
+                extra_body={"ignore_eos": True},
+                extra_headers={"x-memroute-explain": "1"},
+            )
+            replica = raw.headers["x-memroute-replica"]
+            async for chunk in raw.parse():
+                got += bool(chunk.choices)
+            outcome = "served" if got == 150 else f"short {got}"
+        except openai.APIStatusError as error:
+            outcome = f"{error.status_code} {error.response.headers.get('x-memroute-reason')}"
+        except openai.APIConnectionError:
+            outcome = "connection lost"
+        except openai.APIError as error:
+            outcome = "broken" if "was lost while it answered" in str(error) else repr(error)
+        self.ends.append((sent, outcome, replica, got))
+
+
+def test_a_replica_killed_under_load_costs_only_the_streams_it_had_begun(
+    cluster, namespace, router_url
+):
+    """What had not sent a byte is served elsewhere; what had ends with a clear error.
+
+    The ledger returns to zero, and a second later all new traffic is with the survivor.
+    """
+    apply(
+        cluster,
+        namespace,
+        "m",
+        model={"name": "Qwen/Qwen3-0.6B", "servedName": namespace},
+        replicas=2,
+    )
+    wait_ready(cluster, namespace, "m")
+    wait_routable(cluster, router_url, ["m-0", "m-1"])
+    load = Load(router_url, namespace)
+
+    async def scenario():
+        sending = asyncio.create_task(load.run(5, 0.04))
+        await asyncio.sleep(2)
+        killed_at = time.monotonic()
+        await asyncio.to_thread(
+            cluster.kubectl, "annotate", "pod", "m-0", "-n", namespace,
+            "simulator.memroute.dev/kill=now",
+        )  # fmt: skip
+        killed_after = time.monotonic()
+        await sending
+        return killed_at, killed_after
+
+    killed_at, killed_after = asyncio.run(scenario())
+    outcomes = collections.Counter(outcome for _, outcome, _, _ in load.ends)
+    assert set(outcomes) <= {"served", "broken"}, outcomes
+    assert outcomes["broken"] >= 1
+    # A broken stream had begun: nothing that had no byte was lost.
+    assert all(got > 0 for _, outcome, _, got in load.ends if outcome == "broken")
+    assert all(r.endswith("m-0") for _, o, r, _ in load.ends if o == "broken")
+    assert all(sent < killed_after for sent, o, _, _ in load.ends if o == "broken")
+    soon = [r for sent, _, r, _ in load.ends if killed_after + 0.1 < sent < killed_after + 1.0]
+    assert soon
+    assert all(replica.endswith("m-1") for replica in soon)
+    assert killed_at < killed_after
+
+    def nothing_reserved():
+        return not any(router_metric(router_url, "reserved_tokens").values())
+
+    cluster.wait_for("the ledger to be empty", nothing_reserved, timeout_seconds=5)
+    assert not any(router_metric(router_url, "requests_in_flight").values())
+
+
+def test_a_replica_that_drains_finishes_what_it_has(cluster, namespace, router_url):
+    """Scaling down under load loses no request."""
+    apply(
+        cluster,
+        namespace,
+        "m",
+        model={"name": "Qwen/Qwen3-0.6B", "servedName": namespace},
+        replicas=2,
+    )
+    wait_ready(cluster, namespace, "m")
+    wait_routable(cluster, router_url, ["m-0", "m-1"])
+    load = Load(router_url, namespace)
+
+    async def scenario():
+        sending = asyncio.create_task(load.run(8, 0.1))
+        await asyncio.sleep(2)
+        await asyncio.to_thread(cluster.kubectl, "scale", "mdep/m", "--replicas=1", "-n", namespace)
+        await sending
+
+    asyncio.run(scenario())
+    outcomes = collections.Counter(outcome for _, outcome, _, _ in load.ends)
+    assert set(outcomes) == {"served"}, outcomes
+    assert any(replica.endswith("m-1") for _, _, replica, _ in load.ends)
+    cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace)) == 1)
+
+
+def test_a_model_without_replicas_is_503_and_an_unknown_one_404(cluster, namespace, router_url):
+    apply(
+        cluster,
+        namespace,
+        "m",
+        model={"name": "Qwen/Qwen3-0.6B", "servedName": namespace},
+        replicas=0,
+    )
+
+    def known():
+        models = httpx.get(f"{router_url}/v1/models", trust_env=False).json()["data"]
+        return namespace in {model["id"] for model in models}
+
+    cluster.wait_for("the router to know the model", known)
+    with contextlib.closing(
+        openai.OpenAI(base_url=f"{router_url}/v1", api_key="x", max_retries=0)
+    ) as client:
+        ask = {"messages": [{"role": "user", "content": "hi"}]}
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.chat.completions.create(model=namespace, **ask)
+        assert caught.value.status_code == 503
+        assert caught.value.response.headers["x-memroute-reason"] == "no-ready-replica"
+        assert caught.value.response.headers["retry-after"]
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="nobody/knows", **ask)

@@ -1,0 +1,139 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from memroute_simulator.emulated_cluster import find_kubectl
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
+from support import apply, program_address, wait_ready
+
+CHART_LABELS = {
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/managed-by",
+    "app.kubernetes.io/version",
+    "helm.sh/chart",
+    "app.kubernetes.io/component",
+}
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def by_name(text):
+    """Objects of a stream of manifests, without what Helm alone adds."""
+    objects = {}
+    for obj in filter(None, yaml.safe_load_all(text)):
+        labels = obj["metadata"].get("labels", {})
+        for label in CHART_LABELS & labels.keys():
+            if label != "app.kubernetes.io/component" or labels[label] == "users":
+                del labels[label]
+        objects[obj["kind"], obj["metadata"]["name"]] = obj
+    return objects
+
+
+def test_the_chart_lints(repository, helm):
+    run(helm, "lint", "--strict", str(repository / "helm" / "memroute"))
+
+
+def test_chart_and_kustomize_base_install_the_same_objects(repository, helm):
+    chart = str(repository / "helm" / "memroute")
+    ours = by_name(run(find_kubectl(), "kustomize", str(repository / "deploy" / "base")))
+    theirs = by_name(
+        run(helm, "template", "memroute", chart, "-n", "memroute-system", "--include-crds")
+    )
+    del ours["Namespace", "memroute-system"]
+    for obj in theirs.values():
+        for container in (
+            obj.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
+        ):
+            assert container.pop("imagePullPolicy") == "IfNotPresent"
+        if obj["kind"] == "Service":
+            assert obj["spec"].pop("type") == "ClusterIP"
+    assert theirs == ours
+
+
+def test_wrong_values_are_refused(repository, helm):
+    chart = str(repository / "helm" / "memroute")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run(helm, "template", chart, "--set", "router.replica=2")
+    assert "replica" in caught.value.stderr
+
+
+def test_the_demo_overlay_and_the_samples_are_valid(repository, cluster):
+    """Server-side dry run: the API server itself judges them."""
+    for folder in ("demo", "samples"):
+        cluster.kubectl(
+            "apply", "--server-side", "--force-conflicts", "--dry-run=server",
+            "-k", str(repository / "deploy" / folder),
+        )  # fmt: skip
+
+
+def test_dockerfiles_lint(repository):
+    hadolint = Path(sys.executable).parent / "hadolint"
+    run(str(hadolint), str(repository / "deploy" / "images" / "Dockerfile"))
+
+
+def test_helm_installed_what_runs(cluster, helm):
+    config = str(cluster.kubeconfig)
+    listed = run(helm, "list", "-n", "memroute-system", "-o", "json", "--kubeconfig", config)
+    assert json.loads(listed)[0]["status"] == "deployed"
+    for component in ("operator", "router"):
+        assert cluster.wait_for(component, lambda c=component: program_address(cluster, c))
+    for component, word in (("operator", "kopf"), ("router", "listening")):
+        assert word in cluster.kubectl(
+            "logs", "-n", "memroute-system", f"deploy/memroute-{component}"
+        )
+
+
+def test_every_metric_of_the_dashboard_is_exported(repository, cluster, namespace):
+    """A panel whose metric nobody exports is empty for ever, and nobody notices."""
+    apply(cluster, namespace, "m", model={"name": "Qwen/Qwen3-0.6B", "servedName": namespace})
+    apply(cluster, namespace, "big", model={"name": "meta-llama/Llama-3.1-70B-Instruct"})
+    wait_ready(cluster, namespace, "m")
+    engine = cluster.get("pods", "-n", namespace)[0]["status"]["podIP"]
+    operator, router = (
+        cluster.wait_for(program, lambda program=program: program_address(cluster, program))
+        for program in ("operator", "router")
+    )
+    for limit in (5, 10**6):  # one served, one refused
+        httpx.post(
+            f"http://{router}:8000/v1/chat/completions",
+            json={
+                "model": namespace,
+                "messages": [{"role": "user", "content": "hi"}],
+                "max_tokens": limit,
+            },
+            trust_env=False,
+        )
+    pages = [
+        httpx.get(url, trust_env=False).text
+        for url in (
+            f"http://{operator}:8080/metrics",
+            f"http://{router}:8000/metrics",
+            f"http://{engine}:8000/metrics",
+        )
+    ]
+    exported = set()
+    for page in pages:
+        exported |= set(re.findall(r"^# TYPE (\S+) (?:gauge|counter)", page, re.MULTILINE))
+        for family in re.findall(r"^# TYPE (\S+) histogram", page, re.MULTILINE):
+            exported |= {f"{family}_bucket", f"{family}_sum", f"{family}_count"}
+    dashboard = json.loads(
+        (repository / "deploy" / "dashboards" / "memroute-fleet.json").read_text()
+    )
+    expressions = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+    wanted = {
+        name
+        for expression in expressions
+        for name in re.findall(
+            r"\b((?:memroute|vllm)[a-z_:]+)", re.sub(r"\{[^}]*\}", "", expression)
+        )
+    }
+    assert len(wanted) > 15
+    assert wanted - exported == set()
