@@ -38,8 +38,8 @@ unit: $(STAMP) ## unit tests alone
 cluster: $(STAMP) ## contract, cluster and end-to-end tests, on a real control plane
 	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)
 
-test: check ## everything: check, then all tests on a real control plane
-	@$(BIN)/pytest --durations=10 $(ARGS)
+test: check ## everything: check, then contract, cluster and end-to-end tests
+	@$(BIN)/pytest --durations=10 tests/contract tests/cluster tests/e2e $(ARGS)
 
 lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addresses)
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv

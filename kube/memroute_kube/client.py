@@ -22,7 +22,8 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 REQUEST_TIMEOUT_SECONDS = 30.0
-BAD_REQUEST, NOT_FOUND, CONFLICT, GONE = 400, 404, 409, 410
+BAD_REQUEST, NOT_FOUND, CONFLICT, GONE, INTERNAL_ERROR = 400, 404, 409, 410, 500
+TRANSIENT = frozenset({401, 408, 429})
 PAGE_SIZE = 500
 # The page size of client-go's informers: keeps one answer under a few megabytes.
 
@@ -36,6 +37,11 @@ class ApiError(Exception):
         self.reason = reason
         """The machine-readable reason, such as ``NotFound`` or ``AlreadyExists``."""
         self.message = message
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the server understood and said no: trying the same again soon is no use."""
+        return BAD_REQUEST <= self.status < INTERNAL_ERROR and self.status not in TRANSIENT
 
 
 class KubernetesClient:

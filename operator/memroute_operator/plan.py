@@ -72,6 +72,8 @@ class Outcome:
     """What the plan found for one deployment, for its status."""
 
     refused: dict[int, Refused] = field(default_factory=dict)
+    not_created: dict[int, str] = field(default_factory=dict)
+    """Replicas whose pod the API server refused (a quota, an admission policy), in its words."""
     rollout: str | None = None
     """What a rollout is doing, as a sentence; None when nothing is rolled out."""
     rollout_blocked: Refused | None = None

@@ -14,7 +14,7 @@ from memroute_operator.deployment import Deployment
 from memroute_operator.device_metrics import DeviceMetrics, matches_selector
 from memroute_operator.gather import Facts, gather
 from memroute_operator.metrics import OperatorMetrics
-from memroute_operator.plan import Delete, PlanContext, Step, plan_step
+from memroute_operator.plan import Action, Create, Delete, PlanContext, Step, plan_step
 from memroute_operator.replica import Replica
 from memroute_operator.router_metrics import RouterMetrics
 from memroute_operator.settings import OperatorSettings
@@ -103,8 +103,7 @@ class Reconciler:
             if isinstance(action, Delete) and action.replica.unschedulable_since is not None:
                 avoided = (action.replica.deployment, action.replica.node)
                 self._avoided[avoided] = started + AVOID_SECONDS
-            await self._applier.apply(action)
-            self._metrics.on_action(action)
+            await self._apply(action, step)
         if step.actions:
             # The answers are in the store: tell the status as it is now.
             facts = gather(self._store, self._devices, now_seconds=started)
@@ -115,6 +114,21 @@ class Reconciler:
         }
         self._metrics.on_reconciled(facts, refused, time.monotonic() - started)
         return step.has_timers or bool(self._avoided)
+
+    async def _apply(self, action: Action, step: Step) -> None:
+        """Carry out an action; one that the API server refuses does not hold up the others."""
+        try:
+            await self._applier.apply(action)
+        except ApiError as error:
+            if not error.is_refusal:
+                raise
+            LOGGER.warning("action refused action=%s error=%s", type(action).__name__, error)
+            self._metrics.on_error()
+            if isinstance(action, Create):
+                outcome = step.outcomes[action.deployment.key]
+                outcome.not_created[action.placed.key.index] = error.message
+            return
+        self._metrics.on_action(action)
 
     def _context(self, facts: Facts, now_seconds: float) -> PlanContext:
         for node in list(self._unreachable_since):

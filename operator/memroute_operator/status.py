@@ -137,6 +137,12 @@ def _placed(deployment: Deployment, wanted: list[Replica], outcome: Outcome) -> 
     if deployment.failure is not None:
         return "False", "FootprintUnknown", "nothing is placed before the footprint is known"
     total = deployment.replicas
+    if outcome.not_created:
+        told = outcome.not_created[min(outcome.not_created)]
+        message = (
+            f"{len(wanted)} of {total} replica(s) placed; the API server refused a pod: {told}"
+        )
+        return "False", "PodRefused", message
     if not outcome.refused:
         if len(wanted) == total:
             return "True", "AllPlaced", f"{total} of {total} replica(s) placed"

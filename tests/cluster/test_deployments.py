@@ -130,6 +130,19 @@ def test_a_model_that_waits_is_placed_when_room_is_made(cluster, namespace):
     wait_ready(cluster, namespace, "second", timeout_seconds=90)
 
 
+def test_a_quota_that_refuses_pods_is_told_and_holds_nobody_up(cluster, namespace):
+    """Another namespace's deployments are placed after it, all the same."""
+    cluster.kubectl("create", "quota", "none", "--hard=pods=0", "-n", namespace)
+    apply(cluster, namespace, "a")
+    found = wait_condition(cluster, namespace, "a", "Ready", "PodRefused")
+    assert "exceeded quota" in found["message"]
+    apply(cluster, "default", "later")
+    wait_ready(cluster, "default", "later")
+    cluster.kubectl("delete", "mdep", "later", "-n", "default")
+    cluster.kubectl("delete", "quota", "none", "-n", namespace)
+    wait_ready(cluster, namespace, "a")
+
+
 def test_an_unknown_model_is_named(cluster, namespace):
     apply(cluster, namespace, "m", model={"name": "acme/unheard-of"})
     found = wait_condition(cluster, namespace, "m", "Resolved", "ModelUnknown")

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,21 +28,29 @@ def leftovers(place):
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                if tag in (entry / "environ").read_bytes().split(b"\0"):
+                variables = (entry / "environ").read_bytes().split(b"\0")
+                if any(variable.startswith(tag) for variable in variables):
                     found.append((entry / "cmdline").read_text().replace("\0", " "))
             except OSError:
                 continue
     return found
 
 
-def start(place, *arguments):
-    return subprocess.Popen(
+@contextlib.contextmanager
+def demo(place, *arguments):
+    """A running demo; ended with the block, however that ends."""
+    process = subprocess.Popen(
         [MEMROUTE, "demo", *arguments],
         env=os.environ | {"TMPDIR": str(place), "COLUMNS": "160"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def read_until(process, word):
@@ -54,8 +63,8 @@ def read_until(process, word):
 
 
 def test_the_demo_does_its_job_and_leaves_nothing(place):
-    process = start(place, "--seconds", "25")
-    output, _ = process.communicate(timeout=240)
+    with demo(place, "--seconds", "25") as process:
+        output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "✗" not in output
     assert output.count("✓") >= 9
@@ -65,21 +74,16 @@ def test_the_demo_does_its_job_and_leaves_nothing(place):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_the_demo_nothing_is_left(place, number):
-    process = start(place, "--seconds", "0", "--keep")
-    with process.stdout:
+    with demo(place, "--seconds", "0", "--keep") as process:
         read_until(process, "kept running")
         assert len(leftovers(place)) > 8
         process.send_signal(number)
         code = process.wait(timeout=60)
-    assert code in {signal.SIGINT: [130], signal.SIGTERM: [143], signal.SIGKILL: [-9]}[number]
+    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
 
 
-def test_two_demos_at_once_do_not_clash(tmp_path):
-    places = [tmp_path / name for name in "ab"]
-    for each in places:
-        each.mkdir()
-    processes = [start(each, "--seconds", "5") for each in places]
-    for process in processes:
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
-    assert leftovers(places[0]) == leftovers(places[1]) == []
+def test_two_demos_at_once_do_not_clash(place):
+    with demo(place, "--seconds", "15") as one, demo(place, "--seconds", "15") as other:
+        for process in (one, other):
+            output, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, output

@@ -92,8 +92,12 @@ class ControlPlane:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process of this cluster must carry, so that the guardian finds it."""
-        return {guardian.TAG: self.cluster_id}
+        """What a process of this cluster must carry: the guardian's tag, and where to scribble.
+
+        Temporary files go into the cluster's directory, which the guardian removes: a process
+        that is killed cannot tidy up after itself.
+        """
+        return {guardian.TAG: self.cluster_id, "TMPDIR": str(self.directory / "tmp")}
 
     def start(self) -> None:
         """Start everything; returns when the API server is ready and namespaces work.
@@ -172,6 +176,7 @@ class ControlPlane:
             announced = json.loads(output.readline())
         self.network = announced["network"]
         self.directory = Path(announced["directory"])
+        (self.directory / "tmp").mkdir()
 
     def _free_port(self) -> int:
         with socket.socket() as probe:

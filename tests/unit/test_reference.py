@@ -1,0 +1,49 @@
+"""The reference says what the programs do."""
+
+import random
+import re
+
+from memroute.admission import RejectReason
+from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.settings import parse_settings as parse_operator
+from memroute_router.metrics import RouterMetrics
+from memroute_router.pools import Pools
+from memroute_router.proxy import Outcome
+from memroute_router.settings import parse_settings as parse_router
+
+
+def names(text):
+    return set(re.findall(r"^\| `([^`]+)` ", text, re.MULTILINE))
+
+
+def test_the_metrics_page_lists_exactly_what_is_exported(repository):
+    exported = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for metrics in (OperatorMetrics(), RouterMetrics(Pools(random.Random(1))))
+        for family in metrics.registry.collect()
+    }
+    text = (repository / "docs" / "reference" / "metrics.md").read_text()
+    assert names(text) == exported
+    assert all(f"`{outcome.value}`" in text for outcome in Outcome)
+
+
+def test_the_settings_page_lists_exactly_the_flags(repository):
+    text = (repository / "docs" / "reference" / "settings.md").read_text()
+    operator_part, router_part = text.split("## memroute-router")
+    for part, settings in ((operator_part, parse_operator([])), (router_part, parse_router([]))):
+        flags = {f"--{name.replace('_', '-')}" for name in settings.__slots__}
+        assert {name for name in names(part) if name.startswith("--")} == flags
+
+
+def test_the_errors_page_knows_every_reason(repository):
+    text = (repository / "docs" / "reference" / "errors.md").read_text()
+    for reason in RejectReason:
+        assert f"`{reason.value}`" in text
+
+
+def test_links_of_the_documents_lead_somewhere(repository):
+    documents = [*repository.glob("*.md"), *(repository / "docs").rglob("*.md")]
+    assert len(documents) > 10
+    for document in documents:
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document}: {target}"
