@@ -25,6 +25,10 @@ class OperatorSettings:
     node_lost_seconds: float
 
 
+def _text_or_none(text: str) -> str | None:
+    return text or None
+
+
 def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
     parser = argparse.ArgumentParser(
@@ -41,6 +45,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     parser.add_argument(
         "--shared-runtime-class",
         default="nvidia",
+        type=_text_or_none,
         help="runtimeClassName of replicas on shared devices; empty for the node's default",
     )
     parser.add_argument(
@@ -72,18 +77,4 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         default=30.0,
         help="how long a node may be unreachable before its replicas are replaced",
     )
-    known = parser.parse_args(argv)
-    return OperatorSettings(
-        host=known.host,
-        metrics_port=known.metrics_port,
-        health_port=known.health_port,
-        engine_image=known.engine_image,
-        shared_runtime_class=known.shared_runtime_class or None,
-        resync_seconds=known.resync_seconds,
-        exporter_selector=known.exporter_selector,
-        exporter_port=known.exporter_port,
-        scrape_seconds=known.scrape_seconds,
-        router_selector=known.router_selector,
-        drain_timeout_seconds=known.drain_timeout_seconds,
-        node_lost_seconds=known.node_lost_seconds,
-    )
+    return OperatorSettings(**vars(parser.parse_args(argv)))

@@ -56,6 +56,7 @@ def read_pool_settings(obj: KubeObject) -> tuple[str, PoolSettings]:
         deployment=obj["metadata"]["name"],
         watermark_ratio=float(routing["kvWatermarkRatio"]),
         assumed_output_tokens=int(routing["assumedOutputTokens"]),
+        unready_reason=_unready_reason(obj),
     )
     return spec["model"].get("servedName") or spec["model"]["name"], settings
 
@@ -130,6 +131,13 @@ class Discovery:
             model, pool_settings = read_pool_settings(obj)
             settings[model] = pool_settings
         self._pools.configure(settings)
+
+
+def _unready_reason(obj: KubeObject) -> str | None:
+    for condition in obj.get("status", {}).get("conditions") or ():
+        if condition["type"] == "Ready" and condition["status"] != "True":
+            return str(condition["reason"])
+    return None
 
 
 def _engine_port(pod: KubeObject) -> int:

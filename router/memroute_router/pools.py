@@ -54,6 +54,8 @@ class PoolSettings:
     deployment: str
     watermark_ratio: float = DEFAULT_WATERMARK_RATIO
     assumed_output_tokens: int = DEFAULT_ASSUMED_OUTPUT_TOKENS
+    unready_reason: str | None = None
+    """Why its ModelDeployment is not ready, as its condition says in one word."""
 
 
 class Replica:

@@ -246,7 +246,11 @@ class Proxy:
 
     async def _reject(self, exchange: Exchange, trace: _Trace, pool: Pool, reject: Reject) -> None:
         trace.outcome = Outcome(reject.reason.value)
-        trace.why = reject.message
+        message = reject.message
+        if reject.reason is RejectReason.NO_READY_REPLICA and pool.settings is not None:
+            why = pool.settings.unready_reason
+            message += f" ({pool.settings.deployment}: {why})" if why else ""
+        trace.why = message
         labels = self._metrics.pool_labels(pool)
         self._metrics.shed_tokens.labels(*labels, reject.reason.value).inc(trace.expected_tokens)
         status, kind = _STATUS[reject.reason]
@@ -254,7 +258,7 @@ class Proxy:
             exchange,
             trace,
             status,
-            reject.message,
+            message,
             kind,
             reason=reject.reason.value,
             retry_after_seconds=reject.retry_after_seconds,

@@ -52,15 +52,4 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         default=50.0,
         help="how long answers may go on after SIGTERM",
     )
-    known = parser.parse_args(argv)
-    return RouterSettings(
-        host=known.host,
-        port=known.port,
-        namespace=known.namespace,
-        scrape_seconds=known.scrape_seconds,
-        max_body_bytes=known.max_body_bytes,
-        connect_timeout_seconds=known.connect_timeout_seconds,
-        first_byte_timeout_seconds=known.first_byte_timeout_seconds,
-        max_attempts=known.max_attempts,
-        shutdown_timeout_seconds=known.shutdown_timeout_seconds,
-    )
+    return RouterSettings(**vars(parser.parse_args(argv)))

@@ -1,14 +1,8 @@
 import json
 import signal
-import sys
-from pathlib import Path
 
 import pytest
-from memroute.units import GIB
-from memroute_kube.resources import is_condition_true
-
-sys.path.insert(0, str(Path(__file__).parent))
-from support import (
+from cluster_support import (
     apply,
     condition,
     get_deployment,
@@ -16,6 +10,8 @@ from support import (
     wait_condition,
     wait_ready,
 )
+from memroute.units import GIB
+from memroute_kube.resources import is_condition_true
 
 FAULT = "simulator.memroute.dev"
 
@@ -230,7 +226,7 @@ def test_another_tenants_bytes_are_not_promised(cluster, namespace, fault):
 
 
 def program_url(cluster, component):
-    from support import program_address
+    from cluster_support import program_address
 
     port = {"operator": 8080, "router": 8000}[component]
     return f"http://{program_address(cluster, component)}:{port}"

@@ -2,9 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 SCRIPT = """
 import http.server, os, signal, sys

@@ -4,13 +4,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parent))
-from support import Recorder, apply, get_deployment, pods_of, program_address, wait_ready
+from cluster_support import Recorder, apply, get_deployment, pods_of, program_address, wait_ready
 
 NUM_KILLS = 20
 SYSTEM = "memroute-system"

@@ -1,11 +1,7 @@
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from support import apply, pods_of, wait_ready
+from cluster_support import apply, pods_of, wait_ready
 
 PROGRAMS = ("operator", "router")
 

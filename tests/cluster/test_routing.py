@@ -1,16 +1,12 @@
 import asyncio
 import collections
 import contextlib
-import sys
 import time
-from pathlib import Path
 
 import httpx
 import openai
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from support import apply, pods_of, program_address, wait_ready
+from cluster_support import apply, pods_of, program_address, wait_ready
 
 
 @pytest.fixture
@@ -26,14 +22,6 @@ def router_metric(url, name):
             labels, value = line.rsplit(" ", 1)
             found[labels.split('pod="')[1].split('"')[0]] = float(value)
     return found
-
-
-def wait_routable(cluster, url, pods):
-    def all_there():
-        routable = router_metric(url, "replica_routable")
-        return all(routable.get(pod) == 1 for pod in pods)
-
-    cluster.wait_for("the router to see the replicas", all_there)
 
 
 class Load:
@@ -77,6 +65,20 @@ class Load:
         self.ends.append((sent, outcome, replica, got))
 
 
+def two_replicas(cluster, namespace, url):
+    """Two routable replicas of a model named after the namespace, and load for them."""
+    model = {"name": "Qwen/Qwen3-0.6B", "servedName": namespace}
+    apply(cluster, namespace, "m", model=model, replicas=2)
+    wait_ready(cluster, namespace, "m")
+
+    def all_there():
+        routable = router_metric(url, "replica_routable")
+        return all(routable.get(pod) == 1 for pod in ("m-0", "m-1"))
+
+    cluster.wait_for("the router to see the replicas", all_there)
+    return Load(url, namespace)
+
+
 def test_a_replica_killed_under_load_costs_only_the_streams_it_had_begun(
     cluster, namespace, router_url
 ):
@@ -84,16 +86,7 @@ def test_a_replica_killed_under_load_costs_only_the_streams_it_had_begun(
 
     The ledger returns to zero, and a second later all new traffic is with the survivor.
     """
-    apply(
-        cluster,
-        namespace,
-        "m",
-        model={"name": "Qwen/Qwen3-0.6B", "servedName": namespace},
-        replicas=2,
-    )
-    wait_ready(cluster, namespace, "m")
-    wait_routable(cluster, router_url, ["m-0", "m-1"])
-    load = Load(router_url, namespace)
+    load = two_replicas(cluster, namespace, router_url)
 
     async def scenario():
         sending = asyncio.create_task(load.run(5, 0.04))
@@ -129,16 +122,7 @@ def test_a_replica_killed_under_load_costs_only_the_streams_it_had_begun(
 
 def test_a_replica_that_drains_finishes_what_it_has(cluster, namespace, router_url):
     """Scaling down under load loses no request."""
-    apply(
-        cluster,
-        namespace,
-        "m",
-        model={"name": "Qwen/Qwen3-0.6B", "servedName": namespace},
-        replicas=2,
-    )
-    wait_ready(cluster, namespace, "m")
-    wait_routable(cluster, router_url, ["m-0", "m-1"])
-    load = Load(router_url, namespace)
+    load = two_replicas(cluster, namespace, router_url)
 
     async def scenario():
         sending = asyncio.create_task(load.run(8, 0.1))

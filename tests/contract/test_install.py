@@ -7,10 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from cluster_support import apply, program_address, wait_ready
 from memroute_simulator.emulated_cluster import find_kubectl
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
-from support import apply, program_address, wait_ready
 
 CHART_LABELS = {
     "app.kubernetes.io/instance",

@@ -51,29 +51,17 @@ def parse_arguments(argv: Sequence[str]) -> EngineArguments:
     parser.add_argument("--kv-cache-dtype", type=KVCacheDtype, default=KVCacheDtype.AUTO)
     parser.add_argument("--quantization", type=Quantization, default=Quantization.NONE)
     parser.add_argument("--tensor-parallel-size", type=int, default=1)
-    parser.add_argument("--shutdown-timeout", type=float, default=0.0)
+    parser.add_argument(
+        "--shutdown-timeout", dest="shutdown_timeout_seconds", type=float, default=0.0
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--simulator-time-scale",
+        dest="time_scale",
         type=float,
         default=1.0,
         help="seconds that pass per simulated second (below 1: faster than the hardware)",
     )
-    known = parser.parse_args(argv)
-    return EngineArguments(
-        model=known.model,
-        served_model_name=known.served_model_name or known.model,
-        host=known.host,
-        port=known.port,
-        max_model_len=known.max_model_len,
-        max_num_seqs=known.max_num_seqs,
-        max_num_batched_tokens=known.max_num_batched_tokens,
-        gpu_memory_utilization=known.gpu_memory_utilization,
-        kv_cache_memory_bytes=known.kv_cache_memory_bytes,
-        kv_cache_dtype=known.kv_cache_dtype,
-        quantization=known.quantization,
-        tensor_parallel_size=known.tensor_parallel_size,
-        shutdown_timeout_seconds=known.shutdown_timeout,
-        seed=known.seed,
-        time_scale=known.simulator_time_scale,
-    )
+    known = vars(parser.parse_args(argv))
+    known["served_model_name"] = known["served_model_name"] or known["model"]
+    return EngineArguments(**known)
