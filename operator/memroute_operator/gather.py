@@ -47,7 +47,12 @@ class Facts:
 def gather(store: Store, metrics: DeviceMetrics, *, now_seconds: float) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock."""
     deployments = sorted(
-        (read_deployment(obj) for obj in store.model_deployments.values()),
+        (
+            read_deployment(obj)
+            for obj in store.model_deployments.values()
+            # One that is being deleted wants nothing any more: its pods are orphans by now.
+            if "deletionTimestamp" not in obj["metadata"]
+        ),
         key=lambda deployment: (deployment.created_at, deployment.key),
     )
     replicas: list[Replica] = []

@@ -7,8 +7,8 @@ from memroute.placement.inventory import Device
 from memroute.units import GIB, MIB
 from memroute_kube.resources import ANNOTATION_DRAINING
 from memroute_operator.deployment import read_deployment
-from memroute_operator.device_metrics import parse_exporter_page
-from memroute_operator.gather import Facts
+from memroute_operator.device_metrics import DeviceMetrics, parse_exporter_page
+from memroute_operator.gather import Facts, gather
 from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import (
     Create,
@@ -21,7 +21,7 @@ from memroute_operator.plan import (
 )
 from memroute_operator.replica import ReplicaState, read_replica
 from memroute_operator.status import deployment_status
-from memroute_operator.store import Collection
+from memroute_operator.store import Collection, Store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GPU = Device(
@@ -246,6 +246,18 @@ def test_pods_of_an_earlier_deployment_of_that_name_are_not_ours():
 def test_orphans_are_deleted():
     (action,) = plan_step(facts([], [pod_of(deployment())]), context()).actions
     assert isinstance(action, Delete)
+
+
+def test_a_deployment_that_is_being_deleted_wants_nothing():
+    """With --cascade=foreground it stays for a while: its pods must not be made again."""
+    store = Store()
+    obj = deployment().obj
+    store.model_deployments.upsert(obj)
+    metrics = DeviceMetrics(scrape_seconds=1)
+    assert len(gather(store, metrics, now_seconds=0).deployments) == 1
+    leaving = {"deletionTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "2"}
+    store.model_deployments.upsert(obj | {"metadata": obj["metadata"] | leaving})
+    assert gather(store, metrics, now_seconds=0).deployments == ()
 
 
 def test_a_terminating_pod_keeps_its_bytes_and_its_name():
