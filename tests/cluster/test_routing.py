@@ -1,6 +1,7 @@
 import asyncio
 import collections
 import contextlib
+import signal
 import time
 
 import httpx
@@ -162,3 +163,18 @@ def test_a_model_without_replicas_is_503_and_an_unknown_one_404(cluster, namespa
         assert caught.value.response.headers["retry-after"]
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(model="nobody/knows", **ask)
+
+
+def test_traffic_goes_on_while_the_api_server_is_away(cluster, namespace, router_url):
+    """The API server is never asked per request; when it is back, everything goes on."""
+    load = two_replicas(cluster, namespace, router_url)
+    api_server = cluster.process("kube-apiserver")
+    api_server.send_signal(signal.SIGSTOP)
+    try:
+        asyncio.run(load.run(6, 0.1))
+    finally:
+        api_server.send_signal(signal.SIGCONT)
+    outcomes = collections.Counter(outcome for _, outcome, _, _ in load.ends)
+    assert set(outcomes) == {"served"}, outcomes
+    cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
+    cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace)) == 1, timeout_seconds=60)

@@ -158,7 +158,10 @@ def _build(binary_set: BinarySet, target: Path, report: Report) -> None:
     go = find_go(report)
     report(binary_set.notice)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
+    prefix = f".building-{target.name}-"
+    for left_over in target.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left_over, ignore_errors=True)  # of a build that was killed: we hold its lock
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as scratch:
         module, output = Path(scratch, "module"), Path(scratch, "bin")
         shutil.copytree(MODULES / binary_set.module, module)
         output.mkdir()
