@@ -159,10 +159,13 @@ class Reconciler:
             by_deployment.setdefault(replica.deployment, []).append(replica)
         assigned = self._assigned_devices(facts)
         for deployment in facts.deployments:
+            outcome = step.outcomes.get(deployment.key)
+            if outcome is None:
+                continue  # it came while actions were carried out: the next step is its first
             status = deployment_status(
                 deployment,
                 by_deployment.get(deployment.key, []),
-                step.outcomes[deployment.key],
+                outcome,
                 assigned_devices=assigned,
                 stale_nodes=facts.stale_nodes,
                 kv_projected_ratio=(
