@@ -5,8 +5,8 @@ import logging
 import signal
 
 import kopf
-from memroute_kube import KubernetesClient
 
+from memroute_kube import KubernetesClient
 from memroute_operator.handlers import build_registry
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.reconciler import Reconciler

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from memroute_kube import PODS, ApiError, KubernetesClient
 from memroute_kube.client import JSON_PATCH
 from memroute_kube.resources import ANNOTATION_DRAINING
-
 from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import Action, Create, Delete, MarkDraining, OpenGate
 from memroute_operator.settings import OperatorSettings

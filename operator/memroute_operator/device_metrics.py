@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import httpx
+
 from memroute.units import MIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true

@@ -14,7 +14,6 @@ from memroute_kube.resources import (
     is_condition_true,
     object_key,
 )
-
 from memroute_operator.deployment import Deployment, read_deployment
 from memroute_operator.device_metrics import DeviceMetrics, DeviceReading
 from memroute_operator.replica import Replica, is_terminal, read_replica

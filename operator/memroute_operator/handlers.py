@@ -1,11 +1,14 @@
-"""kopf's events to the store. Each handler records, marks, and returns."""
+"""kopf's events to the store. Each handler records, marks, and returns.
+
+All are coroutines: kopf runs plain functions in threads, and the store belongs to the loop.
+"""
 
 from typing import Any, cast
 
 import kopf
+
 from memroute_kube import KubeObject
 from memroute_kube.resources import GROUP, VERSION
-
 from memroute_operator.store import Collection, Store
 
 
@@ -20,11 +23,11 @@ def build_registry(store: Store) -> kopf.OperatorRegistry:
             store.mark_dirty()
 
     @kopf.on.login(registry=registry)
-    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.startup(registry=registry)
-    def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+    async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.peering.standalone = True
         settings.posting.enabled = False  # events are written by the reconciler, on transitions
         settings.networking.request_timeout = 30
@@ -34,16 +37,16 @@ def build_registry(store: Store) -> kopf.OperatorRegistry:
         settings.watching.chunk_size = 500
 
     @kopf.on.event(GROUP, VERSION, "modeldeployments", registry=registry)
-    def on_model_deployment(event: kopf.RawEvent, **_: Any) -> None:
+    async def on_model_deployment(event: kopf.RawEvent, **_: Any) -> None:
         record(store.model_deployments, event)
 
     @kopf.on.event("v1", "pods", registry=registry)
-    def on_pod(event: kopf.RawEvent, **_: Any) -> None:
+    async def on_pod(event: kopf.RawEvent, **_: Any) -> None:
         # All pods: those of others hold whole devices too.
         record(store.pods, event)
 
     @kopf.on.event("v1", "nodes", registry=registry)
-    def on_node(event: kopf.RawEvent, **_: Any) -> None:
+    async def on_node(event: kopf.RawEvent, **_: Any) -> None:
         record(store.nodes, event)
 
     return registry

@@ -18,7 +18,6 @@ from memroute_kube.resources import (
     MODEL_DEPLOYMENTS,
     TAINT_SHARED,
 )
-
 from memroute_operator.deployment import Deployment
 from memroute_operator.replica import (
     ANNOTATION_PLACEMENT_REASON,

@@ -1,8 +1,8 @@
 """What the operator exports: the fleet's HBM and its own work."""
 
-from memroute.placement.inventory import Ledger
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from memroute.placement.inventory import Ledger
 from memroute_operator.gather import Facts
 from memroute_operator.plan import Action
 

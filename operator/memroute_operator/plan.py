@@ -18,7 +18,6 @@ from memroute.placement import (
     WantedReplica,
     plan,
 )
-
 from memroute_operator.deployment import Deployment
 from memroute_operator.gather import Facts
 from memroute_operator.replica import Replica, ReplicaState

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from memroute_kube import EVENTS, MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
-
 from memroute_operator.apply import Applier
 from memroute_operator.deployment import Deployment
 from memroute_operator.device_metrics import DeviceMetrics, matches_selector

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import httpx
+
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true
 

@@ -8,7 +8,6 @@ from memroute.placement import RefusedReason
 from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
-
 from memroute_operator.deployment import Deployment
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica, ReplicaState

@@ -8,8 +8,8 @@ from random import Random
 
 import httpx
 import orjson
-from memroute_kube import KubernetesClient
 
+from memroute_kube import KubernetesClient
 from memroute_router.discovery import Discovery
 from memroute_router.http.server import Exchange, Server
 from memroute_router.http.upstream import UpstreamPool

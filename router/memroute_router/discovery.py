@@ -19,7 +19,6 @@ from memroute_kube.resources import (
     LABEL_DEPLOYMENT,
     is_condition_true,
 )
-
 from memroute_router.pools import Pools, PoolSettings, Replica, ReplicaInfo
 
 LOGGER = logging.getLogger(__name__)

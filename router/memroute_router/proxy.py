@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 import orjson
-from memroute.admission import Reject, RejectReason
 
+from memroute.admission import Reject, RejectReason
 from memroute_router.http.server import Exchange, Headers
 from memroute_router.http.upstream import UpstreamConnection, UpstreamError, UpstreamPool
 from memroute_router.metrics import RouterMetrics

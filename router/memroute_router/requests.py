@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
 from memroute.footprint import RequestProfile
 from memroute.units import ceil_div
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true
-
 from memroute_simulator.controlplane import ControlPlane
 from memroute_simulator.controlplane.binaries import Report, report_to_stderr
 

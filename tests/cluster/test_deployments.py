@@ -2,6 +2,7 @@ import json
 import signal
 
 import pytest
+
 from cluster_support import (
     apply,
     condition,

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import yaml
+
 from cluster_support import Recorder, apply, get_deployment, pods_of, program_address, wait_ready
 
 NUM_KILLS = 20

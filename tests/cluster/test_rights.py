@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from cluster_support import apply, pods_of, wait_ready
 
 PROGRAMS = ("operator", "router")

@@ -7,6 +7,7 @@ import time
 import httpx
 import openai
 import pytest
+
 from cluster_support import apply, pods_of, program_address, wait_ready
 
 

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from memroute_simulator.emulated_cluster import KubectlError
 
 MODEL = {"name": "Qwen/Qwen3-8B"}

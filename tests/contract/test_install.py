@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+
 from cluster_support import apply, program_address, wait_ready
 from memroute_simulator.emulated_cluster import find_kubectl
 

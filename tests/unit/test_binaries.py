@@ -1,6 +1,7 @@
 import os
 
 import pytest
+
 from memroute_simulator.controlplane import binaries
 from memroute_simulator.controlplane.binaries import BinaryError, cache_directory, find_binaries
 

@@ -1,4 +1,5 @@
 import pytest
+
 from memroute.units import GIB
 from memroute_operator.device_metrics import parse_exporter_page
 from memroute_simulator.nodes import dcgm

@@ -3,6 +3,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memroute_simulator.engine.kv_pool import KVPool
 from memroute_simulator.engine.metrics import EngineMetrics
 from memroute_simulator.engine.scheduler import EngineRequest, Scheduler

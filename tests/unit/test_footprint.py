@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memroute.catalog import MODELS, architecture_for_model
 from memroute.catalog.accelerators import accelerator_for_product, usable_bytes
 from memroute.catalog.models import LLAMA_3_1_8B, LLAMA_3_1_70B, QWEN3_8B

@@ -2,6 +2,7 @@ import copy
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from memroute.placement import Inventory, Node, Placed, PlacementMode, plan
 from memroute.placement.inventory import Device
 from memroute.units import GIB, MIB

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memroute.catalog.models import LLAMA_3_1_70B, QWEN3_0_6B, QWEN3_8B
 from memroute.footprint import ReplicaShape, replica_footprint
 from memroute.placement import (

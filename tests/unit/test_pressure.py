@@ -3,6 +3,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memroute.admission import Admit, Reject, RejectReason, decide
 from memroute.footprint import RequestProfile
 from memroute.pressure import RateMeter, ReplicaLedger, ReplicaReading, ReplicaSnapshot

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from memroute_router.engines import parse_vllm_metrics
 from memroute_router.requests import CHAT_PATH, COMPLETIONS_PATH, BadRequestError, parse_request
 

@@ -6,6 +6,7 @@ import json
 import random
 
 import pytest
+
 from memroute_router.http.server import Server
 from memroute_router.http.upstream import UpstreamPool
 from memroute_router.metrics import RouterMetrics

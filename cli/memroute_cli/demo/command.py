@@ -10,9 +10,6 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from memroute_kube.resources import is_condition_true
-from memroute_simulator.controlplane import BinaryError, ControlPlaneError
-from memroute_simulator.emulated_cluster import EmulatedCluster, KubectlError
 from rich.console import Console
 from rich.live import Live
 
@@ -21,6 +18,9 @@ from memroute_cli.demo.readings import Readings, read_programs
 from memroute_cli.demo.summary import Result, checks, print_summary
 from memroute_cli.demo.traffic import Traffic
 from memroute_cli.demo.view import one_line, render
+from memroute_kube.resources import is_condition_true
+from memroute_simulator.controlplane import BinaryError, ControlPlaneError
+from memroute_simulator.emulated_cluster import EmulatedCluster, KubectlError
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 SYSTEM = "memroute-system"

@@ -4,11 +4,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from memroute_kube import KubeObject
 from rich.console import Console
 from rich.table import Table
 
 from memroute_cli.demo.traffic import Answer, Traffic
+from memroute_kube import KubeObject
 
 SURVIVAL_SECONDS = 1.0
 # New traffic must go to the survivors within this time of a replica's death.

@@ -1,10 +1,10 @@
 """The live table: nodes, HBM, replicas, KV pressure."""
 
-from memroute.units import format_gib
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memroute.units import format_gib
 from memroute_cli.demo.readings import Readings
 
 BAR_CELLS = 20

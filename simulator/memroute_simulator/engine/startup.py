@@ -14,11 +14,11 @@ import random
 from dataclasses import dataclass
 
 import aiohttp
+
 from memroute.catalog import Accelerator, accelerator_for_product, architecture_for_model
 from memroute.footprint import ModelArchitecture, weights_bytes_per_rank
 from memroute.footprint.kv_cache import KVCacheLayout, kv_cache_layout
 from memroute.units import GIB, MIB
-
 from memroute_simulator.engine.arguments import EngineArguments
 
 LOAD_BYTES_PER_SECOND = 16e9

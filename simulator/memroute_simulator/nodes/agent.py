@@ -21,9 +21,9 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+
 from memroute_kube import LEASES, NODES, ApiError, KubeObject, KubernetesClient
 from memroute_kube.resources import GPU_RESOURCE, LABEL_GPU_SHARING, TAINT_SHARED
-
 from memroute_simulator.nodes import dcgm
 from memroute_simulator.nodes.container import now_rfc3339
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice

@@ -7,7 +7,6 @@ free + used + reserved; ``pod`` and ``namespace`` where the device plugin gave t
 from collections.abc import Callable, Mapping
 
 from memroute.units import MIB
-
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice
 
 _GAUGES = (

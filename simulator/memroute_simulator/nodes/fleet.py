@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import aiohttp
 import yaml
+
 from memroute_kube import (
     DAEMON_SETS,
     NAMESPACES,
@@ -29,7 +30,6 @@ from memroute_kube import (
     KubernetesClient,
     watch_forever,
 )
-
 from memroute_simulator.controlplane.guardian import TAG
 from memroute_simulator.nodes.agent import NodeAgent
 from memroute_simulator.nodes.machines import GPU_PRESENT_LABEL, MACHINES

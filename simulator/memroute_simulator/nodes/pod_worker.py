@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
 from memroute_kube import PODS, SERVICE_ACCOUNTS, ApiError, KubeObject
 from memroute_kube.resources import GPU_RESOURCE
-
 from memroute_simulator.nodes import probes
 from memroute_simulator.nodes.container import (
     ContainerProcess,
