@@ -4,9 +4,11 @@ import asyncio
 import logging
 import signal
 
+import httpx
 import kopf
 
 from memroute_kube import KubernetesClient
+from memroute_operator.device_metrics import TIMEOUT_SECONDS
 from memroute_operator.handlers import build_registry
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.reconciler import Reconciler
@@ -24,8 +26,11 @@ async def run_operator(settings: OperatorSettings) -> None:
     store = Store()
     metrics = OperatorMetrics()
     metrics.serve(settings.host, settings.metrics_port)
-    async with await KubernetesClient.from_environment() as client:
-        reconciler = Reconciler(client, store, settings, metrics)
+    async with (
+        await KubernetesClient.from_environment() as client,
+        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as http,
+    ):
+        reconciler = Reconciler(client, store, settings, metrics, http)
         tasks = [
             asyncio.create_task(stopping.wait(), name="signal"),
             asyncio.create_task(reconciler.run(), name="reconciler"),

@@ -108,25 +108,28 @@ class DeviceMetrics:
         return age <= min(MAX_AGE_SECONDS, FRESH_SCRAPES * self.scrape_seconds + TIMEOUT_SECONDS)
 
     async def scrape(
-        self, exporters: Iterable[KubeObject], port: int, clock: Callable[[], float]
+        self,
+        client: httpx.AsyncClient,
+        exporters: Iterable[KubeObject],
+        port: int,
+        clock: Callable[[], float],
     ) -> None:
         """Read every exporter once; one that does not answer leaves its reading to age."""
-        async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
 
-            async def read(pod: KubeObject) -> None:
-                address, node = pod["status"]["podIP"], pod["spec"]["nodeName"]
-                try:
-                    response = await client.get(f"http://{address}:{port}/metrics")
-                    response.raise_for_status()
-                except httpx.HTTPError as error:
-                    LOGGER.warning("exporter does not answer node=%s error=%r", node, error)
-                    return
-                self.readings[node] = NodeReading(
-                    devices=parse_exporter_page(response.text), taken_at_seconds=clock()
-                )
+        async def read(pod: KubeObject) -> None:
+            address, node = pod["status"]["podIP"], pod["spec"]["nodeName"]
+            try:
+                response = await client.get(f"http://{address}:{port}/metrics")
+                response.raise_for_status()
+            except httpx.HTTPError as error:
+                LOGGER.warning("exporter does not answer node=%s error=%r", node, error)
+                return
+            self.readings[node] = NodeReading(
+                devices=parse_exporter_page(response.text), taken_at_seconds=clock()
+            )
 
-            ready = [pod for pod in exporters if is_condition_true(pod, "Ready")]
-            await asyncio.gather(*(read(pod) for pod in ready))
+        ready = [pod for pod in exporters if is_condition_true(pod, "Ready")]
+        await asyncio.gather(*(read(pod) for pod in ready))
 
 
 def matches_selector(pod: KubeObject, selector: str) -> bool:

@@ -7,6 +7,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
+
 from memroute_kube import EVENTS, MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
 from memroute_operator.apply import Applier
 from memroute_operator.deployment import Deployment
@@ -40,8 +42,11 @@ class Reconciler:
         store: Store,
         settings: OperatorSettings,
         metrics: OperatorMetrics,
+        http: httpx.AsyncClient,
     ) -> None:
+        """``http``: what exporters and routers are read with."""
         self._client = client
+        self._http = http
         self._store = store
         self._settings = settings
         self._metrics = metrics
@@ -284,7 +289,9 @@ class Reconciler:
         exporters = [p for p in pods if matches_selector(p, self._settings.exporter_selector)]
         routers = [p for p in pods if matches_selector(p, self._settings.router_selector)]
         await asyncio.gather(
-            self._devices.scrape(exporters, self._settings.exporter_port, time.monotonic),
-            self._routers.scrape(routers),
+            self._devices.scrape(
+                self._http, exporters, self._settings.exporter_port, time.monotonic
+            ),
+            self._routers.scrape(self._http, routers),
         )
         self._store.mark_dirty()

@@ -12,7 +12,6 @@ from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true
 
 LOGGER = logging.getLogger(__name__)
-TIMEOUT_SECONDS = 3.0
 DEFAULT_PORT = 8000
 _SAMPLE = re.compile(
     r"^memroute_router_(requests_in_flight|kv_projected_ratio)\{(.*)\}\s+(\S+)", re.MULTILINE
@@ -30,22 +29,21 @@ class RouterMetrics:
     kv_projected_ratio: dict[str, float] = field(default_factory=dict)
     """``namespace/pod`` → the highest projection of any router."""
 
-    async def scrape(self, routers: Iterable[KubeObject]) -> None:
+    async def scrape(self, client: httpx.AsyncClient, routers: Iterable[KubeObject]) -> None:
         """Read every router once; unknown unless all of them answer."""
+
+        async def read(pod: KubeObject) -> str | None:
+            url = f"http://{pod['status']['podIP']}:{_port(pod)}/metrics"
+            try:
+                response = await client.get(url)
+                response.raise_for_status()
+            except httpx.HTTPError as error:
+                LOGGER.warning("router does not answer url=%s error=%r", url, error)
+                return None
+            return response.text
+
         ready = [pod for pod in routers if is_condition_true(pod, "Ready")]
-        async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-
-            async def read(pod: KubeObject) -> str | None:
-                url = f"http://{pod['status']['podIP']}:{_port(pod)}/metrics"
-                try:
-                    response = await client.get(url)
-                    response.raise_for_status()
-                except httpx.HTTPError as error:
-                    LOGGER.warning("router does not answer pod=%s error=%r", url, error)
-                    return None
-                return response.text
-
-            pages = await asyncio.gather(*(read(pod) for pod in ready))
+        pages = await asyncio.gather(*(read(pod) for pod in ready))
         self.is_known = bool(pages) and None not in pages
         self.in_flight, self.kv_projected_ratio = {}, {}
         for page in pages:

@@ -15,6 +15,8 @@ from memroute.footprint import RequestProfile
 from memroute.pressure import RateMeter, ReplicaLedger, ReplicaReading, ReplicaSnapshot
 from memroute.routing import Choice, choose
 
+SUSPECT_SECONDS = 5.0
+# A living engine is read within a second; one too busy to be read must not be out for ever.
 DEFAULT_WATERMARK_RATIO = 0.95
 DEFAULT_ASSUMED_OUTPUT_TOKENS = 256
 
@@ -63,13 +65,25 @@ class Replica:
 
     def __init__(self, info: ReplicaInfo) -> None:
         self.info = info
-        self.is_suspect = False
-        """It broke a connection; not chosen until it has been read again."""
+        self._suspect_until_seconds = 0.0
         self.ledger = ReplicaLedger(
             info.key,
             promised_capacity_tokens=info.promised_capacity_tokens,
             max_context_tokens=info.max_context_tokens,
         )
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it has just broken a connection and has not been read since."""
+        return time.monotonic() < self._suspect_until_seconds
+
+    def suspect(self) -> None:
+        """It broke a connection: send it nothing until it has been read, or for a while."""
+        self._suspect_until_seconds = time.monotonic() + SUSPECT_SECONDS
+
+    def trust(self) -> None:
+        """It was read: it is alive."""
+        self._suspect_until_seconds = 0.0
 
 
 class Lease:
@@ -200,7 +214,7 @@ class Pools:
     def apply_reading(self, replica: Replica, reading: ReplicaReading) -> None:
         """A replica was read: it is alive."""
         replica.ledger.apply_reading(reading)
-        replica.is_suspect = False
+        replica.trust()
 
     def _pool(self, model: str) -> Pool:
         if model not in self.by_model:

@@ -170,7 +170,7 @@ class Proxy:
                     return _Failure("push-back", status, headers, body)
                 first = await connection.read_body()
             except UpstreamError as error:
-                lease.replica.is_suspect = True
+                lease.replica.suspect()
                 LOGGER.warning("replica failed replica=%s error=%s", trace.replica, error)
                 return _Failure("connection-lost")
             trace.first_byte_seconds = time.monotonic() - trace.started_at
@@ -227,7 +227,7 @@ class Proxy:
                 await exchange.write(piece)
                 piece = await connection.read_body()
         except UpstreamError as error:
-            lease.replica.is_suspect = True
+            lease.replica.suspect()
             trace.outcome = Outcome.STREAM_BROKEN
             LOGGER.warning("answer broken off replica=%s error=%s", trace.replica, error)
             if not request.is_stream:

@@ -111,7 +111,7 @@ class Rig:
         """As if every replica had just been read."""
         for pool in self.pools.by_model.values():
             for replica in pool.replicas.values():
-                replica.is_suspect = False
+                replica.trust()
 
     def prefer(self, name):
         """Make a replica the emptiest by filling the others a little."""

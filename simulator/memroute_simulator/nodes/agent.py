@@ -106,7 +106,12 @@ class NodeAgent:
         """Run a coroutine in the background; it ends with the node."""
         task = asyncio.create_task(coroutine)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._forget_task)
+
+    def _forget_task(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            LOGGER.error("background task failed node=%s", self.name, exc_info=error)
 
     # Pods
 
