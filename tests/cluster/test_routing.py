@@ -48,7 +48,7 @@ class Load:
         try:
             raw = await client.chat.completions.with_raw_response.create(
                 model=self.model,
-                messages=[{"role": "user", "content": "tok " * 300}],
+                messages=[{"role": "user", "content": "tok " * 100}],
                 max_tokens=150,
                 stream=True,
                 extra_body={"ignore_eos": True},
