@@ -43,6 +43,8 @@ test: check ## everything: check, then contract, cluster and end-to-end tests
 
 lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addresses)
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv
+	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
 	@for program in operator router simulator; do \
 	  $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --extra $$program pyproject.toml -o requirements/$$program.txt || exit 1; done
