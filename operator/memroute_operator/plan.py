@@ -146,7 +146,7 @@ def _tend(
             is_settled = False
         elif replica.index >= deployment.replicas:
             going.add(replica.key)
-            _drain(replica, context, step, why="fewer replicas are wanted")
+            _drain(replica, facts, context, step, why="fewer replicas are wanted")
         elif replica.revision != deployment.revision and deployment.footprint is not None:
             outdated.append(replica)
         else:
@@ -173,8 +173,8 @@ def _must_go(deployment: Deployment, replica: Replica, context: PlanContext) -> 
     return None
 
 
-def _drain(replica: Replica, context: PlanContext, step: Step, *, why: str) -> None:
-    """Stop new requests, wait for those in flight, delete."""
+def _drain(replica: Replica, facts: Facts, context: PlanContext, step: Step, *, why: str) -> None:
+    """Stop new requests, wait for those in flight and for engines that start beside it, delete."""
     if not replica.is_ready:
         step.actions.append(Delete(replica=replica, why=why))
         return
@@ -185,10 +185,19 @@ def _drain(replica: Replica, context: PlanContext, step: Step, *, why: str) -> N
     age = (context.now - replica.draining_since).total_seconds()
     unknown = context.in_flight is None
     idle = unknown or context.in_flight.get(replica.key, 0) == 0  # type: ignore[union-attr]
-    if age >= context.drain_timeout_seconds or (idle and age >= DRAIN_NOTICE_SECONDS):
+    quiet = idle and not _starts_beside(replica, facts)
+    if age >= context.drain_timeout_seconds or (quiet and age >= DRAIN_NOTICE_SECONDS):
         step.actions.append(Delete(replica=replica, why=why))
     else:
         step.has_timers = True
+
+
+def _starts_beside(replica: Replica, facts: Facts) -> bool:
+    """Whether an engine is starting on a device of this replica: it would miss its memory."""
+    return any(
+        other.is_starting and other.device_bytes.keys() & replica.device_bytes.keys()
+        for other in facts.replicas
+    )
 
 
 def _roll_out(
@@ -224,7 +233,7 @@ def _roll_out(
         f"now {replica.pod_name}"
     )
     going.add(replica.key)
-    _drain(replica, context, step, why="the spec has changed")
+    _drain(replica, facts, context, step, why="the spec has changed")
 
 
 def _without(inventory: Inventory, replica: Replica) -> Inventory:

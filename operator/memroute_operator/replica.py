@@ -79,11 +79,15 @@ class Replica:
     @property
     def occupies_start(self) -> bool:
         """Whether its engine is starting or ending: memory on its devices moves."""
-        if self.is_gated or self.is_terminal:
-            return False
-        if self.state is ReplicaState.TERMINATING:
-            return True
-        return not self.is_ready and self.failure is None
+        return self.is_starting or (
+            self.state is ReplicaState.TERMINATING and not (self.is_gated or self.is_terminal)
+        )
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether its engine is on the way to serve: it measures memory that must not move."""
+        settled = self.is_ready or self.is_gated or self.is_terminal or self.failure is not None
+        return not settled and self.state is not ReplicaState.TERMINATING
 
     def reservation(self) -> Reservation:
         """What it was promised, for the ledger."""

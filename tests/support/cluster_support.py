@@ -90,7 +90,7 @@ class Recorder:
         }
         self.num_events = 0
         self.overbooked = []
-        self.failed_engines = []
+        self.failed_engines = set()
 
     def __enter__(self):
         self._loop = asyncio.new_event_loop()
@@ -130,7 +130,16 @@ class Recorder:
             for state in (status.get("state", {}), status.get("lastState", {})):
                 ended = state.get("terminated")
                 if ended and ended["exitCode"] not in KILLED:
-                    self.failed_engines.append((key, ended["exitCode"]))
+                    self.failed_engines.add((key, self._last_words(pod)))
+
+    def _last_words(self, pod):
+        """The last line of any instance of the engine that ended badly."""
+        metadata = pod["metadata"]
+        name = f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
+        logs = sorted((self._cluster.directory / "pods" / name / "engine").glob("*.log"))
+        lines = [line for log in logs for line in log.read_text().splitlines()]
+        errors = [line for line in lines if "ERROR" in line or "Error" in line]
+        return (errors or lines or ["no log"])[-1]
 
     def _check(self, pods):
         promised, devices = {}, {}

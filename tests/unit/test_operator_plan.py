@@ -163,6 +163,18 @@ def test_scaling_down_drains_before_it_deletes():
     assert not action.force
 
 
+def test_a_replica_does_not_leave_while_another_measures_its_memory():
+    """VLLM asserts when memory is freed under its profile: the leaving one waits its turn."""
+    one, two, other = deployment(replicas=1), deployment(replicas=2), deployment("other", uid="u2")
+    since = (NOW - timedelta(seconds=5)).isoformat()
+    leaving = pod_of(two, 1, **{ANNOTATION_DRAINING: since})
+    pods = [pod_of(two, 0), leaving, pod_of(other, ready=False)]
+    assert plan_step(facts([one, other], pods), context()).actions == []
+    pods[2] = pod_of(other)
+    (action,) = plan_step(facts([one, other], pods), context()).actions
+    assert isinstance(action, Delete)
+
+
 def test_draining_does_not_wait_for_ever():
     one, two = deployment(replicas=1), deployment(replicas=2)
     since = (NOW - timedelta(seconds=61)).isoformat()

@@ -18,13 +18,12 @@ import aiohttp
 from memroute.catalog import Accelerator, accelerator_for_product, architecture_for_model
 from memroute.footprint import ModelArchitecture, weights_bytes_per_rank
 from memroute.footprint.kv_cache import KVCacheLayout, kv_cache_layout
-from memroute.units import GIB, MIB
+from memroute.units import GIB
 from memroute_simulator.engine.arguments import EngineArguments
 
 LOAD_BYTES_PER_SECOND = 16e9
 # Weights from a local NVMe cache: 8B parameters load in about a second.
 PROFILE_SECONDS = 0.3
-MEMORY_MOVED_TOLERANCE_BYTES = 64 * MIB
 
 
 class EngineStartError(Exception):
@@ -147,7 +146,7 @@ async def _start_rank(
     await driver.allocate(rank, uuid, activation, total)
     free_now = await _free_bytes(driver, uuid)
     consumed = free_at_snapshot - free_now
-    if consumed + MEMORY_MOVED_TOLERANCE_BYTES < weights + non_torch + activation:
+    if consumed < 0:
         msg = (
             f"AssertionError: Error in memory profiling. Initial free memory "
             f"{free_at_snapshot / GIB:.2f} GiB, current free memory {free_now / GIB:.2f} GiB. "
