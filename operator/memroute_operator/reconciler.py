@@ -27,6 +27,8 @@ DEBOUNCE_SECONDS = 0.05
 TIMER_SECONDS = 1.0
 IDLE_SECONDS = 10.0
 ERROR_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
+PRESSURE_SECONDS = 15.0
+# Status is not telemetry: the pressure's word alone is written no more often than this.
 EXPECTED_REASONS = frozenset({"ReplicasNotServing", "Placing", "RolloutInProgress"})
 # Not ready because something is under way: nothing to warn of.
 AVOID_SECONDS = 30.0
@@ -55,6 +57,7 @@ class Reconciler:
         self._applier = Applier(client, store, settings)
         self._avoided: dict[tuple[str, str], float] = {}
         self._unreachable_since: dict[str, float] = {}
+        self._written_at: dict[str, float] = {}
 
     async def run(self) -> None:
         """Reconcile for ever. Returns only by cancellation or a bug."""
@@ -140,6 +143,11 @@ class Reconciler:
                 del self._unreachable_since[node]
         for node in facts.lost_nodes:
             self._unreachable_since.setdefault(node, now_seconds)
+        self._written_at = {
+            key: at
+            for key, at in self._written_at.items()
+            if self._store.model_deployments.get(key) is not None
+        }
         self._avoided = {k: until for k, until in self._avoided.items() if until > now_seconds}
         avoided: dict[str, set[str]] = {}
         for deployment, node in self._avoided:
@@ -191,7 +199,7 @@ class Reconciler:
     async def _write_status(self, deployment: Deployment, status: dict[str, Any]) -> None:
         before = deployment.obj.get("status") or {}
         after = {key: value for key, value in status.items() if value is not None}
-        if before == after:
+        if before == after or self._is_too_soon(deployment, before, after):
             return
         try:
             patched = await self._client.patch(
@@ -206,7 +214,17 @@ class Reconciler:
                 raise
             return
         self._store.model_deployments.upsert(patched)
+        self._written_at[deployment.key] = time.monotonic()
         await self._tell(deployment, before, status)
+
+    def _is_too_soon(
+        self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
+    ) -> bool:
+        """Whether only the pressure has moved, and it was written a moment ago."""
+        now = time.monotonic()
+        if before | {"kvPressure": after["kvPressure"]} == after:
+            return now - self._written_at.get(deployment.key, 0.0) < PRESSURE_SECONDS
+        return False
 
     async def _tell(
         self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
