@@ -5,13 +5,11 @@ import logging
 import time
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Any
 
 import httpx
 
-from memroute_kube import EVENTS, MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
+from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
 from memroute_operator.apply import Applier
-from memroute_operator.deployment import Deployment
 from memroute_operator.device_metrics import DeviceMetrics, matches_selector
 from memroute_operator.gather import Facts, gather
 from memroute_operator.metrics import OperatorMetrics
@@ -20,6 +18,7 @@ from memroute_operator.replica import Replica
 from memroute_operator.router_metrics import RouterMetrics
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.status import deployment_status
+from memroute_operator.status_writer import StatusWriter
 from memroute_operator.store import Store
 
 LOGGER = logging.getLogger(__name__)
@@ -27,10 +26,6 @@ DEBOUNCE_SECONDS = 0.05
 TIMER_SECONDS = 1.0
 IDLE_SECONDS = 10.0
 ERROR_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
-PRESSURE_SECONDS = 15.0
-# Status is not telemetry: the pressure's word alone is written no more often than this.
-EXPECTED_REASONS = frozenset({"ReplicasNotServing", "Placing", "RolloutInProgress"})
-# Not ready because something is under way: nothing to warn of.
 AVOID_SECONDS = 30.0
 # After kube-scheduler refused a node, another is tried; a node's room changes in about this time.
 
@@ -55,9 +50,9 @@ class Reconciler:
         self._devices = DeviceMetrics(scrape_seconds=settings.scrape_seconds)
         self._routers = RouterMetrics()
         self._applier = Applier(client, store, settings)
+        self._status_writer = StatusWriter(client, store)
         self._avoided: dict[tuple[str, str], float] = {}
         self._unreachable_since: dict[str, float] = {}
-        self._written_at: dict[str, float] = {}
 
     async def run(self) -> None:
         """Reconcile for ever. Returns only by cancellation or a bug."""
@@ -143,11 +138,6 @@ class Reconciler:
                 del self._unreachable_since[node]
         for node in facts.lost_nodes:
             self._unreachable_since.setdefault(node, now_seconds)
-        self._written_at = {
-            key: at
-            for key, at in self._written_at.items()
-            if self._store.model_deployments.get(key) is not None
-        }
         self._avoided = {k: until for k, until in self._avoided.items() if until > now_seconds}
         avoided: dict[str, set[str]] = {}
         for deployment, node in self._avoided:
@@ -185,7 +175,7 @@ class Reconciler:
                 ),
                 now=datetime.now(UTC),
             )
-            await self._write_status(deployment, status)
+            await self._status_writer.write(deployment, status)
 
     def _assigned_devices(self, facts: Facts) -> dict[str, tuple[str, ...]]:
         assigned: dict[str, tuple[str, ...]] = {}
@@ -195,75 +185,6 @@ class Reconciler:
                     before = assigned.get(device.assigned_pod, ())
                     assigned[device.assigned_pod] = (*before, device.uuid)
         return assigned
-
-    async def _write_status(self, deployment: Deployment, status: dict[str, Any]) -> None:
-        before = deployment.obj.get("status") or {}
-        after = {key: value for key, value in status.items() if value is not None}
-        if before == after or self._is_too_soon(deployment, before, after):
-            return
-        try:
-            patched = await self._client.patch(
-                MODEL_DEPLOYMENTS,
-                deployment.namespace,
-                deployment.name,
-                {"status": status},
-                sub="status",
-            )
-        except ApiError as error:
-            if error.status != 404:  # noqa: PLR2004 - HTTP Not Found: deleted meanwhile
-                raise
-            return
-        self._store.model_deployments.upsert(patched)
-        self._written_at[deployment.key] = time.monotonic()
-        await self._tell(deployment, before, status)
-
-    def _is_too_soon(
-        self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
-    ) -> bool:
-        """Whether only the pressure has moved, and it was written a moment ago."""
-        now = time.monotonic()
-        if before | {"kvPressure": after["kvPressure"]} == after:
-            return now - self._written_at.get(deployment.key, 0.0) < PRESSURE_SECONDS
-        return False
-
-    async def _tell(
-        self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
-    ) -> None:
-        """An Event when Ready flips or its reason changes."""
-        known = {c["type"]: c for c in before.get("conditions") or ()}
-        ready = next(c for c in after["conditions"] if c["type"] == "Ready")
-        was = known.get("Ready")
-        if was is not None and (was["status"], was["reason"]) == (ready["status"], ready["reason"]):
-            return
-        is_normal = ready["status"] == "True" or ready["reason"] in EXPECTED_REASONS
-        now = datetime.now(UTC)
-        stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {
-                "name": f"{deployment.name}.{int(now.timestamp() * 1e6):x}",
-                "namespace": deployment.namespace,
-            },
-            "involvedObject": {
-                "apiVersion": MODEL_DEPLOYMENTS.api_version,
-                "kind": MODEL_DEPLOYMENTS.kind,
-                "namespace": deployment.namespace,
-                "name": deployment.name,
-                "uid": deployment.uid,
-            },
-            "type": "Normal" if is_normal else "Warning",
-            "reason": ready["reason"],
-            "message": ready["message"][:1024],
-            "source": {"component": "memroute-operator"},
-            "firstTimestamp": stamp,
-            "lastTimestamp": stamp,
-            "count": 1,
-        }
-        try:
-            await self._client.create(EVENTS, deployment.namespace, event)
-        except ApiError as error:
-            LOGGER.warning("event not written deployment=%s error=%s", deployment.key, error)
 
     async def _resync_forever(self) -> None:
         while True:
