@@ -90,3 +90,12 @@ def is_condition_true(obj: KubeObject, condition_type: str) -> bool:
     """Whether the object's status has the condition with status True."""
     conditions = obj.get("status", {}).get("conditions") or ()
     return any(c["type"] == condition_type and c["status"] == "True" for c in conditions)
+
+
+def container_port(pod: KubeObject, name: str, default: int) -> int:
+    """The number of a pod's port by its name; ``default`` when no container declares it."""
+    for container in pod["spec"]["containers"]:
+        for port in container.get("ports") or ():
+            if port.get("name") == name:
+                return int(port["containerPort"])
+    return default

@@ -57,6 +57,11 @@ class NodeReading:
     taken_at_seconds: float
 
 
+def parse_labels(text: str) -> dict[str, str]:
+    """The labels between the braces of a Prometheus sample."""
+    return dict(_LABEL.findall(text))
+
+
 def parse_exporter_page(text: str) -> tuple[DeviceReading, ...]:
     """The devices of an exporter's page. Blank values are None; MIG slices are left out."""
     devices: dict[str, DeviceReading] = {}
@@ -64,7 +69,7 @@ def parse_exporter_page(text: str) -> tuple[DeviceReading, ...]:
         match = _SAMPLE.match(line)
         if match is None:
             continue
-        labels = dict(_LABEL.findall(match[2]))
+        labels = parse_labels(match[2])
         uuid = labels.get("UUID")
         if not uuid or labels.get("GPU_I_ID"):
             continue

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import httpx
 
 from memroute_kube import KubeObject
-from memroute_kube.resources import is_condition_true
+from memroute_kube.resources import container_port, is_condition_true
+from memroute_operator.device_metrics import parse_labels
 
 LOGGER = logging.getLogger(__name__)
 DEFAULT_PORT = 8000
 _SAMPLE = re.compile(
     r"^memroute_router_(requests_in_flight|kv_projected_ratio)\{(.*)\}\s+(\S+)", re.MULTILINE
 )
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,7 +33,8 @@ class RouterMetrics:
         """Read every router once; unknown unless all of them answer."""
 
         async def read(pod: KubeObject) -> str | None:
-            url = f"http://{pod['status']['podIP']}:{_port(pod)}/metrics"
+            port = container_port(pod, "http", DEFAULT_PORT)
+            url = f"http://{pod['status']['podIP']}:{port}/metrics"
             try:
                 response = await client.get(url)
                 response.raise_for_status()
@@ -48,18 +49,10 @@ class RouterMetrics:
         self.in_flight, self.kv_projected_ratio = {}, {}
         for page in pages:
             for name, labels_text, value in _SAMPLE.findall(page or ""):
-                labels = dict(_LABEL.findall(labels_text))
+                labels = parse_labels(labels_text)
                 key = f"{labels.get('namespace')}/{labels.get('pod')}"
                 if name == "requests_in_flight":
                     self.in_flight[key] = self.in_flight.get(key, 0) + int(float(value))
                 else:
                     highest = max(self.kv_projected_ratio.get(key, 0.0), float(value))
                     self.kv_projected_ratio[key] = highest
-
-
-def _port(pod: KubeObject) -> int:
-    for container in pod["spec"]["containers"]:
-        for port in container.get("ports") or ():
-            if port.get("name") == "http":
-                return int(port["containerPort"])
-    return DEFAULT_PORT

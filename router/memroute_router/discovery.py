@@ -17,6 +17,7 @@ from memroute_kube.resources import (
     ANNOTATION_SERVED_MODEL,
     ENGINE_PORT,
     LABEL_DEPLOYMENT,
+    container_port,
     is_condition_true,
 )
 from memroute_router.pools import Pools, PoolSettings, Replica, ReplicaInfo
@@ -39,7 +40,7 @@ def read_replica_info(pod: KubeObject) -> ReplicaInfo | None:
         deployment=deployment,
         served_model=model,
         address=address,
-        port=_engine_port(pod),
+        port=container_port(pod, "http", ENGINE_PORT),
         promised_capacity_tokens=_integer(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS)),
         max_context_tokens=_integer(annotations.get(ANNOTATION_MAX_CONTEXT_TOKENS)),
         is_routable=not going and is_condition_true(pod, "Ready"),
@@ -137,14 +138,6 @@ def _unready_reason(obj: KubeObject) -> str | None:
         if condition["type"] == "Ready" and condition["status"] != "True":
             return str(condition["reason"])
     return None
-
-
-def _engine_port(pod: KubeObject) -> int:
-    for container in pod["spec"]["containers"]:
-        for port in container.get("ports") or ():
-            if port.get("name") == "http":
-                return int(port["containerPort"])
-    return ENGINE_PORT
 
 
 def _integer(text: str | None) -> int | None:
