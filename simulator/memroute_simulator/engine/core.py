@@ -73,7 +73,6 @@ class EngineCore:
             reader.first_token_at = now
             self._metrics.on_first_token(
                 ttft_seconds=now - reader.arrived_at,
-                queue_seconds=0.0,
                 num_prompt_tokens=request.num_prompt_tokens,
             )
         else:

@@ -84,9 +84,6 @@ class EngineMetrics:
         self._e2e = self._histogram(
             "e2e_request_latency_seconds", "E2E request latency.", _REQUEST_BUCKETS
         )
-        self._queue = self._histogram(
-            "request_queue_time_seconds", "Time in WAITING phase.", _REQUEST_BUCKETS
-        )
         pool = scheduler.pool
         size_tokens = pool.num_blocks * pool.block_size_tokens
         # vLLM counts the null block in: what requests can hold is one block less.
@@ -127,12 +124,9 @@ class EngineMetrics:
         self._preemptions.inc(len(result.preempted))
         self._generation_tokens.inc(len(result.emitted))
 
-    def on_first_token(
-        self, *, ttft_seconds: float, queue_seconds: float, num_prompt_tokens: int
-    ) -> None:
+    def on_first_token(self, *, ttft_seconds: float, num_prompt_tokens: int) -> None:
         """A request has produced its first token."""
         self._ttft.observe(ttft_seconds)
-        self._queue.observe(queue_seconds)
         self._prompt_tokens.inc(num_prompt_tokens)
         self._prefix_queries.inc(num_prompt_tokens)
 
