@@ -1,6 +1,5 @@
 """Bytes, and how people read them. All sizes in memroute are integers of bytes."""
 
-KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 

@@ -42,6 +42,13 @@ class Facts:
     stale_nodes: frozenset[str]
     """Nodes with devices whose exporter does not answer."""
 
+    def replicas_by_deployment(self) -> dict[str, list[Replica]]:
+        """``namespace/name`` of the ModelDeployment → its replicas, the oldest first."""
+        grouped: dict[str, list[Replica]] = {}
+        for replica in self.replicas:
+            grouped.setdefault(replica.deployment, []).append(replica)
+        return grouped
+
 
 def gather(store: Store, metrics: DeviceMetrics, *, now_seconds: float) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock."""

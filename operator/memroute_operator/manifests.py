@@ -44,7 +44,7 @@ def kv_cache_bytes(deployment: Deployment, placed: Placed) -> int:
     if placed.mode is PlacementMode.SHARED:
         return footprint.kv_cache_bytes
     budget = int(utilization_ratio(deployment, placed) * placed.usable_bytes_per_device)
-    return max(0, footprint.kv_cache_bytes + budget - footprint.engine_bytes)
+    return footprint.kv_cache_bytes_within(budget)
 
 
 def utilization_ratio(deployment: Deployment, placed: Placed) -> float:
@@ -60,7 +60,7 @@ def utilization_ratio(deployment: Deployment, placed: Placed) -> float:
 
 
 def engine_arguments(deployment: Deployment, placed: Placed) -> list[str]:
-    """VLLM's flags for this replica."""
+    """The flags that vLLM is started with."""
     shape = deployment.shape
     assert shape is not None  # noqa: S101
     arguments = [

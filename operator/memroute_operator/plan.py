@@ -12,7 +12,6 @@ from datetime import datetime
 from memroute.placement import (
     Inventory,
     Placed,
-    PlacementMode,
     Refused,
     ReplicaKey,
     WantedReplica,
@@ -106,9 +105,7 @@ class PlanContext:
 def plan_step(facts: Facts, context: PlanContext) -> Step:
     """The next step for all deployments together."""
     step = Step(outcomes={deployment.key: Outcome() for deployment in facts.deployments})
-    by_deployment: dict[str, list[Replica]] = {}
-    for replica in facts.replicas:
-        by_deployment.setdefault(replica.deployment, []).append(replica)
+    by_deployment = facts.replicas_by_deployment()
     wanted: list[tuple[Deployment, WantedReplica]] = []
     going: set[str] = set()
     for deployment in facts.deployments:
@@ -281,7 +278,9 @@ def _wanted(deployment: Deployment, index: int, context: PlanContext) -> WantedR
 
 
 def _place(facts: Facts, wanted: list[tuple[Deployment, WantedReplica]], step: Step) -> None:
-    busy = _busy_devices(facts.replicas)
+    # Where an engine starts or ends, or is queued to start, the next one waits its turn.
+    queued = {uuid for r in facts.replicas if r.is_gated for uuid in r.device_bytes}
+    busy = _moving_devices(facts) | queued
     for (deployment, _), decision in zip(
         wanted, plan(facts.inventory, [replica for _, replica in wanted]), strict=True
     ):
@@ -293,24 +292,14 @@ def _place(facts: Facts, wanted: list[tuple[Deployment, WantedReplica]], step: S
         step.actions.append(Create(deployment=deployment, placed=decision, is_gated=gated))
 
 
-def _busy_devices(replicas: Iterable[Replica]) -> set[str]:
-    """Shared devices on which an engine is starting or ending, or is queued to start."""
-    return {
-        uuid
-        for replica in replicas
-        if replica.mode is PlacementMode.SHARED and (replica.occupies_start or replica.is_gated)
-        for uuid in replica.device_bytes
-    }
+def _moving_devices(facts: Facts) -> set[str]:
+    """Shared devices on which an engine is starting or ending: their free memory moves."""
+    return {uuid for r in facts.replicas if r.occupies_start for uuid in r.device_bytes}
 
 
 def _open_gates(facts: Facts, going: set[str], step: Step) -> None:
     """Let queued replicas start, the oldest first, one per device at a time."""
-    occupied = {
-        uuid
-        for replica in facts.replicas
-        if replica.occupies_start
-        for uuid in replica.device_bytes
-    }
+    occupied = _moving_devices(facts)
     for replica in facts.replicas:
         if not replica.is_gated or replica.state is ReplicaState.TERMINATING:
             continue

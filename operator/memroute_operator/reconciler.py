@@ -14,7 +14,6 @@ from memroute_operator.device_metrics import DeviceMetrics, matches_selector
 from memroute_operator.gather import Facts, gather
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Action, Create, Delete, PlanContext, Step, plan_step
-from memroute_operator.replica import Replica
 from memroute_operator.router_metrics import RouterMetrics
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.status import deployment_status
@@ -156,9 +155,7 @@ class Reconciler:
         )
 
     async def _write_statuses(self, facts: Facts, step: Step) -> None:
-        by_deployment: dict[str, list[Replica]] = {}
-        for replica in facts.replicas:
-            by_deployment.setdefault(replica.deployment, []).append(replica)
+        by_deployment = facts.replicas_by_deployment()
         assigned = self._assigned_devices(facts)
         for deployment in facts.deployments:
             outcome = step.outcomes.get(deployment.key)

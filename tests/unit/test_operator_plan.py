@@ -128,7 +128,7 @@ def test_what_is_missing_is_created():
 
 
 def test_engines_start_one_at_a_time_on_a_device():
-    """VLLM asserts when free memory moves while it profiles: the second one is gated."""
+    """An engine asserts when free memory moves while it profiles: the second one is gated."""
     step = plan_step(facts([deployment(replicas=2)], []), context())
     assert [a.is_gated for a in step.actions] == [False, True]
 
@@ -164,7 +164,7 @@ def test_scaling_down_drains_before_it_deletes():
 
 
 def test_a_replica_does_not_leave_while_another_measures_its_memory():
-    """VLLM asserts when memory is freed under its profile: the leaving one waits its turn."""
+    """An engine asserts when memory is freed under its profile: the leaving one waits its turn."""
     one, two, other = deployment(replicas=1), deployment(replicas=2), deployment("other", uid="u2")
     since = (NOW - timedelta(seconds=5)).isoformat()
     leaving = pod_of(two, 1, **{ANNOTATION_DRAINING: since})

@@ -40,8 +40,6 @@ class Readings:
 
     devices: list[DeviceRow] = field(default_factory=list)
     replicas: list[ReplicaRow] = field(default_factory=list)
-    states: dict[tuple[str, str], int] = field(default_factory=dict)
-    """(ModelDeployment, state) → replicas."""
 
 
 def read_programs(operator_url: str, router_url: str) -> Readings:
@@ -55,9 +53,7 @@ def read_programs(operator_url: str, router_url: str) -> Readings:
 def _read_operator(readings: Readings, url: str) -> None:
     devices: dict[tuple[str, str], DeviceRow] = {}
     for name, labels, value in _samples(f"{url}/metrics"):
-        if name == "memroute_replicas":
-            readings.states[labels["model_deployment"], labels["state"]] = int(value)
-        elif name.startswith("memroute_device_"):
+        if name.startswith("memroute_device_"):
             key = (labels["node"], labels["device"])
             row = devices.setdefault(key, DeviceRow(*key, labels["product"]))
             attribute = name.removeprefix("memroute_device_")

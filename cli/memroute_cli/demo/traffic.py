@@ -13,7 +13,6 @@ DRAFT_PER_SECOND = 3.0
 HOPELESS_PER_SECOND = 0.2
 BURST_SIZE = 24
 BURST_PROMPT_TOKENS = 5000
-WORD_BYTES = 4  # "tok " is one token of the simulated engine
 
 
 @dataclass(slots=True)
@@ -25,7 +24,6 @@ class Answer:
     outcome: str
     replica: str = ""
     ttft_seconds: float | None = None
-    ended_at: float = 0.0
     message: str = ""
     retry_after: str | None = None
 
@@ -89,7 +87,6 @@ class Traffic:
             answer.outcome, answer.message = "stream broken", str(error.message)
         finally:
             self.num_in_flight -= 1
-            answer.ended_at = time.monotonic()
             self.answers.append(answer)
 
     async def _ask_streamed(

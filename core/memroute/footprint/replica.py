@@ -71,12 +71,12 @@ class ReplicaFootprint:
         """Tokens that the KV pool holds."""
         return self.kv_layout.capacity_tokens(self.kv_cache_bytes)
 
-    def kv_cache_bytes_when_given(self, device_bytes: int) -> int:
-        """Bytes of the KV pool when the replica may use ``device_bytes`` of the accelerator.
+    def kv_cache_bytes_within(self, budget_bytes: int) -> int:
+        """Bytes of the KV pool when the engine may count ``budget_bytes`` as its own.
 
         Everything else is fixed, so whatever exceeds the need becomes KV cache.
         """
-        return max(0, self.kv_cache_bytes + device_bytes - self.total_bytes)
+        return max(0, self.kv_cache_bytes + budget_bytes - self.engine_bytes)
 
 
 def replica_footprint(shape: ReplicaShape) -> ReplicaFootprint:

@@ -20,8 +20,3 @@ class RequestProfile:
     def expected_tokens(self) -> int:
         """Tokens that the request will hold when its answer ends: what is reserved."""
         return self.num_prompt_tokens + self.assumed_output_tokens
-
-    @property
-    def min_tokens(self) -> int:
-        """Tokens that the request needs at the very least: its prompt and one token."""
-        return self.min_prompt_tokens + 1

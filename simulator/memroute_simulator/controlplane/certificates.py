@@ -43,7 +43,7 @@ class CertificateAuthority:
     """Signs the certificates of one cluster. Owns the authority's key."""
 
     def __init__(self) -> None:
-        self._key, self._key_pem = private_key_pem()
+        self._key, _ = private_key_pem()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "memroute-local-ca")])
         self._certificate = (
             _builder(name, name, self._key.public_key())
