@@ -4,6 +4,8 @@
 MemrouteError
 ├── UnknownModelError          the catalogue has no architecture under that name
 ├── UnknownArchitectureError   a config.json of a family whose formula we do not have
+├── InvalidConfigError         a config.json with a field that is missing or makes no sense
+├── UnknownWeightsError        neither a formula nor checkpoint bytes say what a model weighs
 └── UnsupportedShapeError      the model cannot be split or stored as asked
 ```
 
@@ -31,11 +33,37 @@ class UnknownArchitectureError(MemrouteError):
 
     def __init__(self, family: str | None, known_families: tuple[str, ...]) -> None:
         super().__init__(
-            f"model family {family!r} has no footprint formula; "
-            f"known families: {', '.join(known_families)}"
+            f"model family {family!r} has no footprint formula: give the bytes of its checkpoint "
+            f"(metadata.total_size of model.safetensors.index.json), and its cache is bounded by "
+            f"full attention; known families: {', '.join(known_families)}"
         )
         self.family = family
         self.known_families = known_families
+
+
+class InvalidConfigError(MemrouteError):
+    """A ``config.json`` with a field that is missing or makes no sense."""
+
+    def __init__(
+        self, field: str, value: object, wanted: str, *, problem: str | None = None
+    ) -> None:
+        found = problem or ("it is missing" if value is None else f"it is {value!r}")
+        super().__init__(f"config.json: {field} must be {wanted}; {found}")
+        self.field = field
+        self.value = value
+        self.wanted = wanted
+
+
+class UnknownWeightsError(MemrouteError):
+    """Neither a formula nor checkpoint bytes say what a model weighs."""
+
+    def __init__(self, family: str, missing: str) -> None:
+        super().__init__(
+            f"the weights of this {family or 'unknown'} model are not known: its configuration "
+            f"does not give {missing}, and no checkpoint bytes were given"
+        )
+        self.family = family
+        self.missing = missing
 
 
 class UnsupportedShapeError(MemrouteError):

@@ -94,10 +94,10 @@ def _resolve(
     try:
         architecture = architecture_for_model(spec["model"]["name"])
         wanted = memory["maxContextTokens"]
-        if wanted > architecture.max_context_tokens:
+        longest = architecture.max_context_tokens
+        if longest is not None and wanted > longest:
             message = (
-                f"maxContextTokens is {wanted}, {spec['model']['name']} was made for "
-                f"{architecture.max_context_tokens}"
+                f"maxContextTokens is {wanted}, {spec['model']['name']} was made for {longest}"
             )
             return None, None, ResolveFailure(reason="ContextTooLong", message=message)
         shape = ReplicaShape(

@@ -54,8 +54,7 @@ def utilization_ratio(deployment: Deployment, placed: Placed) -> float:
     """
     footprint = deployment.footprint
     assert footprint is not None  # noqa: S101
-    outside = footprint.context_bytes + footprint.margin_bytes
-    ratio = (placed.bytes_per_device - outside) / placed.usable_bytes_per_device
+    ratio = (placed.bytes_per_device - footprint.outside_bytes) / placed.usable_bytes_per_device
     return min(MAX_UTILIZATION_RATIO, math.floor(ratio * 100) / 100)
 
 
@@ -97,7 +96,9 @@ def replica_pod(
     shape = deployment.shape
     assert shape is not None  # noqa: S101
     shared = placed.mode is PlacementMode.SHARED
-    capacity = shape.kv_layout.capacity_tokens(kv_cache_bytes(deployment, placed))
+    capacity = shape.kv_layout.capacity_tokens(
+        kv_cache_bytes(deployment, placed), deployment.max_context_tokens
+    )
     spec: dict[str, Any] = {
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,

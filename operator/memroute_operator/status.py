@@ -59,10 +59,10 @@ def deployment_status(
             "perDeviceBytes": total,
             "weightsBytes": footprint.weights_bytes,
             "kvCacheBytes": footprint.kv_cache_bytes,
-            "overheadBytes": total - footprint.weights_bytes - footprint.kv_cache_bytes,
+            "overheadBytes": footprint.overhead_bytes,
             "devices": footprint.num_devices,
             "kvBytesPerToken": footprint.kv_layout.bytes_per_token,
-            "source": "formula",
+            "source": footprint.source,
         }
     else:
         status["footprint"] = None

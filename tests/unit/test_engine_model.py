@@ -4,11 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memroute.catalog import architecture_for_model
+from memroute.footprint import kv_cache_layout
 from memroute_simulator.engine.kv_pool import KVPool
 from memroute_simulator.engine.metrics import EngineMetrics
 from memroute_simulator.engine.scheduler import EngineRequest, Scheduler
 from memroute_simulator.engine.step_time import StepTimeModel
 
+LAYOUT = kv_cache_layout(architecture_for_model("Qwen/Qwen3-0.6B"))
+"""Blocks of 16 tokens."""
 STEP_TIME = StepTimeModel(
     weights_read_seconds=0.01, seconds_per_prefill_token=1e-5, seconds_per_context_token=1e-7
 )
@@ -16,7 +20,7 @@ STEP_TIME = StepTimeModel(
 
 def scheduler(num_blocks=33, budget=512, max_num_seqs=64):
     return Scheduler(
-        pool=KVPool(num_blocks=num_blocks, block_size_tokens=16),
+        pool=KVPool(num_blocks=num_blocks, layout=LAYOUT),
         step_time=STEP_TIME,
         max_num_batched_tokens=budget,
         max_num_seqs=max_num_seqs,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memroute.catalog.models import LLAMA_3_1_70B, QWEN3_0_6B, QWEN3_8B
+from memroute.catalog import architecture_for_model
 from memroute.footprint import ReplicaShape, replica_footprint
 from memroute.placement import (
     Device,
@@ -22,6 +22,10 @@ from memroute.placement import (
 )
 from memroute.placement.inventory import Ledger
 from memroute.units import GIB
+
+LLAMA_3_1_70B = architecture_for_model("meta-llama/Llama-3.1-70B")
+QWEN3_0_6B = architecture_for_model("Qwen/Qwen3-0.6B")
+QWEN3_8B = architecture_for_model("Qwen/Qwen3-8B")
 
 H100 = int(79.2 * GIB)
 L40S = int(44.4 * GIB)

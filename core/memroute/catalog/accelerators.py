@@ -8,16 +8,22 @@ Three totals are told apart, because mixing them is how estimators go wrong:
 
 Rates are data-sheet peaks for dense matrices. Sources: ``reported_bytes`` from published
 nvidia-smi dumps (modal-labs/modal-client PR 2797, aiconfigurator ``systems/*.yaml``);
-``usable_bytes`` from engine logs quoted in public issues; rates from aiconfigurator and
-the vendors' pages.
+``usable_bytes`` from engine logs quoted in public issues, or, where ``is_usable_measured`` is
+False, the reported bytes less the widest gap seen; rates from aiconfigurator and the vendors'
+pages.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from memroute.units import GIB, MIB
 
 UNKNOWN_DRIVER_GAP_BYTES = 768 * MIB
 # 0.75 GiB: the widest gap seen between NVML's total and cudaMemGetInfo's is 0.70 GiB (B200).
+MIG_MEMORY_SLICES = 8
+MIG_COMPUTE_SLICES = 7
+MIG_MEMORY_RATIO = 0.98
+# A slice reports a little less than its eighth: 22.00 GiB of 22.38 on B200 (mig-parted#166).
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,77 +38,96 @@ class Accelerator:
     bandwidth_bytes_per_second: float
     bf16_flops: float
     """Dense bf16 floating point operations per second."""
+    fp8_flops: float | None = None
+    """Dense fp8 operations per second; None where there are none."""
+    link_bytes_per_second: float = 32e9
+    """To its neighbours, per direction: NVLink, xGMI, or PCIe."""
+    is_usable_measured: bool = True
+    vendor: str = "nvidia"
+    is_sliceable: bool = False
+    """Whether it can be cut into MIG slices."""
 
 
 def _gib(value: float) -> int:
     return int(value * GIB)
 
 
+def _row(
+    name: str,
+    products: tuple[str, ...],
+    reported_mib: int,
+    usable_gib: float | None,
+    rates: tuple[float, float, float | None, float],
+    *,
+    vendor: str = "nvidia",
+    is_sliceable: bool = False,
+) -> Accelerator:
+    """``rates``: GB/s of memory, TFLOP/s of bf16 and of fp8, GB/s of link per direction."""
+    bandwidth, bf16, fp8, link = rates
+    reported = reported_mib * MIB
+    return Accelerator(
+        name=name,
+        products=products,
+        reported_bytes=reported,
+        usable_bytes=(
+            reported - UNKNOWN_DRIVER_GAP_BYTES if usable_gib is None else _gib(usable_gib)
+        ),
+        bandwidth_bytes_per_second=bandwidth * 1e9,
+        bf16_flops=bf16 * 1e12,
+        fp8_flops=None if fp8 is None else fp8 * 1e12,
+        link_bytes_per_second=link * 1e9,
+        is_usable_measured=usable_gib is not None,
+        vendor=vendor,
+        is_sliceable=is_sliceable,
+    )
+
+
 ACCELERATORS: tuple[Accelerator, ...] = (
-    Accelerator(
-        name="L4",
-        products=("NVIDIA-L4",),
-        reported_bytes=23034 * MIB,
-        usable_bytes=_gib(22.06),
-        bandwidth_bytes_per_second=300e9,
-        bf16_flops=121e12,
+    _row("T4", ("Tesla-T4", "NVIDIA-T4"), 15360, None, (320, 65, None, 16)),
+    _row("A10", ("NVIDIA-A10",), 23028, None, (600, 125, None, 32)),
+    _row("A10G", ("NVIDIA-A10G",), 23028, None, (600, 70, None, 32)),
+    _row("L4", ("NVIDIA-L4",), 23034, 22.06, (300, 121, 242, 32)),
+    _row("L40S", ("NVIDIA-L40S",), 46068, 44.4, (864, 362, 733, 32)),
+    _row(
+        "A100-40", ("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB"), 40960, 39.49,
+        (1555, 312, None, 300), is_sliceable=True,
     ),
-    Accelerator(
-        name="L40S",
-        products=("NVIDIA-L40S",),
-        reported_bytes=46068 * MIB,
-        usable_bytes=_gib(44.4),
-        bandwidth_bytes_per_second=864e9,
-        bf16_flops=362e12,
+    _row(
+        "A100-80", ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe"), 81920, 79.25,
+        (2039, 312, None, 300), is_sliceable=True,
     ),
-    Accelerator(
-        name="A100-40",
-        products=("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB"),
-        reported_bytes=40960 * MIB,
-        usable_bytes=_gib(39.49),
-        bandwidth_bytes_per_second=1555e9,
-        bf16_flops=312e12,
+    _row(
+        "H100", ("NVIDIA-H100-80GB-HBM3",), 81559, 79.20, (3350, 989, 1979, 450),
+        is_sliceable=True,
     ),
-    Accelerator(
-        name="A100-80",
-        products=("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe"),
-        reported_bytes=81920 * MIB,
-        usable_bytes=_gib(79.25),
-        bandwidth_bytes_per_second=2039e9,
-        bf16_flops=312e12,
+    _row(
+        "H100-PCIe", ("NVIDIA-H100-PCIe",), 81559, 79.10, (2000, 756, 1513, 64),
+        is_sliceable=True,
     ),
-    Accelerator(
-        name="H100",
-        products=("NVIDIA-H100-80GB-HBM3",),
-        reported_bytes=81559 * MIB,
-        usable_bytes=_gib(79.20),
-        bandwidth_bytes_per_second=3350e9,
-        bf16_flops=989e12,
+    _row("H100-NVL", ("NVIDIA-H100-NVL",), 95830, None, (3900, 835, 1671, 300), is_sliceable=True),
+    _row("H200", ("NVIDIA-H200",), 143771, 139.81, (4800, 989, 1979, 450), is_sliceable=True),
+    _row("B200", ("NVIDIA-B200",), 183359, 178.36, (7700, 2250, 4500, 900), is_sliceable=True),
+    _row("GB200", ("NVIDIA-GB200",), 189471, None, (8000, 2500, 5000, 900), is_sliceable=True),
+    _row("B300", ("NVIDIA-B300-SXM6-AC", "NVIDIA-B300"), 275040, 268.0, (7750, 2250, 4500, 900)),
+    _row("RTX-4090", ("NVIDIA-GeForce-RTX-4090",), 24564, 23.52, (1008, 165, 330, 32)),
+    _row("RTX-5090", ("NVIDIA-GeForce-RTX-5090",), 32607, 31.36, (1792, 209, 419, 64)),
+    _row(
+        "RTX-PRO-6000",
+        ("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition",
+         "NVIDIA-RTX-PRO-6000-Blackwell-Workstation-Edition"),
+        97887, 94.97, (1792, 468, 936, 64),
     ),
-    Accelerator(
-        name="H100-PCIe",
-        products=("NVIDIA-H100-PCIe",),
-        reported_bytes=81559 * MIB,
-        usable_bytes=_gib(79.10),
-        bandwidth_bytes_per_second=2000e9,
-        bf16_flops=756e12,
+    _row("MI300X", ("AMD-Instinct-MI300X",), 196592, None, (5300, 1307, 2615, 64), vendor="amd"),
+    _row("MI325X", ("AMD-Instinct-MI325X",), 262128, None, (6000, 1307, 2615, 64), vendor="amd"),
+    _row("MI355X", ("AMD-Instinct-MI355X",), 294896, None, (8000, 2500, 5000, 77), vendor="amd"),
+    _row(
+        "Gaudi-3", ("Intel-Gaudi-3", "HL-325L"), 131072, None, (3700, 1678, 1678, 300),
+        vendor="intel",
     ),
-    Accelerator(
-        name="H200",
-        products=("NVIDIA-H200",),
-        reported_bytes=143771 * MIB,
-        usable_bytes=_gib(139.81),
-        bandwidth_bytes_per_second=4800e9,
-        bf16_flops=989e12,
-    ),
-    Accelerator(
-        name="B200",
-        products=("NVIDIA-B200",),
-        reported_bytes=183359 * MIB,
-        usable_bytes=_gib(178.36),
-        bandwidth_bytes_per_second=7700e9,
-        bf16_flops=2250e12,
-    ),
+)  # fmt: skip
+
+_MIG_PROFILE = re.compile(
+    r"^(?P<base>.+?)[-/ ](?:MIG[- ])?(?P<compute>\d)g\.(?P<gb>\d+)gb$", re.IGNORECASE
 )
 
 
@@ -110,13 +135,60 @@ def accelerator_for_product(product: str) -> Accelerator | None:
     """The catalogue's row for a product label or a DCGM model name; None when unknown.
 
     ``NVIDIA H100 80GB HBM3`` (DCGM) and ``NVIDIA-H100-80GB-HBM3-SHARED`` (time-sliced) are
-    the same accelerator as ``NVIDIA-H100-80GB-HBM3``.
+    the same accelerator as ``NVIDIA-H100-80GB-HBM3``; ``…-MIG-1g.10gb`` is a slice of it.
     """
     normalized = product.strip().replace(" ", "-").removesuffix("-SHARED")
     for accelerator in ACCELERATORS:
         if normalized in accelerator.products:
             return accelerator
-    return None
+    return _slice(normalized)
+
+
+def accelerator_by_name(name: str) -> Accelerator | None:
+    """The catalogue's row for what a person writes: ``h100``, ``A100-80``, ``H100/1g.10gb``."""
+    wanted = name.strip().casefold()
+    for accelerator in ACCELERATORS:
+        if accelerator.name.casefold() == wanted:
+            return accelerator
+    return accelerator_for_product(name) or _slice(name.strip())
+
+
+def _slice(name: str) -> Accelerator | None:
+    match = _MIG_PROFILE.match(name)
+    if match is None:
+        return None
+    base = accelerator_for_product(match["base"]) or next(
+        (row for row in ACCELERATORS if row.name.casefold() == match["base"].casefold()), None
+    )
+    return None if base is None else mig_slice(base, f"{match['compute']}g.{match['gb']}gb")
+
+
+def mig_slice(base: Accelerator, profile: str) -> Accelerator | None:
+    """A MIG slice (``2g.20gb``) of an accelerator; None where there is no such profile.
+
+    Memory comes in eighths, compute in sevenths; bandwidth goes with memory. Within 2 % of
+    what slices report, and below it.
+    """
+    match = re.fullmatch(r"(\d)g\.(\d+)gb", profile.casefold())
+    if match is None or not base.is_sliceable:
+        return None
+    compute, nominal = int(match[1]), int(match[2])
+    slices = round(nominal * GIB / (base.reported_bytes / MIG_MEMORY_SLICES))
+    if not (1 <= compute <= MIG_COMPUTE_SLICES and 1 <= slices <= MIG_MEMORY_SLICES):
+        return None
+    memory, rate = slices / MIG_MEMORY_SLICES, compute / MIG_COMPUTE_SLICES
+    return replace(
+        base,
+        name=f"{base.name}/{profile.casefold()}",
+        products=(),
+        reported_bytes=int(base.reported_bytes * memory * MIG_MEMORY_RATIO),
+        usable_bytes=int(base.usable_bytes * memory * MIG_MEMORY_RATIO),
+        bandwidth_bytes_per_second=base.bandwidth_bytes_per_second * memory,
+        bf16_flops=base.bf16_flops * rate,
+        fp8_flops=None if base.fp8_flops is None else base.fp8_flops * rate,
+        is_usable_measured=False,
+        is_sliceable=False,
+    )
 
 
 def usable_bytes(*, product: str | None, reported_bytes: int) -> int:

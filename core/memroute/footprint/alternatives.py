@@ -7,7 +7,7 @@ field of the ModelDeployment changed, with the footprint that it would have.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from memroute.errors import UnsupportedShapeError
+from memroute.errors import UnknownWeightsError, UnsupportedShapeError
 from memroute.footprint.kv_cache import KVCacheDtype
 from memroute.footprint.replica import ReplicaFootprint, ReplicaShape, replica_footprint
 from memroute.footprint.weights import Quantization
@@ -29,17 +29,24 @@ class Alternative:
 
 
 def smaller_alternatives(shape: ReplicaShape) -> Iterator[Alternative]:
-    """Shapes that need less per accelerator than ``shape``, lazily, nearest first per field."""
+    """Shapes that need less per accelerator than ``shape``, lazily, nearest first per field.
+
+    What does not help is left out: two ranks of a tiny model need more for communication than
+    they save, and the padded pages of a hybrid do not shrink with their dtype.
+    """
+    need = replica_footprint(shape).total_bytes
     for field, change, smaller in _variants(shape):
         try:
             footprint = replica_footprint(smaller)
-        except UnsupportedShapeError:
+        except (UnsupportedShapeError, UnknownWeightsError):
+            continue
+        if footprint.total_bytes >= need:
             continue
         yield Alternative(field=field, change=change, footprint=footprint)
 
 
 def _variants(shape: ReplicaShape) -> Iterator[tuple[str, str, ReplicaShape]]:
-    if shape.kv_cache_dtype is not KVCacheDtype.FP8:
+    if not shape.kv_cache_dtype.is_quantized:
         yield "kvCacheDtype", "kvCacheDtype=fp8", replace(shape, kv_cache_dtype=KVCacheDtype.FP8)
     for concurrency in _halvings(shape.concurrency, 1):
         yield (

@@ -1,17 +1,30 @@
 """Bytes that one replica needs on each of its accelerators."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from memroute.footprint import overhead
 from memroute.footprint.architecture import ModelArchitecture
+from memroute.footprint.calibration import Calibration
+from memroute.footprint.estimate import Estimate
 from memroute.footprint.kv_cache import KVCacheDtype, KVCacheLayout, kv_cache_layout
-from memroute.footprint.weights import Quantization, weights_bytes_per_rank
+from memroute.footprint.weights import (
+    Parallelism,
+    Quantization,
+    WeightsEstimate,
+    adapter_bytes_per_rank,
+    mtp_bytes_per_rank,
+    weights_per_rank,
+)
 
 MAX_NUM_SEQS = 256
 # vLLM's own default under 70 GiB of HBM; it bounds the activation peak, so memroute always
 # passes it rather than let the engine pick 1,024 on larger accelerators.
 MAX_NUM_BATCHED_TOKENS = 2048
 # vLLM's default under 70 GiB: a step of 2,048 tokens already saturates prefill.
+VISION_UNCERTAINTY_RATIO = 0.15
+# A tower's bytes by its shape; see weights.model.vision_tower_bytes.
+CHECKPOINT_UNCERTAINTY_RATIO = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +38,28 @@ class ReplicaShape:
     quantization: Quantization = Quantization.NONE
     kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
     tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
+    expert_parallel: bool = False
+    max_num_seqs: int = MAX_NUM_SEQS
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
+    max_adapters: int = 0
+    """LoRA slots; 0 for none."""
+    max_adapter_rank: int = 16
+    draft: ModelArchitecture | None = None
+    """A draft model for speculative decoding, on every rank beside the model."""
+    num_speculative_tokens: int = 0
+    """Above 0 without a draft: the model's own prediction layers are loaded."""
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the replica is spread over accelerators."""
+        return Parallelism(
+            tensor_parallel_size=self.tensor_parallel_size,
+            pipeline_parallel_size=self.pipeline_parallel_size,
+            data_parallel_size=self.data_parallel_size,
+            expert_parallel=self.expert_parallel,
+        )
 
     @property
     def kv_layout(self) -> KVCacheLayout:
@@ -32,44 +67,80 @@ class ReplicaShape:
         return kv_cache_layout(
             self.architecture,
             kv_cache_dtype=self.kv_cache_dtype,
-            tensor_parallel_size=self.tensor_parallel_size,
+            parallelism=self.parallelism,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            num_speculative_tokens=self.num_speculative_tokens,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaFootprint:
-    """Bytes on one accelerator; every rank of a tensor-parallel replica needs the same."""
+    """Bytes on one accelerator; every rank of a replica is given what the fullest needs."""
 
     num_devices: int
-    weights_bytes: int
+    weights: Estimate
     kv_cache_bytes: int
-    peak_activation_bytes: int
-    cuda_graph_bytes: int
-    non_torch_bytes: int
-    context_bytes: int
+    peak_activation: Estimate
+    cuda_graphs: Estimate
+    non_torch: Estimate
+    context: Estimate
     margin_bytes: int
     kv_layout: KVCacheLayout
+    max_context_tokens: int
+    weights_estimate: WeightsEstimate
+    is_calibrated: bool = False
+    """Whether an engine has measured the overhead of this very shape."""
 
     @property
-    def engine_bytes(self) -> int:
+    def source(self) -> str:
+        """Where the numbers come from: ``formula``, ``checkpoint`` or ``calibrated``."""
+        return "calibrated" if self.is_calibrated else self.weights_estimate.source.value
+
+    @property
+    def engine(self) -> Estimate:
         """What the engine counts as its own: the budget that its flags speak of."""
         return (
-            self.weights_bytes
-            + self.kv_cache_bytes
-            + self.peak_activation_bytes
-            + self.cuda_graph_bytes
-            + self.non_torch_bytes
+            self.weights
+            + Estimate.exactly(self.kv_cache_bytes)
+            + self.peak_activation
+            + self.cuda_graphs
+            + self.non_torch
         )
 
     @property
+    def total(self) -> Estimate:
+        """The engine's budget and its context outside it."""
+        return self.engine + self.context
+
+    @property
+    def weights_bytes(self) -> int:
+        """What is reserved for weights."""
+        return self.weights.high
+
+    @property
+    def overhead_bytes(self) -> int:
+        """What is reserved beside weights and KV pool."""
+        return self.total_bytes - self.weights_bytes - self.kv_cache_bytes
+
+    @property
+    def engine_bytes(self) -> int:
+        """What is reserved for the engine's own budget."""
+        return self.engine.high
+
+    @property
+    def outside_bytes(self) -> int:
+        """What is reserved and does not count against the engine's budget."""
+        return self.context.high + self.margin_bytes
+
+    @property
     def total_bytes(self) -> int:
-        """What must be free on the accelerator: the engine's budget and what lies outside."""
-        return self.engine_bytes + self.context_bytes + self.margin_bytes
+        """What must be free on the accelerator: the high end of everything, and a margin."""
+        return self.engine_bytes + self.outside_bytes
 
     @property
     def kv_capacity_tokens(self) -> int:
-        """Tokens that the KV pool holds."""
-        return self.kv_layout.capacity_tokens(self.kv_cache_bytes)
+        """Tokens that the KV pool holds, all data-parallel ranks of a replica apart."""
+        return self.kv_layout.capacity_tokens(self.kv_cache_bytes, self.max_context_tokens)
 
     def kv_cache_bytes_within(self, budget_bytes: int) -> int:
         """Bytes of the KV pool when the engine may count ``budget_bytes`` as its own.
@@ -79,28 +150,103 @@ class ReplicaFootprint:
         return max(0, self.kv_cache_bytes + budget_bytes - self.engine_bytes)
 
 
-def replica_footprint(shape: ReplicaShape) -> ReplicaFootprint:
+@lru_cache(maxsize=4096)
+def replica_footprint(
+    shape: ReplicaShape, calibration: Calibration | None = None
+) -> ReplicaFootprint:
     """The bytes that a replica of this shape needs on each accelerator.
 
-    Raises ``UnsupportedShapeError`` when the model cannot be split so.
+    ``calibration``: what an engine of this shape has measured on the accelerator in question.
+    Raises ``UnsupportedShapeError`` when the model cannot be split or stored so, and
+    ``UnknownWeightsError`` when nothing says what it weighs.
     """
-    weights = weights_bytes_per_rank(
-        shape.architecture,
-        quantization=shape.quantization,
-        tensor_parallel_size=shape.tensor_parallel_size,
+    parallelism = shape.parallelism
+    estimate = weights_per_rank(
+        shape.architecture, quantization=shape.quantization, parallelism=parallelism
     )
+    activation = overhead.peak_activation(
+        shape.architecture,
+        parallelism=parallelism,
+        max_num_seqs=shape.max_num_seqs,
+        max_num_batched_tokens=shape.max_num_batched_tokens,
+    )
+    graphs = overhead.cuda_graphs(shape.architecture)
+    libraries = overhead.non_torch(parallelism)
+    weights = _loaded(estimate, extra_bytes=_extra_weights(shape))
+    if calibration is not None:
+        # One number was measured: what the weights took beyond the formula is in it too.
+        weights = Estimate.exactly(weights.low)
+        activation, graphs, libraries = calibration.overhead, _NOTHING, _NOTHING
+    layout = shape.kv_layout
     return ReplicaFootprint(
-        num_devices=shape.tensor_parallel_size,
-        weights_bytes=int(weights * (1 + overhead.WEIGHT_LOADING_MARGIN_RATIO)),
-        kv_cache_bytes=shape.kv_layout.pool_bytes_for(
+        num_devices=parallelism.num_devices,
+        weights=weights,
+        kv_cache_bytes=layout.pool_bytes_for(
             num_sequences=shape.concurrency, tokens_per_sequence=shape.max_context_tokens
-        ),
-        peak_activation_bytes=overhead.peak_activation_bytes(
-            vocab_size=shape.architecture.vocab_size, max_num_seqs=MAX_NUM_SEQS
-        ),
-        cuda_graph_bytes=overhead.CUDA_GRAPH_BYTES,
-        non_torch_bytes=overhead.non_torch_bytes(tensor_parallel_size=shape.tensor_parallel_size),
-        context_bytes=overhead.CUDA_CONTEXT_BYTES,
+        )
+        + _draft_kv_bytes(shape),
+        peak_activation=activation,
+        cuda_graphs=graphs,
+        non_torch=libraries,
+        context=overhead.CUDA_CONTEXT,
         margin_bytes=overhead.MARGIN_BYTES,
-        kv_layout=shape.kv_layout,
+        kv_layout=layout,
+        max_context_tokens=shape.max_context_tokens,
+        weights_estimate=estimate,
+        is_calibrated=calibration is not None,
+    )
+
+
+_NOTHING = Estimate.exactly(0)
+
+
+def _loaded(estimate: WeightsEstimate, *, extra_bytes: int) -> Estimate:
+    size = estimate.bytes_per_rank + extra_bytes
+    vision_error = (
+        0 if estimate.is_vision_exact else int(estimate.vision_bytes * VISION_UNCERTAINTY_RATIO)
+    )
+    low_error = vision_error
+    if estimate.source != "formula":
+        low_error += int(size * CHECKPOINT_UNCERTAINTY_RATIO)
+    return Estimate(
+        low=size - low_error,
+        expected=int(size * overhead.WEIGHTS_EXPECTED_RATIO),
+        high=int(size * overhead.WEIGHTS_HIGH_RATIO) + vision_error,
+    )
+
+
+def _extra_weights(shape: ReplicaShape) -> int:
+    """LoRA slots, and what speculation loads."""
+    extra = 0
+    if shape.max_adapters:
+        extra += adapter_bytes_per_rank(
+            shape.architecture,
+            max_adapters=shape.max_adapters,
+            max_rank=shape.max_adapter_rank,
+            parallelism=shape.parallelism,
+        )
+    if shape.draft is not None:
+        draft = weights_per_rank(shape.draft, parallelism=_draft_parallelism(shape))
+        extra += draft.bytes_per_rank
+    elif shape.num_speculative_tokens and shape.architecture.num_mtp_layers:
+        extra += mtp_bytes_per_rank(shape.architecture, parallelism=shape.parallelism)
+    return extra
+
+
+def _draft_parallelism(shape: ReplicaShape) -> Parallelism:
+    return Parallelism(tensor_parallel_size=shape.tensor_parallel_size)
+
+
+def _draft_kv_bytes(shape: ReplicaShape) -> int:
+    """The draft's own cache, for the same sequences."""
+    if shape.draft is None:
+        return 0
+    layout = kv_cache_layout(
+        shape.draft,
+        kv_cache_dtype=shape.kv_cache_dtype,
+        parallelism=_draft_parallelism(shape),
+        max_num_batched_tokens=shape.max_num_batched_tokens,
+    )
+    return layout.pool_bytes_for(
+        num_sequences=shape.concurrency, tokens_per_sequence=shape.max_context_tokens
     )

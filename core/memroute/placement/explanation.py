@@ -54,11 +54,10 @@ def explain(
 
 def _need(replica: WantedReplica) -> str:
     f = replica.footprint
-    overhead = f.total_bytes - f.weights_bytes - f.kv_cache_bytes
     devices = "1 device" if f.num_devices == 1 else f"each of {f.num_devices} devices of one node"
     return (
         f"needs {format_gib(f.total_bytes)} on {devices} (weights {format_gib(f.weights_bytes)}, "
-        f"KV cache {format_gib(f.kv_cache_bytes)}, overhead {format_gib(overhead)})"
+        f"KV cache {format_gib(f.kv_cache_bytes)}, overhead {format_gib(f.overhead_bytes)})"
     )
 
 

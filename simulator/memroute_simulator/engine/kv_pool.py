@@ -1,15 +1,14 @@
 """A paged KV cache: blocks handed to requests, one block kept as the null block."""
 
-from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
-from memroute.units import ceil_div
+from memroute.footprint.kv_cache import NUM_NULL_BLOCKS, KVCacheLayout
 
 
 class KVPool:
     """Blocks by request. Owns the count of free ones; never hands out more than it has."""
 
-    def __init__(self, *, num_blocks: int, block_size_tokens: int) -> None:
+    def __init__(self, *, num_blocks: int, layout: KVCacheLayout) -> None:
         self.num_blocks = num_blocks
-        self.block_size_tokens = block_size_tokens
+        self.layout = layout
         self._held: dict[str, int] = {}
         self.num_free = num_blocks - NUM_NULL_BLOCKS
 
@@ -24,8 +23,8 @@ class KVPool:
         return 1.0 - self.num_free / self.num_usable if self.num_usable else 0.0
 
     def blocks_for(self, num_tokens: int) -> int:
-        """Blocks that so many tokens pin."""
-        return ceil_div(num_tokens, self.block_size_tokens)
+        """Blocks that so many tokens pin, over all groups of layers."""
+        return self.layout.blocks_for(num_tokens)
 
     def can_grow(self, request_id: str, num_tokens: int) -> bool:
         """Whether the request can hold ``num_tokens`` in total."""

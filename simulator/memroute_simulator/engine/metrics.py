@@ -85,16 +85,16 @@ class EngineMetrics:
             "e2e_request_latency_seconds", "E2E request latency.", _REQUEST_BUCKETS
         )
         pool = scheduler.pool
-        size_tokens = pool.num_blocks * pool.block_size_tokens
         # vLLM counts the null block in: what requests can hold is one block less.
+        concurrency = pool.num_blocks / pool.blocks_for(max_model_len)
         config = {
-            "block_size": pool.block_size_tokens,
+            "block_size": pool.layout.block_size_tokens,
             "cache_dtype": cache_dtype,
             "enable_prefix_caching": False,
             "gpu_memory_utilization": gpu_memory_utilization,
-            "kv_cache_max_concurrency": round(size_tokens / max_model_len, 3),
+            "kv_cache_max_concurrency": concurrency,
             "kv_cache_memory_bytes": kv_cache_memory_bytes,
-            "kv_cache_size_tokens": size_tokens,
+            "kv_cache_size_tokens": int(concurrency * max_model_len),
             "num_gpu_blocks": pool.num_blocks,
             "num_gpu_blocks_override": None,
             "sliding_window": None,

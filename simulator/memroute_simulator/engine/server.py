@@ -41,9 +41,7 @@ class EngineServer:
         self._max_model_len = started.max_model_len
         self._rng = random.Random(arguments.seed)  # noqa: S311 - answer lengths, not secrets
         scheduler = Scheduler(
-            pool=KVPool(
-                num_blocks=started.num_blocks, block_size_tokens=started.layout.block_size_tokens
-            ),
+            pool=KVPool(num_blocks=started.num_blocks, layout=started.layout),
             step_time=StepTimeModel.for_rank(
                 started.architecture,
                 started.accelerator,
@@ -277,7 +275,7 @@ async def serve_engine(arguments: EngineArguments) -> int:
         except EngineStartError as error:
             print(f"ERROR EngineCore failed to start. {error}", file=sys.stderr)
             return 1
-    tokens = started.num_blocks * started.layout.block_size_tokens
+    tokens = started.layout.reported_tokens(started.kv_cache_bytes, started.max_model_len)
     print(
         f"INFO GPU KV cache size: {tokens:,} tokens, Maximum concurrency for "
         f"{started.max_model_len:,} tokens per request: {tokens / started.max_model_len:.2f}x"

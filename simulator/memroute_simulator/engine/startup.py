@@ -16,8 +16,13 @@ from dataclasses import dataclass
 import aiohttp
 
 from memroute.catalog import Accelerator, accelerator_for_product, architecture_for_model
-from memroute.footprint import ModelArchitecture, weights_bytes_per_rank
-from memroute.footprint.kv_cache import KVCacheLayout, kv_cache_layout
+from memroute.footprint import (
+    KVCacheLayout,
+    ModelArchitecture,
+    Parallelism,
+    kv_cache_layout,
+    weights_per_rank,
+)
 from memroute.units import GIB
 from memroute_simulator.engine.arguments import EngineArguments
 
@@ -89,7 +94,10 @@ async def start_engine(arguments: EngineArguments, driver: DriverClient) -> Star
         msg = f"RuntimeError: unknown device {devices[0]['product']}"
         raise EngineStartError(msg)
     layout = kv_cache_layout(
-        architecture, kv_cache_dtype=arguments.kv_cache_dtype, tensor_parallel_size=tp
+        architecture,
+        kv_cache_dtype=arguments.kv_cache_dtype,
+        parallelism=Parallelism(tensor_parallel_size=tp),
+        max_num_batched_tokens=arguments.max_num_batched_tokens,
     )
     rng = random.Random(f"{arguments.model}/{arguments.seed}")  # noqa: S311 - not for secrets
     kv_bytes = [
@@ -97,7 +105,7 @@ async def start_engine(arguments: EngineArguments, driver: DriverClient) -> Star
         for rank, device in enumerate(devices[:tp])
     ]
     num_blocks = layout.num_blocks_in(min(kv_bytes))
-    max_model_len = arguments.max_model_len or architecture.max_context_tokens
+    max_model_len = arguments.max_model_len or architecture.max_context_tokens or 0
     _check_capacity(layout, num_blocks, max_model_len, min(kv_bytes))
     return StartedEngine(
         architecture=architecture,
@@ -132,9 +140,11 @@ async def _start_rank(
         )
         raise EngineStartError(msg)
     weights = int(
-        weights_bytes_per_rank(
-            architecture, quantization=arguments.quantization, tensor_parallel_size=tp
-        )
+        weights_per_rank(
+            architecture,
+            quantization=arguments.quantization,
+            parallelism=Parallelism(tensor_parallel_size=tp),
+        ).bytes_per_rank
         * rng.uniform(1.001, 1.015)
     )
     non_torch = int((rng.uniform(0.05, 0.25) if tp == 1 else rng.uniform(1.4, 2.0)) * GIB)
@@ -184,12 +194,13 @@ def _check_capacity(
     needed = layout.blocks_for(max_model_len)
     if num_blocks >= needed:
         return
+    longest = layout.longest_context_tokens(kv_bytes, max_model_len)
     msg = (
         f"ValueError: To serve at least one request with the model's max seq len "
         f"({max_model_len}), ({needed * layout.bytes_per_block / GIB:.2f} GiB KV cache is needed, "
         f"which is larger than the available KV cache memory ({kv_bytes / GIB:.2f} GiB). Based on "
         f"the available memory, the estimated maximum model length is "
-        f"{num_blocks * layout.block_size_tokens}. Try increasing `gpu_memory_utilization` or "
-        f"decreasing `max_model_len` when initializing the engine."
+        f"{longest}. Try increasing `gpu_memory_utilization` or decreasing "
+        f" `max_model_len` when initializing the engine."
     )
     raise EngineStartError(msg)

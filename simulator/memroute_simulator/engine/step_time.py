@@ -9,9 +9,14 @@ and drain as it does on hardware. A later model replaces it by measured coeffici
 from dataclasses import dataclass
 
 from memroute.catalog import Accelerator
-from memroute.footprint import ModelArchitecture, Quantization, weights_bytes_per_rank
-from memroute.footprint.kv_cache import KVCacheLayout
-from memroute.footprint.weights import num_parameters
+from memroute.footprint import (
+    KVCacheLayout,
+    ModelArchitecture,
+    Parallelism,
+    Quantization,
+    active_parameters,
+    weights_per_rank,
+)
 
 BANDWIDTH_EFFICIENCY_RATIO = 0.8
 COMPUTE_EFFICIENCY_RATIO = 0.5
@@ -40,10 +45,12 @@ class StepTimeModel:
         """The model of one tensor-parallel rank."""
         bandwidth = accelerator.bandwidth_bytes_per_second * BANDWIDTH_EFFICIENCY_RATIO
         flops = accelerator.bf16_flops * COMPUTE_EFFICIENCY_RATIO
-        weights = weights_bytes_per_rank(
-            architecture, quantization=quantization, tensor_parallel_size=tensor_parallel_size
-        )
-        parameters = num_parameters(architecture) / tensor_parallel_size
+        weights = weights_per_rank(
+            architecture,
+            quantization=quantization,
+            parallelism=Parallelism(tensor_parallel_size=tensor_parallel_size),
+        ).bytes_per_rank
+        parameters = active_parameters(architecture) / tensor_parallel_size
         return cls(
             weights_read_seconds=weights / bandwidth,
             seconds_per_prefill_token=2 * parameters / flops,

@@ -1,0 +1,74 @@
+"""Typed access to a Hugging Face ``config.json``, with errors that name the field."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from memroute.errors import InvalidConfigError
+
+
+class ConfigReader:
+    """Reads fields of one configuration.
+
+    A field is read under the first of its names that is present and not null: families
+    renamed the same thing (``num_local_experts``, ``n_routed_experts``, ``num_experts``).
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    @property
+    def family(self) -> str:
+        """``model_type``; empty when there is none."""
+        return str(self._config.get("model_type") or "")
+
+    def raw(self, *names: str) -> Any:
+        """The value as it stands; None when absent or null."""
+        for name in names:
+            value = self._config.get(name)
+            if value is not None:
+                return value
+        return None
+
+    def optional_int(self, *names: str) -> int | None:
+        """A non-negative integer; None when absent or null. Raises ``InvalidConfigError``."""
+        value = self.raw(*names)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+            raise InvalidConfigError(names[0], value, "an integer")
+        if value < 0:
+            raise InvalidConfigError(names[0], value, "a non-negative integer")
+        return int(value)
+
+    def positive(self, *names: str, default: int | None = None) -> int:
+        """A positive integer. Raises ``InvalidConfigError`` when absent and without default."""
+        value = self.optional_int(*names)
+        if value is None:
+            value = default
+        if value is None:
+            raise InvalidConfigError(names[0], None, "a positive integer")
+        if value == 0:
+            raise InvalidConfigError(names[0], 0, "a positive integer")
+        return value
+
+    def count(self, *names: str, default: int = 0) -> int:
+        """A non-negative integer, ``default`` when absent."""
+        value = self.optional_int(*names)
+        return default if value is None else value
+
+    def flag(self, *names: str, default: bool = False) -> bool:
+        """A boolean, ``default`` when absent."""
+        value = self.raw(*names)
+        return default if value is None else bool(value)
+
+    def layer_types(self, num_layers: int, default: Callable[[int], str]) -> list[str]:
+        """The kind of each layer: ``layer_types``, or by the family's rule.
+
+        Raises ``InvalidConfigError`` when the list is shorter than the stack.
+        """
+        listed = self.raw("layer_types")
+        if listed is None:
+            return [default(index) for index in range(num_layers)]
+        if not isinstance(listed, Sequence) or isinstance(listed, str) or len(listed) < num_layers:
+            raise InvalidConfigError("layer_types", listed, f"a list of {num_layers} kinds")
+        return [str(kind) for kind in listed[:num_layers]]

@@ -1,0 +1,174 @@
+"""From a ``config.json`` to an architecture: which reader knows the family, and what if none.
+
+A multimodal wrapper nests its language model under ``text_config`` (or ``llm_config``,
+``language_config``); its text part is read exactly, its vision tower by shape.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+from memroute.errors import InvalidConfigError, UnknownArchitectureError
+from memroute.footprint.architecture import dense, experts, gemma, hybrid, latent
+from memroute.footprint.architecture.components import Layer, ModelArchitecture, VisionTower
+from memroute.footprint.architecture.config import ConfigReader
+
+TEXT_KEYS = ("text_config", "llm_config", "language_config")
+MAX_LAYERS = 4096
+# A guard against nonsense: no published model has more than a few hundred.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How one ``model_type`` is read."""
+
+    read_layers: Callable[[ConfigReader], tuple[Layer, ...]]
+    tied_by_default: bool = False
+    """Whether transformers ties embeddings where the configuration does not say."""
+    vocab_size: int | None = None
+    """transformers' default, where published configurations rely on it."""
+    num_final_norm_vectors: int = 1
+
+
+FAMILIES: dict[str, Family] = {
+    **dict.fromkeys(
+        ("llama", "mistral", "ministral", "ministral3", "phi3"), Family(read_layers=dense.llama)
+    ),
+    **dict.fromkeys(("qwen2", "qwen3"), Family(read_layers=dense.qwen)),
+    # The text part of Qwen's vision models is the family's own.
+    **dict.fromkeys(
+        ("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text", "qwen3_vl_text"),
+        Family(read_layers=dense.qwen),
+    ),
+    **dict.fromkeys(("glm", "glm4"), Family(read_layers=dense.glm)),
+    "falcon": Family(read_layers=dense.falcon, tied_by_default=True, num_final_norm_vectors=2),
+    "gemma": Family(read_layers=gemma.gemma, tied_by_default=True),
+    "gemma2": Family(read_layers=gemma.gemma2, tied_by_default=True),
+    "gemma3_text": Family(read_layers=gemma.gemma3, tied_by_default=True, vocab_size=262208),
+    "gemma4_text": Family(read_layers=gemma.gemma4, tied_by_default=True, vocab_size=262144),
+    "mixtral": Family(read_layers=experts.mixtral),
+    **dict.fromkeys(
+        ("qwen2_moe", "qwen3_moe", "qwen3_vl_moe_text"), Family(read_layers=experts.qwen_moe)
+    ),
+    "gpt_oss": Family(read_layers=experts.gpt_oss),
+    "llama4_text": Family(read_layers=experts.llama4),
+    "minimax_m2": Family(read_layers=experts.minimax_m2),
+    "glm4_moe": Family(read_layers=experts.glm4_moe),
+    **dict.fromkeys(
+        ("deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm4_moe_lite", "glm_moe_dsa"),
+        Family(read_layers=latent.deepseek),
+    ),
+    **dict.fromkeys(
+        ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), Family(read_layers=hybrid.qwen_delta)
+    ),
+    "nemotron_h": Family(read_layers=hybrid.nemotron_h),
+    "minimax": Family(read_layers=hybrid.minimax),
+}
+
+KNOWN_FAMILIES = tuple(sorted(FAMILIES))
+
+
+def architecture_from_config(
+    config: Mapping[str, Any], *, checkpoint_bytes: int | None = None
+) -> ModelArchitecture:
+    """The architecture that a Hugging Face ``config.json`` describes.
+
+    ``checkpoint_bytes``: bytes of the published weights, where known. They stand in for what
+    the formula does not cover: the vision tower, or a family without a formula, whose cache
+    is then bounded by full attention on every layer.
+
+    Raises ``UnknownArchitectureError`` for an unknown family without ``checkpoint_bytes``,
+    and ``InvalidConfigError`` for a field that is missing or makes no sense.
+    """
+    text = _text_config(config)
+    reader = ConfigReader(text)
+    family = FAMILIES.get(reader.family)
+    if family is None and checkpoint_bytes is None:
+        raise UnknownArchitectureError(reader.family or None, KNOWN_FAMILIES)
+    num_layers = reader.optional_int("num_hidden_layers", "n_layer")
+    if num_layers is not None and num_layers > MAX_LAYERS:
+        raise InvalidConfigError("num_hidden_layers", num_layers, f"at most {MAX_LAYERS}")
+    top = ConfigReader(config)
+    tied = reader.raw("tie_word_embeddings")
+    if tied is None:
+        tied = top.raw("tie_word_embeddings")
+    if tied is None:
+        tied = family is not None and family.tied_by_default
+    return ModelArchitecture(
+        family=reader.family,
+        hidden_size=reader.positive("hidden_size"),
+        layers=_bounding_layers(reader) if family is None else family.read_layers(reader),
+        max_context_tokens=reader.optional_int(
+            "max_position_embeddings", "max_sequence_length", "seq_length"
+        ),
+        vocab_size=reader.optional_int("vocab_size") or (family.vocab_size if family else None),
+        tied_embeddings=bool(tied),
+        num_final_norm_vectors=family.num_final_norm_vectors if family else 1,
+        num_mtp_layers=reader.count("num_nextn_predict_layers", "mtp_num_hidden_layers"),
+        mtp_has_tables=reader.raw("num_nextn_predict_layers") is not None,
+        per_layer_vocab_size=reader.optional_int("vocab_size_per_layer_input"),
+        quantization_config=MappingProxyType(
+            dict(reader.raw("quantization_config") or top.raw("quantization_config") or {})
+        ),
+        vision=_vision_tower(config),
+        checkpoint_bytes=checkpoint_bytes,
+        is_exact=family is not None,
+    )
+
+
+@lru_cache(maxsize=1024)
+def architecture_from_json(text: str, checkpoint_bytes: int | None = None) -> ModelArchitecture:
+    """As ``architecture_from_config``, from JSON: the same object for the same text."""
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        msg = f"not JSON ({error})"
+        raise InvalidConfigError("config.json", None, "a JSON object", problem=msg) from error
+    if not isinstance(config, dict):
+        raise InvalidConfigError("config.json", type(config).__name__, "a JSON object")
+    return architecture_from_config(config, checkpoint_bytes=checkpoint_bytes)
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in TEXT_KEYS:
+        nested = config.get(key)
+        if isinstance(nested, Mapping) and nested:
+            return nested
+    return config
+
+
+def _bounding_layers(reader: ConfigReader) -> tuple[Layer, ...]:
+    """Full attention on every layer: no known mixer caches more, whatever the family does."""
+    layer = Layer(mixer=dense.grouped_query_attention(reader), feed_forwards=None)
+    return (layer,) * reader.positive("num_hidden_layers")
+
+
+def _vision_tower(config: Mapping[str, Any]) -> VisionTower | None:
+    vision = config.get("vision_config")
+    if not isinstance(vision, Mapping):
+        return None
+    reader = ConfigReader(vision)
+    hidden = reader.optional_int("hidden_size", "embed_dim", "width")
+    num_layers = reader.optional_int("num_hidden_layers", "depth", "layers")
+    if not hidden or not num_layers:
+        return None
+    image, patch = reader.raw("image_size"), reader.raw("patch_size")
+    patches = None
+    if isinstance(image, int) and isinstance(patch, int) and patch > 0:
+        patches = (image // patch) ** 2
+    per_token = float((reader.optional_int("spatial_merge_size") or 1) ** 2)
+    tokens = ConfigReader(config).optional_int(
+        "mm_tokens_per_image", "vision_soft_tokens_per_image"
+    )
+    if tokens and patches:
+        per_token = patches / tokens
+    return VisionTower(
+        hidden_size=hidden,
+        num_layers=num_layers,
+        intermediate_size=reader.optional_int("intermediate_size") or 4 * hidden,
+        num_patches=patches,
+        patches_per_token=per_token,
+    )
