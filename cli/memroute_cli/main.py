@@ -1,8 +1,9 @@
-"""The command line: ``memroute demo``."""
+"""The command line: ``memroute plan``, ``memroute demo``."""
 
 import typer
 
 from memroute_cli.demo.command import demo
+from memroute_cli.plan.command import plan
 
 app = typer.Typer(
     name="memroute",
@@ -11,6 +12,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command(name="plan")(plan)
 app.command(name="demo")(demo)
 
 

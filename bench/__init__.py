@@ -1,0 +1,1 @@
+"""Measurements of memroute, beside those of others: run from the root, ``python -m bench.NAME``."""

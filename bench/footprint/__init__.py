@@ -1,0 +1,1 @@
+"""How true are the footprints? Against vLLM's own numbers, published sizes and start logs."""

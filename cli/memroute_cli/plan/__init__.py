@@ -1,0 +1,1 @@
+"""``memroute plan``: does it fit, on what, for how many users, how fast, at what price?"""

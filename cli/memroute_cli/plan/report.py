@@ -1,0 +1,178 @@
+"""Answers as a table for people and as a document for programs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from memroute.sizing import NoOption, Option, Question
+from memroute.units import GIB, format_gib
+from memroute_cli.plan.inputs import NamedModel
+from memroute_cli.plan.manifest import model_deployment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """All answers for one model, in the order of the accelerators."""
+
+    model: NamedModel
+    question: Question
+    found: tuple[Option | NoOption, ...]
+
+    def best(self, prices: dict[str, float]) -> Option | None:
+        """The cheapest per token where prices are known, else the least hardware."""
+        options = [option for option in self.found if isinstance(option, Option) and option.fits]
+        return min(options, key=lambda option: _rank(option, prices), default=None)
+
+
+def _rank(option: Option, prices: dict[str, float]) -> tuple[float, float]:
+    cost = cost_per_million(option, prices)
+    hardware = option.num_devices * option.accelerator.usable_bytes
+    return (float("inf") if cost is None else cost, hardware)
+
+
+def cost_per_million(option: Option, prices: dict[str, float]) -> float | None:
+    """What a million output tokens cost; None without a price or a rate."""
+    price = prices.get(option.accelerator.name)
+    if price is None or option.throughput is None:
+        return None
+    return option.throughput.cost_per_million_tokens(price * option.num_devices)
+
+
+def print_answers(console: Console, answers: Answers, prices: dict[str, float]) -> None:
+    """One table per model, its caveats below."""
+    question = answers.question
+    console.print()
+    console.print(Text(answers.model.name, style="bold"))
+    console.print(
+        f"{question.concurrency} x {question.max_context_tokens:,} tokens of context must fit; "
+        f"a usual request is {question.prompt_tokens:,} + {question.output_tokens:,} tokens"
+    )
+    table = Table(show_lines=False)
+    for name in ("accelerator", "fits", "devices", "precision"):
+        table.add_column(name)
+    for name in (
+        "weights", "needed per device", "KV left", "KV tokens", "users", "tokens/s", "TTFT",
+        "bound",
+        *(["per 1M tokens"] if prices else []),
+    ):  # fmt: skip
+        table.add_column(name, justify="right")
+    refusals: list[RenderableType] = []
+    for found in answers.found:
+        if isinstance(found, NoOption):
+            table.add_row(found.accelerator.name, Text("no", style="red"), *([""] * 10))
+            refusals.append(Text(f"{found.accelerator.name}: {found.reason}"))
+            if found.suggestions:
+                refusals.append(Text(f"    would fit with {', or '.join(found.suggestions)}"))
+        else:
+            table.add_row(*_cells(found, prices))
+    console.print(table)
+    if refusals:
+        console.print(Group(*refusals))
+    for note in _notes(answers):
+        console.print(Text(note, style="dim"))
+    best = answers.best(prices)
+    if best is not None:
+        console.print(_sentence(best))
+
+
+def _cells(option: Option, prices: dict[str, float]) -> list[RenderableType]:
+    footprint, rate = option.footprint, option.throughput
+    cost = cost_per_million(option, prices)
+    return [
+        option.accelerator.name,
+        Text("yes", style="green") if option.fits else Text("no", style="red"),
+        str(option.num_devices),
+        option.precision,
+        format_gib(footprint.weights.expected),
+        f"{footprint.total.expected / GIB:.1f} to {format_gib(footprint.total_bytes)}",
+        format_gib(option.pool_bytes),
+        f"{option.kv_capacity_tokens:,}",
+        f"{option.num_users:,}",
+        "" if rate is None else f"{rate.tokens_per_second:,.0f}",
+        "" if rate is None else f"{rate.ttft_seconds:.2f} s",
+        "" if rate is None else rate.bound.value,
+        *([] if not prices else ["" if cost is None else f"{cost:.2f}"]),
+    ]
+
+
+def _sentence(best: Option) -> Text:
+    devices = "one" if best.num_devices == 1 else str(best.num_devices)
+    text = (
+        f"=> {best.precision} on {devices} {best.accelerator.name}: {best.num_users:,} usual "
+        f"requests at once"
+    )
+    if best.throughput is not None:
+        rate = best.throughput
+        text += (
+            f", about {rate.tokens_per_second:,.0f} output tokens/s with "
+            f"{rate.num_sequences} of them running ({1 / rate.step_seconds:.0f} per request)"
+        )
+    return Text(f"{text}.", style="bold")
+
+
+def _notes(answers: Answers) -> list[str]:
+    options = [option for option in answers.found if isinstance(option, Option)]
+    notes = []
+    if not answers.model.architecture.is_exact:
+        notes.append(
+            f"The family {answers.model.architecture.family!r} is not known: weights are the bytes "
+            "of its checkpoint, and its cache is bounded by full attention on every layer."
+        )
+    if any(not option.footprint.weights_estimate.is_vision_exact for option in options):
+        notes.append(
+            "The vision tower is sized by its shape (within 15 %): --checkpoint makes it exact."
+        )
+    if any(not option.accelerator.is_usable_measured for option in options):
+        names = {o.accelerator.name for o in options if not o.accelerator.is_usable_measured}
+        notes.append(
+            f"No public log says what {', '.join(sorted(names))} leaves to processes; "
+            "0.75 GiB are taken off."
+        )
+    notes.append("Needed: expected to reserved. Rates are rooflines, good to some 25 %.")
+    return notes
+
+
+def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
+    """One model's answers for a program: bytes, tokens, seconds."""
+    best = answers.best(prices)
+    return {
+        "model": answers.model.name,
+        "isExact": answers.model.architecture.is_exact,
+        "options": [_option_document(found, prices) for found in answers.found],
+        "modelDeployment": None if best is None else model_deployment(answers.model.name, best),
+    }
+
+
+def _option_document(found: Option | NoOption, prices: dict[str, float]) -> dict[str, Any]:
+    if isinstance(found, NoOption):
+        return {
+            "accelerator": found.accelerator.name,
+            "fits": False,
+            "reason": found.reason,
+            "suggestions": list(found.suggestions),
+        }
+    footprint, rate = found.footprint, found.throughput
+    return {
+        "accelerator": found.accelerator.name,
+        "fits": found.fits,
+        "devices": found.num_devices,
+        "precision": found.precision,
+        "weightsBytes": footprint.weights.expected,
+        "neededBytes": {
+            "low": footprint.total.low,
+            "expected": footprint.total.expected,
+            "reserved": footprint.total_bytes,
+        },
+        "kvPoolBytes": found.pool_bytes,
+        "kvCapacityTokens": found.kv_capacity_tokens,
+        "users": found.num_users,
+        "longestContextTokens": found.longest_context_tokens,
+        "tokensPerSecond": None if rate is None else rate.tokens_per_second,
+        "stepSeconds": None if rate is None else rate.step_seconds,
+        "ttftSeconds": None if rate is None else rate.ttft_seconds,
+        "bound": None if rate is None else rate.bound.value,
+        "costPerMillionTokens": cost_per_million(found, prices),
+    }

@@ -1,0 +1,218 @@
+"""The ways to run a model on one kind of accelerator, and the first that is good enough.
+
+A replica that is given whole devices turns all that is left into KV cache. An option fits when
+that holds the wanted sequences of the whole context. The highest precision that fits wins, on
+the fewest devices: quality first, then cost.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from memroute.bandwidth import Roofline, Throughput
+from memroute.catalog import Accelerator
+from memroute.errors import UnknownWeightsError, UnsupportedShapeError
+from memroute.footprint import (
+    KVCacheDtype,
+    LengthShare,
+    ModelArchitecture,
+    Quantization,
+    ReplicaFootprint,
+    ReplicaShape,
+    replica_footprint,
+)
+from memroute.footprint.weights import resolve_format
+from memroute.units import format_gib
+
+TENSOR_PARALLEL_SIZES = (1, 2, 4, 8)
+PRECISIONS = (Quantization.NONE, Quantization.FP8, Quantization.AWQ)
+"""From the highest down; AWQ stands for any 4-bit checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What somebody wants to run, and what traffic it gets."""
+
+    architecture: ModelArchitecture
+    max_context_tokens: int
+    concurrency: int
+    """Sequences of the whole context that must fit at once."""
+    prompt_tokens: int
+    output_tokens: int
+    """Of a usual request: what users and rates are counted in."""
+    quantization: Quantization | None = None
+    """None: the highest that fits."""
+    kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
+    tensor_parallel_size: int | None = None
+    """None: the fewest devices that fit."""
+
+    @property
+    def shape(self) -> ReplicaShape:
+        """As asked; one device and the checkpoint's precision where nothing was."""
+        return ReplicaShape(
+            architecture=self.architecture,
+            max_context_tokens=self.max_context_tokens,
+            concurrency=self.concurrency,
+            quantization=self.quantization or Quantization.NONE,
+            kv_cache_dtype=self.kv_cache_dtype,
+            tensor_parallel_size=self.tensor_parallel_size or 1,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One way to run it, on whole devices."""
+
+    accelerator: Accelerator
+    shape: ReplicaShape
+    footprint: ReplicaFootprint
+    precision: str
+    """How the linear layers are stored: ``bf16``, ``fp8``, ``int4``, …"""
+    pool_bytes: int
+    """What is left for KV cache on each device; 0 when not even the weights fit."""
+    kv_capacity_tokens: int
+    num_users: int
+    """Usual requests that the pool holds at once, at their final length."""
+    longest_context_tokens: int
+    """The longest sequence that the pool holds, up to what was asked."""
+    throughput: Throughput | None
+    """With that many users; None where nothing fits."""
+
+    @property
+    def num_devices(self) -> int:
+        """Accelerators of one replica."""
+        return self.footprint.num_devices
+
+    @property
+    def fits(self) -> bool:
+        """Whether the wanted sequences fit at once."""
+        return self.pool_bytes >= self.footprint.kv_cache_bytes
+
+    @property
+    def missing_bytes(self) -> int:
+        """How much each device is short of; 0 when it fits."""
+        return max(0, self.footprint.total_bytes - self.accelerator.usable_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoOption:
+    """Why nothing fits on an accelerator, and what would make it fit."""
+
+    accelerator: Accelerator
+    reason: str
+    suggestions: tuple[str, ...]
+
+
+def answer(question: Question, accelerator: Accelerator) -> Option | NoOption:
+    """The best way to run it there, or why there is none.
+
+    Precision is given up last: the highest that fits, on the fewest devices.
+    """
+    closest: Option | None = None
+    refusal = "the model cannot be split so"
+    for quantization, size in _candidates(question):
+        try:
+            option = _option(question, accelerator, quantization, size)
+        except (UnsupportedShapeError, UnknownWeightsError) as error:
+            refusal = str(error)
+            continue
+        if option.fits:
+            return option
+        if closest is None or option.missing_bytes < closest.missing_bytes:
+            closest = option
+    if closest is None:
+        return NoOption(accelerator=accelerator, reason=refusal, suggestions=())
+    devices = "1 device" if closest.num_devices == 1 else f"{closest.num_devices} devices"
+    return NoOption(
+        accelerator=accelerator,
+        reason=(
+            f"closest is {closest.precision} on {devices}: needs "
+            f"{format_gib(closest.footprint.total_bytes)} per device, "
+            f"short by {format_gib(closest.missing_bytes)}"
+        ),
+        suggestions=_suggestions(question, accelerator),
+    )
+
+
+def options_for(question: Question, accelerator: Accelerator) -> Iterator[Option]:
+    """Every way to run it there, fitting or not, by falling precision and rising devices."""
+    for quantization, size in _candidates(question):
+        try:
+            yield _option(question, accelerator, quantization, size)
+        except (UnsupportedShapeError, UnknownWeightsError):
+            continue
+
+
+def _candidates(question: Question) -> Iterator[tuple[Quantization, int]]:
+    precisions = PRECISIONS if question.quantization is None else (question.quantization,)
+    given = question.tensor_parallel_size
+    sizes = TENSOR_PARALLEL_SIZES if given is None else (given,)
+    for quantization in precisions:
+        for size in sizes:
+            yield quantization, size
+
+
+def _option(
+    question: Question, accelerator: Accelerator, quantization: Quantization, size: int
+) -> Option:
+    shape = replace(question.shape, quantization=quantization, tensor_parallel_size=size)
+    footprint = replica_footprint(shape)
+    budget = accelerator.usable_bytes - footprint.outside_bytes
+    pool = footprint.kv_cache_bytes_within(budget)
+    layout = footprint.kv_layout
+    usual = question.prompt_tokens + question.output_tokens
+    users = layout.num_sequences_within(pool, [LengthShare(tokens=usual)])
+    throughput = None
+    if users:
+        # Half of the answer is there on average; the engine runs no more than its limit.
+        throughput = Roofline(shape=shape, accelerator=accelerator).throughput(
+            num_sequences=shape.max_num_seqs,
+            context_tokens=question.prompt_tokens + question.output_tokens // 2,
+            max_sequences=users,
+        )
+    return Option(
+        accelerator=accelerator,
+        shape=shape,
+        footprint=footprint,
+        precision=(
+            resolve_format(shape.architecture, quantization).name
+            if shape.architecture.is_exact
+            else footprint.weights_estimate.format_name
+        ),
+        pool_bytes=pool,
+        kv_capacity_tokens=layout.capacity_tokens(pool, question.max_context_tokens),
+        num_users=users,
+        longest_context_tokens=layout.longest_context_tokens(pool, question.max_context_tokens),
+        throughput=throughput,
+    )
+
+
+def _suggestions(question: Question, accelerator: Accelerator) -> tuple[str, ...]:
+    """Single changes of the question that have an option, the mildest first."""
+    found = []
+    for words, changed in _changes(question):
+        for option in options_for(changed, accelerator):
+            if option.fits:
+                found.append(words)
+                break
+    # Of several contexts (or numbers of users) that fit, the largest comes first: keep it.
+    first: dict[str, str] = {}
+    for words in found:
+        first.setdefault(words.split(" ")[0], words)
+    return tuple(first.values())
+
+
+def _changes(question: Question) -> Iterator[tuple[str, Question]]:
+    if not question.kv_cache_dtype.is_quantized:
+        yield "--kv-cache-dtype fp8", replace(question, kv_cache_dtype=KVCacheDtype.FP8)
+    if question.tensor_parallel_size is not None:
+        yield "--tensor-parallel auto", replace(question, tensor_parallel_size=None)
+    if question.quantization is not None:
+        yield "--precision auto", replace(question, quantization=None)
+    value = question.concurrency // 2
+    while value >= 1:
+        yield f"--concurrency {value}", replace(question, concurrency=value)
+        value //= 2
+    value = question.max_context_tokens // 2
+    while value >= 1024:  # noqa: PLR2004 - below this it is not an answer any more
+        yield f"--context {value}", replace(question, max_context_tokens=value)
+        value //= 2
