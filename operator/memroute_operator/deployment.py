@@ -2,20 +2,27 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from memroute.catalog import architecture_for_model
 from memroute.errors import MemrouteError, UnknownModelError, UnsupportedShapeError
 from memroute.footprint import (
+    Calibration,
+    CalibrationKey,
     KVCacheDtype,
+    ModelArchitecture,
     Quantization,
     ReplicaFootprint,
     ReplicaShape,
+    architecture_from_json,
     replica_footprint,
 )
 from memroute.placement import PlacementMode, PlacementStrategy
 from memroute_kube import KubeObject
+from memroute_operator.calibrations import calibrations_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +54,8 @@ class Deployment:
     max_context_tokens: int
     shape: ReplicaShape | None
     footprint: ReplicaFootprint | None
+    calibrations: Mapping[str, Calibration]
+    """What engines of this very spec have measured, by product."""
     failure: ResolveFailure | None
     revision: str
     """Changes when a running replica no longer is what the spec asks for."""
@@ -57,9 +66,24 @@ class Deployment:
         """``namespace/name``."""
         return f"{self.namespace}/{self.name}"
 
+    def footprint_on(self, product: str | None) -> ReplicaFootprint:
+        """What a replica needs on that kind of accelerator: as measured, else as estimated.
 
-def read_deployment(obj: KubeObject) -> Deployment:
-    """A ModelDeployment from the API server's object, which has all its defaults."""
+        Only what is resolved may be asked.
+        """
+        assert self.footprint is not None  # noqa: S101 - callers have seen the footprint
+        assert self.shape is not None  # noqa: S101
+        calibration = self.calibrations.get(product or "")
+        return self.footprint if calibration is None else replica_footprint(self.shape, calibration)
+
+
+def read_deployment(
+    obj: KubeObject, calibrations: Mapping[CalibrationKey, Calibration] = MappingProxyType({})
+) -> Deployment:
+    """A ModelDeployment from the API server's object, which has all its defaults.
+
+    ``calibrations``: everything that engines have measured; what speaks of it is picked.
+    """
     metadata, spec = obj["metadata"], obj["spec"]
     memory, placement = spec["memory"], spec["placement"]
     shape, footprint, failure = _resolve(spec)
@@ -81,6 +105,7 @@ def read_deployment(obj: KubeObject) -> Deployment:
         max_context_tokens=memory["maxContextTokens"],
         shape=shape,
         footprint=footprint,
+        calibrations=calibrations_of(spec, calibrations),
         failure=failure,
         revision=_revision(spec),
         obj=obj,
@@ -92,7 +117,7 @@ def _resolve(
 ) -> tuple[ReplicaShape | None, ReplicaFootprint | None, ResolveFailure | None]:
     memory = spec["memory"]
     try:
-        architecture = architecture_for_model(spec["model"]["name"])
+        architecture = _architecture(spec["model"])
         wanted = memory["maxContextTokens"]
         longest = architecture.max_context_tokens
         if longest is not None and wanted > longest:
@@ -115,6 +140,15 @@ def _resolve(
         return None, None, ResolveFailure(reason="UnsupportedShape", message=str(error))
     except MemrouteError as error:
         return None, None, ResolveFailure(reason="FootprintUnknown", message=str(error))
+
+
+def _architecture(model: dict[str, Any]) -> ModelArchitecture:
+    """From the configuration in the spec, else from the catalogue."""
+    config = model.get("config")
+    if config is None:
+        return architecture_for_model(model["name"])
+    # The same object for the same text: footprints are remembered by it.
+    return architecture_from_json(json.dumps(config, sort_keys=True), model.get("checkpointBytes"))
 
 
 def _revision(spec: dict[str, Any]) -> str:

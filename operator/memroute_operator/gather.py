@@ -1,8 +1,11 @@
 """From raw objects and readings to the facts that a plan is made on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from memroute.catalog.accelerators import accelerator_for_product, usable_bytes
+from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Device, Inventory, Node, PlacementMode
 from memroute.units import MIB
 from memroute_kube import KubeObject
@@ -14,6 +17,7 @@ from memroute_kube.resources import (
     is_condition_true,
     object_key,
 )
+from memroute_operator.calibrations import EngineReport, measure, read_calibrations
 from memroute_operator.deployment import Deployment, read_deployment
 from memroute_operator.device_metrics import DeviceMetrics, DeviceReading
 from memroute_operator.replica import Replica, is_terminal, read_replica
@@ -50,33 +54,33 @@ class Facts:
         return grouped
 
 
-def gather(store: Store, metrics: DeviceMetrics, *, now_seconds: float) -> Facts:
-    """The facts, from the store and the last readings. ``now_seconds``: the readings' clock."""
+def gather(
+    store: Store,
+    metrics: DeviceMetrics,
+    *,
+    now_seconds: float,
+    reports: Mapping[str, EngineReport | None] = MappingProxyType({}),
+) -> Facts:
+    """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
+
+    ``reports``: what engines have said of themselves, by the uid of their pod.
+    """
+    replicas, unreadable, foreign_devices = _read_pods(store)
+    nodes = [
+        _read_node(obj, metrics, foreign_devices.get(obj["metadata"]["name"], 0), now_seconds)
+        for obj in sorted(store.nodes.values(), key=object_key)
+    ]
+    calibrations = read_calibrations(store.model_deployments.values())
+    calibrations |= _measured(store, replicas, nodes, reports)
     deployments = sorted(
         (
-            read_deployment(obj)
+            read_deployment(obj, calibrations)
             for obj in store.model_deployments.values()
             # One that is being deleted wants nothing any more: its pods are orphans by now.
             if "deletionTimestamp" not in obj["metadata"]
         ),
         key=lambda deployment: (deployment.created_at, deployment.key),
     )
-    replicas: list[Replica] = []
-    unreadable: list[KubeObject] = []
-    foreign_devices: dict[str, int] = {}
-    for pod in store.pods.values():
-        if LABEL_DEPLOYMENT in (pod["metadata"].get("labels") or {}):
-            replica = read_replica(pod)
-            if replica is None:
-                unreadable.append(pod)
-            else:
-                replicas.append(replica)
-        elif not is_terminal(pod) and (node := pod["spec"].get("nodeName")):
-            foreign_devices[node] = foreign_devices.get(node, 0) + _requested_devices(pod)
-    nodes = [
-        _read_node(obj, metrics, foreign_devices.get(obj["metadata"]["name"], 0), now_seconds)
-        for obj in sorted(store.nodes.values(), key=object_key)
-    ]
     ready_nodes = {node.name for node in nodes if node.unusable_reason != "NotReady"}
     return Facts(
         deployments=tuple(deployments),
@@ -91,6 +95,58 @@ def gather(store: Store, metrics: DeviceMetrics, *, now_seconds: float) -> Facts
             node.name for node in nodes if node.devices and not node.has_fresh_metrics
         ),
     )
+
+
+def _read_pods(store: Store) -> tuple[list[Replica], list[KubeObject], dict[str, int]]:
+    """Our replicas, our pods that cannot be read, and whole devices of others by node."""
+    replicas: list[Replica] = []
+    unreadable: list[KubeObject] = []
+    foreign_devices: dict[str, int] = {}
+    for pod in store.pods.values():
+        if LABEL_DEPLOYMENT in (pod["metadata"].get("labels") or {}):
+            replica = read_replica(pod)
+            if replica is None:
+                unreadable.append(pod)
+            else:
+                replicas.append(replica)
+        elif not is_terminal(pod) and (node := pod["spec"].get("nodeName")):
+            foreign_devices[node] = foreign_devices.get(node, 0) + _requested_devices(pod)
+    return replicas, unreadable, foreign_devices
+
+
+def _measured(
+    store: Store,
+    replicas: list[Replica],
+    nodes: list[Node],
+    reports: Mapping[str, EngineReport | None],
+) -> dict[CalibrationKey, Calibration]:
+    """What engines of the current specs have measured; of several, the one that took most."""
+    found: dict[CalibrationKey, Calibration] = {}
+    by_name = {node.name: node for node in nodes}
+    for replica in replicas:
+        report, node = reports.get(replica.uid), by_name.get(replica.node)
+        obj = store.model_deployments.get(replica.deployment)
+        if report is None or node is None or obj is None:
+            continue
+        deployment = read_deployment(obj)
+        products = {device.product for device in node.devices}
+        if deployment.footprint is None or replica.revision != deployment.revision:
+            continue
+        if len(products) != 1 or (product := products.pop()) is None:
+            continue  # which kind the device plugin has given is not known
+        calibration = measure(
+            obj["spec"],
+            report,
+            deployment.footprint,
+            product=product,
+            usable_bytes=min(device.usable_bytes for device in node.devices),
+        )
+        if calibration is None:
+            continue
+        known = found.get(calibration.key)
+        if known is None or known.overhead_bytes < calibration.overhead_bytes:
+            found[calibration.key] = calibration
+    return found
 
 
 def _requested_devices(pod: KubeObject) -> int:

@@ -39,8 +39,7 @@ MAX_UTILIZATION_RATIO = 0.95
 
 def kv_cache_bytes(deployment: Deployment, placed: Placed) -> int:
     """The KV pool that the replica is expected to have."""
-    footprint = deployment.footprint
-    assert footprint is not None  # noqa: S101 - only what is resolved is placed
+    footprint = deployment.footprint_on(placed.product)
     if placed.mode is PlacementMode.SHARED:
         return footprint.kv_cache_bytes
     budget = int(utilization_ratio(deployment, placed) * placed.usable_bytes_per_device)
@@ -52,8 +51,7 @@ def utilization_ratio(deployment: Deployment, placed: Placed) -> float:
 
     What was promised, less what the engine does not count as its own (its context).
     """
-    footprint = deployment.footprint
-    assert footprint is not None  # noqa: S101
+    footprint = deployment.footprint_on(placed.product)
     ratio = (placed.bytes_per_device - footprint.outside_bytes) / placed.usable_bytes_per_device
     return min(MAX_UTILIZATION_RATIO, math.floor(ratio * 100) / 100)
 

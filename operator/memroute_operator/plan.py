@@ -270,6 +270,9 @@ def _wanted(deployment: Deployment, index: int, context: PlanContext) -> WantedR
         key=ReplicaKey(namespace=deployment.namespace, name=deployment.name, index=index),
         shape=deployment.shape,
         footprint=deployment.footprint,
+        footprints_by_product={
+            product: deployment.footprint_on(product) for product in deployment.calibrations
+        },
         mode=deployment.mode,
         strategy=deployment.strategy,
         node_selector=deployment.node_selector,

@@ -10,6 +10,7 @@ import httpx
 
 from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
 from memroute_operator.apply import Applier
+from memroute_operator.calibrations import EngineReports
 from memroute_operator.device_metrics import DeviceMetrics, matches_selector
 from memroute_operator.gather import Facts, gather
 from memroute_operator.metrics import OperatorMetrics
@@ -48,6 +49,7 @@ class Reconciler:
         self._metrics = metrics
         self._devices = DeviceMetrics(scrape_seconds=settings.scrape_seconds)
         self._routers = RouterMetrics()
+        self._reports = EngineReports()
         self._applier = Applier(client, store, settings)
         self._status_writer = StatusWriter(client, store)
         self._avoided: dict[tuple[str, str], float] = {}
@@ -90,7 +92,7 @@ class Reconciler:
     async def reconcile(self) -> bool:
         """One step for everything; whether something is due by time alone."""
         started = time.monotonic()
-        facts = gather(self._store, self._devices, now_seconds=started)
+        facts = self._gather(started)
         step = plan_step(facts, self._context(facts, started))
         for pod in facts.unreadable_pods:
             # Nobody knows what it holds, and the ledger must: away with it.
@@ -107,7 +109,7 @@ class Reconciler:
             await self._apply(action, step)
         if step.actions:
             # The answers are in the store: tell the status as it is now.
-            facts = gather(self._store, self._devices, now_seconds=started)
+            facts = self._gather(started)
         await self._write_statuses(facts, step)
         refused = {
             key: dict(Counter(r.reason.value for r in outcome.refused.values()))
@@ -115,6 +117,11 @@ class Reconciler:
         }
         self._metrics.on_reconciled(facts, refused, time.monotonic() - started)
         return step.has_timers or bool(self._avoided)
+
+    def _gather(self, now_seconds: float) -> Facts:
+        return gather(
+            self._store, self._devices, now_seconds=now_seconds, reports=self._reports.by_pod
+        )
 
     async def _apply(self, action: Action, step: Step) -> None:
         """Carry out an action; one that the API server refuses does not hold up the others."""
@@ -229,5 +236,6 @@ class Reconciler:
                 self._http, exporters, self._settings.exporter_port, time.monotonic
             ),
             self._routers.scrape(self._http, routers),
+            self._reports.scrape(self._http, pods),
         )
         self._store.mark_dirty()

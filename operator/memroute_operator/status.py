@@ -4,10 +4,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import RefusedReason
 from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
+from memroute_operator.calibrations import (
+    MAX_DRIFT_RATIO,
+    drift_ratio,
+    read_calibrations,
+    write_calibrations,
+)
 from memroute_operator.deployment import Deployment
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica, ReplicaState
@@ -62,11 +69,40 @@ def deployment_status(
             "overheadBytes": footprint.overhead_bytes,
             "devices": footprint.num_devices,
             "kvBytesPerToken": footprint.kv_layout.bytes_per_token,
-            "source": footprint.source,
+            "source": "calibrated" if deployment.calibrations else footprint.source,
         }
+        status["calibrations"] = write_calibrations(
+            _kept(deployment) | {one.key: one for one in deployment.calibrations.values()}
+        )
     else:
         status["footprint"] = None
     return status
+
+
+def _kept(deployment: Deployment) -> dict[CalibrationKey, Calibration]:
+    """What its status already holds, of other flags and images too."""
+    return read_calibrations([deployment.obj])
+
+
+def _drift(deployment: Deployment) -> Condition | None:
+    """Whether an engine has measured something else than was estimated; None before one has."""
+    footprint = deployment.footprint
+    if footprint is None or not deployment.calibrations:
+        return None
+    drifts = {
+        product: drift_ratio(calibration, footprint)
+        for product, calibration in deployment.calibrations.items()
+    }
+    product = max(drifts, key=lambda name: abs(drifts[name]))
+    calibration = deployment.calibrations[product]
+    message = (
+        f"on {product} the engine takes {calibration.overhead_bytes / GIB:.2f} GiB beside weights "
+        f"and KV cache, {calibration.expected_overhead_bytes / GIB:.2f} were expected "
+        f"({drifts[product]:+.1%} of the footprint); the next placement goes by what was measured"
+    )
+    if abs(drifts[product]) > MAX_DRIFT_RATIO:
+        return "True", "EstimateOff", message
+    return "False", "EstimateHolds", message
 
 
 def _placement(replica: Replica, assigned: tuple[str, ...]) -> dict[str, Any]:
@@ -115,6 +151,8 @@ def _conditions(
         )
     else:
         conditions["DeviceMetricsFresh"] = ("True", "Fresh", "every node with devices reports")
+    if (drift := _drift(deployment)) is not None:
+        conditions["FootprintDrift"] = drift
     conditions["Ready"] = _ready(deployment, conditions)
     return conditions
 
@@ -199,9 +237,14 @@ def _with_times(
         for condition in deployment.obj.get("status", {}).get("conditions") or ()
     }
     stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    order = ("Ready", "Resolved", "Placed", "Available", "Progressing", "DeviceMetricsFresh")
+    order = (
+        "Ready", "Resolved", "Placed", "Available", "Progressing", "DeviceMetricsFresh",
+        "FootprintDrift",
+    )  # fmt: skip
     listed = []
     for kind in order:
+        if kind not in conditions:
+            continue
         status, reason, message = conditions[kind]
         previous = before.get(kind)
         unchanged = previous is not None and previous["status"] == status

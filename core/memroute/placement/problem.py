@@ -47,8 +47,16 @@ class WantedReplica:
     mode: PlacementMode
     strategy: PlacementStrategy = PlacementStrategy.PACK
     node_selector: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    footprints_by_product: Mapping[str, ReplicaFootprint] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """Where an engine has measured itself on a kind of accelerator: what it needs there."""
     avoided_nodes: frozenset[str] = frozenset()
     """Nodes on which kube-scheduler has just refused a replica of this deployment."""
+
+    def footprint_on(self, product: str | None) -> ReplicaFootprint:
+        """What it needs on that kind of accelerator: as measured, else as estimated."""
+        return self.footprints_by_product.get(product or "", self.footprint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +71,8 @@ class Placed:
     num_devices: int
     bytes_per_device: int
     """What is promised on each device: what the engine's flags are computed from."""
+    needed_bytes_per_device: int
+    """What the replica was taken to need of it."""
     usable_bytes_per_device: int
     """What one process could use of such a device: what a utilization is a fraction of."""
     product: str | None

@@ -5,7 +5,7 @@ any cluster we can imagine, takes milliseconds, and can be explained in one sent
 replica. Same input, same plan: ties go to the first name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from memroute.footprint import ReplicaFootprint
@@ -22,6 +22,9 @@ from memroute.placement.inventory import (
 from memroute.placement.problem import Decision, Placed, PlacementStrategy, WantedReplica
 from memroute.units import format_gib
 
+FootprintOn = Callable[[str | None], ReplicaFootprint]
+"""What a replica needs on a kind of accelerator, by product label."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -30,6 +33,8 @@ class Candidate:
     node: Node
     devices: tuple[Device, ...]
     """The chosen devices when shared; the devices it could be given when exclusive."""
+    needed_bytes: int
+    """What the replica needs on each of them."""
     bytes_per_device: int
     """What would be promised."""
     leftover_bytes: int
@@ -48,7 +53,7 @@ def plan(inventory: Inventory, wanted: Sequence[WantedReplica]) -> tuple[Decisio
 
 
 def _decide(inventory: Inventory, ledger: Ledger, replica: WantedReplica) -> Decision:
-    candidates = list(find_candidates(ledger, replica, replica.footprint))
+    candidates = list(find_candidates(ledger, replica, replica.footprint_on))
     if not candidates:
         return explain(inventory, ledger, replica, fits=_fits)
     best = min(candidates, key=lambda candidate: _rank(ledger, replica, candidate))
@@ -68,27 +73,31 @@ def _decide(inventory: Inventory, ledger: Ledger, replica: WantedReplica) -> Dec
 
 
 def _fits(ledger: Ledger, replica: WantedReplica, footprint: ReplicaFootprint) -> bool:
-    return next(find_candidates(ledger, replica, footprint), None) is not None
+    return next(find_candidates(ledger, replica, lambda _: footprint), None) is not None
 
 
 def find_candidates(
-    ledger: Ledger, replica: WantedReplica, footprint: ReplicaFootprint
+    ledger: Ledger, replica: WantedReplica, footprint_on: FootprintOn
 ) -> Iterator[Candidate]:
-    """Nodes, with devices, on which ``footprint`` fits now."""
+    """Nodes, with devices, on which the replica fits now; its need depends on the product."""
     for node in ledger.nodes:
         if ineligible_reason(node, replica) is not None:
             continue
         if replica.mode is PlacementMode.EXCLUSIVE:
-            candidate = _exclusive_candidate(ledger, node, footprint)
+            candidate = _exclusive_candidate(ledger, node, footprint_on)
         else:
-            candidate = _shared_candidate(ledger, node, footprint, replica.strategy)
+            candidate = _shared_candidate(ledger, node, footprint_on, replica.strategy)
         if candidate is not None:
             yield candidate
 
 
-def _exclusive_candidate(
-    ledger: Ledger, node: Node, footprint: ReplicaFootprint
-) -> Candidate | None:
+def _exclusive_candidate(ledger: Ledger, node: Node, footprint_on: FootprintOn) -> Candidate | None:
+    # On a mixed node the device plugin may hand out any kind: the largest need counts.
+    footprint = max(
+        (footprint_on(device.product) for device in node.devices),
+        key=lambda one: one.total_bytes,
+        default=footprint_on(None),
+    )
     num_free = ledger.num_free_devices(node)
     available = ledger.exclusive_bytes(node)
     if num_free < footprint.num_devices or available < footprint.total_bytes:
@@ -96,6 +105,7 @@ def _exclusive_candidate(
     return Candidate(
         node=node,
         devices=node.devices,
+        needed_bytes=footprint.total_bytes,
         bytes_per_device=available,
         leftover_bytes=available - footprint.total_bytes,
         num_free_devices=num_free,
@@ -103,17 +113,18 @@ def _exclusive_candidate(
 
 
 def _shared_candidate(
-    ledger: Ledger, node: Node, footprint: ReplicaFootprint, strategy: PlacementStrategy
+    ledger: Ledger, node: Node, footprint_on: FootprintOn, strategy: PlacementStrategy
 ) -> Candidate | None:
-    need = footprint.total_bytes
     by_product: dict[str | None, list[tuple[int, Device]]] = {}
     for device in node.devices:
         free = ledger.free_bytes(device)
-        if free >= need:
+        if free >= footprint_on(device.product).total_bytes:
             by_product.setdefault(device.product, []).append((free, device))
     best: Candidate | None = None
-    for group in by_product.values():
+    for product, group in by_product.items():
         # A tensor-parallel group runs at the pace of its slowest rank: one product only.
+        footprint = footprint_on(product)
+        need = footprint.total_bytes
         if len(group) < footprint.num_devices:
             continue
         spread = strategy is PlacementStrategy.SPREAD
@@ -124,6 +135,7 @@ def _shared_candidate(
             best = Candidate(
                 node=node,
                 devices=tuple(device for _, device in chosen),
+                needed_bytes=need,
                 bytes_per_device=need,
                 leftover_bytes=leftover,
                 num_free_devices=len(group),
@@ -159,10 +171,11 @@ def _place(replica: WantedReplica, best: Candidate, *, num_candidates: int) -> P
         device_uuids=tuple(d.uuid for d in best.devices if d.uuid) if shared else (),
         num_devices=footprint.num_devices,
         bytes_per_device=best.bytes_per_device,
+        needed_bytes_per_device=best.needed_bytes,
         usable_bytes_per_device=min(device.usable_bytes for device in best.devices),
         product=best.devices[0].product,
         why=(
-            f"needs {format_gib(footprint.total_bytes)} per device; {where}: {rule} of "
+            f"needs {format_gib(best.needed_bytes)} per device; {where}: {rule} of "
             f"{num_candidates} node(s), leaves {format_gib(best.leftover_bytes)}"
         ),
     )
