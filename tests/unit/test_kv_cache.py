@@ -13,6 +13,7 @@ from memroute.footprint import (
     architecture_from_config,
     kv_cache_layout,
 )
+from memroute.footprint.kv_cache import llama_cpp, sglang
 from memroute.units import GIB
 
 LAYOUTS = rows("kv-layouts.json")
@@ -132,3 +133,45 @@ def test_a_pool_sized_for_sequences_holds_them(name, tokens, sequences):
     pool = layout.pool_bytes_for(num_sequences=sequences, tokens_per_sequence=tokens)
     assert layout.num_sequences_within(pool, [LengthShare(tokens=tokens)]) == sequences
     assert layout.longest_context_tokens(pool, tokens) == tokens
+
+
+def test_sglang_counts_tokens_of_one_cell():
+    """A log of Qwen3-235B at tp 4 (vllm#21348), to its rounding.
+
+    94 x 2 x 128 x 2 = 48,128 bytes per token; 8.23 + 8.23 GiB held 367,404 tokens.
+    """
+    cell = sglang.cell_bytes(
+        architecture_for_model("Qwen/Qwen3-235B-A22B-FP8"), tensor_parallel_size=4
+    )
+    assert cell == 48_128
+    assert sglang.capacity_tokens(int(16.46 * GIB), cell) == pytest.approx(367_404, rel=1e-3)
+
+
+def test_sglang_takes_its_fraction_of_what_was_free_before_loading():
+    """80 GiB free, 65 after loading, fraction 0.9: 65 - 8 = 57 GiB for the cache."""
+    pool = sglang.pool_bytes(
+        free_before_bytes=80 * GIB, free_after_bytes=65 * GIB, mem_fraction_static=0.9
+    )
+    assert pool == pytest.approx(57 * GIB, rel=1e-6)
+    large = sglang.default_mem_fraction_static(80 * GIB, Parallelism())
+    assert large == 0.84  # 80 - (512 + 12288 + 128 + 512 MiB = 13.1 GiB) = 66.9 GiB
+    assert 0.5 < sglang.default_mem_fraction_static(16 * GIB, Parallelism()) < 0.8
+
+
+def test_llama_cpp_allocates_the_whole_context_at_start():
+    """Llama-3.1-8B at 8,192 tokens: 131,072 bytes each are 1 GiB; 8.5 of 16 bits as q8_0."""
+    full = llama_cpp.cache_bytes(LLAMA, context_tokens=8192, num_slots=4)
+    assert full == GIB
+    narrow = llama_cpp.cache_bytes(LLAMA, context_tokens=8192, cache_type=llama_cpp.CacheType.Q8_0)
+    assert narrow == GIB * 8.5 / 16
+
+
+def test_llama_cpp_bounds_windows_by_what_a_batch_adds():
+    """A slot of 32,768 tokens of gemma-3-4b, 4 x 256 x 2 x 2 = 4,096 bytes per layer each.
+
+    29 sliding layers hold pad256(1024 + 512) = 1,536 of them, 5 full ones all.
+    """
+    architecture = architecture_for_model("google/gemma-3-4b-it")
+    assert llama_cpp.cache_bytes(architecture, context_tokens=32_768) == 4096 * (
+        29 * 1536 + 5 * 32_768
+    )

@@ -75,7 +75,7 @@ class Option:
     longest_context_tokens: int
     """The longest sequence that the pool holds, up to what was asked."""
     throughput: Throughput | None
-    """With that many users; None where nothing fits."""
+    """With that many users; None where nothing fits, and for a family without formulas."""
 
     @property
     def num_devices(self) -> int:
@@ -162,7 +162,7 @@ def _option(
     usual = question.prompt_tokens + question.output_tokens
     users = layout.num_sequences_within(pool, [LengthShare(tokens=usual)])
     throughput = None
-    if users:
+    if users and shape.architecture.is_exact:
         # Half of the answer is there on average; the engine runs no more than its limit.
         throughput = Roofline(shape=shape, accelerator=accelerator).throughput(
             num_sequences=shape.max_num_seqs,

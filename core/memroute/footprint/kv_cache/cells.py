@@ -48,6 +48,8 @@ class Cell:
     """Bytes of one token; 0 for a state."""
     state_bytes: int = 0
     """Bytes of one sequence's state; 0 for what grows."""
+    num_checkpoints: int = 0
+    """Further states that a sequence keeps where prefixes are cached."""
     reach_tokens: int | None = None
     """The window or the chunk; None for all."""
     shape: tuple[int, ...] = ()
@@ -78,7 +80,10 @@ def cells_of(
             conv = (mixer.inner_size + 2 * groups * mixer.state_size) // tp
             state = mixer.num_heads // tp * mixer.head_dim * mixer.state_size
             wide = state_dtype_bytes or mixer.state_dtype_bytes or 2
-            return (_state((mixer.conv_kernel - 1) * conv * 2 + state * wide),)
+            size = (mixer.conv_kernel - 1) * conv * 2 + state * wide
+            # vLLM's Mamba-2 exports the state at a block boundary from within a prefill: one
+            # more block (mamba_mixer2.py; a live 0.32 server counts it).
+            return (Cell(kind=CellKind.STATE, state_bytes=size, num_checkpoints=1),)
         case GatedDeltaNet():
             conv = (2 * mixer.key_size + mixer.value_size) // tp
             state = mixer.num_value_heads // tp * mixer.value_head_dim * mixer.key_head_dim

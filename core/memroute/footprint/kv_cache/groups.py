@@ -55,7 +55,14 @@ class KVGroup:
         """Bytes of one more token over the group's layers; 0 for states."""
         return sum(page.cell.token_bytes for page in self.pages)
 
-    def blocks_for(self, num_tokens: int, *, in_flight_tokens: int, blocks_per_state: int) -> int:
+    def blocks_for(
+        self,
+        num_tokens: int,
+        *,
+        in_flight_tokens: int,
+        num_state_blocks: int,
+        caches_prefixes: bool,
+    ) -> int:
         """The most blocks that one sequence of ``num_tokens`` can hold in this group.
 
         A window also holds what is scheduled and not yet settled, and may start within a
@@ -72,7 +79,8 @@ class KVGroup:
             case CellKind.CHUNKED:
                 return ceil_div(min(reach + in_flight_tokens, num_tokens), size)
             case CellKind.STATE:
-                return blocks_per_state
+                checkpoints = self.pages[0].cell.num_checkpoints if caches_prefixes else 0
+                return num_state_blocks + checkpoints
 
 
 def align_block_to_state(

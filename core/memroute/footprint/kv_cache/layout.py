@@ -61,7 +61,9 @@ class KVCacheLayout:
     groups: tuple[KVGroup, ...]
     in_flight_tokens: int
     """Tokens that are scheduled and not yet settled, at most: windows hold them too."""
-    blocks_per_state: int = 1
+    num_state_blocks: int = 1
+    """Blocks of one sequence in a group of states, checkpoints apart."""
+    caches_prefixes: bool = False
     bytes_per_block: int
     """Of the pool, on the fullest pipeline stage."""
 
@@ -89,7 +91,8 @@ class KVCacheLayout:
             group.blocks_for(
                 num_tokens,
                 in_flight_tokens=self.in_flight_tokens,
-                blocks_per_state=self.blocks_per_state,
+                num_state_blocks=self.num_state_blocks,
+                caches_prefixes=self.caches_prefixes,
             )
             for group in self.groups
         )
@@ -209,9 +212,10 @@ def kv_cache_layout(
     return KVCacheLayout(
         groups=groups,
         in_flight_tokens=batches * max_num_batched_tokens,
-        blocks_per_state=(
+        num_state_blocks=(
             (2 if state_cache_mode is StateCacheMode.ALIGN else 1) + num_speculative_tokens
         ),
+        caches_prefixes=state_cache_mode is StateCacheMode.ALIGN,
         bytes_per_block=max(
             (
                 sum(page.page_bytes for page in group.pages if page.layer in stage)

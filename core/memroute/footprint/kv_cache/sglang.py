@@ -1,0 +1,73 @@
+"""SGLang's rules, where they differ from vLLM's.
+
+SGLang 0.5 counts tokens, not blocks: a pool of ``bytes // cell_size`` tokens, shared by a radix
+tree. ``mem_fraction_static`` is (weights + KV pool) / GPU memory, of the memory that was free
+before loading, so neighbours shrink it. Under DP attention a sequence's cache lives on one
+attention group of tp / dp ranks. Sources: ``mem_cache/kv_cache_configurator.py``,
+``arg_groups/memory_hook.py``.
+"""
+
+from memroute.footprint.architecture import ModelArchitecture
+from memroute.footprint.kv_cache.cells import cells_of
+from memroute.footprint.kv_cache.dtype import KVCacheDtype
+from memroute.footprint.weights.sharding import Parallelism
+from memroute.units import GIB, MIB
+
+BY_GPU_GIB = (
+    # (GPU under so many GiB, chunked prefill size, largest decode batch of the graphs)
+    (20, 2048, 8), (35, 4096, 48), (60, 4096, 32), (90, 8192, 256), (160, 8192, 256),
+)  # fmt: skip
+LARGEST = (16384, 512)
+LARGE_GPU_GIB = 60
+LARGE_GPU_RESERVE_BYTES = 10 * GIB
+
+
+def cell_bytes(
+    architecture: ModelArchitecture,
+    *,
+    kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO,
+    tensor_parallel_size: int = 1,
+    attention_data_parallel_size: int = 1,
+) -> int:
+    """Bytes of one token on one rank, every attention layer counted in full.
+
+    Windows are bounded in a second pool by ratio, states in a third by running requests: this
+    is the cell of the first.
+    """
+    attention_ranks = max(1, tensor_parallel_size // attention_data_parallel_size)
+    return sum(
+        cell.token_bytes
+        for layer in architecture.layers
+        for cell in cells_of(
+            layer.mixer, dtype=kv_cache_dtype, tensor_parallel_size=attention_ranks
+        )
+    )
+
+
+def capacity_tokens(pool_bytes: int, token_bytes: int, *, page_size_tokens: int = 1) -> int:
+    """Tokens of a pool, in whole pages: ``max_total_num_tokens``."""
+    if not token_bytes:
+        return 0
+    return pool_bytes // token_bytes // page_size_tokens * page_size_tokens
+
+
+def pool_bytes(*, free_before_bytes: int, free_after_bytes: int, mem_fraction_static: float) -> int:
+    """What is left for KV cache once the weights are loaded; 0 when they took it all."""
+    return max(0, free_after_bytes - int(free_before_bytes * (1 - mem_fraction_static)))
+
+
+def default_mem_fraction_static(total_bytes: int, parallelism: Parallelism) -> float:
+    """The fraction that SGLang chooses where no flag does, to two decimals.
+
+    It leaves room for metadata, activations of one chunk, communication and decode graphs.
+    """
+    gib = total_bytes / GIB
+    chunk, decode_batch = next(
+        ((chunk, batch) for limit, chunk, batch in BY_GPU_GIB if gib < limit), LARGEST
+    )
+    tp, pp = parallelism.tensor_parallel_size, parallelism.pipeline_parallel_size
+    reserve_mib = 512 + 1.5 * max(chunk, 2048) + tp * pp / 8 * 1024 + 2 * decode_batch
+    reserve = int(reserve_mib * MIB)
+    if gib > LARGE_GPU_GIB:
+        reserve = max(reserve, LARGE_GPU_RESERVE_BYTES)
+    return round((total_bytes - reserve) / total_bytes, 2)
