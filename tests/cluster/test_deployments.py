@@ -55,6 +55,54 @@ def test_an_exclusive_model_gets_a_whole_gpu_and_says_which(cluster, namespace):
     assert cluster.wait_for("the exporter to name the device", devices)[0].startswith("GPU-")
 
 
+def test_what_an_engine_measures_is_kept_and_used_next(cluster, namespace):
+    """The next replica's cache is expected by what the last one reported; the status keeps it."""
+    apply(cluster, namespace, "m", placement={"mode": "exclusive"})
+    wait_ready(cluster, namespace, "m")
+
+    def calibrations():
+        return get_deployment(cluster, namespace, "m")["status"].get("calibrations")
+
+    (measured,) = cluster.wait_for("the engine's report", calibrations, timeout_seconds=30)
+    assert GIB // 2 < measured["overheadBytes"] < 4 * GIB
+    assert condition(cluster, namespace, "m", "FootprintDrift")["status"] in {"True", "False"}
+    assert get_deployment(cluster, namespace, "m")["status"]["footprint"]["source"] == "calibrated"
+    before = promised_tokens(cluster, namespace)
+    # The same node again: on one with several kinds of devices the largest need would count.
+    (pod,) = pods_of(cluster, namespace)
+    selector = {"kubernetes.io/hostname": pod["spec"]["nodeName"]}
+    cluster.kubectl("scale", "mdep/m", "--replicas=0", "-n", namespace)
+    cluster.wait_for("no pod", lambda: not pods_of(cluster, namespace), timeout_seconds=60)
+    placement = {"mode": "exclusive", "nodeSelector": selector}
+    apply(cluster, namespace, "m", replicas=1, placement=placement)
+    wait_ready(cluster, namespace, "m")
+    assert promised_tokens(cluster, namespace) != before
+
+
+def promised_tokens(cluster, namespace):
+    """KV tokens that the operator expects the only replica to hold."""
+    (pod,) = pods_of(cluster, namespace)
+    return int(pod["metadata"]["annotations"]["memroute.dev/kv-capacity-tokens"])
+
+
+def test_a_config_in_the_spec_decides_the_footprint(cluster, namespace):
+    """Llama-3.1-405B: 405,853,388,800 parameters of 2 bytes, and 2 %, are 771.1 GiB."""
+    config = {
+        "model_type": "llama", "hidden_size": 16384, "num_hidden_layers": 126,
+        "num_attention_heads": 128, "num_key_value_heads": 8, "intermediate_size": 53248,
+        "vocab_size": 128256, "max_position_embeddings": 131072,
+    }  # fmt: skip
+    apply(cluster, namespace, "m", model={"name": "acme/huge", "config": config})
+    found = wait_condition(cluster, namespace, "m", "Placed", "NoDeviceLargeEnough")
+    assert "weights 77" in found["message"]
+    apply(
+        cluster, namespace, "n",
+        model={"name": "acme/odd", "config": {"model_type": "acme", "hidden_size": 64}},
+    )  # fmt: skip
+    unknown = wait_condition(cluster, namespace, "n", "Resolved", "FootprintUnknown")
+    assert "give the bytes of its checkpoint" in unknown["message"]
+
+
 def test_scaling_up_and_down(cluster, namespace):
     apply(cluster, namespace, "m")
     wait_ready(cluster, namespace, "m")

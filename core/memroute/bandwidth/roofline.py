@@ -23,8 +23,8 @@ from memroute.footprint import (
     ReplicaShape,
     active_parameters,
 )
-from memroute.footprint.architecture import Attention, LatentAttention, MixtureOfExperts
-from memroute.footprint.weights.model import resolve_format
+from memroute.footprint.architecture import Attention, LatentAttention
+from memroute.footprint.weights.model import experts_of, resolve_format
 from memroute.footprint.weights.modules import Split, modules_of
 from memroute.footprint.weights.sharding import rank_module_bytes
 
@@ -168,20 +168,12 @@ def weights_read_bytes(
             continue
         size = rank_module_bytes(module, parallelism, weight_format)
         if module.split is Split.EXPERTS:
-            moe = _experts_at(architecture, module.layer)
+            moe = experts_of(architecture, module)
             missed = (1 - moe.num_experts_per_token / moe.num_experts) ** num_tokens
             total += size * (1 - missed)
         else:
             total += size
     return total / parallelism.pipeline_parallel_size
-
-
-def _experts_at(architecture: ModelArchitecture, layer: int | None) -> MixtureOfExperts:
-    assert layer is not None  # noqa: S101 - experts are in a layer
-    for feed_forward in architecture.layers[layer].feed_forwards or ():
-        if isinstance(feed_forward, MixtureOfExperts):
-            return feed_forward
-    raise AssertionError
 
 
 def _attention_flops(architecture: ModelArchitecture, num_tokens: int) -> float:

@@ -66,14 +66,15 @@ def active_parameters(architecture: ModelArchitecture) -> int:
             )
             total += module.num_parameters if is_head else 0
         elif module.split is Split.EXPERTS:
-            moe = _experts_of(architecture, module)
+            moe = experts_of(architecture, module)
             total += module.num_parameters * moe.num_experts_per_token // moe.num_experts
         else:
             total += module.num_parameters
     return total
 
 
-def _experts_of(architecture: ModelArchitecture, module: Module) -> MixtureOfExperts:
+def experts_of(architecture: ModelArchitecture, module: Module) -> MixtureOfExperts:
+    """The mixture that a module of experts belongs to."""
     assert module.layer is not None  # noqa: S101 - experts are in a layer
     for feed_forward in architecture.layers[module.layer].feed_forwards or ():
         if isinstance(feed_forward, MixtureOfExperts):
