@@ -47,6 +47,13 @@ def config(kind: str, rng: random.Random) -> dict:
             "sliding_window": rng.choice((128, 256)), "query_pre_attn_scalar": dim,
             "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True,
         },
+        "hybrid-heads": base | {
+            "model_type": "gemma4_text", "architectures": ["Gemma4ForCausalLM"],
+            "num_key_value_heads": 2, "num_hidden_layers": rng.choice((6, 12)),
+            "sliding_window": rng.choice((128, 256)), "global_head_dim": 2 * dim,
+            "hidden_size_per_layer_input": 0, "hidden_activation": "gelu_pytorch_tanh",
+            "tie_word_embeddings": True, "num_attention_heads": 4,
+        },
         "mla": base | {
             "model_type": "deepseek_v2", "architectures": ["DeepseekV2ForCausalLM"],
             "num_key_value_heads": heads, "q_lora_rank": None, "kv_lora_rank": 512,
@@ -119,7 +126,7 @@ def _labels(process: subprocess.Popen, port: int, log: Path) -> dict[str, str]:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     "server",
-    ["gqa", "mha", "mqa", "mla", "sliding", "hybrid-sliding", "hybrid-mamba"],
+    ["gqa", "mha", "mqa", "mla", "sliding", "hybrid-sliding", "hybrid-heads", "hybrid-mamba"],
     indirect=True,
 )
 def test_a_live_server_has_the_blocks_that_were_predicted(server):

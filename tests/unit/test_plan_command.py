@@ -95,6 +95,27 @@ def test_a_config_file_of_an_unknown_family_needs_its_checkpoint(tmp_path):
     assert "bounded by full attention" in text
 
 
+def test_a_manifest_of_a_local_model_carries_its_configuration(tmp_path):
+    """What the catalogue does not have, the operator has to be told."""
+    config = tmp_path / "mine.json"
+    fields = {
+        "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 8192,
+        "vocab_size": 32000, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    config.write_text(json.dumps(fields))
+    _, text, _ = plan(str(config), "-a", "L4", "--output", "yaml")
+    assert yaml.safe_load(text)["spec"]["model"] == {"name": "local/mine", "config": fields}
+
+
+def test_a_precision_that_no_deployment_knows_makes_no_manifest():
+    status, _, errors = plan(
+        "Qwen/Qwen3-8B", "-a", "L4", "--precision", "nvfp4", "--output", "yaml"
+    )
+    assert status == 2
+    assert "cannot ask for that precision" in errors
+
+
 def test_a_saved_fleet_says_where_it_would_go(tmp_path):
     """Two L4 nodes and one of H100s: the plan names the node, or says who is short of what."""
     saved = tmp_path / "fleet.json"

@@ -161,7 +161,11 @@ def _print(
         for one in answers:
             if one.best(prices) is None:
                 reasons = [f.reason for f in one.found if isinstance(f, NoOption)]
-                sys.stderr.write(f"memroute plan: {one.model.name} fits nowhere: {reasons[-1:]}\n")
+                told = "; ".join(reasons)
+                sys.stderr.write(f"memroute plan: {one.model.name} fits nowhere: {told}\n")
+        if not manifests and all(one.best(prices) is not None for one in answers):
+            msg = "a ModelDeployment cannot ask for that precision: use none, fp8, awq or gptq"
+            raise inputs.PlanError(msg)
     else:
         for one in answers:
             report.print_answers(console, one, prices)

@@ -39,6 +39,8 @@ class NamedModel:
 
     name: str
     architecture: ModelArchitecture
+    config: dict[str, object] | None = None
+    """Its ``config.json``, where it is not from the catalogue."""
 
 
 def read_model(name: str, checkpoint: str | None) -> NamedModel:
@@ -50,9 +52,11 @@ def read_model(name: str, checkpoint: str | None) -> NamedModel:
     path = Path(name)
     try:
         if path.suffix == ".json" or path.is_file():
+            folder = path.resolve().parent.name
             return NamedModel(
-                name=path.parent.name if path.name == "config.json" else path.stem,
+                name=f"local/{folder if path.name == 'config.json' else path.stem}",
                 architecture=architecture_from_json(path.read_text(), size),
+                config=read_document(path),
             )
         if path.is_dir():
             return read_model(str(path / "config.json"), checkpoint)

@@ -3,14 +3,24 @@
 import re
 from typing import Any
 
-from memroute.footprint import Quantization
+from memroute.footprint import KVCacheDtype, Quantization
 from memroute.sizing import Option
+from memroute_cli.plan.inputs import NamedModel
+
+QUANTIZATIONS = {Quantization.NONE, Quantization.FP8, Quantization.AWQ, Quantization.GPTQ}
+KV_CACHE_DTYPES = {KVCacheDtype.AUTO, KVCacheDtype.FP8}
+# What crds/modeldeployments.memroute.dev.yaml allows.
 
 
-def model_deployment(model: str, option: Option) -> dict[str, Any]:
-    """The manifest; whole devices, because that is what the plan's numbers are for."""
+def model_deployment(model: NamedModel, option: Option) -> dict[str, Any] | None:
+    """The manifest; whole devices, because that is what the plan's numbers are for.
+
+    None where a ModelDeployment cannot ask for that precision.
+    """
     shape = option.shape
-    name = re.sub(r"[^a-z0-9]+", "-", model.rsplit("/", 1)[-1].lower()).strip("-")[:50]
+    if shape.quantization not in QUANTIZATIONS or shape.kv_cache_dtype not in KV_CACHE_DTYPES:
+        return None
+    name = re.sub(r"[^a-z0-9]+", "-", model.name.rsplit("/", 1)[-1].lower()).strip("-")[:50]
     memory: dict[str, Any] = {
         "maxContextTokens": shape.max_context_tokens,
         "concurrency": shape.concurrency,
@@ -19,8 +29,13 @@ def model_deployment(model: str, option: Option) -> dict[str, Any]:
         memory["kvCacheDtype"] = shape.kv_cache_dtype.value
     if shape.quantization is not Quantization.NONE:
         memory["quantization"] = shape.quantization.value
+    described: dict[str, Any] = {"name": model.name}
+    if model.config is not None:
+        described["config"] = model.config
+        if model.architecture.checkpoint_bytes is not None:
+            described["checkpointBytes"] = model.architecture.checkpoint_bytes
     spec: dict[str, Any] = {
-        "model": {"name": model},
+        "model": described,
         "memory": memory,
         "replicas": 1,
         "placement": {"mode": "exclusive"},

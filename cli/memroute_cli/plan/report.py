@@ -64,8 +64,12 @@ def print_answers(console: Console, answers: Answers, prices: dict[str, float]) 
         if isinstance(found, NoOption):
             table.add_row(found.accelerator.name, Text("no", style="red"), *([""] * 10))
             refusals.append(Text(f"{found.accelerator.name}: {found.reason}"))
-            if found.suggestions:
-                refusals.append(Text(f"    would fit with {', or '.join(found.suggestions)}"))
+            hint = (
+                f"would fit with {', or '.join(found.suggestions)}"
+                if found.suggestions
+                else "no single change of the question makes it fit"
+            )
+            refusals.append(Text(f"    {hint}"))
         else:
             table.add_row(*_cells(found, prices))
     console.print(table)
@@ -142,7 +146,7 @@ def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
         "model": answers.model.name,
         "isExact": answers.model.architecture.is_exact,
         "options": [_option_document(found, prices) for found in answers.found],
-        "modelDeployment": None if best is None else model_deployment(answers.model.name, best),
+        "modelDeployment": None if best is None else model_deployment(answers.model, best),
     }
 
 
