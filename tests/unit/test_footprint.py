@@ -110,6 +110,17 @@ def test_adapters_and_drafts_come_on_top():
         assert replica_footprint(with_extra).weights_bytes > replica_footprint(plain).weights_bytes
 
 
+def test_prediction_layers_are_loaded_and_cached_only_to_speculate():
+    """DeepSeek-V3 has 61 layers and one for prediction: 62/61 of the cache, 14.4 GiB more."""
+    v3 = architecture_for_model("deepseek-ai/DeepSeek-V3")
+    shape = ReplicaShape(architecture=v3, max_context_tokens=4096, concurrency=1)
+    plain, speculating = (
+        replica_footprint(one) for one in (shape, replace(shape, num_speculative_tokens=1))
+    )
+    assert speculating.kv_layout.bytes_per_block * 61 == plain.kv_layout.bytes_per_block * 62
+    assert speculating.weights.low - plain.weights.low == 15_424_227_552
+
+
 def test_a_measurement_replaces_the_laws_of_overhead():
     """What an engine has measured is reserved next time, with 0.1 GiB of spread.
 

@@ -70,6 +70,11 @@ class ReplicaShape:
             parallelism=self.parallelism,
             max_num_batched_tokens=self.max_num_batched_tokens,
             num_speculative_tokens=self.num_speculative_tokens,
+            num_prediction_layers=(
+                self.architecture.num_mtp_layers
+                if self.num_speculative_tokens and self.draft is None
+                else 0
+            ),
         )
 
 

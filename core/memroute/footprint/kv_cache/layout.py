@@ -181,18 +181,23 @@ def kv_cache_layout(
     state_cache_mode: StateCacheMode = StateCacheMode.ALIGN,
     state_dtype_bytes: int | None = None,
     num_speculative_tokens: int = 0,
+    num_prediction_layers: int = 0,
 ) -> KVCacheLayout:
     """The layout of one rank, by vLLM 0.32's rules.
 
     ``num_concurrent_batches``: batches in flight; by default one more than there are pipeline
-    stages, as asynchronous scheduling has it. Raises ``UnsupportedShapeError`` when the model
-    cannot be split or stored so.
+    stages, as asynchronous scheduling has it. ``num_prediction_layers``: layers for multi-token
+    prediction that are loaded too; each caches as the last layer does.
+
+    Raises ``UnsupportedShapeError`` when the model cannot be split or stored so.
     """
     check_parallelism(architecture, parallelism)
     is_latent = any(isinstance(layer.mixer, LatentAttention) for layer in architecture.layers)
+    layers = list(enumerate(architecture.layers))
+    layers += layers[-1:] * num_prediction_layers
     cells = [
         (index, cell)
-        for index, layer in enumerate(architecture.layers)
+        for index, layer in layers
         for cell in cells_of(
             layer.mixer,
             dtype=kv_cache_dtype,
