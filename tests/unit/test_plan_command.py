@@ -132,6 +132,25 @@ def test_a_saved_fleet_says_where_it_would_go(tmp_path):
     assert status == 1
 
 
+def test_a_start_log_replaces_the_ranges(tmp_path):
+    """An engine that took 0.9 GiB of activations leaves more for the cache than was reserved."""
+    log = tmp_path / "engine.log"
+    log.write_text(
+        "INFO Model loading took 15.27 GiB\nINFO peak activation memory takes 0.90 GiB\n"
+        "INFO non_torch_memory takes 0.10 GiB\n"
+    )
+    arguments = ("Qwen/Qwen3-8B", "-a", "L40S", "--output", "json")
+    left = [
+        json.loads(plan(*arguments, *more)[1])["plans"][0]["options"][0]["kvPoolBytes"]
+        for more in ((), ("--start-log", str(log)))
+    ]
+    assert left[1] > left[0] + GIB
+    log.write_text("nothing of memory")
+    status, _, errors = plan(*arguments, "--start-log", str(log))
+    assert status == 2
+    assert "no line says" in errors
+
+
 def test_a_plot_is_drawn(tmp_path):
     picture = tmp_path / "plan.png"
     status, _, _ = plan("Qwen/Qwen3-0.6B", "-a", "L4", "--plot", str(picture))

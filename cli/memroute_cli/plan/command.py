@@ -74,6 +74,12 @@ def plan(
             "model.safetensors.index.json, or a .safetensors file."
         ),
     ] = None,
+    start_log: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start log of a vLLM that ran this model: what it measured replaces our ranges."
+        ),
+    ] = None,
     price: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=PER_HOUR", help="Price of one accelerator: H100=2.50."),
@@ -112,6 +118,7 @@ def plan(
                 model, context=context, concurrency=concurrency, prompt_tokens=prompt_tokens,
                 output_tokens=output_tokens, precision=precision, kv_cache_dtype=kv_cache_dtype,
                 tensor_parallel=tensor_parallel,
+                start_log=None if start_log is None else inputs.read_log(start_log),
             )  # fmt: skip
             found: list[Option | NoOption] = []
             for kind in accelerators:

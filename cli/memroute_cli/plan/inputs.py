@@ -16,6 +16,7 @@ from memroute.catalog import (
 from memroute.errors import MemrouteError, UnknownModelError
 from memroute.footprint import KVCacheDtype, ModelArchitecture, Quantization
 from memroute.footprint.architecture import architecture_from_json
+from memroute.footprint.calibration import StartLog, read_start_log
 from memroute.footprint.weights import index_total_bytes, safetensors_header_bytes
 from memroute.sizing import Question
 
@@ -146,6 +147,7 @@ def read_question(
     precision: str,
     kv_cache_dtype: str,
     tensor_parallel: str,
+    start_log: StartLog | None = None,
 ) -> Question:
     """A question from what was typed. Raises ``PlanError``."""
     longest = model.architecture.max_context_tokens
@@ -177,7 +179,21 @@ def read_question(
         kv_cache_dtype=_choice("--kv-cache-dtype", kv_cache_dtype, KVCacheDtype)
         or KVCacheDtype.AUTO,
         tensor_parallel_size=_size(tensor_parallel),
+        start_log=start_log,
     )
+
+
+def read_log(path: Path) -> StartLog:
+    """The start log of an engine. Raises ``PlanError`` when it says nothing of activations."""
+    try:
+        log = read_start_log(path.read_text(errors="replace"))
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
+        raise PlanError(msg) from error
+    if log.peak_activation_bytes is None:
+        msg = f"{path}: no line says what activations took (vLLM logs it while it profiles)"
+        raise PlanError(msg)
+    return log
 
 
 def _choice(option: str, text: str, kind: type[Choice]) -> Choice | None:

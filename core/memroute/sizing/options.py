@@ -12,6 +12,8 @@ from memroute.bandwidth import Roofline, Throughput
 from memroute.catalog import Accelerator
 from memroute.errors import UnknownWeightsError, UnsupportedShapeError
 from memroute.footprint import (
+    Calibration,
+    CalibrationKey,
     KVCacheDtype,
     LengthShare,
     ModelArchitecture,
@@ -20,9 +22,12 @@ from memroute.footprint import (
     ReplicaShape,
     replica_footprint,
 )
+from memroute.footprint.calibration import StartLog
 from memroute.footprint.weights import resolve_format
 from memroute.units import format_gib
 
+MAX_LOG_WEIGHTS_RATIO = 0.08
+# Loaded weights lie within 7 % of the formula: farther off, the log is of another shape.
 TENSOR_PARALLEL_SIZES = (1, 2, 4, 8)
 PRECISIONS = (Quantization.NONE, Quantization.FP8, Quantization.AWQ)
 """From the highest down; AWQ stands for any 4-bit checkpoint."""
@@ -44,6 +49,8 @@ class Question:
     kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
     tensor_parallel_size: int | None = None
     """None: the fewest devices that fit."""
+    start_log: StartLog | None = None
+    """What an engine of this model has logged: its overheads replace the laws."""
 
     @property
     def shape(self) -> ReplicaShape:
@@ -155,7 +162,7 @@ def _option(
     question: Question, accelerator: Accelerator, quantization: Quantization, size: int
 ) -> Option:
     shape = replace(question.shape, quantization=quantization, tensor_parallel_size=size)
-    footprint = replica_footprint(shape)
+    footprint = _footprint(shape, question.start_log)
     budget = accelerator.usable_bytes - footprint.outside_bytes
     pool = footprint.kv_cache_bytes_within(budget)
     layout = footprint.kv_layout
@@ -184,6 +191,22 @@ def _option(
         longest_context_tokens=layout.longest_context_tokens(pool, question.max_context_tokens),
         throughput=throughput,
     )
+
+
+def _footprint(shape: ReplicaShape, log: StartLog | None) -> ReplicaFootprint:
+    """By the laws; by the log where it was written by an engine of as many ranks and bits."""
+    footprint = replica_footprint(shape)
+    if log is None:
+        return footprint
+    loaded, formula = log.weights_bytes, footprint.weights.low
+    if loaded is not None and abs(loaded - formula) > MAX_LOG_WEIGHTS_RATIO * formula:
+        return footprint
+    overhead = log.overhead_bytes(formula)
+    if overhead is None:
+        return footprint
+    key = CalibrationKey(model="", engine="", flags="", product="")
+    calibration = Calibration(key=key, overhead_bytes=overhead, expected_overhead_bytes=overhead)
+    return replica_footprint(shape, calibration)
 
 
 def _suggestions(question: Question, accelerator: Accelerator) -> tuple[str, ...]:
