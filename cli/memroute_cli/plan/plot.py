@@ -25,7 +25,7 @@ def draw(model: str, option: Option, path: Path) -> None:
     for axis, values, shapes, label in (
         (
             left, contexts, [replace(shape, max_context_tokens=tokens) for tokens in contexts],
-            f"context, tokens ({shape.concurrency} sequences)",
+            f"context, tokens ({shape.concurrency} at once)",
         ),
         (
             right, sequences, [replace(shape, concurrency=count) for count in sequences],
@@ -38,7 +38,7 @@ def draw(model: str, option: Option, path: Path) -> None:
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     left.set_ylabel(f"GiB on each {option.accelerator.name} (dashed: what it has)")
-    left.legend(loc="upper left")
+    left.legend(loc="lower left")
     devices = f"{option.num_devices} x {option.accelerator.name}"
     figure.suptitle(f"{model}: {option.precision} on {devices}")
     figure.tight_layout()

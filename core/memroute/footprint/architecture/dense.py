@@ -71,21 +71,24 @@ def llama(config: ConfigReader) -> tuple[Layer, ...]:
 
 def qwen(config: ConfigReader) -> tuple[Layer, ...]:
     """Qwen2 and 2.5 (biases on query, key and value), Qwen3 (a norm on query and key)."""
-    is_qwen3 = config.family.startswith("qwen3")
-    bias = config.flag("attention_bias") if is_qwen3 else True
     feed_forward = dense_feed_forward(config)
     return tuple(
-        Layer(
-            mixer=grouped_query_attention(
-                config,
-                window_tokens=window,
-                has_qkv_bias=bias,
-                has_output_bias=bias and is_qwen3,
-                query_key_norm=QueryKeyNorm.PER_HEAD if is_qwen3 else QueryKeyNorm.NONE,
-            ),
-            feed_forwards=feed_forward,
-        )
+        Layer(mixer=qwen_attention(config, window), feed_forwards=feed_forward)
         for window in qwen_windows(config)
+    )
+
+
+def qwen_attention(config: ConfigReader, window_tokens: int | None) -> Attention:
+    """Qwen's attention: biased in the second generation, normalised in the third."""
+    is_qwen3 = config.family.startswith("qwen3")
+    # Only Qwen2-MoE names its bias; the dense second generation always has it.
+    bias = config.flag("attention_bias") if is_qwen3 else config.flag("qkv_bias", default=True)
+    return grouped_query_attention(
+        config,
+        window_tokens=window_tokens,
+        has_qkv_bias=bias,
+        has_output_bias=bias and is_qwen3,
+        query_key_norm=QueryKeyNorm.PER_HEAD if is_qwen3 else QueryKeyNorm.NONE,
     )
 
 

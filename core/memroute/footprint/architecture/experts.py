@@ -13,6 +13,7 @@ from memroute.footprint.architecture.dense import (
     SLIDING,
     dense_feed_forward,
     grouped_query_attention,
+    qwen_attention,
     qwen_windows,
 )
 
@@ -34,7 +35,6 @@ def mixtral(config: ConfigReader) -> tuple[Layer, ...]:
 def qwen_moe(config: ConfigReader) -> tuple[Layer, ...]:
     """Qwen2-MoE and Qwen3-MoE: experts on every ``decoder_sparse_step``-th layer."""
     is_qwen3 = config.family.startswith("qwen3")
-    bias = config.flag("attention_bias") if is_qwen3 else config.flag("qkv_bias", default=True)
     experts = _experts(
         config,
         size_names=("moe_intermediate_size",),
@@ -44,13 +44,7 @@ def qwen_moe(config: ConfigReader) -> tuple[Layer, ...]:
     windows = qwen_windows(config)
     return tuple(
         Layer(
-            mixer=grouped_query_attention(
-                config,
-                window_tokens=window,
-                has_qkv_bias=bias,
-                has_output_bias=bias and is_qwen3,
-                query_key_norm=QueryKeyNorm.PER_HEAD if is_qwen3 else QueryKeyNorm.NONE,
-            ),
+            mixer=qwen_attention(config, window),
             feed_forwards=experts if is_sparse else dense_feed_forward(config),
         )
         for window, is_sparse in zip(windows, sparse_by_step(config, len(windows)), strict=True)
