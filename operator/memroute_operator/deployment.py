@@ -11,7 +11,6 @@ from memroute.catalog import architecture_for_model
 from memroute.errors import MemrouteError, UnknownModelError, UnsupportedShapeError
 from memroute.footprint import (
     Calibration,
-    CalibrationKey,
     KVCacheDtype,
     ModelArchitecture,
     Quantization,
@@ -22,7 +21,6 @@ from memroute.footprint import (
 )
 from memroute.placement import PlacementMode, PlacementStrategy
 from memroute_kube import KubeObject
-from memroute_operator.calibrations import calibrations_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +52,12 @@ class Deployment:
     max_context_tokens: int
     shape: ReplicaShape | None
     footprint: ReplicaFootprint | None
-    calibrations: Mapping[str, Calibration]
-    """What engines of this very spec have measured, by product."""
     failure: ResolveFailure | None
     revision: str
     """Changes when a running replica no longer is what the spec asks for."""
     obj: KubeObject = field(repr=False)
+    calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))
+    """What engines of this very spec have measured, by product."""
 
     @property
     def key(self) -> str:
@@ -77,12 +75,10 @@ class Deployment:
         return self.footprint if calibration is None else replica_footprint(self.shape, calibration)
 
 
-def read_deployment(
-    obj: KubeObject, calibrations: Mapping[CalibrationKey, Calibration] = MappingProxyType({})
-) -> Deployment:
+def read_deployment(obj: KubeObject) -> Deployment:
     """A ModelDeployment from the API server's object, which has all its defaults.
 
-    ``calibrations``: everything that engines have measured; what speaks of it is picked.
+    Without calibrations: those are known once every deployment has been read.
     """
     metadata, spec = obj["metadata"], obj["spec"]
     memory, placement = spec["memory"], spec["placement"]
@@ -105,7 +101,6 @@ def read_deployment(
         max_context_tokens=memory["maxContextTokens"],
         shape=shape,
         footprint=footprint,
-        calibrations=calibrations_of(spec, calibrations),
         failure=failure,
         revision=_revision(spec),
         obj=obj,

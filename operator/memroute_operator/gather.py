@@ -1,7 +1,7 @@
 """From raw objects and readings to the facts that a plan is made on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from memroute.catalog.accelerators import accelerator_for_product, usable_bytes
@@ -17,7 +17,12 @@ from memroute_kube.resources import (
     is_condition_true,
     object_key,
 )
-from memroute_operator.calibrations import EngineReport, measure, read_calibrations
+from memroute_operator.calibrations import (
+    EngineReport,
+    calibrations_of,
+    measure,
+    read_calibrations,
+)
 from memroute_operator.deployment import Deployment, read_deployment
 from memroute_operator.device_metrics import DeviceMetrics, DeviceReading
 from memroute_operator.replica import Replica, is_terminal, read_replica
@@ -70,20 +75,24 @@ def gather(
         _read_node(obj, metrics, foreign_devices.get(obj["metadata"]["name"], 0), now_seconds)
         for obj in sorted(store.nodes.values(), key=object_key)
     ]
+    deployments = {
+        deployment.key: deployment
+        for deployment in map(read_deployment, store.model_deployments.values())
+    }
     calibrations = read_calibrations(store.model_deployments.values())
-    calibrations |= _measured(store, replicas, nodes, reports)
-    deployments = sorted(
+    calibrations |= _measured(deployments, replicas, nodes, reports)
+    wanted = sorted(
         (
-            read_deployment(obj, calibrations)
-            for obj in store.model_deployments.values()
+            replace(one, calibrations=calibrations_of(one.obj["spec"], calibrations))
+            for one in deployments.values()
             # One that is being deleted wants nothing any more: its pods are orphans by now.
-            if "deletionTimestamp" not in obj["metadata"]
+            if "deletionTimestamp" not in one.obj["metadata"]
         ),
         key=lambda deployment: (deployment.created_at, deployment.key),
     )
     ready_nodes = {node.name for node in nodes if node.unusable_reason != "NotReady"}
     return Facts(
-        deployments=tuple(deployments),
+        deployments=tuple(wanted),
         replicas=tuple(sorted(replicas, key=lambda r: (r.created_at, r.key))),
         unreadable_pods=tuple(unreadable),
         inventory=Inventory(
@@ -115,7 +124,7 @@ def _read_pods(store: Store) -> tuple[list[Replica], list[KubeObject], dict[str,
 
 
 def _measured(
-    store: Store,
+    deployments: Mapping[str, Deployment],
     replicas: list[Replica],
     nodes: list[Node],
     reports: Mapping[str, EngineReport | None],
@@ -125,17 +134,16 @@ def _measured(
     by_name = {node.name: node for node in nodes}
     for replica in replicas:
         report, node = reports.get(replica.uid), by_name.get(replica.node)
-        obj = store.model_deployments.get(replica.deployment)
-        if report is None or node is None or obj is None:
+        deployment = deployments.get(replica.deployment)
+        if report is None or node is None or deployment is None:
             continue
-        deployment = read_deployment(obj)
         products = {device.product for device in node.devices}
         if deployment.footprint is None or replica.revision != deployment.revision:
             continue
         if len(products) != 1 or (product := products.pop()) is None:
             continue  # which kind the device plugin has given is not known
         calibration = measure(
-            obj["spec"],
+            deployment.obj["spec"],
             report,
             deployment.footprint,
             product=product,

@@ -76,12 +76,7 @@ class Roofline:
 
     def decode_step_seconds(self, *, num_sequences: int, context_tokens: int) -> float:
         """Seconds of one decode step over so many sequences of that length."""
-        moved, multiplied = self._decode_terms(num_sequences, context_tokens)
-        return (
-            max(moved, multiplied)
-            + self._exchange_seconds(num_sequences)
-            + self._overhead(num_sequences)
-        )
+        return self._step_seconds(*self._decode_terms(num_sequences, context_tokens), num_sequences)
 
     def prefill_seconds(self, num_tokens: int) -> float:
         """Seconds to read one prompt of that length on an idle replica."""
@@ -104,7 +99,7 @@ class Roofline:
             bound = Bound.MEMORY
         else:
             bound = Bound.COMPUTE if multiplied > moved else Bound.BANDWIDTH
-        step = self.decode_step_seconds(num_sequences=fits, context_tokens=context_tokens)
+        step = self._step_seconds(moved, multiplied, fits)
         return Throughput(
             num_sequences=fits,
             context_tokens=context_tokens,
@@ -113,6 +108,10 @@ class Roofline:
             bound=bound,
             ttft_seconds=self.prefill_seconds(context_tokens),
         )
+
+    def _step_seconds(self, moved: float, multiplied: float, num_sequences: int) -> float:
+        exchanged = self._exchange_seconds(num_sequences)
+        return max(moved, multiplied) + exchanged + self._overhead(num_sequences)
 
     def _decode_terms(self, num_sequences: int, context_tokens: int) -> tuple[float, float]:
         kv = num_sequences * self.shape.kv_layout.read_bytes(context_tokens)

@@ -133,14 +133,12 @@ def modules_of(architecture: ModelArchitecture) -> Iterator[Module]:
         yield _table("lm_head", a.vocab_size, a.hidden_size)
 
 
-def layer_modules(
-    architecture: ModelArchitecture, layer: Layer, index: int, *, path: str | None = None
-) -> Iterator[Module]:
+def layer_modules(architecture: ModelArchitecture, layer: Layer, index: int) -> Iterator[Module]:
     """The modules of one layer. Raises ``UnknownWeightsError`` as ``modules_of``."""
     if layer.feed_forwards is None:
         raise UnknownWeightsError(architecture.family, "the size of its feed-forward")
     h = architecture.hidden_size
-    path = path or f"model.layers.{index}"
+    path = f"model.layers.{index}"
     yield Module(
         name=f"{path}.norms", num_inputs=layer.num_norm_vectors, num_outputs=h, layer=index
     )
