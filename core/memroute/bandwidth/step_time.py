@@ -1,0 +1,427 @@
+"""Seconds of one engine step, from architecture, accelerator and parallelism.
+
+```text
+step = sum over matrices  w * s(m) + c(m)           s, c: prices at m tokens (kernels.py)
+     + elementwise kernels                          bytes that norms and activations move
+     + layers x attention                           sequences, KV bytes, query-key products
+     + output head and sampler                      over the sequences that get a token
+     + all-reduces                                  2 per layer, over the link between ranks
+     + the engine's own CPU                         0.2 ms and 20 us per sequence
+```
+
+Query, key and value (and gate and up) are one matrix, as engines fuse them. Experts: of E, a
+step over m tokens touches ``E (1 - (1 - k/E)^m)``, each with its share of the tokens.
+Quantized weights move fewer bytes; 8-bit floats also multiply at their own peak.
+
+Pure arithmetic over a table made once: a step costs microseconds to price.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memroute.bandwidth.kernels import (
+    REFERENCE_KV_HEADS,
+    REFERENCE_QUERY_WIDTH,
+    REFERENCE_WIDTH_BYTES,
+    KernelRates,
+    Knot,
+    kernel_rates,
+)
+from memroute.catalog import Accelerator
+from memroute.errors import UnknownWeightsError
+from memroute.footprint import (
+    KVCacheDtype,
+    ModelArchitecture,
+    Parallelism,
+    Quantization,
+    kv_cache_layout,
+)
+from memroute.footprint.architecture import MLP, Attention, LatentAttention, MixtureOfExperts
+from memroute.footprint.kv_cache.cells import CellKind
+from memroute.footprint.weights.model import experts_of, resolve_format
+from memroute.footprint.weights.modules import Axis, Module, Split, modules_of
+from memroute.footprint.weights.quantization import WeightFormat
+from memroute.footprint.weights.sharding import SINGLE, rank_module_bytes, rank_shape
+
+CPU_STEP_SECONDS = 0.2e-3
+CPU_SEQUENCE_SECONDS = 20e-6
+# Fitted on the two public runs of vLLM 0.19 in LLMServingSim's repository: calibration.
+SAMPLER_SECONDS = 25e-6
+SAMPLER_BYTES_PER_LOGIT = 4
+EXCHANGES_PER_LAYER = 2
+UNSEEN_SHAPE_ERROR_RATIO = 0.04
+# A model whose matrices the prices were not fitted on: tiles fall otherwise.
+LINK_ERROR_RATIO = 0.4
+# What an all-reduce reaches depends on topology and library: PCIe more than NVLink.
+EXPERTS_ERROR_RATIO = 0.15
+# Grouped matrix products were not measured.
+ADAPTER_LAUNCH_SECONDS = 40e-6
+# LoRA: two products on each of four fused matrices, some 5 us apiece, per layer.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBatch:
+    """What one step computes."""
+
+    num_decodes: int = 0
+    """Sequences that get one token each."""
+    decode_context_tokens: int = 0
+    """Tokens that they attend to, themselves included, all together."""
+    prefills: tuple[tuple[int, int], ...] = ()
+    """(new tokens, tokens before them in the cache) of each chunk."""
+    num_prefill_outputs: int = 0
+    """Chunks that end a prompt: their sequences get a token too."""
+    num_adapters: int = 0
+    """Distinct LoRA adapters in the step."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that pass the matrices."""
+        return self.num_decodes + sum(new for new, _ in self.prefills)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A piecewise linear function of a count, extended by its last slope."""
+
+    counts: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def at(self, count: int) -> float:
+        """Seconds at a count of at least 1."""
+        counts, seconds = self.counts, self.seconds
+        index = min(max(bisect_right(counts, count) - 1, 0), len(counts) - 2)
+        low, high = counts[index], counts[index + 1]
+        share = (count - low) / (high - low)
+        return seconds[index] + share * (seconds[index + 1] - seconds[index])
+
+
+@dataclass(frozen=True, slots=True)
+class _AttentionLayers:
+    """Equal attention layers of one rank."""
+
+    num_layers: int
+    kv_heads: float
+    query_width: int
+    token_bytes: float
+    """KV bytes of one token in one layer."""
+    flops_per_pair: float
+    """Operations per query-key pair."""
+    reach_tokens: int | None
+
+    def seen(self, context_tokens: float) -> float:
+        """What is attended to of a context."""
+        return context_tokens if self.reach_tokens is None else min(context_tokens, self.reach_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """The step-time law of one rank. Make it with ``StepTime.of``."""
+
+    error_ratio: float
+    """How far a step may be off: a fit's own error, or an estimate where nothing was measured."""
+    source: str
+    _dense: _Table
+    _head: _Table
+    _rates: KernelRates
+    _attention: tuple[_AttentionLayers, ...]
+    _state_seconds_per_sequence: float
+    _sampler_seconds_per_sequence: float
+    _adapter_seconds: float
+    _num_layers: int
+    cpu_step_seconds: float = CPU_STEP_SECONDS
+    cpu_sequence_seconds: float = CPU_SEQUENCE_SECONDS
+
+    @classmethod
+    def of(
+        cls,
+        architecture: ModelArchitecture,
+        accelerator: Accelerator,
+        *,
+        quantization: Quantization = Quantization.NONE,
+        kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO,
+        parallelism: Parallelism = SINGLE,
+        adapter_bytes: int = 0,
+    ) -> "StepTime":
+        """The law for a model so spread over such accelerators.
+
+        ``adapter_bytes``: of one LoRA adapter on one rank. Raises ``UnknownWeightsError`` for
+        a family whose modules are not known.
+        """
+        rates = kernel_rates(accelerator)
+        weight_format = resolve_format(architecture, quantization)
+        shapes = _Shapes(architecture, accelerator, rates, weight_format, parallelism)
+        layers = _attention_layers(architecture, parallelism, kv_cache_dtype)
+        stages = parallelism.pipeline_parallel_size
+        vocabulary = (architecture.vocab_size or 0) / parallelism.tensor_parallel_size
+        bandwidth = accelerator.bandwidth_bytes_per_second * 0.9
+        state_bytes = _state_bytes(architecture, parallelism, kv_cache_dtype)
+        return cls(
+            error_ratio=_error_ratio(shapes, accelerator),
+            source=rates.source,
+            _dense=shapes.dense(),
+            _head=shapes.head(),
+            _rates=rates,
+            _attention=layers,
+            _state_seconds_per_sequence=2 * state_bytes / bandwidth,
+            _sampler_seconds_per_sequence=vocabulary * SAMPLER_BYTES_PER_LOGIT / bandwidth,
+            _adapter_seconds=adapter_bytes / bandwidth,
+            _num_layers=architecture.num_layers // stages,
+        )
+
+    def step_seconds(self, batch: StepBatch) -> float:
+        """Seconds of one step; 0 for an empty one."""
+        num_tokens = batch.num_tokens
+        if not num_tokens:
+            return 0.0
+        outputs = batch.num_decodes + batch.num_prefill_outputs
+        sequences = batch.num_decodes + len(batch.prefills)
+        seconds = self._dense.at(num_tokens) + self._attention_seconds(batch)
+        seconds += sequences * self._state_seconds_per_sequence
+        if outputs:
+            seconds += self._head.at(outputs) + SAMPLER_SECONDS
+            seconds += outputs * self._sampler_seconds_per_sequence
+        if batch.num_adapters:
+            seconds += batch.num_adapters * self._adapter_seconds
+            seconds += self._num_layers * ADAPTER_LAUNCH_SECONDS
+        return seconds + self.cpu_step_seconds + sequences * self.cpu_sequence_seconds
+
+    def decode_seconds(self, num_sequences: int, context_tokens: int) -> float:
+        """Seconds of a step in which so many sequences of that length get one token each."""
+        return self.step_seconds(
+            StepBatch(
+                num_decodes=num_sequences,
+                decode_context_tokens=num_sequences * context_tokens,
+            )
+        )
+
+    def prefill_seconds(self, num_tokens: int, max_num_batched_tokens: int) -> float:
+        """Seconds to read one prompt on an idle engine, in chunks of a step's budget."""
+        seconds, done = 0.0, 0
+        while done < num_tokens:
+            chunk = min(max_num_batched_tokens, num_tokens - done)
+            last = int(done + chunk == num_tokens)
+            batch = StepBatch(prefills=((chunk, done),), num_prefill_outputs=last)
+            seconds += self.step_seconds(batch)
+            done += chunk
+        return seconds
+
+    def _attention_seconds(self, batch: StepBatch) -> float:
+        total = 0.0
+        decodes, context = batch.num_decodes, batch.decode_context_tokens
+        decode = self._rates.mixed_decode if batch.prefills else self._rates.decode
+        prefill = self._rates.prefill
+        for layers in self._attention:
+            microseconds = 0.0
+            if decodes:
+                seen = decodes * layers.seen(context / decodes)
+                heads = layers.kv_heads / REFERENCE_KV_HEADS
+                microseconds += decode.call_microseconds
+                microseconds += decodes * decode.sequence_microseconds * heads
+                microseconds += seen * layers.token_bytes / decode.kv_bytes_per_second * 1e6
+            width = layers.query_width / REFERENCE_QUERY_WIDTH
+            for new, cached in batch.prefills:
+                pairs = new * layers.seen(cached + new / 2)
+                microseconds += prefill.call_microseconds
+                microseconds += new * prefill.token_nanoseconds * width / 1e3
+                microseconds += (
+                    layers.seen(cached) * prefill.cached_token_nanoseconds * width / 1e3
+                )
+                microseconds += pairs * layers.flops_per_pair / prefill.flops * 1e6
+            total += layers.num_layers * microseconds
+        return total * 1e-6
+
+
+class _Shapes:
+    """The matrices of one rank, fused, and their price at each number of tokens."""
+
+    def __init__(
+        self,
+        architecture: ModelArchitecture,
+        accelerator: Accelerator,
+        rates: KernelRates,
+        weight_format: WeightFormat,
+        parallelism: Parallelism,
+    ) -> None:
+        self.architecture = architecture
+        self.parallelism = parallelism
+        self.rates = rates
+        self._accelerator = accelerator
+        self._format = weight_format
+        self._fused: defaultdict[tuple[str, int], list[Module]] = defaultdict(list)
+        self._experts: list[Module] = []
+        self._heads: list[Module] = []
+        for module in modules_of(architecture):
+            if module.is_table:
+                self._heads.append(module)
+            elif module.split is Split.EXPERTS:
+                self._experts.append(module)
+            elif module.is_linear and module.num_inputs > 1:
+                parent = module.name.rsplit(".", 1)[0]
+                is_fused = module.axis is Axis.OUTPUTS
+                self._fused[parent if is_fused else module.name, module.num_inputs].append(module)
+        if not self._fused and not self._experts:
+            raise UnknownWeightsError(architecture.family, "its matrices")
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether tokens are routed."""
+        return bool(self._experts)
+
+    @property
+    def stages(self) -> int:
+        """Pipeline stages: a step passes all, each with its share."""
+        return self.parallelism.pipeline_parallel_size
+
+    def exchange_seconds(self, num_tokens: int) -> float:
+        """All-reduces of one step."""
+        tp = self.parallelism.tensor_parallel_size
+        if tp == 1:
+            return 0.0
+        count = EXCHANGES_PER_LAYER * self.architecture.num_layers
+        moved = 2 * (tp - 1) / tp * 2 * num_tokens * self.architecture.hidden_size
+        rate = self._accelerator.link_bytes_per_second * self.rates.link_ratio
+        return count * (self.rates.link_microseconds * 1e-6 + moved / rate)
+
+    def dense(self) -> _Table:
+        """Everything whose price follows from the number of tokens alone."""
+        return _Table(
+            tuple(knot.tokens for knot in self.rates.knots),
+            tuple(
+                self._matrices_seconds(knot)
+                + self._elementwise_seconds(knot)
+                + self.exchange_seconds(knot.tokens)
+                for knot in self.rates.knots
+            ),
+        )
+
+    def head(self) -> _Table:
+        """The output head, by the number of sequences that get a token."""
+        head = next((m for m in self._heads if m.name == "lm_head"), self._heads[0])
+        return _Table(
+            tuple(knot.tokens for knot in self.rates.knots),
+            tuple(self._call_seconds([head], knot) for knot in self.rates.knots),
+        )
+
+    def _matrices_seconds(self, knot: Knot) -> float:
+        seconds = sum(self._call_seconds(modules, knot) for modules in self._fused.values())
+        return seconds + sum(self._experts_seconds(module, knot.tokens) for module in self._experts)
+
+    def _call_seconds(self, modules: Sequence[Module], knot: Knot) -> float:
+        picoseconds = 0.0
+        for module in modules:
+            shape = rank_shape(module, self.parallelism, self._format)
+            weights = shape.num_outputs * shape.num_inputs * shape.num_copies
+            picoseconds += weights * self._price(module, knot.picoseconds_per_weight)
+        return picoseconds * 1e-12 + knot.call_microseconds * 1e-6
+
+    def _experts_seconds(self, module: Module, num_tokens: int) -> float:
+        moe = experts_of(self.architecture, module)
+        shape = rank_shape(module, self.parallelism, self._format)
+        touched = 1 - (1 - moe.num_experts_per_token / moe.num_experts) ** num_tokens
+        each = num_tokens * moe.num_experts_per_token / (moe.num_experts * touched)
+        weights = shape.num_outputs * shape.num_inputs * shape.num_copies * touched
+        price = self._price(module, _interpolated(self.rates.knots, max(1.0, each)))
+        return weights * price * 1e-12 + self.rates.knots[0].call_microseconds * 1e-6
+
+    def _price(self, module: Module, picoseconds: float) -> float:
+        """The price of a weight in the format that it is stored in."""
+        if not self._format.covers(module):
+            return picoseconds * module.dtype_bytes / 2
+        floor = self.rates.knots[0].picoseconds_per_weight
+        stored = rank_module_bytes(module, SINGLE, self._format) / module.num_parameters
+        speedup = 1.0
+        if self._format.bits == 8 and self._accelerator.fp8_flops:  # noqa: PLR2004 - fp8
+            speedup = self._accelerator.fp8_flops / self._accelerator.bf16_flops
+        return floor * stored / 2 + max(0.0, picoseconds - floor) / speedup
+
+    def _elementwise_seconds(self, knot: Knot) -> float:
+        first = self.rates.knots[0].elementwise_microseconds
+        growth = knot.elementwise_microseconds - first
+        width = _elementwise_bytes(self.architecture, self.parallelism) / REFERENCE_WIDTH_BYTES
+        return self.architecture.num_layers * (first + growth * width) * 1e-6
+
+
+def _interpolated(knots: Sequence[Knot], tokens: float) -> float:
+    for low, high in zip(knots, knots[1:], strict=False):
+        if tokens <= high.tokens:
+            share = (tokens - low.tokens) / (high.tokens - low.tokens)
+            rise = high.picoseconds_per_weight - low.picoseconds_per_weight
+            return low.picoseconds_per_weight + share * rise
+    return knots[-1].picoseconds_per_weight * tokens / knots[-1].tokens
+
+
+def _elementwise_bytes(architecture: ModelArchitecture, parallelism: Parallelism) -> float:
+    """Bytes per token and layer that norms, activations and rotary embeddings move."""
+    tp = parallelism.tensor_parallel_size
+    layer = architecture.layers[0]
+    inner = 0.0
+    for feed_forward in layer.feed_forwards or ():
+        if isinstance(feed_forward, MLP):
+            inner += 3 * feed_forward.intermediate_size / tp
+        elif isinstance(feed_forward, MixtureOfExperts):
+            inner += 3 * feed_forward.intermediate_size * feed_forward.num_experts_per_token / tp
+    rotary = 0.0
+    if isinstance(layer.mixer, Attention):
+        heads = layer.mixer.num_heads + layer.mixer.num_kv_heads
+        rotary = 2 * heads * layer.mixer.head_dim / tp
+    return 2 * (inner + 8 * architecture.hidden_size + rotary)
+
+
+def _attention_layers(
+    architecture: ModelArchitecture, parallelism: Parallelism, dtype: KVCacheDtype
+) -> tuple[_AttentionLayers, ...]:
+    tp = parallelism.tensor_parallel_size
+    layout = kv_cache_layout(architecture, kv_cache_dtype=dtype, parallelism=parallelism)
+    counted: defaultdict[_AttentionLayers, int] = defaultdict(int)
+    cells = {page.layer: page.cell for group in layout.groups for page in group.pages}
+    for index, layer in enumerate(architecture.layers):
+        mixer = layer.mixer
+        cell = cells.get(index)
+        token_bytes = cell.token_bytes if cell is not None else 0
+        if isinstance(mixer, Attention):
+            facts = _AttentionLayers(
+                0, max(1.0, mixer.num_kv_heads / tp), mixer.num_heads * mixer.head_dim // tp,
+                token_bytes, 4.0 * mixer.num_heads * mixer.head_dim / tp,
+                mixer.window_tokens or mixer.chunk_tokens,
+            )  # fmt: skip
+        elif isinstance(mixer, LatentAttention):
+            width = mixer.nope_head_dim + mixer.rope_head_dim + mixer.value_head_dim
+            heads = mixer.num_heads // tp
+            facts = _AttentionLayers(
+                0, 1.0, heads * mixer.value_head_dim, token_bytes, 2.0 * heads * width, None
+            )
+        else:
+            continue
+        counted[facts] += 1
+    return tuple(
+        _AttentionLayers(
+            count, f.kv_heads, f.query_width, f.token_bytes, f.flops_per_pair, f.reach_tokens
+        )
+        for f, count in counted.items()
+    )
+
+
+def _state_bytes(
+    architecture: ModelArchitecture, parallelism: Parallelism, dtype: KVCacheDtype
+) -> int:
+    layout = kv_cache_layout(architecture, kv_cache_dtype=dtype, parallelism=parallelism)
+    return sum(
+        page.cell.state_bytes
+        for group in layout.groups
+        if group.kind is CellKind.STATE
+        for page in group.pages
+    )
+
+
+def _error_ratio(shapes: _Shapes, accelerator: Accelerator) -> float:
+    """How far a decode step of 64 sequences may be off, all doubts added."""
+    error = shapes.rates.error_ratio + UNSEEN_SHAPE_ERROR_RATIO
+    if shapes.has_experts:
+        error += EXPERTS_ERROR_RATIO
+    exchange = shapes.exchange_seconds(64)
+    if exchange:
+        error += LINK_ERROR_RATIO * exchange / shapes.dense().at(64)
+    return error

@@ -1,0 +1,91 @@
+"""What a request's tokens are, as far as a prefix cache can tell: segments and block keys.
+
+A prompt is a chain of segments ``(id, tokens)``: a system prompt, a document, the turns of a
+conversation. Two requests share a block when everything up to the block's end is the same
+segments, so a block's key is a hash of the chain up to there and the position of its end:
+any block size can be asked for, and generated tokens are one more segment, so the next turn
+of a conversation finds them. This is what vLLM's chained block hashes say, without tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+POSITION_BITS = 28
+# Positions stay below 2^28 tokens, so that chain and position make one integer.
+_CHAIN_MASK = (1 << 61) - 1
+
+
+class Content(Protocol):
+    """What the prefix cache asks of a request's tokens."""
+
+    def keys(self, first_block: int, last_block: int, block_size_tokens: int) -> list[int]:
+        """Keys of the blocks from ``first_block`` up to, not including, ``last_block``."""
+        ...
+
+
+class SegmentedContent:
+    """Tokens as a chain of segments; the last one is open-ended: what will be generated."""
+
+    __slots__ = ("_bases", "_ends", "_segments")
+
+    def __init__(self, prompt: Sequence[tuple[int, int]], output_id: int) -> None:
+        """``prompt``: (segment id, tokens); ``output_id``: names the generated tokens."""
+        self._segments = tuple(prompt)
+        chain, end = 0, 0
+        bases, ends = [], []
+        for segment_id, num_tokens in (*self._segments, (output_id, (1 << POSITION_BITS) - 1)):
+            chain = hash((chain, end, segment_id)) & _CHAIN_MASK
+            end += num_tokens
+            bases.append(chain << POSITION_BITS)
+            ends.append(end)
+        self._bases = bases
+        self._ends = ends
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return sum(num_tokens for _, num_tokens in self._segments)
+
+    def followed_by(
+        self, output: tuple[int, int], question: tuple[int, int], output_id: int
+    ) -> "SegmentedContent":
+        """The next turn: this prompt, its answer, a question, and a new answer."""
+        return SegmentedContent((*self._segments, output, question), output_id)
+
+    def keys(self, first_block: int, last_block: int, block_size_tokens: int) -> list[int]:
+        """Keys of a range of blocks, in order."""
+        keys: list[int] = []
+        position = (first_block + 1) * block_size_tokens
+        stop = last_block * block_size_tokens
+        for base, end in zip(self._bases, self._ends, strict=True):
+            if position > stop:
+                break
+            if position <= end:
+                limit = min(end, stop)
+                keys += range(base + position, base + limit + 1, block_size_tokens)
+                position += (limit - position) // block_size_tokens * block_size_tokens
+                position += block_size_tokens
+        return keys
+
+
+class TokenContent:
+    """Tokens by value: what a server knows of a prompt that arrived as text."""
+
+    __slots__ = ("_chains", "_output_id", "_tokens")
+
+    def __init__(self, tokens: Sequence[int], output_id: int, salt: int = 0) -> None:
+        """``salt`` keeps adapters (and cache salts) apart, as vLLM's extra keys do."""
+        self._tokens = tokens
+        self._output_id = output_id
+        self._chains: dict[int, list[int]] = {0: [salt]}
+
+    def keys(self, first_block: int, last_block: int, block_size_tokens: int) -> list[int]:
+        """Keys of a range of blocks, in order; earlier blocks are hashed once."""
+        chains = self._chains.setdefault(block_size_tokens, [self._chains[0][0]])
+        for block in range(len(chains) - 1, last_block):
+            start = block * block_size_tokens
+            own = tuple(self._tokens[start : start + block_size_tokens])
+            if len(own) < block_size_tokens:
+                own = (*own, self._output_id, start)
+            chains.append(hash((chains[-1], own)) & _CHAIN_MASK)
+        return chains[first_block + 1 : last_block + 1]

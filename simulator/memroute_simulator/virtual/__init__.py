@@ -1,0 +1,1 @@
+"""A cluster in virtual time: replicas, routers with their own clocks, clients, faults."""

@@ -1,0 +1,259 @@
+"""An engine in virtual time: steps that take their time, tickets that come back.
+
+Requests that arrive during a step join at its end, as vLLM's core takes its inbox between
+steps. Data-parallel ranks have a scheduler and a cache each, and share requests by vLLM's
+balancer (fewest ``4 * waiting + running``); ranks of a mixture of experts step together,
+because every layer exchanges tokens.
+
+Owns its schedulers and the tickets in it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from memroute.bandwidth import StepTime
+from memroute_simulator.engine.model import EngineRequest, Scheduler, StepPlan
+from memroute_simulator.virtual.loop import VirtualLoop
+
+RANK_BALANCE_SECONDS = 0.1
+# DPLBAsyncMPClient: ranks report their counts every 100 ms.
+WAITING_WEIGHT = 4
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Ticket:
+    """One attempt of a request on one replica, and when what happened to it."""
+
+    request: EngineRequest
+    on_first_token: Callable[["Ticket"], None] | None = None
+    on_end: Callable[["Ticket"], None] | None = None
+    submitted_seconds: float = 0.0
+    queued_seconds: float | None = None
+    """When the engine took it in, at the end of a step."""
+    first_token_seconds: float | None = None
+    last_token_seconds: float | None = None
+    is_failed: bool = False
+    replica: "VirtualReplica | None" = None
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaReading:
+    """What a scrape of the replica says, all ranks together."""
+
+    num_running: int
+    num_waiting: int
+    kv_cache_utilization_ratio: float
+    """Of the fullest rank, as a router that cannot choose the rank must take it."""
+    num_preemptions: int
+
+
+@dataclass(slots=True)
+class _Rank:
+    scheduler: Scheduler
+    inbox: list[Ticket] = field(default_factory=list)
+    plan: StepPlan | None = None
+    shared_load: int = 0
+
+
+class VirtualReplica:
+    """One replica: what it is sent comes back through its tickets."""
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        schedulers: Sequence[Scheduler],
+        step_time: StepTime,
+        *,
+        name: str = "0",
+        steps_together: bool = False,
+        ingest_seconds: float = 0.0,
+    ) -> None:
+        """``ingest_seconds``: HTTP and tokenizing before the engine sees a request."""
+        self.name = name
+        self.step_time = step_time
+        self.slowdown_ratio = 1.0
+        self.is_serving = True
+        self.num_in_flight = 0
+        self.busy_seconds = 0.0
+        self._loop = loop
+        self._ranks = [_Rank(scheduler) for scheduler in schedulers]
+        self._steps_together = steps_together
+        self._ingest_seconds = ingest_seconds
+        self._tickets: dict[EngineRequest, Ticket] = {}
+        self._is_frozen = False
+        self._generation = 0
+        self._balanced_seconds = -RANK_BALANCE_SECONDS
+
+    @property
+    def schedulers(self) -> tuple[Scheduler, ...]:
+        """One per rank."""
+        return tuple(rank.scheduler for rank in self._ranks)
+
+    @property
+    def capacity_tokens(self) -> int:
+        """KV tokens of all ranks, where blocks hold tokens of one group."""
+        return sum(
+            rank.scheduler.cache.num_usable * rank.scheduler.cache.layout.block_size_tokens
+            for rank in self._ranks
+        )
+
+    def reading(self) -> ReplicaReading:
+        """What a scrape would say now."""
+        schedulers = self.schedulers
+        return ReplicaReading(
+            num_running=sum(s.num_running for s in schedulers),
+            num_waiting=sum(s.num_waiting for s in schedulers)
+            + sum(len(rank.inbox) for rank in self._ranks),
+            kv_cache_utilization_ratio=max(s.cache.utilization_ratio for s in schedulers),
+            num_preemptions=sum(s.counts.num_preemptions for s in schedulers),
+        )
+
+    def hit_tokens(self, request: EngineRequest) -> int:
+        """Tokens of the request that some rank has cached: an exact prefix oracle."""
+        return max(rank.scheduler.cache.find_hit(request) for rank in self._ranks)
+
+    def submit(self, ticket: Ticket) -> None:
+        """Send a request; a replica that is down fails it at once."""
+        ticket.replica = self
+        ticket.submitted_seconds = self._loop.now_seconds
+        if not self.is_serving:
+            self._end(ticket, is_failed=True)
+            return
+        self.num_in_flight += 1
+        if self._ingest_seconds:
+            generation = self._generation
+            self._loop.after(self._ingest_seconds, lambda: self._arrive(ticket, generation))
+        else:
+            self._arrive(ticket, self._generation)
+
+    def abort(self, ticket: Ticket) -> None:
+        """The client has gone: its work ends at the end of the step."""
+        rank = self._ranks[ticket.rank]
+        if ticket in rank.inbox:
+            rank.inbox.remove(ticket)
+        elif ticket.request in self._tickets:
+            del self._tickets[ticket.request]
+            rank.scheduler.abort(ticket.request)
+        else:
+            return
+        self.num_in_flight -= 1
+
+    # Faults.
+
+    def fail(self) -> None:
+        """The process dies: everything in it fails, its cache is lost."""
+        self.is_serving = False
+        self._generation += 1
+        for rank in self._ranks:
+            lost = rank.inbox
+            rank.inbox, rank.plan = [], None
+            for ticket in lost:
+                self._end(ticket, is_failed=True)
+        for ticket in tuple(self._tickets.values()):
+            self._ranks[ticket.rank].scheduler.abort(ticket.request)
+            del self._tickets[ticket.request]
+            self._end(ticket, is_failed=True)
+        for rank in self._ranks:
+            rank.scheduler.cache.clear()
+        self.num_in_flight = 0
+
+    def recover(self) -> None:
+        """A new process serves, with a cold cache."""
+        self.is_serving = True
+        self._is_frozen = False
+
+    def freeze(self) -> None:
+        """The engine hangs: it takes requests and answers none."""
+        self._is_frozen = True
+
+    def thaw(self) -> None:
+        """The engine goes on."""
+        self._is_frozen = False
+        for rank in self._ranks:
+            self._wake(rank)
+
+    # Steps.
+
+    def _arrive(self, ticket: Ticket, generation: int) -> None:
+        if generation != self._generation:
+            self._end(ticket, is_failed=True)
+            return
+        ticket.rank = self._choose_rank()
+        rank = self._ranks[ticket.rank]
+        rank.inbox.append(ticket)
+        self._wake(rank)
+
+    def _choose_rank(self) -> int:
+        if len(self._ranks) == 1:
+            return 0
+        now = self._loop.now_seconds
+        if now - self._balanced_seconds >= RANK_BALANCE_SECONDS:
+            self._balanced_seconds = now
+            for rank in self._ranks:
+                waiting = rank.scheduler.num_waiting + len(rank.inbox)
+                rank.shared_load = WAITING_WEIGHT * waiting + rank.scheduler.num_running
+        chosen = min(range(len(self._ranks)), key=lambda index: self._ranks[index].shared_load)
+        self._ranks[chosen].shared_load += WAITING_WEIGHT
+        return chosen
+
+    def _wake(self, rank: _Rank) -> None:
+        if self._is_frozen:
+            return
+        if self._steps_together:
+            if all(other.plan is None for other in self._ranks):
+                self._begin(self._ranks)
+        elif rank.plan is None:
+            self._begin([rank])
+
+    def _begin(self, ranks: Sequence[_Rank]) -> None:
+        """Start a step of these ranks; without work they sleep until something arrives."""
+        now = self._loop.now_seconds
+        seconds = 0.0
+        for rank in ranks:
+            for ticket in rank.inbox:
+                ticket.queued_seconds = now
+                self._tickets[ticket.request] = ticket
+                rank.scheduler.add(ticket.request)
+            rank.inbox.clear()
+            if not rank.scheduler.has_work:
+                continue
+            plan = rank.scheduler.schedule()
+            if plan.is_empty:
+                # Nothing runs and the head of the queue does not fit: it waits for ever.
+                continue
+            rank.plan = plan
+            seconds = max(seconds, self.step_time.step_seconds(plan.batch()))
+        if not seconds:
+            return
+        seconds *= self.slowdown_ratio
+        self.busy_seconds += seconds
+        generation = self._generation
+        self._loop.at(now + seconds, lambda: self._complete(ranks, generation))
+
+    def _complete(self, ranks: Sequence[_Rank], generation: int) -> None:
+        if generation != self._generation:
+            return
+        now = self._loop.now_seconds
+        for rank in ranks:
+            plan, rank.plan = rank.plan, None
+            if plan is None:
+                continue
+            result = rank.scheduler.complete(plan)
+            for request in result.first_tokens:
+                ticket = self._tickets[request]
+                ticket.first_token_seconds = now
+                if ticket.on_first_token is not None:
+                    ticket.on_first_token(ticket)
+            for request in result.finished:
+                ticket = self._tickets.pop(request)
+                ticket.last_token_seconds = now
+                self.num_in_flight -= 1
+                self._end(ticket, is_failed=False)
+        if not self._is_frozen:
+            self._begin(ranks)
+
+    def _end(self, ticket: Ticket, *, is_failed: bool) -> None:
+        ticket.is_failed = is_failed
+        if ticket.on_end is not None:
+            ticket.on_end(ticket)
