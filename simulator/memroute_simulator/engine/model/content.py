@@ -7,6 +7,7 @@ any block size can be asked for, and generated tokens are one more segment, so t
 of a conversation finds them. This is what vLLM's chained block hashes say, without tokens.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -57,14 +58,18 @@ class SegmentedContent:
         keys: list[int] = []
         position = (first_block + 1) * block_size_tokens
         stop = last_block * block_size_tokens
-        for base, end in zip(self._bases, self._ends, strict=True):
-            if position > stop:
-                break
-            if position <= end:
-                limit = min(end, stop)
+        segment = bisect_left(self._ends, position)
+        while position <= stop:
+            base, limit = self._bases[segment], min(self._ends[segment], stop)
+            if position + block_size_tokens > limit:
+                # One block ends in this segment: the common case of short segments.
+                if position <= limit:
+                    keys.append(base + position)
+                    position += block_size_tokens
+            else:
                 keys += range(base + position, base + limit + 1, block_size_tokens)
-                position += (limit - position) // block_size_tokens * block_size_tokens
-                position += block_size_tokens
+                position += ((limit - position) // block_size_tokens + 1) * block_size_tokens
+            segment += 1
         return keys
 
 

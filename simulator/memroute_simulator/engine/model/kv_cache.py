@@ -115,11 +115,16 @@ class KVCache:
     def _prefix_tokens(self, request: EngineRequest, index: int, limit_tokens: int) -> int:
         size = self._groups[index].block_size_tokens
         num_blocks = limit_tokens // size
-        by_key = self._by_key
-        for block, key in enumerate(request.content.keys(0, num_blocks, size)):
-            if (key << _GROUP_BITS | index) not in by_key:
-                return block * size
-        return num_blocks * size
+        by_key, found, chunk = self._by_key, 0, 8
+        while found < num_blocks:
+            # Most requests miss early: ever longer looks cost little more than the hit.
+            last = min(found + chunk, num_blocks)
+            for key in request.content.keys(found, last, size):
+                if (key << _GROUP_BITS | index) not in by_key:
+                    return found * size
+                found += 1
+            chunk *= 4
+        return found * size
 
     def _has_at(self, request: EngineRequest, index: int, hit_tokens: int) -> bool:
         """Whether a group of windows or states can resume at a position."""

@@ -1,0 +1,1 @@
+"""The simulator against the world: recorded runs, published curves, and its own speed."""

@@ -1,0 +1,1 @@
+"""Published curves, made again: each a seeded study."""

@@ -1,0 +1,3 @@
+"""x."""
+
+def main(a): return 0

@@ -1,0 +1,192 @@
+"""What engine is simulated: model, accelerator, flags. Everything else follows from it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from memroute.bandwidth import StepTime
+from memroute.catalog import Accelerator
+from memroute.footprint import (
+    KVCacheDtype,
+    KVCacheLayout,
+    ModelArchitecture,
+    Parallelism,
+    Quantization,
+    ReplicaShape,
+    kv_cache_layout,
+    replica_footprint,
+)
+from memroute.footprint.architecture import MixtureOfExperts
+from memroute.footprint.weights import adapter_bytes_per_rank
+from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
+from memroute_simulator.engine.model import (
+    BlockEvent,
+    KVCache,
+    Scheduler,
+    SchedulingPolicy,
+    SGLangScheduler,
+    VLLMScheduler,
+)
+
+DEFAULT_UTILIZATION_RATIO = 0.92
+# vLLM's --gpu-memory-utilization from 0.20 on.
+
+
+class EngineKind(StrEnum):
+    """Whose rules a simulated engine follows."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EngineSpec:
+    """One engine. The KV pool is what the accelerator leaves, unless it is given."""
+
+    architecture: ModelArchitecture
+    accelerator: Accelerator
+    kind: EngineKind = EngineKind.VLLM
+    quantization: Quantization = Quantization.NONE
+    kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
+    parallelism: Parallelism = Parallelism()
+    max_num_seqs: int = MAX_NUM_SEQS
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
+    max_context_tokens: int | None = None
+    """None: the model's own limit."""
+    utilization_ratio: float = DEFAULT_UTILIZATION_RATIO
+    num_blocks: int | None = None
+    """Blocks of the pool of one rank, the null block included; None: computed."""
+    block_size_tokens: int | None = None
+    caches_prefixes: bool = True
+    policy: SchedulingPolicy = SchedulingPolicy.FCFS
+    watermark_ratio: float = 0.0
+    long_prefill_token_threshold: int = 0
+    max_adapters: int | None = None
+    adapter_rank: int = 16
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest sequence that the engine takes."""
+        return self.max_context_tokens or self.architecture.max_context_tokens or 8192
+
+    @cached_property
+    def layout(self) -> KVCacheLayout:
+        """How one rank stores its KV cache."""
+        return kv_cache_layout(
+            self.architecture,
+            kv_cache_dtype=self.kv_cache_dtype,
+            parallelism=self.parallelism,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            block_size_tokens=self.block_size_tokens,
+        )
+
+    @cached_property
+    def total_blocks(self) -> int:
+        """Blocks of the pool of one rank, the null block included.
+
+        Computed from what engines are expected to take, not from what memroute reserves.
+        Raises ``UnsupportedShapeError`` or ``UnknownWeightsError`` as the footprint does.
+        """
+        if self.num_blocks is not None:
+            return self.num_blocks
+        parallelism = self.parallelism
+        footprint = replica_footprint(
+            ReplicaShape(
+                architecture=self.architecture,
+                max_context_tokens=self.context_tokens,
+                concurrency=1,
+                quantization=self.quantization,
+                kv_cache_dtype=self.kv_cache_dtype,
+                tensor_parallel_size=parallelism.tensor_parallel_size,
+                pipeline_parallel_size=parallelism.pipeline_parallel_size,
+                data_parallel_size=parallelism.data_parallel_size,
+                expert_parallel=parallelism.expert_parallel,
+                max_num_seqs=self.max_num_seqs,
+                max_num_batched_tokens=self.max_num_batched_tokens,
+                max_adapters=self.max_adapters or 0,
+                max_adapter_rank=self.adapter_rank,
+            )
+        )
+        budget = int(self.accelerator.usable_bytes * self.utilization_ratio)
+        other = footprint.engine.expected - footprint.kv_cache_bytes
+        return self.layout.num_blocks_in(max(0, budget - other))
+
+    @property
+    def capacity_tokens(self) -> int:
+        """KV tokens of one rank when sequences are as long as the context allows."""
+        pool = self.total_blocks * self.layout.bytes_per_block
+        return self.layout.capacity_tokens(pool, self.context_tokens)
+
+    @cached_property
+    def step_time(self) -> StepTime:
+        """How long a step takes."""
+        return StepTime.of(
+            self.architecture,
+            self.accelerator,
+            quantization=self.quantization,
+            kv_cache_dtype=self.kv_cache_dtype,
+            parallelism=self.parallelism,
+            adapter_bytes=(
+                adapter_bytes_per_rank(
+                    self.architecture,
+                    max_adapters=1,
+                    max_rank=self.adapter_rank,
+                    parallelism=self.parallelism,
+                )
+                if self.max_adapters
+                else 0
+            ),
+        )
+
+    @property
+    def steps_together(self) -> bool:
+        """Whether data-parallel ranks exchange tokens in every layer, and so step as one."""
+        return self.parallelism.data_parallel_size > 1 and any(
+            isinstance(feed_forward, MixtureOfExperts)
+            for layer in self.architecture.layers
+            for feed_forward in layer.feed_forwards or ()
+        )
+
+    def schedulers(
+        self,
+        *,
+        on_event: Callable[[int, BlockEvent], None] | None = None,
+        reports_emitted: bool = False,
+    ) -> list[Scheduler]:
+        """A scheduler with an empty cache for each data-parallel rank."""
+        return [
+            self._scheduler(rank, on_event, reports_emitted)
+            for rank in range(self.parallelism.data_parallel_size)
+        ]
+
+    def _scheduler(
+        self,
+        rank: int,
+        on_event: Callable[[int, BlockEvent], None] | None,
+        reports_emitted: bool,
+    ) -> Scheduler:
+        cache = KVCache(
+            num_blocks=self.total_blocks,
+            layout=self.layout,
+            caches_prefixes=self.caches_prefixes,
+            on_event=None if on_event is None else lambda event: on_event(rank, event),
+        )
+        if self.kind is EngineKind.SGLANG:
+            return SGLangScheduler(
+                cache=cache,
+                max_num_seqs=self.max_num_seqs,
+                policy=self.policy,
+                max_adapters=self.max_adapters,
+                reports_emitted=reports_emitted,
+            )
+        return VLLMScheduler(
+            cache=cache,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_num_seqs=self.max_num_seqs,
+            policy=self.policy,
+            watermark_ratio=self.watermark_ratio,
+            long_prefill_token_threshold=self.long_prefill_token_threshold,
+            max_adapters=self.max_adapters,
+            reports_emitted=reports_emitted,
+        )
