@@ -22,14 +22,17 @@ class VirtualLoop:
         """Call after a while."""
         self.at(self.now_seconds + seconds, callback)
 
-    def run(self, until_seconds: float | None = None) -> None:
-        """Run until nothing is left to happen, or until a time, which is then now."""
+    def run(
+        self,
+        until_seconds: float | None = None,
+        *,
+        is_running: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Run until nothing is left to happen, a time is reached, or ``is_running`` says no."""
         heap = self._heap
-        while heap:
+        while heap and is_running():
             if until_seconds is not None and heap[0][0] > until_seconds:
                 break
             self.now_seconds, _, callback = heapq.heappop(heap)
             self.num_events += 1
             callback()
-        if until_seconds is not None:
-            self.now_seconds = max(self.now_seconds, until_seconds)

@@ -33,6 +33,8 @@ class Ticket:
     first_token_seconds: float | None = None
     last_token_seconds: float | None = None
     is_failed: bool = False
+    is_cancelled: bool = False
+    """The client left while it was on its way."""
     replica: "VirtualReplica | None" = None
     rank: int = 0
 
@@ -115,6 +117,8 @@ class VirtualReplica:
 
     def submit(self, ticket: Ticket) -> None:
         """Send a request; a replica that is down fails it at once."""
+        if ticket.is_cancelled:
+            return
         ticket.replica = self
         ticket.submitted_seconds = self._loop.now_seconds
         if not self.is_serving:
@@ -129,6 +133,7 @@ class VirtualReplica:
 
     def abort(self, ticket: Ticket) -> None:
         """The client has gone: its work ends at the end of the step."""
+        ticket.is_cancelled = True
         rank = self._ranks[ticket.rank]
         if ticket in rank.inbox:
             rank.inbox.remove(ticket)
@@ -176,6 +181,8 @@ class VirtualReplica:
     # Steps.
 
     def _arrive(self, ticket: Ticket, generation: int) -> None:
+        if ticket.is_cancelled:
+            return
         if generation != self._generation:
             self._end(ticket, is_failed=True)
             return

@@ -36,6 +36,7 @@ class SharedPrefix:
         return WorkloadRequest(
             prompt=((group + 1, self.system_tokens), (question, self.question_tokens)),
             num_output_tokens=self.output_tokens,
+            max_output_tokens=self.output_tokens,
             output_id=10_000_000 + number,
         )
 

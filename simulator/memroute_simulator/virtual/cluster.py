@@ -1,0 +1,221 @@
+"""A cluster in virtual time: replicas, routers, clients, and what goes wrong when.
+
+Deterministic: the same fleet, workload, settings and seed give the same run, event by event.
+A cluster can be given one workload after another; its caches stay warm.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from memroute_simulator.engine.spec import EngineSpec
+from memroute_simulator.virtual.loop import VirtualLoop
+from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
+from memroute_simulator.virtual.policies import POLICIES
+from memroute_simulator.virtual.replica import VirtualReplica
+from memroute_simulator.virtual.router import RouterSettings, VirtualRouter
+from memroute_simulator.workloads.request import Session, Workload
+
+UNFINISHED_AFTER_SECONDS = 3600.0
+# A request that nothing answers is given up so long after the last one was sent.
+
+
+class FleetChange(StrEnum):
+    """What can happen to a replica."""
+
+    FAIL = "fail"
+    RECOVER = "recover"
+    FREEZE = "freeze"
+    THAW = "thaw"
+    SLOW = "slow"
+    ADD = "add"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetEvent:
+    """Something that happens to the fleet, seconds after the workload's start."""
+
+    at_seconds: float
+    change: FleetChange
+    replica: str = ""
+    """Its name; empty for ``add``."""
+    slowdown_ratio: float = 1.0
+    """For ``slow``: how much longer steps take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSample:
+    """The fleet at one moment."""
+
+    seconds: float
+    num_running: int
+    num_waiting: int
+    kv_cache_ratios: tuple[float, ...]
+    """Of each replica."""
+    num_preemptions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What a cluster is made of."""
+
+    engines: tuple[tuple[EngineSpec, int], ...]
+    """(engine, replicas of it)."""
+    policy: str = "memroute"
+    num_routers: int = 1
+    router: RouterSettings = field(default_factory=RouterSettings)
+    timeout_seconds: float | None = None
+    """After which a client gives up."""
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas at the start."""
+        return sum(count for _, count in self.engines)
+
+
+class Cluster:
+    """One simulation. Owns the loop and everything in it."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        seed: int = 0,
+        sample_seconds: float | None = 1.0,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """``sample_seconds``: None for no time series; ``on_progress`` gets requests ended."""
+        self.loop = VirtualLoop()
+        self.fleet = fleet
+        self.replicas: list[VirtualReplica] = []
+        self.samples: list[FleetSample] = []
+        self._rng = random.Random(seed)  # noqa: S311 - a simulation
+        self._sample_seconds = sample_seconds
+        self._on_progress = on_progress
+        self._num_open = 0
+        self._num_ended = 0
+        self._routers = [
+            VirtualRouter(
+                loop=self.loop,
+                policy=POLICIES[fleet.policy](random.Random(self._rng.random())),  # noqa: S311
+                settings=fleet.router,
+                rng=random.Random(self._rng.random()),  # noqa: S311
+                is_running=lambda: self._num_open > 0,
+            )
+            for _ in range(fleet.num_routers)
+        ]
+        for spec, count in fleet.engines:
+            for _ in range(count):
+                self._add_replica(spec)
+
+    def run(self, workload: Workload, events: Sequence[FleetEvent] = ()) -> list[Outcome]:
+        """Serve a workload from now on; everything that is sent has an outcome."""
+        outcomes: list[Outcome] = []
+        start = self.loop.now_seconds
+        self._num_open = workload.num_requests
+        for event in events:
+            self.loop.at(start + event.at_seconds, self._happening(event))
+        for session in workload.sessions:
+            self.loop.at(start + session.start_seconds, self._opening(session, outcomes))
+        for router in self._routers:
+            router.start_scraping()
+        if self._sample_seconds is not None:
+            self._sample()
+        last = max((session.start_seconds for session in workload.sessions), default=0.0)
+        self.loop.run(
+            start + last + UNFINISHED_AFTER_SECONDS, is_running=lambda: self._num_open > 0
+        )
+        for outcome in outcomes:
+            if outcome.status is OutcomeStatus.OPEN:
+                outcome.end(OutcomeStatus.FAILED, self.loop.now_seconds, "never answered")
+        self._num_open = 0
+        return outcomes
+
+    # Clients.
+
+    def _opening(self, session: Session, outcomes: list[Outcome]) -> Callable[[], None]:
+        def send(turn: int) -> None:
+            outcome = Outcome(
+                number=len(outcomes),
+                asked=session.requests[turn],
+                sent_seconds=self.loop.now_seconds,
+            )
+            outcomes.append(outcome)
+            if self.fleet.timeout_seconds is not None:
+                self.loop.after(self.fleet.timeout_seconds, lambda: give_up(outcome, turn))
+            router = self._routers[0]
+            if len(self._routers) > 1:
+                router = self._rng.choice(self._routers)
+            router.route(outcome, lambda _: go_on(turn))
+
+        def give_up(outcome: Outcome, turn: int) -> None:
+            if outcome.status is OutcomeStatus.OPEN:
+                if outcome.cancel is not None:
+                    outcome.cancel()
+                outcome.end(OutcomeStatus.TIMED_OUT, self.loop.now_seconds, "the client gave up")
+                go_on(turn)
+
+        def go_on(turn: int) -> None:
+            self._num_open -= 1
+            self._num_ended += 1
+            if self._on_progress is not None:
+                self._on_progress(self._num_ended)
+            if turn + 1 < len(session.requests):
+                think = session.think_seconds[turn] if turn < len(session.think_seconds) else 0.0
+                self.loop.after(think, lambda: send(turn + 1))
+
+        return lambda: send(0)
+
+    # The fleet.
+
+    def _add_replica(self, spec: EngineSpec) -> VirtualReplica:
+        replica = VirtualReplica(
+            self.loop,
+            spec.schedulers(),
+            spec.step_time,
+            name=str(len(self.replicas)),
+            steps_together=spec.steps_together,
+        )
+        self.replicas.append(replica)
+        for router in self._routers:
+            router.add_replica(replica)
+        return replica
+
+    def _happening(self, event: FleetEvent) -> Callable[[], None]:
+        return lambda: self._apply(event)
+
+    def _apply(self, event: FleetEvent) -> None:
+        if event.change is FleetChange.ADD:
+            self._add_replica(self.fleet.engines[0][0])
+            return
+        replica = next(r for r in self.replicas if r.name == event.replica)
+        match event.change:
+            case FleetChange.FAIL:
+                replica.fail()
+            case FleetChange.RECOVER:
+                replica.recover()
+            case FleetChange.FREEZE:
+                replica.freeze()
+            case FleetChange.THAW:
+                replica.thaw()
+            case FleetChange.SLOW:
+                replica.slowdown_ratio = event.slowdown_ratio
+            case FleetChange.REMOVE:
+                for router in self._routers:
+                    router.remove_replica(replica)
+
+    def _sample(self) -> None:
+        readings = [replica.reading() for replica in self.replicas]
+        self.samples.append(
+            FleetSample(
+                seconds=self.loop.now_seconds,
+                num_running=sum(r.num_running for r in readings),
+                num_waiting=sum(r.num_waiting for r in readings),
+                kv_cache_ratios=tuple(r.kv_cache_utilization_ratio for r in readings),
+                num_preemptions=sum(r.num_preemptions for r in readings),
+            )
+        )
+        if self._num_open > 0 and self._sample_seconds is not None:
+            self.loop.after(self._sample_seconds, self._sample)
