@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from memroute_simulator.engine.server import main as engine_main
+from memroute_simulator.engine.http.app import main as engine_main
 from memroute_simulator.nodes.fleet import FleetFileError, load_fleet, run_fleet
 
 

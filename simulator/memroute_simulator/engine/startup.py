@@ -11,20 +11,19 @@ the constants that memroute reserves: as on hardware, an estimate is only ever a
 import asyncio
 import math
 import random
-from dataclasses import dataclass
 
 import aiohttp
 
-from memroute.catalog import Accelerator, accelerator_for_product, architecture_for_model
+from memroute.catalog import accelerator_for_product
 from memroute.footprint import (
     KVCacheLayout,
     ModelArchitecture,
     Parallelism,
-    kv_cache_layout,
     weights_per_rank,
 )
 from memroute.units import GIB
 from memroute_simulator.engine.arguments import EngineArguments
+from memroute_simulator.engine.spec import EngineSpec
 
 LOAD_BYTES_PER_SECOND = 16e9
 # Weights from a local NVMe cache: 8B parameters load in about a second.
@@ -33,18 +32,6 @@ PROFILE_SECONDS = 0.3
 
 class EngineStartError(Exception):
     """The engine cannot start; the message is the engine's own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartedEngine:
-    """What a started engine has."""
-
-    architecture: ModelArchitecture
-    accelerator: Accelerator
-    layout: KVCacheLayout
-    num_blocks: int
-    max_model_len: int
-    kv_cache_bytes: int
 
 
 class DriverClient:
@@ -78,9 +65,9 @@ class DriverClient:
                 raise EngineStartError(msg)
 
 
-async def start_engine(arguments: EngineArguments, driver: DriverClient) -> StartedEngine:
+async def start_engine(arguments: EngineArguments, driver: DriverClient) -> EngineSpec:
     """Allocate everything on every rank's device. Raises ``EngineStartError``."""
-    architecture = architecture_for_model(arguments.model)
+    architecture = arguments.architecture()
     tp = arguments.tensor_parallel_size
     devices = await driver.devices()
     if len(devices) < tp:
@@ -93,12 +80,7 @@ async def start_engine(arguments: EngineArguments, driver: DriverClient) -> Star
     if accelerator is None:
         msg = f"RuntimeError: unknown device {devices[0]['product']}"
         raise EngineStartError(msg)
-    layout = kv_cache_layout(
-        architecture,
-        kv_cache_dtype=arguments.kv_cache_dtype,
-        parallelism=Parallelism(tensor_parallel_size=tp),
-        max_num_batched_tokens=arguments.max_num_batched_tokens,
-    )
+    layout = arguments.spec(architecture, accelerator).layout
     rng = random.Random(f"{arguments.model}/{arguments.seed}")  # noqa: S311 - not for secrets
     kv_bytes = [
         await _start_rank(arguments, architecture, driver, device, rank, rng)
@@ -107,14 +89,7 @@ async def start_engine(arguments: EngineArguments, driver: DriverClient) -> Star
     num_blocks = layout.num_blocks_in(min(kv_bytes))
     max_model_len = arguments.max_model_len or architecture.max_context_tokens or 0
     _check_capacity(layout, num_blocks, max_model_len, min(kv_bytes))
-    return StartedEngine(
-        architecture=architecture,
-        accelerator=accelerator,
-        layout=layout,
-        num_blocks=num_blocks,
-        max_model_len=max_model_len,
-        kv_cache_bytes=min(kv_bytes),
-    )
+    return arguments.spec(architecture, accelerator, num_blocks=num_blocks)
 
 
 async def _start_rank(

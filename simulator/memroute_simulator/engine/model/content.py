@@ -94,3 +94,9 @@ class TokenContent:
                 own = (*own, self._output_id, start)
             chains.append(hash((chains[-1], own)) & _CHAIN_MASK)
         return chains[first_block + 1 : last_block + 1]
+
+    def token_ids(self, start: int, end: int) -> list[int]:
+        """Ids of a range of tokens; generated ones are made up, the same every time."""
+        known = list(self._tokens[start:end])
+        first = max(start, len(self._tokens))
+        return known + [(self._output_id + position) & 0xFFFF for position in range(first, end)]

@@ -1,0 +1,259 @@
+"""Everything of an engine's surface that generates nothing: state, tokens, adapters, faults."""
+
+import asyncio
+import os
+import time
+from typing import Any
+
+from aiohttp import web
+
+from memroute_simulator.engine.arguments import EngineArguments
+from memroute_simulator.engine.faults import FaultError
+from memroute_simulator.engine.http.errors import APIError, bad_request, unknown_model
+from memroute_simulator.engine.http.generation import Generation
+from memroute_simulator.engine.http.parsing import read_body
+from memroute_simulator.engine.kv_events import KVEventPublisher
+from memroute_simulator.engine.metrics import MetricsDialect, render
+from memroute_simulator.engine.pacing import PacedEngine
+from memroute_simulator.engine.text import Tokenizer
+
+DEVELOPMENT_VARIABLE = "VLLM_SERVER_DEV_MODE"
+ADAPTERS_VARIABLE = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
+SLEEP_STATES = {0: "awake", 1: "weights_offloaded", 2: "discard_all"}
+
+
+class Administration:
+    """Handlers around one engine. Owns its sleep level."""
+
+    def __init__(
+        self,
+        arguments: EngineArguments,
+        engine: PacedEngine,
+        generation: Generation,
+        tokenizer: Tokenizer,
+        publisher: KVEventPublisher | None,
+    ) -> None:
+        self.num_http_requests = 0
+        self._arguments = arguments
+        self._engine = engine
+        self._generation = generation
+        self._tokenizer = tokenizer
+        self._publisher = publisher
+        self._sleep_level = 0
+        self._frozen_page: bytes | None = None
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Every path that a server of this configuration has."""
+        for path in ("/health", "/ping"):
+            router.add_get(path, self._health)
+        router.add_get("/metrics", self._metrics)
+        router.add_get("/version", self._version)
+        router.add_get("/load", self._load)
+        router.add_get("/v1/models", self._models)
+        router.add_post("/tokenize", self._tokenize)
+        router.add_post("/detokenize", self._detokenize)
+        router.add_get("/kv_event_sources", self._kv_event_sources)
+        router.add_get("/simulator/faults", self._faults)
+        router.add_post("/simulator/faults", self._set_faults)
+        if self._arguments.enable_lora and _is_set(ADAPTERS_VARIABLE):
+            router.add_post("/v1/load_lora_adapter", self._load_adapter)
+            router.add_post("/v1/unload_lora_adapter", self._unload_adapter)
+        if self._arguments.dialect is MetricsDialect.SGLANG:
+            router.add_get("/v1/loads", self._sglang_loads)
+        if _is_set(DEVELOPMENT_VARIABLE):
+            router.add_post("/sleep", self._sleep)
+            router.add_post("/wake_up", self._wake_up)
+            router.add_get("/is_sleeping", self._is_sleeping)
+            router.add_post("/pause", self._pause)
+            router.add_post("/resume", self._resume)
+            router.add_get("/is_paused", self._is_paused)
+            router.add_post("/reset_prefix_cache", self._reset_prefix_cache)
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        is_down = (
+            self._engine.is_dead
+            or self._engine.faults.is_health_failing
+            or self._generation.is_draining
+        )
+        return web.Response(status=503 if is_down else 200)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        faults = self._engine.faults
+        if faults.are_metrics_failing:
+            return web.Response(status=500, text="Internal Server Error")
+        if not faults.is_metrics_frozen or self._frozen_page is None:
+            self._frozen_page = render(
+                self._engine.metrics,
+                self._engine.schedulers,
+                self._engine.inbox_sizes,
+                self._arguments.dialect,
+            )
+        return web.Response(
+            body=self._frozen_page,
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    async def _version(self, _request: web.Request) -> web.Response:
+        return web.json_response({"version": self._arguments.reported_version})
+
+    async def _load(self, _request: web.Request) -> web.Response:
+        tracked = self._arguments.enable_server_load_tracking
+        return web.json_response({"server_load": self.num_http_requests if tracked else 0})
+
+    async def _models(self, _request: web.Request) -> web.Response:
+        base = self._arguments.served_model_names
+        cards = [self._card(name, self._arguments.model, None) for name in base]
+        cards += [
+            self._card(name, path, base[0]) for name, path in self._generation.adapters.items()
+        ]
+        return web.json_response({"object": "list", "data": cards})
+
+    def _card(self, name: str, root: str, parent: str | None) -> dict[str, Any]:
+        now = int(time.time())
+        permission = {
+            "id": f"modelperm-{name}", "object": "model_permission", "created": now,
+            "allow_create_engine": False, "allow_sampling": True, "allow_logprobs": True,
+            "allow_search_indices": False, "allow_view": True, "allow_fine_tuning": False,
+            "organization": "*", "group": None, "is_blocking": False,
+        }  # fmt: skip
+        return {
+            "id": name, "object": "model", "created": now, "owned_by": "vllm", "root": root,
+            "parent": parent,
+            "max_model_len": None if parent else self._engine.spec.context_tokens,
+            "permission": [permission],
+        }  # fmt: skip
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = read_body(await request.read())
+        self._check_model(body)
+        if "messages" in body:
+            tokens = self._tokenizer.encode_chat(body["messages"])
+        else:
+            tokens = self._tokenizer.encode(str(body.get("prompt", "")))
+        context = self._engine.spec.context_tokens
+        return web.json_response(
+            {"count": len(tokens), "max_model_len": context, "tokens": tokens, "token_strs": None}
+        )
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        body = read_body(await request.read())
+        self._check_model(body)
+        return web.json_response({"prompt": self._tokenizer.decode(list(body.get("tokens", ())))})
+
+    def _check_model(self, body: dict[str, Any]) -> None:
+        name = body.get("model")
+        if name and name not in self._generation.models:
+            raise unknown_model(name, list(self._arguments.served_model_names))
+
+    async def _kv_event_sources(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._publisher.sources() if self._publisher else {})
+
+    # Adapters.
+
+    async def _load_adapter(self, request: web.Request) -> web.Response:
+        body = read_body(await request.read())
+        name, path = str(body.get("lora_name") or ""), str(body.get("lora_path") or "")
+        if not name or not path:
+            text = "Both 'lora_name' and 'lora_path' must be provided."
+            raise APIError(400, "InvalidUserInput", text)
+        if name in self._generation.adapters:
+            text = (
+                f"The lora adapter '{name}' has already been loaded. If you want to load the "
+                "adapter in place, set 'load_inplace' to True."
+            )
+            raise APIError(400, "InvalidUserInput", text)
+        self._generation.adapters[name] = path
+        return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def _unload_adapter(self, request: web.Request) -> web.Response:
+        body = read_body(await request.read())
+        name = str(body.get("lora_name") or "")
+        if not name:
+            text = "'lora_name' needs to be provided to unload a LoRA adapter."
+            raise APIError(400, "InvalidUserInput", text)
+        if name not in self._generation.adapters:
+            text = f"The lora adapter '{name}' cannot be found."
+            raise APIError(404, "NotFoundError", text)
+        del self._generation.adapters[name]
+        return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
+
+    # Development endpoints.
+
+    async def _sleep(self, request: web.Request) -> web.Response:
+        level = request.query.get("level", "1")
+        if level not in {"0", "1", "2"}:
+            raise bad_request(f"sleep level must be 0, 1 or 2, got {level}")
+        self._sleep_level = int(level)
+        if self._sleep_level:
+            self._engine.abort_all()
+            for scheduler in self._engine.schedulers:
+                scheduler.cache.clear()
+        self._engine.pause()
+        self._engine.metrics.set_sleep_state(SLEEP_STATES[self._sleep_level])
+        return web.json_response({"status": "sleeping", "level": self._sleep_level})
+
+    async def _wake_up(self, request: web.Request) -> web.Response:
+        self._sleep_level = 0
+        self._engine.resume()
+        self._engine.metrics.set_sleep_state("awake")
+        tags = request.query.getall("tags", [])
+        return web.json_response({"status": "awake", "tags": tags or None})
+
+    async def _is_sleeping(self, _request: web.Request) -> web.Response:
+        return web.json_response({"is_sleeping": self._sleep_level > 0})
+
+    async def _pause(self, _request: web.Request) -> web.Response:
+        self._engine.pause()
+        return web.json_response({"status": "paused"})
+
+    async def _resume(self, _request: web.Request) -> web.Response:
+        self._engine.resume()
+        return web.json_response({"status": "resumed"})
+
+    async def _is_paused(self, _request: web.Request) -> web.Response:
+        return web.json_response({"is_paused": self._engine.is_paused})
+
+    async def _reset_prefix_cache(self, _request: web.Request) -> web.Response:
+        for scheduler in self._engine.schedulers:
+            scheduler.cache.clear()
+        return web.json_response({"success": True})
+
+    # Others' surfaces, and our own.
+
+    async def _sglang_loads(self, _request: web.Request) -> web.Response:
+        loads = []
+        for rank, scheduler in enumerate(self._engine.schedulers):
+            cache = scheduler.cache
+            size = cache.layout.block_size_tokens
+            used = (cache.num_usable - cache.num_free) * size
+            total = cache.num_usable * size
+            loads.append(
+                {
+                    "dp_rank": rank,
+                    "num_running_reqs": scheduler.num_running,
+                    "num_waiting_reqs": scheduler.num_waiting + self._engine.inbox_sizes[rank],
+                    "num_used_tokens": used,
+                    "max_total_num_tokens": total,
+                    "max_running_requests": scheduler.max_num_seqs,
+                    "token_usage": used / total if total else 0.0,
+                }
+            )
+        return web.json_response({"loads": loads})
+
+    async def _faults(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._engine.faults.as_dict())
+
+    async def _set_faults(self, request: web.Request) -> web.Response:
+        body = read_body(await request.read())
+        try:
+            self._engine.faults.update(body)
+        except FaultError as error:
+            raise bad_request(str(error)) from None
+        if self._engine.faults.is_out_of_memory and not self._engine.is_dead:
+            # After the answer: the process ends with the engine.
+            asyncio.get_running_loop().call_later(0.05, self._engine.die)
+        return web.json_response(self._engine.faults.as_dict())
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in {"1", "true"}

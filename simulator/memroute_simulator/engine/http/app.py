@@ -1,0 +1,193 @@
+"""The server: routes, what surrounds every request, and the process around both."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import aiohttp
+import uvloop
+from aiohttp import web
+
+from memroute_simulator.engine.arguments import EngineArguments, parse_arguments
+from memroute_simulator.engine.faults import Faults
+from memroute_simulator.engine.http.administration import Administration
+from memroute_simulator.engine.http.errors import APIError
+from memroute_simulator.engine.http.generation import Generation
+from memroute_simulator.engine.kv_events import KVEventPublisher
+from memroute_simulator.engine.metrics import EngineMetrics
+from memroute_simulator.engine.model import BlockEvent
+from memroute_simulator.engine.pacing import PacedEngine
+from memroute_simulator.engine.spec import EngineSpec
+from memroute_simulator.engine.startup import DriverClient, EngineStartError, start_engine
+from memroute_simulator.engine.text import Tokenizer
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MAX_BODY_BYTES = 64 * 1024**2
+FALLBACK_VOCABULARY = 32_000
+
+
+class EngineServer:
+    """One API server over one engine. Owns both."""
+
+    def __init__(self, arguments: EngineArguments, spec: EngineSpec) -> None:
+        faults = Faults()
+        faults.update(arguments.faults)
+        self.publisher = None
+        if arguments.kv_events is not None:
+            self.publisher = KVEventPublisher(
+                arguments.kv_events,
+                num_ranks=spec.parallelism.data_parallel_size,
+                block_size_tokens=spec.layout.block_size_tokens,
+            )
+        self.engine = PacedEngine(
+            spec,
+            make_metrics=lambda schedulers: EngineMetrics(
+                spec,
+                schedulers,
+                model_name=arguments.served_model_names[0],
+                utilization_ratio=arguments.gpu_memory_utilization,
+                kv_cache_memory_bytes=arguments.kv_cache_memory_bytes,
+            ),
+            faults=faults,
+            time_scale=arguments.time_scale,
+            on_event=self._on_event if self.publisher else None,
+            on_step=self.publisher.publish if self.publisher else None,
+        )
+        tokenizer = Tokenizer(spec.architecture.vocab_size or FALLBACK_VOCABULARY)
+        self.generation = Generation(arguments, self.engine, tokenizer)
+        self._administration = Administration(
+            arguments, self.engine, self.generation, tokenizer, self.publisher
+        )
+        self._is_pooling = arguments.runner == "pooling"
+
+    def application(self) -> web.Application:
+        """The routes."""
+        application = web.Application(
+            client_max_size=MAX_BODY_BYTES, middlewares=[self._around_every_request]
+        )
+        router = application.router
+        self._administration.add_routes(router)
+        if self._is_pooling:
+            router.add_post("/v1/embeddings", self.generation.embeddings)
+        else:
+            router.add_post("/v1/chat/completions", self.generation.chat)
+            router.add_post("/v1/completions", self.generation.completions)
+        return application
+
+    async def run(self) -> None:
+        """Step, and answer replays of KV events, until the engine dies."""
+        if self.publisher is None:
+            await self.engine.run()
+            return
+        replays = [
+            asyncio.create_task(self.publisher.serve_replays(rank))
+            for rank in range(self.engine.num_ranks)
+        ]
+        try:
+            await self.engine.run()
+        finally:
+            for task in replays:
+                task.cancel()
+            self.publisher.close()
+
+    def _on_event(self, rank: int, event: BlockEvent) -> None:
+        if self.publisher is not None:
+            self.publisher.on_event(rank, event)
+
+    @web.middleware
+    async def _around_every_request(
+        self, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        """Count it, and turn refusals into their bodies."""
+        start = time.monotonic()
+        self._administration.num_http_requests += 1
+        try:
+            response = await self._answer(request, handler)
+        finally:
+            self._administration.num_http_requests -= 1
+        resource = request.match_info.route.resource
+        if resource is not None:
+            self.engine.metrics.on_http(
+                resource.canonical, request.method, response.status, time.monotonic() - start,
+                request.content_length or 0, response.content_length or 0,
+            )  # fmt: skip
+        return response
+
+    @staticmethod
+    async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except APIError as error:
+            return error.response()
+        except web.HTTPNotFound:
+            return web.json_response({"detail": "Not Found"}, status=404)
+        except web.HTTPMethodNotAllowed as error:
+            allow = {"Allow": ", ".join(sorted(error.allowed_methods))}
+            return web.json_response({"detail": "Method Not Allowed"}, status=405, headers=allow)
+        except ConnectionResetError:
+            # The client left, or a fault reset the connection: nobody reads an answer.
+            return web.Response(status=499)
+
+
+async def serve_engine(arguments: EngineArguments) -> int:
+    """Start, serve until SIGTERM, drain; the exit status."""
+    url = os.environ.get("MEMROUTE_DRIVER_URL")
+    if url:
+        async with aiohttp.ClientSession() as session:
+            try:
+                spec = await start_engine(arguments, DriverClient(url, session))
+            except EngineStartError as error:
+                print(f"ERROR EngineCore failed to start. {error}", file=sys.stderr)
+                return 1
+    else:
+        spec = arguments.standalone_spec()
+    context = spec.context_tokens
+    pool = spec.total_blocks * spec.layout.bytes_per_block
+    tokens = spec.layout.reported_tokens(pool, context)
+    print(
+        f"INFO GPU KV cache size: {tokens:,} tokens, Maximum concurrency for "
+        f"{context:,} tokens per request: {tokens / context:.2f}x"
+    )
+    server = EngineServer(arguments, spec)
+    runner = web.AppRunner(server.application(), access_log=None, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, arguments.host, arguments.port, backlog=2048).start()
+    print(
+        f"INFO serving {arguments.served_model_names[0]} on {arguments.host}:{arguments.port}",
+        flush=True,
+    )
+    return await _until_stopped(server, runner, arguments)
+
+
+async def _until_stopped(
+    server: EngineServer, runner: web.AppRunner, arguments: EngineArguments
+) -> int:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stepping = asyncio.create_task(server.run())
+    waiting = asyncio.create_task(stopping.wait())
+    await asyncio.wait([stepping, waiting], return_when=asyncio.FIRST_COMPLETED)
+    if stepping.done():
+        stepping.result()
+        print("ERROR EngineCore died: torch.OutOfMemoryError: CUDA out of memory.",
+              file=sys.stderr)  # fmt: skip
+        # Its clients are told before the process goes.
+        await asyncio.sleep(0.5)
+        await runner.cleanup()
+        return 1
+    server.generation.is_draining = True
+    deadline = time.monotonic() + arguments.shutdown_timeout_seconds
+    while server.engine.num_in_flight and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    await runner.cleanup()
+    stepping.cancel()
+    return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one engine; the exit status."""
+    return uvloop.run(serve_engine(parse_arguments(argv)))

@@ -1,0 +1,129 @@
+"""The same engine in other words: older vLLM names, SGLang's, TGI's."""
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+
+from prometheus_client import generate_latest
+
+from memroute_simulator.engine.metrics.vllm import EngineMetrics
+from memroute_simulator.engine.model import Scheduler
+
+
+class MetricsDialect(StrEnum):
+    """Whose names ``/metrics`` has."""
+
+    VLLM = "vllm"
+    """0.32."""
+    VLLM_0_10 = "vllm-0.10"
+    """Both KV gauges; no waiting by reason, no capacity in tokens."""
+    VLLM_0_8 = "vllm-0.8"
+    """V1 with the first names."""
+    VLLM_0_6 = "vllm-0.6"
+    """V0: no engine label, swapped requests, CPU cache."""
+    SGLANG = "sglang"
+    TGI = "tgi"
+
+
+_NEW_SINCE_0_10 = (
+    "num_requests_waiting_by_reason", "engine_sleep_state", "external_prefix_cache", "mm_cache",
+    "prompt_tokens_by_source", "prompt_tokens_cached", "admission_rejections",
+    "request_num_preemptions", "estimated_", "sleep_mode_",
+    "request_time_per_output_token_seconds", "request_prefill_kv_computed_tokens",
+)  # fmt: skip
+_NEW_CONFIG_LABELS = ("kv_cache_size_tokens", "kv_cache_max_concurrency")
+
+
+def render(
+    metrics: EngineMetrics,
+    schedulers: Sequence[Scheduler],
+    inboxes: Sequence[int],
+    dialect: MetricsDialect,
+) -> bytes:
+    """The page. ``inboxes``: requests per rank that the engine has not taken in yet."""
+    for series, scheduler, inbox in zip(metrics.ranks, schedulers, inboxes, strict=True):
+        series.set_gauges(scheduler, inbox)
+    match dialect:
+        case MetricsDialect.SGLANG:
+            return _sglang(metrics.model_name, schedulers, inboxes).encode()
+        case MetricsDialect.TGI:
+            return _tgi(schedulers, inboxes).encode()
+        case MetricsDialect.VLLM:
+            return generate_latest(metrics.registry)
+    return _older(generate_latest(metrics.registry).decode(), dialect).encode()
+
+
+def _older(page: str, dialect: MetricsDialect) -> str:
+    lines = [line for line in page.splitlines() if not any(new in line for new in _NEW_SINCE_0_10)]
+    text = "\n".join(lines)
+    for label in _NEW_CONFIG_LABELS:
+        text = re.sub(rf'{label}="[^"]*",?', "", text)
+    text = text.replace(
+        "vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"
+    )
+    usage = [line for line in text.splitlines() if "vllm:kv_cache_usage_perc" in line]
+    old_usage = "\n".join(usage).replace("kv_cache_usage_perc", "gpu_cache_usage_perc")
+    if dialect is MetricsDialect.VLLM_0_10:
+        # 0.9.2 to 0.10 print both names.
+        return f"{text}\n{old_usage}\n"
+    text = text.replace("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
+    text = text.replace("vllm:prefix_cache_", "vllm:gpu_prefix_cache_")
+    if dialect is MetricsDialect.VLLM_0_6:
+        text = re.sub(r'engine="\d+",?', "", text)
+        names = re.findall(r'vllm:num_requests_running\{(.*?)\}', text)
+        labels = names[0].rstrip(",") if names else ""
+        for name in ("num_requests_swapped", "cpu_cache_usage_perc"):
+            text += f"\n# TYPE vllm:{name} gauge\nvllm:{name}{{{labels}}} 0.0"
+    return text + "\n"
+
+
+def _sglang(model: str, schedulers: Sequence[Scheduler], inboxes: Sequence[int]) -> str:
+    lines = []
+    rows: dict[str, list[tuple[str, float]]] = {}
+    for rank, (scheduler, inbox) in enumerate(zip(schedulers, inboxes, strict=True)):
+        cache, counts = scheduler.cache, scheduler.counts
+        size = cache.layout.block_size_tokens
+        total = cache.num_usable * size
+        used = (cache.num_usable - cache.num_free) * size
+        labels = f'model_name="{model}",engine_type="unified",tp_rank="0",pp_rank="0"'
+        if len(schedulers) > 1:
+            labels += f',dp_rank="{rank}"'
+        evictable = cache.num_cached_blocks * size
+        hit = counts.prefix_hit_tokens / counts.prefix_query_tokens if (
+            counts.prefix_query_tokens
+        ) else 0.0  # fmt: skip
+        values = {
+            "num_running_reqs": scheduler.num_running,
+            "num_queue_reqs": scheduler.num_waiting + inbox,
+            "num_used_tokens": used,
+            "token_usage": round(used / total, 2) if total else 0.0,
+            "kv_used_tokens": used,
+            "kv_evictable_tokens": evictable,
+            "kv_available_tokens": total - used - evictable,
+            "max_total_num_tokens": total,
+            "page_size": size,
+            "cache_hit_rate": hit,
+            "num_retracted_requests_total": counts.num_preemptions,
+            "prompt_tokens_total": counts.prompt_tokens,
+            "generation_tokens_total": counts.generated_tokens,
+            "cached_tokens_total": counts.prefix_hit_tokens,
+        }
+        for name, value in values.items():
+            rows.setdefault(name, []).append((labels, float(value)))
+    for name, series in rows.items():
+        kind = "counter" if name.endswith("_total") else "gauge"
+        lines.append(f"# HELP sglang:{name} {name}\n# TYPE sglang:{name} {kind}")
+        lines += [f"sglang:{name}{{{labels}}} {value}" for labels, value in series]
+    return "\n".join(lines) + "\n"
+
+
+def _tgi(schedulers: Sequence[Scheduler], inboxes: Sequence[int]) -> str:
+    size = schedulers[0].cache.layout.block_size_tokens
+    used = sum((s.cache.num_usable - s.cache.num_free) * size for s in schedulers)
+    values = {
+        "tgi_queue_size": sum(s.num_waiting for s in schedulers) + sum(inboxes),
+        "tgi_batch_current_size": sum(s.num_running for s in schedulers),
+        "tgi_batch_current_max_tokens": used,
+        "tgi_batch_max_total_tokens": sum(s.cache.num_usable * size for s in schedulers),
+    }
+    return "".join(f"# TYPE {name} gauge\n{name} {value}\n" for name, value in values.items())
