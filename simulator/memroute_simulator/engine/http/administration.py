@@ -12,6 +12,7 @@ from memroute_simulator.engine.faults import FaultError
 from memroute_simulator.engine.http.errors import APIError, bad_request, unknown_model
 from memroute_simulator.engine.http.generation import Generation
 from memroute_simulator.engine.http.parsing import read_body
+from memroute_simulator.engine.http.responses import json_response
 from memroute_simulator.engine.kv_events import KVEventPublisher
 from memroute_simulator.engine.metrics import MetricsDialect, render
 from memroute_simulator.engine.pacing import PacedEngine
@@ -94,11 +95,11 @@ class Administration:
         )
 
     async def _version(self, _request: web.Request) -> web.Response:
-        return web.json_response({"version": self._arguments.reported_version})
+        return json_response({"version": self._arguments.reported_version})
 
     async def _load(self, _request: web.Request) -> web.Response:
         tracked = self._arguments.enable_server_load_tracking
-        return web.json_response({"server_load": self.num_http_requests if tracked else 0})
+        return json_response({"server_load": self.num_http_requests if tracked else 0})
 
     async def _models(self, _request: web.Request) -> web.Response:
         base = self._arguments.served_model_names
@@ -106,7 +107,7 @@ class Administration:
         cards += [
             self._card(name, path, base[0]) for name, path in self._generation.adapters.items()
         ]
-        return web.json_response({"object": "list", "data": cards})
+        return json_response({"object": "list", "data": cards})
 
     def _card(self, name: str, root: str, parent: str | None) -> dict[str, Any]:
         now = int(time.time())
@@ -131,14 +132,14 @@ class Administration:
         else:
             tokens = self._tokenizer.encode(str(body.get("prompt", "")))
         context = self._engine.spec.context_tokens
-        return web.json_response(
+        return json_response(
             {"count": len(tokens), "max_model_len": context, "tokens": tokens, "token_strs": None}
         )
 
     async def _detokenize(self, request: web.Request) -> web.Response:
         body = read_body(await request.read())
         self._check_model(body)
-        return web.json_response({"prompt": self._tokenizer.decode(list(body.get("tokens", ())))})
+        return json_response({"prompt": self._tokenizer.decode(list(body.get("tokens", ())))})
 
     def _check_model(self, body: dict[str, Any]) -> None:
         name = body.get("model")
@@ -146,7 +147,7 @@ class Administration:
             raise unknown_model(name, list(self._arguments.served_model_names))
 
     async def _kv_event_sources(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._publisher.sources() if self._publisher else {})
+        return json_response(self._publisher.sources() if self._publisher else {})
 
     # Adapters.
 
@@ -190,33 +191,33 @@ class Administration:
                 scheduler.cache.clear()
         self._engine.pause()
         self._engine.metrics.set_sleep_state(SLEEP_STATES[self._sleep_level])
-        return web.json_response({"status": "sleeping", "level": self._sleep_level})
+        return json_response({"status": "sleeping", "level": self._sleep_level})
 
     async def _wake_up(self, request: web.Request) -> web.Response:
         self._sleep_level = 0
         self._engine.resume()
         self._engine.metrics.set_sleep_state("awake")
         tags = request.query.getall("tags", [])
-        return web.json_response({"status": "awake", "tags": tags or None})
+        return json_response({"status": "awake", "tags": tags or None})
 
     async def _is_sleeping(self, _request: web.Request) -> web.Response:
-        return web.json_response({"is_sleeping": self._sleep_level > 0})
+        return json_response({"is_sleeping": self._sleep_level > 0})
 
     async def _pause(self, _request: web.Request) -> web.Response:
         self._engine.pause()
-        return web.json_response({"status": "paused"})
+        return json_response({"status": "paused"})
 
     async def _resume(self, _request: web.Request) -> web.Response:
         self._engine.resume()
-        return web.json_response({"status": "resumed"})
+        return json_response({"status": "resumed"})
 
     async def _is_paused(self, _request: web.Request) -> web.Response:
-        return web.json_response({"is_paused": self._engine.is_paused})
+        return json_response({"is_paused": self._engine.is_paused})
 
     async def _reset_prefix_cache(self, _request: web.Request) -> web.Response:
         for scheduler in self._engine.schedulers:
             scheduler.cache.clear()
-        return web.json_response({"success": True})
+        return json_response({"success": True})
 
     # Others' surfaces, and our own.
 
@@ -238,10 +239,10 @@ class Administration:
                     "token_usage": used / total if total else 0.0,
                 }
             )
-        return web.json_response({"loads": loads})
+        return json_response({"loads": loads})
 
     async def _faults(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._engine.faults.as_dict())
+        return json_response(self._engine.faults.as_dict())
 
     async def _set_faults(self, request: web.Request) -> web.Response:
         body = read_body(await request.read())
@@ -252,7 +253,7 @@ class Administration:
         if self._engine.faults.is_out_of_memory and not self._engine.is_dead:
             # After the answer: the process ends with the engine.
             asyncio.get_running_loop().call_later(0.05, self._engine.die)
-        return web.json_response(self._engine.faults.as_dict())
+        return json_response(self._engine.faults.as_dict())
 
 
 def _is_set(variable: str) -> bool:

@@ -13,6 +13,7 @@ class Usage:
     num_output_tokens: int
     num_cached_tokens: int | None
     """None where ``--enable-prompt-tokens-details`` is off."""
+    is_chat: bool
 
     def document(self, *, is_stream: bool) -> dict[str, Any]:
         """The ``usage`` of an answer."""
@@ -23,13 +24,14 @@ class Usage:
         }
         if is_stream:
             if self.num_cached_tokens is not None:
-                usage["prompt_tokens_details"] = {"cached_tokens": self.num_cached_tokens}
+                written = {"created_cache_tokens": 0} if self.is_chat else {}
+                usage["prompt_tokens_details"] = {"cached_tokens": self.num_cached_tokens} | written
             return usage
         details = None
         if self.num_cached_tokens is not None:
             details = {
                 "cached_tokens": self.num_cached_tokens,
-                "created_cache_tokens": None,
+                "created_cache_tokens": 0 if self.is_chat else None,
                 "multimodal_tokens": None,
             }
         return usage | {"prompt_tokens_details": details, "completion_tokens_details": None}

@@ -16,6 +16,7 @@ from memroute_simulator.engine.faults import Faults
 from memroute_simulator.engine.http.administration import Administration
 from memroute_simulator.engine.http.errors import APIError
 from memroute_simulator.engine.http.generation import Generation
+from memroute_simulator.engine.http.responses import json_response
 from memroute_simulator.engine.kv_events import KVEventPublisher
 from memroute_simulator.engine.metrics import EngineMetrics
 from memroute_simulator.engine.model import BlockEvent
@@ -123,10 +124,10 @@ class EngineServer:
         except APIError as error:
             return error.response()
         except web.HTTPNotFound:
-            return web.json_response({"detail": "Not Found"}, status=404)
+            return json_response({"detail": "Not Found"}, status=404)
         except web.HTTPMethodNotAllowed as error:
             allow = {"Allow": ", ".join(sorted(error.allowed_methods))}
-            return web.json_response({"detail": "Method Not Allowed"}, status=405, headers=allow)
+            return json_response({"detail": "Method Not Allowed"}, status=405, headers=allow)
         except ConnectionResetError:
             # The client left, or a fault reset the connection: nobody reads an answer.
             return web.Response(status=499)

@@ -7,6 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
+from memroute_simulator.engine.http.responses import json_response
+
 
 class APIError(Exception):
     """A refusal in OpenAI's shape."""
@@ -33,7 +35,7 @@ class APIError(Exception):
 
     def response(self) -> web.Response:
         """The answer."""
-        return web.json_response(self.document(), status=self.status)
+        return json_response(self.document(), status=self.status)
 
 
 def bad_request(message: str, parameter: str | None = None) -> APIError:

@@ -20,6 +20,7 @@ from memroute_simulator.engine.http.errors import (
     unknown_model,
 )
 from memroute_simulator.engine.http.parsing import GenerationRequest, parse, read_body
+from memroute_simulator.engine.http.responses import json_response
 from memroute_simulator.engine.model import EngineRequest, TokenContent
 from memroute_simulator.engine.pacing import EngineDeadError, PacedEngine, TokenStream
 from memroute_simulator.engine.text import Tokenizer, token_text
@@ -75,7 +76,7 @@ class Generation:
             for stream in streams:
                 await self._wait(stream, 0)
         tokens = sum(map(len, prompts))
-        return web.json_response(
+        return json_response(
             {
                 "id": f"embd-{uuid.uuid4().hex[:16]}",
                 "object": "list",
@@ -216,7 +217,7 @@ class Generation:
             text = "".join(token_text(position) for position in range(wanted))
             texts.append((text, choice.reason))
         usage = self._usage(parsed, choices, sum(c.stream.num_tokens for c in choices))
-        return web.json_response(shape.whole(texts, usage), headers=self._load_headers(request))
+        return json_response(shape.whole(texts, usage), headers=self._load_headers(request))
 
     async def _stream(
         self,
@@ -272,6 +273,7 @@ class Generation:
             num_prompt_tokens=sum(map(len, parsed.prompts)),
             num_output_tokens=num_output_tokens,
             num_cached_tokens=cached,
+            is_chat=parsed.is_chat,
         )
 
     def _load_headers(self, request: web.Request) -> dict[str, str]:

@@ -142,6 +142,11 @@ class Scheduler(ABC):
         return len(self.waiting)
 
     @property
+    def decoding(self) -> tuple[EngineRequest, ...]:
+        """Requests that gain a token in every step."""
+        return tuple(self._decoding)
+
+    @property
     def running_adapters(self) -> tuple[str, ...]:
         """Adapters of running requests."""
         return tuple(self._adapters)

@@ -1,0 +1,1 @@
+"""``memroute simulate``: a fleet and a workload in, latencies and pressure out."""

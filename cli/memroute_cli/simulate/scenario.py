@@ -1,0 +1,253 @@
+"""What is simulated: fleets, a workload, an SLO; from flags or from a YAML file.
+
+```yaml
+workload: {name: azure-conv, requests: 4000, rate: 40}   # or a trace file
+target: {ttft: 1.0, tpot: 0.05}
+routers: 2
+scrape: 0.2
+policies: [memroute, least-request]
+fleets:
+  two-h100:
+    - {model: meta-llama/Llama-3.1-8B, accelerator: H100, replicas: 2}
+  mixed:
+    - {model: meta-llama/Llama-3.1-8B, accelerator: L4, replicas: 4, maxContextTokens: 8192}
+events:
+  - {at: 30, change: fail, replica: "0"}
+  - {at: 60, change: recover, replica: "0"}
+```
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from memroute.catalog import accelerator_by_name
+from memroute.errors import MemrouteError
+from memroute.footprint import KVCacheDtype, Parallelism, Quantization
+from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
+from memroute_cli.plan.inputs import PlanError, read_model
+from memroute_simulator.engine.model import SchedulingPolicy
+from memroute_simulator.engine.spec import EngineKind, EngineSpec
+from memroute_simulator.virtual.cluster import Fleet, FleetChange, FleetEvent
+from memroute_simulator.virtual.outcome import LatencyTarget
+from memroute_simulator.virtual.policies import POLICIES
+from memroute_simulator.virtual.router import RouterSettings
+from memroute_simulator.workloads import Workload, WorkloadError, workload_by_name
+
+
+class ScenarioError(Exception):
+    """The scenario makes no sense; the message is for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """Everything that one call simulates: each fleet with each policy, on one workload."""
+
+    fleets: Mapping[str, tuple[tuple[EngineSpec, int], ...]]
+    policies: tuple[str, ...]
+    workload: Workload
+    target: LatencyTarget
+    events: tuple[FleetEvent, ...]
+    num_routers: int
+    router: RouterSettings
+    timeout_seconds: float | None
+    seed: int
+
+    def runs(self) -> list[tuple[str, str, Fleet]]:
+        """(fleet's name, policy, fleet) of each run."""
+        return [
+            (
+                name,
+                policy,
+                Fleet(
+                    engines=engines,
+                    policy=policy,
+                    num_routers=self.num_routers,
+                    router=self.router,
+                    timeout_seconds=self.timeout_seconds,
+                ),
+            )
+            for name, engines in self.fleets.items()
+            for policy in self.policies
+        ]
+
+
+_TOP = {
+    "workload", "target", "routers", "scrape", "policies", "fleets", "events", "timeout", "seed",
+}  # fmt: skip
+_ENGINE = {
+    "model", "accelerator", "replicas", "kind", "quantization", "kvCacheDtype",
+    "tensorParallelSize", "dataParallelSize", "maxNumSeqs", "maxNumBatchedTokens",
+    "maxContextTokens", "utilization", "kvCacheTokens", "prefixCaching", "scheduling",
+    "watermark", "maxAdapters",
+}  # fmt: skip
+
+
+def read_scenario(path: Path) -> dict[str, Any]:
+    """The document of a scenario file. Raises ``ScenarioError``."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        msg = f"cannot read {path}: {error}"
+        raise ScenarioError(msg) from None
+    if not isinstance(document, dict):
+        msg = f"{path} is not a YAML mapping"
+        raise ScenarioError(msg)
+    return document
+
+
+def scenario(document: Mapping[str, Any]) -> Scenario:
+    """Check a document and build what it says. Raises ``ScenarioError``."""
+    _only_known(document, _TOP, "the scenario")
+    fleets = document.get("fleets")
+    if not isinstance(fleets, dict) or not fleets:
+        msg = "the scenario names no fleets"
+        raise ScenarioError(msg)
+    seed = int(document.get("seed", 0))
+    engines = {str(name): _engines(str(name), rows) for name, rows in fleets.items()}
+    policies = tuple(document.get("policies") or ("memroute",))
+    for policy in policies:
+        if policy not in POLICIES:
+            msg = f"no policy {policy!r}; there are {', '.join(POLICIES)}"
+            raise ScenarioError(msg)
+    target = dict(document.get("target") or {})
+    _only_known(target, {"ttft", "tpot"}, "target")
+    return Scenario(
+        fleets=engines,
+        policies=policies,
+        workload=_workload(document.get("workload") or {}, engines, seed),
+        target=LatencyTarget(
+            ttft_seconds=_positive(target.get("ttft", 1.0), "target.ttft"),
+            tpot_seconds=_positive(target.get("tpot", 0.05), "target.tpot"),
+        ),
+        events=tuple(_event(row, engines) for row in document.get("events") or ()),
+        num_routers=int(_positive(document.get("routers", 1), "routers")),
+        router=RouterSettings(scrape_seconds=_positive(document.get("scrape", 0.2), "scrape")),
+        timeout_seconds=document.get("timeout"),
+        seed=seed,
+    )
+
+
+def _only_known(given: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(set(given) - known)
+    if unknown:
+        msg = f"{where} does not take {', '.join(unknown)}; it takes {', '.join(sorted(known))}"
+        raise ScenarioError(msg)
+
+
+def _positive(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if number <= 0:
+        msg = f"{name} must be a number above 0, not {value!r}"
+        raise ScenarioError(msg)
+    return number
+
+
+def _engines(name: str, rows: Any) -> tuple[tuple[EngineSpec, int], ...]:
+    if isinstance(rows, Mapping):
+        rows = [rows]
+    if not isinstance(rows, Sequence) or not rows or isinstance(rows, str):
+        msg = f"fleet {name} is not a list of engines"
+        raise ScenarioError(msg)
+    return tuple(_engine(name, row) for row in rows)
+
+
+def _engine(fleet: str, row: Mapping[str, Any]) -> tuple[EngineSpec, int]:
+    where = f"fleet {fleet}"
+    _only_known(row, _ENGINE, where)
+    if "model" not in row or "accelerator" not in row:
+        msg = f"{where} needs model and accelerator"
+        raise ScenarioError(msg)
+    accelerator = accelerator_by_name(str(row["accelerator"]))
+    if accelerator is None:
+        msg = f"{where}: no accelerator {row['accelerator']!r} (memroute plan --list names them)"
+        raise ScenarioError(msg)
+    try:
+        model = read_model(str(row["model"]), None)
+        spec = EngineSpec(
+            architecture=model.architecture,
+            accelerator=accelerator,
+            kind=EngineKind(row.get("kind", "vllm")),
+            quantization=Quantization(row.get("quantization", "none")),
+            kv_cache_dtype=KVCacheDtype(row.get("kvCacheDtype", "auto")),
+            parallelism=Parallelism(
+                tensor_parallel_size=int(row.get("tensorParallelSize", 1)),
+                data_parallel_size=int(row.get("dataParallelSize", 1)),
+            ),
+            max_num_seqs=int(row.get("maxNumSeqs", 256)),
+            max_num_batched_tokens=int(row.get("maxNumBatchedTokens", 2048)),
+            max_context_tokens=row.get("maxContextTokens"),
+            utilization_ratio=float(row.get("utilization", 0.92)),
+            caches_prefixes=bool(row.get("prefixCaching", True)),
+            policy=SchedulingPolicy(row.get("scheduling", "fcfs")),
+            watermark_ratio=float(row.get("watermark", 0.0)),
+            max_adapters=row.get("maxAdapters"),
+        )
+        tokens = row.get("kvCacheTokens")
+        if tokens is not None:
+            spec = replace(spec, num_blocks=spec.layout.blocks_for(int(tokens)) + NUM_NULL_BLOCKS)
+        needed, blocks = spec.layout.blocks_for(spec.context_tokens), spec.total_blocks
+    except (MemrouteError, PlanError, TypeError, ValueError) as error:
+        msg = f"{where}: {error}"
+        raise ScenarioError(msg) from None
+    if blocks <= needed:
+        msg = (
+            f"{where}: {row['model']} leaves {max(0, blocks):,} blocks of KV cache on "
+            f"{accelerator.name}, one sequence of {spec.context_tokens:,} tokens needs {needed:,}; "
+            "lower maxContextTokens, quantize, or use more devices"
+        )
+        raise ScenarioError(msg)
+    return spec, int(_positive(row.get("replicas", 1), f"{where}: replicas"))
+
+
+def _workload(
+    row: Mapping[str, Any], fleets: Mapping[str, tuple[tuple[EngineSpec, int], ...]], seed: int
+) -> Workload:
+    if isinstance(row, str):
+        row = {"name": row}
+    _only_known(row, {"name", "requests", "rate", "speed"}, "workload")
+    shortest = min(spec.context_tokens for engines in fleets.values() for spec, _ in engines)
+    rate = row.get("rate")
+    try:
+        workload = workload_by_name(
+            str(row.get("name", "azure-conv")),
+            num_requests=int(_positive(row.get("requests", 2000), "workload.requests")),
+            rate_per_second=None if rate is None else _positive(rate, "workload.rate"),
+            seed=seed,
+            max_context_tokens=shortest,
+        )
+    except WorkloadError as error:
+        raise ScenarioError(str(error)) from None
+    if not workload.num_requests:
+        msg = f"no request of {workload.name} fits into {shortest:,} tokens"
+        raise ScenarioError(msg)
+    speed = row.get("speed")
+    return workload if speed is None else workload.sped_up(_positive(speed, "workload.speed"))
+
+
+def _event(
+    row: Mapping[str, Any], fleets: Mapping[str, tuple[tuple[EngineSpec, int], ...]]
+) -> FleetEvent:
+    _only_known(row, {"at", "change", "replica", "slowdown"}, "an event")
+    try:
+        change = FleetChange(row.get("change", ""))
+    except ValueError:
+        msg = f"no change {row.get('change')!r}; there are {', '.join(FleetChange)}"
+        raise ScenarioError(msg) from None
+    replica = str(row.get("replica", ""))
+    fewest = min(sum(count for _, count in engines) for engines in fleets.values())
+    if change is not FleetChange.ADD and replica not in {str(i) for i in range(fewest)}:
+        msg = f"event {change}: no replica {replica!r} in every fleet; they are 0 to {fewest - 1}"
+        raise ScenarioError(msg)
+    return FleetEvent(
+        at_seconds=float(row.get("at", 0.0)),
+        change=change,
+        replica=replica,
+        slowdown_ratio=float(row.get("slowdown", 1.0)),
+    )
