@@ -6,13 +6,14 @@ import logging
 import sys
 from pathlib import Path
 
-from memroute_simulator.engine.http.app import main as engine_main
-from memroute_simulator.nodes.fleet import FleetFileError, load_fleet, run_fleet
 
 
 def main() -> None:
     """Dispatch to ``engine`` (everything after it is the engine's) or ``nodes``."""
+    # Each part imports what it alone needs: an engine starts without a Kubernetes client.
     if sys.argv[1:2] == ["engine"]:
+        from memroute_simulator.engine.http.app import main as engine_main  # noqa: PLC0415
+
         sys.exit(engine_main(sys.argv[2:]))
     parser = argparse.ArgumentParser(prog="memroute-simulator", description="A fleet without GPUs.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -25,6 +26,12 @@ def main() -> None:
     nodes.add_argument("--directory", type=Path, required=True, help="the cluster's directory")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    from memroute_simulator.nodes.fleet import (  # noqa: PLC0415
+        FleetFileError,
+        load_fleet,
+        run_fleet,
+    )
+
     try:
         specs = load_fleet(arguments.fleet)
     except (FleetFileError, OSError) as error:

@@ -345,7 +345,7 @@ class KVCache:
                 dropped = table[:count]
                 del table[:count]
                 request.num_dropped_blocks[index] = passed
-                self._release(dropped)
+                self._release(dropped[::-1])
 
     def _key_full(
         self, request: EngineRequest, index: int, first: int, last: int, size: int

@@ -14,8 +14,6 @@ One simplification: where a prefill that did not get its whole budget stands bef
 requests (possible with a prefill threshold only), those keep their tokens.
 """
 
-import math
-
 from memroute.footprint.kv_cache.cells import CellKind
 from memroute_simulator.engine.model.kv_cache import KVCache
 from memroute_simulator.engine.model.queue import SchedulingPolicy
@@ -54,7 +52,7 @@ class VLLMScheduler(Scheduler):
         )
         self.max_num_batched_tokens = max_num_batched_tokens
         self.long_prefill_token_threshold = long_prefill_token_threshold
-        self._watermark_blocks = math.ceil(watermark_ratio * cache.num_blocks)
+        self._watermark_blocks = int(watermark_ratio * cache.num_blocks)
         states = [g for g in cache.layout.groups if g.kind is CellKind.STATE]
         # States are cached where a chunk ends, so chunks end at block boundaries.
         self._chunk_alignment = (
