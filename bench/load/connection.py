@@ -4,6 +4,7 @@ Owns the parser and the answer that is coming in.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -20,12 +21,10 @@ class Connection(asyncio.Protocol):
 
     def __init__(
         self,
-        now: Callable[[], float],
         on_idle: Callable[["Connection"], None],
         on_closed: Callable[["Connection"], None],
     ) -> None:
         self.answer: Answer | None = None
-        self._now = now
         self._on_idle = on_idle
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
@@ -41,7 +40,7 @@ class Connection(asyncio.Protocol):
         """Send a request; its answer is filled in as it comes."""
         self.answer = answer
         self._tail = b""
-        answer.sent_seconds = self._now()
+        answer.sent_seconds = time.perf_counter()
         if self._transport is None:
             answer.fail("not connected", answer.sent_seconds)
             return
@@ -64,7 +63,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             if self.answer is not None:
-                self.answer.fail(f"not HTTP: {error}", self._now())
+                self.answer.fail(f"not HTTP: {error}", time.perf_counter())
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -72,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         answer, self.answer = self.answer, None
         if answer is not None and not answer.is_over:
-            answer.fail("connection lost", self._now())
+            answer.fail("connection lost", time.perf_counter())
         self._on_closed(self)
 
     # httptools.
@@ -104,7 +103,7 @@ class Connection(asyncio.Protocol):
         if ENDED in joined:
             count -= 1
             answer.has_end = True
-        now = self._now()
+        now = time.perf_counter()
         if count > 0:
             answer.on_events(now, count)
         self._tail = joined[-len(ENDED) :] if not answer.has_end else b""
@@ -113,7 +112,7 @@ class Connection(asyncio.Protocol):
         """The answer is whole."""
         answer, self.answer = self.answer, None
         if answer is not None:
-            answer.finish(self._now())
+            answer.finish(time.perf_counter())
         if self._parser.should_keep_alive() and self.is_open:
             self._on_idle(self)
         else:

@@ -78,7 +78,8 @@ class _Generator:
         """Fix the schedule, then follow it."""
         plans = [(session, self._messages(session)) for session in self._workload.sessions]
         cpu, wall = time.process_time(), time.perf_counter()
-        start = self._loop.time() + self._settings.lead_seconds
+        # uvloop's own clock ticks in milliseconds: too coarse to time chunks with.
+        start = time.perf_counter() + self._settings.lead_seconds
         for session, messages in plans:
             self._schedule(session, messages, 0, start + session.start_seconds)
         probe = self._loop.create_task(self._probe())
@@ -89,7 +90,7 @@ class _Generator:
                 self._settings.lead_seconds + last + self._settings.timeout_seconds,
             )
         probe.cancel()
-        now = self._loop.time()
+        now = time.perf_counter()
         for answer in self._run.answers:
             answer.on_over = None
             if not answer.is_over:
@@ -141,11 +142,11 @@ class _Generator:
             self._num_open -= 1
             if turn + 1 < len(messages):
                 think = session.think_seconds[turn] if turn < len(session.think_seconds) else 0.0
-                self._schedule(session, messages, turn + 1, self._loop.time() + think)
+                self._schedule(session, messages, turn + 1, time.perf_counter() + think)
             elif not self._num_open:
                 self._over.set()
 
-        self._loop.call_at(at_seconds, send)
+        self._loop.call_later(max(0.0, at_seconds - time.perf_counter()), send)
 
     def _send(self, answer: Answer, message: bytes) -> None:
         while self._idle:
@@ -160,21 +161,21 @@ class _Generator:
     async def _connect_and_send(self, answer: Answer, message: bytes) -> None:
         try:
             _, connection = await self._loop.create_connection(
-                lambda: Connection(self._loop.time, self._idle.append, self._connections.discard),
+                lambda: Connection(self._idle.append, self._connections.discard),
                 self._host,
                 self._port,
             )
         except OSError as error:
-            answer.fail(f"cannot connect: {error}", self._loop.time())
+            answer.fail(f"cannot connect: {error}", time.perf_counter())
             return
         self._connections.add(connection)
         connection.start(answer, message)
 
     async def _probe(self) -> None:
         while True:
-            before = self._loop.time()
+            before = time.perf_counter()
             await asyncio.sleep(LAG_PROBE_SECONDS)
-            lag = self._loop.time() - before - LAG_PROBE_SECONDS
+            lag = time.perf_counter() - before - LAG_PROBE_SECONDS
             self._run.loop_lags_seconds.append(max(0.0, lag))
 
 
@@ -187,5 +188,3 @@ def _text(prompt: Segments) -> str:
 def _segment_text(segment: int, num_tokens: int) -> str:
     rng = random.Random(segment)  # noqa: S311 - a text, no secret
     return bytes(rng.choices(ALPHABET, k=num_tokens * BYTES_PER_TOKEN)).decode()
-
-

@@ -1,3 +1,5 @@
 """x."""
 
-def main(a): return 0
+
+def main(a):
+    return 0

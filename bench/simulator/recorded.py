@@ -100,9 +100,7 @@ class SimulatedRun:
 
 def runs_in(folder: Path, model_configs: Path | None) -> list[RecordedRun]:
     """Every run under a folder. Raises ``RunError`` when there is none."""
-    runs = [
-        read_run(meta.parent, model_configs) for meta in sorted(folder.glob("**/meta.json"))
-    ]
+    runs = [read_run(meta.parent, model_configs) for meta in sorted(folder.glob("**/meta.json"))]
     if not runs:
         msg = f"no run under {folder}: a run is a folder with meta.json and requests.jsonl"
         raise RunError(msg)

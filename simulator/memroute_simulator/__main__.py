@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 
-
 def main() -> None:
     """Dispatch to ``engine`` (everything after it is the engine's) or ``nodes``."""
     # Each part imports what it alone needs: an engine starts without a Kubernetes client.

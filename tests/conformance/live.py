@@ -53,9 +53,7 @@ def make_model(folder: Path, config: dict) -> Path:
 
 
 @contextlib.contextmanager
-def server(
-    folder: Path, port: int, flags: list[str], environment: dict[str, str]
-) -> Iterator[str]:
+def server(folder: Path, port: int, flags: list[str], environment: dict[str, str]) -> Iterator[str]:
     """The base URL of a running server."""
     here = str(Path(__file__).parent)
     command = [
@@ -84,9 +82,7 @@ def simulated(folder: Path, port: int, flags: list[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _running(
-    command: list[str], settings: dict[str, str], log: Path, port: int
-) -> Iterator[str]:
+def _running(command: list[str], settings: dict[str, str], log: Path, port: int) -> Iterator[str]:
     with log.open("w") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env=settings, start_new_session=True

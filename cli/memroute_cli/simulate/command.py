@@ -38,9 +38,7 @@ def simulate(
     ] = None,
     accelerator: Annotated[
         list[str] | None,
-        typer.Option(
-            "--accelerator", "-a", metavar="NAME", help="One fleet for each (repeat it)."
-        ),
+        typer.Option("--accelerator", "-a", metavar="NAME", help="One fleet for each (repeat it)."),
     ] = None,
     replicas: Annotated[int, typer.Option(help="Replicas of each fleet.")] = 1,
     tensor_parallel: Annotated[int, typer.Option(help="Devices per replica.")] = 1,
@@ -124,9 +122,7 @@ def simulate(
             console.print(f"drawn into {plot}")
 
 
-def _from_flags(
-    model: str | None, accelerators: list[str] | None, **engine: Any
-) -> dict[str, Any]:
+def _from_flags(model: str | None, accelerators: list[str] | None, **engine: Any) -> dict[str, Any]:
     if model is None:
         msg = "name a MODEL (memroute plan --list shows some), or a scenario with --file"
         raise ScenarioError(msg)

@@ -33,8 +33,7 @@ def tables(checked: Scenario, results: Sequence[Result]) -> Iterator[Table | str
     workload, target = checked.workload, checked.target
     yield (
         f"{workload.name}: {workload.num_requests:,} requests over {workload.span_seconds:,.0f} s "
-        f"({workload.rate_per_second:.3g}/s)"
-        + "".join(f"; {note}" for note in workload.notes)
+        f"({workload.rate_per_second:.3g}/s)" + "".join(f"; {note}" for note in workload.notes)
     )
     yield _fleets(checked)
     table = Table(
@@ -51,9 +50,7 @@ def tables(checked: Scenario, results: Sequence[Result]) -> Iterator[Table | str
         table.add_column(name, justify="right")
     for result in results:
         s, ratios = result.summary, result.kv_ratios()
-        kv = (
-            f"{sum(ratios) / len(ratios):.0%} / {percentile(ratios, 99):.0%}" if ratios else "-"
-        )
+        kv = f"{sum(ratios) / len(ratios):.0%} / {percentile(ratios, 99):.0%}" if ratios else "-"
         table.add_row(
             result.fleet, result.policy, f"{s.attainment_ratio:.1%}",
             f"{s.goodput_per_second:.3g}",

@@ -113,7 +113,9 @@ class _AttentionLayers:
 
     def seen(self, context_tokens: float) -> float:
         """What is attended to of a context."""
-        return context_tokens if self.reach_tokens is None else min(context_tokens, self.reach_tokens)
+        return (
+            context_tokens if self.reach_tokens is None else min(context_tokens, self.reach_tokens)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,9 +228,7 @@ class StepTime:
                 pairs = new * layers.seen(cached + new / 2)
                 microseconds += prefill.call_microseconds
                 microseconds += new * prefill.token_nanoseconds * width / 1e3
-                microseconds += (
-                    layers.seen(cached) * prefill.cached_token_nanoseconds * width / 1e3
-                )
+                microseconds += layers.seen(cached) * prefill.cached_token_nanoseconds * width / 1e3
                 microseconds += pairs * layers.flops_per_pair / prefill.flops * 1e6
             total += layers.num_layers * microseconds
         return total * 1e-6

@@ -227,9 +227,7 @@ def parse_arguments(argv: Sequence[str]) -> EngineArguments:
     return EngineArguments(served_model_names=tuple(names or [known["model"]]), **known)
 
 
-def _pairs(
-    parser: argparse.ArgumentParser, texts: Sequence[str], flag: str
-) -> dict[str, str]:
+def _pairs(parser: argparse.ArgumentParser, texts: Sequence[str], flag: str) -> dict[str, str]:
     for text in texts:
         if "=" not in text:
             parser.error(f"{flag} takes NAME=VALUE, not {text}")

@@ -107,9 +107,7 @@ class KVEventPublisher:
             first = int.from_bytes(start, "big")
             for sequence, payload in tuple(self._buffers[rank]):
                 if sequence >= first:
-                    await socket.send_multipart(
-                        (client, b"", sequence.to_bytes(8, "big"), payload)
-                    )
+                    await socket.send_multipart((client, b"", sequence.to_bytes(8, "big"), payload))
             end = END_SEQUENCE.to_bytes(8, "big", signed=True)
             await socket.send_multipart((client, b"", end, b""))
 

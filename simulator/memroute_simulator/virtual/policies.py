@@ -52,6 +52,9 @@ class Shed:
 class Policy(ABC):
     """Chooses. One instance per router."""
 
+    sees_prefixes = False
+    """Whether it looks into the replicas' prefix caches."""
+
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
 
@@ -77,9 +80,12 @@ class Policy(ABC):
 class ScorePolicy(Policy):
     """The least score wins."""
 
-    def __init__(self, rng: random.Random, score: Callable[..., float]) -> None:
+    def __init__(
+        self, rng: random.Random, score: Callable[..., float], *, sees_prefixes: bool = False
+    ) -> None:
         super().__init__(rng)
         self._score = score
+        self.sees_prefixes = sees_prefixes
 
     def choose(
         self, request: EngineRequest, views: Sequence[ReplicaView], now_seconds: float
@@ -138,6 +144,7 @@ class QueueScored(Policy):
     def __init__(self, rng: random.Random, *, prefix: float, kv: float, queue: float) -> None:
         super().__init__(rng)
         self._weights = (prefix, kv, queue)
+        self.sees_prefixes = prefix > 0
 
     def choose(
         self, request: EngineRequest, views: Sequence[ReplicaView], now_seconds: float
@@ -245,8 +252,10 @@ def _uncached(request: EngineRequest, view: ReplicaView) -> int:
     return request.num_tokens - view.replica.hit_tokens(request)
 
 
-def _scored(score: Callable[[EngineRequest, ReplicaView], float]) -> Callable[..., Policy]:
-    return lambda rng: ScorePolicy(rng, score)
+def _scored(
+    score: Callable[[EngineRequest, ReplicaView], float], *, sees_prefixes: bool = False
+) -> Callable[[random.Random], Policy]:
+    return lambda rng: ScorePolicy(rng, score, sees_prefixes=sees_prefixes)
 
 
 POLICIES: Mapping[str, Callable[[random.Random], Policy]] = MappingProxyType(
@@ -263,12 +272,17 @@ POLICIES: Mapping[str, Callable[[random.Random], Policy]] = MappingProxyType(
             lambda _, view: view.kv_ratio + view.pending_tokens / view.capacity_tokens
         ),
         "headroom": _scored(
-            lambda request, view: view.kv_ratio
-            + (view.pending_tokens + _uncached(request, view)) / view.capacity_tokens
+            lambda request, view: (
+                view.kv_ratio
+                + (view.pending_tokens + _uncached(request, view)) / view.capacity_tokens
+            ),
+            sees_prefixes=True,
         ),
         "lmetric": _scored(
-            lambda request, view: (view.pending_tokens + _uncached(request, view))
-            * (view.num_in_flight + 1)
+            lambda request, view: (
+                (view.pending_tokens + _uncached(request, view)) * (view.num_in_flight + 1)
+            ),
+            sees_prefixes=True,
         ),
         "vllm-dp": _scored(lambda _, view: 4 * view.num_waiting + view.num_running),
     }

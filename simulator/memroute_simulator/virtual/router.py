@@ -110,8 +110,9 @@ class VirtualRouter:
     ) -> None:
         outcome.tried.append(view.replica.name)
         ticket = Ticket(request=request)
-        # A router without an index takes the whole prompt as work; with one, the policy asks it.
-        attempt = _Attempt(outcome, view, ticket, request.num_prompt_tokens)
+        # A router without an index takes the whole prompt as work.
+        hit = view.replica.hit_tokens(request) if self.policy.sees_prefixes else 0
+        attempt = _Attempt(outcome, view, ticket, request.num_prompt_tokens - hit)
         view.num_in_flight += 1
         view.pending_tokens += attempt.uncached_tokens
         self.policy.on_sent(request, view, self.loop.now_seconds)
@@ -133,9 +134,7 @@ class VirtualRouter:
 
     def _on_first_token(self, attempt: _Attempt) -> None:
         self._settle(attempt)
-        attempt.outcome.first_token_seconds = (
-            self.loop.now_seconds + self.settings.network_seconds
-        )
+        attempt.outcome.first_token_seconds = self.loop.now_seconds + self.settings.network_seconds
         self.policy.on_first_token(attempt.ticket.request, attempt.view)
 
     def _settle(self, attempt: _Attempt) -> None:

@@ -9,9 +9,7 @@ def poisson(rng: random.Random, rate_per_second: float, count: int) -> list[floa
     return _summed(rng.expovariate(rate_per_second) for _ in range(count))
 
 
-def gamma(
-    rng: random.Random, rate_per_second: float, cv: float, count: int
-) -> list[float]:
+def gamma(rng: random.Random, rate_per_second: float, cv: float, count: int) -> list[float]:
     """Gaps of a Gamma distribution with a coefficient of variation; 1 is Poisson."""
     shape = 1 / (cv * cv)
     scale = 1 / (rate_per_second * shape)

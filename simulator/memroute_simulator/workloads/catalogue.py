@@ -103,6 +103,8 @@ def _fitting(workload: Workload, max_context_tokens: int | None) -> Workload:
         )
     )
     dropped = len(workload.sessions) - len(kept)
-    note = f"{dropped} of {len(workload.sessions)} sessions dropped: over {max_context_tokens} tokens"
+    note = (
+        f"{dropped} of {len(workload.sessions)} sessions dropped: over {max_context_tokens} tokens"
+    )
     notes = (*workload.notes, note) if dropped else workload.notes
     return Workload(name=workload.name, sessions=kept, notes=notes)

@@ -26,9 +26,7 @@ class Quantiles:
     points: tuple[tuple[float, float], ...]
 
     @classmethod
-    def of(
-        cls, low: float, high: float, **quantiles: float
-    ) -> "Quantiles":
+    def of(cls, low: float, high: float, **quantiles: float) -> "Quantiles":
         """``Quantiles.of(3, 7437, p5=75, p50=1469)``; a fraction of a per cent is ``p99_5``."""
         points = [(float(name[1:].replace("_", ".")) / 100, v) for name, v in quantiles.items()]
         return cls(((0.0, low), *sorted(points), (1.0, high)))

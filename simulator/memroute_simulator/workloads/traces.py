@@ -23,9 +23,7 @@ class TraceError(Exception):
     """A file is no trace that can be read; the message is for people."""
 
 
-def read_trace(
-    path: Path, *, seed: int = 0, max_context_tokens: int | None = None
-) -> Workload:
+def read_trace(path: Path, *, seed: int = 0, max_context_tokens: int | None = None) -> Workload:
     """A trace file as a workload, its first request at 0.
 
     Requests longer than ``max_context_tokens`` are dropped and counted in the notes. Raises

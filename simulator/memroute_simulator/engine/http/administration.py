@@ -191,12 +191,14 @@ class Administration:
                 scheduler.cache.clear()
         self._engine.pause()
         self._engine.metrics.set_sleep_state(SLEEP_STATES[self._sleep_level])
+        self._engine.metrics.on_sleep_operation("sleep", 0.0)
         return json_response({"status": "sleeping", "level": self._sleep_level})
 
     async def _wake_up(self, request: web.Request) -> web.Response:
         self._sleep_level = 0
         self._engine.resume()
         self._engine.metrics.set_sleep_state("awake")
+        self._engine.metrics.on_sleep_operation("wake_up", 0.0)
         tags = request.query.getall("tags", [])
         return json_response({"status": "awake", "tags": tags or None})
 

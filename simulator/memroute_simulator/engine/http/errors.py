@@ -13,9 +13,7 @@ from memroute_simulator.engine.http.responses import json_response
 class APIError(Exception):
     """A refusal in OpenAI's shape."""
 
-    def __init__(
-        self, status: int, kind: str, message: str, parameter: str | None = None
-    ) -> None:
+    def __init__(self, status: int, kind: str, message: str, parameter: str | None = None) -> None:
         self.status = status
         self.kind = kind
         self.message = message

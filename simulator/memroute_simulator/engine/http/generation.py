@@ -191,9 +191,7 @@ class Generation:
         if parsed.ignores_eos:
             return parsed.max_tokens, "length"
         wanted = max(1, parsed.min_tokens, round(self._rng.expovariate(1 / MEAN_OUTPUT_TOKENS)))
-        return (
-            (parsed.max_tokens, "length") if wanted >= parsed.max_tokens else (wanted, "stop")
-        )
+        return (parsed.max_tokens, "length") if wanted >= parsed.max_tokens else (wanted, "stop")
 
     async def _wait(self, stream: TokenStream, seen: int) -> int:
         try:
@@ -282,9 +280,7 @@ class Generation:
         if wanted not in {"TEXT", "JSON"}:
             return {}
         schedulers = self._engine.schedulers
-        waiting = float(
-            sum(s.num_waiting for s in schedulers) + sum(self._engine.inbox_sizes)
-        )
+        waiting = float(sum(s.num_waiting for s in schedulers) + sum(self._engine.inbox_sizes))
         usage = max(s.cache.utilization_ratio for s in schedulers)
         if wanted == "TEXT":
             value = (

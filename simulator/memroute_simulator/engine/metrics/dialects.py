@@ -58,9 +58,7 @@ def _older(page: str, dialect: MetricsDialect) -> str:
     text = "\n".join(lines)
     for label in _NEW_CONFIG_LABELS:
         text = re.sub(rf'{label}="[^"]*",?', "", text)
-    text = text.replace(
-        "vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"
-    )
+    text = text.replace("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")
     usage = [line for line in text.splitlines() if "vllm:kv_cache_usage_perc" in line]
     old_usage = "\n".join(usage).replace("kv_cache_usage_perc", "gpu_cache_usage_perc")
     if dialect is MetricsDialect.VLLM_0_10:
@@ -70,7 +68,7 @@ def _older(page: str, dialect: MetricsDialect) -> str:
     text = text.replace("vllm:prefix_cache_", "vllm:gpu_prefix_cache_")
     if dialect is MetricsDialect.VLLM_0_6:
         text = re.sub(r'engine="\d+",?', "", text)
-        names = re.findall(r'vllm:num_requests_running\{(.*?)\}', text)
+        names = re.findall(r"vllm:num_requests_running\{(.*?)\}", text)
         labels = names[0].rstrip(",") if names else ""
         for name in ("num_requests_swapped", "cpu_cache_usage_perc"):
             text += f"\n# TYPE vllm:{name} gauge\nvllm:{name}{{{labels}}} 0.0"

@@ -163,9 +163,7 @@ class EngineMetrics:
         self._make_families(spec)
         self.ranks = [_RankMetrics(self, rank) for rank in range(len(schedulers))]
         self.rejections = {
-            reason: self.family("admission_rejections").labels(
-                model_name=model_name, reason=reason
-            )
+            reason: self.family("admission_rejections").labels(model_name=model_name, reason=reason)
             for reason in REJECTION_REASONS
         }
         self._cache_config(spec, schedulers, utilization_ratio, kv_cache_memory_bytes)
@@ -225,14 +223,19 @@ class EngineMetrics:
             for name, gauge in series.sleep.items():
                 gauge.set(int(name == state))
 
+    def on_sleep_operation(self, operation: str, seconds: float) -> None:
+        """``sleep`` or ``wake_up`` has ended: from the first one on there are such series."""
+        self.family("sleep_mode_operation_duration_seconds").labels(operation=operation).observe(
+            seconds
+        )
+        self.family("sleep_mode_operations_in_flight").labels(operation=operation).set(0)
+
     def on_http(
         self, handler: str, method: str, status: int, seconds: float, request_bytes: int,
         response_bytes: int,
     ) -> None:  # fmt: skip
         """A request was answered, as prometheus-fastapi-instrumentator counts it."""
-        self.http_requests.labels(
-            handler=handler, method=method, status=f"{status // 100}xx"
-        ).inc()
+        self.http_requests.labels(handler=handler, method=method, status=f"{status // 100}xx").inc()
         self.http_request_bytes.labels(handler=handler).observe(request_bytes)
         self.http_response_bytes.labels(handler=handler).observe(response_bytes)
         self.http_seconds.labels(handler=handler, method=method).observe(seconds)
@@ -274,9 +277,6 @@ class EngineMetrics:
             "vllm:sleep_mode_operations_in_flight", "Sleep-mode operations currently awaited.",
             ("operation",), registry=self.registry,
         )  # fmt: skip
-        for operation in ("sleep", "wake_up"):
-            self.family("sleep_mode_operation_duration_seconds").labels(operation=operation)
-            self.family("sleep_mode_operations_in_flight").labels(operation=operation)
         if spec.max_adapters:
             self._families["lora_requests_info"] = Gauge(
                 "vllm:lora_requests_info", "Running stats on lora requests.",

@@ -6,7 +6,9 @@
   without a key are taken first, then blocks never used (``block_pool.py``).
 * A request frees its tail first, so that what is evicted first is what helps least.
 * A hit is what *all* groups have: a full group the whole prefix, a window its last tokens, a
-  state the exact position. The last token of a prompt is always computed.
+  state the exact position. The last token of a prompt is always computed. Of windows and
+  states only what a replay can resume at is kept: the end of the prompt, and the place where
+  a prefix was found to leave that of others (retention interval 0, the default of 0.32).
 * Cached blocks that nobody references count as free.
 
 Owns the blocks. Blocks are materialized when first used, so a thousand idle caches cost nothing.
@@ -108,8 +110,10 @@ class KVCache:
         hit = min((self._prefix_tokens(request, index, limit) for index in full), default=limit)
         hit = hit // self._alignment * self._alignment
         others = [index for index in range(len(self._groups)) if index not in full]
+        longest = hit if full else 0
         while hit > 0 and not all(self._has_at(request, index, hit) for index in others):
             hit -= self._alignment
+        request.junction_tokens = longest if longest > hit else 0
         return max(0, hit)
 
     def _prefix_tokens(self, request: EngineRequest, index: int, limit_tokens: int) -> int:
@@ -156,7 +160,8 @@ class KVCache:
                 continue
             skipped = _skipped(group, hit_tokens) // size
             hits = hit_tokens // size
-            total = min(ceil_div(request.num_tokens, size), skipped + most)
+            # The cap counts from the start, also where a hit is skipped: vLLM's own rule.
+            total = min(ceil_div(request.num_tokens, size), most)
             needed += max(0, total - max(hits, skipped))
             needed += self._num_idle_hits(request, index, skipped, hits)
         return needed
@@ -225,10 +230,23 @@ class KVCache:
             if last <= first:
                 continue
             if group.kind is CellKind.STATE:
-                self._key_state(request, index, last, size)
+                if last * size in self._resumable(request):
+                    self._key_state(request, index, last, size)
+            elif group.kind is CellKind.SLIDING:
+                kept = ceil_div((group.reach_tokens or 1) - 1, size)
+                for boundary in self._resumable(request):
+                    end = boundary // size
+                    self._key_full(request, index, max(first, end - kept), min(last, end), size)
             else:
                 self._key_full(request, index, first, last, size)
             request.num_keyed_blocks[index] = last
+
+    def _resumable(self, request: EngineRequest) -> tuple[int, ...]:
+        """Positions that a later request can resume at, as far as they are known now."""
+        alignment = self._alignment
+        end = (request.num_prompt_tokens - 1) // alignment * alignment
+        junction = request.junction_tokens // alignment * alignment
+        return (end,) if junction in {0, end} else (junction, end)
 
     def next_change_tokens(self, request: EngineRequest, num_tokens: int) -> int:
         """The number of tokens, above ``num_tokens``, at which its blocks next change."""
@@ -352,6 +370,8 @@ class KVCache:
     ) -> None:
         dropped = request.num_dropped_blocks[index]
         first = max(first, dropped)
+        if first >= last:
+            return
         keys = request.content.keys(first, last, size)
         table = request.tables[index]
         for offset, key in enumerate(keys, first - dropped):

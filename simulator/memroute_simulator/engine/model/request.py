@@ -54,6 +54,8 @@ class EngineRequest:
     """Block ids by KV group, those behind a window dropped from the front."""
     num_dropped_blocks: list[int] = field(default_factory=list)
     num_keyed_blocks: list[int] = field(default_factory=list)
+    junction_tokens: int = 0
+    """Where its prefix leaves that of others, as far as windows had not kept it: 0 for nowhere."""
 
     @property
     def num_tokens(self) -> int:

@@ -149,6 +149,9 @@ class VLLMScheduler(Scheduler):
         if 0 < self.long_prefill_token_threshold < num_new:
             num_new = self.long_prefill_token_threshold
         end = start + num_new
+        last_kept = (request.num_prompt_tokens - 1) // self._chunk_alignment * self._chunk_alignment
+        if self._chunk_alignment > 1 and start < last_kept < end:
+            return last_kept - start
         if self._chunk_alignment > 1 and end < request.num_tokens:
             aligned = end // self._chunk_alignment * self._chunk_alignment
             if aligned > start or self._chunk_alignment <= self.max_num_batched_tokens:
