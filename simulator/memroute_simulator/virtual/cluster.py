@@ -96,7 +96,7 @@ class Cluster:
         self._on_progress = on_progress
         self._num_open = 0
         self._num_ended = 0
-        self._routers = [
+        self.routers = [
             VirtualRouter(
                 loop=self.loop,
                 policy=POLICIES[fleet.policy](random.Random(self._rng.random())),  # noqa: S311
@@ -119,7 +119,7 @@ class Cluster:
             self.loop.at(start + event.at_seconds, self._happening(event))
         for session in workload.sessions:
             self.loop.at(start + session.start_seconds, self._opening(session, outcomes))
-        for router in self._routers:
+        for router in self.routers:
             router.start_scraping()
         if self._sample_seconds is not None:
             self._sample()
@@ -145,9 +145,9 @@ class Cluster:
             outcomes.append(outcome)
             if self.fleet.timeout_seconds is not None:
                 self.loop.after(self.fleet.timeout_seconds, lambda: give_up(outcome, turn))
-            router = self._routers[0]
-            if len(self._routers) > 1:
-                router = self._rng.choice(self._routers)
+            router = self.routers[0]
+            if len(self.routers) > 1:
+                router = self._rng.choice(self.routers)
             router.route(outcome, lambda _: go_on(turn))
 
         def give_up(outcome: Outcome, turn: int) -> None:
@@ -179,7 +179,7 @@ class Cluster:
             steps_together=spec.steps_together,
         )
         self.replicas.append(replica)
-        for router in self._routers:
+        for router in self.routers:
             router.add_replica(replica)
         return replica
 
@@ -203,7 +203,7 @@ class Cluster:
             case FleetChange.SLOW:
                 replica.slowdown_ratio = event.slowdown_ratio
             case FleetChange.REMOVE:
-                for router in self._routers:
+                for router in self.routers:
                     router.remove_replica(replica)
 
     def _sample(self) -> None:

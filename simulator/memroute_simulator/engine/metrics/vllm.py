@@ -224,10 +224,23 @@ class EngineMetrics:
                 gauge.set(int(name == state))
 
     def on_sleep_operation(self, operation: str, seconds: float) -> None:
-        """``sleep`` or ``wake_up`` has ended: from the first one on there are such series."""
-        self.family("sleep_mode_operation_duration_seconds").labels(operation=operation).observe(
-            seconds
-        )
+        """``sleep`` or ``wake_up`` has ended: the families exist from the first one on."""
+        if "sleep_mode_operation_duration_seconds" not in self._families:
+            self._families["sleep_mode_operation_duration_seconds"] = Histogram(
+                "vllm:sleep_mode_operation_duration_seconds",
+                "Duration of one sleep-mode operation.",
+                ("operation",),
+                buckets=_SLEEP_BUCKETS,
+                registry=self.registry,
+            )
+            self._families["sleep_mode_operations_in_flight"] = Gauge(
+                "vllm:sleep_mode_operations_in_flight",
+                "Sleep-mode operations currently awaited.",
+                ("operation",),
+                registry=self.registry,
+            )
+        duration = self.family("sleep_mode_operation_duration_seconds")
+        duration.labels(operation=operation).observe(seconds)
         self.family("sleep_mode_operations_in_flight").labels(operation=operation).set(0)
 
     def on_http(
@@ -269,14 +282,6 @@ class EngineMetrics:
             self._families[name] = Histogram(
                 f"vllm:{name}", text, _LABELS, buckets=buckets, registry=self.registry
             )
-        self._families["sleep_mode_operation_duration_seconds"] = Histogram(
-            "vllm:sleep_mode_operation_duration_seconds", "Duration of one sleep-mode operation.",
-            ("operation",), buckets=_SLEEP_BUCKETS, registry=self.registry,
-        )  # fmt: skip
-        self._families["sleep_mode_operations_in_flight"] = Gauge(
-            "vllm:sleep_mode_operations_in_flight", "Sleep-mode operations currently awaited.",
-            ("operation",), registry=self.registry,
-        )  # fmt: skip
         if spec.max_adapters:
             self._families["lora_requests_info"] = Gauge(
                 "vllm:lora_requests_info", "Running stats on lora requests.",

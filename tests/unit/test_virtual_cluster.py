@@ -1,0 +1,184 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memroute.catalog import accelerator_by_name, architecture_for_model
+from memroute.footprint import Parallelism
+from memroute_simulator.engine.spec import EngineKind, EngineSpec
+from memroute_simulator.virtual.cluster import Cluster, Fleet, FleetChange, FleetEvent
+from memroute_simulator.virtual.outcome import LatencyTarget, OutcomeStatus, summarize
+from memroute_simulator.virtual.policies import POLICIES
+from memroute_simulator.virtual.router import RouterSettings
+from memroute_simulator.workloads import workload_by_name
+from memroute_simulator.workloads.request import Session, Workload, WorkloadRequest
+
+H100 = accelerator_by_name("H100")
+LLAMA = architecture_for_model("meta-llama/Llama-3.1-8B")
+
+
+def engine(tokens=60_000, **facts):
+    return EngineSpec(
+        architecture=LLAMA, accelerator=H100, num_blocks=tokens // 16 + 1,
+        max_context_tokens=16_384, **facts,
+    )  # fmt: skip
+
+
+def fleet(count=3, policy="least-request", spec=None, **facts):
+    return Fleet(engines=((spec or engine(), count),), policy=policy, **facts)
+
+
+def chats(count=200, rate=20.0, seed=1):
+    return workload_by_name(
+        "azure-conv", num_requests=count, rate_per_second=rate, seed=seed,
+        max_context_tokens=16_000,
+    )  # fmt: skip
+
+
+def facts_of(outcomes):
+    return [(o.status, o.first_token_seconds, o.ended_seconds, tuple(o.tried)) for o in outcomes]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_serves_an_easy_load(policy):
+    outcomes = Cluster(fleet(policy=policy)).run(chats(100, 8))
+    assert {o.status for o in outcomes} == {OutcomeStatus.SERVED}
+    assert summarize(outcomes, LatencyTarget()).attainment_ratio == 1.0
+
+
+@pytest.mark.parametrize("policy", ["memroute", "lmetric", "gie-kv-queue"])
+def test_the_same_seed_gives_the_same_run(policy):
+    runs = [facts_of(Cluster(fleet(policy=policy), seed=7).run(chats(rate=60))) for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+@settings(max_examples=15)
+@given(
+    st.sampled_from(list(POLICIES)), st.integers(1, 4), st.integers(1, 3), st.integers(0, 100),
+    st.lists(st.tuples(st.floats(0, 6), st.sampled_from(["fail", "recover", "freeze", "thaw"]),
+                       st.integers(0, 1)), max_size=4),
+)  # fmt: skip
+def test_no_request_is_lost_whatever_happens(policy, routers, speed, seed, changes):
+    """Everything that was sent has one outcome, and nothing stays booked anywhere."""
+    workload = chats(80, 20.0 * speed, seed)
+    events = [
+        FleetEvent(at_seconds=at, change=FleetChange(change), replica=str(replica))
+        for at, change, replica in changes
+    ]
+    cluster = Cluster(fleet(count=2, policy=policy, num_routers=routers, timeout_seconds=60.0),
+                      seed=seed)  # fmt: skip
+    outcomes = cluster.run(workload, events)
+    assert len(outcomes) == workload.num_requests
+    assert all(o.status is not OutcomeStatus.OPEN and o.ended_seconds is not None
+               for o in outcomes)  # fmt: skip
+    for router in cluster.routers:
+        for view in router.views.values():
+            assert (view.num_in_flight, view.pending_tokens) == (0, 0)
+            assert not view.leases
+            assert view.ledger is None or view.ledger.reserved_tokens == 0
+
+
+def test_what_was_on_a_dead_replica_is_tried_elsewhere_before_its_first_token():
+    """Frozen, then killed: requests that had no byte yet end on the other replica."""
+    events = [
+        FleetEvent(at_seconds=1.0, change=FleetChange.FREEZE, replica="0"),
+        FleetEvent(at_seconds=3.0, change=FleetChange.FAIL, replica="0"),
+    ]
+    outcomes = Cluster(fleet(count=2, policy="round-robin")).run(chats(100, 20), events)
+    moved = [o for o in outcomes if o.tried == ["0", "1"]]
+    assert moved
+    assert all(o.status is OutcomeStatus.SERVED for o in moved)
+    broken = [o for o in outcomes if o.status is OutcomeStatus.FAILED]
+    assert all(o.first_token_seconds is not None or len(o.tried) >= 2 for o in broken)
+
+
+def test_a_hung_replica_makes_its_clients_give_up():
+    events = [FleetEvent(at_seconds=0.0, change=FleetChange.FREEZE, replica="0")]
+    cluster = Cluster(fleet(count=1, timeout_seconds=5.0))
+    outcomes = cluster.run(chats(10, 10), events)
+    assert {o.status for o in outcomes} == {OutcomeStatus.TIMED_OUT}
+    assert all(o.ended_seconds - o.sent_seconds == pytest.approx(5.0) for o in outcomes)
+
+
+def test_a_slow_replica_and_an_added_one_are_felt():
+    slow = [FleetEvent(at_seconds=0.0, change=FleetChange.SLOW, replica="0", slowdown_ratio=3.0)]
+    added = [FleetEvent(at_seconds=0.0, change=FleetChange.ADD)]
+    load = chats(150, 15)
+    plain, slowed, helped = (
+        summarize(Cluster(fleet(count=1)).run(load, events), LatencyTarget())
+        for events in ([], slow, added)
+    )
+    assert slowed.tpot.p50 > 2 * plain.tpot.p50
+    assert helped.e2e.mean < plain.e2e.mean
+
+
+def test_a_session_waits_for_its_answer_and_thinks():
+    """Three turns, one second of thought: the second is sent a second after the first ended."""
+    turns = tuple(
+        WorkloadRequest(prompt=((1, 100),), num_output_tokens=20, output_id=10 + n)
+        for n in range(3)
+    )
+    session = Session(start_seconds=2.0, requests=turns, think_seconds=(1.0, 1.0))
+    outcomes = Cluster(fleet(count=1)).run(Workload(name="w", sessions=(session,)))
+    assert outcomes[0].sent_seconds == 2.0
+    for before, after in zip(outcomes, outcomes[1:], strict=False):
+        assert after.sent_seconds == pytest.approx(before.ended_seconds + 1.0, abs=0.01)
+    assert outcomes[1].num_hit_tokens == 96
+
+
+def test_stale_readings_hurt_those_who_trust_them_alone():
+    """Unequal replicas under load: least-kv at 15 s loses most of what it attains at 50 ms."""
+    spec = ((engine(200_000), 2), (engine(24_000), 2))
+    load = chats(2500, 38, 2)
+    attained = [
+        summarize(
+            Cluster(Fleet(engines=spec, policy="least-kv",
+                          router=RouterSettings(scrape_seconds=period))).run(load),
+            LatencyTarget(),
+        ).attainment_ratio
+        for period in (0.05, 15.0)
+    ]  # fmt: skip
+    assert attained[0] > 0.9
+    assert attained[1] < 0.7 * attained[0]
+
+
+def test_ranks_share_requests_and_each_has_its_own_cache():
+    spec = engine(parallelism=Parallelism(data_parallel_size=2))
+    cluster = Cluster(fleet(count=1, spec=spec))
+    outcomes = cluster.run(chats(100, 20))
+    assert {o.status for o in outcomes} == {OutcomeStatus.SERVED}
+    first, second = (s.counts.prompt_tokens for s in cluster.replicas[0].schedulers)
+    assert first > 0 < second
+
+
+def test_ranks_of_a_mixture_step_together():
+    spec = EngineSpec(
+        architecture=architecture_for_model("Qwen/Qwen3-30B-A3B"), accelerator=H100,
+        parallelism=Parallelism(data_parallel_size=2, expert_parallel=True), num_blocks=4000,
+        max_context_tokens=16_384,
+    )  # fmt: skip
+    assert spec.steps_together
+    outcomes = Cluster(fleet(count=1, spec=spec)).run(chats(40, 10))
+    assert {o.status for o in outcomes} == {OutcomeStatus.SERVED}
+
+
+def test_sglang_serves_the_same_load_by_its_own_rules():
+    outcomes = Cluster(fleet(spec=engine(kind=EngineKind.SGLANG))).run(chats(100, 20))
+    assert {o.status for o in outcomes} == {OutcomeStatus.SERVED}
+
+
+def test_a_pool_that_is_computed_is_the_one_that_engines_report():
+    """llm-d's pods: Qwen3-32B at tensor parallel 2 on H100 has 307,328 tokens; within 6 %."""
+    spec = EngineSpec(
+        architecture=architecture_for_model("Qwen/Qwen3-32B"), accelerator=H100,
+        parallelism=Parallelism(tensor_parallel_size=2), max_context_tokens=16_384,
+        utilization_ratio=0.9, max_num_batched_tokens=8192,
+    )  # fmt: skip
+    assert spec.capacity_tokens == pytest.approx(307_328, rel=0.06)
+
+
+def test_shed_and_failed_requests_count_against_the_slo():
+    cluster = Cluster(fleet(count=1, spec=engine(20_000), policy="memroute"))
+    summary = summarize(cluster.run(chats(300, 80)), LatencyTarget())
+    assert summary.num_shed > 0
+    assert summary.num_served + summary.num_shed + summary.num_failed == summary.num_offered
+    assert summary.attainment_ratio <= summary.num_served / summary.num_offered
