@@ -200,8 +200,10 @@ class PacedEngine:
     async def _run_ranks(self, ranks: list[_Rank]) -> None:
         due = time.monotonic()
         while not self.is_dead:
-            await self._running.wait()
-            await self.faults.until_not_hanging()
+            if self.is_paused or self.faults.is_hanging:
+                await self._running.wait()
+                await self.faults.until_not_hanging()
+                due = time.monotonic()
             seconds = self._begin(ranks)
             if seconds is None:
                 self._wake.clear()
