@@ -159,8 +159,8 @@ def _print(document: dict) -> None:  # type: ignore[type-arg]
     )
     console.print(
         f"attained {document['attainment_ratio']:.1%}, goodput "
-        f"{document['goodput_per_second']:.3g}/s, {document['requests_per_second']:.3g} requests/s, "
-        f"{document['chunks_per_second']:,.0f} chunks/s; the generator used "
+        f"{document['goodput_per_second']:.3g}/s, {document['requests_per_second']:.3g} "
+        f"requests/s, {document['chunks_per_second']:,.0f} chunks/s; the generator used "
         f"{document['cpu_ratio']:.0%} of a core"
     )
     table = Table()

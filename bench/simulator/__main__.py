@@ -6,7 +6,7 @@ Exit status 1 when a figure is further than 10 % from the recorded one.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +17,11 @@ from bench.simulator.ground_truth import compare, plot, table
 from bench.simulator.recorded import RunError, runs_in
 from bench.simulator.studies import command as studies
 
-COMMANDS = {"fit": fit.main, "speed": speed.main, "study": studies.main}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "fit": fit.main,
+    "speed": speed.main,
+    "study": studies.main,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

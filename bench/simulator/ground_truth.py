@@ -65,9 +65,8 @@ def _figures(
     run: RecordedRun, simulated: SimulatedRun, fast: SimulatedRun, slow: SimulatedRun
 ) -> Iterator[Figure]:
     def figure(name: str, unit: str, real: float | None, values: Sequence[float]) -> Figure:
-        predicted, *bounds = values
         return Figure(
-            run=run.name, name=name, unit=unit, predicted=predicted,
+            run=run.name, name=name, unit=unit, predicted=values[0],
             low=min(values), high=max(values), real=real,
         )  # fmt: skip
 

@@ -13,7 +13,9 @@ class RecordingScheduler(Scheduler):
     def __init__(self, *args, **kwargs):
         """As vLLM makes it."""
         super().__init__(*args, **kwargs)
-        self._recording = Path(os.environ["MEMROUTE_RECORDING"]).open("a", buffering=1)
+        # Open for the life of the engine.
+        path = Path(os.environ["MEMROUTE_RECORDING"])
+        self._recording = path.open("a", buffering=1)
 
     def schedule(self, *args, **kwargs):
         """Schedule, and say what was decided."""

@@ -8,9 +8,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from engine_probe import ANSWERS, CASES, call, comparable, families, types
 from live import TINY, TINY_SLIDING, make_model, server, simulated
 
+from engine_probe import ANSWERS, CASES, call, comparable, families, types
 from memroute.footprint import architecture_from_config, kv_cache_layout
 from memroute_simulator.engine.model import (
     EngineRequest,

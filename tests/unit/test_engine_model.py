@@ -18,12 +18,11 @@ from memroute_simulator.engine.model import (
 
 LAYOUT = kv_cache_layout(architecture_for_model("Qwen/Qwen3-0.6B"))
 """Blocks of 16 tokens, one group."""
-HYBRID = kv_cache_layout(
-    architecture_for_model("openai/gpt-oss-120b"), max_num_batched_tokens=256
-)
+HYBRID = kv_cache_layout(architecture_for_model("openai/gpt-oss-120b"), max_num_batched_tokens=256)
 """Full layers and windows of 128 tokens."""
 STATES = kv_cache_layout(
-    architecture_for_model("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"), max_num_batched_tokens=4096
+    architecture_for_model("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"),
+    max_num_batched_tokens=4096,
 )
 """Attention beside Mamba-2 states."""
 
@@ -60,9 +59,7 @@ def request(name, prompt, output, segments=None, **facts):
 def step(engine):
     """One step; every block is free or held by someone who runs."""
     plan = engine.schedule()
-    held = {
-        (block) for one in engine.running for table in one.tables for block in table
-    }
+    held = {(block) for one in engine.running for table in one.tables for block in table}
     assert engine.cache.num_free + len(held) == engine.cache.num_usable
     assert engine.cache.num_free >= 0
     assert len(engine.running) <= engine.max_num_seqs
@@ -186,7 +183,9 @@ def test_the_least_recently_used_prefix_is_evicted_first():
     """Room for two prefixes of 10 blocks beside a request: the one used longest ago goes."""
     engine = vllm(num_blocks=26)
     for name in ("a", "b", "a2", "c"):
-        engine.add(request(name, 161, 1, ((ord(name[0]), 160), (len(name) * 1000 + ord(name[0]), 1))))
+        engine.add(
+            request(name, 161, 1, ((ord(name[0]), 160), (len(name) * 1000 + ord(name[0]), 1)))
+        )
         run(engine)
     engine.add(kept := request("a3", 161, 1, ((ord("a"), 160), (77, 1))))
     run(engine)
@@ -269,8 +268,15 @@ def requests_of(shapes):
         shared = prompt * 2 // 3
         segments = ((group, shared), (100 + number, prompt - shared)) if shared else None
         made.append(
-            request(number, prompt, output, segments, priority=priority, adapter=adapter,
-                    arrival_seconds=float(number))  # fmt: skip
+            request(
+                number,
+                prompt,
+                output,
+                segments,
+                priority=priority,
+                adapter=adapter,
+                arrival_seconds=float(number),
+            )
         )
     return made
 
@@ -348,15 +354,18 @@ def test_blocks_stored_and_removed_are_told():
        st.lists(st.tuples(st.integers(0, 3), st.integers(1, 60)), min_size=1, max_size=6),
        st.sampled_from([1, 4, 16]))  # fmt: skip
 def test_segments_share_exactly_the_blocks_that_their_tokens_share(left, right, size):
-    """Against the tokens themselves: segment s has tokens (s, 0), (s, 1), …"""
+    """Against the tokens themselves: segment s has tokens (s, 0), (s, 1) and so on."""
 
     def tokens(segments):
-        return [(segment, place, before)
-                for before, (segment, count) in enumerate(segments) for place in range(count)]
+        return [
+            (segment, place, before)
+            for before, (segment, count) in enumerate(segments)
+            for place in range(count)
+        ]
 
     def blocks(segments):
         flat = tokens(segments)
-        return [tuple(flat[: end]) for end in range(size, len(flat) + 1, size)]
+        return [tuple(flat[:end]) for end in range(size, len(flat) + 1, size)]
 
     def keys(segments):
         content = SegmentedContent(tuple(segments), 9)

@@ -23,7 +23,7 @@ def law(architecture=LLAMA, accelerator=H100, tp=1, **facts):
 
 
 def test_a_decode_step_costs_what_its_kernels_were_measured_at():
-    """aiconfigurator's database, Llama-3.1-8B on H100: 64 sequences of 1k, 10.4 ms of kernels.
+    """In aiconfigurator's database, Llama-3.1-8B on H100: 64 sequences of 1k, 10.4 ms of kernels.
 
     0.2 ms and 20 us per sequence of CPU time are ours: 1.48 ms.
     """

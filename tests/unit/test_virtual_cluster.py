@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,7 +122,7 @@ def test_a_session_waits_for_its_answer_and_thinks():
     session = Session(start_seconds=2.0, requests=turns, think_seconds=(1.0, 1.0))
     outcomes = Cluster(fleet(count=1)).run(Workload(name="w", sessions=(session,)))
     assert outcomes[0].sent_seconds == 2.0
-    for before, after in zip(outcomes, outcomes[1:], strict=False):
+    for before, after in pairwise(outcomes):
         assert after.sent_seconds == pytest.approx(before.ended_seconds + 1.0, abs=0.01)
     assert outcomes[1].num_hit_tokens == 96
 

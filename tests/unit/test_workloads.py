@@ -1,6 +1,7 @@
 import bisect
 import collections
 import statistics
+from itertools import pairwise
 
 import pytest
 
@@ -11,7 +12,7 @@ from memroute_simulator.workloads import (
     read_trace,
     workload_by_name,
 )
-from memroute_simulator.workloads.lengths import Quantiles, percentile
+from memroute_simulator.workloads.lengths import Quantiles
 from memroute_simulator.workloads.traces import TraceError
 
 PUBLISHED = {
@@ -57,7 +58,7 @@ def test_lengths_have_the_published_means(name):
 
 def gaps_cv(workload):
     starts = [session.start_seconds for session in workload.sessions]
-    gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(starts)]
     return statistics.pstdev(gaps) / statistics.mean(gaps)
 
 
@@ -119,9 +120,7 @@ def test_tenants_are_as_unequal_as_published(group, top, top_ten):
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_the_same_seed_gives_the_same_requests(name):
-    first, again, other = (
-        workload_by_name(name, num_requests=60, seed=seed) for seed in (4, 4, 5)
-    )
+    first, again, other = (workload_by_name(name, num_requests=60, seed=seed) for seed in (4, 4, 5))
     assert first == again
     assert first != other
     assert all(r.num_prompt_tokens > 0 < r.num_output_tokens for r in first.requests())
@@ -144,8 +143,10 @@ def test_a_later_turn_repeats_what_was_said():
     assert len(session.think_seconds) == len(session.requests) - 1
 
 
-AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n" \
-        "2023-11-16 18:17:03.9799600,4808,10\r\n2023-11-16 18:17:04.0319600,3180,8"  # fmt: skip
+AZURE = """\
+TIMESTAMP,ContextTokens,GeneratedTokens\r
+2023-11-16 18:17:03.9799600,4808,10\r
+2023-11-16 18:17:04.0319600,3180,8"""
 MOONCAKE = (
     '{"timestamp": 0, "input_length": 700, "output_length": 5, "hash_ids": [0, 1]}\n'
     '{"timestamp": 3000, "input_length": 1024, "output_length": 7, "hash_ids": [0, 2]}\n'

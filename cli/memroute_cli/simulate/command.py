@@ -72,47 +72,37 @@ def simulate(
         bool, typer.Option("--list", help="List workloads and policies.")
     ] = False,
 ) -> None:
-    """How would a fleet serve a workload? Latencies, goodput, preemptions, KV use; no GPU needed."""
+    """How would a fleet serve a workload? Latencies, goodput, preemptions, KV use, without GPUs."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     if list_known:
         _list(console)
         return
+    document: dict[str, Any] = {
+        "workload": {"name": workload, "requests": requests}
+        | ({} if rate is None else {"rate": rate}),
+        "policies": policy or ["memroute"],
+        "routers": routers,
+        "scrape": scrape,
+        "target": {"ttft": ttft, "tpot": tpot},
+        "seed": seed,
+    }
     try:
-        if output not in {"table", "json"}:
-            msg = f"--output is table or json, not {output}"
-            raise ScenarioError(msg)
-        document = (
-            read_scenario(file)
-            if file is not None
-            else _from_flags(
+        _check_outputs(output, plot)
+        if file is not None:
+            document = _from_file(file, model)
+        else:
+            document["fleets"] = _fleets(
                 model, accelerator, replicas=replicas, tensorParallelSize=tensor_parallel,
-                quantization=quantization, kvCacheDtype=kv_cache_dtype, maxContextTokens=context,
-                kind=engine,
-            )
-        )  # fmt: skip
-        if file is None:
-            document |= {
-                "workload": {"name": workload, "requests": requests}
-                | ({} if rate is None else {"rate": rate}),
-                "policies": policy or ["memroute"],
-                "routers": routers,
-                "scrape": scrape,
-                "target": {"ttft": ttft, "tpot": tpot},
-                "seed": seed,
-            }
-        elif model is not None:
-            msg = "give a MODEL or --file, not both"
-            raise ScenarioError(msg)
+                quantization=quantization, kvCacheDtype=kv_cache_dtype,
+                maxContextTokens=context, kind=engine,
+            )  # fmt: skip
         checked = scenario(document)
-        if plot is not None and plot.suffix not in {".png", ".svg", ".pdf"}:
-            msg = f"--plot takes a .png, .svg or .pdf, not {plot.name}"
-            raise ScenarioError(msg)
     except ScenarioError as error:
-        print(f"memroute simulate: {error}", file=sys.stderr)
+        typer.echo(f"memroute simulate: {error}", err=True)
         raise typer.Exit(2) from None
-    results = _run(checked, console)
+    results = _run(checked)
     if output == "json":
-        print(json.dumps(report.as_document(checked, results), indent=1))
+        typer.echo(json.dumps(report.as_document(checked, results), indent=1))
     else:
         for line in report.tables(checked, results):
             console.print(line)
@@ -122,19 +112,36 @@ def simulate(
             console.print(f"drawn into {plot}")
 
 
-def _from_flags(model: str | None, accelerators: list[str] | None, **engine: Any) -> dict[str, Any]:
+def _check_outputs(output: str, plot: Path | None) -> None:
+    if output not in {"table", "json"}:
+        msg = f"--output is table or json, not {output}"
+        raise ScenarioError(msg)
+    if plot is not None and plot.suffix not in {".png", ".svg", ".pdf"}:
+        msg = f"--plot takes a .png, .svg or .pdf, not {plot.name}"
+        raise ScenarioError(msg)
+
+
+def _from_file(file: Path, model: str | None) -> dict[str, Any]:
+    if model is not None:
+        msg = "give a MODEL or --file, not both"
+        raise ScenarioError(msg)
+    return read_scenario(file)
+
+
+def _fleets(
+    model: str | None, accelerators: list[str] | None, **engine: Any
+) -> dict[str, list[dict[str, Any]]]:
     if model is None:
         msg = "name a MODEL (memroute plan --list shows some), or a scenario with --file"
         raise ScenarioError(msg)
     names = [part for name in accelerators or ["H100"] for part in name.split(",")]
-    fleets = {
+    return {
         f"{engine['replicas']} x {name}": [{"model": model, "accelerator": name} | engine]
         for name in names
     }
-    return {"fleets": fleets}
 
 
-def _run(checked: Scenario, console: Console) -> list[report.Result]:
+def _run(checked: Scenario) -> list[report.Result]:
     runs = checked.runs()
     results = []
     progress = Progress(
@@ -161,7 +168,6 @@ def _run(checked: Scenario, console: Console) -> list[report.Result]:
                     outcomes=tuple(outcomes),
                 )
             )
-    console.file.flush()
     return results
 
 

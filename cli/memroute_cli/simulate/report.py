@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from memroute_cli.simulate.scenario import Scenario
-from memroute_simulator.virtual.outcome import Latency, Outcome, OutcomeStatus, Summary
 from memroute_simulator.virtual.cluster import FleetSample
+from memroute_simulator.virtual.outcome import Latency, Outcome, OutcomeStatus, Summary
 from memroute_simulator.workloads.lengths import percentile
 
 

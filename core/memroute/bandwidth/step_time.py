@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from memroute.bandwidth.kernels import (
     REFERENCE_KV_HEADS,
@@ -161,7 +162,7 @@ class StepTime:
         bandwidth = accelerator.bandwidth_bytes_per_second * 0.9
         state_bytes = _state_bytes(architecture, parallelism, kv_cache_dtype)
         return cls(
-            error_ratio=_error_ratio(shapes, accelerator),
+            error_ratio=_error_ratio(shapes),
             source=rates.source,
             _dense=shapes.dense(),
             _head=shapes.head(),
@@ -345,7 +346,7 @@ class _Shapes:
 
 
 def _interpolated(knots: Sequence[Knot], tokens: float) -> float:
-    for low, high in zip(knots, knots[1:], strict=False):
+    for low, high in pairwise(knots):
         if tokens <= high.tokens:
             share = (tokens - low.tokens) / (high.tokens - low.tokens)
             rise = high.picoseconds_per_weight - low.picoseconds_per_weight
@@ -416,7 +417,7 @@ def _state_bytes(
     )
 
 
-def _error_ratio(shapes: _Shapes, accelerator: Accelerator) -> float:
+def _error_ratio(shapes: _Shapes) -> float:
     """How far a decode step of 64 sequences may be off, all doubts added."""
     error = shapes.rates.error_ratio + UNSEEN_SHAPE_ERROR_RATIO
     if shapes.has_experts:

@@ -141,8 +141,8 @@ class EngineArguments:
             raise SystemExit(str(error)) from None
         if blocks < needed:
             msg = (
-                f"{spec.context_tokens} tokens need {needed} blocks of KV cache, {accelerator.name} "
-                f"leaves {blocks}: lower --max-model-len"
+                f"{spec.context_tokens} tokens need {needed} blocks of KV cache, "
+                f"{accelerator.name} leaves {blocks}: lower --max-model-len"
             )
             raise SystemExit(msg)
         return spec

@@ -164,7 +164,7 @@ class KVEventPublisher:
 
 
 def _with_port(endpoint: str, rank: int) -> str:
-    """vLLM's ``offset_endpoint_port``: each rank has its own port."""
+    """Each rank has its own port, as in ``offset_endpoint_port``."""
     if endpoint.startswith("inproc"):
         return f"{endpoint}_dp{rank}" if rank else endpoint
     base, _, port = endpoint.rpartition(":")

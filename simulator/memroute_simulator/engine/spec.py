@@ -18,8 +18,9 @@ from memroute.footprint import (
     replica_footprint,
 )
 from memroute.footprint.architecture import MixtureOfExperts
-from memroute.footprint.weights import adapter_bytes_per_rank
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
+from memroute.footprint.weights import adapter_bytes_per_rank
+from memroute.footprint.weights.sharding import SINGLE
 from memroute_simulator.engine.model import (
     BlockEvent,
     KVCache,
@@ -49,7 +50,7 @@ class EngineSpec:
     kind: EngineKind = EngineKind.VLLM
     quantization: Quantization = Quantization.NONE
     kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
-    parallelism: Parallelism = Parallelism()
+    parallelism: Parallelism = SINGLE
     max_num_seqs: int = MAX_NUM_SEQS
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
     max_context_tokens: int | None = None

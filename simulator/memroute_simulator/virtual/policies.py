@@ -166,7 +166,7 @@ class QueueScored(Policy):
 
 
 class Memroute(Policy):
-    """memroute's own: the ledger of ``memroute.pressure``, ``admission.decide``, ``routing.choose``."""
+    """Our own: the ledger of ``memroute.pressure``, ``decide`` and ``choose``."""
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__(rng)

@@ -46,9 +46,9 @@ def read_trace(path: Path, *, seed: int = 0, max_context_tokens: int | None = No
             workload = _json_rows(path.stem, rows, seed)
     except (KeyError, TypeError, ValueError) as error:
         msg = (
-            f"{path} is no trace: expected Azure's CSV (TIMESTAMP,ContextTokens,GeneratedTokens) or "
-            f"JSON lines with timestamp or arrival_time_ns, input_length, output_length, hash_ids "
-            f"({error!r})"
+            f"{path} is no trace: expected Azure's CSV (TIMESTAMP,ContextTokens,GeneratedTokens) "
+            f"or JSON lines with timestamp or arrival_time_ns, input_length, output_length and "
+            f"hash_ids ({error!r})"
         )
         raise TraceError(msg) from None
     return workload if max_context_tokens is None else _fitting(workload, max_context_tokens)
@@ -71,20 +71,21 @@ def _azure(name: str, lines: list[str]) -> Workload:
 
 
 def _json_rows(name: str, rows: list[dict[str, Any]], seed: int) -> Workload:
+    notes: tuple[str, ...] = ()
     if "arrival_time_ns" in rows[0]:
         times = [row["arrival_time_ns"] / 1e9 for row in rows]
-        size, notes = SERVING_BLOCK_TOKENS, ()
+        size = SERVING_BLOCK_TOKENS
     else:
         times = [row["timestamp"] / 1e3 for row in rows]
-        size, notes = MOONCAKE_BLOCK_TOKENS, ()
+        size = MOONCAKE_BLOCK_TOKENS
         if all(time % TICK_SECONDS == 0 for time in times):
             rng = random.Random(seed)  # noqa: S311 - a workload, no secret
             times = [time + rng.random() * TICK_SECONDS for time in times]
             notes = ("spread over ticks of 3 s",)
     requests = []
     for index, row in enumerate(rows):
-        length = row.get("input_length", row.get("input_toks"))
-        output = row.get("output_length", row.get("output_toks"))
+        length = int(row["input_length"] if "input_length" in row else row["input_toks"])
+        output = int(row["output_length"] if "output_length" in row else row["output_toks"])
         ids = row.get("hash_ids") or ()
         prompt = [(block, size) for block in ids[: length // size]]
         rest = length - size * len(prompt)

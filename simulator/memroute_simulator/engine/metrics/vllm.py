@@ -65,7 +65,8 @@ class RequestTimes:
 
 def token_buckets(max_tokens: int) -> tuple[int, ...]:
     """1, 2, 5, 10, … up to the context, as vLLM's ``build_1_2_5_buckets``."""
-    buckets, scale = [], 1
+    buckets: list[int] = []
+    scale = 1
     while True:
         for factor in (1, 2, 5):
             if factor * scale > max_tokens:

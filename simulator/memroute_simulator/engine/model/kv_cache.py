@@ -167,7 +167,7 @@ class KVCache:
         return needed
 
     def admit(self, request: EngineRequest, hit_tokens: int, num_tokens: int) -> bool:
-        """Take the hit and blocks for the first ``num_tokens``; False, and nothing done, if full."""
+        """Take the hit and blocks for the first ``num_tokens``; False, nothing done, if full."""
         groups = self._groups
         request.tables = [[] for _ in groups]
         request.num_dropped_blocks = [0] * len(groups)

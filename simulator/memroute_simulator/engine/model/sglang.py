@@ -82,7 +82,7 @@ class SGLangScheduler(Scheduler):
             self._add_chunk(request, start, num_new, plan)
             chunk_left -= num_new
             input_left -= num_new
-        if not len(self.waiting) or self._prefilling and chunk_left <= 0:
+        if not len(self.waiting) or (self._prefilling and chunk_left <= 0):
             return
         size = self.cache.layout.block_size_tokens
         left = self.cache.num_free * size - sum(map(self._expected_tokens, self.running))
