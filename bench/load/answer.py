@@ -61,6 +61,11 @@ class Answer:
         self.num_events += count
         self.chunk_seconds.extend([now_seconds] * count)
 
+    def drop_last_event(self) -> None:
+        """The last one was none."""
+        self.num_events -= 1
+        self.chunk_seconds.pop()
+
     def finish(self, now_seconds: float) -> None:
         """The answer has ended; a stream without its end is cut short."""
         if self.is_stream and self.status == 200 and not self.has_end:  # noqa: PLR2004

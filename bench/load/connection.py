@@ -106,6 +106,9 @@ class Connection(asyncio.Protocol):
         now = time.perf_counter()
         if count > 0:
             answer.on_events(now, count)
+        elif count < 0:
+            # The head of the end was cut off and taken for a token's.
+            answer.drop_last_event()
         self._tail = joined[-len(ENDED) :] if not answer.has_end else b""
 
     def on_message_complete(self) -> None:
