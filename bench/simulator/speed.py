@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
+from bench.simulator.streams import Streams
+from bench.simulator.streams import measure as measure_streams
 from memroute.catalog import accelerator_by_name, architecture_for_model
 from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.virtual.cluster import Cluster, Fleet
@@ -95,6 +97,9 @@ def main(argv: Sequence[str]) -> int:
         "--policies", default="least-request,kv-in-flight,memroute",
         help="for the big fleet, separated by commas",
     )  # fmt: skip
+    parser.add_argument(
+        "--streams", default="200,1000", help="streams at once in real time, separated by commas"
+    )
     parser.add_argument("--output", choices=("table", "json"), default="table")
     options = parser.parse_args(argv)
     speeds = [
@@ -112,9 +117,10 @@ def main(argv: Sequence[str]) -> int:
         for policy in options.policies.split(",")
         if policy
     ]  # fmt: skip
+    streams = [measure_streams(int(count)) for count in options.streams.split(",") if count]
     if options.output == "json":
         rows = [asdict(s) | {"steps_per_second": s.steps_per_second} for s in speeds]
-        print(json.dumps(rows, indent=1))
+        print(json.dumps({"virtual": rows, "streams": [asdict(s) for s in streams]}, indent=1))
         return 0
     table = Table(title="The simulator's own speed, one core")
     table.add_column("what")
@@ -127,5 +133,29 @@ def main(argv: Sequence[str]) -> int:
             f"{s.num_preemptions:,}", f"{s.num_steps:,}", f"{s.virtual_seconds:,.0f}",
             f"{s.wall_seconds:,.1f}", f"{s.steps_per_second:,.0f}",
         )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 130).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    console.print(table)
+    console.print(_streams_table(streams))
     return 0
+
+
+def _streams_table(streams: Sequence[Streams]) -> Table:
+    table = Table(title="One engine process in real time: 50 tokens/s asked of every stream")
+    columns = (
+        "streams", "whole", "tokens/s each", "ITL p99 ms", "chunks/s", "engine's core",
+        "generator's core", "send lag p99 ms",
+    )  # fmt: skip
+    for name in columns:
+        table.add_column(name, justify="right")
+    for s in streams:
+        table.add_row(
+            str(s.num_streams), str(s.num_whole), f"{s.tokens_per_second_per_stream:.1f}",
+            _milliseconds(s.itl_p99_seconds), f"{s.chunks_per_second:,.0f}",
+            f"{s.engine_cpu_ratio:.0%}", f"{s.generator_cpu_ratio:.0%}",
+            _milliseconds(s.send_lag_p99_seconds),
+        )  # fmt: skip
+    return table
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.1f}"

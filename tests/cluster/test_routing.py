@@ -56,7 +56,8 @@ class Load:
             )
             replica = raw.headers["x-memroute-replica"]
             async for chunk in raw.parse():
-                got += bool(chunk.choices)
+                # A chat's first chunk has a role and no content.
+                got += bool(chunk.choices and chunk.choices[0].delta.content)
             outcome = "served" if got == 150 else f"short {got}"
         except openai.APIStatusError as error:
             outcome = f"{error.status_code} {error.response.headers.get('x-memroute-reason')}"

@@ -20,7 +20,7 @@ from memroute_simulator.workloads.lengths import percentile
 NUM_REPLICAS = 6
 KV_TOKENS = 105_000
 NUM_REQUESTS = 12_000
-RATES = (120, 140, 150, 160, 170, 180, 190, 200)
+RATES = (120, 130, 135, 140, 145, 150, 160, 180)
 POLICIES = ("random", "round-robin", "least-request", "gie-kv-queue", "kv-in-flight", "memroute")
 
 

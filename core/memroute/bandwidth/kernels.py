@@ -119,7 +119,7 @@ _RTX_PRO_6000 = KernelRates(
     prefill=PrefillAttention(
         call_microseconds=0.0, token_nanoseconds=39.4, cached_token_nanoseconds=10.4, flops=303e12
     ),
-    link_ratio=0.62, link_microseconds=15.0, error_ratio=0.06,
+    link_ratio=0.68, link_microseconds=10.0, error_ratio=0.06,
     source="kernel profile (LLMServingSim, RTX PRO 6000, bf16)",
 )  # fmt: skip
 

@@ -235,9 +235,7 @@ class Generation:
                 seen = 0
                 while seen < wanted:
                     available = await choice.stream.wait_beyond(seen)
-                    if not seen and parsed.is_chat:
-                        await response.write(shape.role_chunk(index))
-                    chunks = []
+                    chunks = [shape.role_chunk(index)] if parsed.is_chat and not seen else []
                     while seen < available:
                         seen += 1
                         sent += 1
