@@ -119,12 +119,16 @@ def read_run(folder: Path, model_configs: Path | None) -> RecordedRun:
         raise RunError(msg) from None
     architecture = _architecture(str(meta.get("model") or kwargs.get("model")), model_configs)
     accelerator = _accelerator(meta, folder.name)
-    workload = _workload(folder, meta)
-    requests = _requests(rows, workload)
     blocks = (meta.get("kv_cache") or {}).get("num_gpu_blocks")
+    try:
+        requests = _requests(rows, _workload(folder, meta))
+        spec = _spec(kwargs, meta, architecture, accelerator, blocks)
+    except (KeyError, TypeError, ValueError, MemrouteError) as error:
+        msg = f"{folder}: cannot be replayed ({error!r})"
+        raise RunError(msg) from None
     return RecordedRun(
         name=folder.name,
-        spec=_spec(kwargs, meta, architecture, accelerator, blocks),
+        spec=spec,
         requests=requests,
         samples=_samples(folder / "timeseries.csv"),
         num_preemptions=_preemptions(meta, rows),

@@ -159,6 +159,10 @@ def test_what_cannot_be_read_is_said(tmp_path):
     with pytest.raises(RunError, match="is an accelerator"):
         read_run(tmp_path / "Y" / "unknown-gpu", None)
     make_run(tmp_path / "Z" / "H100_x", spec=spec_of(), meta=META | {"model": "no/model"}, count=3)
+    odd = META | {"engine_kwargs": META["engine_kwargs"] | {"quantization": "odd"}}
+    make_run(tmp_path / "V" / "H100_x", spec=spec_of(), meta=odd, count=3)
+    with pytest.raises(RunError, match="cannot be replayed"):
+        read_run(tmp_path / "V" / "H100_x", None)
     with pytest.raises(RunError, match="no configuration of no/model"):
         read_run(tmp_path / "Z" / "H100_x", tmp_path)
 

@@ -135,7 +135,14 @@ def _notes(answers: Answers) -> list[str]:
             f"No public log says what {', '.join(sorted(names))} leaves to processes; "
             "0.75 GiB are taken off."
         )
-    notes.append("Needed: expected to reserved. Rates are rooflines, good to some 25 %.")
+    errors = {
+        option.accelerator.name: option.throughput.error_ratio
+        for option in options
+        if option.throughput is not None
+    }
+    surely = ", ".join(f"{name} {error:.0%}" for name, error in errors.items())
+    rates = f" Rates are priced by kernels and may be off by: {surely}." if surely else ""
+    notes.append(f"Needed: expected to reserved.{rates}")
     return notes
 
 
@@ -176,6 +183,7 @@ def _option_document(found: Option | NoOption, prices: dict[str, float]) -> dict
         "longestContextTokens": found.longest_context_tokens,
         "tokensPerSecond": None if rate is None else rate.tokens_per_second,
         "stepSeconds": None if rate is None else rate.step_seconds,
+        "rateErrorRatio": None if rate is None else rate.error_ratio,
         "ttftSeconds": None if rate is None else rate.ttft_seconds,
         "bound": None if rate is None else rate.bound.value,
         "costPerMillionTokens": cost_per_million(found, prices),

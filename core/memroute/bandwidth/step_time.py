@@ -18,7 +18,7 @@ Pure arithmetic over a table made once: a step costs microseconds to price.
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -211,6 +211,14 @@ class StepTime:
             done += chunk
         return seconds
 
+    def is_compute_bound(self, num_sequences: int, context_tokens: int) -> bool:
+        """Whether arithmetic takes longer in a decode step than what is moved."""
+        batch = StepBatch(
+            num_decodes=num_sequences, decode_context_tokens=num_sequences * context_tokens
+        )
+        moved = self._dense.at(1)
+        return self._dense.at(num_sequences) - moved > moved + self._attention_seconds(batch)
+
     def _attention_seconds(self, batch: StepBatch) -> float:
         total = 0.0
         decodes, context = batch.num_decodes, batch.decode_context_tokens
@@ -251,20 +259,23 @@ class _Shapes:
         self.rates = rates
         self._accelerator = accelerator
         self._format = weight_format
-        self._fused: defaultdict[tuple[str, int], list[Module]] = defaultdict(list)
-        self._experts: list[Module] = []
         self._heads: list[Module] = []
+        fused: defaultdict[tuple[str, int], list[Module]] = defaultdict(list)
+        experts: list[Module] = []
         for module in modules_of(architecture):
             if module.is_table:
                 self._heads.append(module)
             elif module.split is Split.EXPERTS:
-                self._experts.append(module)
+                experts.append(module)
             elif module.is_linear and module.num_inputs > 1:
                 parent = module.name.rsplit(".", 1)[0]
                 is_fused = module.axis is Axis.OUTPUTS
-                self._fused[parent if is_fused else module.name, module.num_inputs].append(module)
-        if not self._fused and not self._experts:
+                fused[parent if is_fused else module.name, module.num_inputs].append(module)
+        if not fused and not experts:
             raise UnknownWeightsError(architecture.family, "its matrices")
+        # Layers repeat: each kind of call is priced once.
+        self._fused = _counted(fused.values(), self._kind)
+        self._experts = _counted([[module] for module in experts], self._kind)
 
     @property
     def has_experts(self) -> bool:
@@ -307,8 +318,18 @@ class _Shapes:
         )
 
     def _matrices_seconds(self, knot: Knot) -> float:
-        seconds = sum(self._call_seconds(modules, knot) for modules in self._fused.values())
-        return seconds + sum(self._experts_seconds(module, knot.tokens) for module in self._experts)
+        seconds = sum(count * self._call_seconds(modules, knot) for modules, count in self._fused)
+        return seconds + sum(
+            count * self._experts_seconds(modules[0], knot.tokens)
+            for modules, count in self._experts
+        )
+
+    def _kind(self, module: Module) -> object:
+        """What of a module decides its price."""
+        return (
+            module.num_inputs, module.num_outputs, module.num_copies, module.split, module.axis,
+            module.num_units, module.dtype_bytes, self._format.covers(module),
+        )  # fmt: skip
 
     def _call_seconds(self, modules: Sequence[Module], knot: Knot) -> float:
         picoseconds = 0.0
@@ -343,6 +364,18 @@ class _Shapes:
         growth = knot.elementwise_microseconds - first
         width = _elementwise_bytes(self.architecture, self.parallelism) / REFERENCE_WIDTH_BYTES
         return self.architecture.num_layers * (first + growth * width) * 1e-6
+
+
+def _counted(
+    calls: Iterable[list[Module]], kind: Callable[[Module], object]
+) -> list[tuple[list[Module], int]]:
+    """Calls of equal kinds, one of each, and how many there are."""
+    counted: dict[object, tuple[list[Module], int]] = {}
+    for modules in calls:
+        key = tuple(kind(module) for module in modules)
+        first, count = counted.get(key, (modules, 0))
+        counted[key] = (first, count + 1)
+    return list(counted.values())
 
 
 def _interpolated(knots: Sequence[Knot], tokens: float) -> float:

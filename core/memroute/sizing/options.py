@@ -8,7 +8,7 @@ the fewest devices: quality first, then cost.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from memroute.bandwidth import Roofline, Throughput
+from memroute.bandwidth import Throughput, throughput_of
 from memroute.catalog import Accelerator
 from memroute.errors import UnknownWeightsError, UnsupportedShapeError
 from memroute.footprint import (
@@ -171,7 +171,9 @@ def _option(
     throughput = None
     if users and shape.architecture.is_exact:
         # Half of the answer is there on average; the engine runs no more than its limit.
-        throughput = Roofline(shape=shape, accelerator=accelerator).throughput(
+        throughput = throughput_of(
+            shape,
+            accelerator,
             num_sequences=shape.max_num_seqs,
             context_tokens=question.prompt_tokens + question.output_tokens // 2,
             max_sequences=users,
