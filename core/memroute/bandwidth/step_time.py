@@ -9,29 +9,20 @@ step = sum over matrices  w * s(m) + c(m)           s, c: prices at m tokens (ke
      + the engine's own CPU                         0.2 ms and 20 us per sequence
 ```
 
-Query, key and value (and gate and up) are one matrix, as engines fuse them. Experts: of E, a
-step over m tokens touches ``E (1 - (1 - k/E)^m)``, each with its share of the tokens.
-Quantized weights move fewer bytes; 8-bit floats also multiply at their own peak.
-
-Pure arithmetic over a table made once: a step costs microseconds to price.
+Pure arithmetic over tables made once (``matrices.py``): a step costs microseconds to price.
 """
 
-from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from memroute.bandwidth.kernels import (
     REFERENCE_KV_HEADS,
     REFERENCE_QUERY_WIDTH,
-    REFERENCE_WIDTH_BYTES,
     KernelRates,
-    Knot,
     kernel_rates,
 )
+from memroute.bandwidth.matrices import PriceTable, RankMatrices
 from memroute.catalog import Accelerator
-from memroute.errors import UnknownWeightsError
 from memroute.footprint import (
     KVCacheDtype,
     ModelArchitecture,
@@ -39,19 +30,16 @@ from memroute.footprint import (
     Quantization,
     kv_cache_layout,
 )
-from memroute.footprint.architecture import MLP, Attention, LatentAttention, MixtureOfExperts
+from memroute.footprint.architecture import Attention, LatentAttention
 from memroute.footprint.kv_cache.cells import CellKind
-from memroute.footprint.weights.model import experts_of, resolve_format
-from memroute.footprint.weights.modules import Axis, Module, Split, modules_of
-from memroute.footprint.weights.quantization import WeightFormat
-from memroute.footprint.weights.sharding import SINGLE, rank_module_bytes, rank_shape
+from memroute.footprint.weights.model import resolve_format
+from memroute.footprint.weights.sharding import SINGLE
 
 CPU_STEP_SECONDS = 0.2e-3
 CPU_SEQUENCE_SECONDS = 20e-6
 # Fitted on the two public runs of vLLM 0.19 in LLMServingSim's repository: calibration.
 SAMPLER_SECONDS = 25e-6
 SAMPLER_BYTES_PER_LOGIT = 4
-EXCHANGES_PER_LAYER = 2
 UNSEEN_SHAPE_ERROR_RATIO = 0.04
 # A model whose matrices the prices were not fitted on: tiles fall otherwise.
 LINK_ERROR_RATIO = 0.4
@@ -84,22 +72,6 @@ class StepBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
-    """A piecewise linear function of a count, extended by its last slope."""
-
-    counts: tuple[int, ...]
-    seconds: tuple[float, ...]
-
-    def at(self, count: int) -> float:
-        """Seconds at a count of at least 1."""
-        counts, seconds = self.counts, self.seconds
-        index = min(max(bisect_right(counts, count) - 1, 0), len(counts) - 2)
-        low, high = counts[index], counts[index + 1]
-        share = (count - low) / (high - low)
-        return seconds[index] + share * (seconds[index + 1] - seconds[index])
-
-
-@dataclass(frozen=True, slots=True)
 class _AttentionLayers:
     """Equal attention layers of one rank."""
 
@@ -126,8 +98,8 @@ class StepTime:
     error_ratio: float
     """How far a step may be off: a fit's own error, or an estimate where nothing was measured."""
     source: str
-    _dense: _Table
-    _head: _Table
+    _dense: PriceTable
+    _head: PriceTable
     _rates: KernelRates
     _attention: tuple[_AttentionLayers, ...]
     _state_seconds_per_sequence: float
@@ -155,17 +127,17 @@ class StepTime:
         """
         rates = kernel_rates(accelerator)
         weight_format = resolve_format(architecture, quantization)
-        shapes = _Shapes(architecture, accelerator, rates, weight_format, parallelism)
+        matrices = RankMatrices(architecture, accelerator, rates, weight_format, parallelism)
         layers = _attention_layers(architecture, parallelism, kv_cache_dtype)
         stages = parallelism.pipeline_parallel_size
         vocabulary = (architecture.vocab_size or 0) / parallelism.tensor_parallel_size
         bandwidth = accelerator.bandwidth_bytes_per_second * 0.9
         state_bytes = _state_bytes(architecture, parallelism, kv_cache_dtype)
         return cls(
-            error_ratio=_error_ratio(shapes),
+            error_ratio=_error_ratio(matrices),
             source=rates.source,
-            _dense=shapes.dense(),
-            _head=shapes.head(),
+            _dense=matrices.dense(),
+            _head=matrices.head(),
             _rates=rates,
             _attention=layers,
             _state_seconds_per_sequence=2 * state_bytes / bandwidth,
@@ -243,167 +215,6 @@ class StepTime:
         return total * 1e-6
 
 
-class _Shapes:
-    """The matrices of one rank, fused, and their price at each number of tokens."""
-
-    def __init__(
-        self,
-        architecture: ModelArchitecture,
-        accelerator: Accelerator,
-        rates: KernelRates,
-        weight_format: WeightFormat,
-        parallelism: Parallelism,
-    ) -> None:
-        self.architecture = architecture
-        self.parallelism = parallelism
-        self.rates = rates
-        self._accelerator = accelerator
-        self._format = weight_format
-        self._heads: list[Module] = []
-        fused: defaultdict[tuple[str, int], list[Module]] = defaultdict(list)
-        experts: list[Module] = []
-        for module in modules_of(architecture):
-            if module.is_table:
-                self._heads.append(module)
-            elif module.split is Split.EXPERTS:
-                experts.append(module)
-            elif module.is_linear and module.num_inputs > 1:
-                parent = module.name.rsplit(".", 1)[0]
-                is_fused = module.axis is Axis.OUTPUTS
-                fused[parent if is_fused else module.name, module.num_inputs].append(module)
-        if not fused and not experts:
-            raise UnknownWeightsError(architecture.family, "its matrices")
-        # Layers repeat: each kind of call is priced once.
-        self._fused = _counted(fused.values(), self._kind)
-        self._experts = _counted([[module] for module in experts], self._kind)
-
-    @property
-    def has_experts(self) -> bool:
-        """Whether tokens are routed."""
-        return bool(self._experts)
-
-    @property
-    def stages(self) -> int:
-        """Pipeline stages: a step passes all, each with its share."""
-        return self.parallelism.pipeline_parallel_size
-
-    def exchange_seconds(self, num_tokens: int) -> float:
-        """All-reduces of one step."""
-        tp = self.parallelism.tensor_parallel_size
-        if tp == 1:
-            return 0.0
-        count = EXCHANGES_PER_LAYER * self.architecture.num_layers
-        moved = 2 * (tp - 1) / tp * 2 * num_tokens * self.architecture.hidden_size
-        rate = self._accelerator.link_bytes_per_second * self.rates.link_ratio
-        return count * (self.rates.link_microseconds * 1e-6 + moved / rate)
-
-    def dense(self) -> _Table:
-        """Everything whose price follows from the number of tokens alone."""
-        return _Table(
-            tuple(knot.tokens for knot in self.rates.knots),
-            tuple(
-                self._matrices_seconds(knot)
-                + self._elementwise_seconds(knot)
-                + self.exchange_seconds(knot.tokens)
-                for knot in self.rates.knots
-            ),
-        )
-
-    def head(self) -> _Table:
-        """The output head, by the number of sequences that get a token."""
-        head = next((m for m in self._heads if m.name == "lm_head"), self._heads[0])
-        return _Table(
-            tuple(knot.tokens for knot in self.rates.knots),
-            tuple(self._call_seconds([head], knot) for knot in self.rates.knots),
-        )
-
-    def _matrices_seconds(self, knot: Knot) -> float:
-        seconds = sum(count * self._call_seconds(modules, knot) for modules, count in self._fused)
-        return seconds + sum(
-            count * self._experts_seconds(modules[0], knot.tokens)
-            for modules, count in self._experts
-        )
-
-    def _kind(self, module: Module) -> object:
-        """What of a module decides its price."""
-        return (
-            module.num_inputs, module.num_outputs, module.num_copies, module.split, module.axis,
-            module.num_units, module.dtype_bytes, self._format.covers(module),
-        )  # fmt: skip
-
-    def _call_seconds(self, modules: Sequence[Module], knot: Knot) -> float:
-        picoseconds = 0.0
-        for module in modules:
-            shape = rank_shape(module, self.parallelism, self._format)
-            weights = shape.num_outputs * shape.num_inputs * shape.num_copies
-            picoseconds += weights * self._price(module, knot.picoseconds_per_weight)
-        return picoseconds * 1e-12 + knot.call_microseconds * 1e-6
-
-    def _experts_seconds(self, module: Module, num_tokens: int) -> float:
-        moe = experts_of(self.architecture, module)
-        shape = rank_shape(module, self.parallelism, self._format)
-        touched = 1 - (1 - moe.num_experts_per_token / moe.num_experts) ** num_tokens
-        each = num_tokens * moe.num_experts_per_token / (moe.num_experts * touched)
-        weights = shape.num_outputs * shape.num_inputs * shape.num_copies * touched
-        price = self._price(module, _interpolated(self.rates.knots, max(1.0, each)))
-        return weights * price * 1e-12 + self.rates.knots[0].call_microseconds * 1e-6
-
-    def _price(self, module: Module, picoseconds: float) -> float:
-        """The price of a weight in the format that it is stored in."""
-        if not self._format.covers(module):
-            return picoseconds * module.dtype_bytes / 2
-        floor = self.rates.knots[0].picoseconds_per_weight
-        stored = rank_module_bytes(module, SINGLE, self._format) / module.num_parameters
-        speedup = 1.0
-        if self._format.bits == 8 and self._accelerator.fp8_flops:  # noqa: PLR2004 - fp8
-            speedup = self._accelerator.fp8_flops / self._accelerator.bf16_flops
-        return floor * stored / 2 + max(0.0, picoseconds - floor) / speedup
-
-    def _elementwise_seconds(self, knot: Knot) -> float:
-        first = self.rates.knots[0].elementwise_microseconds
-        growth = knot.elementwise_microseconds - first
-        width = _elementwise_bytes(self.architecture, self.parallelism) / REFERENCE_WIDTH_BYTES
-        return self.architecture.num_layers * (first + growth * width) * 1e-6
-
-
-def _counted(
-    calls: Iterable[list[Module]], kind: Callable[[Module], object]
-) -> list[tuple[list[Module], int]]:
-    """Calls of equal kinds, one of each, and how many there are."""
-    counted: dict[object, tuple[list[Module], int]] = {}
-    for modules in calls:
-        key = tuple(kind(module) for module in modules)
-        first, count = counted.get(key, (modules, 0))
-        counted[key] = (first, count + 1)
-    return list(counted.values())
-
-
-def _interpolated(knots: Sequence[Knot], tokens: float) -> float:
-    for low, high in pairwise(knots):
-        if tokens <= high.tokens:
-            share = (tokens - low.tokens) / (high.tokens - low.tokens)
-            rise = high.picoseconds_per_weight - low.picoseconds_per_weight
-            return low.picoseconds_per_weight + share * rise
-    return knots[-1].picoseconds_per_weight * tokens / knots[-1].tokens
-
-
-def _elementwise_bytes(architecture: ModelArchitecture, parallelism: Parallelism) -> float:
-    """Bytes per token and layer that norms, activations and rotary embeddings move."""
-    tp = parallelism.tensor_parallel_size
-    layer = architecture.layers[0]
-    inner = 0.0
-    for feed_forward in layer.feed_forwards or ():
-        if isinstance(feed_forward, MLP):
-            inner += 3 * feed_forward.intermediate_size / tp
-        elif isinstance(feed_forward, MixtureOfExperts):
-            inner += 3 * feed_forward.intermediate_size * feed_forward.num_experts_per_token / tp
-    rotary = 0.0
-    if isinstance(layer.mixer, Attention):
-        heads = layer.mixer.num_heads + layer.mixer.num_kv_heads
-        rotary = 2 * heads * layer.mixer.head_dim / tp
-    return 2 * (inner + 8 * architecture.hidden_size + rotary)
-
-
 def _attention_layers(
     architecture: ModelArchitecture, parallelism: Parallelism, dtype: KVCacheDtype
 ) -> tuple[_AttentionLayers, ...]:
@@ -450,12 +261,12 @@ def _state_bytes(
     )
 
 
-def _error_ratio(shapes: _Shapes) -> float:
+def _error_ratio(matrices: RankMatrices) -> float:
     """How far a decode step of 64 sequences may be off, all doubts added."""
-    error = shapes.rates.error_ratio + UNSEEN_SHAPE_ERROR_RATIO
-    if shapes.has_experts:
+    error = matrices.rates.error_ratio + UNSEEN_SHAPE_ERROR_RATIO
+    if matrices.has_experts:
         error += EXPERTS_ERROR_RATIO
-    exchange = shapes.exchange_seconds(64)
+    exchange = matrices.exchange_seconds(64)
     if exchange:
-        error += LINK_ERROR_RATIO * exchange / shapes.dense().at(64)
+        error += LINK_ERROR_RATIO * exchange / matrices.dense().at(64)
     return error

@@ -60,7 +60,7 @@ def workload_by_name(
     if generator is not None:
         rng = random.Random(f"{name}/{seed}")  # noqa: S311 - a workload, no secret
         workload = generator(rng, num_requests, rate_per_second)
-        return _fitting(workload, max_context_tokens)
+        return workload.within(max_context_tokens)
     path = _trace_path(name)
     if path is None:
         known = ", ".join(GENERATORS)
@@ -89,22 +89,3 @@ def _trace_path(name: str) -> Path | None:
         if files:
             return files[0]
     return None
-
-
-def _fitting(workload: Workload, max_context_tokens: int | None) -> Workload:
-    if max_context_tokens is None:
-        return workload
-    kept = tuple(
-        session
-        for session in workload.sessions
-        if all(
-            request.num_prompt_tokens + request.num_output_tokens <= max_context_tokens
-            for request in session.requests
-        )
-    )
-    dropped = len(workload.sessions) - len(kept)
-    note = (
-        f"{dropped} of {len(workload.sessions)} sessions dropped: over {max_context_tokens} tokens"
-    )
-    notes = (*workload.notes, note) if dropped else workload.notes
-    return Workload(name=workload.name, sessions=kept, notes=notes)

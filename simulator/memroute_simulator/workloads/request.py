@@ -89,6 +89,24 @@ class Workload:
         note = f"gaps divided by {factor:g}"
         return Workload(name=self.name, sessions=sessions, notes=(*self.notes, note))
 
+    def within(self, max_context_tokens: int | None) -> "Workload":
+        """Without the sessions that an engine of that context would refuse; None: all."""
+        if max_context_tokens is None:
+            return self
+        kept = tuple(
+            session
+            for session in self.sessions
+            if all(
+                request.num_prompt_tokens + request.num_output_tokens <= max_context_tokens
+                for request in session.requests
+            )
+        )
+        dropped = len(self.sessions) - len(kept)
+        if not dropped:
+            return self
+        note = f"{dropped} of {len(self.sessions)} dropped: over {max_context_tokens} tokens"
+        return Workload(name=self.name, sessions=kept, notes=(*self.notes, note))
+
     def first(self, num_requests: int) -> "Workload":
         """The first so many sessions."""
         return Workload(name=self.name, sessions=self.sessions[:num_requests], notes=self.notes)

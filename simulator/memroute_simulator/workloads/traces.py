@@ -51,7 +51,7 @@ def read_trace(path: Path, *, seed: int = 0, max_context_tokens: int | None = No
             f"hash_ids ({error!r})"
         )
         raise TraceError(msg) from None
-    return workload if max_context_tokens is None else _fitting(workload, max_context_tokens)
+    return workload.within(max_context_tokens)
 
 
 def _azure(name: str, lines: list[str]) -> Workload:
@@ -99,19 +99,3 @@ def _json_rows(name: str, rows: list[dict[str, Any]], seed: int) -> Workload:
             )
         )
     return open_loop(name, times, requests, notes)
-
-
-def _fitting(workload: Workload, max_context_tokens: int) -> Workload:
-    kept = tuple(
-        session
-        for session in workload.sessions
-        if all(
-            request.num_prompt_tokens + request.num_output_tokens <= max_context_tokens
-            for request in session.requests
-        )
-    )
-    dropped = len(workload.sessions) - len(kept)
-    if not dropped:
-        return workload
-    note = f"{dropped} of {len(workload.sessions)} dropped: over {max_context_tokens} tokens"
-    return Workload(name=workload.name, sessions=kept, notes=(*workload.notes, note))

@@ -226,6 +226,15 @@ class Scheduler(ABC):
         self._plan_change(request, num_tokens)
         return True
 
+    def _has_adapter_slot(self, request: EngineRequest) -> bool:
+        """Whether the request's adapter is in the step already, or there is a slot for it."""
+        return (
+            request.adapter is None
+            or self.max_adapters is None
+            or request.adapter in self._adapters
+            or len(self._adapters) < self.max_adapters
+        )
+
     def _enter(self, request: EngineRequest, hit_tokens: int) -> None:
         """A waiting request joins the running set."""
         request.state = RequestState.PREFILLING
@@ -242,6 +251,11 @@ class Scheduler(ABC):
         else:
             self.counts.num_recomputed_tokens += request.num_tokens - hit_tokens
         request.num_computed_tokens = hit_tokens
+
+    def _add_chunk(self, request: EngineRequest, start: int, num_new: int, plan: StepPlan) -> None:
+        """A chunk of the request's prompt is computed in this step."""
+        self.cache.key_full_blocks(request, start + num_new)
+        plan.prefills.append(PrefillChunk(request, num_new, start, request.epoch))
 
     def _leave(self, request: EngineRequest) -> None:
         """A running request leaves the running set; its counts are settled."""

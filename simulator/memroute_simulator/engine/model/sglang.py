@@ -15,7 +15,7 @@ Pages are the layout's blocks: SGLang's own default is a page of one token.
 from memroute_simulator.engine.model.kv_cache import KVCache
 from memroute_simulator.engine.model.queue import SchedulingPolicy
 from memroute_simulator.engine.model.request import EngineRequest, RequestState
-from memroute_simulator.engine.model.scheduler import PrefillChunk, Scheduler, StepPlan
+from memroute_simulator.engine.model.scheduler import Scheduler, StepPlan
 
 INIT_NEW_TOKEN_RATIO = 0.7
 MIN_NEW_TOKEN_RATIO_FACTOR = 0.14
@@ -107,24 +107,12 @@ class SGLangScheduler(Scheduler):
             input_left -= num_new
             left -= needed
 
-    def _has_adapter_slot(self, request: EngineRequest) -> bool:
-        return (
-            request.adapter is None
-            or self.max_adapters is None
-            or request.adapter in self._adapters
-            or len(self._adapters) < self.max_adapters
-        )
-
     def _may_generate(self, request: EngineRequest) -> int:
         allowed = request.max_output_tokens or request.num_output_tokens
         return min(max(allowed - self.num_generated(request), 0), CLIP_MAX_NEW_TOKENS)
 
     def _expected_tokens(self, request: EngineRequest) -> float:
         return self._may_generate(request) * self.new_token_ratio
-
-    def _add_chunk(self, request: EngineRequest, start: int, num_new: int, plan: StepPlan) -> None:
-        self.cache.key_full_blocks(request, start + num_new)
-        plan.prefills.append(PrefillChunk(request, num_new, start, request.epoch))
 
     # Decode.
 

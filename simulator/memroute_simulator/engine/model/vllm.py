@@ -18,7 +18,7 @@ from memroute.footprint.kv_cache.cells import CellKind
 from memroute_simulator.engine.model.kv_cache import KVCache
 from memroute_simulator.engine.model.queue import SchedulingPolicy
 from memroute_simulator.engine.model.request import EngineRequest, RequestState
-from memroute_simulator.engine.model.scheduler import PrefillChunk, Scheduler, StepPlan
+from memroute_simulator.engine.model.scheduler import Scheduler, StepPlan
 
 
 class VLLMScheduler(Scheduler):
@@ -136,14 +136,6 @@ class VLLMScheduler(Scheduler):
         for request in reversed(passed_over):
             self.waiting.push_front(request)
 
-    def _has_adapter_slot(self, request: EngineRequest) -> bool:
-        return (
-            request.adapter is None
-            or self.max_adapters is None
-            or request.adapter in self._adapters
-            or len(self._adapters) < self.max_adapters
-        )
-
     def _chunk_tokens(self, request: EngineRequest, start: int, budget: int) -> int:
         num_new = min(request.num_tokens - start, budget)
         if 0 < self.long_prefill_token_threshold < num_new:
@@ -157,7 +149,3 @@ class VLLMScheduler(Scheduler):
             if aligned > start or self._chunk_alignment <= self.max_num_batched_tokens:
                 end = aligned
         return max(0, end - start)
-
-    def _add_chunk(self, request: EngineRequest, start: int, num_new: int, plan: StepPlan) -> None:
-        self.cache.key_full_blocks(request, start + num_new)
-        plan.prefills.append(PrefillChunk(request, num_new, start, request.epoch))
