@@ -10,6 +10,7 @@ from memroute_router.metrics import RouterMetrics
 from memroute_router.pools import Pools
 from memroute_router.proxy import Outcome
 from memroute_router.settings import parse_settings as parse_router
+from memroute_simulator.engine.arguments import engine_parser
 
 
 def names(text):
@@ -30,9 +31,14 @@ def test_the_metrics_page_lists_exactly_what_is_exported(repository):
 def test_the_settings_page_lists_exactly_the_flags(repository):
     text = (repository / "docs" / "reference" / "settings.md").read_text()
     operator_part, router_part = text.split("## memroute-router")
+    router_part, engine_part = router_part.split("## memroute-simulator engine")
     for part, settings in ((operator_part, parse_operator([])), (router_part, parse_router([]))):
         flags = {f"--{name.replace('_', '-')}" for name in settings.__slots__}
         assert {name for name in names(part) if name.startswith("--")} == flags
+    flags = {flag for action in engine_parser()._actions for flag in action.option_strings}
+    told = {name for name in names(engine_part) if name.startswith("--")}
+    short = {"-h", "--help", "-tp", "-pp", "-dp", "--no-enable-prefix-caching"}
+    assert told == flags - short
 
 
 def test_the_errors_page_knows_every_reason(repository):

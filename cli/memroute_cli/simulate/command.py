@@ -18,6 +18,7 @@ from memroute_simulator.virtual.cluster import Cluster
 from memroute_simulator.virtual.outcome import summarize
 from memroute_simulator.virtual.policies import NEEDS_PREFIX_ORACLE, POLICIES
 from memroute_simulator.workloads import GENERATORS
+from memroute_simulator.workloads.benchmarks import MIXES
 
 WIDTH_WITHOUT_TERMINAL = 170
 
@@ -175,7 +176,7 @@ def _list(console: Console) -> None:
     console.print("[bold]workloads[/bold] (or a trace file, or its name under MEMROUTE_TRACES)")
     for name, generator in GENERATORS.items():
         function = getattr(generator, "func", generator)
-        text = (function.__doc__ or "").splitlines()[0]
+        text = MIXES[name].about if name in MIXES else (function.__doc__ or "").splitlines()[0]
         console.print(f"  {name:24} {text}")
     console.print("[bold]policies[/bold]")
     for name in POLICIES:

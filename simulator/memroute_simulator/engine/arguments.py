@@ -148,7 +148,8 @@ class EngineArguments:
         return spec
 
 
-def _parser() -> argparse.ArgumentParser:
+def engine_parser() -> argparse.ArgumentParser:
+    """The flags."""
     parser = argparse.ArgumentParser(
         prog="memroute-simulator engine",
         description="A simulated inference engine behind vLLM's HTTP surface.",
@@ -214,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def parse_arguments(argv: Sequence[str]) -> EngineArguments:
     """Read the flags; an unknown one ends the program, as it does vLLM."""
-    parser = _parser()
+    parser = engine_parser()
     known: dict[str, Any] = vars(parser.parse_args(argv))
     names = known.pop("served_model_name")
     events = known.pop("kv_events_config")

@@ -40,7 +40,7 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaReading:
+class EngineGauges:
     """What a scrape of the replica says, all ranks together."""
 
     num_running: int
@@ -100,10 +100,10 @@ class VirtualReplica:
             for rank in self._ranks
         )
 
-    def reading(self) -> ReplicaReading:
+    def reading(self) -> EngineGauges:
         """What a scrape would say now."""
         schedulers = self.schedulers
-        return ReplicaReading(
+        return EngineGauges(
             num_running=sum(s.num_running for s in schedulers),
             num_waiting=sum(s.num_waiting for s in schedulers)
             + sum(len(rank.inbox) for rank in self._ranks),

@@ -93,19 +93,30 @@ class Mix:
     inputs: Lengths
     outputs: Lengths
     rate: float
+    about: str
 
 
 MIXES = {
-    "chatbot": Mix(ClippedNormal(4096, 2048, 10, 8192), ClippedNormal(1024, 512, 1, 2048), 4),
-    "summarization": Mix(ClippedNormal(2048, 1024, 10, 8192), ClippedNormal(256, 128, 1, 512), 4),
-    "code-completion": Mix(ClippedNormal(2048, 1024, 10, 8192), ClippedNormal(128, 64, 1, 256), 4),
-    "heavy-heterogeneous": Mix(
-        ClippedNormal(8000, 8500, 50, 30_000), ClippedNormal(800, 1500, 20, 8000), 1
+    "chatbot": Mix(
+        ClippedNormal(4096, 2048, 10, 8192), ClippedNormal(1024, 512, 1, 2048), 4,
+        "Long chats: 4,096 in and 1,024 out, normal (llm-d-benchmark).",
     ),
-    "content-generation": Mix(Constant(1024), Constant(1024), 4),
-    "multi-document": Mix(Constant(10_240), Constant(1536), 1),
-    "uniform": Mix(Constant(1024), Constant(256), 4),
-}
+    "summarization": Mix(
+        ClippedNormal(2048, 1024, 10, 8192), ClippedNormal(256, 128, 1, 512), 4,
+        "2,048 in and 256 out, normal (llm-d-benchmark).",
+    ),
+    "code-completion": Mix(
+        ClippedNormal(2048, 1024, 10, 8192), ClippedNormal(128, 64, 1, 256), 4,
+        "2,048 in and 128 out, normal (llm-d-benchmark).",
+    ),
+    "heavy-heterogeneous": Mix(
+        ClippedNormal(8000, 8500, 50, 30_000), ClippedNormal(800, 1500, 20, 8000), 1,
+        "50 to 30,000 in and 20 to 8,000 out: the mix that presses memory most (guidellm).",
+    ),
+    "content-generation": Mix(Constant(1024), Constant(1024), 4, "1,024 in and out (BLIS)."),
+    "multi-document": Mix(Constant(10_240), Constant(1536), 1, "10,240 in, 1,536 out (BLIS)."),
+    "uniform": Mix(Constant(1024), Constant(256), 4, "1,024 in and 256 out, always."),
+}  # fmt: skip
 
 
 def mix(rng: random.Random, count: int, rate: float | None, *, name: str) -> Workload:

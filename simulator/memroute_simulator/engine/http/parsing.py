@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from memroute_simulator.engine.http.errors import (
-    APIError,
     bad_parameter,
     bad_request,
     context_exceeded,
@@ -186,6 +185,3 @@ def _check_sampling(
         outside = next((token for token in prompt if not 0 <= token < vocab_size), None)
         if outside is not None:
             raise bad_request(f"Token id {outside} is out of vocabulary")
-
-
-__all__ = ["APIError", "GenerationRequest", "parse", "read_body"]
