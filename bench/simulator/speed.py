@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--replicas", type=int, default=1000)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument(
-        "--policies", default="least-request,kv-in-flight,memroute",
+        "--policies", default="least-request,kv-in-flight",
         help="for the big fleet, separated by commas",
     )  # fmt: skip
     parser.add_argument(

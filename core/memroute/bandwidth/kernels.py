@@ -19,6 +19,13 @@ from dataclasses import dataclass
 
 from memroute.catalog import Accelerator
 
+NVLINK_RATIO, NVLINK_MICROSECONDS = 0.62, 4.0
+# What is left of the database's tensor-parallel rows once their matrices are paid: 264 and 295 of
+# 450 GB/s on H100, 291 on H200, 190 of 300 on A100.
+PCIE_BYTES_PER_SECOND = 64e9
+PCIE_LINK_RATIO, PCIE_LINK_MICROSECONDS = 0.60, 26.0
+# Not measured: halfway between a one-shot all-reduce between peers (some 36 us for the 1.3 MB of
+# 128 tokens over PCIe 5) and NCCL through host memory (some 100 us). The machine decides which.
 REFERENCE_WIDTH_BYTES = 172_032
 # Llama-3.1-8B's elementwise kernels (activation, two norms, rotary) move so much per token.
 REFERENCE_KV_HEADS = 8
@@ -99,7 +106,7 @@ _RTX_4090 = KernelRates(
     prefill=PrefillAttention(
         call_microseconds=0.0, token_nanoseconds=54.8, cached_token_nanoseconds=15.3, flops=136e12
     ),
-    link_ratio=0.62, link_microseconds=15.0, error_ratio=0.06,
+    link_ratio=PCIE_LINK_RATIO, link_microseconds=PCIE_LINK_MICROSECONDS, error_ratio=0.06,
     source="kernel profile (LLMServingSim, RTX 4090, bf16)",
 )  # fmt: skip
 _RTX_PRO_6000 = KernelRates(
@@ -119,7 +126,7 @@ _RTX_PRO_6000 = KernelRates(
     prefill=PrefillAttention(
         call_microseconds=0.0, token_nanoseconds=39.4, cached_token_nanoseconds=10.4, flops=303e12
     ),
-    link_ratio=0.68, link_microseconds=10.0, error_ratio=0.06,
+    link_ratio=PCIE_LINK_RATIO, link_microseconds=PCIE_LINK_MICROSECONDS, error_ratio=0.06,
     source="kernel profile (LLMServingSim, RTX PRO 6000, bf16)",
 )  # fmt: skip
 
@@ -144,6 +151,7 @@ class _Shares:
         arithmetic = 2e12 / (accelerator.bf16_flops * self.flops_ratio)
         ridge = max(2, round((memory - self.prefill_floor_picoseconds) / arithmetic))
         counts = sorted({1, ridge, 256, 512, 1024, 2048, 4096})
+        is_pcie = accelerator.link_bytes_per_second <= PCIE_BYTES_PER_SECOND
         decode = DecodeAttention(
             call_microseconds=8.0,
             sequence_microseconds=self.sequence_microseconds,
@@ -167,8 +175,8 @@ class _Shares:
                 cached_token_nanoseconds=0.0,
                 flops=accelerator.bf16_flops * self.attention_flops_ratio,
             ),
-            link_ratio=0.62,
-            link_microseconds=4.0,
+            link_ratio=PCIE_LINK_RATIO if is_pcie else NVLINK_RATIO,
+            link_microseconds=PCIE_LINK_MICROSECONDS if is_pcie else NVLINK_MICROSECONDS,
             error_ratio=self.error_ratio,
             source=self.source,
         )
