@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
         help="for the big fleet, separated by commas",
     )  # fmt: skip
     parser.add_argument(
-        "--streams", default="200,1000", help="streams at once in real time, separated by commas"
+        "--streams", default="200,500", help="streams at once in real time, separated by commas"
     )
     parser.add_argument("--output", choices=("table", "json"), default="table")
     options = parser.parse_args(argv)

@@ -350,8 +350,8 @@ def test_blocks_stored_and_removed_are_told():
     assert hit == 4 or keys[hit] not in stored
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 60)), min_size=1, max_size=6),
-       st.lists(st.tuples(st.integers(0, 3), st.integers(1, 60)), min_size=1, max_size=6),
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 60)), min_size=1, max_size=6),
+       st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 60)), min_size=1, max_size=6),
        st.sampled_from([1, 4, 16]))  # fmt: skip
 def test_segments_share_exactly_the_blocks_that_their_tokens_share(left, right, size):
     """Against the tokens themselves: segment s has tokens (s, 0), (s, 1) and so on."""

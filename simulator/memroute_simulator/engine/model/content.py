@@ -14,6 +14,7 @@ from typing import Protocol
 POSITION_BITS = 28
 # Positions stay below 2^28 tokens, so that chain and position make one integer.
 _CHAIN_MASK = (1 << 61) - 1
+_WORD_MASK = (1 << 64) - 1
 
 
 class Content(Protocol):
@@ -22,6 +23,14 @@ class Content(Protocol):
     def keys(self, first_block: int, last_block: int, block_size_tokens: int) -> list[int]:
         """Keys of the blocks from ``first_block`` up to, not including, ``last_block``."""
         ...
+
+
+def _mixed(chain: int, end: int, segment_id: int) -> int:
+    """One more link of a chain. Not ``hash``: to Python -1 and -2 are the same."""
+    value = chain * 0x9E3779B97F4A7C15 + end * 0xBF58476D1CE4E5B9 + segment_id * 0x94D049BB133111EB
+    value = (value + 1) & _WORD_MASK
+    value = ((value ^ value >> 31) * 0xD6E8FEB86659FD93) & _WORD_MASK
+    return (value ^ value >> 32) & _CHAIN_MASK
 
 
 class SegmentedContent:
@@ -35,7 +44,7 @@ class SegmentedContent:
         chain, end = 0, 0
         bases, ends = [], []
         for segment_id, num_tokens in (*self._segments, (output_id, (1 << POSITION_BITS) - 1)):
-            chain = hash((chain, end, segment_id)) & _CHAIN_MASK
+            chain = _mixed(chain, end, segment_id)
             end += num_tokens
             bases.append(chain << POSITION_BITS)
             ends.append(end)
