@@ -198,9 +198,8 @@ class Memroute(Policy):
     def on_scrape(self, view: ReplicaView, now_seconds: float) -> None:
         """Streams have told how far they are; then the reading counts."""
         ledger = view.ledger or self._ledger(view)
-        schedulers = view.replica.schedulers
         for request, lease in view.leases.items():
-            generated = schedulers[0].num_generated(request)
+            generated = view.replica.num_generated(request)
             if generated:
                 ledger.progress(lease, generated_tokens=generated)
         ledger.apply_reading(

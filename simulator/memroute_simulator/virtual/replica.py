@@ -115,6 +115,13 @@ class VirtualReplica:
         """Tokens of the request that some rank has cached: an exact prefix oracle."""
         return max(rank.scheduler.cache.find_hit(request) for rank in self._ranks)
 
+    def num_generated(self, request: EngineRequest) -> int:
+        """Tokens that a request has got here: what its stream has told."""
+        ticket = self._tickets.get(request)
+        if ticket is None:
+            return request.num_generated_tokens
+        return self._ranks[ticket.rank].scheduler.num_generated(request)
+
     def submit(self, ticket: Ticket) -> None:
         """Send a request; a replica that is down fails it at once."""
         if ticket.is_cancelled:

@@ -64,6 +64,7 @@ class VLLMScheduler(Scheduler):
     def schedule(self) -> StepPlan:
         """Decide what the next step computes."""
         plan = StepPlan()
+        self.num_deferred = 0
         for request in self._needing_blocks():
             if request.state is RequestState.DECODING:
                 self._make_room(request, plan)
