@@ -65,33 +65,35 @@ def _ladder(options: argparse.Namespace) -> Rows:
 
 
 def _ladder_tables(rows: Rows) -> list[Table | str]:
-    table = Table(title="llm-d 73-capacity: mean over the stages, and the last stage")
-    table.add_column("policy")
+    table = Table(title="llm-d 73-capacity: all stages")
     columns = (
-        "out tok/s", "published", "TTFT p90 s, worst stage", "published, overall", "ITL mean ms",
-        "prefix hit", "preempted", "shed", "tok/s; TTFT p90 by rate",
+        "out tok/s, mean", "published", "TTFT p90 s, worst stage", "published, overall",
+        "ITL mean ms", "prefix hit", "preempted", "shed",
     )  # fmt: skip
+    table.add_column("policy")
     for name in columns:
         table.add_column(name, justify="right")
+    stages = Table(title="By rate: output tokens/s; TTFT p90, seconds")
+    stages.add_column("policy")
+    for rate in sorted({row["rate"] for row in rows}):
+        stages.add_column(f"{rate:g}/s", justify="right")
     for policy in ladder.POLICIES:
         own = [row for row in rows if row["policy"] == policy]
         known = published.LADDER_73.get(policy, {})
         tokens = sum(row["out_tokens_per_second"] for row in own) / len(own)
         p90 = max(row["ttft_p90_seconds"] or 0.0 for row in own)
         itl = [row["itl_mean_seconds"] for row in own if row["itl_mean_seconds"]]
-        stages = " - ".join(
-            f"{r['rate']:g}/s {r['out_tokens_per_second']:,.0f}; {_seconds(r['ttft_p90_seconds'])}"
-            for r in own
-            if r["rate"] in ladder.SHORT_STAGES[1:]
-        )
         table.add_row(
             policy, f"{tokens:,.0f}", _known(known.get("out_tokens_per_second")), f"{p90:.2f}",
             _known(known.get("ttft_p90_seconds")), f"{1e3 * sum(itl) / len(itl):.0f}",
             f"{sum(r['prefix_hit_ratio'] for r in own) / len(own):.0%}",
             f"{sum(r['num_preemptions'] for r in own):,}", f"{sum(r['num_shed'] for r in own):,}",
-            stages,
         )  # fmt: skip
-    return [table, published.LADDER_BASELINE]
+        stages.add_row(
+            policy,
+            *(f"{r['out_tokens_per_second']:,.0f}; {_seconds(r['ttft_p90_seconds'])}" for r in own),
+        )
+    return [table, stages, published.LADDER_BASELINE]
 
 
 def _ladder_plot(rows: Rows, path: Path) -> None:
@@ -224,7 +226,7 @@ def _known(value: float | None) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"
+    return "-" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.2g}"  # noqa: PLR2004
 
 
 def _lines(
