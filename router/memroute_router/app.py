@@ -1,139 +1,239 @@
-"""The router's wiring, and the small routes beside the completions."""
+"""The router's wiring, and the small routes beside the proxied ones."""
 
 import asyncio
 import logging
+import secrets
 import signal
+import ssl
 import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 from random import Random
+from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
-import httpx
 import orjson
 
+from memroute.admission import QueueLimits
 from memroute_kube import KubernetesClient
 from memroute_router.discovery import Discovery
-from memroute_router.http.server import Exchange, Server
-from memroute_router.http.upstream import UpstreamPool
+from memroute_router.http.client import EnginePool
+from memroute_router.http.errors import error_body
+from memroute_router.http.fields import JSON
+from memroute_router.http.server import Exchange, Server, ServerLimits
+from memroute_router.journal import Journal
+from memroute_router.lifecycle import LifecycleLimits, Proxy, Services
 from memroute_router.metrics import RouterMetrics
+from memroute_router.openapi import openapi_document
 from memroute_router.pools import Pools, Replica
-from memroute_router.proxy import JSON_TYPE, Proxy
-from memroute_router.requests import CHAT_PATH, COMPLETIONS_PATH
+from memroute_router.retries import RetryBudget
 from memroute_router.scrape import Scraper
 from memroute_router.settings import RouterSettings
+from memroute_router.static import StaticMembership
+from memroute_router.surface import ROUTES
 
 LOGGER = logging.getLogger(__name__)
-TEXT_TYPE = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
+TICK_SECONDS = 0.25
+MODEL_PATH = b"/v1/models/"
+
+
+class Membership(Protocol):
+    """Who says which models and replicas there are."""
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether the first list is complete: before that "unknown model" would be a lie."""
+        ...
+
+    async def follow(self) -> None:
+        """Keep the pools true, for ever."""
+        ...
 
 
 class Router:
     """One router process: everything that lives as long as it does."""
 
-    def __init__(self, client: KubernetesClient, settings: RouterSettings, rng: Random) -> None:
+    def __init__(self, settings: RouterSettings, rng: Random) -> None:
         self._settings = settings
-        self.pools = Pools(rng)
+        loop = asyncio.get_running_loop()
+        self.pools = Pools(
+            rng,
+            queue_limits=QueueLimits(
+                max_requests=settings.max_queued_requests if settings.max_queue_seconds else 0,
+                max_tokens=settings.max_queued_tokens,
+                max_seconds=settings.max_queue_seconds,
+            ),
+            call_soon=loop.call_soon,
+        )
         self.metrics = RouterMetrics(self.pools)
-        self._upstream = UpstreamPool(connect_timeout_seconds=settings.connect_timeout_seconds)
-        self._scrape_client = httpx.AsyncClient(trust_env=False)
-        self._scraper = Scraper(
-            self._scrape_client,
+        self.engines = EnginePool(connect_timeout_seconds=settings.connect_timeout_seconds)
+        self.journal = Journal(settings.access_log)
+        self.scraper = Scraper(
+            self.engines,
             self.pools,
             self.metrics,
             interval_seconds=settings.scrape_seconds,
             rng=rng,
         )
-        self._discovery = Discovery(
-            client,
-            self.pools,
-            namespace=settings.namespace,
-            on_upsert=self._scraper.follow,
-            on_gone=self._on_gone,
+        self.proxy = Proxy(
+            Services(
+                pools=self.pools,
+                engines=self.engines,
+                metrics=self.metrics,
+                journal=self.journal,
+                retries=RetryBudget(),
+                limits=LifecycleLimits(
+                    first_byte_seconds=settings.first_byte_timeout_seconds,
+                    stalled_engine_seconds=settings.stalled_engine_seconds,
+                    max_attempts=settings.max_attempts,
+                ),
+                id_prefix=secrets.token_hex(6),
+            )
         )
-        self._proxy = Proxy(self.pools, self._upstream, self.metrics, settings)
-        self._server = Server(self._handle, max_body_bytes=settings.max_body_bytes)
+        self.server = Server(
+            self._handle,
+            limits=ServerLimits(
+                max_body_bytes=settings.max_body_bytes,
+                idle_seconds=settings.idle_timeout_seconds,
+                header_seconds=settings.header_timeout_seconds,
+                body_seconds=settings.body_timeout_seconds,
+                stalled_client_seconds=settings.stalled_client_seconds,
+            ),
+            tls=_server_tls(settings),
+        )
+        self.metrics.num_connections = lambda: self.server.num_connections
+        self._membership: Membership | None = None
         self._is_stopping = False
         self._started_at = int(time.time())
+        self._own_routes: dict[bytes, Callable[[Exchange], None]] = {
+            b"/health": lambda exchange: exchange.respond(200, b"ok\n", TEXT),
+            b"/ready": self._ready,
+            b"/metrics": lambda exchange: exchange.respond(200, self.metrics.render(), TEXT),
+            b"/openapi.json": lambda exchange: exchange.respond(
+                200, orjson.dumps(openapi_document())
+            ),
+            b"/v1/models": self._models,
+            b"/debug/decisions": lambda exchange: exchange.respond(
+                200, orjson.dumps([record.document() for record in self.journal.recent][::-1])
+            ),
+            b"/debug/replicas": lambda exchange: exchange.respond(200, self._replicas()),
+        }
 
-    async def run(self, stopping: asyncio.Event) -> None:
+    async def run(self, membership: Membership, stopping: asyncio.Event) -> None:
         """Serve until ``stopping``, then let answers finish. A lost loop is a bug and raises."""
-        port = await self._server.start(self._settings.host, self._settings.port)
+        self._membership = membership
+        port = await self.server.start(self._settings.host, self._settings.port)
         LOGGER.info("listening host=%s port=%d", self._settings.host, port)
-        watches = [
-            asyncio.create_task(self._discovery.watch_pods(), name="pods"),
-            asyncio.create_task(self._discovery.watch_deployments(), name="deployments"),
+        loops = [
+            asyncio.create_task(membership.follow(), name="membership"),
+            asyncio.create_task(self._tick_forever(), name="clock"),
         ]
         stop = asyncio.create_task(stopping.wait())
-        done, _ = await asyncio.wait([stop, *watches], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
         self._is_stopping = True
-        await self._server.stop(timeout_seconds=self._settings.shutdown_timeout_seconds)
-        for task in (stop, *watches):
+        LOGGER.info("stopping open_connections=%d", self.server.num_connections)
+        await self.server.stop(timeout_seconds=self._settings.shutdown_timeout_seconds)
+        for task in (stop, *loops):
             task.cancel()
-        self._scraper.close()
-        self._upstream.close()
-        await self._scrape_client.aclose()
+        await asyncio.gather(stop, *loops, return_exceptions=True)
+        await self.scraper.close()
+        await self.engines.close()
+        self.journal.flush()
         for task in done:
             if task is not stop:
                 task.result()
         LOGGER.info("router stopped")
 
-    def _on_gone(self, replica: Replica) -> None:
-        self._scraper.forget(replica.info.key)
-        # A node that died sends no reset: what waits for its replicas is told here.
-        self._upstream.abort(replica.info.endpoint)
+    def on_gone(self, replica: Replica) -> None:
+        """A replica is gone: who waits for it is told, for a node that died sends no reset."""
+        LOGGER.info("replica gone replica=%s", replica.info.key)
+        self.scraper.forget(replica.info.key)
+        self.engines.abandon(replica.info.endpoint)
 
-    async def _handle(self, exchange: Exchange) -> None:
-        request = exchange.request
-        path = request.path
-        if path in (CHAT_PATH, COMPLETIONS_PATH):
-            if request.method == "POST":
-                await self._proxy.handle(exchange)
-            else:
-                await _error(exchange, 405, "use POST", headers=[(b"allow", b"POST")])
-        elif request.method != "GET":
-            await _error(exchange, 404, f"no such route: {request.method} {path}")
-        elif path == "/health":
-            await exchange.respond(200, b"ok\n", [TEXT_TYPE])
-        elif path == "/ready":
-            ready = self._discovery.is_synced and not self._is_stopping
-            text = b"ready\n" if ready else b"the first lists are not complete, or stopping\n"
-            await exchange.respond(200 if ready else 503, text, [TEXT_TYPE])
-        elif path == "/metrics":
-            await exchange.respond(200, self.metrics.render(), [TEXT_TYPE])
-        elif path == "/v1/models":
-            await exchange.respond(200, self._models(), [JSON_TYPE])
-        elif path == "/debug/decisions":
-            recent = list(self._proxy.decisions)[::-1]
-            await exchange.respond(200, orjson.dumps(recent), [JSON_TYPE])
-        elif path == "/debug/replicas":
-            await exchange.respond(200, self._replicas(), [JSON_TYPE])
+    async def _tick_forever(self) -> None:
+        while True:
+            due = time.monotonic() + TICK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
+            self.metrics.loop_lag_seconds = max(0.0, time.monotonic() - due)
+            self.pools.tick()
+            self.scraper.tick()
+
+    def _handle(self, exchange: Exchange) -> None:
+        path = exchange.path
+        method = exchange.method
+        route = ROUTES.get(path)
+        if route is not None and method == b"POST":
+            self.proxy.handle(exchange, route)
+            return
+        own = self._own_routes.get(path)
+        if own is None and path.startswith(MODEL_PATH):
+            own = self._model
+        if route is None and own is None:
+            told = path.decode("ascii", "backslashreplace")
+            exchange.respond(404, error_body(404, f"no such path: {told}"))
+        elif own is not None and method in {b"GET", b"HEAD"}:
+            own(exchange)
         else:
-            await _error(exchange, 404, f"no such route: {path}")
+            allowed = b"POST" if route is not None else b"GET, HEAD"
+            exchange.respond(
+                405, error_body(405, f"use {allowed.decode()}"), JSON + b"allow: %b\r\n" % allowed
+            )
 
-    def _models(self) -> bytes:
-        models = [
-            {
-                "id": pool.model,
-                "object": "model",
-                "created": self._started_at,
-                "owned_by": "memroute",
-                "ready_replicas": sum(r.info.is_routable for r in pool.replicas.values()),
-            }
-            for pool in self.pools.by_model.values()
-        ]
-        return orjson.dumps({"object": "list", "data": sorted(models, key=lambda m: str(m["id"]))})
+    def _ready(self, exchange: Exchange) -> None:
+        is_synced = self._membership is not None and self._membership.is_synced
+        ready = is_synced and not self._is_stopping
+        text = b"ready\n" if ready else b"the first lists are not complete, or stopping\n"
+        exchange.respond(200 if ready else 503, text, TEXT)
+
+    def _models(self, exchange: Exchange) -> None:
+        models = [self._model_document(model) for model in sorted(self.pools.by_model)]
+        exchange.respond(200, orjson.dumps({"object": "list", "data": models}))
+
+    def _model(self, exchange: Exchange) -> None:
+        name = unquote_to_bytes(exchange.path[len(MODEL_PATH) :]).decode("utf-8", "replace")
+        if name in self.pools.by_model:
+            exchange.respond(200, orjson.dumps(self._model_document(name)))
+            return
+        known = ", ".join(sorted(self.pools.by_model)) or "none"
+        told = f"the model {name!r} does not exist; models: {known}"
+        body = error_body(404, told, parameter="model", reason="unknown-model")
+        exchange.respond(404, body)
+
+    def _model_document(self, model: str) -> dict[str, object]:
+        replicas = self.pools.by_model[model].replicas.values()
+        contexts = [r.info.max_context_tokens for r in replicas if r.info.max_context_tokens]
+        document: dict[str, object] = {
+            "id": model,
+            "object": "model",
+            "created": self._started_at,
+            "owned_by": "memroute",
+            "ready_replicas": sum(r.info.is_routable and not r.health.is_out for r in replicas),
+        }
+        if contexts:
+            document["max_model_len"] = max(contexts)
+        return document
 
     def _replicas(self) -> bytes:
+        now = self.pools.now_seconds()
         return orjson.dumps(
             [
                 {
                     "replica": replica.info.key,
                     "model": pool.model,
-                    "address": f"{replica.info.address}:{replica.info.port}",
+                    "address": replica.info.endpoint.authority.decode(),
                     "is_routable": replica.info.is_routable,
-                    "is_suspect": replica.is_suspect,
+                    "is_out": replica.health.is_out,
                     "capacity_tokens": snapshot.capacity_tokens,
                     "projected_tokens": snapshot.projected_tokens,
                     "reserved_tokens": replica.ledger.reserved_tokens,
                     "num_in_flight": snapshot.num_in_flight,
-                    "reading_age_seconds": snapshot.reading_age_seconds,
+                    "reading_age_seconds": (
+                        None
+                        if snapshot.read_at_seconds is None
+                        else round(now - snapshot.read_at_seconds, 3)
+                    ),
                 }
                 for pool in self.pools.by_model.values()
                 for replica, snapshot in pool.snapshots()
@@ -141,17 +241,43 @@ class Router:
         )
 
 
-async def _error(
-    exchange: Exchange, status: int, text: str, *, headers: list[tuple[bytes, bytes]] | None = None
-) -> None:
-    document = {"error": {"message": text, "type": "invalid_request_error", "code": status}}
-    await exchange.respond(status, orjson.dumps(document), [JSON_TYPE, *(headers or ())])
-
-
 async def run_router(settings: RouterSettings) -> None:
-    """Run until SIGTERM."""
+    """Run until SIGTERM. Raises ``ConfigError`` when the file given cannot be used."""
     stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with await KubernetesClient.from_environment() as client:
-        await Router(client, settings, Random()).run(stopping)  # noqa: S311 - breaks ties
+        loop.add_signal_handler(number, stopping.set)
+    router = Router(settings, Random())  # noqa: S311 - breaks ties
+    async with AsyncExitStack() as stack:
+        membership: Membership
+        if settings.config is not None:
+            static = StaticMembership(
+                Path(settings.config),
+                router.pools,
+                on_upsert=router.scraper.follow,
+                on_gone=router.on_gone,
+                on_reload=lambda ok: router.metrics.config_reloads.labels(
+                    "applied" if ok else "refused"
+                ).inc(),
+            )
+            static.load()
+            loop.add_signal_handler(signal.SIGHUP, static.reload_soon)
+            membership = static
+        else:
+            membership = Discovery(
+                await stack.enter_async_context(await KubernetesClient.from_environment()),
+                router.pools,
+                namespace=settings.namespace,
+                on_upsert=router.scraper.follow,
+                on_gone=router.on_gone,
+            )
+        await router.run(membership, stopping)
+
+
+def _server_tls(settings: RouterSettings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

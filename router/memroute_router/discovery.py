@@ -1,5 +1,6 @@
 """Which replicas and models there are: watched at the API server, never asked per request."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from memroute_kube.resources import (
     container_port,
     is_condition_true,
 )
+from memroute_router.http.client import Endpoint
 from memroute_router.pools import Pools, PoolSettings, Replica, ReplicaInfo
 
 LOGGER = logging.getLogger(__name__)
@@ -39,8 +41,7 @@ def read_replica_info(pod: KubeObject) -> ReplicaInfo | None:
         pod=metadata["name"],
         deployment=deployment,
         served_model=model,
-        address=address,
-        port=container_port(pod, "http", ENGINE_PORT),
+        endpoint=Endpoint(address, container_port(pod, "http", ENGINE_PORT)),
         promised_capacity_tokens=_integer(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS)),
         max_context_tokens=_integer(annotations.get(ANNOTATION_MAX_CONTEXT_TOKENS)),
         is_routable=not going and is_condition_true(pod, "Ready"),
@@ -88,7 +89,13 @@ class Discovery:
         """Whether the first lists are complete: before that "unknown model" would be a lie."""
         return self.has_pods and self.has_deployments
 
-    async def watch_pods(self) -> None:
+    async def follow(self) -> None:
+        """Follow pods and ModelDeployments for ever; a lost watch is a bug and raises."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_pods(), name="pods")
+            group.create_task(self._watch_deployments(), name="deployments")
+
+    async def _watch_pods(self) -> None:
         """Follow the replica pods for ever."""
         async for event in watch_forever(
             self._client, PODS, self._namespace, label_selector=LABEL_DEPLOYMENT
@@ -100,12 +107,11 @@ class Discovery:
             if info is None:
                 replica = self._pools.remove_replica(event.key)
                 if replica is not None:
-                    LOGGER.info("replica gone replica=%s", event.key)
                     self._on_gone(replica)
             else:
                 self._on_upsert(self._pools.upsert_replica(info))
 
-    async def watch_deployments(self) -> None:
+    async def _watch_deployments(self) -> None:
         """Follow the ModelDeployments for ever."""
         async for event in watch_forever(self._client, MODEL_DEPLOYMENTS, self._namespace):
             if event.type == "SYNCED" or event.object is None:

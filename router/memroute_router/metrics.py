@@ -1,11 +1,22 @@
-"""What the router exports. Values of replicas are read from the ledgers when asked."""
+"""What the router exports.
 
-from collections.abc import Iterator
+Requests are counted in plain numbers, which become families when somebody asks: a request costs a
+microsecond of counting, not ten. Values of replicas are read from the ledgers when asked.
+"""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
+from memroute_router.outcomes import Outcome
 from memroute_router.pools import Pool, Pools, Replica
 
 _REPLICA = ("namespace", "model_deployment", "pod")
@@ -15,43 +26,115 @@ _LATENCY_BUCKETS = (
 )  # fmt: skip
 
 
+class LatencyHistogram:
+    """Counts by bucket. Owns them."""
+
+    __slots__ = ("_counts", "_sum")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_LATENCY_BUCKETS) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self._counts[bisect_left(_LATENCY_BUCKETS, seconds)] += 1
+        self._sum += seconds
+
+    def add_to(self, family: HistogramMetricFamily, labels: tuple[str, ...]) -> None:
+        """Write it out, cumulated as the format wants it."""
+        total = 0
+        buckets = []
+        for bound, count in zip((*_LATENCY_BUCKETS, float("inf")), self._counts, strict=True):
+            total += count
+            buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
+        family.add_metric(labels, buckets, self._sum)
+
+
+class PoolStatistics:
+    """What happened to the requests of one pool. Owns its counts."""
+
+    __slots__ = (
+        "admitted_tokens", "first_byte", "output_tokens", "prompt_tokens", "queue", "requests",
+        "retries", "seconds", "shed_tokens",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.requests: dict[Outcome, int] = {}
+        self.shed_tokens: dict[str, int] = {}
+        self.retries: dict[str, int] = {}
+        self.admitted_tokens = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.first_byte = LatencyHistogram()
+        self.seconds = LatencyHistogram()
+        self.queue = LatencyHistogram()
+
+    def ended(
+        self,
+        outcome: Outcome,
+        *,
+        seconds: float,
+        first_byte_seconds: float | None,
+        queue_seconds: float | None,
+        expected_tokens: int,
+        prompt_tokens: int | None,
+        output_tokens: int | None,
+    ) -> None:
+        """A request has ended."""
+        self.requests[outcome] = self.requests.get(outcome, 0) + 1
+        if queue_seconds is not None:
+            self.queue.observe(queue_seconds)
+        if outcome is Outcome.SERVED:
+            self.admitted_tokens += expected_tokens
+            self.seconds.observe(seconds)
+            if first_byte_seconds is not None:
+                self.first_byte.observe(first_byte_seconds)
+            self.prompt_tokens += prompt_tokens or 0
+            self.output_tokens += output_tokens or 0
+
+    def shed(self, reason: str, expected_tokens: int) -> None:
+        """A request was refused."""
+        self.shed_tokens[reason] = self.shed_tokens.get(reason, 0) + expected_tokens
+
+    def retried(self, cause: str) -> None:
+        """A request goes to another replica."""
+        self.retries[cause] = self.retries.get(cause, 0) + 1
+
+
 class RouterMetrics:
-    """The router's metric families. Owns its registry."""
+    """The router's metric families. Owns its registry and the statistics of every pool."""
 
     def __init__(self, pools: Pools) -> None:
+        self._by_labels: dict[tuple[str, str], PoolStatistics] = {}
+        self.loop_lag_seconds = 0.0
+        """The latest: how late the event loop ran what was due."""
+        self.num_connections: Callable[[], int] = int
         self.registry = CollectorRegistry()
         self.registry.register(_LedgerCollector(pools))
-        self.requests = self._counter(
-            "requests", "Requests by how they ended.", (*_DEPLOYMENT, "outcome")
+        self.registry.register(_StatisticsCollector(self._by_labels))
+        self.registry.register(_ProcessCollector(self))
+        self.scrape_errors = Counter(
+            "memroute_router_scrape_errors", "Failed readings.", _REPLICA, registry=self.registry
         )
-        self.shed_tokens = self._counter(
-            "shed_tokens", "Expected tokens of refused requests.", (*_DEPLOYMENT, "reason")
-        )
-        self.admitted_tokens = self._counter(
-            "admitted_tokens", "Expected tokens of admitted requests.", _DEPLOYMENT
-        )
-        self.retries = self._counter(
-            "retries", "Requests sent to another replica.", (*_DEPLOYMENT, "cause")
-        )
-        self.scrape_errors = self._counter("scrape_errors", "Failed readings.", _REPLICA)
-        self.first_byte_seconds = self._histogram(
-            "first_byte_seconds", "From the whole request to the first byte of the answer."
-        )
-        self.request_seconds = self._histogram(
-            "request_seconds", "From the whole request to the end of the answer."
-        )
-
-    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"memroute_router_{name}", text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(
-            f"memroute_router_{name}",
-            text,
-            _DEPLOYMENT,
-            buckets=_LATENCY_BUCKETS,
+        self.scrape_seconds = Counter(
+            "memroute_router_scrape_cpu_seconds",
+            "CPU time spent on parsing readings.",
             registry=self.registry,
         )
+        self.config_reloads = Counter(
+            "memroute_router_config_reloads",
+            "Readings of the configuration file.",
+            ("result",),
+            registry=self.registry,
+        )
+
+    def of(self, pool: Pool | None) -> PoolStatistics:
+        """The statistics of a pool; requests for models that nobody serves share one."""
+        labels = self.pool_labels(pool)
+        found = self._by_labels.get(labels)
+        if found is None:
+            found = self._by_labels[labels] = PoolStatistics()
+        return found
 
     @staticmethod
     def replica_labels(replica: Replica) -> tuple[str, str, str]:
@@ -60,12 +143,13 @@ class RouterMetrics:
 
     @staticmethod
     def pool_labels(pool: Pool | None) -> tuple[str, str]:
-        """The label values of a pool's series; models that nobody serves share one."""
-        if pool is not None and pool.settings is not None:
+        """The label values of a pool's series."""
+        if pool is None:
+            return "", ""
+        if pool.settings is not None:
             return pool.settings.namespace, pool.settings.deployment
-        if pool is not None:
-            for replica in pool.replicas.values():
-                return replica.info.namespace, replica.info.deployment
+        for replica in pool.replicas.values():
+            return replica.info.namespace, replica.info.deployment
         return "", ""
 
     def render(self) -> bytes:
@@ -73,8 +157,42 @@ class RouterMetrics:
         return generate_latest(self.registry)
 
 
+class _StatisticsCollector(Collector):
+    """Counters and histograms of every pool."""
+
+    def __init__(self, by_labels: dict[tuple[str, str], PoolStatistics]) -> None:
+        self._by_labels = by_labels
+
+    def collect(self) -> Iterator[Metric]:
+        requests = _counter("requests", "Requests by how they ended.", "outcome")
+        shed = _counter("shed_tokens", "Expected tokens of refused requests.", "reason")
+        retries = _counter("retries", "Requests sent to another replica.", "cause")
+        admitted = _counter("admitted_tokens", "Expected tokens of served requests.")
+        prompt = _counter("prompt_tokens", "Prompt tokens, where engines reported their usage.")
+        output = _counter("output_tokens", "Output tokens, where engines reported their usage.")
+        first_byte = _histogram(
+            "first_byte_seconds", "From the whole request to the first byte of the answer."
+        )
+        seconds = _histogram("request_seconds", "From the whole request to the end of the answer.")
+        queue = _histogram("queue_seconds", "How long requests were held before their turn.")
+        for labels, statistics in self._by_labels.items():
+            for outcome, count in statistics.requests.items():
+                requests.add_metric((*labels, outcome.value), count)
+            for reason, count in statistics.shed_tokens.items():
+                shed.add_metric((*labels, reason), count)
+            for cause, count in statistics.retries.items():
+                retries.add_metric((*labels, cause), count)
+            admitted.add_metric(labels, statistics.admitted_tokens)
+            prompt.add_metric(labels, statistics.prompt_tokens)
+            output.add_metric(labels, statistics.output_tokens)
+            statistics.first_byte.add_to(first_byte, labels)
+            statistics.seconds.add_to(seconds, labels)
+            statistics.queue.add_to(queue, labels)
+        yield from (requests, shed, retries, admitted, prompt, output, first_byte, seconds, queue)
+
+
 class _LedgerCollector(Collector):
-    """Gauges of every replica, from its ledger: no series outlives its replica."""
+    """Gauges of every replica and every queue: no series outlives its replica."""
 
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
@@ -87,25 +205,56 @@ class _LedgerCollector(Collector):
         used = _gauge("kv_utilization_ratio", "KV cache use at the last reading, 0 to 1.")
         age = _gauge("reading_age_seconds", "Age of the last reading of the replica.")
         routable = _gauge("replica_routable", "1 if requests may be sent to the replica.")
+        held = _gauge("queue_requests", "Requests that are held for their turn.", _DEPLOYMENT)
+        held_tokens = _gauge("queue_tokens", "Expected tokens of held requests.", _DEPLOYMENT)
+        stale = _gauge("stale_replicas", "Replicas whose reading is out of date.", _DEPLOYMENT)
+        now = self._pools.now_seconds()
         for pool in self._pools.by_model.values():
+            pool_labels = RouterMetrics.pool_labels(pool)
+            held.add_metric(pool_labels, len(pool.queue))
+            held_tokens.add_metric(pool_labels, pool.queue.held_tokens)
+            stale.add_metric(pool_labels, pool.num_stale(now_seconds=now))
             for replica, snapshot in pool.snapshots():
                 labels = RouterMetrics.replica_labels(replica)
                 in_flight.add_metric(labels, snapshot.num_in_flight)
                 reserved.add_metric(labels, replica.ledger.reserved_tokens)
-                can_route = replica.info.is_routable and not replica.is_suspect
+                can_route = replica.info.is_routable and not replica.health.is_out
                 routable.add_metric(labels, 1 if can_route else 0)
                 ratio = snapshot.projected_ratio()
                 if ratio is not None:
                     projected.add_metric(labels, ratio)
                 if snapshot.capacity_tokens is not None:
                     capacity.add_metric(labels, snapshot.capacity_tokens)
-                if snapshot.reading_age_seconds is not None:
-                    age.add_metric(labels, snapshot.reading_age_seconds)
+                if snapshot.read_at_seconds is not None:
+                    age.add_metric(labels, now - snapshot.read_at_seconds)
                 reading = replica.ledger.reading
                 if reading is not None and reading.kv_cache_utilization_ratio is not None:
                     used.add_metric(labels, reading.kv_cache_utilization_ratio)
         yield from (in_flight, reserved, projected, capacity, used, age, routable)
+        yield from (held, held_tokens, stale)
 
 
-def _gauge(name: str, text: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"memroute_router_{name}", text, labels=_REPLICA)
+class _ProcessCollector(Collector):
+    """Gauges of the router process."""
+
+    def __init__(self, metrics: RouterMetrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        lag = _gauge("loop_lag_seconds", "How late the event loop last ran what was due.", ())
+        lag.add_metric((), self._metrics.loop_lag_seconds)
+        clients = _gauge("client_connections", "Client connections that are open.", ())
+        clients.add_metric((), self._metrics.num_connections())
+        yield from (lag, clients)
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...] = _REPLICA) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"memroute_router_{name}", text, labels=labels)
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"memroute_router_{name}", text, labels=(*_DEPLOYMENT, *labels))
+
+
+def _histogram(name: str, text: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(f"memroute_router_{name}", text, labels=_DEPLOYMENT)

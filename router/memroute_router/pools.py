@@ -1,22 +1,36 @@
 """The pools: for each served model, its replicas, their ledgers, and the one place that reserves.
 
-``Pool.admit`` decides, chooses and reserves without an ``await`` in between: two requests can
-never be given the same room. The lease it returns is released exactly once, on every path.
-Owns every ledger.
+``Pool.submit`` decides, chooses and reserves in one step: two requests can never be given the same
+room. What does not fit now waits in the pool's queue, and is told when its turn has come. The lease
+is released exactly once, on every path. Owns every ledger, every replica's health, every queue.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol
 
-from memroute.admission import Admit, Reject, decide
+from memroute.admission import (
+    Admit,
+    Hold,
+    HoldingQueue,
+    QueueLimits,
+    Reject,
+    RejectReason,
+    decide,
+)
 from memroute.footprint import RequestProfile
-from memroute.pressure import RateMeter, ReplicaLedger, ReplicaReading, ReplicaSnapshot
+from memroute.pressure import (
+    RateMeter,
+    ReplicaHealth,
+    ReplicaLedger,
+    ReplicaReading,
+    ReplicaSnapshot,
+)
 from memroute.routing import Choice, choose
+from memroute_router.http.client import Endpoint
 
-SUSPECT_SECONDS = 5.0
-# A living engine is read within a second; one too busy to be read must not be out for ever.
 DEFAULT_WATERMARK_RATIO = 0.95
 DEFAULT_ASSUMED_OUTPUT_TOKENS = 256
 
@@ -30,8 +44,7 @@ class ReplicaInfo:
     deployment: str
     """The name of its ModelDeployment."""
     served_model: str
-    address: str
-    port: int
+    endpoint: Endpoint
     promised_capacity_tokens: int | None
     max_context_tokens: int | None
     is_routable: bool
@@ -40,12 +53,7 @@ class ReplicaInfo:
     @property
     def key(self) -> str:
         """``namespace/pod``."""
-        return f"{self.namespace}/{self.pod}"
-
-    @property
-    def endpoint(self) -> tuple[str, int]:
-        """Where its engine listens."""
-        return self.address, self.port
+        return f"{self.namespace}/{self.pod}" if self.namespace else self.pod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,47 +69,51 @@ class PoolSettings:
 
 
 class Replica:
-    """A replica and its ledger."""
+    """A replica, its ledger and its health."""
 
     def __init__(self, info: ReplicaInfo) -> None:
         self.info = info
-        self._suspect_until_seconds = 0.0
+        self.health = ReplicaHealth()
         self.ledger = ReplicaLedger(
             info.key,
             promised_capacity_tokens=info.promised_capacity_tokens,
             max_context_tokens=info.max_context_tokens,
         )
 
-    @property
-    def is_suspect(self) -> bool:
-        """Whether it has just broken a connection and has not been read since."""
-        return time.monotonic() < self._suspect_until_seconds
 
-    def suspect(self) -> None:
-        """It broke a connection: send it nothing until it has been read, or for a while."""
-        self._suspect_until_seconds = time.monotonic() + SUSPECT_SECONDS
+class Waiter(Protocol):
+    """Who asked for room; told later when there was none at once."""
 
-    def trust(self) -> None:
-        """It was read: it is alive."""
-        self._suspect_until_seconds = 0.0
+    profile: RequestProfile
+    tried: list[str]
+    """Replicas that it has already failed on."""
+
+    def admitted(self, lease: "Lease") -> None:
+        """Its turn has come."""
+        ...
+
+    def refused(self, reject: Reject) -> None:
+        """It has waited in vain."""
+        ...
 
 
 class Lease:
     """Tokens reserved on one replica for one request. Release it exactly once."""
+
+    __slots__ = ("_is_released", "_pool", "_reservation", "choice", "replica")
 
     def __init__(
         self, pool: "Pool", replica: Replica, profile: RequestProfile, choice: Choice
     ) -> None:
         self._pool = pool
         self.replica = replica
-        self.profile = profile
         self.choice = choice
-        self._id = replica.ledger.reserve(profile)
+        self._reservation = replica.ledger.reserve(profile)
         self._is_released = False
 
     def progress(self, generated_tokens: int) -> None:
         """The answer has so many tokens by now."""
-        self.replica.ledger.progress(self._id, generated_tokens=generated_tokens)
+        self.replica.ledger.progress(self._reservation, generated_tokens=generated_tokens)
 
     def release(self) -> None:
         """Give the tokens back. Raises ``RuntimeError`` the second time: that is a bug."""
@@ -109,19 +121,24 @@ class Lease:
             msg = "lease released twice"
             raise RuntimeError(msg)
         self._is_released = True
-        held = self.replica.ledger.release(self._id)
-        self._pool.freed.add(held, now_seconds=time.monotonic())
+        self._pool.released(self.replica.ledger.release(self._reservation))
 
 
 class Pool:
-    """All replicas that serve one model."""
+    """All replicas that serve one model, and the requests that wait for them."""
 
-    def __init__(self, model: str, rng: Random) -> None:
+    def __init__(
+        self, model: str, rng: Random, limits: QueueLimits, call_soon: Callable[..., object]
+    ) -> None:
+        """``call_soon``: the event loop's; the queue moves on from there, never from inside."""
         self.model = model
         self.settings: PoolSettings | None = None
         self.replicas: dict[str, Replica] = {}
+        self.queue: HoldingQueue[Waiter] = HoldingQueue(limits)
         self.freed = RateMeter()
         self._rng = rng
+        self._call_soon = call_soon
+        self._will_advance = False
 
     @property
     def watermark_ratio(self) -> float:
@@ -135,44 +152,144 @@ class Pool:
             return DEFAULT_ASSUMED_OUTPUT_TOKENS
         return self.settings.assumed_output_tokens
 
-    def admit(self, profile: RequestProfile, *, excluding: Iterable[str] = ()) -> Lease | Reject:
-        """Reserve on the best replica, or say why none may take it.
+    def submit(self, waiter: Waiter) -> Lease | Reject | None:
+        """Room on the best replica, a refusal, or None: it waits, and will be told."""
+        verdict = self._decide(waiter)
+        if isinstance(verdict, Choice):
+            if not self.queue:
+                return self._reserve(waiter, verdict)
+            # Those who came first go first, or nobody large would ever get in.
+            verdict = Hold(
+                message=f"{len(self.queue)} request(s) wait before it",
+                expected_wait_seconds=self._seconds_to_free(self.queue.held_tokens),
+            )
+        if isinstance(verdict, Reject):
+            return verdict
+        expected_tokens = waiter.profile.expected_tokens
+        refusal = self.queue.refusal(
+            expected_tokens, expected_wait_seconds=verdict.expected_wait_seconds
+        )
+        if refusal is not None:
+            return verdict.reject(because=refusal.value)
+        self.queue.hold(waiter, expected_tokens, now_seconds=time.monotonic())
+        return None
 
-        ``excluding``: replicas that this request has already failed on.
-        """
+    def withdraw(self, waiter: Waiter) -> None:
+        """It waits no more: its client has gone."""
+        if self.queue.remove(waiter):
+            self.advance_soon()
+
+    def released(self, held_tokens: int) -> None:
+        """A lease was given back: whoever waits may have room now."""
+        self.freed.add(held_tokens, now_seconds=time.monotonic())
+        self.advance_soon()
+
+    def advance_soon(self) -> None:
+        """Something has changed: see whose turn it is, once this step is over."""
+        if self.queue and not self._will_advance:
+            self._will_advance = True
+            self._call_soon(self._advance)
+
+    def tick(self) -> None:
+        """Let those go that have waited for their time, and look whether others fit."""
+        if not self.queue:
+            return
+        waited = self.queue.limits.max_seconds
+        for waiter in self.queue.expired(now_seconds=time.monotonic()):
+            verdict = self._decide(waiter)
+            self.queue.remove(waiter)
+            if isinstance(verdict, Choice):
+                waiter.admitted(self._reserve(waiter, verdict))
+            elif isinstance(verdict, Hold):
+                waiter.refused(
+                    verdict.reject(
+                        because="it waited for its time",
+                        reason=RejectReason.QUEUE_TIMEOUT,
+                        waited=waited,
+                    )
+                )
+            else:
+                waiter.refused(verdict)
+        self.advance_soon()
+
+    def num_stale(self, *, now_seconds: float) -> int:
+        """Routable replicas that were never read, or not for too long."""
+        return sum(
+            replica.info.is_routable
+            and not replica.ledger.snapshot().is_fresh(now_seconds=now_seconds)
+            for replica in self.replicas.values()
+        )
+
+    def snapshots(self) -> list[tuple[Replica, ReplicaSnapshot]]:
+        """All replicas as a decision would see them, for metrics and debugging."""
+        return [(r, r.ledger.snapshot()) for r in self.replicas.values()]
+
+    def _advance(self) -> None:
+        self._will_advance = False
+        while (waiter := self.queue.first()) is not None:
+            verdict = self._decide(waiter)
+            if isinstance(verdict, Hold):
+                return
+            self.queue.remove(waiter)
+            if isinstance(verdict, Choice):
+                waiter.admitted(self._reserve(waiter, verdict))
+            else:
+                waiter.refused(verdict)
+
+    def _decide(self, waiter: Waiter) -> Choice | Hold | Reject:
         now = time.monotonic()
-        tried = set(excluding)
-        snapshots = [
-            replica.ledger.snapshot(now_seconds=now)
-            for key, replica in self.replicas.items()
-            if replica.info.is_routable and not replica.is_suspect and key not in tried
+        profile = waiter.profile
+        tried = waiter.tried
+        routable = [
+            replica
+            for replica in self.replicas.values()
+            if replica.info.is_routable and replica.info.key not in tried
         ]
+        usable = [replica for replica in routable if replica.health.may_try(now_seconds=now)]
+        # With every replica out, trying one is better than refusing all: they may be back.
+        snapshots = [replica.ledger.snapshot() for replica in usable or routable]
         verdict = decide(
             profile,
             snapshots,
             watermark_ratio=self.watermark_ratio,
             freed_tokens_per_second=self.freed.per_second(now_seconds=now),
+            now_seconds=now,
         )
-        match verdict:
-            case Admit(candidates=candidates):
-                choice = choose(profile, candidates, rng=self._rng)
-                return Lease(self, self.replicas[choice.replica], profile, choice)
-            case Reject():
-                return verdict
+        if not isinstance(verdict, Admit):
+            return verdict
+        return choose(profile, verdict.candidates, rng=self._rng)
 
-    def snapshots(self) -> list[tuple[Replica, ReplicaSnapshot]]:
-        """All replicas as a decision would see them, for metrics and debugging."""
-        now = time.monotonic()
-        return [(r, r.ledger.snapshot(now_seconds=now)) for r in self.replicas.values()]
+    def _reserve(self, waiter: Waiter, choice: Choice) -> Lease:
+        """Follows its decision without an ``await`` in between."""
+        replica = self.replicas[choice.replica]
+        replica.health.trying(now_seconds=time.monotonic())
+        return Lease(self, replica, waiter.profile, choice)
+
+    def _seconds_to_free(self, num_tokens: int) -> float | None:
+        rate = self.freed.per_second(now_seconds=time.monotonic())
+        return num_tokens / rate if rate else None
 
 
 class Pools:
     """All pools, by served model name."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        *,
+        queue_limits: QueueLimits,
+        call_soon: Callable[..., object],
+    ) -> None:
         self._rng = rng
+        self._queue_limits = queue_limits
+        self._call_soon = call_soon
         self.by_model: dict[str, Pool] = {}
         self._model_of: dict[str, str] = {}
+
+    @staticmethod
+    def now_seconds() -> float:
+        """The clock that readings and leases are timed by."""
+        return time.monotonic()
 
     def get(self, model: str) -> Pool | None:
         """The pool that serves a model; None when nobody does or should."""
@@ -188,8 +305,13 @@ class Pools:
         replica = pool.replicas.get(info.key)
         if replica is None or replica.info.endpoint != info.endpoint:
             replica = pool.replicas[info.key] = Replica(info)
-        else:
+        elif replica.info != info:
             replica.info = info
+            replica.ledger.promise(
+                capacity_tokens=info.promised_capacity_tokens,
+                max_context_tokens=info.max_context_tokens,
+            )
+        pool.advance_soon()
         return replica
 
     def remove_replica(self, key: str) -> Replica | None:
@@ -199,6 +321,7 @@ class Pools:
             return None
         pool = self.by_model[model]
         replica = pool.replicas.pop(key, None)
+        pool.advance_soon()
         self._drop_if_unused(pool)
         return replica
 
@@ -212,15 +335,23 @@ class Pools:
                 self._drop_if_unused(pool)
 
     def apply_reading(self, replica: Replica, reading: ReplicaReading) -> None:
-        """A replica was read: it is alive."""
+        """A replica was read: what it holds is known anew."""
         replica.ledger.apply_reading(reading)
-        replica.trust()
+        model = self._model_of.get(replica.info.key)
+        if model is not None:
+            self.by_model[model].advance_soon()
+
+    def tick(self) -> None:
+        """Time passes: see who has waited for long enough."""
+        for pool in list(self.by_model.values()):
+            pool.tick()
+            self._drop_if_unused(pool)
 
     def _pool(self, model: str) -> Pool:
         if model not in self.by_model:
-            self.by_model[model] = Pool(model, self._rng)
+            self.by_model[model] = Pool(model, self._rng, self._queue_limits, self._call_soon)
         return self.by_model[model]
 
     def _drop_if_unused(self, pool: Pool) -> None:
-        if not pool.replicas and pool.settings is None:
+        if not pool.replicas and pool.settings is None and not pool.queue:
             self.by_model.pop(pool.model, None)

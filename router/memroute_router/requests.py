@@ -1,6 +1,6 @@
-"""An OpenAI request, parsed once: what is needed to admit it. The bytes go on unchanged."""
+"""Requests, parsed once: what is needed to admit them. The bytes go on unchanged."""
 
-from dataclasses import dataclass
+import re
 from typing import Any
 
 import orjson
@@ -14,9 +14,13 @@ MAX_BYTES_PER_TOKEN = 16
 # No running text packs more into a token on average: what a final refusal may rely on.
 TOKENS_PER_MESSAGE = 4
 # Chat templates wrap each message in about four special tokens.
+TOKENS_PER_ATTACHMENT = 1024
+# An image or a recording: 256 to 4,096 by model and size; nobody knows before the engine does.
+DEFAULT_COMPLETION_TOKENS = 16
+# The API's own default for text completions.
 
-CHAT_PATH = "/v1/chat/completions"
-COMPLETIONS_PATH = "/v1/completions"
+_BOUNDARY = re.compile(rb'(?is)multipart/form-data\s*;.*?boundary="?([^";,\s]{1,70})"?')
+_MODEL_PART = re.compile(rb'(?i)content-disposition:[^\r\n]*;\s*name="?model"?\s*(?:;|\r|$)')
 
 
 class BadRequestError(Exception):
@@ -28,17 +32,32 @@ class BadRequestError(Exception):
         self.parameter = parameter
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompletionRequest:
+class ParsedRequest:
     """What the router needs to know of a request."""
 
-    model: str
-    is_stream: bool
-    prompt_bytes: int | None
-    """Bytes of text in the prompt; None when it came as token ids."""
-    prompt_tokens: int
-    max_output_tokens: int | None
-    num_choices: int
+    __slots__ = ("is_stream", "max_output_tokens", "model", "num_choices", "prompt_bytes",
+                 "prompt_tokens")  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        prompt_tokens: int,
+        prompt_bytes: int | None = None,
+        max_output_tokens: int | None = 0,
+        num_choices: int = 1,
+        is_stream: bool = False,
+    ) -> None:
+        """``prompt_bytes``: of text, None when the prompt came as token ids.
+
+        ``max_output_tokens``: None when the client set no limit, 0 when nothing is generated.
+        """
+        self.model = model
+        self.prompt_tokens = prompt_tokens
+        self.prompt_bytes = prompt_bytes
+        self.max_output_tokens = max_output_tokens
+        self.num_choices = num_choices
+        self.is_stream = is_stream
 
     def profile(self, *, assumed_output_tokens: int) -> RequestProfile:
         """The tokens it is expected to hold. ``assumed_output_tokens``: when it sets no limit."""
@@ -56,35 +75,125 @@ class CompletionRequest:
         )
 
 
-def parse_request(path: str, body: bytes) -> CompletionRequest:
-    """Read a chat or text completion request. Raises ``BadRequestError``."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        msg = f"the body is not JSON: {error}"
-        raise BadRequestError(msg) from error
-    if not isinstance(document, dict):
-        msg = "the body is not a JSON object"
+def parse_chat(document: dict[str, Any]) -> ParsedRequest:
+    """``/v1/chat/completions``. Raises ``BadRequestError``, as all of these do."""
+    model = _model(document)
+    num_bytes, num_tokens = _conversation_size(document, document.get("messages"), "messages")
+    limit = document.get("max_completion_tokens")
+    if limit is None:
+        limit = document.get("max_tokens")
+    return ParsedRequest(
+        model=model,
+        prompt_tokens=num_tokens,
+        prompt_bytes=num_bytes,
+        max_output_tokens=_positive(limit, "max_tokens"),
+        num_choices=_positive(document.get("n"), "n") or 1,
+        is_stream=document.get("stream") is True,
+    )
+
+
+def parse_completion(document: dict[str, Any]) -> ParsedRequest:
+    """``/v1/completions``."""
+    model = _model(document)
+    prompt = document.get("prompt")
+    num_bytes, num_tokens = _prompt_size(prompt, "prompt")
+    num_prompts = len(prompt) if isinstance(prompt, list) and not _are_token_ids(prompt) else 1
+    limit = document.get("max_tokens")
+    return ParsedRequest(
+        model=model,
+        prompt_tokens=num_tokens,
+        prompt_bytes=num_bytes,
+        max_output_tokens=_positive(
+            DEFAULT_COMPLETION_TOKENS if limit is None else limit, "max_tokens"
+        ),
+        num_choices=(_positive(document.get("n"), "n") or 1) * num_prompts,
+        is_stream=document.get("stream") is True,
+    )
+
+
+def parse_responses(document: dict[str, Any]) -> ParsedRequest:
+    """``/v1/responses``: the input is a text or a list of items."""
+    model = _model(document)
+    given = document.get("input")
+    if isinstance(given, str) and given:
+        given = [{"content": given}]
+    num_bytes, num_tokens = _conversation_size(document, given, "input")
+    extra = _text_bytes(document.get("instructions"))
+    return ParsedRequest(
+        model=model,
+        prompt_tokens=num_tokens + ceil_div(extra, BYTES_PER_TOKEN),
+        prompt_bytes=num_bytes + extra,
+        max_output_tokens=_positive(document.get("max_output_tokens"), "max_output_tokens"),
+        is_stream=document.get("stream") is True,
+    )
+
+
+def parse_messages(document: dict[str, Any]) -> ParsedRequest:
+    """``/v1/messages`` of Anthropic's API: ``max_tokens`` is the client's to set."""
+    model = _model(document)
+    num_bytes, num_tokens = _conversation_size(document, document.get("messages"), "messages")
+    extra = _text_bytes(document.get("system"))
+    return ParsedRequest(
+        model=model,
+        prompt_tokens=num_tokens + ceil_div(extra, BYTES_PER_TOKEN),
+        prompt_bytes=num_bytes + extra,
+        max_output_tokens=_positive(document.get("max_tokens"), "max_tokens"),
+        is_stream=document.get("stream") is True,
+    )
+
+
+def parse_input(document: dict[str, Any]) -> ParsedRequest:
+    """Embeddings, pooling, classification, speech: ``input``, and nothing is generated."""
+    model = _model(document)
+    if "messages" in document:
+        num_bytes, num_tokens = _conversation_size(document, document["messages"], "messages")
+        return ParsedRequest(model=model, prompt_tokens=num_tokens, prompt_bytes=num_bytes)
+    size, num_tokens = _prompt_size(document.get("input"), "input")
+    return ParsedRequest(model=model, prompt_tokens=num_tokens, prompt_bytes=size)
+
+
+def parse_texts(document: dict[str, Any]) -> ParsedRequest:
+    """Ranking and scoring: the first text is read once with each of the others."""
+    model = _model(document)
+    first = document.get("query", document.get("text_1", document.get("queries")))
+    others = document.get("documents", document.get("text_2", document.get("data_2")))
+    items = others if isinstance(others, list) else [others]
+    num_bytes = _text_bytes(first) * max(1, len(items)) + sum(_text_bytes(item) for item in items)
+    return ParsedRequest(
+        model=model, prompt_tokens=ceil_div(num_bytes, BYTES_PER_TOKEN), prompt_bytes=num_bytes
+    )
+
+
+def parse_no_tokens(document: dict[str, Any]) -> ParsedRequest:
+    """Tokenizing and counting: no KV cache is held."""
+    return ParsedRequest(model=_model(document), prompt_tokens=0)
+
+
+def parse_audio_form(body: bytes, content_type: bytes) -> ParsedRequest:
+    """A form with a recording: its model; how long the recording is, only the engine knows."""
+    match = _BOUNDARY.match(content_type)
+    if match is None:
+        msg = "the body must be multipart/form-data with a boundary"
         raise BadRequestError(msg)
+    for part in body.split(b"--" + match[1])[1:]:
+        head, blank, value = part.partition(b"\r\n\r\n")
+        if blank and _MODEL_PART.search(head):
+            model = value.removesuffix(b"\r\n").decode("utf-8", "replace")
+            return ParsedRequest(
+                model=_model({"model": model}),
+                prompt_tokens=TOKENS_PER_ATTACHMENT,
+                prompt_bytes=0,
+                max_output_tokens=None,
+            )
+    return ParsedRequest(model=_model({}), prompt_tokens=0)
+
+
+def _model(document: dict[str, Any]) -> str:
     model = document.get("model")
     if not isinstance(model, str) or not model:
         msg = "model must name one of /v1/models"
         raise BadRequestError(msg, "model")
-    if path == CHAT_PATH:
-        num_bytes: int | None
-        num_bytes, num_tokens = _chat_size(document)
-        limit = document.get("max_completion_tokens", document.get("max_tokens"))
-    else:
-        num_bytes, num_tokens = _prompt_size(document.get("prompt"))
-        limit = document.get("max_tokens", 16)  # the API's default for text completions
-    return CompletionRequest(
-        model=model,
-        is_stream=document.get("stream") is True,
-        prompt_bytes=num_bytes,
-        prompt_tokens=num_tokens,
-        max_output_tokens=_positive(limit, "max_tokens"),
-        num_choices=_positive(document.get("n"), "n") or 1,
-    )
+    return model
 
 
 def _positive(value: object, parameter: str) -> int | None:
@@ -96,43 +205,69 @@ def _positive(value: object, parameter: str) -> int | None:
     return value
 
 
-def _chat_size(document: dict[str, Any]) -> tuple[int, int]:
-    messages = document.get("messages")
+def _conversation_size(
+    document: dict[str, Any], messages: object, parameter: str
+) -> tuple[int, int]:
+    """Bytes of text, and tokens, of a list of messages and the tools beside it."""
     if not isinstance(messages, list) or not messages:
-        msg = "messages must be a non-empty list"
-        raise BadRequestError(msg, "messages")
+        msg = f"{parameter} must be a non-empty list"
+        raise BadRequestError(msg, parameter)
     num_bytes = 0
+    num_tokens = TOKENS_PER_MESSAGE * len(messages)
     for message in messages:
         if not isinstance(message, dict):
-            msg = "each message must be an object"
-            raise BadRequestError(msg, "messages")
-        num_bytes += _text_bytes(message.get("content"))
-        if message.get("tool_calls"):
-            num_bytes += len(orjson.dumps(message["tool_calls"]))
-    if document.get("tools"):
-        num_bytes += len(orjson.dumps(document["tools"]))
-    return num_bytes, ceil_div(num_bytes, BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE * len(messages)
+            msg = f"each of {parameter} must be an object"
+            raise BadRequestError(msg, parameter)
+        content = message.get("content")
+        if isinstance(content, str):
+            num_bytes += len(content) if content.isascii() else len(content.encode())
+        elif content is not None:
+            num_bytes += _text_bytes(content)
+            num_tokens += TOKENS_PER_ATTACHMENT * _num_attachments(content)
+        calls = message.get("tool_calls")
+        if calls:
+            num_bytes += len(orjson.dumps(calls))
+    tools = document.get("tools")
+    if tools:
+        num_bytes += len(orjson.dumps(tools))
+    return num_bytes, num_tokens + ceil_div(num_bytes, BYTES_PER_TOKEN)
 
 
 def _text_bytes(content: object) -> int:
     if isinstance(content, str):
-        return len(content.encode())
+        try:
+            return len(content) if content.isascii() else len(content.encode())
+        except UnicodeEncodeError:
+            return 3 * len(content)
     if isinstance(content, list):
-        return sum(_text_bytes(part.get("text")) for part in content if isinstance(part, dict))
+        return sum(_text_bytes(part) for part in content)
+    if isinstance(content, dict):
+        return _text_bytes(content.get("text", content.get("content")))
     return 0
 
 
-def _prompt_size(prompt: object) -> tuple[int | None, int]:
+def _num_attachments(content: object) -> int:
+    """Parts that are no text: images, recordings, files."""
+    if not isinstance(content, list):
+        return 0
+    return sum(isinstance(part, dict) and "text" not in part for part in content)
+
+
+def _are_token_ids(prompt: list[object]) -> bool:
+    return all(isinstance(token, int) for token in prompt)
+
+
+def _prompt_size(prompt: object, parameter: str) -> tuple[int | None, int]:
     if isinstance(prompt, str) and prompt:
-        num_bytes = len(prompt.encode())
+        num_bytes = _text_bytes(prompt)
         return num_bytes, ceil_div(num_bytes, BYTES_PER_TOKEN)
     if isinstance(prompt, list) and prompt:
-        if all(isinstance(token, int) for token in prompt):
+        if _are_token_ids(prompt):
             return None, len(prompt)
         if all(isinstance(text, str) for text in prompt):
-            num_bytes = sum(len(text.encode()) for text in prompt)
+            num_bytes = sum(_text_bytes(text) for text in prompt)
             return num_bytes, ceil_div(num_bytes, BYTES_PER_TOKEN)
-        if all(isinstance(tokens, list) for tokens in prompt):
+        if all(isinstance(tokens, list) and _are_token_ids(tokens) for tokens in prompt):
             return None, sum(len(tokens) for tokens in prompt)
-    msg = "prompt must be a text, a list of texts, or token ids"
-    raise BadRequestError(msg, "prompt")
+    msg = f"{parameter} must be a text, a list of texts, or token ids"
+    raise BadRequestError(msg, parameter)

@@ -4,6 +4,32 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memroute_router.journal import AccessLog
+
+EXAMPLES = """\
+on Kubernetes (as the chart starts it): replicas and models come from ModelDeployments
+  memroute-router --namespace models
+
+without Kubernetes: replicas and models come from a file, which is read again when it changes
+  memroute-router --config router.yaml
+
+  # router.yaml
+  models:
+    - name: llama-3-8b                 # the name that clients send as "model"
+      replicas:
+        - http://10.0.0.11:8000
+        - url: https://10.0.0.12:8000  # fields beside the url are optional
+          name: gpu-12
+          kvCapacityTokens: 131072     # until the engine says so itself
+      maxContextTokens: 32768
+      kvWatermarkRatio: 0.95
+      assumedOutputTokens: 256
+
+to see what it decides
+  curl localhost:8000/debug/decisions; curl localhost:8000/debug/replicas
+  curl -H 'x-memroute-explain: 1' -i localhost:8000/v1/chat/completions -d '...'
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
@@ -11,13 +37,25 @@ class RouterSettings:
 
     host: str
     port: int
+    config: str | None
     namespace: str | None
     scrape_seconds: float
+    max_attempts: int
+    max_queued_requests: int
+    max_queued_tokens: int
+    max_queue_seconds: float
     max_body_bytes: int
     connect_timeout_seconds: float
     first_byte_timeout_seconds: float
-    max_attempts: int
+    stalled_engine_seconds: float
+    stalled_client_seconds: float
+    idle_timeout_seconds: float
+    header_timeout_seconds: float
+    body_timeout_seconds: float
     shutdown_timeout_seconds: float
+    access_log: AccessLog
+    tls_cert: str | None
+    tls_key: str | None
 
 
 def parse_settings(argv: Sequence[str]) -> RouterSettings:
@@ -25,31 +63,80 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
     parser = argparse.ArgumentParser(
         prog="memroute-router",
         description="Routes OpenAI-API requests to replicas by KV-cache pressure.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=EXAMPLES,
+        formatter_class=_Formatter,
     )
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - a pod's own address
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument(
+    where = parser.add_argument_group("where it listens, what it serves")
+    where.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - a pod's own address
+    where.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes any")
+    where.add_argument("--config", help="YAML file of models and replicas: no Kubernetes")
+    where.add_argument(
         "--namespace", help="serve the ModelDeployments of this namespace only (default: all)"
     )
+    where.add_argument("--tls-cert", help="PEM file: serve HTTPS with this certificate (chain)")
+    where.add_argument("--tls-key", help="PEM file: its private key, if it is not beside it")
+    _add_admission(parser.add_argument_group("admission"))
+    _add_limits(parser.add_argument_group("limits"))
     parser.add_argument(
+        "--access-log",
+        type=AccessLog,
+        choices=list(AccessLog),
+        default=AccessLog.ALL,
+        help="which requests get a line in the log",
+    )
+    parsed = parser.parse_args(argv)
+    if parsed.config and parsed.namespace:
+        parser.error("--config and --namespace exclude each other")
+    if parsed.tls_key and not parsed.tls_cert:
+        parser.error("--tls-key needs --tls-cert")
+    return RouterSettings(**vars(parsed))
+
+
+def _add_admission(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
         "--scrape-seconds", type=float, default=1.0, help="how often each replica is read"
     )
-    parser.add_argument("--max-body-bytes", type=int, default=32 * 1024**2)
-    parser.add_argument("--connect-timeout-seconds", type=float, default=2.0)
-    parser.add_argument(
-        "--first-byte-timeout-seconds",
-        type=float,
-        default=600.0,
-        help="how long a replica may take to begin its answer",
-    )
-    parser.add_argument(
+    group.add_argument(
         "--max-attempts", type=int, default=3, help="replicas to try before the first byte"
     )
-    parser.add_argument(
-        "--shutdown-timeout-seconds",
-        type=float,
-        default=50.0,
-        help="how long answers may go on after SIGTERM",
+    group.add_argument(
+        "--max-queued-requests",
+        type=int,
+        default=1024,
+        help="requests of one model that may wait for room",
     )
-    return RouterSettings(**vars(parser.parse_args(argv)))
+    group.add_argument(
+        "--max-queued-tokens",
+        type=int,
+        default=1_000_000,
+        help="expected tokens of the requests of one model that may wait",
+    )
+    group.add_argument(
+        "--max-queue-seconds",
+        type=float,
+        default=10.0,
+        help="how long a request may wait for room; 0 refuses at once",
+    )
+
+
+def _add_limits(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--max-body-bytes", type=int, default=32 * 1024**2, help="a larger request is 413"
+    )
+    for name, seconds, what in (
+        ("connect-timeout", 2.0, "a replica may take to accept a connection"),
+        ("first-byte-timeout", 600.0, "a replica may take to begin its answer"),
+        ("stalled-engine", 300.0, "a replica may send nothing of an answer that it has begun"),
+        ("stalled-client", 120.0, "a client may take nothing of its answer"),
+        ("idle-timeout", 75.0, "a client's connection may be idle"),
+        ("header-timeout", 10.0, "a client may take to send the head of a request"),
+        ("body-timeout", 60.0, "a client may take to send the body of a request"),
+        ("shutdown-timeout", 50.0, "answers may go on after SIGTERM"),
+    ):
+        group.add_argument(
+            f"--{name}-seconds", type=float, default=seconds, help=f"how long {what}"
+        )
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults beside their options, examples as they are written."""

@@ -4,9 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memroute.admission import Admit, Reject, RejectReason, decide
+from memroute.admission import (
+    Admit,
+    Hold,
+    HoldingQueue,
+    QueueLimits,
+    QueueRefusal,
+    RejectReason,
+    decide,
+)
 from memroute.footprint import RequestProfile
-from memroute.pressure import RateMeter, ReplicaLedger, ReplicaReading, ReplicaSnapshot
+from memroute.pressure import (
+    RateMeter,
+    ReplicaHealth,
+    ReplicaLedger,
+    ReplicaReading,
+    ReplicaSnapshot,
+)
 from memroute.routing import choose
 
 
@@ -32,7 +46,7 @@ def snapshot(name="a", projected=0, capacity=1000, context=None, age=0.5):
         max_context_tokens=context,
         projected_tokens=projected,
         num_in_flight=0,
-        reading_age_seconds=age,
+        read_at_seconds=-age,
     )
 
 
@@ -88,7 +102,7 @@ def test_a_lease_cannot_be_released_twice():
 def test_the_ledger_returns_to_zero_whatever_happened(steps):
     """Reserve, progress, scrape and end in any order; then end everything."""
     ledger = ReplicaLedger("a", promised_capacity_tokens=10_000)
-    held: list[int] = []
+    held = []
     for kind, number in steps:
         if kind == "r":
             held.append(ledger.reserve(profile(prompt=number)))
@@ -117,7 +131,9 @@ def test_a_rate_is_learned_quickly_and_forgotten():
 
 
 def test_nobody_ready_is_not_the_same_as_nobody_free():
-    verdict = decide(profile(), [], watermark_ratio=0.9, freed_tokens_per_second=None)
+    verdict = decide(
+        profile(), [], watermark_ratio=0.9, freed_tokens_per_second=None, now_seconds=0.0
+    )
     assert verdict.reason is RejectReason.NO_READY_REPLICA
 
 
@@ -127,6 +143,7 @@ def test_what_can_never_fit_is_refused_with_numbers_and_without_a_time():
         [snapshot(capacity=1000), snapshot("b", capacity=800)],
         watermark_ratio=0.9,
         freed_tokens_per_second=None,
+        now_seconds=0.0,
     )
     assert verdict.reason is RejectReason.NEVER_FITS
     assert "900 prompt and 200 output" in verdict.message
@@ -141,9 +158,13 @@ def test_a_saturated_pool_says_when_to_come_back():
         [snapshot(projected=850)],
         watermark_ratio=0.9,
         freed_tokens_per_second=20.0,
+        now_seconds=0.0,
     )
-    assert isinstance(verdict, Reject)
-    assert (verdict.reason, verdict.retry_after_seconds) == (RejectReason.SATURATED, 5)
+    assert isinstance(verdict, Hold)
+    assert verdict.expected_wait_seconds == pytest.approx(5)
+    reject = verdict.reject(because="too many requests wait")
+    assert (reject.reason, reject.retry_after_seconds) == (RejectReason.SATURATED, 5)
+    assert "100 tokens short" in reject.message
 
 
 def test_one_full_replica_does_not_refuse_for_another_that_has_room():
@@ -153,6 +174,7 @@ def test_one_full_replica_does_not_refuse_for_another_that_has_room():
         [snapshot("full", projected=1000), snapshot("idle", projected=0)],
         watermark_ratio=0.9,
         freed_tokens_per_second=None,
+        now_seconds=0.0,
     )
     assert isinstance(verdict, Admit)
     assert [c.replica for c in verdict.candidates] == ["idle"]
@@ -165,6 +187,7 @@ def test_an_idle_replica_takes_a_request_larger_than_its_watermark():
         [snapshot(projected=0)],
         watermark_ratio=0.9,
         freed_tokens_per_second=None,
+        now_seconds=0.0,
     )
     assert isinstance(verdict, Admit)
 
@@ -172,9 +195,13 @@ def test_an_idle_replica_takes_a_request_larger_than_its_watermark():
 def test_a_replica_that_stopped_reporting_is_the_last_resort():
     """A hung engine's last reading may well say idle."""
     hung, busy = snapshot("hung", age=60.0), snapshot("busy", projected=500)
-    verdict = decide(profile(), [hung, busy], watermark_ratio=0.9, freed_tokens_per_second=None)
+    verdict = decide(
+        profile(), [hung, busy], watermark_ratio=0.9, freed_tokens_per_second=None, now_seconds=0.0
+    )
     assert [c.replica for c in verdict.candidates] == ["busy"]
-    verdict = decide(profile(), [hung], watermark_ratio=0.9, freed_tokens_per_second=None)
+    verdict = decide(
+        profile(), [hung], watermark_ratio=0.9, freed_tokens_per_second=None, now_seconds=0.0
+    )
     assert [c.replica for c in verdict.candidates] == ["hung"]
 
 
@@ -202,3 +229,79 @@ def test_unknown_capacity_comes_after_known():
         rng=random.Random(1),
     )
     assert choice.replica == "y"
+
+
+def test_a_queue_is_first_come_first_served_and_bounded():
+    """Two of 100 tokens fit into 250; the third is one too many, whatever its place."""
+    queue = HoldingQueue(QueueLimits(max_requests=3, max_tokens=250, max_seconds=10))
+    for name in ("first", "second"):
+        assert queue.refusal(100, expected_wait_seconds=None) is None
+        queue.hold(name, 100, now_seconds=0)
+    assert queue.refusal(100, expected_wait_seconds=1) is QueueRefusal.TOKENS
+    assert queue.refusal(10, expected_wait_seconds=11) is QueueRefusal.TIME
+    queue.hold("third", 10, now_seconds=5)
+    assert queue.refusal(10, expected_wait_seconds=None) is QueueRefusal.REQUESTS
+    assert queue.first() == "first"
+    assert queue.remove("first")
+    assert not queue.remove("first")
+    assert (queue.first(), len(queue), queue.held_tokens) == ("second", 2, 110)
+    assert queue.expired(now_seconds=9.9) == []
+    assert queue.expired(now_seconds=10) == ["second"]
+
+
+def test_a_request_larger_than_the_queue_may_wait_alone():
+    queue = HoldingQueue(QueueLimits(max_requests=3, max_tokens=250, max_seconds=10))
+    assert queue.refusal(1000, expected_wait_seconds=None) is None
+
+
+def test_a_fault_takes_a_replica_out_and_one_trial_brings_it_back():
+    health = ReplicaHealth()
+    assert health.may_try(now_seconds=0)
+    assert health.fault(now_seconds=0)
+    assert not health.fault(now_seconds=1), "others that were under way say nothing new"
+    assert not health.may_try(now_seconds=4.9)
+    assert health.may_try(now_seconds=5)
+    health.trying(now_seconds=5)
+    assert not health.may_try(now_seconds=5.1), "one request at a time is on trial"
+    health.answered()
+    assert health.may_try(now_seconds=5.2)
+    assert not health.is_out
+
+
+def test_a_replica_that_fails_its_trial_is_out_for_twice_as_long():
+    """5, 10, 20, 40, 60, 60 seconds."""
+    health = ReplicaHealth()
+    now, outs = 0.0, []
+    health.fault(now_seconds=now)
+    for _ in range(6):
+        begun = now
+        while not health.may_try(now_seconds=now):
+            now += 0.5
+        outs.append(now - begun)
+        health.trying(now_seconds=now)
+        health.fault(now_seconds=now)
+    assert outs == [5, 10, 20, 40, 60, 60]
+
+
+def test_one_poisonous_request_does_not_take_a_replica_out():
+    """Five errors in a row do; an answer between them starts the count anew."""
+    health = ReplicaHealth()
+    for _ in range(4):
+        assert not health.error(now_seconds=0)
+    health.answered()
+    for _ in range(4):
+        assert not health.error(now_seconds=0)
+    assert health.error(now_seconds=0)
+    assert health.is_out
+
+
+def test_a_snapshot_is_made_anew_when_something_changed_and_only_then():
+    ledger = ReplicaLedger("a", promised_capacity_tokens=1000)
+    first = ledger.snapshot()
+    assert ledger.snapshot() is first
+    lease = ledger.reserve(profile())
+    assert ledger.snapshot().projected_tokens == 150
+    ledger.release(lease)
+    assert ledger.snapshot() == first
+    ledger.promise(capacity_tokens=2000, max_context_tokens=None)
+    assert ledger.snapshot().capacity_tokens == 2000

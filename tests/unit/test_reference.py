@@ -3,14 +3,18 @@
 import random
 import re
 
-from memroute.admission import RejectReason
+from memroute.admission import QueueLimits, RejectReason
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.metrics import RouterMetrics
+from memroute_router.outcomes import Outcome
 from memroute_router.pools import Pools
-from memroute_router.proxy import Outcome
 from memroute_router.settings import parse_settings as parse_router
 from memroute_simulator.engine.arguments import engine_parser
+
+
+def router_pools():
+    return Pools(random.Random(1), queue_limits=QueueLimits(), call_soon=lambda *_: None)
 
 
 def names(text):
@@ -20,7 +24,7 @@ def names(text):
 def test_the_metrics_page_lists_exactly_what_is_exported(repository):
     exported = {
         family.name + ("_total" if family.type == "counter" else "")
-        for metrics in (OperatorMetrics(), RouterMetrics(Pools(random.Random(1))))
+        for metrics in (OperatorMetrics(), RouterMetrics(router_pools()))
         for family in metrics.registry.collect()
     }
     text = (repository / "docs" / "reference" / "metrics.md").read_text()

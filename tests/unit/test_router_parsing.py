@@ -3,16 +3,19 @@ import json
 import pytest
 
 from memroute_router.engines import parse_vllm_metrics
-from memroute_router.requests import CHAT_PATH, COMPLETIONS_PATH, BadRequestError, parse_request
+from memroute_router.requests import BadRequestError
+from memroute_router.surface import ROUTES
+
+CHAT_PATH, COMPLETIONS_PATH = b"/v1/chat/completions", b"/v1/completions"
 
 
 def parse(path=CHAT_PATH, **body):
-    return parse_request(path, json.dumps(body).encode())
+    return ROUTES[path].parse(json.dumps(body).encode(), b"application/json")
 
 
 def test_a_real_scrape_under_load_is_read(data_directory):
     """30 of 31 usable blocks are pinned; 32 blocks of 128 tokens less the null block: 3,968."""
-    text = (data_directory / "vllm-0.32-metrics-loaded.txt").read_text()
+    text = (data_directory / "vllm-0.32-metrics-loaded.txt").read_bytes()
     reading = parse_vllm_metrics(text, taken_at_seconds=1.0)
     assert reading.kv_cache_utilization_ratio == pytest.approx(30 / 31)
     assert reading.kv_capacity_tokens == 31 * 128
@@ -22,7 +25,7 @@ def test_a_real_scrape_under_load_is_read(data_directory):
 
 def test_ranks_of_a_data_parallel_engine_add_up(data_directory):
     """28/31 and 20/31 pinned; 4,096 tokens per rank, one block of 128 less each."""
-    text = (data_directory / "vllm-0.32-metrics-loaded-dp2.txt").read_text()
+    text = (data_directory / "vllm-0.32-metrics-loaded-dp2.txt").read_bytes()
     reading = parse_vllm_metrics(text, taken_at_seconds=1.0)
     assert reading.kv_cache_utilization_ratio == pytest.approx(48 / 62)
     assert reading.kv_capacity_tokens == 2 * 31 * 128
@@ -30,7 +33,7 @@ def test_ranks_of_a_data_parallel_engine_add_up(data_directory):
 
 
 def test_the_name_of_older_engines_is_read_too():
-    text = 'vllm:gpu_cache_usage_perc{engine="0",model_name="m"} 0.25\n'
+    text = b'vllm:gpu_cache_usage_perc{engine="0",model_name="m"} 0.25\n'
     reading = parse_vllm_metrics(text, taken_at_seconds=1.0)
     assert reading.kv_cache_utilization_ratio == 0.25
 
@@ -38,7 +41,7 @@ def test_the_name_of_older_engines_is_read_too():
 def test_what_is_missing_is_unknown_and_said():
     """A renamed metric read as 0 makes an engine look idle: everything would go there."""
     missing = []
-    reading = parse_vllm_metrics("", taken_at_seconds=1.0, report_missing=missing.append)
+    reading = parse_vllm_metrics(b"", taken_at_seconds=1.0, report_missing=missing.append)
     assert reading.kv_cache_utilization_ratio is None
     assert reading.kv_capacity_tokens is None
     assert "vllm:cache_config_info" in missing
@@ -79,4 +82,4 @@ def test_several_answers_hold_several_times_the_tokens():
 )
 def test_nonsense_is_refused_in_words(body, word):
     with pytest.raises(BadRequestError, match=word):
-        parse_request(CHAT_PATH, body)
+        ROUTES[CHAT_PATH].parse(body, b"application/json")

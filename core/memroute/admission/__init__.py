@@ -1,5 +1,15 @@
-"""Now or never? In tokens, per candidate replica, never on a pool average."""
+"""Now, later or never? In tokens, per candidate replica, never on a pool average."""
 
-from memroute.admission.policy import Admit, Reject, RejectReason, decide
+from memroute.admission.policy import Admit, Hold, Reject, RejectReason, decide
+from memroute.admission.queue import HoldingQueue, QueueLimits, QueueRefusal
 
-__all__ = ["Admit", "Reject", "RejectReason", "decide"]
+__all__ = [
+    "Admit",
+    "Hold",
+    "HoldingQueue",
+    "QueueLimits",
+    "QueueRefusal",
+    "Reject",
+    "RejectReason",
+    "decide",
+]

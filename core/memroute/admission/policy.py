@@ -4,8 +4,11 @@
 no replica is ready                     → Reject(no-ready-replica)
 no replica could ever hold it           → Reject(never-fits), with the numbers
 some replica has room under watermark   → Admit(those replicas)
-else                                    → Reject(saturated), with when to come back
+else                                    → Hold, with how long it may take
 ```
+
+A held request waits in a bounded queue (``queue.py``); one that may not wait is rejected as
+saturated, with when to come back.
 """
 
 import math
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from memroute.footprint import RequestProfile
-from memroute.pressure import ReplicaSnapshot
+from memroute.pressure import MAX_AGE_SECONDS, ReplicaSnapshot
 
 DEFAULT_RETRY_AFTER_SECONDS = 2
 # When no token was ever freed there is no rate to compute from; most answers end sooner.
@@ -27,6 +30,8 @@ class RejectReason(StrEnum):
 
     NEVER_FITS = "never-fits"
     SATURATED = "saturated"
+    QUEUE_TIMEOUT = "queue-timeout"
+    SHUTTING_DOWN = "shutting-down"
     NO_READY_REPLICA = "no-ready-replica"
 
 
@@ -34,7 +39,7 @@ class RejectReason(StrEnum):
 class Admit:
     """The replicas that may take the request now."""
 
-    candidates: tuple[ReplicaSnapshot, ...]
+    candidates: Sequence[ReplicaSnapshot]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +52,52 @@ class Reject:
     """None when coming back will not help."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """It would fit, not now: why, in a sentence with numbers, and how long it may take."""
+
+    message: str
+    expected_wait_seconds: float | None
+    """None when no token was ever freed: nobody knows."""
+
+    def reject(
+        self, *, because: str, reason: RejectReason = RejectReason.SATURATED, waited: float = 0.0
+    ) -> Reject:
+        """The refusal of a request that may not wait, or has waited ``waited`` s in vain."""
+        seconds = self.expected_wait_seconds
+        retry_after = DEFAULT_RETRY_AFTER_SECONDS
+        if seconds is not None:
+            retry_after = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(seconds)))
+        told = f"{self.message}; {because}"
+        if waited:
+            told += f" ({waited:.1f} s)"
+        return Reject(reason=reason, message=told, retry_after_seconds=retry_after)
+
+
 def decide(
     profile: RequestProfile,
     replicas: Sequence[ReplicaSnapshot],
     *,
     watermark_ratio: float,
     freed_tokens_per_second: float | None,
-) -> Admit | Reject:
-    """Admit or reject one request.
+    now_seconds: float,
+) -> Admit | Hold | Reject:
+    """Admit, hold or reject one request.
 
     ``watermark_ratio``: projected KV use that an admission may reach, 0 to 1.
     ``freed_tokens_per_second``: how fast the pool frees tokens; None when unknown.
+    ``now_seconds``: on the clock of the readings.
     """
+    candidates = [replica for replica in replicas if _has_room(replica, profile, watermark_ratio)]
+    if candidates:
+        # A replica that stopped reporting may be hung: used only when no other has room.
+        oldest = now_seconds - MAX_AGE_SECONDS
+        fresh = [
+            replica
+            for replica in candidates
+            if replica.read_at_seconds is not None and replica.read_at_seconds >= oldest
+        ]
+        return Admit(candidates=fresh or candidates)
     if not replicas:
         return Reject(
             reason=RejectReason.NO_READY_REPLICA,
@@ -68,12 +107,7 @@ def decide(
     possible = [replica for replica in replicas if _could_ever_hold(replica, profile)]
     if not possible:
         return _never_fits(profile, replicas)
-    candidates = tuple(r for r in possible if _has_room(r, profile, watermark_ratio))
-    if candidates:
-        # A replica that stopped reporting may be hung: used only when no other has room.
-        fresh = tuple(replica for replica in candidates if replica.is_fresh)
-        return Admit(candidates=fresh or candidates)
-    return _saturated(profile, possible, watermark_ratio, freed_tokens_per_second)
+    return _not_now(profile, possible, watermark_ratio, freed_tokens_per_second)
 
 
 def _could_ever_hold(replica: ReplicaSnapshot, profile: RequestProfile) -> bool:
@@ -92,11 +126,15 @@ def _limit_tokens(replica: ReplicaSnapshot) -> int | None:
 
 
 def _has_room(replica: ReplicaSnapshot, profile: RequestProfile, watermark_ratio: float) -> bool:
-    ratio = replica.projected_ratio(profile.expected_tokens)
-    if ratio is None:
-        return True
+    """Whether it can take the request now, and ever: the test of every decision."""
+    capacity = replica.capacity_tokens
+    if not capacity:
+        return _could_ever_hold(replica, profile)
+    projected = replica.projected_tokens
     # An idle replica takes anything that it can hold: waiting would not make more room.
-    return ratio <= watermark_ratio or replica.projected_tokens == 0
+    if projected and projected + profile.expected_tokens > watermark_ratio * capacity:
+        return False
+    return _could_ever_hold(replica, profile)
 
 
 def _never_fits(profile: RequestProfile, replicas: Sequence[ReplicaSnapshot]) -> Reject:
@@ -112,12 +150,12 @@ def _never_fits(profile: RequestProfile, replicas: Sequence[ReplicaSnapshot]) ->
     )
 
 
-def _saturated(
+def _not_now(
     profile: RequestProfile,
     replicas: Sequence[ReplicaSnapshot],
     watermark_ratio: float,
     freed_tokens_per_second: float | None,
-) -> Reject:
+) -> Hold:
     shortfalls = [
         replica.projected_tokens
         + profile.expected_tokens
@@ -126,16 +164,13 @@ def _saturated(
         if replica.capacity_tokens is not None
     ]
     shortfall = max(0.0, min(shortfalls, default=0.0))
-    retry_after = DEFAULT_RETRY_AFTER_SECONDS
-    if freed_tokens_per_second:
-        seconds = math.ceil(shortfall / freed_tokens_per_second)
-        retry_after = min(MAX_RETRY_AFTER_SECONDS, max(1, seconds))
-    return Reject(
-        reason=RejectReason.SATURATED,
+    return Hold(
         message=(
             f"the request is expected to hold {profile.expected_tokens} tokens; the emptiest of "
             f"{len(replicas)} replica(s) is {math.ceil(shortfall)} tokens short of that under its "
             f"watermark of {watermark_ratio:.0%}"
         ),
-        retry_after_seconds=retry_after,
+        expected_wait_seconds=(
+            shortfall / freed_tokens_per_second if freed_tokens_per_second else None
+        ),
     )

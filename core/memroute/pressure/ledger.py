@@ -13,13 +13,16 @@ in progress twice rather than never.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from memroute.footprint import RequestProfile
 from memroute.pressure.reading import MAX_AGE_SECONDS, ReplicaReading
 
 
-@dataclass(slots=True, kw_only=True)
-class _Lease:
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """Tokens that one request is expected to hold; its ledger alone changes it."""
+
     prompt_tokens: int
     reserved_tokens: int
     generated_tokens: int = 0
@@ -27,9 +30,8 @@ class _Lease:
     """What of it the last scrape included."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaSnapshot:
-    """What a decision knows of one replica."""
+class ReplicaSnapshot(NamedTuple):
+    """What a decision knows of one replica. A tuple: one is made for nearly every decision."""
 
     replica: str
     capacity_tokens: int | None
@@ -38,13 +40,13 @@ class ReplicaSnapshot:
     projected_tokens: int
     num_in_flight: int
     """Requests that we hold a lease for."""
-    reading_age_seconds: float | None
-    """None when it was never read."""
+    read_at_seconds: float | None
+    """When it was last read, on the reader's clock; None when it never was."""
 
-    @property
-    def is_fresh(self) -> bool:
+    def is_fresh(self, *, now_seconds: float) -> bool:
         """Whether its reading is recent enough to trust."""
-        return self.reading_age_seconds is not None and self.reading_age_seconds <= MAX_AGE_SECONDS
+        read_at = self.read_at_seconds
+        return read_at is not None and now_seconds - read_at <= MAX_AGE_SECONDS
 
     def projected_ratio(self, additional_tokens: int = 0) -> float | None:
         """Projected KV use, 0 to 1 and above, once ``additional_tokens`` are added."""
@@ -65,13 +67,19 @@ class ReplicaLedger:
     ) -> None:
         """``promised_capacity_tokens``: what the operator expects, used until the engine says."""
         self.replica = replica
-        self.promised_capacity_tokens = promised_capacity_tokens
-        self.max_context_tokens = max_context_tokens
+        self._promised_capacity_tokens = promised_capacity_tokens
+        self._max_context_tokens = max_context_tokens
         self.reading: ReplicaReading | None = None
-        self._leases: dict[int, _Lease] = {}
-        self._next_lease_id = 0
+        self._leases: set[Reservation] = set()
         self._unseen_tokens = 0
         self._ended_tokens = 0
+        self._snapshot: ReplicaSnapshot | None = None
+
+    def promise(self, *, capacity_tokens: int | None, max_context_tokens: int | None) -> None:
+        """What the operator says now; the engine's own word goes before it."""
+        self._promised_capacity_tokens = capacity_tokens
+        self._max_context_tokens = max_context_tokens
+        self._snapshot = None
 
     @property
     def num_in_flight(self) -> int:
@@ -81,44 +89,42 @@ class ReplicaLedger:
     @property
     def reserved_tokens(self) -> int:
         """Tokens of all leases that are held, seen or not."""
-        return sum(lease.reserved_tokens for lease in self._leases.values())
+        return sum(lease.reserved_tokens for lease in self._leases)
 
     @property
     def capacity_tokens(self) -> int | None:
         """Tokens that the KV cache holds: the engine's word, else the operator's."""
         if self.reading is not None and self.reading.kv_capacity_tokens is not None:
             return self.reading.kv_capacity_tokens
-        return self.promised_capacity_tokens
+        return self._promised_capacity_tokens
 
-    def reserve(self, profile: RequestProfile) -> int:
-        """Take a lease on the tokens that the request is expected to hold; returns its id."""
-        lease_id = self._next_lease_id
-        self._next_lease_id += 1
-        lease = _Lease(
-            prompt_tokens=profile.num_prompt_tokens, reserved_tokens=profile.expected_tokens
-        )
-        self._leases[lease_id] = lease
+    def reserve(self, profile: RequestProfile) -> Reservation:
+        """Take a lease on the tokens that the request is expected to hold."""
+        lease = Reservation(profile.num_prompt_tokens, profile.expected_tokens)
+        self._leases.add(lease)
         self._unseen_tokens += lease.reserved_tokens
-        return lease_id
+        self._snapshot = None
+        return lease
 
-    def progress(self, lease_id: int, *, generated_tokens: int) -> None:
+    def progress(self, lease: Reservation, *, generated_tokens: int) -> None:
         """The answer has ``generated_tokens`` tokens by now; more than assumed grows the lease."""
-        lease = self._leases[lease_id]
         lease.generated_tokens = generated_tokens
         held = lease.prompt_tokens + generated_tokens
         if held > lease.reserved_tokens:
             self._unseen_tokens -= _unseen(lease)
             lease.reserved_tokens = held
             self._unseen_tokens += _unseen(lease)
+            self._snapshot = None
 
-    def release(self, lease_id: int) -> int:
+    def release(self, lease: Reservation) -> int:
         """Give the lease back; returns the tokens it held at its end.
 
         Raises ``KeyError`` when it was given back before: that is a bug of the caller.
         """
-        lease = self._leases.pop(lease_id)
+        self._leases.remove(lease)
         self._unseen_tokens -= _unseen(lease)
         self._ended_tokens += lease.seen_tokens
+        self._snapshot = None
         return lease.prompt_tokens + lease.generated_tokens
 
     def apply_reading(self, reading: ReplicaReading) -> None:
@@ -126,7 +132,8 @@ class ReplicaLedger:
         self.reading = reading
         self._ended_tokens = 0
         self._unseen_tokens = 0
-        for lease in self._leases.values():
+        self._snapshot = None
+        for lease in self._leases:
             if lease.generated_tokens:
                 lease.seen_tokens = lease.prompt_tokens + lease.generated_tokens
             self._unseen_tokens += _unseen(lease)
@@ -139,18 +146,20 @@ class ReplicaLedger:
             measured = int(reading.kv_cache_utilization_ratio * (self.capacity_tokens or 0))
         return max(0, measured - self._ended_tokens) + self._unseen_tokens
 
-    def snapshot(self, *, now_seconds: float) -> ReplicaSnapshot:
-        """What a decision may know, at ``now_seconds`` of the reader's clock."""
-        age = None if self.reading is None else now_seconds - self.reading.taken_at_seconds
-        return ReplicaSnapshot(
-            replica=self.replica,
-            capacity_tokens=self.capacity_tokens,
-            max_context_tokens=self.max_context_tokens,
-            projected_tokens=self.projected_tokens(),
-            num_in_flight=len(self._leases),
-            reading_age_seconds=age,
-        )
+    def snapshot(self) -> ReplicaSnapshot:
+        """What a decision may know; the same object until something changes."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            snapshot = self._snapshot = ReplicaSnapshot(
+                self.replica,
+                self.capacity_tokens,
+                self._max_context_tokens,
+                self.projected_tokens(),
+                len(self._leases),
+                None if self.reading is None else self.reading.taken_at_seconds,
+            )
+        return snapshot
 
 
-def _unseen(lease: _Lease) -> int:
+def _unseen(lease: Reservation) -> int:
     return max(0, lease.reserved_tokens - lease.seen_tokens)

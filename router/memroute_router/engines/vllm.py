@@ -1,66 +1,110 @@
 """vLLM's ``/metrics`` (0.9 to 0.32) to a reading.
 
-Only the lines that matter are looked at: 95 % of the page are histogram buckets. Under data
-parallelism there is one series per rank (label ``engine``): counts add up, capacities add up,
-the utilization is the mean of ranks that are equally large.
+Only the lines that matter are looked at: 95 % of the page are histogram buckets. Families stay
+where they are from one page to the next, so each is looked for where it was. Under data
+parallelism there is one series per rank (label ``engine``): counts add up, capacities add up, the
+utilization is the mean of ranks that are equally large.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from memroute.pressure import ReplicaReading
 
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_UTILIZATION = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
+_LABEL = re.compile(rb'(\w+)="((?:[^"\\]|\\.)*)"')
+_UTILIZATION = (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc")
 # The second is the name up to 0.11. Both are 0 to 1 in spite of their name.
-_RUNNING = "vllm:num_requests_running"
-_WAITING = "vllm:num_requests_waiting"
-_PREEMPTIONS = "vllm:num_preemptions_total"
-_CONFIG = "vllm:cache_config_info"
-_WANTED = (*_UTILIZATION, _RUNNING, _WAITING, _PREEMPTIONS, _CONFIG)
-_PREFIXES = tuple(f"{name}{{" for name in _WANTED)
+_RUNNING = b"vllm:num_requests_running"
+_WAITING = b"vllm:num_requests_waiting"
+_PREEMPTIONS = b"vllm:num_preemptions_total"
+_CONFIG = b"vllm:cache_config_info"
+_NEAR_BYTES = 2048
+# Values before a family grow by digits, and series come and go: it moves by some hundred bytes.
+
+
+class LineHints:
+    """Where each family was on the last page of one engine. Owned by whoever reads that engine."""
+
+    __slots__ = ("_offsets",)
+
+    def __init__(self) -> None:
+        self._offsets: dict[bytes, int] = {}
+
+    def lines(self, page: bytes, family: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Labels and value of each series of the family, which stand together."""
+        start = self._find(page, family)
+        opening = family + b"{"
+        while start is not None and page.startswith(opening, start):
+            end = page.find(b"\n", start)
+            end = len(page) if end < 0 else end
+            labels, _, value = page[start + len(opening) : end].rpartition(b"} ")
+            yield labels, value.partition(b" ")[0]
+            start = end + 1
+
+    def _find(self, page: bytes, family: bytes) -> int | None:
+        """Where the first series of the family begins."""
+        wanted = b"\n%b{" % family
+        found = -1
+        near = self._offsets.get(family)
+        if near is not None:
+            found = page.find(wanted, max(0, near - _NEAR_BYTES), near + _NEAR_BYTES)
+        if found < 0 and page.startswith(wanted[1:]):
+            return 0
+        if found < 0:
+            found = page.find(wanted)
+        if found < 0:
+            self._offsets.pop(family, None)
+            return None
+        self._offsets[family] = found
+        return found + 1
 
 
 def parse_vllm_metrics(
-    text: str, *, taken_at_seconds: float, report_missing: Callable[[str], None] | None = None
+    page: bytes,
+    *,
+    taken_at_seconds: float,
+    report_missing: Callable[[str], None] | None = None,
+    hints: LineHints | None = None,
 ) -> ReplicaReading:
-    """The reading. ``report_missing`` is called with each family that the page lacks."""
-    samples: dict[str, list[float]] = {}
-    configs: list[dict[str, str]] = []
-    for line in text.splitlines():
-        if not line.startswith(_PREFIXES):
-            continue
-        name, _, rest = line.partition("{")
-        labels, _, value = rest.rpartition("} ")
-        if name == _CONFIG:
-            configs.append(dict(_LABEL.findall(labels)))
-        else:
-            samples.setdefault(name, []).append(float(value.split()[0]))
-    utilizations = samples.get(_UTILIZATION[0]) or samples.get(_UTILIZATION[1])
+    """The reading. ``report_missing`` is called with each family that the page lacks.
+
+    ``hints``: of earlier pages of the same engine. Raises ``ValueError`` on a value that is none.
+    """
+    hints = hints or LineHints()
+    utilizations = _values(hints, page, _UTILIZATION[0]) or _values(hints, page, _UTILIZATION[1])
     reading = ReplicaReading(
         taken_at_seconds=taken_at_seconds,
         kv_cache_utilization_ratio=(
             sum(utilizations) / len(utilizations) if utilizations else None
         ),
-        kv_capacity_tokens=_capacity(configs),
-        num_requests_running=_total(samples.get(_RUNNING)),
-        num_requests_waiting=_total(samples.get(_WAITING)),
-        num_preemptions_total=_total(samples.get(_PREEMPTIONS)),
+        kv_capacity_tokens=_capacity(
+            [
+                {name.decode(): value.decode() for name, value in _LABEL.findall(labels)}
+                for labels, _ in hints.lines(page, _CONFIG)
+            ]
+        ),
+        num_requests_running=_total(_values(hints, page, _RUNNING)),
+        num_requests_waiting=_total(_values(hints, page, _WAITING)),
+        num_preemptions_total=_total(_values(hints, page, _PREEMPTIONS)),
     )
     if report_missing is not None:
         for family, found in (
-            ("/".join(_UTILIZATION), reading.kv_cache_utilization_ratio),
+            (b"/".join(_UTILIZATION), reading.kv_cache_utilization_ratio),
             (_CONFIG, reading.kv_capacity_tokens),
             (_RUNNING, reading.num_requests_running),
             (_WAITING, reading.num_requests_waiting),
         ):
             if found is None:
-                report_missing(family)
+                report_missing(family.decode())
     return reading
 
 
-def _total(values: list[float] | None) -> int | None:
-    return None if values is None else int(sum(values))
+def _values(hints: LineHints, page: bytes, family: bytes) -> list[float]:
+    return [float(value) for _, value in hints.lines(page, family)]
+
+
+def _total(values: list[float]) -> int | None:
+    return int(sum(values)) if values else None
 
 
 def _capacity(configs: list[dict[str, str]]) -> int | None:

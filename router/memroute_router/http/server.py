@@ -1,115 +1,189 @@
-"""The clients' side: one protocol per connection, one exchange per request.
+"""The clients' side: one protocol per connection, one exchange per request, answered in order.
 
-Requests of one connection are answered in order. A client that leaves cancels the handler of
-its request, which gives back its lease and closes the engine's connection.
+Parsing is strict: what could be read in two ways is 400 and the end of the connection. What one
+connection may cost is bounded: fields, bytes, pipelined requests, and time in every state.
+
+```text
+idle ── first byte ──► head ── blank line ──► body ── complete ──► answering ──► idle
+75 s                   10 s                   60 s                 (the handler's limits)
+```
 """
 
 import asyncio
-import http
 import logging
+import ssl
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 import httptools
 
-from memroute_router.http.flow import FlowControl
+from memroute_router.http.deadlines import NEVER, Deadlines
+from memroute_router.http.errors import error_body
+from memroute_router.http.fields import JSON, REQUEST_FIELDS, Fields, split_fields, status_line
+from memroute_router.http.framing import check_head
 
 LOGGER = logging.getLogger(__name__)
 MAX_PIPELINED = 16
-IDLE_TIMEOUT_SECONDS = 75.0
-# Above the 60 s that load balancers keep idle connections: they close first, not we.
-REQUEST_TIMEOUT_SECONDS = 60.0
-# For a whole request to arrive: slow senders must not hold memory for ever.
-MAX_HEADERS = 100
-_PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
-
-Headers = list[tuple[bytes, bytes]]
-"""Names in lower case."""
+LINGER_SECONDS = 2.0
+# After a refusal, what the client still sends is thrown away for so long: closing at once would
+# reset the connection, and with it the refusal before it was read.
+WRITE_HIGH_WATER_BYTES = 64 * 1024
+# What may wait for a slow client before its engine is no longer read.
 
 
-@dataclass(slots=True, kw_only=True)
-class Request:
-    """One request, received as a whole."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """What one client connection may cost."""
 
-    method: str
-    target: bytes
-    headers: Headers
-    body: bytes
-    keep_alive: bool
-    http_1_1: bool
+    max_body_bytes: int = 32 * 1024**2
+    # A context of a million tokens is about 4 MB of text; images and audio take the rest.
+    max_target_bytes: int = 8 * 1024
+    max_header_bytes: int = 64 * 1024
+    max_headers: int = 100
+    idle_seconds: float = 75.0
+    # Above the 60 s that load balancers keep idle connections: they close first, not we.
+    header_seconds: float = 10.0
+    body_seconds: float = 60.0
+    stalled_client_seconds: float = 120.0
+    """How long a client may take nothing of its answer."""
 
-    @property
-    def path(self) -> str:
-        """The target without its query."""
-        return self.target.split(b"?", 1)[0].decode("latin-1")
 
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of that (lower-case) name."""
-        return next((value for key, value in self.headers if key == name), None)
+class Sink(Protocol):
+    """What the handler of a request hears of its client, until the exchange is finished."""
+
+    def client_gone(self) -> None:
+        """Nobody will read the answer."""
+        ...
+
+    def client_is_slow(self) -> None:
+        """Send no more for now."""
+        ...
+
+    def client_is_ready(self) -> None:
+        """Go on."""
+        ...
+
+    def shutting_down(self) -> None:
+        """The router ends now: come to an end at once."""
+        ...
 
 
 class Exchange:
-    """One request and the means to answer it, once."""
+    """One request, received as a whole, and the means to answer it, once."""
 
-    def __init__(self, connection: "ClientConnection", request: Request) -> None:
+    __slots__ = (
+        "_chunked", "_connection", "_head", "body", "fields", "has_started", "http_1_1",
+        "is_finished", "keep_alive", "lines", "method", "received_at", "sink", "target",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connection: "ClientConnection",
+        *,
+        method: bytes,
+        target: bytes,
+        lines: bytes,
+        fields: dict[bytes, bytes],
+        body: bytes,
+        keep_alive: bool,
+        http_1_1: bool,
+    ) -> None:
         self._connection = connection
-        self.request = request
-        self._chunked = False
+        self.method = method
+        self.target = target
+        self.lines = lines
+        """The fields that travel on, as lines."""
+        self.fields = fields
+        """The fields that the router reads, by lower-case name."""
+        self.body = body
+        self.keep_alive = keep_alive
+        self.http_1_1 = http_1_1
+        self.received_at = time.monotonic()
+        self.sink: Sink | None = None
+        """Who is told of the client; whoever answers later sets it."""
         self.has_started = False
         self.is_finished = False
-        self._closes = not request.keep_alive
+        self._chunked = False
+        self._head = b""
 
-    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Send the head. Without a content-length the body goes out in chunks."""
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+    def passing(self, name: bytes) -> bytes:
+        """The value of a field that travels on; empty when there is none."""
+        start = (b"\r\n" + self.lines).find(b"\r\n" + name + b": ")
+        if start < 0:
+            return b""
+        return self.lines[start + len(name) + 2 :].partition(b"\r\n")[0]
+
+    @property
+    def peer(self) -> bytes:
+        """The client's address."""
+        return self._connection.peer
+
+    @property
+    def scheme(self) -> bytes:
+        """``http`` or ``https``: how the client came."""
+        return self._connection.scheme
+
+    def start(self, status: int, lines: bytes, *, length: int | None) -> None:
+        """Begin an answer of ``length`` bytes, or (None) of a length that nobody knows yet.
+
+        The head leaves with the first piece: one system call for both.
+        """
         self.has_started = True
-        sent = list(headers)
-        lines = [b"HTTP/1.1 %d %s" % (status, _PHRASES.get(status, b"Unknown"))]
-        lines += [b"%s: %s" % pair for pair in sent]
-        if not any(name == b"content-length" for name, _ in sent):
-            if self.request.http_1_1:
-                self._chunked = True
-                lines.append(b"transfer-encoding: chunked")
-            else:
-                self._closes = True
-        if self._closes:
-            lines.append(b"connection: close")
-        self._connection.write(b"\r\n".join(lines) + b"\r\n\r\n")
+        if length is not None:
+            framing = b"content-length: %d\r\n" % length
+        elif self.http_1_1:
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
+        else:
+            self.keep_alive = False
+            framing = b""
+        if not self.keep_alive:
+            framing += b"connection: close\r\n"
+        self._head = b"%b%b%b\r\n" % (status_line(status), lines, framing)
 
-    async def write(self, data: bytes) -> None:
-        """Send a piece of the body; waits while the client does not take it."""
-        if not data:
-            return
-        self._connection.write(b"%x\r\n%s\r\n" % (len(data), data) if self._chunked else data)
-        await self._connection.flow.drain()
-
-    def finish(self) -> None:
-        """The body is complete."""
+    def send(self, data: bytes) -> None:
+        """Send a piece of the body, at least one byte."""
         if self._chunked:
-            self._connection.write(b"0\r\n\r\n")
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        self._connection.write(data)
+
+    def finish(self, data: bytes = b"") -> None:
+        """Send the last piece; the next request of the connection has its turn."""
+        if self._chunked:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        if data:
+            self._connection.write(data)
         self.is_finished = True
-        if self._closes:
-            self._connection.close()
+        self.sink = None
+        self._connection.exchange_done(keep_alive=self.keep_alive)
 
     def abort(self) -> None:
         """Break the connection off: the only honest end of a body that cannot be completed."""
         self.is_finished = True
+        self.sink = None
         self._connection.abort()
 
-    async def respond(
-        self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
-    ) -> None:
+    def respond(self, status: int, body: bytes, lines: bytes = JSON) -> None:
         """Send a whole answer."""
-        length = (b"content-length", str(len(body)).encode())
-        self.start(status, [*headers, length])
-        if body:
-            self._connection.write(body)
-        self.finish()
-        await self._connection.flow.drain()
+        self.start(status, lines, length=len(body))
+        self.finish(b"" if self.method == b"HEAD" else body)
 
 
-Handler = Callable[[Exchange], Awaitable[None]]
+Handler = Callable[[Exchange], None]
 
 
 @dataclass(slots=True)
@@ -117,7 +191,8 @@ class ServerState:
     """What the connections of one server share. Owns the set of open ones."""
 
     handler: Handler
-    max_body_bytes: int
+    limits: ServerLimits
+    deadlines: Deadlines
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
 
@@ -125,122 +200,230 @@ class ServerState:
 class ClientConnection(asyncio.Protocol):
     """One client connection."""
 
+    __slots__ = (
+        "__weakref__", "_body", "_body_bytes", "_exchange", "_fields", "_head_bytes", "_is_deaf",
+        "_last_words", "_lines", "_parser", "_peer", "_read", "_receiving", "_state", "_target",
+        "_transport", "_waiting", "deadline_at",
+    )  # fmt: skip
+
     def __init__(self, state: ServerState) -> None:
         self._state = state
-        self.flow = FlowControl()
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
-        self._waiting: deque[Request] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._refused = False
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._exchange: Exchange | None = None
+        self._waiting: deque[Exchange] | None = None
+        self._receiving: bool = False
+        self._is_deaf = False
+        """Whether what still comes is thrown away: a refusal was the last word."""
+        self._last_words: bytes | None = None
+        self._peer: bytes | None = None
         self._target = b""
-        self._headers: Headers = []
+        self._fields: Fields | None = []
+        """Of the head that is arriving; None once it is complete."""
+        self._head_bytes = 0
+        self._lines = b""
+        self._read: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self.deadline_at = NEVER
 
     @property
     def is_busy(self) -> bool:
         """Whether a request is being answered or received."""
-        return self._task is not None or bool(self._waiting)
+        return self._exchange is not None or self._receiving
+
+    @property
+    def peer(self) -> bytes:
+        """The client's address, without its port."""
+        if self._peer is None:
+            name = self._transport.get_extra_info("peername") if self._transport else None
+            self._peer = str(name[0]).encode() if isinstance(name, tuple) else b"unknown"
+        return self._peer
+
+    @property
+    def scheme(self) -> bytes:
+        """``http`` or ``https``."""
+        transport = self._transport
+        return b"https" if transport and transport.get_extra_info("sslcontext") else b"http"
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         # Not isinstance: uvloop's transports quack, they do not inherit.
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
         self._state.connections.add(self)
-        self._set_timer(IDLE_TIMEOUT_SECONDS)
+        self._state.deadlines.watch(self)
+        self.deadline_at = time.monotonic() + self._state.limits.idle_seconds
 
     def connection_lost(self, _error: Exception | None) -> None:  # noqa: D102
         self._state.connections.discard(self)
-        self._clear_timer()
-        self.flow.resume()
+        self._state.deadlines.forget(self)
         self._transport = None
-        self._waiting.clear()
-        if self._task is not None:
-            self._task.cancel()
+        self._parser = None  # it holds our callbacks: a cycle
+        self._waiting = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and exchange.sink is not None:
+            exchange.is_finished = True
+            sink, exchange.sink = exchange.sink, None
+            sink.client_gone()
 
     def pause_writing(self) -> None:  # noqa: D102
-        self.flow.pause()
+        self.deadline_at = time.monotonic() + self._state.limits.stalled_client_seconds
+        if self._exchange is not None and self._exchange.sink is not None:
+            self._exchange.sink.client_is_slow()
 
     def resume_writing(self) -> None:  # noqa: D102
-        self.flow.resume()
+        self.deadline_at = NEVER
+        if self._exchange is not None and self._exchange.sink is not None:
+            self._exchange.sink.client_is_ready()
+        elif self._exchange is None and not self._is_deaf:
+            self.deadline_at = time.monotonic() + self._state.limits.idle_seconds
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
-        if self._refused:
+        if self._is_deaf or self._parser is None:
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(400, b"upgrades are not supported")
+            self._is_deaf = True  # the request itself is being served, as HTTP/1.1
+        except httptools.HttpParserCallbackError:
+            LOGGER.exception("callback failed")
+            self._refuse(500, "internal error")
         except httptools.HttpParserError as error:
-            self._refuse(400, f"malformed request: {error}".encode())
+            self._refuse(400, f"malformed request: {error}")
+        else:
+            if self._receiving and not self._is_deaf and self._fields is not None:
+                self._head_bytes += len(data)
+                if self._head_bytes > self._state.limits.max_header_bytes:
+                    self._refuse(431, "the header fields are too large")
+
+    def deadline_passed(self) -> None:
+        """The client took too long."""
+        if self._exchange is not None or self._is_deaf:
+            self.abort()
+        elif not self._receiving:
+            self.close()
+        else:
+            self._refuse(408, "the request did not arrive in time")
 
     # httptools callbacks
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        self._receiving = True
         self._target = b""
-        self._headers = []
+        self._fields = []
+        self._head_bytes = 0
         self._body = []
         self._body_bytes = 0
-        self._set_timer(REQUEST_TIMEOUT_SECONDS)
+        if self._exchange is None:
+            self.deadline_at = time.monotonic() + self._state.limits.header_seconds
 
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
         self._target += url
+        if len(self._target) > self._state.limits.max_target_bytes:
+            self._refuse(414, "the target is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self._headers.append((name.lower(), value))
-        if len(self._headers) > MAX_HEADERS:
-            self._refuse(431, b"too many headers")
+        """One field; trailers come here too, and end here."""
+        fields = self._fields
+        limits = self._state.limits
+        if fields is None:
+            self._body_bytes += len(name) + len(value)  # trailers cost what body costs
+            return
+        fields.append((name.lower(), value))
+        self._head_bytes += len(name) + len(value)
+        if len(fields) > limits.max_headers:
+            self._refuse(431, f"more than {limits.max_headers} header fields")
+        elif self._head_bytes > limits.max_header_bytes:
+            self._refuse(431, "the header fields are too large")
 
     def on_headers_complete(self) -> None:
-        """The head is complete: refuse what is too large before its body arrives."""
-        headers = dict(self._headers)
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._state.max_body_bytes:
-            self._refuse_body()
-        elif headers.get(b"expect", b"").lower() == b"100-continue":
+        """The head is complete: refuse what is ambiguous or too large before its body arrives."""
+        fields, self._fields = self._fields, None
+        if fields is None or self._parser is None or self._is_deaf or self._last_words is not None:
+            return
+        self._lines, self._read, twice = split_fields(fields, REQUEST_FIELDS)
+        version = self._parser.get_http_version()
+        refusal = (
+            (400, f"more than one {twice.decode('latin-1')}")
+            if twice is not None
+            else check_head(self._read, version, self._state.limits.max_body_bytes)
+        )
+        if refusal is None and self._parser.should_upgrade():
+            protocols = {v.strip().lower() for n, v in fields if n == b"upgrade"}
+            if self._parser.get_method() == b"CONNECT" or protocols != {b"h2c"}:
+                refusal = 400, "upgrades and tunnels are not supported"
+        if refusal is not None:
+            self._refuse(*refusal)
+            return
+        if b"expect" in self._read and self._exchange is None:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._exchange is None:
+            self.deadline_at = time.monotonic() + self._state.limits.body_seconds
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
         self._body_bytes += len(data)
-        if self._body_bytes > self._state.max_body_bytes:
-            self._refuse_body()
-        elif not self._refused:
+        if self._body_bytes > self._state.limits.max_body_bytes:
+            self._refuse(413, f"the body is larger than {self._state.limits.max_body_bytes} bytes")
+        elif self._last_words is None:
             self._body.append(data)
 
     def on_message_complete(self) -> None:
         """The request is whole: answer it now, or after those before it."""
-        if self._refused:
+        if self._is_deaf or self._last_words is not None or self._parser is None:
             return
-        self._clear_timer()
-        self._waiting.append(
-            Request(
-                method=self._parser.get_method().decode("latin-1"),
-                target=self._target,
-                headers=self._headers,
-                body=b"".join(self._body),
-                keep_alive=self._parser.should_keep_alive() and not self._state.is_stopping,
-                http_1_1=self._parser.get_http_version() == "1.1",
-            )
+        self._receiving = False
+        body, self._body = self._body, []
+        exchange = Exchange(
+            self,
+            method=self._parser.get_method(),
+            target=self._target,
+            lines=self._lines,
+            fields=self._read,
+            body=body[0] if len(body) == 1 else b"".join(body),
+            keep_alive=self._parser.should_keep_alive() and not self._state.is_stopping,
+            http_1_1=self._parser.get_http_version() == "1.1",
         )
-        self._body = []
+        if self._exchange is None:
+            self._answer(exchange)
+            return
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append(exchange)
         if len(self._waiting) >= MAX_PIPELINED and self._transport is not None:
             self._transport.pause_reading()
-        if self._task is None:
-            self._start_next()
 
-    # Writing
+    # For the exchange
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the transport; nothing once the client is gone."""
         if self._transport is not None:
             self._transport.write(data)
+
+    def exchange_done(self, *, keep_alive: bool) -> None:
+        """The answer is complete."""
+        self._exchange = None
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if not keep_alive:
+            self._linger() if self._receiving else transport.close()
+        elif self._waiting:
+            # Not from here: a thousand pipelined requests would be a thousand frames deep.
+            asyncio.get_running_loop().call_soon(self._answer_next)
+        elif self._last_words is not None:
+            transport.write(self._last_words)
+            self._linger()
+        elif self._state.is_stopping:
+            transport.close()
+        elif self._receiving:
+            self.deadline_at = time.monotonic() + self._state.limits.header_seconds
+        else:
+            self.deadline_at = time.monotonic() + self._state.limits.idle_seconds
 
     def close(self) -> None:
         """Close once everything has been sent."""
@@ -252,89 +435,102 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _start_next(self) -> None:
-        exchange = Exchange(self, self._waiting.popleft())
-        self._task = asyncio.create_task(self._run(exchange))
+    def shut_down(self) -> None:
+        """The router ends: so does this."""
+        exchange = self._exchange
+        if exchange is not None and exchange.sink is not None:
+            exchange.keep_alive = False
+            exchange.sink.shutting_down()
+        elif exchange is None:
+            self.close()
 
-    async def _run(self, exchange: Exchange) -> None:
-        try:
-            await self._state.handler(exchange)
-        except asyncio.CancelledError:
+    def _answer_next(self) -> None:
+        if self._exchange is None and self._waiting:
             if self._transport is not None:
-                raise
-        except Exception:
-            LOGGER.exception("handler failed path=%s", exchange.request.path)
-            if not exchange.has_started:
-                await exchange.respond(500, b'{"error":{"message":"internal error","code":500}}')
-        finally:
-            if not exchange.is_finished:
-                self.abort()
-            self._task = None
-            if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
-                if self._waiting:
-                    self._start_next()
-                elif self._state.is_stopping:
-                    self.close()
-                else:
-                    self._set_timer(IDLE_TIMEOUT_SECONDS)
+            self._answer(self._waiting.popleft())
 
-    def _refuse_body(self) -> None:
-        limit = self._state.max_body_bytes
-        self._refuse(413, f"the body is larger than {limit} bytes".encode())
+    def _answer(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.deadline_at = NEVER
+        try:
+            self._state.handler(exchange)
+        except Exception:
+            LOGGER.exception("handler failed path=%s", exchange.path)
+            if exchange.has_started:
+                exchange.abort()
+            else:
+                exchange.respond(500, error_body(500, "internal error"))
 
-    def _refuse(self, status: int, text: bytes) -> None:
+    def _refuse(self, status: int, text: str) -> None:
         """Answer before the request is whole, and close: what follows cannot be understood."""
-        if self._refused:
+        if self._last_words is not None or self._is_deaf:
             return
-        self._refused = True
-        body = b'{"error":{"message":"%s","type":"BadRequestError","code":%d}}' % (
-            text.replace(b'"', b"'"),
-            status,
-        )
-        head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\n" % (
-            status,
-            _PHRASES[status],
-        )
-        self.write(head + b"content-length: %d\r\n\r\n%s" % (len(body), body))
-        self.close()
+        body = error_body(status, text)
+        self._last_words = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
+            status_line(status), JSON, len(body), body,
+        )  # fmt: skip
+        self._body = []
+        if self._exchange is None:
+            self.write(self._last_words)
+            self._linger()
 
-    def _set_timer(self, seconds: float) -> None:
-        self._clear_timer()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.close)
-
-    def _clear_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _linger(self) -> None:
+        """Say no more, hear no more, and close when the client has, or soon."""
+        self._is_deaf = True
+        self._receiving = False
+        transport = self._transport
+        if transport is None:
+            return
+        if transport.can_write_eof():
+            self.deadline_at = time.monotonic() + LINGER_SECONDS
+            transport.write_eof()
+        else:
+            transport.close()
 
 
 class Server:
     """Listens and answers. Owns the listening socket and the connections."""
 
-    def __init__(self, handler: Handler, *, max_body_bytes: int) -> None:
-        self._state = ServerState(handler, max_body_bytes)
+    def __init__(
+        self, handler: Handler, *, limits: ServerLimits, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._deadlines = Deadlines()
+        self._state = ServerState(handler, limits, self._deadlines)
+        self._tls = tls
         self._server: asyncio.Server | None = None
+
+    @property
+    def num_connections(self) -> int:
+        """Client connections that are open."""
+        return len(self._state.connections)
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: ClientConnection(self._state), host, port, backlog=2048, reuse_address=True
-        )
+            lambda: ClientConnection(self._state),
+            host, port, backlog=4096, reuse_address=True, ssl=self._tls,
+        )  # fmt: skip
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
     async def stop(self, *, timeout_seconds: float) -> None:
-        """Take no new requests, let answers finish for so long, then close everything."""
+        """Take no new requests, let answers finish for so long, then end everything."""
         self._state.is_stopping = True
         if self._server is not None:
             self._server.close()
-        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        deadline = time.monotonic() + timeout_seconds
         for connection in list(self._state.connections):
             if not connection.is_busy:
                 connection.close()
-        while self._state.connections and asyncio.get_running_loop().time() < deadline:
+        while self._state.connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        for connection in list(self._state.connections):
+            connection.shut_down()
+        last = time.monotonic() + LINGER_SECONDS
+        while self._state.connections and time.monotonic() < last:
             await asyncio.sleep(0.02)
         for connection in list(self._state.connections):
             connection.abort()
+        self._deadlines.close()

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from memroute.admission import Admit, Reject, RejectReason, decide
+from memroute.admission import Admit, Hold, Reject, RejectReason, decide
 from memroute.footprint import RequestProfile
-from memroute.pressure import RateMeter, ReplicaLedger, ReplicaReading
+from memroute.pressure import RateMeter, ReplicaLedger, ReplicaReading, Reservation
 from memroute.routing import choose
 from memroute_simulator.engine.model import EngineRequest
 from memroute_simulator.virtual.replica import VirtualReplica
@@ -38,7 +38,7 @@ class ReplicaView:
     pending_tokens: int = 0
     """Uncached prompt tokens of those that have not answered yet."""
     ledger: ReplicaLedger | None = None
-    leases: dict[EngineRequest, int] = field(default_factory=dict)
+    leases: dict[EngineRequest, Reservation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,13 +182,16 @@ class Memroute(Policy):
         for view in views:
             ledger = view.ledger or self._ledger(view)
             by_name[ledger.replica] = view
-            snapshots.append(ledger.snapshot(now_seconds=now_seconds))
+            snapshots.append(ledger.snapshot())
         verdict = decide(
             profile,
             snapshots,
             watermark_ratio=WATERMARK_RATIO,
             freed_tokens_per_second=self._freed.per_second(now_seconds=now_seconds),
+            now_seconds=now_seconds,
         )
+        if isinstance(verdict, Hold):
+            verdict = verdict.reject(because="it may not wait here")
         match verdict:
             case Admit(candidates=candidates):
                 return by_name[choose(profile, candidates, rng=self.rng).replica]

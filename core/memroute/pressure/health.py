@@ -1,0 +1,74 @@
+"""Whether a replica may be tried: faults in a row take it out, time and one trial bring it back.
+
+```text
+in ── a fault, or 5 errors in a row ──► out, for 5 s, then 10, 20 … 60 s
+in ◄── a request is answered ────────── on trial: one request at a time may try it
+                                        (a fault puts it out again, for twice as long)
+```
+
+A fault is a connection refused, reset or silent; an error is an answer of 500 to 599 that is no
+push-back. Push-back (429, 503 of a full queue) is an answer. Only what happened to *requests*
+counts: an engine that answers its metrics page and no request stays out.
+"""
+
+MAX_ERRORS_IN_A_ROW = 5
+# One request that an engine cannot digest must not take it from all others; Envoy's default too.
+FIRST_OUT_SECONDS = 5.0
+MAX_OUT_SECONDS = 60.0
+
+
+class ReplicaHealth:
+    """Faults of one replica. Owns its own state; the caller brings the clock."""
+
+    def __init__(self) -> None:
+        self._errors_in_a_row = 0
+        self._out_seconds = FIRST_OUT_SECONDS
+        self._out_until_seconds: float | None = None
+        self._trial_ends_at_seconds: float | None = None
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it was taken out and has not answered since."""
+        return self._out_until_seconds is not None
+
+    def may_try(self, *, now_seconds: float) -> bool:
+        """Whether a request may be sent to it now."""
+        until = self._out_until_seconds
+        if until is None:
+            return True
+        if now_seconds < until:
+            return False
+        trial = self._trial_ends_at_seconds
+        return trial is None or now_seconds >= trial
+
+    def trying(self, *, now_seconds: float) -> None:
+        """A request goes to it; while it is on trial no other may, for as long as it was out."""
+        if self._out_until_seconds is not None:
+            self._trial_ends_at_seconds = now_seconds + self._out_seconds
+
+    def answered(self) -> None:
+        """A request was answered: all is forgotten."""
+        if self._errors_in_a_row or self._out_until_seconds is not None:
+            self._errors_in_a_row = 0
+            self._out_seconds = FIRST_OUT_SECONDS
+            self._out_until_seconds = None
+            self._trial_ends_at_seconds = None
+
+    def error(self, *, now_seconds: float) -> bool:
+        """A request was answered by an error of the engine; True if that takes it out."""
+        self._errors_in_a_row += 1
+        on_trial = self._out_until_seconds is not None
+        if on_trial or self._errors_in_a_row >= MAX_ERRORS_IN_A_ROW:
+            return self.fault(now_seconds=now_seconds)
+        return False
+
+    def fault(self, *, now_seconds: float) -> bool:
+        """A request found no connection, lost it or was left waiting; True if that takes it out."""
+        until = self._out_until_seconds
+        if until is not None:
+            if now_seconds < until:
+                return False  # one of those that were under way when it was taken out
+            self._out_seconds = min(MAX_OUT_SECONDS, 2 * self._out_seconds)
+        self._out_until_seconds = now_seconds + self._out_seconds
+        self._trial_ends_at_seconds = None
+        return True

@@ -1,0 +1,311 @@
+"""The engines' side: pooled connections, one request at a time on each.
+
+``EngineConnection`` tells its ``Listener`` once per read what has arrived, not once per field or
+chunk. It never buffers: a listener that cannot pass on pauses it, and so the engine.
+"""
+
+import asyncio
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import httptools
+
+from memroute_router.http.deadlines import NEVER, Deadlines
+from memroute_router.http.fields import Fields
+
+MAX_IDLE_PER_ENDPOINT = 1024
+MAX_IDLE_SECONDS = 4.0
+# uvicorn, and so vLLM, closes idle connections after 5 s: never reuse one about to be closed.
+MAX_HEADERS = 200
+MAX_HEADER_BYTES = 128 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an engine listens."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def authority(self) -> bytes:
+        """``host:port``, as the Host field has it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}".encode()
+
+
+class Listener(Protocol):
+    """Who awaits an answer."""
+
+    def answer_progressed(self, connection: "EngineConnection") -> None:
+        """The head, or some of the body, or the end has arrived."""
+        ...
+
+    def answer_lost(self, connection: "EngineConnection", cause: str) -> None:
+        """It will never be complete; the connection is closed."""
+        ...
+
+
+class EngineConnection(asyncio.Protocol):
+    """One connection to an engine, and the answer that arrives on it."""
+
+    __slots__ = (
+        "__weakref__", "_deadlines", "_ends_by_close", "_head_bytes", "_keep_alive", "_listener",
+        "_parser", "_pieces", "_transport", "_upgrades", "deadline_at", "endpoint", "fields",
+        "has_head", "idle_since", "is_complete", "status", "was_reused",
+    )  # fmt: skip
+
+    def __init__(self, endpoint: Endpoint, deadlines: Deadlines) -> None:
+        self.endpoint = endpoint
+        self._deadlines = deadlines
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._listener: Listener | None = None
+        self.deadline_at = NEVER
+        self.idle_since = 0.0
+        self.was_reused = False
+        self.status = 0
+        self.fields: Fields = []
+        self.has_head = False
+        self.is_complete = False
+        self._keep_alive = False
+        self._ends_by_close = False
+        self._upgrades = False
+        self._head_bytes = 0
+        self._pieces: list[bytes] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the engine has not closed it."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, listener: Listener, request: bytes, body: bytes) -> None:
+        """Send a request; ``listener`` hears of its answer until ``forget`` is called."""
+        self._listener = listener
+        self.status = 0
+        self.fields = []
+        self.has_head = self.is_complete = False
+        self._ends_by_close = False
+        self._head_bytes = 0
+        self._pieces = []
+        if self._transport is not None:
+            self._transport.write(request + body if len(body) < 65_536 else request)  # noqa: PLR2004 - a copy is cheaper than a second buffer up to here
+            if len(body) >= 65_536:  # noqa: PLR2004
+                self._transport.write(body)
+
+    def take_body(self) -> bytes:
+        """What of the body has arrived since the last call."""
+        pieces = self._pieces
+        if not pieces:
+            return b""
+        self._pieces = []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def expect_within(self, seconds: float) -> None:
+        """The listener is told that the answer is lost unless something arrives in time."""
+        self.deadline_at = time.monotonic() + seconds
+
+    def pause(self) -> None:
+        """Read no more for now: the engine has to wait, and owes us nothing meanwhile."""
+        self.deadline_at = NEVER
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def forget(self) -> bool:
+        """The listener hears no more. True if another request may go over the connection."""
+        self._listener = None
+        self.deadline_at = NEVER
+        return self.is_complete and self._keep_alive and self.is_open
+
+    def close(self) -> None:
+        """Close at once; the engine cancels what it was computing."""
+        self._listener = None
+        self.deadline_at = NEVER
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        # Not isinstance: uvloop's transports quack, they do not inherit.
+        self._transport = cast("asyncio.Transport", transport)
+        self._deadlines.watch(self)
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: D102
+        self._transport = None
+        self._parser = None  # it holds our callbacks: a cycle
+        self._deadlines.forget(self)
+        listener = self._listener
+        if listener is None:
+            return
+        if self._ends_by_close and not self.is_complete and error is None:
+            self.is_complete = True
+            listener.answer_progressed(self)
+        elif not self.is_complete:
+            self._lose(f"connection lost: {error or 'closed by the engine'}")
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        if self._parser is None:
+            return
+        if self._listener is None or self.is_complete:
+            # Bytes that nobody asked for: nothing that follows could be trusted.
+            self.close()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._lose(f"malformed answer: {error}")
+            return
+        if self._upgrades:
+            self._lose("malformed answer: it switches protocols, or goes on after its end")
+        elif self.has_head:
+            self._listener.answer_progressed(self)
+
+    def deadline_passed(self) -> None:
+        """The engine took too long."""
+        self._lose("nothing arrived in time")
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        """An answer begins; a second one to one request is a lie."""
+        if self.is_complete:
+            self._upgrades = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field; trailers end here."""
+        if self.has_head:
+            return
+        self.fields.append((name.lower(), value))
+        self._head_bytes += len(name) + len(value)
+        if len(self.fields) > MAX_HEADERS or self._head_bytes > MAX_HEADER_BYTES:
+            msg = "the header fields are too large"
+            raise ValueError(msg)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        if self._parser is None:
+            return
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:  # noqa: PLR2004 - an interim answer: the real one follows
+            self._upgrades = status == 101  # noqa: PLR2004 - we asked for no other protocol
+            self.fields = []
+            return
+        self.status = status
+        self.has_head = True
+        names = {name for name, _ in self.fields}
+        self._ends_by_close = not names & {b"content-length", b"transfer-encoding"}
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        """The answer is complete."""
+        if self.has_head and self._parser is not None:
+            self.is_complete = True
+            self._keep_alive = self._parser.should_keep_alive()
+
+    def _lose(self, cause: str) -> None:
+        listener = self._listener
+        self.close()
+        if listener is not None:
+            listener.answer_lost(self, cause)
+
+
+class EnginePool:
+    """Connections to all engines. Owns the idle ones, and knows those in use."""
+
+    def __init__(self, *, connect_timeout_seconds: float) -> None:
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._deadlines = Deadlines()
+        self._idle: dict[Endpoint, deque[EngineConnection]] = {}
+        self._busy: dict[Endpoint, set[EngineConnection]] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    def take_idle(self, endpoint: Endpoint) -> EngineConnection | None:
+        """A connection that is open and has nothing to do."""
+        idle = self._idle.get(endpoint)
+        if not idle:
+            return None
+        oldest = time.monotonic() - MAX_IDLE_SECONDS
+        while idle:
+            connection = idle.pop()  # the youngest: the older ones age out
+            if connection.idle_since >= oldest and connection.is_open:
+                self._busy[endpoint].add(connection)
+                return connection
+            connection.close()
+        return None
+
+    def connect(
+        self,
+        endpoint: Endpoint,
+        on_open: Callable[[EngineConnection], None],
+        on_failure: Callable[[str], None],
+    ) -> asyncio.Task[None]:
+        """Open a new connection; exactly one of the two is called, unless the task is cancelled."""
+        task = asyncio.create_task(self._connect(endpoint, on_open, on_failure), name="connect")
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        return task
+
+    def give_back(self, connection: EngineConnection) -> None:
+        """The listener has done with it: kept if its answer was read to the end, else closed."""
+        endpoint = connection.endpoint
+        busy = self._busy.get(endpoint)
+        if busy is not None:
+            busy.discard(connection)
+        if not connection.forget() or busy is None:
+            connection.close()
+            return
+        idle = self._idle.setdefault(endpoint, deque())
+        connection.idle_since = time.monotonic()
+        connection.was_reused = True
+        idle.append(connection)
+        if len(idle) > MAX_IDLE_PER_ENDPOINT:
+            idle.popleft().close()
+
+    def abandon(self, endpoint: Endpoint) -> None:
+        """The engine is gone for good: whoever waits for it is told."""
+        for connection in self._idle.pop(endpoint, deque()):
+            connection.close()
+        for connection in self._busy.pop(endpoint, set()):
+            connection.deadline_passed()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for task in list(self._connecting):
+            task.cancel()
+        for endpoint in [*self._idle, *self._busy]:
+            self.abandon(endpoint)
+        self._deadlines.close()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+
+    async def _connect(
+        self,
+        endpoint: Endpoint,
+        on_open: Callable[[EngineConnection], None],
+        on_failure: Callable[[str], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout_seconds):
+                _, connection = await loop.create_connection(
+                    lambda: EngineConnection(endpoint, self._deadlines),
+                    endpoint.host, endpoint.port, ssl=endpoint.tls,
+                )  # fmt: skip
+        except (OSError, TimeoutError, ssl.SSLError) as error:
+            on_failure(f"cannot connect: {error!r}")
+            return
+        self._busy.setdefault(endpoint, set()).add(connection)
+        on_open(connection)

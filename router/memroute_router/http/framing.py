@@ -1,0 +1,46 @@
+"""Where a request ends must be beyond doubt: what leaves two readings is refused."""
+
+
+def check_head(
+    read: dict[bytes, bytes], version: str, max_body_bytes: int
+) -> tuple[int, str] | None:
+    """Status and words of the refusal; None when the head is sound.
+
+    ``read``: the fields that concern us, by lower-case name. llhttp has refused what no reading
+    allows; these are the rest.
+    """
+    if version not in {"1.1", "1.0"}:
+        return 505, "HTTP/1.0 and HTTP/1.1 are spoken here"
+    host = read.get(b"host")
+    if version == "1.1" and host is None:
+        return 400, "the Host field is missing"
+    if host is not None and not _is_host(host):
+        return 400, "malformed Host"
+    if read.get(b"expect", b"100-continue").lower() != b"100-continue":
+        return 417, "the only expectation is 100-continue"
+    coding = read.get(b"transfer-encoding")
+    if coding is not None:
+        return _check_coding(coding.lower(), version, has_length=b"content-length" in read)
+    return _check_length(read.get(b"content-length", b"0"), max_body_bytes)
+
+
+def _check_coding(coding: bytes, version: str, *, has_length: bool) -> tuple[int, str] | None:
+    if version == "1.0":
+        return 400, "HTTP/1.0 has no Transfer-Encoding"
+    if has_length:
+        return 400, "both Content-Length and Transfer-Encoding"
+    if coding != b"chunked":
+        return 501, "the only Transfer-Encoding is chunked"
+    return None
+
+
+def _check_length(length: bytes, max_body_bytes: int) -> tuple[int, str] | None:
+    if not length.isdigit():
+        return 400, "malformed Content-Length"
+    if int(length) > max_body_bytes:
+        return 413, f"the body is larger than {max_body_bytes} bytes"
+    return None
+
+
+def _is_host(host: bytes) -> bool:
+    return not any(byte in b" ,/@\\\t" for byte in host)

@@ -1,0 +1,112 @@
+"""What became of the last requests: a ring to ask, and one canonical log line each.
+
+Lines are written in batches: at ten thousand requests per second a system call for each would be a
+tenth of a core.
+"""
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from memroute_router.outcomes import Outcome
+
+NUM_REMEMBERED = 256
+FLUSH_SECONDS = 0.2
+
+
+class AccessLog(StrEnum):
+    """Which requests get a line."""
+
+    ALL = "all"
+    FAILED = "failed"
+    OFF = "off"
+
+
+class Record(NamedTuple):
+    """The end of one request."""
+
+    ended_at: float
+    """Seconds since the epoch."""
+    request_id: str
+    path: str
+    model: str
+    outcome: Outcome
+    status: int
+    replica: str
+    why: str
+    attempts: int
+    expected_tokens: int
+    prompt_tokens: int | None
+    output_tokens: int | None
+    queue_seconds: float | None
+    first_byte_seconds: float | None
+    seconds: float
+
+    def document(self) -> dict[str, object]:
+        """For ``/debug/decisions``."""
+        told = {k: v for k, v in self._asdict().items() if v is not None and v != ""}
+        ended = datetime.fromtimestamp(self.ended_at, UTC)
+        told["ended_at"] = ended.isoformat(timespec="milliseconds")
+        return told
+
+    def line(self) -> str:
+        """For the log; ``-`` where nothing is known. Never the prompt, never a key."""
+        return (
+            f"request id={self.request_id} path={self.path} model={self.model or '-'} "
+            f"outcome={self.outcome.value} status={self.status} replica={self.replica or '-'} "
+            f"attempts={self.attempts} expected_tokens={self.expected_tokens} "
+            f"prompt_tokens={_told(self.prompt_tokens)} output_tokens={_told(self.output_tokens)} "
+            f"queue_seconds={_told_seconds(self.queue_seconds)} "
+            f"first_byte_seconds={_told_seconds(self.first_byte_seconds)} "
+            f"seconds={self.seconds:.3f}"
+        )
+
+
+class Journal:
+    """Owns the ring and the lines that are not written yet."""
+
+    def __init__(
+        self, access_log: AccessLog, *, write: Callable[[str], object] = sys.stderr.write
+    ) -> None:
+        self._access_log = access_log
+        self._write = write
+        self._lines: list[Record] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.recent: deque[Record] = deque(maxlen=NUM_REMEMBERED)
+
+    def add(self, record: Record) -> None:
+        """A request has ended."""
+        self.recent.append(record)
+        if self._access_log is AccessLog.OFF:
+            return
+        if self._access_log is AccessLog.FAILED and record.outcome is Outcome.SERVED:
+            return
+        self._lines.append(record)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Write what is not written yet."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        lines, self._lines = self._lines, []
+        if lines:
+            self._write("".join(_stamp(r.ended_at) + r.line() + "\n" for r in lines))
+
+
+def _stamp(seconds: float) -> str:
+    when = datetime.fromtimestamp(seconds, UTC)
+    return f"{when:%Y-%m-%d %H:%M:%S},{when.microsecond // 1000:03d} INFO "
+
+
+def _told(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _told_seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

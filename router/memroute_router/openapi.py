@@ -1,0 +1,88 @@
+"""The router's own description of what it serves: ``/openapi.json``."""
+
+from typing import Any
+
+from memroute_router.surface import ROUTES
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "integer"]},
+            },
+        },
+    },
+}
+_REFUSALS = {
+    "400": "It cannot be understood, or can never fit: with the numbers.",
+    "404": "Nobody serves the model; the known ones are listed.",
+    "408": "It did not arrive in time.",
+    "413": "Its body is too large.",
+    "415": "Its body is compressed.",
+    "429": "It would fit, not now: with Retry-After.",
+    "431": "Its header fields are too large.",
+    "500": "The engine, or the router, failed at it.",
+    "502": "Every replica tried failed before answering.",
+    "503": "No replica is ready, or the router is stopping: with Retry-After.",
+    "504": "It waited for room for as long as it may: with Retry-After.",
+}
+
+
+def openapi_document() -> dict[str, Any]:
+    """OpenAPI 3.1: paths, what their bodies must have, how they are refused."""
+    paths: dict[str, Any] = {
+        "/health": _get("Whether the process runs.", "text/plain"),
+        "/ready": _get("Whether models and replicas are known.", "text/plain", unready=True),
+        "/metrics": _get("Prometheus metrics.", "text/plain"),
+        "/openapi.json": _get("This document."),
+        "/v1/models": _get("The models that are served."),
+        "/debug/decisions": _get("What became of the last requests."),
+        "/debug/replicas": _get("What each replica is believed to hold."),
+    }
+    model_path = _get("One model.")
+    model_path["get"]["parameters"] = [
+        {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    ]
+    model_path["get"]["responses"]["404"] = _error(_REFUSALS["404"])
+    paths["/v1/models/{model}"] = model_path
+    for path, route in ROUTES.items():
+        body: dict[str, Any] = {
+            "type": "object",
+            "required": ["model"],
+            "properties": {"model": {"type": "string", "minLength": 1}},
+        }
+        kind = "application/json" if route.parse_document else "multipart/form-data"
+        paths[path.decode()] = {
+            "post": {
+                "summary": f"A {route.what}, as the engine that serves the model answers it.",
+                "requestBody": {"required": True, "content": {kind: {"schema": body}}},
+                "responses": {
+                    "200": {"description": "The engine's answer, byte for byte."},
+                    **{status: _error(text) for status, text in _REFUSALS.items()},
+                },
+            }
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "memroute-router", "version": "1"},
+        "paths": paths,
+    }
+
+
+def _get(text: str, kind: str = "application/json", *, unready: bool = False) -> dict[str, Any]:
+    responses: dict[str, Any] = {"200": {"description": text, "content": {kind: {}}}}
+    if unready:
+        responses["503"] = {"description": "Not yet, or no more.", "content": {kind: {}}}
+    return {"get": {"summary": text, "responses": responses}}
+
+
+def _error(text: str) -> dict[str, Any]:
+    return {"description": text, "content": {"application/json": {"schema": _ERROR}}}

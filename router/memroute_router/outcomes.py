@@ -1,0 +1,21 @@
+"""How a request can end; the value is a metric label and stands in the log."""
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """The end of a request."""
+
+    SERVED = "served"
+    BAD_REQUEST = "bad-request"
+    UNKNOWN_MODEL = "unknown-model"
+    NEVER_FITS = "never-fits"
+    SATURATED = "saturated"
+    QUEUE_TIMEOUT = "queue-timeout"
+    NO_READY_REPLICA = "no-ready-replica"
+    SHUTTING_DOWN = "shutting-down"
+    ENGINE_PUSH_BACK = "engine-push-back"
+    ENGINE_ERROR = "engine-error"
+    REPLICAS_FAILED = "replicas-failed"
+    STREAM_BROKEN = "stream-broken"
+    CLIENT_GONE = "client-gone"

@@ -1,0 +1,248 @@
+"""Models and replicas from a YAML file, read again when it changes.
+
+A file that cannot be used is refused as a whole, with every reason at once, and what was read
+before stays in force. At start there is nothing before: the router does not start.
+"""
+
+import asyncio
+import logging
+import math
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from memroute_router.http.client import Endpoint
+from memroute_router.pools import (
+    DEFAULT_ASSUMED_OUTPUT_TOKENS,
+    DEFAULT_WATERMARK_RATIO,
+    Pools,
+    PoolSettings,
+    Replica,
+    ReplicaInfo,
+)
+
+LOGGER = logging.getLogger(__name__)
+POLL_SECONDS = 1.0
+_PORTS = {"http": 80, "https": 443}
+_MODEL_FIELDS = {
+    "name", "replicas", "maxContextTokens", "kvWatermarkRatio", "assumedOutputTokens",
+}  # fmt: skip
+_REPLICA_FIELDS = {"url", "name", "kvCapacityTokens", "maxContextTokens"}
+
+
+class ConfigError(Exception):
+    """The file cannot be used; the message lists every reason."""
+
+
+@dataclass(slots=True)
+class StaticConfig:
+    """What a file says."""
+
+    replicas: list[ReplicaInfo] = field(default_factory=list)
+    settings: dict[str, PoolSettings] = field(default_factory=dict)
+
+
+def read_config(text: str) -> StaticConfig:
+    """Models and replicas. Raises ``ConfigError``."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        msg = f"not YAML: {error}"
+        raise ConfigError(msg) from error
+    reader = _Reader()
+    config = reader.config(document)
+    if reader.problems:
+        raise ConfigError("; ".join(reader.problems))
+    return config
+
+
+class _Reader:
+    """Reads a document, collecting what is wrong with it."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._tls: ssl.SSLContext | None = None
+
+    def config(self, document: Any) -> StaticConfig:
+        config = StaticConfig()
+        top = self._mapping(document, "the file", {"models", "engineCA"})
+        ca_file = top.get("engineCA")
+        try:
+            self._tls = ssl.create_default_context(cafile=ca_file)
+        except (OSError, TypeError) as error:
+            self.problems.append(f"engineCA: {error}")
+        models = top.get("models")
+        if not isinstance(models, list) or not models:
+            self.problems.append("models must be a list of at least one model")
+            return config
+        for index, model in enumerate(models):
+            self._model(config, model, f"models[{index}]")
+        return config
+
+    def _model(self, config: StaticConfig, document: Any, where: str) -> None:
+        model = self._mapping(document, where, _MODEL_FIELDS)
+        name = model.get("name")
+        if not isinstance(name, str) or not name:
+            self.problems.append(f"{where}.name must be a text")
+            return
+        if name in config.settings:
+            self.problems.append(f"{where}.name: {name!r} is there twice")
+        config.settings[name] = PoolSettings(
+            namespace="",
+            deployment=name,
+            watermark_ratio=self._number(
+                model, "kvWatermarkRatio", where, DEFAULT_WATERMARK_RATIO, most=1.0
+            ),
+            assumed_output_tokens=self._integer(model, "assumedOutputTokens", where)
+            or DEFAULT_ASSUMED_OUTPUT_TOKENS,
+        )
+        context = self._integer(model, "maxContextTokens", where)
+        replicas = model.get("replicas")
+        if not isinstance(replicas, list):
+            self.problems.append(f"{where}.replicas must be a list of urls")
+            return
+        for index, replica in enumerate(replicas):
+            info = self._replica(replica, f"{where}.replicas[{index}]", name, context)
+            if info is not None and any(info.key == other.key for other in config.replicas):
+                self.problems.append(f"{where}.replicas[{index}]: {info.key!r} is there twice")
+            elif info is not None:
+                config.replicas.append(info)
+
+    def _replica(
+        self, document: Any, where: str, model: str, context: int | None
+    ) -> ReplicaInfo | None:
+        if isinstance(document, str):
+            document = {"url": document}
+        replica = self._mapping(document, where, _REPLICA_FIELDS)
+        endpoint = self._endpoint(replica.get("url"), where)
+        if endpoint is None:
+            return None
+        own_context = self._integer(replica, "maxContextTokens", where)
+        return ReplicaInfo(
+            namespace="",
+            pod=str(replica.get("name") or f"{model}/{endpoint.host}:{endpoint.port}"),
+            deployment=model,
+            served_model=model,
+            endpoint=endpoint,
+            promised_capacity_tokens=self._integer(replica, "kvCapacityTokens", where),
+            max_context_tokens=context if own_context is None else own_context,
+            is_routable=True,
+        )
+
+    def _endpoint(self, url: Any, where: str) -> Endpoint | None:
+        try:
+            parts = urlsplit(url if isinstance(url, str) else "")
+            port = parts.port or _PORTS.get(parts.scheme)
+        except ValueError as error:
+            self.problems.append(f"{where}.url: {error}")
+            return None
+        if parts.scheme not in _PORTS or not parts.hostname or parts.path not in {"", "/"}:
+            self.problems.append(f"{where}.url must be like http://10.0.0.1:8000, not {url!r}")
+            return None
+        tls = self._tls if parts.scheme == "https" else None
+        return Endpoint(parts.hostname, port or 0, tls)
+
+    def _mapping(self, document: Any, where: str, known: set[str]) -> dict[str, Any]:
+        if not isinstance(document, dict):
+            self.problems.append(f"{where} must be a mapping of {', '.join(sorted(known))}")
+            return {}
+        for name in sorted(set(map(str, document)) - known):
+            told = f"{where}.{name} is unknown; known: {', '.join(sorted(known))}"
+            self.problems.append(told)
+        return document
+
+    def _integer(self, document: dict[str, Any], name: str, where: str) -> int | None:
+        value = document.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            self.problems.append(f"{where}.{name} must be a positive integer, not {value!r}")
+            return None
+        return value
+
+    def _number(
+        self, document: dict[str, Any], name: str, where: str, default: float, *, most: float
+    ) -> float:
+        value = document.get(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= most:
+            self.problems.append(f"{where}.{name} must be above 0 and at most {most}")
+            return default
+        return float(value)
+
+
+class StaticMembership:
+    """Keeps the pools as the file says. Owns what was last applied."""
+
+    def __init__(
+        self,
+        path: Path,
+        pools: Pools,
+        *,
+        on_upsert: Callable[[Replica], None],
+        on_gone: Callable[[Replica], None],
+        on_reload: Callable[[bool], None],
+    ) -> None:
+        """``on_reload`` is told whether a reading succeeded."""
+        self._path = path
+        self._pools = pools
+        self._on_upsert = on_upsert
+        self._on_gone = on_gone
+        self._on_reload = on_reload
+        self._keys: set[str] = set()
+        self._stamp = math.nan, -1
+        self._wanted = asyncio.Event()
+        self.is_synced = False
+
+    def load(self) -> None:
+        """Read the file and apply it. Raises ``ConfigError``; nothing has changed then."""
+        try:
+            self._stamp = self._current_stamp()
+            config = read_config(self._path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"cannot read it: {error}"
+            raise ConfigError(msg) from error
+        keys = {info.key for info in config.replicas}
+        for key in self._keys - keys:
+            replica = self._pools.remove_replica(key)
+            if replica is not None:
+                self._on_gone(replica)
+        for info in config.replicas:
+            self._on_upsert(self._pools.upsert_replica(info))
+        self._keys = keys
+        self._pools.configure(config.settings)
+        self.is_synced = True
+
+    def reload_soon(self) -> None:
+        """Read the file again, changed or not: SIGHUP."""
+        self._wanted.set()
+
+    async def follow(self) -> None:
+        """Apply every change of the file, for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._wanted.wait()
+            except TimeoutError:
+                if self._current_stamp() == self._stamp:
+                    continue
+            self._wanted.clear()
+            try:
+                self.load()
+            except ConfigError as error:
+                LOGGER.error("configuration not applied file=%s error=%s", self._path, error)  # noqa: TRY400 - the message says it all
+                self._on_reload(False)
+            else:
+                LOGGER.info("configuration applied file=%s", self._path)
+                self._on_reload(True)
+
+    def _current_stamp(self) -> tuple[float, int]:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return math.inf, -1
+        return status.st_mtime, status.st_size
