@@ -1,0 +1,1 @@
+"""The router's data path beside its peers': requests, chunks, latency and CPU on one full core."""

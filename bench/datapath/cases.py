@@ -1,0 +1,142 @@
+"""What is measured of each router."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.datapath.peer import Peer, PeerError, RunningPeer
+from bench.datapath.rig import ROUTER_CORE, Measured, measure
+
+FIRST_PORT = 8900
+NUM_STREAMS = 1000
+RATES = [round(10_000 * 1.12**step) for step in range(26)]
+# Events per second that are offered to a router, in steps of 12 %: 10k to 170k.
+MAX_EVENTS_PER_READ = 1.25
+MIN_DELIVERED_RATIO = 0.98
+MAX_GAP_INTERVALS = 3.0
+# Beyond these the router clumps: it saves work by passing on several events at once, late.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A load."""
+
+    title: str
+    connections: int
+    body_bytes: int
+    is_stream: bool = False
+
+
+CASES = {
+    "1KB": Case(title="1 KB bodies, 32 connections", connections=32, body_bytes=1024),
+    "40KB": Case(title="40 KB bodies, 32 connections", connections=32, body_bytes=40 * 1024),
+    "one": Case(title="1 KB bodies, one connection", connections=1, body_bytes=1024),
+    "streams": Case(
+        title=f"{NUM_STREAMS:,} streams: the most events before they clump",
+        connections=NUM_STREAMS,
+        body_bytes=1024,
+        is_stream=True,
+    ),
+}
+
+
+@dataclass(slots=True)
+class Results:
+    """Runs of each router in each case, in rounds; None where a run failed, and why."""
+
+    runs: dict[str, dict[str, list[Measured | None]]] = field(default_factory=dict)
+    direct: dict[str, list[Measured]] = field(default_factory=dict)
+    """Of the engine itself, without a router."""
+    failures: list[str] = field(default_factory=list)
+
+
+def run_cases(
+    peers: list[Peer],
+    *,
+    cases: list[str],
+    runs: int,
+    seconds: float,
+    load: Path,
+    engines: list[tuple[str, int]],
+    folder: Path,
+    search: list[Path],
+    progress: Callable[[str], None],
+) -> Results:
+    """All routers in all cases, ``runs`` times, one after another in each round."""
+    results = Results(runs={case: {peer.name: [] for peer in peers} for case in cases})
+    for number in range(runs):
+        for name in cases:
+            case = CASES[name]
+            if not case.is_stream:
+                host, port = engines[0]
+                results.direct.setdefault(name, []).append(
+                    measure(
+                        load, host=host, port=port, router=None, connections=case.connections,
+                        seconds=min(seconds, 1.0), body_bytes=case.body_bytes,
+                    )
+                )  # fmt: skip
+            for index, peer in enumerate(peers):
+                measured: Measured | None = None
+                try:
+                    with tempfile.TemporaryDirectory(dir=folder) as own:
+                        router = RunningPeer(
+                            peer, engines=engines, port=FIRST_PORT + 10 * index, core=ROUTER_CORE,
+                            folder=Path(own), search=search,
+                        )  # fmt: skip
+                        try:
+                            router.wait_until_ready()
+                            measured = _run(case, router, load, seconds)
+                        finally:
+                            router.stop()
+                except PeerError as error:
+                    if str(error) not in results.failures:
+                        results.failures.append(str(error))
+                results.runs[name][peer.name].append(measured)
+                progress(f"round {number + 1}/{runs}, {name}, {peer.name}: {_told(case, measured)}")
+    return results
+
+
+def _run(case: Case, router: RunningPeer, load: Path, seconds: float) -> Measured:
+    def once(interval_us: int | None) -> Measured:
+        return measure(
+            load, host=router.host, port=router.port, router=router,
+            connections=case.connections, seconds=seconds, body_bytes=case.body_bytes,
+            interval_us=interval_us,
+        )  # fmt: skip
+
+    return _highest_rate(once) if case.is_stream else once(None)
+
+
+def _highest_rate(once: Callable[[int], Measured]) -> Measured:
+    """The run at the highest rate that is passed on event by event: a search by halves."""
+    low, high = 0, len(RATES)
+    best: Measured | None = None
+    while low < high:
+        middle = (low + high) // 2
+        interval = NUM_STREAMS / RATES[middle]
+        found = once(round(interval * 1e6))
+        time.sleep(0.5)  # the streams that were left are being cancelled
+        keeps_up = (
+            found.events_per_second >= MIN_DELIVERED_RATIO * RATES[middle]
+            and found.events_per_read <= MAX_EVENTS_PER_READ
+            and found.p99_seconds <= MAX_GAP_INTERVALS * interval
+        )
+        if keeps_up:
+            best, low = found, middle + 1
+        else:
+            high = middle
+            best = best or (found if middle == 0 else None)
+    return best or found
+
+
+def _told(case: Case, measured: Measured | None) -> str:
+    if measured is None:
+        return "failed"
+    rate = measured.events_per_second if case.is_stream else measured.requests_per_second
+    return (
+        f"{rate:,.0f}/s, p50 {measured.p50_seconds * 1e3:.3f} ms, p99 "
+        f"{measured.p99_seconds * 1e3:.2f} ms, cores {measured.router_core_ratio:.0%} and "
+        f"{measured.load_core_ratio:.0%}"
+    )

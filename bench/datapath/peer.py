@@ -1,0 +1,182 @@
+"""A router to measure, described by a small YAML file.
+
+```yaml
+name: my-router
+command: [my-router, --port, "{port}", --backends, "{engine_urls}"]   # one argument per engine
+ready: /health            # answers 200 once it serves
+address: 127.0.0.1:9000   # optional: where it listens, if it cannot be told a port
+warm_seconds: 1           # optional: how long it needs after that
+files:                    # optional: written to {folder} before it starts
+  my.yaml: |
+    - {engine_url}        # a line that names an engine is repeated for each
+```
+
+Placeholders: ``{port}``, ``{port+1}``, ``{folder}``, ``{python}``, ``{engine_urls}``; in files also
+``{engine_url}``, ``{engine_host}``, ``{engine_port}``.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+START_SECONDS = 30.0
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+OK = 200
+_KNOWN = {"name", "command", "ready", "address", "warm_seconds", "files", "env"}
+
+
+class PeerError(Exception):
+    """A peer that cannot be started, with what it said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """How a router is started."""
+
+    name: str
+    command: tuple[str, ...]
+    ready: str
+    address: str | None = None
+    warm_seconds: float = 1.0
+    files: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def read_peer(path: Path) -> Peer:
+    """A peer from its file. Raises ``PeerError``."""
+    document: Any = yaml.safe_load(path.read_text())
+    if not isinstance(document, dict) or not {"name", "command", "ready"} <= set(document):
+        msg = f"{path}: name, command and ready are needed"
+        raise PeerError(msg)
+    unknown = set(document) - _KNOWN
+    if unknown:
+        msg = f"{path}: unknown: {', '.join(sorted(unknown))}; known: {', '.join(sorted(_KNOWN))}"
+        raise PeerError(msg)
+    return Peer(**(document | {"command": tuple(map(str, document["command"]))}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a process has used so far."""
+
+    cpu_seconds: float
+    rss_bytes: int
+
+
+class RunningPeer:
+    """A router that runs on one core. Owns its process group."""
+
+    def __init__(
+        self, peer: Peer, *, engines: list[tuple[str, int]], port: int, core: int, folder: Path,
+        search: list[Path],
+    ) -> None:  # fmt: skip
+        """``search``: folders of programs, before those of PATH."""
+        self.peer = peer
+        host, _, own_port = (peer.address or f"127.0.0.1:{port}").rpartition(":")
+        self.host, self.port = host, int(own_port)
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        places = {
+            "{port}": str(self.port), "{port+1}": str(self.port + 1), "{folder}": str(folder),
+            "{python}": sys.executable,
+        }  # fmt: skip
+        for name, text in peer.files.items():
+            (folder / name).write_text(_fill_lines(text, places, engines))
+        command = []
+        for argument in peer.command:
+            if argument == "{engine_urls}":
+                command += [f"http://{host}:{port}" for host, port in engines]
+            else:
+                command.append(_fill(argument, places))
+        path = os.pathsep.join([*map(str, search), os.environ.get("PATH", "")])
+        program = shutil.which(command[0], path=path)
+        if program is None:
+            msg = f"{peer.name}: {command[0]} is not on PATH (python -m bench.datapath --install)"
+            raise PeerError(msg)
+        self._log = (folder / "log").open("w+")
+        self._process = subprocess.Popen(  # noqa: S603 - a router that the caller named
+            [program, *command[1:]],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PATH": path} | peer.env,
+            start_new_session=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509 - no threads here
+        )
+
+    def wait_until_ready(self) -> None:
+        """Return when it serves. Raises ``PeerError``."""
+        deadline = time.monotonic() + START_SECONDS
+        url = f"http://{self.host}:{self.port}{self.peer.ready}"
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(url, timeout=2) as answer:
+                    if answer.status == OK:
+                        time.sleep(self.peer.warm_seconds)
+                        return
+            except (OSError, urllib.error.URLError):
+                time.sleep(0.1)
+        self._log.seek(0)
+        said = self._log.read()[-2000:]
+        self.stop()
+        msg = f"{self.peer.name} did not become ready; it said:\n{said}"
+        raise PeerError(msg)
+
+    def usage(self) -> Usage:
+        """CPU time and resident memory of it and its children, now."""
+        group = self._process.pid
+        cpu, rss = 0.0, 0
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == group:
+                cpu += (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+                rss += int(fields[21]) * PAGE_BYTES
+        return Usage(cpu_seconds=cpu, rss_bytes=rss)
+
+    def stop(self) -> None:
+        """End it and its children."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, number)
+                try:
+                    self._process.wait(timeout=3)
+                except subprocess.TimeoutExpired:
+                    continue
+        self._log.close()
+
+
+def _fill(text: str, places: dict[str, str]) -> str:
+    for place, value in places.items():
+        text = text.replace(place, value)
+    return text
+
+
+def _fill_lines(text: str, places: dict[str, str], engines: list[tuple[str, int]]) -> str:
+    lines = []
+    for line in text.splitlines():
+        if re.search(r"\{engine_(url|host|port)\}", line):
+            for host, port in engines:
+                own = {
+                    "{engine_url}": f"http://{host}:{port}",
+                    "{engine_host}": host,
+                    '"{engine_port}"': str(port),
+                    "{engine_port}": str(port),
+                }
+                lines.append(_fill(line, own | places))
+        else:
+            lines.append(_fill(line.replace('"{port}"', places["{port}"]), places))
+    return "\n".join(lines) + "\n"
