@@ -104,7 +104,14 @@ def _peer_files(options: argparse.Namespace) -> list[Path]:
 def _install() -> int:
     print(f"installing {', '.join(PEER_PACKAGES)} into {PEERS_VENV.name}", file=sys.stderr)
     venv.create(PEERS_VENV, with_pip=True)
-    command = [PEERS_VENV / "bin" / "python", "-m", "pip", "install", "--quiet", *PEER_PACKAGES]
+    command = [
+        str(PEERS_VENV / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        *PEER_PACKAGES,
+    ]
     return subprocess.run(command, check=False).returncode  # noqa: S603 - our own environment
 
 

@@ -1,4 +1,7 @@
-"""A pass-through of aiohttp on uvloop, round robin: ``python -m bench.datapath.pass_through PORT URL...``."""
+"""A pass-through of aiohttp on uvloop, round robin.
+
+``python -m bench.datapath.pass_through PORT URL...``
+"""
 
 import itertools
 import sys

@@ -28,15 +28,15 @@ def tables(results: Results) -> Iterator[Table]:
             if not found:
                 table.add_row(peer, "failed")
                 continue
-            low, middle, high = ratio_to(by_peer, peer, case.is_stream) or (None, None, None)
+            ratio = None if peer == OURS else ratio_to(by_peer, peer, case.is_stream)
             table.add_row(
                 peer,
-                f"{_median(found, lambda run: _rate(run, case.is_stream)):,.0f}",
-                "" if middle is None or peer == OURS else f"{middle:.2f}x ({low:.2f} to {high:.2f})",
+                f"{statistics.median(_rate(run, case.is_stream) for run in found):,.0f}",
+                "" if ratio is None else "{1:.2f}x ({0:.2f} to {2:.2f})".format(*ratio),
                 f"{_median(found, lambda run: run.p50_seconds) * 1e3:.3f}",
                 f"{_median(found, lambda run: run.p99_seconds) * 1e3:.3f}",
                 _added(found, direct),
-                f"{_median(found, lambda run: cpu_each(run, case.is_stream)) * 1e6:.1f}",
+                f"{statistics.median(cpu_each(run, case.is_stream) for run in found) * 1e6:.1f}",
                 f"{_median(found, lambda run: run.router_core_ratio):.0%}",
                 f"{_median(found, lambda run: run.load_core_ratio):.0%}",
                 f"{_median(found, lambda run: run.router_rss_bytes) / 1e6:.0f}",

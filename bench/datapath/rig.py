@@ -96,7 +96,7 @@ def measure(
     interval_us: int | None = None,
 ) -> Measured:
     """One run, after a second of warming up. ``router`` None: the engine itself is measured."""
-    command = [load, host, str(port), str(connections), str(seconds), str(body_bytes)]
+    command = [str(load), host, str(port), str(connections), str(seconds), str(body_bytes)]
     if interval_us is not None:
         command.append(str(interval_us))
     with subprocess.Popen(  # noqa: S603 - built a moment ago
