@@ -8,7 +8,7 @@ CONFORMANCE := .venv-conformance
 VLLM := 0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check unit cluster conformance lock clean
+.PHONY: help install binaries demo test check unit cluster conformance lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,10 +37,13 @@ check: $(STAMP) ## format, lint, types, import contracts, unit tests: seconds
 unit: $(STAMP) ## unit tests alone
 	@$(BIN)/pytest tests/unit $(ARGS)
 
-cluster: $(STAMP) ## contract, cluster and end-to-end tests, on a real control plane
+binaries: $(STAMP) ## build the local control plane and Helm, once per machine (also done by cluster and test)
+	@$(BIN)/memroute-simulator binaries > $(VENV)/binaries.txt
+
+cluster: binaries ## contract, cluster and end-to-end tests, on a real control plane
 	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)
 
-test: check ## everything: check, then contract, cluster and end-to-end tests
+test: check binaries ## everything: check, then contract, cluster and end-to-end tests
 	@$(BIN)/pytest --durations=10 tests/contract tests/cluster tests/e2e $(ARGS)
 
 lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addresses)

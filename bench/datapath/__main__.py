@@ -103,7 +103,7 @@ def _peer_files(options: argparse.Namespace) -> list[Path]:
 
 def _install() -> int:
     print(f"installing {', '.join(PEER_PACKAGES)} into {PEERS_VENV.name}", file=sys.stderr)
-    venv.create(PEERS_VENV, with_pip=True)
+    venv.create(PEERS_VENV, with_pip=True, symlinks=True)
     command = [
         str(PEERS_VENV / "bin" / "python"),
         "-m",

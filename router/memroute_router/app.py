@@ -20,8 +20,9 @@ from memroute_kube import KubernetesClient
 from memroute_router.discovery import Discovery
 from memroute_router.http.client import EnginePool
 from memroute_router.http.errors import error_body
+from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON
-from memroute_router.http.server import Exchange, Server, ServerLimits
+from memroute_router.http.server import Server, ServerLimits
 from memroute_router.journal import Journal
 from memroute_router.lifecycle import LifecycleLimits, Proxy, Services
 from memroute_router.metrics import RouterMetrics

@@ -25,6 +25,7 @@ from memroute.footprint import RequestProfile
 from memroute_router.events import EventStream
 from memroute_router.http.client import EngineConnection, EnginePool
 from memroute_router.http.errors import error_body
+from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import (
     EXPLAIN,
     JSON,
@@ -33,7 +34,6 @@ from memroute_router.http.fields import (
     RESPONSE_FIELDS,
     split_fields,
 )
-from memroute_router.http.server import Exchange
 from memroute_router.journal import Journal, Record
 from memroute_router.metrics import PoolStatistics, RouterMetrics
 from memroute_router.outcomes import Outcome

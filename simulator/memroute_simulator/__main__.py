@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Dispatch to ``engine`` (everything after it is the engine's) or ``nodes``."""
+    """Dispatch to ``engine`` (everything after it is the engine's), ``nodes`` or ``binaries``."""
     # Each part imports what it alone needs: an engine starts without a Kubernetes client.
     if sys.argv[1:2] == ["engine"]:
         from memroute_simulator.engine.http.app import main as engine_main  # noqa: PLC0415
@@ -23,7 +23,13 @@ def main() -> None:
     nodes.add_argument("--network", type=int, required=True, help="N of 127.N.0.0/16")
     nodes.add_argument("--cluster-id", required=True)
     nodes.add_argument("--directory", type=Path, required=True, help="the cluster's directory")
+    commands.add_parser(
+        "binaries", help="build what a local control plane needs, once; their paths"
+    )
     arguments = parser.parse_args()
+    if arguments.command == "binaries":
+        _build_binaries()
+        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     from memroute_simulator.nodes.fleet import (  # noqa: PLC0415
         FleetFileError,
@@ -44,6 +50,21 @@ def main() -> None:
             directory=arguments.directory,
         )
     )
+
+
+def _build_binaries() -> None:
+    from memroute_simulator.controlplane.binaries import (  # noqa: PLC0415
+        BINARY_SETS,
+        BinaryError,
+        find_binaries,
+    )
+
+    try:
+        found = find_binaries([name for each in BINARY_SETS for name in each.packages])
+    except BinaryError as error:
+        sys.exit(f"memroute-simulator: {error}")
+    for name, path in found.items():
+        print(f"{name}\t{path}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Callbacks, not coroutines: a task and its wake-ups cost as much as the rest of a request.
 
 ```text
-client ─► server.py  ClientConnection ─► Exchange (one request, the means to answer it)
+client ─► server.py  ClientConnection ─► exchange.py  Exchange (a request, the means to answer)
 engine ◄─ client.py  EngineConnection ◄─ EnginePool (idle connections per engine)
            fields.py     which header fields travel, which do not
            deadlines.py  one coarse clock for all connections

@@ -76,7 +76,8 @@ def split_fields(
         if kind is None:
             lines.append(b"%b: %b\r\n" % field)
         elif kind is Kind.READ:
-            name, value = field
+            name = field[0]
+            value = field[1].strip(b" \t")  # the parser leaves those behind a value
             if name not in read:
                 read[name] = value
             elif name in {b"connection", b"x-forwarded-for"}:

@@ -1,5 +1,9 @@
 """Where a request ends must be beyond doubt: what leaves two readings is refused."""
 
+from urllib.parse import urlsplit
+
+from memroute_router.http.fields import Fields
+
 
 def check_head(
     read: dict[bytes, bytes], version: str, max_body_bytes: int
@@ -22,6 +26,34 @@ def check_head(
     if coding is not None:
         return _check_coding(coding.lower(), version, has_length=b"content-length" in read)
     return _check_length(read.get(b"content-length", b"0"), max_body_bytes)
+
+
+def origin_form(target: bytes) -> tuple[bytes, bytes] | None:
+    """Host and path of a target in absolute form (RFC 9112, 3.2.2); None when it is none."""
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return None
+    if parts.scheme not in {b"http", b"https"} or not _is_host(parts.netloc) or not parts.netloc:
+        return None
+    path = parts.path or b"/"
+    return parts.netloc, path + b"?" + parts.query if parts.query else path
+
+
+def without_offer(method: bytes, target: bytes, fields: Fields) -> bytes:
+    """The head of a request that offers HTTP/2 (h2c), without the offer; empty for other offers.
+
+    A server may decline (RFC 9110, 7.8). JDK clients offer it with every first request.
+    """
+    offers = {value.strip().lower() for name, value in fields if name == b"upgrade"}
+    if method == b"CONNECT" or offers != {b"h2c"}:
+        return b""
+    lines = [
+        b"%b: %b\r\n" % (name, value)
+        for name, value in fields
+        if name not in {b"upgrade", b"http2-settings"}
+    ]
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, b"".join(lines))
 
 
 def _check_coding(coding: bytes, version: str, *, has_length: bool) -> tuple[int, str] | None:

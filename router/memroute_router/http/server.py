@@ -16,17 +16,21 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import cast
 
 import httptools
 
 from memroute_router.http.deadlines import NEVER, Deadlines
 from memroute_router.http.errors import error_body
+from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON, REQUEST_FIELDS, Fields, split_fields, status_line
-from memroute_router.http.framing import check_head
+from memroute_router.http.framing import check_head, origin_form, without_offer
 
 LOGGER = logging.getLogger(__name__)
 MAX_PIPELINED = 16
+MAX_FRAMING_BYTES = 64 * 1024
+MAX_FRAMING_PER_BYTE = 8
+# What chunk sizes, extensions and trailers may take beside the body: a chunk for every byte is six.
 LINGER_SECONDS = 2.0
 # After a refusal, what the client still sends is thrown away for so long: closing at once would
 # reset the connection, and with it the refusal before it was read.
@@ -51,138 +55,6 @@ class ServerLimits:
     """How long a client may take nothing of its answer."""
 
 
-class Sink(Protocol):
-    """What the handler of a request hears of its client, until the exchange is finished."""
-
-    def client_gone(self) -> None:
-        """Nobody will read the answer."""
-        ...
-
-    def client_is_slow(self) -> None:
-        """Send no more for now."""
-        ...
-
-    def client_is_ready(self) -> None:
-        """Go on."""
-        ...
-
-    def shutting_down(self) -> None:
-        """The router ends now: come to an end at once."""
-        ...
-
-
-class Exchange:
-    """One request, received as a whole, and the means to answer it, once."""
-
-    __slots__ = (
-        "_chunked", "_connection", "_head", "body", "fields", "has_started", "http_1_1",
-        "is_finished", "keep_alive", "lines", "method", "received_at", "sink", "target",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        connection: "ClientConnection",
-        *,
-        method: bytes,
-        target: bytes,
-        lines: bytes,
-        fields: dict[bytes, bytes],
-        body: bytes,
-        keep_alive: bool,
-        http_1_1: bool,
-    ) -> None:
-        self._connection = connection
-        self.method = method
-        self.target = target
-        self.lines = lines
-        """The fields that travel on, as lines."""
-        self.fields = fields
-        """The fields that the router reads, by lower-case name."""
-        self.body = body
-        self.keep_alive = keep_alive
-        self.http_1_1 = http_1_1
-        self.received_at = time.monotonic()
-        self.sink: Sink | None = None
-        """Who is told of the client; whoever answers later sets it."""
-        self.has_started = False
-        self.is_finished = False
-        self._chunked = False
-        self._head = b""
-
-    @property
-    def path(self) -> bytes:
-        """The target without its query."""
-        return self.target.partition(b"?")[0]
-
-    def passing(self, name: bytes) -> bytes:
-        """The value of a field that travels on; empty when there is none."""
-        start = (b"\r\n" + self.lines).find(b"\r\n" + name + b": ")
-        if start < 0:
-            return b""
-        return self.lines[start + len(name) + 2 :].partition(b"\r\n")[0]
-
-    @property
-    def peer(self) -> bytes:
-        """The client's address."""
-        return self._connection.peer
-
-    @property
-    def scheme(self) -> bytes:
-        """``http`` or ``https``: how the client came."""
-        return self._connection.scheme
-
-    def start(self, status: int, lines: bytes, *, length: int | None) -> None:
-        """Begin an answer of ``length`` bytes, or (None) of a length that nobody knows yet.
-
-        The head leaves with the first piece: one system call for both.
-        """
-        self.has_started = True
-        if length is not None:
-            framing = b"content-length: %d\r\n" % length
-        elif self.http_1_1:
-            self._chunked = True
-            framing = b"transfer-encoding: chunked\r\n"
-        else:
-            self.keep_alive = False
-            framing = b""
-        if not self.keep_alive:
-            framing += b"connection: close\r\n"
-        self._head = b"%b%b%b\r\n" % (status_line(status), lines, framing)
-
-    def send(self, data: bytes) -> None:
-        """Send a piece of the body, at least one byte."""
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._head:
-            data = self._head + data
-            self._head = b""
-        self._connection.write(data)
-
-    def finish(self, data: bytes = b"") -> None:
-        """Send the last piece; the next request of the connection has its turn."""
-        if self._chunked:
-            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-        if self._head:
-            data = self._head + data
-            self._head = b""
-        if data:
-            self._connection.write(data)
-        self.is_finished = True
-        self.sink = None
-        self._connection.exchange_done(keep_alive=self.keep_alive)
-
-    def abort(self) -> None:
-        """Break the connection off: the only honest end of a body that cannot be completed."""
-        self.is_finished = True
-        self.sink = None
-        self._connection.abort()
-
-    def respond(self, status: int, body: bytes, lines: bytes = JSON) -> None:
-        """Send a whole answer."""
-        self.start(status, lines, length=len(body))
-        self.finish(b"" if self.method == b"HEAD" else body)
-
-
 Handler = Callable[[Exchange], None]
 
 
@@ -201,9 +73,9 @@ class ClientConnection(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "__weakref__", "_body", "_body_bytes", "_exchange", "_fields", "_head_bytes", "_is_deaf",
-        "_last_words", "_lines", "_parser", "_peer", "_read", "_receiving", "_state", "_target",
-        "_transport", "_waiting", "deadline_at",
+        "__weakref__", "_body", "_body_bytes", "_declined", "_exchange", "_fields", "_head_bytes",
+        "_is_deaf", "_last_words", "_lines", "_parser", "_peer", "_raw_bytes", "_read",
+        "_receiving", "_state", "_target", "_transport", "_waiting", "deadline_at",
     )  # fmt: skip
 
     def __init__(self, state: ServerState) -> None:
@@ -225,6 +97,10 @@ class ClientConnection(asyncio.Protocol):
         self._read: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._raw_bytes = 0
+        """Of the body that is arriving, its framing included."""
+        self._declined = b""
+        """The head of a request that offered another protocol, without the offer."""
         self.deadline_at = NEVER
 
     @property
@@ -285,18 +161,16 @@ class ClientConnection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._is_deaf = True  # the request itself is being served, as HTTP/1.1
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
         except httptools.HttpParserCallbackError:
             LOGGER.exception("callback failed")
             self._refuse(500, "internal error")
         except httptools.HttpParserError as error:
             self._refuse(400, f"malformed request: {error}")
         else:
-            if self._receiving and not self._is_deaf and self._fields is not None:
-                self._head_bytes += len(data)
-                if self._head_bytes > self._state.limits.max_header_bytes:
-                    self._refuse(431, "the header fields are too large")
+            if self._receiving and not self._is_deaf:
+                self._check_size(len(data))
 
     def deadline_passed(self) -> None:
         """The client took too long."""
@@ -316,7 +190,7 @@ class ClientConnection(asyncio.Protocol):
         self._fields = []
         self._head_bytes = 0
         self._body = []
-        self._body_bytes = 0
+        self._body_bytes = self._raw_bytes = 0
         if self._exchange is None:
             self.deadline_at = time.monotonic() + self._state.limits.header_seconds
 
@@ -331,7 +205,6 @@ class ClientConnection(asyncio.Protocol):
         fields = self._fields
         limits = self._state.limits
         if fields is None:
-            self._body_bytes += len(name) + len(value)  # trailers cost what body costs
             return
         fields.append((name.lower(), value))
         self._head_bytes += len(name) + len(value)
@@ -353,9 +226,16 @@ class ClientConnection(asyncio.Protocol):
             else check_head(self._read, version, self._state.limits.max_body_bytes)
         )
         if refusal is None and self._parser.should_upgrade():
-            protocols = {v.strip().lower() for n, v in fields if n == b"upgrade"}
-            if self._parser.get_method() == b"CONNECT" or protocols != {b"h2c"}:
-                refusal = 400, "upgrades and tunnels are not supported"
+            self._declined = without_offer(self._parser.get_method(), self._target, fields)
+            if self._declined:
+                return
+            refusal = 400, "upgrades and tunnels are not supported"
+        if refusal is None and not self._target.startswith(b"/"):
+            origin = origin_form(self._target)
+            if origin is None:
+                refusal = 400, "malformed target"
+            else:
+                self._read[b"host"], self._target = origin
         if refusal is not None:
             self._refuse(*refusal)
             return
@@ -374,7 +254,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request is whole: answer it now, or after those before it."""
-        if self._is_deaf or self._last_words is not None or self._parser is None:
+        if self._is_deaf or self._last_words is not None or self._parser is None or self._declined:
             return
         self._receiving = False
         body, self._body = self._body, []
@@ -461,6 +341,29 @@ class ClientConnection(asyncio.Protocol):
                 exchange.abort()
             else:
                 exchange.respond(500, error_body(500, "internal error"))
+
+    def _check_size(self, num_bytes: int) -> None:
+        """A request goes on arriving, in so many bytes: the parser tells of most, not of all."""
+        if self._fields is not None:
+            self._head_bytes += num_bytes
+            if self._head_bytes > self._state.limits.max_header_bytes:
+                self._refuse(431, "the header fields are too large")
+            return
+        self._raw_bytes += num_bytes
+        if self._raw_bytes > MAX_FRAMING_PER_BYTE * self._body_bytes + MAX_FRAMING_BYTES:
+            self._refuse(413, "the framing of the body is too large")
+
+    def _decline(self, rest: bytes) -> None:
+        """Read a request anew without its offer of HTTP/2, as if it had not been made.
+
+        The parser stops at an offer, and would not read the body that JDK clients send with it.
+        """
+        head, self._declined = self._declined, b""
+        if not head:
+            self._is_deaf = True  # it was refused
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(head + rest)
 
     def _refuse(self, status: int, text: str) -> None:
         """Answer before the request is whole, and close: what follows cannot be understood."""
