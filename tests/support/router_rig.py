@@ -31,6 +31,7 @@ class Engine:
 
     async def _serve(self, reader, writer):
         self.num_open += 1
+        self.reader = reader
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
