@@ -90,7 +90,7 @@ class Router:
                     stalled_engine_seconds=settings.stalled_engine_seconds,
                     max_attempts=settings.max_attempts,
                 ),
-                id_prefix=secrets.token_hex(6),
+                id_prefix=secrets.token_hex(6).encode(),
             )
         )
         self.server = Server(

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple
 
+from memroute.routing import Choice
 from memroute_router.outcomes import Outcome
 
 NUM_REMEMBERED = 256
@@ -26,39 +26,84 @@ class AccessLog(StrEnum):
     OFF = "off"
 
 
-class Record(NamedTuple):
-    """The end of one request."""
+class Record:
+    """The end of one request; never changed. A plain class with slots: one for every request."""
 
-    ended_at: float
-    """Seconds since the epoch."""
-    request_id: str
-    path: str
-    model: str
-    outcome: Outcome
-    status: int
-    replica: str
-    why: str
-    attempts: int
-    expected_tokens: int
-    prompt_tokens: int | None
-    output_tokens: int | None
-    queue_seconds: float | None
-    first_byte_seconds: float | None
-    seconds: float
+    __slots__ = (
+        "attempts", "choice", "ended_at", "expected_tokens", "first_byte_seconds", "model",
+        "outcome", "output_tokens", "path", "prompt_tokens", "queue_seconds", "refusal",
+        "replica", "request_id", "seconds", "status",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        ended_at: float,
+        request_id: bytes,
+        path: bytes,
+        model: str,
+        outcome: Outcome,
+        status: int,
+        replica: str,
+        refusal: str,
+        choice: Choice | None,
+        attempts: int,
+        expected_tokens: int,
+        prompt_tokens: int | None,
+        output_tokens: int | None,
+        queue_seconds: float | None,
+        first_byte_seconds: float | None,
+        seconds: float,
+    ) -> None:
+        self.ended_at = ended_at
+        """Seconds since the epoch."""
+        self.request_id = request_id
+        self.path = path
+        self.model = model
+        self.outcome = outcome
+        self.status = status
+        self.replica = replica
+        self.refusal = refusal
+        """Why it was refused; empty when it was not."""
+        self.choice = choice
+        """Why the replica, the last of them; None when none was chosen."""
+        self.attempts = attempts
+        self.expected_tokens = expected_tokens
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.queue_seconds = queue_seconds
+        self.first_byte_seconds = first_byte_seconds
+        self.seconds = seconds
 
     def document(self) -> dict[str, object]:
-        """For ``/debug/decisions``."""
-        told = {k: v for k, v in self._asdict().items() if v is not None and v != ""}
+        """For ``/debug/decisions``: what is known, and nothing else."""
         ended = datetime.fromtimestamp(self.ended_at, UTC)
-        told["ended_at"] = ended.isoformat(timespec="milliseconds")
-        return told
+        told: dict[str, object] = {
+            "ended_at": ended.isoformat(timespec="milliseconds"),
+            "request_id": self.request_id.decode(),
+            "path": self.path.decode(),
+            "model": self.model,
+            "outcome": self.outcome,
+            "status": self.status,
+            "replica": self.replica,
+            "why": self.refusal or (self.choice.why if self.choice else ""),
+            "attempts": self.attempts,
+            "expected_tokens": self.expected_tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+            "queue_seconds": self.queue_seconds,
+            "first_byte_seconds": self.first_byte_seconds,
+            "seconds": self.seconds,
+        }
+        return {k: v for k, v in told.items() if v is not None and v != ""}
 
     def line(self) -> str:
         """For the log; ``-`` where nothing is known. Never the prompt, never a key."""
         return (
-            f"request id={self.request_id} path={self.path} model={self.model or '-'} "
-            f"outcome={self.outcome.value} status={self.status} replica={self.replica or '-'} "
-            f"attempts={self.attempts} expected_tokens={self.expected_tokens} "
+            f"request id={self.request_id.decode()} path={self.path.decode()} "
+            f"model={self.model or '-'} outcome={self.outcome.value} status={self.status} "
+            f"replica={self.replica or '-'} attempts={self.attempts} "
+            f"expected_tokens={self.expected_tokens} "
             f"prompt_tokens={_told(self.prompt_tokens)} output_tokens={_told(self.output_tokens)} "
             f"queue_seconds={_told_seconds(self.queue_seconds)} "
             f"first_byte_seconds={_told_seconds(self.first_byte_seconds)} "
@@ -101,7 +146,7 @@ class Journal:
 
 def _stamp(seconds: float) -> str:
     when = datetime.fromtimestamp(seconds, UTC)
-    return f"{when:%Y-%m-%d %H:%M:%S},{when.microsecond // 1000:03d} INFO "
+    return f"{when.isoformat(sep=' ', timespec='milliseconds')[:23].replace('.', ',')} INFO "
 
 
 def _told(value: int | None) -> str:

@@ -21,7 +21,8 @@ import time
 from dataclasses import dataclass
 
 from memroute.admission import Reject, RejectReason
-from memroute.footprint import RequestProfile
+from memroute.footprint.request import RequestProfile
+from memroute.routing import Choice
 from memroute_router.events import EventStream
 from memroute_router.http.client import EngineConnection, EnginePool
 from memroute_router.http.errors import error_body
@@ -31,8 +32,6 @@ from memroute_router.http.fields import (
     JSON,
     REASON,
     REQUEST_ID,
-    RESPONSE_FIELDS,
-    split_fields,
 )
 from memroute_router.journal import Journal, Record
 from memroute_router.metrics import PoolStatistics, RouterMetrics
@@ -50,8 +49,7 @@ FIRST_ERROR_STATUS = 500
 MAX_HELD_ANSWER_BYTES = 64 * 1024
 # Of an engine that pushed back, for the client if nobody else takes the request.
 MAX_REQUEST_ID_BYTES = 128
-_PROMPT_TOKENS = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
-_OUTPUT_TOKENS = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
+_USAGE = re.compile(rb'"(?:(prompt|input)|completion|output)_tokens":\s*(\d+)')
 _STATUS = {
     RejectReason.NEVER_FITS: 400,
     RejectReason.SATURATED: 429,
@@ -80,7 +78,7 @@ class Services:
     journal: Journal
     retries: RetryBudget
     limits: LifecycleLimits
-    id_prefix: str
+    id_prefix: bytes
     """Of the ids of requests that bring none; different for each router process."""
 
 
@@ -99,10 +97,10 @@ class Lifecycle:
     """One request, from its arrival to its end. A ``Waiter``, a ``Listener`` and a ``Sink``."""
 
     __slots__ = (
-        "_answering", "_connecting", "_connection", "_events", "_exchange", "_failure",
+        "_answering", "_choice", "_connecting", "_connection", "_events", "_exchange", "_failure",
         "_first_byte_at", "_is_over", "_lease", "_num_attempts", "_output_tokens", "_pool",
-        "_prompt_tokens", "_queue_seconds", "_queued_at", "_replica", "_request", "_request_id",
-        "_route", "_services", "_status", "_used_fresh", "_why", "profile", "tried",
+        "_prompt_tokens", "_queue_seconds", "_queued_at", "_refusal", "_replica", "_request",
+        "_request_id", "_route", "_services", "_status", "_used_fresh", "profile", "tried",
     )  # fmt: skip
 
     def __init__(self, services: Services, exchange: Exchange, route: Route, number: int) -> None:
@@ -110,7 +108,7 @@ class Lifecycle:
         self._services = services
         self._exchange = exchange
         self._route = route
-        self._request_id = _given_id(exchange) or f"{services.id_prefix}-{number:x}"
+        self._request_id = _given_id(exchange) or b"%b-%x" % (services.id_prefix, number)
         self._request: ParsedRequest | None = None
         self._pool: Pool | None = None
         self.profile: RequestProfile = _NOTHING
@@ -125,7 +123,8 @@ class Lifecycle:
         self._failure: _Failure | None = None
         self._num_attempts = 0
         self._replica = ""
-        self._why = ""
+        self._choice: Choice | None = None
+        self._refusal = ""
         self._status = 0
         self._answering = False
         self._events: EventStream | None = None
@@ -145,7 +144,7 @@ class Lifecycle:
             self._refuse(Outcome.BAD_REQUEST, 415, "the body must not be compressed")
             return
         try:
-            request = self._route.parse(exchange.body, exchange.passing(b"content-type"))
+            request = self._route.parse(exchange.body, exchange.fields.get(b"content-type", b""))
         except BadRequestError as error:
             self._refuse(Outcome.BAD_REQUEST, 400, error.message, parameter=error.parameter)
             return
@@ -182,7 +181,7 @@ class Lifecycle:
         self._num_attempts += 1
         info = lease.replica.info
         self._replica = info.key
-        self._why = lease.choice.why
+        self._choice = lease.choice
         self._used_fresh = False
         connection = self._services.engines.take_idle(info.endpoint)
         if connection is None:
@@ -274,26 +273,22 @@ class Lifecycle:
             else:
                 health.error(now_seconds=self._first_byte_at)
         connection.expect_within(self._services.limits.stalled_engine_seconds)
-        lines, read, _ = split_fields(connection.fields, RESPONSE_FIELDS)
-        kind = read.get(b"content-type")
+        read = connection.head.read
         told = read.get(b"content-length")
         length = int(told) if told is not None else None
-        if kind is not None:
-            lines += b"content-type: %b\r\n" % kind
-            if length is None and kind.startswith(b"text/event-stream"):
-                self._events = EventStream()
+        if length is None and read.get(b"content-type", b"").startswith(b"text/event-stream"):
+            self._events = EventStream()
         if length is None and connection.is_complete and self._events is None:
             length = len(data)
-        self._exchange.start(status, lines + self._own_lines(), length=length)
+        self._exchange.start(status, connection.head.lines() + self._own_lines(), length=length)
 
     def _read_usage(self, data: bytes) -> None:
         """Prompt and output tokens, as far as the engine says so in this piece."""
-        start = data.rfind(b'"usage"')
-        prompt, output = _PROMPT_TOKENS.search(data, start), _OUTPUT_TOKENS.search(data, start)
-        if prompt is not None:
-            self._prompt_tokens = int(prompt[1])
-        if output is not None:
-            self._output_tokens = int(output[1])
+        for is_prompt, tokens in _USAGE.findall(data, data.rfind(b'"usage"')):
+            if is_prompt:
+                self._prompt_tokens = int(tokens)
+            else:
+                self._output_tokens = int(tokens)
 
     # Something goes wrong
 
@@ -301,16 +296,15 @@ class Lifecycle:
         """An engine that is full, or a proxy before it: not a fault, and not for this client."""
         if not connection.is_complete:
             return
-        lines, read, _ = split_fields(connection.fields, RESPONSE_FIELDS)
-        kind = read.get(b"content-type", b"application/json")
+        lines = connection.head.lines()
         body = connection.take_body()[:MAX_HELD_ANSWER_BYTES]
         is_push_back = connection.status in PUSH_BACK
         failure = _Failure(
             cause="push-back" if is_push_back else "bad-gateway",
             status=connection.status,
-            lines=lines + b"content-type: %b\r\n" % kind,
+            lines=lines,
             body=body,
-            retry_after=read.get(b"retry-after"),
+            retry_after=connection.head.read.get(b"retry-after"),
         )
         if not is_push_back and self._lease is not None:
             self._lease.replica.health.error(now_seconds=time.monotonic())
@@ -340,7 +334,10 @@ class Lifecycle:
         if self._lease is not None:
             self._lease.replica.health.fault(now_seconds=time.monotonic())
         LOGGER.warning(
-            "replica failed request=%s replica=%s error=%s", self._request_id, self._replica, cause
+            "replica failed request=%s replica=%s error=%s",
+            self._request_id.decode(),
+            self._replica,
+            cause,
         )
         self._try_elsewhere(_Failure(cause=kind))
 
@@ -429,7 +426,7 @@ class Lifecycle:
         retry_after_seconds: int | None = None,
     ) -> None:
         self._status = status
-        self._why = message
+        self._refusal = message
         self._end(outcome)
         lines = JSON + self._own_lines()
         if reason is not None:
@@ -460,7 +457,7 @@ class Lifecycle:
     def _end(self, outcome: Outcome) -> None:
         """The one way out."""
         if self._is_over:
-            msg = f"the request {self._request_id} has ended twice"
+            msg = f"the request {self._request_id!r} has ended twice"
             raise RuntimeError(msg)
         self._is_over = True
         self._exchange.sink = None
@@ -468,38 +465,31 @@ class Lifecycle:
             self._queue_seconds = time.monotonic() - self._queued_at
             self._pool.withdraw(self)
         self._let_go()
-        seconds = time.monotonic() - self._exchange.received_at
+        exchange = self._exchange
+        seconds = time.monotonic() - exchange.received_at
         first_byte = self._first_byte_at
         if first_byte is not None:
-            first_byte -= self._exchange.received_at
-        self._statistics().ended(
-            outcome,
-            seconds=seconds,
-            first_byte_seconds=first_byte,
-            queue_seconds=self._queue_seconds,
+            first_byte -= exchange.received_at
+        record = Record(
+            ended_at=time.time(),
+            request_id=self._request_id,
+            path=self._route.path,
+            model="" if self._request is None else self._request.model,
+            outcome=outcome,
+            status=self._status,
+            replica=self._replica,
+            refusal=self._refusal,
+            choice=self._choice,
+            attempts=self._num_attempts,
             expected_tokens=self.profile.expected_tokens,
             prompt_tokens=self._prompt_tokens,
             output_tokens=self._output_tokens,
+            queue_seconds=self._queue_seconds,
+            first_byte_seconds=first_byte,
+            seconds=seconds,
         )
-        self._services.journal.add(
-            Record(
-                time.time(),
-                self._request_id,
-                self._route.path.decode(),
-                "" if self._request is None else self._request.model,
-                outcome,
-                self._status,
-                self._replica,
-                self._why,
-                self._num_attempts,
-                self.profile.expected_tokens,
-                self._prompt_tokens,
-                self._output_tokens,
-                self._queue_seconds,
-                first_byte,
-                seconds,
-            )
-        )
+        self._statistics().ended(record)
+        self._services.journal.add(record)
 
     # What is written on its behalf
 
@@ -515,7 +505,7 @@ class Lifecycle:
             exchange.target,
             connection.endpoint.authority,
             len(exchange.body),
-            self._request_id.encode(),
+            self._request_id,
             peer if came_through is None else came_through + b", " + peer,
             fields.get(b"x-forwarded-proto") or exchange.scheme,
             fields.get(b"x-forwarded-host") or fields.get(b"host", b""),
@@ -524,14 +514,14 @@ class Lifecycle:
 
     def _own_lines(self) -> bytes:
         """Our fields of every answer; with the reasons when the client asked for them."""
-        lines = b"%b: %b\r\n" % (REQUEST_ID, self._request_id.encode())
+        lines = b"x-request-id: %b\r\n" % self._request_id
         if EXPLAIN in self._exchange.fields:
             lines += (
                 b"x-memroute-replica: %b\r\nx-memroute-decision: %b\r\n"
                 b"x-memroute-queue-seconds: %.3f\r\nx-memroute-reserved-tokens: %d\r\n"
             ) % (
                 self._replica.encode(),
-                _printable(self._why),
+                _printable(self._refusal or (self._choice.why if self._choice else "")),
                 self._queue_seconds or 0.0,
                 self.profile.expected_tokens,
             )
@@ -541,16 +531,17 @@ class Lifecycle:
         return self._services.metrics.of(self._pool)
 
 
+_NOT_IN_IDS = bytes(c for c in range(128) if not chr(c).isprintable() or chr(c) in ' "')
 _NOTHING = RequestProfile(
     num_prompt_tokens=0, min_prompt_tokens=0, max_output_tokens=0, assumed_output_tokens=0
 )
 
 
-def _given_id(exchange: Exchange) -> str | None:
+def _given_id(exchange: Exchange) -> bytes | None:
     given = exchange.fields.get(REQUEST_ID)
     if not given or len(given) > MAX_REQUEST_ID_BYTES or not given.isascii():
         return None
-    return "".join(c for c in given.decode() if c.isprintable() and c not in ' "') or None
+    return given.translate(None, _NOT_IN_IDS) or None
 
 
 def _printable(text: str) -> bytes:

@@ -16,11 +16,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from memroute_router.journal import Record
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import Pool, Pools, Replica
 
 _REPLICA = ("namespace", "model_deployment", "pod")
 _DEPLOYMENT = ("namespace", "model_deployment")
+_NOBODY = "", ""
+"""Label values of requests for models that nobody serves."""
 _LATENCY_BUCKETS = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 )  # fmt: skip
@@ -69,28 +72,19 @@ class PoolStatistics:
         self.seconds = LatencyHistogram()
         self.queue = LatencyHistogram()
 
-    def ended(
-        self,
-        outcome: Outcome,
-        *,
-        seconds: float,
-        first_byte_seconds: float | None,
-        queue_seconds: float | None,
-        expected_tokens: int,
-        prompt_tokens: int | None,
-        output_tokens: int | None,
-    ) -> None:
+    def ended(self, record: Record) -> None:
         """A request has ended."""
+        outcome = record.outcome
         self.requests[outcome] = self.requests.get(outcome, 0) + 1
-        if queue_seconds is not None:
-            self.queue.observe(queue_seconds)
+        if record.queue_seconds is not None:
+            self.queue.observe(record.queue_seconds)
         if outcome is Outcome.SERVED:
-            self.admitted_tokens += expected_tokens
-            self.seconds.observe(seconds)
-            if first_byte_seconds is not None:
-                self.first_byte.observe(first_byte_seconds)
-            self.prompt_tokens += prompt_tokens or 0
-            self.output_tokens += output_tokens or 0
+            self.admitted_tokens += record.expected_tokens
+            self.seconds.observe(record.seconds)
+            if record.first_byte_seconds is not None:
+                self.first_byte.observe(record.first_byte_seconds)
+            self.prompt_tokens += record.prompt_tokens or 0
+            self.output_tokens += record.output_tokens or 0
 
     def shed(self, reason: str, expected_tokens: int) -> None:
         """A request was refused."""
@@ -130,7 +124,7 @@ class RouterMetrics:
 
     def of(self, pool: Pool | None) -> PoolStatistics:
         """The statistics of a pool; requests for models that nobody serves share one."""
-        labels = self.pool_labels(pool)
+        labels = _NOBODY if pool is None else pool.labels
         found = self._by_labels.get(labels)
         if found is None:
             found = self._by_labels[labels] = PoolStatistics()
@@ -140,17 +134,6 @@ class RouterMetrics:
     def replica_labels(replica: Replica) -> tuple[str, str, str]:
         """The label values of a replica's series."""
         return replica.info.namespace, replica.info.deployment, replica.info.pod
-
-    @staticmethod
-    def pool_labels(pool: Pool | None) -> tuple[str, str]:
-        """The label values of a pool's series."""
-        if pool is None:
-            return "", ""
-        if pool.settings is not None:
-            return pool.settings.namespace, pool.settings.deployment
-        for replica in pool.replicas.values():
-            return replica.info.namespace, replica.info.deployment
-        return "", ""
 
     def render(self) -> bytes:
         """The page."""
@@ -210,7 +193,7 @@ class _LedgerCollector(Collector):
         stale = _gauge("stale_replicas", "Replicas whose reading is out of date.", _DEPLOYMENT)
         now = self._pools.now_seconds()
         for pool in self._pools.by_model.values():
-            pool_labels = RouterMetrics.pool_labels(pool)
+            pool_labels = pool.labels
             held.add_metric(pool_labels, len(pool.queue))
             held_tokens.add_metric(pool_labels, pool.queue.held_tokens)
             stale.add_metric(pool_labels, pool.num_stale(now_seconds=now))

@@ -20,7 +20,7 @@ from memroute.admission import (
     RejectReason,
     decide,
 )
-from memroute.footprint import RequestProfile
+from memroute.footprint.request import RequestProfile
 from memroute.pressure import (
     RateMeter,
     ReplicaHealth,
@@ -134,11 +134,24 @@ class Pool:
         self.model = model
         self.settings: PoolSettings | None = None
         self.replicas: dict[str, Replica] = {}
+        self.labels: tuple[str, str] = "", ""
+        """Namespace and ModelDeployment: what its series are labelled with."""
+        self._routable: list[Replica] = []
         self.queue: HoldingQueue[Waiter] = HoldingQueue(limits)
         self.freed = RateMeter()
         self._rng = rng
         self._call_soon = call_soon
         self._will_advance = False
+
+    def changed(self) -> None:
+        """Settings or replicas are other than before."""
+        self._routable = [r for r in self.replicas.values() if r.info.is_routable]
+        if self.settings is not None:
+            self.labels = self.settings.namespace, self.settings.deployment
+        elif self.replicas:
+            info = next(iter(self.replicas.values())).info
+            self.labels = info.namespace, info.deployment
+        self.advance_soon()
 
     @property
     def watermark_ratio(self) -> float:
@@ -238,26 +251,22 @@ class Pool:
 
     def _decide(self, waiter: Waiter) -> Choice | Hold | Reject:
         now = time.monotonic()
-        profile = waiter.profile
-        tried = waiter.tried
-        routable = [
-            replica
-            for replica in self.replicas.values()
-            if replica.info.is_routable and replica.info.key not in tried
-        ]
+        routable = self._routable
+        if waiter.tried:
+            routable = [replica for replica in routable if replica.info.key not in waiter.tried]
         usable = [replica for replica in routable if replica.health.may_try(now_seconds=now)]
         # With every replica out, trying one is better than refusing all: they may be back.
         snapshots = [replica.ledger.snapshot() for replica in usable or routable]
         verdict = decide(
-            profile,
+            waiter.profile,
             snapshots,
             watermark_ratio=self.watermark_ratio,
-            freed_tokens_per_second=self.freed.per_second(now_seconds=now),
+            freed=self.freed,
             now_seconds=now,
         )
         if not isinstance(verdict, Admit):
             return verdict
-        return choose(profile, verdict.candidates, rng=self._rng)
+        return choose(waiter.profile, verdict.candidates, rng=self._rng)
 
     def _reserve(self, waiter: Waiter, choice: Choice) -> Lease:
         """Follows its decision without an ``await`` in between."""
@@ -311,7 +320,7 @@ class Pools:
                 capacity_tokens=info.promised_capacity_tokens,
                 max_context_tokens=info.max_context_tokens,
             )
-        pool.advance_soon()
+        pool.changed()
         return replica
 
     def remove_replica(self, key: str) -> Replica | None:
@@ -321,7 +330,7 @@ class Pools:
             return None
         pool = self.by_model[model]
         replica = pool.replicas.pop(key, None)
-        pool.advance_soon()
+        pool.changed()
         self._drop_if_unused(pool)
         return replica
 
@@ -332,7 +341,8 @@ class Pools:
         for pool in list(self.by_model.values()):
             if pool.model not in settings_by_model:
                 pool.settings = None
-                self._drop_if_unused(pool)
+            pool.changed()
+            self._drop_if_unused(pool)
 
     def apply_reading(self, replica: Replica, reading: ReplicaReading) -> None:
         """A replica was read: what it holds is known anew."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from memroute.footprint import RequestProfile
+from memroute.footprint.request import RequestProfile
 from memroute.units import ceil_div
 
 BYTES_PER_TOKEN = 4

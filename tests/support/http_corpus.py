@@ -30,6 +30,7 @@ class Case:
     pause_seconds: float = 0.02
     num_forwarded: int = 0
     """Requests that an engine sees."""
+    is_slow: bool = False
 
     @property
     def data(self) -> bytes:
@@ -515,7 +516,13 @@ def _slow() -> Iterator[Case]:
     """Slower than the limits (0.3 s each in the test): told, and closed."""
 
     def drip(name: str, first: bytes, byte: bytes) -> Case:
-        return Case(name=name, pieces=(first, *[byte] * 20), statuses=(408,), pause_seconds=0.1)
+        return Case(
+            name=name,
+            pieces=(first, *[byte] * 20),
+            statuses=(408,),
+            pause_seconds=0.1,
+            is_slow=True,
+        )
 
     yield drip("a slow method", b"P", b"")
     yield drip("a slow target", b"GET /", b"a")
@@ -525,13 +532,20 @@ def _slow() -> Iterator[Case]:
     yield drip("slow chunks", framed(CHUNKED, b""), b"1\r\na\r\n")
     yield drip("a slow chunk size", framed(CHUNKED, b""), b"0")
     yield drip("slow trailers", framed(CHUNKED, b"0\r\n"), b"X-A: 1\r\n")
-    yield Case(name="slow empty lines", pieces=(b"\r\n",) * 12, statuses=(), pause_seconds=0.1)
-    yield Case(name="silence", pieces=(b"",), statuses=(), pause_seconds=0.8)
+    yield Case(
+        name="slow empty lines",
+        pieces=(b"\r\n",) * 12,
+        statuses=(),
+        pause_seconds=0.1,
+        is_slow=True,
+    )
+    yield Case(name="silence", pieces=(b"",), statuses=(), pause_seconds=0.8, is_slow=True)
     yield Case(
         name="silence after an answer",
         pieces=(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b""),
         statuses=(200,),
         pause_seconds=0.8,
+        is_slow=True,
     )
 
 

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from memroute.footprint import RequestProfile
-from memroute.pressure import MAX_AGE_SECONDS, ReplicaSnapshot
+from memroute.footprint.request import RequestProfile
+from memroute.pressure.ledger import ReplicaSnapshot
+from memroute.pressure.rate import RateMeter
+from memroute.pressure.reading import MAX_AGE_SECONDS
 
 DEFAULT_RETRY_AFTER_SECONDS = 2
 # When no token was ever freed there is no rate to compute from; most answers end sooner.
@@ -35,11 +37,13 @@ class RejectReason(StrEnum):
     NO_READY_REPLICA = "no-ready-replica"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Admit:
     """The replicas that may take the request now."""
 
-    candidates: Sequence[ReplicaSnapshot]
+    __slots__ = ("candidates",)
+
+    def __init__(self, candidates: Sequence[ReplicaSnapshot]) -> None:
+        self.candidates = candidates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,66 +83,51 @@ def decide(
     replicas: Sequence[ReplicaSnapshot],
     *,
     watermark_ratio: float,
-    freed_tokens_per_second: float | None,
+    freed: RateMeter,
     now_seconds: float,
 ) -> Admit | Hold | Reject:
     """Admit, hold or reject one request.
 
     ``watermark_ratio``: projected KV use that an admission may reach, 0 to 1.
-    ``freed_tokens_per_second``: how fast the pool frees tokens; None when unknown.
+    ``freed``: how fast the pool frees tokens.
     ``now_seconds``: on the clock of the readings.
     """
-    candidates = [replica for replica in replicas if _has_room(replica, profile, watermark_ratio)]
-    if candidates:
-        # A replica that stopped reporting may be hung: used only when no other has room.
-        oldest = now_seconds - MAX_AGE_SECONDS
-        fresh = [
-            replica
-            for replica in candidates
-            if replica.read_at_seconds is not None and replica.read_at_seconds >= oldest
-        ]
-        return Admit(candidates=fresh or candidates)
-    if not replicas:
-        return Reject(
-            reason=RejectReason.NO_READY_REPLICA,
-            message="no replica of this model is ready",
-            retry_after_seconds=DEFAULT_RETRY_AFTER_SECONDS,
-        )
-    possible = [replica for replica in replicas if _could_ever_hold(replica, profile)]
-    if not possible:
+    expected_tokens, least_tokens = profile.expected_tokens, profile.least_tokens
+    oldest = now_seconds - MAX_AGE_SECONDS
+    fresh: list[ReplicaSnapshot] = []
+    stale: list[ReplicaSnapshot] = []
+    possible: list[ReplicaSnapshot] = []
+    for replica in replicas:
+        limit = replica.limit_tokens
+        if limit is not None and least_tokens > limit:
+            continue
+        possible.append(replica)
+        capacity, projected = replica.capacity_tokens, replica.projected_tokens
+        # An idle replica takes anything that it can hold: waiting would not make more room.
+        if capacity and projected and projected + expected_tokens > watermark_ratio * capacity:
+            continue
+        read_at = replica.read_at_seconds
+        if read_at is not None and read_at >= oldest:
+            fresh.append(replica)
+        else:
+            # It stopped reporting and may be hung: used only when no other has room.
+            stale.append(replica)
+    if fresh or stale:
+        return Admit(fresh or stale)
+    if possible:
+        rate = freed.per_second(now_seconds=now_seconds)
+        return _not_now(profile, possible, watermark_ratio, rate)
+    if replicas:
         return _never_fits(profile, replicas)
-    return _not_now(profile, possible, watermark_ratio, freed_tokens_per_second)
-
-
-def _could_ever_hold(replica: ReplicaSnapshot, profile: RequestProfile) -> bool:
-    limit = _limit_tokens(replica)
-    return limit is None or _least_tokens(profile) <= limit
-
-
-def _least_tokens(profile: RequestProfile) -> int:
-    """What it needs at the least: an engine refuses a limit above its context outright."""
-    return profile.min_prompt_tokens + max(1, profile.max_output_tokens or 0)
-
-
-def _limit_tokens(replica: ReplicaSnapshot) -> int | None:
-    limits = [x for x in (replica.capacity_tokens, replica.max_context_tokens) if x is not None]
-    return min(limits, default=None)
-
-
-def _has_room(replica: ReplicaSnapshot, profile: RequestProfile, watermark_ratio: float) -> bool:
-    """Whether it can take the request now, and ever: the test of every decision."""
-    capacity = replica.capacity_tokens
-    if not capacity:
-        return _could_ever_hold(replica, profile)
-    projected = replica.projected_tokens
-    # An idle replica takes anything that it can hold: waiting would not make more room.
-    if projected and projected + profile.expected_tokens > watermark_ratio * capacity:
-        return False
-    return _could_ever_hold(replica, profile)
+    return Reject(
+        reason=RejectReason.NO_READY_REPLICA,
+        message="no replica of this model is ready",
+        retry_after_seconds=DEFAULT_RETRY_AFTER_SECONDS,
+    )
 
 
 def _never_fits(profile: RequestProfile, replicas: Sequence[ReplicaSnapshot]) -> Reject:
-    limit = max(_limit_tokens(replica) or 0 for replica in replicas)
+    limit = max(replica.limit_tokens or 0 for replica in replicas)
     output = f" and {profile.max_output_tokens} output" if profile.max_output_tokens else ""
     return Reject(
         reason=RejectReason.NEVER_FITS,

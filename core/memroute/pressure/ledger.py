@@ -12,36 +12,56 @@ the tokens so far; one that had not is taken as unseen, which errs towards count
 in progress twice rather than never.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
-from memroute.footprint import RequestProfile
+from memroute.footprint.request import RequestProfile
 from memroute.pressure.reading import MAX_AGE_SECONDS, ReplicaReading
 
 
-@dataclass(slots=True, eq=False)
 class Reservation:
     """Tokens that one request is expected to hold; its ledger alone changes it."""
 
-    prompt_tokens: int
-    reserved_tokens: int
-    generated_tokens: int = 0
-    seen_tokens: int = 0
-    """What of it the last scrape included."""
+    __slots__ = ("generated_tokens", "prompt_tokens", "reserved_tokens", "seen_tokens")
+
+    def __init__(self, prompt_tokens: int, reserved_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.reserved_tokens = reserved_tokens
+        self.generated_tokens = 0
+        self.seen_tokens = 0
+        """What of it the last scrape included."""
 
 
-class ReplicaSnapshot(NamedTuple):
-    """What a decision knows of one replica. A tuple: one is made for nearly every decision."""
+class ReplicaSnapshot:
+    """What a decision knows of one replica; never changed, and made anew for most decisions."""
 
-    replica: str
-    capacity_tokens: int | None
-    """Tokens that its KV cache holds; None when neither engine nor operator has said."""
-    max_context_tokens: int | None
-    projected_tokens: int
-    num_in_flight: int
-    """Requests that we hold a lease for."""
-    read_at_seconds: float | None
-    """When it was last read, on the reader's clock; None when it never was."""
+    __slots__ = (
+        "capacity_tokens", "limit_tokens", "max_context_tokens", "num_in_flight",
+        "projected_tokens", "read_at_seconds", "replica",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        replica: str,
+        capacity_tokens: int | None,
+        max_context_tokens: int | None,
+        projected_tokens: int,
+        num_in_flight: int,
+        read_at_seconds: float | None,
+    ) -> None:
+        self.replica = replica
+        self.capacity_tokens = capacity_tokens
+        """Tokens that its KV cache holds; None when neither engine nor operator has said."""
+        self.max_context_tokens = max_context_tokens
+        self.projected_tokens = projected_tokens
+        self.num_in_flight = num_in_flight
+        """Requests that we hold a lease for."""
+        self.read_at_seconds = read_at_seconds
+        """When it was last read, on the reader's clock; None when it never was."""
+        self.limit_tokens = capacity_tokens
+        """The most that one request may hold; None when unknown."""
+        if max_context_tokens is not None and (
+            capacity_tokens is None or max_context_tokens < capacity_tokens
+        ):
+            self.limit_tokens = max_context_tokens
 
     def is_fresh(self, *, now_seconds: float) -> bool:
         """Whether its reading is recent enough to trust."""
@@ -151,12 +171,12 @@ class ReplicaLedger:
         snapshot = self._snapshot
         if snapshot is None:
             snapshot = self._snapshot = ReplicaSnapshot(
-                self.replica,
-                self.capacity_tokens,
-                self._max_context_tokens,
-                self.projected_tokens(),
-                len(self._leases),
-                None if self.reading is None else self.reading.taken_at_seconds,
+                replica=self.replica,
+                capacity_tokens=self.capacity_tokens,
+                max_context_tokens=self._max_context_tokens,
+                projected_tokens=self.projected_tokens(),
+                num_in_flight=len(self._leases),
+                read_at_seconds=None if self.reading is None else self.reading.taken_at_seconds,
             )
         return snapshot
 

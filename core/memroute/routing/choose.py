@@ -6,12 +6,12 @@ of different size are compared by what the request does to them. Ties are broken
 so that no replica is favoured.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from memroute.footprint import RequestProfile
-from memroute.pressure import ReplicaSnapshot
+from memroute.footprint.request import RequestProfile
+from memroute.pressure.ledger import ReplicaSnapshot
 
 
 class RandomSource(Protocol):
@@ -22,14 +22,23 @@ class RandomSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """The chosen replica, and why it."""
 
-    replica: str
-    projected_ratio: float | None
-    """Its KV use once the request has grown; None when its capacity is unknown."""
-    why: str
+    __slots__ = ("num_candidates", "projected_ratio", "replica")
+
+    def __init__(self, *, replica: str, projected_ratio: float | None, num_candidates: int) -> None:
+        self.replica = replica
+        self.projected_ratio = projected_ratio
+        """Its KV use once the request has grown; None when its capacity is unknown."""
+        self.num_candidates = num_candidates
+
+    @property
+    def why(self) -> str:
+        """A sentence, with the numbers."""
+        ratio = self.projected_ratio
+        told = "unknown" if ratio is None else f"{ratio:.3f}"
+        return f"least projected KV use ({told}) of {self.num_candidates} candidate(s)"
 
 
 def choose(
@@ -39,19 +48,25 @@ def choose(
 
     A replica of unknown capacity is judged by its requests in flight, after all others.
     """
-    scored = [(_score(candidate, profile), rng.random(), candidate) for candidate in candidates]
-    _, _, best = min(scored, key=lambda item: item[:2])
-    ratio = best.projected_ratio(profile.expected_tokens)
-    told = "unknown" if ratio is None else f"{ratio:.3f}"
-    return Choice(
-        replica=best.replica,
-        projected_ratio=ratio,
-        why=f"least projected KV use ({told}) of {len(scored)} candidate(s)",
-    )
+    expected_tokens = profile.expected_tokens
+    ties: list[ReplicaSnapshot] = []
+    best = math.inf
+    for candidate in candidates:
+        capacity = candidate.capacity_tokens
+        if capacity:
+            score = (candidate.projected_tokens + expected_tokens) / capacity
+            if score < best:
+                best = score
+                ties = [candidate]
+            elif score == best:
+                ties.append(candidate)
+    if ties:
+        chosen = _any_of(ties, rng)
+        return Choice(replica=chosen.replica, projected_ratio=best, num_candidates=len(candidates))
+    fewest = min(candidate.num_in_flight for candidate in candidates)
+    chosen = _any_of([c for c in candidates if c.num_in_flight == fewest], rng)
+    return Choice(replica=chosen.replica, projected_ratio=None, num_candidates=len(candidates))
 
 
-def _score(replica: ReplicaSnapshot, profile: RequestProfile) -> tuple[int, float]:
-    ratio = replica.projected_ratio(profile.expected_tokens)
-    if ratio is None:
-        return (1, float(replica.num_in_flight))
-    return (0, ratio)
+def _any_of(ties: list[ReplicaSnapshot], rng: RandomSource) -> ReplicaSnapshot:
+    return ties[int(rng.random() * len(ties))] if len(ties) > 1 else ties[0]

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 import httptools
 
 from memroute_router.http.deadlines import NEVER, Deadlines
-from memroute_router.http.fields import Fields
+from memroute_router.http.fields import RESPONSE_FIELDS, Head
 
 MAX_IDLE_PER_ENDPOINT = 1024
 MAX_IDLE_SECONDS = 4.0
@@ -55,9 +55,9 @@ class EngineConnection(asyncio.Protocol):
     """One connection to an engine, and the answer that arrives on it."""
 
     __slots__ = (
-        "__weakref__", "_deadlines", "_ends_by_close", "_head_bytes", "_keep_alive", "_listener",
-        "_parser", "_pieces", "_transport", "_upgrades", "deadline_at", "endpoint", "fields",
-        "has_head", "idle_since", "is_complete", "status", "was_reused",
+        "__weakref__", "_deadlines", "_ends_by_close", "_keep_alive", "_listener",
+        "_parser", "_pieces", "_transport", "_upgrades", "deadline_at", "endpoint", "has_head",
+        "head", "idle_since", "is_complete", "status", "was_reused",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, deadlines: Deadlines) -> None:
@@ -70,13 +70,12 @@ class EngineConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.was_reused = False
         self.status = 0
-        self.fields: Fields = []
+        self.head = Head(RESPONSE_FIELDS)
         self.has_head = False
         self.is_complete = False
         self._keep_alive = False
         self._ends_by_close = False
         self._upgrades = False
-        self._head_bytes = 0
         self._pieces: list[bytes] = []
 
     @property
@@ -88,10 +87,9 @@ class EngineConnection(asyncio.Protocol):
         """Send a request; ``listener`` hears of its answer until ``forget`` is called."""
         self._listener = listener
         self.status = 0
-        self.fields = []
+        self.head = Head(RESPONSE_FIELDS)
         self.has_head = self.is_complete = False
         self._ends_by_close = False
-        self._head_bytes = 0
         self._pieces = []
         if self._transport is not None:
             self._transport.write(request + body if len(body) < 65_536 else request)  # noqa: PLR2004 - a copy is cheaper than a second buffer up to here
@@ -186,9 +184,8 @@ class EngineConnection(asyncio.Protocol):
         """One field; trailers end here."""
         if self.has_head:
             return
-        self.fields.append((name.lower(), value))
-        self._head_bytes += len(name) + len(value)
-        if len(self.fields) > MAX_HEADERS or self._head_bytes > MAX_HEADER_BYTES:
+        self.head.add(name, value)
+        if self.head.num_fields > MAX_HEADERS or self.head.num_bytes > MAX_HEADER_BYTES:
             msg = "the header fields are too large"
             raise ValueError(msg)
 
@@ -199,12 +196,12 @@ class EngineConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if 100 <= status < 200:  # noqa: PLR2004 - an interim answer: the real one follows
             self._upgrades = status == 101  # noqa: PLR2004 - we asked for no other protocol
-            self.fields = []
+            self.head = Head(RESPONSE_FIELDS)
             return
         self.status = status
         self.has_head = True
-        names = {name for name, _ in self.fields}
-        self._ends_by_close = not names & {b"content-length", b"transfer-encoding"}
+        read = self.head.read
+        self._ends_by_close = b"content-length" not in read and b"transfer-encoding" not in read
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""

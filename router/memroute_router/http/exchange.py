@@ -95,13 +95,6 @@ class Exchange:
         """The target without its query."""
         return self.target.partition(b"?")[0]
 
-    def passing(self, name: bytes) -> bytes:
-        """The value of a field that travels on; empty when there is none."""
-        start = (b"\r\n" + self.lines).find(b"\r\n" + name + b": ")
-        if start < 0:
-            return b""
-        return self.lines[start + len(name) + 2 :].partition(b"\r\n")[0]
-
     @property
     def peer(self) -> bytes:
         """The client's address."""

@@ -5,51 +5,52 @@ Hop-by-hop fields (RFC 9110, 7.6.1) speak of one connection and end with it, as 
 """
 
 import http
-from enum import Enum, auto
-
-Fields = list[tuple[bytes, bytes]]
-"""Names in lower case, in the order of their arrival."""
+from typing import Final
 
 REQUEST_ID = b"x-request-id"
 EXPLAIN = b"x-memroute-explain"
 REASON = b"x-memroute-reason"
 JSON = b"content-type: application/json\r\n"
 
-
-class Kind(Enum):
-    """What becomes of a field."""
-
-    HOP_BY_HOP = auto()
-    """Ends here, unread."""
-    READ = auto()
-    """Ends here too; the router reads it."""
-
+# What becomes of a field. Numbers, not an enum: one is looked at for every field that passes.
+_ENDS: Final = 0
+_READ: Final = 1
+"""Ends here too; the router reads it."""
+_SEEN: Final = 2
+"""Read, and passed on."""
 
 _HOP_BY_HOP = (
     b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
-    b"trailer", b"upgrade", b"http2-settings",
+    b"trailer", b"http2-settings",
 )  # fmt: skip
 
-REQUEST_FIELDS = dict.fromkeys(_HOP_BY_HOP, Kind.HOP_BY_HOP) | dict.fromkeys(
-    (
-        b"connection", b"content-encoding", b"content-length", b"expect", b"host",
-        b"transfer-encoding", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto",
-        EXPLAIN, REQUEST_ID,
-    ),
-    Kind.READ,
+REQUEST_FIELDS: Final[dict[bytes, int]] = (
+    dict.fromkeys(_HOP_BY_HOP, _ENDS)
+    | dict.fromkeys(
+        (
+            b"connection", b"content-encoding", b"content-length", b"expect", b"host",
+            b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"x-forwarded-host",
+            b"x-forwarded-proto", EXPLAIN, REQUEST_ID,
+        ),
+        _READ,
+    )
+    | {b"content-type": _SEEN}
 )  # fmt: skip
 """Requests; what is not named here is passed on as it came."""
 
-RESPONSE_FIELDS = dict.fromkeys(_HOP_BY_HOP, Kind.HOP_BY_HOP) | dict.fromkeys(
-    (
-        b"connection", b"content-length", b"content-type", b"retry-after",
-        b"transfer-encoding", REQUEST_ID,
-    ),
-    Kind.READ,
-)  # fmt: skip
+RESPONSE_FIELDS: Final[dict[bytes, int]] = (
+    dict.fromkeys((*_HOP_BY_HOP, b"upgrade"), _ENDS)
+    | dict.fromkeys(
+        (b"connection", b"content-length", b"retry-after", b"transfer-encoding", REQUEST_ID),
+        _READ,
+    )
+    | {b"content-type": _SEEN}
+)
 """Answers of engines, likewise."""
+_LISTS = frozenset({b"connection", b"upgrade", b"x-forwarded-for"})
+"""Of the fields that are read, those of which there may be several."""
 
-STATUS_LINES = {
+STATUS_LINES: Final[dict[int, bytes]] = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode())
     for status in http.HTTPStatus
 }
@@ -60,40 +61,47 @@ def status_line(status: int) -> bytes:
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status
 
 
-def split_fields(
-    fields: Fields, kinds: dict[bytes, Kind]
-) -> tuple[bytes, dict[bytes, bytes], bytes | None]:
-    """What travels on (lines, each ended), what the router reads, and a name that came twice.
+class Head:
+    """The fields of one request or answer, sorted as they arrive. Owns what it has collected."""
 
-    The name is one of those that the router reads: two of them leave no safe reading. Repeated
-    ``x-forwarded-for`` and ``connection`` are lists and are joined.
-    """
-    lines = []
-    read: dict[bytes, bytes] = {}
-    twice: bytes | None = None
-    for field in fields:
-        kind = kinds.get(field[0])
+    __slots__ = ("_kinds", "_lines", "num_bytes", "num_fields", "read", "twice")
+
+    def __init__(self, kinds: dict[bytes, int]) -> None:
+        """``kinds``: ``REQUEST_FIELDS`` or ``RESPONSE_FIELDS``."""
+        self._kinds = kinds
+        self._lines: list[bytes] = []
+        self.read: dict[bytes, bytes] = {}
+        """What the router reads, by lower-case name."""
+        self.twice: bytes | None = None
+        """A field that came twice and may not: two of them leave no safe reading."""
+        self.num_fields = 0
+        self.num_bytes = 0
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """One more field."""
+        self.num_fields += 1
+        self.num_bytes += len(name) + len(value)
+        name = name.lower()
+        kind = self._kinds.get(name)
         if kind is None:
-            lines.append(b"%b: %b\r\n" % field)
-        elif kind is Kind.READ:
-            name = field[0]
-            value = field[1].strip(b" \t")  # the parser leaves those behind a value
-            if name not in read:
-                read[name] = value
-            elif name in {b"connection", b"x-forwarded-for"}:
-                read[name] += b", " + value
-            else:
-                twice = name
-    connection = read.get(b"connection")
-    if connection is not None and connection.lower() not in {b"keep-alive", b"close"}:
-        lines = _without_nominated(fields, kinds, connection)
-    return b"".join(lines), read, twice
+            self._lines.append(b"%b: %b\r\n" % (name, value))
+            return
+        if kind == _ENDS:
+            return
+        if kind == _SEEN:
+            self._lines.append(b"%b: %b\r\n" % (name, value))
+        value = value.strip(b" \t")  # the parser leaves those behind a value
+        if name not in self.read:
+            self.read[name] = value
+        elif name in _LISTS:
+            self.read[name] += b", " + value
+        else:
+            self.twice = name
 
-
-def _without_nominated(fields: Fields, kinds: dict[bytes, Kind], connection: bytes) -> list[bytes]:
-    nominated = {token.strip().lower() for token in connection.split(b",")}
-    return [
-        b"%b: %b\r\n" % field
-        for field in fields
-        if field[0] not in kinds and field[0] not in nominated
-    ]
+    def lines(self) -> bytes:
+        """What travels on: lines, each ended."""
+        connection = self.read.get(b"connection")
+        if connection is not None and connection.lower() not in {b"keep-alive", b"close"}:
+            nominated = {token.strip().lower() for token in connection.split(b",")}
+            self._lines = [line for line in self._lines if line.partition(b":")[0] not in nominated]
+        return b"".join(self._lines)

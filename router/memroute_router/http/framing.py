@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from memroute_router.http.fields import Fields
+from memroute_router.http.fields import Head
 
 
 def check_head(
@@ -40,20 +40,19 @@ def origin_form(target: bytes) -> tuple[bytes, bytes] | None:
     return parts.netloc, path + b"?" + parts.query if parts.query else path
 
 
-def without_offer(method: bytes, target: bytes, fields: Fields) -> bytes:
+def without_offer(method: bytes, target: bytes, head: Head) -> bytes:
     """The head of a request that offers HTTP/2 (h2c), without the offer; empty for other offers.
 
     A server may decline (RFC 9110, 7.8). JDK clients offer it with every first request.
     """
-    offers = {value.strip().lower() for name, value in fields if name == b"upgrade"}
-    if method == b"CONNECT" or offers != {b"h2c"}:
+    if method == b"CONNECT" or head.read.get(b"upgrade", b"").lower() != b"h2c":
         return b""
-    lines = [
-        b"%b: %b\r\n" % (name, value)
-        for name, value in fields
-        if name not in {b"upgrade", b"http2-settings"}
-    ]
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, b"".join(lines))
+    kept = b"".join(
+        b"%b: %b\r\n" % field
+        for field in head.read.items()
+        if field[0] not in {b"connection", b"content-type", b"upgrade"}
+    )
+    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, head.lines(), kept)
 
 
 def _check_coding(coding: bytes, version: str, *, has_length: bool) -> tuple[int, str] | None:

@@ -16,14 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import httptools
 
 from memroute_router.http.deadlines import NEVER, Deadlines
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
-from memroute_router.http.fields import JSON, REQUEST_FIELDS, Fields, split_fields, status_line
+from memroute_router.http.fields import JSON, REQUEST_FIELDS, Head, status_line
 from memroute_router.http.framing import check_head, origin_form, without_offer
 
 LOGGER = logging.getLogger(__name__)
@@ -73,9 +73,26 @@ class ClientConnection(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "__weakref__", "_body", "_body_bytes", "_declined", "_exchange", "_fields", "_head_bytes",
-        "_is_deaf", "_last_words", "_lines", "_parser", "_peer", "_raw_bytes", "_read",
-        "_receiving", "_state", "_target", "_transport", "_waiting", "deadline_at",
+        "__weakref__",
+        "_body",
+        "_body_bytes",
+        "_declined",
+        "_exchange",
+        "_head",
+        "_head_bytes",
+        "_is_deaf",
+        "_last_words",
+        "_parser",
+        "_raw_bytes",
+        "_reading_head",
+        "_receiving",
+        "_state",
+        "_target",
+        "_transport",
+        "_waiting",
+        "deadline_at",
+        "peer",
+        "scheme",
     )  # fmt: skip
 
     def __init__(self, state: ServerState) -> None:
@@ -88,13 +105,14 @@ class ClientConnection(asyncio.Protocol):
         self._is_deaf = False
         """Whether what still comes is thrown away: a refusal was the last word."""
         self._last_words: bytes | None = None
-        self._peer: bytes | None = None
+        self.peer = b"unknown"
+        """The client's address, without its port."""
+        self.scheme = b"http"
         self._target = b""
-        self._fields: Fields | None = []
-        """Of the head that is arriving; None once it is complete."""
+        self._head = Head(REQUEST_FIELDS)
+        self._reading_head = True
+        """Whether its end has not come: what comes later are trailers."""
         self._head_bytes = 0
-        self._lines = b""
-        self._read: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._raw_bytes = 0
@@ -108,26 +126,17 @@ class ClientConnection(asyncio.Protocol):
         """Whether a request is being answered or received."""
         return self._exchange is not None or self._receiving
 
-    @property
-    def peer(self) -> bytes:
-        """The client's address, without its port."""
-        if self._peer is None:
-            name = self._transport.get_extra_info("peername") if self._transport else None
-            self._peer = str(name[0]).encode() if isinstance(name, tuple) else b"unknown"
-        return self._peer
-
-    @property
-    def scheme(self) -> bytes:
-        """``http`` or ``https``."""
-        transport = self._transport
-        return b"https" if transport and transport.get_extra_info("sslcontext") else b"http"
-
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         # Not isinstance: uvloop's transports quack, they do not inherit.
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple):
+            self.peer = str(name[0]).encode()
+        if transport.get_extra_info("sslcontext"):
+            self.scheme = b"https"
         self._state.connections.add(self)
         self._state.deadlines.watch(self)
         self.deadline_at = time.monotonic() + self._state.limits.idle_seconds
@@ -187,7 +196,8 @@ class ClientConnection(asyncio.Protocol):
         """A request begins."""
         self._receiving = True
         self._target = b""
-        self._fields = []
+        self._head = Head(REQUEST_FIELDS)
+        self._reading_head = True
         self._head_bytes = 0
         self._body = []
         self._body_bytes = self._raw_bytes = 0
@@ -202,31 +212,30 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field; trailers come here too, and end here."""
-        fields = self._fields
-        limits = self._state.limits
-        if fields is None:
+        if not self._reading_head:
             return
-        fields.append((name.lower(), value))
-        self._head_bytes += len(name) + len(value)
-        if len(fields) > limits.max_headers:
+        head, limits = self._head, self._state.limits
+        head.add(name, value)
+        if head.num_fields > limits.max_headers:
             self._refuse(431, f"more than {limits.max_headers} header fields")
-        elif self._head_bytes > limits.max_header_bytes:
+        elif head.num_bytes > limits.max_header_bytes:
             self._refuse(431, "the header fields are too large")
 
     def on_headers_complete(self) -> None:
         """The head is complete: refuse what is ambiguous or too large before its body arrives."""
-        fields, self._fields = self._fields, None
-        if fields is None or self._parser is None or self._is_deaf or self._last_words is not None:
+        self._reading_head = False
+        if self._parser is None or self._is_deaf or self._last_words is not None:
             return
-        self._lines, self._read, twice = split_fields(fields, REQUEST_FIELDS)
-        version = self._parser.get_http_version()
+        head = self._head
         refusal = (
-            (400, f"more than one {twice.decode('latin-1')}")
-            if twice is not None
-            else check_head(self._read, version, self._state.limits.max_body_bytes)
+            (400, f"more than one {head.twice.decode('latin-1')}")
+            if head.twice is not None
+            else check_head(
+                head.read, self._parser.get_http_version(), self._state.limits.max_body_bytes
+            )
         )
         if refusal is None and self._parser.should_upgrade():
-            self._declined = without_offer(self._parser.get_method(), self._target, fields)
+            self._declined = without_offer(self._parser.get_method(), self._target, head)
             if self._declined:
                 return
             refusal = 400, "upgrades and tunnels are not supported"
@@ -235,11 +244,11 @@ class ClientConnection(asyncio.Protocol):
             if origin is None:
                 refusal = 400, "malformed target"
             else:
-                self._read[b"host"], self._target = origin
+                head.read[b"host"], self._target = origin
         if refusal is not None:
             self._refuse(*refusal)
             return
-        if b"expect" in self._read and self._exchange is None:
+        if b"expect" in head.read and self._exchange is None:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._exchange is None:
             self.deadline_at = time.monotonic() + self._state.limits.body_seconds
@@ -262,8 +271,8 @@ class ClientConnection(asyncio.Protocol):
             self,
             method=self._parser.get_method(),
             target=self._target,
-            lines=self._lines,
-            fields=self._read,
+            lines=self._head.lines(),
+            fields=self._head.read,
             body=body[0] if len(body) == 1 else b"".join(body),
             keep_alive=self._parser.should_keep_alive() and not self._state.is_stopping,
             http_1_1=self._parser.get_http_version() == "1.1",
@@ -344,7 +353,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _check_size(self, num_bytes: int) -> None:
         """A request goes on arriving, in so many bytes: the parser tells of most, not of all."""
-        if self._fields is not None:
+        if self._reading_head:
             self._head_bytes += num_bytes
             if self._head_bytes > self._state.limits.max_header_bytes:
                 self._refuse(431, "the header fields are too large")
@@ -411,11 +420,13 @@ class Server:
     async def start(self, host: str, port: int) -> int:
         """Listen; the port."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
+        # Any: ``sockets`` is a tuple on asyncio and a list on uvloop.
+        server: Any = await loop.create_server(
             lambda: ClientConnection(self._state),
             host, port, backlog=4096, reuse_address=True, ssl=self._tls,
         )  # fmt: skip
-        bound: int = self._server.sockets[0].getsockname()[1]
+        self._server = server
+        bound: int = server.sockets[0].getsockname()[1]
         return bound
 
     async def stop(self, *, timeout_seconds: float) -> None:

@@ -187,14 +187,14 @@ class Memroute(Policy):
             profile,
             snapshots,
             watermark_ratio=WATERMARK_RATIO,
-            freed_tokens_per_second=self._freed.per_second(now_seconds=now_seconds),
+            freed=self._freed,
             now_seconds=now_seconds,
         )
         if isinstance(verdict, Hold):
             verdict = verdict.reject(because="it may not wait here")
         match verdict:
-            case Admit(candidates=candidates):
-                return by_name[choose(profile, candidates, rng=self.rng).replica]
+            case Admit():
+                return by_name[choose(profile, verdict.candidates, rng=self.rng).replica]
             case Reject(reason=reason, retry_after_seconds=seconds):
                 return Shed(reason=RejectReason(reason).value, retry_after_seconds=seconds)
 
