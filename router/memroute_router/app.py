@@ -22,6 +22,7 @@ from memroute_router.http.client import EnginePool
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON
+from memroute_router.http.outbox import Outbox
 from memroute_router.http.server import Server, ServerLimits
 from memroute_router.journal import Journal
 from memroute_router.lifecycle import LifecycleLimits, Proxy, Services
@@ -69,7 +70,8 @@ class Router:
             call_soon=loop.call_soon,
         )
         self.metrics = RouterMetrics(self.pools)
-        self.engines = EnginePool(connect_timeout_seconds=settings.connect_timeout_seconds)
+        outbox = Outbox(loop)
+        self.engines = EnginePool(outbox, connect_timeout_seconds=settings.connect_timeout_seconds)
         self.journal = Journal(settings.access_log)
         self.scraper = Scraper(
             self.engines,
@@ -95,6 +97,7 @@ class Router:
         )
         self.server = Server(
             self._handle,
+            outbox,
             limits=ServerLimits(
                 max_body_bytes=settings.max_body_bytes,
                 idle_seconds=settings.idle_timeout_seconds,

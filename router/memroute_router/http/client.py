@@ -16,12 +16,17 @@ import httptools
 
 from memroute_router.http.deadlines import NEVER, Deadlines
 from memroute_router.http.fields import RESPONSE_FIELDS, Head
+from memroute_router.http.outbox import Outbox
 
 MAX_IDLE_PER_ENDPOINT = 1024
 MAX_IDLE_SECONDS = 4.0
 # uvicorn, and so vLLM, closes idle connections after 5 s: never reuse one about to be closed.
+MAX_COPIED_BYTES = 8192
+# Head and body leave as one piece up to here: a copy costs less than a second buffer.
 MAX_HEADERS = 200
 MAX_HEADER_BYTES = 128 * 1024
+
+_NOTHING: list[bytes] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +60,16 @@ class EngineConnection(asyncio.Protocol):
     """One connection to an engine, and the answer that arrives on it."""
 
     __slots__ = (
-        "__weakref__", "_deadlines", "_ends_by_close", "_keep_alive", "_listener",
-        "_parser", "_pieces", "_transport", "_upgrades", "deadline_at", "endpoint", "has_head",
-        "head", "idle_since", "is_complete", "status", "was_reused",
+        "__weakref__", "_deadlines", "_ends_by_close", "_keep_alive", "_listener", "_outbox",
+        "_parser", "_pieces", "_transport", "_unsent", "_upgrades", "deadline_at", "endpoint",
+        "has_head", "head", "idle_since", "is_complete", "status", "was_reused",
     )  # fmt: skip
 
-    def __init__(self, endpoint: Endpoint, deadlines: Deadlines) -> None:
+    def __init__(self, endpoint: Endpoint, deadlines: Deadlines, outbox: Outbox) -> None:
         self.endpoint = endpoint
         self._deadlines = deadlines
+        self._outbox = outbox
+        self._unsent: list[bytes] = _NOTHING
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._listener: Listener | None = None
@@ -91,10 +98,18 @@ class EngineConnection(asyncio.Protocol):
         self.has_head = self.is_complete = False
         self._ends_by_close = False
         self._pieces = []
-        if self._transport is not None:
-            self._transport.write(request + body if len(body) < 65_536 else request)  # noqa: PLR2004 - a copy is cheaper than a second buffer up to here
-            if len(body) >= 65_536:  # noqa: PLR2004
-                self._transport.write(body)
+        self._unsent = [request + body] if len(body) < MAX_COPIED_BYTES else [request, body]
+        self._outbox.add(self)
+
+    def flush(self) -> None:
+        """Hand the request to the transport: the turn of the loop is over."""
+        pieces, self._unsent = self._unsent, _NOTHING
+        if self._transport is None or self._transport.is_closing():
+            return
+        if len(pieces) == 1:
+            self._transport.write(pieces[0])
+        else:
+            self._transport.writelines(pieces)
 
     def take_body(self) -> bytes:
         """What of the body has arrived since the last call."""
@@ -223,7 +238,8 @@ class EngineConnection(asyncio.Protocol):
 class EnginePool:
     """Connections to all engines. Owns the idle ones, and knows those in use."""
 
-    def __init__(self, *, connect_timeout_seconds: float) -> None:
+    def __init__(self, outbox: Outbox, *, connect_timeout_seconds: float) -> None:
+        self._outbox = outbox
         self._connect_timeout_seconds = connect_timeout_seconds
         self._deadlines = Deadlines()
         self._idle: dict[Endpoint, deque[EngineConnection]] = {}
@@ -298,7 +314,7 @@ class EnginePool:
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
                 _, connection = await loop.create_connection(
-                    lambda: EngineConnection(endpoint, self._deadlines),
+                    lambda: EngineConnection(endpoint, self._deadlines, self._outbox),
                     endpoint.host, endpoint.port, ssl=endpoint.tls,
                 )  # fmt: skip
         except (OSError, TimeoutError, ssl.SSLError) as error:

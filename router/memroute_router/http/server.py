@@ -25,6 +25,7 @@ from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON, REQUEST_FIELDS, Head, status_line
 from memroute_router.http.framing import check_head, origin_form, without_offer
+from memroute_router.http.outbox import Outbox
 
 LOGGER = logging.getLogger(__name__)
 MAX_PIPELINED = 16
@@ -65,6 +66,7 @@ class ServerState:
     handler: Handler
     limits: ServerLimits
     deadlines: Deadlines
+    outbox: Outbox
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
 
@@ -89,6 +91,7 @@ class ClientConnection(asyncio.Protocol):
         "_state",
         "_target",
         "_transport",
+        "_unsent",
         "_waiting",
         "deadline_at",
         "peer",
@@ -98,6 +101,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, state: ServerState) -> None:
         self._state = state
         self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytes] | None = None
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._exchange: Exchange | None = None
         self._waiting: deque[Exchange] | None = None
@@ -290,8 +294,21 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the transport; nothing once the client is gone."""
-        if self._transport is not None:
-            self._transport.write(data)
+        if self._unsent is None:
+            self._unsent = [data]
+            self._state.outbox.add(self)
+        else:
+            self._unsent.append(data)
+
+    def flush(self) -> None:
+        """Hand to the transport what was written in this turn of the loop."""
+        pieces, self._unsent = self._unsent, None
+        if pieces is None or self._transport is None or self._transport.is_closing():
+            return
+        if len(pieces) == 1:
+            self._transport.write(pieces[0])
+        else:
+            self._transport.writelines(pieces)
 
     def exchange_done(self, *, keep_alive: bool) -> None:
         """The answer is complete."""
@@ -300,15 +317,15 @@ class ClientConnection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if not keep_alive:
-            self._linger() if self._receiving else transport.close()
+            self._linger() if self._receiving else self.close()
         elif self._waiting:
             # Not from here: a thousand pipelined requests would be a thousand frames deep.
             asyncio.get_running_loop().call_soon(self._answer_next)
         elif self._last_words is not None:
-            transport.write(self._last_words)
+            self.write(self._last_words)
             self._linger()
         elif self._state.is_stopping:
-            transport.close()
+            self.close()
         elif self._receiving:
             self.deadline_at = time.monotonic() + self._state.limits.header_seconds
         else:
@@ -316,6 +333,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close once everything has been sent."""
+        self.flush()
         if self._transport is not None:
             self._transport.close()
 
@@ -391,6 +409,7 @@ class ClientConnection(asyncio.Protocol):
         """Say no more, hear no more, and close when the client has, or soon."""
         self._is_deaf = True
         self._receiving = False
+        self.flush()
         transport = self._transport
         if transport is None:
             return
@@ -405,10 +424,15 @@ class Server:
     """Listens and answers. Owns the listening socket and the connections."""
 
     def __init__(
-        self, handler: Handler, *, limits: ServerLimits, tls: ssl.SSLContext | None = None
+        self,
+        handler: Handler,
+        outbox: Outbox,
+        *,
+        limits: ServerLimits,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._deadlines = Deadlines()
-        self._state = ServerState(handler, limits, self._deadlines)
+        self._state = ServerState(handler, limits, self._deadlines, outbox)
         self._tls = tls
         self._server: asyncio.Server | None = None
 
