@@ -8,7 +8,7 @@ CONFORMANCE := .venv-conformance
 VLLM := 0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit cluster conformance lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster conformance lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,10 +40,21 @@ unit: $(STAMP) ## unit tests alone
 binaries: $(STAMP) ## build the local control plane and Helm, once per machine (also done by cluster and test)
 	@$(BIN)/memroute-simulator binaries > $(VENV)/binaries.txt
 
+native: .native/.built ## compile the router's hot modules into .native (PYTHONPATH=.native uses them)
+
+.native/.built: $(STAMP) hatch_build.py $(wildcard core/memroute/*/*.py router/memroute_router/*.py router/memroute_router/*/*.py)
+	@echo "compiling the router's hot modules"
+	@$(BIN)/python hatch_build.py .native > $(VENV)/native.txt
+	@touch $@
+
+ROUTER_TESTS := $(wildcard tests/unit/test_http_*.py tests/unit/test_router_*.py) tests/unit/test_fault_matrix.py tests/unit/test_pressure.py
+native-test: .native/.built ## the router's unit tests on the compiled modules
+	@PYTHONPATH=.native MEMROUTE_EXPECT_NATIVE=1 $(BIN)/pytest -q -p no:cacheprovider $(ROUTER_TESTS) $(ARGS)
+
 cluster: binaries ## contract, cluster and end-to-end tests, on a real control plane
 	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)
 
-test: check binaries ## everything: check, then contract, cluster and end-to-end tests
+test: check native-test binaries ## everything: check, the compiled router, then contract, cluster and end-to-end tests
 	@$(BIN)/pytest --durations=10 tests/contract tests/cluster tests/e2e $(ARGS)
 
 lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addresses)
@@ -82,5 +93,5 @@ $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
 	@touch $@
 
 clean: ## remove what was built here (not the shared cache of binaries)
-	@rm -rf $(VENV) $(CONFORMANCE) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CONFORMANCE) .native dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         peers = [read_peer(path) for path in _peer_files(options)]
+        if any("{native}" in peer.env.values() for peer in peers):
+            _build_native()
         with tempfile.TemporaryDirectory(prefix="memroute-bench-") as name:
             folder = Path(name)
             engine, load = build(folder)
@@ -99,6 +101,16 @@ def _peer_files(options: argparse.Namespace) -> list[Path]:
             raise PeerError(msg)
         files.append(path)
     return files
+
+
+def _build_native() -> None:
+    build = subprocess.run(
+        ["make", "--silent", "native"],  # noqa: S607 - whichever make there is
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if build.returncode:
+        msg = f"make native failed:\n{build.stdout}{build.stderr}"
+        raise RigError(msg)
 
 
 def _install() -> int:

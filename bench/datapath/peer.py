@@ -11,8 +11,8 @@ files:                    # optional: written to {folder} before it starts
     - {engine_url}        # a line that names an engine is repeated for each
 ```
 
-Placeholders: ``{port}``, ``{port+1}``, ``{folder}``, ``{python}``, ``{engine_urls}``; in files also
-``{engine_url}``, ``{engine_host}``, ``{engine_port}``.
+Placeholders: ``{port}``, ``{port+1}``, ``{folder}``, ``{python}``, ``{native}`` (our compiled
+modules), ``{engine_urls}``; in files also ``{engine_url}``, ``{engine_host}``, ``{engine_port}``.
 """
 
 import os
@@ -30,6 +30,7 @@ from typing import Any
 
 import yaml
 
+NATIVE = Path(__file__).parents[2] / ".native"
 START_SECONDS = 30.0
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -90,7 +91,7 @@ class RunningPeer:
         folder.mkdir(parents=True, exist_ok=True)
         places = {
             "{port}": str(self.port), "{port+1}": str(self.port + 1), "{folder}": str(folder),
-            "{python}": sys.executable,
+            "{python}": sys.executable, "{native}": str(NATIVE),
         }  # fmt: skip
         for name, text in peer.files.items():
             (folder / name).write_text(_fill_lines(text, places, engines))
@@ -110,7 +111,9 @@ class RunningPeer:
             [program, *command[1:]],
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PATH": path} | peer.env,
+            env=os.environ
+            | {"PATH": path}
+            | {name: _fill(value, places) for name, value in peer.env.items()},
             start_new_session=True,
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509 - no threads here
         )

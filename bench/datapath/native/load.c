@@ -217,7 +217,7 @@ int main(int argc, char **argv) {
   int opening_len = sprintf(opening,
       "{\"model\":\"m\",\"max_tokens\":%s,\"stream\":%s,\"interval_us\":%s,"
       "\"messages\":[{\"role\":\"user\",\"content\":\"",
-      streams ? "1000000" : "16", streams ? "true" : "false", streams ? argv[6] : "0");
+      streams ? "100000" : "16", streams ? "true" : "false", streams ? argv[6] : "0");
   static const char closing[] = "\"}]}", filler[] = "the memory of a model is what it may hold ";
   size_t least = (size_t)opening_len + sizeof closing - 1 + 16;
   if (body_bytes < least) body_bytes = least;

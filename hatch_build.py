@@ -1,0 +1,100 @@
+"""The hot modules, compiled, for a wheel (``MEMROUTE_NATIVE=1``) or beside the source.
+
+``python hatch_build.py FOLDER`` compiles a copy of them in ``FOLDER``.
+
+The source stays the only source: mypyc compiles the same typed modules that run uncompiled, into
+extension modules that lie beside them and are imported first (docs/adr/0010-compiled-or-not.md).
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+ROOT = Path(__file__).parent
+PACKAGES = ("core/memroute", "router/memroute_router")
+MODULES = (
+    *(f"memroute/{name}.py" for name in (
+        "admission/policy", "admission/queue", "footprint/request", "pressure/health",
+        "pressure/ledger", "pressure/rate", "pressure/reading", "routing/choose",
+    )),
+    *(f"memroute_router/{name}.py" for name in (
+        "engines/vllm", "events", "http/client", "http/deadlines", "http/errors",
+        "http/exchange", "http/fields", "http/framing", "http/outbox", "http/server", "journal",
+        "lifecycle", "metrics", "outcomes", "pools", "requests", "retries", "surface",
+    )),
+)  # fmt: skip
+"""What every request goes through."""
+_SETUP = """
+from mypyc.build import mypycify
+from setuptools import setup
+
+flags = ["--python-version=3.11", "--ignore-missing-imports"]
+setup(
+    name="memroute-native",
+    packages=[],
+    ext_modules=mypycify([*flags, *{modules!r}], opt_level="3", debug_level="0",
+                         group_name="memroute_native"),
+)
+"""
+
+
+class NativeError(RuntimeError):
+    """The modules cannot be compiled; the message has the compiler's last words."""
+
+
+def compile_modules(target: Path) -> list[Path]:
+    """Copy the packages to ``target`` and compile them there; the extension modules' paths.
+
+    Raises ``NativeError``.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for package in PACKAGES:
+        shutil.copytree(
+            ROOT / package, target / Path(package).name, ignore=shutil.ignore_patterns("*.so")
+        )
+    (target / "setup.py").write_text(_SETUP.format(modules=list(MODULES)))
+    build = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+        cwd=target, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if build.returncode:
+        last = "\n".join((build.stdout + build.stderr).strip().splitlines()[-15:])
+        msg = f"compiling failed (are a C compiler, mypy and setuptools there?):\n{last}"
+        raise NativeError(msg)
+    shutil.rmtree(target / "build")
+    return sorted(target.rglob("*.so"))
+
+
+class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Puts the extension modules into wheels, where they are asked for."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, unless the wheel is to be a plain one or an editable one."""
+        if os.environ.get("MEMROUTE_NATIVE") != "1" or version == "editable":
+            return
+        self._folder = Path(tempfile.mkdtemp(prefix="memroute-native-"))
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+        for path in compile_modules(self._folder / "tree"):
+            inside = path.relative_to(self._folder / "tree")
+            build_data["force_include"][str(path)] = str(inside)
+
+    def finalize(self, _version: str, _build_data: dict[str, Any], _artifact: str) -> None:
+        """Remove what was only needed on the way."""
+        if hasattr(self, "_folder"):
+            shutil.rmtree(self._folder)
+
+
+if __name__ == "__main__":
+    try:
+        for compiled in compile_modules(Path(sys.argv[1])):
+            print(compiled)
+    except NativeError as error:
+        sys.exit(f"hatch_build: {error}")

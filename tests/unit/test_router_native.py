@@ -1,0 +1,21 @@
+"""The compiled modules: used when they are there, and the same source."""
+
+import os
+from pathlib import Path
+
+from hatch_build import MODULES, PACKAGES
+from memroute.routing import choose
+from memroute_router import lifecycle
+
+
+def test_a_run_on_compiled_modules_is_one():
+    """Else ``make native-test`` would test the plain source twice."""
+    wanted = os.environ.get("MEMROUTE_EXPECT_NATIVE") == "1"
+    assert lifecycle.__file__.endswith(".so") == wanted
+    assert (type(choose).__name__ == "builtin_function_or_method") == wanted
+
+
+def test_every_module_that_is_compiled_exists(repository):
+    parents = {Path(package).name: (repository / package).parent for package in PACKAGES}
+    missing = [m for m in MODULES if not (parents[m.partition("/")[0]] / m).is_file()]
+    assert missing == []
