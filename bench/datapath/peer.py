@@ -17,6 +17,7 @@ modules), ``{engine_urls}``; in files also ``{engine_url}``, ``{engine_host}``, 
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -115,7 +116,7 @@ class RunningPeer:
             | {"PATH": path}
             | {name: _fill(value, places) for name, value in peer.env.items()},
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509 - no threads here
+            preexec_fn=lambda: _confine(core),  # noqa: PLW1509 - no threads here
         )
 
     def wait_until_ready(self) -> None:
@@ -160,6 +161,13 @@ class RunningPeer:
                 except subprocess.TimeoutExpired:
                     continue
         self._log.close()
+
+
+def _confine(core: int) -> None:
+    """One core, and as many open files as the machine allows."""
+    os.sched_setaffinity(0, {core})
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _fill(text: str, places: dict[str, str]) -> str:

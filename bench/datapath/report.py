@@ -20,7 +20,8 @@ def tables(results: Results) -> Iterator[Table]:
         table = Table(title=case.title, title_justify="left")
         for column in (
             "router", "events/s" if case.is_stream else "req/s", f"{OURS} is", "p50 ms", "p99 ms",
-            "added p50 ms", "CPU us each", "router's core", "other core", "RSS MB", "errors",
+            "added p50 ms", "CPU us each", "router's core", "other core",
+            "RSS MB", "KiB each", "errors",
         ):  # fmt: skip
             table.add_column(column, justify="left" if column == "router" else "right")
         for peer, runs in by_peer.items():
@@ -40,6 +41,7 @@ def tables(results: Results) -> Iterator[Table]:
                 f"{_median(found, lambda run: run.router_core_ratio):.0%}",
                 f"{_median(found, lambda run: run.load_core_ratio):.0%}",
                 f"{_median(found, lambda run: run.router_rss_bytes) / 1e6:.0f}",
+                f"{_median(found, lambda run: run.rss_per_connection_bytes) / 1024:.1f}",
                 str(sum(run.errors for run in found)),
             )
         if direct:

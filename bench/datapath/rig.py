@@ -40,6 +40,11 @@ class Measured:
     router_cpu_seconds: float
     seconds: float
     router_rss_bytes: int
+    """At the end."""
+    rss_per_connection_bytes: float
+    """What each connection and its request added to the router's memory."""
+    rss_growth_bytes: int
+    """Of the router's memory while it was measured: a leak would show."""
 
 
 def build(folder: Path) -> tuple[Path, Path]:
@@ -61,8 +66,8 @@ def metrics_page(text: str) -> str:
     """A real page, as an engine with room has it: else routers that look would refuse."""
     text = re.sub(r"(?m)^(vllm:kv_cache_usage_perc\{.*\}) .*$", r"\1 0.10", text)
     text = re.sub(r"(?m)^(vllm:num_requests_(?:running|waiting)\{.*\}) .*$", r"\1 0.0", text)
-    text = re.sub(r'kv_cache_size_tokens="\d+"', 'kv_cache_size_tokens="450048"', text)
-    return re.sub(r'num_gpu_blocks="\d+"', 'num_gpu_blocks="3516"', text)
+    text = re.sub(r'kv_cache_size_tokens="\d+"', 'kv_cache_size_tokens="4500480"', text)
+    return re.sub(r'num_gpu_blocks="\d+"', 'num_gpu_blocks="35161"', text)
 
 
 @contextmanager
@@ -99,6 +104,7 @@ def measure(
     command = [str(load), host, str(port), str(connections), str(seconds), str(body_bytes)]
     if interval_us is not None:
         command.append(str(interval_us))
+    rss_before = router.usage().rss_bytes if router else 0
     with subprocess.Popen(  # noqa: S603 - built a moment ago
         command,
         stdout=subprocess.PIPE,
@@ -129,6 +135,10 @@ def measure(
         router_cpu_seconds=used_after.cpu_seconds - used.cpu_seconds if used and used_after else 0,
         seconds=took,
         router_rss_bytes=used_after.rss_bytes if used_after else 0,
+        rss_per_connection_bytes=(
+            (used_after.rss_bytes - rss_before) / connections if used_after else 0
+        ),
+        rss_growth_bytes=used_after.rss_bytes - used.rss_bytes if used and used_after else 0,
     )
 
 

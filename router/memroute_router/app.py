@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import secrets
 import signal
 import ssl
@@ -39,6 +40,7 @@ LOGGER = logging.getLogger(__name__)
 TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 TICK_SECONDS = 0.25
 MODEL_PATH = b"/v1/models/"
+SPARE_FILES = 64
 
 
 class Membership(Protocol):
@@ -99,6 +101,7 @@ class Router:
             self._handle,
             outbox,
             limits=ServerLimits(
+                max_connections=settings.max_connections or _max_connections(),
                 max_body_bytes=settings.max_body_bytes,
                 idle_seconds=settings.idle_timeout_seconds,
                 header_seconds=settings.header_timeout_seconds,
@@ -276,6 +279,12 @@ async def run_router(settings: RouterSettings) -> None:
                 on_gone=router.on_gone,
             )
         await router.run(membership, stopping)
+
+
+def _max_connections() -> int:
+    """Half of the files that the process may open, less some for everything else."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, (allowed - SPARE_FILES) // 2)
 
 
 def _server_tls(settings: RouterSettings) -> ssl.SSLContext | None:

@@ -222,8 +222,18 @@ class Lifecycle:
             lease.replica.info.endpoint, self._forward, self._not_connected
         )
 
-    def _not_connected(self, cause: str) -> None:
+    def _not_connected(self, cause: str, is_ours: bool) -> None:
         self._connecting = None
+        if is_ours:
+            LOGGER.error("out of resources request=%s error=%s", self._request_id.decode(), cause)
+            self._refuse(
+                Outcome.ROUTER_EXHAUSTED,
+                503,
+                "the router has no file descriptor, port or memory left for one more request",
+                reason=Outcome.ROUTER_EXHAUSTED.value,
+                retry_after_seconds=1,
+            )
+            return
         self._fault("no-connection", cause)
 
     def _forward(self, connection: EngineConnection) -> None:

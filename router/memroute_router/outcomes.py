@@ -13,6 +13,7 @@ class Outcome(StrEnum):
     SATURATED = "saturated"
     QUEUE_TIMEOUT = "queue-timeout"
     NO_READY_REPLICA = "no-ready-replica"
+    ROUTER_EXHAUSTED = "router-exhausted"
     SHUTTING_DOWN = "shutting-down"
     ENGINE_PUSH_BACK = "engine-push-back"
     ENGINE_ERROR = "engine-error"

@@ -44,6 +44,7 @@ class RouterSettings:
     max_queued_requests: int
     max_queued_tokens: int
     max_queue_seconds: float
+    max_connections: int
     max_body_bytes: int
     connect_timeout_seconds: float
     first_byte_timeout_seconds: float
@@ -120,6 +121,12 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_limits(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--max-connections",
+        type=int,
+        default=0,
+        help="clients' connections, more get 503; 0: half of the files that may be open",
+    )
     group.add_argument(
         "--max-body-bytes", type=int, default=32 * 1024**2, help="a larger request is 413"
     )

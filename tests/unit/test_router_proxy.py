@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import random
+import socket
 
 import pytest
 
@@ -280,6 +282,50 @@ async def test_a_slow_client_slows_the_engine_down(rig, engine_factory):
     # 400 pieces are 37 MB; kernel buffers hold some megabytes, the router some 100 KB.
     assert sent < 300
     writer.close()
+
+
+async def test_a_connection_too_many_is_told_so():
+    """Rather than the process running out of files in the middle of something."""
+    rig = Rig("--max-connections", "2")
+    await rig.start()
+    first = [await asyncio.open_connection("127.0.0.1", rig.port) for _ in range(2)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    status, headers, _ = await read_answer(reader)
+    assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+    assert await reader.read() == b""
+    for _, each in [*first, (reader, writer)]:
+        each.close()
+    await rig.stop()
+
+
+async def test_what_this_process_lacks_is_no_fault_of_the_replica(rig, engine_factory, monkeypatch):
+    """Else a router without file descriptors would take the whole fleet out."""
+
+    async def no_files(*_args, **_kwargs):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    engine = await engine_factory(whole())
+    rig.add("a", engine.port)
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", no_files)
+    status, headers, _ = await exchange_with_socket(rig.port, raw(body()))
+    assert (status, headers["x-memroute-reason"]) == (503, "router-exhausted")
+    assert headers["retry-after"] == "1"
+    assert not any(replica.health.is_out for replica in rig.replicas)
+    assert rig.reserved == 0
+
+
+async def exchange_with_socket(port, data):
+    """As ``exchange``, without the loop's own way to connect."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setblocking(False)
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+        lambda: asyncio.StreamReaderProtocol(reader), sock
+    )
+    transport.write(data)
+    answer = await read_answer(reader)
+    transport.close()
+    return answer
 
 
 async def test_no_lease_is_left_after_any_mixture_of_ends(rig, engine_factory):

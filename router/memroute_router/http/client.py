@@ -5,6 +5,7 @@ chunk. It never buffers: a listener that cannot pass on pauses it, and so the en
 """
 
 import asyncio
+import errno
 import ssl
 import time
 from collections import deque
@@ -27,6 +28,9 @@ MAX_HEADERS = 200
 MAX_HEADER_BYTES = 128 * 1024
 
 _NOTHING: list[bytes] = []
+_OURS = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,9 +268,13 @@ class EnginePool:
         self,
         endpoint: Endpoint,
         on_open: Callable[[EngineConnection], None],
-        on_failure: Callable[[str], None],
+        on_failure: Callable[[str, bool], None],
     ) -> asyncio.Task[None]:
-        """Open a new connection; exactly one of the two is called, unless the task is cancelled."""
+        """Open a new connection; exactly one of the two is called, unless the task is cancelled.
+
+        ``on_failure`` hears why, and whether it is this process that lacks something (file
+        descriptors, ports, memory): then the engine is not to blame.
+        """
         task = asyncio.create_task(self._connect(endpoint, on_open, on_failure), name="connect")
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -308,7 +316,7 @@ class EnginePool:
         self,
         endpoint: Endpoint,
         on_open: Callable[[EngineConnection], None],
-        on_failure: Callable[[str], None],
+        on_failure: Callable[[str, bool], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         try:
@@ -318,7 +326,7 @@ class EnginePool:
                     endpoint.host, endpoint.port, ssl=endpoint.tls,
                 )  # fmt: skip
         except (OSError, TimeoutError, ssl.SSLError) as error:
-            on_failure(f"cannot connect: {error!r}")
+            on_failure(f"cannot connect: {error!r}", getattr(error, "errno", None) in _OURS)
             return
         self._busy.setdefault(endpoint, set()).add(connection)
         on_open(connection)

@@ -49,7 +49,7 @@ async def fetch(
         engines.connect(
             endpoint,
             lambda made: _opened(engines, opened, made),
-            lambda cause: None if opened.done() else opened.set_exception(FetchError(cause)),
+            lambda cause, _: None if opened.done() else opened.set_exception(FetchError(cause)),
         )
         connection = await opened
     done: asyncio.Future[tuple[int, bytes]] = loop.create_future()

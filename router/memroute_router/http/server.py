@@ -43,6 +43,8 @@ WRITE_HIGH_WATER_BYTES = 64 * 1024
 class ServerLimits:
     """What one client connection may cost."""
 
+    max_connections: int = 10_000
+    """More get 503 at once: each may need a second file descriptor, for its engine."""
     max_body_bytes: int = 32 * 1024**2
     # A context of a million tokens is about 4 MB of text; images and audio take the rest.
     max_target_bytes: int = 8 * 1024
@@ -144,6 +146,8 @@ class ClientConnection(asyncio.Protocol):
         self._state.connections.add(self)
         self._state.deadlines.watch(self)
         self.deadline_at = time.monotonic() + self._state.limits.idle_seconds
+        if len(self._state.connections) > self._state.limits.max_connections:
+            self._refuse(503, "too many connections", b"retry-after: 1\r\n")
 
     def connection_lost(self, _error: Exception | None) -> None:  # noqa: D102
         self._state.connections.discard(self)
@@ -392,13 +396,13 @@ class ClientConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self.data_received(head + rest)
 
-    def _refuse(self, status: int, text: str) -> None:
+    def _refuse(self, status: int, text: str, lines: bytes = b"") -> None:
         """Answer before the request is whole, and close: what follows cannot be understood."""
         if self._last_words is not None or self._is_deaf:
             return
         body = error_body(status, text)
-        self._last_words = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
-            status_line(status), JSON, len(body), body,
+        self._last_words = b"%b%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
+            status_line(status), JSON, lines, len(body), body,
         )  # fmt: skip
         self._body = []
         if self._exchange is None:
