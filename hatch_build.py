@@ -26,7 +26,7 @@ MODULES = (
     *(f"memroute_router/{name}.py" for name in (
         "engines/vllm", "events", "http/client", "http/deadlines", "http/errors",
         "http/exchange", "http/fields", "http/framing", "http/outbox", "http/server", "journal",
-        "lifecycle", "metrics", "outcomes", "pools", "requests", "retries", "surface",
+        "lifecycle", "metrics", "outcomes", "pools", "requests", "retries", "scrape", "surface",
     )),
 )  # fmt: skip
 """What every request goes through."""

@@ -145,7 +145,7 @@ class Router:
         for task in (stop, *loops):
             task.cancel()
         await asyncio.gather(stop, *loops, return_exceptions=True)
-        await self.scraper.close()
+        self.scraper.close()
         await self.engines.close()
         self.journal.flush()
         for task in done:

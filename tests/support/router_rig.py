@@ -89,7 +89,7 @@ class Rig:
     async def stop(self):
         self._clock.cancel()
         await self.router.server.stop(timeout_seconds=0)
-        await self.router.scraper.close()
+        self.router.scraper.close()
         await self.router.engines.close()
         self.router.journal.flush()
         with contextlib.suppress(asyncio.CancelledError):

@@ -23,12 +23,15 @@ _NEAR_BYTES = 2048
 
 
 class LineHints:
-    """Where each family was on the last page of one engine. Owned by whoever reads that engine."""
+    """What the last page of one engine looked like. Owned by whoever reads that engine."""
 
-    __slots__ = ("_offsets",)
+    __slots__ = ("_offsets", "capacity_tokens", "configs")
 
     def __init__(self) -> None:
         self._offsets: dict[bytes, int] = {}
+        self.configs: list[bytes] = []
+        """The labels that its capacity was read from, which hardly ever change."""
+        self.capacity_tokens: int | None = None
 
     def lines(self, page: bytes, family: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Labels and value of each series of the family, which stand together."""
@@ -77,12 +80,7 @@ def parse_vllm_metrics(
         kv_cache_utilization_ratio=(
             sum(utilizations) / len(utilizations) if utilizations else None
         ),
-        kv_capacity_tokens=_capacity(
-            [
-                {name.decode(): value.decode() for name, value in _LABEL.findall(labels)}
-                for labels, _ in hints.lines(page, _CONFIG)
-            ]
-        ),
+        kv_capacity_tokens=_capacity_of(hints, page),
         num_requests_running=_total(_values(hints, page, _RUNNING)),
         num_requests_waiting=_total(_values(hints, page, _WAITING)),
         num_preemptions_total=_total(_values(hints, page, _PREEMPTIONS)),
@@ -105,6 +103,19 @@ def _values(hints: LineHints, page: bytes, family: bytes) -> list[float]:
 
 def _total(values: list[float]) -> int | None:
     return int(sum(values)) if values else None
+
+
+def _capacity_of(hints: LineHints, page: bytes) -> int | None:
+    configs = [labels for labels, _ in hints.lines(page, _CONFIG)]
+    if configs != hints.configs:
+        hints.configs = configs
+        hints.capacity_tokens = _capacity(
+            [
+                {name.decode(): value.decode() for name, value in _LABEL.findall(labels)}
+                for labels in configs
+            ]
+        )
+    return hints.capacity_tokens
 
 
 def _capacity(configs: list[dict[str, str]]) -> int | None:
