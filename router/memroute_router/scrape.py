@@ -10,7 +10,13 @@ import logging
 import time
 from random import Random
 
-from memroute_router.engines.vllm import LineHints, parse_vllm_metrics
+from memroute_router.engines.vllm import (
+    FULL_TARGET,
+    NARROW_TARGET,
+    LineHints,
+    is_worth_reading,
+    parse_vllm_metrics,
+)
 from memroute_router.http.client import EngineConnection, EnginePool
 from memroute_router.metrics import RouterMetrics
 from memroute_router.pools import Pools, Replica
@@ -139,7 +145,7 @@ class _Reader:
 
     __slots__ = (
         "_back_off", "_connecting", "_connection", "_hints", "_num_bytes", "_pieces", "_scraper",
-        "due_at_seconds", "is_asking", "replica",
+        "_target", "due_at_seconds", "is_asking", "replica",
     )  # fmt: skip
 
     def __init__(self, scraper: Scraper, replica: Replica, due_at_seconds: float) -> None:
@@ -148,6 +154,7 @@ class _Reader:
         self.due_at_seconds = due_at_seconds
         self.is_asking = False
         self._back_off = 1
+        self._target = NARROW_TARGET
         self._hints = LineHints()
         self._connection: EngineConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -185,6 +192,12 @@ class _Reader:
         elif connection.is_complete:
             page = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             status = connection.status
+            if self._target is NARROW_TARGET and not (status == OK and is_worth_reading(page)):
+                # It does not know how to tell a part of it: then all of it, from now on.
+                self._target = FULL_TARGET
+                self.due_at_seconds = 0.0
+                self._let_go()
+                return
             if status != OK:
                 self._fail(f"status {status}")
                 return
@@ -202,7 +215,8 @@ class _Reader:
         self._connecting = None
         self._connection = connection
         connection.expect_within(TIMEOUT_SECONDS)
-        head = b"GET /metrics HTTP/1.1\r\nhost: %b\r\n\r\n" % connection.endpoint.authority
+        authority = connection.endpoint.authority
+        head = b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (self._target, authority)
         connection.send(self, head, b"")
 
     def _not_connected(self, cause: str, _is_ours: bool) -> None:

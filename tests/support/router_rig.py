@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 
 from memroute_router.app import Router
 from memroute_router.http.client import Endpoint
@@ -35,7 +36,8 @@ class Engine:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                told = re.search(rb"(?i)content-length: (\d+)", head)
+                length = int(told[1]) if told else 0
                 self.requests.append((head, await reader.readexactly(length)))
                 if await self._script(self, writer) is False:
                     return

@@ -124,6 +124,17 @@ async def test_its_metrics_have_the_families_and_labels_of_vllm(tmp_path, data_d
         assert ours[name] == labels, name
 
 
+async def test_a_part_of_its_metrics_can_be_asked_for(tmp_path):
+    """With a slash, as vLLM's prometheus_client has it; without, the query is ignored."""
+    names = "name[]=vllm:num_requests_running&name[]=vllm:cache_config_info"
+    async with engine(tmp_path) as (client, _):
+        async with client.get(f"/metrics/?{names}") as response:
+            part = await response.text()
+        async with client.get(f"/metrics?{names}") as response:
+            assert len(await response.text()) > 20 * len(part)
+    assert set(families(part)) == {"vllm:num_requests_running", "vllm:cache_config_info"}
+
+
 async def test_its_metrics_say_what_happened(tmp_path):
     """One request of 300 prompt tokens, twice: 256 of them are found the second time."""
     async with engine(tmp_path) as (client, _):

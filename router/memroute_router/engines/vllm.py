@@ -18,6 +18,15 @@ _RUNNING = b"vllm:num_requests_running"
 _WAITING = b"vllm:num_requests_waiting"
 _PREEMPTIONS = b"vllm:num_preemptions_total"
 _CONFIG = b"vllm:cache_config_info"
+FULL_TARGET = b"/metrics"
+NARROW_TARGET = b"/metrics/?" + b"&".join(
+    b"name[]=" + name for name in (*_UTILIZATION, _RUNNING, _WAITING, _PREEMPTIONS, _CONFIG)
+)
+"""Those families alone: 2 KB instead of 50, and a fifth of the engine's own time for them.
+
+The slash matters: with it prometheus_client's application answers, which knows ``name[]`` (seen on
+vLLM 0.32); without it a route of vLLM's that does not.
+"""
 _NEAR_BYTES = 2048
 # Values before a family grow by digits, and series come and go: it moves by some hundred bytes.
 
@@ -95,6 +104,11 @@ def parse_vllm_metrics(
             if found is None:
                 report_missing(family.decode())
     return reading
+
+
+def is_worth_reading(page: bytes) -> bool:
+    """Whether it holds at least one of our families: an engine may not know ``name[]``."""
+    return b"\nvllm:" in page or page.startswith(b"vllm:")
 
 
 def _values(hints: LineHints, page: bytes, family: bytes) -> list[float]:

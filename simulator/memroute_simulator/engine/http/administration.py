@@ -14,7 +14,7 @@ from memroute_simulator.engine.http.generation import Generation
 from memroute_simulator.engine.http.parsing import read_body
 from memroute_simulator.engine.http.responses import json_response
 from memroute_simulator.engine.kv_events import KVEventPublisher
-from memroute_simulator.engine.metrics import MetricsDialect, render
+from memroute_simulator.engine.metrics import MetricsDialect, only_series, render
 from memroute_simulator.engine.pacing import PacedEngine
 from memroute_simulator.engine.text import Tokenizer
 
@@ -48,6 +48,7 @@ class Administration:
         for path in ("/health", "/ping"):
             router.add_get(path, self._health)
         router.add_get("/metrics", self._metrics)
+        router.add_get("/metrics/", self._metrics)
         router.add_get("/version", self._version)
         router.add_get("/load", self._load)
         router.add_get("/v1/models", self._models)
@@ -78,7 +79,7 @@ class Administration:
         )
         return web.Response(status=503 if is_down else 200)
 
-    async def _metrics(self, _request: web.Request) -> web.Response:
+    async def _metrics(self, request: web.Request) -> web.Response:
         faults = self._engine.faults
         if faults.are_metrics_failing:
             return web.Response(status=500, text="Internal Server Error")
@@ -89,9 +90,12 @@ class Administration:
                 self._engine.inbox_sizes,
                 self._arguments.dialect,
             )
+        page = self._frozen_page
+        names = request.query.getall("name[]", [])
+        if names and request.path.endswith("/"):
+            page = only_series(page, frozenset(names))
         return web.Response(
-            body=self._frozen_page,
-            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+            body=page, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
     async def _version(self, _request: web.Request) -> web.Response:

@@ -125,3 +125,21 @@ def _tgi(schedulers: Sequence[Scheduler], inboxes: Sequence[int]) -> str:
         "tgi_batch_max_total_tokens": sum(s.cache.num_usable * size for s in schedulers),
     }
     return "".join(f"# TYPE {name} gauge\n{name} {value}\n" for name, value in values.items())
+
+
+def only_series(page: bytes, names: frozenset[str]) -> bytes:
+    """The series of those names and their families, as ``/metrics/?name[]=`` of vLLM has them.
+
+    (With the slash it is prometheus_client's own application that answers, not vLLM's route.)
+    """
+    kept: list[str] = []
+    comments: list[str] = []
+    for line in page.decode().splitlines():
+        if line.startswith("#"):
+            if line.startswith("# HELP"):
+                comments = []
+            comments.append(line)
+        elif re.split(r"[{ ]", line, maxsplit=1)[0] in names:
+            kept += [*comments, line]
+            comments = []
+    return "".join(f"{line}\n" for line in kept).encode()
