@@ -6,9 +6,10 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 CONFORMANCE := .venv-conformance
 VLLM := 0.32.0
+ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster conformance lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster conformance fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +69,17 @@ lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addre
 	  --no-emit-index-url --no-header --extra operator --extra router --extra simulator --extra cli --extra dev \
 	  pyproject.toml -o requirements/dev.txt
 
+FUZZ_SECONDS ?= 1200
+fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_SECONDS=1200)
+	@PYTHONPATH=core:kube:router:tests/support .venv-fuzz/bin/python tests/robustness/fuzz_http.py .fuzz \
+	  -max_total_time=$(FUZZ_SECONDS) -max_len=9000 -rss_limit_mb=1024 -artifact_prefix=.fuzz/
+
+.venv-fuzz/.installed: requirements/router.txt
+	@$(PYTHON) -m venv .venv-fuzz
+	@.venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/router.txt
+	@.venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check atheris==$(ATHERIS)
+	@touch $@
+
 conformance: $(CONFORMANCE)/.installed ## against a live vLLM on the CPU and transformers (opt-in: 6 GB, 10 minutes)
 	@$(CONFORMANCE)/bin/python -m pytest -p no:cacheprovider tests/conformance $(ARGS)
 
@@ -93,5 +105,5 @@ $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
 	@touch $@
 
 clean: ## remove what was built here (not the shared cache of binaries)
-	@rm -rf $(VENV) $(CONFORMANCE) .native dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CONFORMANCE) .venv-bench .venv-fuzz .fuzz .native dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

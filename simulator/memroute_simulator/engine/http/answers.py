@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +39,29 @@ class Usage:
         return usage | {"prompt_tokens_details": details, "completion_tokens_details": None}
 
 
+class AnswerShape(Protocol):
+    """How one API words an answer."""
+
+    def whole(self, texts: list[tuple[str, str]], usage: Usage) -> dict[str, Any]:
+        """The body of an answer; ``texts``: (text, finish reason) of each choice."""
+        ...
+
+    def opening(self, index: int, usage: Usage) -> bytes:
+        """What comes before the first token of a choice."""
+        ...
+
+    def chunk(self, index: int, text: str, reason: str | None, usage: Usage | None) -> bytes:
+        """A token (or some) of one choice; ``usage`` where it is told with every chunk."""
+        ...
+
+    def closing(self, reason: str, usage: Usage, *, includes_usage: bool) -> bytes:
+        """What comes after the last token of all."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerShape:
-    """One answer's fixed parts."""
+class OpenAIShape:
+    """Completions and chats: one answer's fixed parts."""
 
     request_id: str
     model: str
@@ -86,8 +108,10 @@ class AnswerShape:
             f'"model":{json.dumps(self.model)},"choices":['
         )
 
-    def role_chunk(self, index: int) -> bytes:
-        """The first chunk of a chat."""
+    def opening(self, index: int, usage: Usage) -> bytes:
+        """The role, in a chat."""
+        if not self.is_chat:
+            return b""
         return (
             f'{self._head()}{{"index":{index},"delta":{{"role":"assistant","content":""}},'
             '"logprobs":null,"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}\n\n'
@@ -114,17 +138,23 @@ class AnswerShape:
             tail = f',"usage":{_compact(document)}}}\n\n'
         return f"{self._head()}{body}{tail}".encode()
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """The last chunk of a stream that asked for it."""
+    def closing(self, reason: str, usage: Usage, *, includes_usage: bool) -> bytes:
+        """The usage, where it was asked for, and the end."""
+        if not includes_usage:
+            return DONE
         document = _compact(usage.document(is_stream=True))
-        return (
-            f'{self._head()}],"usage":{document},"system_fingerprint":"{self.fingerprint}"}}\n\n'
-        ).encode()
+        told = f'"usage":{document},"system_fingerprint":"{self.fingerprint}"'
+        return f"{self._head()}],{told}}}\n\n".encode() + DONE
 
 
 def error_chunk(document: dict[str, Any]) -> bytes:
     """An error in the middle of a stream."""
     return f"data: {_compact(document)}\n\n".encode()
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    """An event with a name, as Anthropic's API and OpenAI's responses have them."""
+    return f"event: {kind}\ndata: {_compact({'type': kind} | fields)}\n\n".encode()
 
 
 def _compact(document: dict[str, Any]) -> str:

@@ -76,6 +76,9 @@ class EngineServer:
         else:
             router.add_post("/v1/chat/completions", self.generation.chat)
             router.add_post("/v1/completions", self.generation.completions)
+            router.add_post("/v1/messages", self.generation.messages)
+            router.add_post("/v1/messages/count_tokens", self.generation.count_tokens)
+            router.add_post("/v1/responses", self.generation.responses)
         return application
 
     async def run(self) -> None:

@@ -6,18 +6,31 @@ import time
 import uuid
 import zlib
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from memroute_simulator.engine.arguments import EngineArguments
-from memroute_simulator.engine.http.answers import AnswerShape, Usage, error_chunk
+from memroute_simulator.engine.http.answers import (
+    DONE,
+    AnswerShape,
+    OpenAIShape,
+    Usage,
+    error_chunk,
+)
 from memroute_simulator.engine.http.errors import (
     APIError,
     bad_request,
     engine_dead,
     queue_full,
     unknown_model,
+)
+from memroute_simulator.engine.http.other_answers import (
+    MessagesShape,
+    ResponsesShape,
+    chat_of_messages,
+    chat_of_responses,
 )
 from memroute_simulator.engine.http.parsing import GenerationRequest, parse, read_body
 from memroute_simulator.engine.http.responses import json_response
@@ -52,11 +65,34 @@ class Generation:
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         """``POST /v1/completions``."""
-        return await self._generate(request, is_chat=False)
+        body = read_body(await request.read())
+        return await self._generate(request, body, self._openai_shape(request, is_chat=False))
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """``POST /v1/chat/completions``."""
-        return await self._generate(request, is_chat=True)
+        body = read_body(await request.read())
+        return await self._generate(request, body, self._openai_shape(request, is_chat=True))
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        """``POST /v1/messages``, Anthropic's API."""
+        body = chat_of_messages(read_body(await request.read()))
+        shape = MessagesShape(request_id=f"msg_{uuid.uuid4().hex[:16]}", model=self._named(body))
+        return await self._generate(request, body, shape)
+
+    async def count_tokens(self, request: web.Request) -> web.Response:
+        """``POST /v1/messages/count_tokens``."""
+        body = chat_of_messages(read_body(await request.read()))
+        self._check_model(body.get("model"))
+        tokens = self._tokenizer.encode_chat(body.get("messages") or [])
+        return json_response({"input_tokens": len(tokens)})
+
+    async def responses(self, request: web.Request) -> web.StreamResponse:
+        """``POST /v1/responses``."""
+        body = chat_of_responses(read_body(await request.read()))
+        shape = ResponsesShape(
+            request_id=uuid.uuid4().hex[:16], model=self._named(body), created=int(time.time())
+        )
+        return await self._generate(request, body, shape)
 
     async def embeddings(self, request: web.Request) -> web.Response:
         """``POST /v1/embeddings``, on an engine that was started with ``--runner pooling``."""
@@ -95,21 +131,30 @@ class Generation:
             }
         )
 
-    async def _generate(self, request: web.Request, *, is_chat: bool) -> web.StreamResponse:
-        body = read_body(await request.read())
+    def _openai_shape(self, request: web.Request, *, is_chat: bool) -> OpenAIShape:
+        return OpenAIShape(
+            request_id=_request_id(request, is_chat=is_chat),
+            model="",
+            created=int(time.time()),
+            is_chat=is_chat,
+            fingerprint=self._fingerprint,
+        )
+
+    def _named(self, body: dict[str, Any]) -> str:
+        return str(body.get("model") or self.models[0])
+
+    async def _generate(
+        self, request: web.Request, body: dict[str, Any], shape: AnswerShape
+    ) -> web.StreamResponse:
+        is_chat = not isinstance(shape, OpenAIShape) or shape.is_chat
         parsed = self._parsed(body, is_chat=is_chat)
         if self.is_draining:
             raise APIError(503, "Service Unavailable", "The engine is shutting down")
         if self._engine.faults.refuses():
             status = self._engine.faults.error_status
             raise APIError(status, "InternalServerError", "A fault was asked for.")
-        shape = AnswerShape(
-            request_id=_request_id(request, is_chat=is_chat),
-            model=str(parsed.model or self.models[0]),
-            created=int(time.time()),
-            is_chat=is_chat,
-            fingerprint=self._fingerprint,
-        )
+        if isinstance(shape, OpenAIShape):
+            shape = replace(shape, model=self._named(body))
         choices = self._submit_all(parsed, request)
         async with AsyncExitStack() as stack:
             for choice in choices:
@@ -235,7 +280,9 @@ class Generation:
                 seen = 0
                 while seen < wanted:
                     available = await choice.stream.wait_beyond(seen)
-                    chunks = [shape.role_chunk(index)] if parsed.is_chat and not seen else []
+                    chunks = []
+                    if not seen:
+                        chunks.append(shape.opening(index, self._usage(parsed, choices, 0)))
                     while seen < available:
                         seen += 1
                         sent += 1
@@ -252,11 +299,12 @@ class Generation:
                         return response
         except EngineDeadError:
             await response.write(error_chunk(engine_dead().document()))
-            await response.write(b"data: [DONE]\n\n")
+            await response.write(DONE)
             return response
-        if parsed.includes_usage:
-            await response.write(shape.usage_chunk(self._usage(parsed, choices, sent)))
-        await response.write(b"data: [DONE]\n\n")
+        usage = self._usage(parsed, choices, sent)
+        await response.write(
+            shape.closing(choices[-1].reason, usage, includes_usage=parsed.includes_usage)
+        )
         return response
 
     def _usage(
