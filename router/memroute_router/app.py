@@ -119,7 +119,7 @@ class Router:
             b"/ready": self._ready,
             b"/metrics": lambda exchange: exchange.respond(200, self.metrics.render(), TEXT),
             b"/openapi.json": lambda exchange: exchange.respond(
-                200, orjson.dumps(openapi_document())
+                200, orjson.dumps(openapi_document(sorted(self.pools.by_model)))
             ),
             b"/v1/models": self._models,
             b"/debug/decisions": lambda exchange: exchange.respond(

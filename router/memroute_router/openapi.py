@@ -1,8 +1,20 @@
 """The router's own description of what it serves: ``/openapi.json``."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from memroute_router.surface import ROUTES
+from memroute_router.requests import (
+    MAX_LIMIT,
+    MAX_TOKEN_ID,
+    parse_chat,
+    parse_completion,
+    parse_input,
+    parse_messages,
+    parse_no_tokens,
+    parse_responses,
+    parse_texts,
+)
+from memroute_router.surface import ROUTES, Parser
 
 _ERROR = {
     "type": "object",
@@ -21,6 +33,56 @@ _ERROR = {
         },
     },
 }
+_LIMIT = {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_LIMIT}
+_OBJECTS = {"type": "array", "minItems": 1, "items": {"type": "object"}}
+_TOKEN = {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID}
+_PROMPT = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "minItems": 1, "items": {"type": "string"}},
+        {"type": "array", "minItems": 1, "items": _TOKEN},
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "array", "items": _TOKEN},
+        },
+    ]
+}
+
+_TEXT_OR_OBJECTS = {"anyOf": [{"type": "string", "minLength": 1}, _OBJECTS]}
+
+
+def _body(*required: str, **properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["model", *required],
+        "properties": properties,
+    }
+
+
+_BODIES: dict[Parser, dict[str, Any]] = {
+    parse_chat: _body(
+        "messages", messages=_OBJECTS, max_tokens=_LIMIT, max_completion_tokens=_LIMIT, n=_LIMIT,
+    ),
+    parse_completion: _body("prompt", prompt=_PROMPT, max_tokens=_LIMIT, n=_LIMIT),
+    parse_responses: _body("input", input=_TEXT_OR_OBJECTS, max_output_tokens=_LIMIT),
+    parse_messages: _body("messages", messages=_OBJECTS, max_tokens=_LIMIT),
+    parse_input: _body()
+    | {
+        "anyOf": [
+            {"required": ["input"], "properties": {"input": _PROMPT}},
+            {
+                "required": ["messages"],
+                "properties": {"messages": _OBJECTS},
+                "not": {"required": ["input"]},
+            },
+        ]
+    },
+    parse_texts: _body(),
+    parse_no_tokens: _body(),
+}  # fmt: skip
+"""What the router itself asks of bodies; engines ask for more."""
+_FORM = _body(file={"type": "string", "format": "binary"})
 _REFUSALS = {
     "400": "It cannot be understood, or can never fit: with the numbers.",
     "404": "Nobody serves the model; the known ones are listed.",
@@ -36,8 +98,12 @@ _REFUSALS = {
 }
 
 
-def openapi_document() -> dict[str, Any]:
-    """OpenAPI 3.1: paths, what their bodies must have, how they are refused."""
+def openapi_document(models: Sequence[str]) -> dict[str, Any]:
+    """OpenAPI 3.1: paths, what their bodies must have, how they are refused.
+
+    ``models``: that are served now.
+    """
+    model = {"type": "string", "minLength": 1} | ({"enum": list(models)} if models else {})
     paths: dict[str, Any] = {
         "/health": _get("Whether the process runs.", "text/plain"),
         "/ready": _get("Whether models and replicas are known.", "text/plain", unready=True),
@@ -54,11 +120,8 @@ def openapi_document() -> dict[str, Any]:
     model_path["get"]["responses"]["404"] = _error(_REFUSALS["404"])
     paths["/v1/models/{model}"] = model_path
     for path, route in ROUTES.items():
-        body: dict[str, Any] = {
-            "type": "object",
-            "required": ["model"],
-            "properties": {"model": {"type": "string", "minLength": 1}},
-        }
+        body = _FORM if route.parse_document is None else _BODIES[route.parse_document]
+        body = body | {"properties": {"model": model} | body["properties"]}
         kind = "application/json" if route.parse_document else "multipart/form-data"
         paths[path.decode()] = {
             "post": {

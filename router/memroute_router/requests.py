@@ -16,6 +16,8 @@ TOKENS_PER_MESSAGE = 4
 # Chat templates wrap each message in about four special tokens.
 TOKENS_PER_ATTACHMENT = 1024
 # An image or a recording: 256 to 4,096 by model and size; nobody knows before the engine does.
+MAX_TOKEN_ID = 2**31 - 1
+MAX_LIMIT = 2**63 - 1
 DEFAULT_COMPLETION_TOKENS = 16
 # The API's own default for text completions.
 
@@ -79,14 +81,13 @@ def parse_chat(document: dict[str, Any]) -> ParsedRequest:
     """``/v1/chat/completions``. Raises ``BadRequestError``, as all of these do."""
     model = _model(document)
     num_bytes, num_tokens = _conversation_size(document, document.get("messages"), "messages")
-    limit = document.get("max_completion_tokens")
-    if limit is None:
-        limit = document.get("max_tokens")
+    older = _positive(document.get("max_tokens"), "max_tokens")
+    limit = _positive(document.get("max_completion_tokens"), "max_completion_tokens")
     return ParsedRequest(
         model=model,
         prompt_tokens=num_tokens,
         prompt_bytes=num_bytes,
-        max_output_tokens=_positive(limit, "max_tokens"),
+        max_output_tokens=older if limit is None else limit,
         num_choices=_positive(document.get("n"), "n") or 1,
         is_stream=document.get("stream") is True,
     )
@@ -145,7 +146,7 @@ def parse_messages(document: dict[str, Any]) -> ParsedRequest:
 def parse_input(document: dict[str, Any]) -> ParsedRequest:
     """Embeddings, pooling, classification, speech: ``input``, and nothing is generated."""
     model = _model(document)
-    if "messages" in document:
+    if "messages" in document and "input" not in document:
         num_bytes, num_tokens = _conversation_size(document, document["messages"], "messages")
         return ParsedRequest(model=model, prompt_tokens=num_tokens, prompt_bytes=num_bytes)
     size, num_tokens = _prompt_size(document.get("input"), "input")
@@ -199,7 +200,9 @@ def _model(document: dict[str, Any]) -> str:
 def _positive(value: object, parameter: str) -> int | None:
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as engines take it
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_LIMIT:
         msg = f"{parameter} must be a positive integer"
         raise BadRequestError(msg, parameter)
     return value
@@ -253,8 +256,12 @@ def _num_attachments(content: object) -> int:
     return sum(isinstance(part, dict) and "text" not in part for part in content)
 
 
-def _are_token_ids(prompt: list[object]) -> bool:
-    return all(isinstance(token, int) for token in prompt)
+def _are_token_ids(prompt: list[Any]) -> bool:
+    # At the speed of C: there may be a hundred thousand of them.
+    types = set(map(type, prompt))
+    if not types <= {int} and (not types <= {int, float} or any(x != int(x) for x in prompt)):
+        return False
+    return not prompt or (min(prompt) >= 0 and max(prompt) <= MAX_TOKEN_ID)
 
 
 def _prompt_size(prompt: object, parameter: str) -> tuple[int | None, int]:

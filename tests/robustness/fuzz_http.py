@@ -132,7 +132,7 @@ class Target:
         self.loop.run_until_complete(self._start())
 
     def __call__(self, data):
-        self.loop.run_until_complete(self._one(atheris.FuzzedDataProvider(data)))
+        self.loop.run_until_complete(self._one(Input(data)))
         if self.raised:
             raise self.raised.pop()
 
@@ -166,22 +166,16 @@ class Target:
 
     async def _one(self, given):
         self.replica.health.answered()
-        answer = given.ConsumeBytes(given.ConsumeIntInRange(0, 400))
-        if given.ConsumeBool():
-            answer = ANSWERS[given.ConsumeIntInRange(0, len(ANSWERS) - 1)] + answer
-        self.engines.prepare(cut(given, answer), ends=given.ConsumeBool())
-        leaves_early = given.ConsumeBool()
-        size = given.ConsumeIntInRange(1, 4096)
-        request = given.ConsumeBytes(given.remaining_bytes())
+        self.engines.prepare(cut(given.answer, given.answer_piece_bytes), ends=given.engine_ends)
         wire = Wire(self.loop)
         wire.attach(ClientConnection(self.state))
-        for start in range(0, len(request), size):
+        for piece in cut(given.request, given.request_piece_bytes):
             if wire.is_closing():
                 break
-            wire.protocol.data_received(request[start : start + size])
-            if not leaves_early:
+            wire.protocol.data_received(piece)
+            if not given.client_leaves:
                 await asyncio.sleep(0)
-        if not leaves_early:
+        if not given.client_leaves:
             for _ in range(4):
                 await asyncio.sleep(0)
         wire.close()
@@ -212,24 +206,34 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def cut(given, data):
-    """Pieces of random sizes."""
-    pieces = []
-    while data:
-        size = given.ConsumeIntInRange(1, 512)
-        pieces.append(data[:size])
-        data = data[size:]
-    return pieces
+def cut(data, size):
+    """Pieces of that size."""
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+class Input:
+    """Six bytes that say how, the engine's answer, the request."""
+
+    def __init__(self, data):
+        head, rest = data[:6].ljust(6, b"\0"), data[6:]
+        self.client_leaves = bool(head[0] & 1)
+        self.engine_ends = bool(head[0] & 2)
+        self.request_piece_bytes = 16 * head[1] + 1 if head[1] < 250 else 1 << 20
+        self.answer_piece_bytes = 8 * head[2] + 1 if head[2] < 250 else 1 << 20
+        size = int.from_bytes(head[3:5], "big") % 2000
+        canned = ANSWERS[head[5] % len(ANSWERS)] if head[0] & 4 else b""
+        self.answer = canned + rest[:size]
+        self.request = rest[size:]
 
 
 def write_seeds(folder):
-    """The provider reads numbers from the end of an input, bytes from its start."""
+    """The corpus, with each answer, in one piece and in many."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(cases()):
-        if len(case.data) < 8000:
-            for tail in range(len(ANSWERS)):
-                numbers = bytes([255, 0, 1, tail, 1, 0, 0])
-                (folder / f"{index}-{tail}").write_bytes(case.data + numbers)
+        for answer in range(len(ANSWERS)) if case.num_forwarded else (0,):
+            for flags, size in ((4, 255), (4, 1), (6, 255)):
+                head = bytes([flags, size, size, 0, 0, answer])
+                (folder / f"{index}-{answer}-{flags}-{size}").write_bytes(head + case.data[:8000])
 
 
 def main():
