@@ -80,7 +80,7 @@ fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_
 	@.venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check atheris==$(ATHERIS)
 	@touch $@
 
-conformance: $(CONFORMANCE)/.installed ## against a live vLLM on the CPU and transformers (opt-in: 6 GB, 10 minutes)
+conformance: $(CONFORMANCE)/.installed $(STAMP) ## against a live vLLM on the CPU and transformers (opt-in: 6 GB, 10 minutes)
 	@$(CONFORMANCE)/bin/python -m pytest -p no:cacheprovider tests/conformance $(ARGS)
 
 # The wheel names a build of torch that only its authors' index has: the general one serves.

@@ -1,0 +1,74 @@
+"""The router against its own description: schemathesis makes requests of it, good and bad."""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from router_rig import Engine, whole
+
+EXAMPLES = os.environ.get("MEMROUTE_OPENAPI_EXAMPLES", "25")
+
+
+@pytest.fixture
+def engine_port():
+    """A scripted engine that answers everything, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    engine = Engine(whole())
+    loop.run_until_complete(engine.start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield engine.port
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.run_until_complete(engine.stop())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0.05))
+    loop.close()
+
+
+@pytest.fixture
+def router(engine_port, tmp_path):
+    """The address of a router process in static mode."""
+    config = tmp_path / "router.yaml"
+    config.write_text(f"models:\n  - name: m\n    replicas: [http://127.0.0.1:{engine_port}]\n")
+    log = tmp_path / "log"
+    command = [Path(sys.executable).parent / "memroute-router", "--config", config]
+    with log.open("w") as output:
+        process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", "0"], stderr=output)
+        try:
+            deadline = time.monotonic() + 20
+            while not (told := re.search(r"listening host=\S+ port=(\d+)", log.read_text())):
+                assert time.monotonic() < deadline, log.read_text()
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{told[1]}"
+        finally:
+            process.terminate()
+            assert process.wait(10) == 0
+    assert "Traceback" not in log.read_text()
+
+
+def test_every_answer_is_one_that_is_described(router, tmp_path):
+    """Statuses, types and bodies as documented; what is described is accepted, the rest is not."""
+    command = [Path(sys.executable).parent / "schemathesis", "run", f"{router}/openapi.json"]
+    found = subprocess.run(
+        [*command, "--max-examples", EXAMPLES, "--seed", "1", "--no-color"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout[-5000:]
+    assert "No issues found" in found.stdout
+    with urllib.request.urlopen(f"{router}/debug/replicas") as answer:
+        (replica,) = json.load(answer)
+    assert (replica["reserved_tokens"], replica["num_in_flight"]) == (0, 0)
+    with urllib.request.urlopen(f"{router}/metrics") as answer:
+        assert 'outcome="served"' in answer.read().decode()
