@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.datapath.cases import CASES, run_cases
+from bench.datapath.cases import CASES, Rig, run_cases
 from bench.datapath.peer import PeerError, read_peer
 from bench.datapath.report import document_of, tables
 from bench.datapath.rig import RigError, build, engines, metrics_page
@@ -48,10 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                     cases=options.cases,
                     runs=options.runs,
                     seconds=options.seconds,
-                    load=load,
-                    engines=addresses,
-                    folder=folder,
-                    search=[Path(sys.executable).parent, PEERS_VENV / "bin"],
+                    rig=Rig(
+                        engine=engine,
+                        load=load,
+                        page=page,
+                        addresses=addresses,
+                        folder=folder,
+                        search=[Path(sys.executable).parent, PEERS_VENV / "bin"],
+                    ),
                     progress=console.log,
                 )
     except (PeerError, RigError) as error:

@@ -4,14 +4,18 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.datapath.peer import Peer, PeerError, RunningPeer
-from bench.datapath.rig import ROUTER_CORE, Measured, measure
+from bench.datapath.rig import ROUTER_CORE, Measured, engines, measure, measure_scraping
 
 FIRST_PORT = 8900
 NUM_STREAMS = 1000
+NUM_SCRAPED = 400
+SCRAPED_PORT = 8802
+SETTLE_SECONDS = 3.0
 NUM_IDLE_STREAMS = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2 - 200)
 # A router needs two files for each; not every machine lets a process open so many.
 RATES = [round(10_000 * 1.12**step) for step in range(26)]
@@ -32,6 +36,8 @@ class Case:
     is_stream: bool = False
     interval_seconds: float | None = None
     """Between events of a stream; None looks for the shortest that the router keeps up with."""
+    num_scraped: int = 0
+    """Engines that are only read, once a second; 0: this case has requests."""
 
 
 CASES = {
@@ -51,7 +57,28 @@ CASES = {
         is_stream=True,
         interval_seconds=5.0,
     ),
+    "scrape": Case(
+        title=f"{NUM_SCRAPED} engines read once a second (pages of 53 KB), no request",
+        connections=1,
+        body_bytes=0,
+        num_scraped=NUM_SCRAPED,
+    ),
 }
+SCRAPERS = ("memroute", "memroute, not compiled")
+# The other routers here do not read engines' metrics.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rig:
+    """What all runs share."""
+
+    engine: Path
+    load: Path
+    page: Path
+    addresses: list[tuple[str, int]]
+    folder: Path
+    search: list[Path]
+    """Folders of programs, before those of PATH."""
 
 
 @dataclass(slots=True)
@@ -70,10 +97,7 @@ def run_cases(
     cases: list[str],
     runs: int,
     seconds: float,
-    load: Path,
-    engines: list[tuple[str, int]],
-    folder: Path,
-    search: list[Path],
+    rig: Rig,
     progress: Callable[[str], None],
 ) -> Results:
     """All routers in all cases, ``runs`` times, one after another in each round."""
@@ -81,33 +105,47 @@ def run_cases(
     for number in range(runs):
         for name in cases:
             case = CASES[name]
-            if not case.is_stream:
-                host, port = engines[0]
+            if not case.is_stream and not case.num_scraped:
+                host, port = rig.addresses[0]
                 results.direct.setdefault(name, []).append(
                     measure(
-                        load, host=host, port=port, router=None, connections=case.connections,
-                        seconds=min(seconds, 1.0), body_bytes=case.body_bytes,
+                        rig.load, host=host, port=port, router=None,
+                        connections=case.connections, seconds=min(seconds, 1.0),
+                        body_bytes=case.body_bytes,
                     )
                 )  # fmt: skip
             for index, peer in enumerate(peers):
+                if case.num_scraped and peer.name not in SCRAPERS:
+                    continue
                 measured: Measured | None = None
                 try:
-                    with tempfile.TemporaryDirectory(dir=folder) as own:
-                        router = RunningPeer(
-                            peer, engines=engines, port=FIRST_PORT + 10 * index, core=ROUTER_CORE,
-                            folder=Path(own), search=search,
-                        )  # fmt: skip
-                        try:
-                            router.wait_until_ready()
-                            measured = _run(case, router, load, seconds)
-                        finally:
-                            router.stop()
+                    measured = _measure_one(case, peer, FIRST_PORT + 10 * index, seconds, rig)
                 except PeerError as error:
                     if str(error) not in results.failures:
                         results.failures.append(str(error))
                 results.runs[name][peer.name].append(measured)
                 progress(f"round {number + 1}/{runs}, {name}, {peer.name}: {_told(case, measured)}")
     return results
+
+
+def _measure_one(case: Case, peer: Peer, port: int, seconds: float, rig: Rig) -> Measured:
+    with ExitStack() as stack:
+        addresses = rig.addresses
+        if case.num_scraped:
+            addresses = stack.enter_context(
+                engines(rig.engine, rig.page, count=case.num_scraped, port=SCRAPED_PORT)
+            )
+        own = stack.enter_context(tempfile.TemporaryDirectory(dir=rig.folder))
+        router = RunningPeer(
+            peer, engines=addresses, port=port, core=ROUTER_CORE, folder=Path(own),
+            search=rig.search,
+        )  # fmt: skip
+        stack.callback(router.stop)
+        router.wait_until_ready()
+        if case.num_scraped:
+            time.sleep(SETTLE_SECONDS)
+            return measure_scraping(router, num_engines=case.num_scraped, seconds=seconds)
+        return _run(case, router, rig.load, seconds)
 
 
 def _run(case: Case, router: RunningPeer, load: Path, seconds: float) -> Measured:
@@ -148,6 +186,9 @@ def _highest_rate(once: Callable[[int], Measured]) -> Measured:
 def _told(case: Case, measured: Measured | None) -> str:
     if measured is None:
         return "failed"
+    if case.num_scraped:
+        each = measured.router_cpu_seconds / (case.num_scraped * measured.seconds)
+        return f"{each * 1e3:.3f} ms of CPU per page, core {measured.router_core_ratio:.1%}"
     rate = measured.events_per_second if case.is_stream else measured.requests_per_second
     return (
         f"{rate:,.0f}/s, p50 {measured.p50_seconds * 1e3:.3f} ms, p99 "

@@ -71,17 +71,19 @@ def metrics_page(text: str) -> str:
 
 
 @contextmanager
-def engines(program: Path, page: Path) -> Iterator[list[tuple[str, int]]]:
-    """Eight engines in one process; their addresses."""
-    addresses = [(f"127.0.0.{11 + i}", ENGINE_PORT) for i in range(NUM_ENGINES)]
+def engines(
+    program: Path, page: Path, *, count: int = NUM_ENGINES, port: int = ENGINE_PORT
+) -> Iterator[list[tuple[str, int]]]:
+    """Engines in one process; their addresses."""
+    addresses = [(f"127.0.{i // 200}.{11 + i % 200}", port) for i in range(count)]
     process = subprocess.Popen(  # noqa: S603 - built a moment ago
-        [program, page, str(ENGINE_PORT), *(host for host, _ in addresses)],
+        [program, page, str(port), *(host for host, _ in addresses)],
         stdout=subprocess.PIPE,
         preexec_fn=lambda: os.sched_setaffinity(0, {LOAD_CORE}),  # noqa: PLW1509 - no threads here
     )
     try:
         if process.stdout is None or process.stdout.readline() != b"ready\n":
-            msg = f"the engine did not start: is port {ENGINE_PORT} of 127.0.0.11 to .18 free?"
+            msg = f"the engine did not start: is port {port} of {addresses[0][0]} and on free?"
             raise RigError(msg)
         yield addresses
     finally:
@@ -118,10 +120,7 @@ def measure(
         cores_after, used_after = _core_ticks(), router.usage() if router else None
         document = json.loads(process.stdout.read())
     took = document["seconds"]
-    ratios = [
-        (busy_after - busy) / max(1, total_after - total)
-        for (busy, total), (busy_after, total_after) in zip(cores, cores_after, strict=True)
-    ]
+    ratios = _busy(cores, cores_after)
     return Measured(
         requests_per_second=document["requests"] / took,
         events_per_second=document["events"] / took,
@@ -140,6 +139,38 @@ def measure(
         ),
         rss_growth_bytes=used_after.rss_bytes - used.rss_bytes if used and used_after else 0,
     )
+
+
+def measure_scraping(router: RunningPeer, *, num_engines: int, seconds: float) -> Measured:
+    """What a router uses without any request, if it reads each engine once a second."""
+    cores, used, begun = _core_ticks(), router.usage(), time.monotonic()
+    time.sleep(seconds)
+    took = time.monotonic() - begun
+    cores_after, used_after = _core_ticks(), router.usage()
+    ratios = _busy(cores, cores_after)
+    return Measured(
+        requests_per_second=num_engines,
+        events_per_second=0,
+        events_per_read=0,
+        errors=0,
+        p50_seconds=0,
+        p90_seconds=0,
+        p99_seconds=0,
+        router_core_ratio=ratios[ROUTER_CORE],
+        load_core_ratio=ratios[LOAD_CORE],
+        router_cpu_seconds=used_after.cpu_seconds - used.cpu_seconds,
+        seconds=took,
+        router_rss_bytes=used_after.rss_bytes,
+        rss_per_connection_bytes=0,
+        rss_growth_bytes=used_after.rss_bytes - used.rss_bytes,
+    )
+
+
+def _busy(before: list[tuple[int, int]], after: list[tuple[int, int]]) -> list[float]:
+    return [
+        (busy_after - busy) / max(1, total_after - total)
+        for (busy, total), (busy_after, total_after) in zip(before, after, strict=True)
+    ]
 
 
 def _core_ticks() -> list[tuple[int, int]]:
