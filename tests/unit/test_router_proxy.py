@@ -9,6 +9,7 @@ import socket
 
 import pytest
 
+from memroute_router.outcomes import Outcome
 from router_rig import (
     CHUNK,
     Engine,
@@ -282,6 +283,154 @@ async def test_a_slow_client_slows_the_engine_down(rig, engine_factory):
     # 400 pieces are 37 MB; kernel buffers hold some megabytes, the router some 100 KB.
     assert sent < 300
     writer.close()
+
+
+async def test_a_slow_reader_does_not_slow_the_others(rig, engine_factory):
+    """Twenty clients that take nothing; one beside them gets its stream at once."""
+
+    async def endless(engine, writer):
+        begin_stream(writer)
+        if b"quick" in engine.requests[-1][1]:
+            for _ in range(50):
+                send_chunk(writer)
+            writer.write(b"0\r\n\r\n")
+            return True
+        with contextlib.suppress(ConnectionError):
+            while not writer.transport.is_closing():
+                send_chunk(writer, CHUNK * 500)
+                await writer.drain()
+        return False
+
+    engine = await engine_factory(endless)
+    rig.add("a", engine.port, capacity=10_000_000)
+    slow = []
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, limit=1024)
+        writer.write(raw(body(stream=True)))
+        await reader.readuntil(b"\r\n\r\n")
+        slow.append(writer)
+    async with asyncio.timeout(5):
+        status, _, content = await exchange(rig.port, raw(body(stream=True, user="quick")))
+    assert (status, content) == (200, CHUNK * 50)
+    for writer in slow:
+        writer.transport.abort()
+    async with asyncio.timeout(5):
+        while rig.num_leases:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_takes_nothing_is_let_go_after_a_while(engine_factory):
+    """It holds a lease, and an engine that waits for it."""
+    rig = Rig("--stalled-client-seconds", "0.3")
+    await rig.start()
+
+    async def endless(_engine, writer):
+        begin_stream(writer)
+        with contextlib.suppress(ConnectionError):
+            while not writer.transport.is_closing():
+                send_chunk(writer, CHUNK * 2000)
+                await writer.drain()
+        return False
+
+    engine = await engine_factory(endless)
+    rig.add("a", engine.port, capacity=10_000_000)
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, limit=1024)
+    writer.write(raw(body(stream=True)))
+    await reader.readuntil(b"\r\n\r\n")
+    async with asyncio.timeout(8):
+        while rig.num_leases:
+            await asyncio.sleep(0.02)
+    assert [record.outcome for record in rig.router.journal.recent] == [Outcome.CLIENT_GONE]
+    writer.close()
+    await rig.stop()
+
+
+async def test_a_request_that_must_wait_has_its_turn(engine_factory):
+    """Two of 55 tokens do not fit into 100 at once: the second is held, then served."""
+    rig = Rig("--max-queue-seconds", "5")
+    await rig.start()
+    release = asyncio.Event()
+
+    async def slow(_engine, writer):
+        await release.wait()
+        return await whole()(_engine, writer)
+
+    engine = await engine_factory(slow)
+    rig.add("a", engine.port, capacity=100)
+    both = [asyncio.create_task(exchange(rig.port, raw(body(max_tokens=50)))) for _ in range(2)]
+    async with asyncio.timeout(5):
+        while rig.num_held != 1:
+            await asyncio.sleep(0.005)
+    assert len(engine.requests) == 1
+    release.set()
+    assert [(await each)[0] for each in both] == [200, 200]
+    assert max(record.queue_seconds or 0 for record in rig.router.journal.recent) > 0
+    await rig.stop()
+
+
+async def test_a_request_that_waits_in_vain_is_told_when_to_come_back(engine_factory):
+    rig = Rig("--max-queue-seconds", "0.3")
+    await rig.start()
+    release = asyncio.Event()
+
+    async def slow(_engine, writer):
+        await release.wait()
+        return await whole()(_engine, writer)
+
+    engine = await engine_factory(slow)
+    rig.add("a", engine.port, capacity=100)
+    first = asyncio.create_task(exchange(rig.port, raw(body(max_tokens=50))))
+    while not engine.requests:
+        await asyncio.sleep(0.005)
+    status, headers, content = await exchange(rig.port, raw(body(max_tokens=50)))
+    assert (status, headers["x-memroute-reason"]) == (504, "queue-timeout")
+    assert int(headers["retry-after"]) >= 1
+    assert "waited for its time (0.3 s)" in json.loads(content)["error"]["message"]
+    release.set()
+    assert (await first)[0] == 200
+    await rig.stop()
+
+
+async def test_retries_have_a_budget(engine_factory):
+    """A fleet that fails gets no multiple of its load: a hundred in hand, then a fifth."""
+    rig = Rig("--max-queue-seconds", "0")
+    await rig.start()
+    engines = [await engine_factory(whole(b"{}", b"503 Service Unavailable")) for _ in range(3)]
+    for index, engine in enumerate(engines):
+        rig.add(f"r{index}", engine.port)
+    for _ in range(150):
+        assert (await exchange(rig.port, raw(body())))[0] == 503
+    asked = sum(len(engine.requests) for engine in engines)
+    assert 250 <= asked < 150 + 100 + 150 * 0.2 + 60
+    await rig.stop()
+
+
+async def test_tracing_fields_travel_and_the_way_is_noted(rig, engine_factory):
+    engine = await engine_factory(whole())
+    rig.add("a", engine.port)
+    data = body()
+    fields = (
+        b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
+        b"x-request-id: mine-1\r\nx-forwarded-for: 10.1.1.1\r\nproxy-connection: x\r\n"
+        b"connection: x-secret\r\nx-secret: 1\r\nauthorization: Bearer key\r\n"
+    )
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: api.example\r\n" + fields
+    _, headers, _ = await exchange(
+        rig.port, head + b"content-length: %d\r\n\r\n%s" % (len(data), data)
+    )
+    seen = engine.requests[0][0]
+    assert headers["x-request-id"] == "mine-1"
+    for line in (
+        b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n",
+        b"x-request-id: mine-1\r\n", b"x-forwarded-for: 10.1.1.1, 127.0.0.1\r\n",
+        b"x-forwarded-host: api.example\r\n", b"x-forwarded-proto: http\r\n",
+        b"authorization: Bearer key\r\n",
+    ):  # fmt: skip
+        assert line in seen
+    assert b"x-secret" not in seen
+    assert b"proxy-connection" not in seen
+    (line,) = [line for line in rig.lines if "mine-1" in line] or [""]
+    assert "key" not in line
 
 
 async def test_a_connection_too_many_is_told_so():
