@@ -14,6 +14,13 @@ from memroute_router.settings import parse_settings
 CHUNK = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
 
 
+async def until(condition):
+    """Wait for something to become true; it must within 5 s."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
 class Engine:
     """A scripted engine: ``script`` gets the writer of each request and does as it likes."""
 

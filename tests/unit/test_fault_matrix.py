@@ -22,7 +22,7 @@ from itertools import product
 import pytest
 
 from memroute_router.outcomes import Outcome
-from router_rig import Engine, Rig, begin_stream, body, raw, send_chunk, whole
+from router_rig import Engine, Rig, begin_stream, body, raw, send_chunk, until, whole
 
 PHASES = (
     "accept", "headers", "body", "queued", "reserved", "forwarded", "first-byte", "mid-stream",
@@ -189,12 +189,6 @@ class Scene:
                 filler.connect(listener.getsockname())
             self._others.append(filler)
         return listener.getsockname()[1]
-
-
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def told(received):

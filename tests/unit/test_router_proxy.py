@@ -12,7 +12,6 @@ import pytest
 from memroute_router.outcomes import Outcome
 from router_rig import (
     CHUNK,
-    Engine,
     Rig,
     begin_stream,
     body,
@@ -21,6 +20,7 @@ from router_rig import (
     read_answer,
     reset,
     send_chunk,
+    until,
     whole,
 )
 
@@ -31,21 +31,6 @@ async def rig():
     await it.start()
     yield it
     await it.stop()
-
-
-@pytest.fixture
-async def engine_factory():
-    engines = []
-
-    async def make(script):
-        engine = Engine(script)
-        await engine.start()
-        engines.append(engine)
-        return engine
-
-    yield make
-    for engine in engines:
-        await engine.stop()
 
 
 async def test_bytes_go_through_unchanged_and_the_lease_comes_back(rig, engine_factory):
@@ -314,9 +299,7 @@ async def test_a_slow_reader_does_not_slow_the_others(rig, engine_factory):
     assert (status, content) == (200, CHUNK * 50)
     for writer in slow:
         writer.transport.abort()
-    async with asyncio.timeout(5):
-        while rig.num_leases:
-            await asyncio.sleep(0.01)
+    await until(lambda: not rig.num_leases)
 
 
 async def test_a_client_that_takes_nothing_is_let_go_after_a_while(engine_factory):
@@ -337,9 +320,7 @@ async def test_a_client_that_takes_nothing_is_let_go_after_a_while(engine_factor
     reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, limit=1024)
     writer.write(raw(body(stream=True)))
     await reader.readuntil(b"\r\n\r\n")
-    async with asyncio.timeout(8):
-        while rig.num_leases:
-            await asyncio.sleep(0.02)
+    await until(lambda: not rig.num_leases)
     assert [record.outcome for record in rig.router.journal.recent] == [Outcome.CLIENT_GONE]
     writer.close()
     await rig.stop()
@@ -358,9 +339,7 @@ async def test_a_request_that_must_wait_has_its_turn(engine_factory):
     engine = await engine_factory(slow)
     rig.add("a", engine.port, capacity=100)
     both = [asyncio.create_task(exchange(rig.port, raw(body(max_tokens=50)))) for _ in range(2)]
-    async with asyncio.timeout(5):
-        while rig.num_held != 1:
-            await asyncio.sleep(0.005)
+    await until(lambda: rig.num_held == 1 and engine.requests)
     assert len(engine.requests) == 1
     release.set()
     assert [(await each)[0] for each in both] == [200, 200]
@@ -507,6 +486,4 @@ async def test_no_lease_is_left_after_any_mixture_of_ends(rig, engine_factory):
 
     for _ in range(10):
         await asyncio.gather(*(one() for _ in range(20)))
-    async with asyncio.timeout(5):
-        while rig.reserved:
-            await asyncio.sleep(0.01)
+    await until(lambda: not rig.reserved)

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, make_asgi_app
 
 from memroute_router.engines.vllm import NARROW_TARGET
-from router_rig import Engine, Rig, whole
+from router_rig import Rig, until, whole
 
 PAGE = (
     b"# HELP vllm:kv_cache_usage_perc KV-cache usage.\n# TYPE vllm:kv_cache_usage_perc gauge\n"
@@ -34,27 +34,6 @@ async def rig():
     await it.start()
     yield it
     await it.stop()
-
-
-@pytest.fixture
-async def engine_factory():
-    engines = []
-
-    async def make(script):
-        engine = Engine(script)
-        await engine.start()
-        engines.append(engine)
-        return engine
-
-    yield make
-    for engine in engines:
-        await engine.stop()
-
-
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def targets(engine):

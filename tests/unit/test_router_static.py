@@ -10,7 +10,7 @@ import pytest
 
 from memroute_router.static import ConfigError, StaticMembership, read_config
 from memroute_simulator.controlplane.certificates import CertificateAuthority
-from router_rig import Engine, Rig, body, exchange, raw, read_answer, whole
+from router_rig import Engine, Rig, body, exchange, raw, read_answer, until, whole
 
 GOOD = """
 models:
@@ -72,12 +72,6 @@ async def rig():
     await it.start()
     yield it
     await it.stop()
-
-
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_change_is_applied_and_a_broken_file_changes_nothing(rig, tmp_path):
