@@ -41,21 +41,22 @@ unit: $(STAMP) ## unit tests alone
 binaries: $(STAMP) ## build the local control plane and Helm, once per machine (also done by cluster and test)
 	@$(BIN)/memroute-simulator binaries > $(VENV)/binaries.txt
 
-native: .native/.built ## compile the router's hot modules into .native (PYTHONPATH=.native uses them)
+native: .native/.built ## compile the hot modules into .native (PYTHONPATH=.native uses them)
 
-.native/.built: $(STAMP) hatch_build.py $(wildcard core/memroute/*/*.py router/memroute_router/*.py router/memroute_router/*/*.py)
-	@echo "compiling the router's hot modules"
+.native/.built: $(STAMP) hatch_build.py $(wildcard core/memroute/*/*.py router/memroute_router/*.py router/memroute_router/*/*.py simulator/memroute_simulator/engine/model/*.py)
+	@echo "compiling the hot modules"
 	@$(BIN)/python hatch_build.py .native > $(VENV)/native.txt
 	@touch $@
 
-ROUTER_TESTS := $(wildcard tests/unit/test_http_*.py tests/unit/test_router_*.py) tests/unit/test_fault_matrix.py tests/unit/test_pressure.py
-native-test: .native/.built ## the router's unit tests on the compiled modules
-	@PYTHONPATH=.native MEMROUTE_EXPECT_NATIVE=1 $(BIN)/pytest -q -p no:cacheprovider $(ROUTER_TESTS) $(ARGS)
+NATIVE_TESTS := $(wildcard tests/unit/test_http_*.py tests/unit/test_router_*.py tests/unit/test_engine_*.py) \
+  $(addprefix tests/unit/test_,fault_matrix.py pressure.py step_time.py virtual_cluster.py)
+native-test: .native/.built ## unit tests of the router and the engine model on the compiled modules
+	@PYTHONPATH=.native MEMROUTE_EXPECT_NATIVE=1 $(BIN)/pytest -q -p no:cacheprovider $(NATIVE_TESTS) $(ARGS)
 
 cluster: binaries ## contract, cluster and end-to-end tests, on a real control plane
 	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)
 
-test: check native-test binaries ## everything: check, the compiled router, then contract, cluster and end-to-end tests
+test: check native-test binaries ## everything: check, the compiled modules, then contract, cluster and end-to-end tests
 	@$(BIN)/pytest --durations=10 tests/contract tests/cluster tests/e2e $(ARGS)
 
 lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addresses)

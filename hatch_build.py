@@ -17,19 +17,23 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parent
-PACKAGES = ("core/memroute", "router/memroute_router")
+PACKAGES = ("core/memroute", "router/memroute_router", "simulator/memroute_simulator")
 MODULES = (
     *(f"memroute/{name}.py" for name in (
-        "admission/policy", "admission/queue", "footprint/request", "pressure/health",
-        "pressure/ledger", "pressure/rate", "pressure/reading", "routing/choose",
+        "admission/policy", "admission/queue",
+        "footprint/request", "pressure/health", "pressure/ledger", "pressure/rate",
+        "pressure/reading", "routing/choose",
     )),
     *(f"memroute_router/{name}.py" for name in (
         "engines/vllm", "events", "http/client", "http/deadlines", "http/errors",
         "http/exchange", "http/fields", "http/framing", "http/outbox", "http/server", "journal",
         "lifecycle", "metrics", "outcomes", "pools", "requests", "retries", "scrape", "surface",
     )),
+    *(f"memroute_simulator/engine/model/{name}.py" for name in (
+        "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",
+    )),
 )  # fmt: skip
-"""What every request goes through."""
+"""What every request goes through, and every step of the simulated engine."""
 _SETUP = """
 from mypyc.build import mypycify
 from setuptools import setup

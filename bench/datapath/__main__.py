@@ -19,6 +19,7 @@ from bench.datapath.cases import CASES, Rig, run_cases
 from bench.datapath.peer import PeerError, read_peer
 from bench.datapath.report import document_of, tables
 from bench.datapath.rig import RigError, build, engines, metrics_page
+from bench.native import NativeBuildError, build_native
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         peers = [read_peer(path) for path in _peer_files(options)]
         if any("{native}" in peer.env.values() for peer in peers):
-            _build_native()
+            build_native()
         with tempfile.TemporaryDirectory(prefix="memroute-bench-") as name:
             folder = Path(name)
             engine, load = build(folder)
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     ),
                     progress=console.log,
                 )
-    except (PeerError, RigError) as error:
+    except (NativeBuildError, PeerError, RigError) as error:
         print(f"bench.datapath: {error}", file=sys.stderr)
         return 2
     if options.output == "json":
@@ -105,16 +106,6 @@ def _peer_files(options: argparse.Namespace) -> list[Path]:
             raise PeerError(msg)
         files.append(path)
     return files
-
-
-def _build_native() -> None:
-    build = subprocess.run(
-        ["make", "--silent", "native"],  # noqa: S607 - whichever make there is
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if build.returncode:
-        msg = f"make native failed:\n{build.stdout}{build.stderr}"
-        raise RigError(msg)
 
 
 def _install() -> int:

@@ -31,7 +31,8 @@ from typing import Any
 
 import yaml
 
-NATIVE = Path(__file__).parents[2] / ".native"
+from bench.native import NATIVE
+
 START_SECONDS = 30.0
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

@@ -7,6 +7,8 @@ requests are preempted all the time; and on a plain one.
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,9 +17,11 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
+from bench.native import NativeBuildError, build_native
 from bench.simulator.streams import Streams
 from bench.simulator.streams import measure as measure_streams
 from memroute.catalog import accelerator_by_name, architecture_for_model
+from memroute_simulator.engine.model import vllm
 from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.virtual.cluster import Cluster, Fleet
 from memroute_simulator.virtual.outcome import LatencyTarget, OutcomeStatus, summarize
@@ -88,6 +92,16 @@ def measure(
     )
 
 
+def _run_compiled(argv: Sequence[str]) -> int:
+    try:
+        environment = os.environ | {"PYTHONPATH": str(build_native())}
+    except NativeBuildError as error:
+        print(f"bench.simulator: {error}", file=sys.stderr)
+        return 2
+    command = [sys.executable, "-m", "bench.simulator", "speed", *argv]
+    return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - ourselves
+
+
 def main(argv: Sequence[str]) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.simulator speed", description=__doc__)
@@ -101,7 +115,13 @@ def main(argv: Sequence[str]) -> int:
         "--streams", default="200,500", help="streams at once in real time, separated by commas"
     )
     parser.add_argument("--output", choices=("table", "json"), default="table")
+    parser.add_argument(
+        "--interpreted", action="store_true", help="the plain source (default: compiled)"
+    )
     options = parser.parse_args(argv)
+    is_compiled = vllm.__file__.endswith(".so")
+    if not options.interpreted and not is_compiled:
+        return _run_compiled(argv)
     speeds = [
         measure("one engine, thrashing", "RTX-4090", num_replicas=1, num_requests=3000, rate=10,
                 policy="round-robin", scrape_seconds=1.0),
@@ -122,7 +142,8 @@ def main(argv: Sequence[str]) -> int:
         rows = [asdict(s) | {"steps_per_second": s.steps_per_second} for s in speeds]
         print(json.dumps({"virtual": rows, "streams": [asdict(s) for s in streams]}, indent=1))
         return 0
-    table = Table(title="The simulator's own speed, one core")
+    how = "compiled" if is_compiled else "interpreted"
+    table = Table(title=f"The simulator's own speed, one core, {how}")
     table.add_column("what")
     for name in ("replicas", "requests", "served", "preemptions", "steps", "virtual s", "wall s",
                  "steps/s"):  # fmt: skip

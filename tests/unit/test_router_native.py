@@ -6,12 +6,14 @@ from pathlib import Path
 from hatch_build import MODULES, PACKAGES
 from memroute.routing import choose
 from memroute_router import lifecycle
+from memroute_simulator.engine.model import vllm
 
 
 def test_a_run_on_compiled_modules_is_one():
     """Else ``make native-test`` would test the plain source twice."""
     wanted = os.environ.get("MEMROUTE_EXPECT_NATIVE") == "1"
     assert lifecycle.__file__.endswith(".so") == wanted
+    assert vllm.__file__.endswith(".so") == wanted
     assert (type(choose).__name__ == "builtin_function_or_method") == wanted
 
 

@@ -93,7 +93,9 @@ class PriorityQueue:
         self._num_pushed += 1
         self._num_live += 1
 
-    push_front = push
+    def push_front(self, request: EngineRequest) -> None:
+        """Queue it where its priority puts it: there is no other front."""
+        self.push(request)
 
     def peek(self) -> EngineRequest:
         """The next to be served."""

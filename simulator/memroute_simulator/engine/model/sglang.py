@@ -85,7 +85,7 @@ class SGLangScheduler(Scheduler):
         if not len(self.waiting) or (self._prefilling and chunk_left <= 0):
             return
         size = self.cache.layout.block_size_tokens
-        left = self.cache.num_free * size - sum(map(self._expected_tokens, self.running))
+        left = self.cache.num_free * size - sum(map(self._expected_tokens, self.running), start=0.0)
         while len(self.waiting) and chunk_left > 0 and len(self.running) < self.max_num_seqs:
             request = self.waiting.peek()
             if not self._has_adapter_slot(request):
