@@ -421,6 +421,8 @@ def _smuggling() -> Iterator[Case]:
 
 
 def _pipelines() -> Iterator[Case]:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    yield served("six hundred offers of h2c at once", post(offer) * 600, num=600)
     yield served("two requests at once", post() * 2, num=2)
     yield served("forty requests at once", post() * 40, num=40)
     yield Case(

@@ -66,6 +66,16 @@ def whole(text=b'{"ok":true}', status=b"200 OK"):
     return script
 
 
+def held(release):
+    """As ``whole``, once the event is set."""
+
+    async def script(engine, writer):
+        await release.wait()
+        return await whole()(engine, writer)
+
+    return script
+
+
 def begin_stream(writer):
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
     writer.write(head + b"\r\n")

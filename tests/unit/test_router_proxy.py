@@ -16,6 +16,7 @@ from router_rig import (
     begin_stream,
     body,
     exchange,
+    held,
     raw,
     read_answer,
     reset,
@@ -161,12 +162,7 @@ async def test_when_all_fail_the_client_is_told(rig, engine_factory):
 async def test_a_saturated_replica_is_429_with_a_reason_and_a_time(rig, engine_factory):
     """5 + 50 tokens hold more than half of 100: the same again is over the watermark of 95."""
     release = asyncio.Event()
-
-    async def slow(_engine, writer):
-        await release.wait()
-        return await whole()(_engine, writer)
-
-    engine = await engine_factory(slow)
+    engine = await engine_factory(held(release))
     rig.add("a", engine.port, capacity=100)
     first = asyncio.create_task(exchange(rig.port, raw(body(max_tokens=50))))
     while not engine.requests:
@@ -331,12 +327,7 @@ async def test_a_request_that_must_wait_has_its_turn(engine_factory):
     rig = Rig("--max-queue-seconds", "5")
     await rig.start()
     release = asyncio.Event()
-
-    async def slow(_engine, writer):
-        await release.wait()
-        return await whole()(_engine, writer)
-
-    engine = await engine_factory(slow)
+    engine = await engine_factory(held(release))
     rig.add("a", engine.port, capacity=100)
     both = [asyncio.create_task(exchange(rig.port, raw(body(max_tokens=50)))) for _ in range(2)]
     await until(lambda: rig.num_held == 1 and engine.requests)
@@ -351,12 +342,7 @@ async def test_a_request_that_waits_in_vain_is_told_when_to_come_back(engine_fac
     rig = Rig("--max-queue-seconds", "0.3")
     await rig.start()
     release = asyncio.Event()
-
-    async def slow(_engine, writer):
-        await release.wait()
-        return await whole()(_engine, writer)
-
-    engine = await engine_factory(slow)
+    engine = await engine_factory(held(release))
     rig.add("a", engine.port, capacity=100)
     first = asyncio.create_task(exchange(rig.port, raw(body(max_tokens=50))))
     while not engine.requests:

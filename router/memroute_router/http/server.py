@@ -174,20 +174,8 @@ class ClientConnection(asyncio.Protocol):
             self.deadline_at = time.monotonic() + self._state.limits.idle_seconds
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
-        if self._is_deaf or self._parser is None:
-            return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            self._decline(data[offer.args[0] :])
-        except httptools.HttpParserCallbackError:
-            LOGGER.exception("callback failed")
-            self._refuse(500, "internal error")
-        except httptools.HttpParserError as error:
-            self._refuse(400, f"malformed request: {error}")
-        else:
-            if self._receiving and not self._is_deaf:
-                self._check_size(len(data))
+        while data and not self._is_deaf and self._parser is not None:
+            data = self._feed(self._parser, data)
 
     def deadline_passed(self) -> None:
         """The client took too long."""
@@ -384,17 +372,33 @@ class ClientConnection(asyncio.Protocol):
         if self._raw_bytes > MAX_FRAMING_PER_BYTE * self._body_bytes + MAX_FRAMING_BYTES:
             self._refuse(413, "the framing of the body is too large")
 
-    def _decline(self, rest: bytes) -> None:
-        """Read a request anew without its offer of HTTP/2, as if it had not been made.
+    def _feed(self, parser: httptools.HttpRequestParser, data: bytes) -> bytes:
+        """Let the parser have it; what is to be read anew, because an offer was declined."""
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            return self._decline(data[offer.args[0] :])
+        except httptools.HttpParserCallbackError:
+            LOGGER.exception("callback failed")
+            self._refuse(500, "internal error")
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"malformed request: {error}")
+        else:
+            if self._receiving and not self._is_deaf:
+                self._check_size(len(data))
+        return b""
+
+    def _decline(self, rest: bytes) -> bytes:
+        """A request without its offer of HTTP/2, to be read as if that had not been made.
 
         The parser stops at an offer, and would not read the body that JDK clients send with it.
         """
         head, self._declined = self._declined, b""
         if not head:
             self._is_deaf = True  # it was refused
-            return
+            return b""
         self._parser = httptools.HttpRequestParser(self)
-        self.data_received(head + rest)
+        return head + rest
 
     def _refuse(self, status: int, text: str, lines: bytes = b"") -> None:
         """Answer before the request is whole, and close: what follows cannot be understood."""
