@@ -20,9 +20,10 @@ ROOT = Path(__file__).parent
 PACKAGES = ("core/memroute", "router/memroute_router", "simulator/memroute_simulator")
 MODULES = (
     *(f"memroute/{name}.py" for name in (
-        "admission/policy", "admission/queue",
-        "footprint/request", "pressure/health", "pressure/ledger", "pressure/rate",
-        "pressure/reading", "routing/choose",
+        "admission/policy", "admission/queue", "dispatch/dispatcher",
+        "footprint/request", "pressure/health", "pressure/ledger", "pressure/output_length",
+        "pressure/rate", "pressure/reading", "pressure/speed", "routing/choose",
+        "routing/published",
     )),
     *(f"memroute_router/{name}.py" for name in (
         "engines/vllm", "events", "http/client", "http/deadlines", "http/errors",

@@ -70,6 +70,7 @@ class Router:
                 max_seconds=settings.max_queue_seconds,
             ),
             call_soon=loop.call_soon,
+            call_later=loop.call_later,
         )
         self.metrics = RouterMetrics(self.pools)
         outbox = Outbox(loop)
@@ -232,18 +233,26 @@ class Router:
                     "address": replica.info.endpoint.authority.decode(),
                     "is_routable": replica.info.is_routable,
                     "is_out": replica.health.is_out,
-                    "capacity_tokens": snapshot.capacity_tokens,
-                    "projected_tokens": snapshot.projected_tokens,
+                    "capacity_tokens": replica.ledger.capacity_tokens,
+                    "held_tokens": replica.ledger.held_tokens,
+                    "projected_tokens": replica.ledger.projected_tokens(),
                     "reserved_tokens": replica.ledger.reserved_tokens,
-                    "num_in_flight": snapshot.num_in_flight,
+                    "foreign_tokens": replica.ledger.foreign_tokens,
+                    "sharing_ratio": round(replica.ledger.sharing_ratio, 3),
+                    "ceiling_ratio": round(replica.ledger.ceiling_ratio, 3),
+                    "num_in_flight": replica.ledger.num_in_flight,
+                    "num_pending": replica.ledger.num_pending,
+                    "pending_tokens": replica.ledger.pending_tokens,
+                    "prefill_tokens_per_second": round(1 / replica.ledger.speed.token_seconds),
+                    "step_seconds": round(replica.ledger.speed.mean_step_seconds, 5),
                     "reading_age_seconds": (
                         None
-                        if snapshot.read_at_seconds is None
-                        else round(now - snapshot.read_at_seconds, 3)
+                        if replica.ledger.read_at_seconds < 0
+                        else round(now - replica.ledger.read_at_seconds, 3)
                     ),
                 }
                 for pool in self.pools.by_model.values()
-                for replica, snapshot in pool.snapshots()
+                for replica in pool.replicas.values()
             ]
         )
 

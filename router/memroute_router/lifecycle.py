@@ -452,7 +452,7 @@ class Lifecycle:
         )
         self._exchange.respond(status, body, lines)
 
-    def _let_go(self) -> None:
+    def _let_go(self, *, is_complete: bool = False) -> None:
         """Give back what this attempt held: the engine's connection, and the lease."""
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -462,7 +462,7 @@ class Lifecycle:
             connecting.cancel()
         lease, self._lease = self._lease, None
         if lease is not None:
-            lease.release()
+            lease.release(is_complete=is_complete, generated_tokens=self._output_tokens)
 
     def _end(self, outcome: Outcome) -> None:
         """The one way out."""
@@ -474,7 +474,7 @@ class Lifecycle:
         if self._queued_at is not None and self._pool is not None:
             self._queue_seconds = time.monotonic() - self._queued_at
             self._pool.withdraw(self)
-        self._let_go()
+        self._let_go(is_complete=outcome is Outcome.SERVED)
         exchange = self._exchange
         seconds = time.monotonic() - exchange.received_at
         first_byte = self._first_byte_at

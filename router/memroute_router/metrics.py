@@ -194,23 +194,24 @@ class _LedgerCollector(Collector):
         now = self._pools.now_seconds()
         for pool in self._pools.by_model.values():
             pool_labels = pool.labels
-            held.add_metric(pool_labels, len(pool.queue))
-            held_tokens.add_metric(pool_labels, pool.queue.held_tokens)
+            held.add_metric(pool_labels, pool.num_held)
+            held_tokens.add_metric(pool_labels, pool.held_tokens)
             stale.add_metric(pool_labels, pool.num_stale(now_seconds=now))
-            for replica, snapshot in pool.snapshots():
+            for replica in pool.replicas.values():
+                ledger = replica.ledger
                 labels = RouterMetrics.replica_labels(replica)
-                in_flight.add_metric(labels, snapshot.num_in_flight)
-                reserved.add_metric(labels, replica.ledger.reserved_tokens)
+                in_flight.add_metric(labels, ledger.num_in_flight)
+                reserved.add_metric(labels, ledger.reserved_tokens)
                 can_route = replica.info.is_routable and not replica.health.is_out
                 routable.add_metric(labels, 1 if can_route else 0)
-                ratio = snapshot.projected_ratio()
+                ratio = ledger.projected_ratio()
                 if ratio is not None:
                     projected.add_metric(labels, ratio)
-                if snapshot.capacity_tokens is not None:
-                    capacity.add_metric(labels, snapshot.capacity_tokens)
-                if snapshot.read_at_seconds is not None:
-                    age.add_metric(labels, now - snapshot.read_at_seconds)
-                reading = replica.ledger.reading
+                if ledger.capacity_tokens is not None:
+                    capacity.add_metric(labels, ledger.capacity_tokens)
+                if ledger.read_at_seconds >= 0:
+                    age.add_metric(labels, now - ledger.read_at_seconds)
+                reading = ledger.reading
                 if reading is not None and reading.kv_cache_utilization_ratio is not None:
                     used.add_metric(labels, reading.kv_cache_utilization_ratio)
         yield from (in_flight, reserved, projected, capacity, used, age, routable)

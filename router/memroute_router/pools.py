@@ -1,8 +1,9 @@
-"""The pools: for each served model, its replicas, their ledgers, and the one place that reserves.
+"""The pools: for each served model, its replicas and the one object that decides for them.
 
-``Pool.submit`` decides, chooses and reserves in one step: two requests can never be given the same
-room. What does not fit now waits in the pool's queue, and is told when its turn has come. The lease
-is released exactly once, on every path. Owns every ledger, every replica's health, every queue.
+``Pool.submit`` decides, chooses and reserves in one step (``memroute.dispatch``): two requests can
+never be given the same room. What does not fit now waits in the pool's queue, and is told when its
+turn has come. The lease is released exactly once, on every path. Owns every dispatcher, and through
+it every ledger, every replica's health, every queue.
 """
 
 import time
@@ -11,28 +12,26 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from memroute.admission import (
-    Admit,
-    Hold,
-    HoldingQueue,
-    QueueLimits,
-    Reject,
-    RejectReason,
-    decide,
+from memroute.admission import AdmissionSettings, QueueLimits, Reject
+from memroute.dispatch import (
+    AdmissionMode,
+    Candidate,
+    Dispatcher,
+    DispatchSettings,
+    Placement,
 )
 from memroute.footprint.request import RequestProfile
-from memroute.pressure import (
-    RateMeter,
-    ReplicaHealth,
-    ReplicaLedger,
-    ReplicaReading,
-    ReplicaSnapshot,
-)
-from memroute.routing import Choice, choose
+from memroute.pressure import ReplicaHealth, ReplicaLedger, ReplicaReading
+from memroute.routing import Choice
 from memroute_router.http.client import Endpoint
 
 DEFAULT_WATERMARK_RATIO = 0.95
 DEFAULT_ASSUMED_OUTPUT_TOKENS = 256
+DEFAULT_TTFT_TARGET_SECONDS = 1.0
+DEFAULT_TPOT_TARGET_SECONDS = 0.05
+HELD_TICK_SECONDS = 0.02
+# How often held requests are looked at when nothing happens: prompts that wait at replicas get
+# fewer by time too.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,21 +63,43 @@ class PoolSettings:
     deployment: str
     watermark_ratio: float = DEFAULT_WATERMARK_RATIO
     assumed_output_tokens: int = DEFAULT_ASSUMED_OUTPUT_TOKENS
+    policy: str = "memroute"
+    admission: AdmissionMode = AdmissionMode.ENFORCE
+    ttft_target_seconds: float = DEFAULT_TTFT_TARGET_SECONDS
+    tpot_target_seconds: float = DEFAULT_TPOT_TARGET_SECONDS
     unready_reason: str | None = None
     """Why its ModelDeployment is not ready, as its condition says in one word."""
 
+    @property
+    def dispatch(self) -> DispatchSettings:
+        """The same, as decisions read it."""
+        return DispatchSettings(
+            policy=self.policy,
+            admission=self.admission,
+            limits=AdmissionSettings(
+                watermark_ratio=self.watermark_ratio,
+                ttft_target_seconds=self.ttft_target_seconds,
+                tpot_target_seconds=self.tpot_target_seconds,
+            ),
+        )
+
 
 class Replica:
-    """A replica, its ledger and its health."""
+    """A replica, and what decisions know of it."""
 
-    def __init__(self, info: ReplicaInfo) -> None:
+    def __init__(self, info: ReplicaInfo, ledger: ReplicaLedger) -> None:
         self.info = info
-        self.health = ReplicaHealth()
-        self.ledger = ReplicaLedger(
-            info.key,
-            promised_capacity_tokens=info.promised_capacity_tokens,
-            max_context_tokens=info.max_context_tokens,
-        )
+        self.candidate = Candidate(ledger, is_routable=info.is_routable)
+
+    @property
+    def ledger(self) -> ReplicaLedger:
+        """What it holds, and how fast it is."""
+        return self.candidate.ledger
+
+    @property
+    def health(self) -> ReplicaHealth:
+        """Whether it may be tried."""
+        return self.candidate.health
 
 
 class Waiter(Protocol):
@@ -100,183 +121,172 @@ class Waiter(Protocol):
 class Lease:
     """Tokens reserved on one replica for one request. Release it exactly once."""
 
-    __slots__ = ("_is_released", "_pool", "_reservation", "choice", "replica")
+    __slots__ = ("_is_released", "_placement", "_pool", "replica")
 
-    def __init__(
-        self, pool: "Pool", replica: Replica, profile: RequestProfile, choice: Choice
-    ) -> None:
+    def __init__(self, pool: "Pool", replica: Replica, placement: Placement) -> None:
         self._pool = pool
+        self._placement = placement
         self.replica = replica
-        self.choice = choice
-        self._reservation = replica.ledger.reserve(profile)
         self._is_released = False
+
+    @property
+    def choice(self) -> Choice:
+        """Why this replica."""
+        return self._placement.choice
 
     def progress(self, generated_tokens: int) -> None:
         """The answer has so many tokens by now."""
-        self.replica.ledger.progress(self._reservation, generated_tokens=generated_tokens)
+        ledger = self.replica.ledger
+        now = time.monotonic()
+        reservation = self._placement.reservation
+        was_pending = reservation.is_pending
+        ledger.streamed(reservation, generated_tokens=generated_tokens, now_seconds=now)
+        if was_pending:
+            self._pool.advance_soon()
 
-    def release(self) -> None:
-        """Give the tokens back. Raises ``RuntimeError`` the second time: that is a bug."""
+    def release(self, *, is_complete: bool = False, generated_tokens: int | None = None) -> None:
+        """Give the tokens back. Raises ``RuntimeError`` the second time: that is a bug.
+
+        ``is_complete``: it was answered, in ``generated_tokens`` where the engine has said so.
+        """
         if self._is_released:
             msg = "lease released twice"
             raise RuntimeError(msg)
         self._is_released = True
-        self._pool.released(self.replica.ledger.release(self._reservation))
+        now = time.monotonic()
+        ledger = self.replica.ledger
+        if is_complete:
+            reservation = self._placement.reservation
+            told = reservation.generated_tokens if generated_tokens is None else generated_tokens
+            ledger.progress(reservation, generated_tokens=told, now_seconds=now)
+        self._pool.dispatcher.ended(
+            ledger, self._placement.reservation, is_complete=is_complete, now_seconds=now
+        )
+        self._pool.advance_soon()
 
 
 class Pool:
     """All replicas that serve one model, and the requests that wait for them."""
 
     def __init__(
-        self, model: str, rng: Random, limits: QueueLimits, call_soon: Callable[..., object]
+        self,
+        model: str,
+        rng: Random,
+        limits: QueueLimits,
+        call_soon: Callable[..., object],
+        call_later: Callable[..., object],
     ) -> None:
-        """``call_soon``: the event loop's; the queue moves on from there, never from inside."""
+        """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone."""
         self.model = model
         self.settings: PoolSettings | None = None
         self.replicas: dict[str, Replica] = {}
         self.labels: tuple[str, str] = "", ""
         """Namespace and ModelDeployment: what its series are labelled with."""
-        self._routable: list[Replica] = []
-        self.queue: HoldingQueue[Waiter] = HoldingQueue(limits)
-        self.freed = RateMeter()
-        self._rng = rng
+        self.dispatcher = Dispatcher(DispatchSettings(), limits, rng=rng)
         self._call_soon = call_soon
+        self._call_later = call_later
         self._will_advance = False
+        self._will_tick = False
+
+    @property
+    def num_held(self) -> int:
+        """Requests that wait for their turn."""
+        return len(self.dispatcher.queue)
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens that those are expected to need."""
+        return self.dispatcher.queue.held_tokens
 
     def changed(self) -> None:
         """Settings or replicas are other than before."""
-        self._routable = [r for r in self.replicas.values() if r.info.is_routable]
+        for replica in self.replicas.values():
+            replica.candidate.is_routable = replica.info.is_routable
         if self.settings is not None:
             self.labels = self.settings.namespace, self.settings.deployment
+            self.dispatcher.configure(self.settings.dispatch)
         elif self.replicas:
             info = next(iter(self.replicas.values())).info
             self.labels = info.namespace, info.deployment
         self.advance_soon()
 
     @property
-    def watermark_ratio(self) -> float:
-        """How full a replica may become by projection, 0 to 1."""
-        return self.settings.watermark_ratio if self.settings else DEFAULT_WATERMARK_RATIO
-
-    @property
     def assumed_output_tokens(self) -> int:
-        """How long an answer without a limit is taken to be."""
+        """How long an answer without a limit is taken to be while nothing is learned."""
         if self.settings is None:
             return DEFAULT_ASSUMED_OUTPUT_TOKENS
         return self.settings.assumed_output_tokens
 
+    def add(self, info: ReplicaInfo) -> Replica:
+        """A new engine: a new ledger."""
+        ledger = self.dispatcher.ledger(
+            info.key,
+            promised_capacity_tokens=info.promised_capacity_tokens,
+            max_context_tokens=info.max_context_tokens,
+        )
+        replica = self.replicas[info.key] = Replica(info, ledger)
+        self.dispatcher.add(replica.candidate)
+        return replica
+
+    def remove(self, key: str) -> Replica | None:
+        """A replica is gone. Leases on it stay valid until they are released."""
+        self.dispatcher.remove(key)
+        return self.replicas.pop(key, None)
+
     def submit(self, waiter: Waiter) -> Lease | Reject | None:
         """Room on the best replica, a refusal, or None: it waits, and will be told."""
-        verdict = self._decide(waiter)
-        if isinstance(verdict, Choice):
-            if not self.queue:
-                return self._reserve(waiter, verdict)
-            # Those who came first go first, or nobody large would ever get in.
-            verdict = Hold(
-                message=f"{len(self.queue)} request(s) wait before it",
-                expected_wait_seconds=self._seconds_to_free(self.queue.held_tokens),
-            )
-        if isinstance(verdict, Reject):
-            return verdict
-        expected_tokens = waiter.profile.expected_tokens
-        refusal = self.queue.refusal(
-            expected_tokens, expected_wait_seconds=verdict.expected_wait_seconds
-        )
-        if refusal is not None:
-            return verdict.reject(because=refusal.value)
-        self.queue.hold(waiter, expected_tokens, now_seconds=time.monotonic())
-        return None
+        verdict = self.dispatcher.submit(waiter, now_seconds=time.monotonic())
+        if isinstance(verdict, Placement):
+            return self._lease(verdict)
+        if verdict is None:
+            self._tick_later()
+        return verdict
 
     def withdraw(self, waiter: Waiter) -> None:
         """It waits no more: its client has gone."""
-        if self.queue.remove(waiter):
+        if self.dispatcher.withdraw(waiter):
             self.advance_soon()
-
-    def released(self, held_tokens: int) -> None:
-        """A lease was given back: whoever waits may have room now."""
-        self.freed.add(held_tokens, now_seconds=time.monotonic())
-        self.advance_soon()
 
     def advance_soon(self) -> None:
         """Something has changed: see whose turn it is, once this step is over."""
-        if self.queue and not self._will_advance:
+        if len(self.dispatcher.queue) and not self._will_advance:
             self._will_advance = True
             self._call_soon(self._advance)
-
-    def tick(self) -> None:
-        """Let those go that have waited for their time, and look whether others fit."""
-        if not self.queue:
-            return
-        waited = self.queue.limits.max_seconds
-        for waiter in self.queue.expired(now_seconds=time.monotonic()):
-            verdict = self._decide(waiter)
-            self.queue.remove(waiter)
-            if isinstance(verdict, Choice):
-                waiter.admitted(self._reserve(waiter, verdict))
-            elif isinstance(verdict, Hold):
-                waiter.refused(
-                    verdict.reject(
-                        because="it waited for its time",
-                        reason=RejectReason.QUEUE_TIMEOUT,
-                        waited=waited,
-                    )
-                )
-            else:
-                waiter.refused(verdict)
-        self.advance_soon()
 
     def num_stale(self, *, now_seconds: float) -> int:
         """Routable replicas that were never read, or not for too long."""
         return sum(
-            replica.info.is_routable
-            and not replica.ledger.snapshot().is_fresh(now_seconds=now_seconds)
+            replica.info.is_routable and not replica.ledger.is_fresh(now_seconds=now_seconds)
             for replica in self.replicas.values()
         )
 
-    def snapshots(self) -> list[tuple[Replica, ReplicaSnapshot]]:
-        """All replicas as a decision would see them, for metrics and debugging."""
-        return [(r, r.ledger.snapshot()) for r in self.replicas.values()]
+    def settle(self, *, now_seconds: float) -> None:
+        """Answers that are not streamed have begun by now, if their time has come."""
+        for replica in self.replicas.values():
+            replica.ledger.settle(now_seconds=now_seconds)
 
     def _advance(self) -> None:
         self._will_advance = False
-        while (waiter := self.queue.first()) is not None:
-            verdict = self._decide(waiter)
-            if isinstance(verdict, Hold):
-                return
-            self.queue.remove(waiter)
-            if isinstance(verdict, Choice):
-                waiter.admitted(self._reserve(waiter, verdict))
+        for ticket, verdict in self.dispatcher.turns(now_seconds=time.monotonic()):
+            waiter: Waiter = ticket  # type: ignore[assignment]  # only waiters are submitted
+            if isinstance(verdict, Placement):
+                waiter.admitted(self._lease(verdict))
             else:
                 waiter.refused(verdict)
+        self._tick_later()
 
-    def _decide(self, waiter: Waiter) -> Choice | Hold | Reject:
-        now = time.monotonic()
-        routable = self._routable
-        if waiter.tried:
-            routable = [replica for replica in routable if replica.info.key not in waiter.tried]
-        usable = [replica for replica in routable if replica.health.may_try(now_seconds=now)]
-        # With every replica out, trying one is better than refusing all: they may be back.
-        snapshots = [replica.ledger.snapshot() for replica in usable or routable]
-        verdict = decide(
-            waiter.profile,
-            snapshots,
-            watermark_ratio=self.watermark_ratio,
-            freed=self.freed,
-            now_seconds=now,
-        )
-        if not isinstance(verdict, Admit):
-            return verdict
-        return choose(waiter.profile, verdict.candidates, rng=self._rng)
+    def _tick_later(self) -> None:
+        if len(self.dispatcher.queue) and not self._will_tick:
+            self._will_tick = True
+            self._call_later(HELD_TICK_SECONDS, self._tick)
 
-    def _reserve(self, waiter: Waiter, choice: Choice) -> Lease:
-        """Follows its decision without an ``await`` in between."""
-        replica = self.replicas[choice.replica]
-        replica.health.trying(now_seconds=time.monotonic())
-        return Lease(self, replica, waiter.profile, choice)
+    def _tick(self) -> None:
+        self._will_tick = False
+        if len(self.dispatcher.queue):
+            self._advance()
 
-    def _seconds_to_free(self, num_tokens: int) -> float | None:
-        rate = self.freed.per_second(now_seconds=time.monotonic())
-        return num_tokens / rate if rate else None
+    def _lease(self, placement: Placement) -> Lease:
+        return Lease(self, self.replicas[placement.choice.replica], placement)
 
 
 class Pools:
@@ -288,10 +298,12 @@ class Pools:
         *,
         queue_limits: QueueLimits,
         call_soon: Callable[..., object],
+        call_later: Callable[..., object],
     ) -> None:
         self._rng = rng
         self._queue_limits = queue_limits
         self._call_soon = call_soon
+        self._call_later = call_later
         self.by_model: dict[str, Pool] = {}
         self._model_of: dict[str, str] = {}
 
@@ -313,7 +325,7 @@ class Pools:
         self._model_of[info.key] = info.served_model
         replica = pool.replicas.get(info.key)
         if replica is None or replica.info.endpoint != info.endpoint:
-            replica = pool.replicas[info.key] = Replica(info)
+            replica = pool.add(info)
         elif replica.info != info:
             replica.info = info
             replica.ledger.promise(
@@ -329,7 +341,7 @@ class Pools:
         if model is None:
             return None
         pool = self.by_model[model]
-        replica = pool.replicas.pop(key, None)
+        replica = pool.remove(key)
         pool.changed()
         self._drop_if_unused(pool)
         return replica
@@ -346,22 +358,26 @@ class Pools:
 
     def apply_reading(self, replica: Replica, reading: ReplicaReading) -> None:
         """A replica was read: what it holds is known anew."""
-        replica.ledger.apply_reading(reading)
         model = self._model_of.get(replica.info.key)
         if model is not None:
-            self.by_model[model].advance_soon()
+            pool = self.by_model[model]
+            pool.dispatcher.apply_reading(replica.ledger, reading)
+            pool.advance_soon()
 
     def tick(self) -> None:
-        """Time passes: see who has waited for long enough."""
+        """Time passes."""
+        now = time.monotonic()
         for pool in list(self.by_model.values()):
-            pool.tick()
+            pool.settle(now_seconds=now)
             self._drop_if_unused(pool)
 
     def _pool(self, model: str) -> Pool:
         if model not in self.by_model:
-            self.by_model[model] = Pool(model, self._rng, self._queue_limits, self._call_soon)
+            self.by_model[model] = Pool(
+                model, self._rng, self._queue_limits, self._call_soon, self._call_later
+            )
         return self.by_model[model]
 
     def _drop_if_unused(self, pool: Pool) -> None:
-        if not pool.replicas and pool.settings is None and not pool.queue:
+        if not pool.replicas and pool.settings is None and not pool.num_held:
             self.by_model.pop(pool.model, None)

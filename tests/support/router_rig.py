@@ -142,7 +142,7 @@ class Rig:
 
     @property
     def num_held(self):
-        return sum(len(p.queue) for p in self.pools.by_model.values())
+        return sum(p.num_held for p in self.pools.by_model.values())
 
     def trust_all(self):
         """As if every replica had just answered a request."""

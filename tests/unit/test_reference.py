@@ -14,7 +14,12 @@ from memroute_simulator.engine.arguments import engine_parser
 
 
 def router_pools():
-    return Pools(random.Random(1), queue_limits=QueueLimits(), call_soon=lambda *_: None)
+    return Pools(
+        random.Random(1),
+        queue_limits=QueueLimits(),
+        call_soon=lambda *_: None,
+        call_later=lambda *_: None,
+    )
 
 
 def names(text):

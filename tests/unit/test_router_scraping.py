@@ -48,7 +48,7 @@ async def test_only_the_families_that_matter_are_asked_for(rig, engine_factory):
     await until(lambda: len(engine.requests) > 3)
     assert set(targets(engine)) == {NARROW_TARGET}
     assert replica.ledger.capacity_tokens == 1600
-    assert replica.ledger.snapshot().projected_tokens == 400
+    assert replica.ledger.projected_tokens() == 400
     assert engine.num_open == 1, "one connection, kept"
 
 

@@ -12,11 +12,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from memroute.routing import SEES_PREFIXES
 from memroute_cli.simulate import report
 from memroute_cli.simulate.scenario import Scenario, ScenarioError, read_scenario, scenario
 from memroute_simulator.virtual.cluster import Cluster
 from memroute_simulator.virtual.outcome import summarize
-from memroute_simulator.virtual.policies import NEEDS_PREFIX_ORACLE, POLICIES
+from memroute_simulator.virtual.router import POLICIES
 from memroute_simulator.workloads import GENERATORS
 from memroute_simulator.workloads.benchmarks import MIXES
 
@@ -180,5 +181,5 @@ def _list(console: Console) -> None:
         console.print(f"  {name:24} {text}")
     console.print("[bold]policies[/bold]")
     for name in POLICIES:
-        note = "sees every prefix cache exactly" if name in NEEDS_PREFIX_ORACLE else ""
+        note = "sees every prefix cache exactly" if name in SEES_PREFIXES else ""
         console.print(f"  {name:24} {note}")

@@ -33,8 +33,7 @@ from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
 from memroute_simulator.virtual.cluster import Fleet, FleetChange, FleetEvent
 from memroute_simulator.virtual.outcome import LatencyTarget
-from memroute_simulator.virtual.policies import POLICIES
-from memroute_simulator.virtual.router import RouterSettings
+from memroute_simulator.virtual.router import POLICIES, RouterSettings
 from memroute_simulator.workloads import Workload, WorkloadError, workload_by_name
 
 

@@ -1,15 +1,30 @@
-"""Now, later or never? In tokens, per candidate replica, never on a pool average."""
+"""Now, later or never? In tokens and in seconds, per candidate replica, never on a pool average."""
 
-from memroute.admission.policy import Admit, Hold, Reject, RejectReason, decide
-from memroute.admission.queue import HoldingQueue, QueueLimits, QueueRefusal
+from memroute.admission.policy import (
+    AdmissionSettings,
+    Closed,
+    Hold,
+    Reject,
+    RejectReason,
+    closed_to,
+    never_fits,
+    no_ready_replica,
+    not_now,
+)
+from memroute.admission.queue import FairQueue, Held, QueueLimits, QueueRefusal
 
 __all__ = [
-    "Admit",
+    "AdmissionSettings",
+    "Closed",
+    "FairQueue",
+    "Held",
     "Hold",
-    "HoldingQueue",
     "QueueLimits",
     "QueueRefusal",
     "Reject",
     "RejectReason",
-    "decide",
+    "closed_to",
+    "never_fits",
+    "no_ready_replica",
+    "not_now",
 ]

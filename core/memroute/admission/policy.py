@@ -1,14 +1,23 @@
-"""Whether any replica may take a request now.
+"""Whether a replica may take a request now, and what to say when none may.
 
 ```text
-no replica is ready                     → Reject(no-ready-replica)
-no replica could ever hold it           → Reject(never-fits), with the numbers
-some replica has room under watermark   → Admit(those replicas)
-else                                    → Hold, with how long it may take
+no replica is ready                       → Reject(no-ready-replica)
+no replica could ever hold it             → Reject(never-fits), with the numbers
+a replica is open to it                   → it may be sent there
+else                                      → Hold, with how long it may take
 ```
 
-A held request waits in a bounded queue (``queue.py``); one that may not wait is rejected as
-saturated, with when to come back.
+A replica is open to a request unless
+
+* **memory**: projected KV use with it would pass the watermark, or the lower ceiling that its
+  preemptions have set;
+* **pace**: the seconds that its prompt takes, shared by the answers that decode there, would
+  bring their time per token over the target: short answers are the first to feel it;
+* **prefill**: the prompts that wait there keep it busy for long enough already. What waits here
+  can still be put in order, and go elsewhere; what waits there cannot;
+* **proof**: it has not answered of late, and a handful of requests is under way to find out.
+
+An idle replica takes anything that it can hold: waiting would not make more room.
 """
 
 import math
@@ -17,14 +26,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from memroute.footprint.request import RequestProfile
-from memroute.pressure.ledger import ReplicaSnapshot
-from memroute.pressure.rate import RateMeter
-from memroute.pressure.reading import MAX_AGE_SECONDS
+from memroute.pressure.ledger import ReplicaLedger
 
 DEFAULT_RETRY_AFTER_SECONDS = 2
 # When no token was ever freed there is no rate to compute from; most answers end sooner.
 MAX_RETRY_AFTER_SECONDS = 60
 # Clients that are told to wait longer give up, or ask again anyway.
+PACE_MARGIN_RATIO = 0.35
+MAX_PACE_MARGIN_RATIO = 0.15
+# Of the target, over the square root of how long answers are: the mean of few steps varies more.
+UNPROVEN_SECONDS = 2.0
+MAX_UNPROVEN = 4
+# A replica that hangs gets four requests, not all of them.
 
 
 class RejectReason(StrEnum):
@@ -37,13 +50,28 @@ class RejectReason(StrEnum):
     NO_READY_REPLICA = "no-ready-replica"
 
 
-class Admit:
-    """The replicas that may take the request now."""
+class Closed(StrEnum):
+    """Why a replica does not take a request now; the value is a metric label."""
 
-    __slots__ = ("candidates",)
+    NOT = "open"
+    MEMORY = "memory"
+    PACE = "pace"
+    PREFILL = "prefill"
+    PROOF = "proof"
 
-    def __init__(self, candidates: Sequence[ReplicaSnapshot]) -> None:
-        self.candidates = candidates
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionSettings:
+    """What a pool admits by."""
+
+    watermark_ratio: float = 0.95
+    """Projected KV use that an admission may reach, 0 to 1."""
+    ttft_target_seconds: float = 1.0
+    tpot_target_seconds: float = 0.05
+    """The latency that answers are meant to have: what makes a replica full in time."""
+    max_prefill_seconds: float = 0.25
+    """Prompts that may wait at a replica: enough that its steps are full, little enough that
+    what comes later and is more urgent does not wait behind them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,55 +106,51 @@ class Hold:
         return Reject(reason=reason, message=told, retry_after_seconds=retry_after)
 
 
-def decide(
-    profile: RequestProfile,
-    replicas: Sequence[ReplicaSnapshot],
+def closed_to(
+    ledger: ReplicaLedger,
     *,
-    watermark_ratio: float,
-    freed: RateMeter,
+    prompt_tokens: int,
+    work_tokens: int,
+    output_tokens: int,
+    settings: AdmissionSettings,
     now_seconds: float,
-) -> Admit | Hold | Reject:
-    """Admit, hold or reject one request.
+) -> Closed:
+    """Why the replica does not take such a request now; ``NOT`` when it does.
 
-    ``watermark_ratio``: projected KV use that an admission may reach, 0 to 1.
-    ``freed``: how fast the pool frees tokens.
-    ``now_seconds``: on the clock of the readings.
+    ``work_tokens``: of the prompt, what the replica would have to compute.
     """
-    expected_tokens, least_tokens = profile.expected_tokens, profile.least_tokens
-    oldest = now_seconds - MAX_AGE_SECONDS
-    fresh: list[ReplicaSnapshot] = []
-    stale: list[ReplicaSnapshot] = []
-    possible: list[ReplicaSnapshot] = []
-    for replica in replicas:
-        limit = replica.limit_tokens
-        if limit is not None and least_tokens > limit:
-            continue
-        possible.append(replica)
-        capacity, projected = replica.capacity_tokens, replica.projected_tokens
-        # An idle replica takes anything that it can hold: waiting would not make more room.
-        if capacity and projected and projected + expected_tokens > watermark_ratio * capacity:
-            continue
-        read_at = replica.read_at_seconds
-        if read_at is not None and read_at >= oldest:
-            fresh.append(replica)
-        else:
-            # It stopped reporting and may be hung: used only when no other has room.
-            stale.append(replica)
-    if fresh or stale:
-        return Admit(fresh or stale)
-    if possible:
-        rate = freed.per_second(now_seconds=now_seconds)
-        return _not_now(profile, possible, watermark_ratio, rate)
-    if replicas:
-        return _never_fits(profile, replicas)
-    return Reject(
-        reason=RejectReason.NO_READY_REPLICA,
-        message="no replica of this model is ready",
-        retry_after_seconds=DEFAULT_RETRY_AFTER_SECONDS,
-    )
+    if not ledger.leases and not ledger.foreign_tokens:
+        return Closed.NOT
+    pending = ledger.num_pending
+    if pending >= MAX_UNPROVEN and now_seconds - ledger.progressed_at_seconds > UNPROVEN_SECONDS:
+        return Closed.PROOF
+    speed = ledger.speed
+    queued_seconds = speed.prefill_seconds(pending, ledger.pending_tokens)
+    if pending and queued_seconds > settings.max_prefill_seconds:
+        since = speed.busy_since_seconds
+        if queued_seconds - (now_seconds - since) > settings.max_prefill_seconds:
+            return Closed.PREFILL
+    num_streams = ledger.num_streams
+    if num_streams:
+        share = ledger.inverse_outputs / num_streams
+        stall = speed.token_seconds * (ledger.pending_tokens + work_tokens)
+        margin = min(MAX_PACE_MARGIN_RATIO, PACE_MARGIN_RATIO * math.sqrt(share))
+        if speed.mean_step_seconds + stall * share > settings.tpot_target_seconds * (1 - margin):
+            return Closed.PACE
+    capacity = ledger.capacity_tokens
+    if capacity is not None:
+        allowed = min(settings.watermark_ratio, ledger.ceiling_ratio) * capacity
+        needed = ledger.needed_tokens(prompt_tokens, work_tokens)
+        if (
+            ledger.projected_tokens() + needed + output_tokens > allowed
+            and ledger.projected_with(needed, output_tokens) > allowed
+        ):
+            return Closed.MEMORY
+    return Closed.NOT
 
 
-def _never_fits(profile: RequestProfile, replicas: Sequence[ReplicaSnapshot]) -> Reject:
+def never_fits(profile: RequestProfile, replicas: Sequence[ReplicaLedger]) -> Reject:
+    """The refusal of a request that no replica could ever hold. ``replicas``: not empty."""
     limit = max(replica.limit_tokens or 0 for replica in replicas)
     output = f" and {profile.max_output_tokens} output" if profile.max_output_tokens else ""
     return Reject(
@@ -139,27 +163,51 @@ def _never_fits(profile: RequestProfile, replicas: Sequence[ReplicaSnapshot]) ->
     )
 
 
-def _not_now(
+def no_ready_replica() -> Reject:
+    """The refusal where there is nobody to ask."""
+    return Reject(
+        reason=RejectReason.NO_READY_REPLICA,
+        message="no replica of this model is ready",
+        retry_after_seconds=DEFAULT_RETRY_AFTER_SECONDS,
+    )
+
+
+def not_now(
     profile: RequestProfile,
-    replicas: Sequence[ReplicaSnapshot],
-    watermark_ratio: float,
-    freed_tokens_per_second: float | None,
+    replicas: Sequence[ReplicaLedger],
+    *,
+    closed: dict[Closed, int],
+    settings: AdmissionSettings,
+    expected_wait_seconds: float | None,
 ) -> Hold:
-    shortfalls = [
-        replica.projected_tokens
-        + profile.expected_tokens
-        - watermark_ratio * replica.capacity_tokens
-        for replica in replicas
-        if replica.capacity_tokens is not None
-    ]
-    shortfall = max(0.0, min(shortfalls, default=0.0))
+    """What is said of a request that would fit, not now. ``closed``: replicas by reason."""
+    told = []
+    if Closed.MEMORY in closed:
+        shortfalls = [
+            replica.projected_tokens()
+            + profile.expected_tokens
+            - min(settings.watermark_ratio, replica.ceiling_ratio) * replica.capacity_tokens
+            for replica in replicas
+            if replica.capacity_tokens is not None
+        ]
+        shortfall = math.ceil(max(1.0, min(shortfalls, default=1.0)))
+        told.append(
+            f"{closed[Closed.MEMORY]} have no room in their KV cache (the emptiest is {shortfall} "
+            f"tokens short under its watermark of {settings.watermark_ratio:.0%})"
+        )
+    if Closed.PACE in closed:
+        target = 1e3 * settings.tpot_target_seconds
+        told.append(f"{closed[Closed.PACE]} would answer others slower than {target:.0f} ms/token")
+    if Closed.PREFILL in closed:
+        told.append(
+            f"{closed[Closed.PREFILL]} have prompts for {settings.max_prefill_seconds:g} s waiting"
+        )
+    if Closed.PROOF in closed:
+        told.append(f"{closed[Closed.PROOF]} have not answered for {UNPROVEN_SECONDS:g} s")
     return Hold(
         message=(
-            f"the request is expected to hold {profile.expected_tokens} tokens; the emptiest of "
-            f"{len(replicas)} replica(s) is {math.ceil(shortfall)} tokens short of that under its "
-            f"watermark of {watermark_ratio:.0%}"
+            f"the request is expected to hold {profile.expected_tokens} tokens; of "
+            f"{len(replicas)} replica(s) {', '.join(told) or 'none takes it'}"
         ),
-        expected_wait_seconds=(
-            shortfall / freed_tokens_per_second if freed_tokens_per_second else None
-        ),
+        expected_wait_seconds=expected_wait_seconds,
     )

@@ -8,8 +8,9 @@ class RequestProfile:
     """
 
     __slots__ = (
-        "assumed_output_tokens", "expected_tokens", "max_output_tokens", "min_prompt_tokens",
-        "num_prompt_tokens",
+        "adapter", "assumed_output_tokens", "deadline_seconds", "expected_tokens", "is_stream",
+        "known_output_tokens", "max_output_tokens", "min_prompt_tokens", "num_choices",
+        "num_prompt_tokens", "prefix", "priority", "session", "tenant",
     )  # fmt: skip
 
     def __init__(
@@ -19,6 +20,15 @@ class RequestProfile:
         min_prompt_tokens: int,
         max_output_tokens: int | None,
         assumed_output_tokens: int,
+        known_output_tokens: int | None = None,
+        num_choices: int = 1,
+        is_stream: bool = True,
+        tenant: str = "",
+        priority: int = 0,
+        deadline_seconds: float | None = None,
+        prefix: tuple[int, ...] = (),
+        session: str = "",
+        adapter: str = "",
     ) -> None:
         self.num_prompt_tokens = num_prompt_tokens
         """The best estimate."""
@@ -30,6 +40,24 @@ class RequestProfile:
         """How long the answer is taken to be, for planning; at most ``max_output_tokens``."""
         self.expected_tokens = num_prompt_tokens + assumed_output_tokens
         """Tokens that the request will hold when its answer ends: what is reserved."""
+        self.known_output_tokens = known_output_tokens
+        """How long the answer will be, where somebody knows; None: nobody does."""
+        self.num_choices = num_choices
+        """Answers that it asks for, each of which grows."""
+        self.is_stream = is_stream
+        """Whether its first token will be seen when it comes."""
+        self.tenant = tenant
+        """Whose it is, for fairness and for what answers are like; empty: everybody's."""
+        self.priority = priority
+        """Greater is served first; below 0 it may be shed before others have to wait."""
+        self.deadline_seconds = deadline_seconds
+        """When its first token should be there, on the router's clock; None: no such wish."""
+        self.prefix = prefix
+        """Keys of its prompt's blocks, each of all up to its end; empty: nobody looked."""
+        self.session = session
+        """What it belongs to, for policies that keep a session on its replica."""
+        self.adapter = adapter
+        """The LoRA adapter that it asks for; empty: the model itself."""
 
     @property
     def least_tokens(self) -> int:

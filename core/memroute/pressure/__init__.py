@@ -1,16 +1,19 @@
 """What do we know of a replica, and how fresh is it?"""
 
 from memroute.pressure.health import ReplicaHealth
-from memroute.pressure.ledger import ReplicaLedger, ReplicaSnapshot, Reservation
+from memroute.pressure.ledger import ReplicaLedger, Reservation
+from memroute.pressure.output_length import OutputLengths
 from memroute.pressure.rate import RateMeter
 from memroute.pressure.reading import MAX_AGE_SECONDS, ReplicaReading
+from memroute.pressure.speed import SpeedMeter
 
 __all__ = [
     "MAX_AGE_SECONDS",
+    "OutputLengths",
     "RateMeter",
     "ReplicaHealth",
     "ReplicaLedger",
     "ReplicaReading",
-    "ReplicaSnapshot",
     "Reservation",
+    "SpeedMeter",
 ]

@@ -1,82 +1,112 @@
-"""What one replica holds: measured at the last scrape, and reserved since.
+"""What one replica holds: measured at the last scrape, reserved since, and projected.
 
-The two are kept apart and combined only when a decision is made:
+The three are kept apart and combined only when a decision is made:
 
 ```text
-projected = measured at the scrape - what ended since
-          + sum over leases of (reserved - what of it the scrape has seen)
+held      = sharing x tokens of our answers now + what others hold there
+projected = held + growth of our answers until the fullest moment to come
+          + prompts that wait there, with their answers
 ```
 
-A lease that had produced its first token by the time of a scrape is seen with its prompt and
-the tokens so far; one that had not is taken as unseen, which errs towards counting a prefill
-in progress twice rather than never.
+**Measured.** A scrape that started at time T saw our requests that had answered by then, whole;
+of those that were sent by then and had not answered it may have seen the prompt; none that came
+later. What it measured beyond both is held by others (other routers, traffic that does not come
+through us, what we forgot when we were restarted). What it measured below the first is shared
+prefixes, counted once by the engine and once per request by us: the ratio scales our own count.
+
+**Projected.** Answers that decode together gain one token per step and give all theirs back when
+they end. With the ends where answers of their kind usually end, the fullest moment is just before
+one of the ends, and is far below prompts plus limits (Jaillet et al., arXiv 2502.07115). An answer
+that outlives its expectation gets a new one, from those that got as long.
+
+**Visible to everybody else.** A replica's queue, what it owes to prompts that wait, how many
+answers share its steps. Nothing here goes by the wall clock: a lease ends when its request does.
 """
 
+from bisect import bisect_right
+
 from memroute.footprint.request import RequestProfile
+from memroute.pressure.output_length import OutputLengths
 from memroute.pressure.reading import MAX_AGE_SECONDS, ReplicaReading
+from memroute.pressure.speed import SpeedMeter
+
+PACE_QUANTILE = 0.3
+# Short answers suffer most from a prompt in between: they are planned for.
+MEMORY_QUANTILE = 0.5
+LEAST_MORE_TOKENS = 4
+OUTLIVED_RATIO = 1.3
+# An answer that got longer than any: a third more each time.
+MIN_SHARING_RATIO = 0.02
+MAX_ENDED = 1024
+# Answers whose ends a scrape that is under way may have missed.
+FLOOR_RATIO = 0.5
+LOWERED_RATIO, RAISED_RATIO = 0.95, 0.01
+# The ceiling under preemptions: 5 % down for a reading that has some, 1 point up for one that has
+# none: additive increase, multiplicative decrease.
 
 
 class Reservation:
-    """Tokens that one request is expected to hold; its ledger alone changes it."""
-
-    __slots__ = ("generated_tokens", "prompt_tokens", "reserved_tokens", "seen_tokens")
-
-    def __init__(self, prompt_tokens: int, reserved_tokens: int) -> None:
-        self.prompt_tokens = prompt_tokens
-        self.reserved_tokens = reserved_tokens
-        self.generated_tokens = 0
-        self.seen_tokens = 0
-        """What of it the last scrape included."""
-
-
-class ReplicaSnapshot:
-    """What a decision knows of one replica; never changed, and made anew for most decisions."""
+    """What one request holds and is expected to hold; its ledger alone changes it."""
 
     __slots__ = (
-        "capacity_tokens", "limit_tokens", "max_context_tokens", "num_in_flight",
-        "projected_tokens", "read_at_seconds", "replica",
+        "answered_at_seconds", "base_tokens", "expected_output_tokens", "finish_step",
+        "generated_tokens", "inverse_output", "needed_tokens", "profile", "prompt_tokens",
+        "sent_at_seconds", "settles_at_seconds", "work_tokens",
     )  # fmt: skip
 
     def __init__(
         self,
+        profile: RequestProfile,
         *,
-        replica: str,
-        capacity_tokens: int | None,
-        max_context_tokens: int | None,
-        projected_tokens: int,
-        num_in_flight: int,
-        read_at_seconds: float | None,
+        work_tokens: int,
+        needed_tokens: int,
+        expected_output_tokens: int,
+        now_seconds: float,
     ) -> None:
-        self.replica = replica
-        self.capacity_tokens = capacity_tokens
-        """Tokens that its KV cache holds; None when neither engine nor operator has said."""
-        self.max_context_tokens = max_context_tokens
-        self.projected_tokens = projected_tokens
-        self.num_in_flight = num_in_flight
-        """Requests that we hold a lease for."""
-        self.read_at_seconds = read_at_seconds
-        """When it was last read, on the reader's clock; None when it never was."""
-        self.limit_tokens = capacity_tokens
-        """The most that one request may hold; None when unknown."""
-        if max_context_tokens is not None and (
-            capacity_tokens is None or max_context_tokens < capacity_tokens
-        ):
-            self.limit_tokens = max_context_tokens
+        self.profile = profile
+        self.prompt_tokens = profile.num_prompt_tokens
+        self.needed_tokens = needed_tokens
+        """Of the prompt, what is not held there already by others that share it."""
+        self.work_tokens = work_tokens
+        """Of the prompt, what the replica has to compute: the rest is in its prefix cache."""
+        self.expected_output_tokens = expected_output_tokens
+        self.sent_at_seconds = now_seconds
+        self.answered_at_seconds = -1.0
+        """When its first token came; -1 before."""
+        self.settles_at_seconds = -1.0
+        """When its first token will have come, for an answer that is not streamed."""
+        self.generated_tokens = 0
+        self.base_tokens = 0
+        """Its tokens less the replica's steps: constant while it decodes."""
+        self.finish_step = 0
+        self.inverse_output = 0.0
 
-    def is_fresh(self, *, now_seconds: float) -> bool:
-        """Whether its reading is recent enough to trust."""
-        read_at = self.read_at_seconds
-        return read_at is not None and now_seconds - read_at <= MAX_AGE_SECONDS
+    @property
+    def is_pending(self) -> bool:
+        """Whether its prompt still waits or is computed."""
+        return self.answered_at_seconds < 0
 
-    def projected_ratio(self, additional_tokens: int = 0) -> float | None:
-        """Projected KV use, 0 to 1 and above, once ``additional_tokens`` are added."""
-        if not self.capacity_tokens:
-            return None
-        return (self.projected_tokens + additional_tokens) / self.capacity_tokens
+    @property
+    def reserved_tokens(self) -> int:
+        """Tokens that it is expected to hold at its end."""
+        return self.prompt_tokens + max(self.expected_output_tokens, self.generated_tokens)
 
 
 class ReplicaLedger:
-    """The leases and the last reading of one replica. Owns both."""
+    """The leases, the last reading and the speed of one replica. Owns all three.
+
+    What decisions read is kept ready in plain attributes, because they read it for every replica.
+    """
+
+    __slots__ = (
+        "_base_tokens", "_ended", "_finishes", "_leader", "_lengths", "_max_context_tokens",
+        "_peak_tokens", "_promised_capacity_tokens", "_streams", "_unseen", "capacity_tokens",
+        "ceiling_ratio", "foreign_tokens", "inverse_outputs", "leases", "limit_tokens",
+        "measured_ratio", "num_foreign_running", "num_foreign_waiting", "num_pending",
+        "num_streams", "pending_reserved_tokens", "pending_tokens", "pinned_ratio",
+        "progressed_at_seconds", "read_at_seconds", "reading", "replica",
+        "sent_since_reading_tokens", "sharing_ratio", "speed", "weight_ratio",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -84,102 +114,378 @@ class ReplicaLedger:
         *,
         promised_capacity_tokens: int | None = None,
         max_context_tokens: int | None = None,
+        lengths: OutputLengths | None = None,
+        weight_ratio: float = 1.0,
     ) -> None:
-        """``promised_capacity_tokens``: what the operator expects, used until the engine says."""
+        """``promised_capacity_tokens``: what the operator expects, used until the engine says.
+
+        ``lengths``: of the model's answers, shared by its replicas. ``weight_ratio``: share of
+        traffic that it is meant to get, relative to others (1 where nobody says).
+        """
         self.replica = replica
+        self.weight_ratio = weight_ratio
         self._promised_capacity_tokens = promised_capacity_tokens
         self._max_context_tokens = max_context_tokens
+        self._lengths = lengths or OutputLengths()
         self.reading: ReplicaReading | None = None
-        self._leases: set[Reservation] = set()
-        self._unseen_tokens = 0
-        self._ended_tokens = 0
-        self._snapshot: ReplicaSnapshot | None = None
+        self.read_at_seconds = -1.0
+        """When the last scrape started; -1 when there was none."""
+        self.capacity_tokens: int | None = None
+        """Tokens that its KV cache holds: the engine's word, else the operator's, else unknown."""
+        self.limit_tokens: int | None = None
+        """The most that one request may hold; None when unknown."""
+        self.ceiling_ratio = 1.0
+        """How full it may be planned, whatever the watermark says: preemptions lower it."""
+        self.sent_since_reading_tokens = 0
+        """Prompt tokens that we have sent since the last reading came."""
+        self.measured_ratio = 0.0
+        """KV use at the last scrape, 0 to 1."""
+        self.speed = SpeedMeter()
+        self.leases: set[Reservation] = set()
+        self.num_pending = 0
+        """Our requests there that have not answered."""
+        self.pending_tokens = 0
+        """Uncached prompt tokens of those."""
+        self.pending_reserved_tokens = 0
+        """What those are expected to hold at their ends."""
+        self.num_streams = 0
+        """Our answers that decode."""
+        self.inverse_outputs = 0.0
+        """Sum over those of one over the length that a short one of its kind would have."""
+        self.foreign_tokens = 0
+        self.num_foreign_waiting = 0
+        self.num_foreign_running = 0
+        """What others hold, queue and run there, as of the last scrape."""
+        self.sharing_ratio = 1.0
+        """What the engine holds of our answers' tokens, counting what they share once."""
+        self.pinned_ratio = 0.0
+        """Of the tokens that our answers there found cached, the share that others pin too."""
+        self.progressed_at_seconds = -1.0
+        """When it last answered anything; -1: never."""
+        self._leader: Reservation | None = None
+        self._finishes: list[int] = []
+        self._streams: list[Reservation] = []
+        self._base_tokens = 0
+        self._peak_tokens = 0
+        self._ended: list[tuple[float, int]] = []
+        self._unseen: list[Reservation] = []
+        self._told_capacity()
+
+    # What is told.
 
     def promise(self, *, capacity_tokens: int | None, max_context_tokens: int | None) -> None:
         """What the operator says now; the engine's own word goes before it."""
         self._promised_capacity_tokens = capacity_tokens
         self._max_context_tokens = max_context_tokens
-        self._snapshot = None
+        self._told_capacity()
 
-    @property
-    def num_in_flight(self) -> int:
-        """Leases that are held."""
-        return len(self._leases)
+    def apply_reading(self, reading: ReplicaReading) -> None:
+        """Take a new reading: see the module's text for what it is taken to include."""
+        self._heed(self.reading, reading)
+        self.reading = reading
+        self.sent_since_reading_tokens = 0
+        started = self.read_at_seconds = reading.taken_at_seconds
+        self._told_capacity()
+        seen, maybe, num_sent, hits = 0, 0, 0, 0
+        for lease in self.leases:
+            if lease.sent_at_seconds >= started:
+                continue
+            if 0 <= lease.answered_at_seconds <= started:
+                seen += lease.prompt_tokens + lease.generated_tokens
+                hits += lease.prompt_tokens - lease.work_tokens
+            else:
+                maybe += lease.prompt_tokens
+                num_sent += 1
+        ratio = reading.kv_cache_utilization_ratio
+        self.measured_ratio = ratio or 0.0
+        ended = sum(tokens for when, tokens in self._ended if when > started)
+        self._ended = [item for item in self._ended if item[0] > started]
+        if ratio is None or self.capacity_tokens is None:
+            self.foreign_tokens, self.sharing_ratio = 0, 1.0
+        else:
+            measured = max(0, int(ratio * self.capacity_tokens) - ended)
+            self.foreign_tokens = max(0, measured - seen - maybe)
+            self.sharing_ratio, self.pinned_ratio = 1.0, 0.0
+            if measured < seen:
+                self.sharing_ratio = max(MIN_SHARING_RATIO, measured / seen)
+                self.pinned_ratio = min(1.0, (seen - measured) / hits) if hits else 0.0
+        waiting, running = reading.num_requests_waiting, reading.num_requests_running
+        self.num_foreign_waiting = max(0, (waiting or 0) - num_sent)
+        answered = len(self.leases) - self.num_pending
+        self.num_foreign_running = max(0, (running or 0) - answered - max(0, num_sent))
 
-    @property
-    def reserved_tokens(self) -> int:
-        """Tokens of all leases that are held, seen or not."""
-        return sum(lease.reserved_tokens for lease in self._leases)
+    # What we send and get.
 
-    @property
-    def capacity_tokens(self) -> int | None:
-        """Tokens that the KV cache holds: the engine's word, else the operator's."""
-        if self.reading is not None and self.reading.kv_capacity_tokens is not None:
-            return self.reading.kv_capacity_tokens
-        return self._promised_capacity_tokens
+    def reserve(
+        self,
+        profile: RequestProfile,
+        *,
+        now_seconds: float = 0.0,
+        work_tokens: int | None = None,
+        expected_output_tokens: int | None = None,
+    ) -> Reservation:
+        """Take a lease on the tokens that the request is expected to hold.
 
-    def reserve(self, profile: RequestProfile) -> Reservation:
-        """Take a lease on the tokens that the request is expected to hold."""
-        lease = Reservation(profile.num_prompt_tokens, profile.expected_tokens)
-        self._leases.add(lease)
-        self._unseen_tokens += lease.reserved_tokens
-        self._snapshot = None
+        ``work_tokens``: of its prompt, those that are not in the replica's prefix cache.
+        """
+        expected = profile.assumed_output_tokens
+        if expected_output_tokens is not None:
+            expected = expected_output_tokens
+        work = profile.num_prompt_tokens if work_tokens is None else work_tokens
+        lease = Reservation(
+            profile,
+            work_tokens=work,
+            needed_tokens=self.needed_tokens(profile.num_prompt_tokens, work),
+            expected_output_tokens=expected,
+            now_seconds=now_seconds,
+        )
+        self.leases.add(lease)
+        self.sent_since_reading_tokens += lease.prompt_tokens
+        self.num_pending += 1
+        self.pending_tokens += lease.work_tokens
+        self.pending_reserved_tokens += lease.needed_tokens + expected
+        if not profile.is_stream:
+            wait = self.speed.prefill_seconds(self.num_pending, self.pending_tokens)
+            lease.settles_at_seconds = now_seconds + wait
+            self._unseen.append(lease)
+        self.speed.sent(now_seconds=now_seconds)
         return lease
 
-    def progress(self, lease: Reservation, *, generated_tokens: int) -> None:
-        """The answer has ``generated_tokens`` tokens by now; more than assumed grows the lease."""
+    def progress(
+        self, lease: Reservation, *, generated_tokens: int, now_seconds: float = 0.0
+    ) -> None:
+        """The answer has ``generated_tokens`` tokens by now."""
+        self.progressed_at_seconds = now_seconds
+        if lease.answered_at_seconds < 0:
+            self._answered(lease, now_seconds, is_seen=True)
         lease.generated_tokens = generated_tokens
-        held = lease.prompt_tokens + generated_tokens
-        if held > lease.reserved_tokens:
-            self._unseen_tokens -= _unseen(lease)
-            lease.reserved_tokens = held
-            self._unseen_tokens += _unseen(lease)
-            self._snapshot = None
 
-    def release(self, lease: Reservation) -> int:
+    def streamed(self, lease: Reservation, *, generated_tokens: int, now_seconds: float) -> None:
+        """The same, of an answer that is read as it comes: one such answer tells the steps."""
+        num_more = generated_tokens - lease.generated_tokens
+        self.progress(lease, generated_tokens=generated_tokens, now_seconds=now_seconds)
+        if self._leader is lease:
+            if num_more > 0:
+                self.stepped(now_seconds=now_seconds, num_steps=num_more)
+        elif self._leader is None:
+            self._leader = lease
+            self.speed.restart(now_seconds=now_seconds)
+
+    def stepped(self, *, now_seconds: float, num_steps: int = 1) -> None:
+        """The replica has ended so many steps."""
+        num_streams = self.num_streams
+        if not num_streams:
+            return
+        speed = self.speed
+        inverse = self.inverse_outputs
+        window = num_streams / inverse if inverse > 0 else 0.0
+        speed.stepped(window_steps=window, now_seconds=now_seconds, num_steps=num_steps)
+        while self._finishes and self._finishes[0] <= speed.num_steps:
+            self._outlived(self._streams[0])
+
+    def release(self, lease: Reservation, *, now_seconds: float = 0.0) -> int:
         """Give the lease back; returns the tokens it held at its end.
 
         Raises ``KeyError`` when it was given back before: that is a bug of the caller.
         """
-        self._leases.remove(lease)
-        self._unseen_tokens -= _unseen(lease)
-        self._ended_tokens += lease.seen_tokens
-        self._snapshot = None
-        return lease.prompt_tokens + lease.generated_tokens
+        self.leases.remove(lease)
+        if lease.answered_at_seconds < 0:
+            self.num_pending -= 1
+            self.pending_tokens -= lease.work_tokens
+            self.pending_reserved_tokens -= lease.needed_tokens + lease.expected_output_tokens
+            self.speed.left(num_left=self.num_pending)
+            if lease.settles_at_seconds >= 0:
+                self._unseen.remove(lease)
+            return lease.prompt_tokens
+        self._remove(lease)
+        if self._leader is lease:
+            self._leader = None
+        held = lease.prompt_tokens + lease.generated_tokens
+        self._ended.append((now_seconds, held))
+        if len(self._ended) > MAX_ENDED:
+            del self._ended[: MAX_ENDED // 2]
+        if not self.num_streams:
+            self.speed.idle()
+        return held
 
-    def apply_reading(self, reading: ReplicaReading) -> None:
-        """Take a new reading: from here on it includes every lease that has answered."""
-        self.reading = reading
-        self._ended_tokens = 0
-        self._unseen_tokens = 0
-        self._snapshot = None
-        for lease in self._leases:
-            if lease.generated_tokens:
-                lease.seen_tokens = lease.prompt_tokens + lease.generated_tokens
-            self._unseen_tokens += _unseen(lease)
+    def settle(self, *, now_seconds: float) -> None:
+        """Answers that are not streamed are taken to have begun when they should have."""
+        for lease in self._unseen[:]:
+            if lease.settles_at_seconds <= now_seconds:
+                self._answered(lease, now_seconds, is_seen=False)
+
+    # What decisions ask.
+
+    @property
+    def num_in_flight(self) -> int:
+        """Our requests there."""
+        return len(self.leases)
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Tokens of all leases that are held, as they are expected at their ends."""
+        return sum(lease.reserved_tokens for lease in self.leases)
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens that the KV cache holds now, prompts that wait there not counted."""
+        own = self._base_tokens + self.num_streams * self.speed.num_steps
+        return int(self.sharing_ratio * own) + self.foreign_tokens
+
+    def needed_tokens(self, prompt_tokens: int, work_tokens: int) -> int:
+        """What a prompt would add to the KV cache, if ``work_tokens`` of it are not cached.
+
+        Cached blocks that nobody uses count as free until they are hit: a hit pins them, so it
+        saves time and no memory. Only what running answers pin as well is not held twice.
+        """
+        return prompt_tokens - int(self.pinned_ratio * (prompt_tokens - work_tokens))
 
     def projected_tokens(self) -> int:
-        """Tokens that the KV cache will hold once everything reserved has grown."""
-        measured = 0
+        """The most that the KV cache will hold, as far as our answers' ends can be told."""
+        own = self._base_tokens + self.num_streams * self.speed.num_steps
+        growth = max(0, self._peak() - own)
+        held = int(self.sharing_ratio * own) + self.foreign_tokens
+        return held + growth + self.pending_reserved_tokens
+
+    def projected_with(self, num_tokens: int, num_more: int) -> int:
+        """The most that it will hold with one more request: so many tokens, so many to come."""
+        step = self.speed.num_steps
+        own = self._base_tokens + self.num_streams * step
+        finish, base = step + num_more, num_tokens - step
+        total, count, most = 0, 0, own + num_tokens
+        is_counted = False
+        for index in range(self.num_streams - 1, -1, -1):
+            lease = self._streams[index]
+            if not is_counted and lease.finish_step <= finish:
+                is_counted = True
+                total += base
+                count += 1
+                most = max(most, total + count * finish)
+            total += lease.base_tokens
+            count += 1
+            most = max(most, total + count * max(step, lease.finish_step))
+        if not is_counted:
+            most = max(most, total + base + (count + 1) * finish)
+        held = int(self.sharing_ratio * own) + self.foreign_tokens
+        return held + (most - own) + self.pending_reserved_tokens
+
+    def projected_ratio(self, additional_tokens: int = 0) -> float | None:
+        """Projected KV use, 0 to 1 and above, once ``additional_tokens`` are added."""
+        if not self.capacity_tokens:
+            return None
+        return (self.projected_tokens() + additional_tokens) / self.capacity_tokens
+
+    def is_fresh(self, *, now_seconds: float) -> bool:
+        """Whether its reading is recent enough to trust."""
+        return self.read_at_seconds >= 0 and now_seconds - self.read_at_seconds <= MAX_AGE_SECONDS
+
+    def oldest_pending_seconds(self, *, now_seconds: float) -> float:
+        """How long the request that has waited longest for its first token has waited."""
+        sent = [lease.sent_at_seconds for lease in self.leases if lease.answered_at_seconds < 0]
+        return now_seconds - min(sent) if sent else 0.0
+
+    # Inside.
+
+    def _told_capacity(self) -> None:
         reading = self.reading
-        if reading is not None and reading.kv_cache_utilization_ratio is not None:
-            measured = int(reading.kv_cache_utilization_ratio * (self.capacity_tokens or 0))
-        return max(0, measured - self._ended_tokens) + self._unseen_tokens
+        capacity = self._promised_capacity_tokens
+        if reading is not None and reading.kv_capacity_tokens is not None:
+            capacity = reading.kv_capacity_tokens
+        self.capacity_tokens = capacity
+        limit = self._max_context_tokens
+        if limit is None or (capacity is not None and capacity < limit):
+            limit = capacity
+        self.limit_tokens = limit
 
-    def snapshot(self) -> ReplicaSnapshot:
-        """What a decision may know; the same object until something changes."""
-        snapshot = self._snapshot
-        if snapshot is None:
-            snapshot = self._snapshot = ReplicaSnapshot(
-                replica=self.replica,
-                capacity_tokens=self.capacity_tokens,
-                max_context_tokens=self._max_context_tokens,
-                projected_tokens=self.projected_tokens(),
-                num_in_flight=len(self._leases),
-                read_at_seconds=None if self.reading is None else self.reading.taken_at_seconds,
-            )
-        return snapshot
+    def _heed(self, before: ReplicaReading | None, now: ReplicaReading) -> None:
+        """Preemptions since the last reading, or requests that wait for blocks, lower the ceiling.
 
+        Those that wait for blocks are a sign only where they are ours: we thought they would fit.
+        """
+        if before is None or before.num_preemptions_total is None:
+            return
+        if now.num_preemptions_total is None:
+            return
+        was_preempted = now.num_preemptions_total > before.num_preemptions_total
+        waits = (now.num_waiting_for_capacity or 0) > 0 and self.num_pending > 0
+        if was_preempted or waits:
+            self.ceiling_ratio = max(FLOOR_RATIO, self.ceiling_ratio * LOWERED_RATIO)
+        else:
+            self.ceiling_ratio = min(1.0, self.ceiling_ratio + RAISED_RATIO)
 
-def _unseen(lease: Reservation) -> int:
-    return max(0, lease.reserved_tokens - lease.seen_tokens)
+    def _answered(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
+        """Its prompt is computed: from now on it decodes."""
+        lease.answered_at_seconds = now_seconds
+        if lease.settles_at_seconds >= 0:
+            lease.settles_at_seconds = -1.0
+            self._unseen.remove(lease)
+        self.num_pending -= 1
+        self.pending_tokens -= lease.work_tokens
+        self.pending_reserved_tokens -= lease.needed_tokens + lease.expected_output_tokens
+        speed = self.speed
+        if is_seen:
+            speed.prefilled(lease.work_tokens, num_left=self.num_pending, now_seconds=now_seconds)
+        else:
+            speed.left(num_left=self.num_pending)
+        lease.base_tokens = lease.prompt_tokens - speed.num_steps
+        lease.inverse_output = 1.0 / self._expected(lease, PACE_QUANTILE, 0)
+        self._insert(lease, lease.expected_output_tokens)
+
+    def _outlived(self, lease: Reservation) -> None:
+        """It decodes longer than expected: expect anew, from those that got as long."""
+        self._remove(lease)
+        so_far = lease.base_tokens + self.speed.num_steps - lease.prompt_tokens
+        longer = self._expected(lease, MEMORY_QUANTILE, so_far)
+        lease.inverse_output = 1.0 / self._expected(lease, PACE_QUANTILE, so_far)
+        lease.expected_output_tokens = longer
+        self._insert(lease, longer - so_far)
+
+    def _expected(self, lease: Reservation, quantile: float, so_far: int) -> int:
+        profile = lease.profile
+        known = profile.known_output_tokens
+        if known is not None:
+            return max(so_far + LEAST_MORE_TOKENS, known)
+        told = self._lengths.quantile(
+            quantile,
+            tenant=profile.tenant,
+            num_prompt_tokens=profile.num_prompt_tokens,
+            max_output_tokens=profile.max_output_tokens,
+            after_tokens=so_far,
+        )
+        if told is None:
+            told = profile.assumed_output_tokens if so_far == 0 else int(OUTLIVED_RATIO * so_far)
+        return max(so_far + LEAST_MORE_TOKENS, told)
+
+    def _insert(self, lease: Reservation, num_more: int) -> None:
+        lease.finish_step = self.speed.num_steps + max(1, num_more)
+        index = bisect_right(self._finishes, lease.finish_step)
+        self._finishes.insert(index, lease.finish_step)
+        self._streams.insert(index, lease)
+        self.num_streams += 1
+        self._base_tokens += lease.base_tokens
+        self.inverse_outputs += lease.inverse_output
+        self._peak_tokens = -1
+
+    def _remove(self, lease: Reservation) -> None:
+        index = bisect_right(self._finishes, lease.finish_step - 1)
+        while self._streams[index] is not lease:
+            index += 1
+        del self._finishes[index]
+        del self._streams[index]
+        self.num_streams -= 1
+        self._base_tokens -= lease.base_tokens
+        self.inverse_outputs -= lease.inverse_output
+        if not self.num_streams:
+            self.inverse_outputs = 0.0
+        self._peak_tokens = -1
+
+    def _peak(self) -> int:
+        """Our answers' tokens at the fullest moment to come; kept until one comes or goes."""
+        if self._peak_tokens < 0:
+            step = self.speed.num_steps
+            total, most = 0, 0
+            for count, lease in enumerate(reversed(self._streams), 1):
+                total += lease.base_tokens
+                most = max(most, total + count * max(step, lease.finish_step))
+            self._peak_tokens = most
+        return self._peak_tokens

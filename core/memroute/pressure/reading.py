@@ -12,10 +12,13 @@ class ReplicaReading:
     """What an engine reported of itself."""
 
     taken_at_seconds: float
-    """On the reader's monotonic clock."""
+    """When the scrape *started*, on the reader's monotonic clock: what was sent or ended after
+    that may or may not be in it."""
     kv_cache_utilization_ratio: float | None = None
     """Pinned KV cache, 0 to 1; cached blocks that nobody references count as free."""
     kv_capacity_tokens: int | None = None
     num_requests_running: int | None = None
     num_requests_waiting: int | None = None
+    num_waiting_for_capacity: int | None = None
+    """Of those that wait, the ones that wait for KV blocks or a sequence slot."""
     num_preemptions_total: int | None = None

@@ -1,17 +1,42 @@
-"""The replica under the least projected KV pressure.
+"""The replica on which a request costs least, in seconds: the page to read first.
 
-Admission has already dropped the replicas that have no room. Of the rest, the one whose KV
-cache would be least full once the request has grown, in the request's own tokens: replicas
-of different size are compared by what the request does to them. Ties are broken at random,
-so that no replica is favoured.
+```text
+cost = prompts that wait there                      until its own prompt's turn
+     + its own prompt, what is not cached           until its first token
+     + KAPPA x answers there x (its prompt + RHO x its answer)
+                                                    what it takes from those that decode there
+     + MEMORY x k / (1 - k)                         k: projected KV use with it
+     + CLOSED if the replica does not take it now   what waiting for it is worth
+     + STALE if its readings are out of date        others first
+```
+
+All of it is measured: how fast the replica computes prompts (``memroute.pressure.speed``), what
+is in its prefix cache, what its KV cache will hold. The first two lines are the time to the first
+token; the third is what LMetric (arXiv 2603.15202) multiplies in whole, here at a twentieth,
+because a second that many answers share hurts each of them less than a second that one request
+waits; the fourth keeps unequal KV caches equally full, and is nothing until one fills. Ties are
+broken at random, so that no replica is favoured and routers that see the same do not do the same.
 """
 
-import math
-from collections.abc import Sequence
 from typing import Protocol
 
 from memroute.footprint.request import RequestProfile
-from memroute.pressure.ledger import ReplicaSnapshot
+from memroute.pressure.ledger import ReplicaLedger
+
+KAPPA = 0.05
+RHO = 4.0
+# Prompt tokens that an output token is worth: it reads the whole context anew in every step.
+MEMORY_SECONDS = 0.02
+CLOSED_SECONDS = 0.3
+# A second prefill of some thousand tokens: when the replica that has the prefix is busy for a
+# moment, waiting for it is cheaper than computing it again elsewhere.
+MISS_SECONDS = 1.0
+# What a first token in time is worth: with no time left to wait for the cheapest replica, a
+# request takes another that costs less than this more. Beyond, it would take from many what it
+# gains itself: a long prefix computed twice is held twice, too.
+STALE_SECONDS = 10.0
+FULL_RATIO = 1.02
+# Keeps the barrier finite where a replica is full.
 
 
 class RandomSource(Protocol):
@@ -25,48 +50,81 @@ class RandomSource(Protocol):
 class Choice:
     """The chosen replica, and why it."""
 
-    __slots__ = ("num_candidates", "projected_ratio", "replica")
+    __slots__ = (
+        "hit_tokens", "num_candidates", "own_seconds", "policy", "projected_ratio", "replica",
+        "wait_seconds",
+    )  # fmt: skip
 
-    def __init__(self, *, replica: str, projected_ratio: float | None, num_candidates: int) -> None:
+    def __init__(
+        self,
+        *,
+        replica: str,
+        policy: str,
+        num_candidates: int,
+        wait_seconds: float,
+        own_seconds: float,
+        hit_tokens: int,
+        projected_ratio: float | None,
+    ) -> None:
         self.replica = replica
-        self.projected_ratio = projected_ratio
-        """Its KV use once the request has grown; None when its capacity is unknown."""
+        self.policy = policy
         self.num_candidates = num_candidates
+        self.wait_seconds = wait_seconds
+        """Until its prompt's turn, as far as this router can tell."""
+        self.own_seconds = own_seconds
+        """Of its own prompt."""
+        self.hit_tokens = hit_tokens
+        """Of its prompt, what is taken to be in the replica's prefix cache."""
+        self.projected_ratio = projected_ratio
+        """KV use to come, the request with it; None when the capacity is unknown."""
 
     @property
     def why(self) -> str:
         """A sentence, with the numbers."""
-        ratio = self.projected_ratio
-        told = "unknown" if ratio is None else f"{ratio:.3f}"
-        return f"least projected KV use ({told}) of {self.num_candidates} candidate(s)"
+        ratio = "unknown" if self.projected_ratio is None else f"{self.projected_ratio:.3f}"
+        return (
+            f"{self.policy}: best of {self.num_candidates} candidate(s); waits "
+            f"{self.wait_seconds:.3f} s there, prefills {self.own_seconds:.3f} s, "
+            f"{self.hit_tokens} tokens cached, projected KV use {ratio}"
+        )
 
 
-def choose(
-    profile: RequestProfile, candidates: Sequence[ReplicaSnapshot], *, rng: RandomSource
-) -> Choice:
-    """Choose one of ``candidates``, which must not be empty.
-
-    A replica of unknown capacity is judged by its requests in flight, after all others.
-    """
-    expected_tokens = profile.expected_tokens
-    ties: list[ReplicaSnapshot] = []
-    best = math.inf
-    for candidate in candidates:
-        capacity = candidate.capacity_tokens
-        if capacity:
-            score = (candidate.projected_tokens + expected_tokens) / capacity
-            if score < best:
-                best = score
-                ties = [candidate]
-            elif score == best:
-                ties.append(candidate)
-    if ties:
-        chosen = _any_of(ties, rng)
-        return Choice(replica=chosen.replica, projected_ratio=best, num_candidates=len(candidates))
-    fewest = min(candidate.num_in_flight for candidate in candidates)
-    chosen = _any_of([c for c in candidates if c.num_in_flight == fewest], rng)
-    return Choice(replica=chosen.replica, projected_ratio=None, num_candidates=len(candidates))
+def wait_seconds(ledger: ReplicaLedger, *, now_seconds: float) -> float:
+    """Until a prompt that came now would have its turn: ours that wait there, and others'."""
+    speed = ledger.speed
+    wait = speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
+    since = speed.busy_since_seconds
+    if since >= 0:
+        wait = max(0.0, wait - (now_seconds - since))
+    others = ledger.num_foreign_waiting
+    if others:
+        wait += others * speed.prompt_seconds
+        if ledger.num_pending:
+            wait += others * speed.token_seconds * ledger.pending_tokens / ledger.num_pending
+    return wait
 
 
-def _any_of(ties: list[ReplicaSnapshot], rng: RandomSource) -> ReplicaSnapshot:
-    return ties[int(rng.random() * len(ties))] if len(ties) > 1 else ties[0]
+def cost_seconds(
+    ledger: ReplicaLedger,
+    profile: RequestProfile,
+    *,
+    work_tokens: int,
+    output_tokens: int,
+    now_seconds: float,
+) -> float:
+    """What the request costs there, the terms for closed and stale replicas left out."""
+    speed = ledger.speed
+    own = speed.token_seconds * work_tokens
+    shared = KAPPA * (ledger.num_streams + ledger.num_foreign_running)
+    cost = (
+        wait_seconds(ledger, now_seconds=now_seconds)
+        + speed.prompt_seconds
+        + own
+        + shared * (own + RHO * speed.token_seconds * output_tokens)
+    )
+    capacity = ledger.capacity_tokens
+    if capacity:
+        needed = ledger.needed_tokens(profile.num_prompt_tokens, work_tokens)
+        k = (ledger.projected_tokens() + needed + output_tokens) / capacity
+        cost += MEMORY_SECONDS * k / (FULL_RATIO - min(k, 1.0))
+    return cost / ledger.weight_ratio

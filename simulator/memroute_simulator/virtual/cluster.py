@@ -12,7 +12,6 @@ from enum import StrEnum
 from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
-from memroute_simulator.virtual.policies import POLICIES
 from memroute_simulator.virtual.replica import VirtualReplica
 from memroute_simulator.virtual.router import RouterSettings, VirtualRouter
 from memroute_simulator.workloads.request import Session, Workload
@@ -99,7 +98,7 @@ class Cluster:
         self.routers = [
             VirtualRouter(
                 loop=self.loop,
-                policy=POLICIES[fleet.policy](random.Random(self._rng.random())),  # noqa: S311
+                policy=fleet.policy,
                 settings=fleet.router,
                 rng=random.Random(self._rng.random()),  # noqa: S311
                 is_running=lambda: self._num_open > 0,

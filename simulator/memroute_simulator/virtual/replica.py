@@ -82,6 +82,8 @@ class VirtualReplica:
         self._ranks = [_Rank(scheduler) for scheduler in schedulers]
         self._steps_together = steps_together
         self._ingest_seconds = ingest_seconds
+        self.on_step: list[Callable[[], None]] = []
+        """Called when a step has ended: streams show it by their tokens."""
         self._tickets: dict[EngineRequest, Ticket] = {}
         self._is_frozen = False
         self._generation = 0
@@ -264,6 +266,8 @@ class VirtualReplica:
                 ticket.last_token_seconds = now
                 self.num_in_flight -= 1
                 self._end(ticket, is_failed=False)
+        for notice in self.on_step:
+            notice()
         if not self._is_frozen:
             self._begin(ranks)
 

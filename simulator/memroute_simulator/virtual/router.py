@@ -1,18 +1,42 @@
-"""A router in virtual time: its own clock, its own stale view of every replica.
+"""A router in virtual time: memroute's own decisions, on a clock and a view of its own.
 
-Each replica is scraped at the router's period from a random phase on, and a reading arrives
-late by the network. Requests that fail before their first token are tried elsewhere.
+What decides is ``memroute.dispatch``, the object that decides in the real router too; here it gets
+its readings, first tokens and ends from simulated engines. Each replica is scraped at the router's
+period from a random phase on, and a reading arrives late by the network. Requests that fail before
+their first token are tried elsewhere.
+
+Policies that ask for cached prefixes are told what each cache holds, exactly and at once: better
+than any real index, the same for all of them.
 """
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from memroute.admission import QueueLimits, Reject
+from memroute.dispatch import (
+    AdmissionMode,
+    Candidate,
+    Dispatcher,
+    DispatchSettings,
+    Placement,
+)
+from memroute.footprint import RequestProfile
+from memroute.pressure import ReplicaReading
+from memroute.routing import POLICY_NAMES
 from memroute_simulator.engine.model import EngineRequest, SegmentedContent
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
-from memroute_simulator.virtual.policies import Policy, ReplicaView, Shed
 from memroute_simulator.virtual.replica import Ticket, VirtualReplica
+
+ASSUMED_OUTPUT_TOKENS = 256
+# The default of a ModelDeployment's routing.
+HELD_TICK_SECONDS = 0.01
+# How often held requests are looked at when nothing happens.
+CLAIRVOYANT = "clairvoyant"
+"""memroute's own policy, told how long every answer will be, with readings of this moment."""
+CLAIRVOYANT_SCRAPE_SECONDS = 0.02
+POLICIES = (*POLICY_NAMES, CLAIRVOYANT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,68 +49,146 @@ class RouterSettings:
     network_seconds: float = 0.0005
     """One way, router to replica."""
     max_attempts: int = 3
+    dispatch: DispatchSettings = field(default_factory=DispatchSettings)
+    """Its policy is the fleet's."""
+    queue: QueueLimits = field(default_factory=QueueLimits)
 
 
-@dataclass(slots=True, eq=False)
-class _Attempt:
-    outcome: Outcome
-    view: ReplicaView
-    ticket: Ticket
-    uncached_tokens: int
-    is_pending: bool = True
+class _Asking:
+    """A request that this router has: a ticket of the dispatcher."""
+
+    __slots__ = ("on_end", "outcome", "placement", "profile", "request", "ticket", "tried")
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        request: EngineRequest,
+        profile: RequestProfile,
+        on_end: Callable[[Outcome], None],
+    ) -> None:
+        self.outcome = outcome
+        self.request = request
+        self.profile = profile
+        self.on_end = on_end
+        self.tried = outcome.tried
+        self.placement: Placement | None = None
+        self.ticket: Ticket | None = None
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
 class VirtualRouter:
-    """One router replica. Owns its views."""
+    """One router replica. Owns its view of the fleet."""
 
-    loop: VirtualLoop
-    policy: Policy
-    settings: RouterSettings
-    rng: random.Random
-    is_running: Callable[[], bool]
-    """Whether there is still something to scrape for."""
-    views: dict[str, ReplicaView] = field(default_factory=dict)
-    _listed: list[ReplicaView] = field(default_factory=list)
+    def __init__(
+        self,
+        *,
+        loop: VirtualLoop,
+        policy: str,
+        settings: RouterSettings,
+        rng: random.Random,
+        is_running: Callable[[], bool],
+    ) -> None:
+        """``is_running``: whether there is still something to scrape for."""
+        self.loop = loop
+        self.settings = settings
+        self._rng = rng
+        self._is_running = is_running
+        self._is_clairvoyant = policy == CLAIRVOYANT
+        ours = policy in {"memroute", CLAIRVOYANT}
+        dispatch = settings.dispatch
+        self.dispatcher = Dispatcher(
+            DispatchSettings(
+                policy="memroute" if ours else policy,
+                admission=dispatch.admission if ours else AdmissionMode.OFF,
+                limits=dispatch.limits,
+            ),
+            settings.queue,
+            rng=rng,
+            find_hits=self._find_hits,
+        )
+        self._replicas: dict[str, VirtualReplica] = {}
+        self._sent: dict[str, dict[_Asking, None]] = {}
+        self._num_held = 0
+        self._will_advance = False
 
     def add_replica(self, replica: VirtualReplica) -> None:
         """Start to scrape a replica, and to send to it."""
-        view = ReplicaView(replica=replica, capacity_tokens=max(1, replica.capacity_tokens))
-        self.views[replica.name] = view
-        self._listed.append(view)
-        if self.is_running():
-            self._start(view)
+        ledger = self.dispatcher.ledger(
+            replica.name, promised_capacity_tokens=max(1, replica.capacity_tokens)
+        )
+        self.dispatcher.add(Candidate(ledger))
+        self._replicas[replica.name] = replica
+        self._sent[replica.name] = {}
+
+        def stepped() -> None:
+            if ledger.num_streams:
+                ledger.stepped(now_seconds=self.loop.now_seconds)
+
+        replica.on_step.append(stepped)
+        if self._is_running():
+            self._start(replica)
 
     def start_scraping(self) -> None:
         """Scrape every replica, each from a phase of its own, until nothing is left to route."""
-        for view in self._listed:
-            self._start(view)
-
-    def _start(self, view: ReplicaView) -> None:
-        self.loop.after(self.rng.random() * self.settings.scrape_seconds, self._scrapes(view))
+        for replica in self._replicas.values():
+            self._start(replica)
 
     def remove_replica(self, replica: VirtualReplica) -> None:
         """Send nothing more to it."""
-        view = self.views.pop(replica.name, None)
-        if view is not None:
-            self._listed.remove(view)
+        self._replicas.pop(replica.name, None)
+        self.dispatcher.remove(replica.name)
 
     def route(self, outcome: Outcome, on_end: Callable[[Outcome], None]) -> None:
-        """Send a request on, or shed it."""
-        tried = set(outcome.tried)
-        views = [v for v in self._listed if v.replica.name not in tried] if tried else self._listed
-        if not views:
-            outcome.end(OutcomeStatus.FAILED, self.loop.now_seconds, "no replica left to try")
-            on_end(outcome)
-            return
+        """Send a request on, let it wait, or shed it."""
         request = self._request(outcome)
-        choice = self.policy.choose(request, views, self.loop.now_seconds)
-        if isinstance(choice, Shed):
-            outcome.retry_after_seconds = choice.retry_after_seconds
-            outcome.end(OutcomeStatus.SHED, self.loop.now_seconds, choice.reason)
-            on_end(outcome)
+        asking = _Asking(outcome, request, self._profile(request), on_end)
+        verdict = self.dispatcher.submit(asking, now_seconds=self.loop.now_seconds)
+        if verdict is None:
+            self._num_held += 1
+            outcome.cancel = lambda: self._withdraw(asking)
+            self._advance()
+            self._advance_later()
+        else:
+            self._told(asking, verdict)
+
+    # What was decided.
+
+    def _told(self, asking: _Asking, verdict: Placement | Reject) -> None:
+        outcome = asking.outcome
+        outcome.cancel = None
+        if isinstance(verdict, Placement):
+            self._send(asking, verdict)
+        elif outcome.tried and verdict.retry_after_seconds is not None:
+            outcome.end(OutcomeStatus.FAILED, self.loop.now_seconds, "no replica left to try")
+            asking.on_end(outcome)
+        else:
+            outcome.retry_after_seconds = verdict.retry_after_seconds
+            outcome.end(OutcomeStatus.SHED, self.loop.now_seconds, verdict.reason.value)
+            asking.on_end(outcome)
+
+    def _withdraw(self, asking: _Asking) -> None:
+        if self.dispatcher.withdraw(asking):
+            self._num_held -= 1
+
+    def _advance_later(self) -> None:
+        if self._num_held and not self._will_advance:
+            self._will_advance = True
+            self.loop.after(HELD_TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._will_advance = False
+        self._advance()
+        self._advance_later()
+
+    def _advance(self) -> None:
+        """Something has changed, or time has passed: see whose turn it is."""
+        if not self._num_held:
             return
-        self._send(outcome, request, choice, on_end)
+        for ticket, verdict in self.dispatcher.turns(now_seconds=self.loop.now_seconds):
+            self._num_held -= 1
+            if isinstance(ticket, _Asking):
+                self._told(ticket, verdict)
+
+    # Requests.
 
     def _request(self, outcome: Outcome) -> EngineRequest:
         asked = outcome.asked
@@ -101,83 +203,149 @@ class VirtualRouter:
             adapter=asked.adapter,
         )
 
-    def _send(
-        self,
-        outcome: Outcome,
-        request: EngineRequest,
-        view: ReplicaView,
-        on_end: Callable[[Outcome], None],
-    ) -> None:
-        outcome.tried.append(view.replica.name)
-        ticket = Ticket(request=request)
-        # A router without an index takes the whole prompt as work.
-        hit = view.replica.hit_tokens(request) if self.policy.sees_prefixes else 0
-        attempt = _Attempt(outcome, view, ticket, request.num_prompt_tokens - hit)
-        view.num_in_flight += 1
-        view.pending_tokens += attempt.uncached_tokens
-        self.policy.on_sent(request, view, self.loop.now_seconds)
-        ticket.on_first_token = lambda _: self._on_first_token(attempt)
-        ticket.on_end = lambda _: self._on_end(attempt, on_end)
-        outcome.cancel = lambda: self._cancel(attempt)
-        self.loop.after(self.settings.network_seconds, lambda: view.replica.submit(ticket))
+    def _profile(self, request: EngineRequest) -> RequestProfile:
+        allowed = request.max_output_tokens
+        assumed = ASSUMED_OUTPUT_TOKENS if allowed is None else min(allowed, ASSUMED_OUTPUT_TOKENS)
+        limits = self.settings.dispatch.limits
+        return RequestProfile(
+            num_prompt_tokens=request.num_prompt_tokens,
+            min_prompt_tokens=request.num_prompt_tokens,
+            max_output_tokens=allowed,
+            assumed_output_tokens=assumed,
+            known_output_tokens=request.num_output_tokens if self._is_clairvoyant else None,
+            # To vLLM smaller is served first, to memroute greater.
+            priority=-request.priority,
+            deadline_seconds=request.arrival_seconds + limits.ttft_target_seconds,
+            adapter=request.adapter or "",
+        )
 
-    def _cancel(self, attempt: _Attempt) -> None:
-        """The client has gone: the engine's work ends, and what was booked is given back."""
-        attempt.view.replica.abort(attempt.ticket)
-        self._leave(attempt)
+    def _find_hits(self, ticket: object) -> dict[str, int]:
+        if not isinstance(ticket, _Asking):
+            return {}
+        return {
+            name: replica.hit_tokens(ticket.request) for name, replica in self._replicas.items()
+        }
 
-    def _leave(self, attempt: _Attempt) -> None:
-        self._settle(attempt)
-        attempt.outcome.cancel = None
-        attempt.view.num_in_flight -= 1
-        self.policy.on_end(attempt.ticket.request, attempt.view, self.loop.now_seconds)
+    def _send(self, asking: _Asking, placement: Placement) -> None:
+        outcome = asking.outcome
+        name = placement.choice.replica
+        replica = self._replicas[name]
+        outcome.tried.append(name)
+        asking.placement = placement
+        ticket = asking.ticket = Ticket(request=asking.request)
+        self._sent[name][asking] = None
+        ticket.on_first_token = lambda _: self._on_first_token(asking)
+        ticket.on_end = lambda _: self._on_end(asking)
+        outcome.cancel = lambda: self._cancel(asking)
+        self.loop.after(self.settings.network_seconds, lambda: replica.submit(ticket))
 
-    def _on_first_token(self, attempt: _Attempt) -> None:
-        self._settle(attempt)
-        attempt.outcome.first_token_seconds = self.loop.now_seconds + self.settings.network_seconds
-        self.policy.on_first_token(attempt.ticket.request, attempt.view)
+    def _cancel(self, asking: _Asking) -> None:
+        """The client has gone: the engine's work ends, and what was reserved is given back."""
+        if asking.placement is None or asking.ticket is None:
+            return
+        replica = asking.ticket.replica or self._replicas.get(asking.placement.choice.replica)
+        if replica is not None:
+            replica.abort(asking.ticket)
+        self._leave(asking, is_complete=False)
 
-    def _settle(self, attempt: _Attempt) -> None:
-        if attempt.is_pending:
-            attempt.is_pending = False
-            attempt.view.pending_tokens -= attempt.uncached_tokens
-
-    def _on_end(self, attempt: _Attempt, on_end: Callable[[Outcome], None]) -> None:
+    def _leave(self, asking: _Asking, *, is_complete: bool) -> None:
+        placement = asking.placement
+        asking.outcome.cancel = None
+        if placement is None:
+            return
+        asking.placement = None
+        self._sent[placement.choice.replica].pop(asking, None)
         now = self.loop.now_seconds
-        self._leave(attempt)
-        outcome, request = attempt.outcome, attempt.ticket.request
+        ledger = placement.candidate.ledger
+        if is_complete:
+            ledger.progress(
+                placement.reservation,
+                generated_tokens=asking.request.num_output_tokens,
+                now_seconds=now,
+            )
+        self.dispatcher.ended(
+            ledger, placement.reservation, is_complete=is_complete, now_seconds=now
+        )
+        self._advance()
+
+    def _on_first_token(self, asking: _Asking) -> None:
+        now = self.loop.now_seconds
+        asking.outcome.first_token_seconds = now + self.settings.network_seconds
+        placement = asking.placement
+        if placement is not None:
+            placement.candidate.health.answered()
+            placement.candidate.ledger.progress(
+                placement.reservation, generated_tokens=1, now_seconds=now
+            )
+        self._advance()
+
+    def _on_end(self, asking: _Asking) -> None:
+        now = self.loop.now_seconds
+        ticket, placement = asking.ticket, asking.placement
+        if ticket is None or placement is None:
+            return
+        outcome, request = asking.outcome, asking.request
         outcome.num_preemptions += request.num_preemptions
         outcome.num_hit_tokens = request.num_hit_tokens
-        if not attempt.ticket.is_failed:
+        if ticket.is_failed:
+            placement.candidate.health.fault(now_seconds=now)
+        self._leave(asking, is_complete=not ticket.is_failed)
+        if not ticket.is_failed:
             outcome.end(OutcomeStatus.SERVED, now + self.settings.network_seconds)
-            on_end(outcome)
+            asking.on_end(outcome)
         elif outcome.first_token_seconds is None and (
             len(outcome.tried) < self.settings.max_attempts
         ):
-            self.route(outcome, on_end)
+            self.route(outcome, asking.on_end)
         else:
             outcome.end(OutcomeStatus.FAILED, now, "the replica died")
-            on_end(outcome)
+            asking.on_end(outcome)
 
-    def _scrapes(self, view: ReplicaView) -> Callable[[], None]:
+    # Readings.
+
+    def _start(self, replica: VirtualReplica) -> None:
+        self.loop.after(self._rng.random() * self._scrape_seconds, lambda: self._scrape(replica))
+
+    @property
+    def _scrape_seconds(self) -> float:
+        return CLAIRVOYANT_SCRAPE_SECONDS if self._is_clairvoyant else self.settings.scrape_seconds
+
+    def _scrape(self, replica: VirtualReplica) -> None:
         """Scrape now, and again every period while there is something to route."""
+        if self._replicas.get(replica.name) is not replica:
+            return
+        if replica.is_serving:
+            gauges = replica.reading()
+            reading = ReplicaReading(
+                taken_at_seconds=self.loop.now_seconds,
+                kv_cache_utilization_ratio=gauges.kv_cache_utilization_ratio,
+                kv_capacity_tokens=max(1, replica.capacity_tokens),
+                num_requests_running=gauges.num_running,
+                num_requests_waiting=gauges.num_waiting,
+                num_preemptions_total=gauges.num_preemptions,
+            )
+            self.loop.after(
+                self.settings.scrape_delay_seconds, lambda: self._arrived(replica, reading)
+            )
+        if self._is_running():
+            self.loop.after(self._scrape_seconds, lambda: self._scrape(replica))
 
-        def scrape() -> None:
-            if self.views.get(view.replica.name) is not view:
-                return
-            if view.replica.is_serving:
-                reading = view.replica.reading()
-                taken = self.loop.now_seconds
-
-                def arrive() -> None:
-                    view.num_running = reading.num_running
-                    view.num_waiting = reading.num_waiting
-                    view.kv_ratio = reading.kv_cache_utilization_ratio
-                    view.read_at_seconds = taken
-                    self.policy.on_scrape(view, self.loop.now_seconds)
-
-                self.loop.after(self.settings.scrape_delay_seconds, arrive)
-            if self.is_running():
-                self.loop.after(self.settings.scrape_seconds, scrape)
-
-        return scrape
+    def _arrived(self, replica: VirtualReplica, reading: ReplicaReading) -> None:
+        candidate = self.dispatcher.candidates.get(replica.name)
+        if candidate is None:
+            return
+        ledger = candidate.ledger
+        for asking in self._sent[replica.name]:
+            placement = asking.placement
+            if placement is None or placement.reservation.is_pending:
+                continue
+            # Streams have told how far they are.
+            generated = replica.num_generated(asking.request)
+            if generated:
+                ledger.progress(
+                    placement.reservation,
+                    generated_tokens=generated,
+                    now_seconds=self.loop.now_seconds,
+                )
+        self.dispatcher.apply_reading(ledger, reading)
+        self._advance()

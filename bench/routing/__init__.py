@@ -1,0 +1,1 @@
+"""Which policy serves most within its latency targets? Studies in virtual time, and over HTTP."""

@@ -1,0 +1,606 @@
+"""One pool's requests: sent, held or refused. The page to read first.
+
+```text
+submit ── never fits ──────────────────────────────────────────► Reject
+       ── the cheapest replica is open, nobody waits ──────────► Placement (reserved in this step)
+       ── it is closed, and there is time to wait for it ──────► held
+       ── no time: the cheapest open one ──────────────────────► Placement
+       ── none is open ────────────────────────────────────────► held, or Reject: the queue is full
+turns  ── whose turn is it, now that something has changed? ───► Placement, or Reject: too late
+```
+
+The same object decides in the router and in the simulator's virtual time: it has no clock and no
+chance of its own, and the same calls give the same decisions. Deciding, choosing and reserving are
+one step: two requests can never be given the same room.
+
+A published policy takes the place of ours in the choice alone; admission then says yes to
+everything unless it is asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from memroute.admission import (
+    AdmissionSettings,
+    Closed,
+    FairQueue,
+    Held,
+    Hold,
+    QueueLimits,
+    QueueRefusal,
+    Reject,
+    RejectReason,
+    closed_to,
+    never_fits,
+    no_ready_replica,
+    not_now,
+)
+from memroute.footprint.request import RequestProfile
+from memroute.pressure import (
+    MAX_AGE_SECONDS,
+    OutputLengths,
+    RateMeter,
+    ReplicaHealth,
+    ReplicaLedger,
+    ReplicaReading,
+    Reservation,
+)
+from memroute.pressure.ledger import MEMORY_QUANTILE
+from memroute.routing.choose import (
+    CLOSED_SECONDS,
+    MISS_SECONDS,
+    STALE_SECONDS,
+    Choice,
+    RandomSource,
+    cost_seconds,
+    wait_seconds,
+)
+from memroute.routing.published import PUBLISHED, SEES_PREFIXES, Hits, Pick
+
+MEMROUTE = "memroute"
+PLAN_SECONDS = 0.01
+# How often who will be late is worked out anew.
+MAX_TRIED = 8
+# Held requests that are looked at when something has changed: one that is too large for the room
+# there is does not keep the smaller ones behind it.
+LATE_WAIT_SECONDS = 0.05
+# A request that is late anyway goes only where it makes nobody else wait.
+MIN_BACKLOG_SECONDS = 1.0
+# Before that, how fast the queue moves is anybody's guess.
+NO_HITS: Hits = {}
+
+
+class AdmissionMode(StrEnum):
+    """What becomes of a verdict against a request."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+    """It is counted, and the request sent all the same."""
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchSettings:
+    """How one pool admits and routes."""
+
+    policy: str = MEMROUTE
+    admission: AdmissionMode = AdmissionMode.ENFORCE
+    limits: AdmissionSettings = field(default_factory=AdmissionSettings)
+
+
+class Ticket(Protocol):
+    """Who asks for room."""
+
+    profile: RequestProfile
+    tried: list[str]
+    """Replicas that it has already failed on."""
+
+
+class Candidate:
+    """A replica that requests can be sent to."""
+
+    __slots__ = ("health", "is_routable", "ledger")
+
+    def __init__(self, ledger: ReplicaLedger, *, is_routable: bool = True) -> None:
+        self.ledger = ledger
+        self.health = ReplicaHealth()
+        self.is_routable = is_routable
+        """Ready, not draining, not terminating."""
+
+
+class Placement:
+    """A replica that was chosen, and what was reserved there in the same step."""
+
+    __slots__ = ("candidate", "choice", "reservation")
+
+    def __init__(self, candidate: Candidate, choice: Choice, reservation: Reservation) -> None:
+        self.candidate = candidate
+        self.choice = choice
+        self.reservation = reservation
+
+
+class _Search:
+    """The outcome of looking at every candidate."""
+
+    __slots__ = (
+        "best", "best_cost", "best_work", "closed", "is_best_open", "num_candidates", "open",
+        "open_cost", "open_work",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.best: Candidate | None = None
+        self.best_cost = 0.0
+        self.best_work = 0
+        self.is_best_open = False
+        self.open: Candidate | None = None
+        self.open_cost = 0.0
+        self.open_work = 0
+        self.closed: dict[Closed, int] = {}
+        self.num_candidates = 0
+
+    @property
+    def is_open_worth_it(self) -> bool:
+        """Whether the open one costs little enough more than the cheapest, which is closed."""
+        return self.open_cost <= self.best_cost - CLOSED_SECONDS + MISS_SECONDS
+
+
+class Dispatcher:
+    """Owns the ledgers of one pool's replicas and the queue of those who wait for them."""
+
+    def __init__(
+        self,
+        settings: DispatchSettings,
+        limits: QueueLimits,
+        *,
+        rng: RandomSource,
+        find_hits: Callable[[Ticket], Hits] | None = None,
+    ) -> None:
+        """``find_hits``: tokens of a request's prompt that each replica has cached."""
+        self.settings = settings
+        self.queue: FairQueue[Ticket] = FairQueue(limits)
+        self.lengths = OutputLengths()
+        self.candidates: dict[str, Candidate] = {}
+        self.freed = RateMeter()
+        """Tokens that ended requests have given back."""
+        self._drained = RateMeter()
+        self._backlog_since_seconds = -1.0
+        self.num_would_hold = 0
+        self.closed_counts: dict[Closed, int] = {}
+        """Replicas that were closed to a request when it came, by why."""
+        self._find_hits = find_hits
+        self._rng = rng
+        self._pick: Pick | None = None
+        self._planned_at_seconds = -1.0
+        self._evicted: list[tuple[Ticket, Reject]] = []
+        self.configure(settings)
+
+    # The pool.
+
+    def configure(self, settings: DispatchSettings) -> None:
+        """Decide by these settings from now on. Raises ``KeyError`` for a policy that is none."""
+        is_new = settings.policy != self.settings.policy or self._pick is None
+        self.settings = settings
+        if settings.policy == MEMROUTE:
+            self._pick = None
+        elif is_new:
+            self._pick = PUBLISHED[settings.policy]()
+
+    def add(self, candidate: Candidate) -> None:
+        """A replica is there."""
+        self.candidates[candidate.ledger.replica] = candidate
+
+    def remove(self, replica: str) -> Candidate | None:
+        """A replica is gone; leases on it stay valid until they are released."""
+        return self.candidates.pop(replica, None)
+
+    def ledger(
+        self,
+        replica: str,
+        *,
+        promised_capacity_tokens: int | None = None,
+        max_context_tokens: int | None = None,
+        weight_ratio: float = 1.0,
+    ) -> ReplicaLedger:
+        """A new ledger that shares what the pool has learned."""
+        return ReplicaLedger(
+            replica,
+            promised_capacity_tokens=promised_capacity_tokens,
+            max_context_tokens=max_context_tokens,
+            lengths=self.lengths,
+            weight_ratio=weight_ratio,
+        )
+
+    # Requests.
+
+    def submit(self, ticket: Ticket, *, now_seconds: float) -> Placement | Reject | None:
+        """Room on a replica, a refusal, or None: it waits, and ``turns`` will tell."""
+        possible = self._possible(ticket, now_seconds)
+        if isinstance(possible, Reject):
+            return possible
+        mode = self.settings.admission
+        if mode is AdmissionMode.OFF and self._pick is not None:
+            return self._picked(ticket, possible, now_seconds)
+        search = self._search(ticket, possible, now_seconds)
+        for why, count in search.closed.items():
+            self.closed_counts[why] = self.closed_counts.get(why, 0) + count
+        if mode is AdmissionMode.ENFORCE:
+            chosen = self._admissible(ticket, search, now_seconds)
+            if chosen is None or len(self.queue):
+                return self._hold(ticket, search, possible, now_seconds)
+            return self._reserve(ticket, chosen, search, now_seconds)
+        if search.open is None:
+            self.num_would_hold += 1
+        return self._unheld(ticket, search, possible, now_seconds)
+
+    def withdraw(self, ticket: Ticket) -> bool:
+        """It waits no more: its client has gone. False when it did not wait."""
+        return self.queue.remove(ticket)
+
+    def turns(self, *, now_seconds: float) -> list[tuple[Ticket, Placement | Reject]]:
+        """Held requests whose turn has come, or whose time is over."""
+        queue = self.queue
+        done: list[tuple[Ticket, Placement | Reject]] = []
+        if self._evicted:
+            done += self._evicted
+            self._evicted.clear()
+        if not len(queue):
+            return done
+        self._plan(now_seconds)
+        searches: dict[Ticket, _Search] = {}
+        while (turn := self._turn(searches, now_seconds)) is not None:
+            held, verdict = turn
+            queue.served(held)
+            searches.pop(held.item, None)
+            done.append((held.item, verdict))
+        for ticket in queue.expired(now_seconds=now_seconds):
+            queue.remove(ticket)
+            done.append((ticket, self._expired(ticket, now_seconds)))
+        return done
+
+    def ended(
+        self,
+        placement_ledger: ReplicaLedger,
+        reservation: Reservation,
+        *,
+        is_complete: bool,
+        now_seconds: float,
+    ) -> int:
+        """A request has left its replica; tokens that it held. ``is_complete``: it was answered.
+
+        Raises ``KeyError`` the second time: that is a bug of the caller.
+        """
+        held = placement_ledger.release(reservation, now_seconds=now_seconds)
+        self.freed.add(held, now_seconds=now_seconds)
+        if is_complete and reservation.generated_tokens:
+            profile = reservation.profile
+            self.lengths.observe(
+                reservation.generated_tokens // max(1, profile.num_choices),
+                tenant=profile.tenant,
+                num_prompt_tokens=profile.num_prompt_tokens,
+                max_output_tokens=profile.max_output_tokens,
+            )
+        return held
+
+    def apply_reading(self, ledger: ReplicaLedger, reading: ReplicaReading) -> None:
+        """A replica was read: what it holds is known anew."""
+        ledger.settle(now_seconds=reading.taken_at_seconds)
+        ledger.apply_reading(reading)
+
+    def expected_wait_seconds(self, *, now_seconds: float) -> float | None:
+        """How long one more would wait, at the rate at which requests are given room."""
+        return self._seconds_to_place(self.queue.held_tokens, now_seconds)
+
+    # Inside.
+
+    def _seconds_to_place(self, num_tokens: int, now_seconds: float) -> float | None:
+        """At the rate at which requests have been given room since others had to wait.
+
+        None while they have not waited for long enough to tell: what is given room when nobody
+        waits says what was asked for, not what there is.
+        """
+        since = self._backlog_since_seconds
+        if since < 0 or now_seconds - since < MIN_BACKLOG_SECONDS:
+            return None
+        rate = self._drained.per_second(now_seconds=now_seconds)
+        return num_tokens / rate if rate else None
+
+    def _usable(self, ticket: Ticket, now_seconds: float) -> list[Candidate]:
+        tried = ticket.tried
+        routable = [
+            candidate
+            for candidate in self.candidates.values()
+            if candidate.is_routable and (not tried or candidate.ledger.replica not in tried)
+        ]
+        usable = [c for c in routable if c.health.may_try(now_seconds=now_seconds)]
+        # With every replica out, trying one is better than refusing all: they may be back.
+        return usable or routable
+
+    def _possible(self, ticket: Ticket, now_seconds: float) -> list[Candidate] | Reject:
+        """Those that could ever hold the request, or why there are none."""
+        usable = self._usable(ticket, now_seconds)
+        if not usable:
+            return no_ready_replica()
+        least = ticket.profile.least_tokens
+        possible = []
+        for candidate in usable:
+            limit = candidate.ledger.limit_tokens
+            if limit is None or least <= limit:
+                possible.append(candidate)
+        if possible:
+            return possible
+        return never_fits(ticket.profile, [candidate.ledger for candidate in usable])
+
+    def _output_tokens(self, profile: RequestProfile) -> int:
+        if profile.known_output_tokens is not None:
+            return profile.known_output_tokens
+        told = self.lengths.quantile(
+            MEMORY_QUANTILE,
+            tenant=profile.tenant,
+            num_prompt_tokens=profile.num_prompt_tokens,
+            max_output_tokens=profile.max_output_tokens,
+        )
+        if told is None:
+            return profile.assumed_output_tokens
+        return told * profile.num_choices
+
+    def _search(self, ticket: Ticket, possible: Sequence[Candidate], now_seconds: float) -> _Search:
+        profile = ticket.profile
+        hits = NO_HITS if self._find_hits is None else self._find_hits(ticket)
+        output = self._output_tokens(profile)
+        limits = self.settings.limits
+        prompt = profile.num_prompt_tokens
+        oldest = now_seconds - MAX_AGE_SECONDS
+        search = _Search()
+        search.num_candidates = len(possible)
+        best_chance, open_chance = 0.0, 0.0
+        for candidate in possible:
+            ledger = candidate.ledger
+            work = max(1, prompt - hits.get(ledger.replica, 0)) if hits else prompt
+            closed = closed_to(
+                ledger,
+                prompt_tokens=prompt,
+                work_tokens=work,
+                output_tokens=output,
+                settings=limits,
+                now_seconds=now_seconds,
+            )
+            cost = cost_seconds(
+                ledger,
+                profile,
+                work_tokens=work,
+                output_tokens=output,
+                now_seconds=now_seconds,
+            )
+            if ledger.read_at_seconds < oldest:
+                cost += STALE_SECONDS
+            chance = self._rng.random()
+            if closed is Closed.NOT:
+                if search.open is None or (cost, chance) < (search.open_cost, open_chance):
+                    search.open, search.open_work = candidate, work
+                    search.open_cost, open_chance = cost, chance
+            else:
+                search.closed[closed] = search.closed.get(closed, 0) + 1
+                cost += CLOSED_SECONDS
+            if search.best is None or (cost, chance) < (search.best_cost, best_chance):
+                search.best, search.best_cost, search.best_work = candidate, cost, work
+                search.is_best_open = closed is Closed.NOT
+                best_chance = chance
+        return search
+
+    def _admissible(self, ticket: Ticket, search: _Search, now_seconds: float) -> Candidate | None:
+        """Where it goes now: None when it should wait."""
+        if search.is_best_open or search.open is None or search.best is None:
+            return search.open
+        speed = search.best.ledger.speed
+        own = speed.prefill_seconds(1, search.best_work)
+        left = self._deadline(ticket.profile, now_seconds) - now_seconds - own
+        return search.open if left <= CLOSED_SECONDS and search.is_open_worth_it else None
+
+    def _deadline(self, profile: RequestProfile, now_seconds: float) -> float:
+        if profile.deadline_seconds is not None:
+            return profile.deadline_seconds
+        return now_seconds + self.settings.limits.ttft_target_seconds
+
+    def _turn(
+        self, searches: dict[Ticket, _Search], now_seconds: float
+    ) -> tuple[Held[Ticket], Placement | Reject] | None:
+        """The next held request that can go, and where; None when none can.
+
+        First those whose own best replica is open; only then one that has no time left to wait
+        for it, or a replica would be taken from those whose prefixes it has by whoever waits
+        longest. ``searches``: of those that could not go, kept until something is placed.
+        """
+        turns = self.queue.in_turn(MAX_TRIED)
+        for held in turns:
+            if held.item in searches:
+                continue
+            possible = self._possible(held.item, now_seconds)
+            if isinstance(possible, Reject):
+                return held, possible
+            search = searches[held.item] = self._search(held.item, possible, now_seconds)
+            held.work_tokens = search.best_work
+            if search.is_best_open and search.open is not None:
+                wait = wait_seconds(search.open.ledger, now_seconds=now_seconds)
+                if not held.is_late or wait <= LATE_WAIT_SECONDS:
+                    return held, self._reserve(held.item, search.open, search, now_seconds)
+        for held in turns:
+            if self._is_second_best_due(held, searches[held.item], now_seconds):
+                # It may have been closed since, by what was placed in this round.
+                possible = self._possible(held.item, now_seconds)
+                if isinstance(possible, Reject):
+                    return held, possible
+                search = searches[held.item] = self._search(held.item, possible, now_seconds)
+                if search.open is not None:
+                    return held, self._reserve(held.item, search.open, search, now_seconds)
+        return None
+
+    def _is_second_best_due(self, held: Held[Ticket], search: _Search, now_seconds: float) -> bool:
+        """Whether a request can wait no longer for its best replica, and has another."""
+        if held.is_late or search.open is None or search.best is None:
+            return False
+        own = search.best.ledger.speed.prefill_seconds(1, search.best_work)
+        left = held.deadline_seconds - now_seconds - own
+        return left <= CLOSED_SECONDS and search.is_open_worth_it
+
+    def _hold(
+        self,
+        ticket: Ticket,
+        search: _Search,
+        possible: Sequence[Candidate],
+        now_seconds: float,
+    ) -> Reject | None:
+        profile = ticket.profile
+        tokens = profile.num_prompt_tokens + self._output_tokens(profile)
+        ahead = self.queue.tokens_ahead(tenant=profile.tenant, priority=profile.priority)
+        expected = self._seconds_to_place(ahead, now_seconds)
+        refusal = self.queue.refusal(tokens, expected_wait_seconds=expected)
+        if refusal in {QueueRefusal.REQUESTS, QueueRefusal.TOKENS}:
+            victim = self.queue.victim(tokens, tenant=profile.tenant, priority=profile.priority)
+            if victim is not None:
+                self.queue.remove(victim.item)
+                hold = self._not_now(victim.item.profile, search, possible, expected)
+                because = "others who have fewer waiting need its place"
+                self._evicted.append((victim.item, hold.reject(because=because)))
+                refusal = None
+        if refusal is not None:
+            return self._not_now(profile, search, possible, expected).reject(because=refusal.value)
+        if self._backlog_since_seconds < 0 or not len(self.queue):
+            self._backlog_since_seconds = now_seconds
+            self._drained = RateMeter()
+            self._drained.add(0, now_seconds=now_seconds)
+        self.queue.hold(
+            ticket,
+            num_tokens=tokens,
+            work_tokens=search.best_work,
+            deadline_seconds=self._deadline(profile, now_seconds),
+            now_seconds=now_seconds,
+            tenant=profile.tenant,
+            priority=profile.priority,
+        )
+        return None
+
+    def _not_now(
+        self,
+        profile: RequestProfile,
+        search: _Search,
+        possible: Sequence[Candidate],
+        expected_wait_seconds: float | None,
+    ) -> Hold:
+        return not_now(
+            profile,
+            [candidate.ledger for candidate in possible],
+            closed=search.closed,
+            settings=self.settings.limits,
+            expected_wait_seconds=expected_wait_seconds,
+        )
+
+    def _expired(self, ticket: Ticket, now_seconds: float) -> Placement | Reject:
+        """It has waited for its time: a last look, whatever others are promised."""
+        usable = self._usable(ticket, now_seconds)
+        if not usable:
+            return no_ready_replica()
+        search = self._search(ticket, usable, now_seconds)
+        if search.open is not None:
+            return self._reserve(ticket, search.open, search, now_seconds)
+        expected = self.expected_wait_seconds(now_seconds=now_seconds)
+        hold = self._not_now(ticket.profile, search, usable, expected)
+        return hold.reject(
+            because="it waited for its time",
+            reason=RejectReason.QUEUE_TIMEOUT,
+            waited=self.queue.limits.max_seconds,
+        )
+
+    def _plan(self, now_seconds: float) -> None:
+        if now_seconds - self._planned_at_seconds < PLAN_SECONDS:
+            return
+        self._planned_at_seconds = now_seconds
+        prompt, token, backlog, count = 0.0, 0.0, 0.0, 0
+        for candidate in self.candidates.values():
+            if not candidate.is_routable:
+                continue
+            ledger = candidate.ledger
+            ledger.settle(now_seconds=now_seconds)
+            prompt += ledger.speed.prompt_seconds
+            token += ledger.speed.token_seconds
+            backlog += ledger.speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
+            count += 1
+        if count:
+            self.queue.plan(
+                prompt_seconds=prompt / count,
+                token_seconds=token / count,
+                num_replicas=count,
+                backlog_seconds=backlog / count,
+                now_seconds=now_seconds,
+            )
+
+    def _picked(
+        self, ticket: Ticket, possible: Sequence[Candidate], now_seconds: float
+    ) -> Placement:
+        """A published policy's choice."""
+        profile = ticket.profile
+        name = self.settings.policy
+        hits = NO_HITS
+        if self._find_hits is not None and name in SEES_PREFIXES:
+            hits = self._find_hits(ticket)
+        pick = self._pick
+        if pick is None:
+            msg = "no published policy is set"
+            raise RuntimeError(msg)
+        ledger = pick(profile, [candidate.ledger for candidate in possible], hits, self._rng)
+        search = _Search()
+        search.num_candidates = len(possible)
+        work = max(1, profile.num_prompt_tokens - hits.get(ledger.replica, 0))
+        chosen = self.candidates[ledger.replica]
+        search.open, search.open_work = chosen, work
+        return self._reserve(ticket, chosen, search, now_seconds)
+
+    def _unheld(
+        self,
+        ticket: Ticket,
+        search: _Search,
+        possible: Sequence[Candidate],
+        now_seconds: float,
+    ) -> Placement:
+        """Where it goes when nothing is held or refused."""
+        if self._pick is not None:
+            return self._picked(ticket, possible, now_seconds)
+        chosen = search.open or search.best or possible[0]
+        if chosen is not search.open:
+            search.open_work = search.best_work
+        return self._reserve(ticket, chosen, search, now_seconds)
+
+    def _reserve(
+        self,
+        ticket: Ticket,
+        chosen: Candidate,
+        search: _Search,
+        now_seconds: float,
+    ) -> Placement:
+        profile = ticket.profile
+        ledger = chosen.ledger
+        output = self._output_tokens(profile)
+        work = search.open_work
+        chosen.health.trying(now_seconds=now_seconds)
+        choice = Choice(
+            replica=ledger.replica,
+            policy=self.settings.policy,
+            num_candidates=search.num_candidates,
+            wait_seconds=wait_seconds(ledger, now_seconds=now_seconds),
+            own_seconds=ledger.speed.prefill_seconds(1, work),
+            hit_tokens=profile.num_prompt_tokens - work,
+            projected_ratio=ledger.projected_ratio(profile.num_prompt_tokens + output),
+        )
+        reservation = ledger.reserve(
+            profile,
+            now_seconds=now_seconds,
+            work_tokens=work,
+            expected_output_tokens=output,
+        )
+        if self._backlog_since_seconds >= 0:
+            if len(self.queue):
+                self._drained.add(profile.num_prompt_tokens + output, now_seconds=now_seconds)
+            else:
+                self._backlog_since_seconds = -1.0
+        return Placement(chosen, choice, reservation)

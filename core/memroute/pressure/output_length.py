@@ -1,0 +1,127 @@
+"""How long answers are: learned from those that have ended, as quantiles.
+
+A client says at most how long its answer may be, never how long it will be. Answers of one tenant
+to prompts of one size under one limit resemble each other, so lengths are counted by (tenant,
+prompt bucket, limit bucket), in bins of an eighth of an octave; with too few of those, all answers
+of the model are asked, and with too few of them nobody knows (None). Counts are halved as they
+grow, so that old traffic is forgotten; tenants beyond a bound share their model's counts.
+"""
+
+import math
+from collections import OrderedDict
+
+BINS_PER_OCTAVE = 8
+NUM_BINS = 20 * BINS_PER_OCTAVE
+# To a million tokens.
+MIN_ANSWERS = 20
+# Fewer do not make a quantile.
+MAX_ANSWERS = 1000
+# Counts are halved when they reach it: some minutes of usual traffic.
+MAX_GROUPS = 1000
+# Of tenants, sizes and limits; the one used longest ago goes first.
+
+
+class _Histogram:
+    """Decaying counts of lengths. Owns them."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0.0] * NUM_BINS
+        self.total = 0.0
+
+    def add(self, num_tokens: int) -> None:
+        """Count one answer."""
+        self.counts[_bin(num_tokens)] += 1.0
+        self.total += 1.0
+        if self.total >= MAX_ANSWERS:
+            self.counts = [count / 2 for count in self.counts]
+            self.total /= 2
+
+    def quantile(self, ratio: float, after_tokens: int) -> float | None:
+        """The length that ``ratio`` of the answers longer than ``after_tokens`` stay under."""
+        first = 0 if after_tokens <= 0 else _bin(after_tokens) + 1
+        counts = self.counts
+        total = self.total if first == 0 else sum(counts[first:], start=0.0)
+        if total < 1.0:
+            return None
+        wanted = ratio * total
+        for index in range(first, NUM_BINS):
+            wanted -= counts[index]
+            if wanted <= 0 and counts[index] > 0:
+                return float(2.0 ** ((index + 0.5) / BINS_PER_OCTAVE))
+        return None
+
+
+class OutputLengths:
+    """What the answers of one model have taught. Owns its counts; the same calls, the same."""
+
+    def __init__(self) -> None:
+        self._all = _Histogram()
+        self._groups: OrderedDict[tuple[str, int, int], _Histogram] = OrderedDict()
+
+    def observe(
+        self,
+        num_tokens: int,
+        *,
+        tenant: str,
+        num_prompt_tokens: int,
+        max_output_tokens: int | None,
+    ) -> None:
+        """An answer of ``num_tokens`` has ended by itself or by its limit."""
+        if num_tokens <= 0:
+            return
+        self._all.add(num_tokens)
+        key = _group(tenant, num_prompt_tokens, max_output_tokens)
+        group = self._groups.get(key)
+        if group is None:
+            if len(self._groups) >= MAX_GROUPS:
+                self._groups.popitem(last=False)
+            group = self._groups[key] = _Histogram()
+        else:
+            self._groups.move_to_end(key)
+        group.add(num_tokens)
+
+    def quantile(
+        self,
+        ratio: float,
+        *,
+        tenant: str,
+        num_prompt_tokens: int,
+        max_output_tokens: int | None,
+        after_tokens: int = 0,
+    ) -> int | None:
+        """The length in tokens that ``ratio`` (0 to 1) of such answers stay under.
+
+        ``after_tokens``: of those alone that got longer than that. At most the limit; None when
+        too few answers have ended to say.
+        """
+        group = self._groups.get(_group(tenant, num_prompt_tokens, max_output_tokens))
+        told = None
+        if group is not None and group.total >= MIN_ANSWERS:
+            told = group.quantile(ratio, after_tokens)
+        if told is None and self._all.total >= MIN_ANSWERS:
+            told = self._all.quantile(ratio, after_tokens)
+        if told is None:
+            return None
+        length = max(1, round(told))
+        return length if max_output_tokens is None else min(length, max_output_tokens)
+
+    @property
+    def num_groups(self) -> int:
+        """Groups that are told apart."""
+        return len(self._groups)
+
+
+def _bin(num_tokens: int) -> int:
+    if num_tokens <= 1:
+        return 0
+    return min(NUM_BINS - 1, int(math.log2(num_tokens) * BINS_PER_OCTAVE))
+
+
+def _group(
+    tenant: str, num_prompt_tokens: int, max_output_tokens: int | None
+) -> tuple[str, int, int]:
+    """Prompts by factors of four, limits by factors of two; -1 for no limit."""
+    limit = -1 if max_output_tokens is None else max_output_tokens.bit_length()
+    return tenant, num_prompt_tokens.bit_length() // 2, limit

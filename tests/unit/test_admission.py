@@ -1,0 +1,299 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memroute.admission import (
+    AdmissionSettings,
+    Closed,
+    FairQueue,
+    QueueLimits,
+    QueueRefusal,
+    RejectReason,
+    closed_to,
+    never_fits,
+    not_now,
+)
+from memroute.footprint import RequestProfile
+from memroute.pressure import ReplicaLedger, ReplicaReading
+
+LIMITS = QueueLimits(max_requests=3, max_tokens=250, max_seconds=10)
+WIDE = QueueLimits(max_requests=1000, max_tokens=10**9, max_seconds=10)
+
+
+def profile(prompt=100, output=50, limit=None, at_least=None):
+    return RequestProfile(
+        num_prompt_tokens=prompt,
+        min_prompt_tokens=prompt // 4 if at_least is None else at_least,
+        max_output_tokens=limit,
+        assumed_output_tokens=output,
+    )
+
+
+def ledger(used=0.0, capacity=1000, context=None):
+    made = ReplicaLedger("a", promised_capacity_tokens=capacity, max_context_tokens=context)
+    made.apply_reading(
+        ReplicaReading(
+            taken_at_seconds=0.0, kv_cache_utilization_ratio=used, kv_capacity_tokens=capacity
+        )
+    )
+    return made
+
+
+def closed(replica, prompt=100, work=None, output=50, now=0.1, **settings):
+    return closed_to(
+        replica,
+        prompt_tokens=prompt,
+        work_tokens=prompt if work is None else work,
+        output_tokens=output,
+        settings=AdmissionSettings(**settings),
+        now_seconds=now,
+    )
+
+
+def decoding(replica, count, step, output=50):
+    """So many answers that get a token every ``step`` seconds."""
+    for _ in range(count):
+        lease = replica.reserve(profile(prompt=10, output=output), now_seconds=0.0)
+        replica.progress(lease, generated_tokens=1, now_seconds=0.0)
+    for number in range(40):
+        replica.stepped(now_seconds=step * number)
+
+
+def test_memory_closes_a_replica_at_its_watermark():
+    """750 are held; 100 + 50 more are 900, which 0.9 of 1,000 just takes."""
+    assert closed(ledger(0.75), watermark_ratio=0.9) is Closed.NOT
+    assert closed(ledger(0.751), watermark_ratio=0.9) is Closed.MEMORY
+
+
+def test_preemptions_close_it_earlier_than_the_watermark():
+    replica = ledger(0.75)
+    replica.ceiling_ratio = 0.85
+    assert closed(replica, watermark_ratio=0.9) is Closed.MEMORY
+
+
+def test_an_idle_replica_takes_a_request_larger_than_its_watermark():
+    """Nothing will ever make more room than an idle replica has."""
+    assert closed(ledger(0.0), prompt=980, watermark_ratio=0.9) is Closed.NOT
+
+
+def test_prompts_that_wait_there_close_it_until_they_are_done():
+    """Twelve prompts of 10 ms and 100 tokens of 30 us: 0.156 s; of 1,000 tokens: 0.48 s."""
+    short, long = ledger(capacity=10**6), ledger(capacity=10**6)
+    for _ in range(12):
+        short.reserve(profile(), now_seconds=0.0)
+        long.reserve(profile(prompt=1000), now_seconds=0.0)
+    for replica in (short, long):
+        replica.progressed_at_seconds = 0.0
+    assert closed(short) is Closed.NOT
+    assert closed(long) is Closed.PREFILL
+    assert closed(long, now=0.3) is Closed.NOT, "they have been worked on since"
+
+
+def test_a_prompt_that_short_answers_cannot_afford_has_to_wait():
+    """Answers of 50 tokens at 40 ms: 3,000 tokens of 30 us take 90 ms, 1.8 ms of each token."""
+    replica = ledger(capacity=10**6)
+    decoding(replica, 4, 0.040)
+    now = 40 * 0.040
+    assert closed(replica, prompt=3000, now=now) is Closed.NOT
+    assert closed(replica, prompt=30_000, now=now) is Closed.PACE
+    assert closed(replica, prompt=30_000, work=500, now=now) is Closed.NOT, "it is cached"
+
+
+def test_answers_that_are_slow_already_get_no_more_company():
+    replica = ledger(capacity=10**6)
+    decoding(replica, 4, 0.049)
+    assert closed(replica, prompt=10, now=2.0) is Closed.PACE
+
+
+def test_a_replica_that_never_answers_gets_a_handful_of_requests():
+    """It accepts them and reports idle: the fourth is the last until it has answered one."""
+    replica = ledger(capacity=10**6)
+    taken = 0
+    while closed(replica, prompt=10, now=10.0) is Closed.NOT:
+        replica.reserve(profile(prompt=10), now_seconds=10.0)
+        taken += 1
+    assert closed(replica, prompt=10, now=10.0) is Closed.PROOF
+    assert taken == 4
+
+
+def test_what_can_never_fit_is_refused_with_numbers_and_without_a_time():
+    reject = never_fits(profile(at_least=900, limit=200), [ledger(), ledger(capacity=800)])
+    assert reject.reason is RejectReason.NEVER_FITS
+    assert "900 prompt and 200 output" in reject.message
+    assert "1000" in reject.message
+    assert reject.retry_after_seconds is None
+
+
+def test_what_does_not_fit_now_is_told_why_and_when():
+    """850 held and 150 wanted are 100 over the watermark of 900."""
+    hold = not_now(
+        profile(),
+        [ledger(0.85), ledger(0.9)],
+        closed={Closed.MEMORY: 2},
+        settings=AdmissionSettings(watermark_ratio=0.9),
+        expected_wait_seconds=4.2,
+    )
+    reject = hold.reject(because="too many requests wait")
+    assert (reject.reason, reject.retry_after_seconds) == (RejectReason.SATURATED, 5)
+    assert "100 tokens short" in reject.message
+    assert "too many requests wait" in reject.message
+
+
+def hold(queue, name, *, tenant="", priority=0, tokens=100, deadline=1.0, work=None, now=0.0):
+    return queue.hold(
+        name,
+        num_tokens=tokens,
+        work_tokens=tokens if work is None else work,
+        deadline_seconds=deadline,
+        now_seconds=now,
+        tenant=tenant,
+        priority=priority,
+    )
+
+
+def order(queue, count=100):
+    """Serve everybody."""
+    names = []
+    while len(queue) and len(names) < count:
+        (held, *_) = queue.in_turn(1)
+        queue.served(held)
+        names.append(held.item)
+    return names
+
+
+def test_a_queue_is_bounded_in_requests_in_tokens_and_in_time():
+    """Two of 100 tokens fit into 250; the third is one too many, whatever its place."""
+    queue = FairQueue(LIMITS)
+    for name in ("first", "second"):
+        assert queue.refusal(100, expected_wait_seconds=None) is None
+        hold(queue, name)
+    assert queue.refusal(100, expected_wait_seconds=1) is QueueRefusal.TOKENS
+    assert queue.refusal(10, expected_wait_seconds=11) is QueueRefusal.TIME
+    hold(queue, "third", tokens=10, now=5)
+    assert queue.refusal(10, expected_wait_seconds=None) is QueueRefusal.REQUESTS
+    assert queue.remove("first")
+    assert not queue.remove("first")
+    assert (len(queue), queue.held_tokens) == (2, 110)
+    assert queue.expired(now_seconds=9.9) == []
+    assert queue.expired(now_seconds=10) == ["second"]
+
+
+def test_a_request_larger_than_the_queue_may_wait_alone():
+    assert FairQueue(LIMITS).refusal(1000, expected_wait_seconds=None) is None
+
+
+def test_within_a_tenant_the_earliest_deadline_goes_first():
+    queue = FairQueue(WIDE)
+    for name, deadline in (("late", 3.0), ("soon", 1.0), ("then", 2.0)):
+        hold(queue, name, deadline=deadline)
+    assert order(queue) == ["soon", "then", "late"]
+
+
+def test_the_greater_priority_goes_first_whatever_its_deadline():
+    queue = FairQueue(WIDE)
+    hold(queue, "batch", priority=-1, deadline=0.1)
+    hold(queue, "normal", priority=0, deadline=0.5)
+    hold(queue, "critical", priority=5, deadline=9.0)
+    assert order(queue) == ["critical", "normal", "batch"]
+
+
+def test_a_tenant_who_floods_does_not_keep_another_waiting():
+    """Each of 4,096 tokens: two make a quantum; the newcomer goes before the rest of the flood."""
+    queue = FairQueue(WIDE)
+    for number in range(20):
+        hold(queue, f"flood-{number}", tenant="flood", tokens=4096)
+    assert order(queue, 3) == ["flood-0", "flood-1", "flood-2"]
+    hold(queue, "quiet", tenant="quiet", tokens=4096)
+    assert "quiet" in order(queue, 1)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 20_000)), max_size=60))
+def test_tenants_get_equal_tokens_while_all_of_them_wait(requests):
+    """Deficit round robin: never more than a quantum and the largest request apart."""
+    queue = FairQueue(WIDE)
+    left = dict.fromkeys("abc", 0)
+    for number, (tenant, tokens) in enumerate(requests):
+        hold(queue, (tenant, number), tenant=tenant, tokens=tokens)
+        left[tenant] += 1
+    waiting = {tenant for tenant, count in left.items() if count}
+    got = dict.fromkeys(waiting, 0)
+    while len(queue) and all(left[tenant] for tenant in waiting):
+        (held, *_) = queue.in_turn(1)
+        queue.served(held)
+        got[held.tenant] += held.num_tokens
+        left[held.tenant] -= 1
+    if got and all(left[tenant] for tenant in waiting):
+        assert max(got.values()) - min(got.values()) <= 2 * (8192 + 20_000)
+    order(queue)
+    assert (len(queue), queue.held_tokens) == (0, 0)
+
+
+def test_a_full_queue_is_cleared_of_those_who_filled_it():
+    queue = FairQueue(LIMITS)
+    hold(queue, "one", tenant="flood")
+    hold(queue, "two", tenant="flood", deadline=2.0)
+    assert queue.victim(100, tenant="quiet", priority=0).item == "two"
+    assert queue.victim(100, tenant="flood", priority=0) is None
+    assert queue.victim(100, tenant="quiet", priority=-1) is None
+    assert queue.victim(100, tenant="flood", priority=1).item == "two"
+
+
+def test_a_tenant_waits_behind_its_own_and_as_much_of_others():
+    """Of 20,000 tokens that wait a newcomer sees one turn of 8,192."""
+    queue = FairQueue(WIDE)
+    for number in range(5):
+        hold(queue, number, tenant="flood", tokens=4000)
+    assert queue.tokens_ahead(tenant="quiet", priority=0) == 8192
+    assert queue.tokens_ahead(tenant="flood", priority=0) == 20_000
+    assert queue.tokens_ahead(tenant="flood", priority=1) == 0
+    assert queue.tokens_ahead(tenant="quiet", priority=-1) == 20_000
+
+
+def plan(queue, now=0.0, replicas=1):
+    queue.plan(
+        prompt_seconds=0.0,
+        token_seconds=0.001,
+        num_replicas=replicas,
+        backlog_seconds=0.0,
+        now_seconds=now,
+    )
+
+
+def test_when_not_all_can_be_in_time_the_largest_are_late():
+    """0.3 + 0.8 + 0.3 s before 1 s do not go; without the one of 0.8 s the others do."""
+    queue = FairQueue(WIDE)
+    late = [hold(queue, str(work), work=work) for work in (300, 800, 301)]
+    plan(queue)
+    assert [held.is_late for held in late] == [False, True, False]
+    assert order(queue) == ["300", "301", "800"]
+    for work in (300, 800, 301):
+        hold(queue, str(work), work=work)
+    plan(queue, replicas=2)
+    assert order(queue) == ["300", "800", "301"], "two replicas make all of them in time"
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.integers(1, 1000)), min_size=1, max_size=7))
+def test_no_order_makes_fewer_of_them_late(jobs):
+    """Against every subset, each tried by deadline, which is the best order for a subset."""
+    queue = FairQueue(WIDE)
+    late = [
+        hold(queue, number, work=work, deadline=deadline / 1000 + 1e-6)
+        for number, (work, deadline) in enumerate(jobs)
+    ]
+    plan(queue)
+    in_time = sum(not held.is_late for held in late)
+
+    def fits(rows):
+        done = 0
+        for deadline, work in sorted((deadline, work) for work, deadline in rows):
+            done += work
+            if done > deadline:
+                return False
+        return True
+
+    best = max(
+        mask.bit_count()
+        for mask in range(1 << len(jobs))
+        if fits([job for index, job in enumerate(jobs) if mask >> index & 1])
+    )
+    assert in_time == pytest.approx(best)

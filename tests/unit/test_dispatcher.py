@@ -1,0 +1,282 @@
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memroute.admission import AdmissionSettings, QueueLimits, Reject, RejectReason
+from memroute.dispatch import (
+    AdmissionMode,
+    Candidate,
+    Dispatcher,
+    DispatchSettings,
+    Placement,
+)
+from memroute.footprint import RequestProfile
+from memroute.pressure import ReplicaReading
+
+
+class Asking:
+    def __init__(self, prompt=100, output=50, **facts):
+        self.tried = []
+        self.profile = RequestProfile(
+            num_prompt_tokens=prompt,
+            min_prompt_tokens=prompt,
+            max_output_tokens=None,
+            assumed_output_tokens=output,
+            **facts,
+        )
+
+
+def pool(replicas=2, capacity=1000, limits=None, hits=None, seed=1, **dispatch):
+    made = Dispatcher(
+        DispatchSettings(**dispatch),
+        limits or QueueLimits(max_requests=100, max_tokens=10**6, max_seconds=10),
+        rng=random.Random(seed),
+        find_hits=hits,
+    )
+    for name in "abcdefgh"[:replicas]:
+        ledger = made.ledger(name, promised_capacity_tokens=capacity)
+        made.add(Candidate(ledger))
+        read(made, name)
+    return made
+
+
+def read(made, name, ratio=0.0, at=0.0, **facts):
+    made.apply_reading(
+        made.candidates[name].ledger,
+        ReplicaReading(taken_at_seconds=at, kv_cache_utilization_ratio=ratio, **facts),
+    )
+
+
+def answer(placement, now):
+    ledger = placement.candidate.ledger
+    ledger.progress(placement.reservation, generated_tokens=1, now_seconds=now)
+
+
+def end(made, placement, now, **facts):
+    made.ended(
+        placement.candidate.ledger,
+        placement.reservation,
+        is_complete=True,
+        now_seconds=now,
+        **facts,
+    )
+
+
+def test_nobody_ready_is_not_the_same_as_nobody_free():
+    verdict = pool(replicas=0).submit(Asking(), now_seconds=0.0)
+    assert verdict.reason is RejectReason.NO_READY_REPLICA
+
+
+def test_what_no_replica_could_ever_hold_is_refused_at_once():
+    verdict = pool().submit(Asking(prompt=2000), now_seconds=0.0)
+    assert verdict.reason is RejectReason.NEVER_FITS
+
+
+def test_two_requests_are_never_given_the_same_room():
+    """Each replica has room for one of 600 tokens: the third waits, whatever scrapes say."""
+    made = pool(admission=AdmissionMode.ENFORCE)
+    placed = [made.submit(Asking(prompt=500, output=100), now_seconds=0.0) for _ in range(3)]
+    assert sorted(p.choice.replica for p in placed[:2]) == ["a", "b"]
+    assert placed[2] is None
+    assert len(made.queue) == 1
+
+
+def test_what_waits_is_told_when_room_is_freed():
+    made = pool(replicas=1)
+    first = made.submit(Asking(prompt=500, output=100), now_seconds=0.0)
+    second = Asking(prompt=500, output=100)
+    assert made.submit(second, now_seconds=0.1) is None
+    assert made.turns(now_seconds=0.2) == []
+    end(made, first, 0.3)
+    ((ticket, verdict),) = made.turns(now_seconds=0.4)
+    assert ticket is second
+    assert isinstance(verdict, Placement)
+    assert len(made.queue) == 0
+
+
+def test_what_has_waited_for_its_time_is_told_so():
+    made = pool(replicas=1)
+    made.submit(Asking(prompt=500, output=100), now_seconds=0.0)
+    late = Asking(prompt=500, output=100)
+    made.submit(late, now_seconds=0.1)
+    assert made.turns(now_seconds=10.0) == []
+    ((ticket, verdict),) = made.turns(now_seconds=10.2)
+    assert ticket is late
+    assert isinstance(verdict, Reject)
+    assert verdict.reason is RejectReason.QUEUE_TIMEOUT
+    assert "no room in their KV cache" in verdict.message
+
+
+def test_a_full_queue_says_when_to_come_back():
+    made = pool(replicas=1, limits=QueueLimits(max_requests=1, max_tokens=10**6, max_seconds=10))
+    made.submit(Asking(prompt=500, output=100), now_seconds=0.0)
+    made.submit(Asking(prompt=500, output=100), now_seconds=0.0)
+    verdict = made.submit(Asking(prompt=500, output=100), now_seconds=0.0)
+    assert verdict.reason is RejectReason.SATURATED
+    assert verdict.retry_after_seconds >= 1
+    assert "too many requests wait" in verdict.message
+
+
+def test_nobody_waits_who_has_left():
+    made = pool(replicas=1)
+    first = made.submit(Asking(prompt=500, output=100), now_seconds=0.0)
+    gone = Asking(prompt=500, output=100)
+    made.submit(gone, now_seconds=0.0)
+    assert made.withdraw(gone)
+    assert not made.withdraw(gone)
+    end(made, first, 1.0)
+    assert made.turns(now_seconds=1.0) == []
+
+
+def test_a_replica_that_was_tried_is_not_tried_again():
+    made = pool()
+    asking = Asking()
+    asking.tried = ["a"]
+    assert made.submit(asking, now_seconds=0.0).choice.replica == "b"
+
+
+def test_a_replica_that_stopped_reporting_is_the_last_resort():
+    """A hung engine's last reading may well say idle."""
+    made = pool()
+    read(made, "b", 0.5, at=60.0)
+    assert made.submit(Asking(), now_seconds=60.0).choice.replica == "b"
+
+
+def test_a_prefix_that_is_cached_attracts_its_requests():
+    made = pool(hits=lambda _: {"b": 900}, capacity=100_000)
+    chosen = [made.submit(Asking(prompt=1000), now_seconds=0.0).choice for _ in range(3)]
+    assert {choice.replica for choice in chosen} == {"b"}
+    assert {choice.hit_tokens for choice in chosen} == {900}
+
+
+def test_a_request_waits_a_moment_for_the_replica_that_has_its_prefix():
+    """12,000 tokens are 0.73 s of work on the other; 0.27 s of waiting and 0.3 s are cheaper."""
+    made = pool(hits=lambda _: {"b": 11_900}, capacity=10**6)
+    for name in "ab":
+        made.candidates[name].ledger.speed.token_seconds = 6e-5
+    for _ in range(2):
+        made.candidates["b"].ledger.reserve(Asking(prompt=2000).profile, now_seconds=0.0)
+    asking = Asking(prompt=12_000)
+    assert made.submit(asking, now_seconds=0.0) is None
+    ((ticket, verdict),) = made.turns(now_seconds=0.2)
+    assert (ticket, verdict.choice.replica) == (asking, "b")
+
+
+def test_observing_admits_everything_and_counts_what_it_would_have_held():
+    made = pool(replicas=1, admission=AdmissionMode.OBSERVE)
+    verdicts = [made.submit(Asking(prompt=500, output=100), now_seconds=0.0) for _ in range(3)]
+    assert all(isinstance(verdict, Placement) for verdict in verdicts)
+    assert made.num_would_hold == 2
+
+
+def test_a_published_policy_can_choose_and_admission_can_still_refuse():
+    made = pool(policy="least-request", admission=AdmissionMode.OFF)
+    placed = [made.submit(Asking(prompt=900), now_seconds=0.0) for _ in range(4)]
+    assert [p.choice.policy for p in placed] == ["least-request"] * 4
+    assert sorted(p.choice.replica for p in placed) == ["a", "a", "b", "b"]
+    with pytest.raises(KeyError):
+        made.configure(DispatchSettings(policy="best"))
+
+
+def test_answers_that_have_ended_teach_how_long_the_next_will_be():
+    """Assumed to be of 50 tokens; thirty of 200 later, 200."""
+    made = pool(replicas=1, capacity=10**6)
+    for number in range(30):
+        placement = made.submit(Asking(), now_seconds=float(number))
+        ledger = placement.candidate.ledger
+        ledger.progress(placement.reservation, generated_tokens=200, now_seconds=number + 0.5)
+        end(made, placement, number + 0.6)
+    placement = made.submit(Asking(), now_seconds=40.0)
+    assert placement.reservation.expected_output_tokens == pytest.approx(200, rel=0.1)
+
+
+class Traffic:
+    """Requests, first tokens, ends and readings in any order; what is placed and what waits."""
+
+    def __init__(self, made):
+        self.made = made
+        self.placed, self.held = [], []
+        self.now = 0.0
+
+    def step(self, kind, number, tenant):
+        self.now += 2.0 if kind == "t" else 0.05
+        if kind == "s":
+            self.submit(Asking(prompt=number + 1, tenant=str(tenant), priority=tenant - 1))
+        elif kind == "a" and self.placed:
+            answer(self.placed[number % len(self.placed)], self.now)
+        elif kind == "e" and self.placed:
+            end(self.made, self.placed.pop(number % len(self.placed)), self.now)
+        elif kind == "w" and self.held:
+            assert self.made.withdraw(self.held.pop(number % len(self.held)))
+        elif kind == "r":
+            read(self.made, "ab"[number % 2], number / 900, at=self.now)
+        self.advance()
+        assert len(self.made.queue) == len(self.held)
+
+    def submit(self, asking):
+        verdict = self.made.submit(asking, now_seconds=self.now)
+        if isinstance(verdict, Placement):
+            self.placed.append(verdict)
+        elif verdict is None:
+            self.held.append(asking)
+
+    def advance(self):
+        for ticket, verdict in self.made.turns(now_seconds=self.now):
+            self.held.remove(ticket)
+            if isinstance(verdict, Placement):
+                self.placed.append(verdict)
+
+    def finish(self):
+        for _ in range(100):
+            while self.placed:
+                end(self.made, self.placed.pop(), self.now)
+            self.now += 0.2
+            self.advance()
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("saewrt"), st.integers(0, 900), st.integers(0, 3)), max_size=80
+    ),
+    st.sampled_from(["memroute", "lmetric"]),
+)
+def test_every_request_is_placed_refused_or_held_and_nothing_stays_reserved(steps, policy):
+    """Whatever comes in whatever order: every lease comes back, and the queue ends empty."""
+    limits = QueueLimits(max_requests=10, max_tokens=5000, max_seconds=10)
+    traffic = Traffic(pool(policy=policy, limits=limits))
+    for step in steps:
+        traffic.step(*step)
+    traffic.finish()
+    assert traffic.held == []
+    for candidate in traffic.made.candidates.values():
+        assert candidate.ledger.reserved_tokens == 0
+
+
+def test_a_tenant_with_ten_times_the_requests_does_not_starve_another():
+    """One at a time goes through: the quiet tenant's next is never behind the whole flood."""
+    made = pool(replicas=1, capacity=700)
+    current = made.submit(Asking(prompt=500, output=100), now_seconds=0.0)
+    flood = [Asking(prompt=500, output=100, tenant="flood") for _ in range(40)]
+    for asking in flood:
+        made.submit(asking, now_seconds=0.0)
+    quiet = Asking(prompt=500, output=100, tenant="quiet")
+    made.submit(quiet, now_seconds=0.01)
+    waited = 0
+    while current.reservation.profile is not quiet.profile:
+        end(made, current, 0.1 + waited / 100)
+        ((_, current),) = made.turns(now_seconds=0.1 + waited / 100)
+        waited += 1
+    assert waited == 1
+
+
+def test_targets_make_a_replica_full_in_time_before_it_is_full_in_memory():
+    limits = AdmissionSettings(max_prefill_seconds=0.1)
+    made = pool(replicas=1, capacity=10**7)
+    made.configure(DispatchSettings(limits=limits))
+    verdicts = [made.submit(Asking(prompt=3000), now_seconds=0.0) for _ in range(4)]
+    assert isinstance(verdicts[0], Placement)
+    assert isinstance(verdicts[1], Placement)
+    assert verdicts[2:] == [None, None], "0.2 s of prompts wait there by then"

@@ -1,0 +1,115 @@
+"""What is learned from traffic: how long answers are, how fast a replica is."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memroute.pressure import OutputLengths, SpeedMeter
+from memroute.pressure.output_length import MAX_GROUPS
+
+ASK = {"tenant": "a", "num_prompt_tokens": 100, "max_output_tokens": None}
+
+
+def test_nobody_knows_how_long_answers_are_before_some_have_ended():
+    lengths = OutputLengths()
+    for _ in range(19):
+        lengths.observe(100, **ASK)
+    assert lengths.quantile(0.5, **ASK) is None
+    lengths.observe(100, **ASK)
+    assert lengths.quantile(0.5, **ASK) == pytest.approx(100, rel=0.05)
+
+
+@given(st.lists(st.integers(1, 50_000), min_size=20, max_size=200), st.floats(0.05, 0.95))
+def test_a_quantile_is_within_a_bin_of_the_true_one(values, ratio):
+    """Bins are an eighth of an octave: 9 % wide."""
+    lengths = OutputLengths()
+    for value in values:
+        lengths.observe(value, **ASK)
+    told = lengths.quantile(ratio, **ASK)
+    ordered = sorted(values)
+    low = ordered[max(0, int(ratio * len(values)) - 1)]
+    high = ordered[min(len(values) - 1, int(ratio * len(values)) + 1)]
+    assert low / 1.1 - 1 <= told <= high * 1.1 + 1
+
+
+def test_one_that_got_long_is_expected_to_get_longer():
+    """Of 20 and 1,000 the survivor past 20 is a long one."""
+    lengths = OutputLengths()
+    for value in [20] * 30 + [1000] * 10:
+        lengths.observe(value, **ASK)
+    assert lengths.quantile(0.5, **ASK) == pytest.approx(20, rel=0.1)
+    assert lengths.quantile(0.5, **ASK, after_tokens=30) == pytest.approx(1000, rel=0.1)
+
+
+def test_tenants_are_told_apart_and_never_expected_beyond_their_limit():
+    lengths = OutputLengths()
+    for _ in range(30):
+        lengths.observe(10, **ASK)
+        lengths.observe(800, **ASK | {"tenant": "b"})
+    assert lengths.quantile(0.5, **ASK) == pytest.approx(10, rel=0.1)
+    assert lengths.quantile(0.5, **ASK | {"tenant": "b"}) == pytest.approx(800, rel=0.1)
+    stranger = ASK | {"tenant": "c", "max_output_tokens": 64}
+    assert lengths.quantile(0.9, **stranger) == 64
+
+
+def test_old_traffic_is_forgotten_and_tenants_are_bounded():
+    lengths = OutputLengths()
+    for _ in range(2000):
+        lengths.observe(10, **ASK)
+    for _ in range(2000):
+        lengths.observe(500, **ASK)
+    assert lengths.quantile(0.3, **ASK) == pytest.approx(500, rel=0.1)
+    for number in range(2 * MAX_GROUPS):
+        lengths.observe(10, **ASK | {"tenant": str(number)})
+    assert lengths.num_groups == MAX_GROUPS
+
+
+def test_the_prefill_law_is_learned_from_first_tokens():
+    """20 ms a prompt and 50 us a token: told by prompts of different length, one at a time."""
+    speed, rng, now = SpeedMeter(), random.Random(1), 0.0
+    for _ in range(200):
+        tokens = rng.randrange(100, 8000)
+        speed.sent(now_seconds=now)
+        now += 0.02 + 5e-5 * tokens
+        speed.prefilled(tokens, num_left=0, now_seconds=now)
+        now += 0.5
+    assert speed.prompt_seconds == pytest.approx(0.02, rel=0.05)
+    assert speed.token_seconds == pytest.approx(5e-5, rel=0.05)
+    assert speed.busy_since_seconds < 0
+
+
+def test_prompts_that_are_all_alike_still_tell_what_they_take():
+    """The split is anybody's guess, the sum is not: 1,000 tokens in 0.1 s."""
+    speed, now = SpeedMeter(), 0.0
+    for _ in range(300):
+        speed.sent(now_seconds=now)
+        now += 0.1
+        speed.prefilled(1000, num_left=0, now_seconds=now)
+    assert speed.prefill_seconds(1, 1000) == pytest.approx(0.1, rel=0.05)
+
+
+def test_steps_are_counted_whether_their_tokens_come_one_by_one_or_together():
+    """10 ms a step; every other time two tokens come in one piece."""
+    speed, step = SpeedMeter(), 0
+    speed.stepped(window_steps=20, now_seconds=0.0)
+    while step < 99:
+        num_steps = 1 + step % 3 % 2
+        step += num_steps
+        speed.stepped(window_steps=20, now_seconds=0.01 * step, num_steps=num_steps)
+    assert speed.num_steps == step
+    assert speed.decode_step_seconds == pytest.approx(0.01)
+    assert speed.mean_step_seconds == pytest.approx(0.01, rel=0.01)
+
+
+def test_a_prefill_lengthens_the_mean_and_not_the_fast_end():
+    """Every fifth step takes 110 ms: 30 ms on average."""
+    speed, now = SpeedMeter(), 0.0
+    for step in range(400):
+        speed.stepped(window_steps=64, now_seconds=now)
+        now += 0.11 if step % 5 == 0 else 0.01
+    assert speed.decode_step_seconds == pytest.approx(0.01, rel=0.5)
+    assert speed.mean_step_seconds == pytest.approx(0.03, rel=0.25)
+    speed.idle()
+    assert speed.mean_step_seconds == 0.0
