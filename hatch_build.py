@@ -22,11 +22,11 @@ MODULES = (
     *(f"memroute/{name}.py" for name in (
         "admission/policy", "admission/queue", "dispatch/dispatcher",
         "footprint/request", "pressure/health", "pressure/ledger", "pressure/output_length",
-        "pressure/rate", "pressure/reading", "pressure/speed", "routing/choose",
-        "routing/published",
+        "pressure/prefix_index", "pressure/prompt_length", "pressure/rate", "pressure/reading",
+        "pressure/speed", "routing/choose", "routing/published",
     )),
     *(f"memroute_router/{name}.py" for name in (
-        "engines/vllm", "events", "http/client", "http/deadlines", "http/errors",
+        "claims", "engines/vllm", "events", "http/client", "http/deadlines", "http/errors",
         "http/exchange", "http/fields", "http/framing", "http/outbox", "http/server", "journal",
         "lifecycle", "metrics", "outcomes", "pools", "requests", "retries", "scrape", "surface",
     )),

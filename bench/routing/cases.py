@@ -8,6 +8,7 @@ how they come, what they share, how unequal the replicas are.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from memroute.catalog import accelerator_by_name, architecture_for_model
 from memroute.footprint import Parallelism
@@ -20,6 +21,7 @@ from memroute_simulator.workloads.request import open_loop
 LLAMA_8B = "meta-llama/Llama-3.1-8B"
 LLAMA_2_7B = "meta-llama/Llama-2-7b-chat-hf"
 QWEN_32B = "Qwen/Qwen3-32B"
+TRACE_REQUESTS = 3000
 Engines = tuple[tuple[EngineSpec, int], ...]
 Generate = Callable[[float, int], Workload]
 """(rate per second, seed)."""
@@ -60,11 +62,16 @@ class Case:
     engines: Engines
     generate: Generate
     first_rate: float
-    """Where the search for the capacity begins, requests (or sessions) per second."""
+    """Requests (or sessions) per second, near memroute's capacity: where the search begins."""
     num_routers: int = 1
     target: LatencyTarget = field(default_factory=LatencyTarget)
     warm_up_ratio: float = 0.1
     """Share of the requests, the first, that is not judged."""
+
+    @property
+    def knee_rate(self) -> float:
+        """A rate that memroute just serves: where policies differ."""
+        return self.first_rate
 
 
 def _named(name: str, num_requests: int, max_context_tokens: int = 16_384) -> Generate:
@@ -105,21 +112,21 @@ CASES = {
             about="llm-d's 73-capacity: 6,000 shared of 7,200 in, 1,000 out; 4 x Qwen3-32B TP2",
             engines=((engine(QWEN_32B, "H100", 307_328, tensor_parallel_size=2), 4),),
             generate=_shared_prefix,
-            first_rate=15.0,
+            first_rate=6.5,
         ),
         Case(
             name="sharegpt",
             about="ShareGPT, nothing shared; 4 x Llama-2-7B, 105k KV tokens each (GIE's chart)",
             engines=((engine(LLAMA_2_7B, "H100", 105_000, max_context_tokens=4096), 4),),
             generate=_named("sharegpt", 4000, 4096),
-            first_rate=90.0,
+            first_rate=105.0,
         ),
         Case(
             name="azure-conv-18to1",
             about="Azure chats; 2 x 430k and 2 x 24k KV tokens",
             engines=((_H100, 2), (engine(LLAMA_8B, "H100", 24_000), 2)),
             generate=_named("azure-conv", 3000),
-            first_rate=35.0,
+            first_rate=50.0,
         ),
         Case(
             name="azure-conv-4to1",
@@ -129,7 +136,7 @@ CASES = {
                 (engine(LLAMA_8B, "H100", 50_000), 2),
             ),
             generate=_named("azure-conv", 3000),
-            first_rate=45.0,
+            first_rate=63.0,
             num_routers=4,
         ),
         Case(
@@ -137,35 +144,35 @@ CASES = {
             about="Azure code completion, bursts (gap CV 13); 4 x Llama-3.1-8B",
             engines=((_H100, 4),),
             generate=_named("azure-code", 4000),
-            first_rate=25.0,
+            first_rate=10.0,
         ),
         Case(
             name="servegen-m-large",
             about="ServeGen's tenants, bursty clients; 4 x Llama-3.1-8B, 100k KV tokens each",
             engines=((engine(LLAMA_8B, "H100", 100_000), 4),),
             generate=_named("servegen-m-large", 3000),
-            first_rate=50.0,
+            first_rate=80.0,
         ),
         Case(
             name="mooncake-conversation",
             about="long chats that come back (p50 7k, to 32k in); 4 x Llama-3.1-8B",
             engines=((_LONG, 4),),
             generate=_named("mooncake-conversation", 1500, 32_768),
-            first_rate=6.0,
+            first_rate=9.5,
         ),
         Case(
             name="mooncake-toolagent",
             about="agents behind two tool prompts, chats between; 4 x Llama-3.1-8B",
             engines=((_LONG, 4),),
             generate=_named("mooncake-toolagent", 2000, 32_768),
-            first_rate=15.0,
+            first_rate=13.0,
         ),
         Case(
             name="kv-cliff",
             about="long chats (4,096 in, 1,024 out) where the KV cache is short; 4 x 100k tokens",
             engines=((engine(LLAMA_8B, "H100", 100_000), 4),),
             generate=_named("chatbot", 1000),
-            first_rate=6.0,
+            first_rate=5.3,
         ),
         Case(
             name="mixed-accelerators",
@@ -176,22 +183,43 @@ CASES = {
                 (engine(LLAMA_8B, "L40S", 170_000), 2),
             ),
             generate=_named("summarization", 2500),
-            first_rate=40.0,
+            first_rate=35.0,
         ),
         Case(
             name="multi-round-qa",
             about="ten rounds each behind a long history; 4 x Llama-3.1-8B, 200k KV tokens each",
             engines=((engine(LLAMA_8B, "H100", 200_000, max_context_tokens=32_768), 4),),
             generate=_named("multi-round-qa", 2000, 32_768),
-            first_rate=3.0,
+            first_rate=1.3,
         ),
         Case(
             name="heavy-heterogeneous",
             about="50 to 30,000 in, 20 to 8,000 out; 4 x Llama-3.1-8B, 430k KV tokens each",
             engines=((engine(LLAMA_8B, "H100", 430_000, max_context_tokens=40_000), 4),),
             generate=_named("heavy-heterogeneous", 1000, 40_000),
-            first_rate=6.0,
+            first_rate=4.5,
         ),
     )
 }
 """By name."""
+
+
+def trace_case(path: Path) -> Case:
+    """The requests of a trace on 4 x Llama-3.1-8B, whatever rate they came at."""
+
+    def generate(rate: float, seed: int) -> Workload:
+        return workload_by_name(
+            str(path),
+            num_requests=TRACE_REQUESTS,
+            rate_per_second=rate,
+            seed=seed,
+            max_context_tokens=32_768,
+        )
+
+    return Case(
+        name=path.stem,
+        about=f"the first {TRACE_REQUESTS} requests of {path.name}",
+        engines=((_LONG, 4),),
+        generate=generate,
+        first_rate=20.0,
+    )

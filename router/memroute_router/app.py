@@ -95,6 +95,8 @@ class Router:
                     stalled_engine_seconds=settings.stalled_engine_seconds,
                     max_attempts=settings.max_attempts,
                 ),
+                tenants=settings.tenants,
+                trusts_headers=settings.trust_headers,
                 id_prefix=secrets.token_hex(6).encode(),
             )
         )

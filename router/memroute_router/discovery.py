@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from memroute.dispatch import AdmissionMode
 from memroute_kube import (
     MODEL_DEPLOYMENTS,
     PODS,
@@ -22,7 +23,14 @@ from memroute_kube.resources import (
     is_condition_true,
 )
 from memroute_router.http.client import Endpoint
-from memroute_router.pools import Pools, PoolSettings, Replica, ReplicaInfo
+from memroute_router.pools import (
+    DEFAULT_TPOT_TARGET_SECONDS,
+    DEFAULT_TTFT_TARGET_SECONDS,
+    Pools,
+    PoolSettings,
+    Replica,
+    ReplicaInfo,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -57,6 +65,10 @@ def read_pool_settings(obj: KubeObject) -> tuple[str, PoolSettings]:
         deployment=obj["metadata"]["name"],
         watermark_ratio=float(routing["kvWatermarkRatio"]),
         assumed_output_tokens=int(routing["assumedOutputTokens"]),
+        policy=routing.get("policy", "memroute"),
+        admission=AdmissionMode(routing.get("admission", "enforce")),
+        ttft_target_seconds=float(routing.get("ttftTargetSeconds", DEFAULT_TTFT_TARGET_SECONDS)),
+        tpot_target_seconds=float(routing.get("tpotTargetSeconds", DEFAULT_TPOT_TARGET_SECONDS)),
         unready_reason=_unready_reason(obj),
     )
     return spec["model"].get("servedName") or spec["model"]["name"], settings

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from memroute.admission import Reject, RejectReason
 from memroute.footprint.request import RequestProfile
 from memroute.routing import Choice
+from memroute_router.claims import TenantSource, read_claims
 from memroute_router.events import EventStream
 from memroute_router.http.client import EngineConnection, EnginePool
 from memroute_router.http.errors import error_body
@@ -78,6 +79,8 @@ class Services:
     journal: Journal
     retries: RetryBudget
     limits: LifecycleLimits
+    tenants: TenantSource
+    trusts_headers: bool
     id_prefix: bytes
     """Of the ids of requests that bring none; different for each router process."""
 
@@ -157,7 +160,19 @@ class Lifecycle:
                 Outcome.UNKNOWN_MODEL, 404, told, parameter="model", reason="unknown-model"
             )
             return
-        self.profile = request.profile(assumed_output_tokens=pool.assumed_output_tokens)
+        claims = read_claims(
+            exchange.fields, tenants=services.tenants, trusts_headers=services.trusts_headers
+        )
+        deadline = None
+        if claims.ttft_seconds is not None:
+            deadline = exchange.received_at + claims.ttft_seconds
+        self.profile = request.profile(
+            assumed_output_tokens=pool.assumed_output_tokens,
+            tokens_ratio=pool.prompts.ratio,
+            tenant=claims.tenant,
+            priority=claims.priority,
+            deadline_seconds=deadline,
+        )
         exchange.sink = self
         self._seek_room(pool)
 
@@ -461,6 +476,10 @@ class Lifecycle:
         if connecting is not None:
             connecting.cancel()
         lease, self._lease = self._lease, None
+        if is_complete and self._prompt_tokens and self._pool and self._request:
+            self._pool.prompts.observe(
+                expected_tokens=self._request.prompt_tokens, actual_tokens=self._prompt_tokens
+            )
         if lease is not None:
             lease.release(is_complete=is_complete, generated_tokens=self._output_tokens)
 

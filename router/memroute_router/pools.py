@@ -21,7 +21,7 @@ from memroute.dispatch import (
     Placement,
 )
 from memroute.footprint.request import RequestProfile
-from memroute.pressure import ReplicaHealth, ReplicaLedger, ReplicaReading
+from memroute.pressure import PromptLengths, ReplicaHealth, ReplicaLedger, ReplicaReading
 from memroute.routing import Choice
 from memroute_router.http.client import Endpoint
 
@@ -183,6 +183,7 @@ class Pool:
         self.labels: tuple[str, str] = "", ""
         """Namespace and ModelDeployment: what its series are labelled with."""
         self.dispatcher = Dispatcher(DispatchSettings(), limits, rng=rng)
+        self.prompts = PromptLengths()
         self._call_soon = call_soon
         self._call_later = call_later
         self._will_advance = False

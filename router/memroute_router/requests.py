@@ -16,6 +16,10 @@ TOKENS_PER_MESSAGE = 4
 # Chat templates wrap each message in about four special tokens.
 TOKENS_PER_ATTACHMENT = 1024
 # An image or a recording: 256 to 4,096 by model and size; nobody knows before the engine does.
+BLOCK_CHARACTERS = 1024
+# Of text, about 256 tokens: prefixes are told apart by as much, and a prompt of 100 KB has 100
+# keys.
+TOKENS_PER_ID_BLOCK = 256
 MAX_TOKEN_ID = 2**31 - 1
 MAX_LIMIT = 2**63 - 1
 DEFAULT_COMPLETION_TOKENS = 16
@@ -37,8 +41,8 @@ class BadRequestError(Exception):
 class ParsedRequest:
     """What the router needs to know of a request."""
 
-    __slots__ = ("is_stream", "max_output_tokens", "model", "num_choices", "prompt_bytes",
-                 "prompt_tokens")  # fmt: skip
+    __slots__ = ("is_stream", "max_output_tokens", "model", "num_choices", "prefix",
+                 "prompt_bytes", "prompt_tokens")  # fmt: skip
 
     def __init__(
         self,
@@ -49,8 +53,11 @@ class ParsedRequest:
         max_output_tokens: int | None = 0,
         num_choices: int = 1,
         is_stream: bool = False,
+        prefix: tuple[int, ...] = (),
     ) -> None:
-        """``prompt_bytes``: of text, None when the prompt came as token ids.
+        """``prefix``: keys of the blocks of its text, for the index of prefixes.
+
+        ``prompt_bytes``: of text, None when the prompt came as token ids.
 
         ``max_output_tokens``: None when the client set no limit, 0 when nothing is generated.
         """
@@ -60,9 +67,30 @@ class ParsedRequest:
         self.max_output_tokens = max_output_tokens
         self.num_choices = num_choices
         self.is_stream = is_stream
+        self.prefix = prefix
 
-    def profile(self, *, assumed_output_tokens: int) -> RequestProfile:
-        """The tokens it is expected to hold. ``assumed_output_tokens``: when it sets no limit."""
+    def profile(
+        self,
+        *,
+        assumed_output_tokens: int,
+        tokens_ratio: float = 1.0,
+        tenant: str = "",
+        priority: int = 0,
+        deadline_seconds: float | None = None,
+    ) -> RequestProfile:
+        """The tokens it is expected to hold. ``assumed_output_tokens``: when it sets no limit.
+
+        ``tokens_ratio``: what prompts of this model have turned out to hold over what we take
+        them to hold.
+        """
+        num_prompt_tokens = self.prompt_tokens
+        tokens_per_block = TOKENS_PER_ID_BLOCK
+        if self.prompt_bytes is not None:
+            num_prompt_tokens = max(1, round(num_prompt_tokens * tokens_ratio))
+            tokens_per_block = 1
+            if self.prompt_bytes:
+                share = BLOCK_CHARACTERS / self.prompt_bytes
+                tokens_per_block = max(1, int(num_prompt_tokens * min(1.0, share)))
         output = assumed_output_tokens
         if self.max_output_tokens is not None:
             output = min(output, self.max_output_tokens)
@@ -70,10 +98,17 @@ class ParsedRequest:
         if self.prompt_bytes is not None:
             at_least = ceil_div(self.prompt_bytes, MAX_BYTES_PER_TOKEN)
         return RequestProfile(
-            num_prompt_tokens=self.prompt_tokens,
+            num_prompt_tokens=num_prompt_tokens,
             min_prompt_tokens=at_least,
             max_output_tokens=self.max_output_tokens,
             assumed_output_tokens=output * self.num_choices,
+            num_choices=self.num_choices,
+            is_stream=self.is_stream,
+            tenant=tenant,
+            priority=priority,
+            deadline_seconds=deadline_seconds,
+            prefix=self.prefix,
+            tokens_per_block=tokens_per_block,
         )
 
 
@@ -90,6 +125,7 @@ def parse_chat(document: dict[str, Any]) -> ParsedRequest:
         max_output_tokens=older if limit is None else limit,
         num_choices=_positive(document.get("n"), "n") or 1,
         is_stream=document.get("stream") is True,
+        prefix=_conversation_keys(document, document.get("messages")),
     )
 
 
@@ -109,6 +145,7 @@ def parse_completion(document: dict[str, Any]) -> ParsedRequest:
         ),
         num_choices=(_positive(document.get("n"), "n") or 1) * num_prompts,
         is_stream=document.get("stream") is True,
+        prefix=_prompt_keys(document, prompt),
     )
 
 
@@ -126,6 +163,7 @@ def parse_responses(document: dict[str, Any]) -> ParsedRequest:
         prompt_bytes=num_bytes + extra,
         max_output_tokens=_positive(document.get("max_output_tokens"), "max_output_tokens"),
         is_stream=document.get("stream") is True,
+        prefix=_conversation_keys(document, given, document.get("instructions")),
     )
 
 
@@ -140,6 +178,7 @@ def parse_messages(document: dict[str, Any]) -> ParsedRequest:
         prompt_bytes=num_bytes + extra,
         max_output_tokens=_positive(document.get("max_tokens"), "max_tokens"),
         is_stream=document.get("stream") is True,
+        prefix=_conversation_keys(document, document.get("messages"), document.get("system")),
     )
 
 
@@ -187,6 +226,82 @@ def parse_audio_form(body: bytes, content_type: bytes) -> ParsedRequest:
                 max_output_tokens=None,
             )
     return ParsedRequest(model=_model({}), prompt_tokens=0)
+
+
+def text_keys(parts: list[str], salt: object) -> tuple[int, ...]:
+    """A key for each whole block of the text: a hash of all up to its end.
+
+    ``salt``: keeps apart what engines keep apart (vLLM's ``cache_salt``).
+    """
+    text = "".join(parts)
+    keys = []
+    last = hash(salt) if isinstance(salt, str) else 0
+    for end in range(BLOCK_CHARACTERS, len(text) + 1, BLOCK_CHARACTERS):
+        last = hash((last, text[end - BLOCK_CHARACTERS : end]))
+        keys.append(last)
+    return tuple(keys)
+
+
+def id_keys(ids: list[int], salt: object) -> tuple[int, ...]:
+    """The same, of token ids."""
+    keys = []
+    last = hash(salt) if isinstance(salt, str) else 0
+    for end in range(TOKENS_PER_ID_BLOCK, len(ids) + 1, TOKENS_PER_ID_BLOCK):
+        last = hash((last, tuple(ids[end - TOKENS_PER_ID_BLOCK : end])))
+        keys.append(last)
+    return tuple(keys)
+
+
+def _conversation_keys(
+    document: dict[str, Any], messages: object, *leading: object
+) -> tuple[int, ...]:
+    """Keys of a conversation, in the order in which templates write it: tools come first."""
+    parts: list[str] = []
+    tools = document.get("tools")
+    if tools:
+        parts.append(orjson.dumps(tools).decode())
+    for content in leading:
+        _add_text(parts, content)
+    if isinstance(messages, list):
+        for message in messages:
+            parts.append("\x00")
+            if isinstance(message, dict):
+                role = message.get("role")
+                if isinstance(role, str):
+                    parts.append(role)
+                _add_text(parts, message.get("content"))
+                calls = message.get("tool_calls")
+                if calls:
+                    parts.append(orjson.dumps(calls).decode())
+    return text_keys(parts, document.get("cache_salt"))
+
+
+def _add_text(parts: list[str], content: object) -> None:
+    if isinstance(content, str):
+        parts.append(content)
+    elif isinstance(content, list):
+        for part in content:
+            _add_text(parts, part)
+    elif isinstance(content, dict):
+        if "text" in content or "content" in content:
+            _add_text(parts, content.get("text", content.get("content")))
+        else:
+            # An image or a recording: the same one is the same prefix.
+            parts.append(orjson.dumps(content).decode())
+
+
+def _prompt_keys(document: dict[str, Any], prompt: object) -> tuple[int, ...]:
+    """Keys of one prompt; several at once have none in common with others."""
+    salt = document.get("cache_salt")
+    if isinstance(prompt, str):
+        return text_keys([prompt], salt)
+    if isinstance(prompt, list) and prompt:
+        first = prompt[0]
+        if isinstance(first, int):
+            return id_keys(prompt, salt)
+        if len(prompt) == 1:
+            return _prompt_keys(document, first)
+    return ()
 
 
 def _model(document: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memroute_router.claims import TenantSource
 from memroute_router.journal import AccessLog
 
 EXAMPLES = """\
@@ -24,6 +25,10 @@ without Kubernetes: replicas and models come from a file, which is read again wh
       maxContextTokens: 32768
       kvWatermarkRatio: 0.95
       assumedOutputTokens: 256
+      policy: memroute                 # or lmetric, least-request, gie-prefix-kv-queue, ...
+      admission: enforce               # observe: count what would be held; off: send all
+      ttftTargetSeconds: 1.0
+      tpotTargetSeconds: 0.05
 
 to see what it decides
   curl localhost:8000/debug/decisions; curl localhost:8000/debug/replicas
@@ -44,6 +49,8 @@ class RouterSettings:
     max_queued_requests: int
     max_queued_tokens: int
     max_queue_seconds: float
+    tenants: TenantSource
+    trust_headers: bool
     max_connections: int
     max_body_bytes: int
     connect_timeout_seconds: float
@@ -117,6 +124,20 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
         type=float,
         default=10.0,
         help="how long a request may wait for room; 0 refuses at once",
+    )
+    group.add_argument(
+        "--tenants",
+        type=TenantSource,
+        choices=list(TenantSource),
+        default=TenantSource.NONE,
+        help="what tells tenants apart, who share fairly: none, the key they authenticate with, "
+        "or the header x-memroute-tenant (only behind something that sets it)",
+    )
+    group.add_argument(
+        "--trust-headers",
+        action="store_true",
+        help="believe x-memroute-priority and x-memroute-ttft-ms (only behind something that "
+        "checks them)",
     )
 
 

@@ -16,9 +16,13 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from memroute.dispatch import AdmissionMode
+from memroute.routing import POLICY_NAMES
 from memroute_router.http.client import Endpoint
 from memroute_router.pools import (
     DEFAULT_ASSUMED_OUTPUT_TOKENS,
+    DEFAULT_TPOT_TARGET_SECONDS,
+    DEFAULT_TTFT_TARGET_SECONDS,
     DEFAULT_WATERMARK_RATIO,
     Pools,
     PoolSettings,
@@ -31,6 +35,7 @@ POLL_SECONDS = 1.0
 _PORTS = {"http": 80, "https": 443}
 _MODEL_FIELDS = {
     "name", "replicas", "maxContextTokens", "kvWatermarkRatio", "assumedOutputTokens",
+    "policy", "admission", "ttftTargetSeconds", "tpotTargetSeconds",
 }  # fmt: skip
 _REPLICA_FIELDS = {"url", "name", "kvCapacityTokens", "maxContextTokens"}
 
@@ -100,6 +105,16 @@ class _Reader:
             ),
             assumed_output_tokens=self._integer(model, "assumedOutputTokens", where)
             or DEFAULT_ASSUMED_OUTPUT_TOKENS,
+            policy=self._one_of(model, "policy", where, POLICY_NAMES),
+            admission=AdmissionMode(
+                self._one_of(model, "admission", where, tuple(mode.value for mode in AdmissionMode))
+            ),
+            ttft_target_seconds=self._number(
+                model, "ttftTargetSeconds", where, DEFAULT_TTFT_TARGET_SECONDS, most=3600.0
+            ),
+            tpot_target_seconds=self._number(
+                model, "tpotTargetSeconds", where, DEFAULT_TPOT_TARGET_SECONDS, most=60.0
+            ),
         )
         context = self._integer(model, "maxContextTokens", where)
         replicas = model.get("replicas")
@@ -164,6 +179,17 @@ class _Reader:
             self.problems.append(f"{where}.{name} must be a positive integer, not {value!r}")
             return None
         return value
+
+    def _one_of(
+        self, document: dict[str, Any], name: str, where: str, known: tuple[str, ...]
+    ) -> str:
+        """One of ``known``, the first where nothing is said."""
+        value = document.get(name, known[0])
+        if value not in known:
+            told = f"{where}.{name} must be one of {', '.join(known)}, not {value!r}"
+            self.problems.append(told)
+            return known[0]
+        return str(value)
 
     def _number(
         self, document: dict[str, Any], name: str, where: str, default: float, *, most: float

@@ -41,6 +41,7 @@ from memroute.footprint.request import RequestProfile
 from memroute.pressure import (
     MAX_AGE_SECONDS,
     OutputLengths,
+    PrefixIndex,
     RateMeter,
     ReplicaHealth,
     ReplicaLedger,
@@ -69,6 +70,8 @@ LATE_WAIT_SECONDS = 0.05
 # A request that is late anyway goes only where it makes nobody else wait.
 MIN_BACKLOG_SECONDS = 1.0
 # Before that, how fast the queue moves is anybody's guess.
+UNKNOWN_CAPACITY_TOKENS = 200_000
+# What the index takes a replica to keep that has not said how much it holds.
 NO_HITS: Hits = {}
 
 
@@ -157,7 +160,10 @@ class Dispatcher:
         rng: RandomSource,
         find_hits: Callable[[Ticket], Hits] | None = None,
     ) -> None:
-        """``find_hits``: tokens of a request's prompt that each replica has cached."""
+        """``find_hits``: tokens of a request's prompt that each replica has cached.
+
+        None: guessed from what was sent where, by the blocks of its profile's ``prefix``.
+        """
         self.settings = settings
         self.queue: FairQueue[Ticket] = FairQueue(limits)
         self.lengths = OutputLengths()
@@ -169,6 +175,7 @@ class Dispatcher:
         self.num_would_hold = 0
         self.closed_counts: dict[Closed, int] = {}
         """Replicas that were closed to a request when it came, by why."""
+        self.prefixes = PrefixIndex()
         self._find_hits = find_hits
         self._rng = rng
         self._pick: Pick | None = None
@@ -188,11 +195,13 @@ class Dispatcher:
             self._pick = PUBLISHED[settings.policy]()
 
     def add(self, candidate: Candidate) -> None:
-        """A replica is there."""
+        """A replica is there, its cache cold."""
+        self.prefixes.forget(candidate.ledger.replica)
         self.candidates[candidate.ledger.replica] = candidate
 
     def remove(self, replica: str) -> Candidate | None:
         """A replica is gone; leases on it stay valid until they are released."""
+        self.prefixes.forget(replica)
         return self.candidates.pop(replica, None)
 
     def ledger(
@@ -345,9 +354,19 @@ class Dispatcher:
             return profile.assumed_output_tokens
         return told * profile.num_choices
 
+    def _hits(self, ticket: Ticket) -> Hits:
+        if self._find_hits is not None:
+            return self._find_hits(ticket)
+        profile = ticket.profile
+        if not profile.prefix:
+            return NO_HITS
+        matched = self.prefixes.match(profile.prefix)
+        size, most = profile.tokens_per_block, profile.num_prompt_tokens
+        return {replica: min(most, size * count) for replica, count in matched.items()}
+
     def _search(self, ticket: Ticket, possible: Sequence[Candidate], now_seconds: float) -> _Search:
         profile = ticket.profile
-        hits = NO_HITS if self._find_hits is None else self._find_hits(ticket)
+        hits = self._hits(ticket)
         output = self._output_tokens(profile)
         limits = self.settings.limits
         prompt = profile.num_prompt_tokens
@@ -542,8 +561,8 @@ class Dispatcher:
         profile = ticket.profile
         name = self.settings.policy
         hits = NO_HITS
-        if self._find_hits is not None and name in SEES_PREFIXES:
-            hits = self._find_hits(ticket)
+        if name in SEES_PREFIXES:
+            hits = self._hits(ticket)
         pick = self._pick
         if pick is None:
             msg = "no published policy is set"
@@ -598,6 +617,11 @@ class Dispatcher:
             work_tokens=work,
             expected_output_tokens=output,
         )
+        if profile.prefix and profile.tokens_per_block:
+            capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
+            self.prefixes.insert(
+                ledger.replica, profile.prefix, max_blocks=capacity // profile.tokens_per_block
+            )
         if self._backlog_since_seconds >= 0:
             if len(self.queue):
                 self._drained.add(profile.num_prompt_tokens + output, now_seconds=now_seconds)

@@ -11,6 +11,7 @@ class RequestProfile:
         "adapter", "assumed_output_tokens", "deadline_seconds", "expected_tokens", "is_stream",
         "known_output_tokens", "max_output_tokens", "min_prompt_tokens", "num_choices",
         "num_prompt_tokens", "prefix", "priority", "session", "tenant",
+        "tokens_per_block",
     )  # fmt: skip
 
     def __init__(
@@ -27,6 +28,7 @@ class RequestProfile:
         priority: int = 0,
         deadline_seconds: float | None = None,
         prefix: tuple[int, ...] = (),
+        tokens_per_block: int = 0,
         session: str = "",
         adapter: str = "",
     ) -> None:
@@ -54,6 +56,8 @@ class RequestProfile:
         """When its first token should be there, on the router's clock; None: no such wish."""
         self.prefix = prefix
         """Keys of its prompt's blocks, each of all up to its end; empty: nobody looked."""
+        self.tokens_per_block = tokens_per_block
+        """Tokens of each of those blocks, about."""
         self.session = session
         """What it belongs to, for policies that keep a session on its replica."""
         self.adapter = adapter

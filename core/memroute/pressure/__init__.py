@@ -3,6 +3,8 @@
 from memroute.pressure.health import ReplicaHealth
 from memroute.pressure.ledger import ReplicaLedger, Reservation
 from memroute.pressure.output_length import OutputLengths
+from memroute.pressure.prefix_index import PrefixIndex
+from memroute.pressure.prompt_length import PromptLengths
 from memroute.pressure.rate import RateMeter
 from memroute.pressure.reading import MAX_AGE_SECONDS, ReplicaReading
 from memroute.pressure.speed import SpeedMeter
@@ -10,6 +12,8 @@ from memroute.pressure.speed import SpeedMeter
 __all__ = [
     "MAX_AGE_SECONDS",
     "OutputLengths",
+    "PrefixIndex",
+    "PromptLengths",
     "RateMeter",
     "ReplicaHealth",
     "ReplicaLedger",

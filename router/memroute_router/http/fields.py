@@ -10,6 +10,10 @@ from typing import Final
 REQUEST_ID = b"x-request-id"
 EXPLAIN = b"x-memroute-explain"
 REASON = b"x-memroute-reason"
+TENANT = b"x-memroute-tenant"
+PRIORITY = b"x-memroute-priority"
+TTFT_MILLISECONDS = b"x-memroute-ttft-ms"
+# What a client claims of itself: believed only where something before the router has checked it.
 JSON = b"content-type: application/json\r\n"
 
 # What becomes of a field. Numbers, not an enum: one is looked at for every field that passes.
@@ -30,11 +34,11 @@ REQUEST_FIELDS: Final[dict[bytes, int]] = (
         (
             b"connection", b"content-encoding", b"content-length", b"expect", b"host",
             b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"x-forwarded-host",
-            b"x-forwarded-proto", EXPLAIN, REQUEST_ID,
+            b"x-forwarded-proto", EXPLAIN, PRIORITY, REQUEST_ID, TENANT, TTFT_MILLISECONDS,
         ),
         _READ,
     )
-    | {b"content-type": _SEEN}
+    | {b"authorization": _SEEN, b"content-type": _SEEN, b"x-api-key": _SEEN}
 )  # fmt: skip
 """Requests; what is not named here is passed on as it came."""
 

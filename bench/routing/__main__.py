@@ -1,0 +1,80 @@
+"""``python -m bench.routing STUDY``: which policy serves most within its latency targets?"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.routing.cases import CASES
+from bench.routing.report import capacity_tables, plot, point_tables
+from bench.routing.studies import POLICIES, STUDIES, Options
+
+ABOUT = """\
+capacity   the highest rate at which 95 % of what is offered has its first token within 1 s and
+           each further one within 50 ms on average; shed and failed requests are misses
+scrape     attainment by scrape period, 0.05 to 15 s, at a rate near the knee
+overload   goodput at 0.8 to 4 times that rate
+
+cases
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one study; the exit status."""
+    listed = "\n".join(f"  {case.name:22} {case.about}" for case in CASES.values())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.routing",
+        description="Policies side by side, in virtual time, on published workloads.",
+        epilog=ABOUT + listed,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", choices=tuple(STUDIES))
+    parser.add_argument("--cases", default=",".join(CASES), help="some of them, by commas")
+    parser.add_argument("--policies", default=",".join(POLICIES), help="some of them, by commas")
+    parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE",
+        help="a recorded trace instead of the cases: Azure's CSV, Mooncake's or LLMServingSim's "
+        "JSON lines; its requests on 4 x Llama-3.1-8B on H100",
+    )  # fmt: skip
+    parser.add_argument("--output", choices=("table", "json"), default="table")
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+    options = parser.parse_args(argv)
+    for name, known in (("cases", CASES), ("policies", POLICIES)):
+        for value in getattr(options, name).split(","):
+            if value not in known:
+                parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
+    if options.trace is not None and not options.trace.is_file():
+        parser.error(f"no such file: {options.trace}")
+    rows = STUDIES[options.study](
+        Options(
+            cases=tuple(options.cases.split(",")),
+            policies=tuple(options.policies.split(",")),
+            seeds=tuple(range(1, options.seeds + 1)),
+            jobs=options.jobs,
+            trace=options.trace,
+        )
+    )
+    if options.plot is not None:
+        plot(options.study, rows, options.plot)
+    if options.output == "json":
+        print(json.dumps(rows, indent=1))
+        return 0
+    if options.study == "capacity":
+        tables = capacity_tables(rows)
+    elif options.study == "scrape":
+        tables = point_tables(rows, "scrape_seconds", "by scrape period, seconds")
+    else:
+        tables = point_tables(rows, "load", "by load, times the rate near the knee")
+    console = Console(width=None if sys.stdout.isatty() else 230)
+    for table in tables:
+        console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

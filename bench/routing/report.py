@@ -1,0 +1,148 @@
+"""Tables and plots of the studies."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from bench.routing.statistics import geometric_mean, half_width, mean
+from bench.routing.studies import OURS, PEERS
+from memroute_simulator.virtual.router import CLAIRVOYANT
+
+Rows = list[dict[str, Any]]
+
+
+def capacity_tables(rows: Rows) -> list[Table | str]:
+    """Capacity per case and policy, and what follows from it."""
+    values = _by(rows, "capacity_per_second")
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    peers = [policy for policy in policies if policy in PEERS]
+    table = Table(title="SLO capacity, requests (sessions) per second; mean and 95 % interval")
+    table.add_column("case")
+    for policy in policies:
+        table.add_column(policy, justify="right")
+    table.add_column("of best peer", justify="right")
+    table.add_column("of clairvoyant", justify="right")
+    for case in cases:
+        means = {policy: mean(values[case, policy]) for policy in policies}
+        best = max((means[peer] for peer in peers), default=None)
+        table.add_row(
+            case,
+            *(_with_interval(values[case, policy]) for policy in policies),
+            _ratio(means.get(OURS), best),
+            _ratio(means.get(OURS), means.get(CLAIRVOYANT)),
+        )
+    told: list[Table | str] = [table]
+    if OURS in policies and peers:
+        told.append(_single_best(values, cases, peers))
+    return told
+
+
+def _single_best(
+    values: dict[tuple[str, str], list[float]], cases: list[str], peers: list[str]
+) -> str:
+    """Against the one peer that a user would choose for all of the cases."""
+    scores = {peer: geometric_mean(mean(values[case, peer]) for case in cases) for peer in peers}
+    best = max(scores, key=lambda peer: scores[peer])
+    seeds = len(values[cases[0], best])
+    ratios = [
+        geometric_mean(values[case, OURS][seed] / values[case, best][seed] for case in cases)
+        for seed in range(seeds)
+    ]
+    return (
+        f"geometric mean over {len(cases)} cases, against the best single peer ({best}): "
+        f"{_with_interval(ratios)} times its capacity"
+    )
+
+
+def point_tables(rows: Rows, column: str, title: str) -> list[Table | str]:
+    """Attainment (and goodput, preemptions, shed) by one column."""
+    steps = sorted({row[column] for row in rows})
+    told: list[Table | str] = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        table = Table(title=f"{case}: {title}; attained (goodput/s, preempted, shed)")
+        table.add_column("policy")
+        for step in steps:
+            table.add_column(f"{step:g}", justify="right")
+        for policy in dict.fromkeys(row["policy"] for row in rows):
+            cells = []
+            for step in steps:
+                own = [
+                    row
+                    for row in rows
+                    if (row["case"], row["policy"], row[column]) == (case, policy, step)
+                ]
+                cells.append(
+                    f"{mean([row['attainment_ratio'] for row in own]):.3f} "
+                    f"({mean([row['goodput_per_second'] for row in own]):.1f}, "
+                    f"{mean([row['num_preemptions'] for row in own]):.0f}, "
+                    f"{mean([row['num_shed'] for row in own]):.0f})"
+                )
+            table.add_row(policy, *cells)
+        told.append(table)
+    return told
+
+
+def plot(study: str, rows: Rows, path: Path) -> None:
+    """One panel per case."""
+    import matplotlib as mpl  # noqa: PLC0415 - a second of import that only plots need
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    width = min(4, len(cases))
+    height = -(-len(cases) // width)
+    figure, axes = plt.subplots(
+        height, width, figsize=(4.5 * width, 3.6 * height), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat[len(cases) :]:
+        axis.axis("off")
+    for axis, case in zip(axes.flat, cases, strict=False):
+        axis.set_title(case)
+        if study == "capacity":
+            values = _by([row for row in rows if row["case"] == case], "capacity_per_second")
+            means = [mean(values[case, policy]) for policy in policies]
+            errors = [half_width(values[case, policy]) or 0.0 for policy in policies]
+            colors = ["tab:red" if policy == OURS else "tab:blue" for policy in policies]
+            axis.barh(policies, means, xerr=errors, color=colors)
+            axis.invert_yaxis()
+        else:
+            column = "scrape_seconds" if study == "scrape" else "load"
+            field = "attainment_ratio" if study == "scrape" else "goodput_per_second"
+            for policy in policies:
+                steps = sorted({row[column] for row in rows})
+                line = [
+                    mean([
+                        row[field]
+                        for row in rows
+                        if (row["case"], row["policy"], row[column]) == (case, policy, step)
+                    ])
+                    for step in steps
+                ]  # fmt: skip
+                axis.plot(steps, line, "o-", markersize=3, label=policy)
+            axis.set(xlabel=column, ylabel=field, xscale="log")
+            axis.grid(alpha=0.3)
+    if study != "capacity":
+        axes.flat[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _by(rows: Rows, field: str) -> dict[tuple[str, str], list[float]]:
+    values: dict[tuple[str, str], list[float]] = {}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        values.setdefault((row["case"], row["policy"]), []).append(row[field])
+    return values
+
+
+def _with_interval(values: list[float]) -> str:
+    half = half_width(values)
+    middle = mean(values)
+    return f"{middle:.3g}" if half is None else f"{middle:.3g} ± {half:.2g}"
+
+
+def _ratio(ours: float | None, theirs: float | None) -> str:
+    return "-" if ours is None or not theirs else f"{ours / theirs:.2f}x"

@@ -1,0 +1,145 @@
+"""What is measured: each study is a list of independent runs, spread over the cores."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.routing.capacity import Point, run, search
+from bench.routing.cases import CASES, Case, trace_case
+from memroute_simulator.virtual.router import CLAIRVOYANT
+
+OURS = "memroute"
+PEERS = (
+    "random", "round-robin", "power-of-two", "least-request", "least-kv", "gie-kv-queue",
+    "gie-prefix-kv-queue", "lmetric", "vllm-dp", "smg-least-load",
+)  # fmt: skip
+POLICIES = (OURS, *PEERS, CLAIRVOYANT)
+SCRAPES = (0.05, 0.2, 1.0, 5.0, 15.0)
+OVERLOADS = (0.8, 1.0, 1.5, 2.0, 4.0)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is asked for."""
+
+    cases: tuple[str, ...]
+    policies: tuple[str, ...]
+    seeds: tuple[int, ...]
+    jobs: int
+    trace: Path | None = None
+
+
+def capacity(options: Options) -> list[Row]:
+    """SLO capacity of every policy on every case and seed."""
+    work = [
+        (options.trace, name, policy, seed)
+        for name in _cases(options)
+        for seed in options.seeds
+        for policy in options.policies
+    ]
+    return _spread(_capacity, work, options.jobs, "capacity")
+
+
+def _capacity(job: tuple[Path | None, str, str, int]) -> Row:
+    trace, name, policy, seed = job
+    case = _case(trace, name)
+    rate, points = search(lambda rate: run(case, policy, rate=rate, seed=seed), case.first_rate)
+    return {
+        "case": name,
+        "policy": policy,
+        "seed": seed,
+        "capacity_per_second": rate,
+        "points": [_told(point) for point in points],
+    }
+
+
+def scrape(options: Options) -> list[Row]:
+    """Attainment by scrape period, at a rate that memroute just serves at 50 ms."""
+    work = [
+        (options.trace, name, policy, seed, period)
+        for name in _cases(options)
+        for seed in options.seeds
+        for policy in options.policies
+        for period in SCRAPES
+    ]
+    return _spread(_scrape, work, options.jobs, "scrape")
+
+
+def _scrape(job: tuple[Path | None, str, str, int, float]) -> Row:
+    trace, name, policy, seed, period = job
+    case = _case(trace, name)
+    point = run(case, policy, rate=case.knee_rate, seed=seed, scrape_seconds=period)
+    return _told(point) | {"scrape_seconds": period}
+
+
+def overload(options: Options) -> list[Row]:
+    """Goodput by load, from below the knee to four times beyond it."""
+    work = [
+        (options.trace, name, policy, seed, factor)
+        for name in _cases(options)
+        for seed in options.seeds
+        for policy in options.policies
+        for factor in OVERLOADS
+    ]
+    return _spread(_overload, work, options.jobs, "overload")
+
+
+def _overload(job: tuple[Path | None, str, str, int, float]) -> Row:
+    trace, name, policy, seed, factor = job
+    case = _case(trace, name)
+    point = run(case, policy, rate=factor * case.knee_rate, seed=seed)
+    return _told(point) | {"load": factor}
+
+
+STUDIES: dict[str, Callable[[Options], list[Row]]] = {
+    "capacity": capacity,
+    "scrape": scrape,
+    "overload": overload,
+}
+
+
+def _cases(options: Options) -> Iterable[str]:
+    return (options.trace.stem,) if options.trace is not None else options.cases
+
+
+def _case(trace: Path | None, name: str) -> Case:
+    return CASES[name] if trace is None else trace_case(trace)
+
+
+def _told(point: Point) -> Row:
+    summary = point.summary
+    return {
+        "case": point.case,
+        "policy": point.policy,
+        "seed": point.seed,
+        "rate": point.rate,
+        "attainment_ratio": summary.attainment_ratio,
+        "goodput_per_second": summary.goodput_per_second,
+        "ttft_p50_seconds": summary.ttft.p50,
+        "ttft_p99_seconds": summary.ttft.p99,
+        "tpot_p90_seconds": summary.tpot.p90,
+        "num_preemptions": summary.num_preemptions,
+        "num_offered": summary.num_offered,
+        "num_shed": summary.num_shed,
+        "num_failed": summary.num_failed,
+        "prefix_hit_ratio": summary.prefix_hit_ratio,
+        "output_tokens_per_second": summary.output_tokens_per_second,
+    }
+
+
+def _spread(function: Callable[[Any], Row], work: Sequence[Any], jobs: int, name: str) -> list[Row]:
+    """Run every job in a process of its own, and say how far it is."""
+    rows: list[Row] = []
+    with ProcessPoolExecutor(jobs) as pool:
+        for number, row in enumerate(pool.map(function, work), 1):
+            rows.append(row)
+            print(
+                f"\r{name}: {number} of {len(work)} ({row['case']}, {row['policy']})".ljust(79),
+                end="", file=sys.stderr, flush=True,
+            )  # fmt: skip
+    print(file=sys.stderr)
+    return rows
