@@ -2,15 +2,18 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from bench.native import NativeBuildError, build_native
 from bench.routing.cases import CASES
 from bench.routing.report import capacity_tables, plot, point_tables
 from bench.routing.studies import POLICIES, STUDIES, Options
+from memroute.dispatch import dispatcher
 
 ABOUT = """\
 capacity   the highest rate at which 95 % of what is offered has its first token within 1 s and
@@ -24,25 +27,7 @@ cases
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one study; the exit status."""
-    listed = "\n".join(f"  {case.name:22} {case.about}" for case in CASES.values())
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.routing",
-        description="Policies side by side, in virtual time, on published workloads.",
-        epilog=ABOUT + listed,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("study", choices=tuple(STUDIES))
-    parser.add_argument("--cases", default=",".join(CASES), help="some of them, by commas")
-    parser.add_argument("--policies", default=",".join(POLICIES), help="some of them, by commas")
-    parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
-    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument(
-        "--trace", type=Path, metavar="FILE",
-        help="a recorded trace instead of the cases: Azure's CSV, Mooncake's or LLMServingSim's "
-        "JSON lines; its requests on 4 x Llama-3.1-8B on H100",
-    )  # fmt: skip
-    parser.add_argument("--output", choices=("table", "json"), default="table")
-    parser.add_argument("--plot", type=Path, metavar="FILE")
+    parser = _parser()
     options = parser.parse_args(argv)
     for name, known in (("cases", CASES), ("policies", POLICIES)):
         for value in getattr(options, name).split(","):
@@ -50,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
     if options.trace is not None and not options.trace.is_file():
         parser.error(f"no such file: {options.trace}")
+    if not options.interpreted and not dispatcher.__file__.endswith(".so"):
+        return _compiled(sys.argv[1:] if argv is None else argv)
     rows = STUDIES[options.study](
         Options(
             cases=tuple(options.cases.split(",")),
@@ -74,6 +61,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     for table in tables:
         console.print(table)
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {case.name:22} {case.about}" for case in CASES.values())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.routing",
+        description="Policies side by side, in virtual time, on published workloads.",
+        epilog=ABOUT + listed,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", choices=tuple(STUDIES))
+    parser.add_argument("--cases", default=",".join(CASES), help="some of them, by commas")
+    parser.add_argument("--policies", default=",".join(POLICIES), help="some of them, by commas")
+    parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE",
+        help="a recorded trace instead of the cases: Azure's CSV, Mooncake's or LLMServingSim's "
+        "JSON lines; its requests on 4 x Llama-3.1-8B on H100",
+    )  # fmt: skip
+    parser.add_argument(
+        "--interpreted", action="store_true",
+        help="run the source as it is, not compiled: the same decisions, three times slower",
+    )  # fmt: skip
+    parser.add_argument("--output", choices=("table", "json"), default="table")
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+    return parser
+
+
+def _compiled(arguments: Sequence[str]) -> int:
+    """Begin again, on the compiled modules. Returns only when they cannot be built."""
+    try:
+        path = build_native()
+    except NativeBuildError as error:
+        print(f"bench.routing: {error}\n(--interpreted does without)", file=sys.stderr)
+        return 2
+    sys.stdout.flush()
+    return os.execve(  # noqa: S606 - ourselves
+        sys.executable,
+        [sys.executable, "-m", "bench.routing", *arguments],
+        os.environ | {"PYTHONPATH": str(path)},
+    )
 
 
 if __name__ == "__main__":
