@@ -354,6 +354,11 @@ class Lifecycle:
         else:
             self._fault("timeout" if "in time" in cause else "connection-lost", cause)
 
+    def is_stuck(self) -> None:
+        """Its replica hangs, and others do not: before its first byte it can go there."""
+        if not self._answering and self._lease is not None:
+            self._fault("stuck", "nothing has come back for far longer than it should take")
+
     def _fault(self, kind: str, cause: str) -> None:
         """The attempt failed before its first byte, and the replica is to blame."""
         if self._lease is not None:

@@ -188,12 +188,22 @@ class _LedgerCollector(Collector):
         used = _gauge("kv_utilization_ratio", "KV cache use at the last reading, 0 to 1.")
         age = _gauge("reading_age_seconds", "Age of the last reading of the replica.")
         routable = _gauge("replica_routable", "1 if requests may be sent to the replica.")
+        pending = _gauge("pending_tokens", "Uncached prompt tokens that wait at the replica.")
+        foreign = _gauge("foreign_tokens", "Tokens there that are not of this router's requests.")
+        ceiling = _gauge("kv_ceiling_ratio", "How full it is planned at the most: preemptions.")
+        rate = _gauge("prefill_tokens_per_second", "How fast it computes prompts, as learned.")
+        step = _gauge("step_seconds", "Time per token of the answers there, of late.")
         held = _gauge("queue_requests", "Requests that are held for their turn.", _DEPLOYMENT)
         held_tokens = _gauge("queue_tokens", "Expected tokens of held requests.", _DEPLOYMENT)
         stale = _gauge("stale_replicas", "Replicas whose reading is out of date.", _DEPLOYMENT)
+        closed = _counter("closed", "Replicas that were closed to a request as it came.", "reason")
+        would_hold = _counter("would_hold", "Requests that would have been held, observing.")
         now = self._pools.now_seconds()
         for pool in self._pools.by_model.values():
             pool_labels = pool.labels
+            for why, count in pool.dispatcher.closed_counts.items():
+                closed.add_metric((*pool_labels, why.value), count)
+            would_hold.add_metric(pool_labels, pool.dispatcher.num_would_hold)
             held.add_metric(pool_labels, pool.num_held)
             held_tokens.add_metric(pool_labels, pool.held_tokens)
             stale.add_metric(pool_labels, pool.num_stale(now_seconds=now))
@@ -204,6 +214,11 @@ class _LedgerCollector(Collector):
                 reserved.add_metric(labels, ledger.reserved_tokens)
                 can_route = replica.info.is_routable and not replica.health.is_out
                 routable.add_metric(labels, 1 if can_route else 0)
+                pending.add_metric(labels, ledger.pending_tokens)
+                foreign.add_metric(labels, ledger.foreign_tokens)
+                ceiling.add_metric(labels, ledger.ceiling_ratio)
+                rate.add_metric(labels, 1 / ledger.speed.token_seconds)
+                step.add_metric(labels, ledger.speed.mean_step_seconds)
                 ratio = ledger.projected_ratio()
                 if ratio is not None:
                     projected.add_metric(labels, ratio)
@@ -215,7 +230,8 @@ class _LedgerCollector(Collector):
                 if reading is not None and reading.kv_cache_utilization_ratio is not None:
                     used.add_metric(labels, reading.kv_cache_utilization_ratio)
         yield from (in_flight, reserved, projected, capacity, used, age, routable)
-        yield from (held, held_tokens, stale)
+        yield from (closed, would_hold)
+        yield from (pending, foreign, ceiling, rate, step, held, held_tokens, stale)
 
 
 class _ProcessCollector(Collector):

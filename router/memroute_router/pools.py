@@ -21,7 +21,13 @@ from memroute.dispatch import (
     Placement,
 )
 from memroute.footprint.request import RequestProfile
-from memroute.pressure import PromptLengths, ReplicaHealth, ReplicaLedger, ReplicaReading
+from memroute.pressure import (
+    PromptLengths,
+    ReplicaHealth,
+    ReplicaLedger,
+    ReplicaReading,
+    Reservation,
+)
 from memroute.routing import Choice
 from memroute_router.http.client import Endpoint
 
@@ -117,6 +123,10 @@ class Waiter(Protocol):
         """It has waited in vain."""
         ...
 
+    def is_stuck(self) -> None:
+        """Its replica hangs, and others do not."""
+        ...
+
 
 class Lease:
     """Tokens reserved on one replica for one request. Release it exactly once."""
@@ -159,6 +169,7 @@ class Lease:
             reservation = self._placement.reservation
             told = reservation.generated_tokens if generated_tokens is None else generated_tokens
             ledger.progress(reservation, generated_tokens=told, now_seconds=now)
+        self._pool.waiters.pop(self._placement.reservation, None)
         self._pool.dispatcher.ended(
             ledger, self._placement.reservation, is_complete=is_complete, now_seconds=now
         )
@@ -184,6 +195,8 @@ class Pool:
         """Namespace and ModelDeployment: what its series are labelled with."""
         self.dispatcher = Dispatcher(DispatchSettings(), limits, rng=rng)
         self.prompts = PromptLengths()
+        self.waiters: dict[Reservation, Waiter] = {}
+        """Who holds each reservation."""
         self._call_soon = call_soon
         self._call_later = call_later
         self._will_advance = False
@@ -238,7 +251,7 @@ class Pool:
         """Room on the best replica, a refusal, or None: it waits, and will be told."""
         verdict = self.dispatcher.submit(waiter, now_seconds=time.monotonic())
         if isinstance(verdict, Placement):
-            return self._lease(verdict)
+            return self._lease(waiter, verdict)
         if verdict is None:
             self._tick_later()
         return verdict
@@ -261,17 +274,21 @@ class Pool:
             for replica in self.replicas.values()
         )
 
-    def settle(self, *, now_seconds: float) -> None:
-        """Answers that are not streamed have begun by now, if their time has come."""
+    def tick(self, *, now_seconds: float) -> None:
+        """Time passes: answers that are not streamed have begun, replicas that hang are left."""
         for replica in self.replicas.values():
             replica.ledger.settle(now_seconds=now_seconds)
+        for reservation in self.dispatcher.stuck(now_seconds=now_seconds):
+            waiter = self.waiters.get(reservation)
+            if waiter is not None:
+                waiter.is_stuck()
 
     def _advance(self) -> None:
         self._will_advance = False
         for ticket, verdict in self.dispatcher.turns(now_seconds=time.monotonic()):
             waiter: Waiter = ticket  # type: ignore[assignment]  # only waiters are submitted
             if isinstance(verdict, Placement):
-                waiter.admitted(self._lease(verdict))
+                waiter.admitted(self._lease(waiter, verdict))
             else:
                 waiter.refused(verdict)
         self._tick_later()
@@ -286,7 +303,8 @@ class Pool:
         if len(self.dispatcher.queue):
             self._advance()
 
-    def _lease(self, placement: Placement) -> Lease:
+    def _lease(self, waiter: Waiter, placement: Placement) -> Lease:
+        self.waiters[placement.reservation] = waiter
         return Lease(self, self.replicas[placement.choice.replica], placement)
 
 
@@ -369,7 +387,7 @@ class Pools:
         """Time passes."""
         now = time.monotonic()
         for pool in list(self.by_model.values()):
-            pool.settle(now_seconds=now)
+            pool.tick(now_seconds=now)
             self._drop_if_unused(pool)
 
     def _pool(self, model: str) -> Pool:

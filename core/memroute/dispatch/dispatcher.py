@@ -268,6 +268,20 @@ class Dispatcher:
             done.append((ticket, self._expired(ticket, now_seconds)))
         return done
 
+    def stuck(self, *, now_seconds: float) -> list[Reservation]:
+        """Requests that wait at replicas that hang, where others could take them."""
+        found: list[Reservation] = []
+        healthy = [
+            candidate
+            for candidate in self.candidates.values()
+            if candidate.is_routable and not candidate.health.is_out
+        ]
+        for candidate in healthy:
+            ledger = candidate.ledger
+            if ledger.num_pending and len(healthy) > 1 and ledger.is_stuck(now_seconds=now_seconds):
+                found += [lease for lease in ledger.leases if lease.is_pending]
+        return found
+
     def ended(
         self,
         placement_ledger: ReplicaLedger,

@@ -37,6 +37,9 @@ LEAST_MORE_TOKENS = 4
 OUTLIVED_RATIO = 1.3
 # An answer that got longer than any: a third more each time.
 MIN_SHARING_RATIO = 0.02
+STUCK_SECONDS = 5.0
+STUCK_RATIO = 4.0
+# Silent for so long, and for so many times what the prompts that wait there should take.
 MAX_ENDED = 1024
 # Answers whose ends a scrape that is under way may have missed.
 FLOOR_RATIO = 0.5
@@ -100,10 +103,10 @@ class ReplicaLedger:
 
     __slots__ = (
         "_base_tokens", "_ended", "_finishes", "_leader", "_lengths", "_max_context_tokens",
-        "_peak_tokens", "_promised_capacity_tokens", "_streams", "_unseen", "capacity_tokens",
-        "ceiling_ratio", "foreign_tokens", "inverse_outputs", "leases", "limit_tokens",
-        "measured_ratio", "num_foreign_running", "num_foreign_waiting", "num_pending",
-        "num_streams", "pending_reserved_tokens", "pending_tokens", "pinned_ratio",
+        "_peak_tokens", "_promised_capacity_tokens", "_streams", "_tells_life", "_unseen",
+        "capacity_tokens", "ceiling_ratio", "foreign_tokens", "inverse_outputs", "leases",
+        "limit_tokens", "measured_ratio", "num_foreign_running", "num_foreign_waiting",
+        "num_pending", "num_streams", "pending_reserved_tokens", "pending_tokens", "pinned_ratio",
         "progressed_at_seconds", "read_at_seconds", "reading", "replica",
         "sent_since_reading_tokens", "sharing_ratio", "speed", "weight_ratio",
     )  # fmt: skip
@@ -163,6 +166,7 @@ class ReplicaLedger:
         self.progressed_at_seconds = -1.0
         """When it last answered anything; -1: never."""
         self._leader: Reservation | None = None
+        self._tells_life = False
         self._finishes: list[int] = []
         self._streams: list[Reservation] = []
         self._base_tokens = 0
@@ -182,6 +186,11 @@ class ReplicaLedger:
     def apply_reading(self, reading: ReplicaReading) -> None:
         """Take a new reading: see the module's text for what it is taken to include."""
         self._heed(self.reading, reading)
+        before = None if self.reading is None else self.reading.num_computed_tokens_total
+        computed = reading.num_computed_tokens_total
+        self._tells_life = computed is not None
+        if computed is not None and before is not None and computed > before:
+            self.progressed_at_seconds = max(self.progressed_at_seconds, reading.taken_at_seconds)
         self.reading = reading
         self.sent_since_reading_tokens = 0
         started = self.read_at_seconds = reading.taken_at_seconds
@@ -379,10 +388,20 @@ class ReplicaLedger:
         """Whether its reading is recent enough to trust."""
         return self.read_at_seconds >= 0 and now_seconds - self.read_at_seconds <= MAX_AGE_SECONDS
 
-    def oldest_pending_seconds(self, *, now_seconds: float) -> float:
-        """How long the request that has waited longest for its first token has waited."""
+    def is_stuck(self, *, now_seconds: float) -> bool:
+        """Whether prompts wait there and nothing has come back for far longer than it should.
+
+        Answers that are not streamed show nothing until they end: with one of them there, only an
+        engine that reports how much it computes can be called stuck.
+        """
+        if not self.num_pending:
+            return False
         sent = [lease.sent_at_seconds for lease in self.leases if lease.answered_at_seconds < 0]
-        return now_seconds - min(sent) if sent else 0.0
+        silent = now_seconds - max(self.progressed_at_seconds, min(sent))
+        expected = self.speed.prefill_seconds(self.num_pending, self.pending_tokens)
+        if silent <= max(STUCK_SECONDS, STUCK_RATIO * expected):
+            return False
+        return self._tells_life or all(lease.profile.is_stream for lease in self.leases)
 
     # Inside.
 

@@ -22,3 +22,5 @@ class ReplicaReading:
     num_waiting_for_capacity: int | None = None
     """Of those that wait, the ones that wait for KV blocks or a sequence slot."""
     num_preemptions_total: int | None = None
+    num_computed_tokens_total: int | None = None
+    """Prompt and output tokens since its start: while it grows, the engine lives."""

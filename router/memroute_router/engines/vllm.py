@@ -17,10 +17,14 @@ _UTILIZATION = (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc")
 _RUNNING = b"vllm:num_requests_running"
 _WAITING = b"vllm:num_requests_waiting"
 _PREEMPTIONS = b"vllm:num_preemptions_total"
+_COMPUTED = (b"vllm:prompt_tokens_total", b"vllm:generation_tokens_total")
+_BY_REASON = b"vllm:num_requests_waiting_by_reason"
+# From 0.31 on; {reason="capacity"} wait for KV blocks or a sequence slot.
 _CONFIG = b"vllm:cache_config_info"
 FULL_TARGET = b"/metrics"
 NARROW_TARGET = b"/metrics/?" + b"&".join(
-    b"name[]=" + name for name in (*_UTILIZATION, _RUNNING, _WAITING, _PREEMPTIONS, _CONFIG)
+    b"name[]=" + name
+    for name in (*_UTILIZATION, _RUNNING, _WAITING, _BY_REASON, _PREEMPTIONS, *_COMPUTED, _CONFIG)
 )
 """Those families alone: 2 KB instead of 50, and a fifth of the engine's own time for them.
 
@@ -92,7 +96,11 @@ def parse_vllm_metrics(
         kv_capacity_tokens=_capacity_of(hints, page),
         num_requests_running=_total(_values(hints, page, _RUNNING)),
         num_requests_waiting=_total(_values(hints, page, _WAITING)),
+        num_waiting_for_capacity=_waiting_for_capacity(hints, page),
         num_preemptions_total=_total(_values(hints, page, _PREEMPTIONS)),
+        num_computed_tokens_total=_total(
+            [value for family in _COMPUTED for value in _values(hints, page, family)]
+        ),
     )
     if report_missing is not None:
         for family, found in (
@@ -117,6 +125,16 @@ def _values(hints: LineHints, page: bytes, family: bytes) -> list[float]:
 
 def _total(values: list[float]) -> int | None:
     return int(sum(values)) if values else None
+
+
+def _waiting_for_capacity(hints: LineHints, page: bytes) -> int | None:
+    return _total(
+        [
+            float(value)
+            for labels, value in hints.lines(page, _BY_REASON)
+            if b'reason="capacity"' in labels
+        ]
+    )
 
 
 def _capacity_of(hints: LineHints, page: bytes) -> int | None:

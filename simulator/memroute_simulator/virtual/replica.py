@@ -48,6 +48,8 @@ class EngineGauges:
     kv_cache_utilization_ratio: float
     """Of the fullest rank, as a router that cannot choose the rank must take it."""
     num_preemptions: int
+    num_computed_tokens: int
+    """Prompts and answers, since its start."""
 
 
 @dataclass(slots=True)
@@ -111,6 +113,9 @@ class VirtualReplica:
             + sum(len(rank.inbox) for rank in self._ranks),
             kv_cache_utilization_ratio=max(s.cache.utilization_ratio for s in schedulers),
             num_preemptions=sum(s.counts.num_preemptions for s in schedulers),
+            num_computed_tokens=sum(
+                s.counts.prompt_tokens + s.counts.generated_tokens for s in schedulers
+            ),
         )
 
     def hit_tokens(self, request: EngineRequest) -> int:

@@ -31,6 +31,8 @@ from memroute_simulator.virtual.replica import Ticket, VirtualReplica
 
 ASSUMED_OUTPUT_TOKENS = 256
 # The default of a ModelDeployment's routing.
+STUCK_TICK_SECONDS = 0.25
+# How often replicas are looked at for whether they hang: the router's clock.
 HELD_TICK_SECONDS = 0.01
 # How often held requests are looked at when nothing happens.
 CLAIRVOYANT = "clairvoyant"
@@ -93,7 +95,8 @@ class VirtualRouter:
         self._rng = rng
         self._is_running = is_running
         self._is_clairvoyant = policy == CLAIRVOYANT
-        ours = policy in {"memroute", CLAIRVOYANT}
+        self._asks_ledgers = policy in {"memroute", CLAIRVOYANT}
+        ours = self._asks_ledgers
         dispatch = settings.dispatch
         self.dispatcher = Dispatcher(
             DispatchSettings(
@@ -131,6 +134,21 @@ class VirtualRouter:
         """Scrape every replica, each from a phase of its own, until nothing is left to route."""
         for replica in self._replicas.values():
             self._start(replica)
+        self.loop.after(STUCK_TICK_SECONDS, self._look_for_stuck)
+
+    def _look_for_stuck(self) -> None:
+        """What waits at a replica that hangs goes elsewhere, as in the real router."""
+        if self._asks_ledgers:
+            now = self.loop.now_seconds
+            stuck = set(self.dispatcher.stuck(now_seconds=now))
+            for asking in [a for sent in self._sent.values() for a in sent]:
+                placement = asking.placement
+                if placement is not None and placement.reservation in stuck:
+                    placement.candidate.health.fault(now_seconds=now)
+                    self._cancel(asking)
+                    self.route(asking.outcome, asking.on_end)
+        if self._is_running():
+            self.loop.after(STUCK_TICK_SECONDS, self._look_for_stuck)
 
     def remove_replica(self, replica: VirtualReplica) -> None:
         """Send nothing more to it."""
@@ -323,6 +341,7 @@ class VirtualRouter:
                 num_requests_running=gauges.num_running,
                 num_requests_waiting=gauges.num_waiting,
                 num_preemptions_total=gauges.num_preemptions,
+                num_computed_tokens_total=gauges.num_computed_tokens,
             )
             self.loop.after(
                 self.settings.scrape_delay_seconds, lambda: self._arrived(replica, reading)

@@ -1,0 +1,157 @@
+"""What the dispatcher decides, seen over real sockets."""
+
+import asyncio
+import json
+import re
+
+import pytest
+
+from memroute.dispatch import AdmissionMode
+from memroute_router.pools import PoolSettings
+from router_rig import Rig, body, exchange, held, raw, until, whole
+
+
+@pytest.fixture
+async def rig():
+    rig = Rig()
+    await rig.start()
+    yield rig
+    await rig.stop()
+
+
+def explained(data, *lines):
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-memroute-explain: 1\r\n"
+    for line in lines:
+        head += line + b"\r\n"
+    return head + b"content-length: %d\r\n\r\n%s" % (len(data), data)
+
+
+async def test_the_next_turn_goes_where_the_last_one_went(rig, engine_factory):
+    """Else its whole history is computed, and held, a second time."""
+    for name in "abcd":
+        rig.add(name, (await engine_factory(whole())).port, capacity=100_000)
+    rig.trust_all()
+    first = [{"role": "user", "content": "once upon a time " * 400}]
+    then = [*first, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "and?"}]
+    _, headers, _ = await exchange(rig.port, explained(body(messages=first)))
+    for _ in range(4):
+        _, later, _ = await exchange(rig.port, explained(body(messages=then)))
+        assert later["x-memroute-replica"] == headers["x-memroute-replica"]
+    cached = int(re.search(r"(\d+) tokens cached", later["x-memroute-decision"])[1])
+    assert 1400 < cached <= 1700, "six blocks of 1,024 characters, of 6,800 in all"
+
+
+async def test_what_waits_at_a_replica_that_hangs_goes_elsewhere(rig, engine_factory):
+    """It accepts connections and reports itself idle; its clients are served by another."""
+    never = asyncio.Event()
+    hung, well = await engine_factory(held(never)), await engine_factory(whole())
+    rig.add("hung", hung.port)
+    rig.add("well", well.port)
+    rig.trust_all()
+    rig.prefer("hung")
+    asked = asyncio.create_task(exchange(rig.port, raw(body(stream=True))))
+    await until(lambda: hung.requests)
+    (replica,) = [r for r in rig.replicas if r.info.pod == "hung"]
+    for lease in replica.ledger.leases:
+        lease.sent_at_seconds -= 10.0
+    status, _, answer = await asked
+    assert (status, json.loads(answer)) == (200, {"ok": True})
+    assert len(well.requests) == 1
+    assert replica.health.is_out
+    await until(lambda: rig.num_leases == 0)
+    never.set()
+
+
+async def test_the_only_replica_is_waited_for_however_long_it_takes(rig, engine_factory):
+    """There is nobody else to ask: giving up would help no one."""
+    release = asyncio.Event()
+    engine = await engine_factory(held(release))
+    rig.add("only", engine.port)
+    asked = asyncio.create_task(exchange(rig.port, raw(body(stream=True))))
+    await until(lambda: engine.requests)
+    for replica in rig.replicas:
+        for lease in replica.ledger.leases:
+            lease.sent_at_seconds -= 10.0
+    await asyncio.sleep(0.4)
+    assert not asked.done()
+    release.set()
+    assert (await asked)[0] == 200
+
+
+async def test_observing_sends_what_it_would_have_held(rig, engine_factory):
+    release = asyncio.Event()
+    rig.pools.configure(
+        {"m": PoolSettings(namespace="", deployment="m", admission=AdmissionMode.OBSERVE)}
+    )
+    engine = await engine_factory(held(release))
+    rig.add("a", engine.port, capacity=100)
+    asked = [asyncio.create_task(exchange(rig.port, raw(body(max_tokens=60)))) for _ in range(3)]
+    await until(lambda: len(engine.requests) == 3)
+    assert rig.pools.by_model["m"].dispatcher.num_would_hold == 2
+    release.set()
+    assert [(await task)[0] for task in asked] == [200, 200, 200]
+
+
+async def test_a_published_policy_chooses_where_one_is_asked_for(rig, engine_factory):
+    rig.pools.configure(
+        {
+            "m": PoolSettings(
+                namespace="", deployment="m", policy="round-robin", admission=AdmissionMode.OFF
+            )
+        }
+    )
+    for name in "ab":
+        rig.add(name, (await engine_factory(whole())).port)
+    chosen = []
+    for _ in range(4):
+        _, headers, _ = await exchange(rig.port, explained(body()))
+        chosen.append(headers["x-memroute-replica"])
+        assert headers["x-memroute-decision"].startswith("round-robin")
+    assert chosen[0] == chosen[2] != chosen[1] == chosen[3]
+
+
+async def test_those_who_are_trusted_to_be_urgent_go_first(engine_factory):
+    """Three wait for one place; the one with the greatest priority came last."""
+    rig = Rig("--trust-headers", "--tenants", "header")
+    await rig.start()
+    release = asyncio.Event()
+    engine = await engine_factory(held(release))
+    rig.add("a", engine.port, capacity=100)
+    tasks = [asyncio.create_task(exchange(rig.port, raw(body(max_tokens=60, user="first"))))]
+    await until(lambda: engine.requests)
+    for number, priority in enumerate((b"0", b"-5", b"7")):
+        data = body(max_tokens=60, user=priority.decode())
+        line = b"x-memroute-priority: " + priority
+        tasks.append(asyncio.create_task(exchange(rig.port, explained(data, line))))
+        await until(lambda number=number: rig.num_held == number + 1)
+    release.set()
+    assert [(await task)[0] for task in tasks] == [200] * 4
+    order = [json.loads(data)["user"] for _, data in engine.requests]
+    assert order == ["first", "7", "0", "-5"]
+    await rig.stop()
+
+
+async def test_a_claim_is_not_believed_without_being_told_to(rig, engine_factory):
+    release = asyncio.Event()
+    engine = await engine_factory(held(release))
+    rig.add("a", engine.port, capacity=100)
+    tasks = [asyncio.create_task(exchange(rig.port, raw(body(max_tokens=60, user="first"))))]
+    await until(lambda: engine.requests)
+    for number, priority in enumerate((b"0", b"7")):
+        data = body(max_tokens=60, user=priority.decode())
+        line = b"x-memroute-priority: " + priority
+        tasks.append(asyncio.create_task(exchange(rig.port, explained(data, line))))
+        await until(lambda number=number: rig.num_held == number + 1)
+    release.set()
+    assert [(await task)[0] for task in tasks] == [200] * 3
+    assert [json.loads(data)["user"] for _, data in engine.requests] == ["first", "0", "7"]
+
+
+async def test_prompts_are_measured_by_what_engine_factory_say_they_were(rig, engine_factory):
+    """Taken to be of a quarter of their bytes; each turns out to have twice as many tokens."""
+    answer = b'{"usage":{"prompt_tokens":%d,"completion_tokens":1}}'
+    rig.add("a", (await engine_factory(whole(answer % 2008))).port, capacity=100_000)
+    messages = [{"role": "user", "content": "x" * 4000}]
+    for _ in range(20):
+        await exchange(rig.port, raw(body(messages=messages)))
+    assert rig.pools.by_model["m"].prompts.ratio == pytest.approx(2.0, rel=0.1)
