@@ -11,7 +11,8 @@ from rich.console import Console
 
 from bench.native import NativeBuildError, build_native
 from bench.routing.cases import CASES
-from bench.routing.report import capacity_tables, plot, point_tables
+from bench.routing.deciding import deciding
+from bench.routing.report import plot, tables_of
 from bench.routing.studies import POLICIES, STUDIES, Options
 from memroute.dispatch import dispatcher
 
@@ -20,6 +21,7 @@ capacity   the highest rate at which 95 % of what is offered has its first token
            each further one within 50 ms on average; shed and failed requests are misses
 scrape     attainment by scrape period, 0.05 to 15 s, at a rate near the knee
 overload   goodput at 0.8 to 4 times that rate
+deciding   what one decision costs, for 1 to 1,000 replicas and prompts of 32k tokens
 
 cases
 """
@@ -29,38 +31,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one study; the exit status."""
     parser = _parser()
     options = parser.parse_args(argv)
+    _check(parser, options)
+    if not options.interpreted and not dispatcher.__file__.endswith(".so"):
+        return _compiled(sys.argv[1:] if argv is None else argv)
+    is_deciding = options.study == "deciding"
+    rows = deciding() if is_deciding else STUDIES[options.study](_options(options))
+    if options.plot is not None and not is_deciding:
+        plot(options.study, rows, options.plot)
+    if options.output == "json":
+        print(json.dumps(rows, indent=1))
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else 230)
+    for table in tables_of(options.study, rows):
+        console.print(table)
+    return 0
+
+
+def _options(options: argparse.Namespace) -> Options:
+    return Options(
+        cases=tuple(options.cases.split(",")),
+        policies=tuple(options.policies.split(",")),
+        seeds=tuple(range(1, options.seeds + 1)),
+        jobs=options.jobs,
+        trace=options.trace,
+    )
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     for name, known in (("cases", CASES), ("policies", POLICIES)):
         for value in getattr(options, name).split(","):
             if value not in known:
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
     if options.trace is not None and not options.trace.is_file():
         parser.error(f"no such file: {options.trace}")
-    if not options.interpreted and not dispatcher.__file__.endswith(".so"):
-        return _compiled(sys.argv[1:] if argv is None else argv)
-    rows = STUDIES[options.study](
-        Options(
-            cases=tuple(options.cases.split(",")),
-            policies=tuple(options.policies.split(",")),
-            seeds=tuple(range(1, options.seeds + 1)),
-            jobs=options.jobs,
-            trace=options.trace,
-        )
-    )
-    if options.plot is not None:
-        plot(options.study, rows, options.plot)
-    if options.output == "json":
-        print(json.dumps(rows, indent=1))
-        return 0
-    if options.study == "capacity":
-        tables = capacity_tables(rows)
-    elif options.study == "scrape":
-        tables = point_tables(rows, "scrape_seconds", "by scrape period, seconds")
-    else:
-        tables = point_tables(rows, "load", "by load, times the rate near the knee")
-    console = Console(width=None if sys.stdout.isatty() else 230)
-    for table in tables:
-        console.print(table)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=ABOUT + listed,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", choices=tuple(STUDIES))
+    parser.add_argument("study", choices=(*STUDIES, "deciding"))
     parser.add_argument("--cases", default=",".join(CASES), help="some of them, by commas")
     parser.add_argument("--policies", default=",".join(POLICIES), help="some of them, by commas")
     parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")

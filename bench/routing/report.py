@@ -12,6 +12,26 @@ from memroute_simulator.virtual.router import CLAIRVOYANT
 Rows = list[dict[str, Any]]
 
 
+def tables_of(study: str, rows: Rows) -> list[Table | str]:
+    """What is printed of a study."""
+    if study == "capacity":
+        return capacity_tables(rows)
+    if study == "scrape":
+        return point_tables(rows, "scrape_seconds", "by scrape period, seconds")
+    if study == "overload":
+        return point_tables(rows, "load", "by load, times the rate near the knee")
+    table = Table(title="one decision: prompts of 32k tokens, 20 answers per replica")
+    for name in ("replicas", "median, us", "p99, us"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["num_replicas"]),
+            f"{row['median_microseconds']:.0f}",
+            f"{row['p99_microseconds']:.0f}",
+        )
+    return [table]
+
+
 def capacity_tables(rows: Rows) -> list[Table | str]:
     """Capacity per case and policy, and what follows from it."""
     values = _by(rows, "capacity_per_second")

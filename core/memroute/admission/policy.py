@@ -24,6 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from memroute.footprint.request import RequestProfile
 from memroute.pressure.ledger import ReplicaLedger
@@ -60,18 +61,37 @@ class Closed(StrEnum):
     PROOF = "proof"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdmissionSettings:
-    """What a pool admits by."""
+# Looked up once, not for every replica.
+_OPEN: Final = Closed.NOT
+_MEMORY: Final = Closed.MEMORY
+_PACE: Final = Closed.PACE
+_PREFILL: Final = Closed.PREFILL
+_PROOF: Final = Closed.PROOF
 
-    watermark_ratio: float = 0.95
-    """Projected KV use that an admission may reach, 0 to 1."""
-    ttft_target_seconds: float = 1.0
-    tpot_target_seconds: float = 0.05
-    """The latency that answers are meant to have: what makes a replica full in time."""
-    max_prefill_seconds: float = 0.25
-    """Prompts that may wait at a replica: enough that its steps are full, little enough that
-    what comes later and is more urgent does not wait behind them."""
+
+class AdmissionSettings:
+    """What a pool admits by; never changed. A plain class: it is read for every replica."""
+
+    __slots__ = (
+        "max_prefill_seconds", "tpot_target_seconds", "ttft_target_seconds", "watermark_ratio",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        watermark_ratio: float = 0.95,
+        ttft_target_seconds: float = 1.0,
+        tpot_target_seconds: float = 0.05,
+        max_prefill_seconds: float = 0.25,
+    ) -> None:
+        self.watermark_ratio = watermark_ratio
+        """Projected KV use that an admission may reach, 0 to 1."""
+        self.ttft_target_seconds = ttft_target_seconds
+        self.tpot_target_seconds = tpot_target_seconds
+        """The latency that answers are meant to have: what makes a replica full in time."""
+        self.max_prefill_seconds = max_prefill_seconds
+        """Prompts that may wait at a replica: enough that its steps are full, little enough that
+        what comes later and is more urgent does not wait behind them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,23 +140,23 @@ def closed_to(
     ``work_tokens``: of the prompt, what the replica would have to compute.
     """
     if not ledger.leases and not ledger.foreign_tokens:
-        return Closed.NOT
+        return _OPEN
     pending = ledger.num_pending
     if pending >= MAX_UNPROVEN and now_seconds - ledger.progressed_at_seconds > UNPROVEN_SECONDS:
-        return Closed.PROOF
+        return _PROOF
     speed = ledger.speed
     queued_seconds = speed.prefill_seconds(pending, ledger.pending_tokens)
     if pending and queued_seconds > settings.max_prefill_seconds:
         since = speed.busy_since_seconds
         if queued_seconds - (now_seconds - since) > settings.max_prefill_seconds:
-            return Closed.PREFILL
+            return _PREFILL
     num_streams = ledger.num_streams
     if num_streams:
         share = ledger.inverse_outputs / num_streams
         stall = speed.token_seconds * (ledger.pending_tokens + work_tokens)
         margin = min(MAX_PACE_MARGIN_RATIO, PACE_MARGIN_RATIO * math.sqrt(share))
         if speed.mean_step_seconds + stall * share > settings.tpot_target_seconds * (1 - margin):
-            return Closed.PACE
+            return _PACE
     capacity = ledger.capacity_tokens
     if capacity is not None:
         allowed = min(settings.watermark_ratio, ledger.ceiling_ratio) * capacity
@@ -145,8 +165,8 @@ def closed_to(
             ledger.projected_tokens() + needed + output_tokens > allowed
             and ledger.projected_with(needed, output_tokens) > allowed
         ):
-            return Closed.MEMORY
-    return Closed.NOT
+            return _MEMORY
+    return _OPEN
 
 
 def never_fits(profile: RequestProfile, replicas: Sequence[ReplicaLedger]) -> Reject:

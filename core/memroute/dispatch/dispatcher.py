@@ -17,10 +17,11 @@ A published policy takes the place of ours in the choice alone; admission then s
 everything unless it is asked for.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from memroute.admission import (
     AdmissionSettings,
@@ -73,6 +74,7 @@ MIN_BACKLOG_SECONDS = 1.0
 UNKNOWN_CAPACITY_TOKENS = 200_000
 # What the index takes a replica to keep that has not said how much it holds.
 NO_HITS: Hits = {}
+_OPEN: Final = Closed.NOT
 
 
 class AdmissionMode(StrEnum):
@@ -125,23 +127,47 @@ class Placement:
 
 
 class _Search:
-    """The outcome of looking at every candidate."""
+    """The outcome of looking at every candidate: the cheapest, and the cheapest that is open."""
 
     __slots__ = (
-        "best", "best_cost", "best_work", "closed", "is_best_open", "num_candidates", "open",
-        "open_cost", "open_work",
+        "_num_best", "_num_open", "best", "best_cost", "best_work", "closed", "is_best_open",
+        "num_candidates", "open", "open_cost", "open_work",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, num_candidates: int) -> None:
+        self.num_candidates = num_candidates
         self.best: Candidate | None = None
-        self.best_cost = 0.0
+        self.best_cost = math.inf
         self.best_work = 0
         self.is_best_open = False
         self.open: Candidate | None = None
-        self.open_cost = 0.0
+        self.open_cost = math.inf
         self.open_work = 0
         self.closed: dict[Closed, int] = {}
-        self.num_candidates = 0
+        self._num_best = 0
+        self._num_open = 0
+
+    def offer(
+        self, candidate: Candidate, work: int, cost: float, closed: Closed, rng: RandomSource
+    ) -> None:
+        """One more candidate. Of several that cost the same, each is kept with the same chance."""
+        if closed is _OPEN:
+            if cost < self.open_cost:
+                self._num_open = 0
+            if cost <= self.open_cost:
+                self._num_open += 1
+                if self._num_open == 1 or rng.random() * self._num_open < 1.0:
+                    self.open, self.open_cost, self.open_work = candidate, cost, work
+        else:
+            self.closed[closed] = self.closed.get(closed, 0) + 1
+            cost += CLOSED_SECONDS
+        if cost < self.best_cost:
+            self._num_best = 0
+        if cost <= self.best_cost:
+            self._num_best += 1
+            if self._num_best == 1 or rng.random() * self._num_best < 1.0:
+                self.best, self.best_cost, self.best_work = candidate, cost, work
+                self.is_best_open = closed is _OPEN
 
     @property
     def is_open_worth_it(self) -> bool:
@@ -385,12 +411,12 @@ class Dispatcher:
         limits = self.settings.limits
         prompt = profile.num_prompt_tokens
         oldest = now_seconds - MAX_AGE_SECONDS
-        search = _Search()
-        search.num_candidates = len(possible)
-        best_chance, open_chance = 0.0, 0.0
+        search = _Search(len(possible))
         for candidate in possible:
             ledger = candidate.ledger
-            work = max(1, prompt - hits.get(ledger.replica, 0)) if hits else prompt
+            work = prompt
+            if hits:
+                work = max(1, prompt - hits.get(ledger.replica, 0))
             closed = closed_to(
                 ledger,
                 prompt_tokens=prompt,
@@ -408,18 +434,7 @@ class Dispatcher:
             )
             if ledger.read_at_seconds < oldest:
                 cost += STALE_SECONDS
-            chance = self._rng.random()
-            if closed is Closed.NOT:
-                if search.open is None or (cost, chance) < (search.open_cost, open_chance):
-                    search.open, search.open_work = candidate, work
-                    search.open_cost, open_chance = cost, chance
-            else:
-                search.closed[closed] = search.closed.get(closed, 0) + 1
-                cost += CLOSED_SECONDS
-            if search.best is None or (cost, chance) < (search.best_cost, best_chance):
-                search.best, search.best_cost, search.best_work = candidate, cost, work
-                search.is_best_open = closed is Closed.NOT
-                best_chance = chance
+            search.offer(candidate, work, cost, closed, self._rng)
         return search
 
     def _admissible(self, ticket: Ticket, search: _Search, now_seconds: float) -> Candidate | None:
@@ -582,8 +597,7 @@ class Dispatcher:
             msg = "no published policy is set"
             raise RuntimeError(msg)
         ledger = pick(profile, [candidate.ledger for candidate in possible], hits, self._rng)
-        search = _Search()
-        search.num_candidates = len(possible)
+        search = _Search(len(possible))
         work = max(1, profile.num_prompt_tokens - hits.get(ledger.replica, 0))
         chosen = self.candidates[ledger.replica]
         search.open, search.open_work = chosen, work
