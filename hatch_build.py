@@ -26,7 +26,8 @@ MODULES = (
         "pressure/speed", "routing/choose", "routing/published",
     )),
     *(f"memroute_router/{name}.py" for name in (
-        "claims", "engines/vllm", "events", "http/client", "http/deadlines", "http/errors",
+        "claims", "engines/adapters", "engines/others", "engines/vllm", "events", "http/client",
+        "http/deadlines", "http/errors",
         "http/exchange", "http/fields", "http/framing", "http/outbox", "http/server", "journal",
         "lifecycle", "metrics", "outcomes", "pools", "requests", "retries", "scrape", "surface",
     )),

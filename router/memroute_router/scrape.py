@@ -10,13 +10,14 @@ import logging
 import time
 from random import Random
 
-from memroute_router.engines.vllm import (
+from memroute_router.engines import (
     FULL_TARGET,
     NARROW_TARGET,
     LineHints,
     is_worth_reading,
-    parse_vllm_metrics,
+    read_metrics,
 )
+from memroute_router.engines.others import TRTLLM_TARGET
 from memroute_router.http.client import EngineConnection, EnginePool
 from memroute_router.metrics import RouterMetrics
 from memroute_router.pools import Pools, Replica
@@ -29,6 +30,7 @@ MAX_BACK_OFF = 8
 # Times the interval: an engine that cannot answer is not helped by being asked every second.
 MAX_PAGE_BYTES = 16 * 1024**2
 OK = 200
+NOT_FOUND = 404
 
 
 class Scraper:
@@ -99,13 +101,15 @@ class Scraper:
         jitter = 1 + JITTER_RATIO * (2 * self._rng.random() - 1)
         return asked_at_seconds + self._interval_seconds * back_off * jitter
 
-    def read(self, replica: Replica, page: bytes, hints: LineHints) -> bool:
-        """A page has come; False when it is none."""
+    def read(
+        self, replica: Replica, page: bytes, hints: LineHints, *, asked_at_seconds: float
+    ) -> bool:
+        """A page has come that was asked for then; False when it is none."""
         begun = time.thread_time()
         try:
-            reading = parse_vllm_metrics(
+            reading = read_metrics(
                 page,
-                taken_at_seconds=time.monotonic(),
+                taken_at_seconds=asked_at_seconds,
                 report_missing=lambda family: self._report_missing(replica, family),
                 hints=hints,
             )
@@ -144,8 +148,8 @@ class _Reader:
     """Reads one replica, again and again. A ``Listener``. Owns its place in time."""
 
     __slots__ = (
-        "_back_off", "_connecting", "_connection", "_hints", "_num_bytes", "_pieces", "_scraper",
-        "_target", "due_at_seconds", "is_asking", "replica",
+        "_asked_at_seconds", "_back_off", "_connecting", "_connection", "_hints", "_num_bytes",
+        "_pieces", "_scraper", "_target", "due_at_seconds", "is_asking", "replica",
     )  # fmt: skip
 
     def __init__(self, scraper: Scraper, replica: Replica, due_at_seconds: float) -> None:
@@ -154,6 +158,7 @@ class _Reader:
         self.due_at_seconds = due_at_seconds
         self.is_asking = False
         self._back_off = 1
+        self._asked_at_seconds = 0.0
         self._target = NARROW_TARGET
         self._hints = LineHints()
         self._connection: EngineConnection | None = None
@@ -198,11 +203,19 @@ class _Reader:
                 self.due_at_seconds = 0.0
                 self._let_go()
                 return
+            if status == NOT_FOUND and self._target is FULL_TARGET:
+                # TensorRT-LLM has its page elsewhere.
+                self._target = TRTLLM_TARGET
+                self.due_at_seconds = 0.0
+                self._let_go()
+                return
             if status != OK:
                 self._fail(f"status {status}")
                 return
             self._let_go()
-            if self._scraper.read(self.replica, page, self._hints):
+            if self._scraper.read(
+                self.replica, page, self._hints, asked_at_seconds=self._asked_at_seconds
+            ):
                 self._back_off = 1
             else:
                 self._slow_down()
@@ -214,6 +227,7 @@ class _Reader:
     def _send(self, connection: EngineConnection) -> None:
         self._connecting = None
         self._connection = connection
+        self._asked_at_seconds = time.monotonic()
         connection.expect_within(TIMEOUT_SECONDS)
         authority = connection.endpoint.authority
         head = b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (self._target, authority)

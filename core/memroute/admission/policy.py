@@ -145,10 +145,10 @@ def closed_to(
     if pending >= MAX_UNPROVEN and now_seconds - ledger.progressed_at_seconds > UNPROVEN_SECONDS:
         return _PROOF
     speed = ledger.speed
-    queued_seconds = speed.prefill_seconds(pending, ledger.pending_tokens)
-    if pending and queued_seconds > settings.max_prefill_seconds:
-        since = speed.busy_since_seconds
-        if queued_seconds - (now_seconds - since) > settings.max_prefill_seconds:
+    if pending:
+        queued = speed.prefill_seconds(pending, ledger.pending_tokens)
+        queued -= now_seconds - speed.busy_since_seconds
+        if queued > settings.max_prefill_seconds:
             return _PREFILL
     num_streams = ledger.num_streams
     if num_streams:

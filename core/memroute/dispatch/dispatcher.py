@@ -357,14 +357,17 @@ class Dispatcher:
 
     def _usable(self, ticket: Ticket, now_seconds: float) -> list[Candidate]:
         tried = ticket.tried
-        routable = [
-            candidate
-            for candidate in self.candidates.values()
-            if candidate.is_routable and (not tried or candidate.ledger.replica not in tried)
-        ]
-        usable = [c for c in routable if c.health.may_try(now_seconds=now_seconds)]
+        usable: list[Candidate] = []
+        out: list[Candidate] = []
+        for candidate in self.candidates.values():
+            if not candidate.is_routable or (tried and candidate.ledger.replica in tried):
+                continue
+            if candidate.health.may_try(now_seconds=now_seconds):
+                usable.append(candidate)
+            else:
+                out.append(candidate)
         # With every replica out, trying one is better than refusing all: they may be back.
-        return usable or routable
+        return usable or out
 
     def _possible(self, ticket: Ticket, now_seconds: float) -> list[Candidate] | Reject:
         """Those that could ever hold the request, or why there are none."""

@@ -103,12 +103,12 @@ class ReplicaLedger:
 
     __slots__ = (
         "_base_tokens", "_ended", "_finishes", "_leader", "_lengths", "_max_context_tokens",
-        "_peak_tokens", "_promised_capacity_tokens", "_streams", "_tells_life", "_unseen",
-        "capacity_tokens", "ceiling_ratio", "foreign_tokens", "inverse_outputs", "leases",
-        "limit_tokens", "measured_ratio", "num_foreign_running", "num_foreign_waiting",
-        "num_pending", "num_streams", "pending_reserved_tokens", "pending_tokens", "pinned_ratio",
-        "progressed_at_seconds", "read_at_seconds", "reading", "replica",
-        "sent_since_reading_tokens", "sharing_ratio", "speed", "weight_ratio",
+        "_peak_tokens", "_projected_tokens", "_promised_capacity_tokens", "_streams",
+        "_tells_life", "_unseen", "capacity_tokens", "ceiling_ratio", "foreign_tokens",
+        "inverse_outputs", "leases", "limit_tokens", "measured_ratio", "num_foreign_running",
+        "num_foreign_waiting", "num_pending", "num_streams", "pending_reserved_tokens",
+        "pending_tokens", "pinned_ratio", "progressed_at_seconds", "read_at_seconds", "reading",
+        "replica", "sent_since_reading_tokens", "sharing_ratio", "speed", "weight_ratio",
     )  # fmt: skip
 
     def __init__(
@@ -156,8 +156,7 @@ class ReplicaLedger:
         self.inverse_outputs = 0.0
         """Sum over those of one over the length that a short one of its kind would have."""
         self.foreign_tokens = 0
-        self.num_foreign_waiting = 0
-        self.num_foreign_running = 0
+        self.num_foreign_waiting = self.num_foreign_running = 0
         """What others hold, queue and run there, as of the last scrape."""
         self.sharing_ratio = 1.0
         """What the engine holds of our answers' tokens, counting what they share once."""
@@ -171,6 +170,7 @@ class ReplicaLedger:
         self._streams: list[Reservation] = []
         self._base_tokens = 0
         self._peak_tokens = 0
+        self._projected_tokens = -1
         self._ended: list[tuple[float, int]] = []
         self._unseen: list[Reservation] = []
         self._told_capacity()
@@ -192,6 +192,7 @@ class ReplicaLedger:
         if computed is not None and before is not None and computed > before:
             self.progressed_at_seconds = max(self.progressed_at_seconds, reading.taken_at_seconds)
         self.reading = reading
+        self._projected_tokens = -1
         self.sent_since_reading_tokens = 0
         started = self.read_at_seconds = reading.taken_at_seconds
         self._told_capacity()
@@ -249,6 +250,7 @@ class ReplicaLedger:
             now_seconds=now_seconds,
         )
         self.leases.add(lease)
+        self._projected_tokens = -1
         self.sent_since_reading_tokens += lease.prompt_tokens
         self.num_pending += 1
         self.pending_tokens += lease.work_tokens
@@ -298,6 +300,7 @@ class ReplicaLedger:
         Raises ``KeyError`` when it was given back before: that is a bug of the caller.
         """
         self.leases.remove(lease)
+        self._projected_tokens = -1
         if lease.answered_at_seconds < 0:
             self.num_pending -= 1
             self.pending_tokens -= lease.work_tokens
@@ -350,11 +353,19 @@ class ReplicaLedger:
         return prompt_tokens - int(self.pinned_ratio * (prompt_tokens - work_tokens))
 
     def projected_tokens(self) -> int:
-        """The most that the KV cache will hold, as far as our answers' ends can be told."""
-        own = self._base_tokens + self.num_streams * self.speed.num_steps
-        growth = max(0, self._peak() - own)
-        held = int(self.sharing_ratio * own) + self.foreign_tokens
-        return held + growth + self.pending_reserved_tokens
+        """The most that the KV cache will hold, as far as our answers' ends can be told.
+
+        Worked out when something has come, gone or been read since: between, answers grow towards
+        what is projected already.
+        """
+        projected = self._projected_tokens
+        if projected < 0:
+            own = self._base_tokens + self.num_streams * self.speed.num_steps
+            growth = max(0, self._peak() - own)
+            held = int(self.sharing_ratio * own) + self.foreign_tokens
+            projected = held + growth + self.pending_reserved_tokens
+            self._projected_tokens = projected
+        return projected
 
     def projected_with(self, num_tokens: int, num_more: int) -> int:
         """The most that it will hold with one more request: so many tokens, so many to come."""
@@ -484,6 +495,7 @@ class ReplicaLedger:
         self._base_tokens += lease.base_tokens
         self.inverse_outputs += lease.inverse_output
         self._peak_tokens = -1
+        self._projected_tokens = -1
 
     def _remove(self, lease: Reservation) -> None:
         index = bisect_right(self._finishes, lease.finish_step - 1)
@@ -497,6 +509,7 @@ class ReplicaLedger:
         if not self.num_streams:
             self.inverse_outputs = 0.0
         self._peak_tokens = -1
+        self._projected_tokens = -1
 
     def _peak(self) -> int:
         """Our answers' tokens at the fullest moment to come; kept until one comes or goes."""

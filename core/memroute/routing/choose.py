@@ -92,9 +92,10 @@ class Choice:
 def wait_seconds(ledger: ReplicaLedger, *, now_seconds: float) -> float:
     """Until a prompt that came now would have its turn: ours that wait there, and others'."""
     speed = ledger.speed
-    wait = speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
+    wait = 0.0
     since = speed.busy_since_seconds
     if since >= 0:
+        wait = speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
         wait = max(0.0, wait - (now_seconds - since))
     others = ledger.num_foreign_waiting
     if others:

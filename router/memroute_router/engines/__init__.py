@@ -1,5 +1,16 @@
-"""One adapter per engine: its ``/metrics`` to a reading. What is missing is None, said once."""
+"""What each kind of engine says of itself, as a ``ReplicaReading``.
 
-from memroute_router.engines.vllm import parse_vllm_metrics
+``read_metrics`` tells the engines apart by their pages: nobody has to say which one a replica runs.
+"""
 
-__all__ = ["parse_vllm_metrics"]
+from memroute_router.engines.adapters import is_worth_reading, read_metrics
+from memroute_router.engines.vllm import FULL_TARGET, NARROW_TARGET, LineHints, parse_vllm_metrics
+
+__all__ = [
+    "FULL_TARGET",
+    "NARROW_TARGET",
+    "LineHints",
+    "is_worth_reading",
+    "parse_vllm_metrics",
+    "read_metrics",
+]

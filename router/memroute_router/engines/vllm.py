@@ -114,8 +114,8 @@ def parse_vllm_metrics(
     return reading
 
 
-def is_worth_reading(page: bytes) -> bool:
-    """Whether it holds at least one of our families: an engine may not know ``name[]``."""
+def is_vllm_page(page: bytes) -> bool:
+    """Whether it holds at least one of vLLM's families."""
     return b"\nvllm:" in page or page.startswith(b"vllm:")
 
 
