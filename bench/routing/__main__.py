@@ -12,7 +12,7 @@ from rich.console import Console
 from bench.native import NativeBuildError, build_native
 from bench.routing.cases import CASES
 from bench.routing.deciding import deciding
-from bench.routing.report import plot, tables_of
+from bench.routing.report import PLOTTED, plot, tables_of
 from bench.routing.studies import POLICIES, STUDIES, Options
 from memroute.dispatch import dispatcher
 
@@ -21,6 +21,7 @@ capacity   the highest rate at which 95 % of what is offered has its first token
            each further one within 50 ms on average; shed and failed requests are misses
 scrape     attainment by scrape period, 0.05 to 15 s, at a rate near the knee
 overload   goodput at 0.8 to 4 times that rate
+faults     a replica that fails, hangs, slows down or hides: who touches it, who is lost
 deciding   what one decision costs, for 1 to 1,000 replicas and prompts of 32k tokens
 
 cases
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _compiled(sys.argv[1:] if argv is None else argv)
     is_deciding = options.study == "deciding"
     rows = deciding() if is_deciding else STUDIES[options.study](_options(options))
-    if options.plot is not None and not is_deciding:
+    if options.plot is not None and options.study in PLOTTED:
         plot(options.study, rows, options.plot)
     if options.output == "json":
         print(json.dumps(rows, indent=1))
@@ -62,6 +63,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         for value in getattr(options, name).split(","):
             if value not in known:
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
+    if options.plot is not None and options.study not in PLOTTED:
+        parser.error(f"--plot draws {', '.join(PLOTTED)}, not {options.study}")
     if options.trace is not None and not options.trace.is_file():
         parser.error(f"no such file: {options.trace}")
 

@@ -10,6 +10,8 @@ from bench.routing.studies import OURS, PEERS
 from memroute_simulator.virtual.router import CLAIRVOYANT
 
 Rows = list[dict[str, Any]]
+PLOTTED = ("capacity", "scrape", "overload")
+"""Studies of which a plot says more than a table."""
 
 
 def tables_of(study: str, rows: Rows) -> list[Table | str]:
@@ -20,6 +22,8 @@ def tables_of(study: str, rows: Rows) -> list[Table | str]:
         return point_tables(rows, "scrape_seconds", "by scrape period, seconds")
     if study == "overload":
         return point_tables(rows, "load", "by load, times the rate near the knee")
+    if study == "faults":
+        return [faults_table(rows)]
     table = Table(title="one decision: prompts of 32k tokens, 20 answers per replica")
     for name in ("replicas", "median, us", "p99, us"):
         table.add_column(name, justify="right")
@@ -102,6 +106,30 @@ def point_tables(rows: Rows, column: str, title: str) -> list[Table | str]:
             table.add_row(policy, *cells)
         told.append(table)
     return told
+
+
+def faults_table(rows: Rows) -> Table:
+    """How many requests touched the replica, and what became of all."""
+    table = Table(
+        title="after the trouble began: touched the replica; not served; attained; TTFT p99 s"
+    )
+    table.add_column("scenario")
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    for policy in policies:
+        table.add_column(policy, justify="right")
+    for case in dict.fromkeys(row["case"] for row in rows):
+        cells = []
+        for policy in policies:
+            own = [row for row in rows if (row["case"], row["policy"]) == (case, policy)]
+            p99 = [row["ttft_p99_seconds"] for row in own if row["ttft_p99_seconds"] is not None]
+            cells.append(
+                f"{mean([row['num_touched'] for row in own]):.0f}; "
+                f"{mean([row['num_lost'] for row in own]):.0f}; "
+                f"{mean([row['attainment_ratio'] for row in own]):.3f}; "
+                f"{mean(p99) if p99 else float('nan'):.1f}"
+            )
+        table.add_row(case, *cells)
+    return table
 
 
 def plot(study: str, rows: Rows, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.routing.capacity import Point, run, search
 from bench.routing.cases import CASES, Case, trace_case
+from bench.routing.faults import SCENARIOS, run_scenario
 from memroute_simulator.virtual.router import CLAIRVOYANT
 
 OURS = "memroute"
@@ -95,10 +96,27 @@ def _overload(job: tuple[Path | None, str, str, int, float]) -> Row:
     return _told(point) | {"load": factor}
 
 
+def faults(options: Options) -> list[Row]:
+    """What a replica that fails, hangs or hides does to the others' requests."""
+    work = [
+        (name, policy, seed)
+        for name in SCENARIOS
+        for seed in options.seeds
+        for policy in options.policies
+    ]
+    return _spread(_faults, work, options.jobs, "faults")
+
+
+def _faults(job: tuple[str, str, int]) -> Row:
+    name, policy, seed = job
+    return run_scenario(name, policy, seed=seed)
+
+
 STUDIES: dict[str, Callable[[Options], list[Row]]] = {
     "capacity": capacity,
     "scrape": scrape,
     "overload": overload,
+    "faults": faults,
 }
 
 

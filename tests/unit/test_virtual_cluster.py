@@ -184,3 +184,23 @@ def test_shed_and_failed_requests_count_against_the_slo():
     assert summary.num_shed > 0
     assert summary.num_served + summary.num_shed + summary.num_failed == summary.num_offered
     assert summary.attainment_ratio <= summary.num_served / summary.num_offered
+
+
+@pytest.mark.parametrize("change", ["freeze", "fail"])
+@pytest.mark.parametrize("at_seconds", [0.0, 3.0])
+def test_a_replica_that_hangs_or_dies_gets_a_handful_and_nobody_is_lost(change, at_seconds):
+    """llm-d's picker sends everything there: its last metrics say idle, and idle scores best."""
+    events = [FleetEvent(at_seconds=at_seconds, change=FleetChange(change), replica="0")]
+    cluster = Cluster(fleet(policy="memroute", timeout_seconds=60.0), seed=3)
+    outcomes = [o for o in cluster.run(chats(300, 20.0), events) if o.sent_seconds >= at_seconds]
+    touched = [o for o in outcomes if "0" in o.tried]
+    assert len(touched) <= 10
+    assert {o.status for o in outcomes} == {OutcomeStatus.SERVED}
+
+
+def test_a_replica_that_serves_and_answers_no_scrape_is_used_last():
+    events = [FleetEvent(at_seconds=0.0, change=FleetChange.MUTE, replica="0")]
+    cluster = Cluster(fleet(policy="memroute"), seed=3)
+    outcomes = cluster.run(chats(300, 20.0), events)
+    assert {o.status for o in outcomes} == {OutcomeStatus.SERVED}
+    assert sum("0" in o.tried for o in outcomes if o.sent_seconds > 6) < 10

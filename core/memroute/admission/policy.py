@@ -36,9 +36,10 @@ MAX_RETRY_AFTER_SECONDS = 60
 PACE_MARGIN_RATIO = 0.35
 MAX_PACE_MARGIN_RATIO = 0.15
 # Of the target, over the square root of how long answers are: the mean of few steps varies more.
-UNPROVEN_SECONDS = 2.0
+UNPROVEN_SECONDS = 0.5
 MAX_UNPROVEN = 4
-# A replica that hangs gets four requests, not all of them.
+# A replica that hangs gets four requests, not all of them. It is given what its prompts should
+# take and half a second: ten steps of answers that are as slow as they may be.
 
 
 class RejectReason(StrEnum):
@@ -142,11 +143,13 @@ def closed_to(
     if not ledger.leases and not ledger.foreign_tokens:
         return _OPEN
     pending = ledger.num_pending
-    if pending >= MAX_UNPROVEN and now_seconds - ledger.progressed_at_seconds > UNPROVEN_SECONDS:
-        return _PROOF
     speed = ledger.speed
     if pending:
         queued = speed.prefill_seconds(pending, ledger.pending_tokens)
+        if pending >= MAX_UNPROVEN:
+            silent = now_seconds - ledger.progressed_at_seconds
+            if silent > UNPROVEN_SECONDS + queued:
+                return _PROOF
         queued -= now_seconds - speed.busy_since_seconds
         if queued > settings.max_prefill_seconds:
             return _PREFILL
@@ -223,7 +226,7 @@ def not_now(
             f"{closed[Closed.PREFILL]} have prompts for {settings.max_prefill_seconds:g} s waiting"
         )
     if Closed.PROOF in closed:
-        told.append(f"{closed[Closed.PROOF]} have not answered for {UNPROVEN_SECONDS:g} s")
+        told.append(f"{closed[Closed.PROOF]} have not answered of late")
     return Hold(
         message=(
             f"the request is expected to hold {profile.expected_tokens} tokens; of "

@@ -297,14 +297,13 @@ class Dispatcher:
     def stuck(self, *, now_seconds: float) -> list[Reservation]:
         """Requests that wait at replicas that hang, where others could take them."""
         found: list[Reservation] = []
-        healthy = [
-            candidate
-            for candidate in self.candidates.values()
-            if candidate.is_routable and not candidate.health.is_out
-        ]
-        for candidate in healthy:
+        routable = [c for c in self.candidates.values() if c.is_routable]
+        num_healthy = sum(not candidate.health.is_out for candidate in routable)
+        for candidate in routable:
             ledger = candidate.ledger
-            if ledger.num_pending and len(healthy) > 1 and ledger.is_stuck(now_seconds=now_seconds):
+            # One that is out has what is on trial there, and what was sent before it was known.
+            others = num_healthy - (0 if candidate.health.is_out else 1)
+            if ledger.num_pending and others and ledger.is_stuck(now_seconds=now_seconds):
                 found += [lease for lease in ledger.leases if lease.is_pending]
         return found
 

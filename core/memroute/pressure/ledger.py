@@ -266,9 +266,11 @@ class ReplicaLedger:
         self, lease: Reservation, *, generated_tokens: int, now_seconds: float = 0.0
     ) -> None:
         """The answer has ``generated_tokens`` tokens by now."""
-        self.progressed_at_seconds = now_seconds
         if lease.answered_at_seconds < 0:
+            self.progressed_at_seconds = now_seconds
             self._answered(lease, now_seconds, is_seen=True)
+        elif generated_tokens > lease.generated_tokens:
+            self.progressed_at_seconds = now_seconds
         lease.generated_tokens = generated_tokens
 
     def streamed(self, lease: Reservation, *, generated_tokens: int, now_seconds: float) -> None:
@@ -287,6 +289,7 @@ class ReplicaLedger:
         num_streams = self.num_streams
         if not num_streams:
             return
+        self.progressed_at_seconds = now_seconds
         speed = self.speed
         inverse = self.inverse_outputs
         window = num_streams / inverse if inverse > 0 else 0.0

@@ -30,6 +30,8 @@ class FleetChange(StrEnum):
     SLOW = "slow"
     ADD = "add"
     REMOVE = "remove"
+    MUTE = "mute"
+    """It serves, and answers no scrape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +203,8 @@ class Cluster:
                 replica.thaw()
             case FleetChange.SLOW:
                 replica.slowdown_ratio = event.slowdown_ratio
+            case FleetChange.MUTE:
+                replica.is_mute = True
             case FleetChange.REMOVE:
                 for router in self.routers:
                     router.remove_replica(replica)

@@ -78,6 +78,8 @@ class VirtualReplica:
         self.step_time = step_time
         self.slowdown_ratio = 1.0
         self.is_serving = True
+        self.is_mute = False
+        """Whether scrapes find nobody."""
         self.num_in_flight = 0
         self.busy_seconds = 0.0
         self._loop = loop

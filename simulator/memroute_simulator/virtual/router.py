@@ -332,7 +332,7 @@ class VirtualRouter:
         """Scrape now, and again every period while there is something to route."""
         if self._replicas.get(replica.name) is not replica:
             return
-        if replica.is_serving:
+        if replica.is_serving and not replica.is_mute:
             gauges = replica.reading()
             reading = ReplicaReading(
                 taken_at_seconds=self.loop.now_seconds,

@@ -1,0 +1,72 @@
+"""The benchmark's own arithmetic, and that its studies say what they claim."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from bench.routing.capacity import run, search
+from bench.routing.cases import CASES, trace_case
+from bench.routing.faults import SCENARIOS
+from bench.routing.report import tables_of
+from bench.routing.statistics import geometric_mean, half_width, mean
+from memroute_simulator.virtual.router import POLICIES
+
+
+def attained_until(capacity):
+    """An engine that attains everything up to its capacity, and less in proportion beyond."""
+
+    def measure(rate):
+        ratio = min(1.0, 0.95 * capacity / rate)
+        return SimpleNamespace(rate=rate, summary=SimpleNamespace(attainment_ratio=ratio))
+
+    return measure
+
+
+@pytest.mark.parametrize("first", [1.0, 9.0, 10.0, 11.0, 60.0])
+def test_the_search_finds_the_capacity_from_wherever_it_begins(first):
+    rate, points = search(attained_until(10.0), first)
+    assert rate == pytest.approx(10.0, rel=0.02)
+    assert len(points) <= 24
+
+
+def test_intervals_are_students():
+    """1, 2, 3: mean 2, deviation 1; 4.303 / sqrt(3) = 2.484."""
+    assert mean([1, 2, 3]) == 2
+    assert half_width([1, 2, 3]) == pytest.approx(2.484, abs=0.001)
+    assert half_width([1.0]) is None
+    assert geometric_mean([1, 4]) == pytest.approx(2)
+
+
+def test_there_are_at_least_nine_workloads_and_each_is_seeded():
+    assert len(CASES) >= 9
+    for case in CASES.values():
+        one, two = (case.generate(case.first_rate, 1) for _ in range(2))
+        assert one.sessions[:20] == two.sessions[:20]
+        assert one.sessions[:20] != case.generate(case.first_rate, 2).sessions[:20]
+
+
+def test_a_trace_can_take_the_place_of_the_workloads(tmp_path):
+    path = tmp_path / "mine.csv"
+    rows = [f"2023-11-16 18:15:{second:02d}.0000000,{300 + second},20" for second in range(60)]
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows) + "\n")
+    point = run(trace_case(path), "memroute", rate=5.0, seed=1)
+    assert point.case == "mine"
+    assert point.summary.attainment_ratio == 1.0
+
+
+def test_the_capacity_table_compares_with_the_best_single_peer():
+    """Twice the one that is best over all; of the best of each case 2 and 1."""
+    rows = [
+        {"case": case, "policy": policy, "seed": 1, "capacity_per_second": rate}
+        for case, rates in (("x", (4.0, 2.0, 1.0)), ("y", (8.0, 4.0, 8.0 / 1.1)))
+        for policy, rate in zip(("memroute", "lmetric", "random"), rates, strict=True)
+    ]
+    table, told = tables_of("capacity", rows)
+    assert "lmetric" in told
+    assert "2 times" in told
+    assert list(table.columns[-2].cells) == ["2.00x", "1.10x"]
+
+
+def test_every_scenario_happens_to_the_first_replica_of_a_policy_that_is_known():
+    assert {event.replica for s in SCENARIOS.values() for event in s.events} == {"0"}
+    assert "memroute" in POLICIES
