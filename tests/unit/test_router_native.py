@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from hatch_build import MODULES, PACKAGES
-from memroute.routing import choose
+from memroute.dispatch import dispatcher
+from memroute.routing import cost_seconds
 from memroute_router import lifecycle
 from memroute_simulator.engine.model import vllm
 
@@ -14,7 +15,8 @@ def test_a_run_on_compiled_modules_is_one():
     wanted = os.environ.get("MEMROUTE_EXPECT_NATIVE") == "1"
     assert lifecycle.__file__.endswith(".so") == wanted
     assert vllm.__file__.endswith(".so") == wanted
-    assert (type(choose).__name__ == "builtin_function_or_method") == wanted
+    assert dispatcher.__file__.endswith(".so") == wanted
+    assert (type(cost_seconds).__name__ == "builtin_function_or_method") == wanted
 
 
 def test_every_module_that_is_compiled_exists(repository):
