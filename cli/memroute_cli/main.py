@@ -1,8 +1,9 @@
-"""The command line: ``memroute plan``, ``memroute simulate``, ``memroute demo``."""
+"""The command line: ``memroute plan``, ``explain``, ``simulate`` and ``demo``."""
 
 import typer
 
 from memroute_cli.demo.command import demo
+from memroute_cli.explain import explain
 from memroute_cli.plan.command import plan
 from memroute_cli.simulate.command import simulate
 
@@ -14,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(name="plan")(plan)
+app.command(name="explain")(explain)
 app.command(name="simulate")(simulate)
 app.command(name="demo")(demo)
 

@@ -640,6 +640,7 @@ class Dispatcher:
             own_seconds=ledger.speed.prefill_seconds(1, work),
             hit_tokens=profile.num_prompt_tokens - work,
             projected_ratio=ledger.projected_ratio(profile.num_prompt_tokens + output),
+            closed=search.closed,
         )
         reservation = ledger.reserve(
             profile,

@@ -18,7 +18,8 @@ waits; the fourth keeps unequal KV caches equally full, and is nothing until one
 broken at random, so that no replica is favoured and routers that see the same do not do the same.
 """
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from memroute.footprint.request import RequestProfile
 from memroute.pressure.ledger import ReplicaLedger
@@ -51,8 +52,8 @@ class Choice:
     """The chosen replica, and why it."""
 
     __slots__ = (
-        "hit_tokens", "num_candidates", "own_seconds", "policy", "projected_ratio", "replica",
-        "wait_seconds",
+        "closed", "hit_tokens", "num_candidates", "own_seconds", "policy", "projected_ratio",
+        "replica", "wait_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,7 @@ class Choice:
         own_seconds: float,
         hit_tokens: int,
         projected_ratio: float | None,
+        closed: Mapping[Any, int],
     ) -> None:
         self.replica = replica
         self.policy = policy
@@ -77,15 +79,19 @@ class Choice:
         """Of its prompt, what is taken to be in the replica's prefix cache."""
         self.projected_ratio = projected_ratio
         """KV use to come, the request with it; None when the capacity is unknown."""
+        self.closed = closed
+        """Candidates that did not take it then, by why (``memroute.admission.Closed``)."""
 
     @property
     def why(self) -> str:
         """A sentence, with the numbers."""
         ratio = "unknown" if self.projected_ratio is None else f"{self.projected_ratio:.3f}"
+        closed = ", ".join(f"{count} {why}" for why, count in self.closed.items())
         return (
             f"{self.policy}: best of {self.num_candidates} candidate(s); waits "
             f"{self.wait_seconds:.3f} s there, prefills {self.own_seconds:.3f} s, "
             f"{self.hit_tokens} tokens cached, projected KV use {ratio}"
+            + (f"; closed: {closed}" if closed else "")
         )
 
 

@@ -1,0 +1,63 @@
+"""``memroute explain``, against a router over a real socket."""
+
+import asyncio
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from memroute_cli.main import app
+from router_rig import Rig, body, exchange, raw, whole
+
+
+def explain(*arguments):
+    result = CliRunner().invoke(app, ["explain", *arguments], env={"COLUMNS": "220"})
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+async def rig(engine_factory):
+    it = Rig()
+    await it.start()
+    it.add("a", (await engine_factory(whole())).port, capacity=1000)
+    yield it
+    await it.stop()
+
+
+async def told(rig, *arguments):
+    """The command runs in a thread: the router it asks is in this one."""
+    address = f"http://127.0.0.1:{rig.port}"
+    return await asyncio.to_thread(explain, "--router", address, *arguments)
+
+
+async def test_it_says_where_a_request_went_and_why(rig):
+    _, headers, _ = await exchange(rig.port, raw(body()))
+    status, output, _ = await told(rig, headers["x-request-id"])
+    assert status == 0
+    assert "200 served" in output
+    assert "default/a" in output
+    assert "projected KV use" in output
+
+
+async def test_it_says_why_a_request_was_refused(rig):
+    await exchange(rig.port, raw(body()))
+    await exchange(rig.port, raw(body(max_tokens=5000)))
+    status, output, _ = await told(rig, "--refused", "--output", "json")
+    (decision,) = json.loads(output)["decisions"]
+    assert status == 0
+    assert decision["outcome"] == "never-fits"
+    assert "holds 1000 tokens per request" in decision["why"]
+    (replica,) = json.loads(output)["replicas"]
+    assert replica["capacity_tokens"] == 1000
+
+
+async def test_a_request_that_nobody_remembers_is_an_error_that_says_so(rig):
+    status, _, errors = await told(rig, "no-such-id")
+    assert status == 1
+    assert "remembers no request" in errors
+
+
+def test_a_router_that_is_not_there_is_an_error_that_says_so():
+    status, _, errors = explain("--router", "http://127.0.0.1:9")
+    assert status == 2
+    assert "/debug/decisions" in errors
