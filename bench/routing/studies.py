@@ -10,14 +10,14 @@ from typing import Any
 from bench.routing.capacity import Point, run, search
 from bench.routing.cases import CASES, Case, trace_case
 from bench.routing.faults import SCENARIOS, run_scenario
-from memroute_simulator.virtual.router import CLAIRVOYANT
+from memroute_simulator.virtual.router import CLAIRVOYANT, GUESSING
 
 OURS = "memroute"
 PEERS = (
     "random", "round-robin", "power-of-two", "least-request", "least-kv", "gie-kv-queue",
     "gie-prefix-kv-queue", "lmetric", "vllm-dp", "smg-least-load",
 )  # fmt: skip
-POLICIES = (OURS, *PEERS, CLAIRVOYANT)
+POLICIES = (OURS, *PEERS, GUESSING, CLAIRVOYANT)
 SCRAPES = (0.05, 0.2, 1.0, 5.0, 15.0)
 OVERLOADS = (0.8, 1.0, 1.5, 2.0, 4.0)
 Row = dict[str, Any]

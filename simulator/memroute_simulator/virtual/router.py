@@ -6,7 +6,7 @@ period from a random phase on, and a reading arrives late by the network. Reques
 their first token are tried elsewhere.
 
 Policies that ask for cached prefixes are told what each cache holds, exactly and at once: better
-than any real index, the same for all of them.
+than any real index, the same for all of them. ``memroute-guessing`` alone has its own.
 """
 
 import random
@@ -38,7 +38,12 @@ HELD_TICK_SECONDS = 0.01
 CLAIRVOYANT = "clairvoyant"
 """memroute's own policy, told how long every answer will be, with readings of this moment."""
 CLAIRVOYANT_SCRAPE_SECONDS = 0.02
-POLICIES = (*POLICY_NAMES, CLAIRVOYANT)
+GUESSING = "memroute-guessing"
+"""memroute's own policy with its own index: prefixes are guessed from what was sent where."""
+GUESSED_BLOCK_TOKENS = 256
+# What the router's blocks of 1,024 characters are about.
+OURS = frozenset({"memroute", GUESSING, CLAIRVOYANT})
+POLICIES = (*POLICY_NAMES, GUESSING, CLAIRVOYANT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +100,8 @@ class VirtualRouter:
         self._rng = rng
         self._is_running = is_running
         self._is_clairvoyant = policy == CLAIRVOYANT
-        self._asks_ledgers = policy in {"memroute", CLAIRVOYANT}
+        self._guesses = policy == GUESSING
+        self._asks_ledgers = policy in OURS
         ours = self._asks_ledgers
         dispatch = settings.dispatch
         self.dispatcher = Dispatcher(
@@ -106,7 +112,7 @@ class VirtualRouter:
             ),
             settings.queue,
             rng=rng,
-            find_hits=self._find_hits,
+            find_hits=None if self._guesses else self._find_hits,
         )
         self._replicas: dict[str, VirtualReplica] = {}
         self._sent: dict[str, dict[_Asking, None]] = {}
@@ -235,7 +241,14 @@ class VirtualRouter:
             priority=-request.priority,
             deadline_seconds=request.arrival_seconds + limits.ttft_target_seconds,
             adapter=request.adapter or "",
+            prefix=self._prefix(request) if self._guesses else (),
+            tokens_per_block=GUESSED_BLOCK_TOKENS,
         )
+
+    @staticmethod
+    def _prefix(request: EngineRequest) -> tuple[int, ...]:
+        num_blocks = request.num_prompt_tokens // GUESSED_BLOCK_TOKENS
+        return tuple(request.content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS))
 
     def _find_hits(self, ticket: object) -> dict[str, int]:
         if not isinstance(ticket, _Asking):
