@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent
 PACKAGES = ("core/memroute", "router/memroute_router", "simulator/memroute_simulator")
 MODULES = (
     *(f"memroute/{name}.py" for name in (
-        "admission/policy", "admission/queue", "dispatch/dispatcher",
+        "admission/policy", "admission/queue", "dispatch/dispatcher", "dispatch/search",
         "footprint/request", "pressure/health", "pressure/ledger", "pressure/output_length",
         "pressure/prefix_index", "pressure/prompt_length", "pressure/rate", "pressure/reading",
         "pressure/speed", "routing/choose", "routing/published",

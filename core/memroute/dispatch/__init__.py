@@ -2,12 +2,12 @@
 
 from memroute.dispatch.dispatcher import (
     AdmissionMode,
-    Candidate,
     Dispatcher,
     DispatchSettings,
     Placement,
     Ticket,
 )
+from memroute.dispatch.search import Candidate
 
 __all__ = [
     "AdmissionMode",

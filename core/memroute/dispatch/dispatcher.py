@@ -17,11 +17,10 @@ A published policy takes the place of ours in the choice alone; admission then s
 everything unless it is asked for.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Protocol
 
 from memroute.admission import (
     AdmissionSettings,
@@ -33,30 +32,24 @@ from memroute.admission import (
     QueueRefusal,
     Reject,
     RejectReason,
-    closed_to,
     never_fits,
     no_ready_replica,
     not_now,
 )
+from memroute.dispatch.search import Candidate, Search, search
 from memroute.footprint.request import RequestProfile
 from memroute.pressure import (
-    MAX_AGE_SECONDS,
     OutputLengths,
     PrefixIndex,
     RateMeter,
-    ReplicaHealth,
     ReplicaLedger,
     ReplicaReading,
     Reservation,
 )
 from memroute.pressure.ledger import MEMORY_QUANTILE
 from memroute.routing.choose import (
-    CLOSED_SECONDS,
-    MISS_SECONDS,
-    STALE_SECONDS,
     Choice,
     RandomSource,
-    cost_seconds,
     wait_seconds,
 )
 from memroute.routing.published import PUBLISHED, SEES_PREFIXES, Hits, Pick
@@ -74,7 +67,6 @@ MIN_BACKLOG_SECONDS = 1.0
 UNKNOWN_CAPACITY_TOKENS = 200_000
 # What the index takes a replica to keep that has not said how much it holds.
 NO_HITS: Hits = {}
-_OPEN: Final = Closed.NOT
 
 
 class AdmissionMode(StrEnum):
@@ -103,18 +95,6 @@ class Ticket(Protocol):
     """Replicas that it has already failed on."""
 
 
-class Candidate:
-    """A replica that requests can be sent to."""
-
-    __slots__ = ("health", "is_routable", "ledger")
-
-    def __init__(self, ledger: ReplicaLedger, *, is_routable: bool = True) -> None:
-        self.ledger = ledger
-        self.health = ReplicaHealth()
-        self.is_routable = is_routable
-        """Ready, not draining, not terminating."""
-
-
 class Placement:
     """A replica that was chosen, and what was reserved there in the same step."""
 
@@ -124,55 +104,6 @@ class Placement:
         self.candidate = candidate
         self.choice = choice
         self.reservation = reservation
-
-
-class _Search:
-    """The outcome of looking at every candidate: the cheapest, and the cheapest that is open."""
-
-    __slots__ = (
-        "_num_best", "_num_open", "best", "best_cost", "best_work", "closed", "is_best_open",
-        "num_candidates", "open", "open_cost", "open_work",
-    )  # fmt: skip
-
-    def __init__(self, num_candidates: int) -> None:
-        self.num_candidates = num_candidates
-        self.best: Candidate | None = None
-        self.best_cost = math.inf
-        self.best_work = 0
-        self.is_best_open = False
-        self.open: Candidate | None = None
-        self.open_cost = math.inf
-        self.open_work = 0
-        self.closed: dict[Closed, int] = {}
-        self._num_best = 0
-        self._num_open = 0
-
-    def offer(
-        self, candidate: Candidate, work: int, cost: float, closed: Closed, rng: RandomSource
-    ) -> None:
-        """One more candidate. Of several that cost the same, each is kept with the same chance."""
-        if closed is _OPEN:
-            if cost < self.open_cost:
-                self._num_open = 0
-            if cost <= self.open_cost:
-                self._num_open += 1
-                if self._num_open == 1 or rng.random() * self._num_open < 1.0:
-                    self.open, self.open_cost, self.open_work = candidate, cost, work
-        else:
-            self.closed[closed] = self.closed.get(closed, 0) + 1
-            cost += CLOSED_SECONDS
-        if cost < self.best_cost:
-            self._num_best = 0
-        if cost <= self.best_cost:
-            self._num_best += 1
-            if self._num_best == 1 or rng.random() * self._num_best < 1.0:
-                self.best, self.best_cost, self.best_work = candidate, cost, work
-                self.is_best_open = closed is _OPEN
-
-    @property
-    def is_open_worth_it(self) -> bool:
-        """Whether the open one costs little enough more than the cheapest, which is closed."""
-        return self.open_cost <= self.best_cost - CLOSED_SECONDS + MISS_SECONDS
 
 
 class Dispatcher:
@@ -194,8 +125,6 @@ class Dispatcher:
         self.queue: FairQueue[Ticket] = FairQueue(limits)
         self.lengths = OutputLengths()
         self.candidates: dict[str, Candidate] = {}
-        self.freed = RateMeter()
-        """Tokens that ended requests have given back."""
         self._drained = RateMeter()
         self._backlog_since_seconds = -1.0
         self.num_would_hold = 0
@@ -257,17 +186,17 @@ class Dispatcher:
         mode = self.settings.admission
         if mode is AdmissionMode.OFF and self._pick is not None:
             return self._picked(ticket, possible, now_seconds)
-        search = self._search(ticket, possible, now_seconds)
-        for why, count in search.closed.items():
+        found = self._search(ticket, possible, now_seconds)
+        for why, count in found.closed.items():
             self.closed_counts[why] = self.closed_counts.get(why, 0) + count
         if mode is AdmissionMode.ENFORCE:
-            chosen = self._admissible(ticket, search, now_seconds)
+            chosen = self._admissible(ticket, found, now_seconds)
             if chosen is None or len(self.queue):
-                return self._hold(ticket, search, possible, now_seconds)
-            return self._reserve(ticket, chosen, search, now_seconds)
-        if search.open is None:
+                return self._hold(ticket, found, possible, now_seconds)
+            return self._reserve(ticket, chosen, found, now_seconds)
+        if found.open is None:
             self.num_would_hold += 1
-        return self._unheld(ticket, search, possible, now_seconds)
+        return self._unheld(ticket, found, possible, now_seconds)
 
     def withdraw(self, ticket: Ticket) -> bool:
         """It waits no more: its client has gone. False when it did not wait."""
@@ -283,7 +212,7 @@ class Dispatcher:
         if not len(queue):
             return done
         self._plan(now_seconds)
-        searches: dict[Ticket, _Search] = {}
+        searches: dict[Ticket, Search] = {}
         while (turn := self._turn(searches, now_seconds)) is not None:
             held, verdict = turn
             queue.served(held)
@@ -320,7 +249,6 @@ class Dispatcher:
         Raises ``KeyError`` the second time: that is a bug of the caller.
         """
         held = placement_ledger.release(reservation, now_seconds=now_seconds)
-        self.freed.add(held, now_seconds=now_seconds)
         if is_complete and reservation.generated_tokens:
             profile = reservation.profile
             self.lengths.observe(
@@ -406,47 +334,25 @@ class Dispatcher:
         size, most = profile.tokens_per_block, profile.num_prompt_tokens
         return {replica: min(most, size * count) for replica, count in matched.items()}
 
-    def _search(self, ticket: Ticket, possible: Sequence[Candidate], now_seconds: float) -> _Search:
-        profile = ticket.profile
-        hits = self._hits(ticket)
-        output = self._output_tokens(profile)
-        limits = self.settings.limits
-        prompt = profile.num_prompt_tokens
-        oldest = now_seconds - MAX_AGE_SECONDS
-        search = _Search(len(possible))
-        for candidate in possible:
-            ledger = candidate.ledger
-            work = prompt
-            if hits:
-                work = max(1, prompt - hits.get(ledger.replica, 0))
-            closed = closed_to(
-                ledger,
-                prompt_tokens=prompt,
-                work_tokens=work,
-                output_tokens=output,
-                settings=limits,
-                now_seconds=now_seconds,
-            )
-            cost = cost_seconds(
-                ledger,
-                profile,
-                work_tokens=work,
-                output_tokens=output,
-                now_seconds=now_seconds,
-            )
-            if ledger.read_at_seconds < oldest:
-                cost += STALE_SECONDS
-            search.offer(candidate, work, cost, closed, self._rng)
-        return search
+    def _search(self, ticket: Ticket, possible: Sequence[Candidate], now_seconds: float) -> Search:
+        return search(
+            possible,
+            ticket.profile,
+            hits=self._hits(ticket),
+            output_tokens=self._output_tokens(ticket.profile),
+            limits=self.settings.limits,
+            rng=self._rng,
+            now_seconds=now_seconds,
+        )
 
-    def _admissible(self, ticket: Ticket, search: _Search, now_seconds: float) -> Candidate | None:
+    def _admissible(self, ticket: Ticket, found: Search, now_seconds: float) -> Candidate | None:
         """Where it goes now: None when it should wait."""
-        if search.is_best_open or search.open is None or search.best is None:
-            return search.open
-        speed = search.best.ledger.speed
-        own = speed.prefill_seconds(1, search.best_work)
-        left = self._deadline(ticket.profile, now_seconds) - now_seconds - own
-        return search.open if left <= CLOSED_SECONDS and search.is_open_worth_it else None
+        deadline = self._deadline(ticket.profile, now_seconds)
+        if found.is_best_open or found.is_second_best_due(
+            deadline_seconds=deadline, now_seconds=now_seconds
+        ):
+            return found.open
+        return None
 
     def _deadline(self, profile: RequestProfile, now_seconds: float) -> float:
         if profile.deadline_seconds is not None:
@@ -454,7 +360,7 @@ class Dispatcher:
         return now_seconds + self.settings.limits.ttft_target_seconds
 
     def _turn(
-        self, searches: dict[Ticket, _Search], now_seconds: float
+        self, searches: dict[Ticket, Search], now_seconds: float
     ) -> tuple[Held[Ticket], Placement | Reject] | None:
         """The next held request that can go, and where; None when none can.
 
@@ -469,35 +375,29 @@ class Dispatcher:
             possible = self._possible(held.item, now_seconds)
             if isinstance(possible, Reject):
                 return held, possible
-            search = searches[held.item] = self._search(held.item, possible, now_seconds)
-            held.work_tokens = search.best_work
-            if search.is_best_open and search.open is not None:
-                wait = wait_seconds(search.open.ledger, now_seconds=now_seconds)
+            found = searches[held.item] = self._search(held.item, possible, now_seconds)
+            held.work_tokens = found.best_work
+            if found.is_best_open and found.open is not None:
+                wait = wait_seconds(found.open.ledger, now_seconds=now_seconds)
                 if not held.is_late or wait <= LATE_WAIT_SECONDS:
-                    return held, self._reserve(held.item, search.open, search, now_seconds)
+                    return held, self._reserve(held.item, found.open, found, now_seconds)
         for held in turns:
-            if self._is_second_best_due(held, searches[held.item], now_seconds):
+            if not held.is_late and searches[held.item].is_second_best_due(
+                deadline_seconds=held.deadline_seconds, now_seconds=now_seconds
+            ):
                 # It may have been closed since, by what was placed in this round.
                 possible = self._possible(held.item, now_seconds)
                 if isinstance(possible, Reject):
                     return held, possible
-                search = searches[held.item] = self._search(held.item, possible, now_seconds)
-                if search.open is not None:
-                    return held, self._reserve(held.item, search.open, search, now_seconds)
+                found = searches[held.item] = self._search(held.item, possible, now_seconds)
+                if found.open is not None:
+                    return held, self._reserve(held.item, found.open, found, now_seconds)
         return None
-
-    def _is_second_best_due(self, held: Held[Ticket], search: _Search, now_seconds: float) -> bool:
-        """Whether a request can wait no longer for its best replica, and has another."""
-        if held.is_late or search.open is None or search.best is None:
-            return False
-        own = search.best.ledger.speed.prefill_seconds(1, search.best_work)
-        left = held.deadline_seconds - now_seconds - own
-        return left <= CLOSED_SECONDS and search.is_open_worth_it
 
     def _hold(
         self,
         ticket: Ticket,
-        search: _Search,
+        found: Search,
         possible: Sequence[Candidate],
         now_seconds: float,
     ) -> Reject | None:
@@ -510,12 +410,12 @@ class Dispatcher:
             victim = self.queue.victim(tokens, tenant=profile.tenant, priority=profile.priority)
             if victim is not None:
                 self.queue.remove(victim.item)
-                hold = self._not_now(victim.item.profile, search, possible, expected)
+                hold = self._not_now(victim.item.profile, found, possible, expected)
                 because = "others who have fewer waiting need its place"
                 self._evicted.append((victim.item, hold.reject(because=because)))
                 refusal = None
         if refusal is not None:
-            return self._not_now(profile, search, possible, expected).reject(because=refusal.value)
+            return self._not_now(profile, found, possible, expected).reject(because=refusal.value)
         if self._backlog_since_seconds < 0 or not len(self.queue):
             self._backlog_since_seconds = now_seconds
             self._drained = RateMeter()
@@ -523,7 +423,7 @@ class Dispatcher:
         self.queue.hold(
             ticket,
             num_tokens=tokens,
-            work_tokens=search.best_work,
+            work_tokens=found.best_work,
             deadline_seconds=self._deadline(profile, now_seconds),
             now_seconds=now_seconds,
             tenant=profile.tenant,
@@ -534,14 +434,14 @@ class Dispatcher:
     def _not_now(
         self,
         profile: RequestProfile,
-        search: _Search,
+        found: Search,
         possible: Sequence[Candidate],
         expected_wait_seconds: float | None,
     ) -> Hold:
         return not_now(
             profile,
             [candidate.ledger for candidate in possible],
-            closed=search.closed,
+            closed=found.closed,
             settings=self.settings.limits,
             expected_wait_seconds=expected_wait_seconds,
         )
@@ -551,11 +451,11 @@ class Dispatcher:
         usable = self._usable(ticket, now_seconds)
         if not usable:
             return no_ready_replica()
-        search = self._search(ticket, usable, now_seconds)
-        if search.open is not None:
-            return self._reserve(ticket, search.open, search, now_seconds)
+        found = self._search(ticket, usable, now_seconds)
+        if found.open is not None:
+            return self._reserve(ticket, found.open, found, now_seconds)
         expected = self.expected_wait_seconds(now_seconds=now_seconds)
-        hold = self._not_now(ticket.profile, search, usable, expected)
+        hold = self._not_now(ticket.profile, found, usable, expected)
         return hold.reject(
             because="it waited for its time",
             reason=RejectReason.QUEUE_TIMEOUT,
@@ -599,48 +499,48 @@ class Dispatcher:
             msg = "no published policy is set"
             raise RuntimeError(msg)
         ledger = pick(profile, [candidate.ledger for candidate in possible], hits, self._rng)
-        search = _Search(len(possible))
+        found = Search(len(possible))
         work = max(1, profile.num_prompt_tokens - hits.get(ledger.replica, 0))
         chosen = self.candidates[ledger.replica]
-        search.open, search.open_work = chosen, work
-        return self._reserve(ticket, chosen, search, now_seconds)
+        found.open, found.open_work = chosen, work
+        return self._reserve(ticket, chosen, found, now_seconds)
 
     def _unheld(
         self,
         ticket: Ticket,
-        search: _Search,
+        found: Search,
         possible: Sequence[Candidate],
         now_seconds: float,
     ) -> Placement:
         """Where it goes when nothing is held or refused."""
         if self._pick is not None:
             return self._picked(ticket, possible, now_seconds)
-        chosen = search.open or search.best or possible[0]
-        if chosen is not search.open:
-            search.open_work = search.best_work
-        return self._reserve(ticket, chosen, search, now_seconds)
+        chosen = found.open or found.best or possible[0]
+        if chosen is not found.open:
+            found.open_work = found.best_work
+        return self._reserve(ticket, chosen, found, now_seconds)
 
     def _reserve(
         self,
         ticket: Ticket,
         chosen: Candidate,
-        search: _Search,
+        found: Search,
         now_seconds: float,
     ) -> Placement:
         profile = ticket.profile
         ledger = chosen.ledger
         output = self._output_tokens(profile)
-        work = search.open_work
+        work = found.open_work
         chosen.health.trying(now_seconds=now_seconds)
         choice = Choice(
             replica=ledger.replica,
             policy=self.settings.policy,
-            num_candidates=search.num_candidates,
+            num_candidates=found.num_candidates,
             wait_seconds=wait_seconds(ledger, now_seconds=now_seconds),
             own_seconds=ledger.speed.prefill_seconds(1, work),
             hit_tokens=profile.num_prompt_tokens - work,
             projected_ratio=ledger.projected_ratio(profile.num_prompt_tokens + output),
-            closed=search.closed,
+            closed=found.closed,
         )
         reservation = ledger.reserve(
             profile,

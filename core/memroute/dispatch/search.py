@@ -1,0 +1,131 @@
+"""Every replica looked at for one request: the cheapest, and the cheapest that takes it now."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from memroute.admission import AdmissionSettings, Closed, closed_to
+from memroute.footprint.request import RequestProfile
+from memroute.pressure import MAX_AGE_SECONDS, ReplicaHealth, ReplicaLedger
+from memroute.routing.choose import (
+    CLOSED_SECONDS,
+    MISS_SECONDS,
+    STALE_SECONDS,
+    RandomSource,
+    cost_seconds,
+)
+from memroute.routing.published import Hits
+
+_OPEN: Final = Closed.NOT
+
+
+class Candidate:
+    """A replica that requests can be sent to."""
+
+    __slots__ = ("health", "is_routable", "ledger")
+
+    def __init__(self, ledger: ReplicaLedger, *, is_routable: bool = True) -> None:
+        self.ledger = ledger
+        self.health = ReplicaHealth()
+        self.is_routable = is_routable
+        """Ready, not draining, not terminating."""
+
+
+class Search:
+    """The outcome of looking at every candidate: the cheapest, and the cheapest that is open."""
+
+    __slots__ = (
+        "_num_best", "_num_open", "best", "best_cost", "best_work", "closed", "is_best_open",
+        "num_candidates", "open", "open_cost", "open_work",
+    )  # fmt: skip
+
+    def __init__(self, num_candidates: int) -> None:
+        self.num_candidates = num_candidates
+        self.best: Candidate | None = None
+        self.best_cost = math.inf
+        self.best_work = 0
+        self.is_best_open = False
+        self.open: Candidate | None = None
+        self.open_cost = math.inf
+        self.open_work = 0
+        self.closed: dict[Closed, int] = {}
+        self._num_best = 0
+        self._num_open = 0
+
+    def offer(
+        self, candidate: Candidate, work: int, cost: float, closed: Closed, rng: RandomSource
+    ) -> None:
+        """One more candidate. Of several that cost the same, each is kept with the same chance."""
+        if closed is _OPEN:
+            if cost < self.open_cost:
+                self._num_open = 0
+            if cost <= self.open_cost:
+                self._num_open += 1
+                if self._num_open == 1 or rng.random() * self._num_open < 1.0:
+                    self.open, self.open_cost, self.open_work = candidate, cost, work
+        else:
+            self.closed[closed] = self.closed.get(closed, 0) + 1
+            cost += CLOSED_SECONDS
+        if cost < self.best_cost:
+            self._num_best = 0
+        if cost <= self.best_cost:
+            self._num_best += 1
+            if self._num_best == 1 or rng.random() * self._num_best < 1.0:
+                self.best, self.best_cost, self.best_work = candidate, cost, work
+                self.is_best_open = closed is _OPEN
+
+    def is_second_best_due(self, *, deadline_seconds: float, now_seconds: float) -> bool:
+        """Whether there is no time left to wait for the cheapest, which is closed.
+
+        Then the cheapest open one has to do, if it costs little enough more.
+        """
+        if self.open is None or self.best is None:
+            return False
+        own = self.best.ledger.speed.prefill_seconds(1, self.best_work)
+        if deadline_seconds - now_seconds - own > CLOSED_SECONDS:
+            return False
+        return self.open_cost <= self.best_cost - CLOSED_SECONDS + MISS_SECONDS
+
+
+def search(
+    candidates: Sequence[Candidate],
+    profile: RequestProfile,
+    *,
+    hits: Hits,
+    output_tokens: int,
+    limits: AdmissionSettings,
+    rng: RandomSource,
+    now_seconds: float,
+) -> Search:
+    """Look at every candidate: what the request costs there, and whether it is taken there now.
+
+    ``hits``: tokens of its prompt that each has cached. ``output_tokens``: how long its answer is
+    expected to be. Linear in the candidates: the one loop over all replicas of a pool.
+    """
+    prompt = profile.num_prompt_tokens
+    oldest = now_seconds - MAX_AGE_SECONDS
+    found = Search(len(candidates))
+    for candidate in candidates:
+        ledger = candidate.ledger
+        work = prompt
+        if hits:
+            work = max(1, prompt - hits.get(ledger.replica, 0))
+        closed = closed_to(
+            ledger,
+            prompt_tokens=prompt,
+            work_tokens=work,
+            output_tokens=output_tokens,
+            settings=limits,
+            now_seconds=now_seconds,
+        )
+        cost = cost_seconds(
+            ledger,
+            profile,
+            work_tokens=work,
+            output_tokens=output_tokens,
+            now_seconds=now_seconds,
+        )
+        if ledger.read_at_seconds < oldest:
+            cost += STALE_SECONDS
+        found.offer(candidate, work, cost, closed, rng)
+    return found
