@@ -71,6 +71,7 @@ class Router:
             ),
             call_soon=loop.call_soon,
             call_later=loop.call_later,
+            waits_for_replicas=settings.hold_without_replicas,
         )
         self.metrics = RouterMetrics(self.pools)
         outbox = Outbox(loop)

@@ -76,10 +76,10 @@ class PoolSettings:
     unready_reason: str | None = None
     """Why its ModelDeployment is not ready, as its condition says in one word."""
 
-    @property
-    def dispatch(self) -> DispatchSettings:
+    def dispatch(self, *, waits_for_replicas: bool) -> DispatchSettings:
         """The same, as decisions read it."""
         return DispatchSettings(
+            waits_for_replicas=waits_for_replicas,
             policy=self.policy,
             admission=self.admission,
             limits=AdmissionSettings(
@@ -186,14 +186,22 @@ class Pool:
         limits: QueueLimits,
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
+        *,
+        waits_for_replicas: bool = False,
     ) -> None:
-        """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone."""
+        """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone.
+
+        ``waits_for_replicas``: requests are held while no replica is ready.
+        """
+        self._waits_for_replicas = waits_for_replicas
         self.model = model
         self.settings: PoolSettings | None = None
         self.replicas: dict[str, Replica] = {}
         self.labels: tuple[str, str] = "", ""
         """Namespace and ModelDeployment: what its series are labelled with."""
-        self.dispatcher = Dispatcher(DispatchSettings(), limits, rng=rng)
+        self.dispatcher = Dispatcher(
+            DispatchSettings(waits_for_replicas=waits_for_replicas), limits, rng=rng
+        )
         self.prompts = PromptLengths()
         self.waiters: dict[Reservation, Waiter] = {}
         """Who holds each reservation."""
@@ -218,7 +226,9 @@ class Pool:
             replica.candidate.is_routable = replica.info.is_routable
         if self.settings is not None:
             self.labels = self.settings.namespace, self.settings.deployment
-            self.dispatcher.configure(self.settings.dispatch)
+            self.dispatcher.configure(
+                self.settings.dispatch(waits_for_replicas=self._waits_for_replicas)
+            )
         elif self.replicas:
             info = next(iter(self.replicas.values())).info
             self.labels = info.namespace, info.deployment
@@ -318,7 +328,9 @@ class Pools:
         queue_limits: QueueLimits,
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
+        waits_for_replicas: bool = False,
     ) -> None:
+        self._waits_for_replicas = waits_for_replicas
         self._rng = rng
         self._queue_limits = queue_limits
         self._call_soon = call_soon
@@ -393,7 +405,12 @@ class Pools:
     def _pool(self, model: str) -> Pool:
         if model not in self.by_model:
             self.by_model[model] = Pool(
-                model, self._rng, self._queue_limits, self._call_soon, self._call_later
+                model,
+                self._rng,
+                self._queue_limits,
+                self._call_soon,
+                self._call_later,
+                waits_for_replicas=self._waits_for_replicas,
             )
         return self.by_model[model]
 

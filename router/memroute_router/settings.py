@@ -49,6 +49,7 @@ class RouterSettings:
     max_queued_requests: int
     max_queued_tokens: int
     max_queue_seconds: float
+    hold_without_replicas: bool
     tenants: TenantSource
     trust_headers: bool
     max_connections: int
@@ -124,6 +125,12 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
         type=float,
         default=10.0,
         help="how long a request may wait for room; 0 refuses at once",
+    )
+    group.add_argument(
+        "--hold-without-replicas",
+        action="store_true",
+        help="hold requests while no replica is ready, for one that is being started, instead of "
+        "refusing them at once",
     )
     group.add_argument(
         "--tenants",

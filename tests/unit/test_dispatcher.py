@@ -74,6 +74,26 @@ def test_what_no_replica_could_ever_hold_is_refused_at_once():
     assert verdict.reason is RejectReason.NEVER_FITS
 
 
+def test_requests_can_wait_for_a_replica_that_is_being_started():
+    """Scaling from zero: the first request is what makes it start."""
+    made = pool(replicas=0, waits_for_replicas=True)
+    first, second = Asking(), Asking()
+    assert made.submit(first, now_seconds=0.0) is None
+    assert made.submit(second, now_seconds=0.5) is None
+    assert made.turns(now_seconds=5.0) == []
+    made.add(Candidate(made.ledger("new", promised_capacity_tokens=1000)))
+    placed = made.turns(now_seconds=6.0)
+    assert [ticket for ticket, _ in placed] == [first, second]
+    assert {verdict.choice.replica for _, verdict in placed} == {"new"}
+
+
+def test_requests_do_not_wait_for_ever_for_a_replica():
+    made = pool(replicas=0, waits_for_replicas=True)
+    made.submit(Asking(), now_seconds=0.0)
+    ((_, verdict),) = made.turns(now_seconds=10.1)
+    assert verdict.reason is RejectReason.NO_READY_REPLICA
+
+
 def test_two_requests_are_never_given_the_same_room():
     """Each replica has room for one of 600 tokens: the third waits, whatever scrapes say."""
     made = pool(admission=AdmissionMode.ENFORCE)

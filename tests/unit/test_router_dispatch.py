@@ -147,6 +147,17 @@ async def test_a_claim_is_not_believed_without_being_told_to(rig, engine_factory
     assert [json.loads(data)["user"] for _, data in engine.requests] == ["first", "0", "7"]
 
 
+async def test_a_request_can_wait_for_the_first_replica(engine_factory):
+    rig = Rig("--hold-without-replicas")
+    await rig.start()
+    rig.pools.configure({"m": PoolSettings(namespace="", deployment="m")})
+    asked = asyncio.create_task(exchange(rig.port, raw(body())))
+    await until(lambda: rig.num_held == 1)
+    rig.add("a", (await engine_factory(whole())).port)
+    assert (await asked)[0] == 200
+    await rig.stop()
+
+
 async def test_prompts_are_measured_by_what_engine_factory_say_they_were(rig, engine_factory):
     """Taken to be of a quarter of their bytes; each turns out to have twice as many tokens."""
     answer = b'{"usage":{"prompt_tokens":%d,"completion_tokens":1}}'

@@ -84,6 +84,8 @@ class DispatchSettings:
 
     policy: str = MEMROUTE
     admission: AdmissionMode = AdmissionMode.ENFORCE
+    waits_for_replicas: bool = False
+    """Whether requests are held while no replica is ready: one may be starting."""
     limits: AdmissionSettings = field(default_factory=AdmissionSettings)
 
 
@@ -182,6 +184,8 @@ class Dispatcher:
         """Room on a replica, a refusal, or None: it waits, and ``turns`` will tell."""
         possible = self._possible(ticket, now_seconds)
         if isinstance(possible, Reject):
+            if self._may_wait_for_replicas(possible):
+                return self._hold(ticket, Search(0), (), now_seconds)
             return possible
         mode = self.settings.admission
         if mode is AdmissionMode.OFF and self._pick is not None:
@@ -311,6 +315,9 @@ class Dispatcher:
             return possible
         return never_fits(ticket.profile, [candidate.ledger for candidate in usable])
 
+    def _may_wait_for_replicas(self, reject: Reject) -> bool:
+        return self.settings.waits_for_replicas and reject.reason is RejectReason.NO_READY_REPLICA
+
     def _output_tokens(self, profile: RequestProfile) -> int:
         if profile.known_output_tokens is not None:
             return profile.known_output_tokens
@@ -374,13 +381,25 @@ class Dispatcher:
                 continue
             possible = self._possible(held.item, now_seconds)
             if isinstance(possible, Reject):
-                return held, possible
+                if not self._may_wait_for_replicas(possible):
+                    return held, possible
+                searches[held.item] = Search(0)
+                continue
             found = searches[held.item] = self._search(held.item, possible, now_seconds)
             held.work_tokens = found.best_work
             if found.is_best_open and found.open is not None:
                 wait = wait_seconds(found.open.ledger, now_seconds=now_seconds)
                 if not held.is_late or wait <= LATE_WAIT_SECONDS:
                     return held, self._reserve(held.item, found.open, found, now_seconds)
+        return self._second_best(turns, searches, now_seconds)
+
+    def _second_best(
+        self,
+        turns: Sequence[Held[Ticket]],
+        searches: dict[Ticket, Search],
+        now_seconds: float,
+    ) -> tuple[Held[Ticket], Placement | Reject] | None:
+        """A held request that can wait no longer for its best replica, and has another."""
         for held in turns:
             if not held.is_late and searches[held.item].is_second_best_due(
                 deadline_seconds=held.deadline_seconds, now_seconds=now_seconds
