@@ -236,6 +236,7 @@ class Router:
                     "address": replica.info.endpoint.authority.decode(),
                     "is_routable": replica.info.is_routable,
                     "is_out": replica.health.is_out,
+                    "missing_metrics": sorted(replica.missing_metrics),
                     "capacity_tokens": replica.ledger.capacity_tokens,
                     "held_tokens": replica.ledger.held_tokens,
                     "projected_tokens": replica.ledger.projected_tokens(),

@@ -188,6 +188,7 @@ class _LedgerCollector(Collector):
         used = _gauge("kv_utilization_ratio", "KV cache use at the last reading, 0 to 1.")
         age = _gauge("reading_age_seconds", "Age of the last reading of the replica.")
         routable = _gauge("replica_routable", "1 if requests may be sent to the replica.")
+        missing = _gauge("metrics_incompatible", "Metrics that the engine should have and lacks.")
         pending = _gauge("pending_tokens", "Uncached prompt tokens that wait at the replica.")
         foreign = _gauge("foreign_tokens", "Tokens there that are not of this router's requests.")
         ceiling = _gauge("kv_ceiling_ratio", "How full it is planned at the most: preemptions.")
@@ -214,6 +215,7 @@ class _LedgerCollector(Collector):
                 reserved.add_metric(labels, ledger.reserved_tokens)
                 can_route = replica.info.is_routable and not replica.health.is_out
                 routable.add_metric(labels, 1 if can_route else 0)
+                missing.add_metric(labels, len(replica.missing_metrics))
                 pending.add_metric(labels, ledger.pending_tokens)
                 foreign.add_metric(labels, ledger.foreign_tokens)
                 ceiling.add_metric(labels, ledger.ceiling_ratio)
@@ -230,7 +232,7 @@ class _LedgerCollector(Collector):
                 if reading is not None and reading.kv_cache_utilization_ratio is not None:
                     used.add_metric(labels, reading.kv_cache_utilization_ratio)
         yield from (in_flight, reserved, projected, capacity, used, age, routable)
-        yield from (closed, would_hold)
+        yield from (closed, would_hold, missing)
         yield from (pending, foreign, ceiling, rate, step, held, held_tokens, stale)
 
 

@@ -96,6 +96,8 @@ class Replica:
     def __init__(self, info: ReplicaInfo, ledger: ReplicaLedger) -> None:
         self.info = info
         self.candidate = Candidate(ledger, is_routable=info.is_routable)
+        self.missing_metrics: set[str] = set()
+        """Families that its metrics page should have and has not: their values are unknown."""
 
     @property
     def ledger(self) -> ReplicaLedger:

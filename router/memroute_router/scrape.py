@@ -52,7 +52,6 @@ class Scraper:
         self._rng = rng
         self._readers: dict[str, _Reader] = {}
         self._clock: asyncio.TimerHandle | None = None
-        self._reported_missing: set[tuple[str, str]] = set()
         self._behind: set[str] = set()
 
     def follow(self, replica: Replica) -> None:
@@ -136,10 +135,11 @@ class Scraper:
         self._wait()
 
     def _report_missing(self, replica: Replica, family: str) -> None:
-        if (replica.info.key, family) not in self._reported_missing:
-            self._reported_missing.add((replica.info.key, family))
+        if family not in replica.missing_metrics:
+            replica.missing_metrics.add(family)
             LOGGER.error(
-                "engine lacks a metric, its value stays unknown replica=%s metric=%s",
+                "MetricsIncompatible: the engine lacks a metric, its value stays unknown "
+                "replica=%s metric=%s",
                 replica.info.key, family,
             )  # fmt: skip
 

@@ -124,3 +124,16 @@ async def test_the_target_is_what_prometheus_client_understands():
     text = sent[-1]["body"]
     assert b"vllm:num_requests_running 3.0" in text
     assert b"something_else" not in text
+
+
+async def test_a_metric_that_an_engine_lacks_is_told_once_and_counted(rig, engine_factory, caplog):
+    """Renamed by a new version, it would read as 0 elsewhere: here it is unknown, and shows."""
+    lacking = PAGE.replace(b"vllm:num_requests_waiting", b"vllm:num_requests_queued")
+    engine = await engine_factory(page(narrow=(b"200 OK", lacking)))
+    replica = rig.add("a", engine.port)
+    rig.router.scraper.follow(replica)
+    await until(lambda: len(engine.requests) > 4)
+    assert replica.ledger.reading.num_requests_waiting is None
+    assert caplog.text.count("MetricsIncompatible") == 1
+    assert b"memroute_router_metrics_incompatible" in rig.router.metrics.render()
+    assert replica.missing_metrics == {"vllm:num_requests_waiting"}
