@@ -228,6 +228,16 @@ def test_one_of_the_answers_tells_the_steps_and_another_when_it_has_ended():
     assert ledger.speed.num_steps == 10 + 9
 
 
+def test_a_whole_answer_teaches_nothing_of_how_fast_prompts_are():
+    """100 tokens that took 8 s, most of it decoding: prompts are as fast as before."""
+    ledger = ReplicaLedger("a", promised_capacity_tokens=1000)
+    before = ledger.speed.prefill_seconds(1, 100)
+    lease = ledger.reserve(profile(is_stream=False), now_seconds=0.0)
+    ledger.progress(lease, generated_tokens=50, now_seconds=8.0)
+    ledger.release(lease, now_seconds=8.0)
+    assert ledger.speed.prefill_seconds(1, 100) == before
+
+
 def test_a_lease_cannot_be_released_twice():
     ledger = ReplicaLedger("a")
     lease = ledger.reserve(profile())

@@ -268,7 +268,8 @@ class ReplicaLedger:
         """The answer has ``generated_tokens`` tokens by now."""
         if lease.answered_at_seconds < 0:
             self.progressed_at_seconds = now_seconds
-            self._answered(lease, now_seconds, is_seen=True)
+            # A whole answer says when it ended, not when its prompt was done.
+            self._answered(lease, now_seconds, is_seen=lease.profile.is_stream)
         elif generated_tokens > lease.generated_tokens:
             self.progressed_at_seconds = now_seconds
         lease.generated_tokens = generated_tokens

@@ -17,6 +17,8 @@ MIN_ANSWERS = 20
 # Fewer do not make a quantile.
 MAX_ANSWERS = 1000
 # Counts are halved when they reach it: some minutes of usual traffic.
+TELL_ANEW_ANSWERS = 8
+# What all answers are like is worked out anew after so many: every request asks.
 MAX_GROUPS = 1000
 # Of tenants, sizes and limits; the one used longest ago goes first.
 
@@ -24,14 +26,17 @@ MAX_GROUPS = 1000
 class _Histogram:
     """Decaying counts of lengths. Owns them."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("_told", "counts", "total")
 
     def __init__(self) -> None:
         self.counts = [0.0] * NUM_BINS
         self.total = 0.0
+        self._told: dict[float, float] = {}
 
     def add(self, num_tokens: int) -> None:
         """Count one answer."""
+        if self._told and int(self.total) % TELL_ANEW_ANSWERS == 0:
+            self._told.clear()
         self.counts[_bin(num_tokens)] += 1.0
         self.total += 1.0
         if self.total >= MAX_ANSWERS:
@@ -40,6 +45,16 @@ class _Histogram:
 
     def quantile(self, ratio: float, after_tokens: int) -> float | None:
         """The length that ``ratio`` of the answers longer than ``after_tokens`` stay under."""
+        if after_tokens > 0:
+            return self._worked_out(ratio, after_tokens)
+        told = self._told.get(ratio)
+        if told is None:
+            told = self._worked_out(ratio, 0)
+            if told is not None:
+                self._told[ratio] = told
+        return told
+
+    def _worked_out(self, ratio: float, after_tokens: int) -> float | None:
         first = 0 if after_tokens <= 0 else _bin(after_tokens) + 1
         counts = self.counts
         total = self.total if first == 0 else sum(counts[first:], start=0.0)
