@@ -22,6 +22,7 @@ capacity   the highest rate at which 95 % of what is offered has its first token
 scrape     attainment by scrape period, 0.05 to 15 s, at a rate near the knee
 overload   goodput at 0.8 to 4 times that rate
 faults     a replica that fails, hangs, slows down or hides: who touches it, who is lost
+fairness   a tenant who sends a tenth, alone and beside one who sends ten times as much
 deciding   what one decision costs, for 1 to 1,000 replicas and prompts of 32k tokens
 
 cases

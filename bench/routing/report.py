@@ -24,6 +24,8 @@ def tables_of(study: str, rows: Rows) -> list[Table | str]:
         return point_tables(rows, "load", "by load, times the rate near the knee")
     if study == "faults":
         return [faults_table(rows)]
+    if study == "fairness":
+        return [fairness_table(rows)]
     table = Table(title="one decision: prompts of 32k tokens, 20 answers per replica")
     for name in ("replicas", "median, us", "p99, us"):
         table.add_column(name, justify="right")
@@ -129,6 +131,25 @@ def faults_table(rows: Rows) -> Table:
                 f"{mean(p99) if p99 else float('nan'):.1f}"
             )
         table.add_row(case, *cells)
+    return table
+
+
+def fairness_table(rows: Rows) -> Table:
+    """The quiet tenant, alone and beside the flood."""
+    table = Table(title="the quiet tenant: TTFT p99 s alone, beside the flood; attained likewise")
+    for name in ("tenants", "policy", "p99 alone", "p99 beside", "attained alone", "beside"):
+        table.add_column(name, justify="left" if name in {"tenants", "policy"} else "right")
+    fields = (
+        "alone_ttft_p99_seconds", "beside_ttft_p99_seconds", "alone_attainment_ratio",
+        "beside_attainment_ratio",
+    )  # fmt: skip
+    for case, policy in dict.fromkeys((row["case"], row["policy"]) for row in rows):
+        own = [row for row in rows if (row["case"], row["policy"]) == (case, policy)]
+        cells = [
+            _with_interval([row[field] for row in own if row[field] is not None])
+            for field in fields
+        ]
+        table.add_row(case, policy, *cells)
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.routing.capacity import Point, run, search
 from bench.routing.cases import CASES, Case, trace_case
+from bench.routing.fairness import run_fairness
 from bench.routing.faults import SCENARIOS, run_scenario
 from memroute_simulator.virtual.router import CLAIRVOYANT, GUESSING
 
@@ -112,11 +113,28 @@ def _faults(job: tuple[str, str, int]) -> Row:
     return run_scenario(name, policy, seed=seed)
 
 
+def fairness(options: Options) -> list[Row]:
+    """What a tenant who floods does to one who does not."""
+    work = [
+        (policy, seed, tells_tenants)
+        for tells_tenants in (False, True)
+        for seed in options.seeds
+        for policy in options.policies
+    ]
+    return _spread(_fairness, work, options.jobs, "fairness")
+
+
+def _fairness(job: tuple[str, int, bool]) -> Row:
+    policy, seed, tells_tenants = job
+    return run_fairness(policy, seed=seed, tells_tenants=tells_tenants)
+
+
 STUDIES: dict[str, Callable[[Options], list[Row]]] = {
     "capacity": capacity,
     "scrape": scrape,
     "overload": overload,
     "faults": faults,
+    "fairness": fairness,
 }
 
 

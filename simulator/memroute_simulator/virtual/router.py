@@ -59,6 +59,8 @@ class RouterSettings:
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     """Its policy is the fleet's."""
     queue: QueueLimits = field(default_factory=QueueLimits)
+    tells_tenants: bool = False
+    """Whether requests are told apart by tenant, as with ``--tenants``."""
 
 
 class _Asking:
@@ -164,7 +166,8 @@ class VirtualRouter:
     def route(self, outcome: Outcome, on_end: Callable[[Outcome], None]) -> None:
         """Send a request on, let it wait, or shed it."""
         request = self._request(outcome)
-        asking = _Asking(outcome, request, self._profile(request), on_end)
+        profile = self._profile(request, outcome.asked.tenant)
+        asking = _Asking(outcome, request, profile, on_end)
         verdict = self.dispatcher.submit(asking, now_seconds=self.loop.now_seconds)
         if verdict is None:
             self._num_held += 1
@@ -227,7 +230,7 @@ class VirtualRouter:
             adapter=asked.adapter,
         )
 
-    def _profile(self, request: EngineRequest) -> RequestProfile:
+    def _profile(self, request: EngineRequest, tenant: str) -> RequestProfile:
         allowed = request.max_output_tokens
         assumed = ASSUMED_OUTPUT_TOKENS if allowed is None else min(allowed, ASSUMED_OUTPUT_TOKENS)
         limits = self.settings.dispatch.limits
@@ -237,6 +240,7 @@ class VirtualRouter:
             max_output_tokens=allowed,
             assumed_output_tokens=assumed,
             known_output_tokens=request.num_output_tokens if self._is_clairvoyant else None,
+            tenant=tenant if self.settings.tells_tenants else "",
             # To vLLM smaller is served first, to memroute greater.
             priority=-request.priority,
             deadline_seconds=request.arrival_seconds + limits.ttft_target_seconds,
