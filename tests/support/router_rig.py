@@ -150,10 +150,10 @@ class Rig:
             replica.health.answered()
 
     def prefer(self, name):
-        """Make a replica the emptiest by filling the others a little."""
+        """Make a replica the best by making the others slow."""
         for replica in self.replicas:
             if replica.info.pod != name:
-                replica.ledger.promise(capacity_tokens=1000, max_context_tokens=None)
+                replica.ledger.speed.assume(prompt_seconds=0.1, token_seconds=1e-4)
 
 
 def body(**fields):

@@ -62,6 +62,8 @@ MAX_TRIED = 8
 # there is does not keep the smaller ones behind it.
 LATE_WAIT_SECONDS = 0.05
 # A request that is late anyway goes only where it makes nobody else wait.
+MIN_SAMPLES, MAX_COMPARED = 8, 32
+# A replica's own speed counts from so many times on; before, that of so many others.
 MIN_BACKLOG_SECONDS = 1.0
 # Before that, how fast the queue moves is anybody's guess.
 UNKNOWN_CAPACITY_TOKENS = 200_000
@@ -267,6 +269,8 @@ class Dispatcher:
         """A replica was read: what it holds is known anew."""
         ledger.settle(now_seconds=reading.taken_at_seconds)
         ledger.apply_reading(reading)
+        if ledger.speed.num_samples < MIN_SAMPLES:
+            self._assume(ledger)
 
     def expected_wait_seconds(self, *, now_seconds: float) -> float | None:
         """How long one more would wait, at the rate at which requests are given room."""
@@ -317,6 +321,23 @@ class Dispatcher:
 
     def _may_wait_for_replicas(self, reject: Reject) -> bool:
         return self.settings.waits_for_replicas and reject.reason is RejectReason.NO_READY_REPLICA
+
+    def _assume(self, ledger: ReplicaLedger) -> None:
+        """A replica that has shown little is taken to be as fast as the others.
+
+        Else one that is faster than what learning starts from would keep all the requests.
+        """
+        prompt, token, count = 0.0, 0.0, 0
+        for candidate in self.candidates.values():
+            speed = candidate.ledger.speed
+            if speed.num_samples >= MIN_SAMPLES:
+                prompt += speed.prompt_seconds
+                token += speed.token_seconds
+                count += 1
+                if count >= MAX_COMPARED:
+                    break
+        if count:
+            ledger.speed.assume(prompt_seconds=prompt / count, token_seconds=token / count)
 
     def _output_tokens(self, profile: RequestProfile) -> int:
         if profile.known_output_tokens is not None:

@@ -17,6 +17,7 @@ from memroute.routing.choose import (
 from memroute.routing.published import Hits
 
 _OPEN: Final = Closed.NOT
+SAME_SECONDS = 0.002
 
 
 class Candidate:
@@ -55,7 +56,11 @@ class Search:
     def offer(
         self, candidate: Candidate, work: int, cost: float, closed: Closed, rng: RandomSource
     ) -> None:
-        """One more candidate. Of several that cost the same, each is kept with the same chance."""
+        """One more candidate. Of several that cost the same, each is kept with the same chance.
+
+        The same is what nobody would notice: learned speeds differ by as much from noise alone.
+        """
+        cost = int(cost / SAME_SECONDS) * SAME_SECONDS
         if closed is _OPEN:
             if cost < self.open_cost:
                 self._num_open = 0

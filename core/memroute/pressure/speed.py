@@ -34,8 +34,8 @@ class SpeedMeter:
 
     __slots__ = (
         "_last_step_at_seconds", "_num_prompts", "_num_tokens", "_snn", "_snt", "_snw", "_swt",
-        "_sww", "busy_since_seconds", "decode_step_seconds", "mean_step_seconds", "num_steps",
-        "prompt_seconds", "token_seconds",
+        "_sww", "busy_since_seconds", "decode_step_seconds", "mean_step_seconds", "num_samples",
+        "num_steps", "prompt_seconds", "token_seconds",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -46,6 +46,8 @@ class SpeedMeter:
         self._swt = PRIOR_TOKENS * PRIOR_TOKENS * PRIOR_TOKEN_SECONDS
         self._num_prompts = 0.0
         self._num_tokens = 0.0
+        self.num_samples = 0
+        """Times in which prompts were waited for: what the law rests on."""
         self.prompt_seconds = PRIOR_PROMPT_SECONDS
         """``c``."""
         self.token_seconds = PRIOR_TOKEN_SECONDS
@@ -121,8 +123,16 @@ class SpeedMeter:
         """Another answer tells the steps from now on."""
         self._last_step_at_seconds = now_seconds
 
+    def assume(self, *, prompt_seconds: float, token_seconds: float) -> None:
+        """Take it to be as fast as others are, while it has shown little itself."""
+        self.prompt_seconds = prompt_seconds
+        self.token_seconds = token_seconds
+        self._snt = self._snn * prompt_seconds + self._snw * token_seconds
+        self._swt = self._snw * prompt_seconds + self._sww * token_seconds
+
     def _sample(self, num_prompts: float, num_tokens: float, seconds: float) -> None:
         keep = FORGET_RATIO
+        self.num_samples += 1
         self._snn = self._snn * keep + num_prompts * num_prompts
         self._snw = self._snw * keep + num_prompts * num_tokens
         self._sww = self._sww * keep + num_tokens * num_tokens
