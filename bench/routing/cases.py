@@ -68,11 +68,6 @@ class Case:
     warm_up_ratio: float = 0.1
     """Share of the requests, the first, that is not judged."""
 
-    @property
-    def knee_rate(self) -> float:
-        """A rate that memroute just serves: where policies differ."""
-        return self.first_rate
-
 
 def _named(name: str, num_requests: int, max_context_tokens: int = 16_384) -> Generate:
     def generate(rate: float, seed: int) -> Workload:

@@ -19,6 +19,7 @@ PEERS = (
     "gie-prefix-kv-queue", "lmetric", "vllm-dp", "smg-least-load",
 )  # fmt: skip
 POLICIES = (OURS, *PEERS, GUESSING, CLAIRVOYANT)
+DEFAULT_SCRAPE = 0.2
 SCRAPES = (0.05, 0.2, 1.0, 5.0, 15.0)
 OVERLOADS = (0.8, 1.0, 1.5, 2.0, 4.0)
 Row = dict[str, Any]
@@ -60,41 +61,32 @@ def _capacity(job: tuple[Path | None, str, str, int]) -> Row:
 
 
 def scrape(options: Options) -> list[Row]:
-    """Attainment by scrape period, at a rate that memroute just serves at 50 ms."""
-    work = [
-        (options.trace, name, policy, seed, period)
-        for name in _cases(options)
-        for seed in options.seeds
-        for policy in options.policies
-        for period in SCRAPES
-    ]
-    return _spread(_scrape, work, options.jobs, "scrape")
-
-
-def _scrape(job: tuple[Path | None, str, str, int, float]) -> Row:
-    trace, name, policy, seed, period = job
-    case = _case(trace, name)
-    point = run(case, policy, rate=case.knee_rate, seed=seed, scrape_seconds=period)
-    return _told(point) | {"scrape_seconds": period}
+    """Attainment by scrape period, at a rate near memroute's capacity."""
+    return _sweep(options, "scrape", tuple((1.0, period) for period in SCRAPES))
 
 
 def overload(options: Options) -> list[Row]:
-    """Goodput by load, from below the knee to four times beyond it."""
+    """Goodput by load, from below memroute's capacity to four times beyond it."""
+    return _sweep(options, "overload", tuple((load, DEFAULT_SCRAPE) for load in OVERLOADS))
+
+
+def _sweep(options: Options, study: str, points: Sequence[tuple[float, float]]) -> list[Row]:
+    """Every policy, case and seed at each (load, scrape period)."""
     work = [
-        (options.trace, name, policy, seed, factor)
+        (options.trace, name, policy, seed, load, period)
         for name in _cases(options)
         for seed in options.seeds
         for policy in options.policies
-        for factor in OVERLOADS
+        for load, period in points
     ]
-    return _spread(_overload, work, options.jobs, "overload")
+    return _spread(_swept, work, options.jobs, study)
 
 
-def _overload(job: tuple[Path | None, str, str, int, float]) -> Row:
-    trace, name, policy, seed, factor = job
+def _swept(job: tuple[Path | None, str, str, int, float, float]) -> Row:
+    trace, name, policy, seed, load, period = job
     case = _case(trace, name)
-    point = run(case, policy, rate=factor * case.knee_rate, seed=seed)
-    return _told(point) | {"load": factor}
+    point = run(case, policy, rate=load * case.first_rate, seed=seed, scrape_seconds=period)
+    return _told(point) | {"load": load, "scrape_seconds": period}
 
 
 def faults(options: Options) -> list[Row]:

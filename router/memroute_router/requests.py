@@ -233,21 +233,19 @@ def text_keys(parts: list[str], salt: object) -> tuple[int, ...]:
 
     ``salt``: keeps apart what engines keep apart (vLLM's ``cache_salt``).
     """
-    text = "".join(parts)
-    keys = []
-    last = hash(salt) if isinstance(salt, str) else 0
-    for end in range(BLOCK_CHARACTERS, len(text) + 1, BLOCK_CHARACTERS):
-        last = hash((last, text[end - BLOCK_CHARACTERS : end]))
-        keys.append(last)
-    return tuple(keys)
+    return _chain("".join(parts), BLOCK_CHARACTERS, salt)
 
 
 def id_keys(ids: list[int], salt: object) -> tuple[int, ...]:
     """The same, of token ids."""
+    return _chain(tuple(ids), TOKENS_PER_ID_BLOCK, salt)
+
+
+def _chain(whole: str | tuple[int, ...], size: int, salt: object) -> tuple[int, ...]:
     keys = []
     last = hash(salt) if isinstance(salt, str) else 0
-    for end in range(TOKENS_PER_ID_BLOCK, len(ids) + 1, TOKENS_PER_ID_BLOCK):
-        last = hash((last, tuple(ids[end - TOKENS_PER_ID_BLOCK : end])))
+    for end in range(size, len(whole) + 1, size):
+        last = hash((last, whole[end - size : end]))
         keys.append(last)
     return tuple(keys)
 

@@ -187,7 +187,7 @@ class Dispatcher:
         possible = self._possible(ticket, now_seconds)
         if isinstance(possible, Reject):
             if self._may_wait_for_replicas(possible):
-                return self._hold(ticket, Search(0), (), now_seconds)
+                return self._hold(ticket, self._nothing(ticket), (), now_seconds)
             return possible
         mode = self.settings.admission
         if mode is AdmissionMode.OFF and self._pick is not None:
@@ -373,6 +373,10 @@ class Dispatcher:
             now_seconds=now_seconds,
         )
 
+    def _nothing(self, ticket: Ticket) -> Search:
+        """What is found where there is nobody to look at."""
+        return Search(0, self._output_tokens(ticket.profile))
+
     def _admissible(self, ticket: Ticket, found: Search, now_seconds: float) -> Candidate | None:
         """Where it goes now: None when it should wait."""
         deadline = self._deadline(ticket.profile, now_seconds)
@@ -404,7 +408,7 @@ class Dispatcher:
             if isinstance(possible, Reject):
                 if not self._may_wait_for_replicas(possible):
                     return held, possible
-                searches[held.item] = Search(0)
+                searches[held.item] = self._nothing(held.item)
                 continue
             found = searches[held.item] = self._search(held.item, possible, now_seconds)
             held.work_tokens = found.best_work
@@ -442,7 +446,7 @@ class Dispatcher:
         now_seconds: float,
     ) -> Reject | None:
         profile = ticket.profile
-        tokens = profile.num_prompt_tokens + self._output_tokens(profile)
+        tokens = profile.num_prompt_tokens + found.output_tokens
         ahead = self.queue.tokens_ahead(tenant=profile.tenant, priority=profile.priority)
         expected = self._seconds_to_place(ahead, now_seconds)
         refusal = self.queue.refusal(tokens, expected_wait_seconds=expected)
@@ -539,7 +543,7 @@ class Dispatcher:
             msg = "no published policy is set"
             raise RuntimeError(msg)
         ledger = pick(profile, [candidate.ledger for candidate in possible], hits, self._rng)
-        found = Search(len(possible))
+        found = Search(len(possible), self._output_tokens(profile))
         work = max(1, profile.num_prompt_tokens - hits.get(ledger.replica, 0))
         chosen = self.candidates[ledger.replica]
         found.open, found.open_work = chosen, work
@@ -569,8 +573,7 @@ class Dispatcher:
     ) -> Placement:
         profile = ticket.profile
         ledger = chosen.ledger
-        output = self._output_tokens(profile)
-        work = found.open_work
+        output, work = found.output_tokens, found.open_work
         chosen.health.trying(now_seconds=now_seconds)
         choice = Choice(
             replica=ledger.replica,

@@ -37,11 +37,13 @@ class Search:
 
     __slots__ = (
         "_num_best", "_num_open", "best", "best_cost", "best_work", "closed", "is_best_open",
-        "num_candidates", "open", "open_cost", "open_work",
+        "num_candidates", "open", "open_cost", "open_work", "output_tokens",
     )  # fmt: skip
 
-    def __init__(self, num_candidates: int) -> None:
+    def __init__(self, num_candidates: int, output_tokens: int) -> None:
         self.num_candidates = num_candidates
+        self.output_tokens = output_tokens
+        """How long the answer is expected to be."""
         self.best: Candidate | None = None
         self.best_cost = math.inf
         self.best_work = 0
@@ -109,7 +111,7 @@ def search(
     """
     prompt = profile.num_prompt_tokens
     oldest = now_seconds - MAX_AGE_SECONDS
-    found = Search(len(candidates))
+    found = Search(len(candidates), output_tokens)
     for candidate in candidates:
         ledger = candidate.ledger
         work = prompt

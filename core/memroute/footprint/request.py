@@ -8,9 +8,9 @@ class RequestProfile:
     """
 
     __slots__ = (
-        "adapter", "assumed_output_tokens", "deadline_seconds", "expected_tokens", "is_stream",
+        "assumed_output_tokens", "deadline_seconds", "expected_tokens", "is_stream",
         "known_output_tokens", "max_output_tokens", "min_prompt_tokens", "num_choices",
-        "num_prompt_tokens", "prefix", "priority", "session", "tenant",
+        "num_prompt_tokens", "prefix", "priority", "tenant",
         "tokens_per_block",
     )  # fmt: skip
 
@@ -29,8 +29,6 @@ class RequestProfile:
         deadline_seconds: float | None = None,
         prefix: tuple[int, ...] = (),
         tokens_per_block: int = 0,
-        session: str = "",
-        adapter: str = "",
     ) -> None:
         self.num_prompt_tokens = num_prompt_tokens
         """The best estimate."""
@@ -58,10 +56,6 @@ class RequestProfile:
         """Keys of its prompt's blocks, each of all up to its end; empty: nobody looked."""
         self.tokens_per_block = tokens_per_block
         """Tokens of each of those blocks, about."""
-        self.session = session
-        """What it belongs to, for policies that keep a session on its replica."""
-        self.adapter = adapter
-        """The LoRA adapter that it asks for; empty: the model itself."""
 
     @property
     def least_tokens(self) -> int:

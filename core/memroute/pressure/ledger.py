@@ -222,7 +222,7 @@ class ReplicaLedger:
         waiting, running = reading.num_requests_waiting, reading.num_requests_running
         self.num_foreign_waiting = max(0, (waiting or 0) - num_sent)
         answered = len(self.leases) - self.num_pending
-        self.num_foreign_running = max(0, (running or 0) - answered - max(0, num_sent))
+        self.num_foreign_running = max(0, (running or 0) - answered - num_sent)
 
     # What we send and get.
 
@@ -306,12 +306,8 @@ class ReplicaLedger:
         self.leases.remove(lease)
         self._projected_tokens = -1
         if lease.answered_at_seconds < 0:
-            self.num_pending -= 1
-            self.pending_tokens -= lease.work_tokens
-            self.pending_reserved_tokens -= lease.needed_tokens + lease.expected_output_tokens
+            self._waits_no_more(lease)
             self.speed.left(num_left=self.num_pending)
-            if lease.settles_at_seconds >= 0:
-                self._unseen.remove(lease)
             return lease.prompt_tokens
         self._remove(lease)
         if self._leader is lease:
@@ -449,13 +445,8 @@ class ReplicaLedger:
 
     def _answered(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
         """Its prompt is computed: from now on it decodes."""
+        self._waits_no_more(lease)
         lease.answered_at_seconds = now_seconds
-        if lease.settles_at_seconds >= 0:
-            lease.settles_at_seconds = -1.0
-            self._unseen.remove(lease)
-        self.num_pending -= 1
-        self.pending_tokens -= lease.work_tokens
-        self.pending_reserved_tokens -= lease.needed_tokens + lease.expected_output_tokens
         speed = self.speed
         if is_seen:
             speed.prefilled(lease.work_tokens, num_left=self.num_pending, now_seconds=now_seconds)
@@ -464,6 +455,15 @@ class ReplicaLedger:
         lease.base_tokens = lease.prompt_tokens - speed.num_steps
         lease.inverse_output = 1.0 / self._expected(lease, PACE_QUANTILE, 0)
         self._insert(lease, lease.expected_output_tokens)
+
+    def _waits_no_more(self, lease: Reservation) -> None:
+        """Its prompt is computed, or gone."""
+        self.num_pending -= 1
+        self.pending_tokens -= lease.work_tokens
+        self.pending_reserved_tokens -= lease.needed_tokens + lease.expected_output_tokens
+        if lease.settles_at_seconds >= 0:
+            lease.settles_at_seconds = -1.0
+            self._unseen.remove(lease)
 
     def _outlived(self, lease: Reservation) -> None:
         """It decodes longer than expected: expect anew, from those that got as long."""

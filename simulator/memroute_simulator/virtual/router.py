@@ -103,8 +103,7 @@ class VirtualRouter:
         self._is_running = is_running
         self._is_clairvoyant = policy == CLAIRVOYANT
         self._guesses = policy == GUESSING
-        self._asks_ledgers = policy in OURS
-        ours = self._asks_ledgers
+        ours = self._is_ours = policy in OURS
         dispatch = settings.dispatch
         self.dispatcher = Dispatcher(
             DispatchSettings(
@@ -130,11 +129,7 @@ class VirtualRouter:
         self._replicas[replica.name] = replica
         self._sent[replica.name] = {}
 
-        def stepped() -> None:
-            if ledger.num_streams:
-                ledger.stepped(now_seconds=self.loop.now_seconds)
-
-        replica.on_step.append(stepped)
+        replica.on_step.append(lambda: ledger.stepped(now_seconds=self.loop.now_seconds))
         if self._is_running():
             self._start(replica)
 
@@ -146,7 +141,7 @@ class VirtualRouter:
 
     def _look_for_stuck(self) -> None:
         """What waits at a replica that hangs goes elsewhere, as in the real router."""
-        if self._asks_ledgers:
+        if self._is_ours:
             now = self.loop.now_seconds
             stuck = set(self.dispatcher.stuck(now_seconds=now))
             for asking in [a for sent in self._sent.values() for a in sent]:
@@ -244,7 +239,6 @@ class VirtualRouter:
             # To vLLM smaller is served first, to memroute greater.
             priority=-request.priority,
             deadline_seconds=request.arrival_seconds + limits.ttft_target_seconds,
-            adapter=request.adapter or "",
             prefix=self._prefix(request) if self._guesses else (),
             tokens_per_block=GUESSED_BLOCK_TOKENS,
         )
