@@ -7,10 +7,11 @@ read off between the last two points.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bench.routing.cases import Case
-from memroute_simulator.virtual.cluster import Cluster, Fleet, FleetEvent
+from bench.routing.refusals import Refusals
+from memroute_simulator.virtual.cluster import Cluster, Fleet
 from memroute_simulator.virtual.outcome import Summary, summarize
 from memroute_simulator.virtual.router import RouterSettings
 
@@ -29,17 +30,9 @@ class Point:
     seed: int
     rate: float
     summary: Summary
-
-
-@dataclass(slots=True, kw_only=True)
-class Capacity:
-    """What a search has found."""
-
-    case: str
-    policy: str
-    seed: int
-    rate: float
-    points: list[Point] = field(default_factory=list)
+    refusals: Refusals
+    goodput_per_second: float
+    """Requests of each second of sending that met their target, however long the last one took."""
 
 
 def run(
@@ -49,10 +42,10 @@ def run(
     rate: float,
     seed: int,
     scrape_seconds: float = 0.2,
-    events: tuple[FleetEvent, ...] = (),
+    times: float = 1.0,
 ) -> Point:
-    """One run of a case at one rate."""
-    workload = case.generate(rate, seed)
+    """One run of a case at one rate, with ``times`` as many requests as usual."""
+    workload = case.workload(rate, seed, times=times)
     fleet = Fleet(
         engines=case.engines,
         policy=policy,
@@ -60,14 +53,18 @@ def run(
         router=RouterSettings(scrape_seconds=scrape_seconds),
     )
     cluster = Cluster(fleet, seed=seed, sample_seconds=None)
-    outcomes = cluster.run(workload, events)
+    outcomes = cluster.run(workload)
     outcomes = outcomes[int(case.warm_up_ratio * len(outcomes)) :]
+    summary = summarize(outcomes, case.target)
+    span = max(1e-9, outcomes[-1].sent_seconds - outcomes[0].sent_seconds)
     return Point(
         case=case.name,
         policy=policy,
         seed=seed,
         rate=rate,
-        summary=summarize(outcomes, case.target),
+        summary=summary,
+        refusals=Refusals.of(outcomes, case.target),
+        goodput_per_second=summary.attainment_ratio * len(outcomes) / span,
     )
 
 

@@ -23,8 +23,8 @@ LLAMA_2_7B = "meta-llama/Llama-2-7b-chat-hf"
 QWEN_32B = "Qwen/Qwen3-32B"
 TRACE_REQUESTS = 3000
 Engines = tuple[tuple[EngineSpec, int], ...]
-Generate = Callable[[float, int], Workload]
-"""(rate per second, seed)."""
+Generate = Callable[[float, int, int], Workload]
+"""(rate per second, seed, requests)."""
 
 
 def engine(
@@ -61,6 +61,7 @@ class Case:
     about: str
     engines: Engines
     generate: Generate
+    num_requests: int
     first_rate: float
     """Requests (or sessions) per second, near memroute's capacity: where the search begins."""
     num_routers: int = 1
@@ -68,9 +69,13 @@ class Case:
     warm_up_ratio: float = 0.1
     """Share of the requests, the first, that is not judged."""
 
+    def workload(self, rate: float, seed: int, *, times: float = 1.0) -> Workload:
+        """Its requests (``times`` as many) at so many per second."""
+        return self.generate(rate, seed, int(times * self.num_requests))
 
-def _named(name: str, num_requests: int, max_context_tokens: int = 16_384) -> Generate:
-    def generate(rate: float, seed: int) -> Workload:
+
+def _named(name: str, max_context_tokens: int = 16_384) -> Generate:
+    def generate(rate: float, seed: int, num_requests: int) -> Workload:
         return workload_by_name(
             name,
             num_requests=num_requests,
@@ -88,12 +93,12 @@ _GROUPS = SharedPrefix(
 )  # fmt: skip
 
 
-def _shared_prefix(rate: float, seed: int) -> Workload:
+def _shared_prefix(rate: float, seed: int, num_requests: int) -> Workload:
     """llm-d's 73-capacity prompts, half the groups for half the replicas."""
     rng = random.Random(f"shared-prefix/{seed}")  # noqa: S311 - a workload, no secret
-    count = 2000
-    times = arrivals.poisson(rng, rate, count)
-    return open_loop("shared-prefix", times, [_GROUPS.request(rng, i) for i in range(count)])
+    times = arrivals.poisson(rng, rate, num_requests)
+    requests = [_GROUPS.request(rng, index) for index in range(num_requests)]
+    return open_loop("shared-prefix", times, requests)
 
 
 _H100 = engine(LLAMA_8B, "H100", 430_000)
@@ -107,20 +112,23 @@ CASES = {
             about="llm-d's 73-capacity: 6,000 shared of 7,200 in, 1,000 out; 4 x Qwen3-32B TP2",
             engines=((engine(QWEN_32B, "H100", 307_328, tensor_parallel_size=2), 4),),
             generate=_shared_prefix,
+            num_requests=2000,
             first_rate=6.5,
         ),
         Case(
             name="sharegpt",
             about="ShareGPT, nothing shared; 4 x Llama-2-7B, 105k KV tokens each (GIE's chart)",
             engines=((engine(LLAMA_2_7B, "H100", 105_000, max_context_tokens=4096), 4),),
-            generate=_named("sharegpt", 4000, 4096),
+            generate=_named("sharegpt", 4096),
+            num_requests=4000,
             first_rate=105.0,
         ),
         Case(
             name="azure-conv-18to1",
             about="Azure chats; 2 x 430k and 2 x 24k KV tokens",
             engines=((_H100, 2), (engine(LLAMA_8B, "H100", 24_000), 2)),
-            generate=_named("azure-conv", 3000),
+            generate=_named("azure-conv"),
+            num_requests=3000,
             first_rate=50.0,
         ),
         Case(
@@ -130,7 +138,8 @@ CASES = {
                 (engine(LLAMA_8B, "H100", 200_000), 2),
                 (engine(LLAMA_8B, "H100", 50_000), 2),
             ),
-            generate=_named("azure-conv", 3000),
+            generate=_named("azure-conv"),
+            num_requests=3000,
             first_rate=63.0,
             num_routers=4,
         ),
@@ -138,35 +147,40 @@ CASES = {
             name="azure-code",
             about="Azure code completion, bursts (gap CV 13); 4 x Llama-3.1-8B",
             engines=((_H100, 4),),
-            generate=_named("azure-code", 4000),
+            generate=_named("azure-code"),
+            num_requests=4000,
             first_rate=10.0,
         ),
         Case(
             name="servegen-m-large",
             about="ServeGen's tenants, bursty clients; 4 x Llama-3.1-8B, 100k KV tokens each",
             engines=((engine(LLAMA_8B, "H100", 100_000), 4),),
-            generate=_named("servegen-m-large", 3000),
+            generate=_named("servegen-m-large"),
+            num_requests=3000,
             first_rate=80.0,
         ),
         Case(
             name="mooncake-conversation",
             about="long chats that come back (p50 7k, to 32k in); 4 x Llama-3.1-8B",
             engines=((_LONG, 4),),
-            generate=_named("mooncake-conversation", 1500, 32_768),
+            generate=_named("mooncake-conversation", 32_768),
+            num_requests=1500,
             first_rate=9.5,
         ),
         Case(
             name="mooncake-toolagent",
             about="agents behind two tool prompts, chats between; 4 x Llama-3.1-8B",
             engines=((_LONG, 4),),
-            generate=_named("mooncake-toolagent", 2000, 32_768),
+            generate=_named("mooncake-toolagent", 32_768),
+            num_requests=2000,
             first_rate=13.0,
         ),
         Case(
             name="kv-cliff",
             about="long chats (4,096 in, 1,024 out) where the KV cache is short; 4 x 100k tokens",
             engines=((engine(LLAMA_8B, "H100", 100_000), 4),),
-            generate=_named("chatbot", 1000),
+            generate=_named("chatbot"),
+            num_requests=1000,
             first_rate=5.3,
         ),
         Case(
@@ -177,21 +191,24 @@ CASES = {
                 (engine(LLAMA_8B, "A100-80", 430_000), 2),
                 (engine(LLAMA_8B, "L40S", 170_000), 2),
             ),
-            generate=_named("summarization", 2500),
+            generate=_named("summarization"),
+            num_requests=2500,
             first_rate=35.0,
         ),
         Case(
             name="multi-round-qa",
             about="ten rounds each behind a long history; 4 x Llama-3.1-8B, 200k KV tokens each",
             engines=((engine(LLAMA_8B, "H100", 200_000, max_context_tokens=32_768), 4),),
-            generate=_named("multi-round-qa", 2000, 32_768),
+            generate=_named("multi-round-qa", 32_768),
+            num_requests=2000,
             first_rate=1.3,
         ),
         Case(
             name="heavy-heterogeneous",
             about="50 to 30,000 in, 20 to 8,000 out; 4 x Llama-3.1-8B, 430k KV tokens each",
             engines=((engine(LLAMA_8B, "H100", 430_000, max_context_tokens=40_000), 4),),
-            generate=_named("heavy-heterogeneous", 1000, 40_000),
+            generate=_named("heavy-heterogeneous", 40_000),
+            num_requests=1000,
             first_rate=4.5,
         ),
     )
@@ -202,10 +219,10 @@ CASES = {
 def trace_case(path: Path) -> Case:
     """The requests of a trace on 4 x Llama-3.1-8B, whatever rate they came at."""
 
-    def generate(rate: float, seed: int) -> Workload:
+    def generate(rate: float, seed: int, num_requests: int) -> Workload:
         return workload_by_name(
             str(path),
-            num_requests=TRACE_REQUESTS,
+            num_requests=num_requests,
             rate_per_second=rate,
             seed=seed,
             max_context_tokens=32_768,
@@ -216,5 +233,6 @@ def trace_case(path: Path) -> Case:
         about=f"the first {TRACE_REQUESTS} requests of {path.name}",
         engines=((_LONG, 4),),
         generate=generate,
+        num_requests=TRACE_REQUESTS,
         first_rate=20.0,
     )

@@ -1,8 +1,9 @@
-"""What a tenant who floods does to one who does not, and whether priorities hold.
+"""What a tenant who floods does to the others, and whether priorities hold.
 
-Azure chats on four replicas of Llama-3.1-8B. The quiet tenant sends a tenth of what they serve; the
-other sends ten times as much, which together is beyond it. What is compared is the quiet tenant's
-time to the first token, alone and beside the flood.
+Ten tenants send Azure chats to four replicas of Llama-3.1-8B, each a tenth of ``TOTAL_RATE``, which
+is about what the fleet serves in time. Then one of them sends ten times its share, twice what the
+fleet serves in all. What is compared is the other nine's time to the first token. With priorities
+the nine are of a greater one than the tenth, and are not told apart otherwise.
 """
 
 import random
@@ -16,59 +17,67 @@ from memroute_simulator.workloads import Workload, WorkloadRequest, arrivals
 from memroute_simulator.workloads.production import CONV_INPUT, CONV_OUTPUT
 from memroute_simulator.workloads.request import open_loop
 
-QUIET_RATE = 8.0
+TOTAL_RATE = 65.0
+NUM_TENANTS = 10
 FLOOD_RATIO = 10.0
+FLOOD = "tenant-0"
 SPAN_SECONDS = 90.0
 KV_TOKENS = 100_000
+ALIKE, TENANTS, PRIORITIES = "all alike", "tenants told apart", "by priority"
+TOLD_APART = (ALIKE, TENANTS, PRIORITIES)
 
 
-def run_fairness(policy: str, *, seed: int, tells_tenants: bool) -> dict[str, Any]:
-    """The quiet tenant alone, and beside one who sends ten times as much."""
-    alone = _quiet(_run(policy, seed, flood=False, tells_tenants=tells_tenants))
-    beside = _quiet(_run(policy, seed, flood=True, tells_tenants=tells_tenants))
-    before, after = summarize(alone, LatencyTarget()), summarize(beside, LatencyTarget())
+def run_fairness(policy: str, *, seed: int, told_apart: str) -> dict[str, Any]:
+    """The nine while all send their share, and while the tenth sends ten times his."""
+    target = LatencyTarget()
+    before = summarize(_others(_run(policy, seed, told_apart, is_flooded=False)), target)
+    after = summarize(_others(_run(policy, seed, told_apart, is_flooded=True)), target)
     return {
-        "case": "tenants told apart" if tells_tenants else "all alike",
+        "case": told_apart,
         "policy": policy,
         "seed": seed,
-        "alone_ttft_p99_seconds": before.ttft.p99,
-        "beside_ttft_p99_seconds": after.ttft.p99,
-        "alone_attainment_ratio": before.attainment_ratio,
-        "beside_attainment_ratio": after.attainment_ratio,
+        "shares_ttft_p99_seconds": before.ttft.p99,
+        "flooded_ttft_p99_seconds": after.ttft.p99,
+        "shares_attainment_ratio": before.attainment_ratio,
+        "flooded_attainment_ratio": after.attainment_ratio,
     }
 
 
-def _run(policy: str, seed: int, *, flood: bool, tells_tenants: bool) -> list[Outcome]:
+def _run(policy: str, seed: int, told_apart: str, *, is_flooded: bool) -> list[Outcome]:
     fleet = Fleet(
         engines=((engine(LLAMA_8B, "H100", KV_TOKENS), 4),),
         policy=policy,
-        router=RouterSettings(tells_tenants=tells_tenants),
+        router=RouterSettings(tells_tenants=told_apart == TENANTS),
     )
-    return Cluster(fleet, seed=seed, sample_seconds=None).run(_workload(seed, flood=flood))
+    workload = _workload(seed, is_flooded=is_flooded, has_priorities=told_apart == PRIORITIES)
+    return Cluster(fleet, seed=seed, sample_seconds=None).run(workload)
 
 
-def _quiet(outcomes: list[Outcome]) -> list[Outcome]:
-    return [o for o in outcomes if o.asked.tenant == "quiet"]
+def _others(outcomes: list[Outcome]) -> list[Outcome]:
+    return [o for o in outcomes if o.asked.tenant != FLOOD]
 
 
-def _workload(seed: int, *, flood: bool) -> Workload:
-    """The quiet tenant's requests are the same with and without the other's."""
+def _workload(seed: int, *, is_flooded: bool, has_priorities: bool) -> Workload:
+    """The nine's requests are the same with and without the flood."""
     times: list[float] = []
     requests: list[WorkloadRequest] = []
-    for tenant, rate in (("quiet", QUIET_RATE), ("flood", FLOOD_RATIO * QUIET_RATE)):
-        if tenant == "flood" and not flood:
-            continue
+    for number in range(NUM_TENANTS):
+        tenant = f"tenant-{number}"
+        is_flood = is_flooded and tenant == FLOOD
         rng = random.Random(f"{tenant}/{seed}")  # noqa: S311 - a workload, no secret
+        rate = TOTAL_RATE / NUM_TENANTS * (FLOOD_RATIO if is_flood else 1.0)
         own = arrivals.poisson(rng, rate, int(rate * SPAN_SECONDS))
         times += own
-        first = len(requests)
-        requests += [
-            WorkloadRequest(
-                prompt=((2 * (first + index), CONV_INPUT.at(rng.random())),),
-                num_output_tokens=CONV_OUTPUT.at(rng.random()),
-                output_id=2 * (first + index) + 1,
-                tenant=tenant,
+        for _ in own:
+            first = 2 * len(requests)
+            requests.append(
+                WorkloadRequest(
+                    prompt=((first, CONV_INPUT.at(rng.random())),),
+                    num_output_tokens=CONV_OUTPUT.at(rng.random()),
+                    output_id=first + 1,
+                    tenant=tenant,
+                    # To an engine smaller is sooner.
+                    priority=1 if has_priorities and tenant == FLOOD else 0,
+                )
             )
-            for index in range(len(own))
-        ]
     return open_loop("fairness", times, requests)

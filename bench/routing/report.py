@@ -135,13 +135,13 @@ def faults_table(rows: Rows) -> Table:
 
 
 def fairness_table(rows: Rows) -> Table:
-    """The quiet tenant, alone and beside the flood."""
-    table = Table(title="the quiet tenant: TTFT p99 s alone, beside the flood; attained likewise")
-    for name in ("tenants", "policy", "p99 alone", "p99 beside", "attained alone", "beside"):
-        table.add_column(name, justify="left" if name in {"tenants", "policy"} else "right")
+    """The nine tenants who send their share, without and with the flood of the tenth."""
+    table = Table(title="nine tenants of ten: TTFT p99 s, attained; then the tenth sends 10 times")
+    for name in ("told apart", "policy", "p99", "attained", "p99 flooded", "attained flooded"):
+        table.add_column(name, justify="left" if name in {"told apart", "policy"} else "right")
     fields = (
-        "alone_ttft_p99_seconds", "beside_ttft_p99_seconds", "alone_attainment_ratio",
-        "beside_attainment_ratio",
+        "shares_ttft_p99_seconds", "shares_attainment_ratio", "flooded_ttft_p99_seconds",
+        "flooded_attainment_ratio",
     )  # fmt: skip
     for case, policy in dict.fromkeys((row["case"], row["policy"]) for row in rows):
         own = [row for row in rows if (row["case"], row["policy"]) == (case, policy)]

@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.routing.capacity import Point, run, search
 from bench.routing.cases import CASES, Case, trace_case
-from bench.routing.fairness import run_fairness
+from bench.routing.fairness import TOLD_APART, run_fairness
 from bench.routing.faults import SCENARIOS, run_scenario
 from memroute_simulator.virtual.router import CLAIRVOYANT, GUESSING
 
@@ -22,6 +22,7 @@ POLICIES = (OURS, *PEERS, GUESSING, CLAIRVOYANT)
 DEFAULT_SCRAPE = 0.2
 SCRAPES = (0.05, 0.2, 1.0, 5.0, 15.0)
 OVERLOADS = (0.8, 1.0, 1.5, 2.0, 4.0)
+OVERLOAD_SECONDS = 60.0
 Row = dict[str, Any]
 
 
@@ -73,7 +74,7 @@ def overload(options: Options) -> list[Row]:
 def _sweep(options: Options, study: str, points: Sequence[tuple[float, float]]) -> list[Row]:
     """Every policy, case and seed at each (load, scrape period)."""
     work = [
-        (options.trace, name, policy, seed, load, period)
+        (study, options.trace, name, policy, seed, load, period)
         for name in _cases(options)
         for seed in options.seeds
         for policy in options.policies
@@ -82,11 +83,21 @@ def _sweep(options: Options, study: str, points: Sequence[tuple[float, float]]) 
     return _spread(_swept, work, options.jobs, study)
 
 
-def _swept(job: tuple[Path | None, str, str, int, float, float]) -> Row:
-    trace, name, policy, seed, load, period = job
+def _swept(job: tuple[str, Path | None, str, str, int, float, float]) -> Row:
+    study, trace, name, policy, seed, load, period = job
     case = _case(trace, name)
-    point = run(case, policy, rate=load * case.first_rate, seed=seed, scrape_seconds=period)
-    return _told(point) | {"load": load, "scrape_seconds": period}
+    point = run(
+        case,
+        policy,
+        rate=load * case.first_rate,
+        seed=seed,
+        scrape_seconds=period,
+        # As long for every load, and long beside what the last answers take.
+        times=max(1.0, load * OVERLOAD_SECONDS * case.first_rate / case.num_requests)
+        if study == "overload"
+        else 1.0,
+    )
+    return _told(point) | asdict(point.refusals) | {"load": load, "scrape_seconds": period}
 
 
 def faults(options: Options) -> list[Row]:
@@ -106,19 +117,19 @@ def _faults(job: tuple[str, str, int]) -> Row:
 
 
 def fairness(options: Options) -> list[Row]:
-    """What a tenant who floods does to one who does not."""
+    """What a tenant who floods does to those who do not."""
     work = [
-        (policy, seed, tells_tenants)
-        for tells_tenants in (False, True)
+        (policy, seed, told_apart)
+        for told_apart in TOLD_APART
         for seed in options.seeds
         for policy in options.policies
     ]
     return _spread(_fairness, work, options.jobs, "fairness")
 
 
-def _fairness(job: tuple[str, int, bool]) -> Row:
-    policy, seed, tells_tenants = job
-    return run_fairness(policy, seed=seed, tells_tenants=tells_tenants)
+def _fairness(job: tuple[str, int, str]) -> Row:
+    policy, seed, told_apart = job
+    return run_fairness(policy, seed=seed, told_apart=told_apart)
 
 
 STUDIES: dict[str, Callable[[Options], list[Row]]] = {
@@ -146,7 +157,7 @@ def _told(point: Point) -> Row:
         "seed": point.seed,
         "rate": point.rate,
         "attainment_ratio": summary.attainment_ratio,
-        "goodput_per_second": summary.goodput_per_second,
+        "goodput_per_second": point.goodput_per_second,
         "ttft_p50_seconds": summary.ttft.p50,
         "ttft_p99_seconds": summary.ttft.p99,
         "tpot_p90_seconds": summary.tpot.p90,

@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from memroute.admission import QueueLimits
+from memroute.pressure import max_age_seconds
 from memroute_kube import KubernetesClient
 from memroute_router.discovery import Discovery
 from memroute_router.http.client import EnginePool
@@ -29,7 +30,7 @@ from memroute_router.journal import Journal
 from memroute_router.lifecycle import LifecycleLimits, Proxy, Services
 from memroute_router.metrics import RouterMetrics
 from memroute_router.openapi import openapi_document
-from memroute_router.pools import Pools, Replica
+from memroute_router.pools import CommonSettings, Pools, Replica
 from memroute_router.retries import RetryBudget
 from memroute_router.scrape import Scraper
 from memroute_router.settings import RouterSettings
@@ -64,14 +65,17 @@ class Router:
         loop = asyncio.get_running_loop()
         self.pools = Pools(
             rng,
-            queue_limits=QueueLimits(
-                max_requests=settings.max_queued_requests if settings.max_queue_seconds else 0,
-                max_tokens=settings.max_queued_tokens,
-                max_seconds=settings.max_queue_seconds,
+            common=CommonSettings(
+                queue_limits=QueueLimits(
+                    max_requests=settings.max_queued_requests if settings.max_queue_seconds else 0,
+                    max_tokens=settings.max_queued_tokens,
+                    max_seconds=settings.max_queue_seconds,
+                ),
+                waits_for_replicas=settings.hold_without_replicas,
+                max_age_seconds=max_age_seconds(settings.scrape_seconds),
             ),
             call_soon=loop.call_soon,
             call_later=loop.call_later,
-            waits_for_replicas=settings.hold_without_replicas,
         )
         self.metrics = RouterMetrics(self.pools)
         outbox = Outbox(loop)

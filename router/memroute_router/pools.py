@@ -28,6 +28,7 @@ from memroute.pressure import (
     ReplicaReading,
     Reservation,
 )
+from memroute.pressure.reading import MAX_AGE_SECONDS
 from memroute.routing import Choice
 from memroute_router.http.client import Endpoint
 
@@ -76,10 +77,11 @@ class PoolSettings:
     unready_reason: str | None = None
     """Why its ModelDeployment is not ready, as its condition says in one word."""
 
-    def dispatch(self, *, waits_for_replicas: bool) -> DispatchSettings:
+    def dispatch(self, common: "CommonSettings") -> DispatchSettings:
         """The same, as decisions read it."""
         return DispatchSettings(
-            waits_for_replicas=waits_for_replicas,
+            waits_for_replicas=common.waits_for_replicas,
+            max_age_seconds=common.max_age_seconds,
             policy=self.policy,
             admission=self.admission,
             limits=AdmissionSettings(
@@ -88,6 +90,17 @@ class PoolSettings:
                 tpot_target_seconds=self.tpot_target_seconds,
             ),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonSettings:
+    """What is the same for every pool of a router."""
+
+    queue_limits: QueueLimits
+    waits_for_replicas: bool = False
+    """Whether requests are held while no replica is ready."""
+    max_age_seconds: float = MAX_AGE_SECONDS
+    """Of a replica's readings: an older one is not trusted."""
 
 
 class Replica:
@@ -185,24 +198,24 @@ class Pool:
         self,
         model: str,
         rng: Random,
-        limits: QueueLimits,
+        common: CommonSettings,
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
-        *,
-        waits_for_replicas: bool = False,
     ) -> None:
-        """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone.
-
-        ``waits_for_replicas``: requests are held while no replica is ready.
-        """
-        self._waits_for_replicas = waits_for_replicas
+        """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone."""
+        self._common = common
         self.model = model
         self.settings: PoolSettings | None = None
         self.replicas: dict[str, Replica] = {}
         self.labels: tuple[str, str] = "", ""
         """Namespace and ModelDeployment: what its series are labelled with."""
         self.dispatcher = Dispatcher(
-            DispatchSettings(waits_for_replicas=waits_for_replicas), limits, rng=rng
+            DispatchSettings(
+                waits_for_replicas=common.waits_for_replicas,
+                max_age_seconds=common.max_age_seconds,
+            ),
+            common.queue_limits,
+            rng=rng,
         )
         self.prompts = PromptLengths()
         self.waiters: dict[Reservation, Waiter] = {}
@@ -228,9 +241,7 @@ class Pool:
             replica.candidate.is_routable = replica.info.is_routable
         if self.settings is not None:
             self.labels = self.settings.namespace, self.settings.deployment
-            self.dispatcher.configure(
-                self.settings.dispatch(waits_for_replicas=self._waits_for_replicas)
-            )
+            self.dispatcher.configure(self.settings.dispatch(self._common))
         elif self.replicas:
             info = next(iter(self.replicas.values())).info
             self.labels = info.namespace, info.deployment
@@ -282,7 +293,10 @@ class Pool:
     def num_stale(self, *, now_seconds: float) -> int:
         """Routable replicas that were never read, or not for too long."""
         return sum(
-            replica.info.is_routable and not replica.ledger.is_fresh(now_seconds=now_seconds)
+            replica.info.is_routable
+            and not replica.ledger.is_fresh(
+                max_age_seconds=self._common.max_age_seconds, now_seconds=now_seconds
+            )
             for replica in self.replicas.values()
         )
 
@@ -327,14 +341,12 @@ class Pools:
         self,
         rng: Random,
         *,
-        queue_limits: QueueLimits,
+        common: CommonSettings,
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
-        waits_for_replicas: bool = False,
     ) -> None:
-        self._waits_for_replicas = waits_for_replicas
         self._rng = rng
-        self._queue_limits = queue_limits
+        self._common = common
         self._call_soon = call_soon
         self._call_later = call_later
         self.by_model: dict[str, Pool] = {}
@@ -407,12 +419,7 @@ class Pools:
     def _pool(self, model: str) -> Pool:
         if model not in self.by_model:
             self.by_model[model] = Pool(
-                model,
-                self._rng,
-                self._queue_limits,
-                self._call_soon,
-                self._call_later,
-                waits_for_replicas=self._waits_for_replicas,
+                model, self._rng, self._common, self._call_soon, self._call_later
             )
         return self.by_model[model]
 

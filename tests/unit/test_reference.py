@@ -8,7 +8,7 @@ from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.metrics import RouterMetrics
 from memroute_router.outcomes import Outcome
-from memroute_router.pools import Pools
+from memroute_router.pools import CommonSettings, Pools
 from memroute_router.settings import parse_settings as parse_router
 from memroute_simulator.engine.arguments import engine_parser
 
@@ -16,7 +16,7 @@ from memroute_simulator.engine.arguments import engine_parser
 def router_pools():
     return Pools(
         random.Random(1),
-        queue_limits=QueueLimits(),
+        common=CommonSettings(queue_limits=QueueLimits()),
         call_soon=lambda *_: None,
         call_later=lambda *_: None,
     )

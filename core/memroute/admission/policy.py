@@ -29,15 +29,15 @@ from typing import Final
 from memroute.footprint.request import RequestProfile
 from memroute.pressure.ledger import ReplicaLedger
 
-DEFAULT_RETRY_AFTER_SECONDS = 2
+DEFAULT_RETRY_AFTER_SECONDS: Final = 2
 # When no token was ever freed there is no rate to compute from; most answers end sooner.
-MAX_RETRY_AFTER_SECONDS = 60
+MAX_RETRY_AFTER_SECONDS: Final = 60
 # Clients that are told to wait longer give up, or ask again anyway.
-PACE_MARGIN_RATIO = 0.35
-MAX_PACE_MARGIN_RATIO = 0.15
+PACE_MARGIN_RATIO: Final = 0.35
+MAX_PACE_MARGIN_RATIO: Final = 0.15
 # Of the target, over the square root of how long answers are: the mean of few steps varies more.
-UNPROVEN_SECONDS = 0.5
-MAX_UNPROVEN = 4
+UNPROVEN_SECONDS: Final = 0.5
+MAX_UNPROVEN: Final = 4
 # A replica that hangs gets four requests, not all of them. It is given what its prompts should
 # take and half a second: ten steps of answers that are as slow as they may be.
 
@@ -93,6 +93,15 @@ class AdmissionSettings:
         self.max_prefill_seconds = max_prefill_seconds
         """Prompts that may wait at a replica: enough that its steps are full, little enough that
         what comes later and is more urgent does not wait behind them."""
+
+    def reduced(self, ratio: float) -> "AdmissionSettings":
+        """The same, for requests that have to leave room for others' (0 to 1 of each limit)."""
+        return AdmissionSettings(
+            watermark_ratio=ratio * self.watermark_ratio,
+            ttft_target_seconds=self.ttft_target_seconds,
+            tpot_target_seconds=ratio * self.tpot_target_seconds,
+            max_prefill_seconds=ratio * self.max_prefill_seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

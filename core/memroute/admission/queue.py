@@ -7,7 +7,8 @@ seldom does not wait behind one who floods. Within a tenant, the earliest deadli
 **Late.** When not all can have their first token in time, the largest are the late ones: go
 through them by deadline, and whenever one would be late, set aside the one that takes longest of
 those so far. That makes the fewest of them late (Moore, Management Science 1968; here for machines
-that share the work). Those set aside wait until nothing that can be in time is left.
+that share the work). It is set aside from the tenant that asks for most: a flood makes its own
+requests late. Those set aside wait until nothing that can be in time is left.
 
 **Bounded** in requests, in tokens and in time. When it is full, the tenant that has most waiting
 makes room for the others.
@@ -18,10 +19,10 @@ from bisect import insort
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
-QUANTUM_TOKENS = 8192
+QUANTUM_TOKENS: Final = 8192
 # One step's worth of prompts: turns are short, and nobody's usual prompt needs two.
 
 
@@ -92,6 +93,27 @@ class _Flow(Generic[T]):
         self.deficit_tokens = QUANTUM_TOKENS
         self.held_tokens = 0
         self.held: list[Held[T]] = []
+
+
+class _Planned(Generic[T]):
+    """One tenant's requests that can be in time, so far."""
+
+    __slots__ = ("by_seconds", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.by_seconds: list[tuple[float, int, Held[T]]] = []
+
+    def add(self, held: Held[T], seconds: float) -> None:
+        self.seconds += seconds
+        heapq.heappush(self.by_seconds, (-seconds, held.order, held))
+
+    def set_longest_aside(self) -> float:
+        """It will be late; returns the seconds that the others gain."""
+        longest, _, held = heapq.heappop(self.by_seconds)
+        held.is_late = True
+        self.seconds += longest
+        return -longest
 
 
 class FairQueue(Generic[T]):
@@ -243,18 +265,22 @@ class FairQueue(Generic[T]):
             for flow in self._bands[priority].values():
                 ordered += flow.held
             ordered.sort()
-            planned: list[tuple[float, int, Held[T]]] = []
+            planned: dict[str, _Planned[T]] = {}
             for held in ordered:
                 own = prompt_seconds + token_seconds * held.work_tokens
                 held.is_late = held.deadline_seconds - now_seconds < own
                 if held.is_late:
                     continue
                 start += own / num_replicas
-                heapq.heappush(planned, (-own, held.order, held))
+                tenant = planned.get(held.tenant)
+                if tenant is None:
+                    tenant = planned[held.tenant] = _Planned()
+                tenant.add(held, own)
                 if start + own * (1 - 1 / num_replicas) > held.deadline_seconds:
-                    longest, _, aside = heapq.heappop(planned)
-                    aside.is_late = True
-                    start += longest / num_replicas
+                    greatest = tenant
+                    if len(planned) > 1:
+                        greatest = max(planned.values(), key=_seconds_of)
+                    start -= greatest.set_longest_aside() / num_replicas
 
     def in_turn(self, max_held: int) -> list[Held[T]]:
         """Who goes next: the first of each tenant, then the second, at most ``max_held``.
@@ -294,6 +320,10 @@ class FairQueue(Generic[T]):
     def waiting(self) -> list[Held[T]]:
         """All of them, in the order in which they came."""
         return list(self._by_item.values())
+
+
+def _seconds_of(planned: _Planned[T]) -> float:
+    return planned.seconds
 
 
 def _tokens_of(flow: _Flow[T]) -> int:

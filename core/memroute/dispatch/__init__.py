@@ -5,9 +5,9 @@ from memroute.dispatch.dispatcher import (
     Dispatcher,
     DispatchSettings,
     Placement,
-    Ticket,
 )
 from memroute.dispatch.search import Candidate
+from memroute.dispatch.waiting import Ticket
 
 __all__ = [
     "AdmissionMode",

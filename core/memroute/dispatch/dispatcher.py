@@ -20,7 +20,7 @@ everything unless it is asked for.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final
 
 from memroute.admission import (
     AdmissionSettings,
@@ -37,16 +37,17 @@ from memroute.admission import (
     not_now,
 )
 from memroute.dispatch.search import Candidate, Search, search
+from memroute.dispatch.waiting import Ticket, WaitingLine
 from memroute.footprint.request import RequestProfile
 from memroute.pressure import (
     OutputLengths,
     PrefixIndex,
-    RateMeter,
     ReplicaLedger,
     ReplicaReading,
     Reservation,
 )
 from memroute.pressure.ledger import MEMORY_QUANTILE
+from memroute.pressure.reading import MAX_AGE_SECONDS
 from memroute.routing.choose import (
     Choice,
     RandomSource,
@@ -54,19 +55,18 @@ from memroute.routing.choose import (
 )
 from memroute.routing.published import PUBLISHED, SEES_PREFIXES, Hits, Pick
 
-MEMROUTE = "memroute"
-PLAN_SECONDS = 0.01
-# How often who will be late is worked out anew.
-MAX_TRIED = 8
+MEMROUTE: Final = "memroute"
+MAX_TRIED: Final = 8
 # Held requests that are looked at when something has changed: one that is too large for the room
 # there is does not keep the smaller ones behind it.
-LATE_WAIT_SECONDS = 0.05
+LATE_WAIT_SECONDS: Final = 0.05
 # A request that is late anyway goes only where it makes nobody else wait.
-MIN_SAMPLES, MAX_COMPARED = 8, 32
+MIN_SAMPLES: Final = 8
+MAX_COMPARED: Final = 32
 # A replica's own speed counts from so many times on; before, that of so many others.
-MIN_BACKLOG_SECONDS = 1.0
-# Before that, how fast the queue moves is anybody's guess.
-UNKNOWN_CAPACITY_TOKENS = 200_000
+OVER_SHARE_LIMIT_RATIO: Final = 0.8
+# Of every limit, for a tenant who floods: what is left lets others in at once.
+UNKNOWN_CAPACITY_TOKENS: Final = 200_000
 # What the index takes a replica to keep that has not said how much it holds.
 NO_HITS: Hits = {}
 
@@ -88,15 +88,9 @@ class DispatchSettings:
     admission: AdmissionMode = AdmissionMode.ENFORCE
     waits_for_replicas: bool = False
     """Whether requests are held while no replica is ready: one may be starting."""
+    max_age_seconds: float = MAX_AGE_SECONDS
+    """A replica whose last reading is older comes after all others."""
     limits: AdmissionSettings = field(default_factory=AdmissionSettings)
-
-
-class Ticket(Protocol):
-    """Who asks for room."""
-
-    profile: RequestProfile
-    tried: list[str]
-    """Replicas that it has already failed on."""
 
 
 class Placement:
@@ -126,11 +120,9 @@ class Dispatcher:
         None: guessed from what was sent where, by the blocks of its profile's ``prefix``.
         """
         self.settings = settings
-        self.queue: FairQueue[Ticket] = FairQueue(limits)
+        self.line = WaitingLine(limits)
         self.lengths = OutputLengths()
         self.candidates: dict[str, Candidate] = {}
-        self._drained = RateMeter()
-        self._backlog_since_seconds = -1.0
         self.num_would_hold = 0
         self.closed_counts: dict[Closed, int] = {}
         """Replicas that were closed to a request when it came, by why."""
@@ -138,9 +130,13 @@ class Dispatcher:
         self._find_hits = find_hits
         self._rng = rng
         self._pick: Pick | None = None
-        self._planned_at_seconds = -1.0
         self._evicted: list[tuple[Ticket, Reject]] = []
         self.configure(settings)
+
+    @property
+    def queue(self) -> FairQueue[Ticket]:
+        """Who waits."""
+        return self.line.queue
 
     # The pool.
 
@@ -148,6 +144,7 @@ class Dispatcher:
         """Decide by these settings from now on. Raises ``KeyError`` for a policy that is none."""
         is_new = settings.policy != self.settings.policy or self._pick is None
         self.settings = settings
+        self._reduced = settings.limits.reduced(OVER_SHARE_LIMIT_RATIO)
         if settings.policy == MEMROUTE:
             self._pick = None
         elif is_new:
@@ -217,13 +214,17 @@ class Dispatcher:
             self._evicted.clear()
         if not len(queue):
             return done
-        self._plan(now_seconds)
+        self.line.plan(self.candidates.values(), now_seconds=now_seconds)
         searches: dict[Ticket, Search] = {}
         while (turn := self._turn(searches, now_seconds)) is not None:
             held, verdict = turn
-            queue.served(held)
+            is_placed = isinstance(verdict, Placement)
+            self.line.turn_taken(held, is_placed=is_placed, now_seconds=now_seconds)
             searches.pop(held.item, None)
             done.append((held.item, verdict))
+        for ticket in self.line.hopeless():
+            queue.remove(ticket)
+            done.append((ticket, self._hopeless(ticket, now_seconds)))
         for ticket in queue.expired(now_seconds=now_seconds):
             queue.remove(ticket)
             done.append((ticket, self._expired(ticket, now_seconds)))
@@ -273,22 +274,10 @@ class Dispatcher:
             self._assume(ledger)
 
     def expected_wait_seconds(self, *, now_seconds: float) -> float | None:
-        """How long one more would wait, at the rate at which requests are given room."""
-        return self._seconds_to_place(self.queue.held_tokens, now_seconds)
+        """How long what waits now takes to be given room, at the rate at which that goes."""
+        return self.line.seconds_to_place(self.queue.held_tokens, now_seconds)
 
     # Inside.
-
-    def _seconds_to_place(self, num_tokens: int, now_seconds: float) -> float | None:
-        """At the rate at which requests have been given room since others had to wait.
-
-        None while they have not waited for long enough to tell: what is given room when nobody
-        waits says what was asked for, not what there is.
-        """
-        since = self._backlog_since_seconds
-        if since < 0 or now_seconds - since < MIN_BACKLOG_SECONDS:
-            return None
-        rate = self._drained.per_second(now_seconds=now_seconds)
-        return num_tokens / rate if rate else None
 
     def _usable(self, ticket: Ticket, now_seconds: float) -> list[Candidate]:
         tried = ticket.tried
@@ -368,10 +357,17 @@ class Dispatcher:
             ticket.profile,
             hits=self._hits(ticket),
             output_tokens=self._output_tokens(ticket.profile),
-            limits=self.settings.limits,
+            limits=self._limits(ticket.profile.tenant, now_seconds),
+            max_age_seconds=self.settings.max_age_seconds,
             rng=self._rng,
             now_seconds=now_seconds,
         )
+
+    def _limits(self, tenant: str, now_seconds: float) -> AdmissionSettings:
+        """A tenant that has had more than its share leaves some room to those who have not."""
+        if self.line.is_over_share(tenant, now_seconds=now_seconds):
+            return self._reduced
+        return self.settings.limits
 
     def _nothing(self, ticket: Ticket) -> Search:
         """What is found where there is nobody to look at."""
@@ -398,24 +394,34 @@ class Dispatcher:
 
         First those whose own best replica is open; only then one that has no time left to wait
         for it, or a replica would be taken from those whose prefixes it has by whoever waits
-        longest. ``searches``: of those that could not go, kept until something is placed.
+        longest. The next room on a replica that a tenant's turn waits for is that tenant's: others
+        who need less do not fill it meanwhile. ``searches``: of those that could not go, kept
+        until something is placed.
         """
         turns = self.queue.in_turn(MAX_TRIED)
+        kept: dict[str, str] = {}
         for held in turns:
-            if held.item in searches:
+            found = searches.get(held.item)
+            if found is None:
+                possible = self._possible(held.item, now_seconds)
+                if isinstance(possible, Reject):
+                    if not self._may_wait_for_replicas(possible):
+                        return held, possible
+                    searches[held.item] = self._nothing(held.item)
+                    continue
+                found = searches[held.item] = self._search(held.item, possible, now_seconds)
+                held.work_tokens = found.best_work
+            best = found.best
+            if best is None:
                 continue
-            possible = self._possible(held.item, now_seconds)
-            if isinstance(possible, Reject):
-                if not self._may_wait_for_replicas(possible):
-                    return held, possible
-                searches[held.item] = self._nothing(held.item)
-                continue
-            found = searches[held.item] = self._search(held.item, possible, now_seconds)
-            held.work_tokens = found.best_work
+            replica = best.ledger.replica
             if found.is_best_open and found.open is not None:
                 wait = wait_seconds(found.open.ledger, now_seconds=now_seconds)
-                if not held.is_late or wait <= LATE_WAIT_SECONDS:
+                is_kept = kept.get(replica, held.tenant) != held.tenant
+                if not is_kept and (not held.is_late or wait <= LATE_WAIT_SECONDS):
                     return held, self._reserve(held.item, found.open, found, now_seconds)
+            elif not held.is_late:
+                kept.setdefault(replica, held.tenant)
         return self._second_best(turns, searches, now_seconds)
 
     def _second_best(
@@ -447,8 +453,7 @@ class Dispatcher:
     ) -> Reject | None:
         profile = ticket.profile
         tokens = profile.num_prompt_tokens + found.output_tokens
-        ahead = self.queue.tokens_ahead(tenant=profile.tenant, priority=profile.priority)
-        expected = self._seconds_to_place(ahead, now_seconds)
+        expected = self.line.expected_wait_seconds(profile, now_seconds)
         refusal = self.queue.refusal(tokens, expected_wait_seconds=expected)
         if refusal in {QueueRefusal.REQUESTS, QueueRefusal.TOKENS}:
             victim = self.queue.victim(tokens, tenant=profile.tenant, priority=profile.priority)
@@ -460,18 +465,12 @@ class Dispatcher:
                 refusal = None
         if refusal is not None:
             return self._not_now(profile, found, possible, expected).reject(because=refusal.value)
-        if self._backlog_since_seconds < 0 or not len(self.queue):
-            self._backlog_since_seconds = now_seconds
-            self._drained = RateMeter()
-            self._drained.add(0, now_seconds=now_seconds)
-        self.queue.hold(
+        self.line.hold(
             ticket,
             num_tokens=tokens,
             work_tokens=found.best_work,
             deadline_seconds=self._deadline(profile, now_seconds),
             now_seconds=now_seconds,
-            tenant=profile.tenant,
-            priority=profile.priority,
         )
         return None
 
@@ -490,6 +489,17 @@ class Dispatcher:
             expected_wait_seconds=expected_wait_seconds,
         )
 
+    def _hopeless(self, ticket: Ticket, now_seconds: float) -> Reject:
+        """It is late, and nobody who is has had a turn for long."""
+        usable = self._usable(ticket, now_seconds)
+        if not usable:
+            return no_ready_replica()
+        found = self._search(ticket, usable, now_seconds)
+        expected = self.expected_wait_seconds(now_seconds=now_seconds)
+        return self._not_now(ticket.profile, found, usable, expected).reject(
+            because="it would be late, and only those that can be in time have their turn now"
+        )
+
     def _expired(self, ticket: Ticket, now_seconds: float) -> Placement | Reject:
         """It has waited for its time: a last look, whatever others are promised."""
         usable = self._usable(ticket, now_seconds)
@@ -505,29 +515,6 @@ class Dispatcher:
             reason=RejectReason.QUEUE_TIMEOUT,
             waited=self.queue.limits.max_seconds,
         )
-
-    def _plan(self, now_seconds: float) -> None:
-        if now_seconds - self._planned_at_seconds < PLAN_SECONDS:
-            return
-        self._planned_at_seconds = now_seconds
-        prompt, token, backlog, count = 0.0, 0.0, 0.0, 0
-        for candidate in self.candidates.values():
-            if not candidate.is_routable:
-                continue
-            ledger = candidate.ledger
-            ledger.settle(now_seconds=now_seconds)
-            prompt += ledger.speed.prompt_seconds
-            token += ledger.speed.token_seconds
-            backlog += ledger.speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
-            count += 1
-        if count:
-            self.queue.plan(
-                prompt_seconds=prompt / count,
-                token_seconds=token / count,
-                num_replicas=count,
-                backlog_seconds=backlog / count,
-                now_seconds=now_seconds,
-            )
 
     def _picked(
         self, ticket: Ticket, possible: Sequence[Candidate], now_seconds: float
@@ -596,9 +583,7 @@ class Dispatcher:
             self.prefixes.insert(
                 ledger.replica, profile.prefix, max_blocks=capacity // profile.tokens_per_block
             )
-        if self._backlog_since_seconds >= 0:
-            if len(self.queue):
-                self._drained.add(profile.num_prompt_tokens + output, now_seconds=now_seconds)
-            else:
-                self._backlog_since_seconds = -1.0
+        self.line.placed(
+            profile.tenant, profile.num_prompt_tokens + output, now_seconds=now_seconds
+        )
         return Placement(chosen, choice, reservation)

@@ -6,7 +6,7 @@ from typing import Final
 
 from memroute.admission import AdmissionSettings, Closed, closed_to
 from memroute.footprint.request import RequestProfile
-from memroute.pressure import MAX_AGE_SECONDS, ReplicaHealth, ReplicaLedger
+from memroute.pressure import ReplicaHealth, ReplicaLedger
 from memroute.routing.choose import (
     CLOSED_SECONDS,
     MISS_SECONDS,
@@ -17,7 +17,8 @@ from memroute.routing.choose import (
 from memroute.routing.published import Hits
 
 _OPEN: Final = Closed.NOT
-SAME_SECONDS = 0.002
+SAME_SECONDS: Final = 0.002
+# What nobody would notice is the same: learned speeds differ by as much from noise alone.
 
 
 class Candidate:
@@ -52,17 +53,15 @@ class Search:
         self.open_cost = math.inf
         self.open_work = 0
         self.closed: dict[Closed, int] = {}
+        """Of those that cost no more than the cheapest open one found before them, how many are
+        closed, by why: all that are, where none is open."""
         self._num_best = 0
         self._num_open = 0
 
     def offer(
         self, candidate: Candidate, work: int, cost: float, closed: Closed, rng: RandomSource
     ) -> None:
-        """One more candidate. Of several that cost the same, each is kept with the same chance.
-
-        The same is what nobody would notice: learned speeds differ by as much from noise alone.
-        """
-        cost = int(cost / SAME_SECONDS) * SAME_SECONDS
+        """One more candidate. Of several that cost the same, each is kept with the same chance."""
         if closed is _OPEN:
             if cost < self.open_cost:
                 self._num_open = 0
@@ -101,30 +100,24 @@ def search(
     hits: Hits,
     output_tokens: int,
     limits: AdmissionSettings,
+    max_age_seconds: float,
     rng: RandomSource,
     now_seconds: float,
 ) -> Search:
     """Look at every candidate: what the request costs there, and whether it is taken there now.
 
     ``hits``: tokens of its prompt that each has cached. ``output_tokens``: how long its answer is
-    expected to be. Linear in the candidates: the one loop over all replicas of a pool.
+    expected to be. ``max_age_seconds``: of readings
+    that are trusted. Linear in the candidates: the one loop over all replicas of a pool.
     """
     prompt = profile.num_prompt_tokens
-    oldest = now_seconds - MAX_AGE_SECONDS
+    oldest = now_seconds - max_age_seconds
     found = Search(len(candidates), output_tokens)
     for candidate in candidates:
         ledger = candidate.ledger
         work = prompt
         if hits:
             work = max(1, prompt - hits.get(ledger.replica, 0))
-        closed = closed_to(
-            ledger,
-            prompt_tokens=prompt,
-            work_tokens=work,
-            output_tokens=output_tokens,
-            settings=limits,
-            now_seconds=now_seconds,
-        )
         cost = cost_seconds(
             ledger,
             profile,
@@ -134,5 +127,17 @@ def search(
         )
         if ledger.read_at_seconds < oldest:
             cost += STALE_SECONDS
+        cost = int(cost / SAME_SECONDS) * SAME_SECONDS
+        if cost > found.open_cost:
+            # Neither the cheapest nor the cheapest open one, whether it is open or not.
+            continue
+        closed = closed_to(
+            ledger,
+            prompt_tokens=prompt,
+            work_tokens=work,
+            output_tokens=output_tokens,
+            settings=limits,
+            now_seconds=now_seconds,
+        )
         found.offer(candidate, work, cost, closed, rng)
     return found

@@ -6,11 +6,10 @@ from memroute.pressure.output_length import OutputLengths
 from memroute.pressure.prefix_index import PrefixIndex
 from memroute.pressure.prompt_length import PromptLengths
 from memroute.pressure.rate import RateMeter
-from memroute.pressure.reading import MAX_AGE_SECONDS, ReplicaReading
+from memroute.pressure.reading import ReplicaReading, max_age_seconds
 from memroute.pressure.speed import SpeedMeter
 
 __all__ = [
-    "MAX_AGE_SECONDS",
     "OutputLengths",
     "PrefixIndex",
     "PromptLengths",
@@ -20,4 +19,5 @@ __all__ = [
     "ReplicaReading",
     "Reservation",
     "SpeedMeter",
+    "max_age_seconds",
 ]

@@ -11,10 +11,12 @@ push-back. Push-back (429, 503 of a full queue) is an answer. Only what happened
 counts: an engine that answers its metrics page and no request stays out.
 """
 
-MAX_ERRORS_IN_A_ROW = 5
+from typing import Final
+
+MAX_ERRORS_IN_A_ROW: Final = 5
 # One request that an engine cannot digest must not take it from all others; Envoy's default too.
-FIRST_OUT_SECONDS = 5.0
-MAX_OUT_SECONDS = 60.0
+FIRST_OUT_SECONDS: Final = 5.0
+MAX_OUT_SECONDS: Final = 60.0
 
 
 class ReplicaHealth:

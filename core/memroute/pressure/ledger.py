@@ -24,26 +24,28 @@ answers share its steps. Nothing here goes by the wall clock: a lease ends when 
 """
 
 from bisect import bisect_right
+from typing import Final
 
 from memroute.footprint.request import RequestProfile
 from memroute.pressure.output_length import OutputLengths
-from memroute.pressure.reading import MAX_AGE_SECONDS, ReplicaReading
+from memroute.pressure.reading import ReplicaReading
 from memroute.pressure.speed import SpeedMeter
 
-PACE_QUANTILE = 0.3
+PACE_QUANTILE: Final = 0.3
 # Short answers suffer most from a prompt in between: they are planned for.
-MEMORY_QUANTILE = 0.5
-LEAST_MORE_TOKENS = 4
-OUTLIVED_RATIO = 1.3
+MEMORY_QUANTILE: Final = 0.5
+LEAST_MORE_TOKENS: Final = 4
+OUTLIVED_RATIO: Final = 1.3
 # An answer that got longer than any: a third more each time.
-MIN_SHARING_RATIO = 0.02
-STUCK_SECONDS = 5.0
-STUCK_RATIO = 4.0
+MIN_SHARING_RATIO: Final = 0.02
+STUCK_SECONDS: Final = 5.0
+STUCK_RATIO: Final = 4.0
 # Silent for so long, and for so many times what the prompts that wait there should take.
-MAX_ENDED = 1024
+MAX_ENDED: Final = 1024
 # Answers whose ends a scrape that is under way may have missed.
-FLOOR_RATIO = 0.5
-LOWERED_RATIO, RAISED_RATIO = 0.95, 0.01
+FLOOR_RATIO: Final = 0.5
+LOWERED_RATIO: Final = 0.95
+RAISED_RATIO: Final = 0.01
 # The ceiling under preemptions: 5 % down for a reading that has some, 1 point up for one that has
 # none: additive increase, multiplicative decrease.
 
@@ -395,9 +397,9 @@ class ReplicaLedger:
             return None
         return (self.projected_tokens() + additional_tokens) / self.capacity_tokens
 
-    def is_fresh(self, *, now_seconds: float) -> bool:
+    def is_fresh(self, *, max_age_seconds: float, now_seconds: float) -> bool:
         """Whether its reading is recent enough to trust."""
-        return self.read_at_seconds >= 0 and now_seconds - self.read_at_seconds <= MAX_AGE_SECONDS
+        return self.read_at_seconds >= 0 and now_seconds - self.read_at_seconds <= max_age_seconds
 
     def is_stuck(self, *, now_seconds: float) -> bool:
         """Whether prompts wait there and nothing has come back for far longer than it should.

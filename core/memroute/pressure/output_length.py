@@ -9,17 +9,18 @@ grow, so that old traffic is forgotten; tenants beyond a bound share their model
 
 import math
 from collections import OrderedDict
+from typing import Final
 
-BINS_PER_OCTAVE = 8
-NUM_BINS = 20 * BINS_PER_OCTAVE
+BINS_PER_OCTAVE: Final = 8
+NUM_BINS: Final = 20 * BINS_PER_OCTAVE
 # To a million tokens.
-MIN_ANSWERS = 20
+MIN_ANSWERS: Final = 20
 # Fewer do not make a quantile.
-MAX_ANSWERS = 1000
+MAX_ANSWERS: Final = 1000
 # Counts are halved when they reach it: some minutes of usual traffic.
-TELL_ANEW_ANSWERS = 8
+TELL_ANEW_ANSWERS: Final = 8
 # What all answers are like is worked out anew after so many: every request asks.
-MAX_GROUPS = 1000
+MAX_GROUPS: Final = 1000
 # Of tenants, sizes and limits; the one used longest ago goes first.
 
 

@@ -12,8 +12,9 @@ beginnings, as engines evict.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Final
 
-MAX_BLOCKS_PER_REPLICA = 8192
+MAX_BLOCKS_PER_REPLICA: Final = 8192
 # Two million tokens at 256 each: more than any replica of today holds; a few MB of index.
 
 

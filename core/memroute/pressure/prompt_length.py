@@ -5,10 +5,13 @@ templates differ by a factor of two. Engines report what it was: the ratio of th
 prompts fading, corrects the next estimate.
 """
 
-FORGET_RATIO = 0.99
-PRIOR_TOKENS = 1000.0
+from typing import Final
+
+FORGET_RATIO: Final = 0.99
+PRIOR_TOKENS: Final = 1000.0
 # What the first estimate weighs, in tokens: a few short prompts outweigh it.
-MIN_RATIO, MAX_RATIO = 0.25, 4.0
+MIN_RATIO: Final = 0.25
+MAX_RATIO: Final = 4.0
 # Beyond, something else is wrong: attachments, a proxy that rewrites prompts.
 
 

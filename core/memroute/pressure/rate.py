@@ -1,8 +1,9 @@
 """A rate that forgets: how many tokens per second have been freed of late."""
 
 import math
+from typing import Final
 
-HALF_LIFE_SECONDS = 10.0
+HALF_LIFE_SECONDS: Final = 10.0
 # A few answers long at usual decode speeds: steady enough to promise a Retry-After by,
 # quick enough to follow a replica that died.
 

@@ -1,10 +1,18 @@
 """One scrape of one replica. What the engine did not say is None, never 0."""
 
 from dataclasses import dataclass
+from typing import Final
 
-MAX_AGE_SECONDS = 5.0
+MAX_AGE_SECONDS: Final = 5.0
 # Five scrapes at 1 s: long enough to ride out one slow scrape, short enough that
 # a hung engine stops attracting requests before its queue fills.
+MAX_AGE_PERIODS: Final = 2.5
+# Of the scrape period, where that is longer.
+
+
+def max_age_seconds(scrape_seconds: float) -> float:
+    """How old a reading may be that is still trusted, where one is taken every so often."""
+    return max(MAX_AGE_SECONDS, MAX_AGE_PERIODS * scrape_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

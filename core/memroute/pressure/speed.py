@@ -15,18 +15,22 @@ is one over the prefill rate. Nothing is typed in: unequal accelerators show the
 does a replica that became slow.
 """
 
-PRIOR_PROMPT_SECONDS = 0.01
-PRIOR_TOKEN_SECONDS = 3e-5
+from typing import Final
+
+PRIOR_PROMPT_SECONDS: Final = 0.01
+PRIOR_TOKEN_SECONDS: Final = 3e-5
 # An 8B model on an H100 needs 2e-5, a 70B one on four of them 6e-5: where learning starts.
-PRIOR_PROMPTS = 2.0
-PRIOR_TOKENS = 4000.0
+PRIOR_PROMPTS: Final = 2.0
+PRIOR_TOKENS: Final = 4000.0
 # What the prior weighs: two prompts; a few real ones outweigh it.
-FORGET_RATIO = 0.98
+FORGET_RATIO: Final = 0.98
 # A sample counts half after 34 others: some seconds of traffic.
-FASTER_RATIO, SLOWER_RATIO = 0.5, 0.05
+FASTER_RATIO: Final = 0.5
+SLOWER_RATIO: Final = 0.05
 # How a step's fast end follows a shorter and a longer gap: steps with prefills are longer, and
 # must not count; growing batches must.
-MIN_WINDOW_STEPS, MAX_WINDOW_STEPS = 8.0, 64.0
+MIN_WINDOW_STEPS: Final = 8.0
+MAX_WINDOW_STEPS: Final = 64.0
 
 
 class SpeedMeter:

@@ -19,24 +19,24 @@ broken at random, so that no replica is favoured and routers that see the same d
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from memroute.footprint.request import RequestProfile
 from memroute.pressure.ledger import ReplicaLedger
 
-KAPPA = 0.05
-RHO = 4.0
+KAPPA: Final = 0.05
+RHO: Final = 4.0
 # Prompt tokens that an output token is worth: it reads the whole context anew in every step.
-MEMORY_SECONDS = 0.02
-CLOSED_SECONDS = 0.3
+MEMORY_SECONDS: Final = 0.02
+CLOSED_SECONDS: Final = 0.3
 # A second prefill of some thousand tokens: when the replica that has the prefix is busy for a
 # moment, waiting for it is cheaper than computing it again elsewhere.
-MISS_SECONDS = 1.0
+MISS_SECONDS: Final = 1.0
 # What a first token in time is worth: with no time left to wait for the cheapest replica, a
 # request takes another that costs less than this more. Beyond, it would take from many what it
 # gains itself: a long prefix computed twice is held twice, too.
-STALE_SECONDS = 10.0
-FULL_RATIO = 1.02
+STALE_SECONDS: Final = 10.0
+FULL_RATIO: Final = 1.02
 # Keeps the barrier finite where a replica is full.
 
 

@@ -20,6 +20,7 @@ Scraped values are as old as the last reading. Ties are broken at random.
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Final
 
 from memroute.footprint.request import RequestProfile
 from memroute.pressure.ledger import ReplicaLedger
@@ -30,12 +31,14 @@ Hits = Mapping[str, int]
 Pick = Callable[[RequestProfile, Sequence[ReplicaLedger], Hits, RandomSource], ReplicaLedger]
 Score = Callable[[RequestProfile, ReplicaLedger, int], float]
 
-SMG_MEAN_PROMPT_TOKENS = 1024
-SMG_TOKENS_PER_SECOND = 2000.0
-SMG_PRESSURE_SECONDS = 0.15
+SMG_MEAN_PROMPT_TOKENS: Final = 1024
+SMG_TOKENS_PER_SECOND: Final = 2000.0
+SMG_PRESSURE_SECONDS: Final = 0.15
 # smg's defaults: model_gateway/src/policies/least_load.rs.
-GIE_PREFIX, GIE_KV, GIE_QUEUE = 3.0, 2.0, 2.0
-VLLM_WAITING_WEIGHT = 4
+GIE_PREFIX: Final = 3.0
+GIE_KV: Final = 2.0
+GIE_QUEUE: Final = 2.0
+VLLM_WAITING_WEIGHT: Final = 4
 
 
 def _any_of(rng: RandomSource, ledgers: Sequence[ReplicaLedger]) -> ReplicaLedger:

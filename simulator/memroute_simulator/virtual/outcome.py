@@ -36,6 +36,8 @@ class Outcome:
     ended_seconds: float | None = None
     why: str = ""
     retry_after_seconds: float | None = None
+    drained_seconds: float | None = None
+    """How long what waited when it was refused then took to be given room; None: it never was."""
     tried: list[str] = field(default_factory=list)
     """Replicas, in the order of the attempts."""
     num_preemptions: int = 0

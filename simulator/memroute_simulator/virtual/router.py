@@ -9,6 +9,7 @@ Policies that ask for cached prefixes are told what each cache holds, exactly an
 than any real index, the same for all of them. ``memroute-guessing`` alone has its own.
 """
 
+import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from memroute.dispatch import (
     Placement,
 )
 from memroute.footprint import RequestProfile
-from memroute.pressure import ReplicaReading
+from memroute.pressure import ReplicaReading, max_age_seconds
 from memroute.routing import POLICY_NAMES
 from memroute_simulator.engine.model import EngineRequest, SegmentedContent
 from memroute_simulator.virtual.loop import VirtualLoop
@@ -109,6 +110,7 @@ class VirtualRouter:
             DispatchSettings(
                 policy="memroute" if ours else policy,
                 admission=dispatch.admission if ours else AdmissionMode.OFF,
+                max_age_seconds=max_age_seconds(settings.scrape_seconds),
                 limits=dispatch.limits,
             ),
             settings.queue,
@@ -118,6 +120,8 @@ class VirtualRouter:
         self._replicas: dict[str, VirtualReplica] = {}
         self._sent: dict[str, dict[_Asking, None]] = {}
         self._num_held = 0
+        self._placed_tokens = 0
+        self._refused: list[tuple[int, int, Outcome]] = []
         self._will_advance = False
 
     def add_replica(self, replica: VirtualReplica) -> None:
@@ -184,6 +188,8 @@ class VirtualRouter:
             asking.on_end(outcome)
         else:
             outcome.retry_after_seconds = verdict.retry_after_seconds
+            ahead = self._placed_tokens + self.dispatcher.queue.held_tokens
+            heapq.heappush(self._refused, (ahead, outcome.number, outcome))
             outcome.end(OutcomeStatus.SHED, self.loop.now_seconds, verdict.reason.value)
             asking.on_end(outcome)
 
@@ -263,6 +269,11 @@ class VirtualRouter:
         asking.placement = placement
         ticket = asking.ticket = Ticket(request=asking.request)
         self._sent[name][asking] = None
+        self._placed_tokens += placement.reservation.reserved_tokens
+        while self._refused and self._refused[0][0] <= self._placed_tokens:
+            _, _, refused = heapq.heappop(self._refused)
+            if refused.ended_seconds is not None:
+                refused.drained_seconds = self.loop.now_seconds - refused.ended_seconds
         ticket.on_first_token = lambda _: self._on_first_token(asking)
         ticket.on_end = lambda _: self._on_end(asking)
         outcome.cancel = lambda: self._cancel(asking)
