@@ -65,6 +65,15 @@ def test_memory_closes_a_replica_at_its_watermark():
     assert closed(ledger(0.751), watermark_ratio=0.9) is Closed.MEMORY
 
 
+def test_an_engine_that_runs_as_many_as_it_does_at_once_is_closed():
+    replica = ledger()
+    replica.running_limit = 2
+    replica.reserve(profile())
+    assert closed(replica) is Closed.NOT
+    replica.reserve(profile())
+    assert closed(replica) is Closed.SLOTS
+
+
 def test_preemptions_close_it_earlier_than_the_watermark():
     replica = ledger(0.75)
     replica.ceiling_ratio = 0.85

@@ -155,6 +155,55 @@ def test_preemptions_lower_the_ceiling_and_quiet_raises_it():
     assert ledger.ceiling_ratio == 1.0
 
 
+def waits(at, *, running, waiting=3, ratio=0.5):
+    return reading(ratio, at=at, num_requests_running=running, num_requests_waiting=waiting)
+
+
+def test_as_many_twice_while_others_wait_is_what_an_engine_runs_at_once():
+    ledger = ReplicaLedger("a")
+    ledger.apply_reading(waits(1.0, running=200))
+    ledger.apply_reading(waits(2.0, running=256))
+    assert ledger.running_limit is None
+    ledger.apply_reading(waits(3.0, running=256))
+    assert ledger.running_limit == 256
+    ledger.apply_reading(waits(4.0, running=120, waiting=0))
+    assert ledger.running_limit == 256
+
+
+def test_a_number_that_stood_still_by_chance_is_found_out():
+    ledger = ReplicaLedger("a")
+    for at in (1.0, 2.0):
+        ledger.apply_reading(waits(at, running=40))
+    ledger.apply_reading(waits(3.0, running=40, waiting=0))
+    assert ledger.running_limit == 41
+    ledger.apply_reading(waits(4.0, running=90))
+    assert ledger.running_limit == 90
+
+
+def test_who_waits_at_a_cache_that_is_not_full_does_not_wait_for_blocks():
+    """For its turn in a step, or for a slot: the ceiling of the memory is not the cause."""
+    ledger = ReplicaLedger("a", promised_capacity_tokens=1000)
+    ledger.reserve(profile())
+    for ratio, expected in ((0.5, 1.0), (0.9, 0.95)):
+        for at in (1.0, 2.0):
+            ledger.apply_reading(
+                reading(ratio, at=at, num_preemptions_total=0, num_waiting_for_capacity=2)
+            )
+        assert ledger.ceiling_ratio <= expected
+        assert ledger.ceiling_ratio > expected - 0.1
+
+
+def test_without_a_reading_of_its_use_nothing_is_taken_to_be_shared():
+    ledger = ReplicaLedger("a")
+    lease = ledger.reserve(profile(prompt=1000), now_seconds=0.0, work_tokens=10)
+    ledger.progress(lease, generated_tokens=1, now_seconds=1.0)
+    ledger.apply_reading(reading(0.1, at=2.0, capacity=10_000))
+    ledger.apply_reading(reading(0.05, at=3.0, capacity=10_000))
+    assert ledger.pinned_ratio > 0
+    ledger.apply_reading(reading(None, at=4.0))
+    assert ledger.needed_tokens(1000, 10) == 1000
+
+
 def test_an_engine_that_reports_no_preemptions_keeps_its_ceiling():
     ledger = ReplicaLedger("a")
     for _ in range(3):

@@ -11,6 +11,7 @@ A replica is open to a request unless
 
 * **memory**: projected KV use with it would pass the watermark, or the lower ceiling that its
   preemptions have set;
+* **slots**: it runs as many requests as it ever does at once, whatever memory it has;
 * **pace**: the seconds that its prompt takes, shared by the answers that decode there, would
   bring their time per token over the target: short answers are the first to feel it;
 * **prefill**: the prompts that wait there keep it busy for long enough already. What waits here
@@ -57,6 +58,7 @@ class Closed(StrEnum):
 
     NOT = "open"
     MEMORY = "memory"
+    SLOTS = "slots"
     PACE = "pace"
     PREFILL = "prefill"
     PROOF = "proof"
@@ -65,6 +67,7 @@ class Closed(StrEnum):
 # Looked up once, not for every replica.
 _OPEN: Final = Closed.NOT
 _MEMORY: Final = Closed.MEMORY
+_SLOTS: Final = Closed.SLOTS
 _PACE: Final = Closed.PACE
 _PREFILL: Final = Closed.PREFILL
 _PROOF: Final = Closed.PROOF
@@ -151,24 +154,15 @@ def closed_to(
     """
     if not ledger.leases and not ledger.foreign_tokens:
         return _OPEN
-    pending = ledger.num_pending
-    speed = ledger.speed
-    if pending:
-        queued = speed.prefill_seconds(pending, ledger.pending_tokens)
-        if pending >= MAX_UNPROVEN:
-            silent = now_seconds - ledger.progressed_at_seconds
-            if silent > UNPROVEN_SECONDS + queued:
-                return _PROOF
-        queued -= now_seconds - speed.busy_since_seconds
-        if queued > settings.max_prefill_seconds:
-            return _PREFILL
-    num_streams = ledger.num_streams
-    if num_streams:
-        share = ledger.inverse_outputs / num_streams
-        stall = speed.token_seconds * (ledger.pending_tokens + work_tokens)
-        margin = min(MAX_PACE_MARGIN_RATIO, PACE_MARGIN_RATIO * math.sqrt(share))
-        if speed.mean_step_seconds + stall * share > settings.tpot_target_seconds * (1 - margin):
-            return _PACE
+    if ledger.num_pending:
+        closed = _behind_others(ledger, settings, now_seconds)
+        if closed is not _OPEN:
+            return closed
+    limit = ledger.running_limit
+    if limit is not None and ledger.num_there >= limit:
+        return _SLOTS
+    if ledger.num_streams and _slows_others(ledger, work_tokens, settings):
+        return _PACE
     capacity = ledger.capacity_tokens
     if capacity is not None:
         allowed = min(settings.watermark_ratio, ledger.ceiling_ratio) * capacity
@@ -179,6 +173,29 @@ def closed_to(
         ):
             return _MEMORY
     return _OPEN
+
+
+def _behind_others(
+    ledger: ReplicaLedger, settings: AdmissionSettings, now_seconds: float
+) -> Closed:
+    """Whether the prompts that wait there are enough, or wait for longer than they should."""
+    speed = ledger.speed
+    queued = speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
+    if ledger.num_pending >= MAX_UNPROVEN:
+        silent = now_seconds - ledger.progressed_at_seconds
+        if silent > UNPROVEN_SECONDS + queued:
+            return _PROOF
+    queued -= now_seconds - speed.busy_since_seconds
+    return _PREFILL if queued > settings.max_prefill_seconds else _OPEN
+
+
+def _slows_others(ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSettings) -> bool:
+    """Whether the prompt would make the answers there slower than they may be."""
+    speed = ledger.speed
+    share = ledger.inverse_outputs / ledger.num_streams
+    stall = speed.token_seconds * (ledger.pending_tokens + work_tokens)
+    margin = min(MAX_PACE_MARGIN_RATIO, PACE_MARGIN_RATIO * math.sqrt(share))
+    return speed.mean_step_seconds + stall * share > settings.tpot_target_seconds * (1 - margin)
 
 
 def never_fits(profile: RequestProfile, replicas: Sequence[ReplicaLedger]) -> Reject:
@@ -227,6 +244,8 @@ def not_now(
             f"{closed[Closed.MEMORY]} have no room in their KV cache (the emptiest is {shortfall} "
             f"tokens short under its watermark of {settings.watermark_ratio:.0%})"
         )
+    if Closed.SLOTS in closed:
+        told.append(f"{closed[Closed.SLOTS]} run as many requests as they do at once")
     if Closed.PACE in closed:
         target = 1e3 * settings.tpot_target_seconds
         told.append(f"{closed[Closed.PACE]} would answer others slower than {target:.0f} ms/token")

@@ -19,6 +19,9 @@ from memroute.pressure import RateMeter
 
 PLAN_SECONDS: Final = 0.01
 # How often who will be late is worked out anew.
+EARLY_SECONDS: Final = 0.1
+# First tokens are planned for so long before they are due: two or three steps of an engine, which
+# nobody can see from here.
 MIN_BACKLOG_SECONDS: Final = 1.0
 # Before that, how fast the queue moves is anybody's guess.
 HOPELESS_RATIO: Final = 0.5
@@ -152,7 +155,7 @@ class WaitingLine:
                 token_seconds=token / count,
                 num_replicas=count,
                 backlog_seconds=backlog / count,
-                now_seconds=now_seconds,
+                now_seconds=now_seconds + EARLY_SECONDS,
             )
 
     def _equal_share(self, now_seconds: float) -> float:

@@ -1,7 +1,8 @@
 """What do we know of a replica, and how fresh is it?"""
 
+from memroute.pressure.growth import Reservation
 from memroute.pressure.health import ReplicaHealth
-from memroute.pressure.ledger import ReplicaLedger, Reservation
+from memroute.pressure.ledger import ReplicaLedger
 from memroute.pressure.output_length import OutputLengths
 from memroute.pressure.prefix_index import PrefixIndex
 from memroute.pressure.prompt_length import PromptLengths

@@ -14,19 +14,17 @@ later. What it measured beyond both is held by others (other routers, traffic th
 through us, what we forgot when we were restarted). What it measured below the first is shared
 prefixes, counted once by the engine and once per request by us: the ratio scales our own count.
 
-**Projected.** Answers that decode together gain one token per step and give all theirs back when
-they end. With the ends where answers of their kind usually end, the fullest moment is just before
-one of the ends, and is far below prompts plus limits (Jaillet et al., arXiv 2502.07115). An answer
-that outlives its expectation gets a new one, from those that got as long.
+**Projected.** What decodes grows until the fullest moment to come (``pressure/growth.py``). An
+answer that outlives its expectation gets a new one, from those that got as long.
 
 **Visible to everybody else.** A replica's queue, what it owes to prompts that wait, how many
 answers share its steps. Nothing here goes by the wall clock: a lease ends when its request does.
 """
 
-from bisect import bisect_right
 from typing import Final
 
 from memroute.footprint.request import RequestProfile
+from memroute.pressure.growth import DecodingAnswers, Reservation
 from memroute.pressure.output_length import OutputLengths
 from memroute.pressure.reading import ReplicaReading
 from memroute.pressure.speed import SpeedMeter
@@ -43,6 +41,8 @@ STUCK_RATIO: Final = 4.0
 # Silent for so long, and for so many times what the prompts that wait there should take.
 MAX_ENDED: Final = 1024
 # Answers whose ends a scrape that is under way may have missed.
+NEARLY_FULL_RATIO: Final = 0.8
+# Requests that wait at an emptier cache do not wait for blocks.
 FLOOR_RATIO: Final = 0.5
 LOWERED_RATIO: Final = 0.95
 RAISED_RATIO: Final = 0.01
@@ -50,67 +50,19 @@ RAISED_RATIO: Final = 0.01
 # none: additive increase, multiplicative decrease.
 
 
-class Reservation:
-    """What one request holds and is expected to hold; its ledger alone changes it."""
-
-    __slots__ = (
-        "answered_at_seconds", "base_tokens", "expected_output_tokens", "finish_step",
-        "generated_tokens", "inverse_output", "needed_tokens", "profile", "prompt_tokens",
-        "sent_at_seconds", "settles_at_seconds", "work_tokens",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        profile: RequestProfile,
-        *,
-        work_tokens: int,
-        needed_tokens: int,
-        expected_output_tokens: int,
-        now_seconds: float,
-    ) -> None:
-        self.profile = profile
-        self.prompt_tokens = profile.num_prompt_tokens
-        self.needed_tokens = needed_tokens
-        """Of the prompt, what is not held there already by others that share it."""
-        self.work_tokens = work_tokens
-        """Of the prompt, what the replica has to compute: the rest is in its prefix cache."""
-        self.expected_output_tokens = expected_output_tokens
-        self.sent_at_seconds = now_seconds
-        self.answered_at_seconds = -1.0
-        """When its first token came; -1 before."""
-        self.settles_at_seconds = -1.0
-        """When its first token will have come, for an answer that is not streamed."""
-        self.generated_tokens = 0
-        self.base_tokens = 0
-        """Its tokens less the replica's steps: constant while it decodes."""
-        self.finish_step = 0
-        self.inverse_output = 0.0
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether its prompt still waits or is computed."""
-        return self.answered_at_seconds < 0
-
-    @property
-    def reserved_tokens(self) -> int:
-        """Tokens that it is expected to hold at its end."""
-        return self.prompt_tokens + max(self.expected_output_tokens, self.generated_tokens)
-
-
-class ReplicaLedger:
+class ReplicaLedger(DecodingAnswers):
     """The leases, the last reading and the speed of one replica. Owns all three.
 
     What decisions read is kept ready in plain attributes, because they read it for every replica.
     """
 
     __slots__ = (
-        "_base_tokens", "_ended", "_finishes", "_leader", "_lengths", "_max_context_tokens",
-        "_peak_tokens", "_projected_tokens", "_promised_capacity_tokens", "_streams",
-        "_tells_life", "_unseen", "capacity_tokens", "ceiling_ratio", "foreign_tokens",
-        "inverse_outputs", "leases", "limit_tokens", "measured_ratio", "num_foreign_running",
-        "num_foreign_waiting", "num_pending", "num_streams", "pending_reserved_tokens",
-        "pending_tokens", "pinned_ratio", "progressed_at_seconds", "read_at_seconds", "reading",
-        "replica", "sent_since_reading_tokens", "sharing_ratio", "speed", "weight_ratio",
+        "_ended", "_leader", "_lengths", "_max_context_tokens", "_projected_tokens",
+        "_promised_capacity_tokens", "_tells_life", "_unseen", "capacity_tokens", "ceiling_ratio",
+        "foreign_tokens", "leases", "limit_tokens", "measured_ratio", "num_foreign_running",
+        "num_foreign_waiting", "num_pending", "pending_reserved_tokens", "pending_tokens",
+        "pinned_ratio", "progressed_at_seconds", "read_at_seconds", "reading", "replica",
+        "running_limit", "sent_since_reading_tokens", "sharing_ratio", "speed", "weight_ratio",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +79,7 @@ class ReplicaLedger:
         ``lengths``: of the model's answers, shared by its replicas. ``weight_ratio``: share of
         traffic that it is meant to get, relative to others (1 where nobody says).
         """
+        super().__init__()
         self.replica = replica
         self.weight_ratio = weight_ratio
         self._promised_capacity_tokens = promised_capacity_tokens
@@ -141,6 +94,8 @@ class ReplicaLedger:
         """The most that one request may hold; None when unknown."""
         self.ceiling_ratio = 1.0
         """How full it may be planned, whatever the watermark says: preemptions lower it."""
+        self.running_limit: int | None = None
+        """Requests that the engine runs at once, whatever its memory; None: not reached so far."""
         self.sent_since_reading_tokens = 0
         """Prompt tokens that we have sent since the last reading came."""
         self.measured_ratio = 0.0
@@ -153,10 +108,6 @@ class ReplicaLedger:
         """Uncached prompt tokens of those."""
         self.pending_reserved_tokens = 0
         """What those are expected to hold at their ends."""
-        self.num_streams = 0
-        """Our answers that decode."""
-        self.inverse_outputs = 0.0
-        """Sum over those of one over the length that a short one of its kind would have."""
         self.foreign_tokens = 0
         self.num_foreign_waiting = self.num_foreign_running = 0
         """What others hold, queue and run there, as of the last scrape."""
@@ -168,10 +119,6 @@ class ReplicaLedger:
         """When it last answered anything; -1: never."""
         self._leader: Reservation | None = None
         self._tells_life = False
-        self._finishes: list[int] = []
-        self._streams: list[Reservation] = []
-        self._base_tokens = 0
-        self._peak_tokens = 0
         self._projected_tokens = -1
         self._ended: list[tuple[float, int]] = []
         self._unseen: list[Reservation] = []
@@ -213,7 +160,7 @@ class ReplicaLedger:
         ended = sum(tokens for when, tokens in self._ended if when > started)
         self._ended = [item for item in self._ended if item[0] > started]
         if ratio is None or self.capacity_tokens is None:
-            self.foreign_tokens, self.sharing_ratio = 0, 1.0
+            self.foreign_tokens, self.sharing_ratio, self.pinned_ratio = 0, 1.0, 0.0
         else:
             measured = max(0, int(ratio * self.capacity_tokens) - ended)
             self.foreign_tokens = max(0, measured - seen - maybe)
@@ -297,8 +244,8 @@ class ReplicaLedger:
         inverse = self.inverse_outputs
         window = num_streams / inverse if inverse > 0 else 0.0
         speed.stepped(window_steps=window, now_seconds=now_seconds, num_steps=num_steps)
-        while self._finishes and self._finishes[0] <= speed.num_steps:
-            self._outlived(self._streams[0])
+        while (due := self.first_due(speed.num_steps)) is not None:
+            self._outlived(due)
 
     def release(self, lease: Reservation, *, now_seconds: float = 0.0) -> int:
         """Give the lease back; returns the tokens it held at its end.
@@ -311,7 +258,7 @@ class ReplicaLedger:
             self._waits_no_more(lease)
             self.speed.left(num_left=self.num_pending)
             return lease.prompt_tokens
-        self._remove(lease)
+        self.drop(lease)
         if self._leader is lease:
             self._leader = None
         held = lease.prompt_tokens + lease.generated_tokens
@@ -336,6 +283,14 @@ class ReplicaLedger:
         return len(self.leases)
 
     @property
+    def num_there(self) -> int:
+        """Requests in the engine, ours and others', as far as this router can tell."""
+        return (
+            self.num_streams + self.num_pending + self.num_foreign_running
+            + self.num_foreign_waiting
+        )  # fmt: skip
+
+    @property
     def reserved_tokens(self) -> int:
         """Tokens of all leases that are held, as they are expected at their ends."""
         return sum(lease.reserved_tokens for lease in self.leases)
@@ -343,7 +298,7 @@ class ReplicaLedger:
     @property
     def held_tokens(self) -> int:
         """Tokens that the KV cache holds now, prompts that wait there not counted."""
-        own = self._base_tokens + self.num_streams * self.speed.num_steps
+        own = self.own_tokens(self.speed.num_steps)
         return int(self.sharing_ratio * own) + self.foreign_tokens
 
     def needed_tokens(self, prompt_tokens: int, work_tokens: int) -> int:
@@ -362,8 +317,9 @@ class ReplicaLedger:
         """
         projected = self._projected_tokens
         if projected < 0:
-            own = self._base_tokens + self.num_streams * self.speed.num_steps
-            growth = max(0, self._peak() - own)
+            step = self.speed.num_steps
+            own = self.own_tokens(step)
+            growth = max(0, self.peak_tokens(step) - own)
             held = int(self.sharing_ratio * own) + self.foreign_tokens
             projected = held + growth + self.pending_reserved_tokens
             self._projected_tokens = projected
@@ -372,24 +328,11 @@ class ReplicaLedger:
     def projected_with(self, num_tokens: int, num_more: int) -> int:
         """The most that it will hold with one more request: so many tokens, so many to come."""
         step = self.speed.num_steps
-        own = self._base_tokens + self.num_streams * step
-        finish, base = step + num_more, num_tokens - step
-        total, count, most = 0, 0, own + num_tokens
-        is_counted = False
-        for index in range(self.num_streams - 1, -1, -1):
-            lease = self._streams[index]
-            if not is_counted and lease.finish_step <= finish:
-                is_counted = True
-                total += base
-                count += 1
-                most = max(most, total + count * finish)
-            total += lease.base_tokens
-            count += 1
-            most = max(most, total + count * max(step, lease.finish_step))
-        if not is_counted:
-            most = max(most, total + base + (count + 1) * finish)
+        own = self.own_tokens(step)
         held = int(self.sharing_ratio * own) + self.foreign_tokens
-        return held + (most - own) + self.pending_reserved_tokens
+        return (
+            held + self.peak_with(num_tokens, num_more, step) - own + self.pending_reserved_tokens
+        )
 
     def projected_ratio(self, additional_tokens: int = 0) -> float | None:
         """Projected KV use, 0 to 1 and above, once ``additional_tokens`` are added."""
@@ -432,18 +375,41 @@ class ReplicaLedger:
     def _heed(self, before: ReplicaReading | None, now: ReplicaReading) -> None:
         """Preemptions since the last reading, or requests that wait for blocks, lower the ceiling.
 
-        Those that wait for blocks are a sign only where they are ours: we thought they would fit.
+        Those that wait are a sign only where they are ours (we thought that they would fit) and
+        the cache is full: else they wait for their turn in a step.
         """
-        if before is None or before.num_preemptions_total is None:
+        if before is None:
             return
-        if now.num_preemptions_total is None:
+        self._count_running(before, now)
+        if before.num_preemptions_total is None or now.num_preemptions_total is None:
             return
         was_preempted = now.num_preemptions_total > before.num_preemptions_total
-        waits = (now.num_waiting_for_capacity or 0) > 0 and self.num_pending > 0
+        waits = (
+            (now.num_waiting_for_capacity or 0) > 0
+            and self.num_pending > 0
+            and (now.kv_cache_utilization_ratio or 0.0) >= NEARLY_FULL_RATIO
+        )
         if was_preempted or waits:
             self.ceiling_ratio = max(FLOOR_RATIO, self.ceiling_ratio * LOWERED_RATIO)
         else:
             self.ceiling_ratio = min(1.0, self.ceiling_ratio + RAISED_RATIO)
+
+    def _count_running(self, before: ReplicaReading, now: ReplicaReading) -> None:
+        """Learn how many the engine runs at once: as many, twice, while others wait.
+
+        While steps or memory are what they wait for, the number that runs changes.
+        """
+        running = now.num_requests_running
+        if not running:
+            return
+        limit = self.running_limit
+        if _waiting(now):
+            stands_still = running == before.num_requests_running and _waiting(before)
+            if stands_still or (limit is not None and running > limit):
+                self.running_limit = running
+        elif limit is not None and running >= limit:
+            # It may have been chance: one more will tell.
+            self.running_limit = running + 1
 
     def _answered(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
         """Its prompt is computed: from now on it decodes."""
@@ -456,7 +422,8 @@ class ReplicaLedger:
             speed.left(num_left=self.num_pending)
         lease.base_tokens = lease.prompt_tokens - speed.num_steps
         lease.inverse_output = 1.0 / self._expected(lease, PACE_QUANTILE, 0)
-        self._insert(lease, lease.expected_output_tokens)
+        self.insert(lease, lease.expected_output_tokens, speed.num_steps)
+        self._projected_tokens = -1
 
     def _waits_no_more(self, lease: Reservation) -> None:
         """Its prompt is computed, or gone."""
@@ -469,12 +436,13 @@ class ReplicaLedger:
 
     def _outlived(self, lease: Reservation) -> None:
         """It decodes longer than expected: expect anew, from those that got as long."""
-        self._remove(lease)
+        self.drop(lease)
         so_far = lease.base_tokens + self.speed.num_steps - lease.prompt_tokens
         longer = self._expected(lease, MEMORY_QUANTILE, so_far)
         lease.inverse_output = 1.0 / self._expected(lease, PACE_QUANTILE, so_far)
         lease.expected_output_tokens = longer
-        self._insert(lease, longer - so_far)
+        self.insert(lease, longer - so_far, self.speed.num_steps)
+        self._projected_tokens = -1
 
     def _expected(self, lease: Reservation, quantile: float, so_far: int) -> int:
         profile = lease.profile
@@ -492,38 +460,8 @@ class ReplicaLedger:
             told = profile.assumed_output_tokens if so_far == 0 else int(OUTLIVED_RATIO * so_far)
         return max(so_far + LEAST_MORE_TOKENS, told)
 
-    def _insert(self, lease: Reservation, num_more: int) -> None:
-        lease.finish_step = self.speed.num_steps + max(1, num_more)
-        index = bisect_right(self._finishes, lease.finish_step)
-        self._finishes.insert(index, lease.finish_step)
-        self._streams.insert(index, lease)
-        self.num_streams += 1
-        self._base_tokens += lease.base_tokens
-        self.inverse_outputs += lease.inverse_output
-        self._peak_tokens = -1
-        self._projected_tokens = -1
 
-    def _remove(self, lease: Reservation) -> None:
-        index = bisect_right(self._finishes, lease.finish_step - 1)
-        while self._streams[index] is not lease:
-            index += 1
-        del self._finishes[index]
-        del self._streams[index]
-        self.num_streams -= 1
-        self._base_tokens -= lease.base_tokens
-        self.inverse_outputs -= lease.inverse_output
-        if not self.num_streams:
-            self.inverse_outputs = 0.0
-        self._peak_tokens = -1
-        self._projected_tokens = -1
-
-    def _peak(self) -> int:
-        """Our answers' tokens at the fullest moment to come; kept until one comes or goes."""
-        if self._peak_tokens < 0:
-            step = self.speed.num_steps
-            total, most = 0, 0
-            for count, lease in enumerate(reversed(self._streams), 1):
-                total += lease.base_tokens
-                most = max(most, total + count * max(step, lease.finish_step))
-            self._peak_tokens = most
-        return self._peak_tokens
+def _waiting(reading: ReplicaReading) -> bool:
+    """Whether requests wait for room in the engine, as far as it says."""
+    waiting = reading.num_waiting_for_capacity
+    return ((reading.num_requests_waiting if waiting is None else waiting) or 0) > 0

@@ -45,6 +45,8 @@ class EngineGauges:
 
     num_running: int
     num_waiting: int
+    num_waiting_for_capacity: int
+    """Of those, the ones that a step has had no room for."""
     kv_cache_utilization_ratio: float
     """Of the fullest rank, as a router that cannot choose the rank must take it."""
     num_preemptions: int
@@ -114,6 +116,7 @@ class VirtualReplica:
             num_waiting=sum(s.num_waiting for s in schedulers)
             + sum(len(rank.inbox) for rank in self._ranks),
             kv_cache_utilization_ratio=max(s.cache.utilization_ratio for s in schedulers),
+            num_waiting_for_capacity=sum(s.num_waiting - s.num_deferred for s in schedulers),
             num_preemptions=sum(s.counts.num_preemptions for s in schedulers),
             num_computed_tokens=sum(
                 s.counts.prompt_tokens + s.counts.generated_tokens for s in schedulers

@@ -362,6 +362,7 @@ class VirtualRouter:
                 kv_capacity_tokens=max(1, replica.capacity_tokens),
                 num_requests_running=gauges.num_running,
                 num_requests_waiting=gauges.num_waiting,
+                num_waiting_for_capacity=gauges.num_waiting_for_capacity,
                 num_preemptions_total=gauges.num_preemptions,
                 num_computed_tokens_total=gauges.num_computed_tokens,
             )
