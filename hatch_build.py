@@ -24,13 +24,13 @@ MODULES = (
         "dispatch/waiting", "footprint/request", "pressure/growth", "pressure/health",
         "pressure/ledger", "pressure/output_length",
         "pressure/prefix_index", "pressure/prompt_length", "pressure/rate", "pressure/reading",
-        "pressure/speed", "routing/choose", "routing/published",
+        "pressure/session_index", "pressure/speed", "routing/choose", "routing/published",
     )),
     *(f"memroute_router/{name}.py" for name in (
-        "claims", "engines/adapters", "engines/others", "engines/vllm", "events", "http/client",
-        "http/deadlines", "http/errors",
-        "http/exchange", "http/fields", "http/framing", "http/outbox", "http/server", "journal",
-        "lifecycle", "metrics", "outcomes", "pools", "requests", "retries", "scrape", "surface",
+        "claims", "engines/adapters", "engines/loads", "engines/others", "engines/vllm", "events",
+        "http/client", "http/deadlines", "http/errors", "http/exchange", "http/fields",
+        "http/framing", "http/outbox", "http/server", "journal", "lifecycle", "metrics",
+        "outcomes", "pools", "requests", "retries", "scrape", "surface",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",

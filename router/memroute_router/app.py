@@ -30,7 +30,7 @@ from memroute_router.journal import Journal
 from memroute_router.lifecycle import LifecycleLimits, Proxy, Services
 from memroute_router.metrics import RouterMetrics
 from memroute_router.openapi import openapi_document
-from memroute_router.pools import CommonSettings, Pools, Replica
+from memroute_router.pools import CommonSettings, Pool, Pools, Replica
 from memroute_router.retries import RetryBudget
 from memroute_router.scrape import Scraper
 from memroute_router.settings import RouterSettings
@@ -127,7 +127,7 @@ class Router:
             b"/ready": self._ready,
             b"/metrics": lambda exchange: exchange.respond(200, self.metrics.render(), TEXT),
             b"/openapi.json": lambda exchange: exchange.respond(
-                200, orjson.dumps(openapi_document(sorted(self.pools.by_model)))
+                200, orjson.dumps(openapi_document(self.pools.names()))
             ),
             b"/v1/models": self._models,
             b"/debug/decisions": lambda exchange: exchange.respond(
@@ -203,29 +203,35 @@ class Router:
         exchange.respond(200 if ready else 503, text, TEXT)
 
     def _models(self, exchange: Exchange) -> None:
-        models = [self._model_document(model) for model in sorted(self.pools.by_model)]
+        models = [self._model_document(name, pool) for name, pool in self._named()]
         exchange.respond(200, orjson.dumps({"object": "list", "data": models}))
 
     def _model(self, exchange: Exchange) -> None:
         name = unquote_to_bytes(exchange.path[len(MODEL_PATH) :]).decode("utf-8", "replace")
-        if name in self.pools.by_model:
-            exchange.respond(200, orjson.dumps(self._model_document(name)))
+        pool = self.pools.get(name)
+        if pool is not None:
+            exchange.respond(200, orjson.dumps(self._model_document(name, pool)))
             return
-        known = ", ".join(sorted(self.pools.by_model)) or "none"
+        known = ", ".join(self.pools.names()) or "none"
         told = f"the model {name!r} does not exist; models: {known}"
         body = error_body(404, told, parameter="model", reason="unknown-model")
         exchange.respond(404, body)
 
-    def _model_document(self, model: str) -> dict[str, object]:
-        replicas = self.pools.by_model[model].replicas.values()
+    def _named(self) -> list[tuple[str, Pool]]:
+        return [(name, pool) for name in self.pools.names() if (pool := self.pools.get(name))]
+
+    def _model_document(self, name: str, pool: Pool) -> dict[str, object]:
+        replicas = pool.replicas.values()
         contexts = [r.info.max_context_tokens for r in replicas if r.info.max_context_tokens]
         document: dict[str, object] = {
-            "id": model,
+            "id": name,
             "object": "model",
             "created": self._started_at,
             "owned_by": "memroute",
             "ready_replicas": sum(r.info.is_routable and not r.health.is_out for r in replicas),
         }
+        if name != pool.model:
+            document["parent"] = pool.model
         if contexts:
             document["max_model_len"] = max(contexts)
         return document
@@ -239,6 +245,8 @@ class Router:
                     "model": pool.model,
                     "address": replica.info.endpoint.authority.decode(),
                     "is_routable": replica.info.is_routable,
+                    "version": replica.info.version,
+                    "weight_ratio": replica.info.weight_ratio,
                     "is_out": replica.health.is_out,
                     "missing_metrics": sorted(replica.missing_metrics),
                     "capacity_tokens": replica.ledger.capacity_tokens,
@@ -248,6 +256,7 @@ class Router:
                     "foreign_tokens": replica.ledger.foreign_tokens,
                     "sharing_ratio": round(replica.ledger.sharing_ratio, 3),
                     "ceiling_ratio": round(replica.ledger.ceiling_ratio, 3),
+                    "running_limit": replica.ledger.running_limit,
                     "num_in_flight": replica.ledger.num_in_flight,
                     "num_pending": replica.ledger.num_pending,
                     "pending_tokens": replica.ledger.pending_tokens,

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from memroute.dispatch import AdmissionMode
 from memroute_kube import (
@@ -33,6 +34,7 @@ from memroute_router.pools import (
 )
 
 LOGGER = logging.getLogger(__name__)
+DEFAULT_WEIGHT = 100.0
 
 
 def read_replica_info(pod: KubeObject) -> ReplicaInfo | None:
@@ -53,6 +55,7 @@ def read_replica_info(pod: KubeObject) -> ReplicaInfo | None:
         promised_capacity_tokens=_integer(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS)),
         max_context_tokens=_integer(annotations.get(ANNOTATION_MAX_CONTEXT_TOKENS)),
         is_routable=not going and is_condition_true(pod, "Ready"),
+        version=f"{metadata['namespace']}/{deployment}",
     )
 
 
@@ -69,9 +72,22 @@ def read_pool_settings(obj: KubeObject) -> tuple[str, PoolSettings]:
         admission=AdmissionMode(routing.get("admission", "enforce")),
         ttft_target_seconds=float(routing.get("ttftTargetSeconds", DEFAULT_TTFT_TARGET_SECONDS)),
         tpot_target_seconds=float(routing.get("tpotTargetSeconds", DEFAULT_TPOT_TARGET_SECONDS)),
+        adapters=tuple(routing.get("adapters") or ()),
         unready_reason=_unready_reason(obj),
     )
     return spec["model"].get("servedName") or spec["model"]["name"], settings
+
+
+def complete_shares(weights: Mapping[str, float | None]) -> dict[str, float]:
+    """Shares of the traffic by ModelDeployment; empty when none says a weight: memory decides.
+
+    Beside one that does, those that say none count as ``DEFAULT_WEIGHT``.
+    """
+    if all(weight is None for weight in weights.values()):
+        return {}
+    return {
+        version: DEFAULT_WEIGHT if weight is None else weight for version, weight in weights.items()
+    }
 
 
 class Discovery:
@@ -139,6 +155,7 @@ class Discovery:
 
     def _configure(self) -> None:
         settings: dict[str, PoolSettings] = {}
+        shares: dict[str, dict[str, float | None]] = {}
         # In reverse order of age, so that the oldest ModelDeployment of a name decides.
         newest_first = sorted(
             self._deployments.values(),
@@ -148,7 +165,16 @@ class Discovery:
         for obj in newest_first:
             model, pool_settings = read_pool_settings(obj)
             settings[model] = pool_settings
-        self._pools.configure(settings)
+            metadata = obj["metadata"]
+            version = f"{metadata['namespace']}/{metadata['name']}"
+            weight = obj["spec"].get("routing", {}).get("weight")
+            shares.setdefault(model, {})[version] = None if weight is None else float(weight)
+        self._pools.configure(
+            {
+                model: replace(own, shares=complete_shares(shares[model]))
+                for model, own in settings.items()
+            }
+        )
 
 
 def _unready_reason(obj: KubeObject) -> str | None:

@@ -33,6 +33,7 @@ from memroute_router.http.fields import (
     JSON,
     REASON,
     REQUEST_ID,
+    SESSION_ID,
 )
 from memroute_router.journal import Journal, Record
 from memroute_router.metrics import PoolStatistics, RouterMetrics
@@ -50,6 +51,7 @@ FIRST_ERROR_STATUS = 500
 MAX_HELD_ANSWER_BYTES = 64 * 1024
 # Of an engine that pushed back, for the client if nobody else takes the request.
 MAX_REQUEST_ID_BYTES = 128
+MAX_SESSION_BYTES = 128
 _USAGE = re.compile(rb'"(?:(prompt|input)|completion|output)_tokens":\s*(\d+)')
 _STATUS = {
     RejectReason.NEVER_FITS: 400,
@@ -154,7 +156,7 @@ class Lifecycle:
         self._request = request
         pool = self._pool = services.pools.get(request.model)
         if pool is None:
-            known = ", ".join(sorted(services.pools.by_model)) or "none"
+            known = ", ".join(services.pools.names()) or "none"
             told = f"the model {request.model!r} does not exist; models: {known}"
             self._refuse(
                 Outcome.UNKNOWN_MODEL, 404, told, parameter="model", reason="unknown-model"
@@ -163,6 +165,7 @@ class Lifecycle:
         claims = read_claims(
             exchange.fields, tenants=services.tenants, trusts_headers=services.trusts_headers
         )
+        session = _session(exchange, request)
         deadline = None
         if claims.ttft_seconds is not None:
             deadline = exchange.received_at + claims.ttft_seconds
@@ -172,6 +175,9 @@ class Lifecycle:
             tenant=claims.tenant,
             priority=claims.priority,
             deadline_seconds=deadline,
+            session=session,
+            adapter="" if request.model == pool.model else request.model,
+            draw=pool.draw(session),
         )
         exchange.sink = self
         self._seek_room(pool)
@@ -576,6 +582,14 @@ def _given_id(exchange: Exchange) -> bytes | None:
     if not given or len(given) > MAX_REQUEST_ID_BYTES or not given.isascii():
         return None
     return given.translate(None, _NOT_IN_IDS) or None
+
+
+def _session(exchange: Exchange, request: ParsedRequest) -> str:
+    """What the client calls the conversation: a header's word goes before the body's."""
+    given = exchange.fields.get(SESSION_ID)
+    if given is None:
+        return request.session
+    return given[:MAX_SESSION_BYTES].decode("utf-8", "replace")
 
 
 def _printable(text: str) -> bytes:

@@ -8,9 +8,10 @@ it every ledger, every replica's health, every queue.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
+from zlib import crc32
 
 from memroute.admission import AdmissionSettings, QueueLimits, Reject
 from memroute.dispatch import (
@@ -55,6 +56,10 @@ class ReplicaInfo:
     max_context_tokens: int | None
     is_routable: bool
     """Ready, not draining, not terminating."""
+    version: str = ""
+    """Of the model: what shares of the traffic are given to."""
+    weight_ratio: float = 1.0
+    """Of its share, relative to other replicas, beside what is measured of them."""
 
     @property
     def key(self) -> str:
@@ -74,6 +79,10 @@ class PoolSettings:
     admission: AdmissionMode = AdmissionMode.ENFORCE
     ttft_target_seconds: float = DEFAULT_TTFT_TARGET_SECONDS
     tpot_target_seconds: float = DEFAULT_TPOT_TARGET_SECONDS
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of the traffic, by version; empty: memory alone decides."""
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters that the replicas serve beside the model, by the names that clients send."""
     unready_reason: str | None = None
     """Why its ModelDeployment is not ready, as its condition says in one word."""
 
@@ -84,6 +93,7 @@ class PoolSettings:
             max_age_seconds=common.max_age_seconds,
             policy=self.policy,
             admission=self.admission,
+            shares=self.shares,
             limits=AdmissionSettings(
                 watermark_ratio=self.watermark_ratio,
                 ttft_target_seconds=self.ttft_target_seconds,
@@ -108,7 +118,7 @@ class Replica:
 
     def __init__(self, info: ReplicaInfo, ledger: ReplicaLedger) -> None:
         self.info = info
-        self.candidate = Candidate(ledger, is_routable=info.is_routable)
+        self.candidate = Candidate(ledger, is_routable=info.is_routable, version=info.version)
         self.missing_metrics: set[str] = set()
         """Families that its metrics page should have and has not: their values are unknown."""
 
@@ -218,6 +228,7 @@ class Pool:
             rng=rng,
         )
         self.prompts = PromptLengths()
+        self._rng = rng
         self.waiters: dict[Reservation, Waiter] = {}
         """Who holds each reservation."""
         self._call_soon = call_soon
@@ -260,6 +271,7 @@ class Pool:
             info.key,
             promised_capacity_tokens=info.promised_capacity_tokens,
             max_context_tokens=info.max_context_tokens,
+            weight_ratio=info.weight_ratio,
         )
         replica = self.replicas[info.key] = Replica(info, ledger)
         self.dispatcher.add(replica.candidate)
@@ -269,6 +281,10 @@ class Pool:
         """A replica is gone. Leases on it stay valid until they are released."""
         self.dispatcher.remove(key)
         return self.replicas.pop(key, None)
+
+    def draw(self, session: str) -> float:
+        """Which of several versions a request goes to, 0 to 1: a session stays with one."""
+        return (crc32(session.encode()) / 2**32) if session else self._rng.random()
 
     def submit(self, waiter: Waiter) -> Lease | Reject | None:
         """Room on the best replica, a refusal, or None: it waits, and will be told."""
@@ -350,6 +366,7 @@ class Pools:
         self._call_soon = call_soon
         self._call_later = call_later
         self.by_model: dict[str, Pool] = {}
+        self._by_adapter: dict[str, Pool] = {}
         self._model_of: dict[str, str] = {}
 
     @staticmethod
@@ -358,8 +375,12 @@ class Pools:
         return time.monotonic()
 
     def get(self, model: str) -> Pool | None:
-        """The pool that serves a model; None when nobody does or should."""
-        return self.by_model.get(model)
+        """The pool that serves a model or an adapter; None when nobody does or should."""
+        return self.by_model.get(model) or self._by_adapter.get(model)
+
+    def names(self) -> list[str]:
+        """What clients can ask for: models and adapters."""
+        return sorted({*self.by_model, *self._by_adapter})
 
     def upsert_replica(self, info: ReplicaInfo) -> Replica:
         """A replica is there, or has changed. A new address is a new engine: a new ledger."""
@@ -373,6 +394,8 @@ class Pools:
             replica = pool.add(info)
         elif replica.info != info:
             replica.info = info
+            replica.candidate.version = info.version
+            replica.ledger.weight_ratio = info.weight_ratio
             replica.ledger.promise(
                 capacity_tokens=info.promised_capacity_tokens,
                 max_context_tokens=info.max_context_tokens,
@@ -400,6 +423,13 @@ class Pools:
                 pool.settings = None
             pool.changed()
             self._drop_if_unused(pool)
+        # A model's own name goes before an adapter's.
+        self._by_adapter = {
+            adapter: pool
+            for pool in self.by_model.values()
+            if pool.settings is not None
+            for adapter in pool.settings.adapters
+        }
 
     def apply_reading(self, replica: Replica, reading: ReplicaReading) -> None:
         """A replica was read: what it holds is known anew."""

@@ -22,6 +22,7 @@ BLOCK_CHARACTERS = 1024
 TOKENS_PER_ID_BLOCK = 256
 MAX_TOKEN_ID = 2**31 - 1
 MAX_LIMIT = 2**63 - 1
+MAX_SESSION_CHARACTERS = 128
 DEFAULT_COMPLETION_TOKENS = 16
 # The API's own default for text completions.
 
@@ -42,7 +43,7 @@ class ParsedRequest:
     """What the router needs to know of a request."""
 
     __slots__ = ("is_stream", "max_output_tokens", "model", "num_choices", "prefix",
-                 "prompt_bytes", "prompt_tokens")  # fmt: skip
+                 "prompt_bytes", "prompt_tokens", "session")  # fmt: skip
 
     def __init__(
         self,
@@ -54,8 +55,11 @@ class ParsedRequest:
         num_choices: int = 1,
         is_stream: bool = False,
         prefix: tuple[int, ...] = (),
+        session: str = "",
     ) -> None:
         """``prefix``: keys of the blocks of its text, for the index of prefixes.
+
+        ``session``: what the body calls the conversation (``prompt_cache_key``).
 
         ``prompt_bytes``: of text, None when the prompt came as token ids.
 
@@ -68,6 +72,7 @@ class ParsedRequest:
         self.num_choices = num_choices
         self.is_stream = is_stream
         self.prefix = prefix
+        self.session = session
 
     def profile(
         self,
@@ -77,6 +82,9 @@ class ParsedRequest:
         tenant: str = "",
         priority: int = 0,
         deadline_seconds: float | None = None,
+        session: str = "",
+        adapter: str = "",
+        draw: float = 0.0,
     ) -> RequestProfile:
         """The tokens it is expected to hold. ``assumed_output_tokens``: when it sets no limit.
 
@@ -109,6 +117,9 @@ class ParsedRequest:
             deadline_seconds=deadline_seconds,
             prefix=self.prefix,
             tokens_per_block=tokens_per_block,
+            session=session,
+            adapter=adapter,
+            draw=draw,
         )
 
 
@@ -125,6 +136,7 @@ def parse_chat(document: dict[str, Any]) -> ParsedRequest:
         max_output_tokens=older if limit is None else limit,
         num_choices=_positive(document.get("n"), "n") or 1,
         is_stream=document.get("stream") is True,
+        session=_session(document),
         prefix=_conversation_keys(document, document.get("messages")),
     )
 
@@ -145,6 +157,7 @@ def parse_completion(document: dict[str, Any]) -> ParsedRequest:
         ),
         num_choices=(_positive(document.get("n"), "n") or 1) * num_prompts,
         is_stream=document.get("stream") is True,
+        session=_session(document),
         prefix=_prompt_keys(document, prompt),
     )
 
@@ -163,6 +176,7 @@ def parse_responses(document: dict[str, Any]) -> ParsedRequest:
         prompt_bytes=num_bytes + extra,
         max_output_tokens=_positive(document.get("max_output_tokens"), "max_output_tokens"),
         is_stream=document.get("stream") is True,
+        session=_session(document),
         prefix=_conversation_keys(document, given, document.get("instructions")),
     )
 
@@ -178,6 +192,7 @@ def parse_messages(document: dict[str, Any]) -> ParsedRequest:
         prompt_bytes=num_bytes + extra,
         max_output_tokens=_positive(document.get("max_tokens"), "max_tokens"),
         is_stream=document.get("stream") is True,
+        session=_session(document),
         prefix=_conversation_keys(document, document.get("messages"), document.get("system")),
     )
 
@@ -228,7 +243,7 @@ def parse_audio_form(body: bytes, content_type: bytes) -> ParsedRequest:
     return ParsedRequest(model=_model({}), prompt_tokens=0)
 
 
-def text_keys(parts: list[str], salt: object) -> tuple[int, ...]:
+def text_keys(parts: list[str], salt: str) -> tuple[int, ...]:
     """A key for each whole block of the text: a hash of all up to its end.
 
     ``salt``: keeps apart what engines keep apart (vLLM's ``cache_salt``).
@@ -236,14 +251,14 @@ def text_keys(parts: list[str], salt: object) -> tuple[int, ...]:
     return _chain("".join(parts), BLOCK_CHARACTERS, salt)
 
 
-def id_keys(ids: list[int], salt: object) -> tuple[int, ...]:
+def id_keys(ids: list[int], salt: str) -> tuple[int, ...]:
     """The same, of token ids."""
     return _chain(tuple(ids), TOKENS_PER_ID_BLOCK, salt)
 
 
-def _chain(whole: str | tuple[int, ...], size: int, salt: object) -> tuple[int, ...]:
+def _chain(whole: str | tuple[int, ...], size: int, salt: str) -> tuple[int, ...]:
     keys = []
-    last = hash(salt) if isinstance(salt, str) else 0
+    last = hash(salt)
     for end in range(size, len(whole) + 1, size):
         last = hash((last, whole[end - size : end]))
         keys.append(last)
@@ -271,7 +286,13 @@ def _conversation_keys(
                 calls = message.get("tool_calls")
                 if calls:
                     parts.append(orjson.dumps(calls).decode())
-    return text_keys(parts, document.get("cache_salt"))
+    return text_keys(parts, _salt(document))
+
+
+def _salt(document: dict[str, Any]) -> str:
+    """Caches keep adapters apart, which go by the model's name, and what clients ask them to."""
+    salt = document.get("cache_salt")
+    return f"{document.get('model')}\0{salt if isinstance(salt, str) else ''}"
 
 
 def _add_text(parts: list[str], content: object) -> None:
@@ -290,7 +311,7 @@ def _add_text(parts: list[str], content: object) -> None:
 
 def _prompt_keys(document: dict[str, Any], prompt: object) -> tuple[int, ...]:
     """Keys of one prompt; several at once have none in common with others."""
-    salt = document.get("cache_salt")
+    salt = _salt(document)
     if isinstance(prompt, str):
         return text_keys([prompt], salt)
     if isinstance(prompt, list) and prompt:
@@ -300,6 +321,11 @@ def _prompt_keys(document: dict[str, Any], prompt: object) -> tuple[int, ...]:
         if len(prompt) == 1:
             return _prompt_keys(document, first)
     return ()
+
+
+def _session(document: dict[str, Any]) -> str:
+    key = document.get("prompt_cache_key")
+    return key[:MAX_SESSION_CHARACTERS] if isinstance(key, str) else ""
 
 
 def _model(document: dict[str, Any]) -> str:

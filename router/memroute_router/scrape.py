@@ -10,6 +10,7 @@ import logging
 import time
 from random import Random
 
+from memroute.pressure import ReplicaReading
 from memroute_router.engines import (
     FULL_TARGET,
     NARROW_TARGET,
@@ -17,7 +18,8 @@ from memroute_router.engines import (
     is_worth_reading,
     read_metrics,
 )
-from memroute_router.engines.others import TRTLLM_TARGET
+from memroute_router.engines.loads import LOADS_PER_PAGE, LOADS_TARGET, parse_loads
+from memroute_router.engines.others import TRTLLM_TARGET, is_sglang_page
 from memroute_router.http.client import EngineConnection, EnginePool
 from memroute_router.metrics import RouterMetrics
 from memroute_router.pools import Pools, Replica
@@ -102,8 +104,8 @@ class Scraper:
 
     def read(
         self, replica: Replica, page: bytes, hints: LineHints, *, asked_at_seconds: float
-    ) -> bool:
-        """A page has come that was asked for then; False when it is none."""
+    ) -> ReplicaReading | None:
+        """A page has come that was asked for then; None when it is none."""
         begun = time.thread_time()
         try:
             reading = read_metrics(
@@ -114,8 +116,19 @@ class Scraper:
             )
         except ValueError as error:
             self.failed(replica, str(error))
-            return False
+            return None
         self._metrics.scrape_seconds.inc(time.thread_time() - begun)
+        self._pools.apply_reading(replica, reading)
+        return reading
+
+    def read_loads(
+        self, replica: Replica, body: bytes, page: ReplicaReading, *, asked_at_seconds: float
+    ) -> bool:
+        """SGLang's snapshot has come; False when it is none."""
+        try:
+            reading = parse_loads(body, taken_at_seconds=asked_at_seconds, page=page)
+        except ValueError:
+            return False
         self._pools.apply_reading(replica, reading)
         return True
 
@@ -148,8 +161,9 @@ class _Reader:
     """Reads one replica, again and again. A ``Listener``. Owns its place in time."""
 
     __slots__ = (
-        "_asked_at_seconds", "_back_off", "_connecting", "_connection", "_hints", "_num_bytes",
-        "_pieces", "_scraper", "_target", "due_at_seconds", "is_asking", "replica",
+        "_asked_at_seconds", "_back_off", "_connecting", "_connection", "_has_loads", "_hints",
+        "_num_bytes", "_num_loads", "_page", "_page_target", "_pieces", "_scraper", "_target",
+        "due_at_seconds", "is_asking", "replica",
     )  # fmt: skip
 
     def __init__(self, scraper: Scraper, replica: Replica, due_at_seconds: float) -> None:
@@ -159,7 +173,11 @@ class _Reader:
         self.is_asking = False
         self._back_off = 1
         self._asked_at_seconds = 0.0
-        self._target = NARROW_TARGET
+        self._target = self._page_target = NARROW_TARGET
+        self._page: ReplicaReading | None = None
+        self._has_loads = True
+        """Whether it may have SGLang's snapshot: until it was asked for it in vain."""
+        self._num_loads = 0
         self._hints = LineHints()
         self._connection: EngineConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -203,6 +221,9 @@ class _Reader:
                 self.due_at_seconds = 0.0
                 self._let_go()
                 return
+            if self._target is LOADS_TARGET:
+                self._read_loads(page if status == OK else b"")
+                return
             if status == NOT_FOUND and self._target is FULL_TARGET:
                 # TensorRT-LLM has its page elsewhere.
                 self._target = TRTLLM_TARGET
@@ -213,12 +234,30 @@ class _Reader:
                 self._fail(f"status {status}")
                 return
             self._let_go()
-            if self._scraper.read(
+            reading = self._scraper.read(
                 self.replica, page, self._hints, asked_at_seconds=self._asked_at_seconds
-            ):
-                self._back_off = 1
-            else:
+            )
+            if reading is None:
                 self._slow_down()
+                return
+            self._back_off = 1
+            if self._has_loads and is_sglang_page(page):
+                self._page, self._page_target = reading, self._target
+                self._target = LOADS_TARGET
+                self._num_loads = 0
+
+    def _read_loads(self, body: bytes) -> None:
+        """The snapshot; an engine that has none is asked for its page alone from now on."""
+        self._let_go()
+        self._num_loads += 1
+        page = self._page
+        self._has_loads = page is not None and self._scraper.read_loads(
+            self.replica, body, page, asked_at_seconds=self._asked_at_seconds
+        )
+        if not self._has_loads:
+            self.due_at_seconds = 0.0
+        if not self._has_loads or self._num_loads >= LOADS_PER_PAGE:
+            self._target = self._page_target
 
     def answer_lost(self, _connection: EngineConnection, cause: str) -> None:
         """It will not be complete."""

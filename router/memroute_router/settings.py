@@ -22,6 +22,10 @@ without Kubernetes: replicas and models come from a file, which is read again wh
         - url: https://10.0.0.12:8000  # fields beside the url are optional
           name: gpu-12
           kvCapacityTokens: 131072     # until the engine says so itself
+          weight: 2.0                  # twice as much as the measured speed alone would give it
+          version: canary
+      shares: {"": 95, canary: 5}      # of the traffic, by version; else memory alone decides
+      adapters: [sql-lora]             # LoRA adapters, asked for by these names
       maxContextTokens: 32768
       kvWatermarkRatio: 0.95
       assumedOutputTokens: 256

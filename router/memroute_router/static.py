@@ -35,9 +35,10 @@ POLL_SECONDS = 1.0
 _PORTS = {"http": 80, "https": 443}
 _MODEL_FIELDS = {
     "name", "replicas", "maxContextTokens", "kvWatermarkRatio", "assumedOutputTokens",
-    "policy", "admission", "ttftTargetSeconds", "tpotTargetSeconds",
+    "policy", "admission", "ttftTargetSeconds", "tpotTargetSeconds", "shares", "adapters",
 }  # fmt: skip
-_REPLICA_FIELDS = {"url", "name", "kvCapacityTokens", "maxContextTokens"}
+_REPLICA_FIELDS = {"url", "name", "kvCapacityTokens", "maxContextTokens", "version", "weight"}
+MAX_WEIGHT = 1000.0
 
 
 class ConfigError(Exception):
@@ -97,7 +98,10 @@ class _Reader:
             return
         if name in config.settings:
             self.problems.append(f"{where}.name: {name!r} is there twice")
+        shares = self._shares(model, where)
         config.settings[name] = PoolSettings(
+            shares=shares,
+            adapters=self._names(model, "adapters", where),
             namespace="",
             deployment=name,
             watermark_ratio=self._number(
@@ -126,6 +130,11 @@ class _Reader:
             if info is not None and any(info.key == other.key for other in config.replicas):
                 self.problems.append(f"{where}.replicas[{index}]: {info.key!r} is there twice")
             elif info is not None:
+                if shares and info.version not in shares:
+                    self.problems.append(
+                        f"{where}.replicas[{index}].version must be one of those in shares: "
+                        f"{', '.join(sorted(shares))}, not {info.version!r}"
+                    )
                 config.replicas.append(info)
 
     def _replica(
@@ -147,7 +156,29 @@ class _Reader:
             promised_capacity_tokens=self._integer(replica, "kvCapacityTokens", where),
             max_context_tokens=context if own_context is None else own_context,
             is_routable=True,
+            version=str(replica.get("version") or ""),
+            weight_ratio=self._number(replica, "weight", where, 1.0, most=MAX_WEIGHT),
         )
+
+    def _shares(self, model: dict[str, Any], where: str) -> dict[str, float]:
+        """Of the traffic, by version."""
+        given = model.get("shares")
+        if given is None:
+            return {}
+        told = f"{where}.shares must be a mapping of versions to numbers, 0 or more, not all 0"
+        if not isinstance(given, dict) or not all(_is_share(value) for value in given.values()):
+            self.problems.append(told)
+            return {}
+        if not sum(given.values()):
+            self.problems.append(told)
+        return {str(version): float(value) for version, value in given.items()}
+
+    def _names(self, model: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
+        given = model.get(name) or []
+        if not isinstance(given, list) or not all(isinstance(n, str) and n for n in given):
+            self.problems.append(f"{where}.{name} must be a list of names")
+            return ()
+        return tuple(given)
 
     def _endpoint(self, url: Any, where: str) -> Endpoint | None:
         try:
@@ -199,6 +230,10 @@ class _Reader:
             self.problems.append(f"{where}.{name} must be above 0 and at most {most}")
             return default
         return float(value)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 class StaticMembership:

@@ -125,6 +125,8 @@ class Rig:
                 promised_capacity_tokens=facts.get("capacity", 10_000),
                 max_context_tokens=facts.get("context"),
                 is_routable=True,
+                version=facts.get("version", ""),
+                weight_ratio=facts.get("weight", 1.0),
             )
         )
 

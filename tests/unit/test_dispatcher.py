@@ -171,6 +171,92 @@ def test_a_prefix_that_is_cached_attracts_its_requests():
     assert {choice.hit_tokens for choice in chosen} == {900}
 
 
+def test_a_named_session_goes_where_it_was_served_last():
+    """Its text does not show it: an image, a template that writes the past anew."""
+    made = pool(replicas=4, capacity=100_000)
+    first = made.submit(Asking(prompt=3000, session="s"), now_seconds=0.0)
+    answer(first, 0.1)
+    first.candidate.ledger.progress(first.reservation, generated_tokens=500, now_seconds=0.9)
+    end(made, first, 1.0)
+    for at in (2.0, 3.0, 4.0):
+        placed = made.submit(Asking(prompt=4000, session="s"), now_seconds=at)
+        assert placed.choice.replica == first.choice.replica
+        assert placed.choice.hit_tokens >= 3500
+    other = made.submit(Asking(prompt=4000, session="s", tenant="t"), now_seconds=5.0)
+    assert other.choice.hit_tokens == 0
+
+
+def test_a_session_does_not_hold_on_to_a_replica_that_is_full():
+    made = pool(capacity=10_000)
+    first = made.submit(Asking(prompt=3000, session="s"), now_seconds=0.0)
+    answer(first, 0.1)
+    for name in "ab":
+        read(made, name, 1.0 if name == first.choice.replica else 0.0, at=5.0)
+    placed = made.submit(Asking(prompt=3000, session="s", deadline_seconds=5.2), now_seconds=5.1)
+    assert placed.choice.replica != first.choice.replica
+
+
+def versions(made, **by_replica):
+    for name, version in by_replica.items():
+        made.candidates[name].version = version
+
+
+@pytest.mark.parametrize(
+    ("draw", "replicas"), [(0.0, "b"), (0.09, "b"), (0.11, "ac"), (0.999, "ac")]
+)
+def test_a_version_gets_its_share_of_the_traffic(draw, replicas):
+    made = pool(replicas=3, shares={"canary": 10.0, "stable": 90.0})
+    versions(made, a="stable", b="canary", c="stable")
+    assert made.submit(Asking(draw=draw), now_seconds=0.0).choice.replica in replicas
+
+
+def test_a_version_whose_replicas_are_out_leaves_its_requests_to_the_others():
+    made = pool(replicas=2, shares={"canary": 10.0, "stable": 90.0})
+    versions(made, a="stable", b="canary")
+    made.candidates["b"].health.fault(now_seconds=0.0)
+    assert made.submit(Asking(draw=0.01), now_seconds=0.1).choice.replica == "a"
+
+
+def test_a_version_without_a_share_gets_nothing():
+    made = pool(replicas=2, shares={"old": 0.0, "new": 1.0})
+    versions(made, a="old", b="new")
+    assert made.submit(Asking(draw=0.0), now_seconds=0.0).choice.replica == "b"
+    made.candidates["b"].is_routable = False
+    verdict = made.submit(Asking(draw=0.0), now_seconds=0.0)
+    assert verdict.reason is RejectReason.NO_READY_REPLICA
+
+
+def test_a_weight_gives_more_than_the_speed_alone():
+    """Three times the weight: a third of the cost, so it is busier before the other is chosen."""
+    made = pool(replicas=2, capacity=10**6)
+    made.candidates["a"].ledger.weight_ratio = 3.0
+    placed = [made.submit(Asking(prompt=200), now_seconds=0.0) for _ in range(5)]
+    chosen = [p.choice.replica for p in placed if isinstance(p, Placement)]
+    assert chosen.count("a") > chosen.count("b") > 0
+
+
+def test_an_adapter_attracts_its_requests():
+    made = pool(replicas=3, capacity=100_000)
+    read(made, "b", adapters=frozenset({"sql"}), max_adapters=2)
+    placed = made.submit(Asking(adapter="sql"), now_seconds=0.0)
+    assert placed.choice.replica == "b"
+    read(made, "b", adapters=frozenset(), max_adapters=2)
+    assert made.submit(Asking(adapter="sql"), now_seconds=0.0).choice.replica == "b", (
+        "ours is there"
+    )
+    end(made, placed, 1.0)
+
+
+def test_a_replica_without_a_slot_for_the_adapter_is_closed_to_it():
+    made = pool(replicas=1, capacity=100_000)
+    read(made, "a", adapters=frozenset({"chat"}), max_adapters=1)
+    asking = Asking(adapter="sql")
+    assert made.submit(asking, now_seconds=0.0) is None
+    read(made, "a", adapters=frozenset(), max_adapters=1)
+    turns = made.turns(now_seconds=0.1)
+    assert (asking, "a") in [(ticket, verdict.choice.replica) for ticket, verdict in turns]
+
+
 def test_a_request_waits_a_moment_for_the_replica_that_has_its_prefix():
     """12,000 tokens are 0.73 s of work on the other; 0.27 s of waiting and 0.3 s are cheaper."""
     made = pool(hits=lambda _: {"b": 11_900}, capacity=10**6)

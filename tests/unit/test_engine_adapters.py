@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from memroute.pressure import ReplicaReading
 from memroute_router.engines import is_worth_reading, read_metrics
+from memroute_router.engines.loads import parse_loads
 
 VLLM = """# HELP vllm:num_requests_running x
 # TYPE vllm:num_requests_running gauge
@@ -21,6 +22,8 @@ vllm:num_preemptions_total{engine="0",model_name="m"} 7.0
 vllm:prompt_tokens_total{engine="0",model_name="m"} 900.0
 vllm:generation_tokens_total{engine="0",model_name="m"} 100.0
 vllm:cache_config_info{block_size="16",engine="0",kv_cache_size_tokens="1616"} 1.0
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="",waiting_lora_adapters=""} 1.0
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="sql",waiting_lora_adapters="chat"} 2.0
 """
 VLLM_0_6 = """vllm:num_requests_running{model_name="m"} 3.0
 vllm:num_requests_waiting{model_name="m"} 2.0
@@ -35,7 +38,7 @@ sglang:num_running_reqs{dp_rank="0",tp_rank="1"} 1.0
 sglang:num_running_reqs{dp_rank="1",tp_rank="0"} 2.0
 sglang:num_queue_reqs{dp_rank="0",tp_rank="0"} 2.0
 sglang:num_queue_reqs{dp_rank="1",tp_rank="0"} 0.0
-sglang:token_usage{dp_rank="0",tp_rank="0"} 0.5
+sglang:token_usage{dp_rank="0",tp_rank="0"} 0.25
 sglang:token_usage{dp_rank="1",tp_rank="0"} 0.0
 sglang:max_total_num_tokens{dp_rank="0",tp_rank="0"} 800.0
 sglang:max_total_num_tokens{dp_rank="1",tp_rank="0"} 800.0
@@ -48,6 +51,7 @@ trtllm_num_requests_waiting{model_name="m"} 2
 trtllm_kv_cache_utilization{model_name="m"} 0.25
 trtllm_kv_cache_max_blocks{model_name="m"} 50
 trtllm_kv_cache_tokens_per_block{model_name="m"} 32
+trtllm_max_num_active_requests{model_name="m"} 256
 """
 TGI = """tgi_queue_size 2
 tgi_batch_current_size 3
@@ -74,31 +78,40 @@ ALL = {
     "num_waiting_for_capacity": 2,
     "num_preemptions_total": 7,
     "num_computed_tokens_total": 1000,
+    "max_running": 256,
+    "num_ranks": 1,
+    "adapters": frozenset({"sql", "chat"}),
+    "max_adapters": 4,
 }
+ADAPTERS = {"adapters", "max_adapters"}
 LACKS = {
-    "vllm": (VLLM, set()),
-    "vllm-0.6": (VLLM_0_6, {"num_waiting_for_capacity"}),
-    "sglang": (SGLANG, {"num_waiting_for_capacity"}),
+    "vllm": (VLLM, {"max_running"}),
+    "vllm-0.6": (VLLM_0_6, {"num_waiting_for_capacity", "max_running"} | ADAPTERS),
+    "sglang": (SGLANG, {"num_waiting_for_capacity", "max_running"} | ADAPTERS),
     "tensorrt-llm": (
         TRTLLM,
-        {"num_waiting_for_capacity", "num_preemptions_total", "num_computed_tokens_total"},
+        {"num_waiting_for_capacity", "num_preemptions_total", "num_computed_tokens_total"}
+        | ADAPTERS,
     ),
     "tgi": (
         TGI,
-        {"num_waiting_for_capacity", "num_preemptions_total", "num_computed_tokens_total"},
+        {
+            "num_waiting_for_capacity", "num_preemptions_total", "num_computed_tokens_total",
+            "max_running", *ADAPTERS,
+        },
     ),
     "lmdeploy": (
         LMDEPLOY,
         {
             "num_waiting_for_capacity", "num_preemptions_total", "num_computed_tokens_total",
-            "kv_capacity_tokens",
+            "kv_capacity_tokens", "max_running", *ADAPTERS,
         },
     ),
     "llama.cpp": (
         LLAMACPP,
         {
             "num_waiting_for_capacity", "num_preemptions_total", "kv_capacity_tokens",
-            "kv_cache_utilization_ratio",
+            "kv_cache_utilization_ratio", "max_running", *ADAPTERS,
         },
     ),
 }  # fmt: skip
@@ -111,7 +124,8 @@ def test_every_engine_says_the_same_in_its_own_words(engine):
     missing = []
     reading = read_metrics(page.encode(), taken_at_seconds=5.0, report_missing=missing.append)
     told = {field.name: getattr(reading, field.name) for field in fields(ReplicaReading)}
-    assert told == ALL | dict.fromkeys(lacks)
+    ranks = {"num_ranks": 2} if engine == "sglang" else {}
+    assert told == ALL | dict.fromkeys(lacks) | ranks
     assert missing == []
     assert is_worth_reading(page.encode())
 
@@ -140,9 +154,36 @@ def test_a_value_that_is_none_is_an_error(engine):
         read_metrics(broken.encode(), taken_at_seconds=5.0)
 
 
+LOADS = b"""{"timestamp": 1.0, "loads": [
+ {"dp_rank": 0, "num_running_reqs": 1, "num_waiting_reqs": 2, "token_usage": 0.25,
+  "max_total_num_tokens": 800, "max_running_requests": 128},
+ {"dp_rank": 1, "num_running_reqs": 2, "num_waiting_reqs": 0, "token_usage": 0.0,
+  "max_total_num_tokens": 800, "max_running_requests": 128}]}"""
+
+
+def test_a_snapshot_says_the_same_and_the_page_what_it_lacks():
+    page = read_metrics(SGLANG.encode(), taken_at_seconds=4.0)
+    reading = parse_loads(LOADS, taken_at_seconds=5.0, page=page)
+    told = {field.name: getattr(reading, field.name) for field in fields(ReplicaReading)}
+    assert told == ALL | {"num_ranks": 2} | dict.fromkeys({"num_waiting_for_capacity"} | ADAPTERS)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"loads": 3}', b"[1]", b"<html>"])
+def test_what_is_no_snapshot_is_an_error(body):
+    with pytest.raises(ValueError, match=r".+"):
+        parse_loads(body, taken_at_seconds=5.0)
+
+
+def test_a_snapshot_of_another_version_leaves_unknown_what_it_does_not_say():
+    reading = parse_loads(b'[{"num_running_reqs": 3}]', taken_at_seconds=5.0)
+    assert reading.num_requests_running == 3
+    assert reading.kv_cache_utilization_ratio is None
+    assert reading.num_requests_waiting is None
+
+
 def test_a_utilization_of_another_scale_is_unknown():
     """25 is no quarter: it would look like a replica that is full 25 times over."""
-    page = SGLANG.replace('"} 0.5', '"} 25.0')
+    page = SGLANG.replace('"} 0.25', '"} 25.0')
     missing = []
     reading = read_metrics(page.encode(), taken_at_seconds=5.0, report_missing=missing.append)
     assert reading.kv_cache_utilization_ratio is None

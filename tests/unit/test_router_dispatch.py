@@ -166,3 +166,49 @@ async def test_prompts_are_measured_by_what_engine_factory_say_they_were(rig, en
     for _ in range(20):
         await exchange(rig.port, raw(body(messages=messages)))
     assert rig.pools.by_model["m"].prompts.ratio == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize("named", [b"x-session-id: s1", None])
+async def test_a_session_that_is_named_stays(rig, engine_factory, named):
+    """By a header, or by the body's prompt_cache_key, whatever its messages say."""
+    answer = json.dumps({"usage": {"prompt_tokens": 4000, "completion_tokens": 9}}).encode()
+    for name in "abcd":
+        rig.add(name, (await engine_factory(whole(answer))).port, capacity=100_000)
+    rig.trust_all()
+    seen = set()
+    for turn in range(4):
+        messages = [{"role": "user", "content": f"{turn} " * 4000}]
+        extra = {} if named else {"prompt_cache_key": "s1"}
+        data = explained(body(messages=messages, **extra), *([named] if named else []))
+        _, headers, _ = await exchange(rig.port, data)
+        seen.add(headers["x-memroute-replica"])
+    assert len(seen) == 1
+
+
+async def test_an_adapter_is_asked_for_by_its_name(rig, engine_factory):
+    engine = await engine_factory(whole())
+    rig.add("a", engine.port)
+    rig.pools.configure({"m": PoolSettings(namespace="", deployment="m", adapters=("sql",))})
+    rig.trust_all()
+    status, _, _ = await exchange(rig.port, raw(body(model="sql")))
+    assert status == 200
+    assert json.loads(engine.requests[-1][1])["model"] == "sql"
+    _, _, listed = await exchange(rig.port, b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
+    told = {model["id"]: model.get("parent") for model in json.loads(listed)["data"]}
+    assert told == {"m": None, "sql": "m"}
+    status, _, _ = await exchange(rig.port, raw(body(model="other")))
+    assert status == 404
+
+
+async def test_a_canary_gets_its_share_and_keeps_its_sessions(rig, engine_factory):
+    stable, canary = await engine_factory(whole()), await engine_factory(whole())
+    rig.add("s", stable.port, version="stable")
+    rig.add("c", canary.port, version="canary")
+    shares = {"stable": 80.0, "canary": 20.0}
+    rig.pools.configure({"m": PoolSettings(namespace="", deployment="m", shares=shares)})
+    rig.trust_all()
+    for number in range(60):
+        await exchange(rig.port, explained(body(), b"x-session-id: s%d" % (number % 30)))
+    assert 2 <= len(canary.requests) <= 24
+    assert len(canary.requests) % 2 == 0, "each session came twice to the same version"
+    assert len(canary.requests) + len(stable.requests) == 60

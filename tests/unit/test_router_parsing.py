@@ -24,10 +24,11 @@ def test_a_real_scrape_under_load_is_read(data_directory):
 
 
 def test_ranks_of_a_data_parallel_engine_add_up(data_directory):
-    """28/31 and 20/31 pinned; 4,096 tokens per rank, one block of 128 less each."""
+    """28/31 and 20/31 pinned: the fullest counts; 4,096 tokens each, a block of 128 less."""
     text = (data_directory / "vllm-0.32-metrics-loaded-dp2.txt").read_bytes()
     reading = parse_vllm_metrics(text, taken_at_seconds=1.0)
-    assert reading.kv_cache_utilization_ratio == pytest.approx(48 / 62)
+    assert reading.kv_cache_utilization_ratio == pytest.approx(28 / 31)
+    assert reading.num_ranks == 2
     assert reading.kv_capacity_tokens == 2 * 31 * 128
     assert (reading.num_requests_running, reading.num_requests_waiting) == (14, 3)
 

@@ -137,3 +137,45 @@ async def test_a_metric_that_an_engine_lacks_is_told_once_and_counted(rig, engin
     assert caplog.text.count("MetricsIncompatible") == 1
     assert b"memroute_router_metrics_incompatible" in rig.router.metrics.render()
     assert replica.missing_metrics == {"vllm:num_requests_waiting"}
+
+
+SGLANG = (
+    b"sglang:num_running_reqs 3.0\nsglang:num_queue_reqs 1.0\nsglang:token_usage 0.25\n"
+    b"sglang:max_total_num_tokens 1600.0\nsglang:num_retracted_requests_total 7.0\n"
+    b"sglang:prompt_tokens_total 900.0\nsglang:generation_tokens_total 100.0\n"
+)
+LOADS = (
+    b'{"loads": [{"num_running_reqs": 64, "num_waiting_reqs": 2, "token_usage": 0.5,'
+    b' "max_total_num_tokens": 1600, "max_running_requests": 64}]}'
+)
+
+
+def sglang(loads):
+    async def script(engine, writer):
+        target = engine.requests[-1][0].split(b" ")[1]
+        status, text = loads if target == b"/v1/loads" else (b"200 OK", SGLANG)
+        return await whole(text, status)(engine, writer)
+
+    return script
+
+
+async def test_sglang_is_asked_for_its_snapshot_and_now_and_then_for_its_page(rig, engine_factory):
+    engine = await engine_factory(sglang((b"200 OK", LOADS)))
+    replica = rig.add("a", engine.port)
+    rig.router.scraper.follow(replica)
+    await until(lambda: len(engine.requests) > 11)
+    asked = [target.partition(b"?")[0].rstrip(b"/") for target in targets(engine)]
+    assert asked[:11] == [b"/metrics", *[b"/v1/loads"] * 4] * 2 + [b"/metrics"]
+    await until(lambda: replica.ledger.reading.num_requests_running == 64)
+    assert replica.ledger.reading.num_preemptions_total == 7
+    assert replica.ledger.running_limit == 64
+
+
+@pytest.mark.parametrize("loads", [(b"404 Not Found", b"{}"), (b"200 OK", b"<html>")])
+async def test_an_sglang_without_a_snapshot_is_asked_for_it_once(rig, engine_factory, loads):
+    engine = await engine_factory(sglang(loads))
+    replica = rig.add("a", engine.port)
+    rig.router.scraper.follow(replica)
+    await until(lambda: len(engine.requests) > 6)
+    assert targets(engine).count(b"/v1/loads") == 1
+    assert replica.ledger.reading.num_requests_running == 3

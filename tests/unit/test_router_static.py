@@ -35,6 +35,23 @@ def test_a_file_names_models_their_replicas_and_how_they_admit():
     assert (settings.watermark_ratio, settings.assumed_output_tokens) == (0.8, 99)
 
 
+def test_a_file_can_split_the_traffic_and_name_adapters():
+    config = read_config("""
+models:
+  - name: m
+    replicas:
+      - {url: "http://10.0.0.1:8000", weight: 2}
+      - {url: "http://10.0.0.2:8000", version: canary}
+    shares: {"": 95, canary: 5}
+    adapters: [sql, chat]
+""")
+    first, second = config.replicas
+    assert (first.version, first.weight_ratio) == ("", 2.0)
+    assert (second.version, second.weight_ratio) == ("canary", 1.0)
+    assert config.settings["m"].shares == {"": 95.0, "canary": 5.0}
+    assert config.settings["m"].adapters == ("sql", "chat")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -51,6 +68,12 @@ def test_a_file_names_models_their_replicas_and_how_they_admit():
         ("models: [{name: m, replicas: [], kvWatermarkRatio: 2}]", "at most 1.0"),
         ("models: [{name: m, replicas: [], maxContextTokens: -1}]", "positive integer"),
         ("models: [{name: m, replicas: [{url: http://x, cpu: 1}]}]", "cpu is unknown"),
+        ("models: [{name: m, replicas: [], shares: [1]}]", "shares must be a mapping"),
+        ("models: [{name: m, replicas: [], shares: {a: 0}}]", "not all 0"),
+        ("models: [{name: m, replicas: [], shares: {a: -1}}]", "0 or more"),
+        ("models: [{name: m, replicas: [http://x], shares: {a: 1}}]", "version must be one of"),
+        ("models: [{name: m, replicas: [], adapters: sql}]", "adapters must be a list"),
+        ("models: [{name: m, replicas: [{url: http://x, weight: 0}]}]", "weight must be above 0"),
         ("{models: [{name: m, replicas: []}], engineCA: /nowhere}", "engineCA"),
     ],
 )

@@ -12,6 +12,7 @@ A replica is open to a request unless
 * **memory**: projected KV use with it would pass the watermark, or the lower ceiling that its
   preemptions have set;
 * **slots**: it runs as many requests as it ever does at once, whatever memory it has;
+* **adapters**: it uses as many LoRA adapters as it can at once, and not the one that is asked for;
 * **pace**: the seconds that its prompt takes, shared by the answers that decode there, would
   bring their time per token over the target: short answers are the first to feel it;
 * **prefill**: the prompts that wait there keep it busy for long enough already. What waits here
@@ -59,6 +60,7 @@ class Closed(StrEnum):
     NOT = "open"
     MEMORY = "memory"
     SLOTS = "slots"
+    ADAPTERS = "adapters"
     PACE = "pace"
     PREFILL = "prefill"
     PROOF = "proof"
@@ -68,6 +70,7 @@ class Closed(StrEnum):
 _OPEN: Final = Closed.NOT
 _MEMORY: Final = Closed.MEMORY
 _SLOTS: Final = Closed.SLOTS
+_ADAPTERS: Final = Closed.ADAPTERS
 _PACE: Final = Closed.PACE
 _PREFILL: Final = Closed.PREFILL
 _PROOF: Final = Closed.PROOF
@@ -246,6 +249,8 @@ def not_now(
         )
     if Closed.SLOTS in closed:
         told.append(f"{closed[Closed.SLOTS]} run as many requests as they do at once")
+    if Closed.ADAPTERS in closed:
+        told.append(f"{closed[Closed.ADAPTERS]} have no slot for its LoRA adapter")
     if Closed.PACE in closed:
         target = 1e3 * settings.tpot_target_seconds
         told.append(f"{closed[Closed.PACE]} would answer others slower than {target:.0f} ms/token")

@@ -17,7 +17,7 @@ A published policy takes the place of ours in the choice alone; admission then s
 everything unless it is asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -45,6 +45,7 @@ from memroute.pressure import (
     ReplicaLedger,
     ReplicaReading,
     Reservation,
+    SessionIndex,
 )
 from memroute.pressure.ledger import MEMORY_QUANTILE
 from memroute.pressure.reading import MAX_AGE_SECONDS
@@ -91,6 +92,9 @@ class DispatchSettings:
     max_age_seconds: float = MAX_AGE_SECONDS
     """A replica whose last reading is older comes after all others."""
     limits: AdmissionSettings = field(default_factory=AdmissionSettings)
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of the traffic, by the replicas' version, in any unit; empty: all compete. A version with
+    none gets nothing; one whose replicas are all out leaves its requests to the others."""
 
 
 class Placement:
@@ -127,6 +131,7 @@ class Dispatcher:
         self.closed_counts: dict[Closed, int] = {}
         """Replicas that were closed to a request when it came, by why."""
         self.prefixes = PrefixIndex()
+        self.sessions = SessionIndex()
         self._find_hits = find_hits
         self._rng = rng
         self._pick: Pick | None = None
@@ -256,6 +261,8 @@ class Dispatcher:
         Raises ``KeyError`` the second time: that is a bug of the caller.
         """
         held = placement_ledger.release(reservation, now_seconds=now_seconds)
+        if is_complete and reservation.profile.session:
+            self.sessions.served(_session(reservation.profile), placement_ledger.replica, held)
         if is_complete and reservation.generated_tokens:
             profile = reservation.profile
             self.lengths.observe(
@@ -291,7 +298,19 @@ class Dispatcher:
             else:
                 out.append(candidate)
         # With every replica out, trying one is better than refusing all: they may be back.
-        return usable or out
+        found = usable or out
+        return self._of_version(found, ticket.profile.draw) if self.settings.shares else found
+
+    def _of_version(self, usable: list[Candidate], draw: float) -> list[Candidate]:
+        """Those of the version that the request has drawn, of the versions that are there."""
+        shares = self.settings.shares
+        there = {candidate.version: shares.get(candidate.version, 0.0) for candidate in usable}
+        left = draw * sum(there.values())
+        for version in sorted(there):
+            left -= there[version]
+            if left < 0:
+                return [candidate for candidate in usable if candidate.version == version]
+        return []
 
     def _possible(self, ticket: Ticket, now_seconds: float) -> list[Candidate] | Reject:
         """Those that could ever hold the request, or why there are none."""
@@ -345,11 +364,18 @@ class Dispatcher:
         if self._find_hits is not None:
             return self._find_hits(ticket)
         profile = ticket.profile
-        if not profile.prefix:
-            return NO_HITS
-        matched = self.prefixes.match(profile.prefix)
-        size, most = profile.tokens_per_block, profile.num_prompt_tokens
-        return {replica: min(most, size * count) for replica, count in matched.items()}
+        hits: dict[str, int] = {}
+        most = profile.num_prompt_tokens
+        if profile.prefix:
+            size = profile.tokens_per_block
+            for replica, count in self.prefixes.match(profile.prefix).items():
+                hits[replica] = min(most, size * count)
+        if profile.session:
+            last = self.sessions.last(_session(profile))
+            if last is not None:
+                replica, num_tokens = last
+                hits[replica] = max(hits.get(replica, 0), min(most, num_tokens))
+        return hits
 
     def _search(self, ticket: Ticket, possible: Sequence[Candidate], now_seconds: float) -> Search:
         return search(
@@ -583,7 +609,14 @@ class Dispatcher:
             self.prefixes.insert(
                 ledger.replica, profile.prefix, max_blocks=capacity // profile.tokens_per_block
             )
+        if profile.session:
+            self.sessions.served(_session(profile), ledger.replica, profile.num_prompt_tokens)
         self.line.placed(
             profile.tenant, profile.num_prompt_tokens + output, now_seconds=now_seconds
         )
         return Placement(chosen, choice, reservation)
+
+
+def _session(profile: RequestProfile) -> str:
+    """Two tenants may call their sessions the same."""
+    return f"{profile.tenant}/{profile.session}"

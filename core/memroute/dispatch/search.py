@@ -8,6 +8,7 @@ from memroute.admission import AdmissionSettings, Closed, closed_to
 from memroute.footprint.request import RequestProfile
 from memroute.pressure import ReplicaHealth, ReplicaLedger
 from memroute.routing.choose import (
+    ADAPTER_SECONDS,
     CLOSED_SECONDS,
     MISS_SECONDS,
     STALE_SECONDS,
@@ -17,6 +18,7 @@ from memroute.routing.choose import (
 from memroute.routing.published import Hits
 
 _OPEN: Final = Closed.NOT
+_ADAPTERS: Final = Closed.ADAPTERS
 SAME_SECONDS: Final = 0.002
 # What nobody would notice is the same: learned speeds differ by as much from noise alone.
 
@@ -24,10 +26,14 @@ SAME_SECONDS: Final = 0.002
 class Candidate:
     """A replica that requests can be sent to."""
 
-    __slots__ = ("health", "is_routable", "ledger")
+    __slots__ = ("health", "is_routable", "ledger", "version")
 
-    def __init__(self, ledger: ReplicaLedger, *, is_routable: bool = True) -> None:
+    def __init__(
+        self, ledger: ReplicaLedger, *, is_routable: bool = True, version: str = ""
+    ) -> None:
         self.ledger = ledger
+        self.version = version
+        """Of the model: what shares of the traffic are given to."""
         self.health = ReplicaHealth()
         self.is_routable = is_routable
         """Ready, not draining, not terminating."""
@@ -110,7 +116,7 @@ def search(
     expected to be. ``max_age_seconds``: of readings
     that are trusted. Linear in the candidates: the one loop over all replicas of a pool.
     """
-    prompt = profile.num_prompt_tokens
+    prompt, adapter = profile.num_prompt_tokens, profile.adapter
     oldest = now_seconds - max_age_seconds
     found = Search(len(candidates), output_tokens)
     for candidate in candidates:
@@ -127,17 +133,23 @@ def search(
         )
         if ledger.read_at_seconds < oldest:
             cost += STALE_SECONDS
+        has_slot = True
+        if adapter and not ledger.has_adapter(adapter):
+            cost += ADAPTER_SECONDS
+            has_slot = ledger.has_adapter_slot()
         cost = int(cost / SAME_SECONDS) * SAME_SECONDS
         if cost > found.open_cost:
             # Neither the cheapest nor the cheapest open one, whether it is open or not.
             continue
-        closed = closed_to(
-            ledger,
-            prompt_tokens=prompt,
-            work_tokens=work,
-            output_tokens=output_tokens,
-            settings=limits,
-            now_seconds=now_seconds,
-        )
+        closed = _ADAPTERS
+        if has_slot:
+            closed = closed_to(
+                ledger,
+                prompt_tokens=prompt,
+                work_tokens=work,
+                output_tokens=output_tokens,
+                settings=limits,
+                now_seconds=now_seconds,
+            )
         found.offer(candidate, work, cost, closed, rng)
     return found

@@ -8,9 +8,9 @@ class RequestProfile:
     """
 
     __slots__ = (
-        "assumed_output_tokens", "deadline_seconds", "expected_tokens", "is_stream",
-        "known_output_tokens", "max_output_tokens", "min_prompt_tokens", "num_choices",
-        "num_prompt_tokens", "prefix", "priority", "tenant",
+        "adapter", "assumed_output_tokens", "deadline_seconds", "draw", "expected_tokens",
+        "is_stream", "known_output_tokens", "max_output_tokens", "min_prompt_tokens",
+        "num_choices", "num_prompt_tokens", "prefix", "priority", "session", "tenant",
         "tokens_per_block",
     )  # fmt: skip
 
@@ -29,6 +29,9 @@ class RequestProfile:
         deadline_seconds: float | None = None,
         prefix: tuple[int, ...] = (),
         tokens_per_block: int = 0,
+        session: str = "",
+        adapter: str = "",
+        draw: float = 0.0,
     ) -> None:
         self.num_prompt_tokens = num_prompt_tokens
         """The best estimate."""
@@ -56,6 +59,12 @@ class RequestProfile:
         """Keys of its prompt's blocks, each of all up to its end; empty: nobody looked."""
         self.tokens_per_block = tokens_per_block
         """Tokens of each of those blocks, about."""
+        self.session = session
+        """What its client calls the conversation that it belongs to; empty: nothing."""
+        self.adapter = adapter
+        """The LoRA adapter that it asks for; empty: the model itself."""
+        self.draw = draw
+        """0 to 1: which of several versions of the model it goes to; the same for a session."""
 
     @property
     def least_tokens(self) -> int:

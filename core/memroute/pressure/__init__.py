@@ -8,6 +8,7 @@ from memroute.pressure.prefix_index import PrefixIndex
 from memroute.pressure.prompt_length import PromptLengths
 from memroute.pressure.rate import RateMeter
 from memroute.pressure.reading import ReplicaReading, max_age_seconds
+from memroute.pressure.session_index import SessionIndex
 from memroute.pressure.speed import SpeedMeter
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ReplicaLedger",
     "ReplicaReading",
     "Reservation",
+    "SessionIndex",
     "SpeedMeter",
     "max_age_seconds",
 ]

@@ -58,7 +58,8 @@ class ReplicaLedger(DecodingAnswers):
 
     __slots__ = (
         "_ended", "_leader", "_lengths", "_max_context_tokens", "_projected_tokens",
-        "_promised_capacity_tokens", "_tells_life", "_unseen", "capacity_tokens", "ceiling_ratio",
+        "_promised_capacity_tokens", "_tells_life", "_unseen", "adapters", "capacity_tokens",
+        "ceiling_ratio",
         "foreign_tokens", "leases", "limit_tokens", "measured_ratio", "num_foreign_running",
         "num_foreign_waiting", "num_pending", "pending_reserved_tokens", "pending_tokens",
         "pinned_ratio", "progressed_at_seconds", "read_at_seconds", "reading", "replica",
@@ -96,6 +97,8 @@ class ReplicaLedger(DecodingAnswers):
         """How full it may be planned, whatever the watermark says: preemptions lower it."""
         self.running_limit: int | None = None
         """Requests that the engine runs at once, whatever its memory; None: not reached so far."""
+        self.adapters: dict[str, int] = {}
+        """Our requests there by the LoRA adapter that they use."""
         self.sent_since_reading_tokens = 0
         """Prompt tokens that we have sent since the last reading came."""
         self.measured_ratio = 0.0
@@ -199,6 +202,8 @@ class ReplicaLedger(DecodingAnswers):
             now_seconds=now_seconds,
         )
         self.leases.add(lease)
+        if profile.adapter:
+            self.adapters[profile.adapter] = self.adapters.get(profile.adapter, 0) + 1
         self._projected_tokens = -1
         self.sent_since_reading_tokens += lease.prompt_tokens
         self.num_pending += 1
@@ -253,6 +258,11 @@ class ReplicaLedger(DecodingAnswers):
         Raises ``KeyError`` when it was given back before: that is a bug of the caller.
         """
         self.leases.remove(lease)
+        adapter = lease.profile.adapter
+        if adapter:
+            self.adapters[adapter] -= 1
+            if not self.adapters[adapter]:
+                del self.adapters[adapter]
         self._projected_tokens = -1
         if lease.answered_at_seconds < 0:
             self._waits_no_more(lease)
@@ -276,6 +286,21 @@ class ReplicaLedger(DecodingAnswers):
                 self._answered(lease, now_seconds, is_seen=False)
 
     # What decisions ask.
+
+    def has_adapter(self, name: str) -> bool:
+        """Whether requests use the adapter there now, ours or others'."""
+        if name in self.adapters:
+            return True
+        read = None if self.reading is None else self.reading.adapters
+        return read is not None and name in read
+
+    def has_adapter_slot(self) -> bool:
+        """Whether it can use one more adapter beside those in use; unknown counts as yes."""
+        reading = self.reading
+        if reading is None or reading.max_adapters is None:
+            return True
+        in_use = reading.adapters or frozenset()
+        return len(in_use.union(self.adapters)) < reading.max_adapters
 
     @property
     def num_in_flight(self) -> int:
@@ -368,8 +393,11 @@ class ReplicaLedger(DecodingAnswers):
             capacity = reading.kv_capacity_tokens
         self.capacity_tokens = capacity
         limit = self._max_context_tokens
-        if limit is None or (capacity is not None and capacity < limit):
-            limit = capacity
+        of_rank = capacity
+        if capacity is not None and reading is not None and reading.num_ranks > 1:
+            of_rank = capacity // reading.num_ranks
+        if limit is None or (of_rank is not None and of_rank < limit):
+            limit = of_rank
         self.limit_tokens = limit
 
     def _heed(self, before: ReplicaReading | None, now: ReplicaReading) -> None:
@@ -378,9 +406,9 @@ class ReplicaLedger(DecodingAnswers):
         Those that wait are a sign only where they are ours (we thought that they would fit) and
         the cache is full: else they wait for their turn in a step.
         """
+        self._count_running(before, now)
         if before is None:
             return
-        self._count_running(before, now)
         if before.num_preemptions_total is None or now.num_preemptions_total is None:
             return
         was_preempted = now.num_preemptions_total > before.num_preemptions_total
@@ -394,13 +422,16 @@ class ReplicaLedger(DecodingAnswers):
         else:
             self.ceiling_ratio = min(1.0, self.ceiling_ratio + RAISED_RATIO)
 
-    def _count_running(self, before: ReplicaReading, now: ReplicaReading) -> None:
-        """Learn how many the engine runs at once: as many, twice, while others wait.
+    def _count_running(self, before: ReplicaReading | None, now: ReplicaReading) -> None:
+        """How many the engine runs at once: as it says, or as many, twice, while others wait.
 
         While steps or memory are what they wait for, the number that runs changes.
         """
+        if now.max_running is not None:
+            self.running_limit = now.max_running
+            return
         running = now.num_requests_running
-        if not running:
+        if not running or before is None:
             return
         limit = self.running_limit
         if _waiting(now):

@@ -23,12 +23,21 @@ class ReplicaReading:
     """When the scrape *started*, on the reader's monotonic clock: what was sent or ended after
     that may or may not be in it."""
     kv_cache_utilization_ratio: float | None = None
-    """Pinned KV cache, 0 to 1; cached blocks that nobody references count as free."""
+    """Pinned KV cache, 0 to 1; cached blocks that nobody references count as free. Of the fullest
+    rank: whoever cannot choose the rank has to count with it."""
     kv_capacity_tokens: int | None = None
     num_requests_running: int | None = None
     num_requests_waiting: int | None = None
     num_waiting_for_capacity: int | None = None
     """Of those that wait, the ones that wait for KV blocks or a sequence slot."""
+    max_running: int | None = None
+    """Requests that it runs at once at most, where it says so."""
     num_preemptions_total: int | None = None
     num_computed_tokens_total: int | None = None
     """Prompt and output tokens since its start: while it grows, the engine lives."""
+    num_ranks: int = 1
+    """Data-parallel ranks that share the capacity: one request is on one of them."""
+    adapters: frozenset[str] | None = None
+    """LoRA adapters that requests use there now."""
+    max_adapters: int | None = None
+    """Of those, how many it can use at once."""

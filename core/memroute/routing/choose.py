@@ -7,6 +7,7 @@ cost = prompts that wait there                      until its own prompt's turn
                                                     what it takes from those that decode there
      + MEMORY x k / (1 - k)                         k: projected KV use with it
      + CLOSED if the replica does not take it now   what waiting for it is worth
+     + ADAPTER if nobody uses its LoRA adapter there
      + STALE if its readings are out of date        others first
 ```
 
@@ -35,6 +36,8 @@ MISS_SECONDS: Final = 1.0
 # What a first token in time is worth: with no time left to wait for the cheapest replica, a
 # request takes another that costs less than this more. Beyond, it would take from many what it
 # gains itself: a long prefix computed twice is held twice, too.
+ADAPTER_SECONDS: Final = 0.1
+# To load a LoRA adapter and to share steps with one more: some hundred MB from the host's memory.
 STALE_SECONDS: Final = 10.0
 FULL_RATIO: Final = 1.02
 # Keeps the barrier finite where a replica is full.

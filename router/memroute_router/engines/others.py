@@ -10,8 +10,8 @@
 
 All utilizations are 0 to 1, whatever their names say; one above 1 is of another scale and so
 unknown. What an engine does not have is None. Series of one family are of data-parallel ranks:
-counts add up, the utilization is their mean; what tensor- and pipeline-parallel ranks repeat is
-counted once.
+counts add up, the utilization is that of the fullest; what tensor- and pipeline-parallel ranks
+repeat is counted once.
 """
 
 import re
@@ -29,8 +29,8 @@ class Dialect:
     """The names of one engine. What it does not have is empty."""
 
     __slots__ = (
-        "capacity", "computed", "marker", "name", "preemptions", "running", "total", "used",
-        "utilization", "waiting",
+        "capacity", "computed", "marker", "most_running", "name", "preemptions", "running",
+        "total", "used", "utilization", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,7 @@ class Dialect:
         capacity: tuple[bytes, ...] = (),
         preemptions: bytes = b"",
         computed: tuple[bytes, ...] = (),
+        most_running: bytes = b"",
     ) -> None:
         self.name = name
         self.marker = marker
@@ -60,6 +61,7 @@ class Dialect:
         """Families whose product it is."""
         self.preemptions = preemptions
         self.computed = computed
+        self.most_running = most_running
 
 
 DIALECTS: Final = (
@@ -75,6 +77,7 @@ DIALECTS: Final = (
         utilization=b"kv_cache_utilization",
         capacity=(b"kv_cache_max_blocks", b"kv_cache_tokens_per_block"),
         running=b"num_requests_running", waiting=b"num_requests_waiting",
+        most_running=b"max_num_active_requests",
     ),
     Dialect(
         "tgi", b"tgi_",
@@ -103,6 +106,12 @@ def dialect_of(page: bytes) -> Dialect | None:
     return None
 
 
+def is_sglang_page(page: bytes) -> bool:
+    """Whether it is SGLang's, which has a snapshot beside it."""
+    dialect = dialect_of(page)
+    return dialect is not None and dialect.name == "sglang"
+
+
 def parse_other_metrics(
     page: bytes,
     dialect: Dialect,
@@ -119,9 +128,11 @@ def parse_other_metrics(
         return found
 
     capacity = _product([values(family) for family in dialect.capacity])
-    utilization = None
+    utilization, num_ranks = None, 1
     if dialect.utilization:
-        utilization = _mean(values(dialect.utilization))
+        ranks = values(dialect.utilization)
+        num_ranks = max(1, len(ranks))
+        utilization = max(ranks, default=None)
     elif dialect.used:
         used, total = _total(values(dialect.used)), _total(values(dialect.total))
         utilization = used / total if used is not None and total else None
@@ -131,14 +142,21 @@ def parse_other_metrics(
         utilization = None
     computed = [value for family in dialect.computed for value in values(family)]
     preemptions = _total(values(dialect.preemptions)) if dialect.preemptions else None
+    most_running = None
+    if dialect.most_running:
+        # Older ones do not have it, and nobody misses it.
+        most = [value for _, value in _by_rank(page, dialect.marker + dialect.most_running)]
+        most_running = _total(most)
     return ReplicaReading(
         taken_at_seconds=taken_at_seconds,
         kv_cache_utilization_ratio=utilization,
         kv_capacity_tokens=capacity,
         num_requests_running=_total(values(dialect.running)),
         num_requests_waiting=_total(values(dialect.waiting)),
+        max_running=most_running,
         num_preemptions_total=preemptions,
         num_computed_tokens_total=_total(computed),
+        num_ranks=num_ranks,
     )
 
 
@@ -165,10 +183,6 @@ def _by_rank(page: bytes, family: bytes) -> Iterator[tuple[bytes, float]]:
 
 def _total(values: list[float]) -> int | None:
     return int(sum(values, start=0.0)) if values else None
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values, start=0.0) / len(values) if values else None
 
 
 def _product(factors: list[list[float]]) -> int | None:

@@ -3,7 +3,7 @@
 Only the lines that matter are looked at: 95 % of the page are histogram buckets. Families stay
 where they are from one page to the next, so each is looked for where it was. Under data
 parallelism there is one series per rank (label ``engine``): counts add up, capacities add up, the
-utilization is the mean of ranks that are equally large.
+utilization is that of the fullest rank.
 """
 
 import re
@@ -21,10 +21,21 @@ _COMPUTED = (b"vllm:prompt_tokens_total", b"vllm:generation_tokens_total")
 _BY_REASON = b"vllm:num_requests_waiting_by_reason"
 # From 0.31 on; {reason="capacity"} wait for KV blocks or a sequence slot.
 _CONFIG = b"vllm:cache_config_info"
+_ADAPTERS = b"vllm:lora_requests_info"
+# One series per state that there ever was; the greatest value (a time) is the present one.
 FULL_TARGET = b"/metrics"
 NARROW_TARGET = b"/metrics/?" + b"&".join(
     b"name[]=" + name
-    for name in (*_UTILIZATION, _RUNNING, _WAITING, _BY_REASON, _PREEMPTIONS, *_COMPUTED, _CONFIG)
+    for name in (
+        *_UTILIZATION,
+        _RUNNING,
+        _WAITING,
+        _BY_REASON,
+        _PREEMPTIONS,
+        *_COMPUTED,
+        _CONFIG,
+        _ADAPTERS,
+    )
 )
 """Those families alone: 2 KB instead of 50, and a fifth of the engine's own time for them.
 
@@ -88,11 +99,10 @@ def parse_vllm_metrics(
     """
     hints = hints or LineHints()
     utilizations = _values(hints, page, _UTILIZATION[0]) or _values(hints, page, _UTILIZATION[1])
+    adapters, max_adapters = _adapters(hints, page)
     reading = ReplicaReading(
         taken_at_seconds=taken_at_seconds,
-        kv_cache_utilization_ratio=(
-            sum(utilizations) / len(utilizations) if utilizations else None
-        ),
+        kv_cache_utilization_ratio=max(utilizations) if utilizations else None,
         kv_capacity_tokens=_capacity_of(hints, page),
         num_requests_running=_total(_values(hints, page, _RUNNING)),
         num_requests_waiting=_total(_values(hints, page, _WAITING)),
@@ -101,6 +111,9 @@ def parse_vllm_metrics(
         num_computed_tokens_total=_total(
             [value for family in _COMPUTED for value in _values(hints, page, family)]
         ),
+        num_ranks=max(1, len(utilizations)),
+        adapters=adapters,
+        max_adapters=max_adapters,
     )
     if report_missing is not None:
         for family, found in (
@@ -135,6 +148,19 @@ def _waiting_for_capacity(hints: LineHints, page: bytes) -> int | None:
             if b'reason="capacity"' in labels
         ]
     )
+
+
+def _adapters(hints: LineHints, page: bytes) -> tuple[frozenset[str] | None, int | None]:
+    """LoRA adapters that are used or waited for now, and how many can be at once."""
+    present, latest = b"", -1.0
+    for labels, value in hints.lines(page, _ADAPTERS):
+        if float(value) > latest:
+            present, latest = labels, float(value)
+    if latest < 0:
+        return None, None
+    told = {name.decode(): value.decode() for name, value in _LABEL.findall(present)}
+    named = f"{told.get('running_lora_adapters', '')},{told.get('waiting_lora_adapters', '')}"
+    return frozenset(name for name in named.split(",") if name), _integer(told.get("max_lora"))
 
 
 def _capacity_of(hints: LineHints, page: bytes) -> int | None:

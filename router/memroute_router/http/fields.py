@@ -8,6 +8,8 @@ import http
 from typing import Final
 
 REQUEST_ID = b"x-request-id"
+SESSION_ID = b"x-session-id"
+# What a client calls a conversation; engines may want to know it too.
 EXPLAIN = b"x-memroute-explain"
 REASON = b"x-memroute-reason"
 TENANT = b"x-memroute-tenant"
@@ -38,7 +40,7 @@ REQUEST_FIELDS: Final[dict[bytes, int]] = (
         ),
         _READ,
     )
-    | {b"authorization": _SEEN, b"content-type": _SEEN, b"x-api-key": _SEEN}
+    | {b"authorization": _SEEN, b"content-type": _SEEN, b"x-api-key": _SEEN, SESSION_ID: _SEEN}
 )  # fmt: skip
 """Requests; what is not named here is passed on as it came."""
 
