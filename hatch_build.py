@@ -21,8 +21,8 @@ PACKAGES = ("core/memroute", "router/memroute_router", "simulator/memroute_simul
 MODULES = (
     *(f"memroute/{name}.py" for name in (
         "admission/policy", "admission/queue", "dispatch/dispatcher", "dispatch/search",
-        "dispatch/waiting", "footprint/request", "pressure/growth", "pressure/health",
-        "pressure/ledger", "pressure/output_length",
+        "dispatch/waiting", "footprint/request", "pressure/block_index", "pressure/growth",
+        "pressure/health", "pressure/holders", "pressure/ledger", "pressure/output_length",
         "pressure/prefix_index", "pressure/prompt_length", "pressure/rate", "pressure/reading",
         "pressure/session_index", "pressure/speed", "routing/choose", "routing/published",
     )),

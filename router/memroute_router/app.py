@@ -31,6 +31,8 @@ from memroute_router.lifecycle import LifecycleLimits, Proxy, Services
 from memroute_router.metrics import RouterMetrics
 from memroute_router.openapi import openapi_document
 from memroute_router.pools import CommonSettings, Pool, Pools, Replica
+from memroute_router.prompts.kv_events import KVEventFollower
+from memroute_router.prompts.tokenizer import Tokenizers
 from memroute_router.retries import RetryBudget
 from memroute_router.scrape import Scraper
 from memroute_router.settings import RouterSettings
@@ -88,6 +90,16 @@ class Router:
             interval_seconds=settings.scrape_seconds,
             rng=rng,
         )
+        self.tokenizers = Tokenizers(Path(settings.tokenizers) if settings.tokenizers else None)
+        self.kv_events: KVEventFollower | None = None
+        if settings.kv_events:
+            self.kv_events = KVEventFollower(
+                self.engines,
+                self.pools,
+                on_gap=lambda replica: self.metrics.kv_event_gaps.labels(
+                    *self.metrics.replica_labels(replica)
+                ).inc(),
+            )
         self.proxy = Proxy(
             Services(
                 pools=self.pools,
@@ -95,6 +107,7 @@ class Router:
                 metrics=self.metrics,
                 journal=self.journal,
                 retries=RetryBudget(),
+                tokenizers=self.tokenizers,
                 limits=LifecycleLimits(
                     first_byte_seconds=settings.first_byte_timeout_seconds,
                     stalled_engine_seconds=settings.stalled_engine_seconds,
@@ -154,6 +167,9 @@ class Router:
             task.cancel()
         await asyncio.gather(stop, *loops, return_exceptions=True)
         self.scraper.close()
+        if self.kv_events is not None:
+            await self.kv_events.close()
+        self.tokenizers.close()
         await self.engines.close()
         self.journal.flush()
         for task in done:
@@ -161,10 +177,18 @@ class Router:
                 task.result()
         LOGGER.info("router stopped")
 
+    def on_upsert(self, replica: Replica) -> None:
+        """A replica is there, or has changed."""
+        self.scraper.follow(replica)
+        if self.kv_events is not None:
+            self.kv_events.follow(replica)
+
     def on_gone(self, replica: Replica) -> None:
         """A replica is gone: who waits for it is told, for a node that died sends no reset."""
         LOGGER.info("replica gone replica=%s", replica.info.key)
         self.scraper.forget(replica.info.key)
+        if self.kv_events is not None:
+            self.kv_events.forget(replica.info.key)
         self.engines.abandon(replica.info.endpoint)
 
     async def _tick_forever(self) -> None:
@@ -256,6 +280,11 @@ class Router:
                     "foreign_tokens": replica.ledger.foreign_tokens,
                     "sharing_ratio": round(replica.ledger.sharing_ratio, 3),
                     "ceiling_ratio": round(replica.ledger.ceiling_ratio, 3),
+                    "kv_event_blocks": (
+                        pool.dispatcher.blocks.num_blocks(replica.info.key)
+                        if pool.dispatcher.blocks.follows(replica.info.key)
+                        else None
+                    ),
                     "running_limit": replica.ledger.running_limit,
                     "num_in_flight": replica.ledger.num_in_flight,
                     "num_pending": replica.ledger.num_pending,
@@ -287,7 +316,7 @@ async def run_router(settings: RouterSettings) -> None:
             static = StaticMembership(
                 Path(settings.config),
                 router.pools,
-                on_upsert=router.scraper.follow,
+                on_upsert=router.on_upsert,
                 on_gone=router.on_gone,
                 on_reload=lambda ok: router.metrics.config_reloads.labels(
                     "applied" if ok else "refused"
@@ -301,7 +330,7 @@ async def run_router(settings: RouterSettings) -> None:
                 await stack.enter_async_context(await KubernetesClient.from_environment()),
                 router.pools,
                 namespace=settings.namespace,
-                on_upsert=router.scraper.follow,
+                on_upsert=router.on_upsert,
                 on_gone=router.on_gone,
             )
         await router.run(membership, stopping)

@@ -39,6 +39,7 @@ from memroute_router.journal import Journal, Record
 from memroute_router.metrics import PoolStatistics, RouterMetrics
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import Lease, Pool, Pools
+from memroute_router.prompts.tokenizer import Tokenizers
 from memroute_router.requests import BadRequestError, ParsedRequest
 from memroute_router.retries import RetryBudget
 from memroute_router.surface import Route
@@ -80,6 +81,7 @@ class Services:
     metrics: RouterMetrics
     journal: Journal
     retries: RetryBudget
+    tokenizers: Tokenizers
     limits: LifecycleLimits
     tenants: TenantSource
     trusts_headers: bool
@@ -140,7 +142,7 @@ class Lifecycle:
     # It arrives
 
     def begin(self) -> None:
-        """Parse, profile, and ask for room."""
+        """Parse, tokenize where that can be done, and ask for room."""
         exchange = self._exchange
         services = self._services
         services.retries.request()
@@ -162,6 +164,27 @@ class Lifecycle:
                 Outcome.UNKNOWN_MODEL, 404, told, parameter="model", reason="unknown-model"
             )
             return
+        exchange.sink = self
+        if request.token_ids is None and request.document is not None:
+            tokenizer = services.tokenizers.of(pool.model, pool.tokenizer_folder)
+            if tokenizer is not None and services.tokenizers.encode(
+                tokenizer, request.document, self._tokenized
+            ):
+                return
+        self._ask(request, pool)
+
+    def _tokenized(self, token_ids: list[int] | None) -> None:
+        """Its prompt's tokens are known now, or will not be."""
+        request, pool = self._request, self._pool
+        if self._is_over or request is None or pool is None:
+            return
+        if token_ids:
+            request.tokenized(token_ids)
+        self._ask(request, pool)
+
+    def _ask(self, request: ParsedRequest, pool: Pool) -> None:
+        """Ask for room."""
+        exchange, services = self._exchange, self._services
         claims = read_claims(
             exchange.fields, tenants=services.tenants, trusts_headers=services.trusts_headers
         )
@@ -178,8 +201,8 @@ class Lifecycle:
             session=session,
             adapter="" if request.model == pool.model else request.model,
             draw=pool.draw(session),
+            block_tokens=pool.dispatcher.blocks.block_tokens,
         )
-        exchange.sink = self
         self._seek_room(pool)
 
     def _seek_room(self, pool: Pool) -> None:

@@ -105,6 +105,7 @@ class RouterMetrics:
         self.num_connections: Callable[[], int] = int
         self.registry = CollectorRegistry()
         self.registry.register(_LedgerCollector(pools))
+        self.registry.register(_DispatchCollector(pools))
         self.registry.register(_StatisticsCollector(self._by_labels))
         self.registry.register(_ProcessCollector(self))
         self.scrape_errors = Counter(
@@ -113,6 +114,12 @@ class RouterMetrics:
         self.scrape_seconds = Counter(
             "memroute_router_scrape_cpu_seconds",
             "CPU time spent on parsing readings.",
+            registry=self.registry,
+        )
+        self.kv_event_gaps = Counter(
+            "memroute_router_kv_event_gaps",
+            "Times when KV events of the replica were lost on the way.",
+            _REPLICA,
             registry=self.registry,
         )
         self.config_reloads = Counter(
@@ -175,7 +182,7 @@ class _StatisticsCollector(Collector):
 
 
 class _LedgerCollector(Collector):
-    """Gauges of every replica and every queue: no series outlives its replica."""
+    """Gauges of every replica: no series outlives it."""
 
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
@@ -194,20 +201,9 @@ class _LedgerCollector(Collector):
         ceiling = _gauge("kv_ceiling_ratio", "How full it is planned at the most: preemptions.")
         rate = _gauge("prefill_tokens_per_second", "How fast it computes prompts, as learned.")
         step = _gauge("step_seconds", "Time per token of the answers there, of late.")
-        held = _gauge("queue_requests", "Requests that are held for their turn.", _DEPLOYMENT)
-        held_tokens = _gauge("queue_tokens", "Expected tokens of held requests.", _DEPLOYMENT)
-        stale = _gauge("stale_replicas", "Replicas whose reading is out of date.", _DEPLOYMENT)
-        closed = _counter("closed", "Replicas that were closed to a request as it came.", "reason")
-        would_hold = _counter("would_hold", "Requests that would have been held, observing.")
+        blocks = _gauge("kv_event_blocks", "Cached blocks that the replica has told of.")
         now = self._pools.now_seconds()
         for pool in self._pools.by_model.values():
-            pool_labels = pool.labels
-            for why, count in pool.dispatcher.closed_counts.items():
-                closed.add_metric((*pool_labels, why.value), count)
-            would_hold.add_metric(pool_labels, pool.dispatcher.num_would_hold)
-            held.add_metric(pool_labels, pool.num_held)
-            held_tokens.add_metric(pool_labels, pool.held_tokens)
-            stale.add_metric(pool_labels, pool.num_stale(now_seconds=now))
             for replica in pool.replicas.values():
                 ledger = replica.ledger
                 labels = RouterMetrics.replica_labels(replica)
@@ -216,6 +212,9 @@ class _LedgerCollector(Collector):
                 can_route = replica.info.is_routable and not replica.health.is_out
                 routable.add_metric(labels, 1 if can_route else 0)
                 missing.add_metric(labels, len(replica.missing_metrics))
+                if pool.dispatcher.blocks.follows(replica.info.key):
+                    told = pool.dispatcher.blocks.num_blocks(replica.info.key)
+                    blocks.add_metric(labels, told)
                 pending.add_metric(labels, ledger.pending_tokens)
                 foreign.add_metric(labels, ledger.foreign_tokens)
                 ceiling.add_metric(labels, ledger.ceiling_ratio)
@@ -231,9 +230,34 @@ class _LedgerCollector(Collector):
                 reading = ledger.reading
                 if reading is not None and reading.kv_cache_utilization_ratio is not None:
                     used.add_metric(labels, reading.kv_cache_utilization_ratio)
-        yield from (in_flight, reserved, projected, capacity, used, age, routable)
-        yield from (closed, would_hold, missing)
-        yield from (pending, foreign, ceiling, rate, step, held, held_tokens, stale)
+        yield from (in_flight, reserved, projected, capacity, used, age, routable, missing)
+        yield from (pending, foreign, ceiling, rate, step, blocks)
+
+
+class _DispatchCollector(Collector):
+    """What every pool has decided, and who waits for it."""
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def collect(self) -> Iterator[Metric]:
+        held = _gauge("queue_requests", "Requests that are held for their turn.", _DEPLOYMENT)
+        held_tokens = _gauge("queue_tokens", "Expected tokens of held requests.", _DEPLOYMENT)
+        orphans = _counter("kv_event_orphans", "Blocks told of whose parents were not known.")
+        stale = _gauge("stale_replicas", "Replicas whose reading is out of date.", _DEPLOYMENT)
+        closed = _counter("closed", "Replicas that were closed to a request as it came.", "reason")
+        would_hold = _counter("would_hold", "Requests that would have been held, observing.")
+        now = self._pools.now_seconds()
+        for pool in self._pools.by_model.values():
+            pool_labels = pool.labels
+            for why, count in pool.dispatcher.closed_counts.items():
+                closed.add_metric((*pool_labels, why.value), count)
+            orphans.add_metric(pool_labels, pool.dispatcher.blocks.num_orphans)
+            would_hold.add_metric(pool_labels, pool.dispatcher.num_would_hold)
+            held.add_metric(pool_labels, pool.num_held)
+            held_tokens.add_metric(pool_labels, pool.held_tokens)
+            stale.add_metric(pool_labels, pool.num_stale(now_seconds=now))
+        yield from (held, held_tokens, stale, closed, would_hold, orphans)
 
 
 class _ProcessCollector(Collector):

@@ -83,6 +83,8 @@ class PoolSettings:
     """Of the traffic, by version; empty: memory alone decides."""
     adapters: tuple[str, ...] = ()
     """LoRA adapters that the replicas serve beside the model, by the names that clients send."""
+    tokenizer_folder: str | None = None
+    """Where its tokenizer is, if somewhere of its own."""
     unready_reason: str | None = None
     """Why its ModelDeployment is not ready, as its condition says in one word."""
 
@@ -257,6 +259,11 @@ class Pool:
             info = next(iter(self.replicas.values())).info
             self.labels = info.namespace, info.deployment
         self.advance_soon()
+
+    @property
+    def tokenizer_folder(self) -> str | None:
+        """Where its tokenizer is, if somewhere of its own."""
+        return None if self.settings is None else self.settings.tokenizer_folder
 
     @property
     def assumed_output_tokens(self) -> int:

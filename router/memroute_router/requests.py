@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from memroute.footprint.request import RequestProfile
+from memroute.pressure import block_keys, chain_root
 from memroute.units import ceil_div
 
 BYTES_PER_TOKEN = 4
@@ -42,8 +43,8 @@ class BadRequestError(Exception):
 class ParsedRequest:
     """What the router needs to know of a request."""
 
-    __slots__ = ("is_stream", "max_output_tokens", "model", "num_choices", "prefix",
-                 "prompt_bytes", "prompt_tokens", "session")  # fmt: skip
+    __slots__ = ("document", "is_stream", "max_output_tokens", "model", "num_choices", "prefix",
+                 "prompt_bytes", "prompt_tokens", "session", "token_ids")  # fmt: skip
 
     def __init__(
         self,
@@ -56,10 +57,13 @@ class ParsedRequest:
         is_stream: bool = False,
         prefix: tuple[int, ...] = (),
         session: str = "",
+        document: dict[str, Any] | None = None,
+        token_ids: list[int] | None = None,
     ) -> None:
         """``prefix``: keys of the blocks of its text, for the index of prefixes.
 
-        ``session``: what the body calls the conversation (``prompt_cache_key``).
+        ``session``: what the body calls the conversation (``prompt_cache_key``). ``document``:
+        the body, where a tokenizer can tell its ids; ``token_ids``: those that it came with.
 
         ``prompt_bytes``: of text, None when the prompt came as token ids.
 
@@ -73,6 +77,16 @@ class ParsedRequest:
         self.is_stream = is_stream
         self.prefix = prefix
         self.session = session
+        self.document = document
+        self.token_ids = token_ids
+
+    def tokenized(self, token_ids: list[int]) -> None:
+        """Its prompt is these ids: counted, not estimated."""
+        self.token_ids = token_ids
+        self.prompt_tokens = len(token_ids)
+        self.prompt_bytes = None
+        if self.document is not None:
+            self.prefix = id_keys(token_ids, _salt(self.document))
 
     def profile(
         self,
@@ -85,12 +99,16 @@ class ParsedRequest:
         session: str = "",
         adapter: str = "",
         draw: float = 0.0,
+        block_tokens: int = 0,
     ) -> RequestProfile:
         """The tokens it is expected to hold. ``assumed_output_tokens``: when it sets no limit.
 
         ``tokens_ratio``: what prompts of this model have turned out to hold over what we take
-        them to hold.
+        them to hold. ``block_tokens``: of the blocks that replicas tell they have; 0: none tells.
         """
+        blocks: tuple[int, ...] = ()
+        if block_tokens and self.token_ids is not None and not self._has_salt():
+            blocks = block_keys(self.token_ids, block_tokens, chain_root(adapter))
         num_prompt_tokens = self.prompt_tokens
         tokens_per_block = TOKENS_PER_ID_BLOCK
         if self.prompt_bytes is not None:
@@ -120,7 +138,11 @@ class ParsedRequest:
             session=session,
             adapter=adapter,
             draw=draw,
+            blocks=blocks,
         )
+
+    def _has_salt(self) -> bool:
+        return self.document is not None and bool(self.document.get("cache_salt"))
 
 
 def parse_chat(document: dict[str, Any]) -> ParsedRequest:
@@ -135,6 +157,7 @@ def parse_chat(document: dict[str, Any]) -> ParsedRequest:
         prompt_bytes=num_bytes,
         max_output_tokens=older if limit is None else limit,
         num_choices=_positive(document.get("n"), "n") or 1,
+        document=document,
         is_stream=document.get("stream") is True,
         session=_session(document),
         prefix=_conversation_keys(document, document.get("messages")),
@@ -156,6 +179,8 @@ def parse_completion(document: dict[str, Any]) -> ParsedRequest:
             DEFAULT_COMPLETION_TOKENS if limit is None else limit, "max_tokens"
         ),
         num_choices=(_positive(document.get("n"), "n") or 1) * num_prompts,
+        document=document if num_prompts == 1 else None,
+        token_ids=_only_ids(prompt),
         is_stream=document.get("stream") is True,
         session=_session(document),
         prefix=_prompt_keys(document, prompt),
@@ -321,6 +346,13 @@ def _prompt_keys(document: dict[str, Any], prompt: object) -> tuple[int, ...]:
         if len(prompt) == 1:
             return _prompt_keys(document, first)
     return ()
+
+
+def _only_ids(prompt: object) -> list[int] | None:
+    """The ids of a prompt that came as such, alone."""
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
+        prompt = prompt[0]
+    return prompt if isinstance(prompt, list) and prompt and _are_token_ids(prompt) else None
 
 
 def _session(document: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ without Kubernetes: replicas and models come from a file, which is read again wh
           weight: 2.0                  # twice as much as the measured speed alone would give it
           version: canary
       shares: {"": 95, canary: 5}      # of the traffic, by version; else memory alone decides
+      tokenizer: /models/llama-3-8b    # a folder with tokenizer.json: count tokens
       adapters: [sql-lora]             # LoRA adapters, asked for by these names
       maxContextTokens: 32768
       kvWatermarkRatio: 0.95
@@ -49,6 +50,8 @@ class RouterSettings:
     config: str | None
     namespace: str | None
     scrape_seconds: float
+    tokenizers: str | None
+    kv_events: bool
     max_attempts: int
     max_queued_requests: int
     max_queued_tokens: int
@@ -109,6 +112,16 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--scrape-seconds", type=float, default=1.0, help="how often each replica is read"
     )
+    group.add_argument(
+        "--tokenizers", metavar="FOLDER",
+        help="holds a folder with tokenizer.json (and chat template) for each model, by its name: "
+        "tokens are counted, not estimated",
+    )  # fmt: skip
+    group.add_argument(
+        "--kv-events", action="store_true",
+        help="hear from the replicas which blocks they have cached (vLLM, SGLang), instead of "
+        "guessing by what was sent where; needs --tokenizers, or prompts as token ids",
+    )  # fmt: skip
     group.add_argument(
         "--max-attempts", type=int, default=3, help="replicas to try before the first byte"
     )

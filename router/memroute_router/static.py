@@ -36,6 +36,7 @@ _PORTS = {"http": 80, "https": 443}
 _MODEL_FIELDS = {
     "name", "replicas", "maxContextTokens", "kvWatermarkRatio", "assumedOutputTokens",
     "policy", "admission", "ttftTargetSeconds", "tpotTargetSeconds", "shares", "adapters",
+    "tokenizer",
 }  # fmt: skip
 _REPLICA_FIELDS = {"url", "name", "kvCapacityTokens", "maxContextTokens", "version", "weight"}
 MAX_WEIGHT = 1000.0
@@ -102,6 +103,7 @@ class _Reader:
         config.settings[name] = PoolSettings(
             shares=shares,
             adapters=self._names(model, "adapters", where),
+            tokenizer_folder=self._folder(model, "tokenizer", where),
             namespace="",
             deployment=name,
             watermark_ratio=self._number(
@@ -172,6 +174,17 @@ class _Reader:
         if not sum(given.values()):
             self.problems.append(told)
         return {str(version): float(value) for version, value in given.items()}
+
+    def _folder(self, model: dict[str, Any], name: str, where: str) -> str | None:
+        given = model.get(name)
+        if given is None:
+            return None
+        if not isinstance(given, str) or not (Path(given) / "tokenizer.json").is_file():
+            self.problems.append(
+                f"{where}.{name} must be a folder with a tokenizer.json: {given!r}"
+            )
+            return None
+        return given
 
     def _names(self, model: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
         given = model.get(name) or []

@@ -40,6 +40,7 @@ from memroute.dispatch.search import Candidate, Search, search
 from memroute.dispatch.waiting import Ticket, WaitingLine
 from memroute.footprint.request import RequestProfile
 from memroute.pressure import (
+    BlockIndex,
     OutputLengths,
     PrefixIndex,
     ReplicaLedger,
@@ -132,6 +133,8 @@ class Dispatcher:
         """Replicas that were closed to a request when it came, by why."""
         self.prefixes = PrefixIndex()
         self.sessions = SessionIndex()
+        self.blocks = BlockIndex()
+        """What replicas that publish KV events have told."""
         self._find_hits = find_hits
         self._rng = rng
         self._pick: Pick | None = None
@@ -163,6 +166,7 @@ class Dispatcher:
     def remove(self, replica: str) -> Candidate | None:
         """A replica is gone; leases on it stay valid until they are released."""
         self.prefixes.forget(replica)
+        self.blocks.forget(replica)
         return self.candidates.pop(replica, None)
 
     def ledger(
@@ -261,6 +265,8 @@ class Dispatcher:
         Raises ``KeyError`` the second time: that is a bug of the caller.
         """
         held = placement_ledger.release(reservation, now_seconds=now_seconds)
+        if reservation.profile.blocks:
+            self.blocks.ended(placement_ledger.replica, reservation.profile.prefix)
         if is_complete and reservation.profile.session:
             self.sessions.served(_session(reservation.profile), placement_ledger.replica, held)
         if is_complete and reservation.generated_tokens:
@@ -370,12 +376,28 @@ class Dispatcher:
             size = profile.tokens_per_block
             for replica, count in self.prefixes.match(profile.prefix).items():
                 hits[replica] = min(most, size * count)
+        if profile.blocks:
+            self._told_hits(profile, hits)
         if profile.session:
             last = self.sessions.last(_session(profile))
             if last is not None:
                 replica, num_tokens = last
                 hits[replica] = max(hits.get(replica, 0), min(most, num_tokens))
         return hits
+
+    def _told_hits(self, profile: RequestProfile, hits: dict[str, int]) -> None:
+        """Where replicas say what they have, that counts, and what is on its way to them."""
+        blocks = self.blocks
+        for replica in list(hits):
+            if blocks.follows(replica):
+                del hits[replica]
+        most = profile.num_prompt_tokens
+        for replica, count in blocks.match(profile.blocks).items():
+            hits[replica] = min(most, blocks.block_tokens * count)
+        for replica, count in blocks.match_sent(profile.prefix).items():
+            if blocks.follows(replica):
+                sent = min(most, profile.tokens_per_block * count)
+                hits[replica] = max(hits.get(replica, 0), sent)
 
     def _search(self, ticket: Ticket, possible: Sequence[Candidate], now_seconds: float) -> Search:
         return search(
@@ -609,6 +631,8 @@ class Dispatcher:
             self.prefixes.insert(
                 ledger.replica, profile.prefix, max_blocks=capacity // profile.tokens_per_block
             )
+        if profile.blocks:
+            self.blocks.sent(ledger.replica, profile.prefix)
         if profile.session:
             self.sessions.served(_session(profile), ledger.replica, profile.num_prompt_tokens)
         self.line.placed(

@@ -8,7 +8,7 @@ class RequestProfile:
     """
 
     __slots__ = (
-        "adapter", "assumed_output_tokens", "deadline_seconds", "draw", "expected_tokens",
+        "adapter", "assumed_output_tokens", "blocks", "deadline_seconds", "draw", "expected_tokens",
         "is_stream", "known_output_tokens", "max_output_tokens", "min_prompt_tokens",
         "num_choices", "num_prompt_tokens", "prefix", "priority", "session", "tenant",
         "tokens_per_block",
@@ -32,6 +32,7 @@ class RequestProfile:
         session: str = "",
         adapter: str = "",
         draw: float = 0.0,
+        blocks: tuple[int, ...] = (),
     ) -> None:
         self.num_prompt_tokens = num_prompt_tokens
         """The best estimate."""
@@ -65,6 +66,8 @@ class RequestProfile:
         """The LoRA adapter that it asks for; empty: the model itself."""
         self.draw = draw
         """0 to 1: which of several versions of the model it goes to; the same for a session."""
+        self.blocks = blocks
+        """Keys of its prompt's blocks as replicas cache them; empty: its tokens are not known."""
 
     @property
     def least_tokens(self) -> int:

@@ -1,5 +1,6 @@
 """What do we know of a replica, and how fresh is it?"""
 
+from memroute.pressure.block_index import BlockIndex, block_keys, chain_root
 from memroute.pressure.growth import Reservation
 from memroute.pressure.health import ReplicaHealth
 from memroute.pressure.ledger import ReplicaLedger
@@ -12,6 +13,7 @@ from memroute.pressure.session_index import SessionIndex
 from memroute.pressure.speed import SpeedMeter
 
 __all__ = [
+    "BlockIndex",
     "OutputLengths",
     "PrefixIndex",
     "PromptLengths",
@@ -22,5 +24,7 @@ __all__ = [
     "Reservation",
     "SessionIndex",
     "SpeedMeter",
+    "block_keys",
+    "chain_root",
     "max_age_seconds",
 ]

@@ -1,0 +1,76 @@
+"""Which replicas have a block: for every key a set of replicas, as the bits of one number.
+
+A prompt is a chain of block keys, each of all text up to its end. It is matched by walking its keys
+while some replica is left, so a walk costs what the longest match is long, whatever the number of
+replicas.
+"""
+
+from collections.abc import Sequence
+
+
+class BlockHolders:
+    """Owns the sets; the same calls give the same answers."""
+
+    __slots__ = ("_bits", "_holders", "_names")
+
+    def __init__(self) -> None:
+        self._holders: dict[int, int] = {}
+        self._bits: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    def match(self, keys: Sequence[int]) -> dict[str, int]:
+        """Leading blocks of the prompt that each replica has; who has none is not in it."""
+        holders = self._holders
+        found: dict[str, int] = {}
+        if not keys:
+            return found
+        left = holders.get(keys[0], 0)
+        depth = 0
+        for key in keys:
+            has = holders.get(key, 0)
+            lost = left & ~has
+            while lost:
+                bit = lost & -lost
+                lost ^= bit
+                found[self._names[bit]] = depth
+            left &= has
+            if not left:
+                return found
+            depth += 1
+        while left:
+            bit = left & -left
+            left ^= bit
+            found[self._names[bit]] = depth
+        return found
+
+    def bit(self, replica: str) -> int:
+        """The replica's bit; taken now when it has none."""
+        bit = self._bits.get(replica)
+        if bit is None:
+            bit = 1
+            while bit in self._names:
+                bit <<= 1
+            self._bits[replica] = bit
+            self._names[bit] = replica
+        return bit
+
+    def add(self, key: int, bit: int) -> None:
+        """It has the block."""
+        self._holders[key] = self._holders.get(key, 0) | bit
+
+    def drop(self, key: int, bit: int) -> None:
+        """It has the block no more."""
+        left = self._holders.get(key, 0) & ~bit
+        if left:
+            self._holders[key] = left
+        else:
+            self._holders.pop(key, None)
+
+    def forget(self, replica: str) -> None:
+        """The replica is gone. Its blocks have to be dropped before: its bit is another's then."""
+        bit = self._bits.pop(replica, None)
+        if bit is not None:
+            del self._names[bit]
