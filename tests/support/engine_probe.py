@@ -11,6 +11,20 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+TINY = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4096,
+    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32,
+    "max_position_embeddings": 2048, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+}  # fmt: skip
+FLAGS = [
+    "--served-model-name", "tiny", "--max-model-len", "1024", "--max-num-seqs", "16",
+    "--max-num-batched-tokens", "512", "--kv-cache-memory-bytes", str(4 * 1024 * 1024),
+    "--block-size", "128", "--enable-prompt-tokens-details", "--enable-server-load-tracking",
+    "--simulator-accelerator", "RTX-4090",
+]  # fmt: skip
+
+
 MODEL = {"model": "tiny"}
 MESSAGES = [{"role": "user", "content": "Hello"}]
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"

@@ -13,7 +13,7 @@ import zmq
 import zmq.asyncio
 from aiohttp.test_utils import TestClient, TestServer
 
-from engine_probe import ANSWERS, CASES, REFUSALS, comparable, families
+from engine_probe import ANSWERS, CASES, FLAGS, REFUSALS, TINY, comparable, families
 from memroute_simulator.engine.arguments import parse_arguments
 from memroute_simulator.engine.http.app import EngineServer
 from memroute_simulator.engine.metrics.vllm import token_buckets
@@ -21,20 +21,8 @@ from memroute_simulator.engine.model import EngineRequest, TokenContent
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.replica import Ticket, VirtualReplica
 
-TINY = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4096,
-    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
-    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32,
-    "max_position_embeddings": 2048, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
-}  # fmt: skip
 SCALE = 20
 # The tiny model's steps take half a millisecond: too short to tell from the clock's own grain.
-FLAGS = [
-    "--served-model-name", "tiny", "--max-model-len", "1024", "--max-num-seqs", "16",
-    "--max-num-batched-tokens", "512", "--kv-cache-memory-bytes", str(4 * 1024 * 1024),
-    "--block-size", "128", "--enable-prompt-tokens-details", "--enable-server-load-tracking",
-    "--simulator-accelerator", "RTX-4090",
-]  # fmt: skip
 
 
 @contextlib.asynccontextmanager
