@@ -6,12 +6,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from bench.datapath.peer import PeerError
 from bench.native import NativeBuildError, build_native
 from bench.routing.cases import CASES
 from bench.routing.deciding import deciding
+from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, HttpOptions, measure_over_http
 from bench.routing.report import PLOTTED, plot, tables_of
 from bench.routing.studies import POLICIES, STUDIES, Options
 from memroute.dispatch import dispatcher
@@ -23,6 +26,8 @@ scrape     attainment by scrape period, 0.05 to 15 s, at a rate near the knee
 overload   goodput at 0.8 to 4 times that rate
 faults     a replica that fails, hangs, slows down or hides: who touches it, who is lost
 fairness   a tenant who sends a tenth, alone and beside one who sends ten times as much
+http       the ranking over real HTTP: our router by several policies, vllm-router, sglang-router
+           and routers of yours, against engines that keep real time (half an hour)
 deciding   what one decision costs, for 1 to 1,000 replicas and prompts of 32k tokens
 
 cases
@@ -36,8 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(parser, options)
     if not options.interpreted and not dispatcher.__file__.endswith(".so"):
         return _compiled(sys.argv[1:] if argv is None else argv)
-    is_deciding = options.study == "deciding"
-    rows = deciding() if is_deciding else STUDIES[options.study](_options(options))
+    try:
+        rows = _rows(options)
+    except (NativeBuildError, PeerError) as error:
+        print(f"bench.routing: {error}", file=sys.stderr)
+        return 2
     if options.plot is not None and options.study in PLOTTED:
         plot(options.study, rows, options.plot)
     if options.output == "json":
@@ -49,9 +57,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    if options.study == "deciding":
+        return deciding()
+    if options.study == "http":
+        return measure_over_http(
+            HttpOptions(
+                cases=HTTP_CASES if options.cases is None else tuple(options.cases.split(",")),
+                routers=tuple(options.routers.split(",")),
+                seeds=tuple(range(1, options.seeds + 1)),
+                loads=tuple(map(float, options.loads.split(","))),
+                num_requests=options.requests,
+                time_scale=options.time_scale,
+            )
+        )
+    return STUDIES[options.study](_options(options))
+
+
 def _options(options: argparse.Namespace) -> Options:
     return Options(
-        cases=tuple(options.cases.split(",")),
+        cases=tuple(CASES if options.cases is None else options.cases.split(",")),
         policies=tuple(options.policies.split(",")),
         seeds=tuple(range(1, options.seeds + 1)),
         jobs=options.jobs,
@@ -61,7 +86,7 @@ def _options(options: argparse.Namespace) -> Options:
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     for name, known in (("cases", CASES), ("policies", POLICIES)):
-        for value in getattr(options, name).split(","):
+        for value in (getattr(options, name) or next(iter(known))).split(","):
             if value not in known:
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
     if options.plot is not None and options.study not in PLOTTED:
@@ -78,11 +103,24 @@ def _parser() -> argparse.ArgumentParser:
         epilog=ABOUT + listed,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", choices=(*STUDIES, "deciding"))
-    parser.add_argument("--cases", default=",".join(CASES), help="some of them, by commas")
+    parser.add_argument("study", choices=(*STUDIES, "http", "deciding"))
+    parser.add_argument("--cases", help="some of them, by commas (default: all)")
     parser.add_argument("--policies", default=",".join(POLICIES), help="some of them, by commas")
     parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    over_http = parser.add_argument_group("http")
+    over_http.add_argument(
+        "--routers", default=",".join(DEFAULT_ROUTERS), metavar="NAME_OR_FILE,...",
+        help=f"routers (default: {', '.join(DEFAULT_ROUTERS)}); a YAML file is one of yours",
+    )  # fmt: skip
+    over_http.add_argument(
+        "--loads", default="1,1.5", help="times the case's rate (default: 1,1.5)"
+    )
+    over_http.add_argument("--requests", type=int, default=400, help="of a run (default: 400)")
+    over_http.add_argument(
+        "--time-scale", type=float, default=2.0,
+        help="how much slower than the hardware engines are, targets with them (default: 2)",
+    )  # fmt: skip
     parser.add_argument(
         "--trace", type=Path, metavar="FILE",
         help="a recorded trace instead of the cases: Azure's CSV, Mooncake's or LLMServingSim's "

@@ -16,16 +16,35 @@ PLOTTED = ("capacity", "scrape", "overload")
 
 def tables_of(study: str, rows: Rows) -> list[Table | str]:
     """What is printed of a study."""
-    if study == "capacity":
-        return capacity_tables(rows)
-    if study == "scrape":
-        return point_tables(rows, "scrape_seconds", "by scrape period, seconds")
-    if study == "overload":
-        return point_tables(rows, "load", "by load, times the rate near the knee")
-    if study == "faults":
-        return [faults_table(rows)]
-    if study == "fairness":
-        return [fairness_table(rows)]
+    return _TABLES[study](rows)
+
+
+def scrape_tables(rows: Rows) -> list[Table | str]:
+    """Attainment by scrape period."""
+    return point_tables(rows, "scrape_seconds", "by scrape period, seconds")
+
+
+def overload_tables(rows: Rows) -> list[Table | str]:
+    """Goodput by load, and how the refused were told."""
+    told = point_tables(rows, "load", "by load, times the rate near the knee")
+    table = Table(title="refused: told within 100 ms; by when they were due; to come back rightly")
+    for name in ("case", "policy", "load", "refused", "at once", "in time", "Retry-After right"):
+        table.add_column(name, justify="left" if name in {"case", "policy"} else "right")
+    for case, policy, load in dict.fromkeys((r["case"], r["policy"], r["load"]) for r in rows):
+        own = [r for r in rows if (r["case"], r["policy"], r["load"]) == (case, policy, load)]
+        if any(row["num_shed"] for row in own):
+            table.add_row(
+                case, policy, f"{load:g}", f"{mean([row['num_shed'] for row in own]):.0f}",
+                *(
+                    _share(own, name)
+                    for name in ("at_once_ratio", "in_time_ratio", "retry_after_right_ratio")
+                ),
+            )  # fmt: skip
+    return [*told, table]
+
+
+def deciding_tables(rows: Rows) -> list[Table | str]:
+    """What one decision costs."""
     table = Table(title="one decision: prompts of 32k tokens, 20 answers per replica")
     for name in ("replicas", "median, us", "p99, us"):
         table.add_column(name, justify="right")
@@ -110,7 +129,7 @@ def point_tables(rows: Rows, column: str, title: str) -> list[Table | str]:
     return told
 
 
-def faults_table(rows: Rows) -> Table:
+def faults_tables(rows: Rows) -> list[Table | str]:
     """How many requests touched the replica, and what became of all."""
     table = Table(
         title="after the trouble began: touched the replica; not served; attained; TTFT p99 s"
@@ -131,10 +150,10 @@ def faults_table(rows: Rows) -> Table:
                 f"{mean(p99) if p99 else float('nan'):.1f}"
             )
         table.add_row(case, *cells)
-    return table
+    return [table]
 
 
-def fairness_table(rows: Rows) -> Table:
+def fairness_tables(rows: Rows) -> list[Table | str]:
     """The nine tenants who send their share, without and with the flood of the tenth."""
     table = Table(title="nine tenants of ten: TTFT p99 s, attained; then the tenth sends 10 times")
     for name in ("told apart", "policy", "p99", "attained", "p99 flooded", "attained flooded"):
@@ -150,7 +169,50 @@ def fairness_table(rows: Rows) -> Table:
             for field in fields
         ]
         table.add_row(case, policy, *cells)
-    return table
+    return [table]
+
+
+def http_tables(rows: Rows) -> list[Table | str]:
+    """Routers by what they attained."""
+    told: list[Table | str] = []
+    for case, load in dict.fromkeys((row["case"], row["load"]) for row in rows):
+        own = [row for row in rows if (row["case"], row["load"]) == (case, load)]
+        scale = own[0]["time_scale"]
+        table = Table(title=f"{case} over HTTP at {load:g} x; times are of the hardware's scale")
+        for name in (
+            "router",
+            "attained",
+            "TTFT p50, s",
+            "p99, s",
+            "TPOT p90, ms",
+            "preempted",
+            "shed",
+        ):
+            table.add_column(name, justify="left" if name == "router" else "right")
+        by_router: dict[str, Rows] = {}
+        for row in own:
+            by_router.setdefault(row["router"], []).append(row)
+        best_first = sorted(
+            by_router, key=lambda name: -mean([r["attainment_ratio"] for r in by_router[name]])
+        )
+        for router in best_first:
+            runs = by_router[router]
+            table.add_row(
+                router,
+                _with_interval([run["attainment_ratio"] for run in runs]),
+                _mean_of(runs, "ttft_seconds", "p50", 1 / scale),
+                _mean_of(runs, "ttft_seconds", "p99", 1 / scale),
+                _mean_of(runs, "tpot_seconds", "p90", 1e3 / scale),
+                f"{mean([run['num_preemptions'] for run in runs]):.0f}",
+                f"{mean([run['num_shed'] for run in runs]):.0f}",
+            )
+        told.append(table)
+    return told
+
+
+def _mean_of(runs: Rows, field: str, quantile: str, factor: float) -> str:
+    values = [factor * run[field][quantile] for run in runs if run[field][quantile] is not None]
+    return f"{mean(values):.3g}" if values else "-"
 
 
 def plot(study: str, rows: Rows, path: Path) -> None:
@@ -215,3 +277,19 @@ def _with_interval(values: list[float]) -> str:
 
 def _ratio(ours: float | None, theirs: float | None) -> str:
     return "-" if ours is None or not theirs else f"{ours / theirs:.2f}x"
+
+
+def _share(rows: Rows, field: str) -> str:
+    values = [row[field] for row in rows if row[field] is not None]
+    return f"{mean(values):.2f}" if values else "-"
+
+
+_TABLES = {
+    "capacity": capacity_tables,
+    "scrape": scrape_tables,
+    "overload": overload_tables,
+    "faults": faults_tables,
+    "fairness": fairness_tables,
+    "http": http_tables,
+    "deciding": deciding_tables,
+}

@@ -86,7 +86,7 @@ def test_what_engines_keep_apart_is_kept_apart():
     plain = chat("x" * 3000).prefix
     assert plain != chat("x" * 3000, tools=[{"type": "function"}]).prefix
     assert plain[0] != chat("x" * 3000, cache_salt="tenant").prefix[0]
-    assert text_keys(["a" * 1024, "b" * 1024], None) == text_keys(["a" * 1024 + "b" * 1024], None)
+    assert text_keys(["a" * 1024, "b" * 1024], "") == text_keys(["a" * 1024 + "b" * 1024], "")
 
 
 def test_token_ids_have_prefixes_too():

@@ -1,0 +1,225 @@
+"""The ranking over HTTP: real routers, real sockets, engines that keep real time.
+
+Four simulated engines behind vLLM's HTTP surface, each a process; routers one after the other on
+the same engines' caches, cleared in between by starting the engines anew; an open-loop client. The
+engines run slower than the hardware by ``time_scale``, so that two cores can carry what they send;
+targets are stretched by as much. A router is a YAML file as for ``bench.datapath``: a command, an
+address, a path that is 200 when it is ready.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from bench.datapath.peer import Peer, PeerError, RunningPeer, read_peer
+from bench.load.__main__ import summary
+from bench.load.generator import LoadRun, LoadSettings, generate
+from bench.native import build_native
+from bench.routing.cases import CASES, LLAMA_2_7B, LLAMA_8B, QWEN_32B, Case
+from memroute.catalog import architecture_for_model
+from memroute_simulator.engine.spec import EngineSpec
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+PEER_FOLDERS = (HERE / "peers", ROOT / "bench" / "datapath" / "peers")
+PEERS_VENV = ROOT / ".venv-bench"
+ENGINE_PORT, ROUTER_PORT = 8811, 8850
+START_SECONDS = 60.0
+ROUTER_CORE = 0
+MODEL = "m"
+DEFAULT_ROUTERS = (
+    "memroute", "lmetric", "least-request", "round-robin", "vllm-router-cache-aware",
+    "vllm-router-power-of-two", "sglang-router-cache-aware",
+)  # fmt: skip
+MODELS = (LLAMA_8B, LLAMA_2_7B, QWEN_32B)
+_TOLD = (
+    "num_requests", "num_whole", "statuses", "errors", "attainment_ratio", "ttft_seconds",
+    "tpot_seconds", "send_lag_seconds", "cpu_ratio",
+)  # fmt: skip
+HTTP_CASES = ("azure-code", "kv-cliff")
+"""Those whose answers two cores can carry: few tokens per second, or long ones that are slow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """What is measured over HTTP."""
+
+    cases: tuple[str, ...]
+    routers: tuple[str, ...]
+    seeds: tuple[int, ...]
+    loads: tuple[float, ...]
+    num_requests: int
+    time_scale: float
+
+
+def find_router(name: str) -> Peer:
+    """A router by its file, or by its name among ours. Raises ``PeerError``."""
+    paths = [Path(name)] if name.endswith(".yaml") else [f / f"{name}.yaml" for f in PEER_FOLDERS]
+    for path in paths:
+        if path.exists():
+            return read_peer(path)
+    known = sorted({path.stem for folder in PEER_FOLDERS for path in folder.glob("*.yaml")})
+    msg = f"no such router: {name}; a YAML file, or one of {', '.join(known)}"
+    raise PeerError(msg)
+
+
+def measure_over_http(options: HttpOptions) -> list[dict[str, Any]]:
+    """Every router on every case, load and seed; interleaved, so that a noisy minute hits all."""
+    native = build_native()
+    routers = [find_router(name) for name in options.routers]
+    work = [
+        (CASES[name], seed, load, router)
+        for name in options.cases
+        for seed in options.seeds
+        for load in options.loads
+        for router in routers
+    ]
+    rows = []
+    for number, (case, seed, load, router) in enumerate(work, 1):
+        told = f"http: {number} of {len(work)} ({case.name}, {load:g} x, {router.name})"
+        print(f"\r{told}".ljust(79), end="", file=sys.stderr, flush=True)
+        rows.append(_measured(case, router, seed, load, options, native))
+    print(file=sys.stderr)
+    return rows
+
+
+def _measured(
+    case: Case, router: Peer, seed: int, load: float, options: HttpOptions, native: Path
+) -> dict[str, Any]:
+    scale = options.time_scale
+    ttft, tpot = case.target.ttft_seconds * scale, case.target.tpot_seconds * scale
+    rate = load * case.first_rate / scale
+    workload = case.generate(rate, seed, options.num_requests)
+    with (
+        tempfile.TemporaryDirectory(prefix="memroute-http-") as name,
+        _engines(case, scale, native) as engines,
+    ):
+        running = RunningPeer(
+            _with_targets(router, ttft, tpot),
+            engines=engines,
+            port=ROUTER_PORT,
+            core=ROUTER_CORE,
+            folder=Path(name),
+            search=[Path(sys.executable).parent, PEERS_VENV / "bin"],
+        )
+        try:
+            running.wait_until_ready()
+            settings = LoadSettings(
+                url=f"http://{running.host}:{running.port}",
+                model=MODEL,
+                timeout_seconds=180.0 * scale,
+            )
+            run: LoadRun = uvloop.run(generate(workload, settings))
+            preemptions = sum(_preemptions(host, port) for host, port in engines)
+        finally:
+            running.stop()
+    run.answers = run.answers[len(run.answers) // 10 :]
+    told = summary(run, ttft=ttft, tpot=tpot)
+    return {
+        "case": case.name,
+        "router": router.name,
+        "seed": seed,
+        "load": load,
+        "rate": rate,
+        "time_scale": scale,
+        "num_preemptions": preemptions,
+        "num_shed": sum(count for status, count in told["statuses"].items() if status != "200"),
+    } | {name: told[name] for name in _TOLD}
+
+
+def _with_targets(router: Peer, ttft: float, tpot: float) -> Peer:
+    files = {
+        name: text.replace("{ttft}", f"{ttft:g}").replace("{tpot}", f"{tpot:g}")
+        for name, text in router.files.items()
+    }
+    return replace(router, files=files)
+
+
+@contextmanager
+def _engines(case: Case, time_scale: float, native: Path) -> Iterator[list[tuple[str, int]]]:
+    """The case's engines, each a process at an address of its own."""
+    specs = [spec for spec, count in case.engines for _ in range(count)]
+    addresses = [(f"127.0.2.{11 + index}", ENGINE_PORT) for index in range(len(specs))]
+    processes = []
+    try:
+        for spec, (host, port) in zip(specs, addresses, strict=True):
+            processes.append(
+                subprocess.Popen(  # noqa: S603 - our own engine
+                    [
+                        sys.executable,
+                        "-m",
+                        "memroute_simulator",
+                        *_flags(spec, host, port, time_scale),
+                    ],
+                    env=os.environ | {"PYTHONPATH": str(native)},
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            )
+        _wait_for(addresses, processes)
+        yield addresses
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
+
+
+def _flags(spec: EngineSpec, host: str, port: int, time_scale: float) -> Sequence[str]:
+    """A simulated engine as the case has it."""
+    layout = spec.layout
+    num_bytes = spec.total_blocks * layout.block_size_tokens * layout.bytes_per_token
+    return (
+        "engine", "--model", _model_of(spec), "--served-model-name", MODEL,
+        "--host", host, "--port", str(port),
+        "--tensor-parallel-size", str(spec.parallelism.tensor_parallel_size),
+        "--kv-cache-memory-bytes", str(num_bytes),
+        "--block-size", str(layout.block_size_tokens),
+        "--max-model-len", str(spec.max_context_tokens),
+        "--max-num-batched-tokens", str(spec.max_num_batched_tokens),
+        "--simulator-accelerator", spec.accelerator.name,
+        "--simulator-time-scale", f"{time_scale:g}",
+    )  # fmt: skip
+
+
+def _model_of(spec: EngineSpec) -> str:
+    """The catalogue's name of what it runs."""
+    return next(name for name in MODELS if architecture_for_model(name) == spec.architecture)
+
+
+def _wait_for(
+    addresses: Sequence[tuple[str, int]], processes: Sequence["subprocess.Popen[bytes]"]
+) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    for (host, port), process in zip(addresses, processes, strict=True):
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=2):
+                    break
+            except OSError as error:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    msg = f"the engine at {host}:{port} did not start"
+                    raise PeerError(msg) from error
+                time.sleep(0.1)
+
+
+def _preemptions(host: str, port: int) -> int:
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    return int(
+        sum(
+            float(line.rpartition(" ")[2])
+            for line in page.splitlines()
+            if line.startswith("vllm:num_preemptions_total{")
+        )
+    )
