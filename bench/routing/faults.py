@@ -1,8 +1,8 @@
-"""What a replica that fails, hangs or hides does to the others' requests.
+"""What a replica that fails, hangs, hides or is new does to the others' requests.
 
-Azure chats at two thirds of what four replicas of Llama-3.1-8B serve. In each scenario something
-happens to the first of them; what is counted is how many requests touch it afterwards, and what
-becomes of them.
+Azure chats at two thirds of what four replicas of Llama-3.1-8B serve, unless the scenario says
+otherwise. In each something happens to one of them; what is counted is how many requests touch it
+afterwards, and what becomes of all.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,17 @@ CLIENT_TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What happens to the first replica."""
+    """What happens, and to whom."""
 
     about: str
     events: tuple[FleetEvent, ...]
     num_routers: int = 1
+    num_replicas: int = 4
+    victim: str = VICTIM
+    """Whose requests are counted."""
+    workload: str = "azure-conv"
+    rate: float = RATE
+    """Requests per second."""
 
     @property
     def begins_at_seconds(self) -> float:
@@ -35,8 +41,8 @@ class Scenario:
         return self.events[0].at_seconds
 
 
-def _event(at_seconds: float, change: FleetChange) -> FleetEvent:
-    return FleetEvent(at_seconds=at_seconds, change=change, replica=VICTIM)
+def _event(at_seconds: float, change: FleetChange, replica: str = VICTIM) -> FleetEvent:
+    return FleetEvent(at_seconds=at_seconds, change=change, replica=replica)
 
 
 SCENARIOS = {
@@ -72,6 +78,26 @@ SCENARIOS = {
             ),
         ),
     ),
+    "scale-up": Scenario(
+        about="three replicas have more than they can do; after 20 s there is a fourth, cold",
+        events=(FleetEvent(at_seconds=20.0, change=FleetChange.ADD),),
+        num_replicas=3,
+        victim="3",
+        rate=60.0,
+    ),
+    "cold-caches": Scenario(
+        about="agents behind long shared prompts; every replica is restarted, one after the other",
+        events=tuple(
+            _event(at_seconds, change, str(number))
+            for number in range(4)
+            for at_seconds, change in (
+                (20.0 + 15.0 * number, FleetChange.FAIL),
+                (23.0 + 15.0 * number, FleetChange.RECOVER),
+            )
+        ),
+        workload="mooncake-toolagent",
+        rate=9.0,
+    ),
     "four-routers": Scenario(
         about="it hangs in the middle, and four routers have to find out",
         events=(_event(20.0, FleetChange.FREEZE),),
@@ -83,16 +109,17 @@ SCENARIOS = {
 def run_scenario(name: str, policy: str, *, seed: int) -> dict[str, Any]:
     """One run: who touched the replica after it began, and what became of all."""
     scenario = SCENARIOS[name]
+    context, count = MAX_CONTEXT_TOKENS, scenario.num_replicas
     fleet = Fleet(
-        engines=((engine(LLAMA_8B, "H100", 430_000, max_context_tokens=MAX_CONTEXT_TOKENS), 4),),
+        engines=((engine(LLAMA_8B, "H100", 430_000, max_context_tokens=context), count),),
         policy=policy,
         num_routers=scenario.num_routers,
         router=RouterSettings(scrape_seconds=1.0),
         timeout_seconds=CLIENT_TIMEOUT_SECONDS,
     )
     workload = workload_by_name(
-        "azure-conv", num_requests=NUM_REQUESTS, rate_per_second=RATE, seed=seed,
-        max_context_tokens=MAX_CONTEXT_TOKENS,
+        scenario.workload, num_requests=int(NUM_REQUESTS * scenario.rate / RATE),
+        rate_per_second=scenario.rate, seed=seed, max_context_tokens=context,
     )  # fmt: skip
     cluster = Cluster(fleet, seed=seed, sample_seconds=None)
     outcomes = cluster.run(workload, scenario.events)
@@ -103,7 +130,7 @@ def run_scenario(name: str, policy: str, *, seed: int) -> dict[str, Any]:
         "policy": policy,
         "seed": seed,
         "num_offered": len(after),
-        "num_touched": sum(VICTIM in o.tried for o in after),
+        "num_touched": sum(scenario.victim in o.tried for o in after),
         "num_lost": sum(_is_lost(o) for o in after),
         "attainment_ratio": summary.attainment_ratio,
         "ttft_p99_seconds": summary.ttft.p99,

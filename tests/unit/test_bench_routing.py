@@ -4,12 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from bench.datapath.peer import PeerError
 from bench.routing.capacity import run, search
 from bench.routing.cases import CASES, trace_case
 from bench.routing.faults import SCENARIOS
+from bench.routing.http import DEFAULT_ROUTERS, find_router
+from bench.routing.refusals import Refusals
 from bench.routing.report import tables_of
 from bench.routing.statistics import geometric_mean, half_width, mean
+from memroute_simulator.virtual.cluster import FleetChange
+from memroute_simulator.virtual.outcome import LatencyTarget, Outcome, OutcomeStatus
 from memroute_simulator.virtual.router import POLICIES
+from memroute_simulator.workloads import WorkloadRequest
 
 
 def attained_until(capacity):
@@ -67,6 +73,50 @@ def test_the_capacity_table_compares_with_the_best_single_peer():
     assert list(table.columns[-2].cells) == ["2.00x", "1.10x"]
 
 
-def test_every_scenario_happens_to_the_first_replica_of_a_policy_that_is_known():
-    assert {event.replica for s in SCENARIOS.values() for event in s.events} == {"0"}
+def test_every_scenario_happens_to_a_replica_that_is_there():
+    for scenario in SCENARIOS.values():
+        there = {str(number) for number in range(scenario.num_replicas)}
+        added = [e for e in scenario.events if e.change is FleetChange.ADD]
+        assert {event.replica for event in scenario.events if event not in added} <= there
+        assert scenario.victim in there | {str(scenario.num_replicas)}
     assert "memroute" in POLICIES
+
+
+def refused(*, waited, retry_after, drained):
+    asked = WorkloadRequest(prompt=((1, 10),), num_output_tokens=1, output_id=2)
+    outcome = Outcome(number=0, asked=asked, sent_seconds=5.0)
+    outcome.end(OutcomeStatus.SHED, 5.0 + waited)
+    outcome.retry_after_seconds, outcome.drained_seconds = retry_after, drained
+    return outcome
+
+
+def test_how_the_refused_were_told():
+    """At once, in time, too late; 3 s told for 4.2 (5 whole ones), 1 for 4.2, 1 for 0.2."""
+    told = Refusals.of(
+        [
+            refused(waited=0.0, retry_after=3, drained=4.2),
+            refused(waited=0.9, retry_after=1, drained=4.2),
+            refused(waited=4.0, retry_after=1, drained=0.2),
+            refused(waited=0.0, retry_after=1, drained=None),
+        ],
+        LatencyTarget(),
+    )
+    assert (told.at_once_ratio, told.in_time_ratio) == (0.5, 0.75)
+    assert told.retry_after_right_ratio == pytest.approx(2 / 3)
+    assert Refusals.of([], LatencyTarget()).in_time_ratio is None
+
+
+def test_goodput_is_of_the_time_of_sending_however_long_the_last_answer_takes():
+    point = run(CASES["kv-cliff"], "memroute", rate=4.0, seed=1, times=0.1)
+    assert point.summary.attainment_ratio == 1.0
+    assert point.goodput_per_second == pytest.approx(4.0, rel=0.2)
+
+
+def test_routers_over_http_are_yaml_files(tmp_path):
+    names = {find_router(name).name for name in DEFAULT_ROUTERS}
+    assert len(names) == len(DEFAULT_ROUTERS)
+    own = tmp_path / "mine.yaml"
+    own.write_text("{name: mine, command: [x], ready: /health}")
+    assert find_router(str(own)).name == "mine"
+    with pytest.raises(PeerError, match="no such router: other"):
+        find_router("other")
