@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from bench.routing.statistics import geometric_mean, half_width, mean
-from bench.routing.studies import OURS, PEERS
+from bench.routing.studies import BOUND, OURS, PEERS
 from memroute_simulator.virtual.router import CLAIRVOYANT
 
 Rows = list[dict[str, Any]]
@@ -69,6 +69,7 @@ def capacity_tables(rows: Rows) -> list[Table | str]:
         table.add_column(policy, justify="right")
     table.add_column("of best peer", justify="right")
     table.add_column("of clairvoyant", justify="right")
+    table.add_column("of the bound", justify="right")
     for case in cases:
         means = {policy: mean(values[case, policy]) for policy in policies}
         best = max((means[peer] for peer in peers), default=None)
@@ -77,6 +78,7 @@ def capacity_tables(rows: Rows) -> list[Table | str]:
             *(_with_interval(values[case, policy]) for policy in policies),
             _ratio(means.get(OURS), best),
             _ratio(means.get(OURS), means.get(CLAIRVOYANT)),
+            _ratio(means.get(OURS), means.get(BOUND)),
         )
     told: list[Table | str] = [table]
     if OURS in policies and peers:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.routing.bound import bound_per_second
 from bench.routing.capacity import Point, run, search
 from bench.routing.cases import CASES, Case, trace_case
 from bench.routing.fairness import TOLD_APART, run_fairness
@@ -19,6 +20,8 @@ PEERS = (
     "gie-prefix-kv-queue", "lmetric", "vllm-dp", "smg-least-load",
 )  # fmt: skip
 POLICIES = (OURS, *PEERS, GUESSING, CLAIRVOYANT)
+BOUND = "bound"
+"""Not a policy: what none can pass."""
 DEFAULT_SCRAPE = 0.2
 SCRAPES = (0.05, 0.2, 1.0, 5.0, 15.0)
 OVERLOADS = (0.8, 1.0, 1.5, 2.0, 4.0)
@@ -45,7 +48,18 @@ def capacity(options: Options) -> list[Row]:
         for seed in options.seeds
         for policy in options.policies
     ]
-    return _spread(_capacity, work, options.jobs, "capacity")
+    rows = _spread(_capacity, work, options.jobs, "capacity")
+    return rows + [
+        {
+            "case": name,
+            "policy": BOUND,
+            "seed": seed,
+            "capacity_per_second": bound_per_second(_case(options.trace, name), seed),
+            "points": [],
+        }
+        for name in _cases(options)
+        for seed in options.seeds
+    ]
 
 
 def _capacity(job: tuple[Path | None, str, str, int]) -> Row:

@@ -1,10 +1,12 @@
 """The benchmark's own arithmetic, and that its studies say what they claim."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from bench.datapath.peer import PeerError
+from bench.routing.bound import bound_per_second
 from bench.routing.capacity import run, search
 from bench.routing.cases import CASES, trace_case
 from bench.routing.faults import SCENARIOS
@@ -70,7 +72,20 @@ def test_the_capacity_table_compares_with_the_best_single_peer():
     table, told = tables_of("capacity", rows)
     assert "lmetric" in told
     assert "2 times" in told
-    assert list(table.columns[-2].cells) == ["2.00x", "1.10x"]
+    assert list(table.columns[-3].cells) == ["2.00x", "1.10x"]
+
+
+def test_the_bound_is_above_what_is_served_and_follows_the_work():
+    """Twice the replicas, twice the rate; half of the answers' length, less than twice."""
+    case = CASES["kv-cliff"]
+    bound = bound_per_second(case, 1)
+    spec, count = case.engines[0]
+    assert bound > 5.9, "memroute's own is about 5.7 per second"
+    assert bound_per_second(replace(case, engines=((spec, 2 * count),)), 1) == pytest.approx(
+        2 * bound
+    )
+    roomier = replace(spec, num_blocks=2 * spec.num_blocks)
+    assert bound < bound_per_second(replace(case, engines=((roomier, count),)), 1) < 2 * bound
 
 
 def test_every_scenario_happens_to_a_replica_that_is_there():
