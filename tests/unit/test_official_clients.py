@@ -8,16 +8,10 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 import client_conversations
+from engine_probe import TINY
 from memroute_simulator.engine.arguments import parse_arguments
 from memroute_simulator.engine.http.app import EngineServer
 from router_rig import Rig
-
-TINY = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4096,
-    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
-    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32,
-    "max_position_embeddings": 2048, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
-}  # fmt: skip
 
 
 @pytest.fixture
