@@ -378,6 +378,46 @@ def test_a_tenant_with_ten_times_the_requests_does_not_starve_another():
     assert waited == 1
 
 
+def test_the_room_that_a_turn_waits_for_is_not_filled_by_others():
+    """900 of 950 are held; 400 for the one tenant need an end, 40 of the other would fit."""
+    made = pool(replicas=1)
+    first = made.submit(Asking(prompt=800, output=100, tenant="x"), now_seconds=0.0)
+    large = Asking(prompt=800, output=50, tenant="flood")
+    waits = Asking(prompt=350, output=50, tenant="quiet")
+    small = Asking(prompt=20, output=20, tenant="flood")
+    for asking in (large, waits, small):
+        assert made.submit(asking, now_seconds=0.1) is None
+    assert made.turns(now_seconds=0.3) == []
+    answer(first, 0.3)
+    end(made, first, 0.4)
+    assert [ticket for ticket, _ in made.turns(now_seconds=0.4)] == [waits, small]
+
+
+def test_of_one_tenant_the_smaller_passes_the_one_that_has_no_room():
+    made = pool(replicas=1)
+    made.submit(Asking(prompt=800, output=100), now_seconds=0.0)
+    assert made.submit(Asking(prompt=350, output=50), now_seconds=0.1) is None
+    small = Asking(prompt=20, output=20)
+    assert made.submit(small, now_seconds=0.2) is None
+    assert [ticket for ticket, _ in made.turns(now_seconds=0.3)] == [small]
+
+
+def test_who_has_had_more_than_its_share_is_held_to_less_while_others_wait():
+    """Four fifths of 950: 880 at the fullest are too much for the flood, not for the others."""
+    made = pool(replicas=1)
+    for second in range(20):
+        made.line.placed("flood", 9000, now_seconds=float(second))
+        made.line.placed("quiet", 100, now_seconds=float(second))
+    first = made.submit(Asking(prompt=600, output=100, tenant="flood"), now_seconds=20.0)
+    answer(first, 20.1)
+    large = Asking(prompt=800, output=50, tenant="quiet")
+    flood = Asking(prompt=80, output=100, tenant="flood")
+    quiet = Asking(prompt=80, output=100, tenant="quiet")
+    for asking in (large, flood, quiet):
+        assert made.submit(asking, now_seconds=20.2) is None
+    assert [ticket for ticket, _ in made.turns(now_seconds=20.3)] == [quiet]
+
+
 def test_targets_make_a_replica_full_in_time_before_it_is_full_in_memory():
     limits = AdmissionSettings(max_prefill_seconds=0.1)
     made = pool(replicas=1, capacity=10**7)

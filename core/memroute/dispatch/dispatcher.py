@@ -413,9 +413,11 @@ class Dispatcher:
 
     def _limits(self, tenant: str, now_seconds: float) -> AdmissionSettings:
         """A tenant that has had more than its share leaves some room to those who have not."""
-        if self.line.is_over_share(tenant, now_seconds=now_seconds):
-            return self._reduced
-        return self.settings.limits
+        is_over = self._is_over_share(tenant, now_seconds)
+        return self._reduced if is_over else self.settings.limits
+
+    def _is_over_share(self, tenant: str, now_seconds: float) -> bool:
+        return self.line.is_over_share(tenant, now_seconds=now_seconds)
 
     def _nothing(self, ticket: Ticket) -> Search:
         """What is found where there is nobody to look at."""
@@ -443,8 +445,9 @@ class Dispatcher:
         First those whose own best replica is open; only then one that has no time left to wait
         for it, or a replica would be taken from those whose prefixes it has by whoever waits
         longest. The next room on a replica that a tenant's turn waits for is that tenant's: others
-        who need less do not fill it meanwhile. ``searches``: of those that could not go, kept
-        until something is placed.
+        who need less do not fill it meanwhile, unless it has had more than its share.
+
+        ``searches``: of those that could not go, kept until something is placed.
         """
         turns = self.queue.in_turn(MAX_TRIED)
         kept: dict[str, str] = {}
@@ -468,7 +471,7 @@ class Dispatcher:
                 is_kept = kept.get(replica, held.tenant) != held.tenant
                 if not is_kept and (not held.is_late or wait <= LATE_WAIT_SECONDS):
                     return held, self._reserve(held.item, found.open, found, now_seconds)
-            elif not held.is_late:
+            elif not held.is_late and not self._is_over_share(held.tenant, now_seconds):
                 kept.setdefault(replica, held.tenant)
         return self._second_best(turns, searches, now_seconds)
 
