@@ -180,3 +180,40 @@ def test_traffic_goes_on_while_the_api_server_is_away(cluster, namespace, router
     assert set(outcomes) == {"served"}, outcomes
     cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
     cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace)) == 1, timeout_seconds=60)
+
+
+def test_a_canary_gets_its_share_and_none_once_it_has_no_weight(cluster, namespace, router_url):
+    """Two ModelDeployments under one name; the weights are changed while they serve."""
+
+    def weigh(name, weight):
+        model = {"name": "Qwen/Qwen3-0.6B", "servedName": namespace}
+        apply(cluster, namespace, name, model=model, replicas=1, routing={"weight": weight})
+
+    weigh("stable", 75)
+    weigh("canary", 25)
+    for name in ("stable", "canary"):
+        wait_ready(cluster, namespace, name)
+
+    def served(num_requests):
+        found = collections.Counter()
+        with contextlib.closing(
+            openai.OpenAI(base_url=f"{router_url}/v1", api_key="x", max_retries=0)
+        ) as client:
+            for _ in range(num_requests):
+                raw = client.completions.with_raw_response.create(
+                    model=namespace, prompt="hi", max_tokens=1,
+                    extra_headers={"x-memroute-explain": "1"},
+                )  # fmt: skip
+                found[raw.headers["x-memroute-replica"].split("/")[1].rsplit("-", 1)[0]] += 1
+        return found
+
+    def both_serve():
+        page = httpx.get(f"{router_url}/debug/replicas", trust_env=False).json()
+        return sum(r["model"] == namespace and r["is_routable"] for r in page) == 2
+
+    cluster.wait_for("the router to have both", both_serve)
+    shared = served(80)
+    assert set(shared) == {"stable", "canary"}
+    assert 5 <= shared["canary"] <= 40, "20 of 80, give or take four deviations"
+    weigh("canary", 0)
+    cluster.wait_for("the canary to get nothing", lambda: "canary" not in served(20))
