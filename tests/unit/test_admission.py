@@ -125,6 +125,29 @@ def test_a_replica_that_never_answers_gets_a_handful_of_requests():
     assert taken == 4
 
 
+def test_a_replica_whose_answers_stand_still_gets_one_request_to_find_out():
+    """Its tokens came every 20 ms; a step with the prompt that waits may take 0.25 s more."""
+    replica = ledger(capacity=10**6)
+    decoding(replica, 3, step=0.02)
+    assert closed(replica, now=2.0) is Closed.NOT, "nothing waits there: one may try"
+    replica.reserve(profile(prompt=8192), now_seconds=1.15)
+    assert closed(replica, now=1.16) is Closed.NOT
+    assert closed(replica, now=2.0) is Closed.PROOF
+    replica.stepped(now_seconds=2.1)
+    assert closed(replica, now=2.2) is not Closed.PROOF
+
+
+def test_answers_that_are_not_read_as_they_come_are_not_waited_for():
+    replica = ledger(capacity=10**6)
+    for _ in range(3):
+        whole = profile()
+        whole.is_stream = False
+        lease = replica.reserve(whole, now_seconds=0.0)
+        replica.progress(lease, generated_tokens=1, now_seconds=0.0)
+    replica.reserve(profile(), now_seconds=2.0)
+    assert closed(replica, now=2.0) is Closed.NOT
+
+
 def test_what_can_never_fit_is_refused_with_numbers_and_without_a_time():
     reject = never_fits(profile(at_least=900, limit=200), [ledger(), ledger(capacity=800)])
     assert reject.reason is RejectReason.NEVER_FITS

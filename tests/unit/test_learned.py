@@ -113,3 +113,15 @@ def test_a_prefill_lengthens_the_mean_and_not_the_fast_end():
     assert speed.mean_step_seconds == pytest.approx(0.03, rel=0.25)
     speed.idle()
     assert speed.mean_step_seconds == 0.0
+
+
+def test_a_replica_that_was_idle_shows_at_once_what_its_steps_are_like():
+    """Three steps of 90 ms: their mean, not a sixty-fourth of the way there."""
+    meter = SpeedMeter()
+    for number in range(4):
+        meter.stepped(window_steps=200.0, now_seconds=0.09 * number)
+    assert meter.mean_step_seconds == pytest.approx(0.09)
+    meter.idle()
+    for number in range(3):
+        meter.stepped(window_steps=200.0, now_seconds=10 + 0.02 * number)
+    assert meter.mean_step_seconds == pytest.approx(0.02)

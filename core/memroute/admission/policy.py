@@ -17,7 +17,8 @@ A replica is open to a request unless
   bring their time per token over the target: short answers are the first to feel it;
 * **prefill**: the prompts that wait there keep it busy for long enough already. What waits here
   can still be put in order, and go elsewhere; what waits there cannot;
-* **proof**: it has not answered of late, and a handful of requests is under way to find out.
+* **proof**: it has not answered of late, and a handful of requests is under way to find out; one,
+  where answers that should get a token with every step have had none for longer than that.
 
 An idle replica takes anything that it can hold: waiting would not make more room.
 """
@@ -40,6 +41,11 @@ MAX_PACE_MARGIN_RATIO: Final = 0.15
 # Of the target, over the square root of how long answers are: the mean of few steps varies more.
 UNPROVEN_SECONDS: Final = 0.5
 MAX_UNPROVEN: Final = 4
+SILENT_STEPS: Final = 8.0
+LEAST_SILENT_SECONDS: Final = 0.1
+STEP_TOKENS: Final = 8192
+# Of prompts in one step: engines' usual budget, after which even a busy one shows a token. (A
+# client that reads slowly may hide them: so one request at a time goes there still.)
 # A replica that hangs gets four requests, not all of them. It is given what its prompts should
 # take and half a second: ten steps of answers that are as slow as they may be.
 
@@ -184,9 +190,12 @@ def _behind_others(
     """Whether the prompts that wait there are enough, or wait for longer than they should."""
     speed = ledger.speed
     queued = speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
-    if ledger.num_pending >= MAX_UNPROVEN:
-        silent = now_seconds - ledger.progressed_at_seconds
-        if silent > UNPROVEN_SECONDS + queued:
+    silent = now_seconds - ledger.progressed_at_seconds
+    if silent > UNPROVEN_SECONDS + queued and ledger.num_pending >= MAX_UNPROVEN:
+        return _PROOF
+    if ledger.num_shown and speed.mean_step_seconds > 0.0:
+        step = speed.token_seconds * min(STEP_TOKENS, ledger.pending_tokens)
+        if silent > max(LEAST_SILENT_SECONDS, SILENT_STEPS * speed.mean_step_seconds) + step:
             return _PROOF
     queued -= now_seconds - speed.busy_since_seconds
     return _PREFILL if queued > settings.max_prefill_seconds else _OPEN

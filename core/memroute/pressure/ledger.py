@@ -61,9 +61,10 @@ class ReplicaLedger(DecodingAnswers):
         "_promised_capacity_tokens", "_tells_life", "_unseen", "adapters", "capacity_tokens",
         "ceiling_ratio",
         "foreign_tokens", "leases", "limit_tokens", "measured_ratio", "num_foreign_running",
-        "num_foreign_waiting", "num_pending", "pending_reserved_tokens", "pending_tokens",
-        "pinned_ratio", "progressed_at_seconds", "read_at_seconds", "reading", "replica",
-        "running_limit", "sent_since_reading_tokens", "sharing_ratio", "speed", "weight_ratio",
+        "num_foreign_waiting", "num_pending", "num_shown", "pending_reserved_tokens",
+        "pending_tokens", "pinned_ratio", "progressed_at_seconds", "read_at_seconds", "reading",
+        "replica", "running_limit", "sent_since_reading_tokens", "sharing_ratio", "speed",
+        "weight_ratio",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +98,8 @@ class ReplicaLedger(DecodingAnswers):
         """How full it may be planned, whatever the watermark says: preemptions lower it."""
         self.running_limit: int | None = None
         """Requests that the engine runs at once, whatever its memory; None: not reached so far."""
+        self.num_shown = 0
+        """Of our answers there, those that are read as they come: every step shows in them."""
         self.adapters: dict[str, int] = {}
         """Our requests there by the LoRA adapter that they use."""
         self.sent_since_reading_tokens = 0
@@ -269,6 +272,8 @@ class ReplicaLedger(DecodingAnswers):
             self.speed.left(num_left=self.num_pending)
             return lease.prompt_tokens
         self.drop(lease)
+        if lease.profile.is_stream:
+            self.num_shown -= 1
         if self._leader is lease:
             self._leader = None
         held = lease.prompt_tokens + lease.generated_tokens
@@ -451,6 +456,8 @@ class ReplicaLedger(DecodingAnswers):
             speed.prefilled(lease.work_tokens, num_left=self.num_pending, now_seconds=now_seconds)
         else:
             speed.left(num_left=self.num_pending)
+        if lease.profile.is_stream:
+            self.num_shown += 1
         lease.base_tokens = lease.prompt_tokens - speed.num_steps
         lease.inverse_output = 1.0 / self._expected(lease, PACE_QUANTILE, 0)
         self.insert(lease, lease.expected_output_tokens, speed.num_steps)

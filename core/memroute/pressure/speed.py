@@ -37,9 +37,9 @@ class SpeedMeter:
     """What one replica's answers say of its speed. Owns its sums; the caller brings the clock."""
 
     __slots__ = (
-        "_last_step_at_seconds", "_num_prompts", "_num_tokens", "_snn", "_snt", "_snw", "_swt",
-        "_sww", "busy_since_seconds", "decode_step_seconds", "mean_step_seconds", "num_samples",
-        "num_steps", "prompt_seconds", "token_seconds",
+        "_last_step_at_seconds", "_num_prompts", "_num_since_idle", "_num_tokens", "_snn",
+        "_snt", "_snw", "_swt", "_sww", "busy_since_seconds", "decode_step_seconds",
+        "mean_step_seconds", "num_samples", "num_steps", "prompt_seconds", "token_seconds",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -59,6 +59,7 @@ class SpeedMeter:
         self.busy_since_seconds = -1.0
         """Since when the prompts that wait now have been worked on; -1 when none waits."""
         self._last_step_at_seconds = -1.0
+        self._num_since_idle = 0
         self.decode_step_seconds = 0.0
         """A step without prefills; 0 while none was seen."""
         self.mean_step_seconds = 0.0
@@ -112,15 +113,19 @@ class SpeedMeter:
         else:
             follows = FASTER_RATIO if gap < fast else SLOWER_RATIO
             self.decode_step_seconds = fast + follows * (gap - fast)
-        if self.mean_step_seconds <= 0.0:
-            self.mean_step_seconds = self.decode_step_seconds
+        self._num_since_idle += num_steps
         window = min(MAX_WINDOW_STEPS, max(MIN_WINDOW_STEPS, window_steps))
+        if self._num_since_idle < window:
+            # The plain mean at first: a replica that was idle a moment ago, or is new, draws
+            # prompts from everywhere, and has to show at once what they make of its steps.
+            window = float(self._num_since_idle)
         share = min(1.0, num_steps / window)
         self.mean_step_seconds += (gap - self.mean_step_seconds) * share
 
     def idle(self) -> None:
         """Nothing decodes any more: the next token starts a new clock."""
         self._last_step_at_seconds = -1.0
+        self._num_since_idle = 0
         self.mean_step_seconds = 0.0
 
     def restart(self, *, now_seconds: float) -> None:
