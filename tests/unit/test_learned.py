@@ -125,3 +125,42 @@ def test_a_replica_that_was_idle_shows_at_once_what_its_steps_are_like():
     for number in range(3):
         meter.stepped(window_steps=200.0, now_seconds=10 + 0.02 * number)
     assert meter.mean_step_seconds == pytest.approx(0.02)
+
+
+def meter_of(*, prompt, token, rng, noise=0.0):
+    """A replica that takes so long, seen with noise, on prompts of about 1,000 tokens."""
+    meter, now = SpeedMeter(), 0.0
+    for _ in range(60):
+        tokens = rng.randrange(800, 1200)
+        meter.sent(now_seconds=now)
+        now += (prompt + token * tokens) * (1 + noise * (2 * rng.random() - 1))
+        meter.prefilled(tokens, num_left=0, now_seconds=now)
+    return meter
+
+
+def compared(*meters):
+    count = len(meters)
+    for meter in meters:
+        meter.compare(
+            prompt_seconds=sum(m.own_prompt_seconds for m in meters) / count,
+            token_seconds=sum(m.own_token_seconds for m in meters) / count,
+            typical_tokens=sum(m.typical_tokens for m in meters) / count,
+        )
+
+
+def test_equal_replicas_are_equally_fast_whatever_noise_says_of_their_two_prices():
+    rng = random.Random(3)
+    meters = [meter_of(prompt=0.02, token=2e-5, rng=rng, noise=0.3) for _ in range(4)]
+    assert len({round(meter.own_token_seconds, 9) for meter in meters}) == 4
+    compared(*meters)
+    assert len({(meter.prompt_seconds, meter.token_seconds) for meter in meters}) == 1
+    assert meters[0].prefill_seconds(1, 1000) == pytest.approx(0.04, rel=0.1)
+
+
+def test_a_replica_that_is_half_as_fast_is_known_to_be():
+    rng = random.Random(3)
+    fast = meter_of(prompt=0.02, token=2e-5, rng=rng, noise=0.1)
+    slow = meter_of(prompt=0.04, token=4e-5, rng=rng, noise=0.1)
+    compared(fast, slow)
+    ratio = slow.prefill_seconds(1, 1000) / fast.prefill_seconds(1, 1000)
+    assert ratio == pytest.approx(2.0, rel=0.1)

@@ -283,8 +283,7 @@ class Dispatcher:
         """A replica was read: what it holds is known anew."""
         ledger.settle(now_seconds=reading.taken_at_seconds)
         ledger.apply_reading(reading)
-        if ledger.speed.num_samples < MIN_SAMPLES:
-            self._assume(ledger)
+        self._compare(ledger)
 
     def expected_wait_seconds(self, *, now_seconds: float) -> float | None:
         """How long what waits now takes to be given room, at the rate at which that goes."""
@@ -336,22 +335,31 @@ class Dispatcher:
     def _may_wait_for_replicas(self, reject: Reject) -> bool:
         return self.settings.waits_for_replicas and reject.reason is RejectReason.NO_READY_REPLICA
 
-    def _assume(self, ledger: ReplicaLedger) -> None:
-        """A replica that has shown little is taken to be as fast as the others.
+    def _compare(self, ledger: ReplicaLedger) -> None:
+        """How fast it is, seen beside the others; one that has shown little is as they are.
 
         Else one that is faster than what learning starts from would keep all the requests.
         """
-        prompt, token, count = 0.0, 0.0, 0
+        prompt, token, tokens, count = 0.0, 0.0, 0.0, 0
         for candidate in self.candidates.values():
             speed = candidate.ledger.speed
             if speed.num_samples >= MIN_SAMPLES:
-                prompt += speed.prompt_seconds
-                token += speed.token_seconds
+                prompt += speed.own_prompt_seconds
+                token += speed.own_token_seconds
+                tokens += speed.typical_tokens
                 count += 1
                 if count >= MAX_COMPARED:
                     break
-        if count:
+        if not count:
+            return
+        if ledger.speed.num_samples < MIN_SAMPLES:
             ledger.speed.assume(prompt_seconds=prompt / count, token_seconds=token / count)
+        else:
+            ledger.speed.compare(
+                prompt_seconds=prompt / count,
+                token_seconds=token / count,
+                typical_tokens=tokens / count,
+            )
 
     def _output_tokens(self, profile: RequestProfile) -> int:
         if profile.known_output_tokens is not None:

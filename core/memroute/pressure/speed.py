@@ -23,6 +23,9 @@ PRIOR_TOKEN_SECONDS: Final = 3e-5
 PRIOR_PROMPTS: Final = 2.0
 PRIOR_TOKENS: Final = 4000.0
 # What the prior weighs: two prompts; a few real ones outweigh it.
+SAME_RATIO: Final = 1.3
+# Replicas whose prompts take as long within this are taken to be equally fast; accelerators that
+# differ do so by half and more.
 FORGET_RATIO: Final = 0.98
 # A sample counts half after 34 others: some seconds of traffic.
 FASTER_RATIO: Final = 0.5
@@ -37,9 +40,10 @@ class SpeedMeter:
     """What one replica's answers say of its speed. Owns its sums; the caller brings the clock."""
 
     __slots__ = (
-        "_last_step_at_seconds", "_num_prompts", "_num_since_idle", "_num_tokens", "_snn",
-        "_snt", "_snw", "_swt", "_sww", "busy_since_seconds", "decode_step_seconds",
-        "mean_step_seconds", "num_samples", "num_steps", "prompt_seconds", "token_seconds",
+        "_is_compared", "_last_step_at_seconds", "_num_prompts", "_num_since_idle", "_num_tokens",
+        "_snn", "_snt", "_snw", "_swt", "_sww", "busy_since_seconds", "decode_step_seconds",
+        "mean_step_seconds", "num_samples", "num_steps", "own_prompt_seconds", "own_token_seconds",
+        "prompt_seconds", "token_seconds",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -52,10 +56,14 @@ class SpeedMeter:
         self._num_tokens = 0.0
         self.num_samples = 0
         """Times in which prompts were waited for: what the law rests on."""
+        self.own_prompt_seconds = PRIOR_PROMPT_SECONDS
+        self.own_token_seconds = PRIOR_TOKEN_SECONDS
+        """``c`` and ``a`` as its own samples say: noisy, each at the other's expense."""
+        self._is_compared = False
         self.prompt_seconds = PRIOR_PROMPT_SECONDS
-        """``c``."""
+        """``c``, to decide by: of all replicas, times how much slower this one is."""
         self.token_seconds = PRIOR_TOKEN_SECONDS
-        """``a``."""
+        """``a``, likewise."""
         self.busy_since_seconds = -1.0
         """Since when the prompts that wait now have been worked on; -1 when none waits."""
         self._last_step_at_seconds = -1.0
@@ -132,10 +140,33 @@ class SpeedMeter:
         """Another answer tells the steps from now on."""
         self._last_step_at_seconds = now_seconds
 
+    @property
+    def typical_tokens(self) -> float:
+        """Uncached tokens of a prompt, about; 0 while there was none."""
+        return self._snw / self._snn if self._snn > 0.0 else 0.0
+
+    def compare(
+        self, *, prompt_seconds: float, token_seconds: float, typical_tokens: float
+    ) -> None:
+        """Decide from now on by what all replicas take, times how much slower this one is.
+
+        How long prompts take in all is known well from a few; how that splits into ``c`` and ``a``
+        is not. Two equal replicas that are believed to differ get unequal shares of the answers.
+        A difference that noise makes is none.
+        """
+        pool = prompt_seconds + token_seconds * typical_tokens
+        own = self.own_prompt_seconds + self.own_token_seconds * typical_tokens
+        ratio = own / pool if pool > 0.0 else 1.0
+        if 1 / SAME_RATIO < ratio < SAME_RATIO:
+            ratio = 1.0
+        self._is_compared = True
+        self.prompt_seconds = prompt_seconds * ratio
+        self.token_seconds = max(token_seconds * ratio, 1e-8)
+
     def assume(self, *, prompt_seconds: float, token_seconds: float) -> None:
         """Take it to be as fast as others are, while it has shown little itself."""
-        self.prompt_seconds = prompt_seconds
-        self.token_seconds = token_seconds
+        self.prompt_seconds = self.own_prompt_seconds = prompt_seconds
+        self.token_seconds = self.own_token_seconds = token_seconds
         self._snt = self._snn * prompt_seconds + self._snw * token_seconds
         self._swt = self._snw * prompt_seconds + self._sww * token_seconds
 
@@ -150,16 +181,19 @@ class SpeedMeter:
         determinant = self._snn * self._sww - self._snw * self._snw
         if determinant <= 1e-6 * self._snn * self._sww:
             # All prompts were alike: what they took is known, its split is not. It stays.
-            told = self.prompt_seconds * self._snn + self.token_seconds * self._snw
+            told = self.own_prompt_seconds * self._snn + self.own_token_seconds * self._snw
             if told > 0.0:
-                self.prompt_seconds *= self._snt / told
-                self.token_seconds = max(self.token_seconds * self._snt / told, 1e-8)
-            return
-        prompt = (self._snt * self._sww - self._swt * self._snw) / determinant
-        token = (self._swt * self._snn - self._snt * self._snw) / determinant
-        if prompt < 0.0:
-            prompt, token = 0.0, self._swt / self._sww
-        elif token < 0.0:
-            prompt, token = self._snt / self._snn, 0.0
-        self.prompt_seconds = prompt
-        self.token_seconds = max(token, 1e-8)
+                self.own_prompt_seconds *= self._snt / told
+                self.own_token_seconds = max(self.own_token_seconds * self._snt / told, 1e-8)
+        else:
+            prompt = (self._snt * self._sww - self._swt * self._snw) / determinant
+            token = (self._swt * self._snn - self._snt * self._snw) / determinant
+            if prompt < 0.0:
+                prompt, token = 0.0, self._swt / self._sww
+            elif token < 0.0:
+                prompt, token = self._snt / self._snn, 0.0
+            self.own_prompt_seconds = prompt
+            self.own_token_seconds = max(token, 1e-8)
+        if not self._is_compared:
+            self.prompt_seconds = self.own_prompt_seconds
+            self.token_seconds = self.own_token_seconds
