@@ -88,7 +88,8 @@ def _options(options: argparse.Namespace) -> Options:
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     for name, known in (("cases", CASES), ("policies", POLICIES)):
-        for value in (getattr(options, name) or next(iter(known))).split(","):
+        given = getattr(options, name)
+        for value in given.split(",") if given is not None else ():
             if value not in known:
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
     if options.plot is not None and options.study not in PLOTTED:

@@ -273,21 +273,18 @@ def text_keys(parts: list[str], salt: str) -> tuple[int, ...]:
 
     ``salt``: keeps apart what engines keep apart (vLLM's ``cache_salt``).
     """
-    return _chain("".join(parts), BLOCK_CHARACTERS, salt)
+    text = "".join(parts)
+    keys = []
+    last = hash(salt)
+    for end in range(BLOCK_CHARACTERS, len(text) + 1, BLOCK_CHARACTERS):
+        last = hash((last, text[end - BLOCK_CHARACTERS : end]))
+        keys.append(last)
+    return tuple(keys)
 
 
 def id_keys(ids: list[int], salt: str) -> tuple[int, ...]:
     """The same, of token ids."""
-    return _chain(tuple(ids), TOKENS_PER_ID_BLOCK, salt)
-
-
-def _chain(whole: str | tuple[int, ...], size: int, salt: str) -> tuple[int, ...]:
-    keys = []
-    last = hash(salt)
-    for end in range(size, len(whole) + 1, size):
-        last = hash((last, whole[end - size : end]))
-        keys.append(last)
-    return tuple(keys)
+    return block_keys(ids, TOKENS_PER_ID_BLOCK, chain_root(salt=salt))
 
 
 def _conversation_keys(

@@ -149,6 +149,7 @@ async def follow(rig, engine_factory, publisher):
     rig.router.on_upsert(replica)
     index = rig.pools.by_model["m"].dispatcher.blocks
     await until(lambda: index.follows("default/a") and publisher.asked)
+    await asyncio.sleep(0.1)
     return replica
 
 
@@ -161,7 +162,6 @@ async def test_what_a_cache_holds_already_is_replayed_and_then_it_is_heard(
     await publisher.say(stored(1, ONE))
     await follow(rig, engine_factory, publisher)
     await until(lambda: blocks(rig, ONE) == [1])
-    await asyncio.sleep(0.1)
     await publisher.say(stored(2, TWO), ["BlockRemoved", [1]])
     await until(lambda: blocks(rig, ONE, TWO) == [0, 1])
     assert publisher.asked == [0]
@@ -169,7 +169,6 @@ async def test_what_a_cache_holds_already_is_replayed_and_then_it_is_heard(
 
 async def test_a_gap_is_replayed_and_counted(rig, engine_factory, publisher):
     await follow(rig, engine_factory, publisher)
-    await asyncio.sleep(0.1)
     await publisher.say(stored(1, ONE))
     await until(lambda: blocks(rig, ONE) == [1])
     await publisher.say(stored(2, TWO), is_lost=True)
@@ -181,7 +180,6 @@ async def test_a_gap_is_replayed_and_counted(rig, engine_factory, publisher):
 
 async def test_a_gap_that_cannot_be_replayed_empties_what_is_known(rig, engine_factory, publisher):
     await follow(rig, engine_factory, publisher)
-    await asyncio.sleep(0.1)
     await publisher.say(stored(1, ONE))
     await until(lambda: blocks(rig, ONE) == [1])
     await publisher.say(stored(2, TWO), is_lost=True)
@@ -193,7 +191,6 @@ async def test_a_gap_that_cannot_be_replayed_empties_what_is_known(rig, engine_f
 
 async def test_an_engine_that_begins_anew_has_an_empty_cache(rig, engine_factory, publisher):
     await follow(rig, engine_factory, publisher)
-    await asyncio.sleep(0.1)
     for number, tokens in ((1, ONE), (2, TWO)):
         await publisher.say(stored(number, tokens))
     await until(lambda: blocks(rig, ONE, TWO) == [1, 1])

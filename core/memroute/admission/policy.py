@@ -41,13 +41,13 @@ MAX_PACE_MARGIN_RATIO: Final = 0.15
 # Of the target, over the square root of how long answers are: the mean of few steps varies more.
 UNPROVEN_SECONDS: Final = 0.5
 MAX_UNPROVEN: Final = 4
+# A replica that hangs gets four requests, not all of them. It is given what its prompts should
+# take and half a second: ten steps of answers that are as slow as they may be.
 SILENT_STEPS: Final = 8.0
 LEAST_SILENT_SECONDS: Final = 0.1
 STEP_TOKENS: Final = 8192
 # Of prompts in one step: engines' usual budget, after which even a busy one shows a token. (A
 # client that reads slowly may hide them: so one request at a time goes there still.)
-# A replica that hangs gets four requests, not all of them. It is given what its prompts should
-# take and half a second: ten steps of answers that are as slow as they may be.
 
 
 class RejectReason(StrEnum):
@@ -76,7 +76,6 @@ class Closed(StrEnum):
 _OPEN: Final = Closed.NOT
 _MEMORY: Final = Closed.MEMORY
 _SLOTS: Final = Closed.SLOTS
-_ADAPTERS: Final = Closed.ADAPTERS
 _PACE: Final = Closed.PACE
 _PREFILL: Final = Closed.PREFILL
 _PROOF: Final = Closed.PROOF

@@ -116,8 +116,6 @@ class Tokenizers:
             path = Path(own_folder)
         elif self._folder is not None:
             path = self._folder / model
-            if not path.resolve().is_relative_to(self._folder.resolve()):
-                return None
         else:
             return None
         if path not in self._loaded:
@@ -154,9 +152,8 @@ class Tokenizers:
         self._num_waiting -= 1
         on_done(ids)
 
-    @staticmethod
-    def _load(path: Path, *, is_named: bool) -> PromptTokenizer | None:
-        if not is_named and not path.is_dir():
+    def _load(self, path: Path, *, is_named: bool) -> PromptTokenizer | None:
+        if not is_named and not (path.is_dir() and self._is_inside(path)):
             return None
         try:
             tokenizer = PromptTokenizer.load(path)
@@ -165,6 +162,10 @@ class Tokenizers:
             return None
         LOGGER.info("tokenizer loaded folder=%s", path)
         return tokenizer
+
+    def _is_inside(self, path: Path) -> bool:
+        """A model's name may hold anything, ``..`` too."""
+        return self._folder is not None and path.resolve().is_relative_to(self._folder.resolve())
 
 
 def _template_of(config: dict[str, Any]) -> str | None:
