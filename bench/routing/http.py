@@ -27,6 +27,7 @@ from bench.load.generator import LoadRun, LoadSettings, generate
 from bench.native import build_native
 from bench.routing.cases import CASES, LLAMA_2_7B, LLAMA_8B, QWEN_32B, Case
 from memroute.catalog import architecture_for_model
+from memroute.routing import POLICY_NAMES
 from memroute_simulator.engine.spec import EngineSpec
 
 HERE = Path(__file__).parent
@@ -66,14 +67,29 @@ class HttpOptions:
 
 
 def find_router(name: str) -> Peer:
-    """A router by its file, or by its name among ours. Raises ``PeerError``."""
+    """A router by its file, by its name among ours, or our own by its policy.
+
+    Raises ``PeerError``.
+    """
+    if name in POLICY_NAMES:
+        return _by_policy(name)
     paths = [Path(name)] if name.endswith(".yaml") else [f / f"{name}.yaml" for f in PEER_FOLDERS]
     for path in paths:
         if path.exists():
             return read_peer(path)
-    known = sorted({path.stem for folder in PEER_FOLDERS for path in folder.glob("*.yaml")})
+    files = {path.stem for folder in PEER_FOLDERS for path in folder.glob("*.yaml")}
+    known = sorted({*files, *POLICY_NAMES})
     msg = f"no such router: {name}; a YAML file, or one of {', '.join(known)}"
     raise PeerError(msg)
+
+
+def _by_policy(policy: str) -> Peer:
+    """Our own router; with a published policy it holds and refuses nothing, as peers do."""
+    router = read_peer(HERE / "peers" / "memroute.yaml")
+    is_own = policy == router.name
+    admission = "enforce" if is_own else "off"
+    filled = _filled(router, {"{policy}": policy, "{admission}": admission})
+    return filled if is_own else replace(filled, name=f"{policy} (in memroute)")
 
 
 def measure_over_http(options: HttpOptions) -> list[dict[str, Any]]:
