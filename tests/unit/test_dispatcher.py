@@ -406,8 +406,9 @@ def test_who_has_had_more_than_its_share_is_held_to_less_while_others_wait():
     """Four fifths of 950: 880 at the fullest are too much for the flood, not for the others."""
     made = pool(replicas=1)
     for second in range(20):
-        made.line.placed("flood", 9000, now_seconds=float(second))
-        made.line.placed("quiet", 100, now_seconds=float(second))
+        for tenant, tokens in (("flood", 9000), ("quiet", 100)):
+            made.line.asked(tenant, tokens, now_seconds=float(second))
+            made.line.placed(tenant, tokens, now_seconds=float(second))
     first = made.submit(Asking(prompt=600, output=100, tenant="flood"), now_seconds=20.0)
     answer(first, 20.1)
     large = Asking(prompt=800, output=50, tenant="quiet")

@@ -199,6 +199,12 @@ class Dispatcher:
         if mode is AdmissionMode.OFF and self._pick is not None:
             return self._picked(ticket, possible, now_seconds)
         found = self._search(ticket, possible, now_seconds)
+        profile = ticket.profile
+        self.line.asked(
+            profile.tenant,
+            profile.num_prompt_tokens + found.output_tokens,
+            now_seconds=now_seconds,
+        )
         for why, count in found.closed.items():
             self.closed_counts[why] = self.closed_counts.get(why, 0) + count
         if mode is AdmissionMode.ENFORCE:
@@ -231,9 +237,11 @@ class Dispatcher:
             self.line.turn_taken(held, is_placed=is_placed, now_seconds=now_seconds)
             searches.pop(held.item, None)
             done.append((held.item, verdict))
-        for ticket in self.line.hopeless():
+        hopeless = self.line.hopeless(now_seconds=now_seconds)
+        for ticket in hopeless:
             queue.remove(ticket)
-            done.append((ticket, self._hopeless(ticket, now_seconds)))
+        # What they are told of is the queue without them.
+        done += [(ticket, self._hopeless(ticket, now_seconds)) for ticket in hopeless]
         for ticket in queue.expired(now_seconds=now_seconds):
             queue.remove(ticket)
             done.append((ticket, self._expired(ticket, now_seconds)))
@@ -265,6 +273,7 @@ class Dispatcher:
         Raises ``KeyError`` the second time: that is a bug of the caller.
         """
         held = placement_ledger.release(reservation, now_seconds=now_seconds)
+        self.line.freed(held, now_seconds=now_seconds)
         if reservation.profile.blocks:
             self.blocks.ended(placement_ledger.replica, reservation.profile.prefix)
         if is_complete and reservation.profile.session:
@@ -522,6 +531,8 @@ class Dispatcher:
                 because = "others who have fewer waiting need its place"
                 self._evicted.append((victim.item, hold.reject(because=because)))
                 refusal = None
+        if refusal is QueueRefusal.TIME:
+            self.line.in_vain(now_seconds=now_seconds)
         if refusal is not None:
             return self._not_now(profile, found, possible, expected).reject(because=refusal.value)
         self.line.hold(
@@ -550,6 +561,7 @@ class Dispatcher:
 
     def _hopeless(self, ticket: Ticket, now_seconds: float) -> Reject:
         """It is late, and nobody who is has had a turn for long."""
+        self.line.in_vain(now_seconds=now_seconds)
         usable = self._usable(ticket, now_seconds)
         if not usable:
             return no_ready_replica()
@@ -567,6 +579,7 @@ class Dispatcher:
         found = self._search(ticket, usable, now_seconds)
         if found.open is not None:
             return self._reserve(ticket, found.open, found, now_seconds)
+        self.line.in_vain(now_seconds=now_seconds)
         expected = self.expected_wait_seconds(now_seconds=now_seconds)
         hold = self._not_now(ticket.profile, found, usable, expected)
         return hold.reject(

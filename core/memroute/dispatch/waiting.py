@@ -1,11 +1,17 @@
 """A pool's queue and how fast it moves: how long one more would wait, and for whom it is no use.
 
 The rate is that at which requests were given room *since others have had to wait*: what is given
-room when nobody waits says what was asked for, not what there is.
+room when nobody waits says what was asked for, not what there is. A moment in which nobody waits
+does not end that. While replicas fill up room is given faster than it is freed, which cannot go on:
+the slower of the two counts.
 
-**Hopeless.** When more comes than can be served in time, those that are late get no turn any more,
-however long they wait. Once that has lasted for half of what requests may wait, whoever is late is
-told at once instead of at the end of its time: what it would have waited for does not come.
+**Hopeless.** When more comes than can be served in time, most of those that are late wait in vain,
+and those that do get a turn take it, and what they hold, from others that could have been in time.
+So whoever is late is told at once, instead of at the end of its time,
+
+* once others have had all the turns for half of what requests may wait, or
+* while of those that were late more were refused than served, and refusals are a tenth of what is
+  given room: with fewer the load is bursty, and whoever waits is served soon.
 """
 
 from collections import OrderedDict
@@ -24,16 +30,19 @@ EARLY_SECONDS: Final = 0.1
 # nobody can see from here.
 MIN_BACKLOG_SECONDS: Final = 1.0
 # Before that, how fast the queue moves is anybody's guess.
+LULL_SECONDS: Final = 1.0
+# So long without anybody who waits, and the next one begins a new queue.
 HOPELESS_RATIO: Final = 0.5
 # Of what requests may wait: so long without a turn for those that are late.
-
-
+OVERLOAD_RATIO: Final = 0.1
+# Of refusals beside requests that were given room.
 MAX_TENANTS: Final = 1000
-# Whose use is remembered; the one that was given room longest ago goes first.
+# Whose use is remembered; the one that asked longest ago goes first.
 LEAST_TOKENS_PER_SECOND: Final = 1.0
 # Who had less of late is not there.
 OVER_SHARE_RATIO: Final = 1.5
-# Of an equal share of what was given out of late: beyond, a tenant leaves room for others.
+# Of an equal share of what was given out of late. Who asks for more, and has had the share itself,
+# leaves room for others.
 
 
 class Ticket(Protocol):
@@ -44,26 +53,44 @@ class Ticket(Protocol):
     """Replicas that it has already failed on."""
 
 
+class _Use:
+    """What one tenant asked for of late, and was given, in tokens."""
+
+    __slots__ = ("asked", "given")
+
+    def __init__(self) -> None:
+        self.asked = RateMeter()
+        self.given = RateMeter()
+
+
 class WaitingLine:
     """Owns the queue and what is measured of it; the caller brings the clock."""
 
     def __init__(self, limits: QueueLimits) -> None:
         self.queue: FairQueue[Ticket] = FairQueue(limits)
         self._drained = RateMeter()
-        self._since_seconds = -1.0
+        self._freed = RateMeter()
+        self._num_placed = RateMeter()
+        self._num_served_late = RateMeter()
+        self._num_in_vain = RateMeter()
+        self._since_seconds = self._waited_at_seconds = -1.0
         self._turn_at_seconds = self._late_turn_at_seconds = -1.0
         self._planned_at_seconds = -1.0
-        self._used: OrderedDict[str, RateMeter] = OrderedDict()
+        self._uses: OrderedDict[str, _Use] = OrderedDict()
         self._share_per_second = 0.0
         """An equal share of the tokens that are given out, as of the last plan."""
 
     def is_over_share(self, tenant: str, *, now_seconds: float) -> bool:
-        """Whether others wait, and this tenant has had far more than its equal share of late."""
+        """Whether a tenant asks for far more than its equal share, and has it, while others wait."""
         if self._since_seconds < 0 or self._share_per_second <= 0 or not len(self.queue):
             return False
-        used = self._used.get(tenant)
-        rate = used.per_second(now_seconds=now_seconds) if used is not None else None
-        return rate is not None and rate > OVER_SHARE_RATIO * self._share_per_second
+        use = self._uses.get(tenant)
+        if use is None:
+            return False
+        asked = use.asked.per_second(now_seconds=now_seconds) or 0.0
+        given = use.given.per_second(now_seconds=now_seconds) or 0.0
+        share = self._share_per_second
+        return asked > OVER_SHARE_RATIO * share and given > share
 
     def seconds_to_place(self, num_tokens: int, now_seconds: float) -> float | None:
         """How long it takes until so many tokens were given room; None: nobody can tell yet."""
@@ -71,6 +98,9 @@ class WaitingLine:
         if since < 0 or now_seconds - since < MIN_BACKLOG_SECONDS:
             return None
         rate = self._drained.per_second(now_seconds=now_seconds)
+        freed = self._freed.per_second(now_seconds=now_seconds)
+        if rate and freed:
+            rate = min(rate, freed)
         return num_tokens / rate if rate else None
 
     def expected_wait_seconds(self, profile: RequestProfile, now_seconds: float) -> float | None:
@@ -88,10 +118,13 @@ class WaitingLine:
         now_seconds: float,
     ) -> None:
         """Let it wait; whether there is room for that the caller has asked."""
-        if self._since_seconds < 0 or not len(self.queue):
+        lull = 0.0 if len(self.queue) else now_seconds - self._waited_at_seconds
+        if self._since_seconds < 0 or lull > LULL_SECONDS:
             self._since_seconds = now_seconds
             self._drained = RateMeter()
             self._drained.add(0, now_seconds=now_seconds)
+            self._freed = RateMeter()
+        self._waited_at_seconds = now_seconds
         self.queue.hold(
             ticket,
             num_tokens=num_tokens,
@@ -106,38 +139,63 @@ class WaitingLine:
         """It waits no more: it was given room, or refused."""
         if held.is_late and is_placed:
             self._late_turn_at_seconds = now_seconds
+            self._num_served_late.add(1, now_seconds=now_seconds)
         self.queue.served(held)
+
+    def in_vain(self, *, now_seconds: float) -> None:
+        """One that was late is refused: it has waited in vain, or would."""
+        self._num_in_vain.add(1, now_seconds=now_seconds)
+
+    def asked(self, tenant: str, num_tokens: int, *, now_seconds: float) -> None:
+        """A request came that is expected to hold so many tokens."""
+        self._use(tenant).asked.add(num_tokens, now_seconds=now_seconds)
+
+    def _use(self, tenant: str) -> _Use:
+        use = self._uses.get(tenant)
+        if use is None:
+            if len(self._uses) >= MAX_TENANTS:
+                self._uses.popitem(last=False)
+            use = self._uses[tenant] = _Use()
+        else:
+            self._uses.move_to_end(tenant)
+        return use
 
     def placed(self, tenant: str, num_tokens: int, *, now_seconds: float) -> None:
         """A request of so many tokens was given room, whether it had to wait or not."""
-        used = self._used.get(tenant)
-        if used is None:
-            if len(self._used) >= MAX_TENANTS:
-                self._used.popitem(last=False)
-            used = self._used[tenant] = RateMeter()
-        else:
-            self._used.move_to_end(tenant)
-        used.add(num_tokens, now_seconds=now_seconds)
+        self._use(tenant).given.add(num_tokens, now_seconds=now_seconds)
+        self._num_placed.add(1, now_seconds=now_seconds)
+        if len(self.queue):
+            self._waited_at_seconds = now_seconds
         if self._since_seconds < 0:
             return
-        if len(self.queue):
-            self._turn_at_seconds = now_seconds
-            self._drained.add(num_tokens, now_seconds=now_seconds)
-        else:
+        if now_seconds - self._waited_at_seconds > LULL_SECONDS:
             self._since_seconds = -1.0
+            return
+        self._turn_at_seconds = now_seconds
+        self._drained.add(num_tokens, now_seconds=now_seconds)
 
-    def hopeless(self) -> list[Ticket]:
-        """Those that are late, when others have had their turns for long and nobody late has."""
+    def freed(self, num_tokens: int, *, now_seconds: float) -> None:
+        """An answer has ended that held so many tokens."""
+        if self._since_seconds >= 0:
+            self._freed.add(num_tokens, now_seconds=now_seconds)
+
+    def hopeless(self, *, now_seconds: float) -> list[Ticket]:
+        """Those that are late, where it is no use for them to wait."""
         since = max(self._since_seconds, self._late_turn_at_seconds)
-        if self._turn_at_seconds - since < HOPELESS_RATIO * self.queue.limits.max_seconds:
-            return []
+        without_turn = self._turn_at_seconds - since
+        if without_turn < HOPELESS_RATIO * self.queue.limits.max_seconds:
+            in_vain = self._num_in_vain.amount(now_seconds=now_seconds)
+            served_late = self._num_served_late.amount(now_seconds=now_seconds)
+            placed = self._num_placed.amount(now_seconds=now_seconds)
+            if in_vain <= served_late or in_vain < OVERLOAD_RATIO * placed:
+                return []
         return [held.item for held in self.queue.waiting() if held.is_late]
 
     def plan(self, candidates: Iterable[Candidate], *, now_seconds: float) -> None:
         """Work out who will be late, where that was not done a moment ago."""
         if now_seconds - self._planned_at_seconds < PLAN_SECONDS:
             return
-        self._planned_at_seconds = now_seconds
+        self._planned_at_seconds = self._waited_at_seconds = now_seconds
         self._share_per_second = self._equal_share(now_seconds)
         prompt, token, backlog, count = 0.0, 0.0, 0.0, 0
         for candidate in candidates:
@@ -160,6 +218,8 @@ class WaitingLine:
 
     def _equal_share(self, now_seconds: float) -> float:
         """Tokens per second for each tenant that was given room of late; 0 with fewer than two."""
-        rates = [used.per_second(now_seconds=now_seconds) or 0.0 for used in self._used.values()]
+        rates = [
+            use.given.per_second(now_seconds=now_seconds) or 0.0 for use in self._uses.values()
+        ]
         active = [rate for rate in rates if rate >= LEAST_TOKENS_PER_SECOND]
         return sum(active) / len(active) if len(active) > 1 else 0.0

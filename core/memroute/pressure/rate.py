@@ -23,6 +23,11 @@ class RateMeter:
         if self._first_at_seconds is None:
             self._first_at_seconds = now_seconds
 
+    def amount(self, *, now_seconds: float) -> float:
+        """What was counted of late: half of it after ``HALF_LIFE_SECONDS``."""
+        self._decay(now_seconds)
+        return self._amount
+
     def per_second(self, *, now_seconds: float) -> float | None:
         """The rate; None while nothing was ever counted."""
         if self._first_at_seconds is None:
