@@ -223,6 +223,14 @@ def test_an_answer_that_is_not_streamed_begins_when_it_should_have():
     assert ledger.projected_tokens() == 0
 
 
+def test_on_trial_a_replica_is_stuck_while_its_request_can_be_in_time_elsewhere():
+    ledger = ReplicaLedger("a")
+    ledger.reserve(profile(), now_seconds=0.0)
+    assert not ledger.is_stuck(now_seconds=0.5, is_on_trial=True)
+    assert ledger.is_stuck(now_seconds=0.7, is_on_trial=True)
+    assert not ledger.is_stuck(now_seconds=0.7)
+
+
 def test_a_replica_from_which_nothing_comes_back_is_stuck_after_a_while():
     """A prompt of 100 tokens should take milliseconds: after 5 s without a sign it hangs."""
     ledger = ReplicaLedger("a", promised_capacity_tokens=10_000)

@@ -255,8 +255,9 @@ class Dispatcher:
         for candidate in routable:
             ledger = candidate.ledger
             # One that is out has what is on trial there, and what was sent before it was known.
-            others = num_healthy - (0 if candidate.health.is_out else 1)
-            if ledger.num_pending and others and ledger.is_stuck(now_seconds=now_seconds):
+            is_out = candidate.health.is_out
+            others = num_healthy - (0 if is_out else 1)
+            if others and ledger.is_stuck(now_seconds=now_seconds, is_on_trial=is_out):
                 found += [lease for lease in ledger.leases if lease.is_pending]
         return found
 

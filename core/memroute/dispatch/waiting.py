@@ -81,7 +81,7 @@ class WaitingLine:
         """An equal share of the tokens that are given out, as of the last plan."""
 
     def is_over_share(self, tenant: str, *, now_seconds: float) -> bool:
-        """Whether a tenant asks for far more than its equal share, and has it, while others wait."""
+        """Whether it asks for far more than its equal share, and has that, while others wait."""
         if self._since_seconds < 0 or self._share_per_second <= 0 or not len(self.queue):
             return False
         use = self._uses.get(tenant)

@@ -37,8 +37,10 @@ OUTLIVED_RATIO: Final = 1.3
 # An answer that got longer than any: a third more each time.
 MIN_SHARING_RATIO: Final = 0.02
 STUCK_SECONDS: Final = 5.0
+STUCK_ON_TRIAL_SECONDS: Final = 0.6
 STUCK_RATIO: Final = 4.0
-# Silent for so long, and for so many times what the prompts that wait there should take.
+# Silent for so long, and for so many times what the prompts that wait there should take. On trial
+# one request tries a replica that has failed: it can still be in time elsewhere.
 MAX_ENDED: Final = 1024
 # Answers whose ends a scrape that is under way may have missed.
 NEARLY_FULL_RATIO: Final = 0.8
@@ -141,11 +143,14 @@ class ReplicaLedger(DecodingAnswers):
     def apply_reading(self, reading: ReplicaReading) -> None:
         """Take a new reading: see the module's text for what it is taken to include."""
         self._heed(self.reading, reading)
-        before = None if self.reading is None else self.reading.num_computed_tokens_total
-        computed = reading.num_computed_tokens_total
+        computed, last = reading.num_computed_tokens_total, self.reading
         self._tells_life = computed is not None
-        if computed is not None and before is not None and computed > before:
-            self.progressed_at_seconds = max(self.progressed_at_seconds, reading.taken_at_seconds)
+        if computed is not None and last is not None:
+            before = last.num_computed_tokens_total
+            if before is not None and computed > before:
+                # At some time since the last one: it may hang since a moment after that.
+                alive_at = last.taken_at_seconds
+                self.progressed_at_seconds = max(self.progressed_at_seconds, alive_at)
         self.reading = reading
         self._projected_tokens = -1
         self.sent_since_reading_tokens = 0
@@ -374,7 +379,7 @@ class ReplicaLedger(DecodingAnswers):
         """Whether its reading is recent enough to trust."""
         return self.read_at_seconds >= 0 and now_seconds - self.read_at_seconds <= max_age_seconds
 
-    def is_stuck(self, *, now_seconds: float) -> bool:
+    def is_stuck(self, *, now_seconds: float, is_on_trial: bool = False) -> bool:
         """Whether prompts wait there and nothing has come back for far longer than it should.
 
         Answers that are not streamed show nothing until they end: with one of them there, only an
@@ -385,9 +390,9 @@ class ReplicaLedger(DecodingAnswers):
         sent = [lease.sent_at_seconds for lease in self.leases if lease.answered_at_seconds < 0]
         silent = now_seconds - max(self.progressed_at_seconds, min(sent))
         expected = self.speed.prefill_seconds(self.num_pending, self.pending_tokens)
-        if silent <= max(STUCK_SECONDS, STUCK_RATIO * expected):
-            return False
-        return self._tells_life or all(lease.profile.is_stream for lease in self.leases)
+        are_streams = all(lease.profile.is_stream for lease in self.leases)
+        least = STUCK_ON_TRIAL_SECONDS if is_on_trial and are_streams else STUCK_SECONDS
+        return silent > max(least, STUCK_RATIO * expected) and (self._tells_life or are_streams)
 
     # Inside.
 

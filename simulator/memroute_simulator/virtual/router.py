@@ -381,13 +381,13 @@ class VirtualRouter:
             placement = asking.placement
             if placement is None or placement.reservation.is_pending:
                 continue
-            # Streams have told how far they are.
+            # Streams have told how far they are, when each step ended.
             generated = replica.num_generated(asking.request)
             if generated:
                 ledger.progress(
                     placement.reservation,
                     generated_tokens=generated,
-                    now_seconds=self.loop.now_seconds,
+                    now_seconds=ledger.progressed_at_seconds,
                 )
         self.dispatcher.apply_reading(ledger, reading)
         self._advance()
