@@ -281,8 +281,8 @@ class Router:
                     "sharing_ratio": round(replica.ledger.sharing_ratio, 3),
                     "ceiling_ratio": round(replica.ledger.ceiling_ratio, 3),
                     "kv_event_blocks": (
-                        pool.dispatcher.blocks.num_blocks(replica.info.key)
-                        if pool.dispatcher.blocks.follows(replica.info.key)
+                        pool.dispatcher.cached.blocks.num_blocks(replica.info.key)
+                        if pool.dispatcher.cached.blocks.follows(replica.info.key)
                         else None
                     ),
                     "running_limit": replica.ledger.running_limit,

@@ -201,7 +201,7 @@ class Lifecycle:
             session=session,
             adapter="" if request.model == pool.model else request.model,
             draw=pool.draw(session),
-            block_tokens=pool.dispatcher.blocks.block_tokens,
+            block_tokens=pool.dispatcher.cached.blocks.block_tokens,
         )
         self._seek_room(pool)
 

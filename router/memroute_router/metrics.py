@@ -212,8 +212,8 @@ class _LedgerCollector(Collector):
                 can_route = replica.info.is_routable and not replica.health.is_out
                 routable.add_metric(labels, 1 if can_route else 0)
                 missing.add_metric(labels, len(replica.missing_metrics))
-                if pool.dispatcher.blocks.follows(replica.info.key):
-                    told = pool.dispatcher.blocks.num_blocks(replica.info.key)
+                if pool.dispatcher.cached.blocks.follows(replica.info.key):
+                    told = pool.dispatcher.cached.blocks.num_blocks(replica.info.key)
                     blocks.add_metric(labels, told)
                 pending.add_metric(labels, ledger.pending_tokens)
                 foreign.add_metric(labels, ledger.foreign_tokens)
@@ -252,7 +252,7 @@ class _DispatchCollector(Collector):
             pool_labels = pool.labels
             for why, count in pool.dispatcher.closed_counts.items():
                 closed.add_metric((*pool_labels, why.value), count)
-            orphans.add_metric(pool_labels, pool.dispatcher.blocks.num_orphans)
+            orphans.add_metric(pool_labels, pool.dispatcher.cached.blocks.num_orphans)
             would_hold.add_metric(pool_labels, pool.dispatcher.num_would_hold)
             held.add_metric(pool_labels, pool.num_held)
             held_tokens.add_metric(pool_labels, pool.held_tokens)

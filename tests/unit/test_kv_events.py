@@ -139,7 +139,7 @@ def stored(number, tokens):
 
 
 def blocks(rig, *prompts):
-    index = next(iter(rig.pools.by_model.values())).dispatcher.blocks
+    index = next(iter(rig.pools.by_model.values())).dispatcher.cached.blocks
     return [index.match(block_keys(tokens, 4)).get("default/a", 0) for tokens in prompts]
 
 
@@ -147,7 +147,7 @@ async def follow(rig, engine_factory, publisher):
     engine = await engine_factory(whole(publisher.sources()))
     replica = rig.add("a", engine.port)
     rig.router.on_upsert(replica)
-    index = rig.pools.by_model["m"].dispatcher.blocks
+    index = rig.pools.by_model["m"].dispatcher.cached.blocks
     await until(lambda: index.follows("default/a") and publisher.asked)
     await asyncio.sleep(0.1)
     return replica
@@ -205,12 +205,12 @@ async def test_a_replica_that_publishes_nothing_is_guessed_and_said_so_once(
     engine = await engine_factory(whole(b"{}", b"404 Not Found"))
     rig.router.on_upsert(rig.add("a", engine.port))
     await until(lambda: "KV events cannot be heard" in caplog.text)
-    assert not rig.pools.by_model["m"].dispatcher.blocks.follows("default/a")
+    assert not rig.pools.by_model["m"].dispatcher.cached.blocks.follows("default/a")
 
 
 async def test_a_replica_that_goes_is_heard_no_more(rig, engine_factory, publisher):
     replica = await follow(rig, engine_factory, publisher)
-    index = rig.pools.by_model["m"].dispatcher.blocks
+    index = rig.pools.by_model["m"].dispatcher.cached.blocks
     rig.pools.configure({})
     rig.router.on_gone(replica)
     await until(lambda: not index.follows("default/a"))
@@ -249,7 +249,7 @@ async def test_a_prompt_goes_where_its_blocks_are(rig, tmp_path, unused_tcp_port
         assert (await ask(ports[1], "tiny"))[0] == 200
         for name, port in zip("ab", ports, strict=True):
             rig.router.on_upsert(rig.add(name, port))
-        index = rig.pools.by_model["m"].dispatcher.blocks
+        index = rig.pools.by_model["m"].dispatcher.cached.blocks
         await until(lambda: index.num_blocks("default/b") == 5)
         assert index.block_tokens == 128
         rig.pools.configure({})

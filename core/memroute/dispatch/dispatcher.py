@@ -36,25 +36,15 @@ from memroute.admission import (
     no_ready_replica,
     not_now,
 )
-from memroute.dispatch.search import Candidate, Search, search
+from memroute.dispatch.cached import CachedPrompts
+from memroute.dispatch.candidates import Candidate, compare_speed, usable
+from memroute.dispatch.search import Search, search
 from memroute.dispatch.waiting import Ticket, WaitingLine
 from memroute.footprint.request import RequestProfile
-from memroute.pressure import (
-    BlockIndex,
-    OutputLengths,
-    PrefixIndex,
-    ReplicaLedger,
-    ReplicaReading,
-    Reservation,
-    SessionIndex,
-)
+from memroute.pressure import OutputLengths, ReplicaLedger, ReplicaReading, Reservation
 from memroute.pressure.ledger import MEMORY_QUANTILE
 from memroute.pressure.reading import MAX_AGE_SECONDS
-from memroute.routing.choose import (
-    Choice,
-    RandomSource,
-    wait_seconds,
-)
+from memroute.routing.choose import Choice, RandomSource, wait_seconds
 from memroute.routing.published import PUBLISHED, SEES_PREFIXES, Hits, Pick
 
 MEMROUTE: Final = "memroute"
@@ -63,13 +53,8 @@ MAX_TRIED: Final = 8
 # there is does not keep the smaller ones behind it.
 LATE_WAIT_SECONDS: Final = 0.05
 # A request that is late anyway goes only where it makes nobody else wait.
-MIN_SAMPLES: Final = 8
-MAX_COMPARED: Final = 32
-# A replica's own speed counts from so many times on; before, that of so many others.
 OVER_SHARE_LIMIT_RATIO: Final = 0.8
 # Of every limit, for a tenant who floods: what is left lets others in at once.
-UNKNOWN_CAPACITY_TOKENS: Final = 200_000
-# What the index takes a replica to keep that has not said how much it holds.
 NO_HITS: Hits = {}
 
 
@@ -131,10 +116,7 @@ class Dispatcher:
         self.num_would_hold = 0
         self.closed_counts: dict[Closed, int] = {}
         """Replicas that were closed to a request when it came, by why."""
-        self.prefixes = PrefixIndex()
-        self.sessions = SessionIndex()
-        self.blocks = BlockIndex()
-        """What replicas that publish KV events have told."""
+        self.cached = CachedPrompts()
         self._find_hits = find_hits
         self._rng = rng
         self._pick: Pick | None = None
@@ -160,13 +142,12 @@ class Dispatcher:
 
     def add(self, candidate: Candidate) -> None:
         """A replica is there, its cache cold."""
-        self.prefixes.forget(candidate.ledger.replica)
+        self.cached.added(candidate.ledger.replica)
         self.candidates[candidate.ledger.replica] = candidate
 
     def remove(self, replica: str) -> Candidate | None:
         """A replica is gone; leases on it stay valid until they are released."""
-        self.prefixes.forget(replica)
-        self.blocks.forget(replica)
+        self.cached.removed(replica)
         return self.candidates.pop(replica, None)
 
     def ledger(
@@ -275,12 +256,11 @@ class Dispatcher:
         """
         held = placement_ledger.release(reservation, now_seconds=now_seconds)
         self.line.freed(held, now_seconds=now_seconds)
-        if reservation.profile.blocks:
-            self.blocks.ended(placement_ledger.replica, reservation.profile.prefix)
-        if is_complete and reservation.profile.session:
-            self.sessions.served(_session(reservation.profile), placement_ledger.replica, held)
+        profile = reservation.profile
+        self.cached.ended(
+            placement_ledger.replica, profile, num_tokens=held, is_complete=is_complete
+        )
         if is_complete and reservation.generated_tokens:
-            profile = reservation.profile
             self.lengths.observe(
                 reservation.generated_tokens // max(1, profile.num_choices),
                 tenant=profile.tenant,
@@ -293,7 +273,7 @@ class Dispatcher:
         """A replica was read: what it holds is known anew."""
         ledger.settle(now_seconds=reading.taken_at_seconds)
         ledger.apply_reading(reading)
-        self._compare(ledger)
+        compare_speed(ledger, self.candidates.values())
 
     def expected_wait_seconds(self, *, now_seconds: float) -> float | None:
         """How long what waits now takes to be given room, at the rate at which that goes."""
@@ -302,74 +282,31 @@ class Dispatcher:
     # Inside.
 
     def _usable(self, ticket: Ticket, now_seconds: float) -> list[Candidate]:
-        tried = ticket.tried
-        usable: list[Candidate] = []
-        out: list[Candidate] = []
-        for candidate in self.candidates.values():
-            if not candidate.is_routable or (tried and candidate.ledger.replica in tried):
-                continue
-            if candidate.health.may_try(now_seconds=now_seconds):
-                usable.append(candidate)
-            else:
-                out.append(candidate)
-        # With every replica out, trying one is better than refusing all: they may be back.
-        found = usable or out
-        return self._of_version(found, ticket.profile.draw) if self.settings.shares else found
-
-    def _of_version(self, usable: list[Candidate], draw: float) -> list[Candidate]:
-        """Those of the version that the request has drawn, of the versions that are there."""
-        shares = self.settings.shares
-        there = {candidate.version: shares.get(candidate.version, 0.0) for candidate in usable}
-        left = draw * sum(there.values())
-        for version in sorted(there):
-            left -= there[version]
-            if left < 0:
-                return [candidate for candidate in usable if candidate.version == version]
-        return []
+        return usable(
+            self.candidates.values(),
+            tried=ticket.tried,
+            shares=self.settings.shares,
+            draw=ticket.profile.draw,
+            now_seconds=now_seconds,
+        )
 
     def _possible(self, ticket: Ticket, now_seconds: float) -> list[Candidate] | Reject:
         """Those that could ever hold the request, or why there are none."""
-        usable = self._usable(ticket, now_seconds)
-        if not usable:
+        there = self._usable(ticket, now_seconds)
+        if not there:
             return no_ready_replica()
         least = ticket.profile.least_tokens
         possible = []
-        for candidate in usable:
+        for candidate in there:
             limit = candidate.ledger.limit_tokens
             if limit is None or least <= limit:
                 possible.append(candidate)
         if possible:
             return possible
-        return never_fits(ticket.profile, [candidate.ledger for candidate in usable])
+        return never_fits(ticket.profile, [candidate.ledger for candidate in there])
 
     def _may_wait_for_replicas(self, reject: Reject) -> bool:
         return self.settings.waits_for_replicas and reject.reason is RejectReason.NO_READY_REPLICA
-
-    def _compare(self, ledger: ReplicaLedger) -> None:
-        """How fast it is, seen beside the others; one that has shown little is as they are.
-
-        Else one that is faster than what learning starts from would keep all the requests.
-        """
-        prompt, token, tokens, count = 0.0, 0.0, 0.0, 0
-        for candidate in self.candidates.values():
-            speed = candidate.ledger.speed
-            if speed.num_samples >= MIN_SAMPLES:
-                prompt += speed.own_prompt_seconds
-                token += speed.own_token_seconds
-                tokens += speed.typical_tokens
-                count += 1
-                if count >= MAX_COMPARED:
-                    break
-        if not count:
-            return
-        if ledger.speed.num_samples < MIN_SAMPLES:
-            ledger.speed.assume(prompt_seconds=prompt / count, token_seconds=token / count)
-        else:
-            ledger.speed.compare(
-                prompt_seconds=prompt / count,
-                token_seconds=token / count,
-                typical_tokens=tokens / count,
-            )
 
     def _output_tokens(self, profile: RequestProfile) -> int:
         if profile.known_output_tokens is not None:
@@ -385,37 +322,8 @@ class Dispatcher:
         return told * profile.num_choices
 
     def _hits(self, ticket: Ticket) -> Hits:
-        if self._find_hits is not None:
-            return self._find_hits(ticket)
-        profile = ticket.profile
-        hits: dict[str, int] = {}
-        most = profile.num_prompt_tokens
-        if profile.prefix:
-            size = profile.tokens_per_block
-            for replica, count in self.prefixes.match(profile.prefix).items():
-                hits[replica] = min(most, size * count)
-        if profile.blocks:
-            self._told_hits(profile, hits)
-        if profile.session:
-            last = self.sessions.last(_session(profile))
-            if last is not None:
-                replica, num_tokens = last
-                hits[replica] = max(hits.get(replica, 0), min(most, num_tokens))
-        return hits
-
-    def _told_hits(self, profile: RequestProfile, hits: dict[str, int]) -> None:
-        """Where replicas say what they have, that counts, and what is on its way to them."""
-        blocks = self.blocks
-        for replica in list(hits):
-            if blocks.follows(replica):
-                del hits[replica]
-        most = profile.num_prompt_tokens
-        for replica, count in blocks.match(profile.blocks).items():
-            hits[replica] = min(most, blocks.block_tokens * count)
-        for replica, count in blocks.match_sent(profile.prefix).items():
-            if blocks.follows(replica):
-                sent = min(most, profile.tokens_per_block * count)
-                hits[replica] = max(hits.get(replica, 0), sent)
+        find = self._find_hits
+        return self.cached.hits(ticket.profile) if find is None else find(ticket)
 
     def _search(self, ticket: Ticket, possible: Sequence[Candidate], now_seconds: float) -> Search:
         return search(
@@ -563,26 +471,26 @@ class Dispatcher:
     def _hopeless(self, ticket: Ticket, now_seconds: float) -> Reject:
         """It is late, and nobody who is has had a turn for long."""
         self.line.in_vain(now_seconds=now_seconds)
-        usable = self._usable(ticket, now_seconds)
-        if not usable:
+        there = self._usable(ticket, now_seconds)
+        if not there:
             return no_ready_replica()
-        found = self._search(ticket, usable, now_seconds)
+        found = self._search(ticket, there, now_seconds)
         expected = self.expected_wait_seconds(now_seconds=now_seconds)
-        return self._not_now(ticket.profile, found, usable, expected).reject(
+        return self._not_now(ticket.profile, found, there, expected).reject(
             because="it would be late, and only those that can be in time have their turn now"
         )
 
     def _expired(self, ticket: Ticket, now_seconds: float) -> Placement | Reject:
         """It has waited for its time: a last look, whatever others are promised."""
-        usable = self._usable(ticket, now_seconds)
-        if not usable:
+        there = self._usable(ticket, now_seconds)
+        if not there:
             return no_ready_replica()
-        found = self._search(ticket, usable, now_seconds)
+        found = self._search(ticket, there, now_seconds)
         if found.open is not None:
             return self._reserve(ticket, found.open, found, now_seconds)
         self.line.in_vain(now_seconds=now_seconds)
         expected = self.expected_wait_seconds(now_seconds=now_seconds)
-        hold = self._not_now(ticket.profile, found, usable, expected)
+        hold = self._not_now(ticket.profile, found, there, expected)
         return hold.reject(
             because="it waited for its time",
             reason=RejectReason.QUEUE_TIMEOUT,
@@ -651,21 +559,8 @@ class Dispatcher:
             work_tokens=work,
             expected_output_tokens=output,
         )
-        if profile.prefix and profile.tokens_per_block:
-            capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
-            self.prefixes.insert(
-                ledger.replica, profile.prefix, max_blocks=capacity // profile.tokens_per_block
-            )
-        if profile.blocks:
-            self.blocks.sent(ledger.replica, profile.prefix)
-        if profile.session:
-            self.sessions.served(_session(profile), ledger.replica, profile.num_prompt_tokens)
+        self.cached.sent(ledger, profile)
         self.line.placed(
             profile.tenant, profile.num_prompt_tokens + output, now_seconds=now_seconds
         )
         return Placement(chosen, choice, reservation)
-
-
-def _session(profile: RequestProfile) -> str:
-    """Two tenants may call their sessions the same."""
-    return f"{profile.tenant}/{profile.session}"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from memroute.admission import AdmissionSettings, Closed, closed_to
+from memroute.dispatch.candidates import Candidate
 from memroute.footprint.request import RequestProfile
-from memroute.pressure import ReplicaHealth, ReplicaLedger
 from memroute.routing.choose import (
     ADAPTER_SECONDS,
     CLOSED_SECONDS,
@@ -21,22 +21,6 @@ _OPEN: Final = Closed.NOT
 _ADAPTERS: Final = Closed.ADAPTERS
 SAME_SECONDS: Final = 0.002
 # What nobody would notice is the same: learned speeds differ by as much from noise alone.
-
-
-class Candidate:
-    """A replica that requests can be sent to."""
-
-    __slots__ = ("health", "is_routable", "ledger", "version")
-
-    def __init__(
-        self, ledger: ReplicaLedger, *, is_routable: bool = True, version: str = ""
-    ) -> None:
-        self.ledger = ledger
-        self.version = version
-        """Of the model: what shares of the traffic are given to."""
-        self.health = ReplicaHealth()
-        self.is_routable = is_routable
-        """Ready, not draining, not terminating."""
 
 
 class Search:

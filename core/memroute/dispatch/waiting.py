@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from memroute.admission import FairQueue, Held, QueueLimits
-from memroute.dispatch.search import Candidate
+from memroute.dispatch.candidates import Candidate
 from memroute.footprint.request import RequestProfile
 from memroute.pressure import RateMeter
 

@@ -168,7 +168,7 @@ class KVEventFollower:
         pool = self._pools.get(replica.info.served_model)
         if pool is None:
             return
-        index, key = pool.dispatcher.blocks, replica.info.key
+        index, key = pool.dispatcher.cached.blocks, replica.info.key
         index.follow(key)
         LOGGER.info("hearing KV events replica=%s ranks=%d", key, len(sources))
         try:
