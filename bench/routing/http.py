@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from bench.load.__main__ import summary
 from bench.load.generator import LoadRun, LoadSettings, generate
 from bench.native import build_native
 from bench.routing.cases import CASES, LLAMA_2_7B, LLAMA_8B, QWEN_32B, Case
+from bench.vllm_cpu import MODEL, TINY, make_model, vllm_server
 from memroute.catalog import architecture_for_model
 from memroute.routing import POLICY_NAMES
 from memroute_simulator.engine.spec import EngineSpec
@@ -34,6 +35,13 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PEER_FOLDERS = (HERE / "peers", ROOT / "bench" / "datapath" / "peers")
 PEERS_VENV = ROOT / ".venv-bench"
+VLLM_PYTHON = ROOT / ".venv-conformance" / "bin" / "python"
+VLLM_CPU = "vllm-cpu"
+VLLM_FLAGS = (
+    "--max-model-len", "16384", "--max-num-batched-tokens", "2048", "--max-num-seqs", "64",
+    "--kv-cache-memory-bytes", str(48 * 1024 * 1024),
+)  # fmt: skip
+"""48 MiB hold 48k tokens of the tiny model: eight of kv-cliff's chats."""
 ENGINE_PORT, ROUTER_PORT = 8811, 8850
 START_SECONDS = 60.0
 ROUTER_CORE = 0
@@ -61,7 +69,8 @@ class HttpOptions:
     num_requests: int
     time_scale: float
     engines: tuple[str, ...] = ()
-    """Addresses (host:port) of engines that run already; none: simulated ones are started."""
+    """Addresses (host:port) of engines that run already, or ``vllm-cpu``: two such servers are
+    started; none: simulated ones are."""
     model: str = "m"
     """What clients ask those for."""
 
@@ -94,6 +103,27 @@ def _by_policy(policy: str) -> Peer:
 
 def measure_over_http(options: HttpOptions) -> list[dict[str, Any]]:
     """Every router on every case, load and seed; interleaved, so that a noisy minute hits all."""
+    with ExitStack() as stack:
+        if options.engines == (VLLM_CPU,):
+            addresses = stack.enter_context(_vllm_servers())
+            options = replace(options, engines=tuple(addresses), model=MODEL)
+        return _measured_all(options)
+
+
+@contextmanager
+def _vllm_servers() -> Iterator[list[str]]:
+    """The addresses of two vLLM servers on the CPU, with a tiny model."""
+    if not VLLM_PYTHON.exists():
+        msg = f"there is no vLLM in {VLLM_PYTHON.parent.parent}: `make conformance` installs it"
+        raise PeerError(msg)
+    with tempfile.TemporaryDirectory(prefix="memroute-vllm-") as name, ExitStack() as stack:
+        folder = make_model(Path(name), TINY | {"max_position_embeddings": 16384})
+        for port in (ENGINE_PORT, ENGINE_PORT + 1):
+            stack.enter_context(vllm_server(VLLM_PYTHON, folder, port=port, flags=VLLM_FLAGS))
+        yield [f"127.0.0.1:{port}" for port in (ENGINE_PORT, ENGINE_PORT + 1)]
+
+
+def _measured_all(options: HttpOptions) -> list[dict[str, Any]]:
     native = build_native()
     routers = [find_router(name) for name in options.routers]
     work = [

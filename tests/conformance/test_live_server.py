@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.vllm_cpu import OFFLINE
 from memroute.footprint import architecture_from_config, kv_cache_layout
 
 POOL_BYTES = 48 * 1024 * 1024
 CONTEXT = 1024
 BATCHED_TOKENS = 512
 START_SECONDS = 240
-OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK")
 CPU_BLOCK, CPU_LATENT_BLOCK = 128, 16
 # vLLM's CPU backends: 128 by default; CPU_MLA takes 16 and no multiple of it.
 

@@ -469,7 +469,7 @@ class Dispatcher:
         )
 
     def _hopeless(self, ticket: Ticket, now_seconds: float) -> Reject:
-        """It is late, and nobody who is has had a turn for long."""
+        """It is late, and waiting is no use for those who are."""
         self.line.in_vain(now_seconds=now_seconds)
         there = self._usable(ticket, now_seconds)
         if not there:
@@ -477,7 +477,7 @@ class Dispatcher:
         found = self._search(ticket, there, now_seconds)
         expected = self.expected_wait_seconds(now_seconds=now_seconds)
         return self._not_now(ticket.profile, found, there, expected).reject(
-            because="it would be late, and only those that can be in time have their turn now"
+            because="it would be late, and most of those that are late wait in vain now"
         )
 
     def _expired(self, ticket: Ticket, now_seconds: float) -> Placement | Reject:
