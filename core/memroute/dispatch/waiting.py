@@ -121,9 +121,9 @@ class WaitingLine:
         lull = 0.0 if len(self.queue) else now_seconds - self._waited_at_seconds
         if self._since_seconds < 0 or lull > LULL_SECONDS:
             self._since_seconds = now_seconds
-            self._drained = RateMeter()
-            self._drained.add(0, now_seconds=now_seconds)
-            self._freed = RateMeter()
+            self._drained, self._freed = RateMeter(), RateMeter()
+            for meter in (self._drained, self._freed):
+                meter.add(0, now_seconds=now_seconds)
         self._waited_at_seconds = now_seconds
         self.queue.hold(
             ticket,
