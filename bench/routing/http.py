@@ -118,9 +118,13 @@ def _vllm_servers() -> Iterator[list[str]]:
         raise PeerError(msg)
     with tempfile.TemporaryDirectory(prefix="memroute-vllm-") as name, ExitStack() as stack:
         folder = make_model(Path(name), TINY | {"max_position_embeddings": 16384})
-        for port in (ENGINE_PORT, ENGINE_PORT + 1):
-            stack.enter_context(vllm_server(VLLM_PYTHON, folder, port=port, flags=VLLM_FLAGS))
-        yield [f"127.0.0.1:{port}" for port in (ENGINE_PORT, ENGINE_PORT + 1)]
+        ports = (ENGINE_PORT, ENGINE_PORT + 1)
+        for core, port in enumerate(ports):
+            own = {"VLLM_CPU_OMP_THREADS_BIND": str(core)}
+            stack.enter_context(
+                vllm_server(VLLM_PYTHON, folder, port=port, flags=VLLM_FLAGS, environment=own)
+            )
+        yield [f"127.0.0.1:{port}" for port in ports]
 
 
 def _measured_all(options: HttpOptions) -> list[dict[str, Any]]:

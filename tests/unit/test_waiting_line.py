@@ -103,11 +103,13 @@ def test_a_few_refusals_among_many_requests_are_no_overload(line):
 
 
 def test_what_fills_empty_replicas_is_no_rate_to_promise_by(line):
-    """Room is given at 1,000 tokens/s and freed at 250."""
+    """Room is given at 1,000 tokens/s and freed at 250, which counts where memory is short."""
     hold(line)
     for second in range(1, 11):
         line.placed("", 1000, now_seconds=float(second))
         line.freed(250, now_seconds=float(second))
+    assert line.seconds_to_place(1000, 10.0) == pytest.approx(1.0, rel=0.2)
+    line.memory_binds(now_seconds=10.0)
     assert line.seconds_to_place(1000, 10.0) == pytest.approx(4.0, rel=0.2)
 
 

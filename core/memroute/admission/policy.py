@@ -39,12 +39,19 @@ MAX_RETRY_AFTER_SECONDS: Final = 60
 PACE_MARGIN_RATIO: Final = 0.35
 MAX_PACE_MARGIN_RATIO: Final = 0.15
 # Of the target, over the square root of how long answers are: the mean of few steps varies more.
-UNPROVEN_SECONDS: Final = 0.5
+MAX_PREFILL_RATIO: Final = 0.25
+CLOSED_RATIO: Final = 0.3
+MISS_RATIO: Final = 1.0
+STUCK_RATIO: Final = 5.0
+TRIAL_RATIO: Final = 0.6
+# Of the target for the first token.
 MAX_UNPROVEN: Final = 4
+UNPROVEN_STEPS: Final = 10.0
 # A replica that hangs gets four requests, not all of them. It is given what its prompts should
-# take and half a second: ten steps of answers that are as slow as they may be.
+# take and ten steps of answers that are as slow as they may be.
 SILENT_STEPS: Final = 8.0
-LEAST_SILENT_SECONDS: Final = 0.1
+LEAST_SILENT_STEPS: Final = 2.0
+# Eight of its own steps, and two of answers that are as slow as they may be.
 STEP_TOKENS: Final = 8192
 # Of prompts in one step: engines' usual budget, after which even a busy one shows a token. (A
 # client that reads slowly may hide them: so one request at a time goes there still.)
@@ -82,10 +89,16 @@ _PROOF: Final = Closed.PROOF
 
 
 class AdmissionSettings:
-    """What a pool admits by; never changed. A plain class: it is read for every replica."""
+    """What a pool admits by; never changed. A plain class: it is read for every replica.
+
+    Every time that requests are given here is a share of the targets: engines that are ten times
+    slower have targets that are ten times longer, and nothing else to set.
+    """
 
     __slots__ = (
-        "max_prefill_seconds", "tpot_target_seconds", "ttft_target_seconds", "watermark_ratio",
+        "closed_seconds", "least_silent_seconds", "max_prefill_seconds", "miss_seconds",
+        "stuck_seconds", "tpot_target_seconds", "trial_seconds", "ttft_target_seconds",
+        "unproven_seconds", "watermark_ratio",
     )  # fmt: skip
 
     def __init__(
@@ -94,16 +107,32 @@ class AdmissionSettings:
         watermark_ratio: float = 0.95,
         ttft_target_seconds: float = 1.0,
         tpot_target_seconds: float = 0.05,
-        max_prefill_seconds: float = 0.25,
+        max_prefill_seconds: float | None = None,
     ) -> None:
         self.watermark_ratio = watermark_ratio
         """Projected KV use that an admission may reach, 0 to 1."""
         self.ttft_target_seconds = ttft_target_seconds
         self.tpot_target_seconds = tpot_target_seconds
         """The latency that answers are meant to have: what makes a replica full in time."""
+        if max_prefill_seconds is None:
+            max_prefill_seconds = MAX_PREFILL_RATIO * ttft_target_seconds
         self.max_prefill_seconds = max_prefill_seconds
         """Prompts that may wait at a replica: enough that its steps are full, little enough that
         what comes later and is more urgent does not wait behind them."""
+        self.closed_seconds = CLOSED_RATIO * ttft_target_seconds
+        """What waiting for a replica that is closed is worth: some prompts of some thousand tokens.
+        When the one that has the prefix is busy for a moment, waiting for it is cheaper than
+        computing it again elsewhere."""
+        self.miss_seconds = MISS_RATIO * ttft_target_seconds
+        """What a first token in time is worth: with no time left to wait for the cheapest replica,
+        a request takes another that costs less than this more. Beyond, it would take from many
+        what it gains itself: a long prefix computed twice is held twice, too."""
+        self.stuck_seconds = STUCK_RATIO * ttft_target_seconds
+        """A replica that shows nothing for so long hangs."""
+        self.trial_seconds = TRIAL_RATIO * ttft_target_seconds
+        """The same for one on trial: its request can still be in time elsewhere."""
+        self.unproven_seconds = UNPROVEN_STEPS * tpot_target_seconds
+        self.least_silent_seconds = LEAST_SILENT_STEPS * tpot_target_seconds
 
     def reduced(self, ratio: float) -> "AdmissionSettings":
         """The same, for requests that have to leave room for others' (0 to 1 of each limit)."""
@@ -190,11 +219,14 @@ def _behind_others(
     speed = ledger.speed
     queued = speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
     silent = now_seconds - ledger.progressed_at_seconds
-    if silent > UNPROVEN_SECONDS + queued and ledger.num_pending >= MAX_UNPROVEN:
+    if silent > settings.unproven_seconds + queued and ledger.num_pending >= MAX_UNPROVEN:
         return _PROOF
     if ledger.num_shown and speed.mean_step_seconds > 0.0:
         step = speed.token_seconds * min(STEP_TOKENS, ledger.pending_tokens)
-        if silent > max(LEAST_SILENT_SECONDS, SILENT_STEPS * speed.mean_step_seconds) + step:
+        if (
+            silent
+            > max(settings.least_silent_seconds, SILENT_STEPS * speed.mean_step_seconds) + step
+        ):
             return _PROOF
     queued -= now_seconds - speed.busy_since_seconds
     return _PREFILL if queued > settings.max_prefill_seconds else _OPEN

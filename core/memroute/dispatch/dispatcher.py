@@ -230,6 +230,7 @@ class Dispatcher:
 
     def stuck(self, *, now_seconds: float) -> list[Reservation]:
         """Requests that wait at replicas that hang, where others could take them."""
+        limits = self.settings.limits
         found: list[Reservation] = []
         routable = [c for c in self.candidates.values() if c.is_routable]
         num_healthy = sum(not candidate.health.is_out for candidate in routable)
@@ -238,7 +239,11 @@ class Dispatcher:
             # One that is out has what is on trial there, and what was sent before it was known.
             is_out = candidate.health.is_out
             others = num_healthy - (0 if is_out else 1)
-            if others and ledger.is_stuck(now_seconds=now_seconds, is_on_trial=is_out):
+            if others and ledger.is_stuck(
+                now_seconds=now_seconds,
+                silent_seconds=limits.stuck_seconds,
+                streams_silent_seconds=limits.trial_seconds if is_out else limits.stuck_seconds,
+            ):
                 found += [lease for lease in ledger.leases if lease.is_pending]
         return found
 
@@ -347,7 +352,7 @@ class Dispatcher:
 
     def _nothing(self, ticket: Ticket) -> Search:
         """What is found where there is nobody to look at."""
-        return Search(0, self._output_tokens(ticket.profile))
+        return Search(0, self._output_tokens(ticket.profile), self.settings.limits)
 
     def _admissible(self, ticket: Ticket, found: Search, now_seconds: float) -> Candidate | None:
         """Where it goes now: None when it should wait."""
@@ -430,8 +435,13 @@ class Dispatcher:
     ) -> Reject | None:
         profile = ticket.profile
         tokens = profile.num_prompt_tokens + found.output_tokens
+        if Closed.MEMORY in found.closed:
+            self.line.memory_binds(now_seconds=now_seconds)
         expected = self.line.expected_wait_seconds(profile, now_seconds)
-        refusal = self.queue.refusal(tokens, expected_wait_seconds=expected)
+        # One that has failed elsewhere was let in before: it waits, as long as it may.
+        refusal = self.queue.refusal(
+            tokens, expected_wait_seconds=None if ticket.tried else expected
+        )
         if refusal in {QueueRefusal.REQUESTS, QueueRefusal.TOKENS}:
             victim = self.queue.victim(tokens, tenant=profile.tenant, priority=profile.priority)
             if victim is not None:
@@ -511,7 +521,7 @@ class Dispatcher:
             msg = "no published policy is set"
             raise RuntimeError(msg)
         ledger = pick(profile, [candidate.ledger for candidate in possible], hits, self._rng)
-        found = Search(len(possible), self._output_tokens(profile))
+        found = Search(len(possible), self._output_tokens(profile), self.settings.limits)
         work = max(1, profile.num_prompt_tokens - hits.get(ledger.replica, 0))
         chosen = self.candidates[ledger.replica]
         found.open, found.open_work = chosen, work

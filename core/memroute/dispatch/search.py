@@ -9,8 +9,6 @@ from memroute.dispatch.candidates import Candidate
 from memroute.footprint.request import RequestProfile
 from memroute.routing.choose import (
     ADAPTER_SECONDS,
-    CLOSED_SECONDS,
-    MISS_SECONDS,
     STALE_SECONDS,
     RandomSource,
     cost_seconds,
@@ -27,11 +25,12 @@ class Search:
     """The outcome of looking at every candidate: the cheapest, and the cheapest that is open."""
 
     __slots__ = (
-        "_num_best", "_num_open", "best", "best_cost", "best_work", "closed", "is_best_open",
-        "num_candidates", "open", "open_cost", "open_work", "output_tokens",
+        "_limits", "_num_best", "_num_open", "best", "best_cost", "best_work", "closed",
+        "is_best_open", "num_candidates", "open", "open_cost", "open_work", "output_tokens",
     )  # fmt: skip
 
-    def __init__(self, num_candidates: int, output_tokens: int) -> None:
+    def __init__(self, num_candidates: int, output_tokens: int, limits: AdmissionSettings) -> None:
+        self._limits = limits
         self.num_candidates = num_candidates
         self.output_tokens = output_tokens
         """How long the answer is expected to be."""
@@ -61,7 +60,7 @@ class Search:
                     self.open, self.open_cost, self.open_work = candidate, cost, work
         else:
             self.closed[closed] = self.closed.get(closed, 0) + 1
-            cost += CLOSED_SECONDS
+            cost += self._limits.closed_seconds
         if cost < self.best_cost:
             self._num_best = 0
         if cost <= self.best_cost:
@@ -77,10 +76,11 @@ class Search:
         """
         if self.open is None or self.best is None:
             return False
+        closed, miss = self._limits.closed_seconds, self._limits.miss_seconds
         own = self.best.ledger.speed.prefill_seconds(1, self.best_work)
-        if deadline_seconds - now_seconds - own > CLOSED_SECONDS:
+        if deadline_seconds - now_seconds - own > closed:
             return False
-        return self.open_cost <= self.best_cost - CLOSED_SECONDS + MISS_SECONDS
+        return self.open_cost <= self.best_cost - closed + miss
 
 
 def search(
@@ -102,7 +102,7 @@ def search(
     """
     prompt, adapter = profile.num_prompt_tokens, profile.adapter
     oldest = now_seconds - max_age_seconds
-    found = Search(len(candidates), output_tokens)
+    found = Search(len(candidates), output_tokens, limits)
     for candidate in candidates:
         ledger = candidate.ledger
         work = prompt

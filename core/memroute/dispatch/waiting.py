@@ -2,8 +2,8 @@
 
 The rate is that at which requests were given room *since others have had to wait*: what is given
 room when nobody waits says what was asked for, not what there is. A moment in which nobody waits
-does not end that. While replicas fill up room is given faster than it is freed, which cannot go on:
-the slower of the two counts.
+does not end that. Caches that fill up give room faster than it is freed, which cannot go on: where
+memory is what requests wait for, the slower of the two counts.
 
 **Hopeless.** When more comes than can be served in time, most of those that are late wait in vain,
 and those that do get a turn take it, and what they hold, from others that could have been in time.
@@ -14,6 +14,7 @@ So whoever is late is told at once, instead of at the end of its time,
   given room: with fewer the load is bursty, and whoever waits is served soon.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final, Protocol
@@ -30,6 +31,8 @@ EARLY_SECONDS: Final = 0.1
 # nobody can see from here.
 MIN_BACKLOG_SECONDS: Final = 1.0
 # Before that, how fast the queue moves is anybody's guess.
+MEMORY_BOUND_SECONDS: Final = 1.0
+# So long after the last request that had to wait for memory, memory is what others wait for.
 LULL_SECONDS: Final = 1.0
 # So long without anybody who waits, and the next one begins a new queue.
 HOPELESS_RATIO: Final = 0.5
@@ -75,7 +78,7 @@ class WaitingLine:
         self._num_in_vain = RateMeter()
         self._since_seconds = self._waited_at_seconds = -1.0
         self._turn_at_seconds = self._late_turn_at_seconds = -1.0
-        self._planned_at_seconds = -1.0
+        self._planned_at_seconds = self._memory_bound_at_seconds = -math.inf
         self._uses: OrderedDict[str, _Use] = OrderedDict()
         self._share_per_second = 0.0
         """An equal share of the tokens that are given out, as of the last plan."""
@@ -99,7 +102,7 @@ class WaitingLine:
             return None
         rate = self._drained.per_second(now_seconds=now_seconds)
         freed = self._freed.per_second(now_seconds=now_seconds)
-        if rate and freed:
+        if rate and freed and now_seconds - self._memory_bound_at_seconds < MEMORY_BOUND_SECONDS:
             rate = min(rate, freed)
         return num_tokens / rate if rate else None
 
@@ -173,6 +176,10 @@ class WaitingLine:
             return
         self._turn_at_seconds = now_seconds
         self._drained.add(num_tokens, now_seconds=now_seconds)
+
+    def memory_binds(self, *, now_seconds: float) -> None:
+        """A request has to wait because KV caches are full."""
+        self._memory_bound_at_seconds = now_seconds
 
     def freed(self, num_tokens: int, *, now_seconds: float) -> None:
         """An answer has ended that held so many tokens."""

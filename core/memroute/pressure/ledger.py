@@ -36,11 +36,11 @@ LEAST_MORE_TOKENS: Final = 4
 OUTLIVED_RATIO: Final = 1.3
 # An answer that got longer than any: a third more each time.
 MIN_SHARING_RATIO: Final = 0.02
-STUCK_SECONDS: Final = 5.0
-STUCK_ON_TRIAL_SECONDS: Final = 0.6
 STUCK_RATIO: Final = 4.0
-# Silent for so long, and for so many times what the prompts that wait there should take. On trial
-# one request tries a replica that has failed: it can still be in time elsewhere.
+# Silent for so many times what the prompts that wait there should take.
+UNKNOWN_SPEED_RATIO: Final = 6.0
+# And for so much longer than usual, where nobody knows yet how fast such engines are: the first
+# request of an engine that compiles takes half a minute.
 MAX_ENDED: Final = 1024
 # Answers whose ends a scrape that is under way may have missed.
 NEARLY_FULL_RATIO: Final = 0.8
@@ -379,8 +379,13 @@ class ReplicaLedger(DecodingAnswers):
         """Whether its reading is recent enough to trust."""
         return self.read_at_seconds >= 0 and now_seconds - self.read_at_seconds <= max_age_seconds
 
-    def is_stuck(self, *, now_seconds: float, is_on_trial: bool = False) -> bool:
+    def is_stuck(
+        self, *, now_seconds: float, silent_seconds: float, streams_silent_seconds: float
+    ) -> bool:
         """Whether prompts wait there and nothing has come back for far longer than it should.
+
+        ``silent_seconds`` are too long in any case, ``streams_silent_seconds`` where all answers
+        there are streamed.
 
         Answers that are not streamed show nothing until they end: with one of them there, only an
         engine that reports how much it computes can be called stuck.
@@ -391,7 +396,9 @@ class ReplicaLedger(DecodingAnswers):
         silent = now_seconds - max(self.progressed_at_seconds, min(sent))
         expected = self.speed.prefill_seconds(self.num_pending, self.pending_tokens)
         are_streams = all(lease.profile.is_stream for lease in self.leases)
-        least = STUCK_ON_TRIAL_SECONDS if is_on_trial and are_streams else STUCK_SECONDS
+        least = streams_silent_seconds if are_streams else silent_seconds
+        if not self.speed.is_known:
+            least = max(least, UNKNOWN_SPEED_RATIO * silent_seconds)
         return silent > max(least, STUCK_RATIO * expected) and (self._tells_life or are_streams)
 
     # Inside.

@@ -42,8 +42,8 @@ class SpeedMeter:
     __slots__ = (
         "_is_compared", "_last_step_at_seconds", "_num_prompts", "_num_since_idle", "_num_tokens",
         "_snn", "_snt", "_snw", "_swt", "_sww", "busy_since_seconds", "decode_step_seconds",
-        "mean_step_seconds", "num_samples", "num_steps", "own_prompt_seconds", "own_token_seconds",
-        "prompt_seconds", "token_seconds",
+        "is_known", "mean_step_seconds", "num_samples", "num_steps", "own_prompt_seconds",
+        "own_token_seconds", "prompt_seconds", "token_seconds",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -60,6 +60,8 @@ class SpeedMeter:
         self.own_token_seconds = PRIOR_TOKEN_SECONDS
         """``c`` and ``a`` as its own samples say: noisy, each at the other's expense."""
         self._is_compared = False
+        self.is_known = False
+        """Whether its own times, or those of others like it, have been seen."""
         self.prompt_seconds = PRIOR_PROMPT_SECONDS
         """``c``, to decide by: of all replicas, times how much slower this one is."""
         self.token_seconds = PRIOR_TOKEN_SECONDS
@@ -165,6 +167,7 @@ class SpeedMeter:
 
     def assume(self, *, prompt_seconds: float, token_seconds: float) -> None:
         """Take it to be as fast as others are, while it has shown little itself."""
+        self.is_known = True
         self.prompt_seconds = self.own_prompt_seconds = prompt_seconds
         self.token_seconds = self.own_token_seconds = token_seconds
         self._snt = self._snn * prompt_seconds + self._snw * token_seconds
@@ -173,6 +176,7 @@ class SpeedMeter:
     def _sample(self, num_prompts: float, num_tokens: float, seconds: float) -> None:
         keep = FORGET_RATIO
         self.num_samples += 1
+        self.is_known = True
         self._snn = self._snn * keep + num_prompts * num_prompts
         self._snw = self._snw * keep + num_prompts * num_tokens
         self._sww = self._sww * keep + num_tokens * num_tokens

@@ -29,13 +29,6 @@ KAPPA: Final = 0.05
 RHO: Final = 4.0
 # Prompt tokens that an output token is worth: it reads the whole context anew in every step.
 MEMORY_SECONDS: Final = 0.02
-CLOSED_SECONDS: Final = 0.3
-# A second prefill of some thousand tokens: when the replica that has the prefix is busy for a
-# moment, waiting for it is cheaper than computing it again elsewhere.
-MISS_SECONDS: Final = 1.0
-# What a first token in time is worth: with no time left to wait for the cheapest replica, a
-# request takes another that costs less than this more. Beyond, it would take from many what it
-# gains itself: a long prefix computed twice is held twice, too.
 ADAPTER_SECONDS: Final = 0.1
 # To load a LoRA adapter and to share steps with one more: some hundred MB from the host's memory.
 STALE_SECONDS: Final = 10.0
