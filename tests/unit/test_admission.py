@@ -329,3 +329,26 @@ def test_no_order_makes_fewer_of_them_late(jobs):
         if fits([job for index, job in enumerate(jobs) if mask >> index & 1])
     )
     assert in_time == pytest.approx(best)
+
+
+def test_times_are_shares_of_the_targets():
+    """Engines ten times slower, targets ten times longer: the same in their own time."""
+    fast = AdmissionSettings()
+    slow = AdmissionSettings(ttft_target_seconds=10.0, tpot_target_seconds=0.5)
+    for name in (
+        "max_prefill_seconds", "closed_seconds", "miss_seconds", "stuck_seconds", "trial_seconds",
+        "unproven_seconds", "least_silent_seconds",
+    ):  # fmt: skip
+        assert getattr(slow, name) == pytest.approx(10 * getattr(fast, name)), name
+
+
+def test_a_target_of_an_hour_does_not_hide_a_replica_that_hangs():
+    patient = AdmissionSettings(ttft_target_seconds=3600.0, tpot_target_seconds=60.0)
+    assert patient.stuck_seconds == 60.0
+    assert patient.unproven_seconds == 10.0
+
+
+def test_a_target_of_a_moment_does_not_take_a_pause_for_a_fault():
+    hasty = AdmissionSettings(ttft_target_seconds=0.05, tpot_target_seconds=0.005)
+    assert hasty.stuck_seconds == 5.0
+    assert hasty.trial_seconds == 0.3

@@ -45,6 +45,13 @@ MISS_RATIO: Final = 1.0
 STUCK_RATIO: Final = 5.0
 TRIAL_RATIO: Final = 0.6
 # Of the target for the first token.
+MAX_TTFT_SECONDS: Final = 12.0
+MAX_TPOT_SECONDS: Final = 1.0
+# Of longer targets no more counts: a batch that may take an hour need not find out in five of them
+# that a replica hangs.
+MIN_STUCK_SECONDS: Final = 5.0
+MIN_TRIAL_SECONDS: Final = 0.3
+# Of shorter ones no less: engines pause for a second now and then.
 MAX_UNPROVEN: Final = 4
 UNPROVEN_STEPS: Final = 10.0
 # A replica that hangs gets four requests, not all of them. It is given what its prompts should
@@ -114,25 +121,27 @@ class AdmissionSettings:
         self.ttft_target_seconds = ttft_target_seconds
         self.tpot_target_seconds = tpot_target_seconds
         """The latency that answers are meant to have: what makes a replica full in time."""
+        ttft = min(MAX_TTFT_SECONDS, ttft_target_seconds)
+        tpot = min(MAX_TPOT_SECONDS, tpot_target_seconds)
         if max_prefill_seconds is None:
-            max_prefill_seconds = MAX_PREFILL_RATIO * ttft_target_seconds
+            max_prefill_seconds = MAX_PREFILL_RATIO * ttft
         self.max_prefill_seconds = max_prefill_seconds
         """Prompts that may wait at a replica: enough that its steps are full, little enough that
         what comes later and is more urgent does not wait behind them."""
-        self.closed_seconds = CLOSED_RATIO * ttft_target_seconds
+        self.closed_seconds = CLOSED_RATIO * ttft
         """What waiting for a replica that is closed is worth: some prompts of some thousand tokens.
         When the one that has the prefix is busy for a moment, waiting for it is cheaper than
         computing it again elsewhere."""
-        self.miss_seconds = MISS_RATIO * ttft_target_seconds
+        self.miss_seconds = MISS_RATIO * ttft
         """What a first token in time is worth: with no time left to wait for the cheapest replica,
         a request takes another that costs less than this more. Beyond, it would take from many
         what it gains itself: a long prefix computed twice is held twice, too."""
-        self.stuck_seconds = STUCK_RATIO * ttft_target_seconds
+        self.stuck_seconds = max(MIN_STUCK_SECONDS, STUCK_RATIO * ttft)
         """A replica that shows nothing for so long hangs."""
-        self.trial_seconds = TRIAL_RATIO * ttft_target_seconds
+        self.trial_seconds = max(MIN_TRIAL_SECONDS, TRIAL_RATIO * ttft)
         """The same for one on trial: its request can still be in time elsewhere."""
-        self.unproven_seconds = UNPROVEN_STEPS * tpot_target_seconds
-        self.least_silent_seconds = LEAST_SILENT_STEPS * tpot_target_seconds
+        self.unproven_seconds = UNPROVEN_STEPS * tpot
+        self.least_silent_seconds = LEAST_SILENT_STEPS * tpot
 
     def reduced(self, ratio: float) -> "AdmissionSettings":
         """The same, for requests that have to leave room for others' (0 to 1 of each limit)."""
