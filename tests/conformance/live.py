@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.vllm_cpu import TINY, make_model, running, vllm_server
+from bench.vllm_cpu import MODEL, TINY, make_model, running, vllm_server
 
 __all__ = ["TINY", "TINY_SLIDING", "make_model", "server", "simulated"]
 TINY_SLIDING = TINY | {
@@ -31,7 +31,7 @@ def simulated(folder: Path, port: int, flags: list[str]) -> Iterator[str]:
     """The base URL of a simulated engine of the same model."""
     command = [
         sys.executable, "-m", "memroute_simulator", "engine", "--model", str(folder),
-        "--served-model-name", "tiny", "--port", str(port), *flags,
+        "--served-model-name", MODEL, "--port", str(port), *flags,
         "--simulator-accelerator", "RTX-4090",
     ]  # fmt: skip
     settings = os.environ | {"VLLM_SERVER_DEV_MODE": "1"}

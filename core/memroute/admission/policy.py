@@ -232,10 +232,8 @@ def _behind_others(
         return _PROOF
     if ledger.num_shown and speed.mean_step_seconds > 0.0:
         step = speed.token_seconds * min(STEP_TOKENS, ledger.pending_tokens)
-        if (
-            silent
-            > max(settings.least_silent_seconds, SILENT_STEPS * speed.mean_step_seconds) + step
-        ):
+        steps = max(settings.least_silent_seconds, SILENT_STEPS * speed.mean_step_seconds)
+        if silent > steps + step:
             return _PROOF
     queued -= now_seconds - speed.busy_since_seconds
     return _PREFILL if queued > settings.max_prefill_seconds else _OPEN
