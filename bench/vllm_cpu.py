@@ -3,21 +3,14 @@
 They run in a virtual environment of their own (``make conformance`` makes it: 6 GB).
 """
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import time
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from bench.server import Server
 
-START_SECONDS = 240
-STOP_SECONDS = 30
+START_SECONDS = 240.0
 MODEL = "tiny"
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK")
 TINY = {
@@ -30,12 +23,17 @@ TINY = {
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
 
 
-class VllmError(RuntimeError):
-    """A server did not start; the message has its last words."""
-
-
 def make_model(folder: Path, config: Mapping[str, Any]) -> Path:
     """A configuration, and a byte-level tokenizer trained on Python's own sources."""
+    # Here, because what runs no vLLM can do without the library.
+    from tokenizers import (  # noqa: PLC0415
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        trainers,
+    )  # fmt: skip
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer = Tokenizer(models.BPE())
@@ -56,7 +54,6 @@ def make_model(folder: Path, config: Mapping[str, Any]) -> Path:
     return folder
 
 
-@contextlib.contextmanager
 def vllm_server(
     python: Path,
     model: Path,
@@ -64,49 +61,16 @@ def vllm_server(
     port: int,
     flags: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
-) -> Iterator[str]:
-    """The base URL of a vLLM server with random weights. Raises ``VllmError``."""
+) -> Server:
+    """A vLLM server with random weights, to be started; it needs up to ``START_SECONDS``."""
     command = [
         str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
         "--served-model-name", MODEL, "--load-format", "dummy", "--host", "127.0.0.1",
         "--port", str(port), "--dtype", "bfloat16", "--enforce-eager", *flags,
     ]  # fmt: skip
-    settings = os.environ | dict.fromkeys(OFFLINE, "1") | dict(environment or {})
-    with running(command, settings, model / f"server-{port}.log", port) as base:
-        yield base
-
-
-@contextlib.contextmanager
-def running(
-    command: Sequence[str], settings: Mapping[str, str], log: Path, port: int
-) -> Iterator[str]:
-    """The base URL of a server, once it is healthy. Raises ``VllmError``."""
-    with log.open("w") as output:
-        process = subprocess.Popen(  # noqa: S603 - a command made here
-            command, stdout=output, stderr=output, env=settings, start_new_session=True
-        )
-    base = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _answers(base):
-            if process.poll() is not None or time.monotonic() > deadline:
-                msg = f"the server did not start: {log.read_text()[-3000:]}"
-                raise VllmError(msg)
-            time.sleep(0.5)
-        yield base
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _answers(base: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{base}/health", timeout=5):  # noqa: S310 - ours
-            return True
-    except OSError:
-        return False
+    return Server(
+        command,
+        url=f"http://127.0.0.1:{port}",
+        log=model / f"server-{port}.log",
+        environment=dict.fromkeys(OFFLINE, "1") | dict(environment or {}),
+    )

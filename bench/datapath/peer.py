@@ -17,14 +17,9 @@ modules), ``{engine_urls}``; in files also ``{engine_url}``, ``{engine_host}``, 
 
 import os
 import re
-import resource
 import shutil
-import signal
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,11 +27,9 @@ from typing import Any
 import yaml
 
 from bench.native import NATIVE
+from bench.server import Server, ServerError, Usage
 
-START_SECONDS = 30.0
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-OK = 200
+START_SECONDS, STOP_SECONDS = 30.0, 3.0
 _KNOWN = {"name", "command", "ready", "address", "warm_seconds", "files", "env"}
 
 
@@ -70,22 +63,14 @@ def read_peer(path: Path) -> Peer:
     return Peer(**(document | {"command": tuple(map(str, document["command"]))}))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What a process has used so far."""
-
-    cpu_seconds: float
-    rss_bytes: int
-
-
 class RunningPeer:
-    """A router that runs on one core. Owns its process group."""
+    """A router that runs on one core. Owns its server."""
 
     def __init__(
         self, peer: Peer, *, engines: list[tuple[str, int]], port: int, core: int, folder: Path,
         search: list[Path],
     ) -> None:  # fmt: skip
-        """``search``: folders of programs, before those of PATH."""
+        """``search``: folders of programs, before those of PATH. Raises ``PeerError``."""
         self.peer = peer
         host, _, own_port = (peer.address or f"127.0.0.1:{port}").rpartition(":")
         self.host, self.port = host, int(own_port)
@@ -108,67 +93,37 @@ class RunningPeer:
         if program is None:
             msg = f"{peer.name}: {command[0]} is not on PATH (python -m bench.datapath --install)"
             raise PeerError(msg)
-        self._log = (folder / "log").open("w+")
-        self._process = subprocess.Popen(  # noqa: S603 - a router that the caller named
+        settings = {name: _fill(value, places) for name, value in peer.env.items()}
+        self._server = Server(
             [program, *command[1:]],
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env=os.environ
-            | {"PATH": path}
-            | {name: _fill(value, places) for name, value in peer.env.items()},
-            start_new_session=True,
-            preexec_fn=lambda: _confine(core),  # noqa: PLW1509 - no threads here
+            url=f"http://{self.host}:{self.port}",
+            log=folder / "log",
+            environment={"PATH": path} | settings,
+            core=core,
         )
+        try:
+            self._server.start()
+        except ServerError as error:
+            msg = f"{peer.name}: {error}"
+            raise PeerError(msg) from error
 
     def wait_until_ready(self) -> None:
         """Return when it serves. Raises ``PeerError``."""
-        deadline = time.monotonic() + START_SECONDS
-        url = f"http://{self.host}:{self.port}{self.peer.ready}"
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                with urllib.request.urlopen(url, timeout=2) as answer:
-                    if answer.status == OK:
-                        time.sleep(self.peer.warm_seconds)
-                        return
-            except (OSError, urllib.error.URLError):
-                time.sleep(0.1)
-        self._log.seek(0)
-        said = self._log.read()[-2000:]
-        self.stop()
-        msg = f"{self.peer.name} did not become ready; it said:\n{said}"
-        raise PeerError(msg)
+        try:
+            self._server.wait_until_ready(self.peer.ready, within_seconds=START_SECONDS)
+        except ServerError as error:
+            self.stop()
+            msg = f"{self.peer.name} did not become ready: {error}"
+            raise PeerError(msg) from error
+        time.sleep(self.peer.warm_seconds)
 
     def usage(self) -> Usage:
         """CPU time and resident memory of it and its children, now."""
-        group = self._process.pid
-        cpu, rss = 0.0, 0
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group:
-                cpu += (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
-                rss += int(fields[21]) * PAGE_BYTES
-        return Usage(cpu_seconds=cpu, rss_bytes=rss)
+        return self._server.usage()
 
     def stop(self) -> None:
         """End it and its children."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, number)
-                try:
-                    self._process.wait(timeout=3)
-                except subprocess.TimeoutExpired:
-                    continue
-        self._log.close()
-
-
-def _confine(core: int) -> None:
-    """One core, and as many open files as the machine allows."""
-    os.sched_setaffinity(0, {core})
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._server.stop(within_seconds=STOP_SECONDS)
 
 
 def _fill(text: str, places: dict[str, str]) -> str:

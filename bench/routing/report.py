@@ -92,7 +92,7 @@ def _single_best(
     """Against the one peer that a user would choose for all of the cases."""
     scores = {peer: geometric_mean(mean(values[case, peer]) for case in cases) for peer in peers}
     best = max(scores, key=lambda peer: scores[peer])
-    seeds = len(values[cases[0], best])
+    seeds = min(len(values[case, policy]) for case in cases for policy in (OURS, best))
     ratios = [
         geometric_mean(values[case, OURS][seed] / values[case, best][seed] for case in cases)
         for seed in range(seeds)

@@ -1,9 +1,10 @@
 """What is measured: each study is a list of independent runs, spread over the cores."""
 
-import sys
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bench.routing.capacity import Point, run, search
 from bench.routing.cases import CASES, Case, trace_case
 from bench.routing.fairness import TOLD_APART, run_fairness
 from bench.routing.faults import SCENARIOS, run_scenario
+from bench.routing.progress import Row, collect
 from memroute_simulator.virtual.router import CLAIRVOYANT, GUESSING
 
 OURS = "memroute"
@@ -26,7 +28,6 @@ DEFAULT_SCRAPE = 0.2
 SCRAPES = (0.05, 0.2, 1.0, 5.0, 15.0)
 OVERLOADS = (0.8, 1.0, 1.5, 2.0, 4.0)
 OVERLOAD_SECONDS = 60.0
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,14 +186,8 @@ def _told(point: Point) -> Row:
 
 
 def _spread(function: Callable[[Any], Row], work: Sequence[Any], jobs: int, name: str) -> list[Row]:
-    """Run every job in a process of its own, and say how far it is."""
-    rows: list[Row] = []
-    with ProcessPoolExecutor(jobs) as pool:
-        for number, row in enumerate(pool.map(function, work), 1):
-            rows.append(row)
-            print(
-                f"\r{name}: {number} of {len(work)} ({row['case']}, {row['policy']})".ljust(79),
-                end="", file=sys.stderr, flush=True,
-            )  # fmt: skip
-    print(file=sys.stderr)
-    return rows
+    """Run every job in a process of its own. Raises ``IncompleteError``, on an interrupt."""
+    # Interrupts are ours: a process ends the run that it is at.
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(jobs, initializer=ignore) as pool:
+        return collect(pool.map(function, work), count=len(work), name=name, by="policy")

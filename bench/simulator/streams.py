@@ -5,21 +5,21 @@ and so many streams at once; what is reported is how many tokens per second each
 how full both cores were.
 """
 
-import contextlib
 import os
-import signal
 import socket
-import subprocess
 import sys
+import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvloop
 
 from bench.load.__main__ import summary
 from bench.load.generator import LoadSettings, generate
+from bench.server import Server, serving
 from memroute.catalog import accelerator_by_name, architecture_for_model
 from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.workloads.request import Session, Workload, WorkloadRequest
@@ -70,14 +70,15 @@ def measure(num_streams: int) -> Streams:
         Session(start_seconds=n / num_streams, requests=(request,))
         for n, request in enumerate(requests)
     )
-    with _engine(num_streams, scale) as (url, pid):
-        before, wall = _cpu_seconds(pid), time.perf_counter()
+    with _engine(num_streams, scale) as engine:
+        before, wall = engine.usage().cpu_seconds, time.perf_counter()
         run = uvloop.run(
             generate(
-                Workload(name="streams", sessions=sessions), LoadSettings(url=url, model=MODEL)
+                Workload(name="streams", sessions=sessions),
+                LoadSettings(url=engine.url, model=MODEL),
             )
         )
-        used, wall = _cpu_seconds(pid) - before, time.perf_counter() - wall
+        used, wall = engine.usage().cpu_seconds - before, time.perf_counter() - wall
     figures = summary(run, ttft=5.0, tpot=1.0)
     tpot = figures["tpot_seconds"]["p50"]
     return Streams(
@@ -92,48 +93,30 @@ def measure(num_streams: int) -> Streams:
     )
 
 
-@contextlib.contextmanager
-def _engine(num_streams: int, time_scale: float) -> Iterator[tuple[str, int]]:
+@contextmanager
+def _engine(num_streams: int, time_scale: float) -> Iterator[Server]:
+    """An engine on the first core; we are on the last meanwhile."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     cores = sorted(os.sched_getaffinity(0))
-    environment = {k: v for k, v in os.environ.items() if k != "MEMROUTE_DRIVER_URL"}
-    process = subprocess.Popen(  # noqa: S603 - our own program
-        [
-            sys.executable, "-m", "memroute_simulator", "engine", "--model", MODEL,
-            "--port", str(port), "--max-model-len", "4096", "--max-num-seqs", str(num_streams),
-            "--max-num-batched-tokens", str(max(8192, num_streams)),
-            "--simulator-accelerator", ACCELERATOR, "--simulator-time-scale", str(time_scale),
-        ],
-        env=environment, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    if len(cores) > 1:
-        os.sched_setaffinity(process.pid, {cores[0]})
-        os.sched_setaffinity(0, {cores[-1]})
-    try:
-        _wait_for(port)
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        os.sched_setaffinity(0, cores)
-        process.send_signal(signal.SIGTERM)
-        process.wait(10)
-
-
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            url = f"http://127.0.0.1:{port}/health"
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        time.sleep(0.1)
-    msg = "the engine did not start"
-    raise TimeoutError(msg)
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process, from /proc."""
-    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 - no path of ours
-        fields: Sequence[str] = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    command = [
+        sys.executable, "-m", "memroute_simulator", "engine", "--model", MODEL,
+        "--port", str(port), "--max-model-len", "4096", "--max-num-seqs", str(num_streams),
+        "--max-num-batched-tokens", str(max(8192, num_streams)),
+        "--simulator-accelerator", ACCELERATOR, "--simulator-time-scale", str(time_scale),
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="memroute-streams-") as name:
+        engine = Server(
+            command,
+            url=f"http://127.0.0.1:{port}",
+            log=Path(name) / "log",
+            environment={"MEMROUTE_DRIVER_URL": ""},
+            core=cores[0],
+        )
+        with serving(engine, within_seconds=START_SECONDS):
+            os.sched_setaffinity(0, {cores[-1]})
+            try:
+                yield engine
+            finally:
+                os.sched_setaffinity(0, cores)

@@ -1,12 +1,12 @@
 """A live vLLM server on the CPU beside a simulated engine, of the same model."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.vllm_cpu import MODEL, TINY, make_model, running, vllm_server
+from bench.server import Server, serving
+from bench.vllm_cpu import MODEL, START_SECONDS, TINY, make_model, vllm_server
 
 __all__ = ["TINY", "TINY_SLIDING", "make_model", "server", "simulated"]
 TINY_SLIDING = TINY | {
@@ -20,10 +20,11 @@ TINY_SLIDING = TINY | {
 def server(folder: Path, port: int, flags: list[str], environment: dict[str, str]) -> Iterator[str]:
     """The base URL of a running server that can be recorded."""
     settings = {"PYTHONPATH": str(Path(__file__).parent), "VLLM_SERVER_DEV_MODE": "1"}
-    with vllm_server(
+    real = vllm_server(
         Path(sys.executable), folder, port=port, flags=flags, environment=settings | environment
-    ) as base:
-        yield base
+    )
+    with serving(real, within_seconds=START_SECONDS):
+        yield real.url
 
 
 @contextlib.contextmanager
@@ -34,7 +35,11 @@ def simulated(folder: Path, port: int, flags: list[str]) -> Iterator[str]:
         "--served-model-name", MODEL, "--port", str(port), *flags,
         "--simulator-accelerator", "RTX-4090",
     ]  # fmt: skip
-    settings = os.environ | {"VLLM_SERVER_DEV_MODE": "1"}
-    settings.pop("MEMROUTE_DRIVER_URL", None)
-    with running(command, settings, folder / "simulated.log", port) as base:
-        yield base
+    engine = Server(
+        command,
+        url=f"http://127.0.0.1:{port}",
+        log=folder / "simulated.log",
+        environment={"VLLM_SERVER_DEV_MODE": "1", "MEMROUTE_DRIVER_URL": ""},
+    )
+    with serving(engine, within_seconds=START_SECONDS):
+        yield engine.url

