@@ -16,8 +16,9 @@ from bench.native import NativeBuildError, build_native
 from bench.routing.cases import CASES
 from bench.routing.deciding import deciding
 from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, VLLM_CPU, HttpOptions, measure_over_http
+from bench.routing.plots import ENDINGS, plot
 from bench.routing.progress import IncompleteError, Row
-from bench.routing.report import PLOTTED, plot, tables_of
+from bench.routing.report import tables_of
 from bench.routing.studies import POLICIES, STUDIES, Options
 from bench.server import ServerError
 from memroute.dispatch import dispatcher
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tell(rows: list[Row], options: argparse.Namespace) -> None:
-    if options.plot is not None and options.study in PLOTTED:
+    if options.plot is not None:
         plot(options.study, rows, options.plot)
     if options.output == "json":
         print(json.dumps(rows, indent=1))
@@ -107,8 +108,11 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         for value in given.split(",") if given is not None else ():
             if value not in known:
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
-    if options.plot is not None and options.study not in PLOTTED:
-        parser.error(f"--plot draws {', '.join(PLOTTED)}, not {options.study}")
+    if options.plot is not None:
+        if options.plot.suffix not in ENDINGS:
+            parser.error(f"--plot: {options.plot} does not end in {', '.join(ENDINGS)}")
+        if not options.plot.parent.is_dir():
+            parser.error(f"no such folder: {options.plot.parent}")
     if options.trace is not None and not options.trace.is_file():
         parser.error(f"no such file: {options.trace}")
 

