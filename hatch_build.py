@@ -20,8 +20,9 @@ ROOT = Path(__file__).parent
 PACKAGES = ("core/memroute", "router/memroute_router", "simulator/memroute_simulator")
 MODULES = (
     *(f"memroute/{name}.py" for name in (
-        "admission/policy", "admission/queue", "dispatch/cached", "dispatch/candidates",
-        "dispatch/dispatcher", "dispatch/search", "dispatch/waiting", "footprint/request",
+        "admission/hanging", "admission/policy", "admission/queue", "dispatch/cached",
+        "dispatch/candidates", "dispatch/dispatcher", "dispatch/search", "dispatch/waiting",
+        "footprint/request",
         "pressure/block_index", "pressure/growth", "pressure/health", "pressure/holders",
         "pressure/ledger", "pressure/output_length", "pressure/prefix_index",
         "pressure/prompt_length", "pressure/rate", "pressure/reading", "pressure/session_index",

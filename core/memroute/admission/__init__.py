@@ -1,5 +1,6 @@
 """Now, later or never? In tokens and in seconds, per candidate replica, never on a pool average."""
 
+from memroute.admission.hanging import hangs
 from memroute.admission.policy import (
     AdmissionSettings,
     Closed,
@@ -24,6 +25,7 @@ __all__ = [
     "Reject",
     "RejectReason",
     "closed_to",
+    "hangs",
     "never_fits",
     "no_ready_replica",
     "not_now",

@@ -32,6 +32,7 @@ from memroute.admission import (
     QueueRefusal,
     Reject,
     RejectReason,
+    hangs,
     never_fits,
     no_ready_replica,
     not_now,
@@ -230,7 +231,6 @@ class Dispatcher:
 
     def stuck(self, *, now_seconds: float) -> list[Reservation]:
         """Requests that wait at replicas that hang, where others could take them."""
-        limits = self.settings.limits
         found: list[Reservation] = []
         routable = [c for c in self.candidates.values() if c.is_routable]
         num_healthy = sum(not candidate.health.is_out for candidate in routable)
@@ -239,10 +239,11 @@ class Dispatcher:
             # One that is out has what is on trial there, and what was sent before it was known.
             is_out = candidate.health.is_out
             others = num_healthy - (0 if is_out else 1)
-            if others and ledger.is_stuck(
+            if others and hangs(
+                ledger,
+                settings=self.settings.limits,
+                is_on_trial=is_out,
                 now_seconds=now_seconds,
-                silent_seconds=limits.stuck_seconds,
-                streams_silent_seconds=limits.trial_seconds if is_out else limits.stuck_seconds,
             ):
                 found += [lease for lease in ledger.leases if lease.is_pending]
         return found

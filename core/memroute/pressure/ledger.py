@@ -36,11 +36,6 @@ LEAST_MORE_TOKENS: Final = 4
 OUTLIVED_RATIO: Final = 1.3
 # An answer that got longer than any: a third more each time.
 MIN_SHARING_RATIO: Final = 0.02
-STUCK_RATIO: Final = 4.0
-# Silent for so many times what the prompts that wait there should take.
-UNKNOWN_SPEED_RATIO: Final = 6.0
-# And for so much longer than usual, where nobody knows yet how fast such engines are: the first
-# request of an engine that compiles takes half a minute.
 MAX_ENDED: Final = 1024
 # Answers whose ends a scrape that is under way may have missed.
 NEARLY_FULL_RATIO: Final = 0.8
@@ -60,13 +55,13 @@ class ReplicaLedger(DecodingAnswers):
 
     __slots__ = (
         "_ended", "_leader", "_lengths", "_max_context_tokens", "_projected_tokens",
-        "_promised_capacity_tokens", "_tells_life", "_unseen", "adapters", "capacity_tokens",
+        "_promised_capacity_tokens", "_unseen", "adapters", "capacity_tokens",
         "ceiling_ratio",
         "foreign_tokens", "leases", "limit_tokens", "measured_ratio", "num_foreign_running",
         "num_foreign_waiting", "num_pending", "num_shown", "pending_reserved_tokens",
         "pending_tokens", "pinned_ratio", "progressed_at_seconds", "read_at_seconds", "reading",
         "replica", "running_limit", "sent_since_reading_tokens", "sharing_ratio", "speed",
-        "weight_ratio",
+        "tells_life", "weight_ratio",
     )  # fmt: skip
 
     def __init__(
@@ -125,8 +120,9 @@ class ReplicaLedger(DecodingAnswers):
         """Of the tokens that our answers there found cached, the share that others pin too."""
         self.progressed_at_seconds = -1.0
         """When it last answered anything; -1: never."""
+        self.tells_life = False
+        """Whether it reports how much it has computed, so that its silence is no sign alone."""
         self._leader: Reservation | None = None
-        self._tells_life = False
         self._projected_tokens = -1
         self._ended: list[tuple[float, int]] = []
         self._unseen: list[Reservation] = []
@@ -144,7 +140,7 @@ class ReplicaLedger(DecodingAnswers):
         """Take a new reading: see the module's text for what it is taken to include."""
         self._heed(self.reading, reading)
         computed, last = reading.num_computed_tokens_total, self.reading
-        self._tells_life = computed is not None
+        self.tells_life = computed is not None
         if computed is not None and last is not None:
             before = last.num_computed_tokens_total
             if before is not None and computed > before:
@@ -379,27 +375,17 @@ class ReplicaLedger(DecodingAnswers):
         """Whether its reading is recent enough to trust."""
         return self.read_at_seconds >= 0 and now_seconds - self.read_at_seconds <= max_age_seconds
 
-    def is_stuck(
-        self, *, now_seconds: float, silent_seconds: float, streams_silent_seconds: float
-    ) -> bool:
-        """Whether prompts wait there and nothing has come back for far longer than it should.
+    @property
+    def has_streams_only(self) -> bool:
+        """Whether all of our answers there are read as they come: each shows that it lives."""
+        return all(lease.profile.is_stream for lease in self.leases)
 
-        ``silent_seconds`` are too long in any case, ``streams_silent_seconds`` where all answers
-        there are streamed.
-
-        Answers that are not streamed show nothing until they end: with one of them there, only an
-        engine that reports how much it computes can be called stuck.
-        """
+    def silent_seconds(self, now_seconds: float) -> float:
+        """How long nothing has come back for what waits there; 0 where nothing waits."""
         if not self.num_pending:
-            return False
+            return 0.0
         sent = [lease.sent_at_seconds for lease in self.leases if lease.answered_at_seconds < 0]
-        silent = now_seconds - max(self.progressed_at_seconds, min(sent))
-        expected = self.speed.prefill_seconds(self.num_pending, self.pending_tokens)
-        are_streams = all(lease.profile.is_stream for lease in self.leases)
-        least = streams_silent_seconds if are_streams else silent_seconds
-        if not self.speed.is_known:
-            least = max(least, UNKNOWN_SPEED_RATIO * silent_seconds)
-        return silent > max(least, STUCK_RATIO * expected) and (self._tells_life or are_streams)
+        return now_seconds - max(self.progressed_at_seconds, min(sent))
 
     # Inside.
 
