@@ -50,21 +50,18 @@ def test_it_serves_until_the_block_ends(port, tmp_path):
     assert not is_ok(f"{one.url}/health")
 
 
-def test_one_that_ends_is_told_with_its_last_words(port, tmp_path):
-    one = server("raise SystemExit('no such model')", port, tmp_path)
-    with (
-        pytest.raises(ServerError, match=r"ended; it said:\s+no such model"),
-        serving(one, within_seconds=20),
-    ):
-        pytest.fail("it is not ready")
-
-
-def test_one_that_is_never_ready_is_told(port, tmp_path):
-    one = server("import time; time.sleep(60)", port, tmp_path)
-    with (
-        pytest.raises(ServerError, match=r"was not ready after 0\.3 s"),
-        serving(one, within_seconds=0.3),
-    ):
+@pytest.mark.parametrize(
+    ("code", "within_seconds", "told"),
+    [
+        ("raise SystemExit('no such model')", 20, r"ended; it said:\s+no such model"),
+        ("import time; time.sleep(60)", 0.3, r"was not ready after 0\.3 s"),
+    ],
+)
+def test_one_that_is_not_ready_is_told_with_its_last_words(
+    code, within_seconds, told, port, tmp_path
+):
+    one = server(code, port, tmp_path)
+    with pytest.raises(ServerError, match=told), serving(one, within_seconds=within_seconds):
         pytest.fail("it is not ready")
 
 
