@@ -22,6 +22,9 @@ LLAMA_8B = "meta-llama/Llama-3.1-8B"
 LLAMA_2_7B = "meta-llama/Llama-2-7b-chat-hf"
 QWEN_32B = "Qwen/Qwen3-32B"
 TRACE_REQUESTS = 3000
+TRACE_SECONDS = 30.0
+"""Of a trace at least so many requests, and what comes in so long near its capacity: replicas are
+empty at first, and a run that is over before they fill says little."""
 Engines = tuple[tuple[EngineSpec, int], ...]
 Generate = Callable[[float, int, int], Workload]
 """(rate per second, seed, requests)."""
@@ -231,11 +234,12 @@ def trace_case(name: str, *, first_rate: float = 1.0) -> Case:
             max_context_tokens=_LONG.max_context_tokens,
         )
 
+    num_requests = max(TRACE_REQUESTS, round(TRACE_SECONDS * first_rate))
     return Case(
         name=Path(name).stem,
-        about=f"the first {TRACE_REQUESTS} requests of {name}",
+        about=f"the first {num_requests} requests of {name}",
         engines=((_LONG, 4),),
         generate=generate,
-        num_requests=TRACE_REQUESTS,
+        num_requests=num_requests,
         first_rate=first_rate,
     )
