@@ -48,14 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _compiled(sys.argv[1:] if argv is None else argv)
     # As an interrupt: what was started is ended, what was measured is told.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    incomplete = None
+    status = 0
     try:
         rows = _rows(options)
     except IncompleteError as error:
-        rows, incomplete = error.rows, str(error)
-        print(f"bench.routing: {incomplete}", file=sys.stderr)
+        print(f"bench.routing: {error}", file=sys.stderr)
+        rows, status = error.rows, 1
         if not rows:
-            return 1
+            return status
     except (NativeBuildError, PeerError, ServerError) as error:
         print(f"bench.routing: {error}", file=sys.stderr)
         return 2
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("bench.routing: interrupted before anything was measured", file=sys.stderr)
         return 1
     _tell(rows, options)
-    return 0 if incomplete is None else 1
+    return status
 
 
 def _tell(rows: list[Row], options: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ def plot(study: str, rows: list[Row], path: Path) -> None:
     field, by, along = PLOTTED[study]
     if along is not None and len({row[along] for row in rows}) == 1:
         along = None
-    rows = [{"case": study, by: OURS, "seed": 0} | row for row in rows]
+    rows = [{"case": study, by: OURS} | row for row in rows]
     cases = list(dict.fromkeys(row["case"] for row in rows))
     width = min(4, len(cases))
     height = -(-len(cases) // width)
