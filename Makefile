@@ -43,7 +43,7 @@ binaries: $(STAMP) ## build the local control plane and Helm, once per machine (
 
 native: .native/.built ## compile the hot modules into .native (PYTHONPATH=.native uses them)
 
-.native/.built: $(STAMP) hatch_build.py $(wildcard core/memroute/*/*.py router/memroute_router/*.py router/memroute_router/*/*.py simulator/memroute_simulator/engine/model/*.py)
+.native/.built: $(STAMP) hatch_build.py $(wildcard $(shell find core/memroute/traffic -name "*.py") router/memroute_router/*.py router/memroute_router/*/*.py simulator/memroute_simulator/engine/model/*.py)
 	@echo "compiling the hot modules"
 	@$(BIN)/python hatch_build.py .native > $(VENV)/native.txt
 	@touch $@

@@ -17,17 +17,13 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parent
+TRAFFIC = ROOT / "core/memroute/traffic"
 PACKAGES = ("core/memroute", "router/memroute_router", "simulator/memroute_simulator")
 MODULES = (
-    *(f"memroute/{name}.py" for name in (
-        "admission/hanging", "admission/policy", "admission/queue", "dispatch/cached",
-        "dispatch/candidates", "dispatch/dispatcher", "dispatch/search", "dispatch/waiting",
-        "footprint/request",
-        "pressure/block_index", "pressure/growth", "pressure/health", "pressure/holders",
-        "pressure/ledger", "pressure/output_length", "pressure/prefix_index",
-        "pressure/prompt_length", "pressure/rate", "pressure/reading", "pressure/session_index",
-        "pressure/speed", "routing/choose", "routing/published",
-    )),
+    *sorted(
+        f"memroute/traffic/{path.relative_to(TRAFFIC)}"
+        for path in TRAFFIC.rglob("*.py") if path.name != "__init__.py"
+    ),
     *(f"memroute_router/{name}.py" for name in (
         "claims", "engines/adapters", "engines/loads", "engines/others", "engines/vllm", "events",
         "http/client", "http/deadlines", "http/errors", "http/exchange", "http/fields",

@@ -21,7 +21,7 @@ from bench.routing.progress import IncompleteError, Row
 from bench.routing.report import tables_of
 from bench.routing.studies import POLICIES, STUDIES, SWEPT, Options
 from bench.server import ServerError
-from memroute.dispatch import dispatcher
+from memroute.traffic.dispatch import dispatcher
 from memroute_simulator.workloads import WorkloadError
 
 ABOUT = """\

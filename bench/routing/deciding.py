@@ -4,10 +4,10 @@ import random
 import time
 from typing import Any
 
-from memroute.admission import QueueLimits
-from memroute.dispatch import Candidate, Dispatcher, DispatchSettings, Placement
-from memroute.footprint import RequestProfile
-from memroute.pressure import ReplicaReading
+from memroute.traffic.admission import QueueLimits
+from memroute.traffic.dispatch import Assignment, Backend, Dispatcher, DispatchSettings
+from memroute.traffic.replica import ReplicaReading
+from memroute.traffic.request import RequestProfile
 
 REPLICAS = (1, 10, 100, 300, 1000)
 NUM_DECISIONS = 400
@@ -52,7 +52,7 @@ def _measured(num_replicas: int, seed: int) -> dict[str, Any]:
     now = 100.0
     for number in range(num_replicas):
         ledger = dispatcher.ledger(f"replica-{number}", promised_capacity_tokens=4_000_000)
-        dispatcher.add(Candidate(ledger))
+        dispatcher.add(Backend(ledger))
         for _ in range(STREAMS_PER_REPLICA):
             lease = ledger.reserve(_Asking(rng).profile, now_seconds=now - 5, work_tokens=500)
             ledger.progress(lease, generated_tokens=1, now_seconds=now - 4)
@@ -73,8 +73,8 @@ def _measured(num_replicas: int, seed: int) -> dict[str, Any]:
         begun = time.perf_counter()
         verdict = dispatcher.submit(asking, now_seconds=now)
         spent.append(time.perf_counter() - begun)
-        if isinstance(verdict, Placement):
-            ledger = verdict.candidate.ledger
+        if isinstance(verdict, Assignment):
+            ledger = verdict.backend.ledger
             ledger.progress(verdict.reservation, generated_tokens=1, now_seconds=now + 0.005)
             dispatcher.ended(
                 ledger, verdict.reservation, is_complete=False, now_seconds=now + 0.006

@@ -28,7 +28,7 @@ from bench.server import Server, ServerError, serving
 from bench.vllm_cpu import MODEL, TINY, make_model, vllm_server
 from bench.vllm_cpu import START_SECONDS as VLLM_START_SECONDS
 from memroute.catalog import architecture_for_model
-from memroute.routing import POLICY_NAMES
+from memroute.traffic.routing import POLICY_NAMES
 from memroute_simulator.engine.spec import EngineSpec
 
 HERE = Path(__file__).parent

@@ -16,8 +16,8 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from memroute.admission import QueueLimits
-from memroute.pressure import max_age_seconds
+from memroute.traffic.admission import QueueLimits
+from memroute.traffic.replica import max_age_seconds
 from memroute_kube import KubernetesClient
 from memroute_router.discovery import Discovery
 from memroute_router.http.client import EnginePool

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from memroute.dispatch import AdmissionMode
+from memroute.traffic.dispatch import AdmissionMode
 from memroute_kube import (
     MODEL_DEPLOYMENTS,
     PODS,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from memroute.routing import Choice
+from memroute.traffic.routing import Choice
 from memroute_router.outcomes import Outcome
 
 NUM_REMEMBERED = 256

@@ -20,9 +20,9 @@ import re
 import time
 from dataclasses import dataclass
 
-from memroute.admission import Reject, RejectReason
-from memroute.footprint.request import RequestProfile
-from memroute.routing import Choice
+from memroute.traffic.admission import Reject, RejectReason
+from memroute.traffic.request import RequestProfile
+from memroute.traffic.routing import Choice
 from memroute_router.claims import TenantSource, read_claims
 from memroute_router.events import EventStream
 from memroute_router.http.client import EngineConnection, EnginePool

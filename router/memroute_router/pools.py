@@ -1,9 +1,9 @@
 """The pools: for each served model, its replicas and the one object that decides for them.
 
-``Pool.submit`` decides, chooses and reserves in one step (``memroute.dispatch``): two requests can
-never be given the same room. What does not fit now waits in the pool's queue, and is told when its
-turn has come. The lease is released exactly once, on every path. Owns every dispatcher, and through
-it every ledger, every replica's health, every queue.
+``Pool.submit`` decides, chooses and reserves in one step (``memroute.traffic.dispatch``): two
+requests can never be given the same room. What does not fit now waits in the pool's queue, and is
+told when its turn has come. The lease is released exactly once, on every path. Owns every
+dispatcher, and through it every ledger, every replica's health, every queue.
 """
 
 import time
@@ -13,24 +13,19 @@ from random import Random
 from typing import Protocol
 from zlib import crc32
 
-from memroute.admission import AdmissionSettings, QueueLimits, Reject
-from memroute.dispatch import (
+from memroute.traffic.admission import AdmissionSettings, QueueLimits, Reject
+from memroute.traffic.dispatch import (
     AdmissionMode,
-    Candidate,
+    Assignment,
+    Backend,
     Dispatcher,
     DispatchSettings,
-    Placement,
 )
-from memroute.footprint.request import RequestProfile
-from memroute.pressure import (
-    PromptLengths,
-    ReplicaHealth,
-    ReplicaLedger,
-    ReplicaReading,
-    Reservation,
-)
-from memroute.pressure.reading import MAX_AGE_SECONDS
-from memroute.routing import Choice
+from memroute.traffic.lengths import PromptLengths
+from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReading, Reservation
+from memroute.traffic.replica.reading import MAX_AGE_SECONDS
+from memroute.traffic.request import RequestProfile
+from memroute.traffic.routing import Choice
 from memroute_router.http.client import Endpoint
 
 DEFAULT_WATERMARK_RATIO = 0.95
@@ -120,19 +115,19 @@ class Replica:
 
     def __init__(self, info: ReplicaInfo, ledger: ReplicaLedger) -> None:
         self.info = info
-        self.candidate = Candidate(ledger, is_routable=info.is_routable, version=info.version)
+        self.backend = Backend(ledger, is_routable=info.is_routable, version=info.version)
         self.missing_metrics: set[str] = set()
         """Families that its metrics page should have and has not: their values are unknown."""
 
     @property
     def ledger(self) -> ReplicaLedger:
         """What it holds, and how fast it is."""
-        return self.candidate.ledger
+        return self.backend.ledger
 
     @property
     def health(self) -> ReplicaHealth:
         """Whether it may be tried."""
-        return self.candidate.health
+        return self.backend.health
 
 
 class Waiter(Protocol):
@@ -158,24 +153,24 @@ class Waiter(Protocol):
 class Lease:
     """Tokens reserved on one replica for one request. Release it exactly once."""
 
-    __slots__ = ("_is_released", "_placement", "_pool", "replica")
+    __slots__ = ("_assignment", "_is_released", "_pool", "replica")
 
-    def __init__(self, pool: "Pool", replica: Replica, placement: Placement) -> None:
+    def __init__(self, pool: "Pool", replica: Replica, assignment: Assignment) -> None:
         self._pool = pool
-        self._placement = placement
+        self._assignment = assignment
         self.replica = replica
         self._is_released = False
 
     @property
     def choice(self) -> Choice:
         """Why this replica."""
-        return self._placement.choice
+        return self._assignment.choice
 
     def progress(self, generated_tokens: int) -> None:
         """The answer has so many tokens by now."""
         ledger = self.replica.ledger
         now = time.monotonic()
-        reservation = self._placement.reservation
+        reservation = self._assignment.reservation
         was_pending = reservation.is_pending
         ledger.streamed(reservation, generated_tokens=generated_tokens, now_seconds=now)
         if was_pending:
@@ -193,12 +188,12 @@ class Lease:
         now = time.monotonic()
         ledger = self.replica.ledger
         if is_complete:
-            reservation = self._placement.reservation
+            reservation = self._assignment.reservation
             told = reservation.generated_tokens if generated_tokens is None else generated_tokens
             ledger.progress(reservation, generated_tokens=told, now_seconds=now)
-        self._pool.waiters.pop(self._placement.reservation, None)
+        self._pool.waiters.pop(self._assignment.reservation, None)
         self._pool.dispatcher.ended(
-            ledger, self._placement.reservation, is_complete=is_complete, now_seconds=now
+            ledger, self._assignment.reservation, is_complete=is_complete, now_seconds=now
         )
         self._pool.advance_soon()
 
@@ -251,7 +246,7 @@ class Pool:
     def changed(self) -> None:
         """Settings or replicas are other than before."""
         for replica in self.replicas.values():
-            replica.candidate.is_routable = replica.info.is_routable
+            replica.backend.is_routable = replica.info.is_routable
         if self.settings is not None:
             self.labels = self.settings.namespace, self.settings.deployment
             self.dispatcher.configure(self.settings.dispatch(self._common))
@@ -281,7 +276,7 @@ class Pool:
             weight_ratio=info.weight_ratio,
         )
         replica = self.replicas[info.key] = Replica(info, ledger)
-        self.dispatcher.add(replica.candidate)
+        self.dispatcher.add(replica.backend)
         return replica
 
     def remove(self, key: str) -> Replica | None:
@@ -296,7 +291,7 @@ class Pool:
     def submit(self, waiter: Waiter) -> Lease | Reject | None:
         """Room on the best replica, a refusal, or None: it waits, and will be told."""
         verdict = self.dispatcher.submit(waiter, now_seconds=time.monotonic())
-        if isinstance(verdict, Placement):
+        if isinstance(verdict, Assignment):
             return self._lease(waiter, verdict)
         if verdict is None:
             self._tick_later()
@@ -336,7 +331,7 @@ class Pool:
         self._will_advance = False
         for ticket, verdict in self.dispatcher.turns(now_seconds=time.monotonic()):
             waiter: Waiter = ticket  # type: ignore[assignment]  # only waiters are submitted
-            if isinstance(verdict, Placement):
+            if isinstance(verdict, Assignment):
                 waiter.admitted(self._lease(waiter, verdict))
             else:
                 waiter.refused(verdict)
@@ -352,9 +347,9 @@ class Pool:
         if len(self.dispatcher.queue):
             self._advance()
 
-    def _lease(self, waiter: Waiter, placement: Placement) -> Lease:
-        self.waiters[placement.reservation] = waiter
-        return Lease(self, self.replicas[placement.choice.replica], placement)
+    def _lease(self, waiter: Waiter, assignment: Assignment) -> Lease:
+        self.waiters[assignment.reservation] = waiter
+        return Lease(self, self.replicas[assignment.choice.replica], assignment)
 
 
 class Pools:
@@ -401,7 +396,7 @@ class Pools:
             replica = pool.add(info)
         elif replica.info != info:
             replica.info = info
-            replica.candidate.version = info.version
+            replica.backend.version = info.version
             replica.ledger.weight_ratio = info.weight_ratio
             replica.ledger.promise(
                 capacity_tokens=info.promised_capacity_tokens,

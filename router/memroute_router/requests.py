@@ -5,8 +5,8 @@ from typing import Any
 
 import orjson
 
-from memroute.footprint.request import RequestProfile
-from memroute.pressure import block_keys, chain_root
+from memroute.traffic.prefixes import block_keys, chain_root
+from memroute.traffic.request import RequestProfile
 from memroute.units import ceil_div
 
 BYTES_PER_TOKEN = 4

@@ -10,7 +10,7 @@ import logging
 import time
 from random import Random
 
-from memroute.pressure import ReplicaReading
+from memroute.traffic.replica import ReplicaReading
 from memroute_router.engines import (
     FULL_TARGET,
     NARROW_TARGET,

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from memroute.dispatch import AdmissionMode
-from memroute.routing import POLICY_NAMES
+from memroute.traffic.dispatch import AdmissionMode
+from memroute.traffic.routing import POLICY_NAMES
 from memroute_router.http.client import Endpoint
 from memroute_router.pools import (
     DEFAULT_ASSUMED_OUTPUT_TOKENS,

@@ -2,19 +2,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memroute.admission import (
+from memroute.traffic.admission import (
     AdmissionSettings,
-    Closed,
+    ClosedReason,
     FairQueue,
     QueueLimits,
     QueueRefusal,
     RejectReason,
-    closed_to,
     never_fits,
     not_now,
+    reason_closed,
 )
-from memroute.footprint import RequestProfile
-from memroute.pressure import ReplicaLedger, ReplicaReading
+from memroute.traffic.replica import ReplicaLedger, ReplicaReading
+from memroute.traffic.request import RequestProfile
 
 LIMITS = QueueLimits(max_requests=3, max_tokens=250, max_seconds=10)
 WIDE = QueueLimits(max_requests=1000, max_tokens=10**9, max_seconds=10)
@@ -40,7 +40,7 @@ def ledger(used=0.0, capacity=1000, context=None):
 
 
 def closed(replica, prompt=100, work=None, output=50, now=0.1, **settings):
-    return closed_to(
+    return reason_closed(
         replica,
         prompt_tokens=prompt,
         work_tokens=prompt if work is None else work,
@@ -61,28 +61,28 @@ def decoding(replica, count, step, output=50):
 
 def test_memory_closes_a_replica_at_its_watermark():
     """750 are held; 100 + 50 more are 900, which 0.9 of 1,000 just takes."""
-    assert closed(ledger(0.75), watermark_ratio=0.9) is Closed.NOT
-    assert closed(ledger(0.751), watermark_ratio=0.9) is Closed.MEMORY
+    assert closed(ledger(0.75), watermark_ratio=0.9) is ClosedReason.NOT
+    assert closed(ledger(0.751), watermark_ratio=0.9) is ClosedReason.MEMORY
 
 
 def test_an_engine_that_runs_as_many_as_it_does_at_once_is_closed():
     replica = ledger()
     replica.running_limit = 2
     replica.reserve(profile())
-    assert closed(replica) is Closed.NOT
+    assert closed(replica) is ClosedReason.NOT
     replica.reserve(profile())
-    assert closed(replica) is Closed.SLOTS
+    assert closed(replica) is ClosedReason.SLOTS
 
 
 def test_preemptions_close_it_earlier_than_the_watermark():
     replica = ledger(0.75)
     replica.ceiling_ratio = 0.85
-    assert closed(replica, watermark_ratio=0.9) is Closed.MEMORY
+    assert closed(replica, watermark_ratio=0.9) is ClosedReason.MEMORY
 
 
 def test_an_idle_replica_takes_a_request_larger_than_its_watermark():
     """Nothing will ever make more room than an idle replica has."""
-    assert closed(ledger(0.0), prompt=980, watermark_ratio=0.9) is Closed.NOT
+    assert closed(ledger(0.0), prompt=980, watermark_ratio=0.9) is ClosedReason.NOT
 
 
 def test_prompts_that_wait_there_close_it_until_they_are_done():
@@ -93,9 +93,9 @@ def test_prompts_that_wait_there_close_it_until_they_are_done():
         long.reserve(profile(prompt=1000), now_seconds=0.0)
     for replica in (short, long):
         replica.progressed_at_seconds = 0.0
-    assert closed(short) is Closed.NOT
-    assert closed(long) is Closed.PREFILL
-    assert closed(long, now=0.3) is Closed.NOT, "they have been worked on since"
+    assert closed(short) is ClosedReason.NOT
+    assert closed(long) is ClosedReason.PREFILL
+    assert closed(long, now=0.3) is ClosedReason.NOT, "they have been worked on since"
 
 
 def test_a_prompt_that_short_answers_cannot_afford_has_to_wait():
@@ -103,25 +103,25 @@ def test_a_prompt_that_short_answers_cannot_afford_has_to_wait():
     replica = ledger(capacity=10**6)
     decoding(replica, 4, 0.040)
     now = 40 * 0.040
-    assert closed(replica, prompt=3000, now=now) is Closed.NOT
-    assert closed(replica, prompt=30_000, now=now) is Closed.PACE
-    assert closed(replica, prompt=30_000, work=500, now=now) is Closed.NOT, "it is cached"
+    assert closed(replica, prompt=3000, now=now) is ClosedReason.NOT
+    assert closed(replica, prompt=30_000, now=now) is ClosedReason.PACE
+    assert closed(replica, prompt=30_000, work=500, now=now) is ClosedReason.NOT, "it is cached"
 
 
 def test_answers_that_are_slow_already_get_no_more_company():
     replica = ledger(capacity=10**6)
     decoding(replica, 4, 0.049)
-    assert closed(replica, prompt=10, now=2.0) is Closed.PACE
+    assert closed(replica, prompt=10, now=2.0) is ClosedReason.PACE
 
 
 def test_a_replica_that_never_answers_gets_a_handful_of_requests():
     """It accepts them and reports idle: the fourth is the last until it has answered one."""
     replica = ledger(capacity=10**6)
     taken = 0
-    while closed(replica, prompt=10, now=10.0) is Closed.NOT:
+    while closed(replica, prompt=10, now=10.0) is ClosedReason.NOT:
         replica.reserve(profile(prompt=10), now_seconds=10.0)
         taken += 1
-    assert closed(replica, prompt=10, now=10.0) is Closed.PROOF
+    assert closed(replica, prompt=10, now=10.0) is ClosedReason.PROOF
     assert taken == 4
 
 
@@ -129,12 +129,12 @@ def test_a_replica_whose_answers_stand_still_gets_one_request_to_find_out():
     """Its tokens came every 20 ms; a step with the prompt that waits may take 0.25 s more."""
     replica = ledger(capacity=10**6)
     decoding(replica, 3, step=0.02)
-    assert closed(replica, now=2.0) is Closed.NOT, "nothing waits there: one may try"
+    assert closed(replica, now=2.0) is ClosedReason.NOT, "nothing waits there: one may try"
     replica.reserve(profile(prompt=8192), now_seconds=1.15)
-    assert closed(replica, now=1.16) is Closed.NOT
-    assert closed(replica, now=2.0) is Closed.PROOF
+    assert closed(replica, now=1.16) is ClosedReason.NOT
+    assert closed(replica, now=2.0) is ClosedReason.PROOF
     replica.stepped(now_seconds=2.1)
-    assert closed(replica, now=2.2) is not Closed.PROOF
+    assert closed(replica, now=2.2) is not ClosedReason.PROOF
 
 
 def test_answers_that_are_not_read_as_they_come_are_not_waited_for():
@@ -145,7 +145,7 @@ def test_answers_that_are_not_read_as_they_come_are_not_waited_for():
         lease = replica.reserve(whole, now_seconds=0.0)
         replica.progress(lease, generated_tokens=1, now_seconds=0.0)
     replica.reserve(profile(), now_seconds=2.0)
-    assert closed(replica, now=2.0) is Closed.NOT
+    assert closed(replica, now=2.0) is ClosedReason.NOT
 
 
 def test_what_can_never_fit_is_refused_with_numbers_and_without_a_time():
@@ -161,7 +161,7 @@ def test_what_does_not_fit_now_is_told_why_and_when():
     hold = not_now(
         profile(),
         [ledger(0.85), ledger(0.9)],
-        closed={Closed.MEMORY: 2},
+        closed={ClosedReason.MEMORY: 2},
         settings=AdmissionSettings(watermark_ratio=0.9),
         expected_wait_seconds=4.2,
     )

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memroute.pressure import BlockIndex, block_keys, chain_root
+from memroute.traffic.prefixes import BlockIndex, block_keys, chain_root
 
 BLOCK = 4
 

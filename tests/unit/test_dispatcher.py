@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memroute.admission import AdmissionSettings, QueueLimits, Reject, RejectReason
-from memroute.dispatch import (
+from memroute.traffic.admission import AdmissionSettings, QueueLimits, Reject, RejectReason
+from memroute.traffic.dispatch import (
     AdmissionMode,
-    Candidate,
+    Assignment,
+    Backend,
     Dispatcher,
     DispatchSettings,
-    Placement,
 )
-from memroute.footprint import RequestProfile
-from memroute.pressure import ReplicaReading
+from memroute.traffic.replica import ReplicaReading
+from memroute.traffic.request import RequestProfile
 
 
 class Asking:
@@ -37,27 +37,27 @@ def pool(replicas=2, capacity=1000, limits=None, hits=None, seed=1, **dispatch):
     )
     for name in "abcdefgh"[:replicas]:
         ledger = made.ledger(name, promised_capacity_tokens=capacity)
-        made.add(Candidate(ledger))
+        made.add(Backend(ledger))
         read(made, name)
     return made
 
 
 def read(made, name, ratio=0.0, at=0.0, **facts):
     made.apply_reading(
-        made.candidates[name].ledger,
+        made.backends[name].ledger,
         ReplicaReading(taken_at_seconds=at, kv_cache_utilization_ratio=ratio, **facts),
     )
 
 
-def answer(placement, now):
-    ledger = placement.candidate.ledger
-    ledger.progress(placement.reservation, generated_tokens=1, now_seconds=now)
+def answer(assignment, now):
+    ledger = assignment.backend.ledger
+    ledger.progress(assignment.reservation, generated_tokens=1, now_seconds=now)
 
 
-def end(made, placement, now, **facts):
+def end(made, assignment, now, **facts):
     made.ended(
-        placement.candidate.ledger,
-        placement.reservation,
+        assignment.backend.ledger,
+        assignment.reservation,
         is_complete=True,
         now_seconds=now,
         **facts,
@@ -81,7 +81,7 @@ def test_requests_can_wait_for_a_replica_that_is_being_started():
     assert made.submit(first, now_seconds=0.0) is None
     assert made.submit(second, now_seconds=0.5) is None
     assert made.turns(now_seconds=5.0) == []
-    made.add(Candidate(made.ledger("new", promised_capacity_tokens=1000)))
+    made.add(Backend(made.ledger("new", promised_capacity_tokens=1000)))
     placed = made.turns(now_seconds=6.0)
     assert [ticket for ticket, _ in placed] == [first, second]
     assert {verdict.choice.replica for _, verdict in placed} == {"new"}
@@ -112,7 +112,7 @@ def test_what_waits_is_told_when_room_is_freed():
     end(made, first, 0.3)
     ((ticket, verdict),) = made.turns(now_seconds=0.4)
     assert ticket is second
-    assert isinstance(verdict, Placement)
+    assert isinstance(verdict, Assignment)
     assert len(made.queue) == 0
 
 
@@ -176,7 +176,7 @@ def test_a_named_session_goes_where_it_was_served_last():
     made = pool(replicas=4, capacity=100_000)
     first = made.submit(Asking(prompt=3000, session="s"), now_seconds=0.0)
     answer(first, 0.1)
-    first.candidate.ledger.progress(first.reservation, generated_tokens=500, now_seconds=0.9)
+    first.backend.ledger.progress(first.reservation, generated_tokens=500, now_seconds=0.9)
     end(made, first, 1.0)
     for at in (2.0, 3.0, 4.0):
         placed = made.submit(Asking(prompt=4000, session="s"), now_seconds=at)
@@ -198,7 +198,7 @@ def test_a_session_does_not_hold_on_to_a_replica_that_is_full():
 
 def versions(made, **by_replica):
     for name, version in by_replica.items():
-        made.candidates[name].version = version
+        made.backends[name].version = version
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_version_gets_its_share_of_the_traffic(draw, replicas):
 def test_a_version_whose_replicas_are_out_leaves_its_requests_to_the_others():
     made = pool(replicas=2, shares={"canary": 10.0, "stable": 90.0})
     versions(made, a="stable", b="canary")
-    made.candidates["b"].health.fault(now_seconds=0.0)
+    made.backends["b"].health.fault(now_seconds=0.0)
     assert made.submit(Asking(draw=0.01), now_seconds=0.1).choice.replica == "a"
 
 
@@ -221,7 +221,7 @@ def test_a_version_without_a_share_gets_nothing():
     made = pool(replicas=2, shares={"old": 0.0, "new": 1.0})
     versions(made, a="old", b="new")
     assert made.submit(Asking(draw=0.0), now_seconds=0.0).choice.replica == "b"
-    made.candidates["b"].is_routable = False
+    made.backends["b"].is_routable = False
     verdict = made.submit(Asking(draw=0.0), now_seconds=0.0)
     assert verdict.reason is RejectReason.NO_READY_REPLICA
 
@@ -229,9 +229,9 @@ def test_a_version_without_a_share_gets_nothing():
 def test_a_weight_gives_more_than_the_speed_alone():
     """Three times the weight: a third of the cost, so it is busier before the other is chosen."""
     made = pool(replicas=2, capacity=10**6)
-    made.candidates["a"].ledger.weight_ratio = 3.0
+    made.backends["a"].ledger.weight_ratio = 3.0
     placed = [made.submit(Asking(prompt=200), now_seconds=0.0) for _ in range(5)]
-    chosen = [p.choice.replica for p in placed if isinstance(p, Placement)]
+    chosen = [p.choice.replica for p in placed if isinstance(p, Assignment)]
     assert chosen.count("a") > chosen.count("b") > 0
 
 
@@ -261,9 +261,9 @@ def test_a_request_waits_a_moment_for_the_replica_that_has_its_prefix():
     """12,000 tokens are 0.73 s of work on the other; 0.27 s of waiting and 0.3 s are cheaper."""
     made = pool(hits=lambda _: {"b": 11_900}, capacity=10**6)
     for name in "ab":
-        made.candidates[name].ledger.speed.token_seconds = 6e-5
+        made.backends[name].ledger.speed.token_seconds = 6e-5
     for _ in range(2):
-        made.candidates["b"].ledger.reserve(Asking(prompt=2000).profile, now_seconds=0.0)
+        made.backends["b"].ledger.reserve(Asking(prompt=2000).profile, now_seconds=0.0)
     asking = Asking(prompt=12_000)
     assert made.submit(asking, now_seconds=0.0) is None
     ((ticket, verdict),) = made.turns(now_seconds=0.2)
@@ -273,7 +273,7 @@ def test_a_request_waits_a_moment_for_the_replica_that_has_its_prefix():
 def test_observing_admits_everything_and_counts_what_it_would_have_held():
     made = pool(replicas=1, admission=AdmissionMode.OBSERVE)
     verdicts = [made.submit(Asking(prompt=500, output=100), now_seconds=0.0) for _ in range(3)]
-    assert all(isinstance(verdict, Placement) for verdict in verdicts)
+    assert all(isinstance(verdict, Assignment) for verdict in verdicts)
     assert made.num_would_hold == 2
 
 
@@ -290,12 +290,12 @@ def test_answers_that_have_ended_teach_how_long_the_next_will_be():
     """Assumed to be of 50 tokens; thirty of 200 later, 200."""
     made = pool(replicas=1, capacity=10**6)
     for number in range(30):
-        placement = made.submit(Asking(), now_seconds=float(number))
-        ledger = placement.candidate.ledger
-        ledger.progress(placement.reservation, generated_tokens=200, now_seconds=number + 0.5)
-        end(made, placement, number + 0.6)
-    placement = made.submit(Asking(), now_seconds=40.0)
-    assert placement.reservation.expected_output_tokens == pytest.approx(200, rel=0.1)
+        assignment = made.submit(Asking(), now_seconds=float(number))
+        ledger = assignment.backend.ledger
+        ledger.progress(assignment.reservation, generated_tokens=200, now_seconds=number + 0.5)
+        end(made, assignment, number + 0.6)
+    assignment = made.submit(Asking(), now_seconds=40.0)
+    assert assignment.reservation.expected_output_tokens == pytest.approx(200, rel=0.1)
 
 
 class Traffic:
@@ -323,7 +323,7 @@ class Traffic:
 
     def submit(self, asking):
         verdict = self.made.submit(asking, now_seconds=self.now)
-        if isinstance(verdict, Placement):
+        if isinstance(verdict, Assignment):
             self.placed.append(verdict)
         elif verdict is None:
             self.held.append(asking)
@@ -331,7 +331,7 @@ class Traffic:
     def advance(self):
         for ticket, verdict in self.made.turns(now_seconds=self.now):
             self.held.remove(ticket)
-            if isinstance(verdict, Placement):
+            if isinstance(verdict, Assignment):
                 self.placed.append(verdict)
 
     def finish(self):
@@ -357,8 +357,8 @@ def test_every_request_is_placed_refused_or_held_and_nothing_stays_reserved(step
         traffic.step(*step)
     traffic.finish()
     assert traffic.held == []
-    for candidate in traffic.made.candidates.values():
-        assert candidate.ledger.reserved_tokens == 0
+    for backend in traffic.made.backends.values():
+        assert backend.ledger.reserved_tokens == 0
 
 
 def test_a_tenant_with_ten_times_the_requests_does_not_starve_another():
@@ -424,6 +424,6 @@ def test_targets_make_a_replica_full_in_time_before_it_is_full_in_memory():
     made = pool(replicas=1, capacity=10**7)
     made.configure(DispatchSettings(limits=limits))
     verdicts = [made.submit(Asking(prompt=3000), now_seconds=0.0) for _ in range(4)]
-    assert isinstance(verdicts[0], Placement)
-    assert isinstance(verdicts[1], Placement)
+    assert isinstance(verdicts[0], Assignment)
+    assert isinstance(verdicts[1], Assignment)
     assert verdicts[2:] == [None, None], "0.2 s of prompts wait there by then"

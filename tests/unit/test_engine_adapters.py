@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memroute.pressure import ReplicaReading
+from memroute.traffic.replica import ReplicaReading
 from memroute_router.engines import is_worth_reading, read_metrics
 from memroute_router.engines.loads import parse_loads
 

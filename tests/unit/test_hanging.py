@@ -1,8 +1,8 @@
 """Whether a replica hangs: after how long, and what is a sign that it does not."""
 
-from memroute.admission import AdmissionSettings, hangs
-from memroute.footprint import RequestProfile
-from memroute.pressure import ReplicaLedger, ReplicaReading
+from memroute.traffic.admission import AdmissionSettings, hangs
+from memroute.traffic.replica import ReplicaLedger, ReplicaReading
+from memroute.traffic.request import RequestProfile
 
 
 def profile(prompt=100, **facts):

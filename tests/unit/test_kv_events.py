@@ -11,7 +11,7 @@ import zmq
 import zmq.asyncio
 
 from engine_probe import FLAGS, TINY
-from memroute.pressure import BlockIndex, block_keys
+from memroute.traffic.prefixes import BlockIndex, block_keys
 from memroute_router.prompts.kv_events import apply_events, read_sources
 from memroute_simulator.engine.arguments import parse_arguments
 from memroute_simulator.engine.http.app import EngineServer

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memroute.pressure import OutputLengths, SpeedMeter
-from memroute.pressure.output_length import MAX_GROUPS
+from memroute.traffic.lengths import OutputLengths
+from memroute.traffic.lengths.output import MAX_GROUPS
+from memroute.traffic.replica import SpeedMeter
 
 ASK = {"tenant": "a", "num_prompt_tokens": 100, "max_output_tokens": None}
 

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memroute.footprint import RequestProfile
-from memroute.pressure import OutputLengths, RateMeter, ReplicaLedger, ReplicaReading
+from memroute.traffic.lengths import OutputLengths
+from memroute.traffic.replica import RateMeter, ReplicaLedger, ReplicaReading
+from memroute.traffic.request import RequestProfile
 
 
 def profile(prompt=100, output=50, **facts):
@@ -288,7 +289,7 @@ def test_the_ledger_returns_to_zero_whatever_happened(steps):
     ledger.apply_reading(reading(0.0, at=now + 1, capacity=10_000))
     assert ledger.projected_tokens() == 0
     assert (ledger.num_pending, ledger.pending_tokens, ledger.num_streams) == (0, 0, 0)
-    assert ledger.inverse_outputs == 0.0
+    assert ledger.sum_inverse_expected_lengths == 0.0
 
 
 def test_a_rate_is_learned_quickly_and_forgotten():

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memroute.pressure import PrefixIndex
+from memroute.traffic.prefixes import PrefixIndex
 from memroute_router.requests import BLOCK_CHARACTERS, parse_chat, parse_completion, text_keys
 
 

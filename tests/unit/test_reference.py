@@ -3,7 +3,7 @@
 import random
 import re
 
-from memroute.admission import QueueLimits, RejectReason
+from memroute.traffic.admission import QueueLimits, RejectReason
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.metrics import RouterMetrics

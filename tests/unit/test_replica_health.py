@@ -1,4 +1,4 @@
-from memroute.pressure import ReplicaHealth
+from memroute.traffic.replica import ReplicaHealth
 
 
 def test_a_fault_takes_a_replica_out_and_one_trial_brings_it_back():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from memroute.dispatch import AdmissionMode
+from memroute.traffic.dispatch import AdmissionMode
 from memroute_router.discovery import complete_shares, read_pool_settings, read_replica_info
 
 DEPLOYMENT = {

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from memroute.dispatch import AdmissionMode
+from memroute.traffic.dispatch import AdmissionMode
 from memroute_router.pools import PoolSettings
 from router_rig import Rig, body, exchange, held, raw, until, whole
 

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from hatch_build import MODULES, PACKAGES
-from memroute.dispatch import dispatcher
-from memroute.routing import cost_seconds
+from memroute.traffic.dispatch import dispatcher
+from memroute.traffic.routing import cost_seconds
 from memroute_router import lifecycle
 from memroute_simulator.engine.model import vllm
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from memroute.footprint import RequestProfile
-from memroute.pressure import ReplicaLedger, ReplicaReading
-from memroute.routing import PUBLISHED, cost_seconds, wait_seconds
+from memroute.traffic.replica import ReplicaLedger, ReplicaReading
+from memroute.traffic.request import RequestProfile
+from memroute.traffic.routing import PUBLISHED, cost_seconds, wait_seconds
 
 
 def profile(prompt=1000, output=50):

@@ -74,8 +74,8 @@ def test_no_request_is_lost_whatever_happens(policy, routers, speed, seed, chang
                for o in outcomes)  # fmt: skip
     for router in cluster.routers:
         assert len(router.dispatcher.queue) == 0
-        for candidate in router.dispatcher.candidates.values():
-            ledger = candidate.ledger
+        for backend in router.dispatcher.backends.values():
+            ledger = backend.ledger
             assert (ledger.num_in_flight, ledger.pending_tokens, ledger.num_streams) == (0, 0, 0)
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from memroute.admission import QueueLimits
-from memroute.dispatch.waiting import WaitingLine
-from memroute.footprint import RequestProfile
+from memroute.traffic.admission import QueueLimits
+from memroute.traffic.dispatch.waiting_line import WaitingLine
+from memroute.traffic.request import RequestProfile
 
 
 class Asking:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from memroute.routing import SEES_PREFIXES
+from memroute.traffic.routing import SEES_PREFIXES
 from memroute_cli.simulate import report
 from memroute_cli.simulate.scenario import Scenario, ScenarioError, read_scenario, scenario
 from memroute_simulator.virtual.cluster import Cluster

@@ -32,7 +32,6 @@ from memroute.footprint.kv_cache import (
     kv_cache_layout,
 )
 from memroute.footprint.replica import ReplicaFootprint, ReplicaShape, replica_footprint
-from memroute.footprint.request import RequestProfile
 from memroute.footprint.weights import (
     Parallelism,
     Quantization,
@@ -56,7 +55,6 @@ __all__ = [
     "Quantization",
     "ReplicaFootprint",
     "ReplicaShape",
-    "RequestProfile",
     "StateCacheMode",
     "active_parameters",
     "architecture_from_config",

@@ -1,6 +1,6 @@
 """One page of metrics, whoever wrote it."""
 
-from memroute.pressure import ReplicaReading
+from memroute.traffic.replica import ReplicaReading
 from memroute_router.engines.others import Report, dialect_of, parse_other_metrics
 from memroute_router.engines.vllm import LineHints, is_vllm_page, parse_vllm_metrics
 

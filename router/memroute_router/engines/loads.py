@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from memroute.pressure import ReplicaReading
+from memroute.traffic.replica import ReplicaReading
 
 LOADS_TARGET: Final = b"/v1/loads"
 LOADS_PER_PAGE: Final = 4

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from memroute.pressure import ReplicaReading
+from memroute.traffic.replica import ReplicaReading
 
 Report = Callable[[str], None]
 _RANK = re.compile(rb'(?:dp_rank|engine)="(\d+)"')

@@ -9,7 +9,7 @@ utilization is that of the fullest rank.
 import re
 from collections.abc import Callable, Iterator
 
-from memroute.pressure import ReplicaReading
+from memroute.traffic.replica import ReplicaReading
 
 _LABEL = re.compile(rb'(\w+)="((?:[^"\\]|\\.)*)"')
 _UTILIZATION = (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc")

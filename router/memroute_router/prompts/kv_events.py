@@ -24,7 +24,7 @@ import orjson
 import zmq
 import zmq.asyncio
 
-from memroute.pressure import BlockIndex, chain_root
+from memroute.traffic.prefixes import BlockIndex, chain_root
 from memroute_router.http.client import EngineConnection, EnginePool
 from memroute_router.pools import Pools, Replica
 

@@ -1,9 +1,9 @@
 """A router in virtual time: memroute's own decisions, on a clock and a view of its own.
 
-What decides is ``memroute.dispatch``, the object that decides in the real router too; here it gets
-its readings, first tokens and ends from simulated engines. Each replica is scraped at the router's
-period from a random phase on, and a reading arrives late by the network. Requests that fail before
-their first token are tried elsewhere.
+What decides is ``memroute.traffic.dispatch``, the object that decides in the real router too; here
+it gets its readings, first tokens and ends from simulated engines. Each replica is scraped at the
+router's period from a random phase on, and a reading arrives late by the network. Requests that
+fail before their first token are tried elsewhere.
 
 Policies that ask for cached prefixes are told what each cache holds, exactly and at once: better
 than any real index, the same for all of them. ``memroute-guessing`` alone has its own.
@@ -14,17 +14,17 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from memroute.admission import QueueLimits, Reject
-from memroute.dispatch import (
+from memroute.traffic.admission import QueueLimits, Reject
+from memroute.traffic.dispatch import (
     AdmissionMode,
-    Candidate,
+    Assignment,
+    Backend,
     Dispatcher,
     DispatchSettings,
-    Placement,
 )
-from memroute.footprint import RequestProfile
-from memroute.pressure import ReplicaReading, max_age_seconds
-from memroute.routing import POLICY_NAMES
+from memroute.traffic.replica import ReplicaReading, max_age_seconds
+from memroute.traffic.request import RequestProfile
+from memroute.traffic.routing import POLICY_NAMES
 from memroute_simulator.engine.model import EngineRequest, SegmentedContent
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
@@ -67,7 +67,7 @@ class RouterSettings:
 class _Asking:
     """A request that this router has: a ticket of the dispatcher."""
 
-    __slots__ = ("on_end", "outcome", "placement", "profile", "request", "ticket", "tried")
+    __slots__ = ("assignment", "on_end", "outcome", "profile", "request", "ticket", "tried")
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class _Asking:
         self.profile = profile
         self.on_end = on_end
         self.tried = outcome.tried
-        self.placement: Placement | None = None
+        self.assignment: Assignment | None = None
         self.ticket: Ticket | None = None
 
 
@@ -129,7 +129,7 @@ class VirtualRouter:
         ledger = self.dispatcher.ledger(
             replica.name, promised_capacity_tokens=max(1, replica.capacity_tokens)
         )
-        self.dispatcher.add(Candidate(ledger))
+        self.dispatcher.add(Backend(ledger))
         self._replicas[replica.name] = replica
         self._sent[replica.name] = {}
 
@@ -149,9 +149,9 @@ class VirtualRouter:
             now = self.loop.now_seconds
             stuck = set(self.dispatcher.stuck(now_seconds=now))
             for asking in [a for sent in self._sent.values() for a in sent]:
-                placement = asking.placement
-                if placement is not None and placement.reservation in stuck:
-                    placement.candidate.health.fault(now_seconds=now)
+                assignment = asking.assignment
+                if assignment is not None and assignment.reservation in stuck:
+                    assignment.backend.health.fault(now_seconds=now)
                     self._cancel(asking)
                     self.route(asking.outcome, asking.on_end)
         if self._is_running():
@@ -178,10 +178,10 @@ class VirtualRouter:
 
     # What was decided.
 
-    def _told(self, asking: _Asking, verdict: Placement | Reject) -> None:
+    def _told(self, asking: _Asking, verdict: Assignment | Reject) -> None:
         outcome = asking.outcome
         outcome.cancel = None
-        if isinstance(verdict, Placement):
+        if isinstance(verdict, Assignment):
             self._send(asking, verdict)
         elif outcome.tried and verdict.retry_after_seconds is not None:
             outcome.end(OutcomeStatus.FAILED, self.loop.now_seconds, "no replica left to try")
@@ -261,15 +261,15 @@ class VirtualRouter:
             name: replica.hit_tokens(ticket.request) for name, replica in self._replicas.items()
         }
 
-    def _send(self, asking: _Asking, placement: Placement) -> None:
+    def _send(self, asking: _Asking, assignment: Assignment) -> None:
         outcome = asking.outcome
-        name = placement.choice.replica
+        name = assignment.choice.replica
         replica = self._replicas[name]
         outcome.tried.append(name)
-        asking.placement = placement
+        asking.assignment = assignment
         ticket = asking.ticket = Ticket(request=asking.request)
         self._sent[name][asking] = None
-        self._placed_tokens += placement.reservation.reserved_tokens
+        self._placed_tokens += assignment.reservation.reserved_tokens
         while self._refused and self._refused[0][0] <= self._placed_tokens:
             _, _, refused = heapq.heappop(self._refused)
             if refused.ended_seconds is not None:
@@ -281,54 +281,54 @@ class VirtualRouter:
 
     def _cancel(self, asking: _Asking) -> None:
         """The client has gone: the engine's work ends, and what was reserved is given back."""
-        if asking.placement is None or asking.ticket is None:
+        if asking.assignment is None or asking.ticket is None:
             return
-        replica = asking.ticket.replica or self._replicas.get(asking.placement.choice.replica)
+        replica = asking.ticket.replica or self._replicas.get(asking.assignment.choice.replica)
         if replica is not None:
             replica.abort(asking.ticket)
         self._leave(asking, is_complete=False)
 
     def _leave(self, asking: _Asking, *, is_complete: bool) -> None:
-        placement = asking.placement
+        assignment = asking.assignment
         asking.outcome.cancel = None
-        if placement is None:
+        if assignment is None:
             return
-        asking.placement = None
-        self._sent[placement.choice.replica].pop(asking, None)
+        asking.assignment = None
+        self._sent[assignment.choice.replica].pop(asking, None)
         now = self.loop.now_seconds
-        ledger = placement.candidate.ledger
+        ledger = assignment.backend.ledger
         if is_complete:
             ledger.progress(
-                placement.reservation,
+                assignment.reservation,
                 generated_tokens=asking.request.num_output_tokens,
                 now_seconds=now,
             )
         self.dispatcher.ended(
-            ledger, placement.reservation, is_complete=is_complete, now_seconds=now
+            ledger, assignment.reservation, is_complete=is_complete, now_seconds=now
         )
         self._advance()
 
     def _on_first_token(self, asking: _Asking) -> None:
         now = self.loop.now_seconds
         asking.outcome.first_token_seconds = now + self.settings.network_seconds
-        placement = asking.placement
-        if placement is not None:
-            placement.candidate.health.answered()
-            placement.candidate.ledger.progress(
-                placement.reservation, generated_tokens=1, now_seconds=now
+        assignment = asking.assignment
+        if assignment is not None:
+            assignment.backend.health.answered()
+            assignment.backend.ledger.progress(
+                assignment.reservation, generated_tokens=1, now_seconds=now
             )
         self._advance()
 
     def _on_end(self, asking: _Asking) -> None:
         now = self.loop.now_seconds
-        ticket, placement = asking.ticket, asking.placement
-        if ticket is None or placement is None:
+        ticket, assignment = asking.ticket, asking.assignment
+        if ticket is None or assignment is None:
             return
         outcome, request = asking.outcome, asking.request
         outcome.num_preemptions += request.num_preemptions
         outcome.num_hit_tokens = request.num_hit_tokens
         if ticket.is_failed:
-            placement.candidate.health.fault(now_seconds=now)
+            assignment.backend.health.fault(now_seconds=now)
         self._leave(asking, is_complete=not ticket.is_failed)
         if not ticket.is_failed:
             outcome.end(OutcomeStatus.SERVED, now + self.settings.network_seconds)
@@ -373,19 +373,19 @@ class VirtualRouter:
             self.loop.after(self._scrape_seconds, lambda: self._scrape(replica))
 
     def _arrived(self, replica: VirtualReplica, reading: ReplicaReading) -> None:
-        candidate = self.dispatcher.candidates.get(replica.name)
-        if candidate is None:
+        backend = self.dispatcher.backends.get(replica.name)
+        if backend is None:
             return
-        ledger = candidate.ledger
+        ledger = backend.ledger
         for asking in self._sent[replica.name]:
-            placement = asking.placement
-            if placement is None or placement.reservation.is_pending:
+            assignment = asking.assignment
+            if assignment is None or assignment.reservation.is_pending:
                 continue
             # Streams have told how far they are, when each step ended.
             generated = replica.num_generated(asking.request)
             if generated:
                 ledger.progress(
-                    placement.reservation,
+                    assignment.reservation,
                     generated_tokens=generated,
                     now_seconds=ledger.progressed_at_seconds,
                 )

@@ -11,9 +11,9 @@ cost = prompts that wait there                      until its own prompt's turn
      + STALE if its readings are out of date        others first
 ```
 
-All of it is measured: how fast the replica computes prompts (``memroute.pressure.speed``), what
-is in its prefix cache, what its KV cache will hold. The first two lines are the time to the first
-token; the third is what LMetric (arXiv 2603.15202) multiplies in whole, here at a twentieth,
+All of it is measured: how fast the replica computes prompts (``memroute.traffic.replica.speed``),
+what is in its prefix cache, what its KV cache will hold. The first two lines are the time to the
+first token; the third is what LMetric (arXiv 2603.15202) multiplies in whole, here at a twentieth,
 because a second that many answers share hurts each of them less than a second that one request
 waits; the fourth keeps unequal KV caches equally full, and is nothing until one fills. Ties are
 broken at random, so that no replica is favoured and routers that see the same do not do the same.
@@ -22,8 +22,8 @@ broken at random, so that no replica is favoured and routers that see the same d
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from memroute.footprint.request import RequestProfile
-from memroute.pressure.ledger import ReplicaLedger
+from memroute.traffic.replica.ledger import ReplicaLedger
+from memroute.traffic.request import RequestProfile
 
 KAPPA: Final = 0.05
 RHO: Final = 4.0
@@ -76,7 +76,7 @@ class Choice:
         self.projected_ratio = projected_ratio
         """KV use to come, the request with it; None when the capacity is unknown."""
         self.closed = closed
-        """Candidates that did not take it then, by why (``memroute.admission.Closed``)."""
+        """Candidates that did not take it then, by why (``ClosedReason``)."""
 
     @property
     def why(self) -> str:
@@ -84,7 +84,7 @@ class Choice:
         ratio = "unknown" if self.projected_ratio is None else f"{self.projected_ratio:.3f}"
         closed = ", ".join(f"{count} {why}" for why, count in self.closed.items())
         return (
-            f"{self.policy}: best of {self.num_candidates} candidate(s); waits "
+            f"{self.policy}: best of {self.num_candidates} backend(s); waits "
             f"{self.wait_seconds:.3f} s there, prefills {self.own_seconds:.3f} s, "
             f"{self.hit_tokens} tokens cached, projected KV use {ratio}"
             + (f"; closed: {closed}" if closed else "")

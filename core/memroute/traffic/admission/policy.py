@@ -4,7 +4,7 @@
 no replica is ready                       → Reject(no-ready-replica)
 no replica could ever hold it             → Reject(never-fits), with the numbers
 a replica is open to it                   → it may be sent there
-else                                      → Hold, with how long it may take
+else                                      → NotNow, with how long it may take
 ```
 
 A replica is open to a request unless
@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from memroute.footprint.request import RequestProfile
-from memroute.pressure.ledger import ReplicaLedger
+from memroute.traffic.replica.ledger import ReplicaLedger
+from memroute.traffic.request import RequestProfile
 
 DEFAULT_RETRY_AFTER_SECONDS: Final = 2
 # When no token was ever freed there is no rate to compute from; most answers end sooner.
@@ -74,7 +74,7 @@ class RejectReason(StrEnum):
     NO_READY_REPLICA = "no-ready-replica"
 
 
-class Closed(StrEnum):
+class ClosedReason(StrEnum):
     """Why a replica does not take a request now; the value is a metric label."""
 
     NOT = "open"
@@ -87,12 +87,13 @@ class Closed(StrEnum):
 
 
 # Looked up once, not for every replica.
-_OPEN: Final = Closed.NOT
-_MEMORY: Final = Closed.MEMORY
-_SLOTS: Final = Closed.SLOTS
-_PACE: Final = Closed.PACE
-_PREFILL: Final = Closed.PREFILL
-_PROOF: Final = Closed.PROOF
+_OPEN: Final = ClosedReason.NOT
+_MEMORY: Final = ClosedReason.MEMORY
+_SLOTS: Final = ClosedReason.SLOTS
+_ADAPTERS: Final = ClosedReason.ADAPTERS
+_PACE: Final = ClosedReason.PACE
+_PREFILL: Final = ClosedReason.PREFILL
+_PROOF: Final = ClosedReason.PROOF
 
 
 class AdmissionSettings:
@@ -164,7 +165,7 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
+class NotNow:
     """It would fit, not now: why, in a sentence with numbers, and how long it may take."""
 
     message: str
@@ -185,7 +186,7 @@ class Hold:
         return Reject(reason=reason, message=told, retry_after_seconds=retry_after)
 
 
-def closed_to(
+def reason_closed(
     ledger: ReplicaLedger,
     *,
     prompt_tokens: int,
@@ -193,7 +194,7 @@ def closed_to(
     output_tokens: int,
     settings: AdmissionSettings,
     now_seconds: float,
-) -> Closed:
+) -> ClosedReason:
     """Why the replica does not take such a request now; ``NOT`` when it does.
 
     ``work_tokens``: of the prompt, what the replica would have to compute.
@@ -223,7 +224,7 @@ def closed_to(
 
 def _behind_others(
     ledger: ReplicaLedger, settings: AdmissionSettings, now_seconds: float
-) -> Closed:
+) -> ClosedReason:
     """Whether the prompts that wait there are enough, or wait for longer than they should."""
     speed = ledger.speed
     queued = speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
@@ -242,7 +243,7 @@ def _behind_others(
 def _slows_others(ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSettings) -> bool:
     """Whether the prompt would make the answers there slower than they may be."""
     speed = ledger.speed
-    share = ledger.inverse_outputs / ledger.num_streams
+    share = ledger.sum_inverse_expected_lengths / ledger.num_streams
     stall = speed.token_seconds * (ledger.pending_tokens + work_tokens)
     margin = min(MAX_PACE_MARGIN_RATIO, PACE_MARGIN_RATIO * math.sqrt(share))
     return speed.mean_step_seconds + stall * share > settings.tpot_target_seconds * (1 - margin)
@@ -275,13 +276,13 @@ def not_now(
     profile: RequestProfile,
     replicas: Sequence[ReplicaLedger],
     *,
-    closed: dict[Closed, int],
+    closed: dict[ClosedReason, int],
     settings: AdmissionSettings,
     expected_wait_seconds: float | None,
-) -> Hold:
+) -> NotNow:
     """What is said of a request that would fit, not now. ``closed``: replicas by reason."""
     told = []
-    if Closed.MEMORY in closed:
+    if ClosedReason.MEMORY in closed:
         shortfalls = [
             replica.projected_tokens()
             + profile.expected_tokens
@@ -291,23 +292,23 @@ def not_now(
         ]
         shortfall = math.ceil(max(1.0, min(shortfalls, default=1.0)))
         told.append(
-            f"{closed[Closed.MEMORY]} have no room in their KV cache (the emptiest is {shortfall} "
+            f"{closed[_MEMORY]} have no room in their KV cache (the emptiest is {shortfall} "
             f"tokens short under its watermark of {settings.watermark_ratio:.0%})"
         )
-    if Closed.SLOTS in closed:
-        told.append(f"{closed[Closed.SLOTS]} run as many requests as they do at once")
-    if Closed.ADAPTERS in closed:
-        told.append(f"{closed[Closed.ADAPTERS]} have no slot for its LoRA adapter")
-    if Closed.PACE in closed:
+    if ClosedReason.SLOTS in closed:
+        told.append(f"{closed[_SLOTS]} run as many requests as they do at once")
+    if ClosedReason.ADAPTERS in closed:
+        told.append(f"{closed[_ADAPTERS]} have no slot for its LoRA adapter")
+    if ClosedReason.PACE in closed:
         target = 1e3 * settings.tpot_target_seconds
-        told.append(f"{closed[Closed.PACE]} would answer others slower than {target:.0f} ms/token")
-    if Closed.PREFILL in closed:
+        told.append(f"{closed[_PACE]} would answer others slower than {target:.0f} ms/token")
+    if ClosedReason.PREFILL in closed:
         told.append(
-            f"{closed[Closed.PREFILL]} have prompts for {settings.max_prefill_seconds:g} s waiting"
+            f"{closed[_PREFILL]} have prompts for {settings.max_prefill_seconds:g} s waiting"
         )
-    if Closed.PROOF in closed:
-        told.append(f"{closed[Closed.PROOF]} have not answered of late")
-    return Hold(
+    if ClosedReason.PROOF in closed:
+        told.append(f"{closed[_PROOF]} have not answered of late")
+    return NotNow(
         message=(
             f"the request is expected to hold {profile.expected_tokens} tokens; of "
             f"{len(replicas)} replica(s) {', '.join(told) or 'none takes it'}"

@@ -22,12 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from memroute.footprint.request import RequestProfile
-from memroute.pressure.ledger import ReplicaLedger
-from memroute.routing.choose import RandomSource
+from memroute.traffic.replica.ledger import ReplicaLedger
+from memroute.traffic.request import Hits, RequestProfile
+from memroute.traffic.routing.cost import RandomSource
 
-Hits = Mapping[str, int]
-"""Tokens of the prompt that a replica has cached, by replica; who is not in it has none."""
 Pick = Callable[[RequestProfile, Sequence[ReplicaLedger], Hits, RandomSource], ReplicaLedger]
 Score = Callable[[RequestProfile, ReplicaLedger, int], float]
 

@@ -46,7 +46,7 @@ class QueueRefusal(StrEnum):
     TIME = "it would wait for too long"
 
 
-class Held(Generic[T]):
+class QueuedRequest(Generic[T]):
     """One request that waits."""
 
     __slots__ = (
@@ -80,7 +80,7 @@ class Held(Generic[T]):
         self.is_late = False
         """Whether it is set aside because it will be late, or others would."""
 
-    def __lt__(self, other: "Held[T]") -> bool:
+    def __lt__(self, other: "QueuedRequest[T]") -> bool:
         return (self.deadline_seconds, self.order) < (other.deadline_seconds, other.order)
 
 
@@ -92,7 +92,7 @@ class _Flow(Generic[T]):
     def __init__(self) -> None:
         self.deficit_tokens = QUANTUM_TOKENS
         self.held_tokens = 0
-        self.held: list[Held[T]] = []
+        self.held: list[QueuedRequest[T]] = []
 
 
 class _Planned(Generic[T]):
@@ -102,9 +102,9 @@ class _Planned(Generic[T]):
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.by_seconds: list[tuple[float, int, Held[T]]] = []
+        self.by_seconds: list[tuple[float, int, QueuedRequest[T]]] = []
 
-    def add(self, held: Held[T], seconds: float) -> None:
+    def add(self, held: QueuedRequest[T], seconds: float) -> None:
         self.seconds += seconds
         heapq.heappush(self.by_seconds, (-seconds, held.order, held))
 
@@ -123,7 +123,7 @@ class FairQueue(Generic[T]):
         self.limits = limits
         self.held_tokens = 0
         """Tokens that the held requests are expected to need."""
-        self._by_item: OrderedDict[T, Held[T]] = OrderedDict()
+        self._by_item: OrderedDict[T, QueuedRequest[T]] = OrderedDict()
         self._bands: dict[int, OrderedDict[str, _Flow[T]]] = {}
         self._num_held = 0
 
@@ -155,10 +155,10 @@ class FairQueue(Generic[T]):
         now_seconds: float,
         tenant: str = "",
         priority: int = 0,
-    ) -> Held[T]:
+    ) -> QueuedRequest[T]:
         """Let it wait."""
         self._num_held += 1
-        held = Held(
+        held = QueuedRequest(
             item,
             order=self._num_held,
             tenant=tenant,
@@ -200,7 +200,7 @@ class FairQueue(Generic[T]):
                 )
         return ahead
 
-    def victim(self, num_tokens: int, *, tenant: str, priority: int) -> Held[T] | None:
+    def victim(self, num_tokens: int, *, tenant: str, priority: int) -> QueuedRequest[T] | None:
         """Who would have to leave a full queue for one more of this tenant; None: nobody.
 
         The last of the tenant that has most waiting, of the least priority: a flood pushes out
@@ -232,7 +232,7 @@ class FairQueue(Generic[T]):
             self._bands.clear()
         return True
 
-    def served(self, held: Held[T]) -> None:
+    def served(self, held: QueuedRequest[T]) -> None:
         """It has had its turn: its tenant has spent its tokens."""
         band = self._bands[held.priority]
         flow = band[held.tenant]
@@ -261,7 +261,7 @@ class FairQueue(Generic[T]):
         """
         start = now_seconds + backlog_seconds
         for priority in sorted(self._bands, reverse=True):
-            ordered: list[Held[T]] = []
+            ordered: list[QueuedRequest[T]] = []
             for flow in self._bands[priority].values():
                 ordered += flow.held
             ordered.sort()
@@ -282,13 +282,13 @@ class FairQueue(Generic[T]):
                         greatest = max(planned.values(), key=_seconds_of)
                     start -= greatest.set_longest_aside() / num_replicas
 
-    def in_turn(self, max_held: int) -> list[Held[T]]:
+    def in_turn(self, max_held: int) -> list[QueuedRequest[T]]:
         """Who goes next: the first of each tenant, then the second, at most ``max_held``.
 
         Of one priority those that can be in time come before those that are late, and late ones
         only when none of the others is left; then the next priority.
         """
-        turns: list[Held[T]] = []
+        turns: list[QueuedRequest[T]] = []
         for priority in sorted(self._bands, reverse=True):
             flows = self._bands[priority].values()
             for is_late in (False, True):
@@ -317,7 +317,7 @@ class FairQueue(Generic[T]):
             late.append(item)
         return late
 
-    def waiting(self) -> list[Held[T]]:
+    def waiting(self) -> list[QueuedRequest[T]]:
         """All of them, in the order in which they came."""
         return list(self._by_item.values())
 

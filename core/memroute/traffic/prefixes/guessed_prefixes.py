@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-from memroute.pressure.holders import BlockHolders
+from memroute.traffic.prefixes.holders import BlockHolders
 
 MAX_BLOCKS_PER_REPLICA: Final = 8192
 # Two million tokens at 256 each: more than any replica of today holds; a few MB of index.

@@ -13,7 +13,7 @@ event comes.
 
 from collections.abc import Sequence
 
-from memroute.pressure.holders import BlockHolders
+from memroute.traffic.prefixes.holders import BlockHolders
 
 
 class BlockIndex:

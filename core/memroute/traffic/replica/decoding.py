@@ -10,7 +10,7 @@ that a step costs nothing here.
 
 from bisect import bisect_right
 
-from memroute.footprint.request import RequestProfile
+from memroute.traffic.request import RequestProfile
 
 
 class Reservation:
@@ -64,13 +64,18 @@ class DecodingAnswers:
     """In the order of their expected ends. ``step``: the replica's own clock, in steps."""
 
     __slots__ = (
-        "_base_tokens", "_finishes", "_peak_tokens", "_streams", "inverse_outputs", "num_streams",
+        "_base_tokens",
+        "_finishes",
+        "_peak_tokens",
+        "_streams",
+        "num_streams",
+        "sum_inverse_expected_lengths",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.num_streams = 0
         """Our answers that decode."""
-        self.inverse_outputs = 0.0
+        self.sum_inverse_expected_lengths = 0.0
         """Sum over those of one over the length that a short one of its kind would have."""
         self._finishes: list[int] = []
         self._streams: list[Reservation] = []
@@ -124,7 +129,7 @@ class DecodingAnswers:
         self._streams.insert(index, lease)
         self.num_streams += 1
         self._base_tokens += lease.base_tokens
-        self.inverse_outputs += lease.inverse_output
+        self.sum_inverse_expected_lengths += lease.inverse_output
         self._peak_tokens = -1
 
     def drop(self, lease: Reservation) -> None:
@@ -136,7 +141,7 @@ class DecodingAnswers:
         del self._streams[index]
         self.num_streams -= 1
         self._base_tokens -= lease.base_tokens
-        self.inverse_outputs -= lease.inverse_output
+        self.sum_inverse_expected_lengths -= lease.inverse_output
         if not self.num_streams:
-            self.inverse_outputs = 0.0
+            self.sum_inverse_expected_lengths = 0.0
         self._peak_tokens = -1

@@ -2,11 +2,11 @@
 
 ```text
 submit ── never fits ──────────────────────────────────────────► Reject
-       ── the cheapest replica is open, nobody waits ──────────► Placement (reserved in this step)
+       ── the cheapest replica is open, nobody waits ──────────► Assignment (reserved in this step)
        ── it is closed, and there is time to wait for it ──────► held
-       ── no time: the cheapest open one ──────────────────────► Placement
+       ── no time: the cheapest open one ──────────────────────► Assignment
        ── none is open ────────────────────────────────────────► held, or Reject: the queue is full
-turns  ── whose turn is it, now that something has changed? ───► Placement, or Reject: too late
+turns  ── whose turn is it, now that something has changed? ───► Assignment, or Reject: too late
 ```
 
 The same object decides in the router and in the simulator's virtual time: it has no clock and no
@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from memroute.admission import (
+from memroute.traffic.admission import (
     AdmissionSettings,
-    Closed,
+    ClosedReason,
     FairQueue,
-    Held,
-    Hold,
+    NotNow,
+    QueuedRequest,
     QueueLimits,
     QueueRefusal,
     Reject,
@@ -37,21 +37,22 @@ from memroute.admission import (
     no_ready_replica,
     not_now,
 )
-from memroute.dispatch.cached import CachedPrompts
-from memroute.dispatch.candidates import Candidate, compare_speed, usable
-from memroute.dispatch.search import Search, search
-from memroute.dispatch.waiting import Ticket, WaitingLine
-from memroute.footprint.request import RequestProfile
-from memroute.pressure import OutputLengths, ReplicaLedger, ReplicaReading, Reservation
-from memroute.pressure.ledger import MEMORY_QUANTILE
-from memroute.pressure.reading import MAX_AGE_SECONDS
-from memroute.routing.choose import Choice, RandomSource, wait_seconds
-from memroute.routing.published import PUBLISHED, SEES_PREFIXES, Hits, Pick
+from memroute.traffic.dispatch.waiting_line import Ticket, WaitingLine
+from memroute.traffic.lengths import OutputLengths
+from memroute.traffic.prefixes.cached_prompts import CachedPrompts
+from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation
+from memroute.traffic.replica.backend import Backend, compare_speed, usable
+from memroute.traffic.replica.ledger import MEMORY_QUANTILE
+from memroute.traffic.replica.reading import MAX_AGE_SECONDS
+from memroute.traffic.request import Hits, RequestProfile
+from memroute.traffic.routing.cost import Choice, RandomSource, wait_seconds
+from memroute.traffic.routing.published import PUBLISHED, SEES_PREFIXES, Pick
+from memroute.traffic.routing.shortlist import Shortlist, search
 
 MEMROUTE: Final = "memroute"
 MAX_TRIED: Final = 8
-# Held requests that are looked at when something has changed: one that is too large for the room
-# there is does not keep the smaller ones behind it.
+# Held requests that are looked at when something has changed: one that is too large for the
+# room there is does not keep the smaller ones behind it.
 LATE_WAIT_SECONDS: Final = 0.05
 # A request that is late anyway goes only where it makes nobody else wait.
 OVER_SHARE_LIMIT_RATIO: Final = 0.8
@@ -84,13 +85,13 @@ class DispatchSettings:
     none gets nothing; one whose replicas are all out leaves its requests to the others."""
 
 
-class Placement:
+class Assignment:
     """A replica that was chosen, and what was reserved there in the same step."""
 
-    __slots__ = ("candidate", "choice", "reservation")
+    __slots__ = ("backend", "choice", "reservation")
 
-    def __init__(self, candidate: Candidate, choice: Choice, reservation: Reservation) -> None:
-        self.candidate = candidate
+    def __init__(self, backend: Backend, choice: Choice, reservation: Reservation) -> None:
+        self.backend = backend
         self.choice = choice
         self.reservation = reservation
 
@@ -113,9 +114,9 @@ class Dispatcher:
         self.settings = settings
         self.line = WaitingLine(limits)
         self.lengths = OutputLengths()
-        self.candidates: dict[str, Candidate] = {}
+        self.backends: dict[str, Backend] = {}
         self.num_would_hold = 0
-        self.closed_counts: dict[Closed, int] = {}
+        self.closed_counts: dict[ClosedReason, int] = {}
         """Replicas that were closed to a request when it came, by why."""
         self.cached = CachedPrompts()
         self._find_hits = find_hits
@@ -141,15 +142,15 @@ class Dispatcher:
         elif is_new:
             self._pick = PUBLISHED[settings.policy]()
 
-    def add(self, candidate: Candidate) -> None:
+    def add(self, backend: Backend) -> None:
         """A replica is there, its cache cold."""
-        self.cached.added(candidate.ledger.replica)
-        self.candidates[candidate.ledger.replica] = candidate
+        self.cached.added(backend.ledger.replica)
+        self.backends[backend.ledger.replica] = backend
 
-    def remove(self, replica: str) -> Candidate | None:
+    def remove(self, replica: str) -> Backend | None:
         """A replica is gone; leases on it stay valid until they are released."""
         self.cached.removed(replica)
-        return self.candidates.pop(replica, None)
+        return self.backends.pop(replica, None)
 
     def ledger(
         self,
@@ -170,7 +171,7 @@ class Dispatcher:
 
     # Requests.
 
-    def submit(self, ticket: Ticket, *, now_seconds: float) -> Placement | Reject | None:
+    def submit(self, ticket: Ticket, *, now_seconds: float) -> Assignment | Reject | None:
         """Room on a replica, a refusal, or None: it waits, and ``turns`` will tell."""
         possible = self._possible(ticket, now_seconds)
         if isinstance(possible, Reject):
@@ -202,20 +203,20 @@ class Dispatcher:
         """It waits no more: its client has gone. False when it did not wait."""
         return self.queue.remove(ticket)
 
-    def turns(self, *, now_seconds: float) -> list[tuple[Ticket, Placement | Reject]]:
+    def turns(self, *, now_seconds: float) -> list[tuple[Ticket, Assignment | Reject]]:
         """Held requests whose turn has come, or whose time is over."""
         queue = self.queue
-        done: list[tuple[Ticket, Placement | Reject]] = []
+        done: list[tuple[Ticket, Assignment | Reject]] = []
         if self._evicted:
             done += self._evicted
             self._evicted.clear()
         if not len(queue):
             return done
-        self.line.plan(self.candidates.values(), now_seconds=now_seconds)
-        searches: dict[Ticket, Search] = {}
+        self.line.plan(self.backends.values(), now_seconds=now_seconds)
+        searches: dict[Ticket, Shortlist] = {}
         while (turn := self._turn(searches, now_seconds)) is not None:
             held, verdict = turn
-            is_placed = isinstance(verdict, Placement)
+            is_placed = isinstance(verdict, Assignment)
             self.line.turn_taken(held, is_placed=is_placed, now_seconds=now_seconds)
             searches.pop(held.item, None)
             done.append((held.item, verdict))
@@ -232,12 +233,12 @@ class Dispatcher:
     def stuck(self, *, now_seconds: float) -> list[Reservation]:
         """Requests that wait at replicas that hang, where others could take them."""
         found: list[Reservation] = []
-        routable = [c for c in self.candidates.values() if c.is_routable]
-        num_healthy = sum(not candidate.health.is_out for candidate in routable)
-        for candidate in routable:
-            ledger = candidate.ledger
+        routable = [c for c in self.backends.values() if c.is_routable]
+        num_healthy = sum(not backend.health.is_out for backend in routable)
+        for backend in routable:
+            ledger = backend.ledger
             # One that is out has what is on trial there, and what was sent before it was known.
-            is_out = candidate.health.is_out
+            is_out = backend.health.is_out
             others = num_healthy - (0 if is_out else 1)
             if others and hangs(
                 ledger,
@@ -279,7 +280,7 @@ class Dispatcher:
         """A replica was read: what it holds is known anew."""
         ledger.settle(now_seconds=reading.taken_at_seconds)
         ledger.apply_reading(reading)
-        compare_speed(ledger, self.candidates.values())
+        compare_speed(ledger, self.backends.values())
 
     def expected_wait_seconds(self, *, now_seconds: float) -> float | None:
         """How long what waits now takes to be given room, at the rate at which that goes."""
@@ -287,29 +288,29 @@ class Dispatcher:
 
     # Inside.
 
-    def _usable(self, ticket: Ticket, now_seconds: float) -> list[Candidate]:
+    def _usable(self, ticket: Ticket, now_seconds: float) -> list[Backend]:
         return usable(
-            self.candidates.values(),
+            self.backends.values(),
             tried=ticket.tried,
             shares=self.settings.shares,
             draw=ticket.profile.draw,
             now_seconds=now_seconds,
         )
 
-    def _possible(self, ticket: Ticket, now_seconds: float) -> list[Candidate] | Reject:
+    def _possible(self, ticket: Ticket, now_seconds: float) -> list[Backend] | Reject:
         """Those that could ever hold the request, or why there are none."""
         there = self._usable(ticket, now_seconds)
         if not there:
             return no_ready_replica()
         least = ticket.profile.least_tokens
         possible = []
-        for candidate in there:
-            limit = candidate.ledger.limit_tokens
+        for backend in there:
+            limit = backend.ledger.limit_tokens
             if limit is None or least <= limit:
-                possible.append(candidate)
+                possible.append(backend)
         if possible:
             return possible
-        return never_fits(ticket.profile, [candidate.ledger for candidate in there])
+        return never_fits(ticket.profile, [backend.ledger for backend in there])
 
     def _may_wait_for_replicas(self, reject: Reject) -> bool:
         return self.settings.waits_for_replicas and reject.reason is RejectReason.NO_READY_REPLICA
@@ -331,7 +332,7 @@ class Dispatcher:
         find = self._find_hits
         return self.cached.hits(ticket.profile) if find is None else find(ticket)
 
-    def _search(self, ticket: Ticket, possible: Sequence[Candidate], now_seconds: float) -> Search:
+    def _search(self, ticket: Ticket, possible: Sequence[Backend], now_seconds: float) -> Shortlist:
         return search(
             possible,
             ticket.profile,
@@ -351,11 +352,11 @@ class Dispatcher:
     def _is_over_share(self, tenant: str, now_seconds: float) -> bool:
         return self.line.is_over_share(tenant, now_seconds=now_seconds)
 
-    def _nothing(self, ticket: Ticket) -> Search:
+    def _nothing(self, ticket: Ticket) -> Shortlist:
         """What is found where there is nobody to look at."""
-        return Search(0, self._output_tokens(ticket.profile), self.settings.limits)
+        return Shortlist(0, self._output_tokens(ticket.profile), self.settings.limits)
 
-    def _admissible(self, ticket: Ticket, found: Search, now_seconds: float) -> Candidate | None:
+    def _admissible(self, ticket: Ticket, found: Shortlist, now_seconds: float) -> Backend | None:
         """Where it goes now: None when it should wait."""
         deadline = self._deadline(ticket.profile, now_seconds)
         if found.is_best_open or found.is_second_best_due(
@@ -370,8 +371,8 @@ class Dispatcher:
         return now_seconds + self.settings.limits.ttft_target_seconds
 
     def _turn(
-        self, searches: dict[Ticket, Search], now_seconds: float
-    ) -> tuple[Held[Ticket], Placement | Reject] | None:
+        self, searches: dict[Ticket, Shortlist], now_seconds: float
+    ) -> tuple[QueuedRequest[Ticket], Assignment | Reject] | None:
         """The next held request that can go, and where; None when none can.
 
         First those whose own best replica is open; only then one that has no time left to wait
@@ -409,10 +410,10 @@ class Dispatcher:
 
     def _second_best(
         self,
-        turns: Sequence[Held[Ticket]],
-        searches: dict[Ticket, Search],
+        turns: Sequence[QueuedRequest[Ticket]],
+        searches: dict[Ticket, Shortlist],
         now_seconds: float,
-    ) -> tuple[Held[Ticket], Placement | Reject] | None:
+    ) -> tuple[QueuedRequest[Ticket], Assignment | Reject] | None:
         """A held request that can wait no longer for its best replica, and has another."""
         for held in turns:
             if not held.is_late and searches[held.item].is_second_best_due(
@@ -430,13 +431,13 @@ class Dispatcher:
     def _hold(
         self,
         ticket: Ticket,
-        found: Search,
-        possible: Sequence[Candidate],
+        found: Shortlist,
+        possible: Sequence[Backend],
         now_seconds: float,
     ) -> Reject | None:
         profile = ticket.profile
         tokens = profile.num_prompt_tokens + found.output_tokens
-        if Closed.MEMORY in found.closed:
+        if ClosedReason.MEMORY in found.closed:
             self.line.memory_binds(now_seconds=now_seconds)
         expected = self.line.expected_wait_seconds(profile, now_seconds)
         # One that has failed elsewhere was let in before: it waits, as long as it may.
@@ -467,13 +468,13 @@ class Dispatcher:
     def _not_now(
         self,
         profile: RequestProfile,
-        found: Search,
-        possible: Sequence[Candidate],
+        found: Shortlist,
+        possible: Sequence[Backend],
         expected_wait_seconds: float | None,
-    ) -> Hold:
+    ) -> NotNow:
         return not_now(
             profile,
-            [candidate.ledger for candidate in possible],
+            [backend.ledger for backend in possible],
             closed=found.closed,
             settings=self.settings.limits,
             expected_wait_seconds=expected_wait_seconds,
@@ -491,7 +492,7 @@ class Dispatcher:
             because="it would be late, and most of those that are late wait in vain now"
         )
 
-    def _expired(self, ticket: Ticket, now_seconds: float) -> Placement | Reject:
+    def _expired(self, ticket: Ticket, now_seconds: float) -> Assignment | Reject:
         """It has waited for its time: a last look, whatever others are promised."""
         there = self._usable(ticket, now_seconds)
         if not there:
@@ -509,8 +510,8 @@ class Dispatcher:
         )
 
     def _picked(
-        self, ticket: Ticket, possible: Sequence[Candidate], now_seconds: float
-    ) -> Placement:
+        self, ticket: Ticket, possible: Sequence[Backend], now_seconds: float
+    ) -> Assignment:
         """A published policy's choice."""
         profile = ticket.profile
         name = self.settings.policy
@@ -521,20 +522,20 @@ class Dispatcher:
         if pick is None:
             msg = "no published policy is set"
             raise RuntimeError(msg)
-        ledger = pick(profile, [candidate.ledger for candidate in possible], hits, self._rng)
-        found = Search(len(possible), self._output_tokens(profile), self.settings.limits)
+        ledger = pick(profile, [backend.ledger for backend in possible], hits, self._rng)
+        found = Shortlist(len(possible), self._output_tokens(profile), self.settings.limits)
         work = max(1, profile.num_prompt_tokens - hits.get(ledger.replica, 0))
-        chosen = self.candidates[ledger.replica]
+        chosen = self.backends[ledger.replica]
         found.open, found.open_work = chosen, work
         return self._reserve(ticket, chosen, found, now_seconds)
 
     def _unheld(
         self,
         ticket: Ticket,
-        found: Search,
-        possible: Sequence[Candidate],
+        found: Shortlist,
+        possible: Sequence[Backend],
         now_seconds: float,
-    ) -> Placement:
+    ) -> Assignment:
         """Where it goes when nothing is held or refused."""
         if self._pick is not None:
             return self._picked(ticket, possible, now_seconds)
@@ -546,10 +547,10 @@ class Dispatcher:
     def _reserve(
         self,
         ticket: Ticket,
-        chosen: Candidate,
-        found: Search,
+        chosen: Backend,
+        found: Shortlist,
         now_seconds: float,
-    ) -> Placement:
+    ) -> Assignment:
         profile = ticket.profile
         ledger = chosen.ledger
         output, work = found.output_tokens, found.open_work
@@ -574,4 +575,4 @@ class Dispatcher:
         self.line.placed(
             profile.tenant, profile.num_prompt_tokens + output, now_seconds=now_seconds
         )
-        return Placement(chosen, choice, reservation)
+        return Assignment(chosen, choice, reservation)

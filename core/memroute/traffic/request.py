@@ -1,5 +1,10 @@
 """Tokens that one request will hold in a KV cache."""
 
+from collections.abc import Mapping
+
+Hits = Mapping[str, int]
+"""Tokens of one prompt that each replica has cached, by replica; absent: none."""
+
 
 class RequestProfile:
     """What is known of a request before an engine has seen it; never changed afterwards.

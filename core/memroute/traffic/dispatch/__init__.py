@@ -1,19 +1,19 @@
 """What becomes of the requests of one pool, over time: admission and routing in one step."""
 
-from memroute.dispatch.candidates import Candidate
-from memroute.dispatch.dispatcher import (
+from memroute.traffic.dispatch.dispatcher import (
     AdmissionMode,
+    Assignment,
     Dispatcher,
     DispatchSettings,
-    Placement,
 )
-from memroute.dispatch.waiting import Ticket
+from memroute.traffic.dispatch.waiting_line import Ticket
+from memroute.traffic.replica.backend import Backend
 
 __all__ = [
     "AdmissionMode",
-    "Candidate",
+    "Assignment",
+    "Backend",
     "DispatchSettings",
     "Dispatcher",
-    "Placement",
     "Ticket",
 ]

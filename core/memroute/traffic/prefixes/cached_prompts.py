@@ -7,9 +7,11 @@ which take the guess's place there), and where a named session was served last.
 
 from typing import Final
 
-from memroute.footprint.request import RequestProfile
-from memroute.pressure import BlockIndex, PrefixIndex, ReplicaLedger, SessionIndex
-from memroute.routing.published import Hits
+from memroute.traffic.prefixes.guessed_prefixes import PrefixIndex
+from memroute.traffic.prefixes.reported_blocks import BlockIndex
+from memroute.traffic.prefixes.sessions import SessionIndex
+from memroute.traffic.replica import ReplicaLedger
+from memroute.traffic.request import Hits, RequestProfile
 
 UNKNOWN_CAPACITY_TOKENS: Final = 200_000
 # What the index takes a replica to keep that has not said how much it holds.

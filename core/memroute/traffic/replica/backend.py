@@ -3,14 +3,15 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from memroute.pressure import ReplicaHealth, ReplicaLedger
+from memroute.traffic.replica.health import ReplicaHealth
+from memroute.traffic.replica.ledger import ReplicaLedger
 
 MIN_SAMPLES: Final = 8
 MAX_COMPARED: Final = 32
 # A replica's own speed counts from so many times on; before, that of so many others.
 
 
-class Candidate:
+class Backend:
     """A replica that requests can be sent to."""
 
     __slots__ = ("health", "is_routable", "ledger", "version")
@@ -27,53 +28,51 @@ class Candidate:
 
 
 def usable(
-    candidates: Iterable[Candidate],
+    backends: Iterable[Backend],
     *,
     tried: Collection[str],
     shares: Mapping[str, float],
     draw: float,
     now_seconds: float,
-) -> list[Candidate]:
+) -> list[Backend]:
     """Those that may be tried now, of the version that the request has drawn.
 
     ``tried``: replicas that it has failed on. ``shares``: of the traffic, by version; none: all
     versions compete. ``draw``: the request's number from 0 to 1.
     """
-    found: list[Candidate] = []
-    out: list[Candidate] = []
-    for candidate in candidates:
-        if not candidate.is_routable or (tried and candidate.ledger.replica in tried):
+    found: list[Backend] = []
+    out: list[Backend] = []
+    for backend in backends:
+        if not backend.is_routable or (tried and backend.ledger.replica in tried):
             continue
-        if candidate.health.may_try(now_seconds=now_seconds):
-            found.append(candidate)
+        if backend.health.may_try(now_seconds=now_seconds):
+            found.append(backend)
         else:
-            out.append(candidate)
+            out.append(backend)
     # With every replica out, trying one is better than refusing all: they may be back.
     there = found or out
     return _of_version(there, shares, draw) if shares else there
 
 
-def _of_version(
-    candidates: list[Candidate], shares: Mapping[str, float], draw: float
-) -> list[Candidate]:
+def _of_version(backends: list[Backend], shares: Mapping[str, float], draw: float) -> list[Backend]:
     """Those of the version that was drawn, of the versions that are there."""
-    there = {candidate.version: shares.get(candidate.version, 0.0) for candidate in candidates}
+    there = {backend.version: shares.get(backend.version, 0.0) for backend in backends}
     left = draw * sum(there.values())
     for version in sorted(there):
         left -= there[version]
         if left < 0:
-            return [candidate for candidate in candidates if candidate.version == version]
+            return [backend for backend in backends if backend.version == version]
     return []
 
 
-def compare_speed(ledger: ReplicaLedger, candidates: Iterable[Candidate]) -> None:
+def compare_speed(ledger: ReplicaLedger, backends: Iterable[Backend]) -> None:
     """How fast it is, seen beside the others; one that has shown little is as they are.
 
     Else one that is faster than what learning starts from would keep all the requests.
     """
     prompt, token, tokens, count = 0.0, 0.0, 0.0, 0
-    for candidate in candidates:
-        speed = candidate.ledger.speed
+    for backend in backends:
+        speed = backend.ledger.speed
         if speed.num_samples >= MIN_SAMPLES:
             prompt += speed.own_prompt_seconds
             token += speed.own_token_seconds

@@ -4,25 +4,24 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from memroute.admission import AdmissionSettings, Closed, closed_to
-from memroute.dispatch.candidates import Candidate
-from memroute.footprint.request import RequestProfile
-from memroute.routing.choose import (
+from memroute.traffic.admission import AdmissionSettings, ClosedReason, reason_closed
+from memroute.traffic.replica.backend import Backend
+from memroute.traffic.request import Hits, RequestProfile
+from memroute.traffic.routing.cost import (
     ADAPTER_SECONDS,
     STALE_SECONDS,
     RandomSource,
     cost_seconds,
 )
-from memroute.routing.published import Hits
 
-_OPEN: Final = Closed.NOT
-_ADAPTERS: Final = Closed.ADAPTERS
+_OPEN: Final = ClosedReason.NOT
+_ADAPTERS: Final = ClosedReason.ADAPTERS
 SAME_SECONDS: Final = 0.002
 # What nobody would notice is the same: learned speeds differ by as much from noise alone.
 
 
-class Search:
-    """The outcome of looking at every candidate: the cheapest, and the cheapest that is open."""
+class Shortlist:
+    """The outcome of looking at every backend: the cheapest, and the cheapest that is open."""
 
     __slots__ = (
         "_limits", "_num_best", "_num_open", "best", "best_cost", "best_work", "closed",
@@ -34,30 +33,30 @@ class Search:
         self.num_candidates = num_candidates
         self.output_tokens = output_tokens
         """How long the answer is expected to be."""
-        self.best: Candidate | None = None
+        self.best: Backend | None = None
         self.best_cost = math.inf
         self.best_work = 0
         self.is_best_open = False
-        self.open: Candidate | None = None
+        self.open: Backend | None = None
         self.open_cost = math.inf
         self.open_work = 0
-        self.closed: dict[Closed, int] = {}
+        self.closed: dict[ClosedReason, int] = {}
         """Of those that cost no more than the cheapest open one found before them, how many are
         closed, by why: all that are, where none is open."""
         self._num_best = 0
         self._num_open = 0
 
     def offer(
-        self, candidate: Candidate, work: int, cost: float, closed: Closed, rng: RandomSource
+        self, backend: Backend, work: int, cost: float, closed: ClosedReason, rng: RandomSource
     ) -> None:
-        """One more candidate. Of several that cost the same, each is kept with the same chance."""
+        """One more backend. Of several that cost the same, each is kept with the same chance."""
         if closed is _OPEN:
             if cost < self.open_cost:
                 self._num_open = 0
             if cost <= self.open_cost:
                 self._num_open += 1
                 if self._num_open == 1 or rng.random() * self._num_open < 1.0:
-                    self.open, self.open_cost, self.open_work = candidate, cost, work
+                    self.open, self.open_cost, self.open_work = backend, cost, work
         else:
             self.closed[closed] = self.closed.get(closed, 0) + 1
             cost += self._limits.closed_seconds
@@ -66,7 +65,7 @@ class Search:
         if cost <= self.best_cost:
             self._num_best += 1
             if self._num_best == 1 or rng.random() * self._num_best < 1.0:
-                self.best, self.best_cost, self.best_work = candidate, cost, work
+                self.best, self.best_cost, self.best_work = backend, cost, work
                 self.is_best_open = closed is _OPEN
 
     def is_second_best_due(self, *, deadline_seconds: float, now_seconds: float) -> bool:
@@ -84,7 +83,7 @@ class Search:
 
 
 def search(
-    candidates: Sequence[Candidate],
+    backends: Sequence[Backend],
     profile: RequestProfile,
     *,
     hits: Hits,
@@ -93,18 +92,18 @@ def search(
     max_age_seconds: float,
     rng: RandomSource,
     now_seconds: float,
-) -> Search:
-    """Look at every candidate: what the request costs there, and whether it is taken there now.
+) -> Shortlist:
+    """Look at every backend: what the request costs there, and whether it is taken there now.
 
     ``hits``: tokens of its prompt that each has cached. ``output_tokens``: how long its answer is
     expected to be. ``max_age_seconds``: of readings
-    that are trusted. Linear in the candidates: the one loop over all replicas of a pool.
+    that are trusted. Linear in the backends: the one loop over all replicas of a pool.
     """
     prompt, adapter = profile.num_prompt_tokens, profile.adapter
     oldest = now_seconds - max_age_seconds
-    found = Search(len(candidates), output_tokens, limits)
-    for candidate in candidates:
-        ledger = candidate.ledger
+    found = Shortlist(len(backends), output_tokens, limits)
+    for backend in backends:
+        ledger = backend.ledger
         work = prompt
         if hits:
             work = max(1, prompt - hits.get(ledger.replica, 0))
@@ -127,7 +126,7 @@ def search(
             continue
         closed = _ADAPTERS
         if has_slot:
-            closed = closed_to(
+            closed = reason_closed(
                 ledger,
                 prompt_tokens=prompt,
                 work_tokens=work,
@@ -135,5 +134,5 @@ def search(
                 settings=limits,
                 now_seconds=now_seconds,
             )
-        found.offer(candidate, work, cost, closed, rng)
+        found.offer(backend, work, cost, closed, rng)
     return found

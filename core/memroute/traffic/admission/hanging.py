@@ -6,8 +6,8 @@ that reports how much it computes can be told to hang.
 
 from typing import Final
 
-from memroute.admission.policy import AdmissionSettings
-from memroute.pressure.ledger import ReplicaLedger
+from memroute.traffic.admission.policy import AdmissionSettings
+from memroute.traffic.replica.ledger import ReplicaLedger
 
 LATE_RATIO: Final = 4.0
 # Silent for so many times what the prompts that wait there should take.

@@ -23,11 +23,11 @@ answers share its steps. Nothing here goes by the wall clock: a lease ends when 
 
 from typing import Final
 
-from memroute.footprint.request import RequestProfile
-from memroute.pressure.growth import DecodingAnswers, Reservation
-from memroute.pressure.output_length import OutputLengths
-from memroute.pressure.reading import ReplicaReading
-from memroute.pressure.speed import SpeedMeter
+from memroute.traffic.lengths.output import OutputLengths
+from memroute.traffic.replica.decoding import DecodingAnswers, Reservation
+from memroute.traffic.replica.reading import ReplicaReading
+from memroute.traffic.replica.speed import SpeedMeter
+from memroute.traffic.request import RequestProfile
 
 PACE_QUANTILE: Final = 0.3
 # Short answers suffer most from a prompt in between: they are planned for.
@@ -126,7 +126,7 @@ class ReplicaLedger(DecodingAnswers):
         self._projected_tokens = -1
         self._ended: list[tuple[float, int]] = []
         self._unseen: list[Reservation] = []
-        self._told_capacity()
+        self._refresh_capacity()
 
     # What is told.
 
@@ -134,11 +134,11 @@ class ReplicaLedger(DecodingAnswers):
         """What the operator says now; the engine's own word goes before it."""
         self._promised_capacity_tokens = capacity_tokens
         self._max_context_tokens = max_context_tokens
-        self._told_capacity()
+        self._refresh_capacity()
 
     def apply_reading(self, reading: ReplicaReading) -> None:
         """Take a new reading: see the module's text for what it is taken to include."""
-        self._heed(self.reading, reading)
+        self._adjust_ceiling(self.reading, reading)
         computed, last = reading.num_computed_tokens_total, self.reading
         self.tells_life = computed is not None
         if computed is not None and last is not None:
@@ -151,7 +151,7 @@ class ReplicaLedger(DecodingAnswers):
         self._projected_tokens = -1
         self.sent_since_reading_tokens = 0
         started = self.read_at_seconds = reading.taken_at_seconds
-        self._told_capacity()
+        self._refresh_capacity()
         seen, maybe, num_sent, hits = 0, 0, 0, 0
         for lease in self.leases:
             if lease.sent_at_seconds >= started:
@@ -250,11 +250,11 @@ class ReplicaLedger(DecodingAnswers):
             return
         self.progressed_at_seconds = now_seconds
         speed = self.speed
-        inverse = self.inverse_outputs
+        inverse = self.sum_inverse_expected_lengths
         window = num_streams / inverse if inverse > 0 else 0.0
         speed.stepped(window_steps=window, now_seconds=now_seconds, num_steps=num_steps)
         while (due := self.first_due(speed.num_steps)) is not None:
-            self._outlived(due)
+            self._re_estimate(due)
 
     def release(self, lease: Reservation, *, now_seconds: float = 0.0) -> int:
         """Give the lease back; returns the tokens it held at its end.
@@ -389,7 +389,7 @@ class ReplicaLedger(DecodingAnswers):
 
     # Inside.
 
-    def _told_capacity(self) -> None:
+    def _refresh_capacity(self) -> None:
         reading = self.reading
         capacity = self._promised_capacity_tokens
         if reading is not None and reading.kv_capacity_tokens is not None:
@@ -403,7 +403,7 @@ class ReplicaLedger(DecodingAnswers):
             limit = of_rank
         self.limit_tokens = limit
 
-    def _heed(self, before: ReplicaReading | None, now: ReplicaReading) -> None:
+    def _adjust_ceiling(self, before: ReplicaReading | None, now: ReplicaReading) -> None:
         """Preemptions since the last reading, or requests that wait for blocks, lower the ceiling.
 
         Those that wait are a sign only where they are ours (we thought that they would fit) and
@@ -470,7 +470,7 @@ class ReplicaLedger(DecodingAnswers):
             lease.settles_at_seconds = -1.0
             self._unseen.remove(lease)
 
-    def _outlived(self, lease: Reservation) -> None:
+    def _re_estimate(self, lease: Reservation) -> None:
         """It decodes longer than expected: expect anew, from those that got as long."""
         self.drop(lease)
         so_far = lease.base_tokens + self.speed.num_steps - lease.prompt_tokens

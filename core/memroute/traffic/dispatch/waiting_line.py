@@ -19,10 +19,10 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from memroute.admission import FairQueue, Held, QueueLimits
-from memroute.dispatch.candidates import Candidate
-from memroute.footprint.request import RequestProfile
-from memroute.pressure import RateMeter
+from memroute.traffic.admission import FairQueue, QueuedRequest, QueueLimits
+from memroute.traffic.replica import RateMeter
+from memroute.traffic.replica.backend import Backend
+from memroute.traffic.request import RequestProfile
 
 PLAN_SECONDS: Final = 0.01
 # How often who will be late is worked out anew.
@@ -138,7 +138,9 @@ class WaitingLine:
             priority=ticket.profile.priority,
         )
 
-    def turn_taken(self, held: Held[Ticket], *, is_placed: bool, now_seconds: float) -> None:
+    def turn_taken(
+        self, held: QueuedRequest[Ticket], *, is_placed: bool, now_seconds: float
+    ) -> None:
         """It waits no more: it was given room, or refused."""
         if held.is_late and is_placed:
             self._late_turn_at_seconds = now_seconds
@@ -198,17 +200,17 @@ class WaitingLine:
                 return []
         return [held.item for held in self.queue.waiting() if held.is_late]
 
-    def plan(self, candidates: Iterable[Candidate], *, now_seconds: float) -> None:
+    def plan(self, backends: Iterable[Backend], *, now_seconds: float) -> None:
         """Work out who will be late, where that was not done a moment ago."""
         if now_seconds - self._planned_at_seconds < PLAN_SECONDS:
             return
         self._planned_at_seconds = self._waited_at_seconds = now_seconds
         self._share_per_second = self._equal_share(now_seconds)
         prompt, token, backlog, count = 0.0, 0.0, 0.0, 0
-        for candidate in candidates:
-            if not candidate.is_routable:
+        for backend in backends:
+            if not backend.is_routable:
                 continue
-            ledger = candidate.ledger
+            ledger = backend.ledger
             ledger.settle(now_seconds=now_seconds)
             prompt += ledger.speed.prompt_seconds
             token += ledger.speed.token_seconds

@@ -1,0 +1,32 @@
+"""Now, later or never? In tokens and in seconds, per backend replica, never on a pool average."""
+
+from memroute.traffic.admission.hanging import hangs
+from memroute.traffic.admission.policy import (
+    AdmissionSettings,
+    ClosedReason,
+    NotNow,
+    Reject,
+    RejectReason,
+    never_fits,
+    no_ready_replica,
+    not_now,
+    reason_closed,
+)
+from memroute.traffic.admission.queue import FairQueue, QueuedRequest, QueueLimits, QueueRefusal
+
+__all__ = [
+    "AdmissionSettings",
+    "ClosedReason",
+    "FairQueue",
+    "NotNow",
+    "QueueLimits",
+    "QueueRefusal",
+    "QueuedRequest",
+    "Reject",
+    "RejectReason",
+    "hangs",
+    "never_fits",
+    "no_ready_replica",
+    "not_now",
+    "reason_closed",
+]

@@ -1,0 +1,15 @@
+"""What each replica has cached of a prompt: guessed, reported, or known by its session."""
+
+from memroute.traffic.prefixes.cached_prompts import CachedPrompts
+from memroute.traffic.prefixes.guessed_prefixes import PrefixIndex
+from memroute.traffic.prefixes.reported_blocks import BlockIndex, block_keys, chain_root
+from memroute.traffic.prefixes.sessions import SessionIndex
+
+__all__ = [
+    "BlockIndex",
+    "CachedPrompts",
+    "PrefixIndex",
+    "SessionIndex",
+    "block_keys",
+    "chain_root",
+]

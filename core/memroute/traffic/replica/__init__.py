@@ -1,0 +1,22 @@
+"""What do we know of a replica, and how fresh is it?"""
+
+from memroute.traffic.replica.backend import Backend, compare_speed, usable
+from memroute.traffic.replica.decoding import Reservation
+from memroute.traffic.replica.health import ReplicaHealth
+from memroute.traffic.replica.ledger import ReplicaLedger
+from memroute.traffic.replica.rate import RateMeter
+from memroute.traffic.replica.reading import ReplicaReading, max_age_seconds
+from memroute.traffic.replica.speed import SpeedMeter
+
+__all__ = [
+    "Backend",
+    "RateMeter",
+    "ReplicaHealth",
+    "ReplicaLedger",
+    "ReplicaReading",
+    "Reservation",
+    "SpeedMeter",
+    "compare_speed",
+    "max_age_seconds",
+    "usable",
+]
