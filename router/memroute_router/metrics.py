@@ -217,9 +217,9 @@ class _LedgerCollector(Collector):
                     blocks.add_metric(labels, told)
                 pending.add_metric(labels, ledger.pending_tokens)
                 foreign.add_metric(labels, ledger.foreign_tokens)
-                ceiling.add_metric(labels, ledger.ceiling_ratio)
+                ceiling.add_metric(labels, ledger.limits.ceiling_ratio)
                 rate.add_metric(labels, 1 / ledger.speed.token_seconds)
-                step.add_metric(labels, ledger.speed.mean_step_seconds)
+                step.add_metric(labels, ledger.steps.mean_seconds)
                 ratio = ledger.projected_ratio()
                 if ratio is not None:
                     projected.add_metric(labels, ratio)

@@ -1,20 +1,20 @@
 """Now, later or never? In tokens and in seconds, per backend replica, never on a pool average."""
 
+from memroute.traffic.admission.gates import GATES, ClosedReason, reason_closed
 from memroute.traffic.admission.hanging import hangs
-from memroute.traffic.admission.policy import (
-    AdmissionSettings,
-    ClosedReason,
+from memroute.traffic.admission.queue import FairQueue, QueuedRequest, QueueLimits, QueueRefusal
+from memroute.traffic.admission.refusals import (
     NotNow,
     Reject,
     RejectReason,
     never_fits,
     no_ready_replica,
     not_now,
-    reason_closed,
 )
-from memroute.traffic.admission.queue import FairQueue, QueuedRequest, QueueLimits, QueueRefusal
+from memroute.traffic.admission.settings import AdmissionSettings
 
 __all__ = [
+    "GATES",
     "AdmissionSettings",
     "ClosedReason",
     "FairQueue",
