@@ -14,14 +14,14 @@ from bench.routing.cases import CASES, Case, trace_case
 from bench.routing.fairness import TOLD_APART, run_fairness
 from bench.routing.faults import SCENARIOS, run_scenario
 from bench.routing.progress import Row, collect
-from memroute_simulator.virtual.router import CLAIRVOYANT, GUESSING
+from memroute_simulator.virtual.router import CLAIRVOYANT, MEMROUTE, ORACLE
 
-OURS = "memroute"
+OURS = MEMROUTE
 PEERS = (
     "random", "round-robin", "power-of-two", "least-request", "least-kv", "gie-kv-queue",
     "gie-prefix-kv-queue", "lmetric", "vllm-dp", "smg-least-load",
 )  # fmt: skip
-POLICIES = (OURS, *PEERS, GUESSING, CLAIRVOYANT)
+POLICIES = (OURS, *PEERS, ORACLE, CLAIRVOYANT)
 BOUND = "bound"
 """Not a policy: what none can pass."""
 DEFAULT_SCRAPE = 0.2

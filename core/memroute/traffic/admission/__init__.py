@@ -13,9 +13,16 @@ from memroute.traffic.admission.policy import (
     reason_closed,
 )
 from memroute.traffic.admission.queue import FairQueue, QueuedRequest, QueueLimits, QueueRefusal
+from memroute.traffic.admission.targets import (
+    AloneLatency,
+    UnmetTarget,
+    alone_latency,
+    unmet_target,
+)
 
 __all__ = [
     "AdmissionSettings",
+    "AloneLatency",
     "ClosedReason",
     "FairQueue",
     "NotNow",
@@ -24,9 +31,12 @@ __all__ = [
     "QueuedRequest",
     "Reject",
     "RejectReason",
+    "UnmetTarget",
+    "alone_latency",
     "hangs",
     "never_fits",
     "no_ready_replica",
     "not_now",
     "reason_closed",
+    "unmet_target",
 ]
