@@ -27,6 +27,7 @@ from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing import Choice
 from memroute_router.http.client import Endpoint
+from memroute_router.targets import TargetWatch
 
 DEFAULT_WATERMARK_RATIO = 0.95
 DEFAULT_ASSUMED_OUTPUT_TOKENS = 256
@@ -225,6 +226,7 @@ class Pool:
             rng=rng,
         )
         self.prompts = PromptLengths()
+        self.targets = TargetWatch()
         self._rng = rng
         self.waiters: dict[Reservation, Waiter] = {}
         """Who holds each reservation."""
@@ -319,13 +321,15 @@ class Pool:
         )
 
     def tick(self, *, now_seconds: float) -> None:
-        """Time passes: answers that are not streamed have begun, replicas that hang are left."""
+        """Time passes: whole answers have begun, replicas that hang are left, targets are judged."""
         for replica in self.replicas.values():
             replica.ledger.settle(now_seconds=now_seconds)
         for reservation in self.dispatcher.stuck(now_seconds=now_seconds):
             waiter = self.waiters.get(reservation)
             if waiter is not None:
                 waiter.is_stuck()
+        ledgers = [replica.ledger for replica in self.replicas.values()]
+        self.targets.look(self.model, ledgers, self.dispatcher.settings.limits)
 
     def _advance(self) -> None:
         self._will_advance = False

@@ -30,8 +30,7 @@ def test_a_slow_engine_is_told_in_numbers():
 def test_a_long_prompt_is_told_likewise():
     alone = AloneLatency(tpot_seconds=0.02, ttft_seconds=2.44, prompt_tokens=9000)
     assert unmet_target(alone, DEFAULTS).message == (
-        "targets cannot be met here: "
-        "2.4 s for a typical prompt (9,000 tokens) alone, 1.0 s asked"
+        "targets cannot be met here: 2.4 s for a typical prompt (9,000 tokens) alone, 1.0 s asked"
     )
 
 
@@ -52,7 +51,7 @@ def test_both_are_told_in_one_sentence():
     ],
 )
 def test_numbers_are_told_apart(alone, asked, told):
-    ""50 ms alone beside 50 ms asked, or 2 s beside 0 s, would be no help at 3 a.m.""
+    """50 ms alone beside 50 ms asked, or 2 s beside 0 s, would be no help at 3 a.m."""
     settings = AdmissionSettings(tpot_target_seconds=asked)
     assert told in unmet_target(AloneLatency(tpot_seconds=alone), settings).message
 
@@ -60,7 +59,9 @@ def test_numbers_are_told_apart(alone, asked, told):
 def test_what_nobody_knows_is_not_said():
     assert unmet_target(AloneLatency(), DEFAULTS) is None
     assert not AloneLatency().is_known
-    assert unmet_target(AloneLatency(), DEFAULTS, before=unmet_target(of_tpot(68), DEFAULTS)) is None
+    assert (
+        unmet_target(AloneLatency(), DEFAULTS, before=unmet_target(of_tpot(68), DEFAULTS)) is None
+    )
 
 
 def test_a_verdict_does_not_flap():
@@ -76,7 +77,10 @@ def test_a_verdict_does_not_flap():
 def test_another_target_is_judged_anew():
     """Somebody has set 70 ms for an engine of 68 ms: it is met, if barely."""
     before = unmet_target(of_tpot(68), DEFAULTS)
-    assert unmet_target(of_tpot(68), AdmissionSettings(tpot_target_seconds=0.07), before=before) is None
+    assert (
+        unmet_target(of_tpot(68), AdmissionSettings(tpot_target_seconds=0.07), before=before)
+        is None
+    )
 
 
 def replica(tpot_seconds, *, prompts=0, seconds_per_prompt=0.0, tokens=1000):

@@ -79,7 +79,7 @@ def alone_latency(replicas: Iterable[ReplicaLedger]) -> AloneLatency:
     ttft: float | None = None
     tokens = 0
     for replica in replicas:
-        own = replica.alone_tpot_seconds
+        own: float | None = getattr(replica, "alone_tpot_seconds", None)
         if own is not None and (tpot is None or own < tpot):
             tpot = own
         speed = replica.speed
