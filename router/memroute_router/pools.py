@@ -321,7 +321,7 @@ class Pool:
         )
 
     def tick(self, *, now_seconds: float) -> None:
-        """Time passes: whole answers have begun, replicas that hang are left, targets are judged."""
+        """Time passes: whole answers begin, replicas that hang are left, targets are judged."""
         for replica in self.replicas.values():
             replica.ledger.settle(now_seconds=now_seconds)
         for reservation in self.dispatcher.stuck(now_seconds=now_seconds):

@@ -19,10 +19,8 @@ SENTENCE = "targets cannot be met here: 68 ms per token alone, 50 ms asked"
 
 def page(tpot=None, ttft=None, deployment="m", in_flight=2):
     """What a router exports, as far as the operator reads it."""
-    lines = [
-        f'memroute_router_requests_in_flight{{model_deployment="m",namespace="d",pod="m-0"}} '
-        f"{in_flight}.0"
-    ]
+    labels = 'model_deployment="m",namespace="d",pod="m-0"'
+    lines = [f"memroute_router_requests_in_flight{{{labels}}} {in_flight}.0"]
     for name, value in (("tpot", tpot), ("ttft", ttft)):
         if value is not None:
             labels = f'model_deployment="{deployment}",namespace="d"'
@@ -99,7 +97,7 @@ def conditions(of, alone):
 
 
 def test_slow_engines_are_a_condition_and_the_service_is_ready():
-    """Whoever asks why answers are slow finds the numbers; nothing waits for a service to be fast."""
+    """Whoever asks why answers are slow finds the numbers; nothing waits for it to be fast."""
     found = conditions(deployment(), AloneLatency(tpot_seconds=0.068))
     told = found["TargetsMet"]
     assert (told["status"], told["reason"]) == ("False", "EngineSlowerThanTargets")
@@ -113,7 +111,7 @@ def test_a_condition_is_absent_while_nobody_knows(alone):
 
 
 def test_targets_that_the_engines_meet_are_told_as_met():
-    """The default target counts where the spec has none: an object of before the field was there."""
+    """The default counts where the spec has none: an object of before the field was there."""
     assert (
         conditions(deployment(), AloneLatency(tpot_seconds=0.02))["TargetsMet"]["status"] == "True"
     )

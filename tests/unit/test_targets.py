@@ -1,4 +1,4 @@
-"""Targets that engines cannot meet are said once, in a sentence, and taken back when they can be."""
+"""Targets that engines cannot meet are said, in a sentence, and taken back when they can be."""
 
 import math
 from types import SimpleNamespace

@@ -42,8 +42,8 @@ def tables(checked: Scenario, results: Sequence[Result]) -> Iterator[Table | str
     yield _fleets(checked)
     yield from _unmet(checked)
     table = Table(
-        title=f"targets and SLO: TTFT ≤ {target.ttft_seconds:g} s and TPOT ≤ {target.tpot_seconds * 1e3:g} ms; "
-        "attained = share of all requests offered"
+        title=f"targets: TTFT ≤ {target.ttft_seconds:g} s and "
+        f"TPOT ≤ {target.tpot_seconds * 1e3:g} ms; attained = share of all requests offered"
     )
     for name in ("fleet", "policy"):
         table.add_column(name)

@@ -4,9 +4,9 @@ Below what its best replica needs with one request nothing can be admitted that 
 so a target there does not stop the service (``policy.py``); it is said once, in a sentence:
 
 ```text
-per output token   the least time per token of any replica with one request   against tpotTargetSeconds
-first token        the least prefill of a typical prompt on any replica       against ttftTargetSeconds
-unknown            no replica has shown it yet                                says nothing
+tpotTargetSeconds   against the least time per token of any replica with one request
+ttftTargetSeconds   against the least prefill of a typical prompt on any replica
+unknown             no replica has shown it yet: nothing is said
 ```
 
 A replica that is faster shows itself by serving: the verdict is taken back then.
