@@ -1,4 +1,4 @@
-"""What the routers report: requests in flight, projected KV use, how fast one request is."""
+"""What the routers report: requests in flight, projected KV use, targets that are not met."""
 
 import asyncio
 import logging
@@ -16,10 +16,20 @@ from memroute_operator.device_metrics import parse_labels
 LOGGER = logging.getLogger(__name__)
 DEFAULT_PORT = 8000
 _SAMPLE = re.compile(
-    r"^memroute_router_(requests_in_flight|kv_projected_ratio|tpot_alone_seconds"
+    r"^memroute_router_(requests_in_flight|kv_projected_ratio|targets_unmet|tpot_alone_seconds"
     r"|ttft_alone_seconds)\{(.*)\}\s+(\S+)",
     re.MULTILINE,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetsReport:
+    """What the routers say of one ModelDeployment's latency targets."""
+
+    are_unmet: bool
+    """Whether every router that knows says so: one that has seen them met has the proof."""
+    alone: AloneLatency
+    """What the fastest replica needs with one request, by the router that has seen the least."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,10 +41,9 @@ class RouterMetrics:
     """``namespace/pod`` → requests that routers have at it."""
     kv_projected_ratio: dict[str, float] = field(default_factory=dict)
     """``namespace/pod`` → the highest projection of any router."""
-    alone: dict[str, AloneLatency] = field(default_factory=dict)
-    """``namespace/deployment`` → what its fastest replica needs with one request, by the router
-    that has seen the least; absent while nobody knows. Kept while a router does not answer: what
-    engines need does not change meanwhile."""
+    targets: dict[str, TargetsReport] = field(default_factory=dict)
+    """``namespace/deployment`` → whether its engines meet its targets; absent while nobody knows.
+    Kept while a router does not answer: what engines need does not change meanwhile."""
 
     async def scrape(self, client: httpx.AsyncClient, routers: Iterable[KubeObject]) -> None:
         """Read every router once; unknown unless all of them answer."""
@@ -72,10 +81,14 @@ class RouterMetrics:
                     least = by_deployment.setdefault(key, {})
                     least[name] = min(least.get(name, value), value)
         if self.is_known or not pages:
-            self.alone = {
-                key: AloneLatency(
-                    tpot_seconds=least.get("tpot_alone_seconds"),
-                    ttft_seconds=least.get("ttft_alone_seconds"),
+            self.targets = {
+                key: TargetsReport(
+                    are_unmet=least["targets_unmet"] > 0.0,
+                    alone=AloneLatency(
+                        tpot_seconds=least.get("tpot_alone_seconds"),
+                        ttft_seconds=least.get("ttft_alone_seconds"),
+                    ),
                 )
                 for key, least in by_deployment.items()
+                if "targets_unmet" in least
             }

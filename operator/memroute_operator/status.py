@@ -6,7 +6,7 @@ from typing import Any
 
 from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import RefusedReason
-from memroute.traffic.admission import AdmissionSettings, AloneLatency, UnmetTarget, unmet_target
+from memroute.traffic.admission import AdmissionSettings, unmet_target
 from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
@@ -19,6 +19,7 @@ from memroute_operator.calibrations import (
 from memroute_operator.deployment import Deployment
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica, ReplicaState
+from memroute_operator.router_metrics import TargetsReport
 
 PRESSURE_LEVELS = ((0.05, "Idle"), (0.5, "Low"), (0.8, "Moderate"), (0.95, "High"))
 MAX_LISTED = 3
@@ -37,18 +38,18 @@ def deployment_status(
     assigned_devices: Mapping[str, tuple[str, ...]],
     stale_nodes: frozenset[str],
     kv_projected_ratio: Mapping[str, float] | None,
-    alone: AloneLatency | None = None,
+    targets: TargetsReport | None = None,
     now: datetime,
 ) -> dict[str, Any]:
     """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it.
 
-    ``alone``: what its fastest replica needs with one request; None while nobody knows.
+    ``targets``: what routers say of its latency targets; None while nobody knows.
     """
     wanted = [replica for replica in replicas if replica.index < deployment.replicas]
     serving = [replica for replica in replicas if replica.is_ready]
     conditions = _conditions(deployment, wanted, outcome, stale_nodes)
-    if alone is not None and alone.is_known:
-        conditions["TargetsMet"] = _targets_met(deployment, alone)
+    if targets is not None:
+        conditions["TargetsMet"] = _targets_met(deployment, targets)
     status: dict[str, Any] = {
         "observedGeneration": deployment.generation,
         "replicas": len(replicas),
@@ -113,28 +114,28 @@ def _drift(deployment: Deployment) -> Condition | None:
     return "False", "EstimateHolds", message
 
 
-def _targets_met(deployment: Deployment, alone: AloneLatency) -> Condition:
-    """Whether its engines can meet ``spec.routing``'s targets; it serves in either case."""
-    routing = deployment.obj["spec"].get("routing") or {}
-    defaults = AdmissionSettings()
-    settings = AdmissionSettings(
-        ttft_target_seconds=routing.get("ttftTargetSeconds", defaults.ttft_target_seconds),
-        tpot_target_seconds=routing.get("tpotTargetSeconds", defaults.tpot_target_seconds),
-    )
-    unmet = unmet_target(alone, settings)
-    if unmet is not None:
-        return "False", TARGETS_UNMET, unmet.message
-    previous = _previous(deployment).get("TargetsMet")
-    if previous is not None and previous["reason"] == TARGETS_UNMET:
-        before = UnmetTarget(
-            tpot_alone_seconds=alone.tpot_seconds,
-            tpot_target_seconds=settings.tpot_target_seconds,
-            ttft_alone_seconds=alone.ttft_seconds,
-            ttft_target_seconds=settings.ttft_target_seconds,
+def _targets_met(deployment: Deployment, report: TargetsReport) -> Condition:
+    """Whether its engines can meet ``spec.routing``'s targets; it serves in either case.
+
+    A router that has not heard of a new target yet is not believed: the spec is what counts.
+    """
+    if report.are_unmet:
+        routing = deployment.obj["spec"].get("routing") or {}
+        defaults = AdmissionSettings()
+        settings = AdmissionSettings(
+            ttft_target_seconds=routing.get("ttftTargetSeconds", defaults.ttft_target_seconds),
+            tpot_target_seconds=routing.get("tpotTargetSeconds", defaults.tpot_target_seconds),
         )
-        is_same_spec = previous.get("observedGeneration") == deployment.generation
-        if is_same_spec and unmet_target(alone, settings, before=before) is not None:
-            # Too close to the target to take it back.
+        unmet = unmet_target(report.alone, settings)
+        if unmet is not None:
+            return "False", TARGETS_UNMET, unmet.message
+        previous = _previous(deployment).get("TargetsMet")
+        if (
+            previous is not None
+            and previous["reason"] == TARGETS_UNMET
+            and previous.get("observedGeneration") == deployment.generation
+        ):
+            # The router has not taken it back: too close to the target.
             return "False", TARGETS_UNMET, previous["message"]
     return "True", "EngineFastEnough", "one request alone is served within the targets"
 

@@ -218,9 +218,9 @@ class _LedgerCollector(Collector):
                     blocks.add_metric(labels, told)
                 pending.add_metric(labels, ledger.pending_tokens)
                 foreign.add_metric(labels, ledger.foreign_tokens)
-                ceiling.add_metric(labels, ledger.ceiling_ratio)
+                ceiling.add_metric(labels, ledger.limits.ceiling_ratio)
                 rate.add_metric(labels, 1 / ledger.speed.token_seconds)
-                step.add_metric(labels, ledger.speed.mean_step_seconds)
+                step.add_metric(labels, ledger.steps.mean_seconds)
                 ratio = ledger.projected_ratio()
                 if ratio is not None:
                     projected.add_metric(labels, ratio)
@@ -295,8 +295,8 @@ class _TargetsCollector(Collector):
                 tpot.add_metric(labels, alone.tpot_seconds)
             if alone.ttft_seconds is not None:
                 ttft.add_metric(labels, alone.ttft_seconds)
-            if alone.is_known:
-                unmet.add_metric(labels, 0 if pool.targets.unmet is None else 1)
+            if pool.targets.are_met is not None:
+                unmet.add_metric(labels, 0 if pool.targets.are_met else 1)
         yield from (tpot_target, ttft_target, tpot, ttft, unmet)
 
 

@@ -167,13 +167,13 @@ class Lease:
         """Why this replica."""
         return self._assignment.choice
 
-    def progress(self, generated_tokens: int) -> None:
-        """The answer has so many tokens by now."""
+    def progress(self, num_events: int) -> None:
+        """The answer has shown so many events by now."""
         ledger = self.replica.ledger
         now = time.monotonic()
         reservation = self._assignment.reservation
         was_pending = reservation.is_pending
-        ledger.streamed(reservation, generated_tokens=generated_tokens, now_seconds=now)
+        ledger.streamed(reservation, num_events=num_events, now_seconds=now)
         if was_pending:
             self._pool.advance_soon()
 
@@ -190,8 +190,7 @@ class Lease:
         ledger = self.replica.ledger
         if is_complete:
             reservation = self._assignment.reservation
-            told = reservation.generated_tokens if generated_tokens is None else generated_tokens
-            ledger.progress(reservation, generated_tokens=told, now_seconds=now)
+            ledger.completed(reservation, generated_tokens=generated_tokens, now_seconds=now)
         self._pool.waiters.pop(self._assignment.reservation, None)
         self._pool.dispatcher.ended(
             ledger, self._assignment.reservation, is_complete=is_complete, now_seconds=now
@@ -328,8 +327,12 @@ class Pool:
             waiter = self.waiters.get(reservation)
             if waiter is not None:
                 waiter.is_stuck()
-        ledgers = [replica.ledger for replica in self.replicas.values()]
-        self.targets.look(self.model, ledgers, self.dispatcher.settings.limits)
+        self.targets.look(
+            self.model,
+            [replica.ledger for replica in self.replicas.values()],
+            self.dispatcher.settings.limits,
+            now_seconds=now_seconds,
+        )
 
     def _advance(self) -> None:
         self._will_advance = False

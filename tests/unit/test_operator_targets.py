@@ -4,12 +4,10 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
-import pytest
-
 from memroute.traffic.admission import AloneLatency
 from memroute_operator.deployment import read_deployment
 from memroute_operator.plan import Outcome
-from memroute_operator.router_metrics import RouterMetrics
+from memroute_operator.router_metrics import RouterMetrics, TargetsReport
 from memroute_operator.status import deployment_status
 from memroute_operator.status_writer import StatusWriter
 
@@ -17,14 +15,15 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SENTENCE = "targets cannot be met here: 68 ms per token alone, 50 ms asked"
 
 
-def page(tpot=None, ttft=None, deployment="m", in_flight=2):
+def page(tpot=None, ttft=None, unmet=None, in_flight=2):
     """What a router exports, as far as the operator reads it."""
     labels = 'model_deployment="m",namespace="d",pod="m-0"'
     lines = [f"memroute_router_requests_in_flight{{{labels}}} {in_flight}.0"]
-    for name, value in (("tpot", tpot), ("ttft", ttft)):
+    gauges = {"tpot_alone_seconds": tpot, "ttft_alone_seconds": ttft, "targets_unmet": unmet}
+    for name, value in gauges.items():
         if value is not None:
-            labels = f'model_deployment="{deployment}",namespace="d"'
-            lines.append(f"memroute_router_{name}_alone_seconds{{{labels}}} {value}")
+            labels = 'model_deployment="m",namespace="d"'
+            lines.append(f"memroute_router_{name}{{{labels}}} {value}")
     return "\n".join(lines) + "\n"
 
 
@@ -34,26 +33,30 @@ def read(*pages):
     return metrics
 
 
-def test_the_router_that_saw_the_least_is_right():
-    """One that has seen answers of 40 ms per token has the proof; others saw busy replicas only."""
-    metrics = read(page(0.068, 1.4), page(0.04), page())
-    assert metrics.alone == {"d/m": AloneLatency(tpot_seconds=0.04, ttft_seconds=1.4)}
+def test_the_router_that_has_seen_targets_met_has_the_proof():
+    """Answers of 40 ms per token were seen there; other routers saw busy replicas only."""
+    metrics = read(page(0.068, 1.4, unmet=1.0), page(0.04, unmet=0.0), page())
+    assert metrics.targets == {
+        "d/m": TargetsReport(
+            are_unmet=False, alone=AloneLatency(tpot_seconds=0.04, ttft_seconds=1.4)
+        )
+    }
     assert metrics.in_flight == {"d/m-0": 6}
 
 
 def test_while_nobody_knows_nothing_is_reported():
-    assert read(page()).alone == {}
-    assert read().alone == {}
+    """A time alone is no verdict: a router says what it makes of it once it is sure."""
+    assert read(page()).targets == read(page(0.068)).targets == read().targets == {}
 
 
 def test_what_engines_need_is_remembered_while_a_router_does_not_answer():
     """Else the condition would come and go with every restart of a router."""
-    metrics = read(page(0.068), page(0.07))
-    metrics.take([page(0.04), None])
+    metrics = read(page(0.068, unmet=1.0), page(0.07, unmet=1.0))
+    metrics.take([page(0.04, unmet=0.0), None])
     assert not metrics.is_known
-    assert metrics.alone["d/m"].tpot_seconds == 0.068
+    assert metrics.targets["d/m"].alone.tpot_seconds == 0.068
     metrics.take([])
-    assert metrics.alone == {}, "no router is there any more"
+    assert metrics.targets == {}, "no router is there any more"
 
 
 def deployment(generation=1, **routing):
@@ -79,7 +82,15 @@ def deployment(generation=1, **routing):
     )  # fmt: skip
 
 
-def status(of, alone, now=NOW):
+def unmet(milliseconds):
+    return TargetsReport(are_unmet=True, alone=AloneLatency(tpot_seconds=milliseconds / 1e3))
+
+
+def met(milliseconds):
+    return TargetsReport(are_unmet=False, alone=AloneLatency(tpot_seconds=milliseconds / 1e3))
+
+
+def status(of, targets, now=NOW):
     return deployment_status(
         of,
         [],
@@ -87,51 +98,50 @@ def status(of, alone, now=NOW):
         assigned_devices={},
         stale_nodes=frozenset(),
         kv_projected_ratio=None,
-        alone=alone,
+        targets=targets,
         now=now,
     )
 
 
-def conditions(of, alone):
-    return {c["type"]: c for c in status(of, alone)["conditions"]}
+def conditions(of, targets):
+    return {c["type"]: c for c in status(of, targets)["conditions"]}
 
 
 def test_slow_engines_are_a_condition_and_the_service_is_ready():
     """Whoever asks why answers are slow finds the numbers; nothing waits for it to be fast."""
-    found = conditions(deployment(), AloneLatency(tpot_seconds=0.068))
+    found = conditions(deployment(), unmet(68))
     told = found["TargetsMet"]
     assert (told["status"], told["reason"]) == ("False", "EngineSlowerThanTargets")
     assert told["message"] == SENTENCE
     assert found["Ready"]["status"] == "True"
 
 
-@pytest.mark.parametrize("alone", [None, AloneLatency()])
-def test_a_condition_is_absent_while_nobody_knows(alone):
-    assert "TargetsMet" not in conditions(deployment(), alone)
+def test_a_condition_is_absent_while_nobody_knows():
+    assert "TargetsMet" not in conditions(deployment(), None)
 
 
 def test_targets_that_the_engines_meet_are_told_as_met():
-    """The default counts where the spec has none: an object of before the field was there."""
-    assert (
-        conditions(deployment(), AloneLatency(tpot_seconds=0.02))["TargetsMet"]["status"] == "True"
-    )
+    assert conditions(deployment(), met(20))["TargetsMet"]["status"] == "True"
+
+
+def test_the_spec_is_what_is_asked():
+    """A router may not have heard of a new target; an old object may have none: then 50 ms."""
     of = deployment(tpotTargetSeconds=0.15)
-    assert conditions(of, AloneLatency(tpot_seconds=0.068))["TargetsMet"]["status"] == "True"
+    assert conditions(of, unmet(68))["TargetsMet"]["status"] == "True"
     del of.obj["spec"]["routing"]
-    told = conditions(of, AloneLatency(tpot_seconds=0.068))["TargetsMet"]
-    assert told["message"] == SENTENCE
+    assert conditions(of, unmet(68))["TargetsMet"]["message"] == SENTENCE
 
 
-def test_a_verdict_stands_until_the_engines_are_clearly_faster():
-    """50 ms asked, 49 measured: said before, it stays as it was said; 47 takes it back."""
+def test_a_verdict_stands_until_the_router_takes_it_back():
+    """50 ms asked, 49 measured: said before, it stays as it was said; a new spec is new."""
     of = deployment()
-    of.obj["status"] = status(of, AloneLatency(tpot_seconds=0.068))
-    told = conditions(of, AloneLatency(tpot_seconds=0.049))["TargetsMet"]
+    of.obj["status"] = status(of, unmet(68))
+    told = conditions(of, unmet(49))["TargetsMet"]
     assert (told["status"], told["message"]) == ("False", SENTENCE)
-    assert conditions(of, AloneLatency(tpot_seconds=0.047))["TargetsMet"]["status"] == "True"
+    assert conditions(of, met(47))["TargetsMet"]["status"] == "True"
     again = deployment(generation=2)
     again.obj["status"] = of.obj["status"]
-    assert conditions(again, AloneLatency(tpot_seconds=0.049))["TargetsMet"]["status"] == "True"
+    assert conditions(again, unmet(49))["TargetsMet"]["status"] == "True"
 
 
 class _Client:
@@ -152,11 +162,9 @@ def test_a_learned_time_that_moves_does_not_write_the_status_again():
     store = SimpleNamespace(model_deployments=SimpleNamespace(upsert=lambda _: None))
     writer = StatusWriter(client, store)
     for milliseconds in (68, 69, 68):
-        shown = status(
-            of, AloneLatency(tpot_seconds=milliseconds / 1e3), NOW + timedelta(seconds=5)
-        )
+        shown = status(of, unmet(milliseconds), NOW + timedelta(seconds=5))
         asyncio.run(writer.write(of, shown))
         of.obj["status"] = client.written[-1]
     assert len(client.written) == 1
-    asyncio.run(writer.write(of, status(of, AloneLatency(tpot_seconds=0.02))))
+    asyncio.run(writer.write(of, status(of, met(20))))
     assert len(client.written) == 2, "that the targets are met is"

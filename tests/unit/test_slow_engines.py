@@ -10,9 +10,6 @@ from bench.routing.slow import LEAST_REQUEST, SLOW_CASES, run_slow
 from memroute_simulator.virtual.router import MEMROUTE
 
 
-@pytest.mark.xfail(
-    reason="until what a replica needs alone is the floor of its target (issue 17)", strict=False
-)
 @pytest.mark.parametrize(
     ("name", "rate"),
     [("llama-8b-l4", 1.0), ("qwen-32b-a100", 1.5), ("llama-70b-l40s", 0.7)],

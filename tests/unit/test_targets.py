@@ -1,7 +1,6 @@
 """Targets that engines cannot meet are said, in a sentence, and taken back when they can be."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +11,8 @@ from memroute.traffic.admission import (
     alone_latency,
     unmet_target,
 )
-from memroute.traffic.replica.speed import SpeedMeter
+from memroute.traffic.replica import ReplicaLedger
+from memroute.traffic.request import RequestProfile
 
 DEFAULTS = AdmissionSettings()
 
@@ -83,25 +83,36 @@ def test_another_target_is_judged_anew():
     )
 
 
-def replica(tpot_seconds, *, prompts=0, seconds_per_prompt=0.0, tokens=1000):
-    speed = SpeedMeter()
+def replica(tpot_seconds=None, *, prompts=0, seconds_per_prompt=0.01, tokens=1000):
+    """A ledger that has seen so many streamed answers, one after the other."""
+    ledger = ReplicaLedger("r", promised_capacity_tokens=10**6)
     now = 0.0
+    profile = RequestProfile(
+        num_prompt_tokens=tokens, min_prompt_tokens=tokens, max_output_tokens=40,
+        assumed_output_tokens=40, is_stream=True,
+    )  # fmt: skip
     for _ in range(prompts):
-        speed.sent(now_seconds=now)
+        lease = ledger.reserve(profile, now_seconds=now)
         now += seconds_per_prompt
-        speed.prefilled(tokens, num_left=0, now_seconds=now)
-    return SimpleNamespace(alone_tpot_seconds=tpot_seconds, speed=speed)
+        ledger.streamed(lease, num_events=1, now_seconds=now)
+        for number in range(40 if tpot_seconds else 0):
+            now += tpot_seconds
+            ledger.streamed(lease, num_events=2 + number, now_seconds=now)
+        ledger.release(lease, now_seconds=now)
+        now += 1.0
+    return ledger
 
 
 def test_the_best_replica_counts_and_those_that_have_shown_nothing_do_not():
+    """An L4 beside an H100 is not what the pool needs at least, nor is one that is still idle."""
     slow = replica(0.068, prompts=50, seconds_per_prompt=3.0)
     fast = replica(0.008, prompts=50, seconds_per_prompt=0.5)
-    assert alone_latency([slow, replica(None)]).tpot_seconds == 0.068
-    best = alone_latency([slow, fast, replica(None)])
-    assert best.tpot_seconds == 0.008
+    assert alone_latency([slow, replica()]).tpot_seconds == pytest.approx(0.068, rel=0.01)
+    best = alone_latency([slow, fast, replica()])
+    assert best.tpot_seconds == pytest.approx(0.008, rel=0.01)
     assert best.ttft_seconds == pytest.approx(0.5, rel=0.05)
     assert best.prompt_tokens == pytest.approx(1000, rel=0.1)
-    assert alone_latency([replica(None), replica(None, prompts=3)]) == AloneLatency()
+    assert alone_latency([replica(), replica(prompts=3)]) == AloneLatency()
     assert alone_latency([]) == AloneLatency()
 
 

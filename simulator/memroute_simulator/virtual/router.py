@@ -23,7 +23,7 @@ from memroute.traffic.dispatch import (
     Dispatcher,
     DispatchSettings,
 )
-from memroute.traffic.replica import ReplicaReading, max_age_seconds
+from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation, max_age_seconds
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing import POLICY_NAMES, SEES_PREFIXES
 from memroute_simulator.engine.model import EngineRequest, SegmentedContent
@@ -66,6 +66,8 @@ class RouterSettings:
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     """Its policy is the fleet's."""
     queue: QueueLimits = field(default_factory=QueueLimits)
+    tokens_per_event: int = 1
+    """What engines put into an event (``--stream-interval``), or accept at once (speculation)."""
     tells_tenants: bool = False
     """Whether requests are told apart by tenant, as with ``--tenants``."""
 
@@ -73,7 +75,16 @@ class RouterSettings:
 class _Asking:
     """A request that this router has: a ticket of the dispatcher."""
 
-    __slots__ = ("assignment", "on_end", "outcome", "profile", "request", "ticket", "tried")
+    __slots__ = (
+        "assignment",
+        "on_end",
+        "outcome",
+        "profile",
+        "request",
+        "tells_usage",
+        "ticket",
+        "tried",
+    )
 
     def __init__(
         self,
@@ -89,6 +100,7 @@ class _Asking:
         self.tried = outcome.tried
         self.assignment: Assignment | None = None
         self.ticket: Ticket | None = None
+        self.tells_usage = True
 
 
 class VirtualRouter:
@@ -129,6 +141,7 @@ class VirtualRouter:
         self._placed_tokens = 0
         self._refused: list[tuple[int, int, Outcome]] = []
         self._will_advance = False
+        self._by_lease: dict[Reservation, _Asking] = {}
 
     def add_replica(self, replica: VirtualReplica) -> None:
         """Start to scrape a replica, and to send to it."""
@@ -139,9 +152,39 @@ class VirtualRouter:
         self._replicas[replica.name] = replica
         self._sent[replica.name] = {}
 
-        replica.on_step.append(lambda: ledger.stepped(now_seconds=self.loop.now_seconds))
+        replica.on_step.append(lambda: self._stepped(replica, ledger))
         if self._is_running():
             self._start(replica)
+
+    def _stepped(self, replica: VirtualReplica, ledger: ReplicaLedger) -> None:
+        """A step has ended: what the one stream that tells the clock has shown by now."""
+        leader = ledger.leader
+        if leader is None:
+            for asking in self._sent[replica.name]:
+                if asking.profile.is_stream and self._show(asking, replica):
+                    break
+        else:
+            asking = self._by_lease[leader]
+            self._show(asking, replica)
+
+    def _show(self, asking: "_Asking", replica: VirtualReplica) -> bool:
+        """Tell the ledger of the events that a stream has shown; False where it has shown none."""
+        assignment = asking.assignment
+        if assignment is None or assignment.reservation.is_pending:
+            return False
+        num_events = self._num_events(replica.num_generated(asking.request))
+        if num_events <= 0:
+            return False
+        assignment.backend.ledger.streamed(
+            assignment.reservation, num_events=num_events, now_seconds=self.loop.now_seconds
+        )
+        return True
+
+    def _num_events(self, num_tokens: int) -> int:
+        """Events in which so many tokens have come: the first alone, then so many at once."""
+        if num_tokens <= 1:
+            return num_tokens
+        return 1 + (num_tokens - 1) // self.settings.tokens_per_event
 
     def start_scraping(self) -> None:
         """Scrape every replica, each from a phase of its own, until nothing is left to route."""
@@ -151,6 +194,8 @@ class VirtualRouter:
 
     def _look_for_stuck(self) -> None:
         """What waits at a replica that hangs goes elsewhere, as in the real router."""
+        for backend in self.dispatcher.backends.values():
+            backend.ledger.settle(now_seconds=self.loop.now_seconds)
         if self._is_ours:
             now = self.loop.now_seconds
             stuck = set(self.dispatcher.stuck(now_seconds=now))
@@ -275,6 +320,7 @@ class VirtualRouter:
         asking.assignment = assignment
         ticket = asking.ticket = Ticket(request=asking.request)
         self._sent[name][asking] = None
+        self._by_lease[assignment.reservation] = asking
         self._placed_tokens += assignment.reservation.reserved_tokens
         while self._refused and self._refused[0][0] <= self._placed_tokens:
             _, _, refused = heapq.heappop(self._refused)
@@ -303,10 +349,18 @@ class VirtualRouter:
         self._sent[assignment.choice.replica].pop(asking, None)
         now = self.loop.now_seconds
         ledger = assignment.backend.ledger
+        self._by_lease.pop(assignment.reservation, None)
         if is_complete:
-            ledger.progress(
+            assignment.backend.health.answered()
+            if asking.profile.is_stream:
+                ledger.streamed(
+                    assignment.reservation,
+                    num_events=self._num_events(asking.request.num_output_tokens),
+                    now_seconds=now,
+                )
+            ledger.completed(
                 assignment.reservation,
-                generated_tokens=asking.request.num_output_tokens,
+                generated_tokens=asking.request.num_output_tokens if asking.tells_usage else None,
                 now_seconds=now,
             )
         self.dispatcher.ended(
@@ -318,10 +372,10 @@ class VirtualRouter:
         now = self.loop.now_seconds
         asking.outcome.first_token_seconds = now + self.settings.network_seconds
         assignment = asking.assignment
-        if assignment is not None:
+        if assignment is not None and asking.profile.is_stream:
             assignment.backend.health.answered()
-            assignment.backend.ledger.progress(
-                assignment.reservation, generated_tokens=1, now_seconds=now
+            assignment.backend.ledger.streamed(
+                assignment.reservation, num_events=1, now_seconds=now
             )
         self._advance()
 
@@ -371,6 +425,7 @@ class VirtualRouter:
                 num_waiting_for_capacity=gauges.num_waiting_for_capacity,
                 num_preemptions_total=gauges.num_preemptions,
                 num_computed_tokens_total=gauges.num_computed_tokens,
+                num_generated_tokens_total=gauges.num_generated_tokens,
             )
             self.loop.after(
                 self.settings.scrape_delay_seconds, lambda: self._arrived(replica, reading)
@@ -388,12 +443,7 @@ class VirtualRouter:
             if assignment is None or assignment.reservation.is_pending:
                 continue
             # Streams have told how far they are, when each step ended.
-            generated = replica.num_generated(asking.request)
-            if generated:
-                ledger.progress(
-                    assignment.reservation,
-                    generated_tokens=generated,
-                    now_seconds=ledger.progressed_at_seconds,
-                )
+            if asking.profile.is_stream:
+                self._show(asking, replica)
         self.dispatcher.apply_reading(ledger, reading)
         self._advance()

@@ -1,18 +1,17 @@
 """Now, later or never? In tokens and in seconds, per backend replica, never on a pool average."""
 
+from memroute.traffic.admission.gates import GATES, ClosedReason, reason_closed
 from memroute.traffic.admission.hanging import hangs
-from memroute.traffic.admission.policy import (
-    AdmissionSettings,
-    ClosedReason,
+from memroute.traffic.admission.queue import FairQueue, QueuedRequest, QueueLimits, QueueRefusal
+from memroute.traffic.admission.refusals import (
     NotNow,
     Reject,
     RejectReason,
     never_fits,
     no_ready_replica,
     not_now,
-    reason_closed,
 )
-from memroute.traffic.admission.queue import FairQueue, QueuedRequest, QueueLimits, QueueRefusal
+from memroute.traffic.admission.settings import AdmissionSettings
 from memroute.traffic.admission.targets import (
     AloneLatency,
     UnmetTarget,
@@ -21,6 +20,7 @@ from memroute.traffic.admission.targets import (
 )
 
 __all__ = [
+    "GATES",
     "AdmissionSettings",
     "AloneLatency",
     "ClosedReason",

@@ -1,7 +1,7 @@
 """Whether the replicas of a pool can meet its latency targets at all, with one request alone.
 
 Below what its best replica needs with one request nothing can be admitted that would be in time,
-so a target there does not stop the service (``policy.py``); it is said once, in a sentence:
+so a target there does not stop the service (``gates.py``); it is said once, in a sentence:
 
 ```text
 tpotTargetSeconds   against the least time per token of any replica with one request
@@ -16,14 +16,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from memroute.traffic.admission.policy import AdmissionSettings
+from memroute.traffic.admission.settings import AdmissionSettings
 from memroute.traffic.replica.ledger import ReplicaLedger
 
 # Of the target: a verdict stands until the replica is faster than this, so that noise of a few per
 # cent around the target does not flip it. Chosen by hand.
 TAKEN_BACK_RATIO: Final = 0.95
 # Times in which prompts were waited for, before what a typical prompt takes is believed: the law
-# starts from a prior that weighs two prompts (``SpeedMeter``). Chosen by hand.
+# starts from a prior that weighs two prompts (``PrefillLaw``). Chosen by hand.
 MIN_PREFILL_SAMPLES: Final = 8
 # Of a number in the sentence, after the point: closer times are told as equal.
 MAX_DIGITS: Final = 3
@@ -79,7 +79,7 @@ def alone_latency(replicas: Iterable[ReplicaLedger]) -> AloneLatency:
     ttft: float | None = None
     tokens = 0
     for replica in replicas:
-        own: float | None = getattr(replica, "alone_tpot_seconds", None)
+        own = replica.alone_tpot_seconds
         if own is not None and (tpot is None or own < tpot):
             tpot = own
         speed = replica.speed

@@ -38,11 +38,11 @@ from memroute.traffic.admission import (
     not_now,
 )
 from memroute.traffic.dispatch.waiting_line import Ticket, WaitingLine
-from memroute.traffic.lengths import OutputLengths
+from memroute.traffic.lengths import OutputLengths, TokensPerEvent
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation
 from memroute.traffic.replica.backend import Backend, compare_speed, usable
-from memroute.traffic.replica.ledger import MEMORY_QUANTILE
+from memroute.traffic.replica.own_requests import MEMORY_QUANTILE
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute.traffic.request import Hits, RequestProfile
 from memroute.traffic.routing.cost import Choice, RandomSource, wait_seconds
@@ -114,6 +114,7 @@ class Dispatcher:
         self.settings = settings
         self.line = WaitingLine(limits)
         self.lengths = OutputLengths()
+        self.events = TokensPerEvent()
         self.backends: dict[str, Backend] = {}
         self.num_would_hold = 0
         self.closed_counts: dict[ClosedReason, int] = {}
@@ -166,6 +167,7 @@ class Dispatcher:
             promised_capacity_tokens=promised_capacity_tokens,
             max_context_tokens=max_context_tokens,
             lengths=self.lengths,
+            events=self.events,
             weight_ratio=weight_ratio,
         )
 
@@ -246,7 +248,7 @@ class Dispatcher:
                 is_on_trial=is_out,
                 now_seconds=now_seconds,
             ):
-                found += [lease for lease in ledger.leases if lease.is_pending]
+                found += ledger.unanswered
         return found
 
     def ended(
