@@ -288,6 +288,11 @@ class Router:
                     "num_pending": replica.ledger.num_pending,
                     "pending_tokens": replica.ledger.pending_tokens,
                     "prefill_tokens_per_second": round(1 / replica.ledger.speed.token_seconds),
+                    "tpot_alone_seconds": (
+                        None
+                        if replica.ledger.alone_tpot_seconds is None
+                        else round(replica.ledger.alone_tpot_seconds, 5)
+                    ),
                     "step_seconds": round(replica.ledger.steps.mean_seconds, 5),
                     "reading_age_seconds": (
                         None

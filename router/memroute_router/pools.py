@@ -25,6 +25,7 @@ from memroute.traffic.lengths import PromptLengths
 from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReading
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute_router.http.client import Endpoint
+from memroute_router.targets import TargetWatch
 
 DEFAULT_WATERMARK_RATIO = 0.95
 DEFAULT_ASSUMED_OUTPUT_TOKENS = 256
@@ -161,6 +162,7 @@ class Pool(RequestPool[Replica]):
         self.labels: tuple[str, str] = "", ""
         """Namespace and ModelDeployment: what its series are labelled with."""
         self.prompts = PromptLengths()
+        self.targets = TargetWatch()
         self._rng = rng
 
     def changed(self) -> None:
@@ -211,6 +213,16 @@ class Pool(RequestPool[Replica]):
                 max_age_seconds=self._common.max_age_seconds, now_seconds=now_seconds
             )
             for replica in self.replicas.values()
+        )
+
+    def tick(self) -> None:
+        """Time passes: whole answers begin, replicas that hang are left, targets are judged."""
+        super().tick()
+        self.targets.look(
+            self.model,
+            [replica.ledger for replica in self.replicas.values()],
+            self.dispatcher.settings.limits,
+            now_seconds=self.now_seconds(),
         )
 
 

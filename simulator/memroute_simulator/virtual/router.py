@@ -5,8 +5,9 @@ in the real router; what is here is what differs: the clock, the engines that an
 (at the router's period, each replica from a random phase on, late by the network), and what became
 of each request.
 
-Policies that ask for cached prefixes are told what each cache holds, exactly and at once: better
-than any real index, the same for all of them. ``memroute-guessing`` alone has its own.
+``memroute`` is what a default install does: it has the shipped index, which guesses what is cached
+from what was sent where. The published policies that ask for cached prefixes, ``memroute-oracle``
+and ``clairvoyant`` are told what each cache holds, exactly and at once: better than any real index.
 """
 
 import heapq
@@ -27,7 +28,7 @@ from memroute.traffic.dispatch import (
 )
 from memroute.traffic.replica import ReplicaReading, Reservation, max_age_seconds
 from memroute.traffic.request import RequestProfile
-from memroute.traffic.routing import POLICY_NAMES
+from memroute.traffic.routing import POLICY_NAMES, SEES_PREFIXES
 from memroute_simulator.engine.model import EngineRequest, SegmentedContent
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
@@ -37,22 +38,27 @@ ASSUMED_OUTPUT_TOKENS = 256
 # The default of a ModelDeployment's routing.
 TICK_SECONDS = 0.25
 # How often replicas are looked at for whether they hang: the router's clock.
+MEMROUTE = "memroute"
+"""memroute's own policy as it is shipped: prefixes are guessed from what was sent where."""
 CLAIRVOYANT = "clairvoyant"
 """memroute's own policy, told how long every answer will be, with readings of this moment."""
 CLAIRVOYANT_SCRAPE_SECONDS = 0.02
-GUESSING = "memroute-guessing"
-"""memroute's own policy with its own index: prefixes are guessed from what was sent where."""
+ORACLE = "memroute-oracle"
+"""memroute's own policy, told what each cache holds, as the published policies are."""
 GUESSED_BLOCK_TOKENS = 256
 # What the router's blocks of 1,024 characters are about.
-OURS = frozenset({"memroute", GUESSING, CLAIRVOYANT})
-POLICIES = (*POLICY_NAMES, GUESSING, CLAIRVOYANT)
+OURS = frozenset({MEMROUTE, ORACLE, CLAIRVOYANT})
+POLICIES = (*POLICY_NAMES, ORACLE, CLAIRVOYANT)
+SEES_CACHES = frozenset({*SEES_PREFIXES, ORACLE, CLAIRVOYANT}) - {MEMROUTE}
+"""Policies that are told what each cache holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
     """How routers see and send."""
 
-    scrape_seconds: float = 0.2
+    scrape_seconds: float = 1.0
+    """The default of ``memroute-router --scrape-seconds``."""
     scrape_delay_seconds: float = 0.005
     """From the engine's answer to the decision that may use it."""
     network_seconds: float = 0.0005
@@ -156,14 +162,14 @@ class VirtualRouter:
         self._rng = rng
         self._is_running = is_running
         self._is_clairvoyant = policy == CLAIRVOYANT
-        self._guesses = policy == GUESSING
+        self._guesses = policy == MEMROUTE
         ours = policy in OURS
         self.leaves_stuck = ours
         """Whether requests leave replicas that hang: other routers wait for the timeout."""
         dispatch = settings.dispatch
         self.dispatcher: Dispatcher[Waiter[VirtualReplica]] = Dispatcher(
             DispatchSettings(
-                policy="memroute" if ours else policy,
+                policy=MEMROUTE if ours else policy,
                 admission=dispatch.admission if ours else AdmissionMode.OFF,
                 max_age_seconds=max_age_seconds(settings.scrape_seconds),
                 limits=dispatch.limits,

@@ -12,10 +12,17 @@ from memroute.traffic.admission.refusals import (
     not_now,
 )
 from memroute.traffic.admission.settings import AdmissionSettings
+from memroute.traffic.admission.targets import (
+    AloneLatency,
+    UnmetTarget,
+    alone_latency,
+    unmet_target,
+)
 
 __all__ = [
     "GATES",
     "AdmissionSettings",
+    "AloneLatency",
     "ClosedReason",
     "FairQueue",
     "NotNow",
@@ -24,9 +31,12 @@ __all__ = [
     "QueuedRequest",
     "Reject",
     "RejectReason",
+    "UnmetTarget",
+    "alone_latency",
     "hangs",
     "never_fits",
     "no_ready_replica",
     "not_now",
     "reason_closed",
+    "unmet_target",
 ]
