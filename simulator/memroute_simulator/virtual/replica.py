@@ -176,8 +176,11 @@ class VirtualReplica:
             lost = rank.inbox
             rank.inbox, rank.plan = [], None
             for ticket in lost:
-                self._end(ticket, is_failed=True)
+                if not ticket.is_cancelled:
+                    self._end(ticket, is_failed=True)
         for ticket in tuple(self._tickets.values()):
+            if ticket.request not in self._tickets:
+                continue  # the end of another has taken it along
             self._ranks[ticket.rank].scheduler.abort(ticket.request)
             del self._tickets[ticket.request]
             self._end(ticket, is_failed=True)
