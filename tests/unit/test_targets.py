@@ -38,7 +38,7 @@ def test_both_are_told_in_one_sentence():
     alone = AloneLatency(tpot_seconds=0.3, ttft_seconds=20.0, prompt_tokens=9000)
     assert unmet_target(alone, DEFAULTS).message == (
         "targets cannot be met here: 300 ms per token alone, 50 ms asked; "
-        "20.0 s for a typical prompt (9,000 tokens) alone, 1.0 s asked"
+        "20 s for a typical prompt (9,000 tokens) alone, 1.0 s asked"
     )
 
 
@@ -46,7 +46,7 @@ def test_both_are_told_in_one_sentence():
     ("alone", "asked", "told"),
     [
         (0.0504, 0.05, "50.4 ms per token alone, 50.0 ms asked"),
-        (0.0123, 0.004, "12 ms per token alone, 4 ms asked"),
+        (0.0123, 0.004, "12 ms per token alone, 4.0 ms asked"),
         (1.52, 0.05, "1.5 s per token alone, 50 ms asked"),
     ],
 )
