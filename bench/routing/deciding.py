@@ -44,7 +44,7 @@ def deciding(*, seed: int = 1) -> list[dict[str, Any]]:
 
 def _measured(num_replicas: int, seed: int) -> dict[str, Any]:
     rng = random.Random(seed)  # noqa: S311 - a benchmark
-    dispatcher = Dispatcher(
+    dispatcher: Dispatcher[_Asking] = Dispatcher(
         DispatchSettings(),
         QueueLimits(max_requests=10**6, max_tokens=10**12, max_seconds=60.0),
         rng=rng,

@@ -33,7 +33,6 @@ from memroute_router.openapi import openapi_document
 from memroute_router.pools import CommonSettings, Pool, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.retries import RetryBudget
 from memroute_router.scrape import Scraper
 from memroute_router.settings import RouterSettings
 from memroute_router.static import StaticMembership
@@ -75,6 +74,7 @@ class Router:
                 ),
                 waits_for_replicas=settings.hold_without_replicas,
                 max_age_seconds=max_age_seconds(settings.scrape_seconds),
+                max_attempts=settings.max_attempts,
             ),
             call_soon=loop.call_soon,
             call_later=loop.call_later,
@@ -106,12 +106,10 @@ class Router:
                 engines=self.engines,
                 metrics=self.metrics,
                 journal=self.journal,
-                retries=RetryBudget(),
                 tokenizers=self.tokenizers,
                 limits=LifecycleLimits(
                     first_byte_seconds=settings.first_byte_timeout_seconds,
                     stalled_engine_seconds=settings.stalled_engine_seconds,
-                    max_attempts=settings.max_attempts,
                 ),
                 tenants=settings.tenants,
                 trusts_headers=settings.trust_headers,

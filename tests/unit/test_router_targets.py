@@ -64,7 +64,9 @@ def serve_alone(pools, tpot_seconds, *, num_tokens=40):
 
 
 def tick(pools, *, at):
-    pools.by_model["llama"].tick(now_seconds=at)
+    pool = pools.by_model["llama"]
+    pool.now_seconds = lambda: at
+    pool.tick()
 
 
 def told(caplog):

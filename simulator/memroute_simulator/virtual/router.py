@@ -1,9 +1,9 @@
-"""A router in virtual time: memroute's own decisions, on a clock and a view of its own.
+"""A router in virtual time: the router's own driver on another clock, with a view of its own.
 
-What decides is ``memroute.traffic.dispatch``, the object that decides in the real router too; here
-it gets its readings, first tokens and ends from simulated engines. Each replica is scraped at the
-router's period from a random phase on, and a reading arrives late by the network. Requests that
-fail before their first token are tried elsewhere.
+``memroute.traffic.dispatch.RequestPool`` decides, holds, takes turns, retries and leases, here as
+in the real router; what is here is what differs: the clock, the engines that answer, the scrapes
+(at the router's period, each replica from a random phase on, late by the network), and what became
+of each request.
 
 ``memroute`` is what a default install does: it has the shipped index, which guesses what is cached
 from what was sent where. The published policies that ask for cached prefixes, ``memroute-oracle``
@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from memroute.traffic.admission import QueueLimits, Reject
 from memroute.traffic.dispatch import (
     AdmissionMode,
-    Assignment,
     Backend,
     Dispatcher,
     DispatchSettings,
+    Lease,
+    RequestPool,
+    RetryRule,
+    Waiter,
 )
-from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation, max_age_seconds
+from memroute.traffic.replica import ReplicaReading, Reservation, max_age_seconds
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing import POLICY_NAMES, SEES_PREFIXES
 from memroute_simulator.engine.model import EngineRequest, SegmentedContent
@@ -33,10 +36,8 @@ from memroute_simulator.virtual.replica import Ticket, VirtualReplica
 
 ASSUMED_OUTPUT_TOKENS = 256
 # The default of a ModelDeployment's routing.
-STUCK_TICK_SECONDS = 0.25
+TICK_SECONDS = 0.25
 # How often replicas are looked at for whether they hang: the router's clock.
-HELD_TICK_SECONDS = 0.01
-# How often held requests are looked at when nothing happens.
 MEMROUTE = "memroute"
 """memroute's own policy as it is shipped: prefixes are guessed from what was sent where."""
 CLAIRVOYANT = "clairvoyant"
@@ -66,41 +67,81 @@ class RouterSettings:
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     """Its policy is the fleet's."""
     queue: QueueLimits = field(default_factory=QueueLimits)
-    tokens_per_event: int = 1
-    """What engines put into an event (``--stream-interval``), or accept at once (speculation)."""
     tells_tenants: bool = False
     """Whether requests are told apart by tenant, as with ``--tenants``."""
 
 
-class _Asking:
-    """A request that this router has: a ticket of the dispatcher."""
+class _Attempt:
+    """One request on its way through one router, until it ends or fails: a ``Waiter``."""
 
-    __slots__ = (
-        "assignment",
-        "on_end",
-        "outcome",
-        "profile",
-        "request",
-        "tells_usage",
-        "ticket",
-        "tried",
-    )
+    __slots__ = ("lease", "on_end", "outcome", "profile", "request", "router", "ticket", "tried")
 
     def __init__(
         self,
+        router: "VirtualRouter",
         outcome: Outcome,
         request: EngineRequest,
         profile: RequestProfile,
         on_end: Callable[[Outcome], None],
     ) -> None:
+        self.router = router
         self.outcome = outcome
         self.request = request
         self.profile = profile
         self.on_end = on_end
         self.tried = outcome.tried
-        self.assignment: Assignment | None = None
+        self.lease: Lease[VirtualReplica] | None = None
         self.ticket: Ticket | None = None
-        self.tells_usage = True
+
+    def admitted(self, lease: Lease[VirtualReplica]) -> None:
+        """Room is reserved: to the engine."""
+        self.router.send(self, lease)
+
+    def refused(self, reject: Reject) -> None:
+        """No replica may take it; one that was tried before has failed."""
+        if self.tried:
+            self.end(OutcomeStatus.FAILED, "no replica left to try")
+            return
+        self.outcome.retry_after_seconds = reject.retry_after_seconds
+        self.end(OutcomeStatus.SHED, reject.reason.value)
+
+    def is_stuck(self) -> None:
+        """As in the real router: its replica is to blame, and it goes elsewhere."""
+        lease = self.lease
+        if lease is not None and self.router.leaves_stuck:
+            lease.backend.health.fault(now_seconds=self.router.loop.now_seconds)
+            self.router.abort(self)
+            self.router.failed(self, "the replica hangs")
+
+    def end(self, status: OutcomeStatus, why: str = "", *, after_seconds: float = 0.0) -> None:
+        """It is over, ``after_seconds`` from now as the client sees it."""
+        self.outcome.cancel = None
+        self.outcome.end(status, self.router.loop.now_seconds + after_seconds, why)
+        if status is OutcomeStatus.SHED:
+            self.router.backlog.refused(self.outcome)
+        self.on_end(self.outcome)
+
+
+class _Backlog:
+    """How long what waited ahead of each refused request took: what Retry-After foretells."""
+
+    def __init__(self, pool: RequestPool[VirtualReplica]) -> None:
+        self._pool = pool
+        self._placed_tokens = 0
+        self._refused: list[tuple[int, int, Outcome]] = []
+
+    def refused(self, outcome: Outcome) -> None:
+        """A request was told to come back."""
+        ahead = self._placed_tokens + self._pool.held_tokens
+        heapq.heappush(self._refused, (ahead, outcome.number, outcome))
+
+    def placed(self, num_tokens: int, *, now_seconds: float) -> None:
+        """So many tokens were given room."""
+        self._placed_tokens += num_tokens
+        while self._refused and self._refused[0][0] <= self._placed_tokens:
+            _, _, outcome = heapq.heappop(self._refused)
+            if outcome.ended_seconds is not None:
+                outcome.drained_seconds = now_seconds - outcome.ended_seconds
 
 
 class VirtualRouter:
@@ -122,9 +163,11 @@ class VirtualRouter:
         self._is_running = is_running
         self._is_clairvoyant = policy == CLAIRVOYANT
         self._guesses = policy == MEMROUTE
-        ours = self._is_ours = policy in OURS
+        ours = policy in OURS
+        self.leaves_stuck = ours
+        """Whether requests leave replicas that hang: other routers wait for the timeout."""
         dispatch = settings.dispatch
-        self.dispatcher = Dispatcher(
+        self.dispatcher: Dispatcher[Waiter[VirtualReplica]] = Dispatcher(
             DispatchSettings(
                 policy=MEMROUTE if ours else policy,
                 admission=dispatch.admission if ours else AdmissionMode.OFF,
@@ -135,137 +178,135 @@ class VirtualRouter:
             rng=rng,
             find_hits=None if self._guesses else self._find_hits,
         )
-        self._replicas: dict[str, VirtualReplica] = {}
-        self._sent: dict[str, dict[_Asking, None]] = {}
-        self._num_held = 0
-        self._placed_tokens = 0
-        self._refused: list[tuple[int, int, Outcome]] = []
-        self._will_advance = False
-        self._by_lease: dict[Reservation, _Asking] = {}
+        self.pool: RequestPool[VirtualReplica] = RequestPool(
+            self.dispatcher,
+            retries=RetryRule(settings.max_attempts),
+            clock=lambda: loop.now_seconds,
+            call_soon=lambda callback: loop.after(0.0, callback),
+            call_later=loop.after,
+        )
+        self.backlog = _Backlog(self.pool)
+        self._sent: dict[VirtualReplica, dict[_Attempt, None]] = {}
+        self._by_reservation: dict[Reservation, _Attempt] = {}
 
     def add_replica(self, replica: VirtualReplica) -> None:
         """Start to scrape a replica, and to send to it."""
         ledger = self.dispatcher.ledger(
             replica.name, promised_capacity_tokens=max(1, replica.capacity_tokens)
         )
-        self.dispatcher.add(Backend(ledger))
-        self._replicas[replica.name] = replica
-        self._sent[replica.name] = {}
-
-        replica.on_step.append(lambda: self._stepped(replica, ledger))
+        self._sent[replica] = {}
+        self.pool.join(Backend(ledger), replica)
+        replica.on_step.append(lambda: self._stepped(replica))
         if self._is_running():
             self._start(replica)
-
-    def _stepped(self, replica: VirtualReplica, ledger: ReplicaLedger) -> None:
-        """A step has ended: what the one stream that tells the clock has shown by now."""
-        leader = ledger.leader
-        if leader is None:
-            for asking in self._sent[replica.name]:
-                if asking.profile.is_stream and self._show(asking, replica):
-                    break
-        else:
-            asking = self._by_lease[leader]
-            self._show(asking, replica)
-
-    def _show(self, asking: "_Asking", replica: VirtualReplica) -> bool:
-        """Tell the ledger of the events that a stream has shown; False where it has shown none."""
-        assignment = asking.assignment
-        if assignment is None or assignment.reservation.is_pending:
-            return False
-        num_events = self._num_events(replica.num_generated(asking.request))
-        if num_events <= 0:
-            return False
-        assignment.backend.ledger.streamed(
-            assignment.reservation, num_events=num_events, now_seconds=self.loop.now_seconds
-        )
-        return True
-
-    def _num_events(self, num_tokens: int) -> int:
-        """Events in which so many tokens have come: the first alone, then so many at once."""
-        if num_tokens <= 1:
-            return num_tokens
-        return 1 + (num_tokens - 1) // self.settings.tokens_per_event
-
-    def start_scraping(self) -> None:
-        """Scrape every replica, each from a phase of its own, until nothing is left to route."""
-        for replica in self._replicas.values():
-            self._start(replica)
-        self.loop.after(STUCK_TICK_SECONDS, self._look_for_stuck)
-
-    def _look_for_stuck(self) -> None:
-        """What waits at a replica that hangs goes elsewhere, as in the real router."""
-        for backend in self.dispatcher.backends.values():
-            backend.ledger.settle(now_seconds=self.loop.now_seconds)
-        if self._is_ours:
-            now = self.loop.now_seconds
-            stuck = set(self.dispatcher.stuck(now_seconds=now))
-            for asking in [a for sent in self._sent.values() for a in sent]:
-                assignment = asking.assignment
-                if assignment is not None and assignment.reservation in stuck:
-                    assignment.backend.health.fault(now_seconds=now)
-                    self._cancel(asking)
-                    self.route(asking.outcome, asking.on_end)
-        if self._is_running():
-            self.loop.after(STUCK_TICK_SECONDS, self._look_for_stuck)
 
     def remove_replica(self, replica: VirtualReplica) -> None:
         """Send nothing more to it."""
-        self._replicas.pop(replica.name, None)
-        self.dispatcher.remove(replica.name)
+        self.pool.leave(replica.name)
+
+    def start_scraping(self) -> None:
+        """Scrape every replica, each from a phase of its own, until nothing is left to route."""
+        for replica in self.pool.replicas.values():
+            self._start(replica)
+        self.loop.after(TICK_SECONDS, self._tick)
 
     def route(self, outcome: Outcome, on_end: Callable[[Outcome], None]) -> None:
         """Send a request on, let it wait, or shed it."""
         request = self._request(outcome)
         profile = self._profile(request, outcome.asked.tenant)
-        asking = _Asking(outcome, request, profile, on_end)
-        verdict = self.dispatcher.submit(asking, now_seconds=self.loop.now_seconds)
-        if verdict is None:
-            self._num_held += 1
-            outcome.cancel = lambda: self._withdraw(asking)
-            self._advance()
-            self._advance_later()
+        attempt = _Attempt(self, outcome, request, profile, on_end)
+        outcome.cancel = lambda: self.pool.withdraw(attempt)
+        verdict = self.pool.submit(attempt)
+        if isinstance(verdict, Lease):
+            attempt.admitted(verdict)
+        elif verdict is not None:
+            attempt.refused(verdict)
+
+    # An attempt on a replica.
+
+    def send(self, attempt: _Attempt, lease: Lease[VirtualReplica]) -> None:
+        """Send it to the engine where room was reserved."""
+        outcome, replica = attempt.outcome, lease.replica
+        outcome.tried.append(replica.name)
+        attempt.lease = lease
+        ticket = attempt.ticket = Ticket(request=attempt.request)
+        self._sent[replica][attempt] = None
+        self._by_reservation[lease.reservation] = attempt
+        self.backlog.placed(lease.reserved_tokens, now_seconds=self.loop.now_seconds)
+        ticket.on_first_token = lambda _: self._on_first_token(attempt)
+        ticket.on_end = lambda _: self._on_end(attempt)
+        outcome.cancel = lambda: self.abort(attempt)
+        self.loop.after(self.settings.network_seconds, lambda: replica.submit(ticket))
+
+    def abort(self, attempt: _Attempt) -> None:
+        """Its work ends at the engine, and what was reserved is given back."""
+        if attempt.lease is not None and attempt.ticket is not None:
+            attempt.lease.replica.abort(attempt.ticket)
+            self._release(attempt, is_complete=False)
+
+    def failed(self, attempt: _Attempt, why: str) -> None:
+        """It has left a replica without an answer: elsewhere, while it may."""
+        outcome = attempt.outcome
+        if outcome.first_token_seconds is None and self.pool.may_retry(attempt):
+            self.route(outcome, attempt.on_end)
         else:
-            self._told(asking, verdict)
+            attempt.end(OutcomeStatus.FAILED, why)
 
-    # What was decided.
-
-    def _told(self, asking: _Asking, verdict: Assignment | Reject) -> None:
-        outcome = asking.outcome
-        outcome.cancel = None
-        if isinstance(verdict, Assignment):
-            self._send(asking, verdict)
-        elif outcome.tried and verdict.retry_after_seconds is not None:
-            outcome.end(OutcomeStatus.FAILED, self.loop.now_seconds, "no replica left to try")
-            asking.on_end(outcome)
-        else:
-            outcome.retry_after_seconds = verdict.retry_after_seconds
-            ahead = self._placed_tokens + self.dispatcher.queue.held_tokens
-            heapq.heappush(self._refused, (ahead, outcome.number, outcome))
-            outcome.end(OutcomeStatus.SHED, self.loop.now_seconds, verdict.reason.value)
-            asking.on_end(outcome)
-
-    def _withdraw(self, asking: _Asking) -> None:
-        if self.dispatcher.withdraw(asking):
-            self._num_held -= 1
-
-    def _advance_later(self) -> None:
-        if self._num_held and not self._will_advance:
-            self._will_advance = True
-            self.loop.after(HELD_TICK_SECONDS, self._tick)
-
-    def _tick(self) -> None:
-        self._will_advance = False
-        self._advance()
-        self._advance_later()
-
-    def _advance(self) -> None:
-        """Something has changed, or time has passed: see whose turn it is."""
-        if not self._num_held:
+    def _release(self, attempt: _Attempt, *, is_complete: bool) -> None:
+        lease, attempt.lease = attempt.lease, None
+        attempt.outcome.cancel = None
+        if lease is None:
             return
-        for ticket, verdict in self.dispatcher.turns(now_seconds=self.loop.now_seconds):
-            self._num_held -= 1
-            if isinstance(ticket, _Asking):
-                self._told(ticket, verdict)
+        self._sent[lease.replica].pop(attempt, None)
+        self._by_reservation.pop(lease.reservation, None)
+        tokens = attempt.request.num_output_tokens if is_complete else None
+        if tokens is not None:
+            lease.progress(tokens)
+        lease.release(is_complete=is_complete, generated_tokens=tokens)
+
+    def _on_first_token(self, attempt: _Attempt) -> None:
+        attempt.outcome.first_token_seconds = self.loop.now_seconds + self.settings.network_seconds
+        if attempt.lease is not None:
+            attempt.lease.backend.health.answered()
+            attempt.lease.progress(1)
+
+    def _stepped(self, replica: VirtualReplica) -> None:
+        """A step has ended: what the stream that tells the replica's clock has shown by now.
+
+        The others' events are read when a reading comes, and when they end: the ledger asks for
+        them at no other time.
+        """
+        backend = self.dispatcher.backends.get(replica.name)
+        leader = None if backend is None else backend.ledger.leader
+        if leader is not None:
+            self._show(self._by_reservation[leader])
+            return
+        for attempt in self._sent[replica]:
+            if self._show(attempt):
+                return
+
+    def _show(self, attempt: _Attempt) -> bool:
+        """Tell of the events that a stream has shown; False where it has shown none."""
+        lease = attempt.lease
+        if lease is None or lease.is_pending:
+            return False
+        lease.progress(lease.replica.num_generated(attempt.request))
+        return True
+
+    def _on_end(self, attempt: _Attempt) -> None:
+        ticket, lease = attempt.ticket, attempt.lease
+        if ticket is None or lease is None:
+            return
+        outcome, request = attempt.outcome, attempt.request
+        outcome.num_preemptions += request.num_preemptions
+        outcome.num_hit_tokens = request.num_hit_tokens
+        if ticket.is_failed:
+            lease.backend.health.fault(now_seconds=self.loop.now_seconds)
+            self._release(attempt, is_complete=False)
+            self.failed(attempt, "the replica died")
+        else:
+            self._release(attempt, is_complete=True)
+            attempt.end(OutcomeStatus.SERVED, after_seconds=self.settings.network_seconds)
 
     # Requests.
 
@@ -305,101 +346,11 @@ class VirtualRouter:
         num_blocks = request.num_prompt_tokens // GUESSED_BLOCK_TOKENS
         return tuple(request.content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS))
 
-    def _find_hits(self, ticket: object) -> dict[str, int]:
-        if not isinstance(ticket, _Asking):
+    def _find_hits(self, waiter: Waiter[VirtualReplica]) -> dict[str, int]:
+        if not isinstance(waiter, _Attempt):
             return {}
-        return {
-            name: replica.hit_tokens(ticket.request) for name, replica in self._replicas.items()
-        }
-
-    def _send(self, asking: _Asking, assignment: Assignment) -> None:
-        outcome = asking.outcome
-        name = assignment.choice.replica
-        replica = self._replicas[name]
-        outcome.tried.append(name)
-        asking.assignment = assignment
-        ticket = asking.ticket = Ticket(request=asking.request)
-        self._sent[name][asking] = None
-        self._by_lease[assignment.reservation] = asking
-        self._placed_tokens += assignment.reservation.reserved_tokens
-        while self._refused and self._refused[0][0] <= self._placed_tokens:
-            _, _, refused = heapq.heappop(self._refused)
-            if refused.ended_seconds is not None:
-                refused.drained_seconds = self.loop.now_seconds - refused.ended_seconds
-        ticket.on_first_token = lambda _: self._on_first_token(asking)
-        ticket.on_end = lambda _: self._on_end(asking)
-        outcome.cancel = lambda: self._cancel(asking)
-        self.loop.after(self.settings.network_seconds, lambda: replica.submit(ticket))
-
-    def _cancel(self, asking: _Asking) -> None:
-        """The client has gone: the engine's work ends, and what was reserved is given back."""
-        if asking.assignment is None or asking.ticket is None:
-            return
-        replica = asking.ticket.replica or self._replicas.get(asking.assignment.choice.replica)
-        if replica is not None:
-            replica.abort(asking.ticket)
-        self._leave(asking, is_complete=False)
-
-    def _leave(self, asking: _Asking, *, is_complete: bool) -> None:
-        assignment = asking.assignment
-        asking.outcome.cancel = None
-        if assignment is None:
-            return
-        asking.assignment = None
-        self._sent[assignment.choice.replica].pop(asking, None)
-        now = self.loop.now_seconds
-        ledger = assignment.backend.ledger
-        self._by_lease.pop(assignment.reservation, None)
-        if is_complete:
-            assignment.backend.health.answered()
-            if asking.profile.is_stream:
-                ledger.streamed(
-                    assignment.reservation,
-                    num_events=self._num_events(asking.request.num_output_tokens),
-                    now_seconds=now,
-                )
-            ledger.completed(
-                assignment.reservation,
-                generated_tokens=asking.request.num_output_tokens if asking.tells_usage else None,
-                now_seconds=now,
-            )
-        self.dispatcher.ended(
-            ledger, assignment.reservation, is_complete=is_complete, now_seconds=now
-        )
-        self._advance()
-
-    def _on_first_token(self, asking: _Asking) -> None:
-        now = self.loop.now_seconds
-        asking.outcome.first_token_seconds = now + self.settings.network_seconds
-        assignment = asking.assignment
-        if assignment is not None and asking.profile.is_stream:
-            assignment.backend.health.answered()
-            assignment.backend.ledger.streamed(
-                assignment.reservation, num_events=1, now_seconds=now
-            )
-        self._advance()
-
-    def _on_end(self, asking: _Asking) -> None:
-        now = self.loop.now_seconds
-        ticket, assignment = asking.ticket, asking.assignment
-        if ticket is None or assignment is None:
-            return
-        outcome, request = asking.outcome, asking.request
-        outcome.num_preemptions += request.num_preemptions
-        outcome.num_hit_tokens = request.num_hit_tokens
-        if ticket.is_failed:
-            assignment.backend.health.fault(now_seconds=now)
-        self._leave(asking, is_complete=not ticket.is_failed)
-        if not ticket.is_failed:
-            outcome.end(OutcomeStatus.SERVED, now + self.settings.network_seconds)
-            asking.on_end(outcome)
-        elif outcome.first_token_seconds is None and (
-            len(outcome.tried) < self.settings.max_attempts
-        ):
-            self.route(outcome, asking.on_end)
-        else:
-            outcome.end(OutcomeStatus.FAILED, now, "the replica died")
-            asking.on_end(outcome)
+        request = waiter.request
+        return {name: there.hit_tokens(request) for name, there in self.pool.replicas.items()}
 
     # Readings.
 
@@ -412,7 +363,7 @@ class VirtualRouter:
 
     def _scrape(self, replica: VirtualReplica) -> None:
         """Scrape now, and again every period while there is something to route."""
-        if self._replicas.get(replica.name) is not replica:
+        if self.pool.replicas.get(replica.name) is not replica:
             return
         if replica.is_serving and not replica.is_mute:
             gauges = replica.reading()
@@ -435,15 +386,12 @@ class VirtualRouter:
 
     def _arrived(self, replica: VirtualReplica, reading: ReplicaReading) -> None:
         backend = self.dispatcher.backends.get(replica.name)
-        if backend is None:
-            return
-        ledger = backend.ledger
-        for asking in self._sent[replica.name]:
-            assignment = asking.assignment
-            if assignment is None or assignment.reservation.is_pending:
-                continue
-            # Streams have told how far they are, when each step ended.
-            if asking.profile.is_stream:
-                self._show(asking, replica)
-        self.dispatcher.apply_reading(ledger, reading)
-        self._advance()
+        if backend is not None:
+            for attempt in self._sent[replica]:
+                self._show(attempt)
+            self.pool.apply_reading(backend.ledger, reading)
+
+    def _tick(self) -> None:
+        self.pool.tick()
+        if self._is_running():
+            self.loop.after(TICK_SECONDS, self._tick)

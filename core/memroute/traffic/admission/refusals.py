@@ -73,10 +73,12 @@ def never_fits(profile: RequestProfile, replicas: Sequence[ReplicaLedger]) -> Re
     """The refusal of a request that no replica could ever hold. ``replicas``: not empty."""
     limit = max(replica.limit_tokens or 0 for replica in replicas)
     output = f" and {profile.max_output_tokens} output" if profile.max_output_tokens else ""
+    num_sequences = profile.num_sequences
+    subject = "the request" if num_sequences == 1 else f"the largest of {num_sequences} sequences"
     return Reject(
         reason=RejectReason.NEVER_FITS,
         message=(
-            f"the request needs at least {profile.min_prompt_tokens} prompt{output} tokens; the "
+            f"{subject} needs at least {profile.min_prompt_tokens} prompt{output} tokens; the "
             f"largest replica of this model holds {limit} tokens per request"
         ),
         retry_after_seconds=None,

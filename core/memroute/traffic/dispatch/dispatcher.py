@@ -20,7 +20,7 @@ everything unless it is asked for.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, Generic
 
 from memroute.traffic.admission import (
     AdmissionSettings,
@@ -37,7 +37,7 @@ from memroute.traffic.admission import (
     no_ready_replica,
     not_now,
 )
-from memroute.traffic.dispatch.waiting_line import Ticket, WaitingLine
+from memroute.traffic.dispatch.waiting_line import T, WaitingLine
 from memroute.traffic.lengths import OutputLengths, TokensPerEvent
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation
@@ -96,7 +96,7 @@ class Assignment:
         self.reservation = reservation
 
 
-class Dispatcher:
+class Dispatcher(Generic[T]):
     """Owns the ledgers of one pool's replicas and the queue of those who wait for them."""
 
     def __init__(
@@ -105,14 +105,14 @@ class Dispatcher:
         limits: QueueLimits,
         *,
         rng: RandomSource,
-        find_hits: Callable[[Ticket], Hits] | None = None,
+        find_hits: Callable[[T], Hits] | None = None,
     ) -> None:
         """``find_hits``: tokens of a request's prompt that each replica has cached.
 
         None: guessed from what was sent where, by the blocks of its profile's ``prefix``.
         """
         self.settings = settings
-        self.line = WaitingLine(limits)
+        self.line: WaitingLine[T] = WaitingLine(limits)
         self.lengths = OutputLengths()
         self.events = TokensPerEvent()
         self.backends: dict[str, Backend] = {}
@@ -123,11 +123,11 @@ class Dispatcher:
         self._find_hits = find_hits
         self._rng = rng
         self._pick: Pick | None = None
-        self._evicted: list[tuple[Ticket, Reject]] = []
+        self._evicted: list[tuple[T, Reject]] = []
         self.configure(settings)
 
     @property
-    def queue(self) -> FairQueue[Ticket]:
+    def queue(self) -> FairQueue[T]:
         """Who waits."""
         return self.line.queue
 
@@ -173,7 +173,7 @@ class Dispatcher:
 
     # Requests.
 
-    def submit(self, ticket: Ticket, *, now_seconds: float) -> Assignment | Reject | None:
+    def submit(self, ticket: T, *, now_seconds: float) -> Assignment | Reject | None:
         """Room on a replica, a refusal, or None: it waits, and ``turns`` will tell."""
         possible = self._possible(ticket, now_seconds)
         if isinstance(possible, Reject):
@@ -201,21 +201,21 @@ class Dispatcher:
             self.num_would_hold += 1
         return self._unheld(ticket, found, possible, now_seconds)
 
-    def withdraw(self, ticket: Ticket) -> bool:
+    def withdraw(self, ticket: T) -> bool:
         """It waits no more: its client has gone. False when it did not wait."""
         return self.queue.remove(ticket)
 
-    def turns(self, *, now_seconds: float) -> list[tuple[Ticket, Assignment | Reject]]:
+    def turns(self, *, now_seconds: float) -> list[tuple[T, Assignment | Reject]]:
         """Held requests whose turn has come, or whose time is over."""
         queue = self.queue
-        done: list[tuple[Ticket, Assignment | Reject]] = []
+        done: list[tuple[T, Assignment | Reject]] = []
         if self._evicted:
             done += self._evicted
             self._evicted.clear()
         if not len(queue):
             return done
         self.line.plan(self.backends.values(), now_seconds=now_seconds)
-        searches: dict[Ticket, Shortlist] = {}
+        searches: dict[T, Shortlist] = {}
         while (turn := self._turn(searches, now_seconds)) is not None:
             held, verdict = turn
             is_placed = isinstance(verdict, Assignment)
@@ -290,7 +290,7 @@ class Dispatcher:
 
     # Inside.
 
-    def _usable(self, ticket: Ticket, now_seconds: float) -> list[Backend]:
+    def _usable(self, ticket: T, now_seconds: float) -> list[Backend]:
         return usable(
             self.backends.values(),
             tried=ticket.tried,
@@ -299,7 +299,7 @@ class Dispatcher:
             now_seconds=now_seconds,
         )
 
-    def _possible(self, ticket: Ticket, now_seconds: float) -> list[Backend] | Reject:
+    def _possible(self, ticket: T, now_seconds: float) -> list[Backend] | Reject:
         """Those that could ever hold the request, or why there are none."""
         there = self._usable(ticket, now_seconds)
         if not there:
@@ -330,11 +330,11 @@ class Dispatcher:
             return profile.assumed_output_tokens
         return told * profile.num_choices
 
-    def _hits(self, ticket: Ticket) -> Hits:
+    def _hits(self, ticket: T) -> Hits:
         find = self._find_hits
         return self.cached.hits(ticket.profile) if find is None else find(ticket)
 
-    def _search(self, ticket: Ticket, possible: Sequence[Backend], now_seconds: float) -> Shortlist:
+    def _search(self, ticket: T, possible: Sequence[Backend], now_seconds: float) -> Shortlist:
         return search(
             possible,
             ticket.profile,
@@ -354,11 +354,11 @@ class Dispatcher:
     def _is_over_share(self, tenant: str, now_seconds: float) -> bool:
         return self.line.is_over_share(tenant, now_seconds=now_seconds)
 
-    def _nothing(self, ticket: Ticket) -> Shortlist:
+    def _nothing(self, ticket: T) -> Shortlist:
         """What is found where there is nobody to look at."""
         return Shortlist(0, self._output_tokens(ticket.profile), self.settings.limits)
 
-    def _admissible(self, ticket: Ticket, found: Shortlist, now_seconds: float) -> Backend | None:
+    def _admissible(self, ticket: T, found: Shortlist, now_seconds: float) -> Backend | None:
         """Where it goes now: None when it should wait."""
         deadline = self._deadline(ticket.profile, now_seconds)
         if found.is_best_open or found.is_second_best_due(
@@ -373,8 +373,8 @@ class Dispatcher:
         return now_seconds + self.settings.limits.ttft_target_seconds
 
     def _turn(
-        self, searches: dict[Ticket, Shortlist], now_seconds: float
-    ) -> tuple[QueuedRequest[Ticket], Assignment | Reject] | None:
+        self, searches: dict[T, Shortlist], now_seconds: float
+    ) -> tuple[QueuedRequest[T], Assignment | Reject] | None:
         """The next held request that can go, and where; None when none can.
 
         First those whose own best replica is open; only then one that has no time left to wait
@@ -412,10 +412,10 @@ class Dispatcher:
 
     def _second_best(
         self,
-        turns: Sequence[QueuedRequest[Ticket]],
-        searches: dict[Ticket, Shortlist],
+        turns: Sequence[QueuedRequest[T]],
+        searches: dict[T, Shortlist],
         now_seconds: float,
-    ) -> tuple[QueuedRequest[Ticket], Assignment | Reject] | None:
+    ) -> tuple[QueuedRequest[T], Assignment | Reject] | None:
         """A held request that can wait no longer for its best replica, and has another."""
         for held in turns:
             if not held.is_late and searches[held.item].is_second_best_due(
@@ -432,7 +432,7 @@ class Dispatcher:
 
     def _hold(
         self,
-        ticket: Ticket,
+        ticket: T,
         found: Shortlist,
         possible: Sequence[Backend],
         now_seconds: float,
@@ -482,7 +482,7 @@ class Dispatcher:
             expected_wait_seconds=expected_wait_seconds,
         )
 
-    def _hopeless(self, ticket: Ticket, now_seconds: float) -> Reject:
+    def _hopeless(self, ticket: T, now_seconds: float) -> Reject:
         """It is late, and waiting is no use for those who are."""
         self.line.in_vain(now_seconds=now_seconds)
         there = self._usable(ticket, now_seconds)
@@ -494,7 +494,7 @@ class Dispatcher:
             because="it would be late, and most of those that are late wait in vain now"
         )
 
-    def _expired(self, ticket: Ticket, now_seconds: float) -> Assignment | Reject:
+    def _expired(self, ticket: T, now_seconds: float) -> Assignment | Reject:
         """It has waited for its time: a last look, whatever others are promised."""
         there = self._usable(ticket, now_seconds)
         if not there:
@@ -511,9 +511,7 @@ class Dispatcher:
             waited=self.queue.limits.max_seconds,
         )
 
-    def _picked(
-        self, ticket: Ticket, possible: Sequence[Backend], now_seconds: float
-    ) -> Assignment:
+    def _picked(self, ticket: T, possible: Sequence[Backend], now_seconds: float) -> Assignment:
         """A published policy's choice."""
         profile = ticket.profile
         name = self.settings.policy
@@ -533,7 +531,7 @@ class Dispatcher:
 
     def _unheld(
         self,
-        ticket: Ticket,
+        ticket: T,
         found: Shortlist,
         possible: Sequence[Backend],
         now_seconds: float,
@@ -548,7 +546,7 @@ class Dispatcher:
 
     def _reserve(
         self,
-        ticket: Ticket,
+        ticket: T,
         chosen: Backend,
         found: Shortlist,
         now_seconds: float,

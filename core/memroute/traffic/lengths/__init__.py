@@ -2,6 +2,6 @@
 
 from memroute.traffic.lengths.events import TokensPerEvent
 from memroute.traffic.lengths.output import OutputLengths
-from memroute.traffic.lengths.prompt import PromptLengths
+from memroute.traffic.lengths.prompt import PromptLengths, PromptParts
 
-__all__ = ["OutputLengths", "PromptLengths", "TokensPerEvent"]
+__all__ = ["OutputLengths", "PromptLengths", "PromptParts", "TokensPerEvent"]
