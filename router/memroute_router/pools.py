@@ -216,7 +216,7 @@ class Pool(RequestPool[Replica]):
         )
 
     def tick(self) -> None:
-        """Time has passed, for what waits and decodes, and for what is said of the targets."""
+        """Time passes: whole answers begin, replicas that hang are left, targets are judged."""
         super().tick()
         self.targets.look(
             self.model,
