@@ -14,9 +14,9 @@ from memroute.traffic.admission import (
 from memroute.traffic.replica import ReplicaLedger
 
 LOGGER = logging.getLogger(__name__)
-# For so long (seconds) targets must have looked out of reach before it is said. What a replica needs
-# alone is learned from above: the first tokens of a busy one say too much. Chosen by hand: answers of
-# any engine end in that time, and nobody reads a condition sooner.
+# Targets must have looked out of reach for so long (seconds) before it is said. What a replica
+# needs alone is learned from above: the first tokens of a busy one say too much. Chosen by hand:
+# answers of any engine end in that time, and nobody reads a condition sooner.
 CONFIRMED_SECONDS: Final = 30.0
 
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 from memroute.sizing import Option
 from memroute.traffic.admission import AdmissionSettings
+from memroute.traffic.admission.settings import FLOOR_RATIO
 
-# Of what a request needs alone: room for others beside it. Chosen by hand; 1.5 leaves room for half
-# as many (13 instead of 26 where it is least).
-ROOM_RATIO = 2.0
+# Of what a request needs alone: room for others beside it. It is the router's own floor for targets
+# that are out of reach; 1.5 would leave room for half as many (13 instead of 26 where it is least).
+ROOM_RATIO = FLOOR_RATIO
 # What a target is rounded up to, times a power of ten: numbers that people would choose.
 ROUND_NUMBERS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 

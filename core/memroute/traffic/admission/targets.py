@@ -25,6 +25,8 @@ TAKEN_BACK_RATIO: Final = 0.95
 # Times in which prompts were waited for, before what a typical prompt takes is believed: the law
 # starts from a prior that weighs two prompts (``PrefillLaw``). Chosen by hand.
 MIN_PREFILL_SAMPLES: Final = 8
+# From here on a number in the sentence needs no digit after the point.
+WHOLE: Final = 10.0
 # Of a number in the sentence, after the point: closer times are told as equal.
 MAX_DIGITS: Final = 3
 
@@ -137,7 +139,6 @@ def _both(alone: float, asked: float) -> tuple[str, str]:
 
 
 def _time(seconds: float, digits: int) -> str:
-    """``68 ms``, ``2.4 s``: more digits on demand."""
-    if seconds < 1.0:
-        return f"{1e3 * seconds:.{digits}f} ms"
-    return f"{seconds:.{digits + 1}f} s"
+    """``68 ms``, ``0.5 ms``, ``2.4 s``: more digits on demand."""
+    value, unit = (1e3 * seconds, "ms") if seconds < 1.0 else (seconds, "s")
+    return f"{value:.{digits if value >= WHOLE else digits + 1}f} {unit}"
