@@ -187,7 +187,7 @@ def order(queue, count=100):
     """Serve everybody."""
     names = []
     while len(queue) and len(names) < count:
-        (held, *_) = queue.in_turn(1)
+        (held, *_) = queue.in_order()
         queue.served(held)
         names.append(held.item)
     return names
@@ -206,12 +206,15 @@ def test_a_queue_is_bounded_in_requests_in_tokens_and_in_time():
     assert queue.remove("first")
     assert not queue.remove("first")
     assert (len(queue), queue.held_tokens) == (2, 110)
-    assert queue.expired(now_seconds=9.9) == []
-    assert queue.expired(now_seconds=10) == ["second"]
+    assert queue.take_expired(now_seconds=9.9) == []
+    assert queue.take_expired(now_seconds=10) == ["second"]
+    assert (len(queue), queue.held_tokens) == (1, 10)
 
 
-def test_a_request_larger_than_the_queue_may_wait_alone():
-    assert FairQueue(LIMITS).refusal(1000, expected_wait_seconds=None) is None
+def test_a_request_larger_than_the_whole_queue_never_waits():
+    """It would keep everybody else out of it: 98 bytes of JSON were 10 s without service."""
+    assert FairQueue(LIMITS).refusal(1000, expected_wait_seconds=None) is QueueRefusal.SIZE
+    assert FairQueue(LIMITS).refusal(250, expected_wait_seconds=None) is None
 
 
 def test_within_a_tenant_the_earliest_deadline_goes_first():
@@ -250,7 +253,7 @@ def test_tenants_get_equal_tokens_while_all_of_them_wait(requests):
     waiting = {tenant for tenant, count in left.items() if count}
     got = dict.fromkeys(waiting, 0)
     while len(queue) and all(left[tenant] for tenant in waiting):
-        (held, *_) = queue.in_turn(1)
+        (held, *_) = queue.in_order()
         queue.served(held)
         got[held.tenant] += held.num_tokens
         left[held.tenant] -= 1

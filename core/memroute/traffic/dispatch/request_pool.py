@@ -18,8 +18,9 @@ from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
 from memroute.traffic.admission import Reject
-from memroute.traffic.dispatch.dispatcher import Assignment, Dispatcher
+from memroute.traffic.dispatch.dispatcher import Dispatcher
 from memroute.traffic.dispatch.retries import RetryRule
+from memroute.traffic.dispatch.selection import Assignment
 from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.request import RequestProfile
@@ -138,12 +139,12 @@ class RequestPool(Generic[R]):
     @property
     def num_held(self) -> int:
         """Requests that wait for their turn."""
-        return len(self.dispatcher.queue)
+        return self.dispatcher.num_held
 
     @property
     def held_tokens(self) -> int:
         """Tokens that those are expected to need."""
-        return self.dispatcher.queue.held_tokens
+        return self.dispatcher.held_tokens
 
     # Replicas.
 
@@ -173,9 +174,8 @@ class RequestPool(Generic[R]):
         verdict = self.dispatcher.submit(waiter, now_seconds=self.now_seconds())
         if isinstance(verdict, Assignment):
             return self._lease(waiter, verdict)
-        if verdict is None:
-            # The one that is held now may be cheaper to serve than those before it.
-            self.advance_soon()
+        # One that is held may go before those that wait, and one may have been displaced.
+        self.advance_soon()
         return verdict
 
     def withdraw(self, waiter: Waiter[R]) -> None:
@@ -204,14 +204,14 @@ class RequestPool(Generic[R]):
                 tokens = reservation.generated_tokens
             ledger.progress(reservation, generated_tokens=tokens, now_seconds=now)
         self._waiters.pop(reservation, None)
-        self.dispatcher.ended(ledger, reservation, is_complete=is_complete, now_seconds=now)
+        self.dispatcher.ended(assignment, is_complete=is_complete, now_seconds=now)
         self.advance_soon()
 
     # Time.
 
     def advance_soon(self) -> None:
         """Something has changed: see whose turn it is, once this step is over."""
-        if len(self.dispatcher.queue) and not self._will_advance:
+        if self.dispatcher.has_turns and not self._will_advance:
             self._will_advance = True
             self._call_soon(self._advance)
 
@@ -232,13 +232,13 @@ class RequestPool(Generic[R]):
                 waiter.admitted(self._lease(waiter, verdict))
             else:
                 waiter.refused(verdict)
-        if len(self.dispatcher.queue) and not self._will_tick:
+        if self.dispatcher.has_turns and not self._will_tick:
             self._will_tick = True
             self._call_later(HELD_TICK_SECONDS, self._tick)
 
     def _tick(self) -> None:
         self._will_tick = False
-        if len(self.dispatcher.queue):
+        if self.dispatcher.has_turns:
             self._advance()
 
     def _lease(self, waiter: Waiter[R], assignment: Assignment) -> Lease[R]:

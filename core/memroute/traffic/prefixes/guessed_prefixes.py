@@ -32,23 +32,40 @@ class PrefixIndex:
         """Leading blocks of the prompt that each replica has; who has none is not in it."""
         return self._holders.match(keys)
 
-    def insert(self, replica: str, keys: Sequence[int], *, max_blocks: int) -> None:
-        """The replica has been sent a prompt of these blocks, and keeps ``max_blocks``."""
+    def insert(self, replica: str, keys: Sequence[int], *, max_blocks: int) -> int:
+        """The replica has been sent a prompt of these blocks, and keeps ``max_blocks``.
+
+        Returns how many of them, at the prompt's end, it was not known to have.
+        """
         bit = self._holders.bit(replica)
         recent = self._recent.get(replica)
         if recent is None:
             recent = self._recent[replica] = OrderedDict()
         # From the end, so that a beginning is always more recent than what follows it.
+        num_new = 0
         for key in reversed(keys):
             if key in recent:
                 recent.move_to_end(key)
             else:
                 recent[key] = None
+                num_new += 1
                 self._holders.add(key, bit)
         limit = max(1, min(MAX_BLOCKS_PER_REPLICA, max_blocks))
         while len(recent) > limit:
             key, _ = recent.popitem(last=False)
             self._holders.drop(key, bit)
+        return num_new
+
+    def take_back(self, replica: str, keys: Sequence[int]) -> None:
+        """It was sent these, and never had them."""
+        recent = self._recent.get(replica)
+        if recent is None:
+            return
+        bit = self._holders.bit(replica)
+        for key in keys:
+            if key in recent:
+                del recent[key]
+                self._holders.drop(key, bit)
 
     def forget(self, replica: str) -> None:
         """The replica is gone, or its cache is empty."""
