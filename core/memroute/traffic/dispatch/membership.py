@@ -10,13 +10,16 @@ possible   of those: not tried before, large enough, of the version that the req
 another version is no reason to tell a client that its request is wrong.
 """
 
-from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 from memroute.traffic.admission import Reject, RejectReason, never_fits, no_ready_replica
 from memroute.traffic.admission.policy import DEFAULT_RETRY_AFTER_SECONDS
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.request import RequestProfile
+
+# More than any request holds: the limit of replicas that tell none.
+UNBOUNDED_TOKENS: Final = 2**60
 
 
 class Possible:
@@ -35,13 +38,15 @@ class Possible:
 class Available:
     """The replicas that may be tried at one moment."""
 
-    __slots__ = ("_by_version", "_limits", "_shares", "backends", "versions")
+    __slots__ = ("_by_version", "_least_limit", "_shares", "backends", "versions")
 
-    def __init__(self, backends: list[Backend], shares: Mapping[str, float]) -> None:
+    def __init__(
+        self, backends: list[Backend], shares: Mapping[str, float], least_limit: int
+    ) -> None:
+        """``least_limit``: tokens that every one of them holds of one request."""
         self.backends = backends
         self._shares = shares
-        limits = {backend.ledger.limit_tokens for backend in backends}
-        self._limits = sorted(limit for limit in limits if limit is not None)
+        self._least_limit = least_limit
         self._by_version: dict[str, list[Backend]] = {}
         if shares:
             for backend in backends:
@@ -64,15 +69,16 @@ class Available:
     def possible(self, profile: RequestProfile, tried: Collection[str]) -> Possible | None:
         """Those that could hold it, of the version that it draws; None: there is none."""
         least = profile.least_tokens
-        size = bisect_left(self._limits, least)
-        lane = f"{size} {profile.adapter} {' '.join(tried)}"
+        lane = profile.adapter
         backends, by_version = self.backends, self._by_version
-        if size or tried:
+        if least > self._least_limit or tried:
             backends = [
                 backend
                 for backend in backends
                 if could_hold(backend, least) and backend.ledger.replica not in tried
             ]
+            # Limits differ by what replicas are: as many hold it, so the same ones do.
+            lane = f"{lane} {len(backends)} {' '.join(tried)}"
             by_version = {}
             if self._shares:
                 for backend in backends:
@@ -107,14 +113,18 @@ class Membership:
         """Those that may be tried now."""
         found: list[Backend] = []
         out: list[Backend] = []
+        least_limit = UNBOUNDED_TOKENS
         for backend in self.known.values():
             if backend.is_routable:
+                limit = backend.ledger.limit_tokens
+                if limit is not None and limit < least_limit:
+                    least_limit = limit
                 if backend.health.may_try(now_seconds=now_seconds):
                     found.append(backend)
                 else:
                     out.append(backend)
         # With every replica out, trying one is better than refusing all: they may be back.
-        return Available(found or out, self.shares)
+        return Available(found or out, self.shares, least_limit)
 
     def why_none(self, profile: RequestProfile) -> Reject:
         """The refusal of a request that none of the available replicas may take."""

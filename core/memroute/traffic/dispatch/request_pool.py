@@ -12,6 +12,9 @@ tick   ──► waiter.is_stuck(): its replica hangs and others do not
 the simulator run this very object, so a study has the router's turns, leases and retries. It has no
 clock, timer or log of its own: ``clock``, ``call_soon`` and ``call_later`` are those of the event
 loop, real or virtual. ``R`` is what the caller knows of a replica (its address, its engine).
+
+An exception in one waiter's callback is told to ``on_error`` and ends that waiter alone: the other
+verdicts of the same turn have their reservations already, and are delivered.
 """
 
 from collections.abc import Callable
@@ -50,6 +53,10 @@ class Waiter(Protocol[R]):
 
     def is_stuck(self) -> None:
         """Its replica hangs, and others do not."""
+        ...
+
+    def crashed(self) -> None:
+        """One of the three above has raised: end the request, if it has not ended."""
         ...
 
 
@@ -119,8 +126,9 @@ class RequestPool(Generic[R]):
         clock: Callable[[], float],
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
+        on_error: Callable[[Exception], None],
     ) -> None:
-        """``retries``: may be shared with other pools.
+        """``retries``: may be shared with other pools. ``on_error``: logs and counts a bug.
 
         ``clock``: seconds, only ever forward. ``call_soon(callback)`` calls once the step that runs
         now is over, ``call_later(seconds, callback)`` after a while.
@@ -132,6 +140,7 @@ class RequestPool(Generic[R]):
         self._retries = retries
         self._call_soon = call_soon
         self._call_later = call_later
+        self._on_error = on_error
         self._waiters: dict[Reservation, Waiter[R]] = {}
         self._will_advance = False
         self._will_tick = False
@@ -218,23 +227,44 @@ class RequestPool(Generic[R]):
     def tick(self) -> None:
         """Time has passed: unseen answers have begun, and replicas that hang are left."""
         now = self.now_seconds()
-        for backend in self.dispatcher.backends.values():
-            backend.ledger.settle(now_seconds=now)
+        for backend in list(self.dispatcher.backends.values()):
+            try:
+                backend.ledger.settle(now_seconds=now)
+            except Exception as error:  # noqa: BLE001 - a bug in one ledger is not the others'
+                self._on_error(error)
         for reservation in self.dispatcher.stuck(now_seconds=now):
             waiter = self._waiters.get(reservation)
             if waiter is not None:
-                waiter.is_stuck()
+                try:
+                    waiter.is_stuck()
+                except Exception as error:  # noqa: BLE001 - nor is one in a request
+                    self._crashed(waiter, None, error)
 
     def _advance(self) -> None:
         self._will_advance = False
-        for waiter, verdict in self.dispatcher.turns(now_seconds=self.now_seconds()):
-            if isinstance(verdict, Assignment):
-                waiter.admitted(self._lease(waiter, verdict))
-            else:
-                waiter.refused(verdict)
-        if self.dispatcher.has_turns and not self._will_tick:
+        if not self._will_tick:
             self._will_tick = True
             self._call_later(HELD_TICK_SECONDS, self._tick)
+        for waiter, verdict in self.dispatcher.turns(now_seconds=self.now_seconds()):
+            lease: Lease[R] | None = None
+            try:
+                if isinstance(verdict, Assignment):
+                    lease = self._lease(waiter, verdict)
+                    waiter.admitted(lease)
+                else:
+                    waiter.refused(verdict)
+            except Exception as error:  # noqa: BLE001 - the others' verdicts are delivered
+                self._crashed(waiter, lease, error)
+
+    def _crashed(self, waiter: Waiter[R], lease: Lease[R] | None, error: Exception) -> None:
+        """A waiter has raised: it is ended, and what was reserved for it given back."""
+        self._on_error(error)
+        try:
+            waiter.crashed()
+        except Exception as another:  # noqa: BLE001
+            self._on_error(another)
+        if lease is not None and not lease.is_released:
+            lease.release()
 
     def _tick(self) -> None:
         self._will_tick = False
