@@ -78,6 +78,7 @@ class Router:
             ),
             call_soon=loop.call_soon,
             call_later=loop.call_later,
+            on_error=self._on_error,
         )
         self.metrics = RouterMetrics(self.pools)
         outbox = Outbox(loop)
@@ -188,6 +189,11 @@ class Router:
         if self.kv_events is not None:
             self.kv_events.forget(replica.info.key)
         self.engines.abandon(replica.info.endpoint)
+
+    def _on_error(self, error: Exception) -> None:
+        """A bug of ours, in what was done for one request or replica: the others go on."""
+        LOGGER.error("internal error", exc_info=error)
+        self.metrics.internal_errors.inc()
 
     async def _tick_forever(self) -> None:
         while True:

@@ -386,6 +386,17 @@ class Lifecycle:
         if not self._answering and self._lease is not None:
             self._fault("stuck", "nothing has come back for far longer than it should take")
 
+    def crashed(self) -> None:
+        """A bug of ours, in a call that was not made for the client: its request fails alone."""
+        if self._is_over:
+            return
+        if self._answering:
+            self._break_off(
+                Outcome.INTERNAL_ERROR, "the router has failed; the answer is incomplete"
+            )
+        else:
+            self._refuse(Outcome.INTERNAL_ERROR, 500, "internal error")
+
     def _fault(self, kind: str, cause: str) -> None:
         """The attempt failed before its first byte, and the replica is to blame."""
         if self._lease is not None:

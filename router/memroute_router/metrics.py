@@ -123,6 +123,11 @@ class RouterMetrics:
             _REPLICA,
             registry=self.registry,
         )
+        self.internal_errors = Counter(
+            "memroute_router_internal_errors",
+            "Exceptions that are bugs of the router.",
+            registry=self.registry,
+        )
         self.config_reloads = Counter(
             "memroute_router_config_reloads",
             "Readings of the configuration file.",

@@ -140,6 +140,7 @@ class Pool(RequestPool[Replica]):
         retries: RetryRule,
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
+        on_error: Callable[[Exception], None],
     ) -> None:
         """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone."""
         super().__init__(
@@ -155,6 +156,7 @@ class Pool(RequestPool[Replica]):
             clock=time.monotonic,
             call_soon=call_soon,
             call_later=call_later,
+            on_error=on_error,
         )
         self._common = common
         self.model = model
@@ -236,7 +238,10 @@ class Pools:
         common: CommonSettings,
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
+        on_error: Callable[[Exception], None],
     ) -> None:
+        """``on_error``: logs and counts an exception that is a bug of ours."""
+        self._on_error = on_error
         self._rng = rng
         self._common = common
         self._retries = RetryRule(common.max_attempts)
@@ -323,7 +328,13 @@ class Pools:
     def _pool(self, model: str) -> Pool:
         if model not in self.by_model:
             self.by_model[model] = Pool(
-                model, self._rng, self._common, self._retries, self._call_soon, self._call_later
+                model,
+                self._rng,
+                self._common,
+                self._retries,
+                self._call_soon,
+                self._call_later,
+                self._on_error,
             )
         return self.by_model[model]
 

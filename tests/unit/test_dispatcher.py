@@ -55,13 +55,7 @@ def answer(assignment, now):
 
 
 def end(made, assignment, now, **facts):
-    made.ended(
-        assignment.backend.ledger,
-        assignment.reservation,
-        is_complete=True,
-        now_seconds=now,
-        **facts,
-    )
+    made.ended(assignment, is_complete=True, now_seconds=now, **facts)
 
 
 def test_nobody_ready_is_not_the_same_as_nobody_free():
@@ -100,7 +94,7 @@ def test_two_requests_are_never_given_the_same_room():
     placed = [made.submit(Asking(prompt=500, output=100), now_seconds=0.0) for _ in range(3)]
     assert sorted(p.choice.replica for p in placed[:2]) == ["a", "b"]
     assert placed[2] is None
-    assert len(made.queue) == 1
+    assert made.num_held == 1
 
 
 def test_what_waits_is_told_when_room_is_freed():
@@ -113,7 +107,7 @@ def test_what_waits_is_told_when_room_is_freed():
     ((ticket, verdict),) = made.turns(now_seconds=0.4)
     assert ticket is second
     assert isinstance(verdict, Assignment)
-    assert len(made.queue) == 0
+    assert made.num_held == 0
 
 
 def test_what_has_waited_for_its_time_is_told_so():
@@ -319,7 +313,7 @@ class Traffic:
         elif kind == "r":
             read(self.made, "ab"[number % 2], number / 900, at=self.now)
         self.advance()
-        assert len(self.made.queue) == len(self.held)
+        assert self.made.num_held == len(self.held)
 
     def submit(self, asking):
         verdict = self.made.submit(asking, now_seconds=self.now)
@@ -407,8 +401,8 @@ def test_who_has_had_more_than_its_share_is_held_to_less_while_others_wait():
     made = pool(replicas=1)
     for second in range(20):
         for tenant, tokens in (("flood", 9000), ("quiet", 100)):
-            made.line.asked(tenant, tokens, now_seconds=float(second))
-            made.line.placed(tenant, tokens, now_seconds=float(second))
+            made.shares.asked(tenant, tokens, now_seconds=float(second))
+            made.shares.given(tenant, tokens, now_seconds=float(second))
     first = made.submit(Asking(prompt=600, output=100, tenant="flood"), now_seconds=20.0)
     answer(first, 20.1)
     large = Asking(prompt=800, output=50, tenant="quiet")

@@ -116,6 +116,9 @@ class _Attempt:
             self.router.abort(self)
             self.router.failed(self, "the replica hangs")
 
+    def crashed(self) -> None:
+        """In a study a bug raises where it happens."""
+
     def end(self, status: OutcomeStatus, why: str = "", *, after_seconds: float = 0.0) -> None:
         """It is over, ``after_seconds`` from now as the client sees it."""
         self.outcome.cancel = None
@@ -123,6 +126,10 @@ class _Attempt:
         if status is OutcomeStatus.SHED:
             self.router.backlog.refused(self.outcome)
         self.on_end(self.outcome)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 class _Backlog:
@@ -191,6 +198,7 @@ class VirtualRouter:
             clock=lambda: loop.now_seconds,
             call_soon=lambda callback: loop.after(0.0, callback),
             call_later=loop.after,
+            on_error=_raise,
         )
         self.backlog = _Backlog(self.pool)
         self._sent: dict[VirtualReplica, dict[_Attempt, None]] = {}
