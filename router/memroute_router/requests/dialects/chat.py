@@ -2,12 +2,7 @@
 
 from typing import Any
 
-from memroute_router.requests.content import (
-    TOKENS_PER_CALL,
-    TOKENS_PER_MESSAGE,
-    Content,
-    dumped,
-)
+from memroute_router.requests.content import TOKENS_PER_CALL, Content, dumped
 from memroute_router.requests.errors import BadRequestError
 from memroute_router.requests.fields import (
     model_of,
@@ -42,9 +37,7 @@ def parse_chat(document: dict[str, Any]) -> ParsedRequest:
     )
 
 
-def read_chat(
-    document: dict[str, Any], messages: object, parameter: str
-) -> tuple[Content, bytes]:
+def read_chat(document: dict[str, Any], messages: object, parameter: str) -> tuple[Content, bytes]:
     """What a conversation holds; and its tools as JSON, which are in it too."""
     listed = message_list(messages, parameter)
     content = Content()
@@ -57,7 +50,7 @@ def read_chat(
             # Most templates write tools with the instructions, before the conversation.
             content.pieces.append(tools.decode("utf-8", "replace"))
             has_tools = True
-        content.pieces.append(f"\0{role}\0" if isinstance(role, str) else "\0")
+        content.begin_message(role)
         if index > last_question:
             _add_reasoning(message, content)
         content.add(message.get("content"), parameter)
@@ -65,7 +58,6 @@ def read_chat(
             add_calls(message["tool_calls"], content)
     if not has_tools:
         content.pieces.append(tools.decode("utf-8", "replace"))
-    content.overhead_tokens += TOKENS_PER_MESSAGE * len(listed)
     return content, tools
 
 

@@ -9,9 +9,9 @@ from memroute_router.requests.fields import (
     DEFAULT_COMPLETION_TOKENS,
     MAX_ANSWERS,
     MAX_TOKEN_ID,
+    model_of,
     num_answers,
     output_limit,
-    model_of,
     session_of,
     truncation,
 )
