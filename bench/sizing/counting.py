@@ -199,7 +199,7 @@ def mistral() -> tuple[Encode, ImageTokens]:
 
     def image_tokens(width: int, height: int) -> int:
         columns, rows = encoder._image_to_num_tokens(Image.new("RGB", (width, height)))  # noqa: SLF001
-        return (columns + 1) * rows
+        return int((columns + 1) * rows)
 
     return encode, image_tokens
 
@@ -213,7 +213,7 @@ def qwen_image_tokens(width: int, height: int) -> int:
     rows, columns = smart_resize(
         height, width, factor=32, min_pixels=256 * 256, max_pixels=4096 * 4096
     )
-    return rows * columns // 32**2 + 2
+    return int(rows * columns) // 32**2 + 2
 
 
 def gemma_image_tokens(_width: int, _height: int) -> int:

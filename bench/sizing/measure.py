@@ -9,11 +9,13 @@ from bench.sizing.corpus import Case
 from memroute.traffic.lengths import PromptLengths
 from memroute.traffic.prefixes import CachedPrompts
 from memroute.traffic.replica import ReplicaLedger
-from memroute_router.requests import media_family
+from memroute_router.requests import MediaFamily, ParsedRequest, media_family
 from memroute_router.surface import ROUTES
 
 TAUGHT_SHARE = 1 / 3
 # Of a pool's traffic, from which it has learned before it is judged.
+MIN_CACHED_TOKENS = 256
+# Below, one block more or less is most of it, and matters to nobody.
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ class Error:
     cold: float
     """The same without anything learned."""
     cached: float | None
+    """Of the credit for what is cached, where that is at least a few blocks."""
+    share: float | None
+    """Of the share of its prompt that is cached, in points of 0 to 1: what is left to compute."""
     is_judged: bool
 
 
@@ -43,38 +48,42 @@ def estimate_errors(model: str, cases: Sequence[Case], counts: Sequence[TrueCoun
     prompts = PromptLengths()
     media = media_family(model)
     errors = []
-    profiles = {}
+    requests: dict[int | None, ParsedRequest] = {}
     for number, count in enumerate(counts):
         case = cases[count.case]
         request = ROUTES[case.path.encode()].parse(orjson.dumps(case.body), b"application/json")
         cold = request.profile(assumed_output_tokens=0, media=media).num_prompt_tokens
         profile = request.profile(assumed_output_tokens=0, prompts=prompts, media=media)
-        profiles[count.case] = request
-        cached = None
-        if count.cached_tokens and case.after in profiles:
-            hits = _credit(profiles[case.after], request, prompts, media)
-            cached = hits / count.cached_tokens - 1
+        requests[count.case] = request
+        cached = share = None
+        if count.cached_tokens is not None and case.after in requests:
+            hits = _credit(requests[case.after], request, prompts, media)
+            share = hits / profile.num_prompt_tokens - count.cached_tokens / count.prompt_tokens
+            if count.cached_tokens >= MIN_CACHED_TOKENS:
+                cached = hits / count.cached_tokens - 1
         errors.append(
             Error(
                 kind=case.kind,
                 prompt=profile.num_prompt_tokens / count.prompt_tokens - 1,
                 cold=cold / count.prompt_tokens - 1,
                 cached=cached,
+                share=share,
                 is_judged=number >= TAUGHT_SHARE * len(counts),
             )
         )
-        request.profile(assumed_output_tokens=0, prompts=prompts, media=media)
         request.teach(prompts, count.prompt_tokens)
     return errors
 
 
-def _credit(before: object, request: object, prompts: PromptLengths, media: object) -> int:
+def _credit(
+    before: ParsedRequest, request: ParsedRequest, prompts: PromptLengths, media: MediaFamily
+) -> int:
     """Tokens of a prompt that the index takes a replica to have, which was sent another before."""
     index = CachedPrompts()
     ledger = ReplicaLedger("a", promised_capacity_tokens=1_000_000)
-    facts = {"assumed_output_tokens": 0, "prompts": prompts, "media": media}
-    index.sent(ledger, before.profile(**facts))  # type: ignore[attr-defined]
-    return index.hits(request.profile(**facts)).get("a", 0)  # type: ignore[attr-defined]
+    index.sent(ledger, before.profile(assumed_output_tokens=0, prompts=prompts, media=media))
+    asked = request.profile(assumed_output_tokens=0, prompts=prompts, media=media)
+    return index.hits(asked).get("a", 0)
 
 
 def quantile(values: Sequence[float], share: float) -> float:

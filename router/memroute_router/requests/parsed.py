@@ -4,12 +4,13 @@ from typing import Any, Final
 
 from memroute.traffic.lengths import PromptLengths, PromptParts
 from memroute.traffic.lengths.prompt import (
-    ALPHABETS,
+    ACCENTS,
     DIGITS,
     MEASURED,
     NUM_KINDS,
-    PLAIN,
+    SYMBOLS,
     UNMEASURED,
+    WORDS,
 )
 from memroute.traffic.prefixes import block_keys, chain_root
 from memroute.traffic.request import RequestProfile
@@ -30,8 +31,8 @@ class PromptWeight:
     """What a request's prompts hold together, before anything is known of the model."""
 
     __slots__ = (
-        "attachments", "ends", "keys", "links", "longest_bytes", "longest_ids", "num_ids", "num_prompts",
-        "parts", "spans", "token_ids",
+        "attachments", "ends", "keys", "links", "longest_bytes", "longest_ids", "num_ids",
+        "num_prompts", "parts", "spans", "token_ids",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -218,10 +219,11 @@ def _block_ends(
     tokens: list[float] = []
     in_spans = 0.0
     for span in weight.spans:
-        of_span = ratios[PLAIN] * span.plain + ratios[DIGITS] * span.digits
+        of_span = ratios[WORDS] * span.words + ratios[SYMBOLS] * span.symbols
+        of_span += ratios[DIGITS] * span.digits
         if span.scripts is not None:
             for index, of_script in enumerate(span.scripts):
-                of_span += ratios[ALPHABETS + index] * of_script
+                of_span += ratios[ACCENTS + index] * of_script
         tokens.append(of_span)
         in_spans += of_span
     of_text = sum(ratios[kind] * weight.parts[kind] for kind in range(MEASURED))

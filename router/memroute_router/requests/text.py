@@ -17,7 +17,15 @@ from zlib import adler32
 
 from xxhash import xxh3_64_intdigest
 
-from memroute.traffic.lengths.prompt import ABJADS, ALPHABETS, HAN, HANGUL, INDIC, PLAIN
+from memroute.traffic.lengths.prompt import (
+    ABJADS,
+    ACCENTS,
+    ALPHABETS,
+    HAN,
+    HANGUL,
+    INDIC,
+    SYMBOLS,
+)
 
 WEIGHT_OF_A_TOKEN: Final = 48
 # The weights below are in 48ths of a token: whole numbers, the largest 96.
@@ -34,44 +42,44 @@ _DIGIT: Final = 46
 # Fitted: 0.23, 0.63, 0.06 (most spaces begin a word's token), 0.25, 0.54 and 0.96 tokens.
 _SCRIPTS: Final = (
     # The first bytes of characters, what a character weighs, and its kind.
-    (0xC2, 0xCB, 58, ALPHABETS),  # accented Latin letters, which split words: 1.2 tokens
+    (0xC2, 0xCB, 58, ACCENTS),  # accented Latin letters, which split words: 1.2 tokens
     (0xCC, 0xD4, 20, ALPHABETS),  # Greek, Cyrillic: 0.42
     (0xD5, 0xDF, 22, ABJADS),  # Hebrew, Arabic: 0.46
     (0xE0, 0xE1, 29, INDIC),  # 0.6
-    (0xE2, 0xE2, 35, PLAIN),  # dashes, quotes, symbols: 0.73
+    (0xE2, 0xE2, 35, SYMBOLS),  # dashes, quotes, symbols: 0.73
     (0xE3, 0xE9, 30, HAN),  # 0.63
     (0xEA, 0xED, 32, HANGUL),  # 0.67
     (0xEE, 0xEF, 38, HAN),  # full-width punctuation: 0.8
-    (0xF0, 0xF4, 96, PLAIN),  # emoji, rare characters: 2
+    (0xF0, 0xF4, 96, SYMBOLS),  # emoji, rare characters: 2
 )
-_FIRST_SCRIPT: Final = ALPHABETS
-NUM_SCRIPTS: Final = HANGUL - ALPHABETS + 1
+_FIRST_SCRIPT: Final = ACCENTS
+NUM_SCRIPTS: Final = HANGUL - ACCENTS + 1
 
 
-def _tables() -> tuple[bytes, bytes, list[bytes]]:
-    """Weights of bytes as plain text, as digits, and as the beginnings of each other script."""
-    plain, digits = bytearray(256), bytearray(256)
+def _tables() -> tuple[bytes, bytes, bytes, list[bytes]]:
+    """Weights of bytes as words, symbols, digits, and as the beginnings of each other script."""
+    words, symbols, digits = bytearray(256), bytearray(256), bytearray(256)
     scripts = [bytearray(256) for _ in range(NUM_SCRIPTS)]
     for code in range(128):
         character = chr(code)
         if character.isdigit():
             digits[code] = _DIGIT
         elif character.isalpha():
-            plain[code] = _LOWER if character.islower() else _UPPER
+            words[code] = _LOWER if character.islower() else _UPPER
         elif character in "\n\r":
-            plain[code] = _LINE_END
+            symbols[code] = _LINE_END
         elif character.isspace():
-            plain[code] = _SPACE
+            words[code] = _SPACE
         elif code > 1:  # 0 and 1 are our own separators
-            plain[code] = _PUNCTUATION
+            symbols[code] = _PUNCTUATION
     for first, last, weight, kind in _SCRIPTS:
-        table = plain if kind == PLAIN else scripts[kind - _FIRST_SCRIPT]
+        table = symbols if kind == SYMBOLS else scripts[kind - _FIRST_SCRIPT]
         for code in range(first, last + 1):
             table[code] = weight
-    return bytes(plain), bytes(digits), [bytes(table) for table in scripts]
+    return bytes(words), bytes(symbols), bytes(digits), [bytes(table) for table in scripts]
 
 
-_PLAIN_WEIGHTS, _DIGIT_WEIGHTS, _SCRIPT_WEIGHTS = _tables()
+_WORD_WEIGHTS, _SYMBOL_WEIGHTS, _DIGIT_WEIGHTS, _SCRIPT_WEIGHTS = _tables()
 _NO_BEGINNINGS: Final = bytes([*range(0x80), *range(0x80, 0xC2), 0xE2, *range(0xF0, 0x100)])
 # Bytes that begin no character of the scripts.
 
@@ -94,11 +102,12 @@ def utf8(text: str) -> bytes:
 class Span:
     """What a stretch of text weighs."""
 
-    __slots__ = ("digits", "num_bytes", "plain", "scripts")
+    __slots__ = ("digits", "num_bytes", "scripts", "symbols", "words")
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes = num_bytes
-        self.plain = 0.0
+        self.words = 0.0
+        self.symbols = 0.0
         self.digits = 0.0
         self.scripts: list[float] | None = None
         """Tokens of each kind, before any correction; None: it is all ASCII."""
@@ -116,7 +125,8 @@ def weigh(data: bytes, start: int, size: int, *, is_ascii: bool) -> Span:
     if not sample:
         return span
     scale = size / (len(sample) * WEIGHT_OF_A_TOKEN)
-    span.plain = _weight(sample, _PLAIN_WEIGHTS) * scale
+    span.words = _weight(sample, _WORD_WEIGHTS) * scale
+    span.symbols = _weight(sample, _SYMBOL_WEIGHTS) * scale
     span.digits = _weight(sample, _DIGIT_WEIGHTS) * scale
     if not is_ascii:
         beginnings = sample.translate(None, _NO_BEGINNINGS)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from xxhash import xxh3_64_intdigest
 
-from memroute.traffic.lengths.prompt import ALPHABETS, DIGITS, PLAIN
+from memroute.traffic.lengths.prompt import ACCENTS, DIGITS, SYMBOLS, WORDS
 from memroute_router.requests.content import Content
 from memroute_router.requests.parsed import PromptWeight, salt_of
 from memroute_router.requests.text import Chain, Span, utf8, weigh
@@ -38,7 +38,7 @@ def weigh_content(
     weight.ends = chain.ends
     weight.links = chain.links
     weight.spans = chain.spans
-    weight.parts[PLAIN] = float(content.overhead_tokens)
+    weight.parts[WORDS] = float(content.overhead_tokens)
     for span in chain.spans:
         _take(weight, span, 1)
     return weight
@@ -90,8 +90,9 @@ def _add(chain: Chain, content: Content, start: int, stop: int) -> int:
 
 def _take(weight: PromptWeight, span: Span, times: int) -> None:
     parts = weight.parts
-    parts[PLAIN] += times * span.plain
+    parts[WORDS] += times * span.words
+    parts[SYMBOLS] += times * span.symbols
     parts[DIGITS] += times * span.digits
     if span.scripts is not None:
         for index, tokens in enumerate(span.scripts):
-            parts[ALPHABETS + index] += times * tokens
+            parts[ACCENTS + index] += times * tokens

@@ -28,23 +28,27 @@ MAX_UNMEASURED_RATIO: Final = 50.0
 # Attachments of unknown size are taken to be 1,024 tokens each: pools have seen 64 (thumbnails) to
 # 16,384 (scans, videos).
 
-PLAIN: Final = 0
-# Text in ASCII but for its digits, symbols, and what templates put around messages.
-DIGITS: Final = 1
-ALPHABETS: Final = 2
-# Accented Latin, Greek, Cyrillic.
-ABJADS: Final = 3
+WORDS: Final = 0
+# Letters in ASCII, spaces, and what templates put around messages.
+SYMBOLS: Final = 1
+# Punctuation, brackets, ends of lines; dashes, emoji: what code and data are full of.
+DIGITS: Final = 2
+ACCENTS: Final = 3
+# Accented Latin letters: other languages than English need more tokens per word.
+ALPHABETS: Final = 4
+# Greek, Cyrillic.
+ABJADS: Final = 5
 # Hebrew, Arabic.
-INDIC: Final = 4
-# Indic scripts, Thai, Georgian …
-HAN: Final = 5
+INDIC: Final = 6
+# Indic scripts, Thai, Georgian, accented Vietnamese.
+HAN: Final = 7
 # Chinese and Japanese.
-HANGUL: Final = 6
-MEASURED: Final = 7
+HANGUL: Final = 8
+MEASURED: Final = 9
 # Attachments whose size is known: by the header of an image, the length of a recording.
-UNMEASURED: Final = 8
+UNMEASURED: Final = 10
 # Attachments whose size only the engine will know.
-NUM_KINDS: Final = 9
+NUM_KINDS: Final = 11
 
 PromptParts = list[float]
 """Tokens that one prompt is taken to hold of each kind, before any correction."""
@@ -65,8 +69,8 @@ class PromptLengths:
 
     @property
     def ratio(self) -> float:
-        """Actual over estimated tokens of plain text, 0.25 to 4."""
-        return self.ratios[PLAIN]
+        """Actual over estimated tokens of English words, 0.25 to 4."""
+        return self.ratios[WORDS]
 
     def tokens(self, parts: PromptParts) -> float:
         """Tokens that a prompt of these parts is expected to have."""

@@ -6,7 +6,7 @@ context limits the largest of them; memory is needed for all.
 
 from typing import Any
 
-from memroute.traffic.lengths.prompt import PLAIN
+from memroute.traffic.lengths.prompt import WORDS
 from memroute_router.requests.content import Content
 from memroute_router.requests.dialects.chat import read_chat
 from memroute_router.requests.dialects.completions import weigh_prompts
@@ -90,7 +90,7 @@ def _conversations(document: dict[str, Any], given: object, parameter: str) -> P
     for one in given:
         content, _ = read_chat(document, one, parameter)
         weigh_texts(weight, content.pieces)
-        weight.parts[PLAIN] += content.overhead_tokens
+        weight.parts[WORDS] += content.overhead_tokens
         weight.attachments = weight.attachments + content.attachments
         size = sum(num_bytes(piece) for piece in content.pieces)
         weight.longest_bytes = max(weight.longest_bytes, size)
