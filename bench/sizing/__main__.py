@@ -72,7 +72,8 @@ def _print(model: str, cases: Sequence[Case], counts: Sequence[TrueCount]) -> No
     judged = [error for error in errors if error.is_judged]
     print(f"\n{model}: {len(errors)} requests, {len(judged)} after the first third")
     print(
-        f"  {'':14}{'n':>4}  learned: p50   p90   max   cold: p50   p90   prefix: n   p50   p90   share: p90"
+        f"  {'':14}{'n':>4}  learned: p50   p90   max   cold: p50   p90"
+        "   prefix: n   p50   p90   share: p90"
     )
     kinds = sorted({error.kind for error in judged})
     for kind in [*kinds, "all"]:

@@ -166,18 +166,35 @@ def hugging_face(folder: Path) -> Encode:
 
 def mistral() -> tuple[Encode, ImageTokens]:
     """Mistral's own library, with the tokenizer and the image rule of Mistral Small 3.1."""
-    from mistral_common.protocol.instruct.request import (  # noqa: PLC0415 - the bench's own
-        ChatCompletionRequest,
+    import mistral_common  # noqa: PLC0415 - the bench's own
+    from mistral_common.protocol.instruct.normalize import (  # noqa: PLC0415
+        get_normalizer,
     )
+    from mistral_common.protocol.instruct.request import ChatCompletionRequest  # noqa: PLC0415
+    from mistral_common.protocol.instruct.validator import (  # noqa: PLC0415
+        ValidationMode,
+        get_validator,
+    )
+    from mistral_common.tokens.tokenizers.base import TokenizerVersion  # noqa: PLC0415
     from mistral_common.tokens.tokenizers.image import (  # noqa: PLC0415
         ImageConfig,
         ImageEncoder,
         SpecialImageIDs,
     )
+    from mistral_common.tokens.tokenizers.instruct import InstructTokenizerV7  # noqa: PLC0415
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer  # noqa: PLC0415
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer  # noqa: PLC0415
     from PIL import Image  # noqa: PLC0415
 
-    tokenizer = MistralTokenizer.v3(is_tekken=True)
+    folder = Path(mistral_common.__file__).parent / "data"
+    tekken = Tekkenizer.from_file(folder / "tekken_240911.json")
+    # The same vocabulary, written as Small 3.1 writes conversations: instructions come first.
+    version = tekken._version = TokenizerVersion.v7  # noqa: SLF001 - it comes as v3 alone
+    tokenizer = MistralTokenizer(
+        InstructTokenizerV7(tekken),
+        validator=get_validator(version, ValidationMode.test),
+        request_normalizer=get_normalizer(version, tekken.model_settings_builder),
+    )
     config = ImageConfig(image_patch_size=14, max_image_size=1540, spatial_merge_size=2)
     encoder = ImageEncoder(config, SpecialImageIDs(img=10, img_break=12, img_end=13))
 
