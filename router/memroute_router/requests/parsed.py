@@ -211,13 +211,9 @@ def _count_attachments(
 def _block_ends(
     weight: PromptWeight, prompts: PromptLengths, attachments: list[float]
 ) -> tuple[int, ...]:
-    """Tokens of the prompt up to the end of each of its blocks.
-
-    What templates put around messages is in no span: it is spread over the text.
-    """
+    """Tokens of the prompt up to the end of each of its blocks."""
     ratios = prompts.ratios
     tokens: list[float] = []
-    in_spans = 0.0
     for span in weight.spans:
         of_span = ratios[WORDS] * span.words + ratios[SYMBOLS] * span.symbols
         of_span += ratios[DIGITS] * span.digits
@@ -225,9 +221,6 @@ def _block_ends(
             for index, of_script in enumerate(span.scripts):
                 of_span += ratios[ACCENTS + index] * of_script
         tokens.append(of_span)
-        in_spans += of_span
-    of_text = sum(ratios[kind] * weight.parts[kind] for kind in range(MEASURED))
-    scale = of_text / in_spans if in_spans > 0.0 else 1.0
     ends: list[int] = []
     index, begin, before, of_attachments = 0, 0, 0.0, 0.0
     spans = weight.spans
@@ -242,7 +235,7 @@ def _block_ends(
         attachment = weight.links[number]
         if attachment >= 0:
             of_attachments += attachments[attachment]
-        ends.append(int(scale * (before + part) + of_attachments))
+        ends.append(int(before + part + of_attachments))
     return tuple(ends)
 
 

@@ -84,11 +84,26 @@ _NO_BEGINNINGS: Final = bytes([*range(0x80), *range(0x80, 0xC2), 0xE2, *range(0x
 # Bytes that begin no character of the scripts.
 
 
-_STRIDES: Final = tuple(
-    next(stride for stride in range(least, least + 6) if stride % 6 in {1, 5})
-    for least in range(1, 2 + 65_536 // MAX_SAMPLED_BYTES)
-)
-# By how many samples' worth of bytes there are: more than that.
+NUM_COMBS: Final = 4
+# A sample is taken by so many combs, each with a step of its own: what repeats itself (tables, logs
+# with lines of one length) can be in step with one of them only.
+
+
+def _steps(num_samples: int) -> list[int]:
+    """Steps for a stretch of so many samples' worth of bytes: primes, 5 or more.
+
+    With a step of 2 or 3, characters of that many bytes would always be met at the same byte.
+    """
+    steps: list[int] = []
+    number = max(5, NUM_COMBS * (num_samples + 1))
+    while len(steps) < NUM_COMBS:
+        if all(number % divisor for divisor in range(2, int(number**0.5) + 1)):
+            steps.append(number)
+        number += 1
+    return steps
+
+
+_STEPS: Final = [_steps(number) for number in range(2 + 65_536 // MAX_SAMPLED_BYTES)]
 
 
 def utf8(text: str) -> bytes:
@@ -116,12 +131,15 @@ class Span:
 def weigh(data: bytes, start: int, size: int, *, is_ascii: bool) -> Span:
     """How many tokens of each kind the bytes from ``start`` on are taken to be."""
     span = Span(size)
-    stride = 1
-    if size > MAX_SAMPLED_BYTES:
-        # No multiple of 2 or 3: characters of two, three or four bytes would always be met at the
-        # same of their bytes.
-        stride = _STRIDES[min(len(_STRIDES) - 1, size // MAX_SAMPLED_BYTES)]
-    sample = data[start : start + size : stride]
+    end = start + size
+    if size <= MAX_SAMPLED_BYTES:
+        sample = data[start:end]
+    else:
+        first, second, third, last = _STEPS[size // MAX_SAMPLED_BYTES]
+        sample = (
+            data[start:end:first] + data[start:end:second] + data[start:end:third]
+            + data[start:end:last]
+        )  # fmt: skip
     if not sample:
         return span
     scale = size / (len(sample) * WEIGHT_OF_A_TOKEN)
@@ -168,7 +186,7 @@ class Chain:
         self._position = 0
 
     def add_text(self, data: bytes, cuts: list[int], *, is_ascii: bool) -> None:
-        """More of the prompt, up to its end or the next attachment. ``cuts``: ends of messages."""
+        """More of it, up to its end or the next attachment. ``cuts``: where messages begin."""
         num_bytes = len(data)
         start = 0
         while start < num_bytes:

@@ -38,7 +38,6 @@ def weigh_content(
     weight.ends = chain.ends
     weight.links = chain.links
     weight.spans = chain.spans
-    weight.parts[WORDS] = float(content.overhead_tokens)
     for span in chain.spans:
         _take(weight, span, 1)
     return weight
@@ -70,22 +69,38 @@ def _add(chain: Chain, content: Content, start: int, stop: int) -> int:
     pieces = content.pieces[start:stop]
     text = pieces[0] if len(pieces) == 1 else "".join(pieces)
     is_ascii = text.isascii()
-    cuts: list[int] = []
     if is_ascii:
         data = text.encode()
         parts: list[str] | list[bytes] = pieces
     else:
         parts = [utf8(piece) for piece in pieces]
         data = b"".join(parts)
+    first_span = len(chain.spans)
     before = done = 0
-    for end in content.ends:
-        if start < end < stop:
-            for index in range(done, end - start):
+    cuts: list[int] = []
+    overheads: list[int] = []
+    for number, begin in enumerate(content.begins):
+        if start <= begin < stop:
+            for index in range(done, begin - start):
                 before += len(parts[index])
-            done = end - start
+            done = begin - start
             cuts.append(before)
+            overheads.append(content.overheads[number])
     chain.add_text(data, cuts, is_ascii=is_ascii)
+    _add_overheads(chain.spans, first_span, cuts, overheads)
     return len(data)
+
+
+def _add_overheads(spans: list[Span], index: int, begins: list[int], overheads: list[int]) -> None:
+    """Messages' overheads belong to the stretches that they begin in."""
+    if index >= len(spans):
+        return
+    end = spans[index].num_bytes
+    for number, begin in enumerate(begins):
+        while begin >= end and index + 1 < len(spans):
+            index += 1
+            end += spans[index].num_bytes
+        spans[index].words += overheads[number]
 
 
 def _take(weight: PromptWeight, span: Span, times: int) -> None:

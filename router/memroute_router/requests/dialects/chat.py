@@ -78,7 +78,7 @@ def add_calls(calls: object, content: Content) -> None:
     if not isinstance(calls, list):
         content.add_json(calls)
         return
-    content.overhead_tokens += TOKENS_PER_CALL * len(calls)
+    content.add_overhead(TOKENS_PER_CALL * len(calls))
     for call in calls:
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):

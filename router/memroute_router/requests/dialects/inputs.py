@@ -90,7 +90,7 @@ def _conversations(document: dict[str, Any], given: object, parameter: str) -> P
     for one in given:
         content, _ = read_chat(document, one, parameter)
         weigh_texts(weight, content.pieces)
-        weight.parts[WORDS] += content.overhead_tokens
+        weight.parts[WORDS] += sum(content.overheads)
         weight.attachments = weight.attachments + content.attachments
         size = sum(num_bytes(piece) for piece in content.pieces)
         weight.longest_bytes = max(weight.longest_bytes, size)

@@ -46,7 +46,7 @@ def _add_item(item: dict[str, Any], content: Content, *, with_reasoning: bool) -
             content.add(item.get("content") or item.get("summary"), "input")
         return
     if "arguments" in item:
-        content.overhead_tokens += TOKENS_PER_CALL
+        content.add_overhead(TOKENS_PER_CALL)
         content.add_json(item.get("name"))
         content.add_json(item["arguments"])
     content.add(item.get("content"), "input")
