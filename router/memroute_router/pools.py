@@ -166,6 +166,11 @@ class Lease:
         """Why this replica."""
         return self._assignment.choice
 
+    @property
+    def num_choices(self) -> int:
+        """Answers that were asked for (``n``, and one for each prompt of a list)."""
+        return self._assignment.reservation.profile.num_choices
+
     def progress(self, generated_tokens: int) -> None:
         """The answer has so many tokens by now."""
         ledger = self.replica.ledger
@@ -176,10 +181,33 @@ class Lease:
         if was_pending:
             self._pool.advance_soon()
 
-    def release(self, *, is_complete: bool = False, generated_tokens: int | None = None) -> None:
+    def paused(self) -> None:
+        """The router reads no more of the answer for now: its client is slow.
+
+        The engine goes on, unseen. The ledger is not told yet.
+        """
+
+    def resumed(self) -> None:
+        """The router reads on; what has piled up comes at once. The ledger is not told yet."""
+
+    def unseen(self) -> None:
+        """Its progress cannot be read, though it streams (it is compressed).
+
+        Like a whole answer, it shows only its end. The ledger is not told yet.
+        """
+
+    def release(
+        self,
+        *,
+        is_complete: bool = False,
+        generated_tokens: int | None = None,
+        num_events: int = 0,
+    ) -> None:
         """Give the tokens back. Raises ``RuntimeError`` the second time: that is a bug.
 
         ``is_complete``: it was answered, in ``generated_tokens`` where the engine has said so.
+        ``num_events``: events with generated text that were seen of it; 0 for whole answers. The
+        ledger does not learn from them yet.
         """
         if self._is_released:
             msg = "lease released twice"
