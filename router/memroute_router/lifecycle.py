@@ -322,7 +322,7 @@ class Lifecycle:
             self._queued_at = None
 
     def _end(self, happening: Happening, outcome: Outcome) -> None:
-        """The one way out. Raises ``PhaseError`` the second time: that is a bug."""
+        """The one way out. Raises ``RuntimeError`` the second time: that is a bug."""
         is_queued = self._phase is Phase.QUEUED
         self._phase = after(self._phase, happening)
         self._exchange.sink = None

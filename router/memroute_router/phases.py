@@ -147,14 +147,10 @@ phase and happening is either here or in ``TRANSITIONS``."""
 _NEXT: Final = [[TRANSITIONS.get((phase, each)) for each in Happening] for phase in Phase]
 
 
-class PhaseError(RuntimeError):
-    """Something happened that cannot: a bug."""
-
-
 def after(phase: Phase, happening: Happening) -> Phase:
-    """The phase that follows. Raises ``PhaseError`` where it cannot happen."""
+    """The phase that follows. Raises ``RuntimeError`` where that cannot happen: it is a bug."""
     following = _NEXT[phase][happening]
     if following is None:
         msg = f"{happening.name} in phase {phase.name}"
-        raise PhaseError(msg)
+        raise RuntimeError(msg)
     return following
