@@ -1,15 +1,14 @@
 """One attempt to have a request answered: one lease, one connection, one answer.
 
 ```text
-begin ── an idle connection, or a new one ── sent ── first byte ── … ── last byte ──► COMPLETE
-   │              │                            │         │
-   └──────────────┴────────────────────────────┘         └──► BROKEN
-                  any other ``EndCause``
+begin ── an idle connection, or a new one ── sent ── first byte ── … ── last byte
+   │              │                            │         │                  │
+   └──────────────┴────────────────────────────┘         │                  │
+             ``attempt_failed``               ``attempt_failed`` (BROKEN)   ``answer_ends``
 ```
 
-It ends once, by an ``Ending`` that its owner is told of, or by ``abandon``. Either way the
-connection is given back and the lease released. A retry is another attempt, not this one anew.
-Nothing here awaits.
+It ends once: its owner is told by one of those, or abandons it. Either way the connection is given
+back and the lease released. A retry is another attempt, not this one anew. Nothing here awaits.
 """
 
 import asyncio
@@ -34,11 +33,9 @@ MAX_HELD_ANSWER_BYTES: Final = 64 * 1024
 _FIRST_REFUSED_STATUS: Final = 400
 
 
-class EndCause(StrEnum):
-    """How an attempt ends; those before the first byte are labels of retries."""
+class FailureCause(StrEnum):
+    """Why an attempt failed; those before the first byte are labels of retries."""
 
-    COMPLETE = "complete"
-    """The whole answer is there."""
     BROKEN = "broken"
     """Some of the answer has gone to the client, and the rest will not come."""
     PUSH_BACK = "push-back"
@@ -57,25 +54,25 @@ class EndCause(StrEnum):
 
 
 _BEFORE_FIRST_BYTE = {
-    LossCause.NOT_CONNECTED: EndCause.NO_CONNECTION,
-    LossCause.EXHAUSTED: EndCause.EXHAUSTED,
-    LossCause.IDLE_CLOSED: EndCause.CONNECTION_LOST,
-    LossCause.TIMEOUT: EndCause.TIMEOUT,
-    LossCause.RESET: EndCause.CONNECTION_LOST,
-    LossCause.CLOSED: EndCause.CONNECTION_LOST,
-    LossCause.MALFORMED: EndCause.MALFORMED,
-    LossCause.REPLICA_GONE: EndCause.REPLICA_GONE,
+    LossCause.NOT_CONNECTED: FailureCause.NO_CONNECTION,
+    LossCause.EXHAUSTED: FailureCause.EXHAUSTED,
+    LossCause.IDLE_CLOSED: FailureCause.CONNECTION_LOST,
+    LossCause.TIMEOUT: FailureCause.TIMEOUT,
+    LossCause.RESET: FailureCause.CONNECTION_LOST,
+    LossCause.CLOSED: FailureCause.CONNECTION_LOST,
+    LossCause.MALFORMED: FailureCause.MALFORMED,
+    LossCause.REPLICA_GONE: FailureCause.REPLICA_GONE,
 }
 
 
-class Ending:
-    """How an attempt ended; never changed. A plain class with slots: one for every request."""
+class Failure:
+    """How an attempt failed; never changed."""
 
     __slots__ = ("body", "cause", "detail", "lines", "retry_after", "status")
 
     def __init__(
         self,
-        cause: EndCause,
+        cause: FailureCause,
         *,
         detail: str = "",
         status: int = 0,
@@ -87,10 +84,9 @@ class Ending:
         self.detail = detail
         """For the log."""
         self.status = status
-        """What the engine, or a proxy before it, answered instead of an answer; 0: nothing."""
+        """What the engine, or a proxy before it, said instead of an answer; 0: nothing."""
         self.lines = lines
         self.body = body
-        """Of such an answer; or what is left of a complete one, to be passed on."""
         self.retry_after = retry_after
 
 
@@ -105,8 +101,12 @@ class AttemptOwner(Protocol):
         """The first byte is there; ``length`` of the whole body, None where nobody knows."""
         ...
 
-    def attempt_ended(self, ending: Ending) -> None:
-        """It is over; nothing more is heard of it."""
+    def answer_ends(self, rest: bytes) -> None:
+        """The whole answer is there; ``rest`` has not been passed on. The attempt is over."""
+        ...
+
+    def attempt_failed(self, failure: Failure) -> None:
+        """There is no answer, or no more of it. The attempt is over."""
         ...
 
 
@@ -126,7 +126,7 @@ class Attempt:
         self, services: Services, owner: AttemptOwner, exchange: Exchange, lease: Lease
     ) -> None:
         self._services = services
-        self._owner = owner
+        self._owner: AttemptOwner | None = owner
         self._exchange = exchange
         self._lease: Lease | None = lease
         self.replica = lease.replica.info.key
@@ -208,7 +208,9 @@ class Attempt:
     def stuck(self) -> None:
         """The replica hangs, and others do not: before the first byte the request can go there."""
         if self._lease is not None and not self.is_answering:
-            self._fail(EndCause.STUCK, "nothing has come back for far longer than it should take")
+            self._blame(
+                FailureCause.STUCK, "nothing has come back for far longer than it should take"
+            )
 
     def abandon(self) -> None:
         """Nobody waits for the answer any more: the engine's work is cancelled."""
@@ -253,9 +255,9 @@ class Attempt:
         elif self.is_answering:
             if self._lease is not None:
                 self._lease.replica.health.fault(now_seconds=time.monotonic())
-            self._end(Ending(EndCause.BROKEN, detail=detail))
+            self._fail(Failure(FailureCause.BROKEN, detail=detail))
         else:
-            self._fail(_BEFORE_FIRST_BYTE[cause], detail)
+            self._blame(_BEFORE_FIRST_BYTE[cause], detail)
 
     # On the way there
 
@@ -269,16 +271,17 @@ class Attempt:
     def _not_connected(self, cause: LossCause, detail: str) -> None:
         self._connecting = None
         if cause is LossCause.EXHAUSTED:
-            self._end(Ending(EndCause.EXHAUSTED, detail=detail))
+            self._fail(Failure(FailureCause.EXHAUSTED, detail=detail))
         else:
-            self._fail(_BEFORE_FIRST_BYTE[cause], detail)
+            self._blame(_BEFORE_FIRST_BYTE[cause], detail)
 
     def _connected(self, connection: EngineConnection) -> None:
         self._connecting = None
         self._connection = connection
         connection.expect_within(self._services.limits.first_byte_seconds)
-        head = self._owner.request_head(connection.endpoint.authority)
-        connection.send(self, head, self._exchange.body)
+        if self._owner is not None:
+            head = self._owner.request_head(connection.endpoint.authority)
+            connection.send(self, head, self._exchange.body)
 
     # The answer
 
@@ -307,7 +310,8 @@ class Attempt:
                 lease.replica.health.error(now_seconds=now)
         elif not is_stream:
             self._vouch()
-        self._owner.answer_begins(status, head.lines(), length)
+        if self._owner is not None:
+            self._owner.answer_begins(status, head.lines(), length)
 
     def _events_came(self, num_events: int) -> None:
         """So many events with generated text have come so far."""
@@ -348,9 +352,10 @@ class Attempt:
                     health.answered()
             elif self.status < FIRST_ERROR_STATUS:
                 health.error(now_seconds=time.monotonic())
-        self._end(
-            Ending(EndCause.COMPLETE, body=data), is_complete=error_status < _FIRST_REFUSED_STATUS
-        )
+        owner = self._owner
+        self._let_go(is_complete=error_status < _FIRST_REFUSED_STATUS)
+        if owner is not None:
+            owner.answer_ends(data)
 
     # It ends
 
@@ -359,9 +364,9 @@ class Attempt:
         is_push_back = connection.status in PUSH_BACK
         if not is_push_back and self._lease is not None:
             self._lease.replica.health.error(now_seconds=time.monotonic())
-        self._end(
-            Ending(
-                EndCause.PUSH_BACK if is_push_back else EndCause.BAD_GATEWAY,
+        self._fail(
+            Failure(
+                FailureCause.PUSH_BACK if is_push_back else FailureCause.BAD_GATEWAY,
                 status=connection.status,
                 lines=connection.head.lines(),
                 body=connection.take_body()[:MAX_HELD_ANSWER_BYTES],
@@ -369,18 +374,21 @@ class Attempt:
             )
         )
 
-    def _fail(self, cause: EndCause, detail: str) -> None:
+    def _blame(self, cause: FailureCause, detail: str) -> None:
         """It failed before its first byte, and the replica is to blame."""
         if self._lease is not None:
             self._lease.replica.health.fault(now_seconds=time.monotonic())
-        self._end(Ending(cause, detail=detail))
+        self._fail(Failure(cause, detail=detail))
 
-    def _end(self, ending: Ending, *, is_complete: bool = False) -> None:
-        self._let_go(is_complete=is_complete)
-        self._owner.attempt_ended(ending)
+    def _fail(self, failure: Failure) -> None:
+        owner = self._owner
+        self._let_go(is_complete=False)
+        if owner is not None:
+            owner.attempt_failed(failure)
 
     def _let_go(self, *, is_complete: bool) -> None:
-        """Give back the connection and the lease."""
+        """Give back the connection and the lease, and forget the owner, who may keep this."""
+        self._owner = None
         connection, self._connection = self._connection, None
         if connection is not None:
             self._services.engines.give_back(connection)

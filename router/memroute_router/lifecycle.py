@@ -26,7 +26,7 @@ import time
 
 from memroute.traffic.admission import Reject
 from memroute.traffic.request import RequestProfile
-from memroute_router.attempt import PUSH_BACK, Attempt, EndCause, Ending
+from memroute_router.attempt import PUSH_BACK, Attempt, Failure, FailureCause
 from memroute_router.events import FIRST_ERROR_STATUS
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import EXPLAIN, REASON, REQUEST_ID
@@ -70,7 +70,7 @@ class Lifecycle:
         self._exchange = exchange
         self._route = route
         self._request_id = _given_id(exchange) or b"%b-%x" % (services.id_prefix, number)
-        self._phase = Phase.INTAKE
+        self._phase: int = Phase.INTAKE
         # What was asked; the intake, and with it the document, only until the first byte.
         self._intake: Intake | None = Intake(
             services.intake, exchange.fields, received_at_seconds=exchange.received_at
@@ -87,7 +87,7 @@ class Lifecycle:
         self._num_attempts = 0
         self._attempt: Attempt | None = None
         """The latest; also when it has ended, for the account."""
-        self._failure: Ending | None = None
+        self._failure: Failure | None = None
         """How the latest ended, if it failed."""
         # How it ends.
         self._status = 0
@@ -119,7 +119,7 @@ class Lifecycle:
         """Its prompt's tokens are known now, or will not be."""
         self._phase = after(self._phase, Happening.SIZED)
         intake = self._intake
-        if self._phase is Phase.OVER or intake is None:
+        if self._phase == Phase.OVER or intake is None:
             return
         if intake.parsed is not None:
             self._prompt_tokens = intake.parsed.prompt_tokens
@@ -195,26 +195,28 @@ class Lifecycle:
         exchange.body = b""
         exchange.start(status, lines + self._own_lines(), length=length)
 
-    def attempt_ended(self, ending: Ending) -> None:
-        """The whole answer is there, or broke off; or there is none, and others may be asked."""
-        if ending.cause is EndCause.COMPLETE:
-            self._end(Happening.LAST_BYTE, self._outcome_of_answer())
-            self._exchange.finish(ending.body)
-        elif ending.cause is EndCause.BROKEN:
+    def answer_ends(self, rest: bytes) -> None:
+        """The whole answer is there."""
+        self._end(Happening.LAST_BYTE, self._outcome_of_answer())
+        self._exchange.finish(rest)
+
+    def attempt_failed(self, failure: Failure) -> None:
+        """The answer broke off; or there is none, and another replica may be asked."""
+        if failure.cause is FailureCause.BROKEN:
             replica = self._replica()
-            LOGGER.warning("answer broken off replica=%s error=%s", replica, ending.detail)
+            LOGGER.warning("answer broken off replica=%s error=%s", replica, failure.detail)
             self._break_off(
                 Happening.BREAK,
                 Outcome.STREAM_BROKEN,
                 f"the replica {replica} was lost while it answered; the answer is incomplete",
             )
-        elif ending.cause is EndCause.EXHAUSTED:
+        elif failure.cause is FailureCause.EXHAUSTED:
             LOGGER.error(
-                "out of resources request=%s error=%s", self._request_id.decode(), ending.detail
+                "out of resources request=%s error=%s", self._request_id.decode(), failure.detail
             )
             self._refuse(Happening.REFUSE, EXHAUSTED)
         else:
-            self._try_elsewhere(ending)
+            self._try_elsewhere(failure)
 
     # Sink
 
@@ -236,7 +238,7 @@ class Lifecycle:
 
     def shutting_down(self) -> None:
         """The router's time is up."""
-        if self._phase is Phase.ANSWERING:
+        if self._phase == Phase.ANSWERING:
             self._break_off(
                 Happening.SHUT_DOWN,
                 Outcome.SHUTTING_DOWN,
@@ -247,7 +249,7 @@ class Lifecycle:
 
     # What comes of it
 
-    def _try_elsewhere(self, failure: Ending) -> None:
+    def _try_elsewhere(self, failure: Failure) -> None:
         if failure.detail:
             LOGGER.warning(
                 "replica failed request=%s replica=%s error=%s",
@@ -265,7 +267,7 @@ class Lifecycle:
         else:
             self._give_up(failure)
 
-    def _give_up(self, failure: Ending) -> None:
+    def _give_up(self, failure: Failure) -> None:
         if not failure.status:
             self._refuse(Happening.REFUSE, replicas_failed(self.tried))
             return
@@ -295,7 +297,7 @@ class Lifecycle:
             return Outcome.ENGINE_ERROR
         return Outcome.SERVED if self._status < FIRST_ERROR_STATUS else Outcome.ENGINE_ERROR
 
-    def _break_off(self, happening: Happening, outcome: Outcome, message: str) -> None:
+    def _break_off(self, happening: int, outcome: Outcome, message: str) -> None:
         """An answer that has begun and cannot be completed: an error event, or a broken body."""
         exchange = self._exchange
         takes_events = self._attempt is not None and self._attempt.takes_events
@@ -306,7 +308,7 @@ class Lifecycle:
         else:
             exchange.abort()
 
-    def _refuse(self, happening: Happening, refusal: Refusal) -> None:
+    def _refuse(self, happening: int, refusal: Refusal) -> None:
         self._status = refusal.status
         self._refusal = refusal.message
         self._end(happening, refusal.outcome)
@@ -321,9 +323,9 @@ class Lifecycle:
             self._queue_seconds = time.monotonic() - self._queued_at
             self._queued_at = None
 
-    def _end(self, happening: Happening, outcome: Outcome) -> None:
+    def _end(self, happening: int, outcome: Outcome) -> None:
         """The one way out. Raises ``RuntimeError`` the second time: that is a bug."""
-        is_queued = self._phase is Phase.QUEUED
+        is_queued = self._phase == Phase.QUEUED
         self._phase = after(self._phase, happening)
         self._exchange.sink = None
         pool, attempt = self._pool, self._attempt

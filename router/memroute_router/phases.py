@@ -12,61 +12,68 @@ INTAKE ──► TOKENIZING ──► SEEKING ◄────────── 
 INTAKE and SEEKING last for one call: nothing from outside can happen in them.
 """
 
-from enum import IntEnum
 from typing import Final
 
+# Numbers, not enumerations: a request goes through five of them, and a member of an enumeration
+# costs as much to look up as the whole step.
+PHASES: Final = ("INTAKE", "TOKENIZING", "SEEKING", "QUEUED", "ATTEMPTING", "ANSWERING", "OVER")
+HAPPENINGS: Final = (
+    "TOKENIZE", "SIZED", "HOLD", "ADMIT", "REFUSE", "RETRY", "FIRST_BYTE", "LAST_BYTE", "BREAK",
+    "STUCK", "CLIENT_GONE", "CLIENT_SLOW", "CLIENT_READY", "SHUT_DOWN",
+)  # fmt: skip
 
-class Phase(IntEnum):
-    """Where a request is."""
 
-    INTAKE = 0
+class Phase:
+    """Where a request is; ``PHASES`` has the names."""
+
+    INTAKE: Final = 0
     """Its body is parsed, its model looked up."""
-    TOKENIZING = 1
+    TOKENIZING: Final = 1
     """Its prompt is being counted, in a thread."""
-    SEEKING = 2
+    SEEKING: Final = 2
     """Admission is asked for room."""
-    QUEUED = 3
+    QUEUED: Final = 3
     """It waits in the pool's queue for its turn."""
-    ATTEMPTING = 4
+    ATTEMPTING: Final = 4
     """Room is reserved on a replica, which has not sent a byte of its answer."""
-    ANSWERING = 5
+    ANSWERING: Final = 5
     """Some of the answer has gone to the client: no other replica can take over."""
-    OVER = 6
+    OVER: Final = 6
     """It is accounted for."""
 
 
-class Happening(IntEnum):
-    """What can happen to a request."""
+class Happening:
+    """What can happen to a request; ``HAPPENINGS`` has the names."""
 
-    TOKENIZE = 0
+    TOKENIZE: Final = 0
     """Its prompt will be counted."""
-    SIZED = 1
+    SIZED: Final = 1
     """Its size is known, or estimated."""
-    HOLD = 2
+    HOLD: Final = 2
     """Admission: not now."""
-    ADMIT = 3
+    ADMIT: Final = 3
     """Admission: here, now."""
-    REFUSE = 4
+    REFUSE: Final = 4
     """It cannot be read, or is not admitted; or all that may be tried was tried."""
-    RETRY = 5
+    RETRY: Final = 5
     """Its replica failed before the first byte; another may be asked."""
-    FIRST_BYTE = 6
-    LAST_BYTE = 7
-    BREAK = 8
+    FIRST_BYTE: Final = 6
+    LAST_BYTE: Final = 7
+    BREAK: Final = 8
     """The answer cannot be completed."""
-    STUCK = 9
+    STUCK: Final = 9
     """Its replica hangs, and others do not."""
-    CLIENT_GONE = 10
-    CLIENT_SLOW = 11
-    CLIENT_READY = 12
-    SHUT_DOWN = 13
+    CLIENT_GONE: Final = 10
+    CLIENT_SLOW: Final = 11
+    CLIENT_READY: Final = 12
+    SHUT_DOWN: Final = 13
     """The router's time is up."""
 
 
 _WAITS: Final = (Phase.TOKENIZING, Phase.QUEUED, Phase.ATTEMPTING, Phase.ANSWERING)
 """The phases in which something from outside can happen."""
 
-TRANSITIONS: Final[dict[tuple[Phase, Happening], Phase]] = {
+TRANSITIONS: Final[dict[tuple[int, int], int]] = {
     (Phase.INTAKE, Happening.TOKENIZE): Phase.TOKENIZING,
     (Phase.INTAKE, Happening.SIZED): Phase.SEEKING,
     (Phase.INTAKE, Happening.REFUSE): Phase.OVER,
@@ -100,7 +107,7 @@ _NO_LEASE: Final = "has no lease, so no replica, no connection, and no ledger th
 _READ: Final = "was read, sized and admitted before"
 _NOT_SIZED: Final = "has not been sized, so nobody was asked for room"
 
-IMPOSSIBLE: Final[dict[Phase, tuple[tuple[str, tuple[Happening, ...]], ...]]] = {
+IMPOSSIBLE: Final[dict[int, tuple[tuple[str, tuple[int, ...]], ...]]] = {
     Phase.INTAKE: (
         (_NOT_SIZED, (Happening.HOLD, Happening.ADMIT)),
         (_NO_LEASE, (Happening.RETRY, Happening.FIRST_BYTE, Happening.LAST_BYTE,
@@ -138,19 +145,23 @@ IMPOSSIBLE: Final[dict[Phase, tuple[tuple[str, tuple[Happening, ...]], ...]]] = 
     ),
     Phase.OVER: (
         ("has left the queue, its lease, its connection and its client",
-         tuple(each for each in Happening if each is not Happening.SIZED)),
+         tuple(each for each in range(len(HAPPENINGS)) if each != Happening.SIZED)),
     ),
 }  # fmt: skip
 """What cannot happen, and why; it would be a bug. The test of this table holds that every pair of
 phase and happening is either here or in ``TRANSITIONS``."""
 
-_NEXT: Final = [[TRANSITIONS.get((phase, each)) for each in Happening] for phase in Phase]
+_NEVER: Final = -1
+_NEXT: Final = [
+    [TRANSITIONS.get((phase, each), _NEVER) for each in range(len(HAPPENINGS))]
+    for phase in range(len(PHASES))
+]
 
 
-def after(phase: Phase, happening: Happening) -> Phase:
+def after(phase: int, happening: int) -> int:
     """The phase that follows. Raises ``RuntimeError`` where that cannot happen: it is a bug."""
     following = _NEXT[phase][happening]
-    if following is None:
-        msg = f"{happening.name} in phase {phase.name}"
+    if following == _NEVER:
+        msg = f"{HAPPENINGS[happening]} in phase {PHASES[phase]}"
         raise RuntimeError(msg)
     return following
