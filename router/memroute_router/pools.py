@@ -153,13 +153,17 @@ class Waiter(Protocol):
 class Lease:
     """Tokens reserved on one replica for one request. Release it exactly once."""
 
-    __slots__ = ("_assignment", "_is_released", "_pool", "replica")
+    __slots__ = ("_assignment", "_is_released", "_pool", "is_paused", "is_unseen", "replica")
 
     def __init__(self, pool: "Pool", replica: Replica, assignment: Assignment) -> None:
         self._pool = pool
         self._assignment = assignment
         self.replica = replica
         self._is_released = False
+        self.is_paused = False
+        """Whether the router reads none of its answer now, because its client is slow."""
+        self.is_unseen = False
+        """Whether its answer streams and cannot be read: it shows its end alone."""
 
     @property
     def choice(self) -> Choice:
@@ -182,19 +186,16 @@ class Lease:
             self._pool.advance_soon()
 
     def paused(self) -> None:
-        """The router reads no more of the answer for now: its client is slow.
-
-        The engine goes on, unseen. The ledger is not told yet.
-        """
+        """The router reads no more of the answer for now; the engine goes on, out of sight."""
+        self.is_paused = True
 
     def resumed(self) -> None:
-        """The router reads on; what has piled up comes at once. The ledger is not told yet."""
+        """The router reads on; what has piled up comes at once."""
+        self.is_paused = False
 
     def unseen(self) -> None:
-        """Its progress cannot be read, though it streams (it is compressed).
-
-        Like a whole answer, it shows only its end. The ledger is not told yet.
-        """
+        """Its progress cannot be read, though it streams: it is compressed."""
+        self.is_unseen = True
 
     def release(
         self,
