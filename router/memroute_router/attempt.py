@@ -47,6 +47,7 @@ class FailureCause(StrEnum):
     """This process has no file, port or memory left: no replica would do better."""
     TIMEOUT = "timeout"
     CONNECTION_LOST = "connection-lost"
+    """It was reset or closed before the first byte of the answer."""
     MALFORMED = "malformed"
     REPLICA_GONE = "replica-gone"
     STUCK = "stuck"

@@ -40,7 +40,7 @@ class IntakeServices:
 class Intake:
     """One request on its way to its profile. Owns what was parsed of it."""
 
-    __slots__ = ("_fields", "_received_at_seconds", "_services", "parsed", "pool")
+    __slots__ = ("_fields", "_on_tokenized", "_received_at_seconds", "_services", "parsed", "pool")
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Intake:
         self._services = services
         self._fields = fields
         self._received_at_seconds = received_at_seconds
+        self._on_tokenized: Callable[[], None] | None = None
         self.parsed: ParsedRequest | None = None
         self.pool: Pool | None = None
 
@@ -97,13 +98,8 @@ class Intake:
         tokenizer = tokenizers.of(pool.model, pool.tokenizer_folder)
         if tokenizer is None:
             return False
-
-        def on_ids(token_ids: list[int] | None) -> None:
-            if token_ids:
-                parsed.tokenized(token_ids)
-            on_done()
-
-        return tokenizers.encode(tokenizer, parsed.document, on_ids)
+        self._on_tokenized = on_done
+        return tokenizers.encode(tokenizer, parsed.document, self._tokenized)
 
     def profile(self) -> RequestProfile:
         """What admission decides on. Raises ``RuntimeError`` where nothing was read: a bug."""
@@ -129,6 +125,14 @@ class Intake:
             draw=pool.draw(session),
             block_tokens=pool.dispatcher.cached.blocks.block_tokens,
         )
+
+    def _tokenized(self, token_ids: list[int] | None) -> None:
+        """The prompt's tokens are known now, or (None) will not be."""
+        if token_ids and self.parsed is not None:
+            self.parsed.tokenized(token_ids)
+        on_done, self._on_tokenized = self._on_tokenized, None
+        if on_done is not None:
+            on_done()
 
     def _session(self, parsed: ParsedRequest) -> str:
         """What the client calls the conversation: a header's word goes before the body's."""

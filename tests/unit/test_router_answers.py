@@ -314,6 +314,48 @@ async def test_a_name_that_no_resolver_can_be_asked_for_is_a_replica_that_failed
     assert (status, headers["x-memroute-reason"]) == (502, "replicas-failed")
 
 
+async def nonsense(_engine, writer):
+    writer.write(b"\x00nonsense\r\n\r\n")
+    await writer.drain()
+
+
+async def silence(engine, _writer):
+    await engine.reader.read()
+    return False
+
+
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [(reset, "connection-lost"), (nonsense, "malformed"), (silence, "timeout")],
+    ids=["reset", "nonsense", "silence"],
+)
+async def test_a_retry_says_what_happened_to_the_attempt_before(engine_factory, script, cause):
+    rig = Rig("--first-byte-timeout-seconds", "0.3")
+    await rig.start()
+    bad, good = await engine_factory(script), await engine_factory(whole())
+    rig.add("bad", bad.port)
+    rig.add("good", good.port)
+    rig.prefer("bad")
+    assert (await exchange(rig.port, raw(body())))[0] == 200
+    (pool,) = rig.pools.by_model.values()
+    assert rig.router.metrics.of(pool).retries == {cause: 1}
+    await rig.stop()
+
+
+async def test_a_request_whose_replica_leaves_the_fleet_goes_elsewhere(rig, engine_factory):
+    """A node that died sends no reset: who waits for it is told by discovery."""
+    gone, good = await engine_factory(silence), await engine_factory(whole())
+    rig.add("gone", gone.port)
+    rig.add("good", good.port)
+    rig.prefer("gone")
+    asked = asyncio.create_task(exchange(rig.port, raw(body())))
+    await until(lambda: gone.requests)
+    rig.router.on_gone(rig.pools.remove_replica("default/gone"))
+    assert (await asked)[0] == 200
+    (pool,) = rig.pools.by_model.values()
+    assert rig.router.metrics.of(pool).retries == {"replica-gone": 1}
+
+
 async def test_retries_are_counted_by_what_happened_not_by_its_words(
     rig, engine_factory, monkeypatch
 ):
