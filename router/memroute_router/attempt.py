@@ -16,10 +16,11 @@ import time
 from enum import StrEnum
 from typing import Final, Protocol
 
+from memroute.traffic.dispatch import Lease
 from memroute_router.events import FIRST_ERROR_STATUS, EventStream
 from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.exchange import Exchange
-from memroute_router.pools import Lease
+from memroute_router.pools import Replica
 from memroute_router.services import Services
 from memroute_router.usage import MAX_TAIL_BYTES, Usage, tail_of
 
@@ -124,12 +125,12 @@ class Attempt:
     )  # fmt: skip
 
     def __init__(
-        self, services: Services, owner: AttemptOwner, exchange: Exchange, lease: Lease
+        self, services: Services, owner: AttemptOwner, exchange: Exchange, lease: Lease[Replica]
     ) -> None:
         self._services = services
         self._owner: AttemptOwner | None = owner
         self._exchange = exchange
-        self._lease: Lease | None = lease
+        self._lease: Lease[Replica] | None = lease
         self.replica = lease.replica.info.key
         self.choice = lease.choice
         """Why this replica."""
@@ -303,7 +304,7 @@ class Attempt:
             if lease is not None:
                 lease.unseen()
         elif is_stream and lease is not None:
-            self._events = EventStream(lease.num_choices)
+            self._events = EventStream(lease.reservation.profile.num_choices)
         elif length is None and connection.is_complete:
             length = len(data)
         if status >= FIRST_ERROR_STATUS:

@@ -116,7 +116,8 @@ class Intake:
         session = self._session(parsed)
         return parsed.profile(
             assumed_output_tokens=pool.assumed_output_tokens,
-            tokens_ratio=pool.prompts.ratio,
+            prompts=pool.prompts,
+            media=services.tokenizers.media(pool.model, pool.tokenizer_folder),
             tenant=claims.tenant,
             priority=claims.priority,
             deadline_seconds=deadline,

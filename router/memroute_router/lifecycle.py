@@ -25,6 +25,8 @@ import logging
 import time
 
 from memroute.traffic.admission import Reject
+from memroute.traffic.dispatch import Lease
+from memroute.traffic.lengths import PromptParts
 from memroute.traffic.request import RequestProfile
 from memroute_router.attempt import PUSH_BACK, Attempt, Failure, FailureCause
 from memroute_router.events import FIRST_ERROR_STATUS
@@ -35,8 +37,9 @@ from memroute_router.journal import Record
 from memroute_router.metrics import PoolStatistics
 from memroute_router.outcomes import Outcome
 from memroute_router.phases import Happening, Phase, after
-from memroute_router.pools import Lease, Pool
+from memroute_router.pools import Pool, Replica
 from memroute_router.refusal import (
+    CRASHED,
     EXHAUSTED,
     SHUTTING_DOWN,
     Refusal,
@@ -59,8 +62,8 @@ class Lifecycle:
     """One request, from its arrival to its end. A ``Waiter``, a ``Sink``, an ``AttemptOwner``."""
 
     __slots__ = (
-        "_attempt", "_exchange", "_failure", "_intake", "_model", "_num_attempts", "_phase",
-        "_pool", "_prompt_tokens", "_queue_seconds", "_queued_at", "_refusal", "_request_id",
+        "_attempt", "_exchange", "_failure", "_intake", "_model", "_num_attempts", "_parts",
+        "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal", "_request_id",
         "_route", "_services", "_status", "profile", "tried",
     )  # fmt: skip
 
@@ -76,8 +79,8 @@ class Lifecycle:
             services.intake, exchange.fields, received_at_seconds=exchange.received_at
         )
         self._model = ""
-        self._prompt_tokens = 0
-        """Of the prompt, as they were counted or estimated before anything was learned."""
+        self._parts: PromptParts | None = None
+        """What its prompt was taken to hold; None where that was counted, or cut."""
         self._pool: Pool | None = None
         self.profile: RequestProfile = _NOTHING
         # Where it has been.
@@ -101,7 +104,6 @@ class Lifecycle:
         if intake is None:
             return
         exchange = self._exchange
-        self._services.retries.request()
         refusal = intake.read(self._route, exchange.body)
         if intake.parsed is not None:
             self._model = intake.parsed.model[:MAX_MODEL_CHARACTERS]
@@ -121,9 +123,9 @@ class Lifecycle:
         intake = self._intake
         if self._phase == Phase.OVER or intake is None:
             return
-        if intake.parsed is not None:
-            self._prompt_tokens = intake.parsed.prompt_tokens
         self.profile = intake.profile()
+        if intake.parsed is not None:
+            self._parts = intake.parsed.parts
         self._seek_room()
 
     def _seek_room(self) -> None:
@@ -140,7 +142,7 @@ class Lifecycle:
 
     # Waiter
 
-    def admitted(self, lease: Lease) -> None:
+    def admitted(self, lease: Lease[Replica]) -> None:
         """Room is reserved: forward."""
         self._phase = after(self._phase, Happening.ADMIT)
         self._waits_no_more()
@@ -162,6 +164,19 @@ class Lifecycle:
         self._phase = after(self._phase, Happening.STUCK)
         if self._attempt is not None:
             self._attempt.stuck()
+
+    def crashed(self) -> None:
+        """A bug of ours, in a call that was not made for the client: its request fails alone."""
+        if self._phase == Phase.OVER:
+            return
+        if self._phase == Phase.ANSWERING:
+            self._break_off(
+                Happening.CRASH,
+                Outcome.INTERNAL_ERROR,
+                "the router has failed; the answer is incomplete",
+            )
+        else:
+            self._refuse(Happening.CRASH, CRASHED)
 
     # AttemptOwner
 
@@ -259,8 +274,7 @@ class Lifecycle:
             )
         self._failure = failure
         self.tried.append(self._replica())
-        may_retry = self._num_attempts < self._services.limits.max_attempts
-        if may_retry and self._services.retries.spend(now_seconds=time.monotonic()):
+        if self._pool is not None and self._pool.may_retry(self):
             self._statistics().retried(failure.cause.value)
             self._phase = after(self._phase, Happening.RETRY)
             self._seek_room()
@@ -337,9 +351,9 @@ class Lifecycle:
         self._intake = None
         record = self._record(outcome)
         if outcome is Outcome.SERVED and record.prompt_tokens and pool is not None:
-            pool.prompts.observe(
-                expected_tokens=self._prompt_tokens, actual_tokens=record.prompt_tokens
-            )
+            parts = self._parts
+            if parts is not None:
+                pool.prompts.observe(parts, actual_tokens=record.prompt_tokens)
         self._statistics().ended(record)
         self._services.journal.add(record)
 

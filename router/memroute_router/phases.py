@@ -20,6 +20,7 @@ PHASES: Final = ("INTAKE", "TOKENIZING", "SEEKING", "QUEUED", "ATTEMPTING", "ANS
 HAPPENINGS: Final = (
     "TOKENIZE", "SIZED", "HOLD", "ADMIT", "REFUSE", "RETRY", "FIRST_BYTE", "LAST_BYTE", "BREAK",
     "STUCK", "CLIENT_GONE", "CLIENT_SLOW", "CLIENT_READY", "SHUT_DOWN",
+    "CRASH",
 )  # fmt: skip
 
 
@@ -68,6 +69,8 @@ class Happening:
     CLIENT_READY: Final = 12
     SHUT_DOWN: Final = 13
     """The router's time is up."""
+    CRASH: Final = 14
+    """A bug of ours, in a call that the pool made."""
 
 
 _WAITS: Final = (Phase.TOKENIZING, Phase.QUEUED, Phase.ATTEMPTING, Phase.ANSWERING)
@@ -96,6 +99,12 @@ TRANSITIONS: Final[dict[tuple[int, int], int]] = {
     # Only after an exception in admission, a bug: the request is accounted for all the same.
     (Phase.SEEKING, Happening.CLIENT_GONE): Phase.OVER,
     (Phase.SEEKING, Happening.SHUT_DOWN): Phase.OVER,
+    (Phase.SEEKING, Happening.CRASH): Phase.OVER,
+    (Phase.QUEUED, Happening.CRASH): Phase.OVER,
+    (Phase.ATTEMPTING, Happening.CRASH): Phase.OVER,
+    (Phase.ANSWERING, Happening.CRASH): Phase.OVER,
+    # The call had ended the request before it failed.
+    (Phase.OVER, Happening.CRASH): Phase.OVER,
     **{(phase, Happening.CLIENT_GONE): Phase.OVER for phase in _WAITS},
     **{(phase, Happening.CLIENT_SLOW): phase for phase in _WAITS},
     **{(phase, Happening.CLIENT_READY): phase for phase in _WAITS},
@@ -109,14 +118,14 @@ _NOT_SIZED: Final = "has not been sized, so nobody was asked for room"
 
 IMPOSSIBLE: Final[dict[int, tuple[tuple[str, tuple[int, ...]], ...]]] = {
     Phase.INTAKE: (
-        (_NOT_SIZED, (Happening.HOLD, Happening.ADMIT)),
+        (_NOT_SIZED, (Happening.HOLD, Happening.ADMIT, Happening.CRASH)),
         (_NO_LEASE, (Happening.RETRY, Happening.FIRST_BYTE, Happening.LAST_BYTE,
                      Happening.BREAK, Happening.STUCK)),
         (_ONE_CALL, (Happening.CLIENT_GONE, Happening.CLIENT_SLOW, Happening.CLIENT_READY,
                      Happening.SHUT_DOWN)),
     ),
     Phase.TOKENIZING: (
-        (_NOT_SIZED, (Happening.HOLD, Happening.ADMIT, Happening.REFUSE)),
+        (_NOT_SIZED, (Happening.HOLD, Happening.ADMIT, Happening.REFUSE, Happening.CRASH)),
         (_NO_LEASE, (Happening.RETRY, Happening.FIRST_BYTE, Happening.LAST_BYTE,
                      Happening.BREAK, Happening.STUCK)),
         ("is asked once", (Happening.TOKENIZE,)),
@@ -145,7 +154,10 @@ IMPOSSIBLE: Final[dict[int, tuple[tuple[str, tuple[int, ...]], ...]]] = {
     ),
     Phase.OVER: (
         ("has left the queue, its lease, its connection and its client",
-         tuple(each for each in range(len(HAPPENINGS)) if each != Happening.SIZED)),
+         tuple(
+             each for each in range(len(HAPPENINGS))
+             if each not in (Happening.SIZED, Happening.CRASH)
+         )),
     ),
 }  # fmt: skip
 """What cannot happen, and why; it would be a bug. The test of this table holds that every pair of

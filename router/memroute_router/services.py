@@ -6,16 +6,14 @@ from memroute_router.http.client import EnginePool
 from memroute_router.intake import IntakeServices
 from memroute_router.journal import Journal
 from memroute_router.metrics import RouterMetrics
-from memroute_router.retries import RetryBudget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LifecycleLimits:
-    """How long and how often."""
+    """How long."""
 
     first_byte_seconds: float
     stalled_engine_seconds: float
-    max_attempts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +24,6 @@ class Services:
     engines: EnginePool
     metrics: RouterMetrics
     journal: Journal
-    retries: RetryBudget
     limits: LifecycleLimits
     id_prefix: bytes
     """Of the ids of requests that bring none; different for each router process."""

@@ -77,7 +77,7 @@ async def test_the_usage_is_read_wherever_a_read_ends(rig, engine_factory, after
     asked = asyncio.create_task(exchange(rig.port, raw(body())))
     await until(lambda: engine.requests)
     (pool,) = rig.pools.by_model.values()
-    await until(lambda: any(waiter._attempt.is_answering for waiter in pool.waiters.values()))
+    await until(lambda: any(waiter._attempt.is_answering for waiter in pool._waiters.values()))
     continued.set()
     status, _, content = await asked
     assert (status, content) == (200, USAGE)
@@ -117,7 +117,7 @@ async def test_events_are_counted_in_any_legal_spelling(rig, engine_factory):
     asked = asyncio.create_task(exchange(rig.port, raw(body(stream=True))))
     await seen.wait()
     (pool,) = rig.pools.by_model.values()
-    await until(lambda: [lease.generated_tokens for lease in pool.waiters] == [10])
+    await until(lambda: [lease.num_events for lease in pool._waiters] == [10])
     go_on.set()
     assert (await asked)[0] == 200
 
@@ -184,7 +184,7 @@ async def test_a_stream_that_began_before_a_fault_does_not_bring_its_replica_bac
     replica = rig.add("a", engine.port)
     asked = asyncio.create_task(exchange(rig.port, raw(body(stream=True))))
     (pool,) = rig.pools.by_model.values()
-    await until(lambda: [lease.generated_tokens for lease in pool.waiters] == [1])
+    await until(lambda: [lease.num_events for lease in pool._waiters] == [1])
     replica.health.fault(now_seconds=rig.pools.now_seconds())
     go_on.set()
     assert (await asked)[0] == 200
@@ -215,9 +215,9 @@ async def test_a_compressed_stream_passes_at_once_and_is_not_counted(rig, engine
         await reader.readline()
         assert await reader.readexactly(len(packed) - 5) == packed[:-5]
     (pool,) = rig.pools.by_model.values()
-    ((lease, waiter),) = pool.waiters.items()
-    assert waiter._attempt._lease.is_unseen
-    assert lease.generated_tokens == 0
+    ((lease, waiter),) = pool._waiters.items()
+    assert waiter._attempt.is_answering
+    assert (lease.num_events, lease.generated_tokens) == (0, 0)
     go_on.set()
     await until(lambda: not rig.num_leases)
     record = record_of(rig)
@@ -252,8 +252,7 @@ async def test_an_answer_whose_client_is_slow_is_known_to_be_out_of_sight(rig, e
     writer.write(raw(body(stream=True)))
     await reader.readuntil(b"\r\n\r\n")
     (pool,) = rig.pools.by_model.values()
-    (waiter,) = pool.waiters.values()
-    lease = waiter._attempt._lease
+    (lease,) = pool._waiters
     await until(lambda: lease.is_paused)
     paused = lease.is_paused
     while not reader.at_eof() and lease.is_paused:
@@ -279,8 +278,8 @@ async def test_a_body_is_let_go_with_the_first_byte_of_its_answer(rig, engine_fa
     rig.add("a", engine.port)
     asked = asyncio.create_task(exchange(rig.port, raw(body(stream=True))))
     (pool,) = rig.pools.by_model.values()
-    await until(lambda: any(w._attempt.is_answering for w in pool.waiters.values()))
-    (waiter,) = pool.waiters.values()
+    await until(lambda: any(w._attempt.is_answering for w in pool._waiters.values()))
+    (waiter,) = pool._waiters.values()
     assert (waiter._intake, waiter._exchange.body) == (None, b"")
     go_on.set()
     assert (await asked)[0] == 200

@@ -6,7 +6,7 @@ import pytest
 
 from memroute.traffic.replica import ReplicaLedger, ReplicaReading
 from memroute.traffic.request import RequestProfile
-from memroute.traffic.routing import PUBLISHED, cost_seconds, wait_seconds
+from memroute.traffic.routing import PUBLISHED, cost_seconds, published_policy, wait_seconds
 
 
 def profile(prompt=1000, output=50):
@@ -36,8 +36,8 @@ def ledger(name="a", *, kv=0.0, waiting=0, running=0, capacity=100_000, sent=(),
 
 
 def pick(name, ledgers, hits=None, seed=1, prompt=1000):
-    picker = PUBLISHED[name]()
-    return picker(profile(prompt), ledgers, hits or {}, random.Random(seed)).replica
+    picker = published_policy(name)
+    return picker.pick(profile(prompt), ledgers, hits or {}, random.Random(seed)).replica
 
 
 def cost(replica, prompt=1000, work=None, output=50):
@@ -46,6 +46,7 @@ def cost(replica, prompt=1000, work=None, output=50):
         profile(prompt, output),
         work_tokens=prompt if work is None else work,
         output_tokens=output,
+        max_age_seconds=5.0,
         now_seconds=0.0,
     )
 
@@ -117,24 +118,31 @@ def test_smgs_least_load_forgets_what_it_sent_when_a_report_comes():
 
 
 def test_round_robin_takes_turns():
-    picker, rows = PUBLISHED["round-robin"](), [ledger("a"), ledger("b"), ledger("c")]
-    turns = [picker(profile(), rows, {}, random.Random(1)).replica for _ in range(6)]
+    picker, rows = published_policy("round-robin"), [ledger("a"), ledger("b"), ledger("c")]
+    turns = []
+    for _ in range(6):
+        turns.append(picker.pick(profile(), rows, {}, random.Random(1)).replica)
+        assert picker.pick(profile(), rows, {}, random.Random(1)).replica == turns[-1], "not sent"
+        picker.sent()
     assert sorted(turns[:3]) == ["a", "b", "c"]
     assert turns[:3] == turns[3:]
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_ties_favour_nobody(name):
-    picker, rng = PUBLISHED[name](), random.Random(7)
+    picker, rng = published_policy(name), random.Random(7)
     rows = [ledger("a"), ledger("b")]
-    chosen = [picker(profile(), rows, {}, rng).replica for _ in range(200)]
+    chosen = []
+    for _ in range(200):
+        chosen.append(picker.pick(profile(), rows, {}, rng).replica)
+        picker.sent()
     assert 60 < chosen.count("a") < 140
 
 
 def test_power_of_two_mostly_finds_the_shorter_and_not_always():
-    picker, rng = PUBLISHED["power-of-two"](), random.Random(7)
+    picker, rng = published_policy("power-of-two"), random.Random(7)
     rows = [ledger("a", sent=[1]), ledger("b")]
-    chosen = [picker(profile(), rows, {}, rng).replica for _ in range(200)]
+    chosen = [picker.pick(profile(), rows, {}, rng).replica for _ in range(200)]
     assert 130 < chosen.count("b") < 170, "three draws in four see it"
 
 

@@ -40,9 +40,8 @@ class CachedPrompts:
         hits: dict[str, int] = {}
         most = profile.num_prompt_tokens
         if profile.prefix:
-            size = profile.tokens_per_block
             for replica, count in self._prefixes.match(profile.prefix).items():
-                hits[replica] = min(most, size * count)
+                hits[replica] = profile.tokens_of_blocks(count)
         if profile.blocks:
             self._told_hits(profile, hits)
         if profile.session:
@@ -52,17 +51,30 @@ class CachedPrompts:
                 hits[replica] = max(hits.get(replica, 0), min(most, num_tokens))
         return hits
 
-    def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> None:
-        """A prompt is on its way: it is taken to be cached at once."""
+    def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> int:
+        """A prompt is on its way: it is taken to be cached at once.
+
+        Returns how many blocks at its end were not taken to be cached there before.
+        """
+        num_new = 0
         if profile.prefix and profile.tokens_per_block:
             capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
-            self._prefixes.insert(
-                ledger.replica, profile.prefix, max_blocks=capacity // profile.tokens_per_block
+            num_new = self._prefixes.insert(
+                ledger.replica,
+                profile.prefix,
+                max_blocks=capacity,
+                weights=block_weights(profile),
             )
         if profile.blocks:
             self.blocks.sent(ledger.replica, profile.prefix)
         if profile.session:
             self._sessions.served(_session(profile), ledger.replica, profile.num_prompt_tokens)
+        return num_new
+
+    def never_computed(self, replica: str, profile: RequestProfile, num_new: int) -> None:
+        """A request left before its first token; ``num_new`` is what ``sent`` has returned."""
+        if num_new:
+            self._prefixes.take_back(replica, profile.prefix[-num_new:])
 
     def ended(
         self, replica: str, profile: RequestProfile, *, num_tokens: int, is_complete: bool
@@ -84,8 +96,15 @@ class CachedPrompts:
             hits[replica] = min(most, blocks.block_tokens * count)
         for replica, count in blocks.match_sent(profile.prefix).items():
             if blocks.follows(replica):
-                sent = min(most, profile.tokens_per_block * count)
-                hits[replica] = max(hits.get(replica, 0), sent)
+                hits[replica] = max(hits.get(replica, 0), profile.tokens_of_blocks(count))
+
+
+def block_weights(profile: RequestProfile) -> list[int]:
+    """Tokens of each block of the prompt: what it takes of a replica's cache."""
+    ends = profile.block_ends
+    if not ends:
+        return [profile.tokens_per_block] * len(profile.prefix)
+    return [end - before for end, before in zip(ends, (0, *ends), strict=False)]
 
 
 def _session(profile: RequestProfile) -> str:
