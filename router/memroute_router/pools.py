@@ -24,6 +24,7 @@ from memroute.traffic.dispatch import (
 from memroute.traffic.lengths import PromptLengths
 from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReading
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
+from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_router.http.client import Endpoint
 from memroute_router.targets import TargetWatch
 
@@ -68,6 +69,8 @@ class PoolSettings:
     watermark_ratio: float = DEFAULT_WATERMARK_RATIO
     assumed_output_tokens: int = DEFAULT_ASSUMED_OUTPUT_TOKENS
     policy: str = "memroute"
+    prefill_tokens_per_second: float = LLM_D_TOKENS_PER_SECOND
+    """Of one replica, as measured: for policies that have to be told (llm-d)."""
     admission: AdmissionMode = AdmissionMode.ENFORCE
     ttft_target_seconds: float = DEFAULT_TTFT_TARGET_SECONDS
     tpot_target_seconds: float = DEFAULT_TPOT_TARGET_SECONDS
@@ -86,6 +89,7 @@ class PoolSettings:
             waits_for_replicas=common.waits_for_replicas,
             max_age_seconds=common.max_age_seconds,
             policy=self.policy,
+            prefill_tokens_per_second=self.prefill_tokens_per_second,
             admission=self.admission,
             shares=self.shares,
             limits=AdmissionSettings(

@@ -1,61 +1,10 @@
-import random
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dispatch_rig import Asking, answer, end, pool, read
 from memroute.traffic.admission import AdmissionSettings, QueueLimits, Reject, RejectReason
-from memroute.traffic.dispatch import (
-    AdmissionMode,
-    Assignment,
-    Backend,
-    Dispatcher,
-    DispatchSettings,
-)
-from memroute.traffic.replica import ReplicaReading
-from memroute.traffic.request import RequestProfile
-
-
-class Asking:
-    def __init__(self, prompt=100, output=50, **facts):
-        self.tried = []
-        self.profile = RequestProfile(
-            num_prompt_tokens=prompt,
-            min_prompt_tokens=prompt,
-            max_output_tokens=None,
-            assumed_output_tokens=output,
-            **facts,
-        )
-
-
-def pool(replicas=2, capacity=1000, limits=None, hits=None, seed=1, **dispatch):
-    made = Dispatcher(
-        DispatchSettings(**dispatch),
-        limits or QueueLimits(max_requests=100, max_tokens=10**6, max_seconds=10),
-        rng=random.Random(seed),
-        find_hits=hits,
-    )
-    for name in "abcdefgh"[:replicas]:
-        ledger = made.ledger(name, promised_capacity_tokens=capacity)
-        made.add(Backend(ledger))
-        read(made, name)
-    return made
-
-
-def read(made, name, ratio=0.0, at=0.0, **facts):
-    made.apply_reading(
-        made.backends[name].ledger,
-        ReplicaReading(taken_at_seconds=at, kv_cache_utilization_ratio=ratio, **facts),
-    )
-
-
-def answer(assignment, now):
-    ledger = assignment.backend.ledger
-    ledger.streamed(assignment.reservation, num_events=1, now_seconds=now)
-
-
-def end(made, assignment, now, **facts):
-    made.ended(assignment, is_complete=True, now_seconds=now, **facts)
+from memroute.traffic.dispatch import AdmissionMode, Assignment, Backend, DispatchSettings
 
 
 def test_nobody_ready_is_not_the_same_as_nobody_free():
@@ -269,15 +218,6 @@ def test_observing_admits_everything_and_counts_what_it_would_have_held():
     verdicts = [made.submit(Asking(prompt=500, output=100), now_seconds=0.0) for _ in range(3)]
     assert all(isinstance(verdict, Assignment) for verdict in verdicts)
     assert made.num_would_hold == 2
-
-
-def test_a_published_policy_can_choose_and_admission_can_still_refuse():
-    made = pool(policy="least-request", admission=AdmissionMode.OFF)
-    placed = [made.submit(Asking(prompt=900), now_seconds=0.0) for _ in range(4)]
-    assert [p.choice.policy for p in placed] == ["least-request"] * 4
-    assert sorted(p.choice.replica for p in placed) == ["a", "a", "b", "b"]
-    with pytest.raises(KeyError):
-        made.configure(DispatchSettings(policy="best"))
 
 
 def test_answers_that_have_ended_teach_how_long_the_next_will_be():

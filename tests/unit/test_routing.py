@@ -117,6 +117,30 @@ def test_smgs_least_load_forgets_what_it_sent_when_a_report_comes():
     assert pick("smg-least-load", [busy, ledger("b", waiting=1)]) == "a"
 
 
+def test_llm_d_stays_with_a_cached_prefix_until_it_is_eighteen_seconds_behind():
+    """18 s x 15,928 tokens/s = 286,704 uncached tokens more than the other has; then least load."""
+    cached = {"a": 800}
+    behind = [ledger("a", sent=[286_000], capacity=10**7), ledger("b", capacity=10**7)]
+    assert pick("llm-d", behind, cached) == "a"
+    too_far = [ledger("a", sent=[287_000], capacity=10**7), ledger("b", capacity=10**7)]
+    assert pick("llm-d", too_far, cached) == "b"
+    assert pick("llm-d", behind, {"a": 799}) == "b", "less than 80 % is no affinity"
+
+
+def test_llm_d_counts_what_a_request_adds_where_nobody_is_sticky():
+    """300 + 1,000 - 500 = 800 against 0 + 1,000; the sticky ones are compared likewise."""
+    assert pick("llm-d", [ledger("a", sent=[300]), ledger("b")], {"a": 500}) == "a"
+    both = {"a": 900, "b": 850, "c": 0}
+    rows = [ledger("a", sent=[100]), ledger("b"), ledger("c")]
+    assert pick("llm-d", rows, both) == "b"
+
+
+def test_llm_ds_patience_is_in_tokens_of_the_rate_that_it_is_told():
+    slow = published_policy("llm-d", prefill_tokens_per_second=100.0)
+    rows = [ledger("a", sent=[1900]), ledger("b")]
+    assert slow.pick(profile(), rows, {"a": 900}, random.Random(1)).replica == "b"
+
+
 def test_round_robin_takes_turns():
     picker, rows = published_policy("round-robin"), [ledger("a"), ledger("b"), ledger("c")]
     turns = []

@@ -75,6 +75,12 @@ class Fleet:
     """After which a client gives up, whatever has come by then."""
 
     @property
+    def prefill_tokens_per_second(self) -> float:
+        """Of one replica, the mean: what an operator would have calibrated its routers to."""
+        rates = sum(count * spec.prefill_tokens_per_second for spec, count in self.engines)
+        return rates / self.num_replicas
+
+    @property
     def num_replicas(self) -> int:
         """Replicas at the start."""
         return sum(count for _, count in self.engines)
@@ -109,6 +115,7 @@ class Cluster:
                 settings=fleet.router,
                 mix=fleet.mix,
                 rng=random.Random(self._rng.random()),  # noqa: S311
+                prefill_tokens_per_second=fleet.prefill_tokens_per_second,
                 is_running=lambda: self._num_open > 0,
             )
             for _ in range(fleet.num_routers)

@@ -166,8 +166,12 @@ class VirtualRouter:
         mix: TrafficMix,
         rng: random.Random,
         is_running: Callable[[], bool],
+        prefill_tokens_per_second: float,
     ) -> None:
-        """``is_running``: whether there is still something to scrape for."""
+        """``is_running``: whether there is still something to scrape for.
+
+        ``prefill_tokens_per_second``: of one replica, for policies that have to be told.
+        """
         self.loop = loop
         self.settings = settings
         self.prompts = PromptLengths()
@@ -187,6 +191,7 @@ class VirtualRouter:
                 admission=dispatch.admission if ours else AdmissionMode.OFF,
                 max_age_seconds=max_age_seconds(settings.scrape_seconds),
                 limits=dispatch.limits,
+                prefill_tokens_per_second=prefill_tokens_per_second,
             ),
             settings.queue,
             rng=rng,

@@ -12,8 +12,8 @@ from memroute.traffic.replica import Reservation
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.replica.own_requests import MEMORY_QUANTILE
 from memroute.traffic.request import Hits, RequestProfile
-from memroute.traffic.routing.chooser import MEMROUTE, Chooser, MemrouteChooser, PublishedChooser
-from memroute.traffic.routing.cost import Choice, RandomSource, wait_seconds
+from memroute.traffic.routing.chooser import Chooser, MemrouteChooser, PublishedChooser
+from memroute.traffic.routing.cost import MEMROUTE, Choice, RandomSource, wait_seconds
 from memroute.traffic.routing.published import published_policy
 from memroute.traffic.routing.shortlist import Shortlist, closed_to
 

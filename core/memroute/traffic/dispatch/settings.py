@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from memroute.traffic.admission import AdmissionSettings
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
-from memroute.traffic.routing.chooser import MEMROUTE
+from memroute.traffic.routing.cost import MEMROUTE
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 
 

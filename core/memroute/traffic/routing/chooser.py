@@ -5,17 +5,14 @@ the chooser picks among those; under ``observe`` and ``off`` it picks among all 
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 from memroute.traffic.admission import AdmissionSettings
 from memroute.traffic.replica import ReplicaLedger
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.request import Hits, RequestProfile
-from memroute.traffic.routing.cost import RandomSource
+from memroute.traffic.routing.cost import MEMROUTE, RandomSource
 from memroute.traffic.routing.published import SEES_PREFIXES, Picker
 from memroute.traffic.routing.shortlist import Shortlist, closed_to, shortlist
-
-MEMROUTE: Final = "memroute"
 
 
 class Chooser:

@@ -28,6 +28,8 @@ from memroute.traffic.admission.gates import ClosedReason
 from memroute.traffic.replica.ledger import ReplicaLedger
 from memroute.traffic.request import RequestProfile
 
+MEMROUTE: Final = "memroute"
+"""The name of the policy that is priced here."""
 # Of a second that an answer in progress loses, what counts: many share it, and each feels it less
 # than a request feels a second of waiting. Chosen by a sweep over the suite (docs/adr/0011).
 KAPPA: Final = 0.05
@@ -100,11 +102,12 @@ class Choice:
         """A sentence, with the numbers."""
         ratio = "unknown" if self.projected_ratio is None else f"{self.projected_ratio:.3f}"
         closed = ", ".join(f"{count} {why}" for why, count in self.closed.items())
-        backends = f"best of {self.num_candidates} backend(s)"
+        backends = f"{self.num_candidates} backend(s)"
         if self.num_open is not None:
-            backends = f"its pick of {self.num_open} open of {self.num_candidates} backend(s)"
+            backends = f"{self.num_open} open of {backends}"
+        picked = "best of" if self.policy == MEMROUTE else "its pick of"
         return (
-            f"{self.policy}: {backends}; waits "
+            f"{self.policy}: {picked} {backends}; waits "
             f"{self.wait_seconds:.3f} s there, prefills {self.own_seconds:.3f} s, "
             f"{self.hit_tokens} tokens cached, projected KV use {ratio}"
             + (f"; closed: {closed}" if closed else "")
