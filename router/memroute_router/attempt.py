@@ -304,7 +304,7 @@ class Attempt:
             if lease is not None:
                 lease.unseen()
         elif is_stream and lease is not None:
-            self._events = EventStream(lease.num_choices)
+            self._events = EventStream(lease.reservation.profile.num_choices)
         elif length is None and connection.is_complete:
             length = len(data)
         if status >= FIRST_ERROR_STATUS:

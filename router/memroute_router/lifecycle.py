@@ -62,24 +62,9 @@ class Lifecycle:
     """One request, from its arrival to its end. A ``Waiter``, a ``Sink``, an ``AttemptOwner``."""
 
     __slots__ = (
-        "_attempt",
-        "_exchange",
-        "_failure",
-        "_intake",
-        "_model",
-        "_num_attempts",
-        "_parts",
-        "_phase",
-        "_pool",
-        "_queue_seconds",
-        "_queued_at",
-        "_refusal",
-        "_request_id",
-        "_route",
-        "_services",
-        "_status",
-        "profile",
-        "tried",
+        "_attempt", "_exchange", "_failure", "_intake", "_model", "_num_attempts", "_parts",
+        "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal", "_request_id",
+        "_route", "_services", "_status", "profile", "tried",
     )  # fmt: skip
 
     def __init__(self, services: Services, exchange: Exchange, route: Route, number: int) -> None:
@@ -95,7 +80,7 @@ class Lifecycle:
         )
         self._model = ""
         self._parts: PromptParts | None = None
-        """Of the prompt, as it was estimated before anything was learned; None: it was counted."""
+        """What its prompt was taken to hold; None where that was counted, or cut."""
         self._pool: Pool | None = None
         self.profile: RequestProfile = _NOTHING
         # Where it has been.
@@ -365,9 +350,10 @@ class Lifecycle:
             attempt.abandon()
         self._intake = None
         record = self._record(outcome)
-        parts, actual = self._parts, record.prompt_tokens
-        if outcome is Outcome.SERVED and actual and parts is not None and pool is not None:
-            pool.prompts.observe(parts, actual_tokens=actual)
+        if outcome is Outcome.SERVED and record.prompt_tokens and pool is not None:
+            parts = self._parts
+            if parts is not None:
+                pool.prompts.observe(parts, actual_tokens=record.prompt_tokens)
         self._statistics().ended(record)
         self._services.journal.add(record)
 

@@ -69,13 +69,11 @@ class Happening:
     SHUT_DOWN: Final = 13
     """The router's time is up."""
     CRASH: Final = 14
-    """A bug of ours, in a call that was not made for the client."""
+    """A bug of ours, in a call that the pool made."""
 
 
 _WAITS: Final = (Phase.TOKENIZING, Phase.QUEUED, Phase.ATTEMPTING, Phase.ANSWERING)
 """The phases in which something from outside can happen."""
-_ASKED: Final = (Phase.SEEKING, Phase.QUEUED, Phase.ATTEMPTING, Phase.ANSWERING)
-"""The phases in which its pool knows of it."""
 
 TRANSITIONS: Final[dict[tuple[int, int], int]] = {
     (Phase.INTAKE, Happening.TOKENIZE): Phase.TOKENIZING,
@@ -100,11 +98,16 @@ TRANSITIONS: Final[dict[tuple[int, int], int]] = {
     # Only after an exception in admission, a bug: the request is accounted for all the same.
     (Phase.SEEKING, Happening.CLIENT_GONE): Phase.OVER,
     (Phase.SEEKING, Happening.SHUT_DOWN): Phase.OVER,
+    (Phase.SEEKING, Happening.CRASH): Phase.OVER,
+    (Phase.QUEUED, Happening.CRASH): Phase.OVER,
+    (Phase.ATTEMPTING, Happening.CRASH): Phase.OVER,
+    (Phase.ANSWERING, Happening.CRASH): Phase.OVER,
+    # The call had ended the request before it failed.
+    (Phase.OVER, Happening.CRASH): Phase.OVER,
     **{(phase, Happening.CLIENT_GONE): Phase.OVER for phase in _WAITS},
     **{(phase, Happening.CLIENT_SLOW): phase for phase in _WAITS},
     **{(phase, Happening.CLIENT_READY): phase for phase in _WAITS},
     **{(phase, Happening.SHUT_DOWN): Phase.OVER for phase in _WAITS},
-    **{(phase, Happening.CRASH): Phase.OVER for phase in _ASKED},
 }
 
 _ONE_CALL: Final = "lasts for one call, in which nothing from outside is heard"
@@ -150,7 +153,10 @@ IMPOSSIBLE: Final[dict[int, tuple[tuple[str, tuple[int, ...]], ...]]] = {
     ),
     Phase.OVER: (
         ("has left the queue, its lease, its connection and its client",
-         tuple(each for each in range(len(HAPPENINGS)) if each != Happening.SIZED)),
+         tuple(
+             each for each in range(len(HAPPENINGS))
+             if each not in (Happening.SIZED, Happening.CRASH)
+         )),
     ),
 }  # fmt: skip
 """What cannot happen, and why; it would be a bug. The test of this table holds that every pair of

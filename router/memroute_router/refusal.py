@@ -71,6 +71,9 @@ EXHAUSTED = Refusal(
     retry_after_seconds=1,
 )
 
+CRASHED = Refusal(outcome=Outcome.INTERNAL_ERROR, status=500, message="internal error")
+"""A bug of ours: nobody knows when to come back."""
+
 
 def rejected(reject: Reject, *, unready: str = "") -> Refusal:
     """What admission has decided; ``unready``: why nothing serves the model, if that is known."""

@@ -117,7 +117,7 @@ async def test_events_are_counted_in_any_legal_spelling(rig, engine_factory):
     asked = asyncio.create_task(exchange(rig.port, raw(body(stream=True))))
     await seen.wait()
     (pool,) = rig.pools.by_model.values()
-    await until(lambda: [lease.generated_tokens for lease in pool._waiters] == [10])
+    await until(lambda: [lease.num_events for lease in pool._waiters] == [10])
     go_on.set()
     assert (await asked)[0] == 200
 
@@ -184,7 +184,7 @@ async def test_a_stream_that_began_before_a_fault_does_not_bring_its_replica_bac
     replica = rig.add("a", engine.port)
     asked = asyncio.create_task(exchange(rig.port, raw(body(stream=True))))
     (pool,) = rig.pools.by_model.values()
-    await until(lambda: [lease.generated_tokens for lease in pool._waiters] == [1])
+    await until(lambda: [lease.num_events for lease in pool._waiters] == [1])
     replica.health.fault(now_seconds=rig.pools.now_seconds())
     go_on.set()
     assert (await asked)[0] == 200
@@ -216,8 +216,8 @@ async def test_a_compressed_stream_passes_at_once_and_is_not_counted(rig, engine
         assert await reader.readexactly(len(packed) - 5) == packed[:-5]
     (pool,) = rig.pools.by_model.values()
     ((lease, waiter),) = pool._waiters.items()
-    assert waiter._attempt._lease.is_unseen
-    assert lease.num_events == 1, "that it has begun is all that can be seen"
+    assert waiter._attempt.is_answering
+    assert (lease.num_events, lease.is_paused) == (1, True), "that it began is all that shows"
     go_on.set()
     await until(lambda: not rig.num_leases)
     record = record_of(rig)
@@ -252,14 +252,13 @@ async def test_an_answer_whose_client_is_slow_is_known_to_be_out_of_sight(rig, e
     writer.write(raw(body(stream=True)))
     await reader.readuntil(b"\r\n\r\n")
     (pool,) = rig.pools.by_model.values()
-    (waiter,) = pool._waiters.values()
-    lease = waiter._attempt._lease
-    await until(lambda: lease.reservation.is_paused)
-    paused = lease.reservation.is_paused
-    while not reader.at_eof() and lease.reservation.is_paused:
+    (lease,) = pool._waiters
+    await until(lambda: lease.is_paused)
+    paused = lease.is_paused
+    while not reader.at_eof() and lease.is_paused:
         await reader.read(65536)
     assert paused
-    assert not lease.reservation.is_paused
+    assert not lease.is_paused
     writer.close()
     await until(lambda: not rig.num_leases)
 
