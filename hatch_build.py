@@ -33,7 +33,7 @@ MODULES = (
         "claims", "engines/adapters", "engines/loads", "engines/others", "engines/vllm", "events",
         "http/client", "http/deadlines", "http/errors", "http/exchange", "http/fields",
         "http/framing", "http/outbox", "http/server", "journal", "lifecycle", "metrics",
-        "outcomes", "pools", "retries", "scrape", "surface",
+        "outcomes", "pools", "scrape", "surface",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",

@@ -19,6 +19,7 @@ def router_pools():
         common=CommonSettings(queue_limits=QueueLimits()),
         call_soon=lambda *_: None,
         call_later=lambda *_: None,
+        on_error=lambda _: None,
     )
 
 

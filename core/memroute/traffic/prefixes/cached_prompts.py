@@ -51,11 +51,15 @@ class CachedPrompts:
                 hits[replica] = max(hits.get(replica, 0), min(most, num_tokens))
         return hits
 
-    def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> None:
-        """A prompt is on its way: it is taken to be cached at once."""
+    def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> int:
+        """A prompt is on its way: it is taken to be cached at once.
+
+        Returns how many blocks at its end were not taken to be cached there before.
+        """
+        num_new = 0
         if profile.prefix and profile.tokens_per_block:
             capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
-            self._prefixes.insert(
+            num_new = self._prefixes.insert(
                 ledger.replica,
                 profile.prefix,
                 max_blocks=capacity,
@@ -65,6 +69,12 @@ class CachedPrompts:
             self.blocks.sent(ledger.replica, profile.prefix)
         if profile.session:
             self._sessions.served(_session(profile), ledger.replica, profile.num_prompt_tokens)
+        return num_new
+
+    def never_computed(self, replica: str, profile: RequestProfile, num_new: int) -> None:
+        """A request left before its first token; ``num_new`` is what ``sent`` has returned."""
+        if num_new:
+            self._prefixes.take_back(replica, profile.prefix[-num_new:])
 
     def ended(
         self, replica: str, profile: RequestProfile, *, num_tokens: int, is_complete: bool
