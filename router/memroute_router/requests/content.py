@@ -84,7 +84,7 @@ class Content:
             self.pieces.append(dumped(value).decode("utf-8", "replace"))
 
     def _add_part(self, part: dict[str, Any], stack: list[object]) -> None:
-        kind = part.get("type")
+        kind = str(part.get("type"))
         text = part.get("text")
         if isinstance(text, str) and kind != "document":
             self.pieces.append(text)

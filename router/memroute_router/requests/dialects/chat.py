@@ -46,7 +46,7 @@ def read_chat(document: dict[str, Any], messages: object, parameter: str) -> tup
     has_tools = not tools
     for index, message in enumerate(listed):
         role = message.get("role")
-        if not has_tools and role not in {"system", "developer"}:
+        if not has_tools and str(role) not in {"system", "developer"}:
             # Most templates write tools with the instructions, before the conversation.
             content.pieces.append(tools.decode("utf-8", "replace"))
             has_tools = True

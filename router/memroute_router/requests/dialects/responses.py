@@ -40,7 +40,9 @@ def parse_responses(document: dict[str, Any]) -> ParsedRequest:
 def _add_item(item: dict[str, Any], content: Content, *, with_reasoning: bool) -> None:
     kind = item.get("type")
     role = item.get("role")
-    content.begin_message(role if isinstance(role, str) else kind)
+    if role is None:
+        role = "tool" if "output" in item else "assistant"
+    content.begin_message(role)
     if kind == "reasoning":
         if with_reasoning:
             content.add(item.get("content") or item.get("summary"), "input")
