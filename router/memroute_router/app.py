@@ -283,18 +283,23 @@ class Router:
                     "reserved_tokens": replica.ledger.reserved_tokens,
                     "foreign_tokens": replica.ledger.foreign_tokens,
                     "sharing_ratio": round(replica.ledger.sharing_ratio, 3),
-                    "ceiling_ratio": round(replica.ledger.ceiling_ratio, 3),
+                    "ceiling_ratio": round(replica.ledger.limits.ceiling_ratio, 3),
                     "kv_event_blocks": (
                         pool.dispatcher.cached.blocks.num_blocks(replica.info.key)
                         if pool.dispatcher.cached.blocks.follows(replica.info.key)
                         else None
                     ),
-                    "running_limit": replica.ledger.running_limit,
+                    "running_limit": replica.ledger.limits.running_limit,
                     "num_in_flight": replica.ledger.num_in_flight,
                     "num_pending": replica.ledger.num_pending,
                     "pending_tokens": replica.ledger.pending_tokens,
                     "prefill_tokens_per_second": round(1 / replica.ledger.speed.token_seconds),
-                    "step_seconds": round(replica.ledger.speed.mean_step_seconds, 5),
+                    "tpot_alone_seconds": (
+                        None
+                        if replica.ledger.alone_tpot_seconds is None
+                        else round(replica.ledger.alone_tpot_seconds, 5)
+                    ),
+                    "step_seconds": round(replica.ledger.steps.mean_seconds, 5),
                     "reading_age_seconds": (
                         None
                         if replica.ledger.read_at_seconds < 0

@@ -191,7 +191,8 @@ class Lifecycle:
             deadline = exchange.received_at + claims.ttft_seconds
         self.profile = request.profile(
             assumed_output_tokens=pool.assumed_output_tokens,
-            tokens_ratio=pool.prompts.ratio,
+            prompts=pool.prompts,
+            media=services.tokenizers.media(pool.model, pool.tokenizer_folder),
             tenant=claims.tenant,
             priority=claims.priority,
             deadline_seconds=deadline,
@@ -518,9 +519,7 @@ class Lifecycle:
             connecting.cancel()
         lease, self._lease = self._lease, None
         if is_complete and self._prompt_tokens and self._pool and self._request:
-            self._pool.prompts.observe(
-                expected_tokens=self._request.prompt_tokens, actual_tokens=self._prompt_tokens
-            )
+            self._request.teach(self._pool.prompts, self._prompt_tokens)
         if lease is not None:
             lease.release(is_complete=is_complete, generated_tokens=self._output_tokens)
 

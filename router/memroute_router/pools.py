@@ -26,6 +26,7 @@ from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReadin
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_router.http.client import Endpoint
+from memroute_router.targets import TargetWatch
 
 DEFAULT_WATERMARK_RATIO = 0.95
 DEFAULT_ASSUMED_OUTPUT_TOKENS = 256
@@ -167,6 +168,7 @@ class Pool(RequestPool[Replica]):
         self.labels: tuple[str, str] = "", ""
         """Namespace and ModelDeployment: what its series are labelled with."""
         self.prompts = PromptLengths()
+        self.targets = TargetWatch()
         self._rng = rng
 
     def changed(self) -> None:
@@ -217,6 +219,16 @@ class Pool(RequestPool[Replica]):
                 max_age_seconds=self._common.max_age_seconds, now_seconds=now_seconds
             )
             for replica in self.replicas.values()
+        )
+
+    def tick(self) -> None:
+        """Time passes: whole answers begin, replicas that hang are left, targets are judged."""
+        super().tick()
+        self.targets.look(
+            self.model,
+            [replica.ledger for replica in self.replicas.values()],
+            self.dispatcher.settings.limits,
+            now_seconds=self.now_seconds(),
         )
 
 

@@ -44,7 +44,7 @@ def read(made, name, ratio=0.0, at=0.0, **facts):
 def answer(assignment, now):
     """The first token."""
     ledger = assignment.backend.ledger
-    ledger.progress(assignment.reservation, generated_tokens=1, now_seconds=now)
+    ledger.streamed(assignment.reservation, num_events=1, now_seconds=now)
 
 
 def end(made, assignment, now, *, is_complete=True):
@@ -56,7 +56,7 @@ def fill(made, name, tokens, now=0.0):
     """An answer of so many tokens that does not end decodes there."""
     ledger = made.backends[name].ledger
     lease = ledger.reserve(Asking(prompt=tokens).profile, now_seconds=now)
-    ledger.progress(lease, generated_tokens=1, now_seconds=now)
+    ledger.streamed(lease, num_events=1, now_seconds=now)
     return lease
 
 

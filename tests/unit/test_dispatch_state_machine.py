@@ -164,6 +164,8 @@ class Dispatching(RuleBasedStateMachine):
                 continue
             if not backend.health.may_try(now_seconds=self.now):
                 continue
+            if not ledger.is_fresh(max_age_seconds=5.0, now_seconds=self.now):
+                continue  # such a one is waited for until the first token is due
             for ticket in self.held:
                 profile = ticket.profile
                 fits = profile.least_tokens <= ledger.limit_tokens

@@ -17,6 +17,7 @@ from memroute.traffic.dispatch.request_pool import HELD_TICK_SECONDS
 from memroute.traffic.request import RequestProfile
 from memroute_router.pools import Pool
 from memroute_simulator.virtual.loop import VirtualLoop
+from memroute_simulator.virtual.mix import PLAIN
 from memroute_simulator.virtual.router import RouterSettings, VirtualRouter
 
 
@@ -85,8 +86,9 @@ class Rig:
 def test_router_and_simulator_run_the_same_driver():
     """Two loops around one dispatcher differed, and no published figure said so."""
     virtual = VirtualRouter(
-        loop=VirtualLoop(), policy="memroute", settings=RouterSettings(), rng=random.Random(1),
-        is_running=lambda: False, prefill_tokens_per_second=1e4,
+        loop=VirtualLoop(), policy="memroute", settings=RouterSettings(), mix=PLAIN,
+        rng=random.Random(1), is_running=lambda: False,
+        prefill_tokens_per_second=1e4,
     )  # fmt: skip
     assert issubclass(Pool, RequestPool)
     assert type(virtual.pool) is RequestPool

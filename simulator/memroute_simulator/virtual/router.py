@@ -5,8 +5,9 @@ in the real router; what is here is what differs: the clock, the engines that an
 (at the router's period, each replica from a random phase on, late by the network), and what became
 of each request.
 
-Policies that ask for cached prefixes are told what each cache holds, exactly and at once: better
-than any real index, the same for all of them. ``memroute-guessing`` alone has its own.
+``memroute`` is what a default install does: it has the shipped index, which guesses what is cached
+from what was sent where. The published policies that ask for cached prefixes, ``memroute-oracle``
+and ``clairvoyant`` are told what each cache holds, exactly and at once: better than any real index.
 """
 
 import heapq
@@ -25,34 +26,43 @@ from memroute.traffic.dispatch import (
     RetryRule,
     Waiter,
 )
-from memroute.traffic.replica import ReplicaReading, max_age_seconds
+from memroute.traffic.lengths import PromptLengths
+from memroute.traffic.replica import ReplicaReading, Reservation, max_age_seconds
 from memroute.traffic.request import RequestProfile
-from memroute.traffic.routing import POLICY_NAMES
+from memroute.traffic.routing import POLICY_NAMES, SEES_PREFIXES
 from memroute_simulator.engine.model import EngineRequest, SegmentedContent
 from memroute_simulator.virtual.loop import VirtualLoop
+from memroute_simulator.virtual.mix import TrafficMix
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
 from memroute_simulator.virtual.replica import Ticket, VirtualReplica
 
 ASSUMED_OUTPUT_TOKENS = 256
 # The default of a ModelDeployment's routing.
+MAX_CHOICES = 1024
+# More than a request of any mix asks for: names their answers.
 TICK_SECONDS = 0.25
 # How often replicas are looked at for whether they hang: the router's clock.
+MEMROUTE = "memroute"
+"""memroute's own policy as it is shipped: prefixes are guessed from what was sent where."""
 CLAIRVOYANT = "clairvoyant"
 """memroute's own policy, told how long every answer will be, with readings of this moment."""
 CLAIRVOYANT_SCRAPE_SECONDS = 0.02
-GUESSING = "memroute-guessing"
-"""memroute's own policy with its own index: prefixes are guessed from what was sent where."""
+ORACLE = "memroute-oracle"
+"""memroute's own policy, told what each cache holds, as the published policies are."""
 GUESSED_BLOCK_TOKENS = 256
 # What the router's blocks of 1,024 characters are about.
-OURS = frozenset({"memroute", GUESSING, CLAIRVOYANT})
-POLICIES = (*POLICY_NAMES, GUESSING, CLAIRVOYANT)
+OURS = frozenset({MEMROUTE, ORACLE, CLAIRVOYANT})
+POLICIES = (*POLICY_NAMES, ORACLE, CLAIRVOYANT)
+SEES_CACHES = frozenset({*SEES_PREFIXES, ORACLE, CLAIRVOYANT}) - {MEMROUTE}
+"""Policies that are told what each cache holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
     """How routers see and send."""
 
-    scrape_seconds: float = 0.2
+    scrape_seconds: float = 1.0
+    """The default of ``memroute-router --scrape-seconds``."""
     scrape_delay_seconds: float = 0.005
     """From the engine's answer to the decision that may use it."""
     network_seconds: float = 0.0005
@@ -68,24 +78,23 @@ class RouterSettings:
 class _Attempt:
     """One request on its way through one router, until it ends or fails: a ``Waiter``."""
 
-    __slots__ = ("lease", "on_end", "outcome", "profile", "request", "router", "ticket", "tried")
+    __slots__ = ("lease", "on_end", "outcome", "profile", "router", "tickets", "tried")
 
     def __init__(
         self,
         router: "VirtualRouter",
         outcome: Outcome,
-        request: EngineRequest,
         profile: RequestProfile,
         on_end: Callable[[Outcome], None],
     ) -> None:
         self.router = router
         self.outcome = outcome
-        self.request = request
         self.profile = profile
         self.on_end = on_end
         self.tried = outcome.tried
         self.lease: Lease[VirtualReplica] | None = None
-        self.ticket: Ticket | None = None
+        self.tickets: tuple[Ticket, ...] = ()
+        """One for each of its choices."""
 
     def admitted(self, lease: Lease[VirtualReplica]) -> None:
         """Room is reserved: to the engine."""
@@ -154,6 +163,7 @@ class VirtualRouter:
         loop: VirtualLoop,
         policy: str,
         settings: RouterSettings,
+        mix: TrafficMix,
         rng: random.Random,
         is_running: Callable[[], bool],
         prefill_tokens_per_second: float,
@@ -164,17 +174,20 @@ class VirtualRouter:
         """
         self.loop = loop
         self.settings = settings
+        self.prompts = PromptLengths()
+        """How long prompts turn out to be, as the engines' ``usage`` says."""
+        self._mix = mix
         self._rng = rng
         self._is_running = is_running
         self._is_clairvoyant = policy == CLAIRVOYANT
-        self._guesses = policy == GUESSING
+        self._guesses = policy == MEMROUTE
         ours = policy in OURS
         self.leaves_stuck = ours
         """Whether requests leave replicas that hang: other routers wait for the timeout."""
         dispatch = settings.dispatch
         self.dispatcher: Dispatcher[Waiter[VirtualReplica]] = Dispatcher(
             DispatchSettings(
-                policy="memroute" if ours else policy,
+                policy=MEMROUTE if ours else policy,
                 admission=dispatch.admission if ours else AdmissionMode.OFF,
                 max_age_seconds=max_age_seconds(settings.scrape_seconds),
                 limits=dispatch.limits,
@@ -194,6 +207,7 @@ class VirtualRouter:
         )
         self.backlog = _Backlog(self.pool)
         self._sent: dict[VirtualReplica, dict[_Attempt, None]] = {}
+        self._by_reservation: dict[Reservation, _Attempt] = {}
 
     def add_replica(self, replica: VirtualReplica) -> None:
         """Start to scrape a replica, and to send to it."""
@@ -218,9 +232,7 @@ class VirtualRouter:
 
     def route(self, outcome: Outcome, on_end: Callable[[Outcome], None]) -> None:
         """Send a request on, let it wait, or shed it."""
-        request = self._request(outcome)
-        profile = self._profile(request, outcome.asked.tenant)
-        attempt = _Attempt(self, outcome, request, profile, on_end)
+        attempt = _Attempt(self, outcome, self._profile(outcome), on_end)
         outcome.cancel = lambda: self.pool.withdraw(attempt)
         verdict = self.pool.submit(attempt)
         if isinstance(verdict, Lease):
@@ -235,18 +247,29 @@ class VirtualRouter:
         outcome, replica = attempt.outcome, lease.replica
         outcome.tried.append(replica.name)
         attempt.lease = lease
-        ticket = attempt.ticket = Ticket(request=attempt.request)
+        attempt.tickets = tuple(
+            Ticket(request=self._request(outcome, choice))
+            for choice in range(outcome.asked_how.num_choices)
+        )
         self._sent[replica][attempt] = None
+        self._by_reservation[lease.reservation] = attempt
         self.backlog.placed(lease.reserved_tokens, now_seconds=self.loop.now_seconds)
-        ticket.on_first_token = lambda _: self._on_first_token(attempt)
-        ticket.on_end = lambda _: self._on_end(attempt)
         outcome.cancel = lambda: self.abort(attempt)
-        self.loop.after(self.settings.network_seconds, lambda: replica.submit(ticket))
+        for ticket in attempt.tickets:
+            ticket.on_first_token = lambda _: self._on_first_token(attempt)
+            ticket.on_end = lambda ticket: self._on_end(attempt, ticket)
+        self.loop.after(self.settings.network_seconds, lambda: self._submit(attempt, replica))
+
+    def _submit(self, attempt: _Attempt, replica: VirtualReplica) -> None:
+        for ticket in attempt.tickets:
+            if attempt.lease is not None:
+                replica.submit(ticket)
 
     def abort(self, attempt: _Attempt) -> None:
         """Its work ends at the engine, and what was reserved is given back."""
-        if attempt.lease is not None and attempt.ticket is not None:
-            attempt.lease.replica.abort(attempt.ticket)
+        if attempt.lease is not None:
+            for ticket in attempt.tickets:
+                attempt.lease.replica.abort(ticket)
             self._release(attempt, is_complete=False)
 
     def failed(self, attempt: _Attempt, why: str) -> None:
@@ -260,81 +283,126 @@ class VirtualRouter:
     def _release(self, attempt: _Attempt, *, is_complete: bool) -> None:
         lease, attempt.lease = attempt.lease, None
         attempt.outcome.cancel = None
-        if lease is not None:
-            self._sent[lease.replica].pop(attempt, None)
-            tokens = attempt.request.num_output_tokens if is_complete else None
-            lease.release(is_complete=is_complete, generated_tokens=tokens)
+        if lease is None:
+            return
+        self._sent[lease.replica].pop(attempt, None)
+        self._by_reservation.pop(lease.reservation, None)
+        outcome, usage = attempt.outcome, None
+        how = outcome.asked_how
+        if is_complete:
+            lease.backend.health.answered()
+            self._show(attempt, lease)
+            if how.has_usage:
+                usage = how.num_choices * outcome.asked.num_output_tokens
+                self.prompts.observe(how.parts, actual_tokens=outcome.asked.num_prompt_tokens)
+        lease.release(is_complete=is_complete, generated_tokens=usage)
 
     def _on_first_token(self, attempt: _Attempt) -> None:
-        attempt.outcome.first_token_seconds = self.loop.now_seconds + self.settings.network_seconds
-        if attempt.lease is not None:
-            attempt.lease.backend.health.answered()
-            attempt.lease.progress(1)
+        outcome = attempt.outcome
+        if outcome.first_token_seconds is None:
+            # Of a whole answer, too: it is the engine's, and what the target is about.
+            outcome.first_token_seconds = self.loop.now_seconds + self.settings.network_seconds
+        lease = attempt.lease
+        if lease is not None and attempt.profile.is_stream:
+            lease.backend.health.answered()
+            lease.progress(max(1, lease.reservation.num_events))
 
     def _stepped(self, replica: VirtualReplica) -> None:
-        """A step has ended: each stream shows one more event."""
-        for attempt in self._sent[replica]:
-            lease = attempt.lease
-            if lease is not None and not lease.is_pending:
-                lease.progress(replica.num_generated(attempt.request))
+        """A step has ended: what the stream that tells the replica's clock has shown by now.
 
-    def _on_end(self, attempt: _Attempt) -> None:
-        ticket, lease = attempt.ticket, attempt.lease
-        if ticket is None or lease is None:
+        The others' events are read when a reading comes, and when they end: the ledger asks for
+        them at no other time.
+        """
+        backend = self.dispatcher.backends.get(replica.name)
+        leader = None if backend is None else backend.ledger.leader
+        if leader is not None:
+            self._show_events(self._by_reservation[leader])
             return
-        outcome, request = attempt.outcome, attempt.request
+        for attempt in self._sent[replica]:
+            if attempt.profile.is_stream:
+                self._show_events(attempt)
+                return
+
+    def _show_events(self, attempt: _Attempt) -> None:
+        """Tell of what a stream has shown by now, where it has begun."""
+        lease = attempt.lease
+        if lease is not None and not lease.is_pending:
+            self._show(attempt, lease)
+
+    def _show(self, attempt: _Attempt, lease: Lease[VirtualReplica]) -> None:
+        if attempt.profile.is_stream:
+            counts = [lease.replica.num_generated(ticket.request) for ticket in attempt.tickets]
+            lease.progress(sum(map(self._mix.num_events, counts)))
+
+    def _on_end(self, attempt: _Attempt, ticket: Ticket) -> None:
+        lease = attempt.lease
+        if lease is None:
+            return
+        outcome, request = attempt.outcome, ticket.request
         outcome.num_preemptions += request.num_preemptions
         outcome.num_hit_tokens = request.num_hit_tokens
         if ticket.is_failed:
             lease.backend.health.fault(now_seconds=self.loop.now_seconds)
-            self._release(attempt, is_complete=False)
+            self.abort(attempt)
             self.failed(attempt, "the replica died")
-        else:
+        elif all(one.last_token_seconds is not None for one in attempt.tickets):
             self._release(attempt, is_complete=True)
             attempt.end(OutcomeStatus.SERVED, after_seconds=self.settings.network_seconds)
 
     # Requests.
 
-    def _request(self, outcome: Outcome) -> EngineRequest:
+    @staticmethod
+    def _request(outcome: Outcome, choice: int) -> EngineRequest:
+        """One of the request's choices, as the engine takes it."""
         asked = outcome.asked
+        output_id = asked.output_id if not choice else -(MAX_CHOICES * asked.output_id + choice)
         return EngineRequest(
-            request_id=f"{outcome.number}.{len(outcome.tried)}",
+            request_id=f"{outcome.number}.{outcome.num_attempts}.{len(outcome.tried)}.{choice}",
             num_prompt_tokens=asked.num_prompt_tokens,
             num_output_tokens=asked.num_output_tokens,
             max_output_tokens=asked.max_output_tokens,
-            content=SegmentedContent(asked.prompt, asked.output_id),
+            content=SegmentedContent(asked.prompt, output_id),
             priority=asked.priority,
             arrival_seconds=outcome.sent_seconds,
             adapter=asked.adapter,
         )
 
-    def _profile(self, request: EngineRequest, tenant: str) -> RequestProfile:
-        allowed = request.max_output_tokens
+    def _profile(self, outcome: Outcome) -> RequestProfile:
+        """What the router takes the request to be: its prompt by the estimator."""
+        asked, how = outcome.asked, outcome.asked_how
+        allowed = asked.max_output_tokens
         assumed = ASSUMED_OUTPUT_TOKENS if allowed is None else min(allowed, ASSUMED_OUTPUT_TOKENS)
-        limits = self.settings.dispatch.limits
+        known = how.num_choices * asked.num_output_tokens if self._is_clairvoyant else None
+        estimate = asked.num_prompt_tokens
+        if not self._is_clairvoyant:
+            estimate = max(1, round(self.prompts.tokens(how.parts)))
         return RequestProfile(
-            num_prompt_tokens=request.num_prompt_tokens,
-            min_prompt_tokens=request.num_prompt_tokens,
+            num_prompt_tokens=estimate,
+            min_prompt_tokens=min(estimate, asked.num_prompt_tokens),
             max_output_tokens=allowed,
-            assumed_output_tokens=assumed,
-            known_output_tokens=request.num_output_tokens if self._is_clairvoyant else None,
-            tenant=tenant if self.settings.tells_tenants else "",
+            assumed_output_tokens=how.num_choices * assumed,
+            known_output_tokens=known,
+            num_choices=how.num_choices,
+            num_sequences=how.num_choices,
+            is_stream=how.is_stream,
+            tenant=asked.tenant if self.settings.tells_tenants else "",
             # To vLLM smaller is served first, to memroute greater.
-            priority=-request.priority,
-            deadline_seconds=request.arrival_seconds + limits.ttft_target_seconds,
-            prefix=self._prefix(request) if self._guesses else (),
+            priority=-asked.priority,
+            prefix=self._prefix(outcome) if self._guesses else (),
             tokens_per_block=GUESSED_BLOCK_TOKENS,
         )
 
     @staticmethod
-    def _prefix(request: EngineRequest) -> tuple[int, ...]:
-        num_blocks = request.num_prompt_tokens // GUESSED_BLOCK_TOKENS
-        return tuple(request.content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS))
+    def _prefix(outcome: Outcome) -> tuple[int, ...]:
+        asked = outcome.asked
+        num_blocks = asked.num_prompt_tokens // GUESSED_BLOCK_TOKENS
+        content = SegmentedContent(asked.prompt, asked.output_id)
+        return tuple(content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS))
 
     def _find_hits(self, waiter: Waiter[VirtualReplica]) -> dict[str, int]:
         if not isinstance(waiter, _Attempt):
             return {}
-        request = waiter.request
+        request = self._request(waiter.outcome, 0)
         return {name: there.hit_tokens(request) for name, there in self.pool.replicas.items()}
 
     # Readings.
@@ -361,6 +429,7 @@ class VirtualRouter:
                 num_waiting_for_capacity=gauges.num_waiting_for_capacity,
                 num_preemptions_total=gauges.num_preemptions,
                 num_computed_tokens_total=gauges.num_computed_tokens,
+                num_generated_tokens_total=gauges.num_generated_tokens,
             )
             self.loop.after(
                 self.settings.scrape_delay_seconds, lambda: self._arrived(replica, reading)
@@ -371,6 +440,8 @@ class VirtualRouter:
     def _arrived(self, replica: VirtualReplica, reading: ReplicaReading) -> None:
         backend = self.dispatcher.backends.get(replica.name)
         if backend is not None:
+            for attempt in self._sent[replica]:
+                self._show_events(attempt)
             self.pool.apply_reading(backend.ledger, reading)
 
     def _tick(self) -> None:

@@ -33,7 +33,7 @@ from memroute.traffic.dispatch.membership import Membership
 from memroute.traffic.dispatch.selection import Assignment, Selection
 from memroute.traffic.dispatch.settings import AdmissionMode, DispatchSettings
 from memroute.traffic.dispatch.waiting_room import WaitingRoom
-from memroute.traffic.lengths import OutputLengths
+from memroute.traffic.lengths import OutputLengths, TokensPerEvent
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation
 from memroute.traffic.replica.backend import Backend, compare_speed
@@ -58,6 +58,7 @@ class Dispatcher(Generic[T]):
         what was sent where, by the blocks of its profile's ``prefix``.
         """
         self.lengths = OutputLengths()
+        self.events = TokensPerEvent()
         self.cached = CachedPrompts()
         self.shares = FairShares()
         self.num_would_hold = 0
@@ -114,6 +115,7 @@ class Dispatcher(Generic[T]):
             promised_capacity_tokens=promised_capacity_tokens,
             max_context_tokens=max_context_tokens,
             lengths=self.lengths,
+            events=self.events,
             weight_ratio=weight_ratio,
         )
 
@@ -203,7 +205,7 @@ class Dispatcher(Generic[T]):
                 is_on_trial=is_out,
                 now_seconds=now_seconds,
             ):
-                found += [lease for lease in ledger.leases if lease.is_pending]
+                found += ledger.unanswered
         return found
 
     def ended(self, assignment: Assignment, *, is_complete: bool, now_seconds: float) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from memroute.traffic.admission import Reject, RejectReason, never_fits, no_ready_replica
-from memroute.traffic.admission.policy import DEFAULT_RETRY_AFTER_SECONDS
+from memroute.traffic.admission.refusals import DEFAULT_RETRY_AFTER_SECONDS
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.request import RequestProfile
 

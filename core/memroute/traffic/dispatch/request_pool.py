@@ -96,10 +96,24 @@ class Lease(Generic[R]):
         reservation = self._assignment.reservation
         was_pending = reservation.is_pending
         self._assignment.backend.ledger.streamed(
-            reservation, generated_tokens=num_events, now_seconds=self._pool.now_seconds()
+            reservation, num_events=num_events, now_seconds=self._pool.now_seconds()
         )
         if was_pending:
             self._pool.advance_soon()
+
+    def paused(self) -> None:
+        """The answer is not read for a while: its client is slow."""
+        reservation = self._assignment.reservation
+        self.backend.ledger.paused(reservation, now_seconds=self._pool.now_seconds())
+
+    def resumed(self) -> None:
+        """The answer is read again."""
+        self.backend.ledger.resumed(self._assignment.reservation)
+
+    @property
+    def reservation(self) -> Reservation:
+        """What the replica's ledger knows of the request."""
+        return self._assignment.reservation
 
     def release(self, *, is_complete: bool = False, generated_tokens: int | None = None) -> None:
         """Give the tokens back. Raises ``RuntimeError`` the second time: that is a bug.
@@ -208,10 +222,7 @@ class RequestPool(Generic[R]):
         now = self.now_seconds()
         reservation, ledger = assignment.reservation, assignment.backend.ledger
         if is_complete:
-            tokens = generated_tokens
-            if tokens is None:
-                tokens = reservation.generated_tokens
-            ledger.progress(reservation, generated_tokens=tokens, now_seconds=now)
+            ledger.completed(reservation, generated_tokens=generated_tokens, now_seconds=now)
         self._waiters.pop(reservation, None)
         self.dispatcher.ended(assignment, is_complete=is_complete, now_seconds=now)
         self.advance_soon()

@@ -40,9 +40,8 @@ class CachedPrompts:
         hits: dict[str, int] = {}
         most = profile.num_prompt_tokens
         if profile.prefix:
-            size = profile.tokens_per_block
             for replica, count in self._prefixes.match(profile.prefix).items():
-                hits[replica] = min(most, size * count)
+                hits[replica] = profile.tokens_of_blocks(count)
         if profile.blocks:
             self._told_hits(profile, hits)
         if profile.session:
@@ -61,7 +60,10 @@ class CachedPrompts:
         if profile.prefix and profile.tokens_per_block:
             capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
             num_new = self._prefixes.insert(
-                ledger.replica, profile.prefix, max_blocks=capacity // profile.tokens_per_block
+                ledger.replica,
+                profile.prefix,
+                max_blocks=capacity,
+                weights=block_weights(profile),
             )
         if profile.blocks:
             self.blocks.sent(ledger.replica, profile.prefix)
@@ -94,8 +96,15 @@ class CachedPrompts:
             hits[replica] = min(most, blocks.block_tokens * count)
         for replica, count in blocks.match_sent(profile.prefix).items():
             if blocks.follows(replica):
-                sent = min(most, profile.tokens_per_block * count)
-                hits[replica] = max(hits.get(replica, 0), sent)
+                hits[replica] = max(hits.get(replica, 0), profile.tokens_of_blocks(count))
+
+
+def block_weights(profile: RequestProfile) -> list[int]:
+    """Tokens of each block of the prompt: what it takes of a replica's cache."""
+    ends = profile.block_ends
+    if not ends:
+        return [profile.tokens_per_block] * len(profile.prefix)
+    return [end - before for end, before in zip(ends, (0, *ends), strict=False)]
 
 
 def _session(profile: RequestProfile) -> str:

@@ -24,7 +24,7 @@ broken at random, so that no replica is favoured and routers that see the same d
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from memroute.traffic.admission.policy import ClosedReason
+from memroute.traffic.admission.gates import ClosedReason
 from memroute.traffic.replica.ledger import ReplicaLedger
 from memroute.traffic.request import RequestProfile
 

@@ -8,9 +8,8 @@ from memroute.traffic.admission import AdmissionSettings, ClosedReason, reason_c
 from memroute.traffic.replica import ReplicaLedger
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.request import Hits, RequestProfile
-from memroute.traffic.routing.cost import RandomSource, cost_seconds
+from memroute.traffic.routing.cost import STALE_SECONDS, RandomSource, cost_seconds
 
-_OPEN: Final = ClosedReason.NOT
 _ADAPTERS: Final = ClosedReason.ADAPTERS
 
 
@@ -109,7 +108,11 @@ class Shortlist:
         own = self.best.ledger.speed.prefill_seconds(1, self.best_work)
         if deadline_seconds - now_seconds - own > closed:
             return False
-        return self.open_cost <= self.best_cost - closed + miss
+        open_cost = self.open_cost
+        if open_cost >= STALE_SECONDS > self.best_cost:
+            # A replica whose readings are out of date is better than an answer that is late.
+            open_cost -= STALE_SECONDS
+        return open_cost <= self.best_cost - closed + miss
 
 
 def closed_to(
@@ -125,15 +128,15 @@ def closed_to(
     adapter = profile.adapter
     if adapter and not ledger.has_adapter(adapter) and not ledger.has_adapter_slot():
         return _ADAPTERS
-    closed = reason_closed(
+    return reason_closed(
         ledger,
         prompt_tokens=profile.num_prompt_tokens,
         work_tokens=work_tokens,
         output_tokens=output_tokens,
+        num_sequences=profile.num_choices,
         settings=limits,
         now_seconds=now_seconds,
     )
-    return None if closed is _OPEN else closed
 
 
 def shortlist(
@@ -157,6 +160,8 @@ def shortlist(
     found = Shortlist(backends, limits)
     for backend in backends:
         ledger = backend.ledger
+        if ledger.settles_at_seconds <= now_seconds:
+            ledger.settle(now_seconds=now_seconds)
         work = prompt
         if hits:
             work = max(1, prompt - hits.get(ledger.replica, 0))
