@@ -44,13 +44,16 @@ def overload_tables(rows: Rows) -> list[Table | str]:
 def deciding_tables(rows: Rows) -> list[Table | str]:
     """What one decision costs."""
     table = Table(title="one decision: prompts of 32k tokens, 20 answers per replica")
-    for name in ("replicas", "median, us", "p99, us"):
+    columns = ("replicas", "median, us", "p99, us", "reference loop, ms", "reference hash, ms")
+    for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
             str(row["num_replicas"]),
             f"{row['median_microseconds']:.0f}",
             f"{row['p99_microseconds']:.0f}",
+            f"{row['loop_milliseconds']:.1f}",
+            f"{row['hash_milliseconds']:.1f}",
         )
     return [table]
 
