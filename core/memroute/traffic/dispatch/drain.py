@@ -11,12 +11,15 @@ from typing import Final
 
 from memroute.traffic.replica import RateMeter
 
-# Seconds of backlog before which how fast it moves is anybody's guess. Chosen by hand.
+# Age of a backlog below which its drain rate is unknown.
+# Unit: seconds. Source: chosen by hand.
 MIN_BACKLOG_SECONDS: Final = 1.0
-# Seconds after the last request that had to wait for memory in which memory is taken to be what
-# others wait for. Chosen by hand.
+# Time after the last request that had to wait for memory in which memory is taken to be what
+# others wait for.
+# Unit: seconds. Source: chosen by hand.
 MEMORY_BOUND_SECONDS: Final = 1.0
-# Seconds without a waiting request that end a backlog. Chosen by hand.
+# Time without a waiting request that ends a backlog.
+# Unit: seconds. Source: chosen by hand.
 LULL_SECONDS: Final = 1.0
 
 

@@ -9,8 +9,10 @@ it does not hold on.
 from collections import OrderedDict
 from typing import Final
 
+# Named sessions that a pool remembers, some 20 MB; the one that was served longest ago is
+# forgotten first.
+# Unit: sessions. Source: a bound of memory, chosen by hand.
 MAX_SESSIONS: Final = 100_000
-# Some 20 MB; the one that was served longest ago goes first.
 
 
 class SessionIndex:

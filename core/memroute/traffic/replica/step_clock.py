@@ -19,24 +19,35 @@ by the engine's counters, and goes on by time (``pass_time``).
 
 from typing import Final
 
-# How the fast end follows a shorter and a longer gap (share of the difference): gaps with prefills
-# in them are longer and must not count; growing batches must. Chosen by hand.
+# Share of the difference by which the fast end follows a shorter gap.
+# Unit: ratio. Source: chosen by hand.
 FASTER_RATIO: Final = 0.5
+# Share of the difference by which the fast end follows a longer gap: gaps with prefills in them
+# are longer and must not count, growing batches must.
+# Unit: ratio. Source: chosen by hand.
 SLOWER_RATIO: Final = 0.05
-# Bounds of the window over which the mean goes, in ticks. Chosen by hand: fewer are noise, more
-# are slower than admission has to be.
+# Least window of the mean: fewer ticks are noise.
+# Unit: ticks. Source: chosen by hand.
 MIN_WINDOW_TICKS: Final = 8.0
+# Greatest window of the mean: more ticks are slower than admission has to be.
+# Unit: ticks. Source: chosen by hand.
 MAX_WINDOW_TICKS: Final = 64.0
-# A window that may tell how fast the replica is alone has so many ticks and lasts so long
-# (seconds): events that arrive together after a pause must not look like a fast engine.
+# Least ticks of a window that may tell how fast the replica is alone.
+# Unit: ticks. Source: chosen by hand.
 ALONE_WINDOW_TICKS: Final = 16
+# Least length of such a window: events that arrive together after a pause must not look like a
+# fast engine.
+# Unit: seconds. Source: chosen by hand.
 ALONE_WINDOW_SECONDS: Final = 0.2
-# How much the least window is forgotten: 1 % in a minute, so that a replica that has become slower
-# for good is believed within hours, and one under load for an hour is not.
+# Rate at which the least window is forgotten, 1 % in a minute: a replica that has become slower
+# for good is believed within hours, one under load for an hour is not.
+# Unit: ratio per second. Source: chosen by hand.
 ALONE_DRIFT_PER_SECOND: Final = 0.01 / 60
-# No engine is faster than a token per millisecond and sequence: what comes faster has piled up.
+# Least time per token and sequence: no engine is faster, so what comes faster has piled up.
+# Unit: seconds. Source: a bound, chosen by hand.
 MIN_TICK_SECONDS: Final = 0.001
-# What one whole answer or one interval between readings weighs in the mean: a quarter.
+# Weight in the mean of one whole answer, or of one interval between readings.
+# Unit: ratio. Source: chosen by hand.
 REPORTED_RATIO: Final = 0.25
 
 
