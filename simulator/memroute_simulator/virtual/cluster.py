@@ -12,6 +12,7 @@ from enum import StrEnum
 from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
+from memroute_simulator.virtual.peer_network import PeerNetwork, PeerSettings
 from memroute_simulator.virtual.replica import VirtualReplica
 from memroute_simulator.virtual.router import RouterSettings, VirtualRouter
 from memroute_simulator.workloads.request import Session, Workload
@@ -67,6 +68,8 @@ class Fleet:
     policy: str = "memroute"
     num_routers: int = 1
     router: RouterSettings = field(default_factory=RouterSettings)
+    peers: PeerSettings | None = field(default_factory=PeerSettings)
+    """How several routers hear each other; None: they do not know of each other."""
     timeout_seconds: float | None = None
     """After which a client gives up."""
 
@@ -104,9 +107,17 @@ class Cluster:
                 settings=fleet.router,
                 rng=random.Random(self._rng.random()),  # noqa: S311
                 is_running=lambda: self._num_open > 0,
+                name=f"router-{number}",
             )
-            for _ in range(fleet.num_routers)
+            for number in range(fleet.num_routers)
         ]
+        self.network: PeerNetwork | None = None
+        if fleet.peers is not None and fleet.num_routers > 1:
+            self.network = PeerNetwork(
+                self.loop, fleet.peers, random.Random(self._rng.random())  # noqa: S311
+            )
+            for router in self.routers:
+                self.network.join(router)
         for spec, count in fleet.engines:
             for _ in range(count):
                 self._add_replica(spec)
@@ -122,6 +133,8 @@ class Cluster:
             self.loop.at(start + session.start_seconds, self._opening(session, outcomes))
         for router in self.routers:
             router.start_scraping()
+            if self.network is not None:
+                self.network.start(router, is_running=lambda: self._num_open > 0)
         if self._sample_seconds is not None:
             self._sample()
         last = max((session.start_seconds for session in workload.sessions), default=0.0)

@@ -43,6 +43,8 @@ GUESSING = "memroute-guessing"
 """memroute's own policy with its own index: prefixes are guessed from what was sent where."""
 GUESSED_BLOCK_TOKENS = 256
 # What the router's blocks of 1,024 characters are about.
+KEY_MASK = (1 << 64) - 1
+# Keys of the router's prefixes have 64 bits.
 OURS = frozenset({"memroute", GUESSING, CLAIRVOYANT})
 POLICIES = (*POLICY_NAMES, GUESSING, CLAIRVOYANT)
 
@@ -96,9 +98,11 @@ class VirtualRouter:
         settings: RouterSettings,
         rng: random.Random,
         is_running: Callable[[], bool],
+        name: str = "router",
     ) -> None:
         """``is_running``: whether there is still something to scrape for."""
         self.loop = loop
+        self.name = name
         self.settings = settings
         self._rng = rng
         self._is_running = is_running
@@ -252,7 +256,8 @@ class VirtualRouter:
     @staticmethod
     def _prefix(request: EngineRequest) -> tuple[int, ...]:
         num_blocks = request.num_prompt_tokens // GUESSED_BLOCK_TOKENS
-        return tuple(request.content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS))
+        keys = request.content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS)
+        return tuple([(key ^ key >> 64) & KEY_MASK for key in keys])
 
     def _find_hits(self, ticket: object) -> dict[str, int]:
         if not isinstance(ticket, _Asking):

@@ -27,7 +27,7 @@ def hangs(
 
     ``is_on_trial``: it has failed of late, and a request finds out whether it is back.
     """
-    if not ledger.num_pending:
+    if not ledger.num_own_pending:
         return False
     are_streams = ledger.has_streams_only
     if not are_streams and not ledger.tells_life:

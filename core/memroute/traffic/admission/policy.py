@@ -199,7 +199,7 @@ def reason_closed(
 
     ``work_tokens``: of the prompt, what the replica would have to compute.
     """
-    if not ledger.leases and not ledger.foreign_tokens:
+    if not ledger.leases and not ledger.foreign_tokens and not ledger.num_pending:
         return _OPEN
     if ledger.num_pending:
         closed = _behind_others(ledger, settings, now_seconds)

@@ -39,6 +39,7 @@ from memroute.traffic.admission import (
 )
 from memroute.traffic.dispatch.waiting_line import Ticket, WaitingLine
 from memroute.traffic.lengths import OutputLengths
+from memroute.traffic.peers import PeerGroup
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation
 from memroute.traffic.replica.backend import Backend, compare_speed, usable
@@ -106,8 +107,11 @@ class Dispatcher:
         *,
         rng: RandomSource,
         find_hits: Callable[[Ticket], Hits] | None = None,
+        peers: PeerGroup | None = None,
     ) -> None:
-        """``find_hits``: tokens of a request's prompt that each replica has cached.
+        """``peers``: other routers of the same replicas; None: there are none.
+
+        ``find_hits``: tokens of a request's prompt that each replica has cached.
 
         None: guessed from what was sent where, by the blocks of its profile's ``prefix``.
         """
@@ -118,7 +122,8 @@ class Dispatcher:
         self.num_would_hold = 0
         self.closed_counts: dict[ClosedReason, int] = {}
         """Replicas that were closed to a request when it came, by why."""
-        self.cached = CachedPrompts()
+        self.peers = peers or PeerGroup()
+        self.cached = CachedPrompts(self.peers.others)
         self._find_hits = find_hits
         self._rng = rng
         self._pick: Pick | None = None
@@ -146,11 +151,15 @@ class Dispatcher:
         """A replica is there, its cache cold."""
         self.cached.added(backend.ledger.replica)
         self.backends[backend.ledger.replica] = backend
+        self.peers.add_replica(backend.ledger, self.cached)
 
     def remove(self, replica: str) -> Backend | None:
         """A replica is gone; leases on it stay valid until they are released."""
         self.cached.removed(replica)
-        return self.backends.pop(replica, None)
+        backend = self.backends.pop(replica, None)
+        if backend is not None:
+            self.peers.remove_replica(backend.ledger)
+        return backend
 
     def ledger(
         self,
@@ -263,6 +272,9 @@ class Dispatcher:
         """
         held = placement_ledger.release(reservation, now_seconds=now_seconds)
         self.line.freed(held, now_seconds=now_seconds)
+        observer = placement_ledger.observer
+        if observer is not None:
+            observer.ended(reservation, held_tokens=held, is_complete=is_complete)
         profile = reservation.profile
         self.cached.ended(
             placement_ledger.replica, profile, num_tokens=held, is_complete=is_complete
@@ -328,15 +340,17 @@ class Dispatcher:
             return profile.assumed_output_tokens
         return told * profile.num_choices
 
-    def _hits(self, ticket: Ticket) -> Hits:
+    def _hits(self, ticket: Ticket, possible: Sequence[Backend]) -> Hits:
         find = self._find_hits
-        return self.cached.hits(ticket.profile) if find is None else find(ticket)
+        if find is not None:
+            return find(ticket)
+        return self.cached.hits(ticket.profile, {b.ledger.replica for b in possible})
 
     def _search(self, ticket: Ticket, possible: Sequence[Backend], now_seconds: float) -> Shortlist:
         return search(
             possible,
             ticket.profile,
-            hits=self._hits(ticket),
+            hits=self._hits(ticket, possible),
             output_tokens=self._output_tokens(ticket.profile),
             limits=self._limits(ticket.profile.tenant, now_seconds),
             max_age_seconds=self.settings.max_age_seconds,
@@ -517,7 +531,7 @@ class Dispatcher:
         name = self.settings.policy
         hits = NO_HITS
         if name in SEES_PREFIXES:
-            hits = self._hits(ticket)
+            hits = self._hits(ticket, possible)
         pick = self._pick
         if pick is None:
             msg = "no published policy is set"

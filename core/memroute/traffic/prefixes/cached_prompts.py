@@ -5,11 +5,13 @@ Three sources, and a request counts what any of them knows: the blocks that were
 which take the guess's place there), and where a named session was served last.
 """
 
+from collections.abc import Container, Sequence
 from typing import Final
 
 from memroute.traffic.prefixes.guessed_prefixes import PrefixIndex
+from memroute.traffic.prefixes.rendezvous import OtherRouters, Rendezvous
 from memroute.traffic.prefixes.reported_blocks import BlockIndex
-from memroute.traffic.prefixes.sessions import SessionIndex
+from memroute.traffic.prefixes.sessions import SessionIndex, session_key
 from memroute.traffic.replica import ReplicaLedger
 from memroute.traffic.request import Hits, RequestProfile
 
@@ -20,22 +22,31 @@ UNKNOWN_CAPACITY_TOKENS: Final = 200_000
 class CachedPrompts:
     """Owns what a pool knows of its replicas' prefix caches."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: OtherRouters | None = None) -> None:
+        """``others``: the other routers, set by who knows them; None: there are none."""
         self.blocks = BlockIndex()
         """What replicas that publish KV events have told."""
         self._prefixes = PrefixIndex()
         self._sessions = SessionIndex()
+        self._rendezvous = Rendezvous()
+        self._others = others or OtherRouters()
+        self.mode = "fourth"
+        self.credit = 0.5
+        self.depth = 4
+        self.by_session = True
 
     def added(self, replica: str) -> None:
         """It is there, its cache cold."""
+        self._rendezvous.add(replica)
         self._prefixes.forget(replica)
 
     def removed(self, replica: str) -> None:
         """It is gone."""
+        self._rendezvous.remove(replica)
         self._prefixes.forget(replica)
         self.blocks.forget(replica)
 
-    def hits(self, profile: RequestProfile) -> Hits:
+    def hits(self, profile: RequestProfile, among: Container[str]) -> Hits:
         """Tokens of the prompt that each replica has; those without any are left out."""
         hits: dict[str, int] = {}
         most = profile.num_prompt_tokens
@@ -46,11 +57,41 @@ class CachedPrompts:
         if profile.blocks:
             self._told_hits(profile, hits)
         if profile.session:
-            last = self._sessions.last(_session(profile))
+            last = self._sessions.last(session_key(profile))
             if last is not None:
                 replica, num_tokens = last
                 hits[replica] = max(hits.get(replica, 0), min(most, num_tokens))
+        if self._others.num and self.mode != "off":
+            self._agree(profile, hits, among)
         return hits
+
+    def _agree(
+        self, profile: RequestProfile, hits: dict[str, int], among: Container[str]
+    ) -> None:
+        """What this router does not know, all answer alike: the favourite has some of it."""
+        known = max(hits.values(), default=0)
+        key = self._common_key(profile, known)
+        if key is None:
+            return
+        favourite = self._rendezvous.favourite(key, among)
+        if favourite is not None:
+            rest = profile.num_prompt_tokens - known
+            credit = known + int(self.credit * rest)
+            hits[favourite] = max(hits.get(favourite, 0), credit)
+
+    def _common_key(self, profile: RequestProfile, known_tokens: int) -> int | None:
+        """What the prompt is called by where too little of it is known; None: enough is."""
+        if profile.session and self._sessions.last(session_key(profile)) is None and self.by_session:
+            return session_key(profile)
+        keys = profile.prefix
+        known = known_tokens // max(1, profile.tokens_per_block)
+        depth = self.depth
+        if self.mode == "ladder":
+            while depth <= known:
+                depth *= 2
+        elif known >= depth:
+            return None
+        return keys[depth - 1] if len(keys) >= depth else None
 
     def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> None:
         """A prompt is on its way: it is taken to be cached at once."""
@@ -62,7 +103,21 @@ class CachedPrompts:
         if profile.blocks:
             self.blocks.sent(ledger.replica, profile.prefix)
         if profile.session:
-            self._sessions.served(_session(profile), ledger.replica, profile.num_prompt_tokens)
+            self._sessions.served(session_key(profile), ledger.replica, profile.num_prompt_tokens)
+
+    def peer_sent(
+        self, ledger: ReplicaLedger, prefix: Sequence[int], tokens_per_block: int
+    ) -> None:
+        """Another router has sent such a prompt there."""
+        if prefix and tokens_per_block:
+            capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
+            self._prefixes.insert(
+                ledger.replica, prefix, max_blocks=capacity // tokens_per_block
+            )
+
+    def peer_served(self, session: int, replica: str, num_tokens: int) -> None:
+        """Another router has served the session there."""
+        self._sessions.served(session, replica, num_tokens)
 
     def ended(
         self, replica: str, profile: RequestProfile, *, num_tokens: int, is_complete: bool
@@ -71,7 +126,7 @@ class CachedPrompts:
         if profile.blocks:
             self.blocks.ended(replica, profile.prefix)
         if is_complete and profile.session:
-            self._sessions.served(_session(profile), replica, num_tokens)
+            self._sessions.served(session_key(profile), replica, num_tokens)
 
     def _told_hits(self, profile: RequestProfile, hits: dict[str, int]) -> None:
         """Where replicas say what they have, that counts, and what is on its way to them."""
@@ -87,7 +142,3 @@ class CachedPrompts:
                 sent = min(most, profile.tokens_per_block * count)
                 hits[replica] = max(hits.get(replica, 0), sent)
 
-
-def _session(profile: RequestProfile) -> str:
-    """Two tenants may call their sessions the same."""
-    return f"{profile.tenant}/{profile.session}"

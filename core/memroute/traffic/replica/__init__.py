@@ -4,12 +4,15 @@ from memroute.traffic.replica.backend import Backend, compare_speed, usable
 from memroute.traffic.replica.decoding import Reservation
 from memroute.traffic.replica.health import ReplicaHealth
 from memroute.traffic.replica.ledger import ReplicaLedger
+from memroute.traffic.replica.peer_requests import LeaseObserver, PeerRequest
 from memroute.traffic.replica.rate import RateMeter
 from memroute.traffic.replica.reading import ReplicaReading, max_age_seconds
 from memroute.traffic.replica.speed import SpeedMeter
 
 __all__ = [
     "Backend",
+    "LeaseObserver",
+    "PeerRequest",
     "RateMeter",
     "ReplicaHealth",
     "ReplicaLedger",

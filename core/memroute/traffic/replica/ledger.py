@@ -25,6 +25,7 @@ from typing import Final
 
 from memroute.traffic.lengths.output import OutputLengths
 from memroute.traffic.replica.decoding import DecodingAnswers, Reservation
+from memroute.traffic.replica.peer_requests import LeaseObserver, PeerRequest
 from memroute.traffic.replica.reading import ReplicaReading
 from memroute.traffic.replica.speed import SpeedMeter
 from memroute.traffic.request import RequestProfile
@@ -58,8 +59,8 @@ class ReplicaLedger(DecodingAnswers):
         "_promised_capacity_tokens", "_unseen", "adapters", "capacity_tokens",
         "ceiling_ratio",
         "foreign_tokens", "leases", "limit_tokens", "measured_ratio", "num_foreign_running",
-        "num_foreign_waiting", "num_pending", "num_shown", "pending_reserved_tokens",
-        "pending_tokens", "pinned_ratio", "progressed_at_seconds", "read_at_seconds", "reading",
+        "num_foreign_waiting", "num_peers_pending", "num_pending", "num_shown", "observer",
+        "peer_requests", "pending_reserved_tokens", "pending_tokens", "pinned_ratio", "progressed_at_seconds", "read_at_seconds", "reading",
         "replica", "running_limit", "sent_since_reading_tokens", "sharing_ratio", "speed",
         "tells_life", "weight_ratio",
     )  # fmt: skip
@@ -105,8 +106,14 @@ class ReplicaLedger(DecodingAnswers):
         """KV use at the last scrape, 0 to 1."""
         self.speed = SpeedMeter()
         self.leases: set[Reservation] = set()
+        self.observer: LeaseObserver | None = None
+        """Who is told of our requests there, if anybody is."""
+        self.peer_requests: set[PeerRequest] = set()
+        """Requests there of routers that tell us."""
+        self.num_peers_pending = 0
+        """Of those, the ones that have not answered."""
         self.num_pending = 0
-        """Our requests there that have not answered."""
+        """Our requests there that have not answered, and those of routers that tell us."""
         self.pending_tokens = 0
         """Uncached prompt tokens of those."""
         self.pending_reserved_tokens = 0
@@ -162,6 +169,16 @@ class ReplicaLedger(DecodingAnswers):
             else:
                 maybe += lease.prompt_tokens
                 num_sent += 1
+        unseen_tokens, num_unseen = 0, 0
+        for request in self.peer_requests:
+            if request.answered_at_seconds > started:
+                unseen_tokens += request.needed_tokens
+                num_unseen += 1
+            elif not request.is_pending:
+                continue
+            if request.sent_at_seconds < started:
+                maybe += request.prompt_tokens
+                num_sent += 1
         ratio = reading.kv_cache_utilization_ratio
         self.measured_ratio = ratio or 0.0
         ended = sum(tokens for when, tokens in self._ended if when > started)
@@ -177,8 +194,9 @@ class ReplicaLedger(DecodingAnswers):
                 self.pinned_ratio = min(1.0, (seen - measured) / hits) if hits else 0.0
         waiting, running = reading.num_requests_waiting, reading.num_requests_running
         self.num_foreign_waiting = max(0, (waiting or 0) - num_sent)
-        answered = len(self.leases) - self.num_pending
-        self.num_foreign_running = max(0, (running or 0) - answered - num_sent)
+        answered = len(self.leases) - self.num_own_pending
+        self.num_foreign_running = max(0, (running or 0) - answered - num_sent) + num_unseen
+        self.foreign_tokens += unseen_tokens
 
     # What we send and get.
 
@@ -218,6 +236,8 @@ class ReplicaLedger(DecodingAnswers):
             lease.settles_at_seconds = now_seconds + wait
             self._unseen.append(lease)
         self.speed.sent(now_seconds=now_seconds)
+        if self.observer is not None:
+            self.observer.sent(self.replica, lease)
         return lease
 
     def progress(
@@ -278,9 +298,7 @@ class ReplicaLedger(DecodingAnswers):
         if self._leader is lease:
             self._leader = None
         held = lease.prompt_tokens + lease.generated_tokens
-        self._ended.append((now_seconds, held))
-        if len(self._ended) > MAX_ENDED:
-            del self._ended[: MAX_ENDED // 2]
+        self._note_end(held, now_seconds)
         if not self.num_streams:
             self.speed.idle()
         return held
@@ -290,6 +308,57 @@ class ReplicaLedger(DecodingAnswers):
         for lease in self._unseen[:]:
             if lease.settles_at_seconds <= now_seconds:
                 self._answered(lease, now_seconds, is_seen=False)
+
+    # What other routers send and get.
+
+    def peer_sent(self, request: PeerRequest, *, now_seconds: float) -> None:
+        """Another router's request is on its way there."""
+        request.needed_tokens = self.needed_tokens(request.prompt_tokens, request.work_tokens)
+        self.peer_requests.add(request)
+        self._projected_tokens = -1
+        self.num_peers_pending += 1
+        self.num_pending += 1
+        self.pending_tokens += request.work_tokens
+        self.pending_reserved_tokens += request.needed_tokens + request.expected_output_tokens
+        self.speed.sent(now_seconds=now_seconds)
+
+    def peer_answered(self, request: PeerRequest, *, is_seen: bool, now_seconds: float) -> None:
+        """Its first token has come: its prompt is held there, whatever the last reading says."""
+        self._peer_waits_no_more(request)
+        request.answered_at_seconds = now_seconds
+        if is_seen:
+            self.progressed_at_seconds = now_seconds
+            self.speed.prefilled(
+                request.work_tokens, num_left=self.num_pending, now_seconds=now_seconds
+            )
+        else:
+            self.speed.left(num_left=self.num_pending)
+        self.num_foreign_running += 1
+        self.foreign_tokens += request.needed_tokens
+
+    def peer_ended(
+        self, request: PeerRequest, *, held_tokens: int | None, now_seconds: float
+    ) -> None:
+        """It has left; ``held_tokens``: at its end, None when nobody has said."""
+        self.peer_requests.remove(request)
+        if request.is_pending:
+            self._peer_waits_no_more(request)
+            self.speed.left(num_left=self.num_pending)
+            return
+        self._projected_tokens = -1
+        self.num_foreign_running = max(0, self.num_foreign_running - 1)
+        if held_tokens is None:
+            return
+        freed = max(0, held_tokens - request.prompt_tokens) + request.needed_tokens
+        self.foreign_tokens = max(0, self.foreign_tokens - freed)
+        self._note_end(freed, now_seconds)
+
+    def _peer_waits_no_more(self, request: PeerRequest) -> None:
+        self._projected_tokens = -1
+        self.num_peers_pending -= 1
+        self.num_pending -= 1
+        self.pending_tokens -= request.work_tokens
+        self.pending_reserved_tokens -= request.needed_tokens + request.expected_output_tokens
 
     # What decisions ask.
 
@@ -312,6 +381,11 @@ class ReplicaLedger(DecodingAnswers):
     def num_in_flight(self) -> int:
         """Our requests there."""
         return len(self.leases)
+
+    @property
+    def num_own_pending(self) -> int:
+        """Our requests there that have not answered."""
+        return self.num_pending - self.num_peers_pending
 
     @property
     def num_there(self) -> int:
@@ -382,12 +456,18 @@ class ReplicaLedger(DecodingAnswers):
 
     def silent_seconds(self, now_seconds: float) -> float:
         """How long nothing has come back for what waits there; 0 where nothing waits."""
-        if not self.num_pending:
+        if not self.num_own_pending:
             return 0.0
         sent = [lease.sent_at_seconds for lease in self.leases if lease.answered_at_seconds < 0]
         return now_seconds - max(self.progressed_at_seconds, min(sent))
 
     # Inside.
+
+    def _note_end(self, held_tokens: int, now_seconds: float) -> None:
+        """A scrape that is under way may have missed it."""
+        self._ended.append((now_seconds, held_tokens))
+        if len(self._ended) > MAX_ENDED:
+            del self._ended[: MAX_ENDED // 2]
 
     def _refresh_capacity(self) -> None:
         reading = self.reading
@@ -417,7 +497,7 @@ class ReplicaLedger(DecodingAnswers):
         was_preempted = now.num_preemptions_total > before.num_preemptions_total
         waits = (
             (now.num_waiting_for_capacity or 0) > 0
-            and self.num_pending > 0
+            and self.num_own_pending > 0
             and (now.kv_cache_utilization_ratio or 0.0) >= NEARLY_FULL_RATIO
         )
         if was_preempted or waits:
@@ -449,6 +529,8 @@ class ReplicaLedger(DecodingAnswers):
         """Its prompt is computed: from now on it decodes."""
         self._waits_no_more(lease)
         lease.answered_at_seconds = now_seconds
+        if self.observer is not None:
+            self.observer.answered(lease, is_seen=is_seen)
         speed = self.speed
         if is_seen:
             speed.prefilled(lease.work_tokens, num_left=self.num_pending, now_seconds=now_seconds)

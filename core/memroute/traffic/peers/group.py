@@ -1,0 +1,239 @@
+"""The other routers of the same replicas: what they have said, and what that makes of our view.
+
+```text
+datagram ── known sender? ── understood? ── newer than the last? ──► its reports, one by one
+report   ── of a replica that we know ──► its ledger (load), the pool's index (prefixes, sessions)
+         ── of any other              ──► nothing
+silence  ── for SILENT_SECONDS        ──► nothing of its load counts any more
+```
+
+A router that is started again has a new incarnation: what its last one had under way is over.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from memroute.traffic.peers.outbox import MAX_BYTES_PER_SECOND, Outbox
+from memroute.traffic.peers.reports import (
+    AnsweredReport,
+    EndedReport,
+    MoreKeys,
+    OpenReport,
+    Report,
+    SentReport,
+)
+from memroute.traffic.peers.wire import Datagram, Malformed, decode_datagram
+from memroute.traffic.prefixes.cached_prompts import CachedPrompts
+from memroute.traffic.prefixes.rendezvous import OtherRouters, text_key
+from memroute.traffic.replica import PeerRequest, ReplicaLedger
+
+SILENT_SECONDS: Final = 3.0
+# Three lists of open requests that did not come: it is gone, or cannot be heard.
+MAX_PEER_REQUESTS: Final = 20_000
+# Of one peer: more than a router has connections; bounds what a faulty one can make us hold.
+
+
+class Dropped(StrEnum):
+    """Why a datagram counted for nothing; the value is a metric label."""
+
+    UNKNOWN_PEER = "unknown-peer"
+    SHORT = "short"
+    VERSION = "version"
+    UNAUTHENTICATED = "unauthenticated"
+    RECORD = "record"
+    LATE = "late"
+    """It came after a later one, or again."""
+
+
+class _Known:
+    """A replica that this router has too."""
+
+    __slots__ = ("cached", "ledger")
+
+    def __init__(self, ledger: ReplicaLedger, cached: CachedPrompts) -> None:
+        self.ledger = ledger
+        self.cached = cached
+
+
+class _Open:
+    """A request of a peer, and where it is."""
+
+    __slots__ = ("cached", "ledger", "request", "session")
+
+    def __init__(self, known: _Known, request: PeerRequest, session: int) -> None:
+        self.ledger = known.ledger
+        self.cached = known.cached
+        self.request = request
+        self.session = session
+
+
+class Peer:
+    """One other router."""
+
+    __slots__ = ("heard_at_seconds", "incarnation", "num_missed", "open", "sequence")
+
+    def __init__(self) -> None:
+        self.incarnation = -1
+        self.sequence = -1
+        self.heard_at_seconds = -1.0
+        """When its last datagram came; -1: it was never heard."""
+        self.num_missed = 0
+        """Its datagrams that did not come, by their numbers."""
+        self.open: dict[int, _Open] = {}
+
+
+class PeerGroup:
+    """Owns what peers have said, and the outbox of what they are told."""
+
+    def __init__(self, *, max_bytes_per_second: int = MAX_BYTES_PER_SECOND) -> None:
+        self.others = OtherRouters()
+        self.outbox = Outbox(
+            is_wanted=lambda: bool(self.peers), max_bytes_per_second=max_bytes_per_second
+        )
+        self.peers: dict[str, Peer] = {}
+        """By the names that the edge has for them: their addresses."""
+        self.dropped: dict[Dropped, int] = {}
+        self.num_received = 0
+        self._replicas: dict[int, _Known] = {}
+
+    # What there is.
+
+    def add_replica(self, ledger: ReplicaLedger, cached: CachedPrompts) -> None:
+        """A replica is there: what is sent to it is told, what peers tell of it counts."""
+        ledger.observer = self.outbox
+        self._replicas[text_key(ledger.replica)] = _Known(ledger, cached)
+
+    def remove_replica(self, ledger: ReplicaLedger) -> None:
+        """It is gone."""
+        key = text_key(ledger.replica)
+        known = self._replicas.get(key)
+        if known is not None and known.ledger is ledger:
+            del self._replicas[key]
+
+    def set_peers(self, names: Mapping[str, object] | set[str], *, now_seconds: float) -> None:
+        """These are the other routers from now on."""
+        for name in [name for name in self.peers if name not in names]:
+            self._forget_load(self.peers.pop(name), now_seconds)
+        for name in names:
+            if name not in self.peers:
+                self.peers[name] = Peer()
+        self.others.num = len(self.peers)
+
+    def num_heard(self, *, now_seconds: float) -> int:
+        """Peers that were heard of late."""
+        return sum(
+            peer.heard_at_seconds >= 0 and now_seconds - peer.heard_at_seconds < SILENT_SECONDS
+            for peer in self.peers.values()
+        )
+
+    # What they say.
+
+    def receive(
+        self, name: str, data: bytes, *, secret: bytes | None, now_seconds: float
+    ) -> Dropped | None:
+        """Take a datagram from the router of that name; why it counted for nothing, or None."""
+        self.num_received += 1
+        dropped = self._receive(name, data, secret, now_seconds)
+        if dropped is not None:
+            self.dropped[dropped] = self.dropped.get(dropped, 0) + 1
+        return dropped
+
+    def tick(self, *, now_seconds: float) -> None:
+        """Time passes: what silent peers had under way does not count for ever."""
+        for peer in self.peers.values():
+            if peer.open and now_seconds - peer.heard_at_seconds >= SILENT_SECONDS:
+                self._forget_load(peer, now_seconds)
+
+    # Inside.
+
+    def _receive(
+        self, name: str, data: bytes, secret: bytes | None, now_seconds: float
+    ) -> Dropped | None:
+        peer = self.peers.get(name)
+        if peer is None:
+            return Dropped.UNKNOWN_PEER
+        read = decode_datagram(data, secret=secret)
+        if isinstance(read, Malformed):
+            return Dropped(read.value)
+        if not self._is_next(peer, read, now_seconds):
+            return Dropped.LATE
+        peer.heard_at_seconds = now_seconds
+        for report in read.reports:
+            self._apply(peer, report, now_seconds)
+        return None
+
+    def _is_next(self, peer: Peer, read: Datagram, now_seconds: float) -> bool:
+        if read.incarnation < peer.incarnation:
+            return False
+        if read.incarnation > peer.incarnation:
+            self._forget_load(peer, now_seconds)
+            peer.incarnation = read.incarnation
+        elif read.sequence <= peer.sequence:
+            return False
+        else:
+            peer.num_missed += read.sequence - peer.sequence - 1
+        peer.sequence = read.sequence
+        return True
+
+    def _apply(self, peer: Peer, report: Report, now_seconds: float) -> None:
+        if isinstance(report, SentReport):
+            self._sent(peer, report, now_seconds)
+        elif isinstance(report, AnsweredReport):
+            found = peer.open.get(report.request)
+            if found is not None and found.request.is_pending:
+                found.ledger.peer_answered(
+                    found.request, is_seen=report.is_seen, now_seconds=now_seconds
+                )
+        elif isinstance(report, EndedReport):
+            self._ended(peer, report, now_seconds)
+        elif isinstance(report, MoreKeys):
+            known = self._replicas.get(report.replica)
+            if known is not None:
+                known.cached.peer_sent(known.ledger, report.prefix, report.tokens_per_block)
+        else:
+            self._still_open(peer, report, now_seconds)
+
+    def _sent(self, peer: Peer, report: SentReport, now_seconds: float) -> None:
+        known = self._replicas.get(report.replica)
+        if known is None:
+            return
+        known.cached.peer_sent(known.ledger, report.prefix, report.tokens_per_block)
+        if report.session:
+            known.cached.peer_served(report.session, known.ledger.replica, report.prompt_tokens)
+        if report.request in peer.open or len(peer.open) >= MAX_PEER_REQUESTS:
+            return
+        request = PeerRequest(
+            prompt_tokens=report.prompt_tokens,
+            work_tokens=min(report.work_tokens, report.prompt_tokens),
+            expected_output_tokens=report.expected_output_tokens,
+            now_seconds=now_seconds,
+        )
+        peer.open[report.request] = _Open(known, request, report.session)
+        known.ledger.peer_sent(request, now_seconds=now_seconds)
+
+    def _ended(self, peer: Peer, report: EndedReport, now_seconds: float) -> None:
+        found = peer.open.pop(report.request, None)
+        if found is None:
+            return
+        found.ledger.peer_ended(
+            found.request, held_tokens=report.held_tokens, now_seconds=now_seconds
+        )
+        if found.session and report.is_complete:
+            found.cached.peer_served(found.session, found.ledger.replica, report.held_tokens)
+
+    def _still_open(self, peer: Peer, report: OpenReport, now_seconds: float) -> None:
+        still = set(report.requests)
+        over = [
+            number
+            for number in peer.open
+            if report.first <= number <= report.last and number not in still
+        ]
+        for number in over:
+            found = peer.open.pop(number)
+            found.ledger.peer_ended(found.request, held_tokens=None, now_seconds=now_seconds)
+
+    def _forget_load(self, peer: Peer, now_seconds: float) -> None:
+        for found in peer.open.values():
+            found.ledger.peer_ended(found.request, held_tokens=None, now_seconds=now_seconds)
+        peer.open.clear()

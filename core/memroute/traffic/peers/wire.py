@@ -1,0 +1,211 @@
+"""Reports as bytes, and back: the datagrams that routers send each other.
+
+```text
+header   "mr"  version u8  flags u8  incarnation u64  sequence u64     network byte order
+records  kind u8, then the fields of the report; as many as fit
+tag      16 bytes of HMAC-SHA256 over all before it, where routers share a key
+```
+
+``incarnation`` is the sender's start in nanoseconds, ``sequence`` counts its datagrams: a receiver
+takes each once, in order, and drops what comes late or again. Another version is not understood,
+and dropped: while routers are replaced by newer ones they know less of each other, nothing more.
+
+Decoding never raises: what is cut off, unknown or out of range is a ``Malformed`` datagram.
+"""
+
+import hmac
+import struct
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final
+
+from memroute.traffic.peers.reports import (
+    AnsweredReport,
+    EndedReport,
+    MoreKeys,
+    OpenReport,
+    Report,
+    SentReport,
+)
+
+VERSION: Final = 1
+MAX_DATAGRAM_BYTES: Final = 1400
+# Goes through the usual 1,500 bytes of a link and an overlay's headers in one piece.
+TAG_BYTES: Final = 16
+# 128 bits of the MAC: what RFC 2104 holds for enough, half of the whole.
+MAX_KEYS: Final = 128
+# Of a prompt, in one record: 1,024 bytes, 32k tokens at 256 a block.
+MAX_OPEN: Final = 256
+# Requests in one record: 1,024 bytes.
+_MAGIC: Final = b"mr"
+_HEADER: Final = struct.Struct(">2sBBQQ")
+_SENT: Final = struct.Struct(">BQQIIIQHB")
+_MORE: Final = struct.Struct(">BQHB")
+_ANSWERED: Final = struct.Struct(">BQB")
+_ENDED: Final = struct.Struct(">BQIB")
+_OPEN: Final = struct.Struct(">BQQH")
+_KIND_SENT: Final = 1
+_KIND_MORE: Final = 2
+_KIND_ANSWERED: Final = 3
+_KIND_ENDED: Final = 4
+_KIND_OPEN: Final = 5
+_FLAG_TAGGED: Final = 1
+_MAX_U16: Final = (1 << 16) - 1
+_MAX_U32: Final = (1 << 32) - 1
+_MASK: Final = (1 << 64) - 1
+
+
+class Malformed(StrEnum):
+    """Why a datagram was not understood; the value is a metric label."""
+
+    SHORT = "short"
+    VERSION = "version"
+    UNAUTHENTICATED = "unauthenticated"
+    RECORD = "record"
+
+
+class Datagram:
+    """What was understood of one."""
+
+    __slots__ = ("incarnation", "reports", "sequence")
+
+    def __init__(self, incarnation: int, sequence: int, reports: list[Report]) -> None:
+        self.incarnation = incarnation
+        self.sequence = sequence
+        self.reports = reports
+
+
+def encode_report(report: Report) -> bytes:
+    """One record; numbers that are too great for their fields are as great as those can be."""
+    if isinstance(report, SentReport):
+        return _SENT.pack(
+            _KIND_SENT, report.request, report.replica, _u32(report.prompt_tokens),
+            _u32(report.work_tokens), _u32(report.expected_output_tokens), report.session,
+            min(_MAX_U16, report.tokens_per_block), min(MAX_KEYS, len(report.prefix)),
+        ) + _keys(report.prefix)  # fmt: skip
+    if isinstance(report, MoreKeys):
+        return _MORE.pack(
+            _KIND_MORE, report.replica, min(_MAX_U16, report.tokens_per_block),
+            min(MAX_KEYS, len(report.prefix)),
+        ) + _keys(report.prefix)  # fmt: skip
+    if isinstance(report, AnsweredReport):
+        return _ANSWERED.pack(_KIND_ANSWERED, report.request, report.is_seen)
+    if isinstance(report, EndedReport):
+        return _ENDED.pack(
+            _KIND_ENDED, report.request, _u32(report.held_tokens), report.is_complete
+        )
+    requests = report.requests[:MAX_OPEN]
+    offsets = [_u32(request - report.first) for request in requests]
+    head = _OPEN.pack(_KIND_OPEN, report.first, report.last, len(offsets))
+    return head + struct.pack(f">{len(offsets)}I", *offsets)
+
+
+def encode_datagrams(
+    records: Sequence[bytes], *, incarnation: int, first_sequence: int, secret: bytes | None
+) -> list[bytes]:
+    """As few datagrams as hold the records, each complete in itself."""
+    datagrams: list[bytes] = []
+    room = MAX_DATAGRAM_BYTES - _HEADER.size - (TAG_BYTES if secret else 0)
+    body: list[bytes] = []
+    size = 0
+    for record in records:
+        if body and size + len(record) > room:
+            datagrams.append(_datagram(body, incarnation, first_sequence + len(datagrams), secret))
+            body, size = [], 0
+        body.append(record)
+        size += len(record)
+    if body:
+        datagrams.append(_datagram(body, incarnation, first_sequence + len(datagrams), secret))
+    return datagrams
+
+
+def decode_datagram(data: bytes, *, secret: bytes | None) -> Datagram | Malformed:
+    """What a datagram says, or why it says nothing; never raises, whatever the bytes."""
+    if len(data) < _HEADER.size:
+        return Malformed.SHORT
+    magic, version, flags, incarnation, sequence = _HEADER.unpack_from(data)
+    if magic != _MAGIC or version != VERSION:
+        return Malformed.VERSION
+    end = len(data)
+    if flags & _FLAG_TAGGED:
+        end -= TAG_BYTES
+        if end < _HEADER.size:
+            return Malformed.SHORT
+    if secret:
+        is_tagged = bool(flags & _FLAG_TAGGED)
+        if not is_tagged or not hmac.compare_digest(_tag(data[:end], secret), data[end:]):
+            return Malformed.UNAUTHENTICATED
+    reports: list[Report] = []
+    at = _HEADER.size
+    while at < end:
+        read = _read_report(data, at, end)
+        if read is None:
+            return Malformed.RECORD
+        report, at = read
+        reports.append(report)
+    return Datagram(incarnation, sequence, reports)
+
+
+def _read_report(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
+    """The record at a place and where the next one begins; None where there is no whole one."""
+    kind = data[at]
+    if kind == _KIND_SENT and at + _SENT.size <= end:
+        fields = _SENT.unpack_from(data, at)
+        keys = _read_keys(data, at + _SENT.size, end, fields[8])
+        if keys is None:
+            return None
+        sent = SentReport(
+            fields[1], fields[2], prompt_tokens=fields[3], work_tokens=fields[4],
+            expected_output_tokens=fields[5], session=fields[6], tokens_per_block=fields[7],
+            prefix=keys,
+        )  # fmt: skip
+        return sent, at + _SENT.size + 8 * len(keys)
+    if kind == _KIND_MORE and at + _MORE.size <= end:
+        _, replica, size, count = _MORE.unpack_from(data, at)
+        keys = _read_keys(data, at + _MORE.size, end, count)
+        if keys is None:
+            return None
+        more = MoreKeys(replica, tokens_per_block=size, prefix=keys)
+        return more, at + _MORE.size + 8 * len(keys)
+    if kind == _KIND_ANSWERED and at + _ANSWERED.size <= end:
+        _, request, is_seen = _ANSWERED.unpack_from(data, at)
+        return AnsweredReport(request, is_seen=bool(is_seen)), at + _ANSWERED.size
+    if kind == _KIND_ENDED and at + _ENDED.size <= end:
+        _, request, held, is_complete = _ENDED.unpack_from(data, at)
+        ended = EndedReport(request, held_tokens=held, is_complete=bool(is_complete))
+        return ended, at + _ENDED.size
+    if kind == _KIND_OPEN and at + _OPEN.size <= end:
+        _, first, last, count = _OPEN.unpack_from(data, at)
+        at += _OPEN.size
+        if at + 4 * count > end:
+            return None
+        offsets = struct.unpack_from(f">{count}I", data, at)
+        requests = tuple([first + offset for offset in offsets])
+        return OpenReport(first, last, requests), at + 4 * count
+    return None
+
+
+def _read_keys(data: bytes, at: int, end: int, count: int) -> tuple[int, ...] | None:
+    if at + 8 * count > end:
+        return None
+    keys: tuple[int, ...] = struct.unpack_from(f">{count}Q", data, at)
+    return keys
+
+
+def _keys(prefix: tuple[int, ...]) -> bytes:
+    keys = [key & _MASK for key in prefix[:MAX_KEYS]]
+    return struct.pack(f">{len(keys)}Q", *keys)
+
+
+def _datagram(body: list[bytes], incarnation: int, sequence: int, secret: bytes | None) -> bytes:
+    flags = _FLAG_TAGGED if secret else 0
+    data = _HEADER.pack(_MAGIC, VERSION, flags, incarnation, sequence) + b"".join(body)
+    return data + _tag(data, secret) if secret else data
+
+
+def _tag(data: bytes, secret: bytes) -> bytes:
+    return hmac.digest(secret, data, "sha256")[:TAG_BYTES]
+
+
+def _u32(value: int) -> int:
+    return min(_MAX_U32, max(0, value))

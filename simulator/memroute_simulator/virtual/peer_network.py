@@ -1,0 +1,117 @@
+"""What routers in virtual time tell each other: real datagrams over a network that loses some.
+
+Owns which routers there are. One that leaves is heard no more and hears nothing; one that comes
+back knows nothing, as after a restart.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+from memroute.traffic.dispatch import Dispatcher
+from memroute.traffic.peers import encode_datagrams
+from memroute_simulator.virtual.loop import VirtualLoop
+
+OPEN_SECONDS = 1.0
+# How often a router lists what it has under way.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSettings:
+    """How routers hear each other."""
+
+    flush_seconds: float = 0.005
+    """How long reports are collected into one datagram."""
+    delay_seconds: float = 0.0005
+    loss_ratio: float = 0.0
+    """Of datagrams, each at each receiver; 1: routers know of each other, and hear nothing."""
+
+
+class Member(Protocol):
+    """A router, as its network sees it."""
+
+    name: str
+    dispatcher: Dispatcher
+
+
+class PeerNetwork:
+    """Carries datagrams between the routers of one simulation."""
+
+    def __init__(self, loop: VirtualLoop, settings: PeerSettings, rng: random.Random) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._rng = rng
+        self._members: dict[str, Member] = {}
+        self._sequences: dict[str, int] = {}
+        self._incarnations: dict[str, int] = {}
+        self.num_bytes = 0
+        """Sent to one receiver each, headers of the network below not counted."""
+        self.num_datagrams = 0
+
+    def join(self, member: Member) -> None:
+        """A router is there; the others know of it at once."""
+        self._members[member.name] = member
+        self._incarnations[member.name] = self._incarnations.get(member.name, 0) + 1
+        self._sequences[member.name] = 0
+        self._introduce()
+
+    def leave(self, name: str) -> None:
+        """A router is gone; the others know of it at once."""
+        self._members.pop(name, None)
+        self._introduce()
+
+    def start(self, member: Member, *, is_running: "Running") -> None:
+        """Send what a router has to tell, while there is something to route."""
+        incarnation = self._incarnations[member.name]
+        next_list = [self._loop.now_seconds + OPEN_SECONDS]
+
+        def flush() -> None:
+            if self._members.get(member.name) is not member or not is_running():
+                return
+            now = self._loop.now_seconds
+            outbox = member.dispatcher.peers.outbox
+            if now >= next_list[0]:
+                next_list[0] = now + OPEN_SECONDS
+                outbox.list_open()
+            member.dispatcher.peers.tick(now_seconds=now)
+            self._send(member, incarnation, outbox.take(now_seconds=now))
+            self._loop.after(self._settings.flush_seconds, flush)
+
+        self._loop.after(self._rng.random() * self._settings.flush_seconds, flush)
+
+    def _introduce(self) -> None:
+        now = self._loop.now_seconds
+        for member in self._members.values():
+            others = {name for name in self._members if name != member.name}
+            member.dispatcher.peers.set_peers(others, now_seconds=now)
+
+    def _send(self, member: Member, incarnation: int, records: list[bytes]) -> None:
+        if not records:
+            return
+        first = self._sequences[member.name]
+        datagrams = encode_datagrams(
+            records, incarnation=incarnation, first_sequence=first, secret=None
+        )
+        self._sequences[member.name] = first + len(datagrams)
+        for data in datagrams:
+            self.num_datagrams += 1
+            self.num_bytes += len(data)
+            for other in list(self._members.values()):
+                if other is not member and self._rng.random() >= self._settings.loss_ratio:
+                    self._deliver(member.name, other, data)
+
+    def _deliver(self, sender: str, receiver: Member, data: bytes) -> None:
+        def arrive() -> None:
+            receiver.dispatcher.peers.receive(
+                sender, data, secret=None, now_seconds=self._loop.now_seconds
+            )
+
+        self._loop.after(self._settings.delay_seconds, arrive)
+
+
+class Running(Protocol):
+    """Whether there is still something to route."""
+
+    def __call__(self) -> bool:
+        """Say so."""
+        ...
