@@ -22,6 +22,7 @@ from memroute.traffic.dispatch import (
     DispatchSettings,
 )
 from memroute.traffic.lengths import PromptLengths
+from memroute.traffic.peers import PeerGroup
 from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReading, Reservation
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute.traffic.request import RequestProfile
@@ -208,8 +209,12 @@ class Pool:
         common: CommonSettings,
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
+        peers: PeerGroup,
     ) -> None:
-        """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone."""
+        """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone.
+
+        ``peers``: the other routers, the same for all pools.
+        """
         self._common = common
         self.model = model
         self.settings: PoolSettings | None = None
@@ -223,6 +228,7 @@ class Pool:
             ),
             common.queue_limits,
             rng=rng,
+            peers=peers,
         )
         self.prompts = PromptLengths()
         self._rng = rng
@@ -367,6 +373,7 @@ class Pools:
         self._common = common
         self._call_soon = call_soon
         self._call_later = call_later
+        self.peers = PeerGroup()
         self.by_model: dict[str, Pool] = {}
         self._by_adapter: dict[str, Pool] = {}
         self._model_of: dict[str, str] = {}
@@ -451,7 +458,7 @@ class Pools:
     def _pool(self, model: str) -> Pool:
         if model not in self.by_model:
             self.by_model[model] = Pool(
-                model, self._rng, self._common, self._call_soon, self._call_later
+                model, self._rng, self._common, self._call_soon, self._call_later, self.peers
             )
         return self.by_model[model]
 

@@ -33,6 +33,10 @@ class FleetChange(StrEnum):
     REMOVE = "remove"
     MUTE = "mute"
     """It serves, and answers no scrape."""
+    ROUTER_LEAVES = "router-leaves"
+    """It gets no more requests, and says and hears nothing; what it has goes on."""
+    ROUTER_JOINS = "router-joins"
+    """One of that name, new: it knows nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,7 @@ class FleetEvent:
     at_seconds: float
     change: FleetChange
     replica: str = ""
-    """Its name; empty for ``add``."""
+    """Its name, or the router's (``router-0`` on); empty for ``add``."""
     slowdown_ratio: float = 1.0
     """For ``slow``: how much longer steps take."""
 
@@ -100,17 +104,8 @@ class Cluster:
         self._on_progress = on_progress
         self._num_open = 0
         self._num_ended = 0
-        self.routers = [
-            VirtualRouter(
-                loop=self.loop,
-                policy=fleet.policy,
-                settings=fleet.router,
-                rng=random.Random(self._rng.random()),  # noqa: S311
-                is_running=lambda: self._num_open > 0,
-                name=f"router-{number}",
-            )
-            for number in range(fleet.num_routers)
-        ]
+        self.routers = [self._new_router(f"router-{n}") for n in range(fleet.num_routers)]
+        """Those that get requests."""
         self.network: PeerNetwork | None = None
         if fleet.peers is not None and fleet.num_routers > 1:
             self.network = PeerNetwork(
@@ -132,9 +127,7 @@ class Cluster:
         for session in workload.sessions:
             self.loop.at(start + session.start_seconds, self._opening(session, outcomes))
         for router in self.routers:
-            router.start_scraping()
-            if self.network is not None:
-                self.network.start(router, is_running=lambda: self._num_open > 0)
+            self._start_router(router)
         if self._sample_seconds is not None:
             self._sample()
         last = max((session.start_seconds for session in workload.sessions), default=0.0)
@@ -184,6 +177,39 @@ class Cluster:
 
     # The fleet.
 
+    def _new_router(self, name: str) -> VirtualRouter:
+        return VirtualRouter(
+            loop=self.loop,
+            policy=self.fleet.policy,
+            settings=self.fleet.router,
+            rng=random.Random(self._rng.random()),  # noqa: S311
+            is_running=self._is_running,
+            name=name,
+        )
+
+    def _start_router(self, router: VirtualRouter) -> None:
+        router.start_scraping()
+        if self.network is not None:
+            self.network.start(router, is_running=self._is_running)
+
+    def _is_running(self) -> bool:
+        return self._num_open > 0
+
+    def _router_leaves(self, name: str) -> None:
+        self.routers = [router for router in self.routers if router.name != name]
+        if self.network is not None:
+            self.network.leave(name)
+
+    def _router_joins(self, name: str) -> None:
+        router = self._new_router(name)
+        if self.network is not None:
+            self.network.join(router)
+        self._start_router(router)
+        # Each is scraped from here on: the router runs.
+        for replica in self.replicas:
+            router.add_replica(replica)
+        self.routers.append(router)
+
     def _add_replica(self, spec: EngineSpec) -> VirtualReplica:
         replica = VirtualReplica(
             self.loop,
@@ -203,6 +229,12 @@ class Cluster:
     def _apply(self, event: FleetEvent) -> None:
         if event.change is FleetChange.ADD:
             self._add_replica(self.fleet.engines[0][0])
+            return
+        if event.change is FleetChange.ROUTER_LEAVES:
+            self._router_leaves(event.replica)
+            return
+        if event.change is FleetChange.ROUTER_JOINS:
+            self._router_joins(event.replica)
             return
         replica = next(r for r in self.replicas if r.name == event.replica)
         match event.change:

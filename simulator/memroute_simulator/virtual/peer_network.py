@@ -5,6 +5,7 @@ back knows nothing, as after a restart.
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,8 +13,8 @@ from memroute.traffic.dispatch import Dispatcher
 from memroute.traffic.peers import encode_datagrams
 from memroute_simulator.virtual.loop import VirtualLoop
 
-OPEN_SECONDS = 1.0
-# How often a router lists what it has under way.
+OPEN_SECONDS = 0.25
+# How often a router lists what it has under way: the real one's tick.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,24 +61,36 @@ class PeerNetwork:
         self._members.pop(name, None)
         self._introduce()
 
-    def start(self, member: Member, *, is_running: "Running") -> None:
+    def start(self, member: Member, *, is_running: Callable[[], bool]) -> None:
         """Send what a router has to tell, while there is something to route."""
         incarnation = self._incarnations[member.name]
-        next_list = [self._loop.now_seconds + OPEN_SECONDS]
+        peers = member.dispatcher.peers
+        will_flush = [False]
+
+        def is_there() -> bool:
+            return self._members.get(member.name) is member and is_running()
+
+        def flush_later() -> None:
+            if not will_flush[0]:
+                will_flush[0] = True
+                self._loop.after(self._settings.flush_seconds, flush)
 
         def flush() -> None:
-            if self._members.get(member.name) is not member or not is_running():
-                return
-            now = self._loop.now_seconds
-            outbox = member.dispatcher.peers.outbox
-            if now >= next_list[0]:
-                next_list[0] = now + OPEN_SECONDS
-                outbox.list_open()
-            member.dispatcher.peers.tick(now_seconds=now)
-            self._send(member, incarnation, outbox.take(now_seconds=now))
-            self._loop.after(self._settings.flush_seconds, flush)
+            will_flush[0] = False
+            if is_there():
+                records = peers.outbox.take(now_seconds=self._loop.now_seconds)
+                self._send(member, incarnation, records)
+                if peers.outbox.has_records:
+                    flush_later()
 
-        self._loop.after(self._rng.random() * self._settings.flush_seconds, flush)
+        def tick() -> None:
+            if is_there():
+                peers.tick(now_seconds=self._loop.now_seconds)
+                peers.outbox.list_open()
+                self._loop.after(OPEN_SECONDS, tick)
+
+        peers.outbox.on_records = flush_later
+        self._loop.after(self._rng.random() * OPEN_SECONDS, tick)
 
     def _introduce(self) -> None:
         now = self._loop.now_seconds
@@ -108,10 +121,3 @@ class PeerNetwork:
 
         self._loop.after(self._settings.delay_seconds, arrive)
 
-
-class Running(Protocol):
-    """Whether there is still something to route."""
-
-    def __call__(self) -> bool:
-        """Say so."""
-        ...

@@ -32,6 +32,8 @@ SILENT_SECONDS: Final = 3.0
 # Three lists of open requests that did not come: it is gone, or cannot be heard.
 MAX_PEER_REQUESTS: Final = 20_000
 # Of one peer: more than a router has connections; bounds what a faulty one can make us hold.
+MAX_REQUEST_TOKENS: Final = 1_000_000
+# Of one request, where nobody knows what the replica holds: the longest contexts of today.
 
 
 class Dropped(StrEnum):
@@ -42,6 +44,8 @@ class Dropped(StrEnum):
     VERSION = "version"
     UNAUTHENTICATED = "unauthenticated"
     RECORD = "record"
+    OWN = "own"
+    """It is of this router itself: one of the peers' addresses is its own."""
     LATE = "late"
     """It came after a later one, or again."""
 
@@ -111,6 +115,11 @@ class PeerGroup:
         if known is not None and known.ledger is ledger:
             del self._replicas[key]
 
+    @property
+    def num_missed(self) -> int:
+        """Datagrams of the peers that did not come, by their numbers."""
+        return sum(peer.num_missed for peer in self.peers.values())
+
     def set_peers(self, names: Mapping[str, object] | set[str], *, now_seconds: float) -> None:
         """These are the other routers from now on."""
         for name in [name for name in self.peers if name not in names]:
@@ -118,37 +127,43 @@ class PeerGroup:
         for name in names:
             if name not in self.peers:
                 self.peers[name] = Peer()
-        self.others.num = len(self.peers)
-
-    def num_heard(self, *, now_seconds: float) -> int:
-        """Peers that were heard of late."""
-        return sum(
-            peer.heard_at_seconds >= 0 and now_seconds - peer.heard_at_seconds < SILENT_SECONDS
-            for peer in self.peers.values()
-        )
+        self.tick(now_seconds=now_seconds)
 
     # What they say.
 
     def receive(
-        self, name: str, data: bytes, *, secret: bytes | None, now_seconds: float
+        self,
+        name: str,
+        data: bytes,
+        *,
+        secret: bytes | None,
+        now_seconds: float,
+        own: int | None = None,
     ) -> Dropped | None:
-        """Take a datagram from the router of that name; why it counted for nothing, or None."""
+        """Take a datagram from the router of that name; why it counted for nothing, or None.
+
+        ``own``: this router's own incarnation.
+        """
         self.num_received += 1
-        dropped = self._receive(name, data, secret, now_seconds)
+        dropped = self._receive(name, data, secret, now_seconds, own)
         if dropped is not None:
             self.dropped[dropped] = self.dropped.get(dropped, 0) + 1
         return dropped
 
     def tick(self, *, now_seconds: float) -> None:
         """Time passes: what silent peers had under way does not count for ever."""
+        num_heard = 0
         for peer in self.peers.values():
-            if peer.open and now_seconds - peer.heard_at_seconds >= SILENT_SECONDS:
+            if peer.heard_at_seconds >= 0 and now_seconds - peer.heard_at_seconds < SILENT_SECONDS:
+                num_heard += 1
+            elif peer.open:
                 self._forget_load(peer, now_seconds)
+        self.others.num, self.others.num_heard = len(self.peers), num_heard
 
     # Inside.
 
     def _receive(
-        self, name: str, data: bytes, secret: bytes | None, now_seconds: float
+        self, name: str, data: bytes, secret: bytes | None, now_seconds: float, own: int | None
     ) -> Dropped | None:
         peer = self.peers.get(name)
         if peer is None:
@@ -156,6 +171,8 @@ class PeerGroup:
         read = decode_datagram(data, secret=secret)
         if isinstance(read, Malformed):
             return Dropped(read.value)
+        if read.incarnation == own:
+            return Dropped.OWN
         if not self._is_next(peer, read, now_seconds):
             return Dropped.LATE
         peer.heard_at_seconds = now_seconds
@@ -164,9 +181,10 @@ class PeerGroup:
         return None
 
     def _is_next(self, peer: Peer, read: Datagram, now_seconds: float) -> bool:
-        if read.incarnation < peer.incarnation:
+        is_silent = now_seconds - peer.heard_at_seconds >= SILENT_SECONDS
+        if read.incarnation < peer.incarnation and not is_silent:
             return False
-        if read.incarnation > peer.incarnation:
+        if read.incarnation != peer.incarnation:
             self._forget_load(peer, now_seconds)
             peer.incarnation = read.incarnation
         elif read.sequence <= peer.sequence:
@@ -196,17 +214,20 @@ class PeerGroup:
 
     def _sent(self, peer: Peer, report: SentReport, now_seconds: float) -> None:
         known = self._replicas.get(report.replica)
-        if known is None:
+        if known is None or report.request in peer.open:
             return
         known.cached.peer_sent(known.ledger, report.prefix, report.tokens_per_block)
         if report.session:
             known.cached.peer_served(report.session, known.ledger.replica, report.prompt_tokens)
-        if report.request in peer.open or len(peer.open) >= MAX_PEER_REQUESTS:
+        if len(peer.open) >= MAX_PEER_REQUESTS:
             return
+        # A request that a replica could not hold is an error of the peer's: it counts as the most.
+        most = known.ledger.limit_tokens or MAX_REQUEST_TOKENS
+        prompt = min(most, report.prompt_tokens)
         request = PeerRequest(
-            prompt_tokens=report.prompt_tokens,
-            work_tokens=min(report.work_tokens, report.prompt_tokens),
-            expected_output_tokens=report.expected_output_tokens,
+            prompt_tokens=prompt,
+            work_tokens=min(prompt, report.work_tokens),
+            expected_output_tokens=min(most - prompt, report.expected_output_tokens),
             now_seconds=now_seconds,
         )
         peer.open[report.request] = _Open(known, request, report.session)
@@ -223,12 +244,15 @@ class PeerGroup:
             found.cached.peer_served(found.session, found.ledger.replica, report.held_tokens)
 
     def _still_open(self, peer: Peer, report: OpenReport, now_seconds: float) -> None:
-        still = set(report.requests)
-        over = [
-            number
-            for number in peer.open
-            if report.first <= number <= report.last and number not in still
-        ]
+        pending, answered = set(report.pending), set(report.answered)
+        over: list[int] = []
+        for number, found in peer.open.items():
+            if not report.first <= number <= report.last or number in pending:
+                continue
+            if number not in answered:
+                over.append(number)
+            elif found.request.is_pending:
+                found.ledger.peer_answered(found.request, is_seen=False, now_seconds=now_seconds)
         for number in over:
             found = peer.open.pop(number)
             found.ledger.peer_ended(found.request, held_tokens=None, now_seconds=now_seconds)

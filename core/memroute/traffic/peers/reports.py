@@ -82,12 +82,17 @@ class EndedReport:
 class OpenReport:
     """Of the requests from number ``first`` to ``last``, these have not ended."""
 
-    __slots__ = ("first", "last", "requests")
+    __slots__ = ("answered", "first", "last", "pending")
 
-    def __init__(self, first: int, last: int, requests: tuple[int, ...]) -> None:
+    def __init__(
+        self, first: int, last: int, *, pending: tuple[int, ...], answered: tuple[int, ...]
+    ) -> None:
         self.first = first
         self.last = last
-        self.requests = requests
+        self.pending = pending
+        """Those that have no first token yet."""
+        self.answered = answered
+        """Those that have."""
 
 
 Report = SentReport | MoreKeys | AnsweredReport | EndedReport | OpenReport

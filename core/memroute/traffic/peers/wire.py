@@ -43,7 +43,7 @@ _SENT: Final = struct.Struct(">BQQIIIQHB")
 _MORE: Final = struct.Struct(">BQHB")
 _ANSWERED: Final = struct.Struct(">BQB")
 _ENDED: Final = struct.Struct(">BQIB")
-_OPEN: Final = struct.Struct(">BQQH")
+_OPEN: Final = struct.Struct(">BQQHH")
 _KIND_SENT: Final = 1
 _KIND_MORE: Final = 2
 _KIND_ANSWERED: Final = 3
@@ -94,9 +94,10 @@ def encode_report(report: Report) -> bytes:
         return _ENDED.pack(
             _KIND_ENDED, report.request, _u32(report.held_tokens), report.is_complete
         )
-    requests = report.requests[:MAX_OPEN]
-    offsets = [_u32(request - report.first) for request in requests]
-    head = _OPEN.pack(_KIND_OPEN, report.first, report.last, len(offsets))
+    pending = report.pending[:MAX_OPEN]
+    answered = report.answered[: MAX_OPEN - len(pending)]
+    offsets = [_u32(request - report.first) for request in (*pending, *answered)]
+    head = _OPEN.pack(_KIND_OPEN, report.first, report.last, len(pending), len(answered))
     return head + struct.pack(f">{len(offsets)}I", *offsets)
 
 
@@ -175,13 +176,16 @@ def _read_report(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
         ended = EndedReport(request, held_tokens=held, is_complete=bool(is_complete))
         return ended, at + _ENDED.size
     if kind == _KIND_OPEN and at + _OPEN.size <= end:
-        _, first, last, count = _OPEN.unpack_from(data, at)
+        _, first, last, num_pending, num_answered = _OPEN.unpack_from(data, at)
         at += _OPEN.size
+        count = num_pending + num_answered
         if at + 4 * count > end:
             return None
-        offsets = struct.unpack_from(f">{count}I", data, at)
-        requests = tuple([first + offset for offset in offsets])
-        return OpenReport(first, last, requests), at + 4 * count
+        numbers = tuple([first + n for n in struct.unpack_from(f">{count}I", data, at)])
+        still = OpenReport(
+            first, last, pending=numbers[:num_pending], answered=numbers[num_pending:]
+        )
+        return still, at + 4 * count
     return None
 
 

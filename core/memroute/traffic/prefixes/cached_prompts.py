@@ -18,6 +18,10 @@ from memroute.traffic.request import Hits, RequestProfile
 UNKNOWN_CAPACITY_TOKENS: Final = 200_000
 # What the index takes a replica to keep that has not said how much it holds.
 
+COMMON_BLOCKS: Final = 4
+# The block whose key routers agree by: 1,024 tokens, so that chats behind one short system prompt
+# go to different replicas, and those behind one long prompt to the same.
+
 
 class CachedPrompts:
     """Owns what a pool knows of its replicas' prefix caches."""
@@ -30,10 +34,6 @@ class CachedPrompts:
         self._sessions = SessionIndex()
         self._rendezvous = Rendezvous()
         self._others = others or OtherRouters()
-        self.mode = "fourth"
-        self.credit = 0.5
-        self.depth = 4
-        self.by_session = True
 
     def added(self, replica: str) -> None:
         """It is there, its cache cold."""
@@ -61,37 +61,36 @@ class CachedPrompts:
             if last is not None:
                 replica, num_tokens = last
                 hits[replica] = max(hits.get(replica, 0), min(most, num_tokens))
-        if self._others.num and self.mode != "off":
-            self._agree(profile, hits, among)
+        unheard = self._others.unheard_ratio
+        if unheard > 0.0:
+            self._agree(profile, hits, among, unheard)
         return hits
 
     def _agree(
-        self, profile: RequestProfile, hits: dict[str, int], among: Container[str]
+        self,
+        profile: RequestProfile,
+        hits: dict[str, int],
+        among: Container[str],
+        unheard_ratio: float,
     ) -> None:
-        """What this router does not know, all answer alike: the favourite has some of it."""
+        """Count what routers that are not heard may have put where all of them would."""
         known = max(hits.values(), default=0)
         key = self._common_key(profile, known)
         if key is None:
             return
         favourite = self._rendezvous.favourite(key, among)
         if favourite is not None:
-            rest = profile.num_prompt_tokens - known
-            credit = known + int(self.credit * rest)
+            credit = known + int(unheard_ratio * (profile.num_prompt_tokens - known))
             hits[favourite] = max(hits.get(favourite, 0), credit)
 
     def _common_key(self, profile: RequestProfile, known_tokens: int) -> int | None:
-        """What the prompt is called by where too little of it is known; None: enough is."""
-        if profile.session and self._sessions.last(session_key(profile)) is None and self.by_session:
+        """What all routers call a prompt by; None where it is known here, or is too short."""
+        if known_tokens >= COMMON_BLOCKS * profile.tokens_per_block:
+            return None
+        if profile.session:
             return session_key(profile)
         keys = profile.prefix
-        known = known_tokens // max(1, profile.tokens_per_block)
-        depth = self.depth
-        if self.mode == "ladder":
-            while depth <= known:
-                depth *= 2
-        elif known >= depth:
-            return None
-        return keys[depth - 1] if len(keys) >= depth else None
+        return keys[COMMON_BLOCKS - 1] if len(keys) >= COMMON_BLOCKS else None
 
     def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> None:
         """A prompt is on its way: it is taken to be cached at once."""

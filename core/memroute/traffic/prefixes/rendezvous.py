@@ -28,13 +28,20 @@ _TO_RATIO: Final = 2.0**-64
 
 
 class OtherRouters:
-    """Whether requests for the same replicas go through other routers too. Set by who knows."""
+    """The other routers of the same replicas. Set by whoever knows them, read by every pool."""
 
-    __slots__ = ("num",)
+    __slots__ = ("num", "num_heard")
 
     def __init__(self) -> None:
         self.num = 0
-        """Routers beside this one; 0: all that is known of the replicas' caches is known here."""
+        """Routers beside this one."""
+        self.num_heard = 0
+        """Of those, the ones that tell what they send, so that it is known here."""
+
+    @property
+    def unheard_ratio(self) -> float:
+        """Of all routers, this one among them, the share whose requests are not known here."""
+        return (self.num - self.num_heard) / (self.num + 1)
 
 
 class Rendezvous:
