@@ -31,6 +31,8 @@ scrape     attainment by scrape period, 0.05 to 15 s, at a rate near the knee
 overload   goodput at 0.8 to 4 times that rate
 faults     a replica that fails, hangs, slows down or hides: who touches it, who is lost
 fairness   a tenant who sends a tenth, alone and beside one who sends ten times as much
+routers    1, 2, 4 and 8 routers of the same replicas on workloads whose prompts share: what they
+           find cached and attain apart, by rendezvous, and with reports of each other
 http       the ranking over real HTTP: our router by several policies, vllm-router, sglang-router
            and routers of yours, against engines that keep real time (half an hour)
 deciding   what one decision costs, for 1 to 1,000 replicas and prompts of 32k tokens
@@ -114,6 +116,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
     if options.cases is not None and options.study not in (*SWEPT, "http"):
         parser.error(f"{options.study} has a workload of its own: no --cases")
+    if options.study == "routers" and options.policies != parser.get_default("policies"):
+        parser.error("routers compares how routers hear each other: no --policies")
     if options.trace is not None:
         _check_trace(parser, options)
     if options.plot is not None:

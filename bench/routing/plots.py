@@ -13,6 +13,7 @@ PLOTTED: dict[str, tuple[str, str, str | None]] = {
     "overload": ("goodput_per_second", "policy", "load"),
     "faults": ("attainment_ratio", "policy", None),
     "fairness": ("flooded_ttft_p99_seconds", "policy", None),
+    "routers": ("prefix_hit_ratio", "policy", "num_routers"),
     "http": ("attainment_ratio", "router", "load"),
     "deciding": ("median_microseconds", "policy", "num_replicas"),
 }

@@ -14,6 +14,7 @@ from bench.routing.cases import CASES, Case, trace_case
 from bench.routing.fairness import TOLD_APART, run_fairness
 from bench.routing.faults import SCENARIOS, run_scenario
 from bench.routing.progress import Row, collect
+from bench.routing.routers import NUM_ROUTERS, ROUTER_CASES, WAYS, run_routers
 from memroute_simulator.virtual.router import CLAIRVOYANT, GUESSING
 
 OURS = "memroute"
@@ -170,12 +171,33 @@ def _fairness(job: tuple[str, int, str]) -> Row:
     return run_fairness(policy, seed=seed, told_apart=told_apart)
 
 
+def routers(options: Options) -> list[Row]:
+    """What several routers find cached and attain, beside one; also while they come and go."""
+    work = [
+        (name, way, count, seed, come_and_go)
+        for name in ROUTER_CASES
+        for seed in options.seeds
+        for way in WAYS
+        for count in NUM_ROUTERS
+        for come_and_go in (False, True)
+        # One router has nobody to be apart from, and nobody else while it is away.
+        if count > 1 or (way == "apart" and not come_and_go)
+    ]
+    return _spread(_routers, work, options.jobs, "routers")
+
+
+def _routers(job: tuple[str, str, int, int, bool]) -> Row:
+    name, way, count, seed, come_and_go = job
+    return run_routers(name, way, num_routers=count, seed=seed, come_and_go=come_and_go)
+
+
 STUDIES: dict[str, Callable[[Options], list[Row]]] = {
     "capacity": capacity,
     "scrape": scrape,
     "overload": overload,
     "faults": faults,
     "fairness": fairness,
+    "routers": routers,
 }
 SWEPT = ("capacity", "scrape", "overload")
 """Those on every case, or on a trace."""

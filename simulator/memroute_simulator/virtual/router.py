@@ -43,8 +43,8 @@ GUESSING = "memroute-guessing"
 """memroute's own policy with its own index: prefixes are guessed from what was sent where."""
 GUESSED_BLOCK_TOKENS = 256
 # What the router's blocks of 1,024 characters are about.
-KEY_MASK = (1 << 64) - 1
-# Keys of the router's prefixes have 64 bits.
+KEY_MASK = (1 << 63) - 1
+# Keys of the router's prefixes have 64 bits and a sign.
 OURS = frozenset({"memroute", GUESSING, CLAIRVOYANT})
 POLICIES = (*POLICY_NAMES, GUESSING, CLAIRVOYANT)
 

@@ -292,6 +292,7 @@ class Dispatcher:
         """A replica was read: what it holds is known anew."""
         ledger.settle(now_seconds=reading.taken_at_seconds)
         ledger.apply_reading(reading)
+        self.cached.sized(ledger)
         compare_speed(ledger, self.backends.values())
 
     def expected_wait_seconds(self, *, now_seconds: float) -> float | None:

@@ -175,7 +175,10 @@ class PeerGroup:
             return Dropped.OWN
         if not self._is_next(peer, read, now_seconds):
             return Dropped.LATE
+        was_silent = now_seconds - peer.heard_at_seconds >= SILENT_SECONDS
         peer.heard_at_seconds = now_seconds
+        if was_silent or self.others.num_heard < self.others.num:
+            self.tick(now_seconds=now_seconds)
         for report in read.reports:
             self._apply(peer, report, now_seconds)
         return None

@@ -53,6 +53,8 @@ _FLAG_TAGGED: Final = 1
 _MAX_U16: Final = (1 << 16) - 1
 _MAX_U32: Final = (1 << 32) - 1
 _MASK: Final = (1 << 64) - 1
+_HALF: Final = 1 << 63
+# Keys of prompts have 64 bits and a sign, as Python's hashes of numbers have.
 
 
 class Malformed(StrEnum):
@@ -192,13 +194,13 @@ def _read_report(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
 def _read_keys(data: bytes, at: int, end: int, count: int) -> tuple[int, ...] | None:
     if at + 8 * count > end:
         return None
-    keys: tuple[int, ...] = struct.unpack_from(f">{count}Q", data, at)
+    keys: tuple[int, ...] = struct.unpack_from(f">{count}q", data, at)
     return keys
 
 
 def _keys(prefix: tuple[int, ...]) -> bytes:
-    keys = [key & _MASK for key in prefix[:MAX_KEYS]]
-    return struct.pack(f">{len(keys)}Q", *keys)
+    keys = [((key + _HALF) & _MASK) - _HALF for key in prefix[:MAX_KEYS]]
+    return struct.pack(f">{len(keys)}q", *keys)
 
 
 def _datagram(body: list[bytes], incarnation: int, sequence: int, secret: bytes | None) -> bytes:

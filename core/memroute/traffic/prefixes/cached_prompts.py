@@ -37,8 +37,13 @@ class CachedPrompts:
 
     def added(self, replica: str) -> None:
         """It is there, its cache cold."""
-        self._rendezvous.add(replica)
+        self._rendezvous.add(replica, UNKNOWN_CAPACITY_TOKENS)
         self._prefixes.forget(replica)
+
+    def sized(self, ledger: ReplicaLedger) -> None:
+        """How much it keeps is known, or has changed: its share of what routers agree on."""
+        capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
+        self._rendezvous.resize(ledger.replica, capacity)
 
     def removed(self, replica: str) -> None:
         """It is gone."""

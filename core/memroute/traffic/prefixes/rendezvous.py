@@ -51,16 +51,21 @@ class Rendezvous:
 
     def __init__(self) -> None:
         self._seeds: dict[str, int] = {}
-        self._sizes: dict[str, float] = {}
+        self._sizes: dict[str, int] = {}
         self._slots: dict[int, list[str]] = {}
 
-    def add(self, replica: str, size: float = 1.0) -> None:
+    def add(self, replica: str, size: int = 1) -> None:
         """A replica is there; ``size``: its share of the keys, relative to others' (above 0)."""
-        if self._sizes.get(replica) == size:
-            return
         self._seeds[replica] = text_key(replica)
         self._sizes[replica] = size
         self._slots.clear()
+
+    def resize(self, replica: str, size: int) -> None:
+        """Its share is another from now on; nothing where it is not there."""
+        before = self._sizes.get(replica)
+        if before is not None and before != size:
+            self._sizes[replica] = size
+            self._slots.clear()
 
     def remove(self, replica: str) -> None:
         """A replica is gone: its keys are the others'."""
