@@ -18,17 +18,22 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parent
 TRAFFIC = ROOT / "core/memroute/traffic"
+REQUESTS = ROOT / "router/memroute_router/requests"
 PACKAGES = ("core/memroute", "router/memroute_router", "simulator/memroute_simulator")
 MODULES = (
     *sorted(
         f"memroute/traffic/{path.relative_to(TRAFFIC)}"
         for path in TRAFFIC.rglob("*.py") if path.name != "__init__.py"
     ),
+    *sorted(
+        f"memroute_router/requests/{path.relative_to(REQUESTS)}"
+        for path in REQUESTS.rglob("*.py") if path.name != "__init__.py"
+    ),
     *(f"memroute_router/{name}.py" for name in (
         "claims", "engines/adapters", "engines/loads", "engines/others", "engines/vllm", "events",
         "http/client", "http/deadlines", "http/errors", "http/exchange", "http/fields",
         "http/framing", "http/outbox", "http/server", "journal", "lifecycle", "metrics",
-        "outcomes", "pools", "requests", "retries", "scrape", "surface",
+        "outcomes", "pools", "scrape", "surface",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +19,8 @@ from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, VLLM_CPU, HttpOption
 from bench.routing.plots import ENDINGS, plot
 from bench.routing.progress import IncompleteError, Row
 from bench.routing.report import tables_of
+from bench.routing.slow import POLICIES as SLOW_POLICIES
+from bench.routing.slow import SLOW_CASES
 from bench.routing.studies import POLICIES, STUDIES, SWEPT, Options
 from bench.server import ServerError
 from memroute.traffic.dispatch import dispatcher
@@ -33,6 +35,8 @@ faults     a replica that fails, hangs, slows down or hides: who touches it, who
 fairness   a tenant who sends a tenth, alone and beside one who sends ten times as much
 routers    1, 2, 4 and 8 routers of the same replicas on workloads whose prompts share: what they
            find cached and attain apart, by rendezvous, and with reports of each other
+slow       engines that cannot meet the default targets: what is refused, how much is served and how
+           soon, beside least-request, at shares of what that carries
 http       the ranking over real HTTP: our router by several policies, vllm-router, sglang-router
            and routers of yours, against engines that keep real time (half an hour)
 deciding   what one decision costs, for 1 to 1,000 replicas and prompts of 32k tokens
@@ -99,22 +103,29 @@ def _rows(options: argparse.Namespace) -> list[Row]:
 
 
 def _options(options: argparse.Namespace) -> Options:
+    cases, policies = _known(options.study)
     return Options(
-        cases=tuple(CASES if options.cases is None else options.cases.split(",")),
-        policies=tuple(options.policies.split(",")),
+        cases=tuple(cases if options.cases is None else options.cases.split(",")),
+        policies=tuple(policies if options.policies is None else options.policies.split(",")),
         seeds=tuple(range(1, options.seeds + 1)),
         jobs=options.jobs,
         trace=options.trace,
     )
 
 
+def _known(study: str) -> tuple[Iterable[str], Sequence[str]]:
+    """The cases of a study, and the policies that it compares unless told otherwise."""
+    return (SLOW_CASES, SLOW_POLICIES) if study == "slow" else (CASES, POLICIES)
+
+
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    for name, known in (("cases", CASES), ("policies", POLICIES)):
+    cases, _ = _known(options.study)
+    for name, known in (("cases", cases), ("policies", POLICIES)):
         given = getattr(options, name)
         for value in given.split(",") if given is not None else ():
             if value not in known:
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
-    if options.cases is not None and options.study not in (*SWEPT, "http"):
+    if options.cases is not None and options.study not in (*SWEPT, "slow", "http"):
         parser.error(f"{options.study} has a workload of its own: no --cases")
     if options.study == "routers" and options.policies != parser.get_default("policies"):
         parser.error("routers compares how routers hear each other: no --policies")
@@ -176,6 +187,8 @@ def _engines(text: str) -> tuple[str, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {case.name:22} {case.about}" for case in CASES.values())
+    listed += "\n\ncases of slow\n"
+    listed += "\n".join(f"  {name:22} {case.about}" for name, case in SLOW_CASES.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench.routing",
         description="Policies side by side, in virtual time, on published workloads.",
@@ -184,7 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("study", choices=(*STUDIES, "http", "deciding"))
     parser.add_argument("--cases", help="some of them, by commas (default: all)")
-    parser.add_argument("--policies", default=",".join(POLICIES), help="some of them, by commas")
+    parser.add_argument(
+        "--policies", help=f"some of {','.join(POLICIES)} (default: all; slow: the two it is about)"
+    )
     parser.add_argument("--seeds", type=_count, default=5, help="how many (default: 5)")
     parser.add_argument("--jobs", type=_count, default=2, help="processes (default: 2)")
     over_http = parser.add_argument_group("http")

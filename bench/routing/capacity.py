@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from bench.routing.cases import Case
 from bench.routing.refusals import Refusals
 from memroute_simulator.virtual.cluster import Cluster, Fleet
+from memroute_simulator.virtual.mix import PLAIN, TrafficMix
 from memroute_simulator.virtual.outcome import Summary, summarize
 from memroute_simulator.virtual.router import RouterSettings
 
@@ -43,13 +44,19 @@ def run(
     seed: int,
     scrape_seconds: float = 0.2,
     times: float = 1.0,
+    mix: TrafficMix = PLAIN,
+    num_routers: int | None = None,
 ) -> Point:
-    """One run of a case at one rate, with ``times`` as many requests as usual."""
+    """One run of a case at one rate, with ``times`` as many requests as usual.
+
+    ``num_routers``: None for the case's own.
+    """
     workload = case.workload(rate, seed, times=times)
     fleet = Fleet(
         engines=case.engines,
         policy=policy,
-        num_routers=case.num_routers,
+        num_routers=case.num_routers if num_routers is None else num_routers,
+        mix=mix,
         router=RouterSettings(scrape_seconds=scrape_seconds),
     )
     cluster = Cluster(fleet, seed=seed, sample_seconds=None)

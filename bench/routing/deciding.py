@@ -44,7 +44,7 @@ def deciding(*, seed: int = 1) -> list[dict[str, Any]]:
 
 def _measured(num_replicas: int, seed: int) -> dict[str, Any]:
     rng = random.Random(seed)  # noqa: S311 - a benchmark
-    dispatcher = Dispatcher(
+    dispatcher: Dispatcher[_Asking] = Dispatcher(
         DispatchSettings(),
         QueueLimits(max_requests=10**6, max_tokens=10**12, max_seconds=60.0),
         rng=rng,
@@ -55,7 +55,7 @@ def _measured(num_replicas: int, seed: int) -> dict[str, Any]:
         dispatcher.add(Backend(ledger))
         for _ in range(STREAMS_PER_REPLICA):
             lease = ledger.reserve(_Asking(rng).profile, now_seconds=now - 5, work_tokens=500)
-            ledger.progress(lease, generated_tokens=1, now_seconds=now - 4)
+            ledger.streamed(lease, num_events=1, now_seconds=now - 4)
         dispatcher.apply_reading(
             ledger,
             ReplicaReading(
@@ -75,7 +75,7 @@ def _measured(num_replicas: int, seed: int) -> dict[str, Any]:
         spent.append(time.perf_counter() - begun)
         if isinstance(verdict, Assignment):
             ledger = verdict.backend.ledger
-            ledger.progress(verdict.reservation, generated_tokens=1, now_seconds=now + 0.005)
+            ledger.streamed(verdict.reservation, num_events=1, now_seconds=now + 0.005)
             dispatcher.ended(
                 ledger, verdict.reservation, is_complete=False, now_seconds=now + 0.006
             )

@@ -47,7 +47,7 @@ def _run(policy: str, seed: int, told_apart: str, *, is_flooded: bool) -> list[O
     fleet = Fleet(
         engines=((engine(LLAMA_8B, "H100", KV_TOKENS), 4),),
         policy=policy,
-        router=RouterSettings(tells_tenants=told_apart == TENANTS),
+        router=RouterSettings(scrape_seconds=0.2, tells_tenants=told_apart == TENANTS),
     )
     workload = _workload(seed, is_flooded=is_flooded, has_priorities=told_apart == PRIORITIES)
     return Cluster(fleet, seed=seed, sample_seconds=None).run(workload)

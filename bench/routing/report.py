@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from bench.routing.slow import LEAST_REQUEST
 from bench.routing.statistics import geometric_mean, half_width, mean
 from bench.routing.studies import BOUND, OURS, PEERS
 from memroute_simulator.virtual.router import CLAIRVOYANT
@@ -226,6 +227,61 @@ def _beside(rows: Rows, alone: Rows) -> tuple[str, str]:
     return _ratio(least("prefix_hit_ratio"), one), f"{attained:+.3f}"
 
 
+def slow_tables(rows: Rows) -> list[Table | str]:
+    """What slow engines refuse and serve, beside least-request, by load."""
+    table = Table(
+        title="default targets on slow engines, beside least-request: load is a share of what that "
+        "carries with first tokens in time"
+    )
+    for name in ("case", "policy"):
+        table.add_column(name)
+    for name in (
+        "alone, ms per token", "load", "rate, 1/s", "refused", "failed", "of its tokens/s",
+        "TTFT p99, s", "its TTFT p99, s",
+    ):  # fmt: skip
+        table.add_column(name, justify="right")
+    keys = dict.fromkeys((row["case"], row["load"], row["policy"]) for row in rows)
+    for case, load, policy in keys:
+        if policy == LEAST_REQUEST:
+            continue
+        own = _of_seeds(rows, case, load, policy)
+        peers = _of_seeds(rows, case, load, LEAST_REQUEST)
+        pairs = [(own[seed], peers[seed]) for seed in own if seed in peers]
+        if not pairs:
+            continue
+        table.add_row(
+            case,
+            policy,
+            f"{pairs[0][0]['tpot_alone_seconds'] * 1e3:.0f}",
+            f"{load:g}",
+            _with_interval([row["rate"] for row, _ in pairs]),
+            f"{mean([row['num_shed'] / row['num_offered'] for row, _ in pairs]):.1%}",
+            f"{mean([row['num_failed'] / row['num_offered'] for row, _ in pairs]):.1%}",
+            _with_interval(
+                [
+                    row["output_tokens_per_second"] / peer["output_tokens_per_second"]
+                    for row, peer in pairs
+                ]
+            ),
+            _interval_of([row for row, _ in pairs], "ttft_p99_seconds"),
+            _interval_of([peer for _, peer in pairs], "ttft_p99_seconds"),
+        )
+    return [table]
+
+
+def _of_seeds(rows: Rows, case: str, load: float, policy: str) -> dict[int, dict[str, Any]]:
+    return {
+        row["seed"]: row
+        for row in rows
+        if (row["case"], row["load"], row["policy"]) == (case, load, policy)
+    }
+
+
+def _interval_of(rows: Rows, field: str) -> str:
+    values = [row[field] for row in rows if row[field] is not None]
+    return _with_interval(values) if values else "-"
+
+
 def http_tables(rows: Rows) -> list[Table | str]:
     """Routers by what they attained."""
     told: list[Table | str] = []
@@ -298,6 +354,7 @@ _TABLES = {
     "faults": faults_tables,
     "fairness": fairness_tables,
     "routers": routers_tables,
+    "slow": slow_tables,
     "http": http_tables,
     "deciding": deciding_tables,
 }

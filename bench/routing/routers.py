@@ -18,7 +18,7 @@ from bench.routing.cases import CASES, Case, trace_case
 from memroute_simulator.virtual.cluster import Cluster, Fleet, FleetChange, FleetEvent
 from memroute_simulator.virtual.outcome import summarize
 from memroute_simulator.virtual.peer_network import PeerSettings
-from memroute_simulator.virtual.router import GUESSING, RouterSettings
+from memroute_simulator.virtual.router import MEMROUTE, RouterSettings
 
 NUM_ROUTERS = (1, 2, 4, 8)
 NUM_REQUESTS = 1500
@@ -65,7 +65,7 @@ def run_routers(
     workload = case.generate(rate, seed, NUM_REQUESTS)
     fleet = Fleet(
         engines=case.engines,
-        policy=GUESSING,
+        policy=MEMROUTE,
         num_routers=num_routers,
         router=RouterSettings(scrape_seconds=SCRAPE_SECONDS),
         peers=WAYS[way],

@@ -15,14 +15,15 @@ from bench.routing.fairness import TOLD_APART, run_fairness
 from bench.routing.faults import SCENARIOS, run_scenario
 from bench.routing.progress import Row, collect
 from bench.routing.routers import NUM_ROUTERS, ROUTER_CASES, WAYS, run_routers
-from memroute_simulator.virtual.router import CLAIRVOYANT, GUESSING
+from bench.routing.slow import LEAST_REQUEST, LOADS, SLOW_CASES, carried_per_second, run_slow
+from memroute_simulator.virtual.router import CLAIRVOYANT, MEMROUTE, ORACLE
 
-OURS = "memroute"
+OURS = MEMROUTE
 PEERS = (
     "random", "round-robin", "power-of-two", "least-request", "least-kv", "gie-kv-queue",
     "gie-prefix-kv-queue", "lmetric", "vllm-dp", "smg-least-load",
 )  # fmt: skip
-POLICIES = (OURS, *PEERS, GUESSING, CLAIRVOYANT)
+POLICIES = (OURS, *PEERS, ORACLE, CLAIRVOYANT)
 BOUND = "bound"
 """Not a policy: what none can pass."""
 DEFAULT_SCRAPE = 0.2
@@ -191,6 +192,37 @@ def _routers(job: tuple[str, str, int, int, bool]) -> Row:
     return run_routers(name, way, num_routers=count, seed=seed, come_and_go=come_and_go)
 
 
+def slow(options: Options) -> list[Row]:
+    """Engines slower than the default targets, at shares of what least-request carries."""
+    found = _spread(
+        _carried,
+        [(name, seed) for name in options.cases for seed in options.seeds],
+        options.jobs,
+        "slow: what least-request carries",
+    )
+    policies = dict.fromkeys((*options.policies, LEAST_REQUEST))
+    work = [
+        (row["case"], policy, row["seed"], load, load * row["rate"])
+        for row in found
+        for load in LOADS
+        for policy in policies
+    ]
+    return _spread(_slow, work, options.jobs, "slow")
+
+
+def _carried(job: tuple[str, int]) -> Row:
+    name, seed = job
+    rate = carried_per_second(name, seed)
+    return {"case": name, "policy": LEAST_REQUEST, "seed": seed, "rate": rate}
+
+
+def _slow(job: tuple[str, str, int, float, float]) -> Row:
+    name, policy, seed, load, rate = job
+    point = run_slow(name, policy, rate=rate, seed=seed)
+    alone = SLOW_CASES[name].tpot_alone_seconds
+    return _told(point) | {"load": load, "tpot_alone_seconds": alone}
+
+
 STUDIES: dict[str, Callable[[Options], list[Row]]] = {
     "capacity": capacity,
     "scrape": scrape,
@@ -198,6 +230,7 @@ STUDIES: dict[str, Callable[[Options], list[Row]]] = {
     "faults": faults,
     "fairness": fairness,
     "routers": routers,
+    "slow": slow,
 }
 SWEPT = ("capacity", "scrape", "overload")
 """Those on every case, or on a trace."""

@@ -177,6 +177,7 @@ class Reconciler:
                 kv_projected_ratio=(
                     self._routers.kv_projected_ratio if self._routers.is_known else None
                 ),
+                targets=self._routers.targets.get(deployment.key),
                 now=datetime.now(UTC),
             )
             await self._status_writer.write(deployment, status)

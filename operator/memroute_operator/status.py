@@ -6,6 +6,7 @@ from typing import Any
 
 from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import RefusedReason
+from memroute.traffic.admission import AdmissionSettings, unmet_target
 from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
@@ -18,10 +19,12 @@ from memroute_operator.calibrations import (
 from memroute_operator.deployment import Deployment
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica, ReplicaState
+from memroute_operator.router_metrics import TargetsReport
 
 PRESSURE_LEVELS = ((0.05, "Idle"), (0.5, "Low"), (0.8, "Moderate"), (0.95, "High"))
 MAX_LISTED = 3
 # Replicas that a message names one by one before it only counts.
+TARGETS_UNMET = "EngineSlowerThanTargets"
 
 Condition = tuple[str, str, str]
 """Status (True, False, Unknown), reason, message."""
@@ -35,12 +38,18 @@ def deployment_status(
     assigned_devices: Mapping[str, tuple[str, ...]],
     stale_nodes: frozenset[str],
     kv_projected_ratio: Mapping[str, float] | None,
+    targets: TargetsReport | None = None,
     now: datetime,
 ) -> dict[str, Any]:
-    """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it."""
+    """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it.
+
+    ``targets``: what routers say of its latency targets; None while nobody knows.
+    """
     wanted = [replica for replica in replicas if replica.index < deployment.replicas]
     serving = [replica for replica in replicas if replica.is_ready]
     conditions = _conditions(deployment, wanted, outcome, stale_nodes)
+    if targets is not None:
+        conditions["TargetsMet"] = _targets_met(deployment, targets)
     status: dict[str, Any] = {
         "observedGeneration": deployment.generation,
         "replicas": len(replicas),
@@ -103,6 +112,32 @@ def _drift(deployment: Deployment) -> Condition | None:
     if abs(drifts[product]) > MAX_DRIFT_RATIO:
         return "True", "EstimateOff", message
     return "False", "EstimateHolds", message
+
+
+def _targets_met(deployment: Deployment, report: TargetsReport) -> Condition:
+    """Whether its engines can meet ``spec.routing``'s targets; it serves in either case.
+
+    A router that has not heard of a new target yet is not believed: the spec is what counts.
+    """
+    if report.are_unmet:
+        routing = deployment.obj["spec"].get("routing") or {}
+        defaults = AdmissionSettings()
+        settings = AdmissionSettings(
+            ttft_target_seconds=routing.get("ttftTargetSeconds", defaults.ttft_target_seconds),
+            tpot_target_seconds=routing.get("tpotTargetSeconds", defaults.tpot_target_seconds),
+        )
+        unmet = unmet_target(report.alone, settings)
+        if unmet is not None:
+            return "False", TARGETS_UNMET, unmet.message
+        previous = _previous(deployment).get("TargetsMet")
+        if (
+            previous is not None
+            and previous["reason"] == TARGETS_UNMET
+            and previous.get("observedGeneration") == deployment.generation
+        ):
+            # The router has not taken it back: too close to the target.
+            return "False", TARGETS_UNMET, previous["message"]
+    return "True", "EngineFastEnough", "one request alone is served within the targets"
 
 
 def _placement(replica: Replica, assigned: tuple[str, ...]) -> dict[str, Any]:
@@ -228,18 +263,21 @@ def _progressing(wanted: list[Replica], outcome: Outcome) -> Condition:
     return "False", "Complete", "nothing is being changed"
 
 
+def _previous(deployment: Deployment) -> dict[str, KubeObject]:
+    """The conditions that its status has now, by type."""
+    conditions = deployment.obj.get("status", {}).get("conditions") or ()
+    return {condition["type"]: condition for condition in conditions}
+
+
 def _with_times(
     deployment: Deployment, conditions: Mapping[str, Condition], now: datetime
 ) -> list[dict[str, Any]]:
     """Conditions as the API wants them; the time moves only when the status flips."""
-    before: dict[str, KubeObject] = {
-        condition["type"]: condition
-        for condition in deployment.obj.get("status", {}).get("conditions") or ()
-    }
+    before = _previous(deployment)
     stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     order = (
         "Ready", "Resolved", "Placed", "Available", "Progressing", "DeviceMetricsFresh",
-        "FootprintDrift",
+        "FootprintDrift", "TargetsMet",
     )  # fmt: skip
     listed = []
     for kind in order:

@@ -12,7 +12,10 @@ from memroute_operator.store import Store
 
 LOGGER = logging.getLogger(__name__)
 PRESSURE_SECONDS = 15.0
-# Status is not telemetry: the pressure's word alone is written no more often than this.
+# Status is not telemetry: the pressure's word, or a time in a message, is written no more often
+# than this where nothing else has changed.
+MEASURED_CONDITIONS = frozenset({"TargetsMet"})
+# Their messages have a learned time in them, which moves by itself.
 EXPECTED_REASONS = frozenset({"ReplicasNotServing", "Placing", "RolloutInProgress"})
 # Not ready because something is under way: nothing to warn of.
 MAX_EVENT_MESSAGE = 1024
@@ -53,8 +56,8 @@ class StatusWriter:
     def _is_too_soon(
         self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
     ) -> bool:
-        """Whether only the pressure has moved, and it was written a moment ago."""
-        if before | {"kvPressure": after["kvPressure"]} != after:
+        """Whether only what is measured has moved, and it was written a moment ago."""
+        if _lasting(before) != _lasting(after):
             return False
         written_at = self._written_at.get(deployment.uid)
         return written_at is not None and time.monotonic() - written_at < PRESSURE_SECONDS
@@ -96,3 +99,12 @@ class StatusWriter:
             await self._client.create(EVENTS, deployment.namespace, event)
         except ApiError as error:
             LOGGER.warning("event not written deployment=%s error=%s", deployment.key, error)
+
+
+def _lasting(status: dict[str, Any]) -> dict[str, Any]:
+    """The status without what moves by itself."""
+    conditions = [
+        {**condition, "message": ""} if condition["type"] in MEASURED_CONDITIONS else condition
+        for condition in status.get("conditions") or ()
+    ]
+    return status | {"kvPressure": "", "conditions": conditions}

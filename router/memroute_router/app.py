@@ -34,7 +34,6 @@ from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, 
 from memroute_router.pools import CommonSettings, Pool, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.retries import RetryBudget
 from memroute_router.scrape import Scraper
 from memroute_router.settings import RouterSettings
 from memroute_router.static import StaticMembership
@@ -76,6 +75,7 @@ class Router:
                 ),
                 waits_for_replicas=settings.hold_without_replicas,
                 max_age_seconds=max_age_seconds(settings.scrape_seconds),
+                max_attempts=settings.max_attempts,
             ),
             call_soon=loop.call_soon,
             call_later=loop.call_later,
@@ -113,12 +113,10 @@ class Router:
                 engines=self.engines,
                 metrics=self.metrics,
                 journal=self.journal,
-                retries=RetryBudget(),
                 tokenizers=self.tokenizers,
                 limits=LifecycleLimits(
                     first_byte_seconds=settings.first_byte_timeout_seconds,
                     stalled_engine_seconds=settings.stalled_engine_seconds,
-                    max_attempts=settings.max_attempts,
                 ),
                 tenants=settings.tenants,
                 trusts_headers=settings.trust_headers,
@@ -316,18 +314,23 @@ class Router:
                     "reserved_tokens": replica.ledger.reserved_tokens,
                     "foreign_tokens": replica.ledger.foreign_tokens,
                     "sharing_ratio": round(replica.ledger.sharing_ratio, 3),
-                    "ceiling_ratio": round(replica.ledger.ceiling_ratio, 3),
+                    "ceiling_ratio": round(replica.ledger.limits.ceiling_ratio, 3),
                     "kv_event_blocks": (
                         pool.dispatcher.cached.blocks.num_blocks(replica.info.key)
                         if pool.dispatcher.cached.blocks.follows(replica.info.key)
                         else None
                     ),
-                    "running_limit": replica.ledger.running_limit,
+                    "running_limit": replica.ledger.limits.running_limit,
                     "num_in_flight": replica.ledger.num_in_flight,
                     "num_pending": replica.ledger.num_pending,
                     "pending_tokens": replica.ledger.pending_tokens,
                     "prefill_tokens_per_second": round(1 / replica.ledger.speed.token_seconds),
-                    "step_seconds": round(replica.ledger.speed.mean_step_seconds, 5),
+                    "tpot_alone_seconds": (
+                        None
+                        if replica.ledger.alone_tpot_seconds is None
+                        else round(replica.ledger.alone_tpot_seconds, 5)
+                    ),
+                    "step_seconds": round(replica.ledger.steps.mean_seconds, 5),
                     "reading_age_seconds": (
                         None
                         if replica.ledger.read_at_seconds < 0

@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass
 
 from memroute.traffic.admission import Reject, RejectReason
+from memroute.traffic.dispatch import Lease
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing import Choice
 from memroute_router.claims import TenantSource, read_claims
@@ -38,10 +39,9 @@ from memroute_router.http.fields import (
 from memroute_router.journal import Journal, Record
 from memroute_router.metrics import PoolStatistics, RouterMetrics
 from memroute_router.outcomes import Outcome
-from memroute_router.pools import Lease, Pool, Pools
+from memroute_router.pools import Pool, Pools, Replica
 from memroute_router.prompts.tokenizer import Tokenizers
 from memroute_router.requests import BadRequestError, ParsedRequest
-from memroute_router.retries import RetryBudget
 from memroute_router.surface import Route
 
 LOGGER = logging.getLogger(__name__)
@@ -65,11 +65,10 @@ _STATUS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LifecycleLimits:
-    """How long and how often."""
+    """How long."""
 
     first_byte_seconds: float
     stalled_engine_seconds: float
-    max_attempts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +79,6 @@ class Services:
     engines: EnginePool
     metrics: RouterMetrics
     journal: Journal
-    retries: RetryBudget
     tokenizers: Tokenizers
     limits: LifecycleLimits
     tenants: TenantSource
@@ -123,7 +121,7 @@ class Lifecycle:
         self._is_over = False
         self._queued_at: float | None = None
         self._queue_seconds: float | None = None
-        self._lease: Lease | None = None
+        self._lease: Lease[Replica] | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._connection: EngineConnection | None = None
         self._used_fresh = False
@@ -145,7 +143,6 @@ class Lifecycle:
         """Parse, tokenize where that can be done, and ask for room."""
         exchange = self._exchange
         services = self._services
-        services.retries.request()
         coding = exchange.fields.get(b"content-encoding")
         if coding is not None and coding.lower() != b"identity":
             self._refuse(Outcome.BAD_REQUEST, 415, "the body must not be compressed")
@@ -194,7 +191,8 @@ class Lifecycle:
             deadline = exchange.received_at + claims.ttft_seconds
         self.profile = request.profile(
             assumed_output_tokens=pool.assumed_output_tokens,
-            tokens_ratio=pool.prompts.ratio,
+            prompts=pool.prompts,
+            media=services.tokenizers.media(pool.model, pool.tokenizer_folder),
             tenant=claims.tenant,
             priority=claims.priority,
             deadline_seconds=deadline,
@@ -216,7 +214,7 @@ class Lifecycle:
 
     # It is given room, or not
 
-    def admitted(self, lease: Lease) -> None:
+    def admitted(self, lease: Lease[Replica]) -> None:
         """Room is reserved: forward, over an idle connection if there is one."""
         if self._queued_at is not None:
             self._queue_seconds = time.monotonic() - self._queued_at
@@ -404,12 +402,11 @@ class Lifecycle:
         self._let_go()
         self._failure = failure
         self.tried.append(self._replica)
-        may_retry = self._num_attempts < self._services.limits.max_attempts
-        if may_retry and self._services.retries.spend(now_seconds=time.monotonic()):
+        pool = self._pool
+        if pool is not None and pool.may_retry(self):
             self._statistics().retried(failure.cause)
-            if self._pool is not None:
-                self._seek_room(self._pool)
-                return
+            self._seek_room(pool)
+            return
         self._give_up(failure)
 
     def _give_up(self, failure: _Failure) -> None:
@@ -511,9 +508,7 @@ class Lifecycle:
             connecting.cancel()
         lease, self._lease = self._lease, None
         if is_complete and self._prompt_tokens and self._pool and self._request:
-            self._pool.prompts.observe(
-                expected_tokens=self._request.prompt_tokens, actual_tokens=self._prompt_tokens
-            )
+            self._request.teach(self._pool.prompts, self._prompt_tokens)
         if lease is not None:
             lease.release(is_complete=is_complete, generated_tokens=self._output_tokens)
 

@@ -108,6 +108,7 @@ class RouterMetrics:
         self.registry = CollectorRegistry()
         self.registry.register(_LedgerCollector(pools))
         self.registry.register(_DispatchCollector(pools))
+        self.registry.register(_TargetsCollector(pools))
         self.registry.register(_StatisticsCollector(self._by_labels))
         self.registry.register(_ProcessCollector(self))
         self.registry.register(_PeerCollector(peers or PeerLink(pools.peers)))
@@ -220,9 +221,9 @@ class _LedgerCollector(Collector):
                     blocks.add_metric(labels, told)
                 pending.add_metric(labels, ledger.pending_tokens)
                 foreign.add_metric(labels, ledger.foreign_tokens)
-                ceiling.add_metric(labels, ledger.ceiling_ratio)
+                ceiling.add_metric(labels, ledger.limits.ceiling_ratio)
                 rate.add_metric(labels, 1 / ledger.speed.token_seconds)
-                step.add_metric(labels, ledger.speed.mean_step_seconds)
+                step.add_metric(labels, ledger.steps.mean_seconds)
                 ratio = ledger.projected_ratio()
                 if ratio is not None:
                     projected.add_metric(labels, ratio)
@@ -261,6 +262,45 @@ class _DispatchCollector(Collector):
             held_tokens.add_metric(pool_labels, pool.held_tokens)
             stale.add_metric(pool_labels, pool.num_stale(now_seconds=now))
         yield from (held, held_tokens, stale, closed, would_hold, orphans)
+
+
+class _TargetsCollector(Collector):
+    """Every pool's latency targets beside what its best replica needs with one request.
+
+    What nobody knows yet has no series: 0 would read as "met".
+    """
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def collect(self) -> Iterator[Metric]:
+        tpot_target = _gauge("tpot_target_seconds", "Time per output token asked.", _DEPLOYMENT)
+        ttft_target = _gauge("ttft_target_seconds", "Time to the first token asked.", _DEPLOYMENT)
+        tpot = _gauge(
+            "tpot_alone_seconds",
+            "Time per output token of the fastest replica with one request, as learned.",
+            _DEPLOYMENT,
+        )
+        ttft = _gauge(
+            "ttft_alone_seconds",
+            "Prefill of a typical prompt on the fastest replica, as learned.",
+            _DEPLOYMENT,
+        )
+        unmet = _gauge(
+            "targets_unmet", "1 if no replica meets the targets even with one request.", _DEPLOYMENT
+        )
+        for pool in self._pools.by_model.values():
+            labels, limits = pool.labels, pool.dispatcher.settings.limits
+            tpot_target.add_metric(labels, limits.tpot_target_seconds)
+            ttft_target.add_metric(labels, limits.ttft_target_seconds)
+            alone = pool.targets.alone
+            if alone.tpot_seconds is not None:
+                tpot.add_metric(labels, alone.tpot_seconds)
+            if alone.ttft_seconds is not None:
+                ttft.add_metric(labels, alone.ttft_seconds)
+            if pool.targets.are_met is not None:
+                unmet.add_metric(labels, 0 if pool.targets.are_met else 1)
+        yield from (tpot_target, ttft_target, tpot, ttft, unmet)
 
 
 class _ProcessCollector(Collector):

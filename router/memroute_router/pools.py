@@ -1,41 +1,38 @@
-"""The pools: for each served model, its replicas and the one object that decides for them.
+"""The pools: for each served model, its settings and its replicas' addresses.
 
-``Pool.submit`` decides, chooses and reserves in one step (``memroute.traffic.dispatch``): two
-requests can never be given the same room. What does not fit now waits in the pool's queue, and is
-told when its turn has come. The lease is released exactly once, on every path. Owns every
-dispatcher, and through it every ledger, every replica's health, every queue.
+A ``Pool`` is a ``RequestPool`` (``memroute.traffic.dispatch``): that decides, chooses and reserves
+in one step, holds what does not fit now, and says when its turn has come. What is added here is
+what discovery says: which replicas there are, where, and by which settings they are routed to.
+``Pools`` owns every pool, and through it every ledger, every replica's health, every queue.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol
 from zlib import crc32
 
-from memroute.traffic.admission import AdmissionSettings, QueueLimits, Reject
+from memroute.traffic.admission import AdmissionSettings, QueueLimits
 from memroute.traffic.dispatch import (
     AdmissionMode,
-    Assignment,
     Backend,
     Dispatcher,
     DispatchSettings,
+    RequestPool,
+    RetryRule,
 )
 from memroute.traffic.lengths import PromptLengths
 from memroute.traffic.peers import PeerGroup
-from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReading, Reservation
+from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReading
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
-from memroute.traffic.request import RequestProfile
-from memroute.traffic.routing import Choice
 from memroute_router.http.client import Endpoint
+from memroute_router.targets import TargetWatch
 
 DEFAULT_WATERMARK_RATIO = 0.95
 DEFAULT_ASSUMED_OUTPUT_TOKENS = 256
 DEFAULT_TTFT_TARGET_SECONDS = 1.0
 DEFAULT_TPOT_TARGET_SECONDS = 0.05
-HELD_TICK_SECONDS = 0.02
-# How often held requests are looked at when nothing happens: prompts that wait at replicas get
-# fewer by time too.
+DEFAULT_MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +106,8 @@ class CommonSettings:
     """Whether requests are held while no replica is ready."""
     max_age_seconds: float = MAX_AGE_SECONDS
     """Of a replica's readings: an older one is not trusted."""
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    """Replicas that one request may be sent to."""
 
 
 class Replica:
@@ -131,75 +130,7 @@ class Replica:
         return self.backend.health
 
 
-class Waiter(Protocol):
-    """Who asked for room; told later when there was none at once."""
-
-    profile: RequestProfile
-    tried: list[str]
-    """Replicas that it has already failed on."""
-
-    def admitted(self, lease: "Lease") -> None:
-        """Its turn has come."""
-        ...
-
-    def refused(self, reject: Reject) -> None:
-        """It has waited in vain."""
-        ...
-
-    def is_stuck(self) -> None:
-        """Its replica hangs, and others do not."""
-        ...
-
-
-class Lease:
-    """Tokens reserved on one replica for one request. Release it exactly once."""
-
-    __slots__ = ("_assignment", "_is_released", "_pool", "replica")
-
-    def __init__(self, pool: "Pool", replica: Replica, assignment: Assignment) -> None:
-        self._pool = pool
-        self._assignment = assignment
-        self.replica = replica
-        self._is_released = False
-
-    @property
-    def choice(self) -> Choice:
-        """Why this replica."""
-        return self._assignment.choice
-
-    def progress(self, generated_tokens: int) -> None:
-        """The answer has so many tokens by now."""
-        ledger = self.replica.ledger
-        now = time.monotonic()
-        reservation = self._assignment.reservation
-        was_pending = reservation.is_pending
-        ledger.streamed(reservation, generated_tokens=generated_tokens, now_seconds=now)
-        if was_pending:
-            self._pool.advance_soon()
-
-    def release(self, *, is_complete: bool = False, generated_tokens: int | None = None) -> None:
-        """Give the tokens back. Raises ``RuntimeError`` the second time: that is a bug.
-
-        ``is_complete``: it was answered, in ``generated_tokens`` where the engine has said so.
-        """
-        if self._is_released:
-            msg = "lease released twice"
-            raise RuntimeError(msg)
-        self._is_released = True
-        now = time.monotonic()
-        ledger = self.replica.ledger
-        if is_complete:
-            reservation = self._assignment.reservation
-            told = reservation.generated_tokens if generated_tokens is None else generated_tokens
-            ledger.progress(reservation, generated_tokens=told, now_seconds=now)
-        self._pool.waiters.pop(self._assignment.reservation, None)
-        self._pool.dispatcher.ended(
-            ledger, self._assignment.reservation, is_complete=is_complete, now_seconds=now
-        )
-        self._pool.advance_soon()
-
-
-class Pool:
+class Pool(RequestPool[Replica]):
     """All replicas that serve one model, and the requests that wait for them."""
 
     def __init__(
@@ -207,6 +138,7 @@ class Pool:
         model: str,
         rng: Random,
         common: CommonSettings,
+        retries: RetryRule,
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
         peers: PeerGroup,
@@ -215,39 +147,29 @@ class Pool:
 
         ``peers``: the other routers, the same for all pools.
         """
+        super().__init__(
+            Dispatcher(
+                DispatchSettings(
+                    waits_for_replicas=common.waits_for_replicas,
+                    max_age_seconds=common.max_age_seconds,
+                ),
+                common.queue_limits,
+                rng=rng,
+                peers=peers,
+            ),
+            retries=retries,
+            clock=time.monotonic,
+            call_soon=call_soon,
+            call_later=call_later,
+        )
         self._common = common
         self.model = model
         self.settings: PoolSettings | None = None
-        self.replicas: dict[str, Replica] = {}
         self.labels: tuple[str, str] = "", ""
         """Namespace and ModelDeployment: what its series are labelled with."""
-        self.dispatcher = Dispatcher(
-            DispatchSettings(
-                waits_for_replicas=common.waits_for_replicas,
-                max_age_seconds=common.max_age_seconds,
-            ),
-            common.queue_limits,
-            rng=rng,
-            peers=peers,
-        )
         self.prompts = PromptLengths()
+        self.targets = TargetWatch()
         self._rng = rng
-        self.waiters: dict[Reservation, Waiter] = {}
-        """Who holds each reservation."""
-        self._call_soon = call_soon
-        self._call_later = call_later
-        self._will_advance = False
-        self._will_tick = False
-
-    @property
-    def num_held(self) -> int:
-        """Requests that wait for their turn."""
-        return len(self.dispatcher.queue)
-
-    @property
-    def held_tokens(self) -> int:
-        """Tokens that those are expected to need."""
-        return self.dispatcher.queue.held_tokens
 
     def changed(self) -> None:
         """Settings or replicas are other than before."""
@@ -281,38 +203,13 @@ class Pool:
             max_context_tokens=info.max_context_tokens,
             weight_ratio=info.weight_ratio,
         )
-        replica = self.replicas[info.key] = Replica(info, ledger)
-        self.dispatcher.add(replica.backend)
+        replica = Replica(info, ledger)
+        self.join(replica.backend, replica)
         return replica
-
-    def remove(self, key: str) -> Replica | None:
-        """A replica is gone. Leases on it stay valid until they are released."""
-        self.dispatcher.remove(key)
-        return self.replicas.pop(key, None)
 
     def draw(self, session: str) -> float:
         """Which of several versions a request goes to, 0 to 1: a session stays with one."""
         return (crc32(session.encode()) / 2**32) if session else self._rng.random()
-
-    def submit(self, waiter: Waiter) -> Lease | Reject | None:
-        """Room on the best replica, a refusal, or None: it waits, and will be told."""
-        verdict = self.dispatcher.submit(waiter, now_seconds=time.monotonic())
-        if isinstance(verdict, Assignment):
-            return self._lease(waiter, verdict)
-        if verdict is None:
-            self._tick_later()
-        return verdict
-
-    def withdraw(self, waiter: Waiter) -> None:
-        """It waits no more: its client has gone."""
-        if self.dispatcher.withdraw(waiter):
-            self.advance_soon()
-
-    def advance_soon(self) -> None:
-        """Something has changed: see whose turn it is, once this step is over."""
-        if len(self.dispatcher.queue) and not self._will_advance:
-            self._will_advance = True
-            self._call_soon(self._advance)
 
     def num_stale(self, *, now_seconds: float) -> int:
         """Routable replicas that were never read, or not for too long."""
@@ -324,38 +221,15 @@ class Pool:
             for replica in self.replicas.values()
         )
 
-    def tick(self, *, now_seconds: float) -> None:
-        """Time passes: answers that are not streamed have begun, replicas that hang are left."""
-        for replica in self.replicas.values():
-            replica.ledger.settle(now_seconds=now_seconds)
-        for reservation in self.dispatcher.stuck(now_seconds=now_seconds):
-            waiter = self.waiters.get(reservation)
-            if waiter is not None:
-                waiter.is_stuck()
-
-    def _advance(self) -> None:
-        self._will_advance = False
-        for ticket, verdict in self.dispatcher.turns(now_seconds=time.monotonic()):
-            waiter: Waiter = ticket  # type: ignore[assignment]  # only waiters are submitted
-            if isinstance(verdict, Assignment):
-                waiter.admitted(self._lease(waiter, verdict))
-            else:
-                waiter.refused(verdict)
-        self._tick_later()
-
-    def _tick_later(self) -> None:
-        if len(self.dispatcher.queue) and not self._will_tick:
-            self._will_tick = True
-            self._call_later(HELD_TICK_SECONDS, self._tick)
-
-    def _tick(self) -> None:
-        self._will_tick = False
-        if len(self.dispatcher.queue):
-            self._advance()
-
-    def _lease(self, waiter: Waiter, assignment: Assignment) -> Lease:
-        self.waiters[assignment.reservation] = waiter
-        return Lease(self, self.replicas[assignment.choice.replica], assignment)
+    def tick(self) -> None:
+        """Time passes: whole answers begin, replicas that hang are left, targets are judged."""
+        super().tick()
+        self.targets.look(
+            self.model,
+            [replica.ledger for replica in self.replicas.values()],
+            self.dispatcher.settings.limits,
+            now_seconds=self.now_seconds(),
+        )
 
 
 class Pools:
@@ -371,6 +245,7 @@ class Pools:
     ) -> None:
         self._rng = rng
         self._common = common
+        self._retries = RetryRule(common.max_attempts)
         self._call_soon = call_soon
         self._call_later = call_later
         self.peers = PeerGroup()
@@ -418,7 +293,7 @@ class Pools:
         if model is None:
             return None
         pool = self.by_model[model]
-        replica = pool.remove(key)
+        replica = pool.leave(key)
         pool.changed()
         self._drop_if_unused(pool)
         return replica
@@ -444,21 +319,24 @@ class Pools:
         """A replica was read: what it holds is known anew."""
         model = self._model_of.get(replica.info.key)
         if model is not None:
-            pool = self.by_model[model]
-            pool.dispatcher.apply_reading(replica.ledger, reading)
-            pool.advance_soon()
+            self.by_model[model].apply_reading(replica.ledger, reading)
 
     def tick(self) -> None:
         """Time passes."""
-        now = time.monotonic()
         for pool in list(self.by_model.values()):
-            pool.tick(now_seconds=now)
+            pool.tick()
             self._drop_if_unused(pool)
 
     def _pool(self, model: str) -> Pool:
         if model not in self.by_model:
             self.by_model[model] = Pool(
-                model, self._rng, self._common, self._call_soon, self._call_later, self.peers
+                model,
+                self._rng,
+                self._common,
+                self._retries,
+                self._call_soon,
+                self._call_later,
+                self.peers,
             )
         return self.by_model[model]
 

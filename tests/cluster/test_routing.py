@@ -8,7 +8,14 @@ import httpx
 import openai
 import pytest
 
-from cluster_support import apply, pods_of, program_address, wait_ready
+from cluster_support import (
+    apply,
+    condition,
+    pods_of,
+    program_address,
+    wait_condition,
+    wait_ready,
+)
 
 
 @pytest.fixture
@@ -180,6 +187,26 @@ def test_traffic_goes_on_while_the_api_server_is_away(cluster, namespace, router
     assert set(outcomes) == {"served"}, outcomes
     cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
     cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace)) == 1, timeout_seconds=60)
+
+
+def test_targets_that_no_engine_meets_do_not_stop_the_service(cluster, namespace, router_url):
+    """Half a millisecond per token is asked: all is served, and the status says what cannot be."""
+    model = {"name": "Qwen/Qwen3-0.6B", "servedName": namespace}
+    apply(cluster, namespace, "m", model=model, replicas=1, routing={"tpotTargetSeconds": 0.0005})
+    wait_ready(cluster, namespace, "m")
+    cluster.wait_for(
+        "the router to see the replica",
+        lambda: router_metric(router_url, "replica_routable").get("m-0") == 1,
+    )
+    load = Load(router_url, namespace)
+    asyncio.run(load.run(5, 0.5))
+    outcomes = collections.Counter(outcome for _, outcome, _, _ in load.ends)
+    assert set(outcomes) == {"served"}, outcomes
+    told = wait_condition(
+        cluster, namespace, "m", "TargetsMet", "EngineSlowerThanTargets", timeout_seconds=60
+    )
+    assert "per token alone, 0.5 ms asked" in told["message"]
+    assert condition(cluster, namespace, "m", "Ready")["status"] == "True"
 
 
 def test_a_canary_gets_its_share_and_none_once_it_has_no_weight(cluster, namespace, router_url):

@@ -124,5 +124,5 @@ def test_columns_answer_is_it_serving_where_and_how_full(cluster, namespace):
     header = cluster.kubectl("get", "mdep", "-n", namespace).splitlines()[0].split()
     assert header == [
         "NAME", "MODEL", "READY", "REASON", "REPLICAS", "HBM", "KV-TOKENS", "KV-PRESSURE",
-        "NODES", "AGE",
+        "TARGETS-MET", "NODES", "AGE",
     ]  # fmt: skip

@@ -17,6 +17,7 @@ from bench.routing.plots import PLOTTED, plot
 from bench.routing.progress import IncompleteError, collect
 from bench.routing.refusals import Refusals
 from bench.routing.report import tables_of
+from bench.routing.slow import SLOW_CASES
 from bench.routing.statistics import geometric_mean, half_width, mean
 from memroute_simulator.virtual.cluster import FleetChange
 from memroute_simulator.virtual.outcome import LatencyTarget, Outcome, OutcomeStatus
@@ -101,6 +102,37 @@ def test_every_scenario_happens_to_a_replica_that_is_there():
     assert "memroute" in POLICIES
 
 
+def test_slow_cases_are_slow_and_their_targets_are_the_defaults():
+    """What they are about: one request alone over 50 ms, or a few together."""
+    for name, slow in SLOW_CASES.items():
+        case = slow.case(name)
+        assert slow.tpot_alone_seconds > 0.03
+        assert case.target.ttft_seconds == LatencyTarget().ttft_seconds
+        needed = case.engines[0][0].layout.blocks_for(8192)
+        assert case.engines[0][0].total_blocks > needed, "one sequence of the whole context fits"
+    over = [name for name, slow in SLOW_CASES.items() if slow.tpot_alone_seconds > 0.05]
+    assert {"llama-8b-l4", "qwen-32b-a100", "llama-70b-l40s"} <= set(over)
+
+
+def test_the_table_of_slow_engines_compares_seed_by_seed():
+    """100 of 400 refused, 90 of 100 tokens per second; least-request is the yardstick."""
+    rows = [
+        {
+            "case": "l4", "policy": policy, "seed": seed, "load": 0.5, "rate": 2.0,
+            "num_offered": 400, "num_shed": shed, "num_failed": 0, "tpot_alone_seconds": 0.068,
+            "output_tokens_per_second": tokens * seed, "ttft_p99_seconds": 0.2 * seed,
+        }
+        for seed in (1, 2)
+        for policy, shed, tokens in (("memroute", 100, 90.0), ("least-request", 0, 100.0))
+    ]  # fmt: skip
+    (table,) = tables_of("slow", rows)
+    cells = [next(iter(column.cells)) for column in table.columns]
+    assert len(list(table.columns[0].cells)) == 1
+    assert cells[:4] == ["l4", "memroute", "68", "0.5"]
+    assert cells[5:8] == ["25.0%", "0.0%", "0.9 ± 0"]
+    assert cells[8] == cells[9]
+
+
 def refused(*, waited, retry_after, drained):
     asked = WorkloadRequest(prompt=((1, 10),), num_output_tokens=1, output_id=2)
     outcome = Outcome(number=0, asked=asked, sent_seconds=5.0)
@@ -173,6 +205,7 @@ def test_an_interrupt_leaves_the_rounds_in_which_everybody_had_a_turn():
     [
         (["capacity", "--seeds", "0"], "'0' is not 1 or more"),
         (["capacity", "--policies", "best"], "no such one in --policies: 'best'"),
+        (["slow", "--cases", "kv-cliff"], "no such one in --cases: 'kv-cliff'"),
         (["faults", "--cases", "kv-cliff"], "faults has a workload of its own: no --cases"),
         (["http", "--trace", "mine"], "--trace is for capacity, scrape, overload, not for http"),
         (["overload", "--trace", "mine"], "--trace: no workload 'mine'"),

@@ -51,7 +51,7 @@ def read(made, name, ratio=0.0, at=0.0, **facts):
 
 def answer(assignment, now):
     ledger = assignment.backend.ledger
-    ledger.progress(assignment.reservation, generated_tokens=1, now_seconds=now)
+    ledger.streamed(assignment.reservation, num_events=1, now_seconds=now)
 
 
 def end(made, assignment, now, **facts):
@@ -176,7 +176,7 @@ def test_a_named_session_goes_where_it_was_served_last():
     made = pool(replicas=4, capacity=100_000)
     first = made.submit(Asking(prompt=3000, session="s"), now_seconds=0.0)
     answer(first, 0.1)
-    first.backend.ledger.progress(first.reservation, generated_tokens=500, now_seconds=0.9)
+    first.backend.ledger.completed(first.reservation, generated_tokens=500, now_seconds=0.9)
     end(made, first, 1.0)
     for at in (2.0, 3.0, 4.0):
         placed = made.submit(Asking(prompt=4000, session="s"), now_seconds=at)
@@ -292,7 +292,7 @@ def test_answers_that_have_ended_teach_how_long_the_next_will_be():
     for number in range(30):
         assignment = made.submit(Asking(), now_seconds=float(number))
         ledger = assignment.backend.ledger
-        ledger.progress(assignment.reservation, generated_tokens=200, now_seconds=number + 0.5)
+        ledger.completed(assignment.reservation, generated_tokens=200, now_seconds=number + 0.5)
         end(made, assignment, number + 0.6)
     assignment = made.submit(Asking(), now_seconds=40.0)
     assert assignment.reservation.expected_output_tokens == pytest.approx(200, rel=0.1)

@@ -78,6 +78,7 @@ ALL = {
     "num_waiting_for_capacity": 2,
     "num_preemptions_total": 7,
     "num_computed_tokens_total": 1000,
+    "num_generated_tokens_total": 100,
     "max_running": 256,
     "num_ranks": 1,
     "adapters": frozenset({"sql", "chat"}),
@@ -90,13 +91,15 @@ LACKS = {
     "sglang": (SGLANG, {"num_waiting_for_capacity", "max_running"} | ADAPTERS),
     "tensorrt-llm": (
         TRTLLM,
-        {"num_waiting_for_capacity", "num_preemptions_total", "num_computed_tokens_total"}
+        {"num_waiting_for_capacity", "num_preemptions_total", "num_computed_tokens_total",
+         "num_generated_tokens_total"}
         | ADAPTERS,
     ),
     "tgi": (
         TGI,
         {
             "num_waiting_for_capacity", "num_preemptions_total", "num_computed_tokens_total",
+            "num_generated_tokens_total",
             "max_running", *ADAPTERS,
         },
     ),
@@ -104,6 +107,7 @@ LACKS = {
         LMDEPLOY,
         {
             "num_waiting_for_capacity", "num_preemptions_total", "num_computed_tokens_total",
+            "num_generated_tokens_total",
             "kv_capacity_tokens", "max_running", *ADAPTERS,
         },
     ),

@@ -62,7 +62,7 @@ def test_a_replica_from_which_nothing_comes_back_is_stuck_after_a_while():
     assert not is_hanging(ledger, 4.9)
     assert is_hanging(ledger, 5.1)
     other = ledger.reserve(profile(), now_seconds=5.2)
-    ledger.progress(other, generated_tokens=1, now_seconds=5.3)
+    ledger.streamed(other, num_events=1, now_seconds=5.3)
     assert not is_hanging(ledger, 10.2), "it has answered another since"
 
 
@@ -84,9 +84,36 @@ def test_an_engine_that_computes_is_not_stuck_whatever_we_see_of_it():
     assert is_hanging(ledger, 25.0)
 
 
-def test_whole_answers_show_nothing_until_they_end_and_are_no_sign_of_death():
+def test_whole_answers_show_nothing_until_they_should_have_ended():
+    """Expected to have 50 tokens, at most eight times as many: 400 of 50 ms are 20 s.
+
+    Four times that are waited for on top of the half minute of engines that nobody knows.
+    """
     ledger = ReplicaLedger("a", promised_capacity_tokens=10_000)
     ledger.reserve(profile(is_stream=False), now_seconds=0.0)
     ledger.settle(now_seconds=1.0)
     ledger.reserve(profile(), now_seconds=1.0)
     assert not is_hanging(ledger, 60.0)
+    assert is_hanging(ledger, 112.0)
+
+
+def test_counters_that_stand_still_show_that_a_replica_hangs_without_streams():
+    """Whole answers are its only traffic; its page is read each second and says the same."""
+    ledger = known(promised_capacity_tokens=10_000)
+    lease = ledger.reserve(profile(is_stream=False), now_seconds=1.5)
+    for second in range(4):
+        ledger.apply_reading(computed(1000 + 50 * second, at=float(second)))
+    for second in range(4, 9):
+        ledger.settle(now_seconds=float(second))
+        ledger.apply_reading(computed(1150, at=float(second)))
+        assert is_hanging(ledger, second + 0.1) is (second > 7)
+    assert ledger.unanswered == [lease]
+
+
+def test_a_page_that_nobody_answers_is_no_sign_that_the_engine_hangs():
+    """The last reading is of second 3: its counters could not have been seen to stand still."""
+    ledger = known(promised_capacity_tokens=10_000)
+    for second in range(4):
+        ledger.apply_reading(computed(1000 + 50 * second, at=float(second)))
+    ledger.reserve(profile(is_stream=False), now_seconds=3.5)
+    assert not is_hanging(ledger, 20.0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from memroute.traffic.lengths import OutputLengths
 from memroute.traffic.lengths.output import MAX_GROUPS
-from memroute.traffic.replica import SpeedMeter
+from memroute.traffic.replica import PrefillLaw, StepClock
 
 ASK = {"tenant": "a", "num_prompt_tokens": 100, "max_output_tokens": None}
 
@@ -69,7 +69,7 @@ def test_old_traffic_is_forgotten_and_tenants_are_bounded():
 
 def test_the_prefill_law_is_learned_from_first_tokens():
     """20 ms a prompt and 50 us a token: told by prompts of different length, one at a time."""
-    speed, rng, now = SpeedMeter(), random.Random(1), 0.0
+    speed, rng, now = PrefillLaw(), random.Random(1), 0.0
     for _ in range(200):
         tokens = rng.randrange(100, 8000)
         speed.sent(now_seconds=now)
@@ -83,7 +83,7 @@ def test_the_prefill_law_is_learned_from_first_tokens():
 
 def test_prompts_that_are_all_alike_still_tell_what_they_take():
     """The split is anybody's guess, the sum is not: 1,000 tokens in 0.1 s."""
-    speed, now = SpeedMeter(), 0.0
+    speed, now = PrefillLaw(), 0.0
     for _ in range(300):
         speed.sent(now_seconds=now)
         now += 0.1
@@ -93,44 +93,44 @@ def test_prompts_that_are_all_alike_still_tell_what_they_take():
 
 def test_steps_are_counted_whether_their_tokens_come_one_by_one_or_together():
     """10 ms a step; every other time two tokens come in one piece."""
-    speed, step = SpeedMeter(), 0
-    speed.stepped(window_steps=20, now_seconds=0.0)
+    clock, step = StepClock(), 0
+    clock.advance(1, window_ticks=20, now_seconds=0.0)
     while step < 99:
         num_steps = 1 + step % 3 % 2
         step += num_steps
-        speed.stepped(window_steps=20, now_seconds=0.01 * step, num_steps=num_steps)
-    assert speed.num_steps == step
-    assert speed.decode_step_seconds == pytest.approx(0.01)
-    assert speed.mean_step_seconds == pytest.approx(0.01, rel=0.01)
+        clock.advance(num_steps, window_ticks=20, now_seconds=0.01 * step)
+    assert clock.num_ticks == step
+    assert clock.fast_seconds == pytest.approx(0.01)
+    assert clock.mean_seconds == pytest.approx(0.01, rel=0.01)
 
 
 def test_a_prefill_lengthens_the_mean_and_not_the_fast_end():
     """Every fifth step takes 110 ms: 30 ms on average."""
-    speed, now = SpeedMeter(), 0.0
+    clock, now = StepClock(), 0.0
     for step in range(400):
-        speed.stepped(window_steps=64, now_seconds=now)
+        clock.advance(1, window_ticks=64, now_seconds=now)
         now += 0.11 if step % 5 == 0 else 0.01
-    assert speed.decode_step_seconds == pytest.approx(0.01, rel=0.5)
-    assert speed.mean_step_seconds == pytest.approx(0.03, rel=0.25)
-    speed.idle()
-    assert speed.mean_step_seconds == 0.0
+    assert clock.fast_seconds == pytest.approx(0.01, rel=0.5)
+    assert clock.mean_seconds == pytest.approx(0.03, rel=0.25)
+    clock.idle()
+    assert clock.mean_seconds == 0.0
 
 
 def test_a_replica_that_was_idle_shows_at_once_what_its_steps_are_like():
     """Three steps of 90 ms: their mean, not a sixty-fourth of the way there."""
-    meter = SpeedMeter()
+    clock = StepClock()
     for number in range(4):
-        meter.stepped(window_steps=200.0, now_seconds=0.09 * number)
-    assert meter.mean_step_seconds == pytest.approx(0.09)
-    meter.idle()
+        clock.advance(1, window_ticks=200.0, now_seconds=0.09 * number)
+    assert clock.mean_seconds == pytest.approx(0.09)
+    clock.idle()
     for number in range(3):
-        meter.stepped(window_steps=200.0, now_seconds=10 + 0.02 * number)
-    assert meter.mean_step_seconds == pytest.approx(0.02)
+        clock.advance(1, window_ticks=200.0, now_seconds=10 + 0.02 * number)
+    assert clock.mean_seconds == pytest.approx(0.02)
 
 
 def meter_of(*, prompt, token, rng, noise=0.0):
     """A replica that takes so long, seen with noise, on prompts of about 1,000 tokens."""
-    meter, now = SpeedMeter(), 0.0
+    meter, now = PrefillLaw(), 0.0
     for _ in range(60):
         tokens = rng.randrange(800, 1200)
         meter.sent(now_seconds=now)

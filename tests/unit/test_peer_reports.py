@@ -36,7 +36,7 @@ KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=128).map(tuple)
 REPORTS = st.one_of(
     st.builds(
         SentReport, U64, U64, prompt_tokens=U32, work_tokens=U32, expected_output_tokens=U32,
-        session=U64, tokens_per_block=st.integers(0, 65_535), prefix=KEYS,
+        num_sequences=st.integers(1, 65_535), is_stream=st.booleans(), session=U64, tokens_per_block=st.integers(0, 65_535), prefix=KEYS,
     ),
     st.builds(MoreKeys, U64, tokens_per_block=st.integers(0, 65_535), prefix=KEYS),
     st.builds(AnsweredReport, U64, is_seen=st.booleans()),
@@ -181,7 +181,7 @@ def place(dispatcher, asking, now):
 
 
 def answer(verdict, now):
-    verdict.backend.ledger.progress(verdict.reservation, generated_tokens=1, now_seconds=now)
+    verdict.backend.ledger.streamed(verdict.reservation, num_events=1, now_seconds=now)
 
 
 def end(dispatcher, verdict, now):
@@ -226,7 +226,7 @@ def test_a_prompt_that_waits_there_is_counted_until_its_first_token_and_its_end_
     wire.flush(1.0)
     ledger = there.backends[sent.choice.replica].ledger
     assert (ledger.num_pending, ledger.pending_tokens) == (1, 2560)
-    assert ledger.num_own_pending == 0
+    assert ledger.num_in_flight == 0
     assert place(there, Asking(), 1.01).choice.replica != sent.choice.replica
     answer(sent, 1.2)
     wire.flush(1.2)
@@ -361,7 +361,8 @@ def test_over_the_budget_prompts_keys_are_left_out_first():
     assert here.peers.outbox.num_without_keys == 1
     assert there.backends[sent.choice.replica].ledger.num_pending == 1
     for _ in range(10):
-        here.backends["r0"].ledger.reserve(Asking(tokens=10).profile, now_seconds=100.0)
+        lease = here.backends["r0"].ledger.reserve(Asking(tokens=10).profile, now_seconds=100.0)
+        here.peers.outbox.sent("r0", lease)
     assert here.peers.outbox.num_withheld > 0
 
 
@@ -370,7 +371,7 @@ def test_a_prompt_that_is_too_long_for_one_datagram_is_found_whole():
     prefix = tuple(range(1, 301))
     sent = place(here, Asking(prefix, tokens=76_800), 1.0)
     assert len(Wire(here, there).flush(1.0)) > 1
-    hits = there.cached.hits(Asking(prefix, tokens=76_800).profile, ("r0", "r1"))
+    hits = there.cached.hits(Asking(prefix, tokens=76_800).profile)
     assert hits == {sent.choice.replica: 76_800}
 
 

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from memroute.units import GIB
 from memroute_cli.main import app
+from memroute_cli.plan.targets import rounded_up
 
 RUNNER = CliRunner()
 
@@ -75,6 +76,50 @@ def test_yaml_is_a_deployment_that_asks_for_what_was_found():
     assert manifest["spec"]["placement"]["nodeSelector"] == {
         "nvidia.com/gpu.product": "NVIDIA-L40S"
     }
+
+
+def test_a_manifest_asks_for_targets_that_the_hardware_meets():
+    """Under the default of 50 ms a router can only do its best on an L4, which needs 68.
+
+    Whoever applies the plan gets 2 x 68 ms, rounded up: room for some thirty requests at once.
+    """
+    status, text, _ = plan("meta-llama/Llama-3.1-8B-Instruct", "-a", "L4", "--output", "yaml")
+    assert status == 0
+    assert text.startswith("# one L4 needs 68 ms per token alone: tpotTargetSeconds 0.15\n")
+    assert yaml.safe_load(text)["spec"]["routing"] == {"tpotTargetSeconds": 0.15}
+    _, text, _ = plan("meta-llama/Llama-3.1-8B-Instruct", "-a", "L4")
+    assert "one L4 needs 68 ms per token alone: tpotTargetSeconds 0.15" in text
+    _, text, _ = plan("meta-llama/Llama-3.1-8B-Instruct", "-a", "L4,H100", "--output", "json")
+    l4, h100 = json.loads(text)["plans"][0]["options"]
+    assert (l4["tpotTargetSeconds"], h100["tpotTargetSeconds"]) == (0.15, 0.05)
+    assert l4["tpotAloneSeconds"] > 5 * h100["tpotAloneSeconds"]
+
+
+def test_fast_hardware_keeps_the_default_targets():
+    """Nothing is written that need not be: the defaults may change, and everybody's with them."""
+    _, text, _ = plan("Qwen/Qwen3-8B", "-a", "H100", "--output", "yaml")
+    assert "routing" not in yaml.safe_load(text)["spec"]
+
+
+def test_long_prompts_get_a_longer_target_for_the_first_token():
+    arguments = ("Qwen/Qwen3-32B", "-a", "L4", "--context", "16384", "--prompt-tokens", "12000")
+    _, text, _ = plan(*arguments, "--output", "yaml")
+    routing = yaml.safe_load(text)["spec"]["routing"]
+    assert routing["ttftTargetSeconds"] > 5
+    assert f"for a usual prompt alone: ttftTargetSeconds {routing['ttftTargetSeconds']:g}" in text
+
+
+def test_several_manifests_are_several_documents():
+    _, text, _ = plan("Qwen/Qwen3-8B", "Qwen/Qwen3-32B", "-a", "L4", "--output", "yaml")
+    assert [m["metadata"]["name"] for m in yaml.safe_load_all(text)] == ["qwen3-8b", "qwen3-32b"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.136, 0.15), (0.05, 0.05), (0.0501, 0.06), (0.1, 0.1), (0.95, 1.0), (7.0, 8.0), (21, 25)],
+)
+def test_targets_are_numbers_that_people_would_choose(seconds, expected):
+    assert rounded_up(seconds) == expected
 
 
 def test_a_config_file_of_an_unknown_family_needs_its_checkpoint(tmp_path):

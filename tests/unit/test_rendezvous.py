@@ -7,10 +7,13 @@ from collections import Counter
 
 import pytest
 
+from memroute.traffic.dispatch import Backend
 from memroute.traffic.prefixes import CachedPrompts, OtherRouters, Rendezvous
+from memroute.traffic.replica import ReplicaLedger
 from memroute.traffic.request import RequestProfile
 
 REPLICAS = [f"models/chat-{number}" for number in range(10)]
+BACKENDS = [Backend(ReplicaLedger(replica)) for replica in REPLICAS]
 KEYS = range(1, 20_000)
 
 
@@ -104,20 +107,20 @@ def cached(num_others, num_heard=0):
 
 
 def test_alone_nothing_is_assumed():
-    assert cached(0).hits(profile(), REPLICAS) == {}
+    assert cached(0).hits(profile(), BACKENDS) == {}
 
 
 def test_what_no_router_is_heard_of_is_taken_to_be_at_its_favourite():
     """One router of four is this one: three quarters of what is unknown is what others know."""
-    ((replica, tokens),) = cached(3).hits(profile(), REPLICAS).items()
+    ((replica, tokens),) = cached(3).hits(profile(), BACKENDS).items()
     assert tokens == 3 * 2560 // 4
-    assert {replica} == set(cached(7).hits(profile(), REPLICAS)), "another router says the same"
-    assert cached(3, num_heard=3).hits(profile(), REPLICAS) == {}, "what is heard is known"
+    assert {replica} == set(cached(7).hits(profile(), BACKENDS)), "another router says the same"
+    assert cached(3, num_heard=3).hits(profile(), BACKENDS) == {}, "what is heard is known"
 
 
 def test_a_short_prompt_is_not_worth_it_and_a_session_is_known_by_its_name():
     short = {"prefix": (1, 2), "num_prompt_tokens": 600}
-    assert cached(3).hits(profile(**short), REPLICAS) == {}
-    named = [cached(3).hits(profile(session=f"s{n}", **short), REPLICAS) for n in range(40)]
+    assert cached(3).hits(profile(**short), BACKENDS) == {}
+    named = [cached(3).hits(profile(session=f"s{n}", **short), BACKENDS) for n in range(40)]
     assert len({next(iter(hits)) for hits in named}) > 5
-    assert named[7] == cached(3).hits(profile(session="s7", **short), REPLICAS)
+    assert named[7] == cached(3).hits(profile(session="s7", **short), BACKENDS)

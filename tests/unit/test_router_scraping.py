@@ -168,7 +168,7 @@ async def test_sglang_is_asked_for_its_snapshot_and_now_and_then_for_its_page(ri
     assert asked[:11] == [b"/metrics", *[b"/v1/loads"] * 4] * 2 + [b"/metrics"]
     await until(lambda: replica.ledger.reading.num_requests_running == 64)
     assert replica.ledger.reading.num_preemptions_total == 7
-    assert replica.ledger.running_limit == 64
+    assert replica.ledger.limits.running_limit == 64
 
 
 @pytest.mark.parametrize("loads", [(b"404 Not Found", b"{}"), (b"200 OK", b"<html>")])

@@ -6,6 +6,8 @@ from typer.testing import CliRunner
 
 from memroute_cli.main import app
 from memroute_cli.simulate.scenario import ScenarioError, scenario
+from memroute_router.pools import PoolSettings
+from memroute_router.settings import parse_settings as parse_router
 
 MODEL = "meta-llama/Llama-3.1-8B"
 QUICK = ["--requests", "60", "--rate", "10", "-a", "H100"]
@@ -32,6 +34,39 @@ def test_the_document_has_what_programs_need():
     assert run["samples"][0]["kv_cache_ratios"]
     (engine,) = document["fleets"]["1 x H100"]
     assert engine["step_time_error_ratio"] > 0
+
+
+def test_the_targets_that_are_given_are_what_memroute_admits_by():
+    """Else a fleet of L4s (68 ms per token alone) is refused for a target that nobody asked for."""
+    checked = scenario(
+        {"fleets": {"a": [{"model": MODEL, "accelerator": "L4", "maxContextTokens": 8192}]},
+         "target": {"ttft": 3, "tpot": 0.15}}
+    )  # fmt: skip
+    limits = checked.router.dispatch.limits
+    assert (limits.ttft_target_seconds, limits.tpot_target_seconds) == (3.0, 0.15)
+    result = simulate(
+        MODEL, "-a", "L4", "--replicas", "4", "--context", "8192", "-w", "sharegpt",
+        "--rate", "1", "--requests", "100", "--tpot", "0.15", "--output", "json",
+    )  # fmt: skip
+    (run,) = json.loads(result.stdout)["runs"]
+    assert (run["num_served"], run["num_shed"]) == (100, 0)
+
+
+def test_memroute_is_simulated_as_it_is_installed():
+    """The router's own defaults: read once a second, 1 s and 50 ms asked."""
+    checked = scenario({"fleets": {"a": [{"model": MODEL, "accelerator": "H100"}]}})
+    assert checked.policies == ("memroute",)
+    assert checked.router.scrape_seconds == parse_router([]).scrape_seconds
+    limits = checked.router.dispatch.limits
+    installed = PoolSettings(namespace="", deployment="")
+    assert limits.ttft_target_seconds == installed.ttft_target_seconds
+    assert limits.tpot_target_seconds == installed.tpot_target_seconds
+
+
+def test_targets_that_a_fleet_cannot_meet_are_told():
+    output = simulate(MODEL, "--requests", "5", "-a", "L4", "--context", "8192").output
+    assert "1 x L4: the target cannot be met: 68 ms per token alone, 50 ms asked" in output
+    assert "cannot be met" not in simulate(MODEL, "--requests", "5", "-a", "H100").output
 
 
 def test_the_same_seed_prints_the_same_figures():
@@ -91,7 +126,7 @@ def test_a_file_compares_fleets_with_faults(tmp_path):
 
 def test_what_there_is_can_be_listed():
     output = simulate("--list").output
-    for name in ("azure-conv", "mooncake-toolagent", "lmetric", "memroute"):
+    for name in ("azure-conv", "mooncake-toolagent", "lmetric", "memroute", "memroute-oracle"):
         assert name in output
 
 

@@ -9,7 +9,7 @@ from memroute.footprint import Parallelism
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
 from memroute_simulator.virtual.cluster import Cluster, Fleet, FleetChange, FleetEvent
 from memroute_simulator.virtual.outcome import LatencyTarget, OutcomeStatus, summarize
-from memroute_simulator.virtual.router import POLICIES, RouterSettings
+from memroute_simulator.virtual.router import MEMROUTE, ORACLE, POLICIES, RouterSettings
 from memroute_simulator.workloads import workload_by_name
 from memroute_simulator.workloads.request import Session, Workload, WorkloadRequest
 
@@ -44,6 +44,21 @@ def test_every_policy_serves_an_easy_load(policy):
     outcomes = Cluster(fleet(policy=policy)).run(chats(100, 8))
     assert {o.status for o in outcomes} == {OutcomeStatus.SERVED}
     assert summarize(outcomes, LatencyTarget()).attainment_ratio == 1.0
+
+
+def test_memroute_knows_of_caches_what_a_real_router_could_know():
+    """Four routers that share nothing: only an oracle sees what the others have sent."""
+    load = workload_by_name(
+        "shared-prefix-small", num_requests=200, rate_per_second=10, seed=1,
+        max_context_tokens=16_000,
+    )  # fmt: skip
+    hits = {
+        policy: summarize(
+            Cluster(fleet(count=4, policy=policy, num_routers=4)).run(load), LatencyTarget()
+        ).prefix_hit_ratio
+        for policy in (MEMROUTE, ORACLE)
+    }
+    assert hits[MEMROUTE] < 0.9 * hits[ORACLE]
 
 
 @pytest.mark.parametrize("policy", ["memroute", "lmetric", "gie-kv-queue"])

@@ -163,8 +163,12 @@ def _print(
     if output == "json":
         sys.stdout.write(json.dumps({"plans": documents}, indent=2) + "\n")
     elif output == "yaml":
-        manifests = [d["modelDeployment"] for d in documents if d["modelDeployment"] is not None]
-        sys.stdout.write(yaml.safe_dump_all(manifests, sort_keys=False))
+        manifests = [
+            _manifest_text(one, document["modelDeployment"], prices)
+            for one, document in zip(answers, documents, strict=True)
+            if document["modelDeployment"] is not None
+        ]
+        sys.stdout.write("---\n".join(manifests))
         for one in answers:
             if one.best(prices) is None:
                 reasons = [f.reason for f in one.found if isinstance(f, NoOption)]
@@ -177,6 +181,16 @@ def _print(
         for one in answers:
             report.print_answers(console, one, prices)
     return all(one.best(prices) is not None for one in answers)
+
+
+def _manifest_text(
+    answers: report.Answers, manifest: dict[str, object], prices: dict[str, float]
+) -> str:
+    """YAML; a comment says why its targets are not the defaults."""
+    best = answers.best(prices)
+    sentences = [] if best is None else report.target_sentences(best)
+    comments = "".join(f"# {sentence}\n" for sentence in sentences)
+    return comments + yaml.safe_dump(manifest, sort_keys=False)
 
 
 def _print_places(

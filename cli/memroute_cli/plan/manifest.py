@@ -6,6 +6,7 @@ from typing import Any
 from memroute.footprint import KVCacheDtype, Quantization
 from memroute.sizing import Option
 from memroute_cli.plan.inputs import NamedModel
+from memroute_cli.plan.targets import reachable_targets
 
 QUANTIZATIONS = {Quantization.NONE, Quantization.FP8, Quantization.AWQ, Quantization.GPTQ}
 KV_CACHE_DTYPES = {KVCacheDtype.AUTO, KVCacheDtype.FP8}
@@ -14,6 +15,8 @@ KV_CACHE_DTYPES = {KVCacheDtype.AUTO, KVCacheDtype.FP8}
 
 def model_deployment(model: NamedModel, option: Option) -> dict[str, Any] | None:
     """The manifest; whole devices, because that is what the plan's numbers are for.
+
+    Its latency targets are the defaults where the hardware can meet them, else what it can meet.
 
     None where a ModelDeployment cannot ask for that precision.
     """
@@ -46,6 +49,9 @@ def model_deployment(model: NamedModel, option: Option) -> dict[str, Any] | None
         spec["placement"]["nodeSelector"] = {
             "nvidia.com/gpu.product": option.accelerator.products[0]
         }
+    targets = reachable_targets(option)
+    if targets is not None and targets.routing:
+        spec["routing"] = targets.routing
     return {
         "apiVersion": "memroute.dev/v1alpha1",
         "kind": "ModelDeployment",

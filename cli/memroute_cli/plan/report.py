@@ -11,6 +11,7 @@ from memroute.sizing import NoOption, Option, Question
 from memroute.units import GIB, format_gib
 from memroute_cli.plan.inputs import NamedModel
 from memroute_cli.plan.manifest import model_deployment
+from memroute_cli.plan.targets import reachable_targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +55,15 @@ def print_answers(console: Console, answers: Answers, prices: dict[str, float]) 
     for name in ("accelerator", "fits", "devices", "precision"):
         table.add_column(name)
     for name in (
-        "weights", "needed per device", "KV left", "KV tokens", "users", "tokens/s", "TTFT",
-        "bound",
+        "weights", "needed per device", "KV left", "KV tokens", "users", "tokens/s",
+        "alone", "TTFT", "bound",
         *(["per 1M tokens"] if prices else []),
     ):  # fmt: skip
         table.add_column(name, justify="right")
     refusals: list[RenderableType] = []
     for found in answers.found:
         if isinstance(found, NoOption):
-            table.add_row(found.accelerator.name, Text("no", style="red"), *([""] * 10))
+            table.add_row(found.accelerator.name, Text("no", style="red"), *([""] * 11))
             refusals.append(Text(f"{found.accelerator.name}: {found.reason}"))
             hint = (
                 f"would fit with {', or '.join(found.suggestions)}"
@@ -80,6 +81,8 @@ def print_answers(console: Console, answers: Answers, prices: dict[str, float]) 
     best = answers.best(prices)
     if best is not None:
         console.print(_sentence(best))
+        for sentence in target_sentences(best):
+            console.print(Text(sentence))
 
 
 def _cells(option: Option, prices: dict[str, float]) -> list[RenderableType]:
@@ -96,6 +99,7 @@ def _cells(option: Option, prices: dict[str, float]) -> list[RenderableType]:
         f"{option.kv_capacity_tokens:,}",
         f"{option.num_users:,}",
         "" if rate is None else f"{rate.tokens_per_second:,.0f}",
+        "" if rate is None else f"{rate.tpot_alone_seconds * 1e3:.0f} ms",
         "" if rate is None else f"{rate.ttft_seconds:.2f} s",
         "" if rate is None else rate.bound.value,
         *([] if not prices else ["" if cost is None else f"{cost:.2f}"]),
@@ -115,6 +119,16 @@ def _sentence(best: Option) -> Text:
             f"{rate.num_sequences} of them running ({1 / rate.step_seconds:.0f} per request)"
         )
     return Text(f"{text}.", style="bold")
+
+
+def target_sentences(option: Option) -> list[str]:
+    """Why the manifest's latency targets are not the defaults; empty where they are."""
+    targets = reachable_targets(option)
+    if targets is None:
+        return []
+    name = option.accelerator.name
+    is_one = option.num_devices == 1
+    return targets.sentences(f"one {name} needs" if is_one else f"{option.num_devices} {name} need")
 
 
 def _notes(answers: Answers) -> list[str]:
@@ -166,6 +180,7 @@ def _option_document(found: Option | NoOption, prices: dict[str, float]) -> dict
             "suggestions": list(found.suggestions),
         }
     footprint, rate = found.footprint, found.throughput
+    targets = reachable_targets(found)
     return {
         "accelerator": found.accelerator.name,
         "fits": found.fits,
@@ -184,6 +199,9 @@ def _option_document(found: Option | NoOption, prices: dict[str, float]) -> dict
         "tokensPerSecond": None if rate is None else rate.tokens_per_second,
         "stepSeconds": None if rate is None else rate.step_seconds,
         "rateErrorRatio": None if rate is None else rate.error_ratio,
+        "tpotAloneSeconds": None if rate is None else rate.tpot_alone_seconds,
+        "tpotTargetSeconds": None if targets is None else targets.tpot,
+        "ttftTargetSeconds": None if targets is None else targets.ttft,
         "ttftSeconds": None if rate is None else rate.ttft_seconds,
         "bound": None if rate is None else rate.bound.value,
         "costPerMillionTokens": cost_per_million(found, prices),

@@ -12,16 +12,27 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from memroute.traffic.routing import SEES_PREFIXES
 from memroute_cli.simulate import report
-from memroute_cli.simulate.scenario import Scenario, ScenarioError, read_scenario, scenario
+from memroute_cli.simulate.scenario import (
+    DEFAULT_SCRAPE_SECONDS,
+    DEFAULT_TARGET,
+    Scenario,
+    ScenarioError,
+    read_scenario,
+    scenario,
+)
 from memroute_simulator.virtual.cluster import Cluster
 from memroute_simulator.virtual.outcome import summarize
-from memroute_simulator.virtual.router import POLICIES
+from memroute_simulator.virtual.router import CLAIRVOYANT, MEMROUTE, ORACLE, POLICIES, SEES_CACHES
 from memroute_simulator.workloads import GENERATORS
 from memroute_simulator.workloads.benchmarks import MIXES
 
 WIDTH_WITHOUT_TERMINAL = 170
+POLICY_NOTES = {
+    MEMROUTE: "what a default install does: guesses cached prefixes from what was sent where",
+    ORACLE: "memroute's own policy",
+    CLAIRVOYANT: "the same, with the lengths of all answers and readings of the moment",
+}
 
 
 def simulate(
@@ -61,9 +72,17 @@ def simulate(
         typer.Option("--policy", "-p", help="Routing policy (repeat it to compare; see --list)."),
     ] = None,
     routers: Annotated[int, typer.Option(help="Router replicas, without shared state.")] = 1,
-    scrape: Annotated[float, typer.Option(help="Seconds between scrapes of a replica.")] = 0.2,
-    ttft: Annotated[float, typer.Option(help="SLO: time to first token, seconds.")] = 1.0,
-    tpot: Annotated[float, typer.Option(help="SLO: time per output token, seconds.")] = 0.05,
+    scrape: Annotated[float, typer.Option(help="Seconds between scrapes of a replica.")] = (
+        DEFAULT_SCRAPE_SECONDS
+    ),
+    ttft: Annotated[
+        float,
+        typer.Option(help="Target and SLO: time to first token, seconds (ttftTargetSeconds)."),
+    ] = DEFAULT_TARGET.ttft_seconds,
+    tpot: Annotated[
+        float,
+        typer.Option(help="Target and SLO: time per output token, seconds (tpotTargetSeconds)."),
+    ] = DEFAULT_TARGET.tpot_seconds,
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
     output: Annotated[str, typer.Option(help="table or json.")] = "table",
     plot: Annotated[
@@ -181,5 +200,7 @@ def _list(console: Console) -> None:
         console.print(f"  {name:24} {text}")
     console.print("[bold]policies[/bold]")
     for name in POLICIES:
-        note = "sees every prefix cache exactly" if name in SEES_PREFIXES else ""
+        note = POLICY_NOTES.get(name, "")
+        if name in SEES_CACHES:
+            note += ("; " if note else "") + "told what each prefix cache holds"
         console.print(f"  {name:24} {note}")

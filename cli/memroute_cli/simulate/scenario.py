@@ -1,10 +1,13 @@
-"""What is simulated: fleets, a workload, an SLO; from flags or from a YAML file.
+"""What is simulated: fleets, a workload, latency targets; from flags or from a YAML file.
+
+The targets are the SLO that runs are judged by, and the ``ttftTargetSeconds`` and
+``tpotTargetSeconds`` that memroute admits by.
 
 ```yaml
 workload: {name: azure-conv, requests: 4000, rate: 40}   # or a trace file
 target: {ttft: 1.0, tpot: 0.05}
 routers: 2
-scrape: 0.2
+scrape: 1.0
 policies: [memroute, least-request]
 fleets:
   two-h100:
@@ -28,6 +31,8 @@ from memroute.catalog import accelerator_by_name
 from memroute.errors import MemrouteError
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization
 from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
+from memroute.traffic.admission import AdmissionSettings
+from memroute.traffic.dispatch import DispatchSettings
 from memroute_cli.plan.inputs import PlanError, read_model
 from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
@@ -35,6 +40,13 @@ from memroute_simulator.virtual.cluster import Fleet, FleetChange, FleetEvent
 from memroute_simulator.virtual.outcome import LatencyTarget
 from memroute_simulator.virtual.router import POLICIES, RouterSettings
 from memroute_simulator.workloads import Workload, WorkloadError, workload_by_name
+
+DEFAULT_TARGET = LatencyTarget(
+    ttft_seconds=AdmissionSettings().ttft_target_seconds,
+    tpot_seconds=AdmissionSettings().tpot_target_seconds,
+)
+"""Those of a ModelDeployment that names none."""
+DEFAULT_SCRAPE_SECONDS = RouterSettings().scrape_seconds
 
 
 class ScenarioError(Exception):
@@ -112,21 +124,33 @@ def scenario(document: Mapping[str, Any]) -> Scenario:
         if policy not in POLICIES:
             msg = f"no policy {policy!r}; there are {', '.join(POLICIES)}"
             raise ScenarioError(msg)
-    target = dict(document.get("target") or {})
-    _only_known(target, {"ttft", "tpot"}, "target")
+    target = _target(document.get("target") or {})
     return Scenario(
         fleets=engines,
         policies=policies,
         workload=_workload(document.get("workload") or {}, engines, seed),
-        target=LatencyTarget(
-            ttft_seconds=_positive(target.get("ttft", 1.0), "target.ttft"),
-            tpot_seconds=_positive(target.get("tpot", 0.05), "target.tpot"),
-        ),
+        target=target,
         events=tuple(_event(row, engines) for row in document.get("events") or ()),
         num_routers=int(_positive(document.get("routers", 1), "routers")),
-        router=RouterSettings(scrape_seconds=_positive(document.get("scrape", 0.2), "scrape")),
+        router=RouterSettings(
+            scrape_seconds=_positive(document.get("scrape", DEFAULT_SCRAPE_SECONDS), "scrape"),
+            dispatch=DispatchSettings(
+                limits=AdmissionSettings(
+                    ttft_target_seconds=target.ttft_seconds,
+                    tpot_target_seconds=target.tpot_seconds,
+                )
+            ),
+        ),
         timeout_seconds=document.get("timeout"),
         seed=seed,
+    )
+
+
+def _target(row: Mapping[str, Any]) -> LatencyTarget:
+    _only_known(row, {"ttft", "tpot"}, "target")
+    return LatencyTarget(
+        ttft_seconds=_positive(row.get("ttft", DEFAULT_TARGET.ttft_seconds), "target.ttft"),
+        tpot_seconds=_positive(row.get("tpot", DEFAULT_TARGET.tpot_seconds), "target.tpot"),
     )
 
 

@@ -30,6 +30,8 @@ class Throughput:
     tokens_per_second: float
     """Output tokens of all sequences together."""
     bound: Bound
+    tpot_alone_seconds: float
+    """A decode step with one sequence: the least time per token that a request can have there."""
     ttft_seconds: float
     """Prefill of one prompt of that context on an idle replica."""
     error_ratio: float
@@ -74,6 +76,7 @@ def throughput_of(
         step_seconds=step,
         tokens_per_second=fits * shape.data_parallel_size / step,
         bound=bound,
+        tpot_alone_seconds=step_time.decode_seconds(1, context_tokens),
         ttft_seconds=step_time.prefill_seconds(context_tokens, shape.max_num_batched_tokens),
         error_ratio=step_time.error_ratio,
     )

@@ -29,8 +29,8 @@ class Dialect:
     """The names of one engine. What it does not have is empty."""
 
     __slots__ = (
-        "capacity", "computed", "marker", "most_running", "name", "preemptions", "running",
-        "total", "used", "utilization", "waiting",
+        "capacity", "generated", "marker", "most_running", "name", "preemptions", "prompts",
+        "running", "total", "used", "utilization", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -45,7 +45,8 @@ class Dialect:
         total: bytes = b"",
         capacity: tuple[bytes, ...] = (),
         preemptions: bytes = b"",
-        computed: tuple[bytes, ...] = (),
+        prompts: bytes = b"",
+        generated: bytes = b"",
         most_running: bytes = b"",
     ) -> None:
         self.name = name
@@ -60,7 +61,9 @@ class Dialect:
         self.capacity = capacity
         """Families whose product it is."""
         self.preemptions = preemptions
-        self.computed = computed
+        self.prompts = prompts
+        self.generated = generated
+        """Counters of prompt and of output tokens."""
         self.most_running = most_running
 
 
@@ -70,7 +73,7 @@ DIALECTS: Final = (
         utilization=b"token_usage", capacity=(b"max_total_num_tokens",),
         running=b"num_running_reqs", waiting=b"num_queue_reqs",
         preemptions=b"num_retracted_requests_total",
-        computed=(b"prompt_tokens_total", b"generation_tokens_total"),
+        prompts=b"prompt_tokens_total", generated=b"generation_tokens_total",
     ),
     Dialect(
         "tensorrt-llm", b"trtllm_",
@@ -93,7 +96,7 @@ DIALECTS: Final = (
     Dialect(
         "llama.cpp", b"llamacpp:",
         running=b"requests_processing", waiting=b"requests_deferred",
-        computed=(b"prompt_tokens_total", b"tokens_predicted_total"),
+        prompts=b"prompt_tokens_total", generated=b"tokens_predicted_total",
     ),
 )  # fmt: skip
 
@@ -140,7 +143,8 @@ def parse_other_metrics(
         if report_missing is not None:
             report_missing(f"{(dialect.marker + dialect.utilization).decode()} (0 to 1)")
         utilization = None
-    computed = [value for family in dialect.computed for value in values(family)]
+    generated = values(dialect.generated) if dialect.generated else []
+    prompts = values(dialect.prompts) if dialect.prompts else []
     preemptions = _total(values(dialect.preemptions)) if dialect.preemptions else None
     most_running = None
     if dialect.most_running:
@@ -155,7 +159,8 @@ def parse_other_metrics(
         num_requests_waiting=_total(values(dialect.waiting)),
         max_running=most_running,
         num_preemptions_total=preemptions,
-        num_computed_tokens_total=_total(computed),
+        num_computed_tokens_total=_total([*prompts, *generated]),
+        num_generated_tokens_total=_total(generated),
         num_ranks=num_ranks,
     )
 

@@ -17,7 +17,8 @@ _UTILIZATION = (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc")
 _RUNNING = b"vllm:num_requests_running"
 _WAITING = b"vllm:num_requests_waiting"
 _PREEMPTIONS = b"vllm:num_preemptions_total"
-_COMPUTED = (b"vllm:prompt_tokens_total", b"vllm:generation_tokens_total")
+_PROMPTS = b"vllm:prompt_tokens_total"
+_GENERATED = b"vllm:generation_tokens_total"
 _BY_REASON = b"vllm:num_requests_waiting_by_reason"
 # From 0.31 on; {reason="capacity"} wait for KV blocks or a sequence slot.
 _CONFIG = b"vllm:cache_config_info"
@@ -32,7 +33,8 @@ NARROW_TARGET = b"/metrics/?" + b"&".join(
         _WAITING,
         _BY_REASON,
         _PREEMPTIONS,
-        *_COMPUTED,
+        _PROMPTS,
+        _GENERATED,
         _CONFIG,
         _ADAPTERS,
     )
@@ -100,6 +102,7 @@ def parse_vllm_metrics(
     hints = hints or LineHints()
     utilizations = _values(hints, page, _UTILIZATION[0]) or _values(hints, page, _UTILIZATION[1])
     adapters, max_adapters = _adapters(hints, page)
+    generated = _values(hints, page, _GENERATED)
     reading = ReplicaReading(
         taken_at_seconds=taken_at_seconds,
         kv_cache_utilization_ratio=max(utilizations) if utilizations else None,
@@ -108,9 +111,8 @@ def parse_vllm_metrics(
         num_requests_waiting=_total(_values(hints, page, _WAITING)),
         num_waiting_for_capacity=_waiting_for_capacity(hints, page),
         num_preemptions_total=_total(_values(hints, page, _PREEMPTIONS)),
-        num_computed_tokens_total=_total(
-            [value for family in _COMPUTED for value in _values(hints, page, family)]
-        ),
+        num_computed_tokens_total=_total([*_values(hints, page, _PROMPTS), *generated]),
+        num_generated_tokens_total=_total(generated),
         num_ranks=max(1, len(utilizations)),
         adapters=adapters,
         max_adapters=max_adapters,

@@ -20,6 +20,8 @@ import jinja2.ext
 import jinja2.sandbox
 from tokenizers import Tokenizer
 
+from memroute_router.requests import MediaFamily, media_family
+
 LOGGER = logging.getLogger(__name__)
 NUM_THREADS = 2
 MAX_WAITING = 64
@@ -107,6 +109,7 @@ class Tokenizers:
         """``folder``: holds a folder for each model, named as clients name it."""
         self._folder = folder
         self._loaded: dict[Path, PromptTokenizer | None] = {}
+        self._media: dict[tuple[str, str | None], MediaFamily] = {}
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="tokenizer")
         self._num_waiting = 0
 
@@ -121,6 +124,14 @@ class Tokenizers:
         if path not in self._loaded:
             self._loaded[path] = self._load(path, is_named=own_folder is not None)
         return self._loaded[path]
+
+    def media(self, model: str, own_folder: str | None) -> MediaFamily:
+        """How a model counts images: by the ``config.json`` of its folder, else by its name."""
+        key = model, own_folder
+        family = self._media.get(key)
+        if family is None:
+            family = self._media[key] = media_family(model, self._config(model, own_folder))
+        return family
 
     def encode(
         self,
@@ -162,6 +173,20 @@ class Tokenizers:
             return None
         LOGGER.info("tokenizer loaded folder=%s", path)
         return tokenizer
+
+    def _config(self, model: str, own_folder: str | None) -> dict[str, Any] | None:
+        path = None
+        if own_folder is not None:
+            path = Path(own_folder)
+        elif self._folder is not None and self._is_inside(self._folder / model):
+            path = self._folder / model
+        if path is None:
+            return None
+        try:
+            config = json.loads((path / "config.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return config if isinstance(config, dict) else None
 
     def _is_inside(self, path: Path) -> bool:
         """A model's name may hold anything, ``..`` too."""

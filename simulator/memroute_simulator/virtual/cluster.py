@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from memroute_simulator.engine.spec import EngineSpec
+from memroute_simulator.virtual.clients import Client
 from memroute_simulator.virtual.loop import VirtualLoop
+from memroute_simulator.virtual.mix import PLAIN, TrafficMix
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
 from memroute_simulator.virtual.peer_network import PeerNetwork, PeerSettings
 from memroute_simulator.virtual.replica import VirtualReplica
@@ -74,8 +76,10 @@ class Fleet:
     router: RouterSettings = field(default_factory=RouterSettings)
     peers: PeerSettings | None = field(default_factory=PeerSettings)
     """How several routers hear each other; None: they do not know of each other."""
+    mix: TrafficMix = PLAIN
+    """What requests, answers and clients are like beside their lengths."""
     timeout_seconds: float | None = None
-    """After which a client gives up."""
+    """After which a client gives up, whatever has come by then."""
 
     @property
     def num_replicas(self) -> int:
@@ -99,6 +103,7 @@ class Cluster:
         self.fleet = fleet
         self.replicas: list[VirtualReplica] = []
         self.samples: list[FleetSample] = []
+        self._seed = seed
         self._rng = random.Random(seed)  # noqa: S311 - a simulation
         self._sample_seconds = sample_seconds
         self._on_progress = on_progress
@@ -108,9 +113,8 @@ class Cluster:
         """Those that get requests."""
         self.network: PeerNetwork | None = None
         if fleet.peers is not None and fleet.num_routers > 1:
-            self.network = PeerNetwork(
-                self.loop, fleet.peers, random.Random(self._rng.random())  # noqa: S311
-            )
+            chance = random.Random(self._rng.random())  # noqa: S311
+            self.network = PeerNetwork(self.loop, fleet.peers, chance)
             for router in self.routers:
                 self.network.join(router)
         for spec, count in fleet.engines:
@@ -143,37 +147,47 @@ class Cluster:
     # Clients.
 
     def _opening(self, session: Session, outcomes: list[Outcome]) -> Callable[[], None]:
-        def send(turn: int) -> None:
+        def open_outcome(session: Session, turn: int) -> Outcome:
+            asked = session.requests[turn]
+            number = len(outcomes)
             outcome = Outcome(
-                number=len(outcomes),
-                asked=session.requests[turn],
+                number=number,
+                asked=asked,
                 sent_seconds=self.loop.now_seconds,
+                asked_how=self.fleet.mix.draw(f"{self._seed}/{number}", asked.num_prompt_tokens),
+                idle_prefill_seconds=self._idle_prefill_seconds(asked.num_prompt_tokens),
             )
             outcomes.append(outcome)
-            if self.fleet.timeout_seconds is not None:
-                self.loop.after(self.fleet.timeout_seconds, lambda: give_up(outcome, turn))
-            router = self.routers[0]
-            if len(self.routers) > 1:
-                router = self._rng.choice(self.routers)
-            router.route(outcome, lambda _: go_on(turn))
+            return outcome
 
-        def give_up(outcome: Outcome, turn: int) -> None:
-            if outcome.status is OutcomeStatus.OPEN:
-                if outcome.cancel is not None:
-                    outcome.cancel()
-                outcome.end(OutcomeStatus.TIMED_OUT, self.loop.now_seconds, "the client gave up")
-                go_on(turn)
+        client = Client(
+            loop=self.loop,
+            session=session,
+            mix=self.fleet.mix,
+            timeout_seconds=self.fleet.timeout_seconds,
+            open_outcome=open_outcome,
+            route=self._route,
+            ended=self._end,
+        )
+        return client.send
 
-        def go_on(turn: int) -> None:
-            self._num_open -= 1
-            self._num_ended += 1
-            if self._on_progress is not None:
-                self._on_progress(self._num_ended)
-            if turn + 1 < len(session.requests):
-                think = session.think_seconds[turn] if turn < len(session.think_seconds) else 0.0
-                self.loop.after(think, lambda: send(turn + 1))
+    def _route(self, outcome: Outcome, on_end: Callable[[Outcome], None]) -> None:
+        router = self.routers[0]
+        if len(self.routers) > 1:
+            router = self._rng.choice(self.routers)
+        router.route(outcome, on_end)
 
-        return lambda: send(0)
+    def _end(self) -> None:
+        self._num_open -= 1
+        self._num_ended += 1
+        if self._on_progress is not None:
+            self._on_progress(self._num_ended)
+
+    def _idle_prefill_seconds(self, num_tokens: int) -> float:
+        return min(
+            spec.step_time.prefill_seconds(num_tokens, spec.max_num_batched_tokens)
+            for spec, _ in self.fleet.engines
+        )
 
     # The fleet.
 
@@ -182,6 +196,7 @@ class Cluster:
             loop=self.loop,
             policy=self.fleet.policy,
             settings=self.fleet.router,
+            mix=self.fleet.mix,
             rng=random.Random(self._rng.random()),  # noqa: S311
             is_running=self._is_running,
             name=name,

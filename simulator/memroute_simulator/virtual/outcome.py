@@ -8,9 +8,15 @@ that what was shed, failed or left unfinished is a miss; goodput is the same per
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 
+from memroute.traffic.admission.settings import OWN_PREFILL_RATIO
+from memroute_simulator.virtual.mix import PLAIN, Asked
 from memroute_simulator.workloads.lengths import percentile
 from memroute_simulator.workloads.request import WorkloadRequest
+
+NUM_FIFTHS = 5
+PLAINLY = PLAIN.draw("", 0)
 
 
 class OutcomeStatus(StrEnum):
@@ -21,6 +27,8 @@ class OutcomeStatus(StrEnum):
     SHED = "shed"
     FAILED = "failed"
     TIMED_OUT = "timed-out"
+    LEFT = "left"
+    """Its client left while it was under way: nobody's miss, and no request to judge."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -30,7 +38,13 @@ class Outcome:
     number: int
     asked: WorkloadRequest
     sent_seconds: float
-    """When the client meant to send it."""
+    """When the client meant to send it, for the first time."""
+    asked_how: Asked = PLAINLY
+    """What it is like beside its lengths."""
+    idle_prefill_seconds: float = 0.0
+    """What its prompt alone takes on the fastest idle replica, nothing of it cached."""
+    num_attempts: int = 0
+    """Of its client."""
     status: OutcomeStatus = OutcomeStatus.OPEN
     first_token_seconds: float | None = None
     ended_seconds: float | None = None
@@ -48,6 +62,19 @@ class Outcome:
     def end(self, status: OutcomeStatus, now_seconds: float, why: str = "") -> None:
         """The request is over."""
         self.status, self.ended_seconds, self.why = status, now_seconds, why
+
+    def begin_again(self) -> None:
+        """Its client tries once more; what has come so far was not used."""
+        self.status, self.ended_seconds, self.why = OutcomeStatus.OPEN, None, ""
+        self.first_token_seconds = None
+        self.tried.clear()
+
+    @property
+    def may_come_back(self) -> bool:
+        """Whether trying again makes sense: some refusals are for good."""
+        if self.status is OutcomeStatus.SHED:
+            return self.retry_after_seconds is not None
+        return self.status is OutcomeStatus.TIMED_OUT
 
     @property
     def ttft_seconds(self) -> float | None:
@@ -74,17 +101,25 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTarget:
-    """An SLO: all of it must be met."""
+    """An SLO: all of it must be met.
+
+    A prompt that takes longer than the TTFT target on an idle replica is judged by what can be met:
+    ``OWN_PREFILL_RATIO`` times what it takes there.
+    """
 
     ttft_seconds: float = 1.0
     tpot_seconds: float = 0.05
+
+    def ttft_of(self, outcome: Outcome) -> float:
+        """The first token's target for one request, in seconds."""
+        return max(self.ttft_seconds, OWN_PREFILL_RATIO * outcome.idle_prefill_seconds)
 
     def is_met(self, outcome: Outcome) -> bool:
         """Whether a request was served within the limits."""
         if outcome.status is not OutcomeStatus.SERVED or outcome.ttft_seconds is None:
             return False
         tpot = outcome.tpot_seconds
-        return outcome.ttft_seconds <= self.ttft_seconds and (
+        return outcome.ttft_seconds <= self.ttft_of(outcome) and (
             tpot is None or tpot <= self.tpot_seconds
         )
 
@@ -129,6 +164,12 @@ class Summary:
     attainment_ratio: float
     goodput_per_second: float
     output_tokens_per_second: float
+    goodput_tokens_per_second: float
+    """Prompt and output tokens of the requests that met every limit."""
+    token_attainment_ratio: float
+    """Of the tokens offered, those of requests that met every limit."""
+    size_attainment_ratios: tuple[float, ...]
+    """Attainment by fifths of the requests, in the order of their tokens: shortest first."""
     num_preemptions: int
     prefix_hit_ratio: float
     """Share of the prompt tokens of served requests that were cached."""
@@ -137,13 +178,17 @@ class Summary:
 
 
 def summarize(outcomes: Sequence[Outcome], target: LatencyTarget) -> Summary:
-    """The figures of some outcomes."""
+    """The figures of some outcomes; those whose clients have left are not among them."""
+    outcomes = [o for o in outcomes if o.status is not OutcomeStatus.LEFT]
     served = [o for o in outcomes if o.status is OutcomeStatus.SERVED]
     shed = sum(o.status is OutcomeStatus.SHED for o in outcomes)
     first = min((o.sent_seconds for o in outcomes), default=0.0)
     last = max((o.ended_seconds or first for o in outcomes), default=first)
     span = max(last - first, 1e-9)
-    met = sum(target.is_met(o) for o in outcomes)
+    is_met = [target.is_met(o) for o in outcomes]
+    met = sum(is_met)
+    sizes = [o.asked.num_prompt_tokens + o.asked.num_output_tokens for o in outcomes]
+    met_tokens = sum(size for size, good in zip(sizes, is_met, strict=True) if good)
     tokens = sum(o.asked.num_output_tokens for o in served)
     prompts = sum(o.asked.num_prompt_tokens for o in served)
     return Summary(
@@ -158,9 +203,24 @@ def summarize(outcomes: Sequence[Outcome], target: LatencyTarget) -> Summary:
         attainment_ratio=met / len(outcomes) if outcomes else 0.0,
         goodput_per_second=met / span,
         output_tokens_per_second=tokens / span,
+        goodput_tokens_per_second=met_tokens / span,
+        token_attainment_ratio=met_tokens / sum(sizes) if outcomes else 0.0,
+        size_attainment_ratios=_by_fifths(sizes, is_met),
         num_preemptions=sum(o.num_preemptions for o in outcomes),
         prefix_hit_ratio=sum(o.num_hit_tokens for o in served) / prompts if prompts else 0.0,
         jain_index=_jain(outcomes, target),
+    )
+
+
+def _by_fifths(sizes: Sequence[int], is_met: Sequence[bool]) -> tuple[float, ...]:
+    """Attainment of each fifth of the requests, shortest first; empty with fewer than five."""
+    if len(sizes) < NUM_FIFTHS:
+        return ()
+    order = sorted(range(len(sizes)), key=lambda index: sizes[index])
+    bounds = [len(order) * fifth // NUM_FIFTHS for fifth in range(NUM_FIFTHS + 1)]
+    return tuple(
+        sum(is_met[index] for index in order[start:end]) / (end - start)
+        for start, end in pairwise(bounds)
     )
 
 

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from memroute.traffic.dispatch import Dispatcher
-from memroute.traffic.peers import encode_datagrams
+from memroute.traffic.peers import PeerGroup, encode_datagrams
 from memroute_simulator.virtual.loop import VirtualLoop
 
 OPEN_SECONDS = 0.25
@@ -32,7 +31,11 @@ class Member(Protocol):
     """A router, as its network sees it."""
 
     name: str
-    dispatcher: Dispatcher
+
+    @property
+    def peers(self) -> PeerGroup:
+        """What it says, and what the others say to it."""
+        ...
 
 
 class PeerNetwork:
@@ -64,7 +67,7 @@ class PeerNetwork:
     def start(self, member: Member, *, is_running: Callable[[], bool]) -> None:
         """Send what a router has to tell, while there is something to route."""
         incarnation = self._incarnations[member.name]
-        peers = member.dispatcher.peers
+        peers = member.peers
         will_flush = [False]
 
         def is_there() -> bool:
@@ -96,7 +99,7 @@ class PeerNetwork:
         now = self._loop.now_seconds
         for member in self._members.values():
             others = {name for name in self._members if name != member.name}
-            member.dispatcher.peers.set_peers(others, now_seconds=now)
+            member.peers.set_peers(others, now_seconds=now)
 
     def _send(self, member: Member, incarnation: int, records: list[bytes]) -> None:
         if not records:
@@ -115,7 +118,7 @@ class PeerNetwork:
 
     def _deliver(self, sender: str, receiver: Member, data: bytes) -> None:
         def arrive() -> None:
-            receiver.dispatcher.peers.receive(
+            receiver.peers.receive(
                 sender, data, secret=None, now_seconds=self._loop.now_seconds
             )
 

@@ -52,6 +52,8 @@ class EngineGauges:
     num_preemptions: int
     num_computed_tokens: int
     """Prompts and answers, since its start."""
+    num_generated_tokens: int
+    """Answers alone."""
 
 
 @dataclass(slots=True)
@@ -118,6 +120,7 @@ class VirtualReplica:
             kv_cache_utilization_ratio=max(s.cache.utilization_ratio for s in schedulers),
             num_waiting_for_capacity=sum(s.num_waiting - s.num_deferred for s in schedulers),
             num_preemptions=sum(s.counts.num_preemptions for s in schedulers),
+            num_generated_tokens=sum(s.counts.generated_tokens for s in schedulers),
             num_computed_tokens=sum(
                 s.counts.prompt_tokens + s.counts.generated_tokens for s in schedulers
             ),
@@ -173,8 +176,11 @@ class VirtualReplica:
             lost = rank.inbox
             rank.inbox, rank.plan = [], None
             for ticket in lost:
-                self._end(ticket, is_failed=True)
+                if not ticket.is_cancelled:
+                    self._end(ticket, is_failed=True)
         for ticket in tuple(self._tickets.values()):
+            if ticket.request not in self._tickets:
+                continue  # the end of another has taken it along
             self._ranks[ticket.rank].scheduler.abort(ticket.request)
             del self._tickets[ticket.request]
             self._end(ticket, is_failed=True)

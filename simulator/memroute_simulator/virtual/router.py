@@ -1,12 +1,13 @@
-"""A router in virtual time: memroute's own decisions, on a clock and a view of its own.
+"""A router in virtual time: the router's own driver on another clock, with a view of its own.
 
-What decides is ``memroute.traffic.dispatch``, the object that decides in the real router too; here
-it gets its readings, first tokens and ends from simulated engines. Each replica is scraped at the
-router's period from a random phase on, and a reading arrives late by the network. Requests that
-fail before their first token are tried elsewhere.
+``memroute.traffic.dispatch.RequestPool`` decides, holds, takes turns, retries and leases, here as
+in the real router; what is here is what differs: the clock, the engines that answer, the scrapes
+(at the router's period, each replica from a random phase on, late by the network), and what became
+of each request.
 
-Policies that ask for cached prefixes are told what each cache holds, exactly and at once: better
-than any real index, the same for all of them. ``memroute-guessing`` alone has its own.
+``memroute`` is what a default install does: it has the shipped index, which guesses what is cached
+from what was sent where. The published policies that ask for cached prefixes, ``memroute-oracle``
+and ``clairvoyant`` are told what each cache holds, exactly and at once: better than any real index.
 """
 
 import heapq
@@ -17,43 +18,55 @@ from dataclasses import dataclass, field
 from memroute.traffic.admission import QueueLimits, Reject
 from memroute.traffic.dispatch import (
     AdmissionMode,
-    Assignment,
     Backend,
     Dispatcher,
     DispatchSettings,
+    Lease,
+    RequestPool,
+    RetryRule,
+    Waiter,
 )
-from memroute.traffic.replica import ReplicaReading, max_age_seconds
+from memroute.traffic.lengths import PromptLengths
+from memroute.traffic.peers import PeerGroup
+from memroute.traffic.replica import ReplicaReading, Reservation, max_age_seconds
 from memroute.traffic.request import RequestProfile
-from memroute.traffic.routing import POLICY_NAMES
+from memroute.traffic.routing import POLICY_NAMES, SEES_PREFIXES
 from memroute_simulator.engine.model import EngineRequest, SegmentedContent
 from memroute_simulator.virtual.loop import VirtualLoop
+from memroute_simulator.virtual.mix import TrafficMix
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
 from memroute_simulator.virtual.replica import Ticket, VirtualReplica
 
 ASSUMED_OUTPUT_TOKENS = 256
 # The default of a ModelDeployment's routing.
-STUCK_TICK_SECONDS = 0.25
+MAX_CHOICES = 1024
+# More than a request of any mix asks for: names their answers.
+TICK_SECONDS = 0.25
 # How often replicas are looked at for whether they hang: the router's clock.
-HELD_TICK_SECONDS = 0.01
-# How often held requests are looked at when nothing happens.
+MEMROUTE = "memroute"
+"""memroute's own policy as it is shipped: prefixes are guessed from what was sent where."""
 CLAIRVOYANT = "clairvoyant"
 """memroute's own policy, told how long every answer will be, with readings of this moment."""
 CLAIRVOYANT_SCRAPE_SECONDS = 0.02
-GUESSING = "memroute-guessing"
-"""memroute's own policy with its own index: prefixes are guessed from what was sent where."""
+ORACLE = "memroute-oracle"
+"""memroute's own policy, told what each cache holds, as the published policies are."""
 GUESSED_BLOCK_TOKENS = 256
 # What the router's blocks of 1,024 characters are about.
-KEY_MASK = (1 << 63) - 1
-# Keys of the router's prefixes have 64 bits and a sign.
-OURS = frozenset({"memroute", GUESSING, CLAIRVOYANT})
-POLICIES = (*POLICY_NAMES, GUESSING, CLAIRVOYANT)
+KEY_BITS = 63
+KEY_MASK = (1 << KEY_BITS) - 1
+# Keys of the router's prefixes have 64 bits and a sign; those of a workload's segments have more.
+OURS = frozenset({MEMROUTE, ORACLE, CLAIRVOYANT})
+POLICIES = (*POLICY_NAMES, ORACLE, CLAIRVOYANT)
+SEES_CACHES = frozenset({*SEES_PREFIXES, ORACLE, CLAIRVOYANT}) - {MEMROUTE}
+"""Policies that are told what each cache holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
     """How routers see and send."""
 
-    scrape_seconds: float = 0.2
+    scrape_seconds: float = 1.0
+    """The default of ``memroute-router --scrape-seconds``."""
     scrape_delay_seconds: float = 0.005
     """From the engine's answer to the decision that may use it."""
     network_seconds: float = 0.0005
@@ -66,25 +79,76 @@ class RouterSettings:
     """Whether requests are told apart by tenant, as with ``--tenants``."""
 
 
-class _Asking:
-    """A request that this router has: a ticket of the dispatcher."""
+class _Attempt:
+    """One request on its way through one router, until it ends or fails: a ``Waiter``."""
 
-    __slots__ = ("assignment", "on_end", "outcome", "profile", "request", "ticket", "tried")
+    __slots__ = ("lease", "on_end", "outcome", "profile", "router", "tickets", "tried")
 
     def __init__(
         self,
+        router: "VirtualRouter",
         outcome: Outcome,
-        request: EngineRequest,
         profile: RequestProfile,
         on_end: Callable[[Outcome], None],
     ) -> None:
+        self.router = router
         self.outcome = outcome
-        self.request = request
         self.profile = profile
         self.on_end = on_end
         self.tried = outcome.tried
-        self.assignment: Assignment | None = None
-        self.ticket: Ticket | None = None
+        self.lease: Lease[VirtualReplica] | None = None
+        self.tickets: tuple[Ticket, ...] = ()
+        """One for each of its choices."""
+
+    def admitted(self, lease: Lease[VirtualReplica]) -> None:
+        """Room is reserved: to the engine."""
+        self.router.send(self, lease)
+
+    def refused(self, reject: Reject) -> None:
+        """No replica may take it; one that was tried before has failed."""
+        if self.tried:
+            self.end(OutcomeStatus.FAILED, "no replica left to try")
+            return
+        self.outcome.retry_after_seconds = reject.retry_after_seconds
+        self.end(OutcomeStatus.SHED, reject.reason.value)
+
+    def is_stuck(self) -> None:
+        """As in the real router: its replica is to blame, and it goes elsewhere."""
+        lease = self.lease
+        if lease is not None and self.router.leaves_stuck:
+            lease.backend.health.fault(now_seconds=self.router.loop.now_seconds)
+            self.router.abort(self)
+            self.router.failed(self, "the replica hangs")
+
+    def end(self, status: OutcomeStatus, why: str = "", *, after_seconds: float = 0.0) -> None:
+        """It is over, ``after_seconds`` from now as the client sees it."""
+        self.outcome.cancel = None
+        self.outcome.end(status, self.router.loop.now_seconds + after_seconds, why)
+        if status is OutcomeStatus.SHED:
+            self.router.backlog.refused(self.outcome)
+        self.on_end(self.outcome)
+
+
+class _Backlog:
+    """How long what waited ahead of each refused request took: what Retry-After foretells."""
+
+    def __init__(self, pool: RequestPool[VirtualReplica]) -> None:
+        self._pool = pool
+        self._placed_tokens = 0
+        self._refused: list[tuple[int, int, Outcome]] = []
+
+    def refused(self, outcome: Outcome) -> None:
+        """A request was told to come back."""
+        ahead = self._placed_tokens + self._pool.held_tokens
+        heapq.heappush(self._refused, (ahead, outcome.number, outcome))
+
+    def placed(self, num_tokens: int, *, now_seconds: float) -> None:
+        """So many tokens were given room."""
+        self._placed_tokens += num_tokens
+        while self._refused and self._refused[0][0] <= self._placed_tokens:
+            _, _, outcome = heapq.heappop(self._refused)
+            if outcome.ended_seconds is not None:
+                outcome.drained_seconds = now_seconds - outcome.ended_seconds
 
 
 class VirtualRouter:
@@ -96,6 +160,7 @@ class VirtualRouter:
         loop: VirtualLoop,
         policy: str,
         settings: RouterSettings,
+        mix: TrafficMix,
         rng: random.Random,
         is_running: Callable[[], bool],
         name: str = "router",
@@ -104,15 +169,20 @@ class VirtualRouter:
         self.loop = loop
         self.name = name
         self.settings = settings
+        self.prompts = PromptLengths()
+        """How long prompts turn out to be, as the engines' ``usage`` says."""
+        self._mix = mix
         self._rng = rng
         self._is_running = is_running
         self._is_clairvoyant = policy == CLAIRVOYANT
-        self._guesses = policy == GUESSING
-        ours = self._is_ours = policy in OURS
+        self._guesses = policy == MEMROUTE
+        ours = policy in OURS
+        self.leaves_stuck = ours
+        """Whether requests leave replicas that hang: other routers wait for the timeout."""
         dispatch = settings.dispatch
-        self.dispatcher = Dispatcher(
+        self.dispatcher: Dispatcher[Waiter[VirtualReplica]] = Dispatcher(
             DispatchSettings(
-                policy="memroute" if ours else policy,
+                policy=MEMROUTE if ours else policy,
                 admission=dispatch.admission if ours else AdmissionMode.OFF,
                 max_age_seconds=max_age_seconds(settings.scrape_seconds),
                 limits=dispatch.limits,
@@ -121,230 +191,218 @@ class VirtualRouter:
             rng=rng,
             find_hits=None if self._guesses else self._find_hits,
         )
-        self._replicas: dict[str, VirtualReplica] = {}
-        self._sent: dict[str, dict[_Asking, None]] = {}
-        self._num_held = 0
-        self._placed_tokens = 0
-        self._refused: list[tuple[int, int, Outcome]] = []
-        self._will_advance = False
+        self.pool: RequestPool[VirtualReplica] = RequestPool(
+            self.dispatcher,
+            retries=RetryRule(settings.max_attempts),
+            clock=lambda: loop.now_seconds,
+            call_soon=lambda callback: loop.after(0.0, callback),
+            call_later=loop.after,
+        )
+        self.backlog = _Backlog(self.pool)
+        self._sent: dict[VirtualReplica, dict[_Attempt, None]] = {}
+        self._by_reservation: dict[Reservation, _Attempt] = {}
+
+    @property
+    def peers(self) -> PeerGroup:
+        """What it says to other routers, and what they say to it."""
+        return self.dispatcher.peers
 
     def add_replica(self, replica: VirtualReplica) -> None:
         """Start to scrape a replica, and to send to it."""
         ledger = self.dispatcher.ledger(
             replica.name, promised_capacity_tokens=max(1, replica.capacity_tokens)
         )
-        self.dispatcher.add(Backend(ledger))
-        self._replicas[replica.name] = replica
-        self._sent[replica.name] = {}
-
-        replica.on_step.append(lambda: ledger.stepped(now_seconds=self.loop.now_seconds))
+        self._sent[replica] = {}
+        self.pool.join(Backend(ledger), replica)
+        replica.on_step.append(lambda: self._stepped(replica))
         if self._is_running():
             self._start(replica)
-
-    def start_scraping(self) -> None:
-        """Scrape every replica, each from a phase of its own, until nothing is left to route."""
-        for replica in self._replicas.values():
-            self._start(replica)
-        self.loop.after(STUCK_TICK_SECONDS, self._look_for_stuck)
-
-    def _look_for_stuck(self) -> None:
-        """What waits at a replica that hangs goes elsewhere, as in the real router."""
-        if self._is_ours:
-            now = self.loop.now_seconds
-            stuck = set(self.dispatcher.stuck(now_seconds=now))
-            for asking in [a for sent in self._sent.values() for a in sent]:
-                assignment = asking.assignment
-                if assignment is not None and assignment.reservation in stuck:
-                    assignment.backend.health.fault(now_seconds=now)
-                    self._cancel(asking)
-                    self.route(asking.outcome, asking.on_end)
-        if self._is_running():
-            self.loop.after(STUCK_TICK_SECONDS, self._look_for_stuck)
 
     def remove_replica(self, replica: VirtualReplica) -> None:
         """Send nothing more to it."""
-        self._replicas.pop(replica.name, None)
-        self.dispatcher.remove(replica.name)
+        self.pool.leave(replica.name)
+
+    def start_scraping(self) -> None:
+        """Scrape every replica, each from a phase of its own, until nothing is left to route."""
+        for replica in self.pool.replicas.values():
+            self._start(replica)
+        self.loop.after(TICK_SECONDS, self._tick)
 
     def route(self, outcome: Outcome, on_end: Callable[[Outcome], None]) -> None:
         """Send a request on, let it wait, or shed it."""
-        request = self._request(outcome)
-        profile = self._profile(request, outcome.asked.tenant)
-        asking = _Asking(outcome, request, profile, on_end)
-        verdict = self.dispatcher.submit(asking, now_seconds=self.loop.now_seconds)
-        if verdict is None:
-            self._num_held += 1
-            outcome.cancel = lambda: self._withdraw(asking)
-            self._advance()
-            self._advance_later()
+        attempt = _Attempt(self, outcome, self._profile(outcome), on_end)
+        outcome.cancel = lambda: self.pool.withdraw(attempt)
+        verdict = self.pool.submit(attempt)
+        if isinstance(verdict, Lease):
+            attempt.admitted(verdict)
+        elif verdict is not None:
+            attempt.refused(verdict)
+
+    # An attempt on a replica.
+
+    def send(self, attempt: _Attempt, lease: Lease[VirtualReplica]) -> None:
+        """Send it to the engine where room was reserved."""
+        outcome, replica = attempt.outcome, lease.replica
+        outcome.tried.append(replica.name)
+        attempt.lease = lease
+        attempt.tickets = tuple(
+            Ticket(request=self._request(outcome, choice))
+            for choice in range(outcome.asked_how.num_choices)
+        )
+        self._sent[replica][attempt] = None
+        self._by_reservation[lease.reservation] = attempt
+        self.backlog.placed(lease.reserved_tokens, now_seconds=self.loop.now_seconds)
+        outcome.cancel = lambda: self.abort(attempt)
+        for ticket in attempt.tickets:
+            ticket.on_first_token = lambda _: self._on_first_token(attempt)
+            ticket.on_end = lambda ticket: self._on_end(attempt, ticket)
+        self.loop.after(self.settings.network_seconds, lambda: self._submit(attempt, replica))
+
+    def _submit(self, attempt: _Attempt, replica: VirtualReplica) -> None:
+        for ticket in attempt.tickets:
+            if attempt.lease is not None:
+                replica.submit(ticket)
+
+    def abort(self, attempt: _Attempt) -> None:
+        """Its work ends at the engine, and what was reserved is given back."""
+        if attempt.lease is not None:
+            for ticket in attempt.tickets:
+                attempt.lease.replica.abort(ticket)
+            self._release(attempt, is_complete=False)
+
+    def failed(self, attempt: _Attempt, why: str) -> None:
+        """It has left a replica without an answer: elsewhere, while it may."""
+        outcome = attempt.outcome
+        if outcome.first_token_seconds is None and self.pool.may_retry(attempt):
+            self.route(outcome, attempt.on_end)
         else:
-            self._told(asking, verdict)
+            attempt.end(OutcomeStatus.FAILED, why)
 
-    # What was decided.
-
-    def _told(self, asking: _Asking, verdict: Assignment | Reject) -> None:
-        outcome = asking.outcome
-        outcome.cancel = None
-        if isinstance(verdict, Assignment):
-            self._send(asking, verdict)
-        elif outcome.tried and verdict.retry_after_seconds is not None:
-            outcome.end(OutcomeStatus.FAILED, self.loop.now_seconds, "no replica left to try")
-            asking.on_end(outcome)
-        else:
-            outcome.retry_after_seconds = verdict.retry_after_seconds
-            ahead = self._placed_tokens + self.dispatcher.queue.held_tokens
-            heapq.heappush(self._refused, (ahead, outcome.number, outcome))
-            outcome.end(OutcomeStatus.SHED, self.loop.now_seconds, verdict.reason.value)
-            asking.on_end(outcome)
-
-    def _withdraw(self, asking: _Asking) -> None:
-        if self.dispatcher.withdraw(asking):
-            self._num_held -= 1
-
-    def _advance_later(self) -> None:
-        if self._num_held and not self._will_advance:
-            self._will_advance = True
-            self.loop.after(HELD_TICK_SECONDS, self._tick)
-
-    def _tick(self) -> None:
-        self._will_advance = False
-        self._advance()
-        self._advance_later()
-
-    def _advance(self) -> None:
-        """Something has changed, or time has passed: see whose turn it is."""
-        if not self._num_held:
+    def _release(self, attempt: _Attempt, *, is_complete: bool) -> None:
+        lease, attempt.lease = attempt.lease, None
+        attempt.outcome.cancel = None
+        if lease is None:
             return
-        for ticket, verdict in self.dispatcher.turns(now_seconds=self.loop.now_seconds):
-            self._num_held -= 1
-            if isinstance(ticket, _Asking):
-                self._told(ticket, verdict)
+        self._sent[lease.replica].pop(attempt, None)
+        self._by_reservation.pop(lease.reservation, None)
+        outcome, usage = attempt.outcome, None
+        how = outcome.asked_how
+        if is_complete:
+            lease.backend.health.answered()
+            self._show(attempt, lease)
+            if how.has_usage:
+                usage = how.num_choices * outcome.asked.num_output_tokens
+                self.prompts.observe(how.parts, actual_tokens=outcome.asked.num_prompt_tokens)
+        lease.release(is_complete=is_complete, generated_tokens=usage)
+
+    def _on_first_token(self, attempt: _Attempt) -> None:
+        outcome = attempt.outcome
+        if outcome.first_token_seconds is None:
+            # Of a whole answer, too: it is the engine's, and what the target is about.
+            outcome.first_token_seconds = self.loop.now_seconds + self.settings.network_seconds
+        lease = attempt.lease
+        if lease is not None and attempt.profile.is_stream:
+            lease.backend.health.answered()
+            lease.progress(max(1, lease.reservation.num_events))
+
+    def _stepped(self, replica: VirtualReplica) -> None:
+        """A step has ended: what the stream that tells the replica's clock has shown by now.
+
+        The others' events are read when a reading comes, and when they end: the ledger asks for
+        them at no other time.
+        """
+        backend = self.dispatcher.backends.get(replica.name)
+        leader = None if backend is None else backend.ledger.leader
+        if leader is not None:
+            self._show_events(self._by_reservation[leader])
+            return
+        for attempt in self._sent[replica]:
+            if attempt.profile.is_stream:
+                self._show_events(attempt)
+                return
+
+    def _show_events(self, attempt: _Attempt) -> None:
+        """Tell of what a stream has shown by now, where it has begun."""
+        lease = attempt.lease
+        if lease is not None and not lease.is_pending:
+            self._show(attempt, lease)
+
+    def _show(self, attempt: _Attempt, lease: Lease[VirtualReplica]) -> None:
+        if attempt.profile.is_stream:
+            counts = [lease.replica.num_generated(ticket.request) for ticket in attempt.tickets]
+            lease.progress(sum(map(self._mix.num_events, counts)))
+
+    def _on_end(self, attempt: _Attempt, ticket: Ticket) -> None:
+        lease = attempt.lease
+        if lease is None:
+            return
+        outcome, request = attempt.outcome, ticket.request
+        outcome.num_preemptions += request.num_preemptions
+        outcome.num_hit_tokens = request.num_hit_tokens
+        if ticket.is_failed:
+            lease.backend.health.fault(now_seconds=self.loop.now_seconds)
+            self.abort(attempt)
+            self.failed(attempt, "the replica died")
+        elif all(one.last_token_seconds is not None for one in attempt.tickets):
+            self._release(attempt, is_complete=True)
+            attempt.end(OutcomeStatus.SERVED, after_seconds=self.settings.network_seconds)
 
     # Requests.
 
-    def _request(self, outcome: Outcome) -> EngineRequest:
+    @staticmethod
+    def _request(outcome: Outcome, choice: int) -> EngineRequest:
+        """One of the request's choices, as the engine takes it."""
         asked = outcome.asked
+        output_id = asked.output_id if not choice else -(MAX_CHOICES * asked.output_id + choice)
         return EngineRequest(
-            request_id=f"{outcome.number}.{len(outcome.tried)}",
+            request_id=f"{outcome.number}.{outcome.num_attempts}.{len(outcome.tried)}.{choice}",
             num_prompt_tokens=asked.num_prompt_tokens,
             num_output_tokens=asked.num_output_tokens,
             max_output_tokens=asked.max_output_tokens,
-            content=SegmentedContent(asked.prompt, asked.output_id),
+            content=SegmentedContent(asked.prompt, output_id),
             priority=asked.priority,
             arrival_seconds=outcome.sent_seconds,
             adapter=asked.adapter,
         )
 
-    def _profile(self, request: EngineRequest, tenant: str) -> RequestProfile:
-        allowed = request.max_output_tokens
+    def _profile(self, outcome: Outcome) -> RequestProfile:
+        """What the router takes the request to be: its prompt by the estimator."""
+        asked, how = outcome.asked, outcome.asked_how
+        allowed = asked.max_output_tokens
         assumed = ASSUMED_OUTPUT_TOKENS if allowed is None else min(allowed, ASSUMED_OUTPUT_TOKENS)
-        limits = self.settings.dispatch.limits
+        known = how.num_choices * asked.num_output_tokens if self._is_clairvoyant else None
+        estimate = asked.num_prompt_tokens
+        if not self._is_clairvoyant:
+            estimate = max(1, round(self.prompts.tokens(how.parts)))
         return RequestProfile(
-            num_prompt_tokens=request.num_prompt_tokens,
-            min_prompt_tokens=request.num_prompt_tokens,
+            num_prompt_tokens=estimate,
+            min_prompt_tokens=min(estimate, asked.num_prompt_tokens),
             max_output_tokens=allowed,
-            assumed_output_tokens=assumed,
-            known_output_tokens=request.num_output_tokens if self._is_clairvoyant else None,
-            tenant=tenant if self.settings.tells_tenants else "",
+            assumed_output_tokens=how.num_choices * assumed,
+            known_output_tokens=known,
+            num_choices=how.num_choices,
+            num_sequences=how.num_choices,
+            is_stream=how.is_stream,
+            tenant=asked.tenant if self.settings.tells_tenants else "",
             # To vLLM smaller is served first, to memroute greater.
-            priority=-request.priority,
-            deadline_seconds=request.arrival_seconds + limits.ttft_target_seconds,
-            prefix=self._prefix(request) if self._guesses else (),
+            priority=-asked.priority,
+            prefix=self._prefix(outcome) if self._guesses else (),
             tokens_per_block=GUESSED_BLOCK_TOKENS,
         )
 
     @staticmethod
-    def _prefix(request: EngineRequest) -> tuple[int, ...]:
-        num_blocks = request.num_prompt_tokens // GUESSED_BLOCK_TOKENS
-        keys = request.content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS)
-        return tuple([(key ^ key >> 64) & KEY_MASK for key in keys])
+    def _prefix(outcome: Outcome) -> tuple[int, ...]:
+        asked = outcome.asked
+        num_blocks = asked.num_prompt_tokens // GUESSED_BLOCK_TOKENS
+        content = SegmentedContent(asked.prompt, asked.output_id)
+        keys = content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS)
+        return tuple([(key ^ key >> KEY_BITS) & KEY_MASK for key in keys])
 
-    def _find_hits(self, ticket: object) -> dict[str, int]:
-        if not isinstance(ticket, _Asking):
+    def _find_hits(self, waiter: Waiter[VirtualReplica]) -> dict[str, int]:
+        if not isinstance(waiter, _Attempt):
             return {}
-        return {
-            name: replica.hit_tokens(ticket.request) for name, replica in self._replicas.items()
-        }
-
-    def _send(self, asking: _Asking, assignment: Assignment) -> None:
-        outcome = asking.outcome
-        name = assignment.choice.replica
-        replica = self._replicas[name]
-        outcome.tried.append(name)
-        asking.assignment = assignment
-        ticket = asking.ticket = Ticket(request=asking.request)
-        self._sent[name][asking] = None
-        self._placed_tokens += assignment.reservation.reserved_tokens
-        while self._refused and self._refused[0][0] <= self._placed_tokens:
-            _, _, refused = heapq.heappop(self._refused)
-            if refused.ended_seconds is not None:
-                refused.drained_seconds = self.loop.now_seconds - refused.ended_seconds
-        ticket.on_first_token = lambda _: self._on_first_token(asking)
-        ticket.on_end = lambda _: self._on_end(asking)
-        outcome.cancel = lambda: self._cancel(asking)
-        self.loop.after(self.settings.network_seconds, lambda: replica.submit(ticket))
-
-    def _cancel(self, asking: _Asking) -> None:
-        """The client has gone: the engine's work ends, and what was reserved is given back."""
-        if asking.assignment is None or asking.ticket is None:
-            return
-        replica = asking.ticket.replica or self._replicas.get(asking.assignment.choice.replica)
-        if replica is not None:
-            replica.abort(asking.ticket)
-        self._leave(asking, is_complete=False)
-
-    def _leave(self, asking: _Asking, *, is_complete: bool) -> None:
-        assignment = asking.assignment
-        asking.outcome.cancel = None
-        if assignment is None:
-            return
-        asking.assignment = None
-        self._sent[assignment.choice.replica].pop(asking, None)
-        now = self.loop.now_seconds
-        ledger = assignment.backend.ledger
-        if is_complete:
-            ledger.progress(
-                assignment.reservation,
-                generated_tokens=asking.request.num_output_tokens,
-                now_seconds=now,
-            )
-        self.dispatcher.ended(
-            ledger, assignment.reservation, is_complete=is_complete, now_seconds=now
-        )
-        self._advance()
-
-    def _on_first_token(self, asking: _Asking) -> None:
-        now = self.loop.now_seconds
-        asking.outcome.first_token_seconds = now + self.settings.network_seconds
-        assignment = asking.assignment
-        if assignment is not None:
-            assignment.backend.health.answered()
-            assignment.backend.ledger.progress(
-                assignment.reservation, generated_tokens=1, now_seconds=now
-            )
-        self._advance()
-
-    def _on_end(self, asking: _Asking) -> None:
-        now = self.loop.now_seconds
-        ticket, assignment = asking.ticket, asking.assignment
-        if ticket is None or assignment is None:
-            return
-        outcome, request = asking.outcome, asking.request
-        outcome.num_preemptions += request.num_preemptions
-        outcome.num_hit_tokens = request.num_hit_tokens
-        if ticket.is_failed:
-            assignment.backend.health.fault(now_seconds=now)
-        self._leave(asking, is_complete=not ticket.is_failed)
-        if not ticket.is_failed:
-            outcome.end(OutcomeStatus.SERVED, now + self.settings.network_seconds)
-            asking.on_end(outcome)
-        elif outcome.first_token_seconds is None and (
-            len(outcome.tried) < self.settings.max_attempts
-        ):
-            self.route(outcome, asking.on_end)
-        else:
-            outcome.end(OutcomeStatus.FAILED, now, "the replica died")
-            asking.on_end(outcome)
+        request = self._request(waiter.outcome, 0)
+        return {name: there.hit_tokens(request) for name, there in self.pool.replicas.items()}
 
     # Readings.
 
@@ -357,7 +415,7 @@ class VirtualRouter:
 
     def _scrape(self, replica: VirtualReplica) -> None:
         """Scrape now, and again every period while there is something to route."""
-        if self._replicas.get(replica.name) is not replica:
+        if self.pool.replicas.get(replica.name) is not replica:
             return
         if replica.is_serving and not replica.is_mute:
             gauges = replica.reading()
@@ -370,6 +428,7 @@ class VirtualRouter:
                 num_waiting_for_capacity=gauges.num_waiting_for_capacity,
                 num_preemptions_total=gauges.num_preemptions,
                 num_computed_tokens_total=gauges.num_computed_tokens,
+                num_generated_tokens_total=gauges.num_generated_tokens,
             )
             self.loop.after(
                 self.settings.scrape_delay_seconds, lambda: self._arrived(replica, reading)
@@ -379,20 +438,12 @@ class VirtualRouter:
 
     def _arrived(self, replica: VirtualReplica, reading: ReplicaReading) -> None:
         backend = self.dispatcher.backends.get(replica.name)
-        if backend is None:
-            return
-        ledger = backend.ledger
-        for asking in self._sent[replica.name]:
-            assignment = asking.assignment
-            if assignment is None or assignment.reservation.is_pending:
-                continue
-            # Streams have told how far they are, when each step ended.
-            generated = replica.num_generated(asking.request)
-            if generated:
-                ledger.progress(
-                    assignment.reservation,
-                    generated_tokens=generated,
-                    now_seconds=ledger.progressed_at_seconds,
-                )
-        self.dispatcher.apply_reading(ledger, reading)
-        self._advance()
+        if backend is not None:
+            for attempt in self._sent[replica]:
+                self._show_events(attempt)
+            self.pool.apply_reading(backend.ledger, reading)
+
+    def _tick(self) -> None:
+        self.pool.tick()
+        if self._is_running():
+            self.loop.after(TICK_SECONDS, self._tick)

@@ -1,21 +1,28 @@
 """Now, later or never? In tokens and in seconds, per backend replica, never on a pool average."""
 
+from memroute.traffic.admission.gates import GATES, ClosedReason, reason_closed
 from memroute.traffic.admission.hanging import hangs
-from memroute.traffic.admission.policy import (
-    AdmissionSettings,
-    ClosedReason,
+from memroute.traffic.admission.queue import FairQueue, QueuedRequest, QueueLimits, QueueRefusal
+from memroute.traffic.admission.refusals import (
     NotNow,
     Reject,
     RejectReason,
     never_fits,
     no_ready_replica,
     not_now,
-    reason_closed,
 )
-from memroute.traffic.admission.queue import FairQueue, QueuedRequest, QueueLimits, QueueRefusal
+from memroute.traffic.admission.settings import AdmissionSettings
+from memroute.traffic.admission.targets import (
+    AloneLatency,
+    UnmetTarget,
+    alone_latency,
+    unmet_target,
+)
 
 __all__ = [
+    "GATES",
     "AdmissionSettings",
+    "AloneLatency",
     "ClosedReason",
     "FairQueue",
     "NotNow",
@@ -24,9 +31,12 @@ __all__ = [
     "QueuedRequest",
     "Reject",
     "RejectReason",
+    "UnmetTarget",
+    "alone_latency",
     "hangs",
     "never_fits",
     "no_ready_replica",
     "not_now",
     "reason_closed",
+    "unmet_target",
 ]

@@ -1,19 +1,22 @@
-"""Whether a replica hangs: prompts wait there, and nothing comes back.
+"""Whether a replica hangs: requests of ours are there, and nothing comes back.
 
-Answers that are not streamed show nothing until they end: with one of them there, only an engine
-that reports how much it computes can be told to hang.
+A stream that waits for its first token shows that by itself. An answer that is not streamed shows
+nothing until it ends, so another sign is needed: the engine's own counters of computed tokens stand
+still over readings that still come, or the answer should have ended long ago.
 """
 
 from typing import Final
 
-from memroute.traffic.admission.policy import AdmissionSettings
+from memroute.traffic.admission.settings import AdmissionSettings
 from memroute.traffic.replica.ledger import ReplicaLedger
 
-LATE_RATIO: Final = 4.0
 # Silent for so many times what the prompts that wait there should take.
-UNKNOWN_SPEED_RATIO: Final = 6.0
+LATE_RATIO: Final = 4.0
 # So much longer than usual where nobody knows yet how fast such engines are: the first request of
 # an engine that compiles takes half a minute.
+UNKNOWN_SPEED_RATIO: Final = 6.0
+# A whole answer without a limit may be so many times as long as such answers are expected to be.
+LONGEST_RATIO: Final = 8.0
 
 
 def hangs(
@@ -27,13 +30,35 @@ def hangs(
 
     ``is_on_trial``: it has failed of late, and a request finds out whether it is back.
     """
-    if not ledger.num_own_pending:
+    silent = ledger.silent_seconds(now_seconds)
+    if silent <= 0.0:
         return False
     are_streams = ledger.has_streams_only
-    if not are_streams and not ledger.tells_life:
-        return False
     patience = settings.trial_seconds if is_on_trial and are_streams else settings.stuck_seconds
     if not ledger.speed.is_known:
         patience = UNKNOWN_SPEED_RATIO * settings.stuck_seconds
     expected = ledger.speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
-    return ledger.silent_seconds(now_seconds) > max(patience, LATE_RATIO * expected)
+    patience = max(patience, LATE_RATIO * expected)
+    if silent <= patience:
+        return False
+    if are_streams:
+        return any(lease.is_pending for lease in ledger.leases)
+    if ledger.tells_life:
+        # Its counters were read since, and stand still: a page that nobody answers says nothing.
+        since = now_seconds - silent
+        if ledger.read_at_seconds - since > patience:
+            return True
+    return silent > patience + LATE_RATIO * _longest_answer_seconds(ledger, settings)
+
+
+def _longest_answer_seconds(ledger: ReplicaLedger, settings: AdmissionSettings) -> float:
+    """How long the longest of the answers that show nothing may take, as far as anybody can say."""
+    tick = ledger.steps.mean_seconds or ledger.steps.reported_seconds
+    if tick <= 0.0:
+        tick = settings.tpot_target_seconds
+    longest = 0
+    for lease in ledger.unanswered:
+        limit = lease.profile.max_output_tokens
+        each = int(LONGEST_RATIO * lease.expected_output_tokens / lease.num_sequences)
+        longest = max(longest, each if limit is None else min(limit, each))
+    return tick * longest

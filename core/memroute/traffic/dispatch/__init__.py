@@ -6,6 +6,8 @@ from memroute.traffic.dispatch.dispatcher import (
     Dispatcher,
     DispatchSettings,
 )
+from memroute.traffic.dispatch.request_pool import Lease, RequestPool, Waiter
+from memroute.traffic.dispatch.retries import RetryRule
 from memroute.traffic.dispatch.waiting_line import Ticket
 from memroute.traffic.replica.backend import Backend
 
@@ -15,5 +17,9 @@ __all__ = [
     "Backend",
     "DispatchSettings",
     "Dispatcher",
+    "Lease",
+    "RequestPool",
+    "RetryRule",
     "Ticket",
+    "Waiter",
 ]

@@ -20,7 +20,7 @@ everything unless it is asked for.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, Generic
 
 from memroute.traffic.admission import (
     AdmissionSettings,
@@ -37,13 +37,13 @@ from memroute.traffic.admission import (
     no_ready_replica,
     not_now,
 )
-from memroute.traffic.dispatch.waiting_line import Ticket, WaitingLine
-from memroute.traffic.lengths import OutputLengths
+from memroute.traffic.dispatch.waiting_line import T, WaitingLine
+from memroute.traffic.lengths import OutputLengths, TokensPerEvent
 from memroute.traffic.peers import PeerGroup
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation
 from memroute.traffic.replica.backend import Backend, compare_speed, usable
-from memroute.traffic.replica.ledger import MEMORY_QUANTILE
+from memroute.traffic.replica.own_requests import MEMORY_QUANTILE
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute.traffic.request import Hits, RequestProfile
 from memroute.traffic.routing.cost import Choice, RandomSource, wait_seconds
@@ -97,7 +97,7 @@ class Assignment:
         self.reservation = reservation
 
 
-class Dispatcher:
+class Dispatcher(Generic[T]):
     """Owns the ledgers of one pool's replicas and the queue of those who wait for them."""
 
     def __init__(
@@ -106,7 +106,7 @@ class Dispatcher:
         limits: QueueLimits,
         *,
         rng: RandomSource,
-        find_hits: Callable[[Ticket], Hits] | None = None,
+        find_hits: Callable[[T], Hits] | None = None,
         peers: PeerGroup | None = None,
     ) -> None:
         """``peers``: other routers of the same replicas; None: there are none.
@@ -116,8 +116,9 @@ class Dispatcher:
         None: guessed from what was sent where, by the blocks of its profile's ``prefix``.
         """
         self.settings = settings
-        self.line = WaitingLine(limits)
+        self.line: WaitingLine[T] = WaitingLine(limits)
         self.lengths = OutputLengths()
+        self.events = TokensPerEvent()
         self.backends: dict[str, Backend] = {}
         self.num_would_hold = 0
         self.closed_counts: dict[ClosedReason, int] = {}
@@ -127,11 +128,11 @@ class Dispatcher:
         self._find_hits = find_hits
         self._rng = rng
         self._pick: Pick | None = None
-        self._evicted: list[tuple[Ticket, Reject]] = []
+        self._evicted: list[tuple[T, Reject]] = []
         self.configure(settings)
 
     @property
-    def queue(self) -> FairQueue[Ticket]:
+    def queue(self) -> FairQueue[T]:
         """Who waits."""
         return self.line.queue
 
@@ -175,12 +176,13 @@ class Dispatcher:
             promised_capacity_tokens=promised_capacity_tokens,
             max_context_tokens=max_context_tokens,
             lengths=self.lengths,
+            events=self.events,
             weight_ratio=weight_ratio,
         )
 
     # Requests.
 
-    def submit(self, ticket: Ticket, *, now_seconds: float) -> Assignment | Reject | None:
+    def submit(self, ticket: T, *, now_seconds: float) -> Assignment | Reject | None:
         """Room on a replica, a refusal, or None: it waits, and ``turns`` will tell."""
         possible = self._possible(ticket, now_seconds)
         if isinstance(possible, Reject):
@@ -208,21 +210,21 @@ class Dispatcher:
             self.num_would_hold += 1
         return self._unheld(ticket, found, possible, now_seconds)
 
-    def withdraw(self, ticket: Ticket) -> bool:
+    def withdraw(self, ticket: T) -> bool:
         """It waits no more: its client has gone. False when it did not wait."""
         return self.queue.remove(ticket)
 
-    def turns(self, *, now_seconds: float) -> list[tuple[Ticket, Assignment | Reject]]:
+    def turns(self, *, now_seconds: float) -> list[tuple[T, Assignment | Reject]]:
         """Held requests whose turn has come, or whose time is over."""
         queue = self.queue
-        done: list[tuple[Ticket, Assignment | Reject]] = []
+        done: list[tuple[T, Assignment | Reject]] = []
         if self._evicted:
             done += self._evicted
             self._evicted.clear()
         if not len(queue):
             return done
         self.line.plan(self.backends.values(), now_seconds=now_seconds)
-        searches: dict[Ticket, Shortlist] = {}
+        searches: dict[T, Shortlist] = {}
         while (turn := self._turn(searches, now_seconds)) is not None:
             held, verdict = turn
             is_placed = isinstance(verdict, Assignment)
@@ -255,7 +257,7 @@ class Dispatcher:
                 is_on_trial=is_out,
                 now_seconds=now_seconds,
             ):
-                found += [lease for lease in ledger.leases if lease.is_pending]
+                found += ledger.unanswered
         return found
 
     def ended(
@@ -301,7 +303,7 @@ class Dispatcher:
 
     # Inside.
 
-    def _usable(self, ticket: Ticket, now_seconds: float) -> list[Backend]:
+    def _usable(self, ticket: T, now_seconds: float) -> list[Backend]:
         return usable(
             self.backends.values(),
             tried=ticket.tried,
@@ -310,7 +312,7 @@ class Dispatcher:
             now_seconds=now_seconds,
         )
 
-    def _possible(self, ticket: Ticket, now_seconds: float) -> list[Backend] | Reject:
+    def _possible(self, ticket: T, now_seconds: float) -> list[Backend] | Reject:
         """Those that could ever hold the request, or why there are none."""
         there = self._usable(ticket, now_seconds)
         if not there:
@@ -341,13 +343,13 @@ class Dispatcher:
             return profile.assumed_output_tokens
         return told * profile.num_choices
 
-    def _hits(self, ticket: Ticket, possible: Sequence[Backend]) -> Hits:
+    def _hits(self, ticket: T, possible: Sequence[Backend]) -> Hits:
         find = self._find_hits
         if find is not None:
             return find(ticket)
-        return self.cached.hits(ticket.profile, {b.ledger.replica for b in possible})
+        return self.cached.hits(ticket.profile, possible)
 
-    def _search(self, ticket: Ticket, possible: Sequence[Backend], now_seconds: float) -> Shortlist:
+    def _search(self, ticket: T, possible: Sequence[Backend], now_seconds: float) -> Shortlist:
         return search(
             possible,
             ticket.profile,
@@ -367,11 +369,11 @@ class Dispatcher:
     def _is_over_share(self, tenant: str, now_seconds: float) -> bool:
         return self.line.is_over_share(tenant, now_seconds=now_seconds)
 
-    def _nothing(self, ticket: Ticket) -> Shortlist:
+    def _nothing(self, ticket: T) -> Shortlist:
         """What is found where there is nobody to look at."""
         return Shortlist(0, self._output_tokens(ticket.profile), self.settings.limits)
 
-    def _admissible(self, ticket: Ticket, found: Shortlist, now_seconds: float) -> Backend | None:
+    def _admissible(self, ticket: T, found: Shortlist, now_seconds: float) -> Backend | None:
         """Where it goes now: None when it should wait."""
         deadline = self._deadline(ticket.profile, now_seconds)
         if found.is_best_open or found.is_second_best_due(
@@ -386,8 +388,8 @@ class Dispatcher:
         return now_seconds + self.settings.limits.ttft_target_seconds
 
     def _turn(
-        self, searches: dict[Ticket, Shortlist], now_seconds: float
-    ) -> tuple[QueuedRequest[Ticket], Assignment | Reject] | None:
+        self, searches: dict[T, Shortlist], now_seconds: float
+    ) -> tuple[QueuedRequest[T], Assignment | Reject] | None:
         """The next held request that can go, and where; None when none can.
 
         First those whose own best replica is open; only then one that has no time left to wait
@@ -425,10 +427,10 @@ class Dispatcher:
 
     def _second_best(
         self,
-        turns: Sequence[QueuedRequest[Ticket]],
-        searches: dict[Ticket, Shortlist],
+        turns: Sequence[QueuedRequest[T]],
+        searches: dict[T, Shortlist],
         now_seconds: float,
-    ) -> tuple[QueuedRequest[Ticket], Assignment | Reject] | None:
+    ) -> tuple[QueuedRequest[T], Assignment | Reject] | None:
         """A held request that can wait no longer for its best replica, and has another."""
         for held in turns:
             if not held.is_late and searches[held.item].is_second_best_due(
@@ -445,7 +447,7 @@ class Dispatcher:
 
     def _hold(
         self,
-        ticket: Ticket,
+        ticket: T,
         found: Shortlist,
         possible: Sequence[Backend],
         now_seconds: float,
@@ -495,7 +497,7 @@ class Dispatcher:
             expected_wait_seconds=expected_wait_seconds,
         )
 
-    def _hopeless(self, ticket: Ticket, now_seconds: float) -> Reject:
+    def _hopeless(self, ticket: T, now_seconds: float) -> Reject:
         """It is late, and waiting is no use for those who are."""
         self.line.in_vain(now_seconds=now_seconds)
         there = self._usable(ticket, now_seconds)
@@ -507,7 +509,7 @@ class Dispatcher:
             because="it would be late, and most of those that are late wait in vain now"
         )
 
-    def _expired(self, ticket: Ticket, now_seconds: float) -> Assignment | Reject:
+    def _expired(self, ticket: T, now_seconds: float) -> Assignment | Reject:
         """It has waited for its time: a last look, whatever others are promised."""
         there = self._usable(ticket, now_seconds)
         if not there:
@@ -524,9 +526,7 @@ class Dispatcher:
             waited=self.queue.limits.max_seconds,
         )
 
-    def _picked(
-        self, ticket: Ticket, possible: Sequence[Backend], now_seconds: float
-    ) -> Assignment:
+    def _picked(self, ticket: T, possible: Sequence[Backend], now_seconds: float) -> Assignment:
         """A published policy's choice."""
         profile = ticket.profile
         name = self.settings.policy
@@ -546,7 +546,7 @@ class Dispatcher:
 
     def _unheld(
         self,
-        ticket: Ticket,
+        ticket: T,
         found: Shortlist,
         possible: Sequence[Backend],
         now_seconds: float,
@@ -561,7 +561,7 @@ class Dispatcher:
 
     def _reserve(
         self,
-        ticket: Ticket,
+        ticket: T,
         chosen: Backend,
         found: Shortlist,
         now_seconds: float,
@@ -586,6 +586,8 @@ class Dispatcher:
             work_tokens=work,
             expected_output_tokens=output,
         )
+        if ledger.observer is not None:
+            ledger.observer.sent(ledger.replica, reservation)
         self.cached.sent(ledger, profile)
         self.line.placed(
             profile.tenant, profile.num_prompt_tokens + output, now_seconds=now_seconds

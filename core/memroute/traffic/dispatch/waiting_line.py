@@ -17,7 +17,7 @@ So whoever is late is told at once, instead of at the end of its time,
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from memroute.traffic.admission import FairQueue, QueuedRequest, QueueLimits
 from memroute.traffic.replica import RateMeter
@@ -56,6 +56,9 @@ class Ticket(Protocol):
     """Replicas that it has already failed on."""
 
 
+T = TypeVar("T", bound=Ticket)
+
+
 class _Use:
     """What one tenant asked for of late, and was given, in tokens."""
 
@@ -66,11 +69,11 @@ class _Use:
         self.given = RateMeter()
 
 
-class WaitingLine:
+class WaitingLine(Generic[T]):
     """Owns the queue and what is measured of it; the caller brings the clock."""
 
     def __init__(self, limits: QueueLimits) -> None:
-        self.queue: FairQueue[Ticket] = FairQueue(limits)
+        self.queue: FairQueue[T] = FairQueue(limits)
         self._drained = RateMeter()
         self._freed = RateMeter()
         self._num_placed = RateMeter()
@@ -113,7 +116,7 @@ class WaitingLine:
 
     def hold(
         self,
-        ticket: Ticket,
+        ticket: T,
         *,
         num_tokens: int,
         work_tokens: int,
@@ -138,9 +141,7 @@ class WaitingLine:
             priority=ticket.profile.priority,
         )
 
-    def turn_taken(
-        self, held: QueuedRequest[Ticket], *, is_placed: bool, now_seconds: float
-    ) -> None:
+    def turn_taken(self, held: QueuedRequest[T], *, is_placed: bool, now_seconds: float) -> None:
         """It waits no more: it was given room, or refused."""
         if held.is_late and is_placed:
             self._late_turn_at_seconds = now_seconds
@@ -188,7 +189,7 @@ class WaitingLine:
         if self._since_seconds >= 0:
             self._freed.add(num_tokens, now_seconds=now_seconds)
 
-    def hopeless(self, *, now_seconds: float) -> list[Ticket]:
+    def hopeless(self, *, now_seconds: float) -> list[T]:
         """Those that are late, where it is no use for them to wait."""
         since = max(self._since_seconds, self._late_turn_at_seconds)
         without_turn = self._turn_at_seconds - since

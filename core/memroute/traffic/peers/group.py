@@ -231,6 +231,8 @@ class PeerGroup:
             prompt_tokens=prompt,
             work_tokens=min(prompt, report.work_tokens),
             expected_output_tokens=min(most - prompt, report.expected_output_tokens),
+            num_sequences=report.num_sequences,
+            is_stream=report.is_stream,
             now_seconds=now_seconds,
         )
         peer.open[report.request] = _Open(known, request, report.session)

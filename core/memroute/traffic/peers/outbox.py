@@ -76,6 +76,8 @@ class Outbox(LeaseObserver):
             prompt_tokens=lease.prompt_tokens,
             work_tokens=lease.work_tokens,
             expected_output_tokens=lease.expected_output_tokens,
+            num_sequences=lease.num_sequences,
+            is_stream=profile.is_stream,
             session=session_key(profile) if profile.session else NO_SESSION,
             tokens_per_block=size,
             prefix=prefix[:MAX_KEYS],

@@ -13,8 +13,8 @@ class SentReport:
     """A request is on its way to a replica."""
 
     __slots__ = (
-        "expected_output_tokens", "prefix", "prompt_tokens", "replica", "request", "session",
-        "tokens_per_block", "work_tokens",
+        "expected_output_tokens", "is_stream", "num_sequences", "prefix", "prompt_tokens",
+        "replica", "request", "session", "tokens_per_block", "work_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -25,6 +25,8 @@ class SentReport:
         prompt_tokens: int,
         work_tokens: int,
         expected_output_tokens: int,
+        num_sequences: int = 1,
+        is_stream: bool = True,
         session: int = NO_SESSION,
         tokens_per_block: int = 0,
         prefix: tuple[int, ...] = (),
@@ -37,6 +39,9 @@ class SentReport:
         self.work_tokens = work_tokens
         """Of the prompt, what the replica has to compute."""
         self.expected_output_tokens = expected_output_tokens
+        self.num_sequences = num_sequences
+        self.is_stream = is_stream
+        """Whether its first token is seen when it comes."""
         self.session = session
         """``text_key`` of its tenant and session; ``NO_SESSION`` without one."""
         self.tokens_per_block = tokens_per_block

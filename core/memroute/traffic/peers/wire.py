@@ -39,7 +39,7 @@ MAX_OPEN: Final = 256
 # Requests in one record: 1,024 bytes.
 _MAGIC: Final = b"mr"
 _HEADER: Final = struct.Struct(">2sBBQQ")
-_SENT: Final = struct.Struct(">BQQIIIQHB")
+_SENT: Final = struct.Struct(">BQQIIIHBQHB")
 _MORE: Final = struct.Struct(">BQHB")
 _ANSWERED: Final = struct.Struct(">BQB")
 _ENDED: Final = struct.Struct(">BQIB")
@@ -82,7 +82,8 @@ def encode_report(report: Report) -> bytes:
     if isinstance(report, SentReport):
         return _SENT.pack(
             _KIND_SENT, report.request, report.replica, _u32(report.prompt_tokens),
-            _u32(report.work_tokens), _u32(report.expected_output_tokens), report.session,
+            _u32(report.work_tokens), _u32(report.expected_output_tokens),
+            min(_MAX_U16, max(1, report.num_sequences)), report.is_stream, report.session,
             min(_MAX_U16, report.tokens_per_block), min(MAX_KEYS, len(report.prefix)),
         ) + _keys(report.prefix)  # fmt: skip
     if isinstance(report, MoreKeys):
@@ -154,13 +155,13 @@ def _read_report(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
     kind = data[at]
     if kind == _KIND_SENT and at + _SENT.size <= end:
         fields = _SENT.unpack_from(data, at)
-        keys = _read_keys(data, at + _SENT.size, end, fields[8])
+        keys = _read_keys(data, at + _SENT.size, end, fields[10])
         if keys is None:
             return None
         sent = SentReport(
             fields[1], fields[2], prompt_tokens=fields[3], work_tokens=fields[4],
-            expected_output_tokens=fields[5], session=fields[6], tokens_per_block=fields[7],
-            prefix=keys,
+            expected_output_tokens=fields[5], num_sequences=fields[6],
+            is_stream=bool(fields[7]), session=fields[8], tokens_per_block=fields[9], prefix=keys,
         )  # fmt: skip
         return sent, at + _SENT.size + 8 * len(keys)
     if kind == _KIND_MORE and at + _MORE.size <= end:

@@ -5,22 +5,21 @@ Three sources, and a request counts what any of them knows: the blocks that were
 which take the guess's place there), and where a named session was served last.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from memroute.traffic.prefixes.guessed_prefixes import PrefixIndex
 from memroute.traffic.prefixes.rendezvous import OtherRouters, Rendezvous
 from memroute.traffic.prefixes.reported_blocks import BlockIndex
 from memroute.traffic.prefixes.sessions import SessionIndex, session_key
-from memroute.traffic.replica import ReplicaLedger
+from memroute.traffic.replica import Backend, ReplicaLedger
 from memroute.traffic.request import Hits, RequestProfile
 
 UNKNOWN_CAPACITY_TOKENS: Final = 200_000
 # What the index takes a replica to keep that has not said how much it holds.
-
+# The block whose key routers agree by: 1,024 tokens of running text, so that chats behind one short
+# system prompt go to different replicas, and those behind one long prompt to the same.
 COMMON_BLOCKS: Final = 4
-# The block whose key routers agree by: 1,024 tokens, so that chats behind one short system prompt
-# go to different replicas, and those behind one long prompt to the same.
 
 
 class CachedPrompts:
@@ -37,8 +36,8 @@ class CachedPrompts:
 
     def added(self, replica: str) -> None:
         """It is there, its cache cold."""
-        self._rendezvous.add(replica, UNKNOWN_CAPACITY_TOKENS)
         self._prefixes.forget(replica)
+        self._rendezvous.add(replica, UNKNOWN_CAPACITY_TOKENS)
 
     def sized(self, ledger: ReplicaLedger) -> None:
         """How much it keeps is known, or has changed: its share of what routers agree on."""
@@ -51,14 +50,16 @@ class CachedPrompts:
         self._prefixes.forget(replica)
         self.blocks.forget(replica)
 
-    def hits(self, profile: RequestProfile, among: Container[str]) -> Hits:
-        """Tokens of the prompt that each replica has; those without any are left out."""
+    def hits(self, profile: RequestProfile, among: Sequence[Backend] = ()) -> Hits:
+        """Tokens of the prompt that each replica has; those without any are left out.
+
+        ``among``: those that can take it.
+        """
         hits: dict[str, int] = {}
         most = profile.num_prompt_tokens
         if profile.prefix:
-            size = profile.tokens_per_block
             for replica, count in self._prefixes.match(profile.prefix).items():
-                hits[replica] = min(most, size * count)
+                hits[replica] = profile.tokens_of_blocks(count)
         if profile.blocks:
             self._told_hits(profile, hits)
         if profile.session:
@@ -71,38 +72,15 @@ class CachedPrompts:
             self._agree(profile, hits, among, unheard)
         return hits
 
-    def _agree(
-        self,
-        profile: RequestProfile,
-        hits: dict[str, int],
-        among: Container[str],
-        unheard_ratio: float,
-    ) -> None:
-        """Count what routers that are not heard may have put where all of them would."""
-        known = max(hits.values(), default=0)
-        key = self._common_key(profile, known)
-        if key is None:
-            return
-        favourite = self._rendezvous.favourite(key, among)
-        if favourite is not None:
-            credit = known + int(unheard_ratio * (profile.num_prompt_tokens - known))
-            hits[favourite] = max(hits.get(favourite, 0), credit)
-
-    def _common_key(self, profile: RequestProfile, known_tokens: int) -> int | None:
-        """What all routers call a prompt by; None where it is known here, or is too short."""
-        if known_tokens >= COMMON_BLOCKS * profile.tokens_per_block:
-            return None
-        if profile.session:
-            return session_key(profile)
-        keys = profile.prefix
-        return keys[COMMON_BLOCKS - 1] if len(keys) >= COMMON_BLOCKS else None
-
     def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> None:
         """A prompt is on its way: it is taken to be cached at once."""
         if profile.prefix and profile.tokens_per_block:
             capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
             self._prefixes.insert(
-                ledger.replica, profile.prefix, max_blocks=capacity // profile.tokens_per_block
+                ledger.replica,
+                profile.prefix,
+                max_blocks=capacity,
+                weights=block_weights(profile),
             )
         if profile.blocks:
             self.blocks.sent(ledger.replica, profile.prefix)
@@ -114,9 +92,11 @@ class CachedPrompts:
     ) -> None:
         """Another router has sent such a prompt there."""
         if prefix and tokens_per_block:
-            capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
             self._prefixes.insert(
-                ledger.replica, prefix, max_blocks=capacity // tokens_per_block
+                ledger.replica,
+                prefix,
+                max_blocks=ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS,
+                weights=[tokens_per_block] * len(prefix),
             )
 
     def peer_served(self, session: int, replica: str, num_tokens: int) -> None:
@@ -132,6 +112,33 @@ class CachedPrompts:
         if is_complete and profile.session:
             self._sessions.served(session_key(profile), replica, num_tokens)
 
+    def _agree(
+        self,
+        profile: RequestProfile,
+        hits: dict[str, int],
+        among: Sequence[Backend],
+        unheard_ratio: float,
+    ) -> None:
+        """Count what routers that are not heard may have put where all of them would."""
+        known = max(hits.values(), default=0)
+        key = self._common_key(profile, known)
+        if key is None:
+            return
+        names = [backend.ledger.replica for backend in among]
+        favourite = self._rendezvous.favourite(key, names)
+        if favourite is not None:
+            credit = known + int(unheard_ratio * (profile.num_prompt_tokens - known))
+            hits[favourite] = max(hits.get(favourite, 0), credit)
+
+    def _common_key(self, profile: RequestProfile, known_tokens: int) -> int | None:
+        """What all routers call a prompt by; None where it is known here, or is too short."""
+        keys = profile.prefix
+        if known_tokens >= profile.tokens_of_blocks(min(COMMON_BLOCKS, len(keys))) > 0:
+            return None
+        if profile.session:
+            return None if known_tokens else session_key(profile)
+        return keys[COMMON_BLOCKS - 1] if len(keys) >= COMMON_BLOCKS else None
+
     def _told_hits(self, profile: RequestProfile, hits: dict[str, int]) -> None:
         """Where replicas say what they have, that counts, and what is on its way to them."""
         blocks = self.blocks
@@ -143,6 +150,12 @@ class CachedPrompts:
             hits[replica] = min(most, blocks.block_tokens * count)
         for replica, count in blocks.match_sent(profile.prefix).items():
             if blocks.follows(replica):
-                sent = min(most, profile.tokens_per_block * count)
-                hits[replica] = max(hits.get(replica, 0), sent)
+                hits[replica] = max(hits.get(replica, 0), profile.tokens_of_blocks(count))
 
+
+def block_weights(profile: RequestProfile) -> list[int]:
+    """Tokens of each block of the prompt: what it takes of a replica's cache."""
+    ends = profile.block_ends
+    if not ends:
+        return [profile.tokens_per_block] * len(profile.prefix)
+    return [end - before for end, before in zip(ends, (0, *ends), strict=False)]

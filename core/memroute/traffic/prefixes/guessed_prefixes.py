@@ -13,7 +13,7 @@ from typing import Final
 from memroute.traffic.prefixes.holders import BlockHolders
 
 MAX_BLOCKS_PER_REPLICA: Final = 8192
-# Two million tokens at 256 each: more than any replica of today holds; a few MB of index.
+# Two million tokens at 256 each, more than most replicas hold; a few MB of index.
 
 
 class PrefixIndex:
@@ -21,7 +21,8 @@ class PrefixIndex:
 
     def __init__(self) -> None:
         self._holders = BlockHolders()
-        self._recent: dict[str, OrderedDict[int, None]] = {}
+        self._recent: dict[str, OrderedDict[int, int]] = {}
+        self._weights: dict[str, int] = {}
 
     @property
     def num_blocks(self) -> int:
@@ -32,26 +33,40 @@ class PrefixIndex:
         """Leading blocks of the prompt that each replica has; who has none is not in it."""
         return self._holders.match(keys)
 
-    def insert(self, replica: str, keys: Sequence[int], *, max_blocks: int) -> None:
-        """The replica has been sent a prompt of these blocks, and keeps ``max_blocks``."""
+    def insert(
+        self, replica: str, keys: Sequence[int], *, max_blocks: int, weights: Sequence[int] = ()
+    ) -> None:
+        """The replica has been sent a prompt of these blocks, and keeps ``max_blocks``.
+
+        ``weights``: of each block, where they are not all of a size; ``max_blocks`` is the most
+        that the weights of what it keeps add up to.
+        """
         bit = self._holders.bit(replica)
         recent = self._recent.get(replica)
         if recent is None:
             recent = self._recent[replica] = OrderedDict()
+        total = self._weights.get(replica, 0)
         # From the end, so that a beginning is always more recent than what follows it.
-        for key in reversed(keys):
-            if key in recent:
-                recent.move_to_end(key)
-            else:
-                recent[key] = None
+        for index in range(len(keys) - 1, -1, -1):
+            key = keys[index]
+            weight = weights[index] if weights else 1
+            before = recent.get(key)
+            if before is None:
                 self._holders.add(key, bit)
-        limit = max(1, min(MAX_BLOCKS_PER_REPLICA, max_blocks))
-        while len(recent) > limit:
-            key, _ = recent.popitem(last=False)
+            else:
+                total -= before
+                recent.move_to_end(key)
+            recent[key] = weight
+            total += weight
+        while len(recent) > 1 and (total > max_blocks or len(recent) > MAX_BLOCKS_PER_REPLICA):
+            key, weight = recent.popitem(last=False)
+            total -= weight
             self._holders.drop(key, bit)
+        self._weights[replica] = total
 
     def forget(self, replica: str) -> None:
         """The replica is gone, or its cache is empty."""
+        self._weights.pop(replica, None)
         recent = self._recent.pop(replica, None)
         if recent is None:
             return

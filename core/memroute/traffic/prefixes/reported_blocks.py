@@ -12,6 +12,7 @@ event comes.
 """
 
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from memroute.traffic.prefixes.holders import BlockHolders
 
@@ -159,13 +160,21 @@ class BlockIndex:
 
 
 def chain_root(adapter: str = "", salt: str = "") -> int:
-    """What a chain begins with: adapters and salts keep caches apart."""
-    return hash((adapter, salt)) if adapter or salt else 0
+    """What a chain begins with: adapters and salts keep caches apart.
+
+    The same in every process, as all keys: Python's hash of a text is not, its hash of numbers is.
+    """
+    return _text_key(f"{adapter}\0{salt}") if adapter or salt else 0
 
 
 def next_key(key: int, tokens: tuple[int, ...], salt: object = None) -> int:
     """The key of the block of ``tokens`` that follows the one of ``key``."""
-    return hash((key, tokens)) if salt is None else hash((key, tokens, repr(salt)))
+    return hash((key, tokens)) if salt is None else hash((key, tokens, _text_key(repr(salt))))
+
+
+def _text_key(text: str) -> int:
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def block_keys(token_ids: Sequence[int], block_tokens: int, root: int = 0) -> tuple[int, ...]:

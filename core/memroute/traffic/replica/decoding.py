@@ -17,9 +17,10 @@ class Reservation:
     """What one request holds and is expected to hold; its replica's ledger alone changes it."""
 
     __slots__ = (
-        "answered_at_seconds", "base_tokens", "expected_output_tokens", "finish_step",
-        "generated_tokens", "inverse_output", "needed_tokens", "profile", "prompt_tokens",
-        "sent_at_seconds", "settles_at_seconds", "work_tokens",
+        "ahead_prompts", "ahead_tokens", "answered_at_seconds", "base_tokens",
+        "expected_output_tokens", "finish_step", "generated_tokens", "inverse_output",
+        "is_answered", "is_paused", "needed_tokens", "num_events", "num_sequences", "profile",
+        "prompt_tokens", "sent_at_seconds", "settles_at_seconds", "work_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -40,7 +41,17 @@ class Reservation:
         self.expected_output_tokens = expected_output_tokens
         self.sent_at_seconds = now_seconds
         self.answered_at_seconds = -1.0
-        """When its first token came; -1 before."""
+        """When its first token came, or should have come (whole answers); -1 before."""
+        self.is_answered = False
+        """Whether anything of its answer has come: then nobody else may be asked for it."""
+        self.is_paused = False
+        """Whether its answer is not read for the moment: its client is slow."""
+        self.num_sequences = max(1, profile.num_choices)
+        """Answers that grow: the clock's ticks count for each."""
+        self.num_events = 0
+        """Of its stream so far."""
+        self.ahead_prompts = self.ahead_tokens = 0.0
+        """What was still to be computed there when it was sent."""
         self.settles_at_seconds = -1.0
         """When its first token will have come, for an answer that is not streamed."""
         self.generated_tokens = 0
@@ -74,9 +85,9 @@ class DecodingAnswers:
 
     def __init__(self) -> None:
         self.num_streams = 0
-        """Our answers that decode."""
+        """Our sequences that decode: an answer with ``n`` choices is ``n`` of them."""
         self.sum_inverse_expected_lengths = 0.0
-        """Sum over those of one over the length that a short one of its kind would have."""
+        """Sum over those of 1 / L, in 1/token: L is the 30th-percentile length of such answers."""
         self._finishes: list[int] = []
         self._streams: list[Reservation] = []
         self._base_tokens = 0
@@ -89,30 +100,30 @@ class DecodingAnswers:
     def peak_tokens(self, step: int) -> int:
         """The same at the fullest moment to come; kept until one comes or goes."""
         if self._peak_tokens < 0:
-            total, most = 0, 0
-            for count, lease in enumerate(reversed(self._streams), 1):
+            total, most, count = 0, 0, 0
+            for lease in reversed(self._streams):
                 total += lease.base_tokens
+                count += lease.num_sequences
                 most = max(most, total + count * max(step, lease.finish_step))
             self._peak_tokens = most
         return self._peak_tokens
 
-    def peak_with(self, num_tokens: int, num_more: int, step: int) -> int:
-        """The same with one more: so many tokens, so many to come."""
-        finish, base = step + num_more, num_tokens - step
+    def peak_with(self, num_tokens: int, num_more: int, step: int, num_sequences: int = 1) -> int:
+        """The same with one more: so many tokens, and ``num_more`` to come in each sequence."""
+        finish, base = step + num_more, num_tokens - num_sequences * step
         total, count, most = 0, 0, self.own_tokens(step) + num_tokens
         is_counted = False
-        for index in range(self.num_streams - 1, -1, -1):
-            lease = self._streams[index]
+        for lease in reversed(self._streams):
             if not is_counted and lease.finish_step <= finish:
                 is_counted = True
                 total += base
-                count += 1
+                count += num_sequences
                 most = max(most, total + count * finish)
             total += lease.base_tokens
-            count += 1
+            count += lease.num_sequences
             most = max(most, total + count * max(step, lease.finish_step))
         if not is_counted:
-            most = max(most, total + base + (count + 1) * finish)
+            most = max(most, total + base + (count + num_sequences) * finish)
         return most
 
     def first_due(self, step: int) -> Reservation | None:
@@ -122,14 +133,14 @@ class DecodingAnswers:
         return None
 
     def insert(self, lease: Reservation, num_more: int, step: int) -> None:
-        """It decodes from now on, for ``num_more`` more tokens."""
+        """It decodes from now on, for ``num_more`` more tokens in each sequence."""
         lease.finish_step = step + max(1, num_more)
         index = bisect_right(self._finishes, lease.finish_step)
         self._finishes.insert(index, lease.finish_step)
         self._streams.insert(index, lease)
-        self.num_streams += 1
+        self.num_streams += lease.num_sequences
         self._base_tokens += lease.base_tokens
-        self.sum_inverse_expected_lengths += lease.inverse_output
+        self.sum_inverse_expected_lengths += lease.num_sequences * lease.inverse_output
         self._peak_tokens = -1
 
     def drop(self, lease: Reservation) -> None:
@@ -139,9 +150,9 @@ class DecodingAnswers:
             index += 1
         del self._finishes[index]
         del self._streams[index]
-        self.num_streams -= 1
+        self.num_streams -= lease.num_sequences
         self._base_tokens -= lease.base_tokens
-        self.sum_inverse_expected_lengths -= lease.inverse_output
+        self.sum_inverse_expected_lengths -= lease.num_sequences * lease.inverse_output
         if not self.num_streams:
             self.sum_inverse_expected_lengths = 0.0
         self._peak_tokens = -1

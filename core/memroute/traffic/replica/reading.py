@@ -35,6 +35,8 @@ class ReplicaReading:
     num_preemptions_total: int | None = None
     num_computed_tokens_total: int | None = None
     """Prompt and output tokens since its start: while it grows, the engine lives."""
+    num_generated_tokens_total: int | None = None
+    """Output tokens since its start: over those that run, how long a token takes."""
     num_ranks: int = 1
     """Data-parallel ranks that share the capacity: one request is on one of them."""
     adapters: frozenset[str] | None = None

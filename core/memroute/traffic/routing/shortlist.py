@@ -104,6 +104,8 @@ def search(
     found = Shortlist(len(backends), output_tokens, limits)
     for backend in backends:
         ledger = backend.ledger
+        if ledger.settles_at_seconds <= now_seconds:
+            ledger.settle(now_seconds=now_seconds)
         work = prompt
         if hits:
             work = max(1, prompt - hits.get(ledger.replica, 0))
@@ -131,6 +133,7 @@ def search(
                 prompt_tokens=prompt,
                 work_tokens=work,
                 output_tokens=output_tokens,
+                num_sequences=profile.num_choices,
                 settings=limits,
                 now_seconds=now_seconds,
             )

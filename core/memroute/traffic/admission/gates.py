@@ -1,0 +1,220 @@
+"""Whether a replica may take a request now: one gate for each reason why not, in this order.
+
+An idle replica takes anything that it can hold: waiting would not make more room. A replica with
+work of its own is open to a request unless one of ``GATES`` closes it; the first that does names
+the reason, which is a metric label, a part of the refusal's sentence and a row of the docs.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from memroute.traffic.admission.settings import (
+    FLOOR_RATIO,
+    MAX_PACE_MARGIN_RATIO,
+    PACE_MARGIN_RATIO,
+    AdmissionSettings,
+)
+from memroute.traffic.replica.ledger import ReplicaLedger
+
+# Requests that a replica gets which has not answered of late: four, not all of them.
+MAX_UNPROVEN: Final = 4
+# Silent for so many of its own events, a stream that should show every step says that it may hang.
+SILENT_EVENTS: Final = 8.0
+# Prompt tokens in one step: engines' usual budget, after which even a busy one shows a token. (A
+# client that reads slowly is not waited for: its answer counts as not shown.)
+STEP_TOKENS: Final = 8192
+
+
+class ClosedReason(StrEnum):
+    """Why a replica does not take a request now; the value is a metric label."""
+
+    NOT = "open"
+    PROOF = "proof"
+    PREFILL = "prefill"
+    SLOTS = "slots"
+    PACE = "pace"
+    MEMORY = "memory"
+    ADAPTERS = "adapters"
+
+
+# Looked up once, not for every replica.
+_OPEN: Final = ClosedReason.NOT
+_PROOF: Final = ClosedReason.PROOF
+_PREFILL: Final = ClosedReason.PREFILL
+_SLOTS: Final = ClosedReason.SLOTS
+_PACE: Final = ClosedReason.PACE
+_MEMORY: Final = ClosedReason.MEMORY
+
+
+def reason_closed(
+    ledger: ReplicaLedger,
+    *,
+    prompt_tokens: int,
+    work_tokens: int,
+    output_tokens: int,
+    settings: AdmissionSettings,
+    now_seconds: float,
+    num_sequences: int = 1,
+) -> ClosedReason:
+    """Why the replica does not take such a request now; ``NOT`` when it does.
+
+    ``work_tokens``: of the prompt, what the replica would have to compute. ``output_tokens``: of
+    all its ``num_sequences`` together. (Adapters are looked at where the cost is: ``shortlist``.)
+    """
+    if not ledger.leases and not ledger.foreign_tokens and not ledger.num_pending:
+        return _OPEN
+    closed = _OPEN
+    if ledger.num_pending and _is_unproven(ledger, settings, now_seconds):
+        closed = _PROOF
+    elif ledger.num_pending and _has_prompts_enough(ledger, settings, now_seconds):
+        closed = _PREFILL
+    elif _has_no_slot(ledger):
+        closed = _SLOTS
+    elif ledger.num_streams and _slows_others(ledger, work_tokens, settings):
+        closed = _PACE
+    elif _has_no_memory(ledger, prompt_tokens, work_tokens, output_tokens, num_sequences, settings):
+        closed = _MEMORY
+    return closed
+
+
+def _is_unproven(ledger: ReplicaLedger, settings: AdmissionSettings, now_seconds: float) -> bool:
+    """It has not answered for longer than it should take, and enough requests find out."""
+    speed = ledger.speed
+    silent = now_seconds - ledger.progressed_at_seconds
+    event = ledger.event_seconds
+    if ledger.num_pending >= MAX_UNPROVEN:
+        queued = speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
+        if silent > max(settings.unproven_seconds, SILENT_EVENTS * event) + queued:
+            return True
+    if ledger.num_shown and event > 0.0:
+        step = speed.token_seconds * min(STEP_TOKENS, ledger.pending_tokens)
+        return silent > max(settings.least_silent_seconds, SILENT_EVENTS * event) + step
+    return False
+
+
+def _has_prompts_enough(
+    ledger: ReplicaLedger, settings: AdmissionSettings, now_seconds: float
+) -> bool:
+    """The prompts that wait there keep it busy for long enough already.
+
+    What waits here can still be put in order, and go elsewhere; what waits there cannot.
+    """
+    speed = ledger.speed
+    queued = speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
+    return queued - (now_seconds - speed.busy_since_seconds) > settings.max_prefill_seconds
+
+
+def _has_no_slot(ledger: ReplicaLedger) -> bool:
+    """It runs as many requests as it ever does at once, whatever memory it has."""
+    limit = ledger.limits.running_limit
+    return limit is not None and ledger.num_there >= limit
+
+
+def _slows_others(ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSettings) -> bool:
+    """The prompt would bring the time per token of the answers there over the target.
+
+    ```text
+    tick + a x (prompts that wait + its own) / length  >  max(target x (1 - margin), floor)
+    ```
+
+    A prompt's seconds are shared by as many tokens as an answer has: short answers feel it first.
+    The floor is ``FLOOR_RATIO`` times what the replica needs with one request: where it cannot meet
+    the target, it keeps the best that it can.
+    """
+    speed = ledger.speed
+    share = ledger.sum_inverse_expected_lengths / ledger.num_streams
+    stall = speed.token_seconds * (ledger.pending_tokens + work_tokens)
+    tick = ledger.steps.mean_seconds + stall * share
+    margin = min(MAX_PACE_MARGIN_RATIO, PACE_MARGIN_RATIO * math.sqrt(share))
+    if tick <= settings.tpot_target_seconds * (1 - margin):
+        return False
+    alone = ledger.steps.alone_seconds
+    return alone is not None and tick > FLOOR_RATIO * alone
+
+
+def _has_no_memory(
+    ledger: ReplicaLedger,
+    prompt_tokens: int,
+    work_tokens: int,
+    output_tokens: int,
+    num_sequences: int,
+    settings: AdmissionSettings,
+) -> bool:
+    """Projected KV use with it would pass the watermark, or the ceiling that preemptions set."""
+    capacity = ledger.capacity_tokens
+    if capacity is None:
+        return False
+    allowed = min(settings.watermark_ratio, ledger.limits.ceiling_ratio) * capacity
+    needed = ledger.needed_tokens(prompt_tokens, work_tokens)
+    if ledger.projected_tokens() + needed + output_tokens <= allowed:
+        return False
+    each = output_tokens // num_sequences
+    return ledger.projected_with(needed, each, num_sequences) > allowed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """One reason, in words: the docs' row and the part of a refusal's sentence."""
+
+    reason: ClosedReason
+    meaning: str
+    sentence: Callable[[int, AdmissionSettings], str]
+    """Of so many replicas that it closes."""
+
+
+GATES: Final = (
+    Gate(
+        reason=ClosedReason.PROOF,
+        meaning=(
+            "has unanswered requests and has shown nothing for longer than they should take; four "
+            "requests find out whether it lives, one where streams should show every step"
+        ),
+        sentence=lambda count, _: f"{count} have not answered of late",
+    ),
+    Gate(
+        reason=ClosedReason.PREFILL,
+        meaning="has prompts waiting that keep it busy for a quarter of the TTFT target",
+        sentence=lambda count, settings: (
+            f"{count} have prompts for {settings.max_prefill_seconds:g} s waiting"
+        ),
+    ),
+    Gate(
+        reason=ClosedReason.SLOTS,
+        meaning="runs as many requests as it ever does at once",
+        sentence=lambda count, _: f"{count} are at their concurrency limit",
+    ),
+    Gate(
+        reason=ClosedReason.PACE,
+        meaning=(
+            "would answer others slower than the TPOT target allows, or twice as slowly as it "
+            "does alone where that is slower"
+        ),
+        sentence=lambda count, settings: (
+            f"{count} would answer others slower than {1e3 * settings.tpot_target_seconds:.0f} "
+            "ms/token"
+        ),
+    ),
+    Gate(
+        reason=ClosedReason.MEMORY,
+        meaning="has no room in its KV cache under the watermark for what the answer will hold",
+        sentence=lambda count, settings: (
+            f"{count} have no room in their KV cache under the watermark of "
+            f"{settings.watermark_ratio:.0%}"
+        ),
+    ),
+    Gate(
+        reason=ClosedReason.ADAPTERS,
+        meaning="uses as many LoRA adapters as it can at once, and not the one that is asked for",
+        sentence=lambda count, _: f"{count} have no slot for its LoRA adapter",
+    ),
+)
+
+
+def sentence(closed: dict[ClosedReason, int], settings: AdmissionSettings) -> str:
+    """Why so many replicas are closed: a clause for each reason, in the order of the gates."""
+    return ", ".join(
+        gate.sentence(closed[gate.reason], settings) for gate in GATES if gate.reason in closed
+    )

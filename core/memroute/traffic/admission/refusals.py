@@ -1,0 +1,123 @@
+"""Why a request may not go now, or ever: the taxonomy, each with a sentence and when to come back.
+
+```text
+never-fits         400   no replica could ever hold it; coming back does not help
+saturated          429   the queue is full, or waiting is in vain; Retry-After by the measured rate
+queue-timeout      504   it has waited for as long as it may
+no-ready-replica   503   nobody is there to ask
+shutting-down      503   the router is
+```
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from memroute.traffic.admission.gates import ClosedReason, sentence
+from memroute.traffic.admission.settings import AdmissionSettings
+from memroute.traffic.replica.ledger import ReplicaLedger
+from memroute.traffic.request import RequestProfile
+
+# When no request was given room since others wait there is no rate to compute from (seconds); most
+# answers end sooner.
+DEFAULT_RETRY_AFTER_SECONDS: Final = 2
+# Clients that are told to wait longer (seconds) give up, or ask again anyway.
+MAX_RETRY_AFTER_SECONDS: Final = 60
+
+
+class RejectReason(StrEnum):
+    """Why no replica may take the request; the value is a metric label and a header."""
+
+    NEVER_FITS = "never-fits"
+    SATURATED = "saturated"
+    QUEUE_TIMEOUT = "queue-timeout"
+    SHUTTING_DOWN = "shutting-down"
+    NO_READY_REPLICA = "no-ready-replica"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """Why not, in a sentence with numbers, and when to come back."""
+
+    reason: RejectReason
+    message: str
+    retry_after_seconds: int | None
+    """None when coming back will not help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotNow:
+    """It would fit, not now: why, in a sentence with numbers, and how long it may take."""
+
+    message: str
+    expected_wait_seconds: float | None
+    """None when no token was ever freed: nobody knows."""
+
+    def reject(
+        self, *, because: str, reason: RejectReason = RejectReason.SATURATED, waited: float = 0.0
+    ) -> Reject:
+        """The refusal of a request that may not wait, or has waited ``waited`` s in vain."""
+        seconds = self.expected_wait_seconds
+        retry_after = DEFAULT_RETRY_AFTER_SECONDS
+        if seconds is not None:
+            retry_after = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(seconds)))
+        message = f"{self.message}; {because}"
+        if waited:
+            message += f" ({waited:.1f} s)"
+        return Reject(reason=reason, message=message, retry_after_seconds=retry_after)
+
+
+def never_fits(profile: RequestProfile, replicas: Sequence[ReplicaLedger]) -> Reject:
+    """The refusal of a request that no replica could ever hold. ``replicas``: not empty."""
+    limit = max(replica.limit_tokens or 0 for replica in replicas)
+    output = f" and {profile.max_output_tokens} output" if profile.max_output_tokens else ""
+    num_sequences = profile.num_sequences
+    subject = "the request" if num_sequences == 1 else f"the largest of {num_sequences} sequences"
+    return Reject(
+        reason=RejectReason.NEVER_FITS,
+        message=(
+            f"{subject} needs at least {profile.min_prompt_tokens} prompt{output} tokens; the "
+            f"largest replica of this model holds {limit} tokens per request"
+        ),
+        retry_after_seconds=None,
+    )
+
+
+def no_ready_replica() -> Reject:
+    """The refusal where there is nobody to ask."""
+    return Reject(
+        reason=RejectReason.NO_READY_REPLICA,
+        message="no replica of this model is ready",
+        retry_after_seconds=DEFAULT_RETRY_AFTER_SECONDS,
+    )
+
+
+def not_now(
+    profile: RequestProfile,
+    replicas: Sequence[ReplicaLedger],
+    *,
+    closed: dict[ClosedReason, int],
+    settings: AdmissionSettings,
+    expected_wait_seconds: float | None,
+) -> NotNow:
+    """What is said of a request that would fit, not now. ``closed``: replicas by reason."""
+    message = sentence(closed, settings) or "none takes it"
+    if ClosedReason.MEMORY in closed:
+        shortfalls = [
+            replica.projected_tokens()
+            + profile.expected_tokens
+            - min(settings.watermark_ratio, replica.limits.ceiling_ratio) * replica.capacity_tokens
+            for replica in replicas
+            if replica.capacity_tokens is not None
+        ]
+        shortfall = math.ceil(max(1.0, min(shortfalls, default=1.0)))
+        message += f" (the emptiest is {shortfall} tokens short)"
+    return NotNow(
+        message=(
+            f"the request is expected to hold {profile.expected_tokens} tokens; of "
+            f"{len(replicas)} replica(s) {message}"
+        ),
+        expected_wait_seconds=expected_wait_seconds,
+    )

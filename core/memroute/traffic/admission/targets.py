@@ -1,0 +1,144 @@
+"""Whether the replicas of a pool can meet its latency targets at all, with one request alone.
+
+Below what its best replica needs with one request nothing can be admitted that would be in time,
+so a target there does not stop the service (``gates.py``); it is said once, in a sentence:
+
+```text
+tpotTargetSeconds   against the least time per token of any replica with one request
+ttftTargetSeconds   against the least prefill of a typical prompt on any replica
+unknown             no replica has shown it yet: nothing is said
+```
+
+A replica that is faster shows itself by serving: the verdict is taken back then.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from memroute.traffic.admission.settings import AdmissionSettings
+from memroute.traffic.replica.ledger import ReplicaLedger
+
+# Of the target: a verdict stands until the replica is faster than this, so that noise of a few per
+# cent around the target does not flip it. Chosen by hand.
+TAKEN_BACK_RATIO: Final = 0.95
+# Times in which prompts were waited for, before what a typical prompt takes is believed: the law
+# starts from a prior that weighs two prompts (``PrefillLaw``). Chosen by hand.
+MIN_PREFILL_SAMPLES: Final = 8
+# From here on a number in the sentence needs no digit after the point.
+WHOLE: Final = 10.0
+# Of a number in the sentence, after the point: closer times are told as equal.
+MAX_DIGITS: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AloneLatency:
+    """What the best replica of a pool needs with one request; None where unknown."""
+
+    tpot_seconds: float | None = None
+    """Per output token."""
+    ttft_seconds: float | None = None
+    """For the prompt of a typical request."""
+    prompt_tokens: int = 0
+    """Uncached tokens of that prompt; 0 where unknown."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any of it is."""
+        return self.tpot_seconds is not None or self.ttft_seconds is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnmetTarget:
+    """Targets that no replica of the pool meets even with one request. At least one is set."""
+
+    tpot_alone_seconds: float | None = None
+    """Per output token, alone; None: the target for it can be met, or nobody knows."""
+    tpot_target_seconds: float
+    ttft_alone_seconds: float | None = None
+    """For a typical prompt, alone; None likewise."""
+    ttft_target_seconds: float
+    prompt_tokens: int = 0
+    """Uncached tokens of that prompt; 0 where unknown."""
+
+    @property
+    def message(self) -> str:
+        """The sentence for the log, the condition and the person who reads them."""
+        parts = []
+        if self.tpot_alone_seconds is not None:
+            alone, asked = _both(self.tpot_alone_seconds, self.tpot_target_seconds)
+            parts.append(f"{alone} per token alone, {asked} asked")
+        if self.ttft_alone_seconds is not None:
+            alone, asked = _both(self.ttft_alone_seconds, self.ttft_target_seconds)
+            prompt = f" ({self.prompt_tokens:,} tokens)" if self.prompt_tokens else ""
+            parts.append(f"{alone} for a typical prompt{prompt} alone, {asked} asked")
+        return f"targets cannot be met here: {'; '.join(parts)}"
+
+
+def alone_latency(replicas: Iterable[ReplicaLedger]) -> AloneLatency:
+    """The least that any replica needs alone, of those that have shown it."""
+    tpot: float | None = None
+    ttft: float | None = None
+    tokens = 0
+    for replica in replicas:
+        own = replica.alone_tpot_seconds
+        if own is not None and (tpot is None or own < tpot):
+            tpot = own
+        speed = replica.speed
+        if speed.num_samples >= MIN_PREFILL_SAMPLES:
+            typical = int(speed.typical_tokens)
+            seconds = speed.prefill_seconds(1, typical)
+            if ttft is None or seconds < ttft:
+                ttft, tokens = seconds, typical
+    return AloneLatency(tpot_seconds=tpot, ttft_seconds=ttft, prompt_tokens=tokens)
+
+
+def unmet_target(
+    alone: AloneLatency, settings: AdmissionSettings, *, before: UnmetTarget | None = None
+) -> UnmetTarget | None:
+    """The targets that cannot be met; None when all can, or when nobody knows.
+
+    ``before``: the verdict so far. What it names stays named until it is met with some room.
+    """
+    tpot_before = ttft_before = None
+    if before is not None and before.tpot_target_seconds == settings.tpot_target_seconds:
+        tpot_before = before.tpot_alone_seconds
+    if before is not None and before.ttft_target_seconds == settings.ttft_target_seconds:
+        ttft_before = before.ttft_alone_seconds
+    tpot = _over(alone.tpot_seconds, settings.tpot_target_seconds, before=tpot_before)
+    ttft = _over(alone.ttft_seconds, settings.ttft_target_seconds, before=ttft_before)
+    if tpot is None and ttft is None:
+        return None
+    return UnmetTarget(
+        tpot_alone_seconds=tpot,
+        tpot_target_seconds=settings.tpot_target_seconds,
+        ttft_alone_seconds=ttft,
+        ttft_target_seconds=settings.ttft_target_seconds,
+        prompt_tokens=alone.prompt_tokens,
+    )
+
+
+def _over(alone: float | None, target: float, *, before: float | None) -> float | None:
+    """What is over the target, in seconds; None where nothing is, or nobody knows.
+
+    Within the room that a verdict has before it is taken back, the number that it was given for.
+    """
+    if alone is None:
+        return None
+    if alone > target:
+        return alone
+    return before if alone > TAKEN_BACK_RATIO * target else None
+
+
+def _both(alone: float, asked: float) -> tuple[str, str]:
+    """Two times, with as many digits as tell them apart."""
+    digits = 0
+    while digits < MAX_DIGITS and _time(alone, digits) == _time(asked, digits):
+        digits += 1
+    return _time(alone, digits), _time(asked, digits)
+
+
+def _time(seconds: float, digits: int) -> str:
+    """``68 ms``, ``0.5 ms``, ``2.4 s``: more digits on demand."""
+    value, unit = (1e3 * seconds, "ms") if seconds < 1.0 else (seconds, "s")
+    return f"{value:.{digits if value >= WHOLE else digits + 1}f} {unit}"

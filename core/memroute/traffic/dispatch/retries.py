@@ -1,0 +1,43 @@
+"""How often a request may be tried, and how many retries there may be in all.
+
+Without a bound a fleet that is short of room gets up to ``max_attempts`` times the load that it
+cannot bear.
+"""
+
+from typing import Final
+
+# Retries that each new request pays for: a fifth, as Envoy's retry budget (20 %) does.
+RETRIES_PER_REQUEST: Final = 0.2
+# Retries per second that are allowed in any case, so that a quiet router can retry at all.
+# Chosen by hand.
+MIN_RETRIES_PER_SECOND: Final = 10.0
+# Retries that may be saved up: a replica that dies with a hundred requests in prefill loses none
+# of them. Chosen by hand.
+MAX_SAVED: Final = 100.0
+
+
+class RetryRule:
+    """Attempts per request, and a budget that retries are paid from. The caller has the clock."""
+
+    def __init__(self, max_attempts: int) -> None:
+        """``max_attempts``: replicas that one request may be sent to, at least 1."""
+        self.max_attempts = max_attempts
+        self._balance = MAX_SAVED
+        self._updated_at_seconds = 0.0
+
+    def asked(self) -> None:
+        """A new request has come."""
+        if self._balance < MAX_SAVED:
+            self._balance += RETRIES_PER_REQUEST
+
+    def may_retry(self, *, num_attempts: int, now_seconds: float) -> bool:
+        """Whether a request that has failed so often may be tried again; it is paid for if so."""
+        if num_attempts >= self.max_attempts:
+            return False
+        elapsed = max(0.0, now_seconds - self._updated_at_seconds)
+        self._updated_at_seconds = now_seconds
+        self._balance = min(MAX_SAVED, self._balance + elapsed * MIN_RETRIES_PER_SECOND)
+        if self._balance < 1:
+            return False
+        self._balance -= 1
+        return True

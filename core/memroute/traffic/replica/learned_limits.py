@@ -1,0 +1,78 @@
+"""How full a replica may be planned, and how many requests it runs at once: learned from readings.
+
+**Ceiling.** Under preemptions the projected KV use that admission plans for is lowered, and raised
+again while there are none: additive increase, multiplicative decrease, as TCP has it.
+
+**Slots.** The number of running requests that stands still over two readings while others wait for
+room is the engine's limit. When nobody waits at that number, the limit is raised by one: a number
+that stood still by chance is found out.
+"""
+
+from typing import Final
+
+from memroute.traffic.replica.reading import ReplicaReading
+
+# Requests that wait at a cache emptier than this (0 to 1) do not wait for blocks.
+NEARLY_FULL_RATIO: Final = 0.8
+# The ceiling's floor. Below half, the watermark is not what is wrong.
+FLOOR_RATIO: Final = 0.5
+# The ceiling is multiplied by this for a reading with preemptions, and raised by this many points
+# for one without. Chosen by hand.
+LOWERED_RATIO: Final = 0.95
+RAISED_RATIO: Final = 0.01
+
+
+class LearnedLimits:
+    """Owns the two limits of one replica."""
+
+    __slots__ = ("ceiling_ratio", "running_limit")
+
+    def __init__(self) -> None:
+        self.ceiling_ratio = 1.0
+        """How full it may be planned, 0.5 to 1, whatever the watermark says."""
+        self.running_limit: int | None = None
+        """Requests that the engine runs at once, whatever its memory; None: not reached so far."""
+
+    def apply_reading(
+        self, before: ReplicaReading | None, now: ReplicaReading, *, num_pending: int
+    ) -> None:
+        """Learn from two readings in a row. ``num_pending``: our requests that wait there."""
+        self._count_running(before, now)
+        if before is None:
+            return
+        if before.num_preemptions_total is None or now.num_preemptions_total is None:
+            return
+        was_preempted = now.num_preemptions_total > before.num_preemptions_total
+        # Requests that wait are a sign only where they are ours (we thought that they would fit)
+        # and the cache is full: else they wait for their turn in a step.
+        waits = (
+            (now.num_waiting_for_capacity or 0) > 0
+            and num_pending > 0
+            and (now.kv_cache_utilization_ratio or 0.0) >= NEARLY_FULL_RATIO
+        )
+        if was_preempted or waits:
+            self.ceiling_ratio = max(FLOOR_RATIO, self.ceiling_ratio * LOWERED_RATIO)
+        else:
+            self.ceiling_ratio = min(1.0, self.ceiling_ratio + RAISED_RATIO)
+
+    def _count_running(self, before: ReplicaReading | None, now: ReplicaReading) -> None:
+        """The engine's own word, or the number that stands still while others wait."""
+        if now.max_running is not None:
+            self.running_limit = now.max_running
+            return
+        running = now.num_requests_running
+        if not running or before is None:
+            return
+        limit = self.running_limit
+        if _waiting(now):
+            stands_still = running == before.num_requests_running and _waiting(before)
+            if stands_still or (limit is not None and running > limit):
+                self.running_limit = running
+        elif limit is not None and running >= limit:
+            self.running_limit = running + 1
+
+
+def _waiting(reading: ReplicaReading) -> bool:
+    """Whether requests wait for room in the engine, as far as it says."""
+    waiting = reading.num_waiting_for_capacity
+    return ((reading.num_requests_waiting if waiting is None else waiting) or 0) > 0

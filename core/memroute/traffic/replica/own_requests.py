@@ -1,0 +1,399 @@
+"""Our requests on one replica, and what they show of it while they are answered.
+
+A streamed answer shows its events (``lengths.events`` says how many tokens each carries); a whole
+one shows nothing until it ends. Its prompt is taken to be done when the prefill law says so
+(``settle``), and from then on it grows with the replica's token clock (``step_clock``).
+
+One streamed answer, the *leader*, tells the clock. When it ends, or its client reads slowly,
+another takes its place; where none is read as it comes the clock goes on by time.
+"""
+
+import math
+from typing import Final
+
+from memroute.traffic.lengths.events import TokensPerEvent
+from memroute.traffic.lengths.output import OutputLengths
+from memroute.traffic.replica.decoding import DecodingAnswers, Reservation
+from memroute.traffic.replica.observer import LeaseObserver
+from memroute.traffic.replica.prefill_law import PrefillLaw
+from memroute.traffic.replica.step_clock import StepClock
+from memroute.traffic.request import RequestProfile
+
+# The quantile of the answers' lengths that pace plans for: short answers suffer most from a prompt
+# in between.
+PACE_QUANTILE: Final = 0.3
+# The quantile of the answers' lengths that memory is reserved for.
+MEMORY_QUANTILE: Final = 0.5
+# Tokens that an answer which has outlived its expectation is expected to get at the least.
+LEAST_MORE_TOKENS: Final = 4
+# An answer that got longer than any is expected to get a third longer, each time.
+OUTLIVED_RATIO: Final = 1.3
+# Answers whose ends a scrape that is under way may have missed: how many are remembered.
+MAX_ENDED: Final = 1024
+# A whole answer tells how long a token takes where it has so many of them.
+MIN_TELLING_TOKENS: Final = 8
+
+
+class OwnRequests(DecodingAnswers):
+    """The leases on one replica, its prefill law and its clock. Owns all of them.
+
+    What decisions read is kept ready in plain attributes, because they read it for every replica.
+    """
+
+    __slots__ = (
+        "_ended", "_events", "_leader", "_leader_events", "_lengths", "_projected_tokens",
+        "_unseen", "adapters", "leases", "num_pending", "num_shown", "observer",
+        "pending_reserved_tokens", "pending_tokens", "progressed_at_seconds", "seen_events", "seen_seconds",
+        "sent_since_reading_tokens", "settles_at_seconds", "speed", "steps",
+    )  # fmt: skip
+
+    def __init__(self, lengths: OutputLengths | None, events: TokensPerEvent | None) -> None:
+        super().__init__()
+        self._lengths = lengths or OutputLengths()
+        self._events = events or TokensPerEvent()
+        self.leases: set[Reservation] = set()
+        self.speed = PrefillLaw()
+        """How long prompts take."""
+        self.steps = StepClock()
+        """How fast answers grow."""
+        self.observer: LeaseObserver | None = None
+        """Who is told of our requests there, if anybody is."""
+        self.num_pending = 0
+        """Requests there that have not answered: ours, and those that other routers tell of."""
+        self.pending_tokens = 0
+        """Uncached prompt tokens of those."""
+        self.pending_reserved_tokens = 0
+        """What those are expected to hold at their ends."""
+        self.num_shown = 0
+        """Of our answers there, those that are read as they come: every step shows in them."""
+        self.adapters: dict[str, int] = {}
+        """Our requests there by the LoRA adapter that they use."""
+        self.sent_since_reading_tokens = 0
+        """Prompt tokens that we have sent since the last reading came."""
+        self.progressed_at_seconds = -1.0
+        """When it last answered anything; -1: never."""
+        self.settles_at_seconds = math.inf
+        """When the next whole answer is taken to have begun; infinity: none waits for that."""
+        self.seen_events = self.seen_seconds = 0.0
+        """Events per sequence that the clock was told, and in how many seconds, until the counters
+        of two readings are compared with them."""
+        self._leader: Reservation | None = None
+        self._leader_events = 0
+        self._projected_tokens = -1
+        """What the KV cache will hold at most; -1: to be worked out anew."""
+        self._ended: list[tuple[float, int]] = []
+        self._unseen: list[Reservation] = []
+
+    # What is sent, and what comes back.
+
+    def reserve(
+        self,
+        profile: RequestProfile,
+        *,
+        now_seconds: float = 0.0,
+        work_tokens: int | None = None,
+        expected_output_tokens: int | None = None,
+    ) -> Reservation:
+        """Take a lease on the tokens that the request is expected to hold.
+
+        ``work_tokens``: of its prompt, those that are not in the replica's prefix cache.
+        """
+        expected = profile.assumed_output_tokens
+        if expected_output_tokens is not None:
+            expected = expected_output_tokens
+        work = profile.num_prompt_tokens if work_tokens is None else work_tokens
+        if self.settles_at_seconds <= now_seconds:
+            self.settle(now_seconds=now_seconds)
+        lease = Reservation(
+            profile,
+            work_tokens=work,
+            needed_tokens=self.needed_tokens(profile.num_prompt_tokens, work),
+            expected_output_tokens=expected,
+            now_seconds=now_seconds,
+        )
+        is_seen = profile.is_stream
+        share = self.speed.ahead_ratio(
+            self.num_pending, self.pending_tokens, now_seconds=now_seconds
+        )
+        lease.ahead_prompts = share * self.num_pending
+        lease.ahead_tokens = share * self.pending_tokens
+        self.leases.add(lease)
+        if profile.adapter:
+            self.adapters[profile.adapter] = self.adapters.get(profile.adapter, 0) + 1
+        self._projected_tokens = -1
+        self.sent_since_reading_tokens += lease.prompt_tokens
+        self.num_pending += 1
+        self.pending_tokens += lease.work_tokens
+        self.pending_reserved_tokens += lease.needed_tokens + expected
+        self.speed.sent(now_seconds=now_seconds, is_seen=is_seen)
+        if not is_seen:
+            wait = self.speed.prefill_seconds(self.num_pending, self.pending_tokens)
+            lease.settles_at_seconds = self.speed.busy_since_seconds + wait
+            lease.settles_at_seconds = max(lease.settles_at_seconds, now_seconds)
+            self._unseen.append(lease)
+            self.settles_at_seconds = min(self.settles_at_seconds, lease.settles_at_seconds)
+        return lease
+
+    def streamed(self, lease: Reservation, *, num_events: int, now_seconds: float) -> None:
+        """A streamed answer has shown so many events by now; one such answer tells the clock."""
+        num_more = num_events - lease.num_events
+        if num_more <= 0:
+            return
+        lease.num_events = num_events
+        sequences = lease.num_sequences
+        after_first = max(0, num_events - sequences)
+        lease.generated_tokens = num_events - after_first + int(after_first * self._events.ratio)
+        lease.is_answered = True
+        self.progressed_at_seconds = now_seconds
+        if self.settles_at_seconds <= now_seconds:
+            # What is computed before it, as far as it should have been by now, is of the same time.
+            self.settle(now_seconds=now_seconds)
+        if lease.answered_at_seconds < 0:
+            self._answered(lease, now_seconds, is_seen=True)
+        if self._leader is lease:
+            self._lead(num_more, sequences, now_seconds)
+        elif self._leader is None and not lease.is_paused:
+            self._leader, self._leader_events = lease, 0
+            self.steps.restart(now_seconds=now_seconds)
+
+    def completed(
+        self, lease: Reservation, *, generated_tokens: int | None, now_seconds: float
+    ) -> None:
+        """The answer is whole. ``generated_tokens``: as the engine says (``usage``), or None.
+
+        A whole answer teaches how long a token takes, a streamed one how many an event carries.
+        """
+        lease.is_answered = True
+        self.progressed_at_seconds = now_seconds
+        if lease.answered_at_seconds < 0:
+            # It says when it ended, not when its prompt was done.
+            self._answered(lease, now_seconds, is_seen=False)
+        elif generated_tokens is not None and not lease.profile.is_stream:
+            ticks = generated_tokens / lease.num_sequences
+            if ticks >= MIN_TELLING_TOKENS:
+                seconds = now_seconds - lease.answered_at_seconds
+                self.steps.report(seconds / ticks, now_seconds=now_seconds, num_ticks=ticks)
+        if generated_tokens is None:
+            return
+        lease.generated_tokens = generated_tokens
+        if lease.num_events:
+            self._events.observe(
+                num_tokens=generated_tokens,
+                num_events=lease.num_events,
+                num_sequences=lease.num_sequences,
+            )
+
+    def paused(self, lease: Reservation, *, now_seconds: float) -> None:
+        """The answer is not read for a while: its client is slow. It shows nothing meanwhile."""
+        if lease.is_paused:
+            return
+        lease.is_paused = True
+        if lease.answered_at_seconds >= 0 and lease.profile.is_stream:
+            self.num_shown -= 1
+        if self._leader is lease:
+            self._lose_leader(now_seconds)
+
+    def resumed(self, lease: Reservation) -> None:
+        """The answer is read again."""
+        if not lease.is_paused:
+            return
+        lease.is_paused = False
+        if lease.answered_at_seconds >= 0 and lease.profile.is_stream:
+            self.num_shown += 1
+
+    def release(self, lease: Reservation, *, now_seconds: float = 0.0) -> int:
+        """Give the lease back; returns the tokens it held at its end.
+
+        Raises ``KeyError`` when it was given back before: that is a bug of the caller.
+        """
+        self.leases.remove(lease)
+        adapter = lease.profile.adapter
+        if adapter:
+            self.adapters[adapter] -= 1
+            if not self.adapters[adapter]:
+                del self.adapters[adapter]
+        self._projected_tokens = -1
+        if lease.answered_at_seconds < 0:
+            self._waits_no_more(lease)
+            self.speed.left(num_left=self.num_pending)
+            return lease.prompt_tokens
+        self.drop(lease)
+        if lease.profile.is_stream and not lease.is_paused:
+            self.num_shown -= 1
+        held = lease.prompt_tokens + self._tokens_so_far(lease)
+        if self._leader is lease:
+            self._lose_leader(now_seconds)
+        self._note_end(held, now_seconds)
+        if not self.num_streams:
+            self.steps.idle()
+        return held
+
+    def settle(self, *, now_seconds: float) -> None:
+        """Time passes: whole answers are taken to have begun when they should have, and to grow."""
+        if self.settles_at_seconds <= now_seconds:
+            due = [lease for lease in self._unseen if lease.settles_at_seconds <= now_seconds]
+            for lease in due:
+                self._answered(lease, lease.settles_at_seconds, is_seen=False)
+        is_unseen = self.num_streams > 0 and self._leader is None
+        if is_unseen and self.steps.pass_time(now_seconds=now_seconds):
+            self._re_estimate_due()
+
+    # What is known of them.
+
+    @property
+    def num_in_flight(self) -> int:
+        """Our requests there."""
+        return len(self.leases)
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Tokens of all leases that are held, as they are expected at their ends."""
+        return sum(lease.reserved_tokens for lease in self.leases)
+
+    @property
+    def leader(self) -> Reservation | None:
+        """The answer whose events tell the clock; None while none is read as it comes."""
+        return self._leader
+
+    @property
+    def unanswered(self) -> list[Reservation]:
+        """Our requests there of whose answers nothing has come."""
+        return [lease for lease in self.leases if not lease.is_answered]
+
+    @property
+    def has_streams_only(self) -> bool:
+        """Whether all of our answers there are read as they come: each shows that it lives."""
+        return all(lease.profile.is_stream for lease in self.leases)
+
+    def silent_seconds(self, now_seconds: float) -> float:
+        """How long nothing has come back for those without an answer; 0 where there are none."""
+        sent = [lease.sent_at_seconds for lease in self.leases if not lease.is_answered]
+        if not sent:
+            return 0.0
+        return now_seconds - max(self.progressed_at_seconds, min(sent))
+
+    @property
+    def alone_tpot_seconds(self) -> float | None:
+        """Seconds per output token that it needs with one request; None while nobody knows."""
+        return self.steps.alone_seconds
+
+    @property
+    def event_seconds(self) -> float:
+        """Between two events of one answer there, now; 0 while nothing decodes."""
+        return self.steps.mean_seconds * max(1.0, self._events.ratio)
+
+    def needed_tokens(self, prompt_tokens: int, work_tokens: int) -> int:
+        """What a prompt adds to the KV cache: all of it, where nobody knows what is shared."""
+        return prompt_tokens
+
+    # Inside.
+
+    def _note_end(self, held_tokens: int, now_seconds: float) -> None:
+        """So much was freed: a scrape that is under way may have missed it."""
+        self._ended.append((now_seconds, held_tokens))
+        if len(self._ended) > MAX_ENDED:
+            del self._ended[: MAX_ENDED // 2]
+
+    def _answered(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
+        """Its prompt is computed: from now on it decodes."""
+        self._waits_no_more(lease)
+        lease.answered_at_seconds = now_seconds
+        if self.observer is not None:
+            self.observer.answered(lease, is_seen=is_seen)
+        speed = self.speed
+        if is_seen:
+            speed.prefilled(
+                lease.work_tokens,
+                num_left=self.num_pending,
+                now_seconds=now_seconds,
+                sent_at_seconds=lease.sent_at_seconds,
+                ahead_prompts=lease.ahead_prompts,
+                ahead_tokens=lease.ahead_tokens,
+            )
+        else:
+            speed.passed(num_left=self.num_pending, at_seconds=now_seconds)
+        if lease.profile.is_stream and not lease.is_paused:
+            self.num_shown += 1
+        tick = self.steps.num_ticks
+        lease.base_tokens = lease.prompt_tokens - lease.num_sequences * tick
+        lease.inverse_output = 1.0 / self._expected(lease, PACE_QUANTILE, 0)
+        self.insert(lease, lease.expected_output_tokens // lease.num_sequences, tick)
+        self._projected_tokens = -1
+
+    def _lead(self, num_more: int, sequences: int, now_seconds: float) -> None:
+        """The leader shows more events: the clock goes on."""
+        self._leader_events += num_more
+        if self._leader_events < sequences:
+            # Its choices get their tokens in the same step, and may come in reads of their own.
+            return
+        steps, streams = self.steps, self.num_streams
+        each = self._leader_events / sequences
+        self._leader_events = 0
+        inverse = self.sum_inverse_expected_lengths
+        last = self.steps.last_at_seconds
+        steps.advance(
+            each * self._events.ratio,
+            window_ticks=streams / inverse if inverse > 0 else 0.0,
+            now_seconds=now_seconds,
+        )
+        if last >= 0:
+            self.seen_events += each
+            self.seen_seconds += now_seconds - last
+        self._re_estimate_due()
+
+    def _lose_leader(self, now_seconds: float) -> None:
+        self._leader = None
+        self.steps.lose_leader(now_seconds=now_seconds)
+
+    def _tokens_so_far(self, lease: Reservation) -> int:
+        """What its answer has: as its stream says, or as the clock says of a whole one."""
+        if lease.profile.is_stream or lease.generated_tokens or lease.answered_at_seconds < 0:
+            return lease.generated_tokens
+        ticks = self.steps.num_ticks
+        return max(0, lease.base_tokens + lease.num_sequences * ticks - lease.prompt_tokens)
+
+    def _waits_no_more(self, lease: Reservation) -> None:
+        """Its prompt is computed, or gone."""
+        self.num_pending -= 1
+        self.pending_tokens -= lease.work_tokens
+        self.pending_reserved_tokens -= lease.needed_tokens + lease.expected_output_tokens
+        if lease.settles_at_seconds >= 0:
+            lease.settles_at_seconds = -1.0
+            self._unseen.remove(lease)
+            self.settles_at_seconds = min(
+                (other.settles_at_seconds for other in self._unseen), default=math.inf
+            )
+
+    def _re_estimate_due(self) -> None:
+        """Answers that decode longer than expected: expect anew, from those that got as long."""
+        while (due := self.first_due(self.steps.num_ticks)) is not None:
+            self._re_estimate(due)
+
+    def _re_estimate(self, lease: Reservation) -> None:
+        self.drop(lease)
+        sequences, tick = lease.num_sequences, self.steps.num_ticks
+        so_far = (lease.base_tokens - lease.prompt_tokens) // sequences + tick
+        longer = self._expected(lease, MEMORY_QUANTILE, so_far)
+        lease.inverse_output = 1.0 / self._expected(lease, PACE_QUANTILE, so_far)
+        lease.expected_output_tokens = sequences * longer
+        self.insert(lease, longer - so_far, tick)
+        self._projected_tokens = -1
+
+    def _expected(self, lease: Reservation, quantile: float, so_far: int) -> int:
+        """Tokens of each of its sequences at its end, ``so_far`` of which are there."""
+        profile = lease.profile
+        sequences = lease.num_sequences
+        known = profile.known_output_tokens
+        if known is not None:
+            return max(so_far + LEAST_MORE_TOKENS, known // sequences)
+        length = self._lengths.quantile(
+            quantile,
+            tenant=profile.tenant,
+            num_prompt_tokens=profile.num_prompt_tokens,
+            max_output_tokens=profile.max_output_tokens,
+            after_tokens=so_far,
+        )
+        if length is None:
+            assumed = profile.assumed_output_tokens // sequences
+            length = assumed if so_far == 0 else int(OUTLIVED_RATIO * so_far)
+        return max(so_far + LEAST_MORE_TOKENS, length)

@@ -1,0 +1,174 @@
+"""How fast the answers of one replica grow: its token clock.
+
+Every answer that decodes gains the same number of tokens in the same time, so one answer that is
+read as it comes tells the clock of all: its *leader*. What an event carries is not one token
+everywhere (``--stream-interval`` batches them, speculation accepts several at once), so events are
+turned into tokens before they come here (``memroute.traffic.lengths.events``): a tick is a token
+per sequence, and a tick's length is what a client calls time per output token.
+
+```text
+tick     seconds per token that answers get now, prefills in between included: a window's mean
+fast     the fast end of the same: what a token takes without prefills in between
+alone    the least window's mean that was ever seen: what one request gets on an idle replica,
+         and so the floor of any target
+```
+
+Where nobody is read as it comes, the clock is told what a tick takes by whole answers that end and
+by the engine's counters, and goes on by time (``pass_time``).
+"""
+
+from typing import Final
+
+# How the fast end follows a shorter and a longer gap (share of the difference): gaps with prefills
+# in them are longer and must not count; growing batches must. Chosen by hand.
+FASTER_RATIO: Final = 0.5
+SLOWER_RATIO: Final = 0.05
+# Bounds of the window over which the mean goes, in ticks. Chosen by hand: fewer are noise, more
+# are slower than admission has to be.
+MIN_WINDOW_TICKS: Final = 8.0
+MAX_WINDOW_TICKS: Final = 64.0
+# A window that may tell how fast the replica is alone has so many ticks and lasts so long
+# (seconds): events that arrive together after a pause must not look like a fast engine.
+ALONE_WINDOW_TICKS: Final = 16
+ALONE_WINDOW_SECONDS: Final = 0.2
+# How much the least window is forgotten: 1 % in a minute, so that a replica that has become slower
+# for good is believed within hours, and one under load for an hour is not.
+ALONE_DRIFT_PER_SECOND: Final = 0.01 / 60
+# What one whole answer or one interval between readings weighs in the mean: a quarter.
+REPORTED_RATIO: Final = 0.25
+
+
+class StepClock:
+    """Owns the ticks of one replica; the caller brings the clock of the wall."""
+
+    __slots__ = (
+        "_alone_since_seconds", "_alone_ticks", "_fraction", "_num_since_idle",
+        "_passed_at_seconds", "alone_seconds", "fast_seconds", "last_at_seconds", "mean_seconds",
+        "num_ticks", "reported_seconds",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.num_ticks = 0
+        """Tokens that an answer which never ended would have got."""
+        self.fast_seconds = 0.0
+        """A tick without prefills; 0 while none was seen."""
+        self.mean_seconds = 0.0
+        """A tick as it is now, prefills in it; 0 while nothing decodes."""
+        self.alone_seconds: float | None = None
+        """A tick with one request there; None while nobody knows."""
+        self.reported_seconds = 0.0
+        """A tick as whole answers and the engine's counters tell; 0 while neither has."""
+        self.last_at_seconds = -1.0
+        """When the leader's last tick was; -1 while there is none."""
+        self._fraction = 0.0
+        self._passed_at_seconds = -1.0
+        self._num_since_idle = 0
+        self._alone_since_seconds = -1.0
+        self._alone_ticks = 0.0
+
+    def advance(self, ticks: float, *, window_ticks: float, now_seconds: float) -> None:
+        """The leader has got so many more tokens per sequence since the last call.
+
+        ``window_ticks``: over how many the mean goes: as long as answers are.
+        """
+        last = self.last_at_seconds
+        self.last_at_seconds = self._passed_at_seconds = now_seconds
+        if last < 0:
+            self._restart_alone(now_seconds)
+            return
+        self._count(ticks)
+        gap = (now_seconds - last) / ticks
+        fast = self.fast_seconds
+        if fast <= 0.0:
+            self.fast_seconds = gap
+        else:
+            follows = FASTER_RATIO if gap < fast else SLOWER_RATIO
+            self.fast_seconds = fast + follows * (gap - fast)
+        self._num_since_idle += max(1, int(ticks))
+        window = min(MAX_WINDOW_TICKS, max(MIN_WINDOW_TICKS, window_ticks))
+        if self._num_since_idle < window:
+            # The plain mean at first: a replica that was idle a moment ago, or is new, draws
+            # prompts from everywhere, and has to show at once what they make of its ticks.
+            window = float(self._num_since_idle)
+        share = min(1.0, ticks / window)
+        self.mean_seconds += (gap - self.mean_seconds) * share
+        self._look_for_alone(ticks, now_seconds)
+
+    def report(self, tick_seconds: float, *, now_seconds: float, num_ticks: float = 0.0) -> None:
+        """A whole answer of so many ticks, or the engine's counters (0), say what a tick takes.
+
+        Nothing of this counts where a stream shows it. The counters are no word on what one request
+        gets alone: how many ran is known at two moments only.
+        """
+        if tick_seconds <= 0.0:
+            return
+        before = self.reported_seconds
+        share = REPORTED_RATIO if before > 0.0 else 1.0
+        self.reported_seconds = before + share * (tick_seconds - before)
+        if self.last_at_seconds < 0:
+            self.mean_seconds = self.reported_seconds
+            if num_ticks >= ALONE_WINDOW_TICKS:
+                self._heed_alone(tick_seconds, now_seconds - self._alone_since_seconds)
+                self._alone_since_seconds = now_seconds
+
+    def pass_time(self, *, now_seconds: float) -> bool:
+        """Answers decode that nobody reads as they come: go on by what ticks are known to take.
+
+        True when the clock has moved.
+        """
+        since = self._passed_at_seconds
+        tick = self.mean_seconds or self.reported_seconds or self.fast_seconds
+        if since < 0 or tick <= 0.0:
+            self._passed_at_seconds = now_seconds
+            return False
+        ticks = (now_seconds - since) / tick
+        if ticks < 1.0:
+            return False
+        self._passed_at_seconds = now_seconds
+        self._count(ticks)
+        return True
+
+    def idle(self) -> None:
+        """Nothing decodes any more: the next token starts anew."""
+        self.last_at_seconds = self._passed_at_seconds = -1.0
+        self._num_since_idle = 0
+        self.mean_seconds = 0.0
+
+    def lose_leader(self, *, now_seconds: float) -> None:
+        """The answer that told the ticks has ended, or is not read for a while."""
+        self.last_at_seconds = -1.0
+        self._passed_at_seconds = now_seconds
+
+    def restart(self, *, now_seconds: float) -> None:
+        """Another answer tells the ticks from now on."""
+        self.last_at_seconds = self._passed_at_seconds = now_seconds
+        self._restart_alone(now_seconds)
+
+    def _count(self, ticks: float) -> None:
+        whole = ticks + self._fraction
+        count = int(whole)
+        self._fraction = whole - count
+        self.num_ticks += count
+
+    def _restart_alone(self, now_seconds: float) -> None:
+        self._alone_since_seconds = now_seconds
+        self._alone_ticks = 0.0
+
+    def _look_for_alone(self, ticks: float, now_seconds: float) -> None:
+        self._alone_ticks += ticks
+        seconds = now_seconds - self._alone_since_seconds
+        is_whole = self._alone_ticks >= ALONE_WINDOW_TICKS and seconds >= ALONE_WINDOW_SECONDS
+        if is_whole:
+            self._heed_alone(seconds / self._alone_ticks, seconds)
+            self._restart_alone(now_seconds)
+        elif self.alone_seconds is None and seconds > 0.0:
+            # The first tokens ever: better than to take the replica to be as fast as is asked.
+            self.alone_seconds = seconds / self._alone_ticks
+
+    def _heed_alone(self, tick_seconds: float, passed_seconds: float) -> None:
+        known = self.alone_seconds
+        if known is None:
+            self.alone_seconds = tick_seconds
+            return
+        known *= 1.0 + ALONE_DRIFT_PER_SECOND * max(0.0, min(60.0, passed_seconds))
+        self.alone_seconds = min(known, tick_seconds)

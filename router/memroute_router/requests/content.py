@@ -1,0 +1,123 @@
+"""What a body's messages hold, in the order in which engines write them into a prompt.
+
+Walks any JSON without recursion: text goes to ``pieces``, what is no text becomes an attachment
+with its place among the pieces. Parts are known by their ``type``, as engines know them:
+
+| dialect | parts |
+| --- | --- |
+| chat | ``text``, ``image_url``, ``input_audio``, ``audio_url``, ``video_url``, ``refusal``, ``file`` |
+| messages | ``text``, ``image``, ``document``, ``thinking``, ``tool_use``, ``tool_result`` |
+| responses | ``input_text``, ``output_text``, ``input_image``, ``input_file``, ``summary_text`` … |
+
+``redacted_thinking`` and encrypted reasoning are for the model's maker: engines leave them out.
+"""
+
+from typing import Any, Final
+
+import orjson
+
+from memroute_router.requests.attachments import Attachment, read_attachment
+from memroute_router.requests.errors import BadRequestError
+
+MAX_PARTS: Final = 100_000
+# Of one request: conversations have thousands. Chosen by hand, to bound the work.
+
+_UNSEEN: Final = frozenset({"redacted_thinking", "encrypted_content", "item_reference"})
+
+
+class Content:
+    """Text and attachments of one prompt; filled by the dialects."""
+
+    __slots__ = ("_num_parts", "attachments", "overhead_tokens", "pieces", "places")
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.attachments: list[Attachment] = []
+        self.places: list[int] = []
+        """Of each attachment: how many pieces are before it."""
+        self.overhead_tokens = 0
+        """Of what templates put around messages and calls."""
+        self._num_parts = 0
+
+    def add(self, content: object, parameter: str) -> None:
+        """A message's content in any dialect. Raises ``BadRequestError`` when it has no end."""
+        if isinstance(content, str):
+            self.pieces.append(content)
+            return
+        if content is None:
+            return
+        stack: list[object] = [content]
+        while stack:
+            part = stack.pop()
+            self._num_parts += 1
+            if self._num_parts > MAX_PARTS:
+                msg = f"{parameter} has more than {MAX_PARTS} parts"
+                raise BadRequestError(msg, parameter)
+            if isinstance(part, str):
+                self.pieces.append(part)
+            elif isinstance(part, list):
+                if len(part) > MAX_PARTS:
+                    msg = f"{parameter} has more than {MAX_PARTS} parts"
+                    raise BadRequestError(msg, parameter)
+                stack.extend(reversed(part))
+            elif isinstance(part, dict):
+                self._add_part(part, stack)
+
+    def add_json(self, value: object) -> None:
+        """What templates write as JSON: tools, arguments of calls."""
+        if isinstance(value, str):
+            self.pieces.append(value)
+        elif value:
+            self.pieces.append(dumped(value).decode("utf-8", "replace"))
+
+    def _add_part(self, part: dict[str, Any], stack: list[object]) -> None:
+        kind = part.get("type")
+        text = part.get("text")
+        if isinstance(text, str) and kind != "document":
+            self.pieces.append(text)
+            return
+        if kind == "tool_use":
+            self.overhead_tokens += TOKENS_PER_CALL
+            self.add_json(part.get("name"))
+            self.add_json(part.get("input"))
+            return
+        if kind in _UNSEEN:
+            return
+        attachment = read_attachment(part)
+        if attachment is not None:
+            self.places.append(len(self.pieces))
+            self.attachments.append(attachment)
+            return
+        for name in ("content", "thinking", "refusal", "source", "data", "output", "summary"):
+            inner = part.get(name)
+            if isinstance(inner, (str, list, dict)):
+                stack.append(inner)
+                return
+        if isinstance(text, (list, dict)):
+            stack.append(text)
+
+
+TOKENS_PER_MESSAGE: Final = 4
+# Chat templates wrap each message in two to five special tokens.
+TOKENS_PER_CALL: Final = 12
+# ``<tool_call>\n{"name": …, "arguments": …}\n</tool_call>`` and the like.
+
+
+def dumped(value: object) -> bytes:
+    """JSON of a value; of one nested too deep to be written, the texts in it."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # orjson's JSONEncodeError is one: nested deeper than 254
+        texts: list[str] = []
+        stack: list[object] = [value]
+        while stack and len(texts) < MAX_PARTS:
+            part = stack.pop()
+            if isinstance(part, list):
+                stack.extend(reversed(part))
+            elif isinstance(part, dict):
+                for name, inner in part.items():
+                    texts.append(name)
+                    stack.append(inner)
+            else:
+                texts.append(str(part))
+        return " ".join(texts).encode("utf-8", "replace")

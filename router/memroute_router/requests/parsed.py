@@ -1,0 +1,245 @@
+"""What the router knows of a request: weights by kind, keys of its blocks, limits."""
+
+from typing import Any, Final
+
+from memroute.traffic.lengths import PromptLengths, PromptParts
+from memroute.traffic.prefixes import block_keys, chain_root
+from memroute.traffic.request import RequestProfile
+from memroute.units import ceil_div
+from memroute_router.requests.attachments import Attachment
+from memroute_router.requests.media import UNKNOWN_FAMILY, MediaFamily
+from memroute_router.requests.text import Span
+
+MAX_BYTES_PER_TOKEN: Final = 16
+# No running text packs more into a token on average: what a final refusal may rely on.
+TOKENS_PER_ID_BLOCK: Final = 256
+# Blocks of prompts that came as token ids.
+
+_UNCORRECTED = PromptLengths()
+
+
+class PromptWeight:
+    """What a request's prompts hold together, before anything is known of the model."""
+
+    __slots__ = (
+        "ascii", "attachments", "digits", "keys", "longest_bytes", "longest_ids", "num_ids",
+        "num_prompts", "other", "spans", "token_ids",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.ascii = 0.0
+        self.digits = 0.0
+        self.other = 0.0
+        """Tokens of text by kind, as estimated (``PromptParts``)."""
+        self.num_ids = 0
+        """Tokens that came as ids."""
+        self.attachments: list[Attachment] = []
+        self.keys: tuple[int, ...] = ()
+        self.spans: list[Span] = []
+        """Of a single prompt, in order: what its keys are worth."""
+        self.longest_bytes = 0
+        self.longest_ids = 0
+        """Of its longest prompt."""
+        self.num_prompts = 1
+        self.token_ids: list[int] | None = None
+        """Of a single prompt that came as ids."""
+
+
+class ParsedRequest:
+    """What the router needs to know of a request."""
+
+    __slots__ = (
+        "document", "is_stream", "max_output_tokens", "model", "num_choices", "num_sequences",
+        "parts", "prefix", "session", "token_ids", "truncated_tokens", "weight",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        weight: PromptWeight,
+        max_output_tokens: int | None = 0,
+        num_choices: int = 1,
+        num_sequences: int = 1,
+        is_stream: bool = False,
+        session: str = "",
+        document: dict[str, Any] | None = None,
+        truncated_tokens: int | None = None,
+    ) -> None:
+        """``session``: what the body calls the conversation (``prompt_cache_key``).
+
+        ``document``: the body, where a tokenizer can tell its ids.
+
+        ``max_output_tokens``: None when the client set no limit, 0 when nothing is generated.
+
+        ``truncated_tokens``: what engines keep of each prompt; None: all, 0: their context.
+        """
+        self.model = model
+        self.weight = weight
+        self.prefix = weight.keys
+        self.token_ids = weight.token_ids
+        self.max_output_tokens = max_output_tokens
+        self.num_choices = num_choices
+        self.num_sequences = num_sequences
+        self.is_stream = is_stream
+        self.session = session
+        self.document = document
+        self.truncated_tokens = truncated_tokens
+        self.parts: PromptParts | None = None
+        """What it was taken to hold, for ``teach``; None: counted, or cut, or not yet asked."""
+
+    @property
+    def attachments(self) -> list[Attachment]:
+        """Images, recordings and the like."""
+        return self.weight.attachments
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of its prompts while nothing is known of the model."""
+        return self.profile(assumed_output_tokens=0).num_prompt_tokens
+
+    def tokenized(self, token_ids: list[int]) -> None:
+        """Its prompt is these ids: counted, not estimated."""
+        self.token_ids = token_ids
+        weight = self.weight = PromptWeight()
+        weight.token_ids = token_ids
+        weight.num_ids = weight.longest_ids = len(token_ids)
+        if self.document is not None:
+            self.prefix = weight.keys = id_keys(token_ids, salt_of(self.document))
+
+    def teach(self, prompts: PromptLengths, actual_tokens: int) -> None:
+        """It turned out to hold so many prompt tokens: the next estimate is better."""
+        if self.parts is not None:
+            prompts.observe(self.parts, actual_tokens=actual_tokens)
+
+    def profile(
+        self,
+        *,
+        assumed_output_tokens: int,
+        prompts: PromptLengths = _UNCORRECTED,
+        media: MediaFamily = UNKNOWN_FAMILY,
+        tenant: str = "",
+        priority: int = 0,
+        deadline_seconds: float | None = None,
+        session: str = "",
+        adapter: str = "",
+        draw: float = 0.0,
+        block_tokens: int = 0,
+    ) -> RequestProfile:
+        """The tokens it is expected to hold. ``assumed_output_tokens``: when it sets no limit.
+
+        ``prompts``: what the pool has learned of its prompts; ``media``: how its model counts
+        images. ``block_tokens``: of the blocks that replicas tell they have; 0: none tells.
+        """
+        weight = self.weight
+        blocks: tuple[int, ...] = ()
+        if block_tokens and self.token_ids is not None and not self._has_salt():
+            blocks = block_keys(self.token_ids, block_tokens, chain_root(adapter))
+        of_attachments, attachment_tokens = self._attachments(prompts, media)
+        text_tokens = prompts.text_tokens(weight.ascii, weight.digits, weight.other)
+        exact = text_tokens + of_attachments + weight.num_ids
+        num_prompt_tokens = max(1, round(exact)) if exact > 0.0 else 0
+        at_least = max(weight.longest_ids, ceil_div(weight.longest_bytes, MAX_BYTES_PER_TOKEN))
+        prefix = self.prefix
+        limit = self.truncated_tokens
+        if limit is not None:
+            at_least = min(at_least, max(1, limit))
+            if limit and num_prompt_tokens > limit * weight.num_prompts:
+                num_prompt_tokens = limit * weight.num_prompts
+                # Where it is cut off, another text begins than the one that the keys are of.
+                prefix = ()
+                self.parts = None
+        output = assumed_output_tokens
+        if self.max_output_tokens is not None:
+            output = min(output, self.max_output_tokens)
+        ends: tuple[int, ...] = ()
+        tokens_per_block = TOKENS_PER_ID_BLOCK
+        if prefix and self.token_ids is None:
+            ends = _block_ends(weight.spans, prompts, attachment_tokens, text_tokens)
+            tokens_per_block = max(1, ends[-1] // len(ends))
+        return RequestProfile(
+            num_prompt_tokens=num_prompt_tokens,
+            min_prompt_tokens=at_least,
+            max_output_tokens=self.max_output_tokens,
+            assumed_output_tokens=output * self.num_choices,
+            num_choices=self.num_choices,
+            num_sequences=self.num_sequences,
+            is_stream=self.is_stream,
+            tenant=tenant,
+            priority=priority,
+            deadline_seconds=deadline_seconds,
+            prefix=prefix,
+            tokens_per_block=tokens_per_block,
+            block_ends=ends,
+            session=session,
+            adapter=adapter,
+            draw=draw,
+            blocks=blocks,
+        )
+
+    def _attachments(self, prompts: PromptLengths, media: MediaFamily) -> tuple[float, list[float]]:
+        """Tokens of all attachments, and of each; what was taken to be there is kept."""
+        weight = self.weight
+        measured = unmeasured = 0.0
+        each: list[float] = []
+        for attachment in weight.attachments:
+            num_tokens, is_measured = media.tokens(attachment)
+            if is_measured:
+                measured += num_tokens
+                each.append(prompts.ratios[3] * num_tokens)
+            else:
+                unmeasured += num_tokens
+                each.append(prompts.ratios[4] * num_tokens)
+        self.parts = None
+        if not weight.num_ids:
+            self.parts = PromptParts(
+                ascii=weight.ascii,
+                digits=weight.digits,
+                other=weight.other,
+                measured=measured,
+                unmeasured=unmeasured,
+            )
+        return sum(each), each
+
+    def _has_salt(self) -> bool:
+        return self.document is not None and bool(self.document.get("cache_salt"))
+
+
+def _block_ends(
+    spans: list[Span], prompts: PromptLengths, attachments: list[float], text_tokens: float
+) -> tuple[int, ...]:
+    """Tokens of the prompt up to the end of each of its blocks.
+
+    What templates put around messages is in no span: it is spread over the text.
+    """
+    in_spans = 0.0
+    weights: list[float] = []
+    for span in spans:
+        tokens = prompts.text_tokens(span.ascii, span.digits, span.other)
+        weights.append(tokens)
+        in_spans += tokens
+    scale = text_tokens / in_spans if in_spans > 0.0 else 1.0
+    ends: list[int] = []
+    before = 0.0
+    for index, span in enumerate(spans):
+        if span.attachment >= 0:
+            before += attachments[span.attachment]
+            ends.append(int(before))
+            continue
+        tokens = weights[index] * scale
+        per_block = tokens * span.size / span.num_bytes
+        for number in range(1, span.num_blocks + 1):
+            ends.append(int(before + min(tokens, per_block * number)))
+        before += tokens
+    return tuple(ends)
+
+
+def salt_of(document: dict[str, Any]) -> str:
+    """Caches keep adapters apart, which go by the model's name, and what clients ask them to."""
+    salt = document.get("cache_salt")
+    return f"{document.get('model')}\0{salt if isinstance(salt, str) else ''}"
+
+
+def id_keys(ids: list[int], salt: str) -> tuple[int, ...]:
+    """A key for each whole block of token ids: of all up to its end."""
+    return block_keys(ids, TOKENS_PER_ID_BLOCK, chain_root(salt=salt))

@@ -1,0 +1,25 @@
+"""Targets that engines cannot meet do not stop the service.
+
+In virtual time, with the targets of a ModelDeployment that names none: 1 s and 50 ms per token. The
+engines need more than 50 ms per token for one request alone, so no router could meet them.
+"""
+
+import pytest
+
+from bench.routing.slow import LEAST_REQUEST, SLOW_CASES, run_slow
+from memroute_simulator.virtual.router import MEMROUTE
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [("llama-8b-l4", 1.0), ("qwen-32b-a100", 1.5), ("llama-70b-l40s", 0.7)],
+)
+def test_engines_that_are_slower_than_the_targets_serve_all_the_same(name, rate):
+    """At a tenth of what the fleet carries 60 to 80 % were refused, its replicas nearly idle."""
+    assert SLOW_CASES[name].tpot_alone_seconds > 0.05
+    ours, peer = (
+        run_slow(name, policy, rate=rate, seed=1).summary for policy in (MEMROUTE, LEAST_REQUEST)
+    )
+    assert (ours.num_shed, ours.num_failed) == (0, 0)
+    assert ours.output_tokens_per_second >= 0.98 * peer.output_tokens_per_second
+    assert ours.ttft.p99 <= 1.1 * peer.ttft.p99
