@@ -57,12 +57,12 @@ ROUTER_CASES: Mapping[str, Case] = MappingProxyType(
 
 
 def run_routers(
-    name: str, way: str, *, num_routers: int, seed: int, come_and_go: bool
+    name: str, way: str, *, num_routers: int, seed: int, come_and_go: bool, times: float = 1.0
 ) -> dict[str, Any]:
-    """One run of a case through so many routers."""
+    """One run of a case through so many routers, with ``times`` as many requests as usual."""
     case = ROUTER_CASES[name]
     rate = LOAD_RATIO * case.first_rate
-    workload = case.generate(rate, seed, NUM_REQUESTS)
+    workload = case.generate(rate, seed, int(times * NUM_REQUESTS))
     fleet = Fleet(
         engines=case.engines,
         policy=MEMROUTE,
