@@ -193,7 +193,9 @@ def routers_tables(rows: Rows) -> list[Table | str]:
                 by_count = {n: [r for r in own if r["num_routers"] == n] for n in counts} | {
                     1: alone
                 }
-                table.add_row(case, way, *map(_routers_cell, by_count.values()), *_beside(own, alone))
+                table.add_row(
+                    case, way, *map(_routers_cell, by_count.values()), *_beside(own, alone)
+                )
         told.append(table)
     return told
 

@@ -97,9 +97,7 @@ def _restarts(span_seconds: float, num_routers: int) -> list[FleetEvent]:
     events = []
     for number in range(NUM_RESTARTS):
         name, at = f"router-{number % num_routers}", period * (number + 1)
-        events.append(
-            FleetEvent(at_seconds=at, change=FleetChange.ROUTER_LEAVES, replica=name)
-        )
+        events.append(FleetEvent(at_seconds=at, change=FleetChange.ROUTER_LEAVES, replica=name))
         events.append(
             FleetEvent(
                 at_seconds=at + AWAY_RATIO * period,

@@ -184,7 +184,9 @@ def test_routers_are_compared_with_one_of_them():
 
 
 def test_a_run_of_several_routers_says_what_they_told_each_other():
-    row = run_routers("shared-prefix", "reports", num_routers=2, seed=1, come_and_go=True, times=0.1)
+    row = run_routers(
+        "shared-prefix", "reports", num_routers=2, seed=1, come_and_go=True, times=0.1
+    )
     assert row["num_routers"] == 2
     assert 500 < row["told_bytes_per_request"] < 5000
     assert row["prefix_hit_ratio"] > 0.2

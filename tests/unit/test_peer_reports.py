@@ -36,7 +36,8 @@ KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=128).map(tuple)
 REPORTS = st.one_of(
     st.builds(
         SentReport, U64, U64, prompt_tokens=U32, work_tokens=U32, expected_output_tokens=U32,
-        num_sequences=st.integers(1, 65_535), is_stream=st.booleans(), session=U64, tokens_per_block=st.integers(0, 65_535), prefix=KEYS,
+        num_sequences=st.integers(1, 65_535), is_stream=st.booleans(), session=U64,
+        tokens_per_block=st.integers(0, 65_535), prefix=KEYS,
     ),
     st.builds(MoreKeys, U64, tokens_per_block=st.integers(0, 65_535), prefix=KEYS),
     st.builds(AnsweredReport, U64, is_seen=st.booleans()),
@@ -85,9 +86,7 @@ def corpus():
         (whole,) = datagrams(sent, AnsweredReport(1, is_seen=True), still, secret=secret)
         yield from (whole[:length] for length in range(len(whole)))
         yield from (whole + junk for junk in (b"\0", b"\x01", b"\xff" * 50))
-        yield from (
-            whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :] for at in range(0, 60)
-        )
+        yield from (whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :] for at in range(60))
     header = struct.pack(">2sBBQQ", b"mr", 1, 0, 2**64 - 1, 2**64 - 1)
     yield from (header + bytes([kind]) + b"\xff" * 1300 for kind in range(256))
     yield header[:4] + b"\x01" * 4

@@ -87,8 +87,7 @@ def dead_address():
 
 
 async def test_a_prompt_goes_where_the_other_router_has_sent_it():
-    """Each router has half of every conversation: without a word, half of the prompts are computed
-    again elsewhere."""
+    """Each router has half of every conversation: the other half would be computed again."""
     async with routers(2) as (one, two):
         introduce(one, two)
         for number in range(NUM_PROMPTS):
@@ -111,8 +110,7 @@ async def test_a_session_goes_where_the_other_router_has_served_it():
 
 
 async def test_routers_that_cannot_hear_each_other_agree_all_the_same():
-    """Every datagram is lost: requests are served as before, and unknown prompts go to the replica
-    that all routers take for theirs."""
+    """Every datagram is lost: unknown prompts go to the replica that all take for theirs."""
     holder, address = dead_address()
     async with routers(2) as (one, two):
         for rig in (one, two):

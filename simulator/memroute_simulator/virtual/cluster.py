@@ -239,17 +239,15 @@ class Cluster:
         return replica
 
     def _happening(self, event: FleetEvent) -> Callable[[], None]:
+        if event.change is FleetChange.ROUTER_LEAVES:
+            return lambda: self._router_leaves(event.replica)
+        if event.change is FleetChange.ROUTER_JOINS:
+            return lambda: self._router_joins(event.replica)
         return lambda: self._apply(event)
 
     def _apply(self, event: FleetEvent) -> None:
         if event.change is FleetChange.ADD:
             self._add_replica(self.fleet.engines[0][0])
-            return
-        if event.change is FleetChange.ROUTER_LEAVES:
-            self._router_leaves(event.replica)
-            return
-        if event.change is FleetChange.ROUTER_JOINS:
-            self._router_joins(event.replica)
             return
         replica = next(r for r in self.replicas if r.name == event.replica)
         match event.change:

@@ -118,9 +118,6 @@ class PeerNetwork:
 
     def _deliver(self, sender: str, receiver: Member, data: bytes) -> None:
         def arrive() -> None:
-            receiver.peers.receive(
-                sender, data, secret=None, now_seconds=self._loop.now_seconds
-            )
+            receiver.peers.receive(sender, data, secret=None, now_seconds=self._loop.now_seconds)
 
         self._loop.after(self._settings.delay_seconds, arrive)
-

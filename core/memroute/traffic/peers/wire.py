@@ -153,24 +153,10 @@ def decode_datagram(data: bytes, *, secret: bytes | None) -> Datagram | Malforme
 def _read_report(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
     """The record at a place and where the next one begins; None where there is no whole one."""
     kind = data[at]
-    if kind == _KIND_SENT and at + _SENT.size <= end:
-        fields = _SENT.unpack_from(data, at)
-        keys = _read_keys(data, at + _SENT.size, end, fields[10])
-        if keys is None:
-            return None
-        sent = SentReport(
-            fields[1], fields[2], prompt_tokens=fields[3], work_tokens=fields[4],
-            expected_output_tokens=fields[5], num_sequences=fields[6],
-            is_stream=bool(fields[7]), session=fields[8], tokens_per_block=fields[9], prefix=keys,
-        )  # fmt: skip
-        return sent, at + _SENT.size + 8 * len(keys)
-    if kind == _KIND_MORE and at + _MORE.size <= end:
-        _, replica, size, count = _MORE.unpack_from(data, at)
-        keys = _read_keys(data, at + _MORE.size, end, count)
-        if keys is None:
-            return None
-        more = MoreKeys(replica, tokens_per_block=size, prefix=keys)
-        return more, at + _MORE.size + 8 * len(keys)
+    if kind == _KIND_SENT:
+        return _read_sent(data, at, end)
+    if kind == _KIND_MORE:
+        return _read_more(data, at, end)
     if kind == _KIND_ANSWERED and at + _ANSWERED.size <= end:
         _, request, is_seen = _ANSWERED.unpack_from(data, at)
         return AnsweredReport(request, is_seen=bool(is_seen)), at + _ANSWERED.size
@@ -178,18 +164,46 @@ def _read_report(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
         _, request, held, is_complete = _ENDED.unpack_from(data, at)
         ended = EndedReport(request, held_tokens=held, is_complete=bool(is_complete))
         return ended, at + _ENDED.size
-    if kind == _KIND_OPEN and at + _OPEN.size <= end:
-        _, first, last, num_pending, num_answered = _OPEN.unpack_from(data, at)
-        at += _OPEN.size
-        count = num_pending + num_answered
-        if at + 4 * count > end:
-            return None
-        numbers = tuple([first + n for n in struct.unpack_from(f">{count}I", data, at)])
-        still = OpenReport(
-            first, last, pending=numbers[:num_pending], answered=numbers[num_pending:]
-        )
-        return still, at + 4 * count
-    return None
+    return _read_open(data, at, end) if kind == _KIND_OPEN else None
+
+
+def _read_sent(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
+    if at + _SENT.size > end:
+        return None
+    fields = _SENT.unpack_from(data, at)
+    keys = _read_keys(data, at + _SENT.size, end, fields[10])
+    if keys is None:
+        return None
+    sent = SentReport(
+        fields[1], fields[2], prompt_tokens=fields[3], work_tokens=fields[4],
+        expected_output_tokens=fields[5], num_sequences=fields[6],
+        is_stream=bool(fields[7]), session=fields[8], tokens_per_block=fields[9], prefix=keys,
+    )  # fmt: skip
+    return sent, at + _SENT.size + 8 * len(keys)
+
+
+def _read_more(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
+    if at + _MORE.size > end:
+        return None
+    _, replica, size, count = _MORE.unpack_from(data, at)
+    keys = _read_keys(data, at + _MORE.size, end, count)
+    if keys is None:
+        return None
+    more = MoreKeys(replica, tokens_per_block=size, prefix=keys)
+    return more, at + _MORE.size + 8 * len(keys)
+
+
+def _read_open(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
+    if at + _OPEN.size > end:
+        return None
+    _, first, last, num_pending, num_answered = _OPEN.unpack_from(data, at)
+    at += _OPEN.size
+    count = num_pending + num_answered
+    if at + 4 * count > end:
+        return None
+    numbers = tuple([first + n for n in struct.unpack_from(f">{count}I", data, at)])
+    still = OpenReport(first, last, pending=numbers[:num_pending], answered=numbers[num_pending:])
+    return still, at + 4 * count
 
 
 def _read_keys(data: bytes, at: int, end: int, count: int) -> tuple[int, ...] | None:

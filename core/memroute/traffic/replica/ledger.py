@@ -41,8 +41,8 @@ class ReplicaLedger(SharedRequests):
 
     __slots__ = (
         "_max_context_tokens", "_promised_capacity_tokens", "capacity_tokens",
-        "limit_tokens", "limits", "measured_ratio", "pinned_ratio", "read_at_seconds", "reading", "replica", "sharing_ratio", "tells_life",
-        "weight_ratio",
+        "limit_tokens", "limits", "measured_ratio", "pinned_ratio", "read_at_seconds", "reading",
+        "replica", "sharing_ratio", "tells_life", "weight_ratio",
     )  # fmt: skip
 
     def __init__(

@@ -43,8 +43,8 @@ class OwnRequests(DecodingAnswers):
     __slots__ = (
         "_ended", "_events", "_leader", "_leader_events", "_lengths", "_projected_tokens",
         "_unseen", "adapters", "leases", "num_pending", "num_shown", "observer",
-        "pending_reserved_tokens", "pending_tokens", "progressed_at_seconds", "seen_events", "seen_seconds",
-        "sent_since_reading_tokens", "settles_at_seconds", "speed", "steps",
+        "pending_reserved_tokens", "pending_tokens", "progressed_at_seconds", "seen_events",
+        "seen_seconds", "sent_since_reading_tokens", "settles_at_seconds", "speed", "steps",
     )  # fmt: skip
 
     def __init__(self, lengths: OutputLengths | None, events: TokensPerEvent | None) -> None:
