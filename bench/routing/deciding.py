@@ -76,9 +76,7 @@ def _measured(num_replicas: int, seed: int) -> dict[str, Any]:
         if isinstance(verdict, Assignment):
             ledger = verdict.backend.ledger
             ledger.streamed(verdict.reservation, num_events=1, now_seconds=now + 0.005)
-            dispatcher.ended(
-                ledger, verdict.reservation, is_complete=False, now_seconds=now + 0.006
-            )
+            dispatcher.ended(verdict, is_complete=False, now_seconds=now + 0.006)
         else:
             dispatcher.withdraw(asking)
     spent.sort()

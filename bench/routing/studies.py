@@ -21,7 +21,7 @@ from memroute_simulator.virtual.router import CLAIRVOYANT, MEMROUTE, ORACLE
 OURS = MEMROUTE
 PEERS = (
     "random", "round-robin", "power-of-two", "least-request", "least-kv", "gie-kv-queue",
-    "gie-prefix-kv-queue", "lmetric", "vllm-dp", "smg-least-load",
+    "gie-prefix-kv-queue", "llm-d", "lmetric", "vllm-dp", "smg-least-load",
 )  # fmt: skip
 POLICIES = (OURS, *PEERS, ORACLE, CLAIRVOYANT)
 BOUND = "bound"

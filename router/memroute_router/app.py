@@ -26,8 +26,9 @@ from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.server import Server, ServerLimits
+from memroute_router.intake import IntakeServices
 from memroute_router.journal import Journal
-from memroute_router.lifecycle import LifecycleLimits, Proxy, Services
+from memroute_router.lifecycle import Proxy
 from memroute_router.metrics import RouterMetrics
 from memroute_router.openapi import openapi_document
 from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, read_secret
@@ -35,6 +36,7 @@ from memroute_router.pools import CommonSettings, Pool, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
 from memroute_router.scrape import Scraper
+from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
 from memroute_router.static import StaticMembership
 from memroute_router.surface import ROUTES
@@ -79,6 +81,7 @@ class Router:
             ),
             call_soon=loop.call_soon,
             call_later=loop.call_later,
+            on_error=self._on_error,
         )
         self.peers = PeerLink(
             self.pools.peers,
@@ -109,17 +112,19 @@ class Router:
             )
         self.proxy = Proxy(
             Services(
-                pools=self.pools,
+                intake=IntakeServices(
+                    pools=self.pools,
+                    tokenizers=self.tokenizers,
+                    tenants=settings.tenants,
+                    trusts_headers=settings.trust_headers,
+                ),
                 engines=self.engines,
                 metrics=self.metrics,
                 journal=self.journal,
-                tokenizers=self.tokenizers,
                 limits=LifecycleLimits(
                     first_byte_seconds=settings.first_byte_timeout_seconds,
                     stalled_engine_seconds=settings.stalled_engine_seconds,
                 ),
-                tenants=settings.tenants,
-                trusts_headers=settings.trust_headers,
                 id_prefix=secrets.token_hex(6).encode(),
             )
         )
@@ -205,6 +210,11 @@ class Router:
         if self.kv_events is not None:
             self.kv_events.forget(replica.info.key)
         self.engines.abandon(replica.info.endpoint)
+
+    def _on_error(self, error: Exception) -> None:
+        """A bug of ours, in what was done for one request or replica: the others go on."""
+        LOGGER.error("internal error", exc_info=error)
+        self.metrics.internal_errors.inc()
 
     async def _tick_forever(self) -> None:
         while True:

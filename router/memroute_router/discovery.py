@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from memroute.traffic.dispatch import AdmissionMode
+from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_kube import (
     MODEL_DEPLOYMENTS,
     PODS,
@@ -69,6 +70,9 @@ def read_pool_settings(obj: KubeObject) -> tuple[str, PoolSettings]:
         watermark_ratio=float(routing["kvWatermarkRatio"]),
         assumed_output_tokens=int(routing["assumedOutputTokens"]),
         policy=routing.get("policy", "memroute"),
+        prefill_tokens_per_second=float(
+            routing.get("prefillTokensPerSecond", LLM_D_TOKENS_PER_SECOND)
+        ),
         admission=AdmissionMode(routing.get("admission", "enforce")),
         ttft_target_seconds=float(routing.get("ttftTargetSeconds", DEFAULT_TTFT_TARGET_SECONDS)),
         tpot_target_seconds=float(routing.get("tpotTargetSeconds", DEFAULT_TPOT_TARGET_SECONDS)),

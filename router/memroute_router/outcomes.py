@@ -20,3 +20,4 @@ class Outcome(StrEnum):
     REPLICAS_FAILED = "replicas-failed"
     STREAM_BROKEN = "stream-broken"
     CLIENT_GONE = "client-gone"
+    INTERNAL_ERROR = "internal-error"

@@ -25,6 +25,7 @@ from memroute.traffic.lengths import PromptLengths
 from memroute.traffic.peers import PeerGroup
 from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReading
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
+from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_router.http.client import Endpoint
 from memroute_router.targets import TargetWatch
 
@@ -69,6 +70,8 @@ class PoolSettings:
     watermark_ratio: float = DEFAULT_WATERMARK_RATIO
     assumed_output_tokens: int = DEFAULT_ASSUMED_OUTPUT_TOKENS
     policy: str = "memroute"
+    prefill_tokens_per_second: float = LLM_D_TOKENS_PER_SECOND
+    """Of one replica, as measured: for policies that have to be told (llm-d)."""
     admission: AdmissionMode = AdmissionMode.ENFORCE
     ttft_target_seconds: float = DEFAULT_TTFT_TARGET_SECONDS
     tpot_target_seconds: float = DEFAULT_TPOT_TARGET_SECONDS
@@ -87,6 +90,7 @@ class PoolSettings:
             waits_for_replicas=common.waits_for_replicas,
             max_age_seconds=common.max_age_seconds,
             policy=self.policy,
+            prefill_tokens_per_second=self.prefill_tokens_per_second,
             admission=self.admission,
             shares=self.shares,
             limits=AdmissionSettings(
@@ -141,6 +145,7 @@ class Pool(RequestPool[Replica]):
         retries: RetryRule,
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
+        on_error: Callable[[Exception], None],
         peers: PeerGroup,
     ) -> None:
         """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone.
@@ -161,6 +166,7 @@ class Pool(RequestPool[Replica]):
             clock=time.monotonic,
             call_soon=call_soon,
             call_later=call_later,
+            on_error=on_error,
         )
         self._common = common
         self.model = model
@@ -242,7 +248,10 @@ class Pools:
         common: CommonSettings,
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
+        on_error: Callable[[Exception], None],
     ) -> None:
+        """``on_error``: logs and counts an exception that is a bug of ours."""
+        self._on_error = on_error
         self._rng = rng
         self._common = common
         self._retries = RetryRule(common.max_attempts)
@@ -336,6 +345,7 @@ class Pools:
                 self._retries,
                 self._call_soon,
                 self._call_later,
+                self._on_error,
                 self.peers,
             )
         return self.by_model[model]

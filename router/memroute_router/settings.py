@@ -32,7 +32,8 @@ without Kubernetes: replicas and models come from a file, which is read again wh
       maxContextTokens: 32768
       kvWatermarkRatio: 0.95
       assumedOutputTokens: 256
-      policy: memroute                 # or lmetric, least-request, gie-prefix-kv-queue, ...
+      policy: memroute                 # or llm-d, lmetric, least-request, round-robin, ...
+      prefillTokensPerSecond: 15928    # of one replica, as measured: for the policy llm-d alone
       admission: enforce               # observe: count what would be held; off: send all
       ttftTargetSeconds: 1.0
       tpotTargetSeconds: 0.05

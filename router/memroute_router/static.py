@@ -18,6 +18,7 @@ import yaml
 
 from memroute.traffic.dispatch import AdmissionMode
 from memroute.traffic.routing import POLICY_NAMES
+from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_router.http.client import Endpoint
 from memroute_router.peers import Address, parse_peer
 from memroute_router.pools import (
@@ -36,8 +37,8 @@ POLL_SECONDS = 1.0
 _PORTS = {"http": 80, "https": 443}
 _MODEL_FIELDS = {
     "name", "replicas", "maxContextTokens", "kvWatermarkRatio", "assumedOutputTokens",
-    "policy", "admission", "ttftTargetSeconds", "tpotTargetSeconds", "shares", "adapters",
-    "tokenizer",
+    "policy", "prefillTokensPerSecond", "admission", "ttftTargetSeconds", "tpotTargetSeconds",
+    "shares", "adapters", "tokenizer",
 }  # fmt: skip
 _REPLICA_FIELDS = {"url", "name", "kvCapacityTokens", "maxContextTokens", "version", "weight"}
 MAX_WEIGHT = 1000.0
@@ -125,6 +126,9 @@ class _Reader:
             assumed_output_tokens=self._integer(model, "assumedOutputTokens", where)
             or DEFAULT_ASSUMED_OUTPUT_TOKENS,
             policy=self._one_of(model, "policy", where, POLICY_NAMES),
+            prefill_tokens_per_second=self._number(
+                model, "prefillTokensPerSecond", where, LLM_D_TOKENS_PER_SECOND, most=1e9
+            ),
             admission=AdmissionMode(
                 self._one_of(model, "admission", where, tuple(mode.value for mode in AdmissionMode))
             ),

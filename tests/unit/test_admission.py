@@ -64,7 +64,7 @@ def decoding(replica, count, step, output=50, alone=0.01):
 
 def test_memory_closes_a_replica_at_its_watermark():
     """750 are held; 100 + 50 more are 900, which 0.9 of 1,000 just takes."""
-    assert closed(ledger(0.75), watermark_ratio=0.9) is ClosedReason.NOT
+    assert closed(ledger(0.75), watermark_ratio=0.9) is None
     assert closed(ledger(0.751), watermark_ratio=0.9) is ClosedReason.MEMORY
 
 
@@ -72,7 +72,7 @@ def test_an_engine_that_runs_as_many_as_it_does_at_once_is_closed():
     replica = ledger()
     replica.limits.running_limit = 2
     replica.reserve(profile())
-    assert closed(replica) is ClosedReason.NOT
+    assert closed(replica) is None
     replica.reserve(profile())
     assert closed(replica) is ClosedReason.SLOTS
 
@@ -85,7 +85,7 @@ def test_preemptions_close_it_earlier_than_the_watermark():
 
 def test_an_idle_replica_takes_a_request_larger_than_its_watermark():
     """Nothing will ever make more room than an idle replica has."""
-    assert closed(ledger(0.0), prompt=980, watermark_ratio=0.9) is ClosedReason.NOT
+    assert closed(ledger(0.0), prompt=980, watermark_ratio=0.9) is None
 
 
 def test_prompts_that_wait_there_close_it_until_they_are_done():
@@ -96,9 +96,9 @@ def test_prompts_that_wait_there_close_it_until_they_are_done():
         long.reserve(profile(prompt=1000), now_seconds=0.0)
     for replica in (short, long):
         replica.progressed_at_seconds = 0.0
-    assert closed(short) is ClosedReason.NOT
+    assert closed(short) is None
     assert closed(long) is ClosedReason.PREFILL
-    assert closed(long, now=0.3) is ClosedReason.NOT, "they have been worked on since"
+    assert closed(long, now=0.3) is None, "they have been worked on since"
 
 
 def test_a_prompt_that_short_answers_cannot_afford_has_to_wait():
@@ -106,9 +106,9 @@ def test_a_prompt_that_short_answers_cannot_afford_has_to_wait():
     replica = ledger(capacity=10**6)
     decoding(replica, 4, 0.040)
     now = 40 * 0.040
-    assert closed(replica, prompt=3000, now=now) is ClosedReason.NOT
+    assert closed(replica, prompt=3000, now=now) is None
     assert closed(replica, prompt=30_000, now=now) is ClosedReason.PACE
-    assert closed(replica, prompt=30_000, work=500, now=now) is ClosedReason.NOT, "it is cached"
+    assert closed(replica, prompt=30_000, work=500, now=now) is None, "it is cached"
 
 
 def test_answers_that_are_slow_already_get_no_more_company():
@@ -124,7 +124,7 @@ def test_a_replica_that_cannot_meet_the_target_alone_keeps_the_best_it_can():
     """
     replica = ledger(capacity=10**6)
     decoding(replica, 4, 0.070, alone=0.068)
-    assert closed(replica, prompt=10, now=2.8) is ClosedReason.NOT
+    assert closed(replica, prompt=10, now=2.8) is None
     crowded = ledger(capacity=10**6)
     decoding(crowded, 4, 0.140, alone=0.068)
     assert closed(crowded, prompt=10, now=5.5) is ClosedReason.PACE
@@ -137,14 +137,14 @@ def test_the_first_tokens_ever_say_what_a_replica_does_alone():
     for number in range(3):
         replica.streamed(lease, num_events=1 + number, now_seconds=0.1 * number)
     assert replica.alone_tpot_seconds == pytest.approx(0.1)
-    assert closed(replica, prompt=10, now=0.2) is ClosedReason.NOT
+    assert closed(replica, prompt=10, now=0.2) is None
 
 
 def test_a_replica_that_never_answers_gets_a_handful_of_requests():
     """It accepts them and reports idle: the fourth is the last until it has answered one."""
     replica = ledger(capacity=10**6)
     taken = 0
-    while closed(replica, prompt=10, now=10.0) is ClosedReason.NOT:
+    while closed(replica, prompt=10, now=10.0) is None:
         replica.reserve(profile(prompt=10), now_seconds=10.0)
         taken += 1
     assert closed(replica, prompt=10, now=10.0) is ClosedReason.PROOF
@@ -155,9 +155,9 @@ def test_a_replica_whose_answers_stand_still_gets_one_request_to_find_out():
     """Its tokens came every 20 ms; a step with the prompt that waits may take 0.25 s more."""
     replica = ledger(capacity=10**6)
     leases = decoding(replica, 3, step=0.02)
-    assert closed(replica, now=2.0) is ClosedReason.NOT, "nothing waits there: one may try"
+    assert closed(replica, now=2.0) is None, "nothing waits there: one may try"
     replica.reserve(profile(prompt=8192), now_seconds=1.15)
-    assert closed(replica, now=1.16) is ClosedReason.NOT
+    assert closed(replica, now=1.16) is None
     assert closed(replica, now=2.0) is ClosedReason.PROOF
     replica.streamed(leases[0], num_events=41, now_seconds=2.1)
     assert closed(replica, now=2.2) is not ClosedReason.PROOF
@@ -171,7 +171,7 @@ def test_answers_that_are_not_read_as_they_come_are_not_waited_for():
         replica.reserve(whole, now_seconds=0.0)
         replica.settle(now_seconds=1.0)
     replica.reserve(profile(), now_seconds=2.0)
-    assert closed(replica, now=2.0) is ClosedReason.NOT
+    assert closed(replica, now=2.0) is None
 
 
 def test_what_can_never_fit_is_refused_with_numbers_and_without_a_time():
@@ -213,7 +213,7 @@ def order(queue, count=100):
     """Serve everybody."""
     names = []
     while len(queue) and len(names) < count:
-        (held, *_) = queue.in_turn(1)
+        (held, *_) = queue.in_order()
         queue.served(held)
         names.append(held.item)
     return names
@@ -232,12 +232,15 @@ def test_a_queue_is_bounded_in_requests_in_tokens_and_in_time():
     assert queue.remove("first")
     assert not queue.remove("first")
     assert (len(queue), queue.held_tokens) == (2, 110)
-    assert queue.expired(now_seconds=9.9) == []
-    assert queue.expired(now_seconds=10) == ["second"]
+    assert queue.take_expired(now_seconds=9.9) == []
+    assert queue.take_expired(now_seconds=10) == ["second"]
+    assert (len(queue), queue.held_tokens) == (1, 10)
 
 
-def test_a_request_larger_than_the_queue_may_wait_alone():
-    assert FairQueue(LIMITS).refusal(1000, expected_wait_seconds=None) is None
+def test_a_request_larger_than_the_whole_queue_never_waits():
+    """It would keep everybody else out of it: 98 bytes of JSON were 10 s without service."""
+    assert FairQueue(LIMITS).refusal(1000, expected_wait_seconds=None) is QueueRefusal.SIZE
+    assert FairQueue(LIMITS).refusal(250, expected_wait_seconds=None) is None
 
 
 def test_within_a_tenant_the_earliest_deadline_goes_first():
@@ -276,7 +279,7 @@ def test_tenants_get_equal_tokens_while_all_of_them_wait(requests):
     waiting = {tenant for tenant, count in left.items() if count}
     got = dict.fromkeys(waiting, 0)
     while len(queue) and all(left[tenant] for tenant in waiting):
-        (held, *_) = queue.in_turn(1)
+        (held, *_) = queue.in_order()
         queue.served(held)
         got[held.tenant] += held.num_tokens
         left[held.tenant] -= 1

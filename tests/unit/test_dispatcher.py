@@ -1,67 +1,10 @@
-import random
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dispatch_rig import Asking, answer, end, pool, read
 from memroute.traffic.admission import AdmissionSettings, QueueLimits, Reject, RejectReason
-from memroute.traffic.dispatch import (
-    AdmissionMode,
-    Assignment,
-    Backend,
-    Dispatcher,
-    DispatchSettings,
-)
-from memroute.traffic.replica import ReplicaReading
-from memroute.traffic.request import RequestProfile
-
-
-class Asking:
-    def __init__(self, prompt=100, output=50, **facts):
-        self.tried = []
-        self.profile = RequestProfile(
-            num_prompt_tokens=prompt,
-            min_prompt_tokens=prompt,
-            max_output_tokens=None,
-            assumed_output_tokens=output,
-            **facts,
-        )
-
-
-def pool(replicas=2, capacity=1000, limits=None, hits=None, seed=1, **dispatch):
-    made = Dispatcher(
-        DispatchSettings(**dispatch),
-        limits or QueueLimits(max_requests=100, max_tokens=10**6, max_seconds=10),
-        rng=random.Random(seed),
-        find_hits=hits,
-    )
-    for name in "abcdefgh"[:replicas]:
-        ledger = made.ledger(name, promised_capacity_tokens=capacity)
-        made.add(Backend(ledger))
-        read(made, name)
-    return made
-
-
-def read(made, name, ratio=0.0, at=0.0, **facts):
-    made.apply_reading(
-        made.backends[name].ledger,
-        ReplicaReading(taken_at_seconds=at, kv_cache_utilization_ratio=ratio, **facts),
-    )
-
-
-def answer(assignment, now):
-    ledger = assignment.backend.ledger
-    ledger.streamed(assignment.reservation, num_events=1, now_seconds=now)
-
-
-def end(made, assignment, now, **facts):
-    made.ended(
-        assignment.backend.ledger,
-        assignment.reservation,
-        is_complete=True,
-        now_seconds=now,
-        **facts,
-    )
+from memroute.traffic.dispatch import AdmissionMode, Assignment, Backend, DispatchSettings
 
 
 def test_nobody_ready_is_not_the_same_as_nobody_free():
@@ -100,7 +43,7 @@ def test_two_requests_are_never_given_the_same_room():
     placed = [made.submit(Asking(prompt=500, output=100), now_seconds=0.0) for _ in range(3)]
     assert sorted(p.choice.replica for p in placed[:2]) == ["a", "b"]
     assert placed[2] is None
-    assert len(made.queue) == 1
+    assert made.num_held == 1
 
 
 def test_what_waits_is_told_when_room_is_freed():
@@ -113,7 +56,7 @@ def test_what_waits_is_told_when_room_is_freed():
     ((ticket, verdict),) = made.turns(now_seconds=0.4)
     assert ticket is second
     assert isinstance(verdict, Assignment)
-    assert len(made.queue) == 0
+    assert made.num_held == 0
 
 
 def test_what_has_waited_for_its_time_is_told_so():
@@ -277,15 +220,6 @@ def test_observing_admits_everything_and_counts_what_it_would_have_held():
     assert made.num_would_hold == 2
 
 
-def test_a_published_policy_can_choose_and_admission_can_still_refuse():
-    made = pool(policy="least-request", admission=AdmissionMode.OFF)
-    placed = [made.submit(Asking(prompt=900), now_seconds=0.0) for _ in range(4)]
-    assert [p.choice.policy for p in placed] == ["least-request"] * 4
-    assert sorted(p.choice.replica for p in placed) == ["a", "a", "b", "b"]
-    with pytest.raises(KeyError):
-        made.configure(DispatchSettings(policy="best"))
-
-
 def test_answers_that_have_ended_teach_how_long_the_next_will_be():
     """Assumed to be of 50 tokens; thirty of 200 later, 200."""
     made = pool(replicas=1, capacity=10**6)
@@ -319,7 +253,7 @@ class Traffic:
         elif kind == "r":
             read(self.made, "ab"[number % 2], number / 900, at=self.now)
         self.advance()
-        assert len(self.made.queue) == len(self.held)
+        assert self.made.num_held == len(self.held)
 
     def submit(self, asking):
         verdict = self.made.submit(asking, now_seconds=self.now)
@@ -407,8 +341,8 @@ def test_who_has_had_more_than_its_share_is_held_to_less_while_others_wait():
     made = pool(replicas=1)
     for second in range(20):
         for tenant, tokens in (("flood", 9000), ("quiet", 100)):
-            made.line.asked(tenant, tokens, now_seconds=float(second))
-            made.line.placed(tenant, tokens, now_seconds=float(second))
+            made.shares.asked(tenant, tokens, now_seconds=float(second))
+            made.shares.given(tenant, tokens, now_seconds=float(second))
     first = made.submit(Asking(prompt=600, output=100, tenant="flood"), now_seconds=20.0)
     answer(first, 20.1)
     large = Asking(prompt=800, output=50, tenant="quiet")

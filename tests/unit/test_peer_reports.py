@@ -32,7 +32,9 @@ from memroute.traffic.request import RequestProfile
 SECRET = b"0123456789abcdef"
 U64 = st.integers(0, 2**64 - 1)
 U32 = st.integers(0, 2**32 - 1)
-KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=128).map(tuple)
+KEYS = st.one_of(
+    st.lists(st.integers(-(2**63), 2**63 - 1), max_size=127), st.lists(U64, max_size=127)
+).map(tuple)
 REPORTS = st.one_of(
     st.builds(
         SentReport, U64, U64, prompt_tokens=U32, work_tokens=U32, expected_output_tokens=U32,

@@ -17,6 +17,7 @@ from memroute.traffic.dispatch.request_pool import HELD_TICK_SECONDS
 from memroute.traffic.request import RequestProfile
 from memroute_router.pools import Pool
 from memroute_simulator.virtual.loop import VirtualLoop
+from memroute_simulator.virtual.mix import PLAIN
 from memroute_simulator.virtual.router import RouterSettings, VirtualRouter
 
 
@@ -31,6 +32,7 @@ class Asking:
         )  # fmt: skip
         self.lease = self.reject = None
         self.num_stuck = 0
+        self.has_crashed = False
 
     def admitted(self, lease):
         self.lease = lease
@@ -41,16 +43,31 @@ class Asking:
     def is_stuck(self):
         self.num_stuck += 1
 
+    def crashed(self):
+        self.has_crashed = True
+
+
+class Broken(Asking):
+    """A waiter with a bug."""
+
+    def admitted(self, lease):
+        raise ZeroDivisionError
+
+    def is_stuck(self):
+        raise ZeroDivisionError
+
 
 class Rig:
     def __init__(self, names="a", capacity=1000, max_attempts=3):
         self.loop = loop = VirtualLoop()
+        self.errors = []
         self.dispatcher = Dispatcher(
             DispatchSettings(), QueueLimits(max_seconds=10.0), rng=random.Random(1)
         )
         self.pool = RequestPool(
             self.dispatcher, retries=RetryRule(max_attempts), clock=lambda: loop.now_seconds,
             call_soon=lambda callback: loop.after(0.0, callback), call_later=loop.after,
+            on_error=self.errors.append,
         )  # fmt: skip
         for name in names:
             ledger = self.dispatcher.ledger(name, promised_capacity_tokens=capacity)
@@ -61,16 +78,16 @@ class Rig:
         self.loop.at(seconds, lambda: None)
         self.loop.run(seconds)
 
-    def submit(self, **facts):
-        waiter = Asking(**facts)
+    def submit(self, kind=Asking, **facts):
+        waiter = kind(**facts)
         return waiter, self.pool.submit(waiter)
 
 
 def test_router_and_simulator_run_the_same_driver():
     """Two loops around one dispatcher differed, and no published figure said so."""
     virtual = VirtualRouter(
-        loop=VirtualLoop(), policy="memroute", settings=RouterSettings(), rng=random.Random(1),
-        is_running=lambda: False,
+        loop=VirtualLoop(), policy="memroute", settings=RouterSettings(), mix=PLAIN,
+        rng=random.Random(1), is_running=lambda: False, prefill_tokens_per_second=1e4,
     )  # fmt: skip
     assert issubclass(Pool, RequestPool)
     assert type(virtual.pool) is RequestPool
@@ -160,3 +177,29 @@ def test_attempts_and_retries_are_bounded():
     for _ in range(11):
         rig.submit(prompt=1, output=1)
     assert sum(rig.pool.may_retry(waiter) for _ in range(50)) == 2
+
+
+def test_an_exception_in_one_waiter_loses_no_other_verdict():
+    """Those behind it in the list had their room reserved, and were never told."""
+    rig = Rig(capacity=1000)
+    _, lease = rig.submit(prompt=800, output=100)
+    broken, _ = rig.submit(Broken, prompt=300, output=50)
+    others = [rig.submit(prompt=300, output=50)[0] for _ in range(2)]
+    lease.release()
+    rig.at(0.1)
+    assert [type(error) for error in rig.errors] == [ZeroDivisionError]
+    assert broken.has_crashed
+    assert all(waiter.lease is not None for waiter in others)
+    for waiter in others:
+        waiter.lease.release()
+    assert rig.dispatcher.backends["a"].ledger.reserved_tokens == 0
+
+
+def test_an_exception_in_a_request_that_is_stuck_ends_no_loop():
+    """It ended the router's clock, and with it the process and the streams of all models."""
+    rig = Rig("ab", capacity=100_000)
+    broken, _ = rig.submit(Broken)
+    rig.at(100.0)
+    rig.pool.tick()
+    assert broken.has_crashed
+    assert len(rig.errors) == 1

@@ -20,6 +20,7 @@ def pools():
         common=CommonSettings(queue_limits=QueueLimits()),
         call_soon=lambda *_: None,
         call_later=lambda *_: None,
+        on_error=lambda _: None,
     )
     configure(pools)
     pools.upsert_replica(

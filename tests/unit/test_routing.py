@@ -6,7 +6,7 @@ import pytest
 
 from memroute.traffic.replica import ReplicaLedger, ReplicaReading
 from memroute.traffic.request import RequestProfile
-from memroute.traffic.routing import PUBLISHED, cost_seconds, wait_seconds
+from memroute.traffic.routing import PUBLISHED, cost_seconds, published_policy, wait_seconds
 
 
 def profile(prompt=1000, output=50):
@@ -36,8 +36,8 @@ def ledger(name="a", *, kv=0.0, waiting=0, running=0, capacity=100_000, sent=(),
 
 
 def pick(name, ledgers, hits=None, seed=1, prompt=1000):
-    picker = PUBLISHED[name]()
-    return picker(profile(prompt), ledgers, hits or {}, random.Random(seed)).replica
+    picker = published_policy(name)
+    return picker.pick(profile(prompt), ledgers, hits or {}, random.Random(seed)).replica
 
 
 def cost(replica, prompt=1000, work=None, output=50):
@@ -46,6 +46,7 @@ def cost(replica, prompt=1000, work=None, output=50):
         profile(prompt, output),
         work_tokens=prompt if work is None else work,
         output_tokens=output,
+        max_age_seconds=5.0,
         now_seconds=0.0,
     )
 
@@ -116,25 +117,56 @@ def test_smgs_least_load_forgets_what_it_sent_when_a_report_comes():
     assert pick("smg-least-load", [busy, ledger("b", waiting=1)]) == "a"
 
 
+def test_llm_d_stays_with_a_cached_prefix_until_it_is_eighteen_seconds_behind():
+    """18 s x 15,928 tokens/s = 286,704 uncached tokens more than the other has; then least load."""
+    cached = {"a": 800}
+    behind = [ledger("a", sent=[286_000], capacity=10**7), ledger("b", capacity=10**7)]
+    assert pick("llm-d", behind, cached) == "a"
+    too_far = [ledger("a", sent=[287_000], capacity=10**7), ledger("b", capacity=10**7)]
+    assert pick("llm-d", too_far, cached) == "b"
+    assert pick("llm-d", behind, {"a": 799}) == "b", "less than 80 % is no affinity"
+
+
+def test_llm_d_counts_what_a_request_adds_where_nobody_is_sticky():
+    """300 + 1,000 - 500 = 800 against 0 + 1,000; the sticky ones are compared likewise."""
+    assert pick("llm-d", [ledger("a", sent=[300]), ledger("b")], {"a": 500}) == "a"
+    both = {"a": 900, "b": 850, "c": 0}
+    rows = [ledger("a", sent=[100]), ledger("b"), ledger("c")]
+    assert pick("llm-d", rows, both) == "b"
+
+
+def test_llm_ds_patience_is_in_tokens_of_the_rate_that_it_is_told():
+    slow = published_policy("llm-d", prefill_tokens_per_second=100.0)
+    rows = [ledger("a", sent=[1900]), ledger("b")]
+    assert slow.pick(profile(), rows, {"a": 900}, random.Random(1)).replica == "b"
+
+
 def test_round_robin_takes_turns():
-    picker, rows = PUBLISHED["round-robin"](), [ledger("a"), ledger("b"), ledger("c")]
-    turns = [picker(profile(), rows, {}, random.Random(1)).replica for _ in range(6)]
+    picker, rows = published_policy("round-robin"), [ledger("a"), ledger("b"), ledger("c")]
+    turns = []
+    for _ in range(6):
+        turns.append(picker.pick(profile(), rows, {}, random.Random(1)).replica)
+        assert picker.pick(profile(), rows, {}, random.Random(1)).replica == turns[-1], "not sent"
+        picker.sent()
     assert sorted(turns[:3]) == ["a", "b", "c"]
     assert turns[:3] == turns[3:]
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_ties_favour_nobody(name):
-    picker, rng = PUBLISHED[name](), random.Random(7)
+    picker, rng = published_policy(name), random.Random(7)
     rows = [ledger("a"), ledger("b")]
-    chosen = [picker(profile(), rows, {}, rng).replica for _ in range(200)]
+    chosen = []
+    for _ in range(200):
+        chosen.append(picker.pick(profile(), rows, {}, rng).replica)
+        picker.sent()
     assert 60 < chosen.count("a") < 140
 
 
 def test_power_of_two_mostly_finds_the_shorter_and_not_always():
-    picker, rng = PUBLISHED["power-of-two"](), random.Random(7)
+    picker, rng = published_policy("power-of-two"), random.Random(7)
     rows = [ledger("a", sent=[1]), ledger("b")]
-    chosen = [picker(profile(), rows, {}, rng).replica for _ in range(200)]
+    chosen = [picker.pick(profile(), rows, {}, rng).replica for _ in range(200)]
     assert 130 < chosen.count("b") < 170, "three draws in four see it"
 
 

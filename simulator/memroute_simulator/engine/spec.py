@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from memroute.bandwidth import StepTime
+from memroute.bandwidth import StepBatch, StepTime
 from memroute.catalog import Accelerator
 from memroute.footprint import (
     KVCacheDtype,
@@ -139,6 +139,16 @@ class EngineSpec:
                 else 0
             ),
         )
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens per second of an idle replica: one full chunk on each rank.
+
+        What an operator measures to calibrate a router that has to be told (llm-d).
+        """
+        tokens = self.max_num_batched_tokens
+        seconds = self.step_time.step_seconds(StepBatch(prefills=((tokens, 0),)))
+        return self.parallelism.data_parallel_size * tokens / seconds
 
     @property
     def steps_together(self) -> bool:

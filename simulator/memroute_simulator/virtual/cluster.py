@@ -82,6 +82,12 @@ class Fleet:
     """After which a client gives up, whatever has come by then."""
 
     @property
+    def prefill_tokens_per_second(self) -> float:
+        """Of one replica, the mean: what an operator would have calibrated its routers to."""
+        rates = sum(count * spec.prefill_tokens_per_second for spec, count in self.engines)
+        return rates / self.num_replicas
+
+    @property
     def num_replicas(self) -> int:
         """Replicas at the start."""
         return sum(count for _, count in self.engines)
@@ -192,12 +198,14 @@ class Cluster:
     # The fleet.
 
     def _new_router(self, name: str) -> VirtualRouter:
+        fleet = self.fleet
         return VirtualRouter(
             loop=self.loop,
-            policy=self.fleet.policy,
-            settings=self.fleet.router,
-            mix=self.fleet.mix,
+            policy=fleet.policy,
+            settings=fleet.router,
+            mix=fleet.mix,
             rng=random.Random(self._rng.random()),  # noqa: S311
+            prefill_tokens_per_second=fleet.prefill_tokens_per_second,
             is_running=self._is_running,
             name=name,
         )

@@ -52,9 +52,9 @@ ORACLE = "memroute-oracle"
 """memroute's own policy, told what each cache holds, as the published policies are."""
 GUESSED_BLOCK_TOKENS = 256
 # What the router's blocks of 1,024 characters are about.
-KEY_BITS = 63
+KEY_BITS = 64
 KEY_MASK = (1 << KEY_BITS) - 1
-# Keys of the router's prefixes have 64 bits and a sign; those of a workload's segments have more.
+# Keys of the router's prefixes have 64 bits; those of a workload's segments have more.
 OURS = frozenset({MEMROUTE, ORACLE, CLAIRVOYANT})
 POLICIES = (*POLICY_NAMES, ORACLE, CLAIRVOYANT)
 SEES_CACHES = frozenset({*SEES_PREFIXES, ORACLE, CLAIRVOYANT}) - {MEMROUTE}
@@ -120,6 +120,9 @@ class _Attempt:
             self.router.abort(self)
             self.router.failed(self, "the replica hangs")
 
+    def crashed(self) -> None:
+        """In a study a bug raises where it happens."""
+
     def end(self, status: OutcomeStatus, why: str = "", *, after_seconds: float = 0.0) -> None:
         """It is over, ``after_seconds`` from now as the client sees it."""
         self.outcome.cancel = None
@@ -127,6 +130,10 @@ class _Attempt:
         if status is OutcomeStatus.SHED:
             self.router.backlog.refused(self.outcome)
         self.on_end(self.outcome)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 class _Backlog:
@@ -163,9 +170,13 @@ class VirtualRouter:
         mix: TrafficMix,
         rng: random.Random,
         is_running: Callable[[], bool],
+        prefill_tokens_per_second: float,
         name: str = "router",
     ) -> None:
-        """``is_running``: whether there is still something to scrape for."""
+        """``is_running``: whether there is still something to scrape for.
+
+        ``prefill_tokens_per_second``: of one replica, for policies that have to be told.
+        """
         self.loop = loop
         self.name = name
         self.settings = settings
@@ -186,6 +197,7 @@ class VirtualRouter:
                 admission=dispatch.admission if ours else AdmissionMode.OFF,
                 max_age_seconds=max_age_seconds(settings.scrape_seconds),
                 limits=dispatch.limits,
+                prefill_tokens_per_second=prefill_tokens_per_second,
             ),
             settings.queue,
             rng=rng,
@@ -197,6 +209,7 @@ class VirtualRouter:
             clock=lambda: loop.now_seconds,
             call_soon=lambda callback: loop.after(0.0, callback),
             call_later=loop.after,
+            on_error=_raise,
         )
         self.backlog = _Backlog(self.pool)
         self._sent: dict[VirtualReplica, dict[_Attempt, None]] = {}

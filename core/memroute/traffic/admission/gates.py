@@ -31,7 +31,6 @@ STEP_TOKENS: Final = 8192
 class ClosedReason(StrEnum):
     """Why a replica does not take a request now; the value is a metric label."""
 
-    NOT = "open"
     PROOF = "proof"
     PREFILL = "prefill"
     SLOTS = "slots"
@@ -41,7 +40,6 @@ class ClosedReason(StrEnum):
 
 
 # Looked up once, not for every replica.
-_OPEN: Final = ClosedReason.NOT
 _PROOF: Final = ClosedReason.PROOF
 _PREFILL: Final = ClosedReason.PREFILL
 _SLOTS: Final = ClosedReason.SLOTS
@@ -58,15 +56,15 @@ def reason_closed(
     settings: AdmissionSettings,
     now_seconds: float,
     num_sequences: int = 1,
-) -> ClosedReason:
-    """Why the replica does not take such a request now; ``NOT`` when it does.
+) -> ClosedReason | None:
+    """Why the replica does not take such a request now; None when it does.
 
     ``work_tokens``: of the prompt, what the replica would have to compute. ``output_tokens``: of
     all its ``num_sequences`` together. (Adapters are looked at where the cost is: ``shortlist``.)
     """
     if not ledger.leases and not ledger.foreign_tokens and not ledger.num_pending:
-        return _OPEN
-    closed = _OPEN
+        return None
+    closed: ClosedReason | None = None
     if ledger.num_pending and _is_unproven(ledger, settings, now_seconds):
         closed = _PROOF
     elif ledger.num_pending and _has_prompts_enough(ledger, settings, now_seconds):

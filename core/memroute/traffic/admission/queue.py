@@ -11,7 +11,7 @@ that share the work). It is set aside from the tenant that asks for most: a floo
 requests late. Those set aside wait until nothing that can be in time is left.
 
 **Bounded** in requests, in tokens and in time. When it is full, the tenant that has most waiting
-makes room for the others.
+makes room for the others. A request that is larger than the whole bound never waits.
 """
 
 import heapq
@@ -24,6 +24,9 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 QUANTUM_TOKENS: Final = 8192
 # One step's worth of prompts: turns are short, and nobody's usual prompt needs two.
+# Tenants without a waiting request whose place among the turns is remembered: a tenant that comes
+# back soon is no newcomer. Beyond that the one that left longest ago is forgotten. Chosen by hand.
+MAX_ABSENT_TENANTS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,7 @@ class QueueRefusal(StrEnum):
     REQUESTS = "too many requests wait"
     TOKENS = "too many tokens wait"
     TIME = "it would wait for too long"
+    SIZE = "it is larger than all that may wait together"
 
 
 class QueuedRequest(Generic[T]):
@@ -123,25 +127,36 @@ class FairQueue(Generic[T]):
         self.limits = limits
         self.held_tokens = 0
         """Tokens that the held requests are expected to need."""
-        self._by_item: OrderedDict[T, QueuedRequest[T]] = OrderedDict()
+        self._by_item: dict[T, QueuedRequest[T]] = {}
+        self._by_expiry: list[tuple[float, int, QueuedRequest[T]]] = []
         self._bands: dict[int, OrderedDict[str, _Flow[T]]] = {}
+        self._absent: OrderedDict[tuple[int, str], None] = OrderedDict()
         self._num_held = 0
 
     def __len__(self) -> int:
         return len(self._by_item)
 
     def refusal(
-        self, num_tokens: int, *, expected_wait_seconds: float | None
+        self,
+        num_tokens: int,
+        *,
+        expected_wait_seconds: float | None,
+        other_requests: int = 0,
+        other_tokens: int = 0,
     ) -> QueueRefusal | None:
         """Why one more of ``num_tokens`` may not wait; None when it may.
 
         ``expected_wait_seconds``: None when nobody knows, which is no reason to refuse.
+        ``other_requests``, ``other_tokens``: what waits elsewhere under the same limits.
         """
-        if len(self._by_item) >= self.limits.max_requests:
+        limits = self.limits
+        if num_tokens > limits.max_tokens:
+            return QueueRefusal.SIZE
+        if len(self._by_item) + other_requests >= limits.max_requests:
             return QueueRefusal.REQUESTS
-        if self.held_tokens + num_tokens > self.limits.max_tokens and self._by_item:
+        if self.held_tokens + other_tokens + num_tokens > limits.max_tokens:
             return QueueRefusal.TOKENS
-        if expected_wait_seconds is not None and expected_wait_seconds > self.limits.max_seconds:
+        if expected_wait_seconds is not None and expected_wait_seconds > limits.max_seconds:
             return QueueRefusal.TIME
         return None
 
@@ -168,18 +183,24 @@ class FairQueue(Generic[T]):
             deadline_seconds=deadline_seconds,
             expires_at_seconds=now_seconds + self.limits.max_seconds,
         )
-        self._by_item[item] = held
-        self.held_tokens += num_tokens
-        band = self._bands.get(priority)
-        if band is None:
-            band = self._bands[priority] = OrderedDict()
-        flow = band.get(tenant)
-        if flow is None:
-            flow = band[tenant] = _Flow()
-            band.move_to_end(tenant, last=False)
-        insort(flow.held, held)
-        flow.held_tokens += num_tokens
+        self.move_in(held)
         return held
+
+    def move_in(self, held: QueuedRequest[T]) -> None:
+        """It has waited elsewhere so far: its deadline and when it expires stay as they are."""
+        self._by_item[held.item] = held
+        heapq.heappush(self._by_expiry, (held.expires_at_seconds, held.order, held))
+        self.held_tokens += held.num_tokens
+        band = self._bands.get(held.priority)
+        if band is None:
+            band = self._bands[held.priority] = OrderedDict()
+        flow = band.get(held.tenant)
+        if flow is None:
+            flow = band[held.tenant] = _Flow()
+            band.move_to_end(held.tenant, last=False)
+        self._absent.pop((held.priority, held.tenant), None)
+        insort(flow.held, held)
+        flow.held_tokens += held.num_tokens
 
     def tokens_ahead(self, *, tenant: str, priority: int) -> int:
         """Tokens that will be given room before one more of this tenant.
@@ -207,16 +228,33 @@ class FairQueue(Generic[T]):
         its own, never those who ask seldom.
         """
         for other in sorted(self._bands):
+            if other > priority:
+                return None
             band = self._bands[other]
-            fattest = max(band.values(), key=_tokens_of)
-            if other < priority and fattest.held:
+            present = [flow for flow in band.values() if flow.held]
+            if not present:
+                continue
+            fattest = max(present, key=_tokens_of)
+            if other < priority:
                 return fattest.held[-1]
-            if other >= priority:
-                flow = band.get(tenant) if other == priority else None
-                own = flow.held_tokens if flow is not None else 0
-                is_fatter = fattest.held_tokens > own + num_tokens
-                return fattest.held[-1] if other == priority and is_fatter else None
+            flow = band.get(tenant)
+            own = flow.held_tokens if flow is not None else 0
+            return fattest.held[-1] if fattest.held_tokens > own + num_tokens else None
         return None
+
+    def last(self, *, max_priority: int) -> QueuedRequest[T] | None:
+        """The last of the least priority and of the tenant that has most waiting, or None."""
+        for priority in sorted(self._bands):
+            if priority > max_priority:
+                return None
+            present = [flow for flow in self._bands[priority].values() if flow.held]
+            if present:
+                return max(present, key=_tokens_of).held[-1]
+        return None
+
+    def get(self, item: T) -> QueuedRequest[T] | None:
+        """How it waits; None when it does not."""
+        return self._by_item.get(item)
 
     def remove(self, item: T) -> bool:
         """It waits no more; False when it did not wait."""
@@ -230,6 +268,10 @@ class FairQueue(Generic[T]):
         if not self._by_item:
             # Nobody waits: nobody owes anybody a turn.
             self._bands.clear()
+            self._absent.clear()
+            self._by_expiry.clear()
+        elif not flow.held:
+            self._leaves(held.priority, held.tenant)
         return True
 
     def served(self, held: QueuedRequest[T]) -> None:
@@ -243,7 +285,21 @@ class FairQueue(Generic[T]):
             if flow.held:
                 band.move_to_end(held.tenant)
             else:
-                del band[held.tenant]
+                self._forget(held.priority, held.tenant)
+
+    def _leaves(self, priority: int, tenant: str) -> None:
+        """Nothing of the tenant's waits any more: its place is remembered for a while."""
+        self._absent[(priority, tenant)] = None
+        if len(self._absent) > MAX_ABSENT_TENANTS:
+            (oldest_priority, oldest), _ = self._absent.popitem(last=False)
+            self._forget(oldest_priority, oldest)
+
+    def _forget(self, priority: int, tenant: str) -> None:
+        self._absent.pop((priority, tenant), None)
+        band = self._bands[priority]
+        del band[tenant]
+        if not band:
+            del self._bands[priority]
 
     def plan(
         self,
@@ -282,43 +338,39 @@ class FairQueue(Generic[T]):
                         greatest = max(planned.values(), key=_seconds_of)
                     start -= greatest.set_longest_aside() / num_replicas
 
-    def in_turn(self, max_held: int) -> list[QueuedRequest[T]]:
-        """Who goes next: the first of each tenant, then the second, at most ``max_held``.
+    def in_order(self) -> list[QueuedRequest[T]]:
+        """All of them as they would go: of each tenant the first, then of each the second.
 
-        Of one priority those that can be in time come before those that are late, and late ones
-        only when none of the others is left; then the next priority.
+        Of one priority those that can be in time come before those that are late; then the next
+        priority.
         """
-        turns: list[QueuedRequest[T]] = []
+        order: list[QueuedRequest[T]] = []
         for priority in sorted(self._bands, reverse=True):
-            flows = self._bands[priority].values()
+            flows = [flow.held for flow in self._bands[priority].values() if flow.held]
             for is_late in (False, True):
-                queues = [
-                    [held for held in flow.held if held.is_late is is_late][:max_held]
-                    for flow in flows
-                ]
+                queues = [[held for held in flow if held.is_late is is_late] for flow in flows]
+                if len(queues) == 1:
+                    order += queues[0]
+                    continue
                 depth = 0
-                is_found = bool(turns)
-                while len(turns) < max_held:
-                    found = [queue[depth] for queue in queues if len(queue) > depth]
-                    if not found:
-                        break
-                    turns += found
+                while queues:
+                    queues = [queue for queue in queues if len(queue) > depth]
+                    order += [queue[depth] for queue in queues]
                     depth += 1
-                if len(turns) >= max_held or (turns and not is_late and not is_found):
-                    return turns[:max_held]
-        return turns[:max_held]
+        return order
 
-    def expired(self, *, now_seconds: float) -> list[T]:
-        """Those that have waited for their time, the longest first; they stay until removed."""
-        late: list[T] = []
-        for item, held in self._by_item.items():
-            if held.expires_at_seconds > now_seconds:
-                break
-            late.append(item)
-        return late
+    def take_expired(self, *, now_seconds: float) -> list[T]:
+        """Those that have waited for their time, the longest first; they wait no more."""
+        expired: list[T] = []
+        while self._by_expiry and self._by_expiry[0][0] <= now_seconds:
+            held = heapq.heappop(self._by_expiry)[2]
+            if self._by_item.get(held.item) is held:
+                expired.append(held.item)
+                self.remove(held.item)
+        return expired
 
     def waiting(self) -> list[QueuedRequest[T]]:
-        """All of them, in the order in which they came."""
+        """All of them, in the order in which they came here."""
         return list(self._by_item.values())
 
 

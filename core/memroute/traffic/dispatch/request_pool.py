@@ -12,14 +12,18 @@ tick   ──► waiter.is_stuck(): its replica hangs and others do not
 the simulator run this very object, so a study has the router's turns, leases and retries. It has no
 clock, timer or log of its own: ``clock``, ``call_soon`` and ``call_later`` are those of the event
 loop, real or virtual. ``R`` is what the caller knows of a replica (its address, its engine).
+
+An exception in one waiter's callback is told to ``on_error`` and ends that waiter alone: the other
+verdicts of the same turn have their reservations already, and are delivered.
 """
 
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
 from memroute.traffic.admission import Reject
-from memroute.traffic.dispatch.dispatcher import Assignment, Dispatcher
+from memroute.traffic.dispatch.dispatcher import Dispatcher
 from memroute.traffic.dispatch.retries import RetryRule
+from memroute.traffic.dispatch.selection import Assignment
 from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.request import RequestProfile
@@ -51,17 +55,23 @@ class Waiter(Protocol[R]):
         """Its replica hangs, and others do not."""
         ...
 
+    def crashed(self) -> None:
+        """One of the three above has raised: end the request, if it has not ended."""
+        ...
+
 
 class Lease(Generic[R]):
     """Tokens reserved on one replica for one request. Release it exactly once."""
 
-    __slots__ = ("_assignment", "_pool", "is_released", "replica")
+    __slots__ = ("_assignment", "_pool", "is_released", "is_unseen", "replica")
 
     def __init__(self, pool: "RequestPool[R]", replica: R, assignment: Assignment) -> None:
         self._pool = pool
         self._assignment = assignment
         self.replica = replica
         self.is_released = False
+        self.is_unseen = False
+        """Whether the answer streams and cannot be read: it shows its end alone."""
 
     @property
     def choice(self) -> Choice:
@@ -93,28 +103,49 @@ class Lease(Generic[R]):
         if was_pending:
             self._pool.advance_soon()
 
+    @property
+    def num_choices(self) -> int:
+        """Answers that were asked for (``n``, and one for each prompt of a list)."""
+        return self._assignment.reservation.profile.num_choices
+
     def paused(self) -> None:
         """The answer is not read for a while: its client is slow."""
         reservation = self._assignment.reservation
         self.backend.ledger.paused(reservation, now_seconds=self._pool.now_seconds())
 
     def resumed(self) -> None:
-        """The answer is read again."""
-        self.backend.ledger.resumed(self._assignment.reservation)
+        """The answer is read again; what has piled up comes at once."""
+        if not self.is_unseen:
+            self.backend.ledger.resumed(self._assignment.reservation)
+
+    def unseen(self) -> None:
+        """The answer streams, and its progress cannot be read: it is compressed."""
+        self.is_unseen = True
+        self.progress(1)
+        self.paused()
 
     @property
     def reservation(self) -> Reservation:
         """What the replica's ledger knows of the request."""
         return self._assignment.reservation
 
-    def release(self, *, is_complete: bool = False, generated_tokens: int | None = None) -> None:
+    def release(
+        self,
+        *,
+        is_complete: bool = False,
+        generated_tokens: int | None = None,
+        num_events: int = 0,
+    ) -> None:
         """Give the tokens back. Raises ``RuntimeError`` the second time: that is a bug.
 
         ``is_complete``: it was answered, in ``generated_tokens`` where the engine has said so.
+        ``num_events``: events with generated text that its stream has shown; 0 for a whole answer.
         """
         if self.is_released:
             msg = "lease released twice"
             raise RuntimeError(msg)
+        if num_events:
+            self.progress(num_events)
         self.is_released = True
         self._pool.ended(
             self._assignment, is_complete=is_complete, generated_tokens=generated_tokens
@@ -132,8 +163,9 @@ class RequestPool(Generic[R]):
         clock: Callable[[], float],
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
+        on_error: Callable[[Exception], None],
     ) -> None:
-        """``retries``: may be shared with other pools.
+        """``retries``: may be shared with other pools. ``on_error``: logs and counts a bug.
 
         ``clock``: seconds, only ever forward. ``call_soon(callback)`` calls once the step that runs
         now is over, ``call_later(seconds, callback)`` after a while.
@@ -145,6 +177,7 @@ class RequestPool(Generic[R]):
         self._retries = retries
         self._call_soon = call_soon
         self._call_later = call_later
+        self._on_error = on_error
         self._waiters: dict[Reservation, Waiter[R]] = {}
         self._will_advance = False
         self._will_tick = False
@@ -152,12 +185,12 @@ class RequestPool(Generic[R]):
     @property
     def num_held(self) -> int:
         """Requests that wait for their turn."""
-        return len(self.dispatcher.queue)
+        return self.dispatcher.num_held
 
     @property
     def held_tokens(self) -> int:
         """Tokens that those are expected to need."""
-        return self.dispatcher.queue.held_tokens
+        return self.dispatcher.held_tokens
 
     # Replicas.
 
@@ -187,9 +220,8 @@ class RequestPool(Generic[R]):
         verdict = self.dispatcher.submit(waiter, now_seconds=self.now_seconds())
         if isinstance(verdict, Assignment):
             return self._lease(waiter, verdict)
-        if verdict is None:
-            # The one that is held now may be cheaper to serve than those before it.
-            self.advance_soon()
+        # One that is held may go before those that wait, and one may have been displaced.
+        self.advance_soon()
         return verdict
 
     def withdraw(self, waiter: Waiter[R]) -> None:
@@ -215,41 +247,62 @@ class RequestPool(Generic[R]):
         if is_complete:
             ledger.completed(reservation, generated_tokens=generated_tokens, now_seconds=now)
         self._waiters.pop(reservation, None)
-        self.dispatcher.ended(ledger, reservation, is_complete=is_complete, now_seconds=now)
+        self.dispatcher.ended(assignment, is_complete=is_complete, now_seconds=now)
         self.advance_soon()
 
     # Time.
 
     def advance_soon(self) -> None:
         """Something has changed: see whose turn it is, once this step is over."""
-        if len(self.dispatcher.queue) and not self._will_advance:
+        if self.dispatcher.has_turns and not self._will_advance:
             self._will_advance = True
             self._call_soon(self._advance)
 
     def tick(self) -> None:
         """Time has passed: unseen answers have begun, and replicas that hang are left."""
         now = self.now_seconds()
-        for backend in self.dispatcher.backends.values():
-            backend.ledger.settle(now_seconds=now)
+        for backend in list(self.dispatcher.backends.values()):
+            try:
+                backend.ledger.settle(now_seconds=now)
+            except Exception as error:  # noqa: BLE001 - a bug in one ledger is not the others'
+                self._on_error(error)
         for reservation in self.dispatcher.stuck(now_seconds=now):
             waiter = self._waiters.get(reservation)
             if waiter is not None:
-                waiter.is_stuck()
+                try:
+                    waiter.is_stuck()
+                except Exception as error:  # noqa: BLE001 - nor is one in a request
+                    self._crashed(waiter, None, error)
 
     def _advance(self) -> None:
         self._will_advance = False
-        for waiter, verdict in self.dispatcher.turns(now_seconds=self.now_seconds()):
-            if isinstance(verdict, Assignment):
-                waiter.admitted(self._lease(waiter, verdict))
-            else:
-                waiter.refused(verdict)
-        if len(self.dispatcher.queue) and not self._will_tick:
+        if not self._will_tick:
             self._will_tick = True
             self._call_later(HELD_TICK_SECONDS, self._tick)
+        for waiter, verdict in self.dispatcher.turns(now_seconds=self.now_seconds()):
+            lease: Lease[R] | None = None
+            try:
+                if isinstance(verdict, Assignment):
+                    lease = self._lease(waiter, verdict)
+                    waiter.admitted(lease)
+                else:
+                    waiter.refused(verdict)
+            except Exception as error:  # noqa: BLE001 - the others' verdicts are delivered
+                self._crashed(waiter, lease, error)
+
+    def _crashed(self, waiter: Waiter[R], lease: Lease[R] | None, error: Exception) -> None:
+        """A waiter has raised: it is ended, and what was reserved for it given back."""
+        self._on_error(error)
+        try:
+            waiter.crashed()
+        except Exception as another:  # noqa: BLE001
+            self._on_error(another)
+        if lease is not None and not lease.is_released:
+            lease.release()
 
     def _tick(self) -> None:
         self._will_tick = False
-        if len(self.dispatcher.queue):
+        if self.dispatcher.has_turns:
             self._advance()
 
     def _lease(self, waiter: Waiter[R], assignment: Assignment) -> Lease[R]:

@@ -1,216 +1,199 @@
-"""A pool's queue and how fast it moves: how long one more would wait, and for whom it is no use.
+"""Who waits, for one version of a model, indexed by what it waits for.
 
-The rate is that at which requests were given room *since others have had to wait*: what is given
-room when nobody waits says what was asked for, not what there is. A moment in which nobody waits
-does not end that. Caches that fill up give room faster than it is freed, which cannot go on: where
-memory is what requests wait for, the slower of the two counts.
-
-**Hopeless.** When more comes than can be served in time, most of those that are late wait in vain,
-and those that do get a turn take it, and what they hold, from others that could have been in time.
-So whoever is late is told at once, instead of at the end of its time,
-
-* once others have had all the turns for half of what requests may wait, or
-* while of those that were late more were refused than served, and refusals are a tenth of what is
-  given room: with fewer the load is bursty, and whoever waits is served soon.
+Most requests wait for *room*: they compete for the replicas, in one fair queue, and for each
+replica it is known how many would go there. What nothing on the replicas can help waits apart, in
+a queue of its own, and is in nobody's way: not in the order, not in the plan of who will be late,
+not in how long one more would wait. That is a request for a LoRA adapter that no replica has a slot
+for, and one that no usable replica could hold. All of them count against the same limits.
 """
 
-import math
-from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic
 
-from memroute.traffic.admission import FairQueue, QueuedRequest, QueueLimits
-from memroute.traffic.replica import RateMeter
+from memroute.traffic.admission import ClosedReason, FairQueue, QueuedRequest, QueueLimits
+from memroute.traffic.admission import QueueRefusal as Refusal
+from memroute.traffic.dispatch.ask import ROOM, Ask, T
+from memroute.traffic.dispatch.drain import DrainMeter
+from memroute.traffic.dispatch.overload import OverloadDetector
 from memroute.traffic.replica.backend import Backend
-from memroute.traffic.request import RequestProfile
 
+# Seconds between two plans of who will be late.
 PLAN_SECONDS: Final = 0.01
-# How often who will be late is worked out anew.
+# Seconds by which first tokens are planned before they are due: two or three steps of an engine,
+# which nobody can see from here.
 EARLY_SECONDS: Final = 0.1
-# First tokens are planned for so long before they are due: two or three steps of an engine, which
-# nobody can see from here.
-MIN_BACKLOG_SECONDS: Final = 1.0
-# Before that, how fast the queue moves is anybody's guess.
-MEMORY_BOUND_SECONDS: Final = 1.0
-# So long after the last request that had to wait for memory, memory is what others wait for.
-LULL_SECONDS: Final = 1.0
-# So long without anybody who waits, and the next one begins a new queue.
-HOPELESS_RATIO: Final = 0.5
-# Of what requests may wait: so long without a turn for those that are late.
-OVERLOAD_RATIO: Final = 0.1
-# Of refusals beside requests that were given room.
-MAX_TENANTS: Final = 1000
-# Whose use is remembered; the one that asked longest ago goes first.
-LEAST_TOKENS_PER_SECOND: Final = 1.0
-# Who had less of late is not there.
-OVER_SHARE_RATIO: Final = 1.5
-# Of an equal share of what was given out of late. Who asks for more, and has had the share itself,
-# leaves room for others.
-
-
-class Ticket(Protocol):
-    """Who asks for room."""
-
-    profile: RequestProfile
-    tried: list[str]
-    """Replicas that it has already failed on."""
-
-
-T = TypeVar("T", bound=Ticket)
-
-
-class _Use:
-    """What one tenant asked for of late, and was given, in tokens."""
-
-    __slots__ = ("asked", "given")
-
-    def __init__(self) -> None:
-        self.asked = RateMeter()
-        self.given = RateMeter()
 
 
 class WaitingLine(Generic[T]):
-    """Owns the queue and what is measured of it; the caller brings the clock."""
+    """Owns the queues of one version and what is measured of them; the caller brings the clock."""
 
     def __init__(self, limits: QueueLimits) -> None:
-        self.queue: FairQueue[T] = FairQueue(limits)
-        self._drained = RateMeter()
-        self._freed = RateMeter()
-        self._num_placed = RateMeter()
-        self._num_served_late = RateMeter()
-        self._num_in_vain = RateMeter()
-        self._since_seconds = self._waited_at_seconds = -1.0
-        self._turn_at_seconds = self._late_turn_at_seconds = -1.0
-        self._planned_at_seconds = self._memory_bound_at_seconds = -math.inf
-        self._uses: OrderedDict[str, _Use] = OrderedDict()
-        self._share_per_second = 0.0
-        """An equal share of the tokens that are given out, as of the last plan."""
+        self.limits = limits
+        self.drain = DrainMeter()
+        self.overload = OverloadDetector()
+        self._room: FairQueue[Ask[T]] = FairQueue(limits)
+        self._queues: dict[str, FairQueue[Ask[T]]] = {ROOM: self._room}
+        self._num_wanting: dict[str, int] = {}
+        self._planned_at_seconds = -1.0
 
-    def is_over_share(self, tenant: str, *, now_seconds: float) -> bool:
-        """Whether it asks for far more than its equal share, and has that, while others wait."""
-        if self._since_seconds < 0 or self._share_per_second <= 0 or not len(self.queue):
-            return False
-        use = self._uses.get(tenant)
-        if use is None:
-            return False
-        asked = use.asked.per_second(now_seconds=now_seconds) or 0.0
-        given = use.given.per_second(now_seconds=now_seconds) or 0.0
-        share = self._share_per_second
-        return asked > OVER_SHARE_RATIO * share and given > share
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
 
-    def seconds_to_place(self, num_tokens: int, now_seconds: float) -> float | None:
-        """How long it takes until so many tokens were given room; None: nobody can tell yet."""
-        since = self._since_seconds
-        if since < 0 or now_seconds - since < MIN_BACKLOG_SECONDS:
-            return None
-        rate = self._drained.per_second(now_seconds=now_seconds)
-        freed = self._freed.per_second(now_seconds=now_seconds)
-        if rate and freed and now_seconds - self._memory_bound_at_seconds < MEMORY_BOUND_SECONDS:
-            rate = min(rate, freed)
-        return num_tokens / rate if rate else None
+    @property
+    def held_tokens(self) -> int:
+        """Tokens that all of them are expected to need."""
+        return sum(queue.held_tokens for queue in self._queues.values())
 
-    def expected_wait_seconds(self, profile: RequestProfile, now_seconds: float) -> float | None:
-        """How long one more of this tenant and priority would wait."""
-        ahead = self.queue.tokens_ahead(tenant=profile.tenant, priority=profile.priority)
-        return self.seconds_to_place(ahead, now_seconds)
+    # Who waits for what.
 
-    def hold(
-        self,
-        ticket: T,
-        *,
-        num_tokens: int,
-        work_tokens: int,
-        deadline_seconds: float,
-        now_seconds: float,
-    ) -> None:
-        """Let it wait; whether there is room for that the caller has asked."""
-        lull = 0.0 if len(self.queue) else now_seconds - self._waited_at_seconds
-        if self._since_seconds < 0 or lull > LULL_SECONDS:
-            self._since_seconds = now_seconds
-            self._drained, self._freed = RateMeter(), RateMeter()
-            for meter in (self._drained, self._freed):
-                meter.add(0, now_seconds=now_seconds)
-        self._waited_at_seconds = now_seconds
-        self.queue.hold(
-            ticket,
-            num_tokens=num_tokens,
-            work_tokens=work_tokens,
-            deadline_seconds=deadline_seconds,
-            now_seconds=now_seconds,
-            tenant=ticket.profile.tenant,
-            priority=ticket.profile.priority,
+    def refusal(self, ask: Ask[T], *, expected_wait_seconds: float | None) -> Refusal | None:
+        """Why one more may not wait; None when it may."""
+        queue = self._queue(ask.waits_for)
+        return queue.refusal(
+            ask.num_tokens,
+            expected_wait_seconds=expected_wait_seconds,
+            other_requests=len(self) - len(queue),
+            other_tokens=self.held_tokens - queue.held_tokens,
         )
 
-    def turn_taken(self, held: QueuedRequest[T], *, is_placed: bool, now_seconds: float) -> None:
+    def hold(self, ask: Ask[T], *, work_tokens: int, now_seconds: float) -> None:
+        """Let it wait; whether it may the caller has asked."""
+        if ask.waits_for == ROOM:
+            self.drain.waits(is_first=not len(self._room), now_seconds=now_seconds)
+        profile = ask.profile
+        self._queue(ask.waits_for).hold(
+            ask,
+            num_tokens=ask.num_tokens,
+            work_tokens=work_tokens,
+            deadline_seconds=ask.deadline_seconds,
+            now_seconds=now_seconds,
+            tenant=profile.tenant,
+            priority=profile.priority,
+        )
+        self._count(ask, 1)
+
+    def remove(self, ask: Ask[T]) -> QueuedRequest[Ask[T]] | None:
+        """It waits no more; how it has waited, None when it did not."""
+        queue = self._queue(ask.waits_for)
+        held = queue.get(ask)
+        if held is not None:
+            queue.remove(ask)
+            self._left(ask)
+        return held
+
+    def move_in(self, held: QueuedRequest[Ask[T]]) -> None:
+        """It has waited elsewhere so far, or for something else."""
+        ask = held.item
+        self._queue(ask.waits_for).move_in(held)
+        self._count(ask, 1)
+
+    def turn_taken(
+        self, held: QueuedRequest[Ask[T]], *, is_placed: bool, now_seconds: float
+    ) -> None:
         """It waits no more: it was given room, or refused."""
         if held.is_late and is_placed:
-            self._late_turn_at_seconds = now_seconds
-            self._num_served_late.add(1, now_seconds=now_seconds)
-        self.queue.served(held)
+            self.overload.served_late(now_seconds=now_seconds)
+        self._room.served(held)
+        self._left(held.item)
 
-    def in_vain(self, *, now_seconds: float) -> None:
-        """One that was late is refused: it has waited in vain, or would."""
-        self._num_in_vain.add(1, now_seconds=now_seconds)
+    def wants(self, ask: Ask[T], wanted: Backend | None, closed: ClosedReason | None) -> None:
+        """It was looked at: the replica that it would go to, and why that is closed to it."""
+        held = self._queue(ask.waits_for).get(ask)
+        if held is not None:
+            self._count(ask, -1)
+        ask.wanted, ask.closed = wanted, closed
+        if held is not None:
+            self._count(ask, 1)
 
-    def asked(self, tenant: str, num_tokens: int, *, now_seconds: float) -> None:
-        """A request came that is expected to hold so many tokens."""
-        self._use(tenant).asked.add(num_tokens, now_seconds=now_seconds)
+    def is_wanted(self, replica: str) -> bool:
+        """Whether some request that waits for room would go to the replica."""
+        return replica in self._num_wanting or "" in self._num_wanting
 
-    def _use(self, tenant: str) -> _Use:
-        use = self._uses.get(tenant)
-        if use is None:
-            if len(self._uses) >= MAX_TENANTS:
-                self._uses.popitem(last=False)
-            use = self._uses[tenant] = _Use()
+    def victim(self, ask: Ask[T]) -> Ask[T] | None:
+        """Who would have to leave a full queue for one more; None: nobody.
+
+        Of what waits for other things than this request, the last of those that hold most; else as
+        ``FairQueue.victim`` says.
+        """
+        own = self._queue(ask.waits_for)
+        profile = ask.profile
+        greatest = max(self._queues.values(), key=_tokens_of)
+        if greatest is not own and greatest.held_tokens > own.held_tokens + ask.num_tokens:
+            found = greatest.last(max_priority=profile.priority)
         else:
-            self._uses.move_to_end(tenant)
-        return use
+            found = own.victim(ask.num_tokens, tenant=profile.tenant, priority=profile.priority)
+        return None if found is None else found.item
 
-    def placed(self, tenant: str, num_tokens: int, *, now_seconds: float) -> None:
+    def apart(self) -> list[str]:
+        """What the requests wait for that do not wait for room."""
+        return [what for what in self._queues if what != ROOM]
+
+    def waiting_for(self, what: str) -> list[QueuedRequest[Ask[T]]]:
+        """Those that wait for it, in the order in which they came there."""
+        return self._queue(what).waiting()
+
+    def waiting(self) -> list[QueuedRequest[Ask[T]]]:
+        """All of them."""
+        return [held for queue in self._queues.values() for held in queue.waiting()]
+
+    def in_order(self) -> list[QueuedRequest[Ask[T]]]:
+        """Those that wait for room, as they would go."""
+        return self._room.in_order()
+
+    def take_expired(self, *, now_seconds: float) -> list[Ask[T]]:
+        """Those that have waited for their time; they wait no more."""
+        expired: list[Ask[T]] = []
+        for what in list(self._queues):
+            for ask in self._queues[what].take_expired(now_seconds=now_seconds):
+                self._left(ask)
+                expired.append(ask)
+        return expired
+
+    # How long it takes, and for whom it is no use.
+
+    def expected_wait_seconds(self, ask: Ask[T], *, now_seconds: float) -> float | None:
+        """How long one more of this tenant and priority would wait; None: nobody can tell."""
+        if ask.waits_for != ROOM:
+            return None
+        profile = ask.profile
+        ahead = self._room.tokens_ahead(tenant=profile.tenant, priority=profile.priority)
+        return self.drain.seconds_to_place(ahead, now_seconds=now_seconds)
+
+    def seconds_to_drain(self, *, now_seconds: float) -> float | None:
+        """How long what waits for room now takes to be given it; None: nobody can tell."""
+        return self.drain.seconds_to_place(self._room.held_tokens, now_seconds=now_seconds)
+
+    def placed(self, num_tokens: int, *, now_seconds: float) -> None:
         """A request of so many tokens was given room, whether it had to wait or not."""
-        self._use(tenant).given.add(num_tokens, now_seconds=now_seconds)
-        self._num_placed.add(1, now_seconds=now_seconds)
-        if len(self.queue):
-            self._waited_at_seconds = now_seconds
-        if self._since_seconds < 0:
-            return
-        if now_seconds - self._waited_at_seconds > LULL_SECONDS:
-            self._since_seconds = -1.0
-            return
-        self._turn_at_seconds = now_seconds
-        self._drained.add(num_tokens, now_seconds=now_seconds)
+        self.overload.placed(now_seconds=now_seconds)
+        if len(self._room):
+            self.drain.still_waits(now_seconds=now_seconds)
+        if self.drain.placed(num_tokens, now_seconds=now_seconds):
+            self.overload.turn_taken(now_seconds=now_seconds)
 
-    def memory_binds(self, *, now_seconds: float) -> None:
-        """A request has to wait because KV caches are full."""
-        self._memory_bound_at_seconds = now_seconds
-
-    def freed(self, num_tokens: int, *, now_seconds: float) -> None:
-        """An answer has ended that held so many tokens."""
-        if self._since_seconds >= 0:
-            self._freed.add(num_tokens, now_seconds=now_seconds)
-
-    def hopeless(self, *, now_seconds: float) -> list[T]:
+    def hopeless(self, *, now_seconds: float) -> list[Ask[T]]:
         """Those that are late, where it is no use for them to wait."""
-        since = max(self._since_seconds, self._late_turn_at_seconds)
-        without_turn = self._turn_at_seconds - since
-        if without_turn < HOPELESS_RATIO * self.queue.limits.max_seconds:
-            in_vain = self._num_in_vain.amount(now_seconds=now_seconds)
-            served_late = self._num_served_late.amount(now_seconds=now_seconds)
-            placed = self._num_placed.amount(now_seconds=now_seconds)
-            if in_vain <= served_late or in_vain < OVERLOAD_RATIO * placed:
-                return []
-        return [held.item for held in self.queue.waiting() if held.is_late]
+        if not self.overload.is_hopeless(
+            since_seconds=self.drain.since_seconds,
+            max_seconds=self.limits.max_seconds,
+            now_seconds=now_seconds,
+        ):
+            return []
+        return [held.item for held in self._room.waiting() if held.is_late]
 
-    def plan(self, backends: Iterable[Backend], *, now_seconds: float) -> None:
-        """Work out who will be late, where that was not done a moment ago."""
+    def plan(self, backends: Iterable[Backend], *, now_seconds: float) -> bool:
+        """Work out who will be late; False where that was done a moment ago.
+
+        ``backends``: those that may be tried now, of this version.
+        """
         if now_seconds - self._planned_at_seconds < PLAN_SECONDS:
-            return
-        self._planned_at_seconds = self._waited_at_seconds = now_seconds
-        self._share_per_second = self._equal_share(now_seconds)
+            return False
+        self._planned_at_seconds = now_seconds
+        if not len(self._room):
+            return True
+        self.drain.still_waits(now_seconds=now_seconds)
         prompt, token, backlog, count = 0.0, 0.0, 0.0, 0
         for backend in backends:
-            if not backend.is_routable:
-                continue
             ledger = backend.ledger
             ledger.settle(now_seconds=now_seconds)
             prompt += ledger.speed.prompt_seconds
@@ -218,18 +201,40 @@ class WaitingLine(Generic[T]):
             backlog += ledger.speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
             count += 1
         if count:
-            self.queue.plan(
+            self._room.plan(
                 prompt_seconds=prompt / count,
                 token_seconds=token / count,
                 num_replicas=count,
                 backlog_seconds=backlog / count,
                 now_seconds=now_seconds + EARLY_SECONDS,
             )
+        return True
 
-    def _equal_share(self, now_seconds: float) -> float:
-        """Tokens per second for each tenant that was given room of late; 0 with fewer than two."""
-        rates = [
-            use.given.per_second(now_seconds=now_seconds) or 0.0 for use in self._uses.values()
-        ]
-        active = [rate for rate in rates if rate >= LEAST_TOKENS_PER_SECOND]
-        return sum(active) / len(active) if len(active) > 1 else 0.0
+    # Inside.
+
+    def _queue(self, what: str) -> FairQueue[Ask[T]]:
+        queue = self._queues.get(what)
+        if queue is None:
+            queue = self._queues[what] = FairQueue(self.limits)
+        return queue
+
+    def _left(self, ask: Ask[T]) -> None:
+        self._count(ask, -1)
+        queue = self._queues.get(ask.waits_for)
+        if queue is not None and queue is not self._room and not len(queue):
+            del self._queues[ask.waits_for]
+
+    def _count(self, ask: Ask[T], change: int) -> None:
+        """Of those that wait for room: how many would go to each replica."""
+        if ask.waits_for != ROOM:
+            return
+        name = "" if ask.wanted is None else ask.wanted.ledger.replica
+        count = self._num_wanting.get(name, 0) + change
+        if count:
+            self._num_wanting[name] = count
+        else:
+            del self._num_wanting[name]
+
+
+def _tokens_of(queue: FairQueue[Ask[T]]) -> int:
+    return queue.held_tokens

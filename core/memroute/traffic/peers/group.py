@@ -63,13 +63,17 @@ class _Known:
 class _Open:
     """A request of a peer, and where it is."""
 
-    __slots__ = ("cached", "ledger", "request", "session")
+    __slots__ = ("cached", "ledger", "new_blocks", "request", "session")
 
-    def __init__(self, known: _Known, request: PeerRequest, session: int) -> None:
+    def __init__(
+        self, known: _Known, request: PeerRequest, session: int, new_blocks: tuple[int, ...]
+    ) -> None:
         self.ledger = known.ledger
         self.cached = known.cached
         self.request = request
         self.session = session
+        self.new_blocks = new_blocks
+        """Of its prompt, those that its replica was not taken to have before."""
 
 
 class Peer:
@@ -219,7 +223,8 @@ class PeerGroup:
         known = self._replicas.get(report.replica)
         if known is None or report.request in peer.open:
             return
-        known.cached.peer_sent(known.ledger, report.prefix, report.tokens_per_block)
+        num_new = known.cached.peer_sent(known.ledger, report.prefix, report.tokens_per_block)
+        new_blocks = report.prefix[len(report.prefix) - num_new :]
         if report.session:
             known.cached.peer_served(report.session, known.ledger.replica, report.prompt_tokens)
         if len(peer.open) >= MAX_PEER_REQUESTS:
@@ -235,13 +240,15 @@ class PeerGroup:
             is_stream=report.is_stream,
             now_seconds=now_seconds,
         )
-        peer.open[report.request] = _Open(known, request, report.session)
+        peer.open[report.request] = _Open(known, request, report.session, new_blocks)
         known.ledger.peer_sent(request, now_seconds=now_seconds)
 
     def _ended(self, peer: Peer, report: EndedReport, now_seconds: float) -> None:
         found = peer.open.pop(report.request, None)
         if found is None:
             return
+        if found.request.is_pending and not report.is_complete:
+            found.cached.peer_never_computed(found.ledger.replica, found.new_blocks)
         found.ledger.peer_ended(
             found.request, held_tokens=report.held_tokens, now_seconds=now_seconds
         )

@@ -33,8 +33,8 @@ MAX_DATAGRAM_BYTES: Final = 1400
 # Goes through the usual 1,500 bytes of a link and an overlay's headers in one piece.
 TAG_BYTES: Final = 16
 # 128 bits of the MAC: what RFC 2104 holds for enough, half of the whole.
-MAX_KEYS: Final = 128
-# Of a prompt, in one record: 1,024 bytes, 32k tokens at 256 a block.
+MAX_KEYS: Final = 127
+# Of a prompt, in one record: 1,016 bytes, 32k tokens at 256 a block.
 MAX_OPEN: Final = 256
 # Requests in one record: 1,024 bytes.
 _MAGIC: Final = b"mr"
@@ -53,8 +53,8 @@ _FLAG_TAGGED: Final = 1
 _MAX_U16: Final = (1 << 16) - 1
 _MAX_U32: Final = (1 << 32) - 1
 _MASK: Final = (1 << 64) - 1
-_HALF: Final = 1 << 63
-# Keys of prompts have 64 bits and a sign, as Python's hashes of numbers have.
+_SIGNED: Final = 0x80
+# In the count of keys: they are numbers with a sign (of token ids), not without (of text).
 
 
 class Malformed(StrEnum):
@@ -84,12 +84,12 @@ def encode_report(report: Report) -> bytes:
             _KIND_SENT, report.request, report.replica, _u32(report.prompt_tokens),
             _u32(report.work_tokens), _u32(report.expected_output_tokens),
             min(_MAX_U16, max(1, report.num_sequences)), report.is_stream, report.session,
-            min(_MAX_U16, report.tokens_per_block), min(MAX_KEYS, len(report.prefix)),
+            min(_MAX_U16, report.tokens_per_block), _keys_head(report.prefix),
         ) + _keys(report.prefix)  # fmt: skip
     if isinstance(report, MoreKeys):
         return _MORE.pack(
             _KIND_MORE, report.replica, min(_MAX_U16, report.tokens_per_block),
-            min(MAX_KEYS, len(report.prefix)),
+            _keys_head(report.prefix),
         ) + _keys(report.prefix)  # fmt: skip
     if isinstance(report, AnsweredReport):
         return _ANSWERED.pack(_KIND_ANSWERED, report.request, report.is_seen)
@@ -206,16 +206,26 @@ def _read_open(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
     return still, at + 4 * count
 
 
-def _read_keys(data: bytes, at: int, end: int, count: int) -> tuple[int, ...] | None:
+def _read_keys(data: bytes, at: int, end: int, head: int) -> tuple[int, ...] | None:
+    """``head``: how many, and whether they have a sign."""
+    count = head & ~_SIGNED
     if at + 8 * count > end:
         return None
-    keys: tuple[int, ...] = struct.unpack_from(f">{count}q", data, at)
+    kind = "q" if head & _SIGNED else "Q"
+    keys: tuple[int, ...] = struct.unpack_from(f">{count}{kind}", data, at)
     return keys
 
 
+def _keys_head(prefix: tuple[int, ...]) -> int:
+    count = min(MAX_KEYS, len(prefix))
+    return count | _SIGNED if count and min(prefix[:count]) < 0 else count
+
+
 def _keys(prefix: tuple[int, ...]) -> bytes:
-    keys = [((key + _HALF) & _MASK) - _HALF for key in prefix[:MAX_KEYS]]
-    return struct.pack(f">{len(keys)}q", *keys)
+    keys = prefix[:MAX_KEYS]
+    if _keys_head(prefix) & _SIGNED:
+        return struct.pack(f">{len(keys)}q", *keys)
+    return struct.pack(f">{len(keys)}Q", *[key & _MASK for key in keys])
 
 
 def _datagram(body: list[bytes], incarnation: int, sequence: int, secret: bytes | None) -> bytes:

@@ -17,9 +17,11 @@ from memroute.traffic.request import Hits, RequestProfile
 
 UNKNOWN_CAPACITY_TOKENS: Final = 200_000
 # What the index takes a replica to keep that has not said how much it holds.
-# The block whose key routers agree by: 1,024 tokens of running text, so that chats behind one short
-# system prompt go to different replicas, and those behind one long prompt to the same.
-COMMON_BLOCKS: Final = 4
+# The block whose key routers agree by, of token ids and of text: some 1,000 tokens deep, so that
+# chats behind one short system prompt go to different replicas, and those behind one long prompt to
+# the same.
+COMMON_ID_BLOCKS: Final = 4
+COMMON_TEXT_BLOCKS: Final = 8
 
 
 class CachedPrompts:
@@ -72,11 +74,15 @@ class CachedPrompts:
             self._agree(profile, hits, among, unheard)
         return hits
 
-    def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> None:
-        """A prompt is on its way: it is taken to be cached at once."""
+    def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> int:
+        """A prompt is on its way: it is taken to be cached at once.
+
+        Returns how many blocks at its end were not taken to be cached there before.
+        """
+        num_new = 0
         if profile.prefix and profile.tokens_per_block:
             capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
-            self._prefixes.insert(
+            num_new = self._prefixes.insert(
                 ledger.replica,
                 profile.prefix,
                 max_blocks=capacity,
@@ -86,22 +92,35 @@ class CachedPrompts:
             self.blocks.sent(ledger.replica, profile.prefix)
         if profile.session:
             self._sessions.served(session_key(profile), ledger.replica, profile.num_prompt_tokens)
+        return num_new
 
-    def peer_sent(
-        self, ledger: ReplicaLedger, prefix: Sequence[int], tokens_per_block: int
-    ) -> None:
-        """Another router has sent such a prompt there."""
-        if prefix and tokens_per_block:
-            self._prefixes.insert(
-                ledger.replica,
-                prefix,
-                max_blocks=ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS,
-                weights=[tokens_per_block] * len(prefix),
-            )
+    def never_computed(self, replica: str, profile: RequestProfile, num_new: int) -> None:
+        """A request left before its first token; ``num_new`` is what ``sent`` has returned."""
+        if num_new:
+            self._prefixes.take_back(replica, profile.prefix[-num_new:])
+
+    # What other routers tell.
+
+    def peer_sent(self, ledger: ReplicaLedger, prefix: Sequence[int], tokens_per_block: int) -> int:
+        """Another router has sent such a prompt there; the new blocks, as of ``sent``."""
+        if not prefix or not tokens_per_block:
+            return 0
+        return self._prefixes.insert(
+            ledger.replica,
+            prefix,
+            max_blocks=ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS,
+            weights=[tokens_per_block] * len(prefix),
+        )
+
+    def peer_never_computed(self, replica: str, new_blocks: Sequence[int]) -> None:
+        """Its request left before its first token; these blocks were new there."""
+        self._prefixes.take_back(replica, new_blocks)
 
     def peer_served(self, session: int, replica: str, num_tokens: int) -> None:
         """Another router has served the session there."""
         self._sessions.served(session, replica, num_tokens)
+
+    # What has ended.
 
     def ended(
         self, replica: str, profile: RequestProfile, *, num_tokens: int, is_complete: bool
@@ -121,7 +140,7 @@ class CachedPrompts:
     ) -> None:
         """Count what routers that are not heard may have put where all of them would."""
         known = max(hits.values(), default=0)
-        key = self._common_key(profile, known)
+        key = _common_key(profile, known)
         if key is None:
             return
         names = [backend.ledger.replica for backend in among]
@@ -129,15 +148,6 @@ class CachedPrompts:
         if favourite is not None:
             credit = known + int(unheard_ratio * (profile.num_prompt_tokens - known))
             hits[favourite] = max(hits.get(favourite, 0), credit)
-
-    def _common_key(self, profile: RequestProfile, known_tokens: int) -> int | None:
-        """What all routers call a prompt by; None where it is known here, or is too short."""
-        keys = profile.prefix
-        if known_tokens >= profile.tokens_of_blocks(min(COMMON_BLOCKS, len(keys))) > 0:
-            return None
-        if profile.session:
-            return None if known_tokens else session_key(profile)
-        return keys[COMMON_BLOCKS - 1] if len(keys) >= COMMON_BLOCKS else None
 
     def _told_hits(self, profile: RequestProfile, hits: dict[str, int]) -> None:
         """Where replicas say what they have, that counts, and what is on its way to them."""
@@ -159,3 +169,14 @@ def block_weights(profile: RequestProfile) -> list[int]:
     if not ends:
         return [profile.tokens_per_block] * len(profile.prefix)
     return [end - before for end, before in zip(ends, (0, *ends), strict=False)]
+
+
+def _common_key(profile: RequestProfile, known_tokens: int) -> int | None:
+    """What all routers call a prompt by; None where it is known here, or is too short."""
+    keys = profile.prefix
+    depth = COMMON_TEXT_BLOCKS if profile.block_ends else COMMON_ID_BLOCKS
+    if known_tokens >= profile.tokens_of_blocks(min(depth, len(keys))) > 0:
+        return None
+    if profile.session:
+        return None if known_tokens else session_key(profile)
+    return keys[depth - 1] if len(keys) >= depth else None

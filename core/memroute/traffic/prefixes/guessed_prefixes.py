@@ -35,8 +35,10 @@ class PrefixIndex:
 
     def insert(
         self, replica: str, keys: Sequence[int], *, max_blocks: int, weights: Sequence[int] = ()
-    ) -> None:
+    ) -> int:
         """The replica has been sent a prompt of these blocks, and keeps ``max_blocks``.
+
+        Returns how many of them, at the prompt's end, it was not known to have.
 
         ``weights``: of each block, where they are not all of a size; ``max_blocks`` is the most
         that the weights of what it keeps add up to.
@@ -47,11 +49,13 @@ class PrefixIndex:
             recent = self._recent[replica] = OrderedDict()
         total = self._weights.get(replica, 0)
         # From the end, so that a beginning is always more recent than what follows it.
+        num_new = 0
         for index in range(len(keys) - 1, -1, -1):
             key = keys[index]
             weight = weights[index] if weights else 1
             before = recent.get(key)
             if before is None:
+                num_new += 1
                 self._holders.add(key, bit)
             else:
                 total -= before
@@ -63,6 +67,19 @@ class PrefixIndex:
             total -= weight
             self._holders.drop(key, bit)
         self._weights[replica] = total
+        return num_new
+
+    def take_back(self, replica: str, keys: Sequence[int]) -> None:
+        """It was sent these, and never had them."""
+        recent = self._recent.get(replica)
+        if recent is None:
+            return
+        bit = self._holders.bit(replica)
+        for key in keys:
+            weight = recent.pop(key, None)
+            if weight is not None:
+                self._weights[replica] -= weight
+                self._holders.drop(key, bit)
 
     def forget(self, replica: str) -> None:
         """The replica is gone, or its cache is empty."""

@@ -6,10 +6,12 @@ cost = prompts that wait there                      until its own prompt's turn
      + KAPPA x answers there x (its prompt + RHO x its answer)
                                                     what it takes from those that decode there
      + MEMORY x k / (1 - k)                         k: projected KV use with it
-     + CLOSED if the replica does not take it now   what waiting for it is worth
-     + ADAPTER if nobody uses its LoRA adapter there
      + STALE if its readings are out of date        others first
+     + ADAPTER if nobody uses its LoRA adapter there
 ```
+
+rounded down to ``SAME_SECONDS``. A replica that is closed to the request costs
+``AdmissionSettings.closed_seconds`` more: what waiting for it is worth (``shortlist``).
 
 All of it is measured: how fast the replica computes prompts (``memroute.traffic.replica.speed``),
 what is in its prefix cache, what its KV cache will hold. The first two lines are the time to the
@@ -20,20 +22,33 @@ broken at random, so that no replica is favoured and routers that see the same d
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+from memroute.traffic.admission.gates import ClosedReason
 from memroute.traffic.replica.ledger import ReplicaLedger
 from memroute.traffic.request import RequestProfile
 
+MEMROUTE: Final = "memroute"
+"""The name of the policy that is priced here."""
+# Of a second that an answer in progress loses, what counts: many share it, and each feels it less
+# than a request feels a second of waiting. Chosen by a sweep over the suite (docs/adr/0011).
 KAPPA: Final = 0.05
-RHO: Final = 4.0
 # Prompt tokens that an output token is worth: it reads the whole context anew in every step.
+# Chosen by hand.
+RHO: Final = 4.0
+# Seconds that the barrier of memory adds at half of the KV cache. Chosen by hand: nothing beside a
+# prompt until the cache fills.
 MEMORY_SECONDS: Final = 0.02
-ADAPTER_SECONDS: Final = 0.1
-# To load a LoRA adapter and to share steps with one more: some hundred MB from the host's memory.
-STALE_SECONDS: Final = 10.0
+# Keeps the barrier finite where a replica is full: k / (1.02 - min(k, 1)) is 50 there.
 FULL_RATIO: Final = 1.02
-# Keeps the barrier finite where a replica is full.
+# Seconds to load a LoRA adapter, some hundred MB from the host's memory, and to share steps with
+# one more. Chosen by hand.
+ADAPTER_SECONDS: Final = 0.1
+# Seconds: more than any prompt costs, so that replicas whose readings are trusted come first.
+STALE_SECONDS: Final = 10.0
+# Seconds that nobody would notice: learned speeds differ by as much from noise alone, and what
+# costs the same is chosen at random.
+SAME_SECONDS: Final = 0.002
 
 
 class RandomSource(Protocol):
@@ -48,8 +63,8 @@ class Choice:
     """The chosen replica, and why it."""
 
     __slots__ = (
-        "closed", "hit_tokens", "num_candidates", "own_seconds", "policy", "projected_ratio",
-        "replica", "wait_seconds",
+        "closed", "hit_tokens", "num_candidates", "num_open", "own_seconds", "policy",
+        "projected_ratio", "replica", "wait_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +77,8 @@ class Choice:
         own_seconds: float,
         hit_tokens: int,
         projected_ratio: float | None,
-        closed: Mapping[Any, int],
+        closed: Mapping[ClosedReason, int],
+        num_open: int | None = None,
     ) -> None:
         self.replica = replica
         self.policy = policy
@@ -76,15 +92,22 @@ class Choice:
         self.projected_ratio = projected_ratio
         """KV use to come, the request with it; None when the capacity is unknown."""
         self.closed = closed
-        """Candidates that did not take it then, by why (``ClosedReason``)."""
+        """Candidates that did not take it then, by why."""
+        self.num_open = num_open
+        """Candidates that a published policy could choose from; None: it could from all, or the
+        policy is memroute's, which prices the closed ones too."""
 
     @property
     def why(self) -> str:
         """A sentence, with the numbers."""
         ratio = "unknown" if self.projected_ratio is None else f"{self.projected_ratio:.3f}"
         closed = ", ".join(f"{count} {why}" for why, count in self.closed.items())
+        backends = f"{self.num_candidates} backend(s)"
+        if self.num_open is not None:
+            backends = f"{self.num_open} open of {backends}"
+        picked = "best of" if self.policy == MEMROUTE else "its pick of"
         return (
-            f"{self.policy}: best of {self.num_candidates} backend(s); waits "
+            f"{self.policy}: {picked} {backends}; waits "
             f"{self.wait_seconds:.3f} s there, prefills {self.own_seconds:.3f} s, "
             f"{self.hit_tokens} tokens cached, projected KV use {ratio}"
             + (f"; closed: {closed}" if closed else "")
@@ -113,9 +136,14 @@ def cost_seconds(
     *,
     work_tokens: int,
     output_tokens: int,
+    max_age_seconds: float,
     now_seconds: float,
 ) -> float:
-    """What the request costs there, the terms for closed and stale replicas left out."""
+    """What the request costs there, all that the module's text lists.
+
+    ``work_tokens``: of its prompt, what is not cached there. ``max_age_seconds``: of readings that
+    are trusted.
+    """
     speed = ledger.speed
     own = speed.token_seconds * work_tokens
     shared = KAPPA * (ledger.num_streams + ledger.num_foreign_running)
@@ -130,4 +158,10 @@ def cost_seconds(
         needed = ledger.needed_tokens(profile.num_prompt_tokens, work_tokens)
         k = (ledger.projected_tokens() + needed + output_tokens) / capacity
         cost += MEMORY_SECONDS * k / (FULL_RATIO - min(k, 1.0))
-    return cost / ledger.weight_ratio
+    cost /= ledger.weight_ratio
+    if ledger.read_at_seconds < now_seconds - max_age_seconds:
+        cost += STALE_SECONDS
+    adapter = profile.adapter
+    if adapter and not ledger.has_adapter(adapter):
+        cost += ADAPTER_SECONDS
+    return int(cost / SAME_SECONDS) * SAME_SECONDS

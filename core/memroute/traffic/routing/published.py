@@ -14,8 +14,11 @@
 | ``lmetric`` | (pending + uncached tokens) x (our requests + 1) | arXiv 2603.15202 |
 | ``vllm-dp`` | 4 x waiting + running | vLLM's data-parallel balancer |
 | ``smg-least-load`` | queued and new tokens / throughput + 0.15 k / (1 - k) | smg |
+| ``llm-d`` | uncached tokens under way + its own, among those that have 80 % of the prompt cached \
+while these are not 18 s of prefill behind the others | llm-d 1.0 |
 
-Scraped values are as old as the last reading. Ties are broken at random.
+Scraped values are as old as the last reading. Ties are broken at random. ``gie-prefix-kv-queue`` is
+what llm-d did before 1.0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +29,6 @@ from memroute.traffic.replica.ledger import ReplicaLedger
 from memroute.traffic.request import Hits, RequestProfile
 from memroute.traffic.routing.cost import RandomSource
 
-Pick = Callable[[RequestProfile, Sequence[ReplicaLedger], Hits, RandomSource], ReplicaLedger]
 Score = Callable[[RequestProfile, ReplicaLedger, int], float]
 
 SMG_MEAN_PROMPT_TOKENS: Final = 1024
@@ -37,52 +39,117 @@ GIE_PREFIX: Final = 3.0
 GIE_KV: Final = 2.0
 GIE_QUEUE: Final = 2.0
 VLLM_WAITING_WEIGHT: Final = 4
+# llm-d 1.0's defaults, in pkg/epp/framework/plugins/scheduling/filter/prefixcacheaffinity of
+# llm-d-router: the share of a prompt that makes a replica sticky, the seconds of prefill by which a
+# sticky one may be behind, and the tokens per second of Qwen 32B on two H100s.
+LLM_D_AFFINITY_RATIO: Final = 0.8
+LLM_D_MAX_PENALTY_SECONDS: Final = 18.0
+LLM_D_TOKENS_PER_SECOND: Final = 15_928.0
 
 
 def _any_of(rng: RandomSource, ledgers: Sequence[ReplicaLedger]) -> ReplicaLedger:
     return ledgers[int(rng.random() * len(ledgers))]
 
 
-def pick_random(
-    _profile: RequestProfile, ledgers: Sequence[ReplicaLedger], _hits: Hits, rng: RandomSource
-) -> ReplicaLedger:
+class Picker:
+    """A published policy: which of the replicas that it is shown. Some keep state."""
+
+    def pick(
+        self,
+        profile: RequestProfile,
+        ledgers: Sequence[ReplicaLedger],
+        hits: Hits,
+        rng: RandomSource,
+    ) -> ReplicaLedger:
+        """One of ``ledgers``, which are not empty. MUST change nothing: it may be asked in vain."""
+        raise NotImplementedError
+
+    def sent(self) -> None:
+        """The request went where it was picked to go."""
+
+
+class AtRandom(Picker):
     """Any of them."""
-    return _any_of(rng, ledgers)
+
+    def pick(
+        self,
+        profile: RequestProfile,
+        ledgers: Sequence[ReplicaLedger],
+        hits: Hits,
+        rng: RandomSource,
+    ) -> ReplicaLedger:
+        """All with the same chance."""
+        return _any_of(rng, ledgers)
 
 
-def pick_of_two(
-    _profile: RequestProfile, ledgers: Sequence[ReplicaLedger], _hits: Hits, rng: RandomSource
-) -> ReplicaLedger:
+class PowerOfTwo(Picker):
     """Of two at random, the one with fewer of our requests."""
-    first, second = _any_of(rng, ledgers), _any_of(rng, ledgers)
-    return first if first.num_in_flight <= second.num_in_flight else second
+
+    def pick(
+        self,
+        profile: RequestProfile,
+        ledgers: Sequence[ReplicaLedger],
+        hits: Hits,
+        rng: RandomSource,
+    ) -> ReplicaLedger:
+        """The two may be the same."""
+        first, second = _any_of(rng, ledgers), _any_of(rng, ledgers)
+        return first if first.num_in_flight <= second.num_in_flight else second
 
 
-class RoundRobin:
+class RoundRobin(Picker):
     """One after another. Owns whose turn it is."""
 
     def __init__(self) -> None:
-        self._next = 0
+        self._next = 1
 
-    def __call__(
+    def pick(
         self,
-        _profile: RequestProfile,
+        profile: RequestProfile,
         ledgers: Sequence[ReplicaLedger],
-        _hits: Hits,
-        _rng: RandomSource,
+        hits: Hits,
+        rng: RandomSource,
     ) -> ReplicaLedger:
-        """The next."""
-        self._next += 1
+        """The next of those that it is shown."""
         return ledgers[self._next % len(ledgers)]
 
+    def sent(self) -> None:
+        """The turn is over."""
+        self._next += 1
 
-class LeastScore:
+
+class LlmD(Picker):
+    """llm-d 1.0: sticky until saturated, then the least token load."""
+
+    def __init__(self, tokens_per_second: float = LLM_D_TOKENS_PER_SECOND) -> None:
+        """``tokens_per_second``: of prefill, as calibrated for the model and its accelerators."""
+        self._max_penalty_tokens = LLM_D_MAX_PENALTY_SECONDS * tokens_per_second
+
+    def pick(
+        self,
+        profile: RequestProfile,
+        ledgers: Sequence[ReplicaLedger],
+        hits: Hits,
+        rng: RandomSource,
+    ) -> ReplicaLedger:
+        """Those that have the prefix, while the least loaded of them is not too far behind."""
+        needed = LLM_D_AFFINITY_RATIO * profile.num_prompt_tokens
+        sticky = [ledger for ledger in ledgers if hits.get(ledger.replica, 0) >= needed]
+        if sticky and len(sticky) < len(ledgers):
+            others = [ledger for ledger in ledgers if hits.get(ledger.replica, 0) < needed]
+            penalty = min(map(_pending, sticky)) - min(map(_pending, others))
+            if penalty > self._max_penalty_tokens:
+                sticky = []
+        return _least(token_load, profile, sticky or ledgers, hits, rng)
+
+
+class LeastScore(Picker):
     """The least score wins."""
 
     def __init__(self, score: Score) -> None:
         self._score = score
 
-    def __call__(
+    def pick(
         self,
         profile: RequestProfile,
         ledgers: Sequence[ReplicaLedger],
@@ -90,25 +157,16 @@ class LeastScore:
         rng: RandomSource,
     ) -> ReplicaLedger:
         """The one with the least score, ties at random."""
-        best, best_score, best_chance = ledgers[0], float("inf"), 0.0
-        for ledger in ledgers:
-            score = self._score(profile, ledger, hits.get(ledger.replica, 0))
-            if score < best_score:
-                best, best_score, best_chance = ledger, score, rng.random()
-            elif score == best_score:
-                chance = rng.random()
-                if chance > best_chance:
-                    best, best_chance = ledger, chance
-        return best
+        return _least(self._score, profile, ledgers, hits, rng)
 
 
-class GatewayScorers:
+class GatewayScorers(Picker):
     """The Gateway API Inference Extension's weighted scorers: the greatest sum wins."""
 
     def __init__(self, *, prefix: float, kv: float, queue: float) -> None:
         self._prefix, self._kv, self._queue = prefix, kv, queue
 
-    def __call__(
+    def pick(
         self,
         profile: RequestProfile,
         ledgers: Sequence[ReplicaLedger],
@@ -181,29 +239,75 @@ def smg_least_load(_profile: RequestProfile, ledger: ReplicaLedger, _hit: int) -
     return queued / SMG_TOKENS_PER_SECOND + SMG_PRESSURE_SECONDS * k / (1 - k)
 
 
-def _least(score: Score) -> Callable[[], Pick]:
-    return lambda: LeastScore(score)
+def token_load(profile: RequestProfile, ledger: ReplicaLedger, hit: int) -> float:
+    """Uncached prompt tokens that have not been computed there, this request's with them."""
+    return float(ledger.pending_tokens + profile.num_prompt_tokens - hit)
 
 
-PUBLISHED: Mapping[str, Callable[[], Pick]] = MappingProxyType(
+def _pending(ledger: ReplicaLedger) -> int:
+    return ledger.pending_tokens
+
+
+def _least(
+    score: Score,
+    profile: RequestProfile,
+    ledgers: Sequence[ReplicaLedger],
+    hits: Hits,
+    rng: RandomSource,
+) -> ReplicaLedger:
+    """The one with the least score; of several, each with some chance."""
+    best, best_score, best_chance = ledgers[0], float("inf"), 0.0
+    for ledger in ledgers:
+        found = score(profile, ledger, hits.get(ledger.replica, 0))
+        if found < best_score:
+            best, best_score, best_chance = ledger, found, rng.random()
+        elif found == best_score:
+            chance = rng.random()
+            if chance > best_chance:
+                best, best_chance = ledger, chance
+    return best
+
+
+_SCORES: Final[Mapping[str, Score]] = MappingProxyType(
     {
-        "random": lambda: pick_random,
-        "round-robin": RoundRobin,
-        "least-request": _least(least_request),
-        "power-of-two": lambda: pick_of_two,
-        "least-kv": _least(least_kv),
-        "kv-in-flight": _least(kv_in_flight),
-        "headroom": _least(headroom),
-        "gie-kv-queue": lambda: GatewayScorers(prefix=0.0, kv=1.0, queue=1.0),
-        "gie-prefix-kv-queue": lambda: GatewayScorers(
-            prefix=GIE_PREFIX, kv=GIE_KV, queue=GIE_QUEUE
-        ),
-        "lmetric": _least(lmetric),
-        "vllm-dp": _least(vllm_dp),
-        "smg-least-load": _least(smg_least_load),
+        "least-request": least_request,
+        "least-kv": least_kv,
+        "kv-in-flight": kv_in_flight,
+        "headroom": headroom,
+        "lmetric": lmetric,
+        "vllm-dp": vllm_dp,
+        "smg-least-load": smg_least_load,
     }
 )
-"""A new picker by name: some keep state, so each pool has its own."""
-SEES_PREFIXES = frozenset({"gie-prefix-kv-queue", "headroom", "lmetric", "memroute"})
+
+
+def published_policy(
+    name: str, *, prefill_tokens_per_second: float = LLM_D_TOKENS_PER_SECOND
+) -> Picker:
+    """A new picker: some keep state, so each pool has its own. Raises ``KeyError`` for no such one.
+
+    ``prefill_tokens_per_second``: of the model on its accelerators, for those that need it (llm-d).
+    """
+    score = _SCORES.get(name)
+    if score is not None:
+        return LeastScore(score)
+    others: dict[str, Picker] = {
+        "random": AtRandom(),
+        "power-of-two": PowerOfTwo(),
+        "round-robin": RoundRobin(),
+        "gie-kv-queue": GatewayScorers(prefix=0.0, kv=1.0, queue=1.0),
+        "gie-prefix-kv-queue": GatewayScorers(prefix=GIE_PREFIX, kv=GIE_KV, queue=GIE_QUEUE),
+        "llm-d": LlmD(prefill_tokens_per_second),
+    }
+    return others[name]
+
+
+PUBLISHED: Final = (
+    "random", "round-robin", "least-request", "power-of-two", "least-kv", "kv-in-flight",
+    "headroom", "gie-kv-queue", "gie-prefix-kv-queue", "lmetric", "vllm-dp", "smg-least-load",
+    "llm-d",
+)  # fmt: skip
+"""Their names."""
+SEES_PREFIXES = frozenset({"gie-prefix-kv-queue", "headroom", "llm-d", "lmetric", "memroute"})
 """Policies that ask what the replicas have cached."""
 POLICY_NAMES = ("memroute", *PUBLISHED)

@@ -5,52 +5,70 @@ from collections.abc import Sequence
 from typing import Final
 
 from memroute.traffic.admission import AdmissionSettings, ClosedReason, reason_closed
+from memroute.traffic.replica import ReplicaLedger
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.request import Hits, RequestProfile
-from memroute.traffic.routing.cost import (
-    ADAPTER_SECONDS,
-    STALE_SECONDS,
-    RandomSource,
-    cost_seconds,
-)
+from memroute.traffic.routing.cost import STALE_SECONDS, RandomSource, cost_seconds
 
-_OPEN: Final = ClosedReason.NOT
 _ADAPTERS: Final = ClosedReason.ADAPTERS
-SAME_SECONDS: Final = 0.002
-# What nobody would notice is the same: learned speeds differ by as much from noise alone.
 
 
 class Shortlist:
     """The outcome of looking at every backend: the cheapest, and the cheapest that is open."""
 
     __slots__ = (
-        "_limits", "_num_best", "_num_open", "best", "best_cost", "best_work", "closed",
-        "is_best_open", "num_candidates", "open", "open_cost", "open_work", "output_tokens",
+        "_limits", "_num_best", "_num_open", "backends", "best", "best_closed", "best_cost",
+        "best_work", "closed", "num_open", "open", "open_cost", "open_work",
     )  # fmt: skip
 
-    def __init__(self, num_candidates: int, output_tokens: int, limits: AdmissionSettings) -> None:
+    def __init__(self, backends: Sequence[Backend], limits: AdmissionSettings) -> None:
         self._limits = limits
-        self.num_candidates = num_candidates
-        self.output_tokens = output_tokens
-        """How long the answer is expected to be."""
+        self.backends = backends
+        """All that were to choose from."""
         self.best: Backend | None = None
+        """The cheapest, ``closed_seconds`` added where it is closed; None: there is none, or the
+        policy prices only what is open."""
         self.best_cost = math.inf
         self.best_work = 0
-        self.is_best_open = False
+        """Of the prompt, what it would have to compute there."""
+        self.best_closed: ClosedReason | None = None
+        """Why ``best`` is closed; None when it is open."""
         self.open: Backend | None = None
+        """The cheapest that is open; None: none is."""
         self.open_cost = math.inf
         self.open_work = 0
+        self.num_open: int | None = None
+        """Open backends, where all of them were looked at; None: not all were."""
         self.closed: dict[ClosedReason, int] = {}
-        """Of those that cost no more than the cheapest open one found before them, how many are
-        closed, by why: all that are, where none is open."""
+        """Closed backends by reason. Backends dearer than the cheapest open one seen so far are not
+        examined, so the counts are complete only where none is open."""
         self._num_best = 0
         self._num_open = 0
 
+    @property
+    def is_best_open(self) -> bool:
+        """Whether the cheapest takes the request now."""
+        return self.best is not None and self.best_closed is None
+
+    @property
+    def waits_for_adapter(self) -> bool:
+        """Whether no backend has a slot for the request's adapter: nothing else is in the way."""
+        return self.open is None and len(self.closed) == 1 and _ADAPTERS in self.closed
+
     def offer(
-        self, backend: Backend, work: int, cost: float, closed: ClosedReason, rng: RandomSource
+        self,
+        backend: Backend,
+        work: int,
+        cost: float,
+        closed: ClosedReason | None,
+        rng: RandomSource,
     ) -> None:
-        """One more backend. Of several that cost the same, each is kept with the same chance."""
-        if closed is _OPEN:
+        """One more backend. Of several that cost the same, each is kept with the same chance.
+
+        (The k-th of them takes the place with a chance of 1/k. Of three, the first is kept with
+        1/2 x 2/3 = 1/3, the second with 1/2 x 2/3, the third with 1/3.)
+        """
+        if closed is None:
             if cost < self.open_cost:
                 self._num_open = 0
             if cost <= self.open_cost:
@@ -58,7 +76,7 @@ class Shortlist:
                 if self._num_open == 1 or rng.random() * self._num_open < 1.0:
                     self.open, self.open_cost, self.open_work = backend, cost, work
         else:
-            self.closed[closed] = self.closed.get(closed, 0) + 1
+            self.shut(closed)
             cost += self._limits.closed_seconds
         if cost < self.best_cost:
             self._num_best = 0
@@ -66,7 +84,18 @@ class Shortlist:
             self._num_best += 1
             if self._num_best == 1 or rng.random() * self._num_best < 1.0:
                 self.best, self.best_cost, self.best_work = backend, cost, work
-                self.is_best_open = closed is _OPEN
+                self.best_closed = closed
+
+    def shut(self, closed: ClosedReason) -> None:
+        """One more backend that is closed."""
+        self.closed[closed] = self.closed.get(closed, 0) + 1
+
+    def pick(self, backend: Backend, work: int, *, num_open: int | None) -> None:
+        """A published policy has chosen: what it chooses is its best, and open."""
+        self.best = self.open = backend
+        self.best_work = self.open_work = work
+        self.best_closed = None
+        self.num_open = num_open
 
     def is_second_best_due(self, *, deadline_seconds: float, now_seconds: float) -> bool:
         """Whether there is no time left to wait for the cheapest, which is closed.
@@ -79,10 +108,38 @@ class Shortlist:
         own = self.best.ledger.speed.prefill_seconds(1, self.best_work)
         if deadline_seconds - now_seconds - own > closed:
             return False
-        return self.open_cost <= self.best_cost - closed + miss
+        open_cost = self.open_cost
+        if open_cost >= STALE_SECONDS > self.best_cost:
+            # A replica whose readings are out of date is better than an answer that is late.
+            open_cost -= STALE_SECONDS
+        return open_cost <= self.best_cost - closed + miss
 
 
-def search(
+def closed_to(
+    ledger: ReplicaLedger,
+    profile: RequestProfile,
+    *,
+    work_tokens: int,
+    output_tokens: int,
+    limits: AdmissionSettings,
+    now_seconds: float,
+) -> ClosedReason | None:
+    """Why the replica does not take the request now; None when it does."""
+    adapter = profile.adapter
+    if adapter and not ledger.has_adapter(adapter) and not ledger.has_adapter_slot():
+        return _ADAPTERS
+    return reason_closed(
+        ledger,
+        prompt_tokens=profile.num_prompt_tokens,
+        work_tokens=work_tokens,
+        output_tokens=output_tokens,
+        num_sequences=profile.num_choices,
+        settings=limits,
+        now_seconds=now_seconds,
+    )
+
+
+def shortlist(
     backends: Sequence[Backend],
     profile: RequestProfile,
     *,
@@ -96,12 +153,11 @@ def search(
     """Look at every backend: what the request costs there, and whether it is taken there now.
 
     ``hits``: tokens of its prompt that each has cached. ``output_tokens``: how long its answer is
-    expected to be. ``max_age_seconds``: of readings
-    that are trusted. Linear in the backends: the one loop over all replicas of a pool.
+    expected to be. ``max_age_seconds``: of readings that are trusted. Linear in the backends: the
+    one loop over all replicas of a pool.
     """
-    prompt, adapter = profile.num_prompt_tokens, profile.adapter
-    oldest = now_seconds - max_age_seconds
-    found = Shortlist(len(backends), output_tokens, limits)
+    prompt = profile.num_prompt_tokens
+    found = Shortlist(backends, limits)
     for backend in backends:
         ledger = backend.ledger
         if ledger.settles_at_seconds <= now_seconds:
@@ -114,28 +170,19 @@ def search(
             profile,
             work_tokens=work,
             output_tokens=output_tokens,
+            max_age_seconds=max_age_seconds,
             now_seconds=now_seconds,
         )
-        if ledger.read_at_seconds < oldest:
-            cost += STALE_SECONDS
-        has_slot = True
-        if adapter and not ledger.has_adapter(adapter):
-            cost += ADAPTER_SECONDS
-            has_slot = ledger.has_adapter_slot()
-        cost = int(cost / SAME_SECONDS) * SAME_SECONDS
         if cost > found.open_cost:
             # Neither the cheapest nor the cheapest open one, whether it is open or not.
             continue
-        closed = _ADAPTERS
-        if has_slot:
-            closed = reason_closed(
-                ledger,
-                prompt_tokens=prompt,
-                work_tokens=work,
-                output_tokens=output_tokens,
-                num_sequences=profile.num_choices,
-                settings=limits,
-                now_seconds=now_seconds,
-            )
+        closed = closed_to(
+            ledger,
+            profile,
+            work_tokens=work,
+            output_tokens=output_tokens,
+            limits=limits,
+            now_seconds=now_seconds,
+        )
         found.offer(backend, work, cost, closed, rng)
     return found

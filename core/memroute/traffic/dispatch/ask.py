@@ -1,0 +1,57 @@
+"""One request as the dispatcher sees it: what it needs, and what it waits for."""
+
+from typing import Final, Generic, Protocol, TypeVar
+
+from memroute.traffic.admission import ClosedReason
+from memroute.traffic.replica.backend import Backend
+from memroute.traffic.request import RequestProfile
+
+# What a request waits for that waits for its turn alone: it competes for room on the replicas.
+ROOM: Final = ""
+# What a request waits for that no usable replica could hold: another replica.
+REPLICA: Final = "replica"
+
+
+class Ticket(Protocol):
+    """Who asks for room. Hashed by identity."""
+
+    profile: RequestProfile
+    tried: list[str]
+    """Replicas that it has already failed on."""
+
+
+T = TypeVar("T", bound=Ticket)
+
+
+class Ask(Generic[T]):
+    """A request that asks for room, from its submission until its verdict."""
+
+    __slots__ = (
+        "closed", "deadline_seconds", "lane", "num_tokens", "output_tokens", "profile", "ticket",
+        "version", "waits_for", "wanted",
+    )  # fmt: skip
+
+    def __init__(self, ticket: T, *, output_tokens: int, deadline_seconds: float) -> None:
+        self.ticket = ticket
+        self.profile = ticket.profile
+        self.output_tokens = output_tokens
+        """How long its answer is expected to be, all its choices together."""
+        self.num_tokens = self.profile.num_prompt_tokens + output_tokens
+        """Tokens that it is expected to hold."""
+        self.deadline_seconds = deadline_seconds
+        """When its first token should be there."""
+        self.version = ""
+        """Of the model: the one that it has drawn, of those that could hold it."""
+        self.lane = ""
+        """Requests of one lane may go to the same replicas."""
+        self.waits_for = ROOM
+        """``ROOM``, ``REPLICA``, or the slot of a LoRA adapter."""
+        self.wanted: Backend | None = None
+        """The replica that it would go to, at the last look; None: to any that opens."""
+        self.closed: ClosedReason | None = None
+        """Why that one was closed to it."""
+
+
+def adapter_slot(adapter: str) -> str:
+    """What a request waits for that waits for a slot of this adapter."""
+    return f"adapter {adapter}"

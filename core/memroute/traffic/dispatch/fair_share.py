@@ -1,0 +1,70 @@
+"""Which tenants have had more than their share of a pool while others wait."""
+
+from collections import OrderedDict
+from typing import Final
+
+from memroute.traffic.replica import RateMeter
+
+# Tenants whose use is remembered; the one that asked longest ago is forgotten first.
+MAX_TENANTS: Final = 1000
+# Tenants that were given less than this (tokens per second, of late) count as absent when the equal
+# share is computed.
+LEAST_TOKENS_PER_SECOND: Final = 1.0
+# Of an equal share: a tenant that asks for more, and has had the share itself, leaves room for the
+# others. Chosen by hand.
+OVER_SHARE_RATIO: Final = 1.5
+
+
+class _Use:
+    """What one tenant asked for of late, and was given, in tokens."""
+
+    __slots__ = ("asked", "given")
+
+    def __init__(self) -> None:
+        self.asked = RateMeter()
+        self.given = RateMeter()
+
+
+class FairShares:
+    """Owns what each tenant has asked for and was given; the caller brings the clock."""
+
+    def __init__(self) -> None:
+        self._uses: OrderedDict[str, _Use] = OrderedDict()
+        self._share_per_second = 0.0
+        """An equal share of the tokens that are given out, at the last ``update``."""
+
+    def asked(self, tenant: str, num_tokens: int, *, now_seconds: float) -> None:
+        """A request came that is expected to hold so many tokens."""
+        self._use(tenant).asked.add(num_tokens, now_seconds=now_seconds)
+
+    def given(self, tenant: str, num_tokens: int, *, now_seconds: float) -> None:
+        """Such a request was given room."""
+        self._use(tenant).given.add(num_tokens, now_seconds=now_seconds)
+
+    def update(self, *, now_seconds: float) -> None:
+        """Work the equal share out anew: there is none with fewer than two tenants."""
+        rates = [
+            use.given.per_second(now_seconds=now_seconds) or 0.0 for use in self._uses.values()
+        ]
+        active = [rate for rate in rates if rate >= LEAST_TOKENS_PER_SECOND]
+        self._share_per_second = sum(active) / len(active) if len(active) > 1 else 0.0
+
+    def is_over(self, tenant: str, *, now_seconds: float) -> bool:
+        """Whether it asks for far more than its equal share, and has had that."""
+        share = self._share_per_second
+        use = self._uses.get(tenant)
+        if share <= 0 or use is None:
+            return False
+        asked = use.asked.per_second(now_seconds=now_seconds) or 0.0
+        given = use.given.per_second(now_seconds=now_seconds) or 0.0
+        return asked > OVER_SHARE_RATIO * share and given > share
+
+    def _use(self, tenant: str) -> _Use:
+        use = self._uses.get(tenant)
+        if use is None:
+            if len(self._uses) >= MAX_TENANTS:
+                self._uses.popitem(last=False)
+            use = self._uses[tenant] = _Use()
+        else:
+            self._uses.move_to_end(tenant)
+        return use

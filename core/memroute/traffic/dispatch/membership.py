@@ -1,0 +1,152 @@
+"""A pool's replicas: which of them a request may go to now, and which could ever hold it.
+
+```text
+known      all that discovery has named: in, out, draining, of any version
+available  of those: routable, and in (or, where all are out, out: one may be back)
+possible   of those: not tried before, large enough, of the version that the request has drawn
+```
+
+*Never fits* is judged against ``known``: a replica that is out for a moment, drains, or is of
+another version is no reason to tell a client that its request is wrong.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from memroute.traffic.admission import Reject, RejectReason, never_fits, no_ready_replica
+from memroute.traffic.admission.refusals import DEFAULT_RETRY_AFTER_SECONDS
+from memroute.traffic.replica.backend import Backend
+from memroute.traffic.request import RequestProfile
+
+# More than any request holds: the limit of replicas that tell none.
+UNBOUNDED_TOKENS: Final = 2**60
+
+
+class Possible:
+    """Where one request may go: not empty."""
+
+    __slots__ = ("backends", "lane", "version")
+
+    def __init__(self, backends: list[Backend], version: str, lane: str) -> None:
+        self.backends = backends
+        self.version = version
+        """The version that it has drawn; empty where all compete."""
+        self.lane = lane
+        """Equal for requests that may go to the same replicas."""
+
+
+class Available:
+    """The replicas that may be tried at one moment."""
+
+    __slots__ = ("_by_version", "_least_limit", "_shares", "backends", "versions")
+
+    def __init__(
+        self, backends: list[Backend], shares: Mapping[str, float], least_limit: int
+    ) -> None:
+        """``least_limit``: tokens that every one of them holds of one request."""
+        self.backends = backends
+        self._shares = shares
+        self._least_limit = least_limit
+        self._by_version: dict[str, list[Backend]] = {}
+        if shares:
+            for backend in backends:
+                self._by_version.setdefault(backend.version, []).append(backend)
+        self.versions = tuple(sorted(self._by_version))
+        """Of the model, where they have shares; empty where all compete."""
+
+    def of_version(self, version: str) -> list[Backend]:
+        """Those of a version; where all compete, all."""
+        return self._by_version.get(version, []) if self._shares else self.backends
+
+    def has_slot(self, version: str, adapter: str) -> bool:
+        """Whether one of the version could use the LoRA adapter now, as far as slots go."""
+        for backend in self.of_version(version):
+            ledger = backend.ledger
+            if ledger.has_adapter(adapter) or ledger.has_adapter_slot():
+                return True
+        return False
+
+    def possible(self, profile: RequestProfile, tried: Collection[str]) -> Possible | None:
+        """Those that could hold it, of the version that it draws; None: there is none."""
+        least = profile.least_tokens
+        lane = profile.adapter
+        backends, by_version = self.backends, self._by_version
+        if least > self._least_limit or tried:
+            backends = [
+                backend
+                for backend in backends
+                if could_hold(backend, least) and backend.ledger.replica not in tried
+            ]
+            # Limits differ by what replicas are: as many hold it, so the same ones do.
+            lane = f"{lane} {len(backends)} {' '.join(tried)}"
+            by_version = {}
+            if self._shares:
+                for backend in backends:
+                    by_version.setdefault(backend.version, []).append(backend)
+        if not backends:
+            return None
+        if not self._shares:
+            return Possible(backends, "", lane)
+        version = self._drawn(by_version, profile.draw)
+        return None if version is None else Possible(by_version[version], version, lane)
+
+    def _drawn(self, versions: Iterable[str], draw: float) -> str | None:
+        """The version that a number from 0 to 1 draws, by their shares; None: none has any."""
+        there = sorted(versions)
+        left = draw * sum(self._shares.get(version, 0.0) for version in there)
+        for version in there:
+            left -= self._shares.get(version, 0.0)
+            if left < 0:
+                return version
+        return None
+
+
+class Membership:
+    """Owns which replicas a pool has."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Backend] = {}
+        self.shares: Mapping[str, float] = {}
+        """Of the traffic, by version; empty: all versions compete."""
+
+    def available(self, *, now_seconds: float) -> Available:
+        """Those that may be tried now."""
+        found: list[Backend] = []
+        out: list[Backend] = []
+        least_limit = UNBOUNDED_TOKENS
+        for backend in self.known.values():
+            if backend.is_routable:
+                limit = backend.ledger.limit_tokens
+                if limit is not None and limit < least_limit:
+                    least_limit = limit
+                if backend.health.may_try(now_seconds=now_seconds):
+                    found.append(backend)
+                else:
+                    out.append(backend)
+        # With every replica out, trying one is better than refusing all: they may be back.
+        return Available(found or out, self.shares, least_limit)
+
+    def why_none(self, profile: RequestProfile) -> Reject:
+        """The refusal of a request that none of the available replicas may take."""
+        known = self.known.values()
+        if not known:
+            return no_ready_replica()
+        least = profile.least_tokens
+        for backend in known:
+            if could_hold(backend, least):
+                break
+        else:
+            return never_fits(profile, [backend.ledger for backend in known])
+        if any(backend.is_routable for backend in known):
+            return Reject(
+                reason=RejectReason.NO_READY_REPLICA,
+                message="no replica of this model that could hold the request is ready",
+                retry_after_seconds=DEFAULT_RETRY_AFTER_SECONDS,
+            )
+        return no_ready_replica()
+
+
+def could_hold(backend: Backend, least_tokens: int) -> bool:
+    """Whether the replica could hold so many tokens when it is empty; unknown counts as yes."""
+    limit = backend.ledger.limit_tokens
+    return limit is None or least_tokens <= limit

@@ -1,0 +1,60 @@
+"""Whether it is of use to wait for those that are late.
+
+When more comes than can be served in time, most of those that are late wait in vain, and those that
+do get a turn take it, and what they hold, from others that could have been in time. So under
+overload a request that is late is refused at once, instead of at the end of its time. Overload is
+either of two things:
+
+* for half of what requests may wait, only requests that are in time have had turns; or
+* more late requests were refused than served, and refusals are more than a tenth of what was given
+  room: with fewer the load is bursty, and whoever waits is served soon.
+"""
+
+from typing import Final
+
+from memroute.traffic.replica import RateMeter
+
+# Of what requests may wait: so long without a turn for those that are late. Chosen by hand.
+HOPELESS_RATIO: Final = 0.5
+# Of refusals beside requests that were given room, above which refusals are no burst. By hand.
+OVERLOAD_RATIO: Final = 0.1
+
+
+class OverloadDetector:
+    """Owns what became of the late ones; the caller brings the clock."""
+
+    def __init__(self) -> None:
+        self._num_placed = RateMeter()
+        self._num_served_late = RateMeter()
+        self._num_in_vain = RateMeter()
+        self._turn_at_seconds = self._late_turn_at_seconds = -1.0
+
+    def placed(self, *, now_seconds: float) -> None:
+        """A request was given room, whether it had to wait or not."""
+        self._num_placed.add(1, now_seconds=now_seconds)
+
+    def turn_taken(self, *, now_seconds: float) -> None:
+        """The same, while others wait."""
+        self._turn_at_seconds = now_seconds
+
+    def served_late(self, *, now_seconds: float) -> None:
+        """A late one was given room."""
+        self._late_turn_at_seconds = now_seconds
+        self._num_served_late.add(1, now_seconds=now_seconds)
+
+    def in_vain(self, *, now_seconds: float) -> None:
+        """A late one is refused: it has waited in vain, or would."""
+        self._num_in_vain.add(1, now_seconds=now_seconds)
+
+    def is_hopeless(self, *, since_seconds: float, max_seconds: float, now_seconds: float) -> bool:
+        """Whether those that are late wait in vain.
+
+        ``since_seconds``: when the first one had to wait; ``max_seconds``: that requests may wait.
+        """
+        since = max(since_seconds, self._late_turn_at_seconds)
+        if self._turn_at_seconds - since >= HOPELESS_RATIO * max_seconds:
+            return True
+        in_vain = self._num_in_vain.amount(now_seconds=now_seconds)
+        if in_vain <= self._num_served_late.amount(now_seconds=now_seconds):
+            return False
+        return in_vain >= OVERLOAD_RATIO * self._num_placed.amount(now_seconds=now_seconds)

@@ -1,0 +1,203 @@
+"""What a request needs, which replica it would go to, and the reservation there."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Generic
+
+from memroute.traffic.admission import AdmissionSettings
+from memroute.traffic.dispatch.ask import Ask, T
+from memroute.traffic.dispatch.settings import DispatchSettings
+from memroute.traffic.lengths import OutputLengths
+from memroute.traffic.prefixes.cached_prompts import CachedPrompts
+from memroute.traffic.replica import Reservation
+from memroute.traffic.replica.backend import Backend
+from memroute.traffic.replica.own_requests import MEMORY_QUANTILE
+from memroute.traffic.request import Hits, RequestProfile
+from memroute.traffic.routing.chooser import Chooser, MemrouteChooser, PublishedChooser
+from memroute.traffic.routing.cost import MEMROUTE, Choice, RandomSource, wait_seconds
+from memroute.traffic.routing.published import published_policy
+from memroute.traffic.routing.shortlist import Shortlist, closed_to
+
+# Fraction of every admission limit that applies to a tenant over its fair share while others wait:
+# the rest goes to the others at once. Chosen by hand.
+OVER_SHARE_LIMIT_RATIO: Final = 0.8
+NO_HITS: Hits = {}
+
+
+class Assignment:
+    """A replica that was chosen, and what was reserved there in the same step."""
+
+    __slots__ = ("backend", "choice", "num_taught_blocks", "reservation")
+
+    def __init__(
+        self,
+        backend: Backend,
+        choice: Choice,
+        reservation: Reservation,
+        num_taught_blocks: int,
+    ) -> None:
+        self.backend = backend
+        self.choice = choice
+        self.reservation = reservation
+        self.num_taught_blocks = num_taught_blocks
+        """Blocks at the end of its prompt that were not taken to be cached there before."""
+
+
+class Selection(Generic[T]):
+    """Owns the policy that chooses; it keeps no request."""
+
+    def __init__(
+        self,
+        settings: DispatchSettings,
+        lengths: OutputLengths,
+        cached: CachedPrompts,
+        *,
+        rng: RandomSource,
+        find_hits: Callable[[T], Hits] | None,
+    ) -> None:
+        """``find_hits``: None for what ``cached`` knows."""
+        self.settings = settings
+        self._lengths = lengths
+        self._cached = cached
+        self._rng = rng
+        self._find_hits = find_hits
+        self._chooser = _chooser(settings)
+        self._reduced = settings.limits.reduced(OVER_SHARE_LIMIT_RATIO)
+
+    def configure(self, settings: DispatchSettings) -> None:
+        """Choose by these settings from now on. Raises ``KeyError`` for a policy that is none."""
+        before = self.settings
+        if (
+            settings.policy != before.policy
+            or settings.prefill_tokens_per_second != before.prefill_tokens_per_second
+        ):
+            self._chooser = _chooser(settings)
+        self.settings = settings
+        self._reduced = settings.limits.reduced(OVER_SHARE_LIMIT_RATIO)
+
+    def ask(self, ticket: T, *, now_seconds: float) -> Ask[T]:
+        """What the request needs."""
+        profile = ticket.profile
+        deadline = profile.deadline_seconds
+        if deadline is None:
+            deadline = now_seconds + self.settings.limits.ttft_target_seconds
+        return Ask(ticket, output_tokens=self._output_tokens(profile), deadline_seconds=deadline)
+
+    def shortlist(
+        self,
+        ask: Ask[T],
+        backends: Sequence[Backend],
+        *,
+        is_over_share: bool,
+        asks_gates: bool,
+        now_seconds: float,
+    ) -> Shortlist:
+        """The policy's choice of the replicas that are open, and what is closed.
+
+        ``asks_gates``: False where admission is off: a published policy then gets all of them.
+        """
+        limits = self._limits(is_over_share=is_over_share)
+        chooser = self._chooser
+        if not asks_gates and not chooser.minds_gates:
+            return Shortlist(backends, limits)
+        return chooser.among_open(
+            backends,
+            ask.profile,
+            hits=self._hits(ask.ticket, backends),
+            output_tokens=ask.output_tokens,
+            limits=limits,
+            max_age_seconds=self.settings.max_age_seconds,
+            rng=self._rng,
+            now_seconds=now_seconds,
+        )
+
+    def in_any_case(self, ask: Ask[T], gated: Shortlist) -> Shortlist:
+        """``gated`` with the policy's choice where nothing is held."""
+        hits = NO_HITS
+        if self._chooser.sees_prefixes:
+            hits = self._hits(ask.ticket, gated.backends)
+        return self._chooser.among_all(ask.profile, gated, hits=hits, rng=self._rng)
+
+    def is_open(
+        self,
+        ask: Ask[T],
+        backend: Backend,
+        *,
+        work_tokens: int,
+        is_over_share: bool,
+        now_seconds: float,
+    ) -> bool:
+        """Whether the replica takes the request now, which it would compute so many tokens of."""
+        closed = closed_to(
+            backend.ledger,
+            ask.profile,
+            work_tokens=work_tokens,
+            output_tokens=ask.output_tokens,
+            limits=self._limits(is_over_share=is_over_share),
+            now_seconds=now_seconds,
+        )
+        return closed is None
+
+    def assign(self, ask: Ask[T], found: Shortlist, *, now_seconds: float) -> Assignment:
+        """Reserve ``found.open``. Raises ``ValueError`` where there is none."""
+        backend = found.open
+        if backend is None:
+            msg = "no replica was chosen"
+            raise ValueError(msg)
+        profile, ledger = ask.profile, backend.ledger
+        output, work = ask.output_tokens, found.open_work
+        backend.health.trying(now_seconds=now_seconds)
+        self._chooser.sent()
+        choice = Choice(
+            replica=ledger.replica,
+            policy=self._chooser.name,
+            num_candidates=len(found.backends),
+            num_open=found.num_open,
+            wait_seconds=wait_seconds(ledger, now_seconds=now_seconds),
+            own_seconds=ledger.speed.prefill_seconds(1, work),
+            hit_tokens=profile.num_prompt_tokens - work,
+            projected_ratio=ledger.projected_ratio(ask.num_tokens),
+            closed=found.closed,
+        )
+        reservation = ledger.reserve(
+            profile,
+            now_seconds=now_seconds,
+            work_tokens=work,
+            expected_output_tokens=output,
+        )
+        if ledger.observer is not None:
+            ledger.observer.sent(ledger.replica, reservation)
+        num_taught = self._cached.sent(ledger, profile)
+        return Assignment(backend, choice, reservation, num_taught)
+
+    # Inside.
+
+    def _limits(self, *, is_over_share: bool) -> AdmissionSettings:
+        """A tenant that has had more than its share leaves some room to those who have not."""
+        return self._reduced if is_over_share else self.settings.limits
+
+    def _hits(self, ticket: T, possible: Sequence[Backend]) -> Hits:
+        find = self._find_hits
+        return self._cached.hits(ticket.profile, possible) if find is None else find(ticket)
+
+    def _output_tokens(self, profile: RequestProfile) -> int:
+        """How long the answer will be: known, learned, or assumed; all its choices together."""
+        if profile.known_output_tokens is not None:
+            return profile.known_output_tokens
+        learned = self._lengths.quantile(
+            MEMORY_QUANTILE,
+            tenant=profile.tenant,
+            num_prompt_tokens=profile.num_prompt_tokens,
+            max_output_tokens=profile.max_output_tokens,
+        )
+        if learned is None:
+            return profile.assumed_output_tokens
+        return learned * profile.num_choices
+
+
+def _chooser(settings: DispatchSettings) -> Chooser:
+    if settings.policy == MEMROUTE:
+        return MemrouteChooser()
+    picker = published_policy(
+        settings.policy, prefill_tokens_per_second=settings.prefill_tokens_per_second
+    )
+    return PublishedChooser(settings.policy, picker)

@@ -1,0 +1,197 @@
+"""Whose turn is it, now that something has changed?
+
+A round walks those that wait for room in their order. Looking at one, replica by replica, costs
+up to a fifth of a millisecond in a large pool, so not all are looked at:
+
+* the first ``MAX_LOOKS_PER_LANE`` of each lane (requests that may go to the same replicas) are;
+* any other only where the replica that it would go to is open to it now, which costs a microsecond
+  to ask; of those that would go to one replica and were closed out for one reason,
+  ``MAX_ASKED_PER_WANT`` are asked.
+
+So what waits for a full canary, for memory, or for one busy replica that has its prefix, keeps
+nobody from a replica that is idle.
+
+Whoever is in time and waits for a replica **claims** the room to come there for its tenant and its
+priority: others who need less do not fill it meanwhile, unless the tenant has had more than its
+share. Who is late claims nothing.
+"""
+
+from collections.abc import Callable
+from typing import Final, Generic
+
+from memroute.traffic.admission import ClosedReason, QueuedRequest, Reject
+from memroute.traffic.dispatch.ask import Ask, T
+from memroute.traffic.dispatch.waiting_line import WaitingLine
+from memroute.traffic.replica.backend import Backend
+from memroute.traffic.routing.cost import wait_seconds
+from memroute.traffic.routing.shortlist import Shortlist
+
+# Requests of one lane that are looked at in a round. Chosen by hand: the first that can go is
+# nearly always among the first three.
+MAX_LOOKS_PER_LANE: Final = 8
+# Looks in one round, whatever the lanes: at 1,000 replicas some ten milliseconds.
+MAX_LOOKS: Final = 64
+# Requests that would go to the same replica, and were closed out for the same reason, of which is
+# asked in a round whether it is open to them now: for one that is smaller it may be.
+MAX_ASKED_PER_WANT: Final = 8
+# Seconds of prompts at a replica above which a late request does not go there: it is late anyway
+# and makes nobody else wait. Chosen by hand: a few steps of an engine.
+LATE_WAIT_SECONDS: Final = 0.05
+
+# What one look says: where it would go, that it can never go anywhere, or (None) that it waits for
+# something else than room now.
+Look = Shortlist | Reject | None
+
+
+class Claim:
+    """Room to come on one replica, for those of a tenant."""
+
+    __slots__ = ("priority", "tenant")
+
+    def __init__(self, tenant: str, priority: int) -> None:
+        self.tenant = tenant
+        self.priority = priority
+
+
+class Turn(Generic[T]):
+    """Who goes, and where: ``shortlist.open``; or why nowhere."""
+
+    __slots__ = ("held", "reject", "shortlist")
+
+    def __init__(
+        self,
+        held: QueuedRequest[Ask[T]],
+        *,
+        shortlist: Shortlist | None = None,
+        reject: Reject | None = None,
+    ) -> None:
+        self.held = held
+        self.shortlist = shortlist
+        self.reject = reject
+
+
+class Round(Generic[T]):
+    """One round of turns in one line. It lives for one moment: ``now_seconds``."""
+
+    def __init__(
+        self,
+        line: WaitingLine[T],
+        *,
+        look: Callable[[Ask[T]], Look],
+        is_open: Callable[[Ask[T], Backend, int], bool],
+        is_over_share: Callable[[str], bool],
+        now_seconds: float,
+    ) -> None:
+        """``is_open``: whether a replica takes the request, with so many tokens to compute, now.
+
+        ``look`` moves what does not wait for room out of the line's way.
+        """
+        self._line = line
+        self._look = look
+        self._is_open = is_open
+        self._is_over_share = is_over_share
+        self._now_seconds = now_seconds
+        self._looks: dict[Ask[T], Shortlist] = {}
+        self._num_looks = 0
+        self._claims: dict[str, Claim] = {}
+        self._by_lane: dict[str, int] = {}
+        self._by_want: dict[tuple[str, str], int] = {}
+
+    def next(self) -> Turn[T] | None:
+        """The next request that can go, or has to be refused; None when there is none.
+
+        First those whose own best replica is open; only then one that has no time left to wait for
+        it: else a replica would be taken from those whose prefixes it has by whoever waits longest.
+        """
+        self._claims, self._by_lane, self._by_want = {}, {}, {}
+        seen: list[QueuedRequest[Ask[T]]] = []
+        for held in self._line.in_order():
+            ask = held.item
+            found = self._looks.get(ask)
+            if found is None:
+                if not self._is_worth_a_look(held):
+                    self._claim(held, ask.wanted, ask.closed)
+                    continue
+                look = self._look(ask)
+                self._num_looks += 1
+                if look is None:
+                    continue
+                if isinstance(look, Reject):
+                    return Turn(held, reject=look)
+                found = self._looks[ask] = look
+                held.work_tokens = found.best_work
+            self._by_lane[ask.lane] = self._by_lane.get(ask.lane, 0) + 1
+            seen.append(held)
+            if self._may_go(held, found):
+                return Turn(held, shortlist=found)
+            if not found.is_best_open:
+                self._claim(held, found.best, found.best_closed)
+        return self._second_best(seen)
+
+    def placed(self, turn: Turn[T], backend: Backend) -> None:
+        """The request was given room there: what was seen of that replica is out of date."""
+        self._looks.pop(turn.held.item, None)
+        stale = [
+            ask
+            for ask, found in self._looks.items()
+            if found.best is backend or found.open is backend or found.best is None
+        ]
+        for ask in stale:
+            del self._looks[ask]
+
+    def _is_worth_a_look(self, held: QueuedRequest[Ask[T]]) -> bool:
+        ask = held.item
+        if self._num_looks >= MAX_LOOKS:
+            return False
+        if self._by_lane.get(ask.lane, 0) < MAX_LOOKS_PER_LANE:
+            return True
+        wanted = ask.wanted
+        if wanted is None:
+            return False
+        want = (wanted.ledger.replica, "" if ask.closed is None else ask.closed.value)
+        num_asked = self._by_want.get(want, 0)
+        if num_asked >= MAX_ASKED_PER_WANT:
+            return False
+        if self._is_open(ask, wanted, held.work_tokens):
+            return True
+        self._by_want[want] = num_asked + 1
+        return False
+
+    def _may_go(self, held: QueuedRequest[Ask[T]], found: Shortlist) -> bool:
+        """Whether its best replica takes it, and nobody before it claims the room."""
+        if not found.is_best_open or found.open is None:
+            return False
+        ledger = found.open.ledger
+        for name in (ledger.replica, ""):
+            claim = self._claims.get(name)
+            if claim is not None and (
+                held.is_late or claim.priority > held.priority or claim.tenant != held.tenant
+            ):
+                return False
+        if not held.is_late:
+            return True
+        return wait_seconds(ledger, now_seconds=self._now_seconds) <= LATE_WAIT_SECONDS
+
+    def _claim(
+        self,
+        held: QueuedRequest[Ask[T]],
+        wanted: Backend | None,
+        closed: ClosedReason | None,
+    ) -> None:
+        """The next room where it would go is its tenant's; on any replica, where it has no wish."""
+        # A slot for an adapter is nobody's room.
+        if held.is_late or closed is ClosedReason.ADAPTERS or self._is_over_share(held.tenant):
+            return
+        name = "" if wanted is None else wanted.ledger.replica
+        if name not in self._claims:
+            self._claims[name] = Claim(held.tenant, held.priority)
+
+    def _second_best(self, seen: list[QueuedRequest[Ask[T]]]) -> Turn[T] | None:
+        """A request that can wait no longer for its best replica, and has another."""
+        for held in seen:
+            found = self._looks[held.item]
+            if not held.is_late and found.is_second_best_due(
+                deadline_seconds=held.deadline_seconds, now_seconds=self._now_seconds
+            ):
+                return Turn(held, shortlist=found)
+        return None

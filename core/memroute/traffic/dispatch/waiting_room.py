@@ -1,0 +1,340 @@
+"""Those that wait: let in, sent when their turn comes, refused when their time is over.
+
+One line for each version of the model, because versions share no replicas: a canary that is full
+holds nobody else up, and makes nobody else's wait look long.
+"""
+
+from typing import Generic
+
+from memroute.traffic.admission import (
+    ClosedReason,
+    QueueLimits,
+    QueueRefusal,
+    Reject,
+    RejectReason,
+    not_now,
+)
+from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask, T, adapter_slot
+from memroute.traffic.dispatch.fair_share import FairShares
+from memroute.traffic.dispatch.membership import Available, Membership
+from memroute.traffic.dispatch.selection import Assignment, Selection
+from memroute.traffic.dispatch.turns import Look, Round
+from memroute.traffic.dispatch.waiting_line import WaitingLine
+from memroute.traffic.routing.shortlist import Shortlist
+
+
+class WaitingRoom(Generic[T]):
+    """Owns the lines of one pool."""
+
+    def __init__(
+        self,
+        limits: QueueLimits,
+        membership: Membership,
+        selection: Selection[T],
+        shares: FairShares,
+    ) -> None:
+        """``limits``: of what may wait, for each version."""
+        self._shares = shares
+        self._limits = limits
+        self._membership = membership
+        self._selection = selection
+        self._lines: dict[str, WaitingLine[T]] = {}
+        self._asks: dict[T, Ask[T]] = {}
+        self._displaced: dict[T, Reject] = {}
+        self._versions: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._asks)
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens that those that wait are expected to need."""
+        return sum(line.held_tokens for line in self._lines.values())
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether ``turns`` may have something to say, now or when something changes."""
+        return bool(self._asks or self._displaced)
+
+    def line(self, version: str) -> WaitingLine[T]:
+        """Those that wait for replicas of this version; empty: where all versions compete."""
+        line = self._lines.get(version)
+        if line is None:
+            line = self._lines[version] = WaitingLine(self._limits)
+        return line
+
+    def is_wanted(self, version: str, replica: str) -> bool:
+        """Whether some request that waits for room would go to the replica."""
+        line = self._lines.get(version)
+        return line is not None and line.is_wanted(replica)
+
+    def is_over_share(self, version: str, tenant: str, *, now_seconds: float) -> bool:
+        """Whether the tenant has had more than its share, while others wait."""
+        line = self._lines.get(version)
+        if line is None or not len(line):
+            return False
+        return self._shares.is_over(tenant, now_seconds=now_seconds)
+
+    def may_wait_for_replicas(self, reject: Reject) -> bool:
+        """Whether a request that would be refused so is held for a replica that is not ready."""
+        is_so_set = self._selection.settings.waits_for_replicas
+        return is_so_set and reject.reason is RejectReason.NO_READY_REPLICA
+
+    def assign(self, ask: Ask[T], found: Shortlist, *, now_seconds: float) -> Assignment:
+        """Reserve ``found.open``, whether the request had to wait or not."""
+        if not ask.ticket.tried:
+            self._shares.given(ask.profile.tenant, ask.num_tokens, now_seconds=now_seconds)
+        self.line(ask.version).placed(ask.num_tokens, now_seconds=now_seconds)
+        return self._selection.assign(ask, found, now_seconds=now_seconds)
+
+    def hold(self, ask: Ask[T], found: Shortlist | None, *, now_seconds: float) -> Reject | None:
+        """Let it wait, or say why it may not. ``found`` None: it waits for a replica."""
+        line = self.line(ask.version)
+        if found is not None:
+            ask.wanted, ask.closed = found.best, found.best_closed
+            if found.waits_for_adapter:
+                ask.waits_for = adapter_slot(ask.profile.adapter)
+            if ClosedReason.MEMORY in found.closed:
+                line.drain.memory_binds(now_seconds=now_seconds)
+        expected = line.expected_wait_seconds(ask, now_seconds=now_seconds)
+        # One that has failed elsewhere was let in before: it waits, as long as it may.
+        refusal = line.refusal(ask, expected_wait_seconds=None if ask.ticket.tried else expected)
+        if refusal in {QueueRefusal.REQUESTS, QueueRefusal.TOKENS}:
+            victim = line.victim(ask)
+            if victim is not None:
+                line.remove(victim)
+                del self._asks[victim.ticket]
+                because = "others who have fewer waiting need its place"
+                self._displaced[victim.ticket] = self._reject(victim, found, because, expected)
+                refusal = None
+        if refusal is QueueRefusal.TIME:
+            line.overload.in_vain(now_seconds=now_seconds)
+        if refusal is not None:
+            return self._reject(ask, found, refusal.value, expected)
+        self._asks[ask.ticket] = ask
+        work = ask.profile.num_prompt_tokens if found is None else found.best_work
+        line.hold(ask, work_tokens=work, now_seconds=now_seconds)
+        return None
+
+    def _reject(
+        self,
+        ask: Ask[T],
+        found: Shortlist | None,
+        because: str,
+        expected_wait_seconds: float | None,
+        *,
+        has_expired: bool = False,
+    ) -> Reject:
+        """The refusal of a request that could be held somewhere, ``because`` it may not wait."""
+        if found is None:
+            return self._membership.why_none(ask.profile)
+        hold = not_now(
+            ask.profile,
+            [backend.ledger for backend in found.backends],
+            closed=found.closed,
+            settings=self._selection.settings.limits,
+            expected_wait_seconds=expected_wait_seconds,
+        )
+        if has_expired:
+            return hold.reject(
+                because=because,
+                reason=RejectReason.QUEUE_TIMEOUT,
+                waited=self._limits.max_seconds,
+            )
+        return hold.reject(because=because)
+
+    def withdraw(self, ticket: T) -> bool:
+        """It waits no more: its client has gone. False when it did not wait."""
+        if self._displaced.pop(ticket, None) is not None:
+            return True
+        ask = self._asks.pop(ticket, None)
+        if ask is None:
+            return False
+        self.line(ask.version).remove(ask)
+        return True
+
+    def turns(self, *, now_seconds: float) -> list[tuple[T, Assignment | Reject]]:
+        """Held requests whose turn has come, or whose time is over."""
+        done: list[tuple[T, Assignment | Reject]] = list(self._displaced.items())
+        self._displaced.clear()
+        if not self._asks:
+            return done
+        available = self._membership.available(now_seconds=now_seconds)
+        if available.versions != self._versions:
+            self._versions = available.versions
+            self._draw_again(available)
+        for version, line in list(self._lines.items()):
+            self._return_to_room(version, line, available, done)
+            while self._round(version, line, done, now_seconds):
+                pass
+            self._end_waits(line, done, now_seconds)
+            if version and version not in self._versions and not len(line):
+                del self._lines[version]
+        return done
+
+    # Inside.
+
+    def _draw_again(self, available: Available) -> None:
+        """Other versions are there than before: those that wait draw again."""
+        for line in list(self._lines.values()):
+            for held in line.waiting():
+                ask = held.item
+                possible = available.possible(ask.profile, ask.ticket.tried)
+                if possible is not None and possible.version != ask.version:
+                    line.remove(ask)
+                    ask.version, ask.waits_for, ask.wanted = possible.version, ROOM, None
+                    self.line(ask.version).move_in(held)
+
+    def _return_to_room(
+        self,
+        version: str,
+        line: WaitingLine[T],
+        available: Available,
+        done: list[tuple[T, Assignment | Reject]],
+    ) -> None:
+        """What waited for something else than room, and has it now, waits for room again."""
+        for what in line.apart():
+            for held in line.waiting_for(what):
+                ask = held.item
+                if what == REPLICA:
+                    possible = available.possible(ask.profile, ask.ticket.tried)
+                    if possible is None:
+                        reject = self._membership.why_none(ask.profile)
+                        if not self.may_wait_for_replicas(reject):
+                            line.remove(ask)
+                            del self._asks[ask.ticket]
+                            done.append((ask.ticket, reject))
+                        continue
+                    line.remove(ask)
+                    ask.version = possible.version
+                elif available.has_slot(version, ask.profile.adapter):
+                    line.remove(ask)
+                else:
+                    break
+                ask.waits_for, ask.wanted = ROOM, None
+                self.line(ask.version).move_in(held)
+
+    def _look(
+        self, line: WaitingLine[T], ask: Ask[T], available: Available, now_seconds: float
+    ) -> Look:
+        possible = available.possible(ask.profile, ask.ticket.tried)
+        if possible is None:
+            reject = self._membership.why_none(ask.profile)
+            if not self.may_wait_for_replicas(reject):
+                return reject
+            self._wait_apart(line, ask, REPLICA)
+            return None
+        ask.lane = possible.lane
+        found = self._selection.shortlist(
+            ask,
+            possible.backends,
+            is_over_share=self.is_over_share(
+                ask.version, ask.profile.tenant, now_seconds=now_seconds
+            ),
+            asks_gates=True,
+            now_seconds=now_seconds,
+        )
+        if found.waits_for_adapter:
+            self._wait_apart(line, ask, adapter_slot(ask.profile.adapter))
+            return None
+        line.wants(ask, found.best, found.best_closed)
+        return found
+
+    def _wait_apart(self, line: WaitingLine[T], ask: Ask[T], what: str) -> None:
+        held = line.remove(ask)
+        if held is not None:
+            ask.waits_for = what
+            line.move_in(held)
+
+    def _round(
+        self,
+        version: str,
+        line: WaitingLine[T],
+        done: list[tuple[T, Assignment | Reject]],
+        now_seconds: float,
+    ) -> bool:
+        """Give out turns; whether which replicas may be tried has changed by that."""
+        available = self._membership.available(now_seconds=now_seconds)
+        if line.plan(available.of_version(version), now_seconds=now_seconds):
+            self._shares.update(now_seconds=now_seconds)
+        turns: Round[T] = Round(
+            line,
+            look=lambda ask: self._look(line, ask, available, now_seconds),
+            is_open=lambda ask, backend, work: self._selection.is_open(
+                ask,
+                backend,
+                work_tokens=work,
+                is_over_share=self.is_over_share(
+                    version, ask.profile.tenant, now_seconds=now_seconds
+                ),
+                now_seconds=now_seconds,
+            ),
+            is_over_share=lambda tenant: self.is_over_share(
+                version, tenant, now_seconds=now_seconds
+            ),
+            now_seconds=now_seconds,
+        )
+        while (turn := turns.next()) is not None:
+            ask = turn.held.item
+            verdict: Assignment | Reject | None = turn.reject
+            if turn.shortlist is not None:
+                verdict = self.assign(ask, turn.shortlist, now_seconds=now_seconds)
+            if verdict is None:
+                msg = "a turn is a shortlist or a refusal"
+                raise RuntimeError(msg)
+            is_placed = isinstance(verdict, Assignment)
+            line.turn_taken(turn.held, is_placed=is_placed, now_seconds=now_seconds)
+            del self._asks[ask.ticket]
+            done.append((ask.ticket, verdict))
+            if isinstance(verdict, Assignment):
+                turns.placed(turn, verdict.backend)
+                if verdict.backend.health.is_out:
+                    # It was on trial: one request at a time may try it.
+                    return True
+        return False
+
+    def _end_waits(
+        self,
+        line: WaitingLine[T],
+        done: list[tuple[T, Assignment | Reject]],
+        now_seconds: float,
+    ) -> None:
+        """Refuse those that are late where waiting is of no use, and those whose time is over."""
+        hopeless = line.hopeless(now_seconds=now_seconds)
+        for ask in hopeless:
+            line.remove(ask)
+            del self._asks[ask.ticket]
+        # What they are told of is the line without them.
+        for ask in hopeless:
+            because = "it would be late, and most of those that are late wait in vain now"
+            found = self._found(ask, now_seconds)
+            line.overload.in_vain(now_seconds=now_seconds)
+            expected = line.seconds_to_drain(now_seconds=now_seconds)
+            done.append((ask.ticket, self._reject(ask, found, because, expected)))
+        for ask in line.take_expired(now_seconds=now_seconds):
+            del self._asks[ask.ticket]
+            # A last look, whatever others are promised.
+            found = self._found(ask, now_seconds)
+            if found is not None and found.open is not None:
+                done.append((ask.ticket, self.assign(ask, found, now_seconds=now_seconds)))
+                continue
+            line.overload.in_vain(now_seconds=now_seconds)
+            expected = line.seconds_to_drain(now_seconds=now_seconds)
+            reject = self._reject(ask, found, "it waited for its time", expected, has_expired=True)
+            done.append((ask.ticket, reject))
+
+    def _found(self, ask: Ask[T], now_seconds: float) -> Shortlist | None:
+        """Where it could go now; None: no usable replica could hold it."""
+        available = self._membership.available(now_seconds=now_seconds)
+        possible = available.possible(ask.profile, ask.ticket.tried)
+        if possible is None:
+            return None
+        return self._selection.shortlist(
+            ask,
+            possible.backends,
+            is_over_share=self.is_over_share(
+                ask.version, ask.profile.tenant, now_seconds=now_seconds
+            ),
+            asks_gates=True,
+            now_seconds=now_seconds,
+        )
