@@ -186,8 +186,7 @@ def answer(verdict, now):
 
 
 def end(dispatcher, verdict, now):
-    ledger = verdict.backend.ledger
-    dispatcher.ended(ledger, verdict.reservation, is_complete=True, now_seconds=now)
+    dispatcher.ended(verdict, is_complete=True, now_seconds=now)
 
 
 def test_a_prompt_sent_by_one_is_found_by_the_other():
@@ -203,6 +202,18 @@ def test_a_prompt_sent_by_one_is_found_by_the_other():
         again = place(there, Asking(prefix), 3.0)
         assert again.choice.replica == first.choice.replica
         end(there, again, 3.1)
+
+
+def test_a_prompt_that_left_before_its_first_token_is_not_taken_to_be_cached():
+    """Its replica died or hung: its twin would follow it there."""
+    here, there = fleet()
+    wire = Wire(here, there)
+    sent = place(here, Asking(tuple(range(1, 11))), 1.0)
+    wire.flush(1.0)
+    assert there.cached.hits(Asking(tuple(range(1, 11))).profile) == {sent.choice.replica: 2560}
+    here.ended(sent, is_complete=False, now_seconds=1.5)
+    wire.flush(1.5)
+    assert there.cached.hits(Asking(tuple(range(1, 11))).profile) == {}
 
 
 def test_a_session_served_by_one_is_found_by_the_other():
