@@ -77,7 +77,7 @@ class PeerLink(asyncio.DatagramProtocol):
         self.num_bytes_sent = 0
         self.num_send_errors = 0
         self._secret = secret
-        self._incarnation = time.time_ns()
+        self._incarnation = group.incarnation = time.time_ns()
         self._sequence = 0
         self._transport: asyncio.DatagramTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,9 +123,7 @@ class PeerLink(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Take it, if it is from one of the peers and new."""
         name = _name(addr[0], addr[1])
-        dropped = self.group.receive(
-            name, data, secret=self._secret, own=self._incarnation, now_seconds=time.monotonic()
-        )
+        dropped = self.group.receive(name, data, secret=self._secret, now_seconds=time.monotonic())
         if dropped is Dropped.OWN and (addr[0], addr[1]) not in self._own:
             # One of the addresses that were given is this router's own.
             self._own.add((addr[0], addr[1]))
@@ -166,15 +164,34 @@ class PeerLink(asyncio.DatagramProtocol):
         self._sequence += len(datagrams)
         for data in datagrams:
             for address in self._addresses:
-                try:
-                    transport.sendto(data, address)
-                except OSError as error:
-                    self.error_received(error)
-                else:
-                    self.num_datagrams_sent += 1
-                    self.num_bytes_sent += len(data)
-        if outbox.has_records:
+                self._send(transport, data, address)
+        was_welcomed = self._welcome(transport)
+        if outbox.has_records or was_welcomed:
             self._flush_later()
+
+    def _welcome(self, transport: asyncio.DatagramTransport) -> bool:
+        """Tell a router that has come some more of the past; False when nobody has."""
+        taken = self.group.take_welcome(FLUSH_SECONDS * self.group.outbox.max_bytes_per_second)
+        if taken is None:
+            return False
+        name, records = taken
+        datagrams = encode_datagrams(
+            records, incarnation=self._incarnation, first_sequence=None, secret=self._secret
+        )
+        for address in self._addresses:
+            if _name(*address) == name:
+                for data in datagrams:
+                    self._send(transport, data, address)
+        return True
+
+    def _send(self, transport: asyncio.DatagramTransport, data: bytes, address: Address) -> None:
+        try:
+            transport.sendto(data, address)
+        except OSError as error:
+            self.error_received(error)
+        else:
+            self.num_datagrams_sent += 1
+            self.num_bytes_sent += len(data)
 
 
 class PeerNames:

@@ -25,7 +25,9 @@ from memroute.traffic.peers.reports import (
     MoreKeys,
     OpenReport,
     SentReport,
+    ServedReport,
 )
+from memroute.traffic.prefixes import text_key
 from memroute.traffic.replica import ReplicaReading
 from memroute.traffic.request import RequestProfile
 
@@ -42,6 +44,7 @@ REPORTS = st.one_of(
         tokens_per_block=st.integers(0, 65_535), prefix=KEYS,
     ),
     st.builds(MoreKeys, U64, tokens_per_block=st.integers(0, 65_535), prefix=KEYS),
+    st.builds(ServedReport, U64, U64, num_tokens=U32),
     st.builds(AnsweredReport, U64, is_seen=st.booleans()),
     st.builds(EndedReport, U64, held_tokens=U32, is_complete=st.booleans()),
     st.builds(
@@ -340,6 +343,61 @@ def test_a_peer_that_is_started_again_has_nothing_under_way():
     assert late is Dropped.LATE, "what its last incarnation said is over"
 
 
+def welcomed(here, there, *, max_bytes=300.0):
+    """All that ``here`` tells a router that has come; how many datagrams it took."""
+    count = 0
+    while (taken := here.peers.take_welcome(max_bytes)) is not None:
+        name, records = taken
+        assert name == "b"
+        for data in encode_datagrams(records, incarnation=1, first_sequence=None, secret=None):
+            assert there.peers.receive("a", data, secret=None, now_seconds=9.0) is None
+            count += 1
+    return count
+
+
+def test_a_router_that_comes_is_told_of_the_past_by_the_oldest():
+    """Else the turns of every conversation that pauses would be computed again after a restart."""
+    here, _ = fleet()
+    here.peers.incarnation = 1
+    prompts = [tuple(range(1000 * n + 1, 1000 * n + 41)) for n in range(12)]
+    where = {}
+    for prompt in prompts:
+        sent = place(here, Asking(prompt, tokens=10_240, session=f"s{prompt[0]}"), 1.0)
+        where[prompt] = sent.choice.replica
+        answer(sent, 1.1)
+        end(here, sent, 2.0)
+    anew = router("a")
+    anew.peers.incarnation = 2
+    assert here.peers.take_welcome(300.0) is None, "nobody has come"
+    anew.peers.outbox.list_open()
+    Wire(anew, here, "b").flush(8.0, incarnation=2)
+    assert welcomed(here, anew) > 3
+    for prompt, replica in where.items():
+        asking = Asking(prompt, tokens=10_240)
+        assert anew.cached.hits(asking.profile)[replica] == 10_240
+        named = Asking(session=f"s{prompt[0]}")
+        assert anew.cached.hits(named.profile)[replica] == 2560
+    assert here.peers.take_welcome(300.0) is None, "once is enough"
+
+
+def test_only_the_oldest_tells_and_nobody_believes_a_welcome_about_load():
+    here, there = fleet()
+    here.peers.incarnation, there.peers.incarnation = 5, 7
+    here.peers.set_peers({"b", "c"}, now_seconds=0.0)
+    place(here, Asking(tuple(range(1, 11))), 1.0)
+    for name, incarnation in (("c", 3), ("b", 7)):
+        (data,) = datagrams(OpenReport(1, 0, pending=(), answered=()), incarnation=incarnation)
+        here.peers.receive(name, data, secret=None, now_seconds=1.0)
+    assert here.peers.take_welcome(300.0) is None, "the one of 3 is older: it tells"
+    (sent,) = datagrams(
+        SentReport(1, text_key("r0"), prompt_tokens=9, work_tokens=9, expected_output_tokens=9),
+        incarnation=5,
+        first=None,
+    )
+    assert there.peers.receive("a", sent, secret=None, now_seconds=1.0) is None
+    assert there.backends["r0"].ledger.num_pending == 0
+
+
 def test_who_is_no_peer_and_what_comes_again_is_dropped_and_counted():
     here, there = fleet()
     place(here, Asking(), 1.0)
@@ -347,7 +405,8 @@ def test_who_is_no_peer_and_what_comes_again_is_dropped_and_counted():
     group = there.peers
     assert group.receive("c", data, secret=None, now_seconds=1.0) is Dropped.UNKNOWN_PEER
     assert group.receive("a", data, secret=None, now_seconds=1.0) is Dropped.LATE
-    assert group.receive("a", data, secret=None, now_seconds=1.0, own=1) is Dropped.OWN
+    group.incarnation = 1
+    assert group.receive("a", data, secret=None, now_seconds=1.0) is Dropped.OWN
     assert group.dropped == {Dropped.UNKNOWN_PEER: 1, Dropped.LATE: 1, Dropped.OWN: 1}
 
 

@@ -122,6 +122,15 @@ async def test_routers_that_cannot_hear_each_other_agree_all_the_same():
     holder.close()
 
 
+async def test_a_router_that_comes_later_knows_of_what_was_sent_before():
+    async with routers(2) as (one, two):
+        replicas = [await one.ask(number) for number in range(NUM_PROMPTS)]
+        introduce(one, two)
+        index = two.pools.by_model["m"].dispatcher.cached
+        await until(lambda: sum(len(index.guessed_blocks(r.info.key)) for r in two.replicas) >= 64)
+        assert [await two.ask(number) for number in range(NUM_PROMPTS)] == replicas
+
+
 async def test_a_router_that_is_started_again_is_heard_again():
     async with routers(2) as (one, two):
         introduce(one, two)

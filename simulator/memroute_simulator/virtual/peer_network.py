@@ -48,14 +48,18 @@ class PeerNetwork:
         self._members: dict[str, Member] = {}
         self._sequences: dict[str, int] = {}
         self._incarnations: dict[str, int] = {}
+        self._num_joined = 0
         self.num_bytes = 0
         """Sent to one receiver each, headers of the network below not counted."""
         self.num_datagrams = 0
+        self.num_welcome_bytes = 0
+        """Sent to routers that have come."""
 
     def join(self, member: Member) -> None:
         """A router is there; the others know of it at once."""
         self._members[member.name] = member
-        self._incarnations[member.name] = self._incarnations.get(member.name, 0) + 1
+        self._num_joined += 1
+        self._incarnations[member.name] = member.peers.incarnation = self._num_joined
         self._sequences[member.name] = 0
         self._introduce()
 
@@ -83,7 +87,8 @@ class PeerNetwork:
             if is_there():
                 records = peers.outbox.take(now_seconds=self._loop.now_seconds)
                 self._send(member, incarnation, records)
-                if peers.outbox.has_records:
+                is_welcomed = self._welcome(member, incarnation)
+                if peers.outbox.has_records or is_welcomed:
                     flush_later()
 
         def tick() -> None:
@@ -113,10 +118,28 @@ class PeerNetwork:
             self.num_datagrams += 1
             self.num_bytes += len(data)
             for other in list(self._members.values()):
-                if other is not member and self._rng.random() >= self._settings.loss_ratio:
+                if other is not member:
                     self._deliver(member.name, other, data)
 
+    def _welcome(self, member: Member, incarnation: int) -> bool:
+        """Tell a router that has come some more of the past; False when nobody has."""
+        room = self._settings.flush_seconds * member.peers.outbox.max_bytes_per_second
+        taken = member.peers.take_welcome(room)
+        if taken is None:
+            return False
+        name, records = taken
+        for data in encode_datagrams(
+            records, incarnation=incarnation, first_sequence=None, secret=None
+        ):
+            self.num_welcome_bytes += len(data)
+            if name in self._members:
+                self._deliver(member.name, self._members[name], data)
+        return True
+
     def _deliver(self, sender: str, receiver: Member, data: bytes) -> None:
+        if self._rng.random() < self._settings.loss_ratio:
+            return
+
         def arrive() -> None:
             receiver.peers.receive(sender, data, secret=None, now_seconds=self._loop.now_seconds)
 

@@ -10,7 +10,7 @@ silence  ── for SILENT_SECONDS        ──► nothing of its load counts a
 A router that is started again has a new incarnation: what its last one had under way is over.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -22,7 +22,9 @@ from memroute.traffic.peers.reports import (
     OpenReport,
     Report,
     SentReport,
+    ServedReport,
 )
+from memroute.traffic.peers.welcome import welcome
 from memroute.traffic.peers.wire import Datagram, Malformed, decode_datagram
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.prefixes.rendezvous import OtherRouters, text_key
@@ -103,6 +105,9 @@ class PeerGroup:
         """By the names that the edge has for them: their addresses."""
         self.dropped: dict[Dropped, int] = {}
         self.num_received = 0
+        self.incarnation = 0
+        """This router's own, told to the others: when it started, greater for later; 0: unknown."""
+        self._welcomes: dict[str, Iterator[bytes]] = {}
         self._replicas: dict[int, _Known] = {}
 
     # What there is.
@@ -142,17 +147,30 @@ class PeerGroup:
         *,
         secret: bytes | None,
         now_seconds: float,
-        own: int | None = None,
     ) -> Dropped | None:
-        """Take a datagram from the router of that name; why it counted for nothing, or None.
-
-        ``own``: this router's own incarnation.
-        """
+        """Take a datagram from the router of that name; why it counted for nothing, or None."""
         self.num_received += 1
-        dropped = self._receive(name, data, secret, now_seconds, own)
+        dropped = self._receive(name, data, secret, now_seconds)
         if dropped is not None:
             self.dropped[dropped] = self.dropped.get(dropped, 0) + 1
         return dropped
+
+    def take_welcome(self, max_bytes: float) -> tuple[str, list[bytes]] | None:
+        """The next records for a router that has come, and its name; None when all is told."""
+        for name, records in list(self._welcomes.items()):
+            taken: list[bytes] = []
+            size = 0
+            for record in records:
+                taken.append(record)
+                size += len(record)
+                if size >= max_bytes:
+                    break
+            else:
+                del self._welcomes[name]
+            if taken and name in self.peers:
+                return name, taken
+            self._welcomes.pop(name, None)
+        return None
 
     def tick(self, *, now_seconds: float) -> None:
         """Time passes: what silent peers had under way does not count for ever."""
@@ -167,7 +185,7 @@ class PeerGroup:
     # Inside.
 
     def _receive(
-        self, name: str, data: bytes, secret: bytes | None, now_seconds: float, own: int | None
+        self, name: str, data: bytes, secret: bytes | None, now_seconds: float
     ) -> Dropped | None:
         peer = self.peers.get(name)
         if peer is None:
@@ -175,9 +193,13 @@ class PeerGroup:
         read = decode_datagram(data, secret=secret)
         if isinstance(read, Malformed):
             return Dropped(read.value)
-        if read.incarnation == own:
+        if read.incarnation == self.incarnation:
             return Dropped.OWN
-        if not self._is_next(peer, read, now_seconds):
+        if read.sequence is None:
+            self._welcomed(read)
+            return None
+        is_new = read.incarnation != peer.incarnation
+        if not self._is_next(peer, read.incarnation, read.sequence, now_seconds):
             return Dropped.LATE
         was_silent = now_seconds - peer.heard_at_seconds >= SILENT_SECONDS
         peer.heard_at_seconds = now_seconds
@@ -185,20 +207,49 @@ class PeerGroup:
             self.tick(now_seconds=now_seconds)
         for report in read.reports:
             self._apply(peer, report, now_seconds)
+        if is_new and self._is_oldest_beside(peer):
+            known = [(known.ledger.replica, known.cached) for known in self._replicas.values()]
+            self._welcomes[name] = welcome(known)
+            if self.outbox.on_records is not None:
+                self.outbox.on_records()
         return None
 
-    def _is_next(self, peer: Peer, read: Datagram, now_seconds: float) -> bool:
+    def _is_oldest_beside(self, newcomer: Peer) -> bool:
+        """Whether this router has been there for longest, as far as it has heard."""
+        return (
+            all(
+                peer is newcomer or peer.incarnation < 0 or self.incarnation < peer.incarnation
+                for peer in self.peers.values()
+            )
+            and self.incarnation < newcomer.incarnation
+        )
+
+    def _welcomed(self, read: Datagram) -> None:
+        """Take what a router tells of the past; of anything else nothing."""
+        for report in read.reports:
+            if not isinstance(report, MoreKeys | ServedReport):
+                continue
+            known = self._replicas.get(report.replica)
+            if known is None:
+                continue
+            if isinstance(report, MoreKeys):
+                known.cached.peer_sent(known.ledger, report.prefix, report.tokens_per_block)
+            else:
+                replica = known.ledger.replica
+                known.cached.peer_served(report.session, replica, report.num_tokens)
+
+    def _is_next(self, peer: Peer, incarnation: int, sequence: int, now_seconds: float) -> bool:
         is_silent = now_seconds - peer.heard_at_seconds >= SILENT_SECONDS
-        if read.incarnation < peer.incarnation and not is_silent:
+        if incarnation < peer.incarnation and not is_silent:
             return False
-        if read.incarnation != peer.incarnation:
+        if incarnation != peer.incarnation:
             self._forget_load(peer, now_seconds)
-            peer.incarnation = read.incarnation
-        elif read.sequence <= peer.sequence:
+            peer.incarnation = incarnation
+        elif sequence <= peer.sequence:
             return False
         else:
-            peer.num_missed += read.sequence - peer.sequence - 1
-        peer.sequence = read.sequence
+            peer.num_missed += sequence - peer.sequence - 1
+        peer.sequence = sequence
         return True
 
     def _apply(self, peer: Peer, report: Report, now_seconds: float) -> None:
@@ -216,7 +267,7 @@ class PeerGroup:
             known = self._replicas.get(report.replica)
             if known is not None:
                 known.cached.peer_sent(known.ledger, report.prefix, report.tokens_per_block)
-        else:
+        elif isinstance(report, OpenReport):
             self._still_open(peer, report, now_seconds)
 
     def _sent(self, peer: Peer, report: SentReport, now_seconds: float) -> None:

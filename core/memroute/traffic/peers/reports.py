@@ -60,6 +60,18 @@ class MoreKeys:
         self.prefix = prefix
 
 
+class ServedReport:
+    """A session was served on a replica, some time ago."""
+
+    __slots__ = ("num_tokens", "replica", "session")
+
+    def __init__(self, session: int, replica: int, *, num_tokens: int) -> None:
+        self.session = session
+        self.replica = replica
+        self.num_tokens = num_tokens
+        """What is cached of it there."""
+
+
 class AnsweredReport:
     """Its first token has come."""
 
@@ -100,4 +112,4 @@ class OpenReport:
         """Those that have."""
 
 
-Report = SentReport | MoreKeys | AnsweredReport | EndedReport | OpenReport
+Report = SentReport | MoreKeys | ServedReport | AnsweredReport | EndedReport | OpenReport

@@ -7,7 +7,8 @@ tag      16 bytes of HMAC-SHA256 over all before it, where routers share a key
 ```
 
 ``incarnation`` is the sender's start in nanoseconds, ``sequence`` counts its datagrams: a receiver
-takes each once, in order, and drops what comes late or again. Another version is not understood,
+takes each once, in order, and drops what comes late or again. (A welcome has no number, and says
+nothing but keys and sessions.) Another version is not understood,
 and dropped: while routers are replaced by newer ones they know less of each other, nothing more.
 
 Decoding never raises: what is cut off, unknown or out of range is a ``Malformed`` datagram.
@@ -26,6 +27,7 @@ from memroute.traffic.peers.reports import (
     OpenReport,
     Report,
     SentReport,
+    ServedReport,
 )
 
 VERSION: Final = 1
@@ -41,6 +43,7 @@ _MAGIC: Final = b"mr"
 _HEADER: Final = struct.Struct(">2sBBQQ")
 _SENT: Final = struct.Struct(">BQQIIIHBQHB")
 _MORE: Final = struct.Struct(">BQHB")
+_SERVED: Final = struct.Struct(">BQQI")
 _ANSWERED: Final = struct.Struct(">BQB")
 _ENDED: Final = struct.Struct(">BQIB")
 _OPEN: Final = struct.Struct(">BQQHH")
@@ -49,7 +52,9 @@ _KIND_MORE: Final = 2
 _KIND_ANSWERED: Final = 3
 _KIND_ENDED: Final = 4
 _KIND_OPEN: Final = 5
+_KIND_SERVED: Final = 6
 _FLAG_TAGGED: Final = 1
+_FLAG_UNNUMBERED: Final = 2
 _MAX_U16: Final = (1 << 16) - 1
 _MAX_U32: Final = (1 << 32) - 1
 _MASK: Final = (1 << 64) - 1
@@ -71,9 +76,10 @@ class Datagram:
 
     __slots__ = ("incarnation", "reports", "sequence")
 
-    def __init__(self, incarnation: int, sequence: int, reports: list[Report]) -> None:
+    def __init__(self, incarnation: int, sequence: int | None, reports: list[Report]) -> None:
         self.incarnation = incarnation
         self.sequence = sequence
+        """None: of a welcome, which goes to one peer alone."""
         self.reports = reports
 
 
@@ -91,6 +97,8 @@ def encode_report(report: Report) -> bytes:
             _KIND_MORE, report.replica, min(_MAX_U16, report.tokens_per_block),
             _keys_head(report.prefix),
         ) + _keys(report.prefix)  # fmt: skip
+    if isinstance(report, ServedReport):
+        return _SERVED.pack(_KIND_SERVED, report.session, report.replica, _u32(report.num_tokens))
     if isinstance(report, AnsweredReport):
         return _ANSWERED.pack(_KIND_ANSWERED, report.request, report.is_seen)
     if isinstance(report, EndedReport):
@@ -105,21 +113,30 @@ def encode_report(report: Report) -> bytes:
 
 
 def encode_datagrams(
-    records: Sequence[bytes], *, incarnation: int, first_sequence: int, secret: bytes | None
+    records: Sequence[bytes],
+    *,
+    incarnation: int,
+    first_sequence: int | None,
+    secret: bytes | None,
 ) -> list[bytes]:
-    """As few datagrams as hold the records, each complete in itself."""
+    """As few datagrams as hold the records, each complete in itself.
+
+    ``first_sequence``: None for those of a welcome, which have no number.
+    """
     datagrams: list[bytes] = []
     room = MAX_DATAGRAM_BYTES - _HEADER.size - (TAG_BYTES if secret else 0)
     body: list[bytes] = []
     size = 0
     for record in records:
         if body and size + len(record) > room:
-            datagrams.append(_datagram(body, incarnation, first_sequence + len(datagrams), secret))
+            sequence = None if first_sequence is None else first_sequence + len(datagrams)
+            datagrams.append(_datagram(body, incarnation, sequence, secret))
             body, size = [], 0
         body.append(record)
         size += len(record)
     if body:
-        datagrams.append(_datagram(body, incarnation, first_sequence + len(datagrams), secret))
+        sequence = None if first_sequence is None else first_sequence + len(datagrams)
+        datagrams.append(_datagram(body, incarnation, sequence, secret))
     return datagrams
 
 
@@ -147,7 +164,7 @@ def decode_datagram(data: bytes, *, secret: bytes | None) -> Datagram | Malforme
             return Malformed.RECORD
         report, at = read
         reports.append(report)
-    return Datagram(incarnation, sequence, reports)
+    return Datagram(incarnation, None if flags & _FLAG_UNNUMBERED else sequence, reports)
 
 
 def _read_report(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
@@ -157,6 +174,9 @@ def _read_report(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
         return _read_sent(data, at, end)
     if kind == _KIND_MORE:
         return _read_more(data, at, end)
+    if kind == _KIND_SERVED and at + _SERVED.size <= end:
+        _, session, replica, num_tokens = _SERVED.unpack_from(data, at)
+        return ServedReport(session, replica, num_tokens=num_tokens), at + _SERVED.size
     if kind == _KIND_ANSWERED and at + _ANSWERED.size <= end:
         _, request, is_seen = _ANSWERED.unpack_from(data, at)
         return AnsweredReport(request, is_seen=bool(is_seen)), at + _ANSWERED.size
@@ -228,9 +248,11 @@ def _keys(prefix: tuple[int, ...]) -> bytes:
     return struct.pack(f">{len(keys)}Q", *[key & _MASK for key in keys])
 
 
-def _datagram(body: list[bytes], incarnation: int, sequence: int, secret: bytes | None) -> bytes:
-    flags = _FLAG_TAGGED if secret else 0
-    data = _HEADER.pack(_MAGIC, VERSION, flags, incarnation, sequence) + b"".join(body)
+def _datagram(
+    body: list[bytes], incarnation: int, sequence: int | None, secret: bytes | None
+) -> bytes:
+    flags = (_FLAG_TAGGED if secret else 0) | (_FLAG_UNNUMBERED if sequence is None else 0)
+    data = _HEADER.pack(_MAGIC, VERSION, flags, incarnation, sequence or 0) + b"".join(body)
     return data + _tag(data, secret) if secret else data
 
 

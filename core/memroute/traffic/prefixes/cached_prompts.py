@@ -120,6 +120,14 @@ class CachedPrompts:
         """Another router has served the session there."""
         self._sessions.served(session, replica, num_tokens)
 
+    def guessed_blocks(self, replica: str) -> list[tuple[int, int]]:
+        """Keys and tokens of the blocks that the replica is taken to have, least recent first."""
+        return self._prefixes.blocks(replica)
+
+    def recent_sessions(self, most: int) -> list[tuple[int, str, int]]:
+        """Sessions served of late, the oldest first, with their replicas and tokens."""
+        return self._sessions.recent(most)
+
     # What has ended.
 
     def ended(

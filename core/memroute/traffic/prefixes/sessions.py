@@ -7,6 +7,7 @@ it does not hold on.
 """
 
 from collections import OrderedDict
+from itertools import islice
 from typing import Final
 
 from memroute.traffic.prefixes.rendezvous import text_key
@@ -31,6 +32,11 @@ class SessionIndex:
         self._served.move_to_end(session)
         if len(self._served) > MAX_SESSIONS:
             self._served.popitem(last=False)
+
+    def recent(self, most: int) -> list[tuple[int, str, int]]:
+        """So many of the sessions served last, the oldest of them first: replica and tokens."""
+        found = [(session, *last) for session, last in islice(reversed(self._served.items()), most)]
+        return found[::-1]
 
     def last(self, session: int) -> tuple[str, int] | None:
         """The replica and the tokens; None when it is new, or was forgotten."""
