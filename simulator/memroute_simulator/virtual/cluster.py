@@ -16,7 +16,7 @@ from memroute_simulator.virtual.mix import PLAIN, TrafficMix
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
 from memroute_simulator.virtual.peer_network import PeerNetwork, PeerSettings
 from memroute_simulator.virtual.replica import VirtualReplica
-from memroute_simulator.virtual.router import RouterSettings, VirtualRouter
+from memroute_simulator.virtual.router import OURS, RouterSettings, VirtualRouter
 from memroute_simulator.workloads.request import Session, Workload
 
 UNFINISHED_AFTER_SECONDS = 3600.0
@@ -75,7 +75,7 @@ class Fleet:
     num_routers: int = 1
     router: RouterSettings = field(default_factory=RouterSettings)
     peers: PeerSettings | None = field(default_factory=PeerSettings)
-    """How several routers hear each other; None: they do not know of each other."""
+    """How several routers of ours hear each other; None: they do not know of each other."""
     mix: TrafficMix = PLAIN
     """What requests, answers and clients are like beside their lengths."""
     timeout_seconds: float | None = None
@@ -118,7 +118,8 @@ class Cluster:
         self.routers = [self._new_router(f"router-{n}") for n in range(fleet.num_routers)]
         """Those that get requests."""
         self.network: PeerNetwork | None = None
-        if fleet.peers is not None and fleet.num_routers > 1:
+        # The published policies' own routers share nothing.
+        if fleet.peers is not None and fleet.num_routers > 1 and fleet.policy in OURS:
             chance = random.Random(self._rng.random())  # noqa: S311
             self.network = PeerNetwork(self.loop, fleet.peers, chance)
             for router in self.routers:
