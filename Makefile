@@ -43,7 +43,7 @@ binaries: $(STAMP) ## build the local control plane and Helm, once per machine (
 
 native: .native/.built ## compile the hot modules into .native (PYTHONPATH=.native uses them)
 
-.native/.built: $(STAMP) hatch_build.py $(wildcard $(shell find core/memroute/traffic -name "*.py") router/memroute_router/*.py router/memroute_router/*/*.py simulator/memroute_simulator/engine/model/*.py)
+.native/.built: $(STAMP) hatch_build.py $(wildcard $(shell find core/memroute/traffic -name "*.py") router/memroute_router/*.py router/memroute_router/*/*.py router/memroute_router/*/*/*.py simulator/memroute_simulator/engine/model/*.py)
 	@echo "compiling the hot modules"
 	@$(BIN)/python hatch_build.py .native > $(VENV)/native.txt
 	@touch $@
@@ -51,7 +51,8 @@ native: .native/.built ## compile the hot modules into .native (PYTHONPATH=.nati
 NATIVE_TESTS := $(wildcard tests/unit/test_http_*.py tests/unit/test_router_*.py tests/unit/test_engine_*.py) \
   $(addprefix tests/unit/test_,admission.py block_index.py dispatcher.py fault_matrix.py hanging.py \
   kv_events.py learned.py ledger.py prefix_index.py replica_health.py routing.py step_time.py tokenizer.py \
-  virtual_cluster.py waiting_line.py)
+  virtual_cluster.py waiting_line.py \
+  prompt_lengths.py request_attachments.py request_prefixes.py request_sizes.py)
 native-test: .native/.built ## unit tests of the router and the engine model on the compiled modules
 	@PYTHONPATH=.native MEMROUTE_EXPECT_NATIVE=1 $(BIN)/pytest -q -p no:cacheprovider $(NATIVE_TESTS) $(ARGS)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from memroute_router.requests import (
+    MAX_ANSWERS,
     MAX_LIMIT,
     MAX_TOKEN_ID,
     parse_chat,
@@ -33,22 +34,24 @@ _ERROR = {
         },
     },
 }
-_LIMIT = {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_LIMIT}
+_LIMIT = {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_LIMIT}
+_COUNT = {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_ANSWERS}
+_CUT = {"type": ["integer", "null"], "minimum": -1, "maximum": MAX_LIMIT}
 _OBJECTS = {"type": "array", "minItems": 1, "items": {"type": "object"}}
 _TOKEN = {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID}
 _PROMPT = {
     "anyOf": [
         {"type": "string", "minLength": 1},
-        {"type": "array", "minItems": 1, "items": {"type": "string"}},
         {"type": "array", "minItems": 1, "items": _TOKEN},
         {
             "type": "array",
             "minItems": 1,
-            "items": {"type": "array", "items": _TOKEN},
+            "items": {"anyOf": [{"type": "string"}, {"type": "array", "items": _TOKEN}]},
         },
     ]
 }
 
+_ANY_TEXT = {"anyOf": [{"type": "string"}, _OBJECTS, *_PROMPT["anyOf"][1:]]}
 _TEXT_OR_OBJECTS = {"anyOf": [{"type": "string", "minLength": 1}, _OBJECTS]}
 
 
@@ -62,15 +65,19 @@ def _body(*required: str, **properties: Any) -> dict[str, Any]:
 
 _BODIES: dict[Parser, dict[str, Any]] = {
     parse_chat: _body(
-        "messages", messages=_OBJECTS, max_tokens=_LIMIT, max_completion_tokens=_LIMIT, n=_LIMIT,
+        "messages", messages=_OBJECTS, max_tokens=_LIMIT, max_completion_tokens=_LIMIT, n=_COUNT,
+        best_of=_COUNT, truncate_prompt_tokens=_CUT,
     ),
-    parse_completion: _body("prompt", prompt=_PROMPT, max_tokens=_LIMIT, n=_LIMIT),
+    parse_completion: _body(
+        "prompt", prompt=_PROMPT, max_tokens=_LIMIT, n=_COUNT, best_of=_COUNT,
+        truncate_prompt_tokens=_CUT,
+    ),
     parse_responses: _body("input", input=_TEXT_OR_OBJECTS, max_output_tokens=_LIMIT),
     parse_messages: _body("messages", messages=_OBJECTS, max_tokens=_LIMIT),
-    parse_input: _body()
+    parse_input: _body(truncate_prompt_tokens=_CUT)
     | {
         "anyOf": [
-            {"required": ["input"], "properties": {"input": _PROMPT}},
+            {"required": ["input"], "properties": {"input": _ANY_TEXT}},
             {
                 "required": ["messages"],
                 "properties": {"messages": _OBJECTS},
@@ -78,7 +85,7 @@ _BODIES: dict[Parser, dict[str, Any]] = {
             },
         ]
     },
-    parse_texts: _body(),
+    parse_texts: _body(truncate_prompt_tokens=_CUT),
     parse_no_tokens: _body(),
 }  # fmt: skip
 """What the router itself asks of bodies; engines ask for more."""

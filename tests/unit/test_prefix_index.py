@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memroute.traffic.prefixes import PrefixIndex
-from memroute_router.requests import BLOCK_CHARACTERS, parse_chat, parse_completion, text_keys
+from memroute_router.requests import parse_chat, parse_completion
 
 
 def test_each_replica_is_told_how_far_it_matches():
@@ -75,18 +75,20 @@ def chat(*texts, **fields):
 
 
 def test_the_next_turn_of_a_conversation_begins_as_the_last_did():
+    """The first prompt ends where a message of the second does: so does its last block."""
     first = chat("x" * 5000).prefix
-    second = chat("x" * 5000, "an answer", "and on").prefix
-    assert len(first) == 5005 // BLOCK_CHARACTERS
+    second = chat("x" * 5000, "an answer", "and on " * 20).prefix
+    assert len(first) == 8 + 1, "eight blocks of 512 bytes, and 910 bytes more"
     assert second[: len(first)] == first
+    assert len(second) > len(first)
 
 
 def test_what_engines_keep_apart_is_kept_apart():
-    """Tools come before messages in templates; vLLM's cache_salt separates tenants' caches."""
+    """Tools are in the prompt, before or behind instructions; vLLM's cache_salt is for tenants."""
     plain = chat("x" * 3000).prefix
     assert plain != chat("x" * 3000, tools=[{"type": "function"}]).prefix
     assert plain[0] != chat("x" * 3000, cache_salt="tenant").prefix[0]
-    assert text_keys(["a" * 1024, "b" * 1024], "") == text_keys(["a" * 1024 + "b" * 1024], "")
+    assert plain[0] != parse_chat({"model": "n", "messages": [{"content": "x" * 3000}]}).prefix[0]
 
 
 def test_token_ids_have_prefixes_too():
@@ -95,3 +97,12 @@ def test_token_ids_have_prefixes_too():
     assert (len(one), len(two)) == (3, 3)
     assert one[:2] == two[:2]
     assert one[2] != two[2]
+
+
+def test_blocks_of_a_size_of_their_own_fill_a_replica_by_their_tokens():
+    """A picture of 1,500 tokens takes the place of fifteen blocks of 100, not of one."""
+    index = PrefixIndex()
+    index.insert("a", list(range(20)), max_blocks=2000, weights=[100] * 20)
+    index.insert("a", [99], max_blocks=2000, weights=[1500])
+    assert index.match(list(range(20))) == {"a": 5}
+    assert index.match([99]) == {"a": 1}

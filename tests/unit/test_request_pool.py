@@ -87,8 +87,7 @@ def test_router_and_simulator_run_the_same_driver():
     """Two loops around one dispatcher differed, and no published figure said so."""
     virtual = VirtualRouter(
         loop=VirtualLoop(), policy="memroute", settings=RouterSettings(), mix=PLAIN,
-        rng=random.Random(1), is_running=lambda: False,
-        prefill_tokens_per_second=1e4,
+        rng=random.Random(1), is_running=lambda: False, prefill_tokens_per_second=1e4,
     )  # fmt: skip
     assert issubclass(Pool, RequestPool)
     assert type(virtual.pool) is RequestPool

@@ -49,11 +49,14 @@ def test_what_is_missing_is_unknown_and_said():
 
 
 def test_a_chat_request_is_sized_by_its_text():
-    """400 bytes are 100 tokens, and a message about 4 more; at least 25 whatever the tokenizer."""
-    request = parse(model="m", messages=[{"role": "user", "content": "x" * 400}], max_tokens=30)
+    """300 letters of 11/48 and a message of 4 and its role, 4 x 11/48: 74 tokens.
+
+    At least 20 whatever the tokenizer: 306 bytes with the role and its marks, over 16.
+    """
+    request = parse(model="m", messages=[{"role": "user", "content": "x" * 300}], max_tokens=30)
     profile = request.profile(assumed_output_tokens=256)
-    assert (profile.num_prompt_tokens, profile.min_prompt_tokens) == (104, 25)
-    assert profile.expected_tokens == 104 + 30
+    assert (profile.num_prompt_tokens, profile.min_prompt_tokens) == (74, 20)
+    assert profile.expected_tokens == 74 + 30
 
 
 def test_token_ids_are_counted_exactly():
@@ -76,7 +79,7 @@ def test_several_answers_hold_several_times_the_tokens():
         (b'{"model":"m"}', "messages"),
         (b'{"model":"m","messages":[]}', "messages"),
         (b'{"model":"m","messages":["hi"]}', "object"),
-        (b'{"model":"m","messages":[{"content":"hi"}],"max_tokens":0}', "max_tokens"),
+        (b'{"model":"m","messages":[{"content":"hi"}],"max_tokens":-1}', "max_tokens"),
         (b'{"model":"m","messages":[{"content":"hi"}],"max_tokens":"9"}', "max_tokens"),
         (b'{"model":"m","messages":[{"content":"hi"}],"n":true}', "n must"),
     ],

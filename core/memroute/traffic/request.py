@@ -84,8 +84,9 @@ class RequestProfile:
 
     @property
     def least_tokens(self) -> int:
-        """What its largest sequence needs at the least: an engine refuses a limit above its
-        context outright.
+        """What its largest sequence needs at the least.
+
+        Engines refuse a limit above their context outright.
         """
         return self.min_prompt_tokens + max(1, self.max_output_tokens or 0)
 

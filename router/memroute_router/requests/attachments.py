@@ -95,7 +95,7 @@ def read_attachment(part: dict[str, Any]) -> Attachment | None:
     if kind_of_type is None:
         return None
     source = part.get("source")
-    if isinstance(source, dict) and source.get("type") in {"text", "content"}:
+    if isinstance(source, dict) and str(source.get("type")) in {"text", "content"}:
         return None  # a document of plain text: read as text
     if source is None:
         source = part.get(str(part.get("type")))

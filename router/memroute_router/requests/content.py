@@ -5,7 +5,7 @@ with its place among the pieces. Parts are known by their ``type``, as engines k
 
 | dialect | parts |
 | --- | --- |
-| chat | ``text``, ``image_url``, ``input_audio``, ``audio_url``, ``video_url``, ``refusal``, ``file`` |
+| chat | ``text``, ``image_url``, ``input_audio``, ``audio_url``, ``video_url``, ``refusal`` … |
 | messages | ``text``, ``image``, ``document``, ``thinking``, ``tool_use``, ``tool_result`` |
 | responses | ``input_text``, ``output_text``, ``input_image``, ``input_file``, ``summary_text`` … |
 
@@ -28,15 +28,17 @@ _UNSEEN: Final = frozenset({"redacted_thinking", "encrypted_content", "item_refe
 class Content:
     """Text and attachments of one prompt; filled by the dialects."""
 
-    __slots__ = ("_num_parts", "attachments", "overhead_tokens", "pieces", "places")
+    __slots__ = ("_num_parts", "attachments", "begins", "overheads", "pieces", "places")
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
         self.attachments: list[Attachment] = []
         self.places: list[int] = []
         """Of each attachment: how many pieces are before it."""
-        self.overhead_tokens = 0
-        """Of what templates put around messages and calls."""
+        self.begins: list[int] = []
+        """Of each message: how many pieces are before it."""
+        self.overheads: list[int] = []
+        """Tokens that templates put around each message and its calls."""
         self._num_parts = 0
 
     def add(self, content: object, parameter: str) -> None:
@@ -63,6 +65,17 @@ class Content:
             elif isinstance(part, dict):
                 self._add_part(part, stack)
 
+    def begin_message(self, role: object) -> None:
+        """What comes now is another's turn."""
+        self.begins.append(len(self.pieces))
+        self.overheads.append(TOKENS_PER_MESSAGE)
+        self.pieces.append(f"\0{role}\0" if isinstance(role, str) else "\0")
+
+    def add_overhead(self, tokens: int) -> None:
+        """What templates put around a part of this message."""
+        if self.overheads:
+            self.overheads[-1] += tokens
+
     def add_json(self, value: object) -> None:
         """What templates write as JSON: tools, arguments of calls."""
         if isinstance(value, str):
@@ -71,13 +84,13 @@ class Content:
             self.pieces.append(dumped(value).decode("utf-8", "replace"))
 
     def _add_part(self, part: dict[str, Any], stack: list[object]) -> None:
-        kind = part.get("type")
+        kind = str(part.get("type"))
         text = part.get("text")
         if isinstance(text, str) and kind != "document":
             self.pieces.append(text)
             return
         if kind == "tool_use":
-            self.overhead_tokens += TOKENS_PER_CALL
+            self.add_overhead(TOKENS_PER_CALL)
             self.add_json(part.get("name"))
             self.add_json(part.get("input"))
             return

@@ -48,8 +48,12 @@ def output_limit(document: dict[str, Any], *parameters: str) -> int | None:
 
     0 is an answer of none: vLLM serves it with ``echo``, SGLang to fill its cache.
     """
-    limits = [whole_number(document.get(name), name, least=0) for name in parameters]
-    return next((limit for limit in limits if limit is not None), None)
+    found: int | None = None
+    for name in parameters:
+        limit = whole_number(document.get(name), name, least=0)
+        if found is None:
+            found = limit
+    return found
 
 
 def num_answers(document: dict[str, Any], num_prompts: int = 1) -> tuple[int, int]:
@@ -57,6 +61,8 @@ def num_answers(document: dict[str, Any], num_prompts: int = 1) -> tuple[int, in
 
     Raises ``BadRequestError``, also when they are more than any engine takes.
     """
+    if "n" not in document and "best_of" not in document and num_prompts <= MAX_ANSWERS:
+        return num_prompts, num_prompts
     count = whole_number(document.get("n"), "n") or 1
     tried = whole_number(document.get("best_of"), "best_of") or 1
     for number, parameter in ((count, "n"), (tried, "best_of")):
@@ -72,6 +78,5 @@ def truncation(document: dict[str, Any]) -> int | None:
     None: all. -1 is its context: 0 stands for that here, of which only the engine knows the length.
     """
     value = document.get("truncate_prompt_tokens")
-    if value in {-1, 0} and not isinstance(value, bool):
-        return 0
-    return whole_number(value, "truncate_prompt_tokens")
+    limit = whole_number(value, "truncate_prompt_tokens", least=-1)
+    return None if limit is None else max(0, limit)

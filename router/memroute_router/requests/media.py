@@ -82,7 +82,11 @@ def merged_patches(cell: int, least_pixels: int, most_pixels: int) -> ImageRule:
 
 def constant(num_tokens: int) -> ImageRule:
     """The same for every image."""
-    return lambda width, height: num_tokens
+
+    def tokens(_width: int, _height: int) -> int:
+        return num_tokens
+
+    return tokens
 
 
 def rows_of_patches(cell: int, longest_side: int) -> ImageRule:
@@ -143,7 +147,9 @@ def llava_next(width: int, height: int) -> int:
     return 576 + rows * columns + rows
 
 
-_QWEN2 = MediaFamily("qwen2-vl", merged_patches(28, 56 * 56, 28 * 28 * 16_384), tokens_per_second=25.0)  # fmt: skip
+_QWEN2 = MediaFamily(
+    "qwen2-vl", merged_patches(28, 56 * 56, 28 * 28 * 16_384), tokens_per_second=25.0
+)
 _QWEN3 = MediaFamily("qwen3-vl", merged_patches(32, 256 * 256, 4096 * 4096))
 _GLM = MediaFamily("glm-4v", merged_patches(28, 112 * 112, 9_633_792))
 _KIMI = MediaFamily("kimi-vl", merged_patches(28, 28 * 28, 28 * 28 * 4096))

@@ -3,6 +3,15 @@
 from typing import Any, Final
 
 from memroute.traffic.lengths import PromptLengths, PromptParts
+from memroute.traffic.lengths.prompt import (
+    ACCENTS,
+    DIGITS,
+    MEASURED,
+    NUM_KINDS,
+    SYMBOLS,
+    UNMEASURED,
+    WORDS,
+)
 from memroute.traffic.prefixes import block_keys, chain_root
 from memroute.traffic.request import RequestProfile
 from memroute.units import ceil_div
@@ -22,21 +31,22 @@ class PromptWeight:
     """What a request's prompts hold together, before anything is known of the model."""
 
     __slots__ = (
-        "ascii", "attachments", "digits", "keys", "longest_bytes", "longest_ids", "num_ids",
-        "num_prompts", "other", "spans", "token_ids",
+        "attachments", "ends", "keys", "links", "longest_bytes", "longest_ids", "num_ids",
+        "num_prompts", "parts", "spans", "token_ids",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.ascii = 0.0
-        self.digits = 0.0
-        self.other = 0.0
-        """Tokens of text by kind, as estimated (``PromptParts``)."""
+        self.parts: PromptParts = [0.0] * NUM_KINDS
+        """Tokens of text by kind, as estimated; of attachments they are not known here."""
         self.num_ids = 0
         """Tokens that came as ids."""
         self.attachments: list[Attachment] = []
         self.keys: tuple[int, ...] = ()
         self.spans: list[Span] = []
-        """Of a single prompt, in order: what its keys are worth."""
+        """Of a single prompt, in order."""
+        self.ends: list[int] = []
+        self.links: list[int] = []
+        """How far each of its keys reaches, and of which attachment it is (``Chain``)."""
         self.longest_bytes = 0
         self.longest_ids = 0
         """Of its longest prompt."""
@@ -135,9 +145,10 @@ class ParsedRequest:
         blocks: tuple[int, ...] = ()
         if block_tokens and self.token_ids is not None and not self._has_salt():
             blocks = block_keys(self.token_ids, block_tokens, chain_root(adapter))
-        of_attachments, attachment_tokens = self._attachments(prompts, media)
-        text_tokens = prompts.text_tokens(weight.ascii, weight.digits, weight.other)
-        exact = text_tokens + of_attachments + weight.num_ids
+        parts = weight.parts.copy()
+        each = _count_attachments(weight.attachments, prompts, media, parts)
+        self.parts = parts if not weight.num_ids else None
+        exact = prompts.tokens(parts) + weight.num_ids
         num_prompt_tokens = max(1, round(exact)) if exact > 0.0 else 0
         at_least = max(weight.longest_ids, ceil_div(weight.longest_bytes, MAX_BYTES_PER_TOKEN))
         prefix = self.prefix
@@ -155,7 +166,7 @@ class ParsedRequest:
         ends: tuple[int, ...] = ()
         tokens_per_block = TOKENS_PER_ID_BLOCK
         if prefix and self.token_ids is None:
-            ends = _block_ends(weight.spans, prompts, attachment_tokens, text_tokens)
+            ends = _block_ends(weight, prompts, each)
             tokens_per_block = max(1, ends[-1] // len(ends))
         return RequestProfile(
             num_prompt_tokens=num_prompt_tokens,
@@ -177,60 +188,54 @@ class ParsedRequest:
             blocks=blocks,
         )
 
-    def _attachments(self, prompts: PromptLengths, media: MediaFamily) -> tuple[float, list[float]]:
-        """Tokens of all attachments, and of each; what was taken to be there is kept."""
-        weight = self.weight
-        measured = unmeasured = 0.0
-        each: list[float] = []
-        for attachment in weight.attachments:
-            num_tokens, is_measured = media.tokens(attachment)
-            if is_measured:
-                measured += num_tokens
-                each.append(prompts.ratios[3] * num_tokens)
-            else:
-                unmeasured += num_tokens
-                each.append(prompts.ratios[4] * num_tokens)
-        self.parts = None
-        if not weight.num_ids:
-            self.parts = PromptParts(
-                ascii=weight.ascii,
-                digits=weight.digits,
-                other=weight.other,
-                measured=measured,
-                unmeasured=unmeasured,
-            )
-        return sum(each), each
-
     def _has_salt(self) -> bool:
         return self.document is not None and bool(self.document.get("cache_salt"))
 
 
-def _block_ends(
-    spans: list[Span], prompts: PromptLengths, attachments: list[float], text_tokens: float
-) -> tuple[int, ...]:
-    """Tokens of the prompt up to the end of each of its blocks.
+def _count_attachments(
+    attachments: list[Attachment],
+    prompts: PromptLengths,
+    media: MediaFamily,
+    parts: PromptParts,
+) -> list[float]:
+    """Tokens of each attachment; before any correction they are added to ``parts``."""
+    each: list[float] = []
+    for attachment in attachments:
+        num_tokens, is_measured = media.tokens(attachment)
+        kind = MEASURED if is_measured else UNMEASURED
+        parts[kind] += num_tokens
+        each.append(prompts.ratios[kind] * num_tokens)
+    return each
 
-    What templates put around messages is in no span: it is spread over the text.
-    """
-    in_spans = 0.0
-    weights: list[float] = []
-    for span in spans:
-        tokens = prompts.text_tokens(span.ascii, span.digits, span.other)
-        weights.append(tokens)
-        in_spans += tokens
-    scale = text_tokens / in_spans if in_spans > 0.0 else 1.0
+
+def _block_ends(
+    weight: PromptWeight, prompts: PromptLengths, attachments: list[float]
+) -> tuple[int, ...]:
+    """Tokens of the prompt up to the end of each of its blocks."""
+    ratios = prompts.ratios
+    tokens: list[float] = []
+    for span in weight.spans:
+        of_span = ratios[WORDS] * span.words + ratios[SYMBOLS] * span.symbols
+        of_span += ratios[DIGITS] * span.digits
+        if span.scripts is not None:
+            for index, of_script in enumerate(span.scripts):
+                of_span += ratios[ACCENTS + index] * of_script
+        tokens.append(of_span)
     ends: list[int] = []
-    before = 0.0
-    for index, span in enumerate(spans):
-        if span.attachment >= 0:
-            before += attachments[span.attachment]
-            ends.append(int(before))
-            continue
-        tokens = weights[index] * scale
-        per_block = tokens * span.size / span.num_bytes
-        for number in range(1, span.num_blocks + 1):
-            ends.append(int(before + min(tokens, per_block * number)))
-        before += tokens
+    index, begin, before, of_attachments = 0, 0, 0.0, 0.0
+    spans = weight.spans
+    for number, end in enumerate(weight.ends):
+        while index < len(spans) and begin + spans[index].num_bytes <= end:
+            before += tokens[index]
+            begin += spans[index].num_bytes
+            index += 1
+        part = 0.0
+        if end > begin:
+            part = tokens[index] * (end - begin) / spans[index].num_bytes
+        attachment = weight.links[number]
+        if attachment >= 0:
+            of_attachments += attachments[attachment]
+        ends.append(int(before + part + of_attachments))
     return tuple(ends)
 
 

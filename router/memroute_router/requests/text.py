@@ -1,11 +1,11 @@
 """Tokens of text that nobody has tokenized, and the keys of its blocks.
 
-Tokens per byte differ by a factor of four between English prose (4.7 bytes) and tables of digits
-(1.0). They are well told by the bytes alone: every byte has a weight, and a text has as many tokens
-as its weights add up to. The weights are a least-squares fit to five tokenizers (Qwen 3,
-Llama 3.1, Gemma 3, DeepSeek V3, Mistral's Tekken) over prose, code, JSON, logs and twenty languages;
-``python -m bench.sizing`` prints how far off they are. In UTF-8 the first byte of a character tells
-its script; the bytes that follow it weigh nothing. Of long texts a sample of bytes is weighed.
+A token is 4.7 bytes of English prose and 1.0 of a table of digits. The bytes alone tell much of
+that: every byte has a weight, and a text has as many tokens as its weights add up to. The weights
+are a least-squares fit to five tokenizers (Qwen 3, Llama 3.1, Gemma 3, DeepSeek V3, Mistral's
+Tekken) over prose, code, JSON, logs and twenty languages; ``python -m bench.sizing`` prints how far
+off they are. In UTF-8 the first byte of a character tells its script; the bytes that follow it
+weigh nothing. Of long texts a sample of bytes is weighed.
 
 Blocks are stretches of UTF-8, small at the beginning of a prompt and larger further on, so that a
 prefix is known to a few percent of its length at any length. The key of a block is a hash of
@@ -17,11 +17,22 @@ from zlib import adler32
 
 from xxhash import xxh3_64_intdigest
 
+from memroute.traffic.lengths.prompt import (
+    ABJADS,
+    ACCENTS,
+    ALPHABETS,
+    HAN,
+    HANGUL,
+    INDIC,
+    SYMBOLS,
+)
+
 WEIGHT_OF_A_TOKEN: Final = 48
 # The weights below are in 48ths of a token: whole numbers, the largest 96.
-MAX_SAMPLED_BYTES: Final = 640
-# Of a stretch: 640 x 96 stays under 65,521, up to where a byte sum can be read off Adler-32. The
-# share of a class of bytes is then known to about 2 percentage points.
+MAX_SAMPLED_BYTES: Final = 384
+# Of a stretch: the share of a class of bytes is then known to about 2 percentage points. 384 x 96
+# stays under 65,521, up to where a sum of bytes can be read off Adler-32. With 192 or 768, errors
+# at the 90th percentile move by a point or two, and the time by a quarter.
 
 _LOWER: Final = 11
 _UPPER: Final = 30
@@ -31,40 +42,71 @@ _PUNCTUATION: Final = 26
 _DIGIT: Final = 46
 # Fitted: 0.23, 0.63, 0.06 (most spaces begin a word's token), 0.25, 0.54 and 0.96 tokens.
 _SCRIPTS: Final = (
-    (0xC2, 0xCB, 58),  # accented Latin letters, which split words: 1.2 tokens
-    (0xCC, 0xD4, 20),  # Greek, Cyrillic: 0.42
-    (0xD5, 0xDF, 22),  # Hebrew, Arabic: 0.46
-    (0xE0, 0xE0, 29),  # Indic scripts, Thai: 0.6
-    (0xE1, 0xE2, 35),  # Vietnamese, Georgian; dashes, quotes, symbols: 0.73
-    (0xE3, 0xE9, 30),  # Chinese, Japanese: 0.63
-    (0xEA, 0xED, 32),  # Korean: 0.67
-    (0xEE, 0xEF, 38),  # full-width punctuation: 0.8
-    (0xF0, 0xF4, 96),  # emoji, rare characters: 2
-)  # fmt: skip
+    # The first bytes of characters, what a character weighs, and its kind.
+    (0xC2, 0xCB, 58, ACCENTS),  # accented Latin letters, which split words: 1.2 tokens
+    (0xCC, 0xD4, 20, ALPHABETS),  # Greek, Cyrillic: 0.42
+    (0xD5, 0xDF, 22, ABJADS),  # Hebrew, Arabic: 0.46
+    (0xE0, 0xE1, 29, INDIC),  # 0.6
+    (0xE2, 0xE2, 35, SYMBOLS),  # dashes, quotes, symbols: 0.73
+    (0xE3, 0xE9, 30, HAN),  # 0.63
+    (0xEA, 0xED, 32, HANGUL),  # 0.67
+    (0xEE, 0xEF, 38, HAN),  # full-width punctuation: 0.8
+    (0xF0, 0xF4, 96, SYMBOLS),  # emoji, rare characters: 2
+)
+_FIRST_SCRIPT: Final = ACCENTS
+NUM_SCRIPTS: Final = HANGUL - ACCENTS + 1
 
 
-def _tables() -> tuple[bytes, bytes, bytes]:
-    """Weights of bytes as text in ASCII, as digits, and as the beginnings of other characters."""
-    ascii_weights, digits, other = bytearray(256), bytearray(256), bytearray(256)
+def _tables() -> tuple[bytes, bytes, bytes, list[bytes]]:
+    """Weights of bytes as words, symbols, digits, and as the beginnings of each other script."""
+    words, symbols, digits = bytearray(256), bytearray(256), bytearray(256)
+    scripts = [bytearray(256) for _ in range(NUM_SCRIPTS)]
     for code in range(128):
         character = chr(code)
         if character.isdigit():
             digits[code] = _DIGIT
         elif character.isalpha():
-            ascii_weights[code] = _LOWER if character.islower() else _UPPER
+            words[code] = _LOWER if character.islower() else _UPPER
         elif character in "\n\r":
-            ascii_weights[code] = _LINE_END
+            symbols[code] = _LINE_END
         elif character.isspace():
-            ascii_weights[code] = _SPACE
-        elif code:  # a zero byte is our own separator
-            ascii_weights[code] = _PUNCTUATION
-    for first, last, weight in _SCRIPTS:
+            words[code] = _SPACE
+        elif code > 1:  # 0 and 1 are our own separators
+            symbols[code] = _PUNCTUATION
+    for first, last, weight, kind in _SCRIPTS:
+        table = symbols if kind == SYMBOLS else scripts[kind - _FIRST_SCRIPT]
         for code in range(first, last + 1):
-            other[code] = weight
-    return bytes(ascii_weights), bytes(digits), bytes(other)
+            table[code] = weight
+    return bytes(words), bytes(symbols), bytes(digits), [bytes(table) for table in scripts]
 
 
-_ASCII_WEIGHTS, _DIGIT_WEIGHTS, _OTHER_WEIGHTS = _tables()
+_WORD_WEIGHTS, _SYMBOL_WEIGHTS, _DIGIT_WEIGHTS, _SCRIPT_WEIGHTS = _tables()
+_NO_BEGINNINGS: Final = bytes([*range(0x80), *range(0x80, 0xC2), 0xE2, *range(0xF0, 0x100)])
+# Bytes that begin no character of the scripts.
+
+
+NUM_COMBS: Final = 2
+# A sample is taken by two combs, each with a step of its own: what repeats itself (tables, logs
+# with lines of one length) can be in step with one of them only.
+
+
+def _steps(num_samples: int) -> list[int]:
+    """Steps for a stretch of so many samples' worth of bytes: primes, 5 or more.
+
+    With a step of 2 or 3, characters of that many bytes would always be met at the same byte.
+    """
+    steps: list[int] = []
+    number = max(5, NUM_COMBS * (num_samples + 1))
+    while len(steps) < NUM_COMBS:
+        if all(number % divisor for divisor in range(2, int(number**0.5) + 1)):
+            steps.append(number)
+        number += 1
+    return steps
+
+
+_STEPS: Final = [
+    (_steps(number)[0], _steps(number)[1]) for number in range(2 + 65_536 // MAX_SAMPLED_BYTES)
+]
 
 
 def utf8(text: str) -> bytes:
@@ -76,101 +118,122 @@ def utf8(text: str) -> bytes:
 
 
 class Span:
-    """A stretch of a prompt: some text, or an attachment."""
+    """What a stretch of text weighs."""
 
-    __slots__ = ("ascii", "attachment", "digits", "num_blocks", "num_bytes", "other", "size")
+    __slots__ = ("digits", "num_bytes", "scripts", "symbols", "words")
 
-    def __init__(self, num_bytes: int, size: int) -> None:
+    def __init__(self, num_bytes: int) -> None:
         self.num_bytes = num_bytes
-        self.size = size
-        """Bytes of each of its blocks; the last may have fewer."""
-        self.num_blocks = 0
-        """Blocks of it that have keys."""
-        self.ascii = 0.0
+        self.words = 0.0
+        self.symbols = 0.0
         self.digits = 0.0
-        self.other = 0.0
-        """Tokens of each kind, before any correction."""
-        self.attachment = -1
-        """Its place among the attachments; -1: it is text."""
+        self.scripts: list[float] | None = None
+        """Tokens of each kind, before any correction; None: it is all ASCII."""
 
 
 def weigh(data: bytes, start: int, size: int, *, is_ascii: bool) -> Span:
     """How many tokens of each kind the bytes from ``start`` on are taken to be."""
-    span = Span(size, size)
-    stride = 1
-    if size > MAX_SAMPLED_BYTES:
-        # Odd, so that what repeats every 2, 4 or 8 bytes is not always met at the same place.
-        stride = (size // MAX_SAMPLED_BYTES + 1) | 1
-    sample = data[start : start + size : stride]
+    span = Span(size)
+    end = start + size
+    if size <= MAX_SAMPLED_BYTES:
+        sample = data[start:end]
+    else:
+        first, second = _STEPS[size // MAX_SAMPLED_BYTES]
+        sample = data[start:end:first] + data[start:end:second]
     if not sample:
         return span
     scale = size / (len(sample) * WEIGHT_OF_A_TOKEN)
-    span.ascii = ((adler32(sample.translate(_ASCII_WEIGHTS)) & 0xFFFF) - 1) * scale
-    span.digits = ((adler32(sample.translate(_DIGIT_WEIGHTS)) & 0xFFFF) - 1) * scale
+    span.words = _weight(sample, _WORD_WEIGHTS) * scale
+    span.symbols = _weight(sample, _SYMBOL_WEIGHTS) * scale
+    span.digits = _weight(sample, _DIGIT_WEIGHTS) * scale
     if not is_ascii:
-        span.other = ((adler32(sample.translate(_OTHER_WEIGHTS)) & 0xFFFF) - 1) * scale
+        beginnings = sample.translate(None, _NO_BEGINNINGS)
+        if beginnings:
+            span.scripts = [_weight(beginnings, table) * scale for table in _SCRIPT_WEIGHTS]
     return span
 
 
+def _weight(sample: bytes, weights: bytes) -> int:
+    """The sum of the weights: Adler-32 adds up bytes, in its lower half, from 1 on."""
+    return (adler32(sample.translate(weights)) & 0xFFFF) - 1
+
+
 MIN_TAIL_BYTES: Final = 64
-# The end of a prompt that fills no block has a key too, so that the same prompt is known as a whole;
-# 64 bytes are about 16 tokens, the smallest block that engines cache.
-_STRETCHES: Final = ((4096, 4096, 512), (16_384, 12_288, 1024), (65_536, 16_384, 2048))
+# Text that fills no block has a key too where it ends a message or the prompt: what follows differs
+# from one request to the next just there. 64 bytes are about 16 tokens, the smallest block that
+# engines cache.
+MIN_BLOCK_RATIO: Final = 0.25
+# Of a block: shorter messages are taken together, so that a prompt of many has not many more keys.
+_STRETCHES: Final = ((4096, 4096, 512), (16_384, 12_288, 1024), (65_536, 24_576, 2048))
 _FURTHER: Final = (65_536, 4096)
-# Up to which byte; how much is weighed together; bytes of a block. A prompt of 2, 10, 40 and 400 KB
-# is matched to within 256, 512, 1,024 and 2,048 bytes on average, and has 4, 14, 32 and 126 keys.
+# Up to which byte of the prompt; how much is weighed together; bytes of a block. A prompt of 2, 10,
+# 40 and 400 KB has 4, 14, 32 and 126 keys, more where messages end.
 
 
 class Chain:
     """The keys of a prompt, and what each stretch of it weighs: built once, from its beginning."""
 
-    __slots__ = ("_position", "keys", "last", "spans")
+    __slots__ = ("_position", "ends", "keys", "last", "links", "spans")
 
     def __init__(self, root: int) -> None:
         self.keys: list[int] = []
+        self.ends: list[int] = []
+        """Of each key: up to which byte of the text it reaches."""
+        self.links: list[int] = []
+        """Of each key: which attachment it is of; -1: of text."""
         self.spans: list[Span] = []
         self.last = root
         self._position = 0
 
-    def add_text(self, data: bytes, *, is_ascii: bool) -> None:
-        """More of the prompt, up to its end or the next attachment."""
+    def add_text(self, data: bytes, cuts: list[int], *, is_ascii: bool) -> None:
+        """More of it, up to its end or the next attachment. ``cuts``: where messages begin."""
+        num_bytes = len(data)
         start = 0
-        left = len(data)
-        keys, last = self.keys, self.last
-        while left:
-            together, size = _stretch(self._position)
-            together = min(together, left)
-            span = weigh(data, start, together, is_ascii=is_ascii)
-            span.size = size
-            end = start + together
-            before = len(keys)
-            while start + size <= end:
-                last = xxh3_64_intdigest(data[start : start + size], last)
-                keys.append(last)
-                start += size
-            if end - start >= MIN_TAIL_BYTES:
-                last = xxh3_64_intdigest(data[start:end], last)
-                keys.append(last)
+        while start < num_bytes:
+            together = min(_stretch(self._position + start)[0], num_bytes - start)
+            self.spans.append(weigh(data, start, together, is_ascii=is_ascii))
+            start += together
+        keys, ends, links = self.keys, self.ends, self.links
+        position, last = self._position, self.last
+        start = 0
+        cut = 0
+        limit, size = -1, 0
+        while num_bytes - start >= MIN_TAIL_BYTES:
+            if position + start >= limit:
+                limit, size = _block(position + start)
+            end = min(num_bytes, start + size)
+            least = start + int(size * MIN_BLOCK_RATIO)
+            while cut < len(cuts) and cuts[cut] < least:
+                cut += 1
+            if cut < len(cuts) and cuts[cut] < end:
+                end = cuts[cut]
+            last = xxh3_64_intdigest(data[start:end], last)
+            keys.append(last)
+            ends.append(position + end)
+            links.append(-1)
             start = end
-            span.num_blocks = len(keys) - before
-            self.spans.append(span)
-            self._position += together
-            left -= together
         self.last = last
+        self._position = position + num_bytes
 
     def add_attachment(self, index: int, key: int) -> None:
         """An image or a recording: one link, whatever its size."""
-        self.last = xxh3_64_intdigest(b"\x00attachment", self.last ^ key)
+        self.last = xxh3_64_intdigest(b"\0attachment", self.last ^ key)
         self.keys.append(self.last)
-        span = Span(0, 0)
-        span.num_blocks = 1
-        span.attachment = index
-        self.spans.append(span)
+        self.ends.append(self._position)
+        self.links.append(index)
 
 
 def _stretch(position: int) -> tuple[int, int]:
-    """How many bytes are weighed together there, and the bytes of a block."""
+    """How many bytes are weighed together from there on, and the bytes of a block."""
     for limit, together, size in _STRETCHES:
         if position < limit:
             return min(together, limit - position), size
     return _FURTHER
+
+
+def _block(position: int) -> tuple[int, int]:
+    """Up to which byte blocks are of a size, and the size."""
+    for limit, _, size in _STRETCHES:
+        if position < limit:
+            return limit, size
+    return 1 << 62, _FURTHER[1]

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from xxhash import xxh3_64_intdigest
 
+from memroute.traffic.lengths.prompt import ACCENTS, DIGITS, SYMBOLS, WORDS
 from memroute_router.requests.content import Content
 from memroute_router.requests.parsed import PromptWeight, salt_of
 from memroute_router.requests.text import Chain, Span, utf8, weigh
@@ -23,21 +24,22 @@ def weigh_content(
     """
     weight = PromptWeight()
     chain = Chain(root_of(document, leading))
-    pieces = content.pieces
+    num_pieces = len(content.pieces)
     if content.attachments:
         weight.attachments = content.attachments
-        stops = [*content.places, len(pieces)]
-        weight.longest_bytes = _add(chain, pieces[: stops[0]])
+        stops = [*content.places, num_pieces]
+        weight.longest_bytes = _add(chain, content, 0, stops[0])
         for index, (start, stop) in enumerate(pairwise(stops)):
             chain.add_attachment(index, content.attachments[index].key)
-            weight.longest_bytes += _add(chain, pieces[start:stop])
+            weight.longest_bytes += _add(chain, content, start, stop)
     else:
-        weight.longest_bytes = _add(chain, pieces)
+        weight.longest_bytes = _add(chain, content, 0, num_pieces)
     weight.keys = tuple(chain.keys)
+    weight.ends = chain.ends
+    weight.links = chain.links
     weight.spans = chain.spans
-    weight.ascii = float(content.overhead_tokens)
     for span in chain.spans:
-        _take(weight, span)
+        _take(weight, span, 1)
     return weight
 
 
@@ -49,9 +51,7 @@ def weigh_texts(weight: PromptWeight, texts: list[str], times: int = 1) -> None:
     for start in range(0, len(data), SAMPLED_STRETCH_BYTES):
         size = min(SAMPLED_STRETCH_BYTES, len(data) - start)
         span = weigh(data, start, size, is_ascii=is_ascii)
-        weight.ascii += times * span.ascii
-        weight.digits += times * span.digits
-        weight.other += times * span.other
+        _take(weight, span, times)
 
 
 def num_bytes(text: str) -> int:
@@ -64,14 +64,50 @@ def root_of(document: dict[str, Any], leading: bytes = b"") -> int:
     return xxh3_64_intdigest(utf8(salt_of(document)) + b"\x00" + leading)
 
 
-def _add(chain: Chain, pieces: list[str]) -> int:
+def _add(chain: Chain, content: Content, start: int, stop: int) -> int:
+    """The text of these pieces; how many bytes it has."""
+    pieces = content.pieces[start:stop]
     text = pieces[0] if len(pieces) == 1 else "".join(pieces)
-    data = utf8(text)
-    chain.add_text(data, is_ascii=text.isascii())
+    is_ascii = text.isascii()
+    if is_ascii:
+        data = text.encode()
+        parts: list[str] | list[bytes] = pieces
+    else:
+        parts = [utf8(piece) for piece in pieces]
+        data = b"".join(parts)
+    first_span = len(chain.spans)
+    before = done = 0
+    cuts: list[int] = []
+    overheads: list[int] = []
+    for number, begin in enumerate(content.begins):
+        if start <= begin < stop:
+            for index in range(done, begin - start):
+                before += len(parts[index])
+            done = begin - start
+            cuts.append(before)
+            overheads.append(content.overheads[number])
+    chain.add_text(data, cuts, is_ascii=is_ascii)
+    _add_overheads(chain.spans, first_span, cuts, overheads)
     return len(data)
 
 
-def _take(weight: PromptWeight, span: Span) -> None:
-    weight.ascii += span.ascii
-    weight.digits += span.digits
-    weight.other += span.other
+def _add_overheads(spans: list[Span], index: int, begins: list[int], overheads: list[int]) -> None:
+    """Messages' overheads belong to the stretches that they begin in."""
+    if index >= len(spans):
+        return
+    end = spans[index].num_bytes
+    for number, begin in enumerate(begins):
+        while begin >= end and index + 1 < len(spans):
+            index += 1
+            end += spans[index].num_bytes
+        spans[index].words += overheads[number]
+
+
+def _take(weight: PromptWeight, span: Span, times: int) -> None:
+    parts = weight.parts
+    parts[WORDS] += times * span.words
+    parts[SYMBOLS] += times * span.symbols
+    parts[DIGITS] += times * span.digits
+    if span.scripts is not None:
+        for index, tokens in enumerate(span.scripts):
+            parts[ACCENTS + index] += times * tokens

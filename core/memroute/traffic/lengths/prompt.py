@@ -5,12 +5,12 @@ of its attachments. Tokenizers and models differ, by kind of content: one makes 
 digit, another of three; one knows Hindi, another spells it; an image is 64 tokens or 4,096. So each
 kind has a ratio of its own, and an image that was taken wrongly corrects nobody's text:
 
-    usage.prompt_tokens ~ r1 * ascii + r2 * digits + r3 * other + r4 * measured + r5 * unmeasured
+    usage.prompt_tokens ~ sum over kinds of ratio * estimated tokens of that kind
 
 The ratios are the recursive least squares solution, each prompt weighted by one over its tokens
 (the error of a long one is larger), older prompts fading. Only the kinds that a prompt holds fade:
-what was learned of images stays while nobody sends any. With text of one kind alone this is the
-ratio of two fading sums.
+what was learned of images stays while nobody sends any. With one kind alone, its ratio is that of
+two fading sums.
 """
 
 from typing import Final
@@ -28,41 +28,30 @@ MAX_UNMEASURED_RATIO: Final = 50.0
 # Attachments of unknown size are taken to be 1,024 tokens each: pools have seen 64 (thumbnails) to
 # 16,384 (scans, videos).
 
-NUM_KINDS: Final = 5
+WORDS: Final = 0
+# Letters in ASCII, spaces, and what templates put around messages.
+SYMBOLS: Final = 1
+# Punctuation, brackets, ends of lines; dashes, emoji: what code and data are full of.
+DIGITS: Final = 2
+ACCENTS: Final = 3
+# Accented Latin letters: other languages than English need more tokens per word.
+ALPHABETS: Final = 4
+# Greek, Cyrillic.
+ABJADS: Final = 5
+# Hebrew, Arabic.
+INDIC: Final = 6
+# Indic scripts, Thai, Georgian, accented Vietnamese.
+HAN: Final = 7
+# Chinese and Japanese.
+HANGUL: Final = 8
+MEASURED: Final = 9
+# Attachments whose size is known: by the header of an image, the length of a recording.
+UNMEASURED: Final = 10
+# Attachments whose size only the engine will know.
+NUM_KINDS: Final = 11
 
-
-class PromptParts:
-    """What one prompt is taken to hold, in tokens of each kind before any correction.
-
-    A plain class with slots: one is made for every request.
-    """
-
-    __slots__ = ("ascii", "digits", "measured", "other", "unmeasured")
-
-    def __init__(
-        self,
-        *,
-        ascii: float = 0.0,  # noqa: A002 - the field's word
-        digits: float = 0.0,
-        other: float = 0.0,
-        measured: float = 0.0,
-        unmeasured: float = 0.0,
-    ) -> None:
-        self.ascii = ascii
-        """Of text in ASCII, without its digits; and what templates put around messages."""
-        self.digits = digits
-        """Of digits: a token each, or three in one."""
-        self.other = other
-        """Of text in all other scripts."""
-        self.measured = measured
-        """Of attachments whose size is known: by the header of an image, the length of a sound."""
-        self.unmeasured = unmeasured
-        """Of attachments whose size only the engine will know."""
-
-    @property
-    def total(self) -> float:
-        """Tokens in all."""
-        return self.ascii + self.digits + self.other + self.measured + self.unmeasured
+PromptParts = list[float]
+"""Tokens that one prompt is taken to hold of each kind, before any correction."""
 
 
 class PromptLengths:
@@ -72,7 +61,7 @@ class PromptLengths:
 
     def __init__(self) -> None:
         self.ratios = [1.0] * NUM_KINDS
-        """Actual over estimated tokens of each kind, in the order of ``PromptParts``' formula."""
+        """Actual over estimated tokens of each kind."""
         self._covariance = [
             [1.0 / PRIOR_TOKENS if row == column else 0.0 for column in range(NUM_KINDS)]
             for row in range(NUM_KINDS)
@@ -80,52 +69,53 @@ class PromptLengths:
 
     @property
     def ratio(self) -> float:
-        """Actual over estimated tokens of plain text, 0.25 to 4."""
-        return self.ratios[0]
-
-    def text_tokens(self, ascii: float, digits: float, other: float) -> float:  # noqa: A002
-        """Tokens that a text of these parts is expected to have."""
-        ratios = self.ratios
-        return ratios[0] * ascii + ratios[1] * digits + ratios[2] * other
+        """Actual over estimated tokens of English words, 0.25 to 4."""
+        return self.ratios[WORDS]
 
     def tokens(self, parts: PromptParts) -> float:
         """Tokens that a prompt of these parts is expected to have."""
-        ratios = self.ratios
-        text = self.text_tokens(parts.ascii, parts.digits, parts.other)
-        return text + ratios[3] * parts.measured + ratios[4] * parts.unmeasured
+        total = 0.0
+        for kind in range(NUM_KINDS):
+            total += self.ratios[kind] * parts[kind]
+        return total
 
     def observe(self, parts: PromptParts, *, actual_tokens: int) -> None:
         """A prompt of these parts had ``actual_tokens``, as its engine says."""
-        total = parts.total
+        total = sum(parts)
         if total <= 0.0 or actual_tokens <= 0:
             return
-        x = [parts.ascii, parts.digits, parts.other, parts.measured, parts.unmeasured]
+        present = [kind for kind in range(NUM_KINDS) if parts[kind] > 0.0]
+        self._fade(parts, present, total)
         covariance = self._covariance
-        fading = [self._fading(kind, x[kind] / total) for kind in range(NUM_KINDS)]
         gains: list[float] = []
         variance = total
         for row in range(NUM_KINDS):
-            of_row = covariance[row]
             gain = 0.0
-            for column in range(NUM_KINDS):
-                of_row[column] *= fading[row] * fading[column]
-                gain += of_row[column] * x[column]
+            for kind in present:
+                gain += covariance[row][kind] * parts[kind]
             gains.append(gain)
-            variance += gain * x[row]
+            variance += gain * parts[row]
         error = (actual_tokens - self.tokens(parts)) / variance
         for row in range(NUM_KINDS):
-            of_row = covariance[row]
             gain = gains[row]
+            if not gain:
+                continue
+            of_row = covariance[row]
             for column in range(NUM_KINDS):
                 of_row[column] -= gain * gains[column] / variance
-            low = MIN_RATIO if row < NUM_KINDS - 1 else MIN_UNMEASURED_RATIO
-            high = MAX_RATIO if row < NUM_KINDS - 1 else MAX_UNMEASURED_RATIO
+            low, high = MIN_RATIO, MAX_RATIO
+            if row == UNMEASURED:
+                low, high = MIN_UNMEASURED_RATIO, MAX_UNMEASURED_RATIO
             self.ratios[row] = min(high, max(low, self.ratios[row] + gain * error))
 
-    def _fading(self, kind: int, share: float) -> float:
-        """What the uncertainty of a kind grows by, never beyond what it began with."""
-        if share <= 0.0:
-            return 1.0
-        grown: float = FORGET_RATIO ** (-0.5 * share)
-        room: float = (1.0 / PRIOR_TOKENS / max(1e-12, self._covariance[kind][kind])) ** 0.5
-        return min(grown, max(1.0, room))
+    def _fade(self, parts: PromptParts, present: list[int], total: float) -> None:
+        """Less is certain of the kinds that it holds, never less than in the beginning."""
+        covariance = self._covariance
+        for kind in present:
+            grown: float = FORGET_RATIO ** (-0.5 * parts[kind] / total)
+            room: float = (1.0 / PRIOR_TOKENS / max(1e-12, covariance[kind][kind])) ** 0.5
+            factor = min(grown, max(1.0, room))
+            of_row = covariance[kind]
+            for other in range(NUM_KINDS):
+                of_row[other] *= factor
+                covariance[other][kind] *= factor

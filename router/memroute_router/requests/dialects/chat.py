@@ -2,12 +2,7 @@
 
 from typing import Any
 
-from memroute_router.requests.content import (
-    TOKENS_PER_CALL,
-    TOKENS_PER_MESSAGE,
-    Content,
-    dumped,
-)
+from memroute_router.requests.content import TOKENS_PER_CALL, Content, dumped
 from memroute_router.requests.errors import BadRequestError
 from memroute_router.requests.fields import (
     model_of,
@@ -51,11 +46,11 @@ def read_chat(document: dict[str, Any], messages: object, parameter: str) -> tup
     has_tools = not tools
     for index, message in enumerate(listed):
         role = message.get("role")
-        if not has_tools and role not in {"system", "developer"}:
+        if not has_tools and str(role) not in {"system", "developer"}:
             # Most templates write tools with the instructions, before the conversation.
             content.pieces.append(tools.decode("utf-8", "replace"))
             has_tools = True
-        content.pieces.append(f"\0{role}\0" if isinstance(role, str) else "\0")
+        content.begin_message(role)
         if index > last_question:
             _add_reasoning(message, content)
         content.add(message.get("content"), parameter)
@@ -63,7 +58,6 @@ def read_chat(document: dict[str, Any], messages: object, parameter: str) -> tup
             add_calls(message["tool_calls"], content)
     if not has_tools:
         content.pieces.append(tools.decode("utf-8", "replace"))
-    content.overhead_tokens += TOKENS_PER_MESSAGE * len(listed)
     return content, tools
 
 
@@ -84,7 +78,7 @@ def add_calls(calls: object, content: Content) -> None:
     if not isinstance(calls, list):
         content.add_json(calls)
         return
-    content.overhead_tokens += TOKENS_PER_CALL * len(calls)
+    content.add_overhead(TOKENS_PER_CALL * len(calls))
     for call in calls:
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):

@@ -6,15 +6,15 @@ context limits the largest of them; memory is needed for all.
 
 from typing import Any
 
+from memroute.traffic.lengths.prompt import WORDS
 from memroute_router.requests.content import Content
 from memroute_router.requests.dialects.chat import read_chat
 from memroute_router.requests.dialects.completions import weigh_prompts
-from memroute_router.requests.errors import BadRequestError
 from memroute_router.requests.fields import model_of, truncation
 from memroute_router.requests.parsed import ParsedRequest, PromptWeight
 from memroute_router.requests.weighing import num_bytes, weigh_content, weigh_texts
 
-_FIRST = (("query", "query"), ("queries", "queries"), ("text_1", "text_1"), ("data_1", "data_1"))
+_FIRST = ("query", "queries", "text_1", "data_1")
 _SECOND = ("documents", "text_2", "data_2", "items")
 
 
@@ -41,7 +41,7 @@ def parse_texts(document: dict[str, Any]) -> ParsedRequest:
     ``query`` and ``documents``, ``text_1`` and ``text_2``, ``queries`` and ``items`` …
     """
     model = model_of(document)
-    first_name = next((name for name, _ in _FIRST if name in document), "query")
+    first_name = next((name for name in _FIRST if name in document), "query")
     second_name = next((name for name in _SECOND if name in document), "documents")
     attachments: list[Content] = []
     firsts = _texts(document.get(first_name), first_name, attachments)
@@ -90,7 +90,7 @@ def _conversations(document: dict[str, Any], given: object, parameter: str) -> P
     for one in given:
         content, _ = read_chat(document, one, parameter)
         weigh_texts(weight, content.pieces)
-        weight.ascii += content.overhead_tokens
+        weight.parts[WORDS] += sum(content.overheads)
         weight.attachments = weight.attachments + content.attachments
         size = sum(num_bytes(piece) for piece in content.pieces)
         weight.longest_bytes = max(weight.longest_bytes, size)
@@ -102,13 +102,12 @@ def _are_messages(given: list[Any]) -> bool:
 
 
 def _texts(given: object, parameter: str, attachments: list[Content]) -> list[str]:
-    """The texts to compare: each may be a text, or parts of one. Raises ``BadRequestError``."""
+    """The texts to compare: each may be a text, or parts of one; none where the engine says so."""
     if isinstance(given, str):
         return [given]
+    texts: list[str] = []
     if given is None:
-        msg = f"{parameter} must be a text, or a list of texts"
-        raise BadRequestError(msg, parameter)
-    texts = []
+        return texts
     for item in given if isinstance(given, list) else [given]:
         if isinstance(item, str):
             texts.append(item)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from memroute_router.requests.content import TOKENS_PER_MESSAGE, Content, dumped
+from memroute_router.requests.content import Content, dumped
 from memroute_router.requests.dialects.chat import message_list
 from memroute_router.requests.fields import model_of, output_limit, session_of
 from memroute_router.requests.parsed import ParsedRequest
@@ -23,11 +23,9 @@ def parse_messages(document: dict[str, Any]) -> ParsedRequest:
         content.pieces.append(tools.decode("utf-8", "replace"))
     last_question = _last_question(messages)
     for index, message in enumerate(messages):
-        role = message.get("role")
-        content.pieces.append(f"\0{role}\0" if isinstance(role, str) else "\0")
+        content.begin_message(message.get("role"))
         inner = message.get("content")
         content.add(inner if index > last_question else _spoken(inner), "messages")
-    content.overhead_tokens += TOKENS_PER_MESSAGE * len(messages)
     return ParsedRequest(
         model=model,
         weight=weigh_content(document, content, leading=tools),

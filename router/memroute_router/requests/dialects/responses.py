@@ -2,12 +2,7 @@
 
 from typing import Any
 
-from memroute_router.requests.content import (
-    TOKENS_PER_CALL,
-    TOKENS_PER_MESSAGE,
-    Content,
-    dumped,
-)
+from memroute_router.requests.content import TOKENS_PER_CALL, Content, dumped
 from memroute_router.requests.dialects.chat import message_list
 from memroute_router.requests.fields import model_of, output_limit, session_of
 from memroute_router.requests.parsed import ParsedRequest
@@ -33,7 +28,6 @@ def parse_responses(document: dict[str, Any]) -> ParsedRequest:
     )
     for index, item in enumerate(items):
         _add_item(item, content, with_reasoning=index > last_question)
-    content.overhead_tokens += TOKENS_PER_MESSAGE * len(items)
     return ParsedRequest(
         model=model,
         weight=weigh_content(document, content, leading=tools),
@@ -46,13 +40,15 @@ def parse_responses(document: dict[str, Any]) -> ParsedRequest:
 def _add_item(item: dict[str, Any], content: Content, *, with_reasoning: bool) -> None:
     kind = item.get("type")
     role = item.get("role")
-    content.pieces.append(f"\0{role if isinstance(role, str) else kind}\0")
+    if role is None:
+        role = "tool" if "output" in item else "assistant"
+    content.begin_message(role)
     if kind == "reasoning":
         if with_reasoning:
             content.add(item.get("content") or item.get("summary"), "input")
         return
     if "arguments" in item:
-        content.overhead_tokens += TOKENS_PER_CALL
+        content.add_overhead(TOKENS_PER_CALL)
         content.add_json(item.get("name"))
         content.add_json(item["arguments"])
     content.add(item.get("content"), "input")

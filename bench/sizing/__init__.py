@@ -1,0 +1,1 @@
+"""How well the router knows what a request weighs, before any tokenizer has seen it."""
