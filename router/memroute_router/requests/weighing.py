@@ -34,6 +34,7 @@ def weigh_content(
             weight.longest_bytes += _add(chain, content, start, stop)
     else:
         weight.longest_bytes = _add(chain, content, 0, num_pieces)
+    weight.longest_bytes = max(0, weight.longest_bytes - content.optional_bytes)
     weight.keys = tuple(chain.keys)
     weight.ends = chain.ends
     weight.links = chain.links

@@ -22,7 +22,7 @@ def parse_responses(document: dict[str, Any]) -> ParsedRequest:
     content.add(document.get("instructions"), "instructions")
     tools = dumped(document["tools"]) if document.get("tools") else b""
     if tools:
-        content.pieces.append(tools.decode("utf-8", "replace"))
+        content.add_optional(tools.decode("utf-8", "replace"))
     last_question = max(
         (index for index, item in enumerate(items) if item.get("role") == "user"), default=-1
     )
