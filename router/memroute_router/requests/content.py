@@ -18,6 +18,7 @@ import orjson
 
 from memroute_router.requests.attachments import Attachment, read_attachment
 from memroute_router.requests.errors import BadRequestError
+from memroute_router.requests.text import num_bytes
 
 MAX_PARTS: Final = 100_000
 # Of one request: conversations have thousands. Chosen by hand, to bound the work.
@@ -83,7 +84,7 @@ class Content:
     def add_optional(self, text: str) -> None:
         """What most templates write, and some do not."""
         self.pieces.append(text)
-        self.optional_bytes += len(text)
+        self.optional_bytes += num_bytes(text)
 
     def add_json(self, value: object) -> None:
         """What templates write as JSON: tools, arguments of calls."""

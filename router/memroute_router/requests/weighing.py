@@ -55,11 +55,6 @@ def weigh_texts(weight: PromptWeight, texts: list[str], times: int = 1) -> None:
         _take(weight, span, times)
 
 
-def num_bytes(text: str) -> int:
-    """Of a text in UTF-8."""
-    return len(text) if text.isascii() else len(utf8(text))
-
-
 def root_of(document: dict[str, Any], leading: bytes = b"") -> int:
     """What all keys of a prompt begin with: the model, the salt, the tools."""
     return xxh3_64_intdigest(utf8(salt_of(document)) + b"\x00" + leading)
