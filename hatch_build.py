@@ -30,10 +30,11 @@ MODULES = (
         for path in REQUESTS.rglob("*.py") if path.name != "__init__.py"
     ),
     *(f"memroute_router/{name}.py" for name in (
-        "claims", "engines/adapters", "engines/loads", "engines/others", "engines/vllm", "events",
-        "http/client", "http/deadlines", "http/errors", "http/exchange", "http/fields",
-        "http/framing", "http/outbox", "http/server", "journal", "lifecycle", "metrics",
-        "outcomes", "pools", "scrape", "surface",
+        "attempt", "claims", "engines/adapters", "engines/loads", "engines/others",
+        "engines/vllm", "events", "http/client", "http/deadlines", "http/errors",
+        "http/exchange", "http/fields", "http/framing", "http/outbox", "http/server", "intake",
+        "journal", "lifecycle", "metrics", "outcomes", "phases", "pools", "refusal", "scrape",
+        "services", "surface", "usage",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",

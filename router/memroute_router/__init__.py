@@ -1,8 +1,8 @@
 """The HTTP edge: OpenAI requests in, the replica under the least KV pressure, bytes back.
 
 ```text
-http.server → requests (parse once) → pools.admit (decide, choose and reserve in one step)
-            → proxy (http.upstream, bytes forwarded) → release, exactly once
+http.server → lifecycle: intake (parse once) → pools.submit (decide, choose and reserve in one step)
+            → attempt (http.client, bytes forwarded, events counted) → the lease ends, exactly once
 discovery (API server) and scrape (engines' /metrics) keep the pools true meanwhile
 ```
 """

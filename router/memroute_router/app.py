@@ -26,14 +26,16 @@ from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.server import Server, ServerLimits
+from memroute_router.intake import IntakeServices
 from memroute_router.journal import Journal
-from memroute_router.lifecycle import LifecycleLimits, Proxy, Services
+from memroute_router.lifecycle import Proxy
 from memroute_router.metrics import RouterMetrics
 from memroute_router.openapi import openapi_document
 from memroute_router.pools import CommonSettings, Pool, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
 from memroute_router.scrape import Scraper
+from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
 from memroute_router.static import StaticMembership
 from memroute_router.surface import ROUTES
@@ -103,17 +105,19 @@ class Router:
             )
         self.proxy = Proxy(
             Services(
-                pools=self.pools,
+                intake=IntakeServices(
+                    pools=self.pools,
+                    tokenizers=self.tokenizers,
+                    tenants=settings.tenants,
+                    trusts_headers=settings.trust_headers,
+                ),
                 engines=self.engines,
                 metrics=self.metrics,
                 journal=self.journal,
-                tokenizers=self.tokenizers,
                 limits=LifecycleLimits(
                     first_byte_seconds=settings.first_byte_timeout_seconds,
                     stalled_engine_seconds=settings.stalled_engine_seconds,
                 ),
-                tenants=settings.tenants,
-                trusts_headers=settings.trust_headers,
                 id_prefix=secrets.token_hex(6).encode(),
             )
         )

@@ -16,6 +16,9 @@ from memroute_router.outcomes import Outcome
 
 NUM_REMEMBERED = 256
 FLUSH_SECONDS = 0.2
+# Characters of a refusal that are kept: those that admission words have fewer than 300; what quotes
+# a request can be as long as that. Chosen by hand.
+MAX_REFUSAL_CHARACTERS = 512
 
 
 class AccessLog(StrEnum):
@@ -30,9 +33,9 @@ class Record:
     """The end of one request; never changed. A plain class with slots: one for every request."""
 
     __slots__ = (
-        "attempts", "choice", "ended_at", "expected_tokens", "first_byte_seconds", "model",
-        "outcome", "output_tokens", "path", "prompt_tokens", "queue_seconds", "refusal",
-        "replica", "request_id", "seconds", "status",
+        "attempts", "cached_tokens", "choice", "ended_at", "expected_tokens",
+        "first_byte_seconds", "model", "outcome", "output_tokens", "path", "prompt_tokens",
+        "queue_seconds", "refusal", "replica", "request_id", "seconds", "status",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +53,7 @@ class Record:
         attempts: int,
         expected_tokens: int,
         prompt_tokens: int | None,
+        cached_tokens: int | None,
         output_tokens: int | None,
         queue_seconds: float | None,
         first_byte_seconds: float | None,
@@ -63,13 +67,15 @@ class Record:
         self.outcome = outcome
         self.status = status
         self.replica = replica
-        self.refusal = refusal
-        """Why it was refused; empty when it was not."""
+        self.refusal = refusal[:MAX_REFUSAL_CHARACTERS]
+        """Why it was refused, or its answer incomplete; empty when it was served."""
         self.choice = choice
         """Why the replica, the last of them; None when none was chosen."""
         self.attempts = attempts
         self.expected_tokens = expected_tokens
         self.prompt_tokens = prompt_tokens
+        self.cached_tokens = cached_tokens
+        """Of the prompt, those that the engine says it had cached."""
         self.output_tokens = output_tokens
         self.queue_seconds = queue_seconds
         self.first_byte_seconds = first_byte_seconds
@@ -78,7 +84,7 @@ class Record:
     def document(self) -> dict[str, object]:
         """For ``/debug/decisions``: what is known, and nothing else."""
         ended = datetime.fromtimestamp(self.ended_at, UTC)
-        told: dict[str, object] = {
+        facts: dict[str, object] = {
             "ended_at": ended.isoformat(timespec="milliseconds"),
             "request_id": self.request_id.decode(),
             "path": self.path.decode(),
@@ -90,25 +96,32 @@ class Record:
             "attempts": self.attempts,
             "expected_tokens": self.expected_tokens,
             "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
             "output_tokens": self.output_tokens,
             "queue_seconds": self.queue_seconds,
             "first_byte_seconds": self.first_byte_seconds,
             "seconds": self.seconds,
         }
-        return {k: v for k, v in told.items() if v is not None and v != ""}
+        return {k: v for k, v in facts.items() if v is not None and v != ""}
 
     def line(self) -> str:
-        """For the log; ``-`` where nothing is known. Never the prompt, never a key."""
-        return (
+        """For the log; ``-`` where nothing is known. Never the prompt, never a key.
+
+        The reason of a refusal comes last, in quotation marks.
+        """
+        line = (
             f"request id={self.request_id.decode()} path={self.path.decode()} "
-            f"model={self.model or '-'} outcome={self.outcome.value} status={self.status} "
+            f"model={_one_word(self.model)} outcome={self.outcome.value} status={self.status} "
             f"replica={self.replica or '-'} attempts={self.attempts} "
             f"expected_tokens={self.expected_tokens} "
-            f"prompt_tokens={_told(self.prompt_tokens)} output_tokens={_told(self.output_tokens)} "
-            f"queue_seconds={_told_seconds(self.queue_seconds)} "
-            f"first_byte_seconds={_told_seconds(self.first_byte_seconds)} "
+            f"prompt_tokens={_number(self.prompt_tokens)} "
+            f"cached_tokens={_number(self.cached_tokens)} "
+            f"output_tokens={_number(self.output_tokens)} "
+            f"queue_seconds={_seconds(self.queue_seconds)} "
+            f"first_byte_seconds={_seconds(self.first_byte_seconds)} "
             f"seconds={self.seconds:.3f}"
         )
+        return f"{line} refusal={_quoted(self.refusal)}" if self.refusal else line
 
 
 class Journal:
@@ -149,9 +162,22 @@ def _stamp(seconds: float) -> str:
     return f"{when.isoformat(sep=' ', timespec='milliseconds')[:23].replace('.', ',')} INFO "
 
 
-def _told(value: int | None) -> str:
+def _number(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _told_seconds(value: float | None) -> str:
+def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _one_word(name: str) -> str:
+    """A model's name, which the client chooses: quoted where it is more than one word."""
+    if not name:
+        return "-"
+    return name if name.isprintable() and " " not in name and '"' not in name else _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    """Text of any kind on one line: what is not printable becomes an escape."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return '"' + shown.replace('"', "'") + '"'

@@ -57,8 +57,8 @@ class PoolStatistics:
     """What happened to the requests of one pool. Owns its counts."""
 
     __slots__ = (
-        "admitted_tokens", "first_byte", "output_tokens", "prompt_tokens", "queue", "requests",
-        "retries", "seconds", "shed_tokens",
+        "admitted_tokens", "cached_tokens", "first_byte", "output_tokens", "prompt_tokens",
+        "queue", "requests", "retries", "seconds", "shed_tokens",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -67,6 +67,7 @@ class PoolStatistics:
         self.retries: dict[str, int] = {}
         self.admitted_tokens = 0
         self.prompt_tokens = 0
+        self.cached_tokens = 0
         self.output_tokens = 0
         self.first_byte = LatencyHistogram()
         self.seconds = LatencyHistogram()
@@ -84,6 +85,7 @@ class PoolStatistics:
             if record.first_byte_seconds is not None:
                 self.first_byte.observe(record.first_byte_seconds)
             self.prompt_tokens += record.prompt_tokens or 0
+            self.cached_tokens += record.cached_tokens or 0
             self.output_tokens += record.output_tokens or 0
 
     def shed(self, reason: str, expected_tokens: int) -> None:
@@ -165,6 +167,9 @@ class _StatisticsCollector(Collector):
         retries = _counter("retries", "Requests sent to another replica.", "cause")
         admitted = _counter("admitted_tokens", "Expected tokens of served requests.")
         prompt = _counter("prompt_tokens", "Prompt tokens, where engines reported their usage.")
+        cached = _counter(
+            "cached_prompt_tokens", "Prompt tokens that engines reported as cached by themselves."
+        )
         output = _counter("output_tokens", "Output tokens, where engines reported their usage.")
         first_byte = _histogram(
             "first_byte_seconds", "From the whole request to the first byte of the answer."
@@ -180,11 +185,13 @@ class _StatisticsCollector(Collector):
                 retries.add_metric((*labels, cause), count)
             admitted.add_metric(labels, statistics.admitted_tokens)
             prompt.add_metric(labels, statistics.prompt_tokens)
+            cached.add_metric(labels, statistics.cached_tokens)
             output.add_metric(labels, statistics.output_tokens)
             statistics.first_byte.add_to(first_byte, labels)
             statistics.seconds.add_to(seconds, labels)
             statistics.queue.add_to(queue, labels)
-        yield from (requests, shed, retries, admitted, prompt, output, first_byte, seconds, queue)
+        yield from (requests, shed, retries, admitted, prompt, cached, output)
+        yield from (first_byte, seconds, queue)
 
 
 class _LedgerCollector(Collector):

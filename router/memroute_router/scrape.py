@@ -20,7 +20,7 @@ from memroute_router.engines import (
 )
 from memroute_router.engines.loads import LOADS_PER_PAGE, LOADS_TARGET, parse_loads
 from memroute_router.engines.others import TRTLLM_TARGET, is_sglang_page
-from memroute_router.http.client import EngineConnection, EnginePool
+from memroute_router.http.client import EngineConnection, EnginePool, LossCause
 from memroute_router.metrics import RouterMetrics
 from memroute_router.pools import Pools, Replica
 
@@ -259,9 +259,9 @@ class _Reader:
         if not self._has_loads or self._num_loads >= LOADS_PER_PAGE:
             self._target = self._page_target
 
-    def answer_lost(self, _connection: EngineConnection, cause: str) -> None:
+    def answer_lost(self, _connection: EngineConnection, _cause: LossCause, detail: str) -> None:
         """It will not be complete."""
-        self._fail(cause)
+        self._fail(detail)
 
     def _send(self, connection: EngineConnection) -> None:
         self._connecting = None
@@ -272,9 +272,9 @@ class _Reader:
         head = b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (self._target, authority)
         connection.send(self, head, b"")
 
-    def _not_connected(self, cause: str, _is_ours: bool) -> None:
+    def _not_connected(self, _cause: LossCause, detail: str) -> None:
         self._connecting = None
-        self._fail(cause)
+        self._fail(detail)
 
     def _fail(self, cause: str) -> None:
         self._let_go()

@@ -6,6 +6,7 @@ import re
 from memroute.traffic.admission import QueueLimits, RejectReason
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
+from memroute_router.attempt import FailureCause
 from memroute_router.metrics import RouterMetrics
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import CommonSettings, Pools
@@ -36,6 +37,8 @@ def test_the_metrics_page_lists_exactly_what_is_exported(repository):
     text = (repository / "docs" / "reference" / "metrics.md").read_text()
     assert names(text) == exported
     assert all(f"`{outcome.value}`" in text for outcome in Outcome)
+    final = {FailureCause.BROKEN, FailureCause.EXHAUSTED}
+    assert all(f"`{cause.value}`" in text for cause in set(FailureCause) - final)
 
 
 def test_the_settings_page_lists_exactly_the_flags(repository):

@@ -267,7 +267,12 @@ async def test_a_slow_client_slows_the_engine_down(rig, engine_factory):
 
 
 async def test_a_slow_reader_does_not_slow_the_others(rig, engine_factory):
-    """Twenty clients that take nothing; one beside them gets its stream at once."""
+    """Twenty clients that take nothing; one beside them gets its stream at once.
+
+    Large events, not many: answers that nobody reads go on growing in the ledger, as fast as their
+    events came.
+    """
+    large = CHUNK.replace(b"x", b"x" * 24_000)
 
     async def endless(engine, writer):
         begin_stream(writer)
@@ -278,7 +283,7 @@ async def test_a_slow_reader_does_not_slow_the_others(rig, engine_factory):
             return True
         with contextlib.suppress(ConnectionError):
             while not writer.transport.is_closing():
-                send_chunk(writer, CHUNK * 500)
+                send_chunk(writer, large)
                 await writer.drain()
         return False
 

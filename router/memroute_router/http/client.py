@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol, cast
 
 import httptools
@@ -31,6 +32,28 @@ _NOTHING: list[bytes] = []
 _OURS = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
 )
+
+
+class LossCause(StrEnum):
+    """Why there is no answer, or no more of it."""
+
+    NOT_CONNECTED = "not-connected"
+    """No connection could be opened; nothing was sent."""
+    EXHAUSTED = "exhausted"
+    """As before, because this process lacks something (files, ports, memory): no engine's fault."""
+    IDLE_CLOSED = "idle-closed"
+    """A connection that was kept ended before any of the answer came. Engines close idle
+    connections when they like: nobody's fault, and worth another connection."""
+    TIMEOUT = "timeout"
+    """Nothing arrived in time."""
+    RESET = "reset"
+    """The connection broke."""
+    CLOSED = "closed"
+    """The engine closed the connection before the answer was complete."""
+    MALFORMED = "malformed"
+    """What arrived is no HTTP, or answers something that was not asked."""
+    REPLICA_GONE = "replica-gone"
+    """The engine has left the fleet while it answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +78,8 @@ class Listener(Protocol):
         """The head, or some of the body, or the end has arrived."""
         ...
 
-    def answer_lost(self, connection: "EngineConnection", cause: str) -> None:
-        """It will never be complete; the connection is closed."""
+    def answer_lost(self, connection: "EngineConnection", cause: LossCause, detail: str) -> None:
+        """It will never be complete; the connection is closed. ``detail``: for the log."""
         ...
 
 
@@ -169,7 +192,8 @@ class EngineConnection(asyncio.Protocol):
             self.is_complete = True
             listener.answer_progressed(self)
         elif not self.is_complete:
-            self._lose(f"connection lost: {error or 'closed by the engine'}")
+            cause = LossCause.CLOSED if error is None else LossCause.RESET
+            self._lose(cause, f"connection lost: {error or 'closed by the engine'}")
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._parser is None:
@@ -181,16 +205,23 @@ class EngineConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._lose(f"malformed answer: {error}")
+            self._lose(LossCause.MALFORMED, f"malformed answer: {error}")
             return
         if self._upgrades:
-            self._lose("malformed answer: it switches protocols, or goes on after its end")
+            self._lose(
+                LossCause.MALFORMED,
+                "malformed answer: it switches protocols, or goes on after its end",
+            )
         elif self.has_head:
             self._listener.answer_progressed(self)
 
     def deadline_passed(self) -> None:
         """The engine took too long."""
-        self._lose("nothing arrived in time")
+        self._lose(LossCause.TIMEOUT, "nothing arrived in time")
+
+    def abandon(self) -> None:
+        """The engine is gone for good: a node that died sends no reset."""
+        self._lose(LossCause.REPLICA_GONE, "the replica is gone")
 
     # httptools callbacks
 
@@ -232,11 +263,17 @@ class EngineConnection(asyncio.Protocol):
             self.is_complete = True
             self._keep_alive = self._parser.should_keep_alive()
 
-    def _lose(self, cause: str) -> None:
+    def _lose(self, cause: LossCause, detail: str) -> None:
         listener = self._listener
+        if self.was_reused and not self.has_head and cause in _OF_IDLE_CONNECTIONS:
+            cause = LossCause.IDLE_CLOSED
         self.close()
         if listener is not None:
-            listener.answer_lost(self, cause)
+            listener.answer_lost(self, cause, detail)
+
+
+# Ends of a kept connection that say nothing of the engine; bytes left over from before count too.
+_OF_IDLE_CONNECTIONS = frozenset({LossCause.RESET, LossCause.CLOSED, LossCause.MALFORMED})
 
 
 class EnginePool:
@@ -268,12 +305,11 @@ class EnginePool:
         self,
         endpoint: Endpoint,
         on_open: Callable[[EngineConnection], None],
-        on_failure: Callable[[str, bool], None],
+        on_failure: Callable[[LossCause, str], None],
     ) -> asyncio.Task[None]:
         """Open a new connection; exactly one of the two is called, unless the task is cancelled.
 
-        ``on_failure`` hears why, and whether it is this process that lacks something (file
-        descriptors, ports, memory): then the engine is not to blame.
+        ``on_failure`` hears why (``NOT_CONNECTED`` or ``EXHAUSTED``), and words for the log.
         """
         task = asyncio.create_task(self._connect(endpoint, on_open, on_failure), name="connect")
         self._connecting.add(task)
@@ -301,7 +337,7 @@ class EnginePool:
         for connection in self._idle.pop(endpoint, deque()):
             connection.close()
         for connection in self._busy.pop(endpoint, set()):
-            connection.deadline_passed()
+            connection.abandon()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -316,7 +352,7 @@ class EnginePool:
         self,
         endpoint: Endpoint,
         on_open: Callable[[EngineConnection], None],
-        on_failure: Callable[[str, bool], None],
+        on_failure: Callable[[LossCause, str], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         try:
@@ -325,8 +361,11 @@ class EnginePool:
                     lambda: EngineConnection(endpoint, self._deadlines, self._outbox),
                     endpoint.host, endpoint.port, ssl=endpoint.tls,
                 )  # fmt: skip
-        except (OSError, TimeoutError, ssl.SSLError) as error:
-            on_failure(f"cannot connect: {error!r}", getattr(error, "errno", None) in _OURS)
+        except (OSError, TimeoutError, ssl.SSLError, UnicodeError) as error:
+            # UnicodeError: a host's name that no resolver can be asked for.
+            is_ours = getattr(error, "errno", None) in _OURS
+            cause = LossCause.EXHAUSTED if is_ours else LossCause.NOT_CONNECTED
+            on_failure(cause, f"cannot connect: {error!r}")
             return
         self._busy.setdefault(endpoint, set()).add(connection)
         on_open(connection)

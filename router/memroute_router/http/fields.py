@@ -2,6 +2,9 @@
 
 Hop-by-hop fields (RFC 9110, 7.6.1) speak of one connection and end with it, as do the fields that
 ``Connection`` names. Framing is ours to write: what a peer said of lengths is never repeated.
+``Accept-Encoding`` ends here too: engines are asked for bytes that the router can read. Progress,
+usage and errors of an answer stand in its body, and engines do not compress; a gateway before the
+router does it better.
 """
 
 import http
@@ -31,7 +34,7 @@ _HOP_BY_HOP = (
 )  # fmt: skip
 
 REQUEST_FIELDS: Final[dict[bytes, int]] = (
-    dict.fromkeys(_HOP_BY_HOP, _ENDS)
+    dict.fromkeys((*_HOP_BY_HOP, b"accept-encoding"), _ENDS)
     | dict.fromkeys(
         (
             b"connection", b"content-encoding", b"content-length", b"expect", b"host",
@@ -50,7 +53,7 @@ RESPONSE_FIELDS: Final[dict[bytes, int]] = (
         (b"connection", b"content-length", b"retry-after", b"transfer-encoding", REQUEST_ID),
         _READ,
     )
-    | {b"content-type": _SEEN}
+    | {b"content-encoding": _SEEN, b"content-type": _SEEN}
 )
 """Answers of engines, likewise."""
 _LISTS = frozenset({b"connection", b"upgrade", b"x-forwarded-for"})

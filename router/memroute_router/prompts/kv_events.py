@@ -25,7 +25,7 @@ import zmq
 import zmq.asyncio
 
 from memroute.traffic.prefixes import BlockIndex, chain_root
-from memroute_router.http.client import EngineConnection, EnginePool
+from memroute_router.http.client import EngineConnection, EnginePool, LossCause
 from memroute_router.pools import Pools, Replica
 
 LOGGER = logging.getLogger(__name__)
@@ -278,9 +278,9 @@ class _Fetch:
             else:
                 self.done.set_exception(LookupError(f"status {status}"))
 
-    def answer_lost(self, connection: EngineConnection, cause: str) -> None:
+    def answer_lost(self, connection: EngineConnection, _cause: LossCause, detail: str) -> None:
         self._engines.give_back(connection)
-        self.done.set_exception(ConnectionError(cause))
+        self.done.set_exception(ConnectionError(detail))
 
 
 async def fetch(engines: EnginePool, replica: Replica, target: bytes) -> bytes:
@@ -293,7 +293,7 @@ async def fetch(engines: EnginePool, replica: Replica, target: bytes) -> bytes:
         engines.connect(
             endpoint,
             opened.set_result,
-            lambda cause, _: opened.set_exception(ConnectionError(cause)),
+            lambda _, detail: opened.set_exception(ConnectionError(detail)),
         )
         connection = await opened
     connection.expect_within(TIMEOUT_SECONDS)

@@ -14,9 +14,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from memroute.traffic.lengths import PromptParts
+from memroute.traffic.lengths.prompt import (
+    ALPHABETS,
+    HAN,
+    NUM_KINDS,
+    SYMBOLS,
+    UNMEASURED,
+    WORDS,
+)
 
-# What the router's estimator takes a token of English to be, in bytes.
-BYTES_PER_TOKEN: Final = 4.0
+# What the router takes an attachment to be whose size nobody tells.
+TOKENS_PER_ATTACHMENT: Final = 1024.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +40,11 @@ class TrafficMix:
     choices_ratio: float = 0.0
     choices: tuple[int, ...] = (1,)
     """Requests that ask for several answers, and how many (``n``): each as likely."""
-    text_ratios: tuple[float, ...] = (1.0,)
-    """Tokens of text over what its bytes say, by the kind of text: each as likely."""
+    texts: tuple[tuple[int, float], ...] = ((WORDS, 1.0),)
+    """Kinds of text (``memroute.traffic.lengths``), each as likely, and tokens over what the
+    estimator takes such a text to have before it has learned."""
+    text_spread: float = 0.0
+    """How far a single text is off that ratio: at most so much of it, either way."""
     attachments_ratio: float = 0.0
     attachment_tokens: tuple[int, ...] = ()
     """Prompts with an attachment whose size nobody tells, and how much of them that is at most."""
@@ -53,24 +64,22 @@ class TrafficMix:
         is_stream = rng.random() >= self.whole_ratio
         has_usage = not is_stream or rng.random() < self.usage_ratio
         num_choices = rng.choice(self.choices) if rng.random() < self.choices_ratio else 1
-        ratio = rng.choice(self.text_ratios)
+        kind, ratio = rng.choice(self.texts)
+        ratio *= 1.0 + self.text_spread * (2.0 * rng.random() - 1.0)
         attached = 0
         if self.attachment_tokens and rng.random() < self.attachments_ratio:
             attached = min(rng.choice(self.attachment_tokens), num_prompt_tokens // 2)
         leaves_after = None
         if rng.random() < self.leaves_ratio:
             leaves_after = rng.expovariate(1.0 / self.leaves_after_seconds)
-        text = (num_prompt_tokens - attached) / ratio
+        parts = [0.0] * NUM_KINDS
+        parts[kind] = (num_prompt_tokens - attached) / ratio
+        parts[UNMEASURED] = TOKENS_PER_ATTACHMENT if attached else 0.0
         return Asked(
             is_stream=is_stream,
             has_usage=has_usage,
             num_choices=num_choices,
-            # The kinds that the estimator tells apart: ASCII, and every other script.
-            parts=PromptParts(
-                ascii=text if ratio == 1.0 else 0.0,
-                other=0.0 if ratio == 1.0 else text,
-                unmeasured=1024.0 if attached else 0.0,
-            ),
+            parts=parts,
             leaves_after_seconds=leaves_after,
         )
 
@@ -115,7 +124,8 @@ REAL_MIX: Final = TrafficMix(
     event_tokens=(1, 8, 3, 5, 2, 6, 4, 7),
     choices_ratio=0.1,
     choices=(2, 3, 4),
-    text_ratios=(1.0, 1.0, 1.0, 0.8, 1.3),
+    texts=((WORDS, 1.0), (WORDS, 1.0), (SYMBOLS, 1.1), (ALPHABETS, 1.3), (HAN, 0.8)),
+    text_spread=0.1,
     attachments_ratio=0.1,
     attachment_tokens=(258, 1024, 2880),
     leaves_ratio=0.03,

@@ -63,13 +63,15 @@ class Waiter(Protocol[R]):
 class Lease(Generic[R]):
     """Tokens reserved on one replica for one request. Release it exactly once."""
 
-    __slots__ = ("_assignment", "_pool", "is_released", "replica")
+    __slots__ = ("_assignment", "_pool", "is_released", "is_unseen", "replica")
 
     def __init__(self, pool: "RequestPool[R]", replica: R, assignment: Assignment) -> None:
         self._pool = pool
         self._assignment = assignment
         self.replica = replica
         self.is_released = False
+        self.is_unseen = False
+        """Whether the answer streams and cannot be read: it shows its end alone."""
 
     @property
     def choice(self) -> Choice:
@@ -101,28 +103,49 @@ class Lease(Generic[R]):
         if was_pending:
             self._pool.advance_soon()
 
+    @property
+    def num_choices(self) -> int:
+        """Answers that were asked for (``n``, and one for each prompt of a list)."""
+        return self._assignment.reservation.profile.num_choices
+
     def paused(self) -> None:
         """The answer is not read for a while: its client is slow."""
         reservation = self._assignment.reservation
         self.backend.ledger.paused(reservation, now_seconds=self._pool.now_seconds())
 
     def resumed(self) -> None:
-        """The answer is read again."""
-        self.backend.ledger.resumed(self._assignment.reservation)
+        """The answer is read again; what has piled up comes at once."""
+        if not self.is_unseen:
+            self.backend.ledger.resumed(self._assignment.reservation)
+
+    def unseen(self) -> None:
+        """The answer streams, and its progress cannot be read: it is compressed."""
+        self.is_unseen = True
+        self.progress(1)
+        self.paused()
 
     @property
     def reservation(self) -> Reservation:
         """What the replica's ledger knows of the request."""
         return self._assignment.reservation
 
-    def release(self, *, is_complete: bool = False, generated_tokens: int | None = None) -> None:
+    def release(
+        self,
+        *,
+        is_complete: bool = False,
+        generated_tokens: int | None = None,
+        num_events: int = 0,
+    ) -> None:
         """Give the tokens back. Raises ``RuntimeError`` the second time: that is a bug.
 
         ``is_complete``: it was answered, in ``generated_tokens`` where the engine has said so.
+        ``num_events``: events with generated text that its stream has shown; 0 for a whole answer.
         """
         if self.is_released:
             msg = "lease released twice"
             raise RuntimeError(msg)
+        if num_events:
+            self.progress(num_events)
         self.is_released = True
         self._pool.ended(
             self._assignment, is_complete=is_complete, generated_tokens=generated_tokens

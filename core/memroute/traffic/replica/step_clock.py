@@ -34,6 +34,8 @@ ALONE_WINDOW_SECONDS: Final = 0.2
 # How much the least window is forgotten: 1 % in a minute, so that a replica that has become slower
 # for good is believed within hours, and one under load for an hour is not.
 ALONE_DRIFT_PER_SECOND: Final = 0.01 / 60
+# No engine is faster than a token per millisecond and sequence: what comes faster has piled up.
+MIN_TICK_SECONDS: Final = 0.001
 # What one whole answer or one interval between readings weighs in the mean: a quarter.
 REPORTED_RATIO: Final = 0.25
 
@@ -76,8 +78,14 @@ class StepClock:
         if last < 0:
             self._restart_alone(now_seconds)
             return
+        passed = now_seconds - last
+        gap = passed / ticks
+        if gap < MIN_TICK_SECONDS:
+            gap = MIN_TICK_SECONDS
+            ticks = passed / gap
+            if ticks <= 0.0:
+                return
         self._count(ticks)
-        gap = (now_seconds - last) / ticks
         fast = self.fast_seconds
         if fast <= 0.0:
             self.fast_seconds = gap
@@ -118,6 +126,8 @@ class StepClock:
         """
         since = self._passed_at_seconds
         tick = self.mean_seconds or self.reported_seconds or self.fast_seconds
+        if tick < MIN_TICK_SECONDS:
+            tick = MIN_TICK_SECONDS if tick > 0.0 else 0.0
         if since < 0 or tick <= 0.0:
             self._passed_at_seconds = now_seconds
             return False

@@ -1,0 +1,143 @@
+"""How a request is taken in: from bytes and fields to what admission decides on.
+
+```text
+bytes, fields ── read ──► model, pool ── tokenize (where that can be done) ──► profile
+```
+
+Nothing here knows of a connection: whoever has the body of a request and its header fields can ask,
+by HTTP or otherwise.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from memroute.traffic.request import RequestProfile
+from memroute_router.claims import TenantSource, read_claims
+from memroute_router.http.fields import SESSION_ID
+from memroute_router.outcomes import Outcome
+from memroute_router.pools import Pool, Pools
+from memroute_router.prompts.tokenizer import Tokenizers
+from memroute_router.refusal import Refusal
+from memroute_router.requests import BadRequestError, ParsedRequest
+from memroute_router.surface import Route
+
+MAX_SESSION_BYTES = 128
+# Characters of a model's name in messages, in the log and in the journal: the client chooses it.
+# Names of models that exist have fewer than 100. Chosen by hand.
+MAX_MODEL_CHARACTERS = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeServices:
+    """What taking a request in needs of a router."""
+
+    pools: Pools
+    tokenizers: Tokenizers
+    tenants: TenantSource
+    trusts_headers: bool
+
+
+class Intake:
+    """One request on its way to its profile. Owns what was parsed of it."""
+
+    __slots__ = ("_fields", "_on_tokenized", "_received_at_seconds", "_services", "parsed", "pool")
+
+    def __init__(
+        self,
+        services: IntakeServices,
+        fields: Mapping[bytes, bytes],
+        *,
+        received_at_seconds: float,
+    ) -> None:
+        """``fields``: by lower-case name. ``received_at_seconds``: on the monotonic clock."""
+        self._services = services
+        self._fields = fields
+        self._received_at_seconds = received_at_seconds
+        self._on_tokenized: Callable[[], None] | None = None
+        self.parsed: ParsedRequest | None = None
+        self.pool: Pool | None = None
+
+    def read(self, route: Route, body: bytes) -> Refusal | None:
+        """Parse, and find the pool; a refusal if either cannot be done."""
+        coding = self._fields.get(b"content-encoding")
+        if coding is not None and coding.lower() != b"identity":
+            return Refusal(
+                outcome=Outcome.BAD_REQUEST, status=415, message="the body must not be compressed"
+            )
+        try:
+            parsed = route.parse(body, self._fields.get(b"content-type", b""))
+        except BadRequestError as error:
+            return Refusal(
+                outcome=Outcome.BAD_REQUEST,
+                status=400,
+                message=error.message,
+                parameter=error.parameter,
+            )
+        self.parsed = parsed
+        self.pool = self._services.pools.get(parsed.model)
+        if self.pool is None:
+            known = ", ".join(self._services.pools.names()) or "none"
+            name = parsed.model[:MAX_MODEL_CHARACTERS]
+            return Refusal(
+                outcome=Outcome.UNKNOWN_MODEL,
+                status=404,
+                message=f"the model {name!r} does not exist; models: {known}",
+                parameter="model",
+                reason=Outcome.UNKNOWN_MODEL.value,
+            )
+        return None
+
+    def tokenize(self, on_done: Callable[[], None]) -> bool:
+        """Whether the prompt is being tokenized; ``on_done`` is called later if so."""
+        parsed, pool = self.parsed, self.pool
+        if parsed is None or pool is None:
+            return False
+        if parsed.token_ids is not None or parsed.document is None:
+            return False
+        tokenizers = self._services.tokenizers
+        tokenizer = tokenizers.of(pool.model, pool.tokenizer_folder)
+        if tokenizer is None:
+            return False
+        self._on_tokenized = on_done
+        return tokenizers.encode(tokenizer, parsed.document, self._tokenized)
+
+    def profile(self) -> RequestProfile:
+        """What admission decides on. Raises ``RuntimeError`` where nothing was read: a bug."""
+        parsed, pool, services = self.parsed, self.pool, self._services
+        if parsed is None or pool is None:
+            msg = "a request without a model has no profile"
+            raise RuntimeError(msg)
+        claims = read_claims(
+            self._fields, tenants=services.tenants, trusts_headers=services.trusts_headers
+        )
+        deadline = None
+        if claims.ttft_seconds is not None:
+            deadline = self._received_at_seconds + claims.ttft_seconds
+        session = self._session(parsed)
+        return parsed.profile(
+            assumed_output_tokens=pool.assumed_output_tokens,
+            prompts=pool.prompts,
+            media=services.tokenizers.media(pool.model, pool.tokenizer_folder),
+            tenant=claims.tenant,
+            priority=claims.priority,
+            deadline_seconds=deadline,
+            session=session,
+            adapter="" if parsed.model == pool.model else parsed.model,
+            draw=pool.draw(session),
+            block_tokens=pool.dispatcher.cached.blocks.block_tokens,
+        )
+
+    def _tokenized(self, token_ids: list[int] | None) -> None:
+        """The prompt's tokens are known now, or (None) will not be."""
+        if token_ids and self.parsed is not None:
+            self.parsed.tokenized(token_ids)
+        on_done, self._on_tokenized = self._on_tokenized, None
+        if on_done is not None:
+            on_done()
+
+    def _session(self, parsed: ParsedRequest) -> str:
+        """What the client calls the conversation: a header's word goes before the body's."""
+        given = self._fields.get(SESSION_ID)
+        if given is None:
+            return parsed.session
+        return given[:MAX_SESSION_BYTES].decode("utf-8", "replace")

@@ -1,0 +1,108 @@
+"""A refusal: why, and when to come back; and how clients of each API read it.
+
+Every refusal is one value, whoever refuses: the intake, admission, the end of all attempts, a
+router that shuts down. It says why, in words and in one word for machines, and when to come back
+where that makes sense.
+"""
+
+from dataclasses import dataclass
+
+from memroute.traffic.admission import Reject, RejectReason
+from memroute_router.http.errors import error_body
+from memroute_router.http.fields import JSON, REASON
+from memroute_router.outcomes import Outcome
+
+_STATUS = {
+    RejectReason.NEVER_FITS: 400,
+    RejectReason.SATURATED: 429,
+    RejectReason.QUEUE_TIMEOUT: 504,
+    RejectReason.SHUTTING_DOWN: 503,
+    RejectReason.NO_READY_REPLICA: 503,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a request is not answered."""
+
+    outcome: Outcome
+    status: int
+    message: str
+    parameter: str | None = None
+    """The field of the body that is to blame."""
+    reason: str | None = None
+    """One word for machines; None where the status says it all."""
+    retry_after_seconds: int | None = None
+    """When to come back; None: not at all, as it is."""
+
+    def lines(self) -> bytes:
+        """The header fields, as lines."""
+        lines = JSON
+        if self.reason is not None:
+            lines += b"%b: %b\r\n" % (REASON, self.reason.encode())
+        if self.retry_after_seconds is not None:
+            lines += b"retry-after: %d\r\n" % self.retry_after_seconds
+        return lines
+
+    def body(self, *, is_anthropic: bool) -> bytes:
+        """The error as the client's API words it."""
+        return error_body(
+            self.status,
+            self.message,
+            parameter=self.parameter,
+            reason=self.reason,
+            is_anthropic=is_anthropic,
+        )
+
+
+SHUTTING_DOWN = Refusal(
+    outcome=Outcome.SHUTTING_DOWN,
+    status=503,
+    message="the router is shutting down",
+    reason=Outcome.SHUTTING_DOWN.value,
+    retry_after_seconds=1,
+)
+CRASHED = Refusal(outcome=Outcome.INTERNAL_ERROR, status=500, message="internal error")
+EXHAUSTED = Refusal(
+    outcome=Outcome.ROUTER_EXHAUSTED,
+    status=503,
+    message="the router has no file descriptor, port or memory left for one more request",
+    reason=Outcome.ROUTER_EXHAUSTED.value,
+    retry_after_seconds=1,
+)
+
+CRASHED = Refusal(outcome=Outcome.INTERNAL_ERROR, status=500, message="internal error")
+"""A bug of ours: nobody knows when to come back."""
+
+
+def rejected(reject: Reject, *, unready: str = "") -> Refusal:
+    """What admission has decided; ``unready``: why nothing serves the model, if that is known."""
+    message = reject.message
+    if unready and reject.reason is RejectReason.NO_READY_REPLICA:
+        message += f" ({unready})"
+    return Refusal(
+        outcome=Outcome(reject.reason.value),
+        status=_STATUS[reject.reason],
+        message=message,
+        reason=reject.reason.value,
+        retry_after_seconds=reject.retry_after_seconds,
+    )
+
+
+def replicas_failed(tried: list[str]) -> Refusal:
+    """All that were tried failed before their first byte."""
+    return Refusal(
+        outcome=Outcome.REPLICAS_FAILED,
+        status=502,
+        message=f"{len(tried)} replica(s) failed before answering: {', '.join(tried)}",
+        reason=Outcome.REPLICAS_FAILED.value,
+        retry_after_seconds=2,
+    )
+
+
+def last_events(outcome: Outcome, message: str, *, is_anthropic: bool) -> bytes:
+    """The end of a stream that cannot be completed: an error that the client's library raises."""
+    body = error_body(502, message, reason=outcome.value, is_anthropic=is_anthropic)
+    if is_anthropic:
+        return b"event: error\ndata: %b\n\n" % body
+    return b"data: %b\n\ndata: [DONE]\n\n" % body

@@ -1,0 +1,29 @@
+"""What all requests of a router share. Made once, in ``app.py``."""
+
+from dataclasses import dataclass
+
+from memroute_router.http.client import EnginePool
+from memroute_router.intake import IntakeServices
+from memroute_router.journal import Journal
+from memroute_router.metrics import RouterMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifecycleLimits:
+    """How long."""
+
+    first_byte_seconds: float
+    stalled_engine_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What all requests of a router share."""
+
+    intake: IntakeServices
+    engines: EnginePool
+    metrics: RouterMetrics
+    journal: Journal
+    limits: LifecycleLimits
+    id_prefix: bytes
+    """Of the ids of requests that bring none; different for each router process."""
