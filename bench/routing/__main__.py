@@ -37,6 +37,8 @@ scrape     attainment by scrape period, 0.05 to 15 s, at a rate near the knee
 overload   goodput at 0.8 to 4 times that rate
 faults     a replica that fails, hangs, slows down or hides: who touches it, who is lost
 fairness   a tenant who sends a tenth, alone and beside one who sends ten times as much
+routers    1, 2, 4 and 8 routers of the same replicas on workloads whose prompts share: what they
+           find cached and attain apart, by rendezvous, and with reports of each other
 slow       engines that cannot meet the default targets: what is refused, how much is served and how
            soon, beside least-request, at shares of what that carries
 http       the ranking over real HTTP: our router by several policies, vllm-router, sglang-router
@@ -144,6 +146,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"--mix is for {', '.join(SWEPT)}, not for {options.study}")
     if options.cases is not None and options.study not in (*SWEPT, "slow", "http"):
         parser.error(f"{options.study} has a workload of its own: no --cases")
+    if options.study == "routers" and options.policies != parser.get_default("policies"):
+        parser.error("routers compares how routers hear each other: no --policies")
     if options.trace is not None:
         _check_trace(parser, options)
     if options.plot is not None:
