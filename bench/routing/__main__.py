@@ -14,6 +14,7 @@ from rich.console import Console
 from bench.datapath.peer import PeerError
 from bench.native import NativeBuildError, build_native
 from bench.routing.cases import CASES, trace_case
+from bench.routing.constants.study import measure_constants
 from bench.routing.deciding import deciding
 from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, VLLM_CPU, HttpOptions, measure_over_http
 from bench.routing.mixes import ANSWER_MIXES, DEFAULT_MIXES, MIXES
@@ -44,6 +45,9 @@ slow       engines that cannot meet the default targets: what is refused, how mu
 http       the ranking over real HTTP: our router by several policies, vllm-router, sglang-router
            and routers of yours, against engines that keep real time (half an hour)
 deciding   what one decision costs, for 1 to 1,000 replicas and prompts of 32k tokens
+constants  every constant of admission, routing and dispatch halved and doubled: what attainment
+           does (half an hour of one core); results are kept in bench/routing/constants, and what is
+           there is not measured again
 
 cases
 """
@@ -54,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     _check(parser, options)
-    if not options.interpreted and not dispatcher.__file__.endswith(".so"):
+    is_plain = options.interpreted or options.study == "constants"
+    if not is_plain and not dispatcher.__file__.endswith(".so"):
         return _compiled(sys.argv[1:] if argv is None else argv)
     # As an interrupt: what was started is ended, what was measured is told.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -90,6 +95,8 @@ def _tell(rows: list[Row], options: argparse.Namespace) -> None:
 def _rows(options: argparse.Namespace) -> list[Row]:
     if options.study == "deciding":
         return deciding()
+    if options.study == "constants":
+        return measure_constants(options.jobs)
     if options.study == "http":
         return measure_over_http(
             HttpOptions(
@@ -214,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=ABOUT + listed,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", choices=(*STUDIES, "http", "deciding"))
+    parser.add_argument("study", choices=(*STUDIES, "http", "deciding", "constants"))
     parser.add_argument("--cases", help="some of them, by commas (default: all)")
     parser.add_argument(
         "--policies", help=f"some of {','.join(POLICIES)} (default: all; slow: the two it is about)"

@@ -7,7 +7,9 @@ _FAIRNESS = ("plain", "fairness")
 
 NAME = "a name, no quantity"
 MEMORY = "kept: a bound of memory"
-WORK = "kept: a bound of the work"
+FORMAT = "not measured: a format that routers have to agree on"
+GONE = "not measured: only where a router goes, or sends nonsense"
+CHANGED = "not measured: only where a router comes"
 PUBLISHED = "not measured: only in the policy of others that it is a part of"
 ADAPTERS = "not measured: only where requests use LoRA adapters"
 SENTENCE = "not measured: only how a number is written"
@@ -28,6 +30,11 @@ UNMEASURED = {
     "dispatch.membership.UNBOUNDED_TOKENS": NAME,
     "lengths.output.MAX_GROUPS": MEMORY,
     "prefixes.cached_prompts.UNKNOWN_CAPACITY_TOKENS": NO_READING,
+    "peers.group.MAX_PEER_REQUESTS": MEMORY,
+    "peers.group.MAX_REQUEST_TOKENS": GONE,
+    "peers.group.SILENT_SECONDS": GONE,
+    "peers.reports.NO_SESSION": NAME,
+    "peers.welcome.MAX_SESSIONS_TOLD": CHANGED,
     "prefixes.sessions.MAX_SESSIONS": MEMORY,
     "replica.own_requests.MAX_ENDED": MEMORY,
     "replica.reading.MAX_AGE_PERIODS": LONG_SCRAPES,
@@ -39,6 +46,22 @@ _KINDS = (
     "WORDS", "SYMBOLS", "DIGITS", "ACCENTS", "ALPHABETS", "ABJADS", "INDIC", "HAN", "HANGUL",
     "MEASURED", "UNMEASURED", "NUM_KINDS",
 )  # fmt: skip
+
+FROM_ONE = {
+    "dispatch.fair_share.OVER_SHARE_RATIO",
+    "dispatch.selection.OVER_SHARE_LIMIT_RATIO",
+    "lengths.events.FORGET_RATIO",
+    "lengths.events.MIN_COUNTED_RATIO",
+    "lengths.prompt.FORGET_RATIO",
+    "replica.learned_limits.LOWERED_RATIO",
+    "replica.learned_limits.NEARLY_FULL_RATIO",
+    "replica.own_requests.OUTLIVED_RATIO",
+    "replica.prefill_law.FORGET_RATIO",
+    "replica.prefill_law.SAME_RATIO",
+    "routing.cost.FULL_RATIO",
+}
+"""Constants whose distance from 1 is what counts: it is halved and doubled. (Twice 0.99 would not
+forget a little less, but grow.)"""
 
 GROUPS = {
     "admission.gates.MAX_UNPROVEN": _FAULTS,
@@ -54,6 +77,9 @@ GROUPS = {
     "admission.settings.STUCK_RATIO": _FAULTS,
     "admission.settings.TRIAL_RATIO": _FAULTS,
     "admission.settings.UNPROVEN_STEPS": _FAULTS,
+    "peers.outbox": ("real",),
+    "prefixes.cached_prompts": ("real",),
+    "prefixes.rendezvous": ("real",),
     "dispatch.drain": _OVERLOAD,
     "dispatch.fair_share": _FAIRNESS,
     "dispatch.overload": _OVERLOAD,
@@ -77,6 +103,8 @@ def why_unmeasured(path: str) -> str | None:
         return NAME
     if module == "routing.published":
         return PUBLISHED
+    if module == "peers.wire":
+        return FORMAT
     return UNMEASURED.get(path)
 
 
@@ -85,3 +113,7 @@ def groups(path: str) -> tuple[str, ...]:
     if why_unmeasured(path) is not None:
         return ()
     return GROUPS.get(path) or GROUPS.get(path.rpartition(".")[0]) or SUITE
+
+
+KEPT: dict[str, str] = {}
+"""Why a constant that nothing shows to matter is there all the same."""

@@ -1,22 +1,33 @@
 """The constants of ``memroute.traffic``, as its source has them: a name, a value, what it is."""
 
 import ast
+import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = "memroute/traffic"
 CORE = ROOT / "core"
 _UNIT_AND_SOURCE = re.compile(r"Unit: (?P<unit>[^.]+)\. Source: (?P<source>.+)\.$")
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constant:
-    """One module-level ``Final`` number. (Private ones are masks and kinds of a format.)"""
+    """One public module-level ``Final`` number; private ones are masks and kinds of a format."""
 
     module: str
-    """Below ``memroute.traffic``."""
+    """Its name below ``memroute.traffic``."""
     name: str
     line: int
     """Where it is set, from 1."""
@@ -91,32 +102,18 @@ def _of_module(module: str, text: str) -> list[Constant]:
 
 def _number(node: ast.expr, values: dict[str, float]) -> float | None:
     """What a literal, or arithmetic on literals and earlier constants, comes to; None: neither."""
+    found: float | None = None
     if isinstance(node, ast.Constant):
-        is_number = isinstance(node.value, int | float) and not isinstance(node.value, bool)
-        return node.value if is_number else None  # type: ignore[return-value]
-    if isinstance(node, ast.Name):
-        return values.get(node.id)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        operand = _number(node.operand, values)
-        return None if operand is None else -operand
-    if isinstance(node, ast.BinOp):
+        # A flag is no number, though Python says so.
+        if isinstance(node.value, int | float) and not isinstance(node.value, bool):
+            found = node.value
+    elif isinstance(node, ast.Name):
+        found = values.get(node.id)
+    elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         left, right = _number(node.left, values), _number(node.right, values)
-        if left is None or right is None:
-            return None
-        match node.op:
-            case ast.Mult():
-                return left * right
-            case ast.Div():
-                return left / right
-            case ast.Pow():
-                return float(left**right) if isinstance(left, float) else left**right
-            case ast.LShift() if isinstance(left, int) and isinstance(right, int):
-                return left << right
-            case ast.Add():
-                return left + right
-            case ast.Sub():
-                return left - right
-    return None
+        if left is not None and right is not None:
+            found = _OPERATORS[type(node.op)](left, right)
+    return found
 
 
 def _comment_above(lines: list[str], line: int) -> str:

@@ -54,10 +54,6 @@ UNPROVEN_STEPS: Final = 10.0
 # The same where streams should show every step.
 # Unit: tokens at the TPOT target. Source: chosen by hand.
 LEAST_SILENT_STEPS: Final = 2.0
-# Time after which the first token of a prompt is due that takes longer than the TTFT target on an
-# idle replica, over what the prompt takes there.
-# Unit: ratio. Source: chosen by hand.
-OWN_PREFILL_RATIO: Final = 1.5
 
 
 class AdmissionSettings:
