@@ -9,10 +9,12 @@ from bench.routing.studies import OURS
 
 PLOTTED: dict[str, tuple[str, str, str | None]] = {
     "capacity": ("capacity_per_second", "policy", None),
+    "answers": ("capacity_per_second", "mix", None),
     "scrape": ("attainment_ratio", "policy", "scrape_seconds"),
     "overload": ("goodput_per_second", "policy", "load"),
     "faults": ("attainment_ratio", "policy", None),
     "fairness": ("flooded_ttft_p99_seconds", "policy", None),
+    "routers": ("prefix_hit_ratio", "policy", "num_routers"),
     "slow": ("ttft_p99_seconds", "policy", "load"),
     "http": ("attainment_ratio", "router", "load"),
     "deciding": ("median_microseconds", "policy", "num_replicas"),

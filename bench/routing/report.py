@@ -38,7 +38,25 @@ def overload_tables(rows: Rows) -> list[Table | str]:
                     for name in ("at_once_ratio", "in_time_ratio", "retry_after_right_ratio")
                 ),
             )  # fmt: skip
-    return [*told, table]
+    return [*told, *_size_tables(rows), table]
+
+
+def _size_tables(rows: Rows) -> list[Table | str]:
+    """Who is served under load: attainment by fifths of the requests' sizes, and in tokens."""
+    table = Table(title="attained by fifths of the requests' sizes, shortest first; of tokens")
+    names = ("case", "policy", "load", "attained", "by fifths", "of tokens", "goodput, tokens/s")
+    for name in names:
+        table.add_column(name, justify="left" if name in {"case", "policy"} else "right")
+    for case, policy, load in dict.fromkeys((r["case"], r["policy"], r["load"]) for r in rows):
+        own = [r for r in rows if (r["case"], r["policy"], r["load"]) == (case, policy, load)]
+        fifths = zip(*(row["size_attainment_ratios"] for row in own), strict=True)
+        table.add_row(
+            case, policy, f"{load:g}", _share(own, "attainment_ratio"),
+            " ".join(f"{mean(list(fifth)):.2f}" for fifth in fifths),
+            _share(own, "token_attainment_ratio"),
+            f"{mean([row['goodput_tokens_per_second'] for row in own]):.0f}",
+        )  # fmt: skip
+    return [table]
 
 
 def deciding_tables(rows: Rows) -> list[Table | str]:
@@ -59,12 +77,65 @@ def deciding_tables(rows: Rows) -> list[Table | str]:
 
 
 def capacity_tables(rows: Rows) -> list[Table | str]:
-    """Capacity per case and policy, and what follows from it."""
+    """Capacity per mix, case and policy, and what follows from it."""
+    return [part for mix in _mixes(rows) for part in _capacity_tables(mix, _of_mix(rows, mix))]
+
+
+def answers_tables(rows: Rows) -> list[Table | str]:
+    """Capacity by what answers are like, over that with a token per event, all streamed.
+
+    With several choices there is more to do: then only how far it is behind an oracle counts.
+    """
+    mixes = _mixes(rows)
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    told: list[Table | str] = []
+    for policy in policies:
+        table = Table(title=f"{policy}: capacity over that of the plain mix (itself, per s)")
+        table.add_column("case")
+        for mix in mixes:
+            table.add_column(mix, justify="right")
+        values = {mix: _by(_of_mix(rows, mix), "capacity_per_second") for mix in mixes}
+        for case in dict.fromkeys(row["case"] for row in rows):
+            cells = []
+            for mix in mixes:
+                own = values[mix].get((case, policy), [])
+                base = _base(values, mix, case, policy)
+                pairs = [one / other for one, other in zip(own, base, strict=False)]
+                cells.append(_with_interval(own if mix == mixes[0] else pairs) if pairs else "-")
+            table.add_row(case, *cells)
+        told.append(table)
+    return told
+
+
+def _base(
+    values: dict[str, dict[tuple[str, str], list[float]]], mix: str, case: str, policy: str
+) -> list[float]:
+    """By seed: the plain mix, scaled by what several choices cost an oracle."""
+    plain = values.get("plain", {}).get((case, policy), [])
+    oracle = values.get("plain", {}).get((case, CLAIRVOYANT), [])
+    scaled = values[mix].get((case, CLAIRVOYANT), [])
+    if not mix.startswith("choices") or policy == CLAIRVOYANT or not oracle or not scaled:
+        return plain
+    factors = [one / other for one, other in zip(scaled, oracle, strict=False)]
+    return [one * factor for one, factor in zip(plain, factors, strict=False)]
+
+
+def _mixes(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(row["mix"] for row in rows))
+
+
+def _of_mix(rows: Rows, mix: str) -> Rows:
+    return [row for row in rows if row["mix"] == mix]
+
+
+def _capacity_tables(mix: str, rows: Rows) -> list[Table | str]:
     values = _by(rows, "capacity_per_second")
     cases = list(dict.fromkeys(row["case"] for row in rows))
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     peers = [policy for policy in policies if policy in PEERS]
-    table = Table(title="SLO capacity, requests (sessions) per second; mean and 95 % interval")
+    table = Table(
+        title=f"{mix} mix: SLO capacity, requests (sessions) per second; mean and 95 % interval"
+    )
     table.add_column("case")
     for policy in policies:
         table.add_column(policy, justify="right")
@@ -105,7 +176,15 @@ def _single_best(
 
 
 def point_tables(rows: Rows, column: str, title: str) -> list[Table | str]:
-    """Attainment (and goodput, preemptions, shed) by one column."""
+    """Attainment (and goodput, preemptions, shed) by one column, for each mix."""
+    return [
+        table
+        for mix in _mixes(rows)
+        for table in _point_tables(_of_mix(rows, mix), column, f"{mix} mix, {title}")
+    ]
+
+
+def _point_tables(rows: Rows, column: str, title: str) -> list[Table | str]:
     steps = sorted({row[column] for row in rows})
     told: list[Table | str] = []
     for case in dict.fromkeys(row["case"] for row in rows):
@@ -173,6 +252,63 @@ def fairness_tables(rows: Rows) -> list[Table | str]:
         ]
         table.add_row(case, policy, *cells)
     return [table]
+
+
+def routers_tables(rows: Rows) -> list[Table | str]:
+    """Several routers beside one, then the same while they come and go."""
+    told: list[Table | str] = []
+    counts = sorted({row["num_routers"] for row in rows})
+    for come_and_go in sorted({row["come_and_go"] for row in rows}):
+        how = "while they come and go" if come_and_go else "all the time"
+        table = Table(title=f"routers, {how}: cached of prompts; attained; TTFT p50 ms; preempted")
+        for name in ("case", "way", *map(str, counts), "cached, least", "attained, least"):
+            table.add_column(name, justify="left" if name in {"case", "way"} else "right")
+        for case, way in dict.fromkeys((row["case"], row["policy"]) for row in rows):
+            alone = [r for r in rows if r["case"] == case and r["num_routers"] == 1]
+            own = [
+                row
+                for row in rows
+                if (row["case"], row["policy"], row["come_and_go"]) == (case, way, come_and_go)
+                and row["num_routers"] > 1
+            ]
+            if own:
+                by_count = {n: [r for r in own if r["num_routers"] == n] for n in counts} | {
+                    1: alone
+                }
+                table.add_row(
+                    case, way, *map(_routers_cell, by_count.values()), *_beside(own, alone)
+                )
+        told.append(table)
+    return told
+
+
+def _routers_cell(rows: Rows) -> str:
+    if not rows:
+        return "-"
+    return (
+        f"{mean([r['prefix_hit_ratio'] for r in rows]):.3f}; "
+        f"{mean([r['attainment_ratio'] for r in rows]):.3f}; "
+        f"{_mean_milliseconds(rows)}; {mean([r['num_preemptions'] for r in rows]):.0f}"
+    )
+
+
+def _mean_milliseconds(rows: Rows) -> str:
+    values = [1e3 * r["ttft_p50_seconds"] for r in rows if r["ttft_p50_seconds"] is not None]
+    return f"{mean(values):.0f}" if values else "-"
+
+
+def _beside(rows: Rows, alone: Rows) -> tuple[str, str]:
+    """The least of any number of routers, beside what one finds and attains."""
+
+    def least(field: str) -> float:
+        counts = {row["num_routers"] for row in rows}
+        return min(mean([r[field] for r in rows if r["num_routers"] == n]) for n in counts)
+
+    if not alone:
+        return "-", "-"
+    one = mean([row["prefix_hit_ratio"] for row in alone])
+    attained = least("attainment_ratio") - mean([row["attainment_ratio"] for row in alone])
+    return _ratio(least("prefix_hit_ratio"), one), f"{attained:+.3f}"
 
 
 def slow_tables(rows: Rows) -> list[Table | str]:
@@ -297,10 +433,12 @@ def _share(rows: Rows, field: str) -> str:
 
 _TABLES = {
     "capacity": capacity_tables,
+    "answers": answers_tables,
     "scrape": scrape_tables,
     "overload": overload_tables,
     "faults": faults_tables,
     "fairness": fairness_tables,
+    "routers": routers_tables,
     "slow": slow_tables,
     "http": http_tables,
     "deciding": deciding_tables,

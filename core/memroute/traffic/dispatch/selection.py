@@ -102,7 +102,7 @@ class Selection(Generic[T]):
         return chooser.among_open(
             backends,
             ask.profile,
-            hits=self._hits(ask.ticket),
+            hits=self._hits(ask.ticket, backends),
             output_tokens=ask.output_tokens,
             limits=limits,
             max_age_seconds=self.settings.max_age_seconds,
@@ -112,7 +112,9 @@ class Selection(Generic[T]):
 
     def in_any_case(self, ask: Ask[T], gated: Shortlist) -> Shortlist:
         """``gated`` with the policy's choice where nothing is held."""
-        hits = self._hits(ask.ticket) if self._chooser.sees_prefixes else NO_HITS
+        hits = NO_HITS
+        if self._chooser.sees_prefixes:
+            hits = self._hits(ask.ticket, gated.backends)
         return self._chooser.among_all(ask.profile, gated, hits=hits, rng=self._rng)
 
     def is_open(
@@ -162,6 +164,8 @@ class Selection(Generic[T]):
             work_tokens=work,
             expected_output_tokens=output,
         )
+        if ledger.observer is not None:
+            ledger.observer.sent(ledger.replica, reservation)
         num_taught = self._cached.sent(ledger, profile)
         return Assignment(backend, choice, reservation, num_taught)
 
@@ -171,9 +175,9 @@ class Selection(Generic[T]):
         """A tenant that has had more than its share leaves some room to those who have not."""
         return self._reduced if is_over_share else self.settings.limits
 
-    def _hits(self, ticket: T) -> Hits:
+    def _hits(self, ticket: T, possible: Sequence[Backend]) -> Hits:
         find = self._find_hits
-        return self._cached.hits(ticket.profile) if find is None else find(ticket)
+        return self._cached.hits(ticket.profile, possible) if find is None else find(ticket)
 
     def _output_tokens(self, profile: RequestProfile) -> int:
         """How long the answer will be: known, learned, or assumed; all its choices together."""
