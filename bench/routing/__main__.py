@@ -16,19 +16,23 @@ from bench.native import NativeBuildError, build_native
 from bench.routing.cases import CASES, trace_case
 from bench.routing.deciding import deciding
 from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, VLLM_CPU, HttpOptions, measure_over_http
+from bench.routing.mixes import ANSWER_MIXES, DEFAULT_MIXES, MIXES
 from bench.routing.plots import ENDINGS, plot
 from bench.routing.progress import IncompleteError, Row
 from bench.routing.report import tables_of
 from bench.routing.slow import POLICIES as SLOW_POLICIES
 from bench.routing.slow import SLOW_CASES
-from bench.routing.studies import POLICIES, STUDIES, SWEPT, Options
+from bench.routing.studies import OURS, POLICIES, STUDIES, SWEPT, Options
 from bench.server import ServerError
 from memroute.traffic.dispatch import dispatcher
+from memroute_simulator.virtual.router import CLAIRVOYANT
 from memroute_simulator.workloads import WorkloadError
 
 ABOUT = """\
 capacity   the highest rate at which 95 % of what is offered has its first token within 1 s and
            each further one within 50 ms on average; shed and failed requests are misses
+answers    the same by what answers are like: whole, in events of many tokens, speculated, several
+           (n); over the plain ones
 scrape     attainment by scrape period, 0.05 to 15 s, at a rate near the knee
 overload   goodput at 0.8 to 4 times that rate
 faults     a replica that fails, hangs, slows down or hides: who touches it, who is lost
@@ -110,12 +114,22 @@ def _options(options: argparse.Namespace) -> Options:
         seeds=tuple(range(1, options.seeds + 1)),
         jobs=options.jobs,
         trace=options.trace,
+        mixes=_mixes(options),
     )
+
+
+def _mixes(options: argparse.Namespace) -> tuple[str, ...]:
+    """Those that were asked for, or what the study is about."""
+    if options.mix is not None:
+        return tuple(options.mix.split(","))
+    return {"capacity": DEFAULT_MIXES, "answers": ANSWER_MIXES}.get(options.study, ("plain",))
 
 
 def _known(study: str) -> tuple[Iterable[str], Sequence[str]]:
     """The cases of a study, and the policies that it compares unless told otherwise."""
-    return (SLOW_CASES, SLOW_POLICIES) if study == "slow" else (CASES, POLICIES)
+    if study == "slow":
+        return SLOW_CASES, SLOW_POLICIES
+    return CASES, (OURS, CLAIRVOYANT) if study == "answers" else POLICIES
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -125,6 +139,11 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         for value in given.split(",") if given is not None else ():
             if value not in known:
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
+    for mix in options.mix.split(",") if options.mix is not None else ():
+        if mix not in MIXES:
+            parser.error(f"no such one in --mix: {mix!r}; there are {', '.join(MIXES)}")
+    if options.mix is not None and options.study not in SWEPT:
+        parser.error(f"--mix is for {', '.join(SWEPT)}, not for {options.study}")
     if options.cases is not None and options.study not in (*SWEPT, "slow", "http"):
         parser.error(f"{options.study} has a workload of its own: no --cases")
     if options.study == "routers" and options.policies != parser.get_default("policies"):
@@ -199,6 +218,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cases", help="some of them, by commas (default: all)")
     parser.add_argument(
         "--policies", help=f"some of {','.join(POLICIES)} (default: all; slow: the two it is about)"
+    )
+    parser.add_argument(
+        "--mix",
+        help=f"what requests and answers are like, some of {', '.join(MIXES)} (default: plain; "
+        "capacity: plain and real; answers: all but real)",
     )
     parser.add_argument("--seeds", type=_count, default=5, help="how many (default: 5)")
     parser.add_argument("--jobs", type=_count, default=2, help="processes (default: 2)")

@@ -9,6 +9,7 @@ from bench.routing.studies import OURS
 
 PLOTTED: dict[str, tuple[str, str, str | None]] = {
     "capacity": ("capacity_per_second", "policy", None),
+    "answers": ("capacity_per_second", "mix", None),
     "scrape": ("attainment_ratio", "policy", "scrape_seconds"),
     "overload": ("goodput_per_second", "policy", "load"),
     "faults": ("attainment_ratio", "policy", None),

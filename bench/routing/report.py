@@ -38,30 +38,104 @@ def overload_tables(rows: Rows) -> list[Table | str]:
                     for name in ("at_once_ratio", "in_time_ratio", "retry_after_right_ratio")
                 ),
             )  # fmt: skip
-    return [*told, table]
+    return [*told, *_size_tables(rows), table]
+
+
+def _size_tables(rows: Rows) -> list[Table | str]:
+    """Who is served under load: attainment by fifths of the requests' sizes, and in tokens."""
+    table = Table(title="attained by fifths of the requests' sizes, shortest first; of tokens")
+    names = ("case", "policy", "load", "attained", "by fifths", "of tokens", "goodput, tokens/s")
+    for name in names:
+        table.add_column(name, justify="left" if name in {"case", "policy"} else "right")
+    for case, policy, load in dict.fromkeys((r["case"], r["policy"], r["load"]) for r in rows):
+        own = [r for r in rows if (r["case"], r["policy"], r["load"]) == (case, policy, load)]
+        fifths = zip(*(row["size_attainment_ratios"] for row in own), strict=True)
+        table.add_row(
+            case, policy, f"{load:g}", _share(own, "attainment_ratio"),
+            " ".join(f"{mean(list(fifth)):.2f}" for fifth in fifths),
+            _share(own, "token_attainment_ratio"),
+            f"{mean([row['goodput_tokens_per_second'] for row in own]):.0f}",
+        )  # fmt: skip
+    return [table]
 
 
 def deciding_tables(rows: Rows) -> list[Table | str]:
     """What one decision costs."""
     table = Table(title="one decision: prompts of 32k tokens, 20 answers per replica")
-    for name in ("replicas", "median, us", "p99, us"):
+    columns = ("replicas", "median, us", "p99, us", "reference loop, ms", "reference hash, ms")
+    for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
             str(row["num_replicas"]),
             f"{row['median_microseconds']:.0f}",
             f"{row['p99_microseconds']:.0f}",
+            f"{row['loop_milliseconds']:.1f}",
+            f"{row['hash_milliseconds']:.1f}",
         )
     return [table]
 
 
 def capacity_tables(rows: Rows) -> list[Table | str]:
-    """Capacity per case and policy, and what follows from it."""
+    """Capacity per mix, case and policy, and what follows from it."""
+    return [part for mix in _mixes(rows) for part in _capacity_tables(mix, _of_mix(rows, mix))]
+
+
+def answers_tables(rows: Rows) -> list[Table | str]:
+    """Capacity by what answers are like, over that with a token per event, all streamed.
+
+    With several choices there is more to do: then only how far it is behind an oracle counts.
+    """
+    mixes = _mixes(rows)
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    told: list[Table | str] = []
+    for policy in policies:
+        table = Table(title=f"{policy}: capacity over that of the plain mix (itself, per s)")
+        table.add_column("case")
+        for mix in mixes:
+            table.add_column(mix, justify="right")
+        values = {mix: _by(_of_mix(rows, mix), "capacity_per_second") for mix in mixes}
+        for case in dict.fromkeys(row["case"] for row in rows):
+            cells = []
+            for mix in mixes:
+                own = values[mix].get((case, policy), [])
+                base = _base(values, mix, case, policy)
+                pairs = [one / other for one, other in zip(own, base, strict=False)]
+                cells.append(_with_interval(own if mix == mixes[0] else pairs) if pairs else "-")
+            table.add_row(case, *cells)
+        told.append(table)
+    return told
+
+
+def _base(
+    values: dict[str, dict[tuple[str, str], list[float]]], mix: str, case: str, policy: str
+) -> list[float]:
+    """By seed: the plain mix, scaled by what several choices cost an oracle."""
+    plain = values.get("plain", {}).get((case, policy), [])
+    oracle = values.get("plain", {}).get((case, CLAIRVOYANT), [])
+    scaled = values[mix].get((case, CLAIRVOYANT), [])
+    if not mix.startswith("choices") or policy == CLAIRVOYANT or not oracle or not scaled:
+        return plain
+    factors = [one / other for one, other in zip(scaled, oracle, strict=False)]
+    return [one * factor for one, factor in zip(plain, factors, strict=False)]
+
+
+def _mixes(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(row["mix"] for row in rows))
+
+
+def _of_mix(rows: Rows, mix: str) -> Rows:
+    return [row for row in rows if row["mix"] == mix]
+
+
+def _capacity_tables(mix: str, rows: Rows) -> list[Table | str]:
     values = _by(rows, "capacity_per_second")
     cases = list(dict.fromkeys(row["case"] for row in rows))
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     peers = [policy for policy in policies if policy in PEERS]
-    table = Table(title="SLO capacity, requests (sessions) per second; mean and 95 % interval")
+    table = Table(
+        title=f"{mix} mix: SLO capacity, requests (sessions) per second; mean and 95 % interval"
+    )
     table.add_column("case")
     for policy in policies:
         table.add_column(policy, justify="right")
@@ -102,7 +176,15 @@ def _single_best(
 
 
 def point_tables(rows: Rows, column: str, title: str) -> list[Table | str]:
-    """Attainment (and goodput, preemptions, shed) by one column."""
+    """Attainment (and goodput, preemptions, shed) by one column, for each mix."""
+    return [
+        table
+        for mix in _mixes(rows)
+        for table in _point_tables(_of_mix(rows, mix), column, f"{mix} mix, {title}")
+    ]
+
+
+def _point_tables(rows: Rows, column: str, title: str) -> list[Table | str]:
     steps = sorted({row[column] for row in rows})
     told: list[Table | str] = []
     for case in dict.fromkeys(row["case"] for row in rows):
@@ -351,6 +433,7 @@ def _share(rows: Rows, field: str) -> str:
 
 _TABLES = {
     "capacity": capacity_tables,
+    "answers": answers_tables,
     "scrape": scrape_tables,
     "overload": overload_tables,
     "faults": faults_tables,

@@ -13,6 +13,7 @@ from bench.routing.capacity import Point, run, search
 from bench.routing.cases import CASES, Case, trace_case
 from bench.routing.fairness import TOLD_APART, run_fairness
 from bench.routing.faults import SCENARIOS, run_scenario
+from bench.routing.mixes import MIXES, num_routers, scrape_seconds
 from bench.routing.progress import Row, collect
 from bench.routing.routers import NUM_ROUTERS, ROUTER_CASES, WAYS, run_routers
 from bench.routing.slow import LEAST_REQUEST, LOADS, SLOW_CASES, carried_per_second, run_slow
@@ -44,6 +45,8 @@ class Options:
     jobs: int
     trace: str | None = None
     """A file, or a workload by name: instead of the cases."""
+    mixes: tuple[str, ...] = ("plain",)
+    """What requests and answers are like beside their lengths, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +69,18 @@ def capacity(options: Options) -> list[Row]:
     """SLO capacity of every policy on every case and seed."""
     chosen = _chosen(options)
     work = [
-        (one, policy, seed)
+        (one, policy, seed, mix)
+        for mix in options.mixes
         for one in chosen
         for seed in options.seeds
         for policy in options.policies
     ]
     rows = _spread(_capacity, work, options.jobs, "capacity")
+    # The bound knows of no mix: it is that of the plain one.
     return rows + [
         {
             "case": one.name,
+            "mix": "plain",
             "policy": BOUND,
             "seed": seed,
             "capacity_per_second": bound_per_second(one.case(), seed),
@@ -82,14 +88,28 @@ def capacity(options: Options) -> list[Row]:
         }
         for one in chosen
         for seed in options.seeds
+        if "plain" in options.mixes
     ]
 
 
-def _capacity(job: tuple[Chosen, str, int]) -> Row:
-    chosen, policy, seed = job
-    rate, points = _found(chosen.case(), policy, seed)
+def answers(options: Options) -> list[Row]:
+    """SLO capacity by what answers are like: whole, in large events, in several choices."""
+    work = [
+        (one, policy, seed, mix)
+        for one in _chosen(options)
+        for mix in options.mixes
+        for seed in options.seeds
+        for policy in options.policies
+    ]
+    return _spread(_capacity, work, options.jobs, "answers")
+
+
+def _capacity(job: tuple[Chosen, str, int, str]) -> Row:
+    chosen, policy, seed, mix = job
+    rate, points = _found(chosen.case(), policy, seed, mix)
     return {
         "case": chosen.name,
+        "mix": mix,
         "policy": policy,
         "seed": seed,
         "capacity_per_second": rate,
@@ -97,8 +117,19 @@ def _capacity(job: tuple[Chosen, str, int]) -> Row:
     }
 
 
-def _found(case: Case, policy: str, seed: int) -> tuple[float, list[Point]]:
-    return search(lambda rate: run(case, policy, rate=rate, seed=seed), case.first_rate)
+def _found(case: Case, policy: str, seed: int, mix: str = "plain") -> tuple[float, list[Point]]:
+    def measure(rate: float) -> Point:
+        return run(
+            case,
+            policy,
+            rate=rate,
+            seed=seed,
+            mix=MIXES[mix],
+            num_routers=num_routers(mix, case.num_routers),
+            scrape_seconds=scrape_seconds(mix),
+        )
+
+    return search(measure, case.first_rate)
 
 
 def scrape(options: Options) -> list[Row]:
@@ -114,7 +145,8 @@ def overload(options: Options) -> list[Row]:
 def _sweep(options: Options, study: str, points: Sequence[tuple[float, float]]) -> list[Row]:
     """Every policy, case and seed at each (load, scrape period)."""
     work = [
-        (study, one, policy, seed, load, period)
+        (study, one, policy, seed, load, period, mix)
+        for mix in options.mixes
         for one in map(_at_its_knee, _chosen(options))
         for seed in options.seeds
         for policy in options.policies
@@ -123,8 +155,8 @@ def _sweep(options: Options, study: str, points: Sequence[tuple[float, float]]) 
     return _spread(_swept, work, options.jobs, study)
 
 
-def _swept(job: tuple[str, Chosen, str, int, float, float]) -> Row:
-    study, chosen, policy, seed, load, period = job
+def _swept(job: tuple[str, Chosen, str, int, float, float, str]) -> Row:
+    study, chosen, policy, seed, load, period, mix = job
     case = chosen.case()
     point = run(
         case,
@@ -132,12 +164,15 @@ def _swept(job: tuple[str, Chosen, str, int, float, float]) -> Row:
         rate=load * case.first_rate,
         seed=seed,
         scrape_seconds=period,
+        mix=MIXES[mix],
+        num_routers=num_routers(mix, case.num_routers),
         # As long for every load, and long beside what the last answers take.
         times=max(1.0, load * OVERLOAD_SECONDS * case.first_rate / case.num_requests)
         if study == "overload"
         else 1.0,
     )
-    return _told(point) | asdict(point.refusals) | {"load": load, "scrape_seconds": period}
+    facts = {"load": load, "scrape_seconds": period, "mix": mix}
+    return _told(point) | asdict(point.refusals) | facts
 
 
 def faults(options: Options) -> list[Row]:
@@ -225,6 +260,7 @@ def _slow(job: tuple[str, str, int, float, float]) -> Row:
 
 STUDIES: dict[str, Callable[[Options], list[Row]]] = {
     "capacity": capacity,
+    "answers": answers,
     "scrape": scrape,
     "overload": overload,
     "faults": faults,
@@ -232,7 +268,7 @@ STUDIES: dict[str, Callable[[Options], list[Row]]] = {
     "routers": routers,
     "slow": slow,
 }
-SWEPT = ("capacity", "scrape", "overload")
+SWEPT = ("capacity", "answers", "scrape", "overload")
 """Those on every case, or on a trace."""
 
 
@@ -272,6 +308,9 @@ def _told(point: Point) -> Row:
         "num_failed": summary.num_failed,
         "prefix_hit_ratio": summary.prefix_hit_ratio,
         "output_tokens_per_second": summary.output_tokens_per_second,
+        "goodput_tokens_per_second": summary.goodput_tokens_per_second,
+        "token_attainment_ratio": summary.token_attainment_ratio,
+        "size_attainment_ratios": list(summary.size_attainment_ratios),
     }
 
 

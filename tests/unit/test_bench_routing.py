@@ -71,7 +71,7 @@ def test_a_trace_can_take_the_place_of_the_workloads(tmp_path):
 def test_the_capacity_table_compares_with_the_best_single_peer():
     """Twice the one that is best over all; of the best of each case 2 and 1."""
     rows = [
-        {"case": case, "policy": policy, "seed": 1, "capacity_per_second": rate}
+        {"case": case, "mix": "plain", "policy": policy, "seed": 1, "capacity_per_second": rate}
         for case, rates in (("x", (4.0, 2.0, 1.0)), ("y", (8.0, 4.0, 8.0 / 1.1)))
         for policy, rate in zip(("memroute", "lmetric", "random"), rates, strict=True)
     ]
@@ -79,6 +79,17 @@ def test_the_capacity_table_compares_with_the_best_single_peer():
     assert "lmetric" in told
     assert "2 times" in told
     assert list(table.columns[-3].cells) == ["2.00x", "1.10x"]
+
+
+def test_answers_are_compared_with_plain_ones_and_choices_with_what_they_cost_an_oracle():
+    """Whole answers: 9 of 10. Two choices cost an oracle half, and us 4.5 of 10: 0.9 of that."""
+    rows = [
+        {"case": "x", "mix": mix, "policy": policy, "seed": 1, "capacity_per_second": rate}
+        for mix, rates in (("plain", (10, 20)), ("whole-50", (9, 20)), ("choices-2", (4.5, 10)))
+        for policy, rate in zip(("memroute", "clairvoyant"), rates, strict=True)
+    ]
+    ours, _ = tables_of("answers", rows)
+    assert [list(column.cells) for column in ours.columns] == [["x"], ["10"], ["0.9"], ["0.9"]]
 
 
 def test_the_bound_is_above_what_is_served_and_follows_the_work():
@@ -242,7 +253,10 @@ def test_an_interrupt_leaves_the_rounds_in_which_everybody_had_a_turn():
         (["capacity", "--policies", "best"], "no such one in --policies: 'best'"),
         (["slow", "--cases", "kv-cliff"], "no such one in --cases: 'kv-cliff'"),
         (["faults", "--cases", "kv-cliff"], "faults has a workload of its own: no --cases"),
-        (["http", "--trace", "mine"], "--trace is for capacity, scrape, overload, not for http"),
+        (
+            ["http", "--trace", "mine"],
+            "--trace is for capacity, answers, scrape, overload, not for http",
+        ),
         (["overload", "--trace", "mine"], "--trace: no workload 'mine'"),
         (["http", "--loads", "1,x"], "'x' is not a number above 0"),
         (["http", "--engines", "here"], "'here' is no HOST:PORT, and not vllm-cpu"),

@@ -78,18 +78,20 @@ class Round(Generic[T]):
         line: WaitingLine[T],
         *,
         look: Callable[[Ask[T]], Look],
-        is_open: Callable[[Ask[T], Backend, int], bool],
+        is_open: Callable[[Ask[T], Backend, int, bool], bool],
         is_over_share: Callable[[str], bool],
         now_seconds: float,
     ) -> None:
-        """``is_open``: whether a replica takes the request, with so many tokens to compute, now.
+        """``look`` moves what does not wait for room out of the line's way.
 
-        ``look`` moves what does not wait for room out of the line's way.
+        ``is_open``: whether a replica takes the request now, with so many tokens to compute; the
+        last argument says whether its tenant is over its share.
         """
         self._line = line
         self._look = look
         self._is_open = is_open
-        self._is_over_share = is_over_share
+        self._ask_over_share = is_over_share
+        self._over_share: dict[str, bool] = {}
         self._now_seconds = now_seconds
         self._looks: dict[Ask[T], Shortlist] = {}
         self._num_looks = 0
@@ -120,7 +122,9 @@ class Round(Generic[T]):
                     return Turn(held, reject=look)
                 found = self._looks[ask] = look
                 held.work_tokens = found.best_work
-            self._by_lane[ask.lane] = self._by_lane.get(ask.lane, 0) + 1
+            if found.open is None or found.open.ledger.leases:
+                # Not where an idle replica is left that it does not want: another may want it.
+                self._by_lane[ask.lane] = self._by_lane.get(ask.lane, 0) + 1
             seen.append(held)
             if self._may_go(held, found):
                 return Turn(held, shortlist=found)
@@ -152,7 +156,7 @@ class Round(Generic[T]):
         num_asked = self._by_want.get(want, 0)
         if num_asked >= MAX_ASKED_PER_WANT:
             return False
-        if self._is_open(ask, wanted, held.work_tokens):
+        if self._is_open(ask, wanted, held.work_tokens, self.is_over_share(held.tenant)):
             return True
         self._by_want[want] = num_asked + 1
         return False
@@ -172,6 +176,13 @@ class Round(Generic[T]):
             return True
         return wait_seconds(ledger, now_seconds=self._now_seconds) <= LATE_WAIT_SECONDS
 
+    def is_over_share(self, tenant: str) -> bool:
+        """Whether the tenant has had more than its share, as of the round's moment."""
+        is_over = self._over_share.get(tenant)
+        if is_over is None:
+            is_over = self._over_share[tenant] = self._ask_over_share(tenant)
+        return is_over
+
     def _claim(
         self,
         held: QueuedRequest[Ask[T]],
@@ -180,7 +191,7 @@ class Round(Generic[T]):
     ) -> None:
         """The next room where it would go is its tenant's; on any replica, where it has no wish."""
         # A slot for an adapter is nobody's room.
-        if held.is_late or closed is ClosedReason.ADAPTERS or self._is_over_share(held.tenant):
+        if held.is_late or closed is ClosedReason.ADAPTERS or self.is_over_share(held.tenant):
             return
         name = "" if wanted is None else wanted.ledger.replica
         if name not in self._claims:

@@ -260,14 +260,8 @@ class WaitingRoom(Generic[T]):
         turns: Round[T] = Round(
             line,
             look=lambda ask: self._look(line, ask, available, now_seconds),
-            is_open=lambda ask, backend, work: self._selection.is_open(
-                ask,
-                backend,
-                work_tokens=work,
-                is_over_share=self.is_over_share(
-                    version, ask.profile.tenant, now_seconds=now_seconds
-                ),
-                now_seconds=now_seconds,
+            is_open=lambda ask, backend, work, is_over: self._selection.is_open(
+                ask, backend, work_tokens=work, is_over_share=is_over, now_seconds=now_seconds
             ),
             is_over_share=lambda tenant: self.is_over_share(
                 version, tenant, now_seconds=now_seconds
