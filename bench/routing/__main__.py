@@ -146,11 +146,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         for value in given.split(",") if given is not None else ():
             if value not in known:
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
-    for mix in options.mix.split(",") if options.mix is not None else ():
-        if mix not in MIXES:
-            parser.error(f"no such one in --mix: {mix!r}; there are {', '.join(MIXES)}")
-    if options.mix is not None and options.study not in SWEPT:
-        parser.error(f"--mix is for {', '.join(SWEPT)}, not for {options.study}")
+    if options.mix is not None:
+        _check_mixes(parser, options)
     if options.cases is not None and options.study not in (*SWEPT, "slow", "http"):
         parser.error(f"{options.study} has a workload of its own: no --cases")
     if options.study == "routers" and options.policies != parser.get_default("policies"):
@@ -159,6 +156,14 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         _check_trace(parser, options)
     if options.plot is not None:
         _check_plot(parser, options.plot)
+
+
+def _check_mixes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    for mix in options.mix.split(","):
+        if mix not in MIXES:
+            parser.error(f"no such one in --mix: {mix!r}; there are {', '.join(MIXES)}")
+    if options.study not in SWEPT:
+        parser.error(f"--mix is for {', '.join(SWEPT)}, not for {options.study}")
 
 
 def _check_trace(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

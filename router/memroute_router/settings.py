@@ -147,13 +147,13 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
         "--max-queued-requests",
         type=int,
         default=1024,
-        help="requests of one model that may wait for room",
+        help="requests of one model (of each of its versions) that may wait for room",
     )
     group.add_argument(
         "--max-queued-tokens",
         type=int,
         default=1_000_000,
-        help="expected tokens of the requests of one model that may wait",
+        help="expected tokens of the requests of one model (of each of its versions) that may wait",
     )
     group.add_argument(
         "--max-queue-seconds",

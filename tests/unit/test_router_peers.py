@@ -40,9 +40,11 @@ class PeerRig(Rig):
     def group(self):
         return self.pools.peers
 
-    async def ask(self, number, session=None):
-        """The replica that the prompt of that number, of token ids, went to."""
+    async def ask(self, number, session=None, *, is_text=False):
+        """The replica that the prompt of that number, of token ids or of text, went to."""
         prompt = [number * 10_000 + token for token in range(PROMPT_TOKENS)]
+        if is_text:
+            prompt = f"{number} is the number of this prompt. " * 300
         data = json.dumps({"model": "m", "prompt": prompt, "max_tokens": 1}).encode()
         named = f"x-session-id: {session}\r\n" if session else ""
         head = (
@@ -86,15 +88,16 @@ def dead_address():
     return found, found.getsockname()
 
 
-async def test_a_prompt_goes_where_the_other_router_has_sent_it():
+@pytest.mark.parametrize("is_text", [False, True])
+async def test_a_prompt_goes_where_the_other_router_has_sent_it(is_text):
     """Each router has half of every conversation: the other half would be computed again."""
     async with routers(2) as (one, two):
         introduce(one, two)
         for number in range(NUM_PROMPTS):
             before = two.group.num_received
-            replica = await one.ask(number)
+            replica = await one.ask(number, is_text=is_text)
             await until(lambda: two.group.num_received > before + 1)  # noqa: B023
-            assert await two.ask(number) == replica
+            assert await two.ask(number, is_text=is_text) == replica
         assert two.group.others.num_heard == 1
         assert two.group.dropped == {}
 
@@ -109,13 +112,17 @@ async def test_a_session_goes_where_the_other_router_has_served_it():
             assert await two.ask(number + 100, session=f"chat-{number}") == replica
 
 
-async def test_routers_that_cannot_hear_each_other_agree_all_the_same():
+@pytest.mark.parametrize("is_text", [False, True])
+async def test_routers_that_cannot_hear_each_other_agree_all_the_same(is_text):
     """Every datagram is lost: unknown prompts go to the replica that all take for theirs."""
     holder, address = dead_address()
     async with routers(2) as (one, two):
         for rig in (one, two):
             rig.link.set_addresses("test", [address])
-        sent = [(await one.ask(number), await two.ask(number)) for number in range(NUM_PROMPTS)]
+        sent = [
+            (await one.ask(number, is_text=is_text), await two.ask(number, is_text=is_text))
+            for number in range(NUM_PROMPTS)
+        ]
         assert all(first == second for first, second in sent)
         assert len({first for first, _ in sent}) > 1
         assert (one.num_leases, two.num_leases) == (0, 0)
