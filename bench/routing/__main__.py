@@ -18,7 +18,7 @@ from bench.routing.constants.study import measure_constants
 from bench.routing.deciding import deciding
 from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, VLLM_CPU, HttpOptions, measure_over_http
 from bench.routing.mixes import ANSWER_MIXES, DEFAULT_MIXES, MIXES
-from bench.routing.plots import ENDINGS, plot
+from bench.routing.plots import ENDINGS, PLOTTED, plot
 from bench.routing.progress import IncompleteError, Row
 from bench.routing.report import tables_of
 from bench.routing.slow import POLICIES as SLOW_POLICIES
@@ -155,7 +155,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     if options.trace is not None:
         _check_trace(parser, options)
     if options.plot is not None:
-        _check_plot(parser, options.plot)
+        _check_plot(parser, options.study, options.plot)
 
 
 def _check_mixes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -175,7 +175,9 @@ def _check_trace(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         parser.error(f"--trace: {error}")
 
 
-def _check_plot(parser: argparse.ArgumentParser, path: Path) -> None:
+def _check_plot(parser: argparse.ArgumentParser, study: str, path: Path) -> None:
+    if study not in PLOTTED:
+        parser.error(f"--plot: there is no plot of {study}")
     if path.suffix not in ENDINGS:
         parser.error(f"--plot: {path} does not end in {', '.join(ENDINGS)}")
     if not path.parent.is_dir():

@@ -2,9 +2,11 @@
 
 import re
 
-from bench.routing.constants.page import PAGE, page
+import pytest
+
+from bench.routing.constants.page import PAGE, Measured, effect, page, verdict
 from bench.routing.constants.roles import FROM_ONE, GROUPS, KEPT, UNMEASURED
-from bench.routing.constants.source import find_constants
+from bench.routing.constants.source import Constant, find_constants
 from bench.routing.constants.study import FACTORS, changed, made_changeable
 
 
@@ -65,8 +67,7 @@ def test_a_constant_is_halved_and_doubled_or_its_distance_from_one_is():
 def test_a_module_is_made_to_ask_for_its_constants():
     """Compiled modules hold constants as literals: what is set at run time would not be seen."""
     text = '"""About."""\n\nfrom typing import Final\n\nPARTS: Final = 20 * 8\n'
-    one = find_constants()[0]
-    constant = type(one)(
+    constant = Constant(
         module="a", name="PARTS", line=5, expression="20 * 8", value=160, comment=""
     )
     assert made_changeable(text, [constant]).splitlines() == [
@@ -77,3 +78,35 @@ def test_a_module_is_made_to_ask_for_its_constants():
         "",
         'PARTS: Final = asked_int("a.PARTS", 20 * 8)',
     ]
+
+
+def measured(attained):
+    """Runs at 0.95 with a noise of 0.01 in each of four scenarios, and one change."""
+    keys = [f"plain/{name}" for name in "abcd"]
+    unchanged = {key: [0.95] for key in keys}
+    return Measured(
+        base=dict.fromkeys(keys, 0.95),
+        noise=dict.fromkeys(keys, 0.01),
+        plain_run=unchanged,
+        by_change={("a.PARTS", 0.5): {"attained": unchanged | attained}},
+    )
+
+
+@pytest.mark.parametrize(
+    ("attained", "told"),
+    [
+        # Nothing but the plain run again: no decision was another.
+        ({}, ("no run differs", "within noise")),
+        # One scenario 4 points lower, its noise 1: the mean of four is 1 lower, its noise 0.5.
+        ({"plain/a": [0.91]}, ("\N{MINUS SIGN}1.0", "within noise")),
+        # 6 points are more than five times the scenario's noise.
+        ({"plain/a": [0.89]}, ("\N{MINUS SIGN}1.5 (plain a \N{MINUS SIGN}6.0)", "matters")),
+        # 2 points in every one: four times the noise of the mean.
+        ({f"plain/{name}": [0.93] for name in "abcd"}, ("\N{MINUS SIGN}2.0", "matters")),
+    ],
+)
+def test_an_effect_is_one_when_it_is_more_than_noise(attained, told):
+    """Of hundreds of runs some differ by chance: a constant that seems to matter would be kept."""
+    constant = Constant(module="a", name="PARTS", line=1, expression="2", value=2, comment="Parts.")
+    one = effect(measured(attained), constant, 0.5)
+    assert (one.cell(), verdict(constant, [one, None])) == told

@@ -51,6 +51,8 @@ class Measured:
     """Attainment of each scenario with nothing changed, a ratio."""
     noise: dict[str, float]
     """Its standard deviation."""
+    plain_run: dict[str, list[float]]
+    """With nothing changed, by scenario and seed: runs that a constant does not touch are equal."""
     by_change: dict[tuple[str, float], Row]
     """By constant and factor."""
 
@@ -69,12 +71,16 @@ class Effect:
     """Those beyond the noise alone."""
     moves: bool
     """Whether any of it is more than noise."""
+    differs: bool = True
+    """Whether any run is another than the unchanged one at all."""
     error: str | None = None
 
     def cell(self) -> str:
         """For the table."""
         if self.error is not None:
             return "fails"
+        if not self.differs:
+            return "no run differs"
         suite = [self.by_group[name] for name in ("plain", "real") if name in self.by_group]
         told = " / ".join(map(_points, suite)) if suite else "-"
         for name, points in self.by_group.items():
@@ -101,7 +107,8 @@ def measured() -> Measured:
         base[key] = mean(values)
         spread = sum((value - base[key]) ** 2 for value in values) / max(1, len(values) - 1)
         noise[key] = math.sqrt(spread)
-    return Measured(base=base, noise=noise, by_change=by_change)
+    plain_run = by_change[NEUTRAL, 1.0]["attained"] if neutral else {}
+    return Measured(base=base, noise=noise, plain_run=plain_run, by_change=by_change)
 
 
 def effect(known: Measured, constant: Constant, factor: float) -> Effect | None:
@@ -129,7 +136,10 @@ def effect(known: Measured, constant: Constant, factor: float) -> Effect | None:
         abs(value) > max(LEAST_POINTS, 100 * GROUP_SIGMAS * known.group_noise(group))
         for group, value in by_group.items()
     )
-    return Effect(by_group=by_group, by_scenario=by_scenario, moves=moves)
+    differs = any(values != known.plain_run[key] for key, values in row["attained"].items())
+    return Effect(
+        by_group=by_group, by_scenario=by_scenario, moves=moves and differs, differs=differs
+    )
 
 
 def verdict(constant: Constant, effects: list[Effect | None]) -> str:
@@ -141,7 +151,7 @@ def verdict(constant: Constant, effects: list[Effect | None]) -> str:
         return "not measured yet"
     if any(one is not None and one.moves for one in effects):
         return "matters"
-    return "within noise" + (f"; kept: {KEPT[constant.path]}" if constant.path in KEPT else "")
+    return f"kept: {KEPT[constant.path]}" if constant.path in KEPT else "within noise"
 
 
 def constants_table() -> list[tuple[str, str, str, str, str]]:

@@ -8,7 +8,6 @@ per sequence, and a tick's length is what a client calls time per output token.
 
 ```text
 tick     seconds per token that answers get now, prefills in between included: a window's mean
-fast     the fast end of the same: what a token takes without prefills in between
 alone    the least window's mean that was ever seen: what one request gets on an idle replica,
          and so the floor of any target
 ```
@@ -19,13 +18,6 @@ by the engine's counters, and goes on by time (``pass_time``).
 
 from typing import Final
 
-# Share of the difference by which the fast end follows a shorter gap.
-# Unit: ratio. Source: chosen by hand.
-FASTER_RATIO: Final = 0.5
-# Share of the difference by which the fast end follows a longer gap: gaps with prefills in them
-# are longer and must not count, growing batches must.
-# Unit: ratio. Source: chosen by hand.
-SLOWER_RATIO: Final = 0.05
 # Least window of the mean: fewer ticks are noise.
 # Unit: ticks. Source: chosen by hand.
 MIN_WINDOW_TICKS: Final = 8.0
@@ -56,15 +48,13 @@ class StepClock:
 
     __slots__ = (
         "_alone_since_seconds", "_alone_ticks", "_fraction", "_num_since_idle",
-        "_passed_at_seconds", "alone_seconds", "fast_seconds", "last_at_seconds", "mean_seconds",
-        "num_ticks", "reported_seconds",
+        "_passed_at_seconds", "alone_seconds", "last_at_seconds", "mean_seconds", "num_ticks",
+        "reported_seconds",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.num_ticks = 0
         """Tokens that an answer which never ended would have got."""
-        self.fast_seconds = 0.0
-        """A tick without prefills; 0 while none was seen."""
         self.mean_seconds = 0.0
         """A tick as it is now, prefills in it; 0 while nothing decodes."""
         self.alone_seconds: float | None = None
@@ -97,12 +87,6 @@ class StepClock:
             if ticks <= 0.0:
                 return
         self._count(ticks)
-        fast = self.fast_seconds
-        if fast <= 0.0:
-            self.fast_seconds = gap
-        else:
-            follows = FASTER_RATIO if gap < fast else SLOWER_RATIO
-            self.fast_seconds = fast + follows * (gap - fast)
         self._num_since_idle += max(1, int(ticks))
         window = min(MAX_WINDOW_TICKS, max(MIN_WINDOW_TICKS, window_ticks))
         if self._num_since_idle < window:
@@ -136,7 +120,7 @@ class StepClock:
         True when the clock has moved.
         """
         since = self._passed_at_seconds
-        tick = self.mean_seconds or self.reported_seconds or self.fast_seconds
+        tick = self.mean_seconds or self.reported_seconds or self.alone_seconds or 0.0
         if tick < MIN_TICK_SECONDS:
             tick = MIN_TICK_SECONDS if tick > 0.0 else 0.0
         if since < 0 or tick <= 0.0:
