@@ -38,7 +38,7 @@ def test_the_page_is_what_its_program_writes():
 
 
 def test_every_constant_is_explained_above_it_with_unit_and_source():
-    """Who reads ``MISS_RATIO = 1.0`` at 3 a.m. needs to know of what, and who says so."""
+    """Who reads ``CLOSED_RATIO = 0.3`` at 3 a.m. needs to know of what, and who says so."""
     unexplained = [
         one.path
         for one in find_constants()

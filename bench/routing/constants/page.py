@@ -29,11 +29,12 @@ module. The comment above each constant in the source says what it is. This page
 `python -m bench.routing constants` has measured; a test fails when the two differ.
 
 **Effects** are points of attainment (percentage points of requests in time) that are won or
-lost when a constant is halved and when it is doubled, one at a time. The first two numbers are
-means over {num_cases} cases of the suite, in the plain mix and in the real one, at loads where
-90 to 96 % of the requests are in time. Scenarios that a constant is meant for follow by name.
-The scenario that moves most is in brackets, where it moves by more than noise. Where the value
-says "from 1", the constant's distance from 1 is what is halved and doubled.
+lost when a constant is halved and when it is doubled, one at a time: over the unchanged run or
+the mean of its repetitions, whichever is nearer. The first two numbers are means over
+{num_cases} cases of the suite, in the plain mix and in the real one, at loads where 90 to 96 %
+of the requests are in time. Scenarios that a constant is meant for follow by name. The scenario
+that moves most is in brackets, where it moves by more than noise. Where the value says "from
+1", the constant's distance from 1 is what is halved and doubled.
 
 **Noise**: {repetitions} runs that differ in ties alone have a standard deviation of {noise}. A
 constant matters if the mean of a group moves by more than {group} of those and by {least}
@@ -119,7 +120,7 @@ def effect(known: Measured, constant: Constant, factor: float) -> Effect | None:
     if "error" in row:
         return Effect(by_group={}, by_scenario={}, moves=True, error=row["error"])
     points = {
-        key: 100 * (mean(values) - known.base[key])
+        key: 100 * _beyond(mean(values), known.base[key], mean(known.plain_run[key]))
         for key, values in row["attained"].items()
         if key in known.base
     }
@@ -198,6 +199,12 @@ def page() -> str:
             f"{half} | {double} | {said} |\n"
         )
     return "".join(parts)
+
+
+def _beyond(value: float, first: float, second: float) -> float:
+    """How far it is from the nearer of two others; 0 between them."""
+    low, high = min(first, second), max(first, second)
+    return value - high if value > high else min(0.0, value - low)
 
 
 def _group(key: str) -> str:

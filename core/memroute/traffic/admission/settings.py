@@ -25,9 +25,6 @@ MAX_PREFILL_RATIO: Final = 0.25
 # What waiting for a closed replica is worth.
 # Unit: ratio of the TTFT target. Source: chosen by hand.
 CLOSED_RATIO: Final = 0.3
-# What a first token in time is worth: the most that another replica may cost more.
-# Unit: ratio of the TTFT target. Source: chosen by hand.
-MISS_RATIO: Final = 1.0
 # Silence that makes a replica hang.
 # Unit: ratio of the TTFT target. Source: chosen by hand.
 STUCK_RATIO: Final = 5.0
@@ -93,10 +90,11 @@ class AdmissionSettings:
         """What waiting for a replica that is closed is worth: some prompts of some thousand tokens.
         When the one that has the prefix is busy for a moment, waiting for it is cheaper than
         computing it again elsewhere."""
-        self.miss_seconds = MISS_RATIO * ttft
-        """What a first token in time is worth: with no time left to wait for the cheapest replica,
-        a request takes another that costs less than this more. Beyond, it would take from many
-        what it gains itself: a long prefix computed twice is held twice, too."""
+        self.miss_seconds = ttft
+        """What a first token in time is worth, as long as it may take: with no time left to wait
+        for the cheapest replica, a request takes another that costs less than this more. Beyond, it
+        would take from many what it gains itself: a long prefix computed twice is held twice,
+        too."""
         self.stuck_seconds = max(MIN_STUCK_SECONDS, STUCK_RATIO * ttft)
         """A replica that shows nothing for so long hangs."""
         self.trial_seconds = max(MIN_TRIAL_SECONDS, TRIAL_RATIO * ttft)
