@@ -305,7 +305,13 @@ class VirtualRouter:
             self._show(attempt, lease)
             if how.has_usage:
                 usage = how.num_choices * outcome.asked.num_output_tokens
-                self.prompts.observe(how.parts, actual_tokens=outcome.asked.num_prompt_tokens)
+                actual = outcome.asked.num_prompt_tokens
+                self.prompts.observe(how.parts, actual_tokens=actual)
+                self.dispatcher.predictions.prompt(
+                    expected=attempt.profile.num_prompt_tokens,
+                    actual=actual,
+                    now_seconds=self.loop.now_seconds,
+                )
         lease.release(is_complete=is_complete, generated_tokens=usage)
 
     def _on_first_token(self, attempt: _Attempt) -> None:
