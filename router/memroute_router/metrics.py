@@ -16,6 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from memroute.traffic.replica.predictions import RATIO_BUCKETS, Prediction
 from memroute_router.journal import Record
 from memroute_router.outcomes import Outcome
 from memroute_router.peers import PeerLink
@@ -111,6 +112,7 @@ class RouterMetrics:
         self.registry.register(_LedgerCollector(pools))
         self.registry.register(_DispatchCollector(pools))
         self.registry.register(_TargetsCollector(pools))
+        self.registry.register(_PredictionsCollector(pools))
         self.registry.register(_StatisticsCollector(self._by_labels))
         self.registry.register(_ProcessCollector(self))
         self.registry.register(_PeerCollector(peers or PeerLink(pools.peers)))
@@ -313,6 +315,37 @@ class _TargetsCollector(Collector):
             if pool.targets.are_met is not None:
                 unmet.add_metric(labels, 0 if pool.targets.are_met else 1)
         yield from (tpot_target, ttft_target, tpot, ttft, unmet)
+
+
+class _PredictionsCollector(Collector):
+    """Every pool's predictions compared with what happened, and whether it trusts them."""
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def collect(self) -> Iterator[Metric]:
+        ratios = HistogramMetricFamily(
+            "memroute_router_prediction_ratio",
+            "What happened over what was predicted, by what was predicted.",
+            labels=(*_DEPLOYMENT, "what"),
+        )
+        safe = _gauge(
+            "safe_mode",
+            "1 while predictions are threefold off: routed by least request within memory.",
+            _DEPLOYMENT,
+        )
+        for pool in self._pools.by_model.values():
+            predictions = pool.dispatcher.predictions
+            safe.add_metric(pool.labels, 0 if predictions.distrusted is None else 1)
+            for which in Prediction:
+                counts, total = predictions.histogram(which)
+                running, buckets = 0, []
+                bounds = (*(str(bound) for bound in RATIO_BUCKETS), "+Inf")
+                for bound, count in zip(bounds, counts, strict=True):
+                    running += count
+                    buckets.append((bound, running))
+                ratios.add_metric((*pool.labels, which.value), buckets, total)
+        yield from (ratios, safe)
 
 
 class _ProcessCollector(Collector):

@@ -6,6 +6,7 @@ what discovery says: which replicas there are, where, and by which settings they
 ``Pools`` owns every pool, and through it every ledger, every replica's health, every queue.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_router.http.client import Endpoint
 from memroute_router.targets import TargetWatch
 
+LOGGER = logging.getLogger(__name__)
 DEFAULT_WATERMARK_RATIO = 0.95
 DEFAULT_ASSUMED_OUTPUT_TOKENS = 256
 DEFAULT_TTFT_TARGET_SECONDS = 1.0
@@ -229,7 +231,14 @@ class Pool(RequestPool[Replica]):
 
     def tick(self) -> None:
         """Time passes: whole answers begin, replicas that hang are left, targets are judged."""
+        predictions = self.dispatcher.predictions
+        before = predictions.distrusted
         super().tick()
+        if predictions.distrusted is not before:
+            if before is None:
+                LOGGER.warning("safe mode model=%s reason=%r", self.model, predictions.message)
+            else:
+                LOGGER.info("safe mode ends model=%s: predictions are right again", self.model)
         self.targets.look(
             self.model,
             [replica.ledger for replica in self.replicas.values()],

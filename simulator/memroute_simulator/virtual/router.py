@@ -286,7 +286,10 @@ class VirtualRouter:
     def failed(self, attempt: _Attempt, why: str) -> None:
         """It has left a replica without an answer: elsewhere, while it may."""
         outcome = attempt.outcome
-        if outcome.first_token_seconds is None and self.pool.may_retry(attempt):
+        # Of a whole answer nothing has gone to the client before its end.
+        nothing_sent = outcome.first_token_seconds is None or not attempt.profile.is_stream
+        if nothing_sent and self.pool.may_retry(attempt):
+            outcome.first_token_seconds = None
             self.route(outcome, attempt.on_end)
         else:
             attempt.end(OutcomeStatus.FAILED, why)
@@ -305,7 +308,13 @@ class VirtualRouter:
             self._show(attempt, lease)
             if how.has_usage:
                 usage = how.num_choices * outcome.asked.num_output_tokens
-                self.prompts.observe(how.parts, actual_tokens=outcome.asked.num_prompt_tokens)
+                actual = outcome.asked.num_prompt_tokens
+                self.prompts.observe(how.parts, actual_tokens=actual)
+                self.dispatcher.predictions.prompt(
+                    expected=attempt.profile.num_prompt_tokens,
+                    actual=actual,
+                    now_seconds=self.loop.now_seconds,
+                )
         lease.release(is_complete=is_complete, generated_tokens=usage)
 
     def _on_first_token(self, attempt: _Attempt) -> None:

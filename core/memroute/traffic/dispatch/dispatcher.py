@@ -36,7 +36,7 @@ from memroute.traffic.dispatch.waiting_room import WaitingRoom
 from memroute.traffic.lengths import OutputLengths, TokensPerEvent
 from memroute.traffic.peers import PeerGroup
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
-from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation
+from memroute.traffic.replica import Predictions, ReplicaLedger, ReplicaReading, Reservation
 from memroute.traffic.replica.backend import Backend, compare_speed
 from memroute.traffic.request import Hits
 from memroute.traffic.routing.cost import RandomSource
@@ -62,6 +62,8 @@ class Dispatcher(Generic[T]):
         """
         self.lengths = OutputLengths()
         self.events = TokensPerEvent()
+        self.predictions = Predictions()
+        """What is believed of the replicas, compared with what happens."""
         self.peers = peers or PeerGroup()
         self.cached = CachedPrompts(self.peers.others)
         self.shares = FairShares()
@@ -71,7 +73,12 @@ class Dispatcher(Generic[T]):
         """Replicas that were closed to a request when it came, by why."""
         self._membership = Membership()
         self._selection: Selection[T] = Selection(
-            settings, self.lengths, self.cached, rng=rng, find_hits=find_hits
+            settings,
+            self.lengths,
+            self.cached,
+            rng=rng,
+            find_hits=find_hits,
+            predictions=self.predictions,
         )
         self._room: WaitingRoom[T] = WaitingRoom(
             limits, self._membership, self._selection, self.shares
@@ -124,6 +131,7 @@ class Dispatcher(Generic[T]):
             max_context_tokens=max_context_tokens,
             lengths=self.lengths,
             events=self.events,
+            predictions=self.predictions,
             weight_ratio=weight_ratio,
         )
 

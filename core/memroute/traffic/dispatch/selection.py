@@ -8,7 +8,7 @@ from memroute.traffic.dispatch.ask import Ask, T
 from memroute.traffic.dispatch.settings import DispatchSettings
 from memroute.traffic.lengths import OutputLengths
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
-from memroute.traffic.replica import Reservation
+from memroute.traffic.replica import Predictions, Reservation
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.replica.own_requests import MEMORY_QUANTILE
 from memroute.traffic.request import Hits, RequestProfile
@@ -21,6 +21,9 @@ from memroute.traffic.routing.shortlist import Shortlist, closed_to
 # the rest goes to the others at once.
 # Unit: ratio of the limit. Source: chosen by hand.
 OVER_SHARE_LIMIT_RATIO: Final = 0.8
+# The policy of safe mode, and what decisions are labelled with in it.
+SAFE_POLICY: Final = "least-request"
+SAFE_MODE: Final = "safe-mode"
 NO_HITS: Hits = {}
 
 
@@ -54,6 +57,7 @@ class Selection(Generic[T]):
         *,
         rng: RandomSource,
         find_hits: Callable[[T], Hits] | None,
+        predictions: Predictions,
     ) -> None:
         """``find_hits``: None for what ``cached`` knows."""
         self.settings = settings
@@ -61,8 +65,11 @@ class Selection(Generic[T]):
         self._cached = cached
         self._rng = rng
         self._find_hits = find_hits
+        self._predictions = predictions
         self._chooser = _chooser(settings)
+        self._safe_chooser = PublishedChooser(SAFE_MODE, published_policy(SAFE_POLICY))
         self._reduced = settings.limits.reduced(OVER_SHARE_LIMIT_RATIO)
+        self._without_time = settings.limits.without_time()
 
     def configure(self, settings: DispatchSettings) -> None:
         """Choose by these settings from now on. Raises ``KeyError`` for a policy that is none."""
@@ -74,6 +81,7 @@ class Selection(Generic[T]):
             self._chooser = _chooser(settings)
         self.settings = settings
         self._reduced = settings.limits.reduced(OVER_SHARE_LIMIT_RATIO)
+        self._without_time = settings.limits.without_time()
 
     def ask(self, ticket: T, *, now_seconds: float) -> Ask[T]:
         """What the request needs."""
@@ -97,7 +105,7 @@ class Selection(Generic[T]):
         ``asks_gates``: False where admission is off: a published policy then gets all of them.
         """
         limits = self._limits(is_over_share=is_over_share)
-        chooser = self._chooser
+        chooser = self._chooser_now()
         if not asks_gates and not chooser.minds_gates:
             return Shortlist(backends, limits)
         return chooser.among_open(
@@ -114,9 +122,10 @@ class Selection(Generic[T]):
     def in_any_case(self, ask: Ask[T], gated: Shortlist) -> Shortlist:
         """``gated`` with the policy's choice where nothing is held."""
         hits = NO_HITS
-        if self._chooser.sees_prefixes:
+        chooser = self._chooser_now()
+        if chooser.sees_prefixes:
             hits = self._hits(ask.ticket, gated.backends)
-        return self._chooser.among_all(ask.profile, gated, hits=hits, rng=self._rng)
+        return chooser.among_all(ask.profile, gated, hits=hits, rng=self._rng)
 
     def is_open(
         self,
@@ -147,10 +156,11 @@ class Selection(Generic[T]):
         profile, ledger = ask.profile, backend.ledger
         output, work = ask.output_tokens, found.open_work
         backend.health.trying(now_seconds=now_seconds)
-        self._chooser.sent()
+        chooser = self._chooser_now()
+        chooser.sent()
         choice = Choice(
             replica=ledger.replica,
-            policy=self._chooser.name,
+            policy=chooser.name,
             num_candidates=len(found.backends),
             num_open=found.num_open,
             wait_seconds=wait_seconds(ledger, now_seconds=now_seconds),
@@ -165,6 +175,7 @@ class Selection(Generic[T]):
             work_tokens=work,
             expected_output_tokens=output,
         )
+        reservation.expected_first_token_seconds = choice.wait_seconds + choice.own_seconds
         if ledger.observer is not None:
             ledger.observer.sent(ledger.replica, reservation)
         num_taught = self._cached.sent(ledger, profile)
@@ -172,8 +183,18 @@ class Selection(Generic[T]):
 
     # Inside.
 
+    @property
+    def is_in_safe_mode(self) -> bool:
+        """Whether what the pool believes is so far off that only memory is minded."""
+        return self._predictions.distrusted is not None and self._chooser.name == MEMROUTE
+
+    def _chooser_now(self) -> Chooser:
+        return self._safe_chooser if self.is_in_safe_mode else self._chooser
+
     def _limits(self, *, is_over_share: bool) -> AdmissionSettings:
         """A tenant that has had more than its share leaves some room to those who have not."""
+        if self.is_in_safe_mode:
+            return self._without_time
         return self._reduced if is_over_share else self.settings.limits
 
     def _hits(self, ticket: T, possible: Sequence[Backend]) -> Hits:

@@ -28,6 +28,7 @@ from memroute.traffic.lengths.events import TokensPerEvent
 from memroute.traffic.lengths.output import OutputLengths
 from memroute.traffic.replica.learned_limits import LearnedLimits
 from memroute.traffic.replica.peer_requests import SharedRequests
+from memroute.traffic.replica.predictions import Predictions
 from memroute.traffic.replica.reading import ReplicaReading
 
 # Least factor by which sharing scales our own count: a measured use of 0 is a reading that is off.
@@ -55,6 +56,7 @@ class ReplicaLedger(SharedRequests):
         max_context_tokens: int | None = None,
         lengths: OutputLengths | None = None,
         events: TokensPerEvent | None = None,
+        predictions: Predictions | None = None,
         weight_ratio: float = 1.0,
     ) -> None:
         """``promised_capacity_tokens``: what the operator expects, used until the engine says.
@@ -63,7 +65,7 @@ class ReplicaLedger(SharedRequests):
         by its replicas. ``weight_ratio``: share of traffic that it is meant to get, relative to
         others (1 where nobody says).
         """
-        super().__init__(lengths, events)
+        super().__init__(lengths, events, predictions)
         self.replica = replica
         self.weight_ratio = weight_ratio
         self._promised_capacity_tokens = promised_capacity_tokens
@@ -110,6 +112,7 @@ class ReplicaLedger(SharedRequests):
                 # At some time since the last one: it may hang since a moment after that.
                 alive_at = last.taken_at_seconds
                 self.progressed_at_seconds = max(self.progressed_at_seconds, alive_at)
+        held = self.held_tokens
         self.reading = reading
         self._projected_tokens = -1
         self.sent_since_reading_tokens = 0
@@ -136,6 +139,13 @@ class ReplicaLedger(SharedRequests):
             self.foreign_tokens, self.sharing_ratio, self.pinned_ratio = 0, 1.0, 0.0
         else:
             measured = max(0, int(ratio * self.capacity_tokens) - ended)
+            if last is not None:
+                self._predictions.kv_cache(
+                    expected=held,
+                    actual=measured,
+                    capacity=self.capacity_tokens,
+                    now_seconds=started,
+                )
             self.foreign_tokens = max(0, measured - seen - maybe)
             self.sharing_ratio, self.pinned_ratio = 1.0, 0.0
             if measured < seen:

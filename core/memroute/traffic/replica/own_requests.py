@@ -15,6 +15,7 @@ from memroute.traffic.lengths.events import TokensPerEvent
 from memroute.traffic.lengths.output import OutputLengths
 from memroute.traffic.replica.decoding import DecodingAnswers, Reservation
 from memroute.traffic.replica.observer import LeaseObserver
+from memroute.traffic.replica.predictions import Predictions
 from memroute.traffic.replica.prefill_law import PrefillLaw
 from memroute.traffic.replica.step_clock import StepClock
 from memroute.traffic.request import RequestProfile
@@ -48,14 +49,21 @@ class OwnRequests(DecodingAnswers):
     """
 
     __slots__ = (
-        "_ended", "_events", "_leader", "_leader_events", "_lengths", "_projected_tokens",
+        "_ended", "_events", "_leader", "_leader_events", "_lengths", "_predictions",
+        "_projected_tokens",
         "_unseen", "adapters", "leases", "num_pending", "num_shown", "observer",
         "pending_reserved_tokens", "pending_tokens", "progressed_at_seconds", "seen_events",
         "seen_seconds", "sent_since_reading_tokens", "settles_at_seconds", "speed", "steps",
     )  # fmt: skip
 
-    def __init__(self, lengths: OutputLengths | None, events: TokensPerEvent | None) -> None:
+    def __init__(
+        self,
+        lengths: OutputLengths | None,
+        events: TokensPerEvent | None,
+        predictions: Predictions | None,
+    ) -> None:
         super().__init__()
+        self._predictions = predictions or Predictions()
         self._lengths = lengths or OutputLengths()
         self._events = events or TokensPerEvent()
         self.leases: set[Reservation] = set()
@@ -157,6 +165,12 @@ class OwnRequests(DecodingAnswers):
             self.settle(now_seconds=now_seconds)
         if lease.answered_at_seconds < 0:
             self._answered(lease, now_seconds, is_seen=True)
+            if lease.expected_first_token_seconds >= 0:
+                self._predictions.first_token(
+                    expected=lease.expected_first_token_seconds,
+                    actual=now_seconds - lease.sent_at_seconds,
+                    now_seconds=now_seconds,
+                )
         if self._leader is lease:
             self._lead(num_more, sequences, now_seconds)
         elif self._leader is None and not lease.is_paused:
@@ -183,6 +197,13 @@ class OwnRequests(DecodingAnswers):
         if generated_tokens is None:
             return
         lease.generated_tokens = generated_tokens
+        ticks = generated_tokens / lease.num_sequences
+        if lease.num_events and ticks >= MIN_TELLING_TOKENS and self.steps.mean_seconds > 0.0:
+            self._predictions.token(
+                expected=self.steps.mean_seconds,
+                actual=(now_seconds - lease.answered_at_seconds) / (ticks - 1.0),
+                now_seconds=now_seconds,
+            )
         if lease.num_events:
             self._events.observe(
                 num_tokens=generated_tokens,

@@ -16,6 +16,7 @@ Times are of the router that hears it, when it hears it: no two clocks are compa
 from memroute.traffic.lengths.events import TokensPerEvent
 from memroute.traffic.lengths.output import OutputLengths
 from memroute.traffic.replica.own_requests import OwnRequests
+from memroute.traffic.replica.predictions import Predictions
 
 
 class PeerRequest:
@@ -63,8 +64,13 @@ class SharedRequests(OwnRequests):
 
     __slots__ = ("foreign_tokens", "num_foreign_running", "num_foreign_waiting", "peer_requests")
 
-    def __init__(self, lengths: OutputLengths | None, events: TokensPerEvent | None) -> None:
-        super().__init__(lengths, events)
+    def __init__(
+        self,
+        lengths: OutputLengths | None,
+        events: TokensPerEvent | None,
+        predictions: Predictions | None,
+    ) -> None:
+        super().__init__(lengths, events, predictions)
         self.foreign_tokens = 0
         self.num_foreign_waiting = self.num_foreign_running = 0
         """What others hold, queue and run there, as of the last scrape and what was told since."""
