@@ -8,6 +8,7 @@ _FAIRNESS = ("plain", "fairness")
 NAME = "a name, no quantity"
 MEMORY = "kept: a bound of memory"
 FORMAT = "not measured: a format that routers have to agree on"
+WRONG = "not measured: only where what is predicted is off by far"
 GONE = "not measured: only where a router goes, or sends nonsense"
 CHANGED = "not measured: only where a router comes"
 PUBLISHED = "not measured: only in the policy of others that it is a part of"
@@ -105,6 +106,8 @@ def why_unmeasured(path: str) -> str | None:
         return PUBLISHED
     if module == "peers.wire":
         return FORMAT
+    if module == "replica.predictions":
+        return WRONG
     return UNMEASURED.get(path)
 
 
@@ -178,8 +181,8 @@ KEPT: dict[str, str] = {
     "lengths.prompt.PRIOR_TOKENS": _PRIOR,
     "peers.outbox.BURST_SECONDS": "a bound of the network's use",
     "peers.outbox.MAX_BYTES_PER_SECOND": "a bound of the network's use",
-    "prefixes.cached_prompts.COMMON_ID_BLOCKS": "no case of the suite has keys of token ids",
-    "prefixes.cached_prompts.COMMON_TEXT_BLOCKS": _RULE,
+    "prefixes.cached_prompts.COMMON_ID_BLOCKS": _RULE,
+    "prefixes.cached_prompts.COMMON_TEXT_BLOCKS": "no case of the suite has keys of text",
     "prefixes.guessed_prefixes.MAX_BLOCKS_PER_REPLICA": "a bound of memory",
     "prefixes.rendezvous.NUM_RANKED": "safety: who answers for a replica that is out",
     "prefixes.rendezvous.NUM_SLOTS": "a bound of memory",

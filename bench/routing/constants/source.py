@@ -11,6 +11,8 @@ from typing import Any
 ROOT = Path(__file__).parents[3]
 PACKAGE = "memroute/traffic"
 CORE = ROOT / "core"
+FORMATS = ("peers.wire", "prefixes.rendezvous")
+"""Modules whose private numbers are kinds, flags and masks of a format: no quantities."""
 _UNIT_AND_SOURCE = re.compile(r"Unit: (?P<unit>[^.]+)\. Source: (?P<source>.+)\.$")
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], float]] = {
     ast.Add: operator.add,
@@ -24,7 +26,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constant:
-    """One public module-level ``Final`` number; private ones are masks and kinds of a format."""
+    """One module-level ``Final`` number."""
 
     module: str
     """Its name below ``memroute.traffic``."""
@@ -81,7 +83,7 @@ def _of_module(module: str, text: str) -> list[Constant]:
             continue
         if node.value is None or not ast.unparse(node.annotation).startswith("Final"):
             continue
-        if node.target.id.startswith("_"):
+        if node.target.id.startswith("_") and module in FORMATS:
             continue
         value = _number(node.value, values)
         if value is None:
