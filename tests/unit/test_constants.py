@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bench.routing.constants.page import PAGE, Measured, effect, page, verdict
+from bench.routing.constants.page import PAGE, Measured, constants_table, effect, page, verdict
 from bench.routing.constants.roles import FROM_ONE, GROUPS, KEPT, UNMEASURED
 from bench.routing.constants.source import Constant, find_constants
 from bench.routing.constants.study import FACTORS, changed, made_changeable
@@ -88,7 +88,7 @@ def measured(attained):
         base=dict.fromkeys(keys, 0.95),
         noise=dict.fromkeys(keys, 0.01),
         plain_run=unchanged,
-        by_change={("a.PARTS", 0.5): {"attained": unchanged | attained}},
+        by_change={("a.PARTS", 0.5): {"value": 1, "attained": unchanged | attained}},
     )
 
 
@@ -110,3 +110,15 @@ def test_an_effect_is_one_when_it_is_more_than_noise(attained, told):
     constant = Constant(module="a", name="PARTS", line=1, expression="2", value=2, comment="Parts.")
     one = effect(measured(attained), constant, 0.5)
     assert (one.cell(), verdict(constant, [one, None])) == told
+
+
+def test_what_was_measured_of_another_value_is_not_told_of_this_one():
+    """Halving 2 was measured; the constant is 4 by now."""
+    constant = Constant(module="a", name="PARTS", line=1, expression="4", value=4, comment="Parts.")
+    assert effect(measured({}), constant, 0.5) is None
+    assert verdict(constant, [None, None]) == "not measured yet"
+
+
+def test_a_constant_that_does_not_matter_says_why_it_is_there():
+    """Those that nothing shows to matter are kept for a reason, or go."""
+    assert [row[0] for row in constants_table() if row[-1] == "within noise"] == []

@@ -7,9 +7,9 @@ has measured; a test checks that it is up to date.
 import math
 from dataclasses import dataclass
 
-from bench.routing.constants.roles import FROM_ONE, KEPT, why_unmeasured
+from bench.routing.constants.roles import FROM_ONE, KEPT, REMOVED, why_unmeasured
 from bench.routing.constants.source import ROOT, Constant, find_constants
-from bench.routing.constants.study import FACTORS, NEUTRAL, Row, read_results
+from bench.routing.constants.study import FACTORS, NEUTRAL, Row, changed, read_results
 from bench.routing.statistics import mean
 
 PAGE = ROOT / "docs/reference/constants.md"
@@ -31,7 +31,7 @@ module. The comment above each constant in the source says what it is. This page
 **Effects** are points of attainment (percentage points of requests in time) that are won or
 lost when a constant is halved and when it is doubled, one at a time: over the unchanged run or
 the mean of its repetitions, whichever is nearer. The first two numbers are means over
-{num_cases} cases of the suite, in the plain mix and in the real one, at loads where 90 to 96 %
+{num_cases} cases of the suite, in the plain mix and in the real one, at loads where 87 to 96 %
 of the requests are in time. Scenarios that a constant is meant for follow by name. The scenario
 that moves most is in brackets, where it moves by more than noise. Where the value says "from
 1", the constant's distance from 1 is what is halved and doubled.
@@ -40,7 +40,9 @@ that moves most is in brackets, where it moves by more than noise. Where the val
 constant matters if the mean of a group moves by more than {group} of those and by {least}
 points, or one scenario by more than {scenario} of its own and by {least_scenario} point. Runs
 are short and of one seed, so "within noise" means an effect below that, not none; and a
-constant can matter to traffic that the suite does not have.
+constant can matter to traffic that the suite does not have. "No run differs" means equal
+outcomes, to the fourth digit of every scenario. "Kept" means no effect beyond noise, and why the
+constant is there all the same.
 """
 
 
@@ -115,7 +117,8 @@ def measured() -> Measured:
 def effect(known: Measured, constant: Constant, factor: float) -> Effect | None:
     """What the change did; None where it was not measured."""
     row = known.by_change.get((constant.path, factor))
-    if row is None:
+    if row is None or row["value"] != changed(constant, factor):
+        # Of another value than it has now.
         return None
     if "error" in row:
         return Effect(by_group={}, by_scenario={}, moves=True, error=row["error"])
@@ -198,6 +201,8 @@ def page() -> str:
             f"| `{constant.name}` | {value} | {constant.unit} | {constant.source} | "
             f"{half} | {double} | {said} |\n"
         )
+    parts.append("\n## Removed\n\n")
+    parts += [f"* `{path}`: {why}\n" for path, why in REMOVED.items()]
     return "".join(parts)
 
 

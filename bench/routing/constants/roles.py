@@ -156,7 +156,7 @@ KEPT: dict[str, str] = {
     "dispatch.retries.MAX_SAVED": _RETRIES,
     "dispatch.retries.MIN_RETRIES_PER_SECOND": _RETRIES,
     "dispatch.retries.RETRIES_PER_REQUEST": _RETRIES,
-    "dispatch.selection.OVER_SHARE_LIMIT_RATIO": "fairness: room for the others",
+    "dispatch.selection.OVER_SHARE_LIMIT_RATIO": "at 1 the others lose 9 points in a flood",
     "dispatch.turns.LATE_WAIT_SECONDS": _RULE,
     "dispatch.turns.MAX_ASKED_PER_WANT": _WORK,
     "dispatch.turns.MAX_LOOKS": _WORK,
@@ -227,3 +227,20 @@ KEPT: dict[str, str] = {
     "routing.cost.STALE_SECONDS": "safety: replicas that nobody can read come last",
 }
 """Why a constant that nothing shows to matter is there all the same."""
+
+REMOVED = {
+    "replica.step_clock.FASTER_RATIO, SLOWER_RATIO": (
+        "no run differed; the fast end of the ticks was read only where nothing else was known, "
+        "and what one request gets alone stands there now"
+    ),
+    "admission.settings.MISS_RATIO": (
+        "no run differed; it was 1: a first token in time is worth the target itself"
+    ),
+    "dispatch.drain.MEMORY_BOUND_SECONDS": (
+        "no run differed; as long as a lull, and about the same: `LULL_SECONDS`"
+    ),
+    "admission.settings.OWN_PREFILL_RATIO": (
+        "no decision read it; the simulator judges by it, and has it now"
+    ),
+}
+"""Constants that are no more, and what stands in their place."""

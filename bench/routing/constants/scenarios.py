@@ -1,6 +1,6 @@
 """What a scaled constant is measured by: short runs whose outcome is one share of the requests.
 
-The suite's cases are at loads where such a run attains 90 to 96 %, where attainment falls fastest
+The suite's cases are at loads where such a run attains 87 to 96 %, where attainment falls fastest
 (replicas are empty at first, so a short run bears more than a long one); the others are what only
 some constants are for.
 """
