@@ -23,6 +23,7 @@ router that shuts down. Nothing here awaits: each step runs to its end when some
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from memroute.traffic.admission import Reject
@@ -49,7 +50,7 @@ from memroute_router.refusal import (
     replicas_failed,
 )
 from memroute_router.services import Services
-from memroute_router.surface import Route
+from memroute_router.surface import ROUTES, Route
 
 LOGGER = logging.getLogger(__name__)
 MAX_REQUEST_ID_BYTES = 128
@@ -445,11 +446,17 @@ def _printable(text: str) -> bytes:
 class Proxy:
     """Answers the proxied paths: one ``Lifecycle`` for each request."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, otherwise: Callable[[Exchange], None]) -> None:
+        """``otherwise``: answers what is not proxied."""
         self._services = services
+        self._otherwise = otherwise
         self._num_requests = 0
 
-    def handle(self, exchange: Exchange, route: Route) -> None:
+    def handle(self, exchange: Exchange) -> None:
         """Begin one request."""
+        route = ROUTES.get(exchange.path)
+        if route is None or exchange.method != b"POST":
+            self._otherwise(exchange)
+            return
         self._num_requests += 1
         Lifecycle(self._services, exchange, route, self._num_requests).begin()

@@ -163,7 +163,8 @@ MIN_TAIL_BYTES: Final = 64
 # from one request to the next just there. 64 bytes are about 16 tokens, the smallest block that
 # engines cache.
 MIN_BLOCK_SHARE: Final = 4
-# A quarter of a block: shorter messages are taken together, so that a prompt of many has not many more keys.
+# A quarter of a block: shorter messages are taken together, so that a prompt of many has not many
+# more keys.
 _LIMITS: Final = [4096, 16_384, 65_536, 1 << 62]
 _TOGETHER: Final = [4096, 12_288, 24_576, 65_536]
 _SIZES: Final = [512, 1024, 2048, 4096]

@@ -20,7 +20,6 @@ chains share is found by halves.
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Final
 
 from memroute.traffic.prefixes.holders import ReplicaBits
@@ -136,7 +135,9 @@ class PrefixIndex:
         cache = self._cache(replica)
         bit = self._replicas.bit(replica)
         if not ends:
-            ends = tuple(range(tokens_per_block, tokens_per_block * (len(keys) + 1), tokens_per_block))
+            ends = tuple(
+                range(tokens_per_block, tokens_per_block * (len(keys) + 1), tokens_per_block)
+            )
         path: list[_Run] = []
         at, num_new = 0, 0
         while at < len(keys):
@@ -227,29 +228,25 @@ class PrefixIndex:
     def _evict(self, cache: _Cache, bit: int, max_tokens: int) -> None:
         """Forget what was used longest ago, until the rest fits; the last block stays in any case.
 
-        The run that fits in part is cut where this replica alone has it. Where others have it too
+        The run that fits in part is cut where this replica alone has it. Where others have it too,
         all of it goes: it is the oldest here, and they keep theirs.
         """
-        while True:
-            num_tokens = cache.num_tokens - max_tokens
-            num_blocks = cache.num_blocks - MAX_BLOCKS_PER_REPLICA
-            if num_tokens <= 0 and num_blocks <= 0:
-                return
-            run = next(iter(cache.recent))
-            is_last = len(cache.recent) == 1
+        recent = cache.recent
+        while cache.num_blocks > MAX_BLOCKS_PER_REPLICA and len(recent) > 1:
+            self._drop(cache, next(iter(recent)), bit)
+        while cache.num_tokens > max_tokens:
+            run = next(iter(recent))
+            is_last = len(recent) == 1
             keep = 0
             if run.holders == bit:
-                keep = min(
-                    bisect_right(run.ends, run.ends[-1] - max(0, num_tokens)),
-                    len(run.keys) - max(0, num_blocks),
-                )
-                if is_last:
-                    keep = max(1, keep)
+                fits = run.ends[-1] - (cache.num_tokens - max_tokens)
+                keep = bisect_right(run.ends, fits)
             elif is_last:
                 return
-            if keep <= 0:
+            if not keep and not is_last:
                 self._drop(cache, run, bit)
                 continue
+            keep = max(1, keep)
             cache.num_tokens -= run.ends[-1] - run.ends[keep - 1]
             cache.num_blocks -= len(run.keys) - keep
             run.keys, run.ends = run.keys[:keep], run.ends[:keep]
