@@ -6,6 +6,8 @@ that is not found or a request that is seen by the next scrape, and ``OpenReport
 
 from typing import Final
 
+# Key of a request without a session.
+# Unit: key. Source: a name.
 NO_SESSION: Final = 0
 
 
