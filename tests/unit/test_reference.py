@@ -149,3 +149,21 @@ def test_links_of_the_documents_lead_somewhere(repository):
             assert page.exists(), f"{document}: {target}"
             if anchor:
                 assert anchor in anchors(page.read_text()), f"{document}: {target}#{anchor}"
+
+
+def test_the_files_of_the_architecture_page_exist(repository):
+    """The page answers "where is it?": a file that has moved is an answer that is wrong."""
+    text = (repository / "docs" / "explanation" / "architecture.md").read_text()
+    short = {"traffic": "core/memroute/traffic", "router": "router/memroute_router"}
+    num_files = 0
+    for line in text.splitlines():
+        folder = repository
+        for name in re.findall(r"`([\w/.]+(?:/|\.py|\.yaml))`", line) if line[:2] == "| " else ():
+            first, _, rest = name.partition("/")
+            if first in short and not name.startswith(short[first]):
+                name = f"{short[first]}/{rest}"  # noqa: PLW2901
+            path = repository / name if "/" in name else folder / name
+            assert path.exists(), line
+            folder = path.parent
+            num_files += 1
+    assert num_files > 50

@@ -1,24 +1,28 @@
-"""The replica on which a request costs least, in seconds: the page to read first.
+"""What a request costs on one replica, in seconds: the page to read first.
+
+A request goes to the replica on which it costs least.
 
 ```text
-cost = prompts that wait there                      until its own prompt's turn
-     + its own prompt, what is not cached           until its first token
-     + KAPPA x answers there x (its prompt + RHO x its answer)
-                                                    what it takes from those that decode there
-     + MEMORY x k / (1 - k)                         k: projected KV use with it
-     + STALE if its readings are out of date        others first
-     + ADAPTER if nobody uses its LoRA adapter there
+cost = wait     until the prompts that wait there are computed
+     + own      seconds of its own prompt, the uncached part
+     + KAPPA x answers there x (own + RHO x seconds per prompt token x its expected output tokens)
+                what the answers that decode there lose
+     + MEMORY_SECONDS x k / (FULL_RATIO - min(k, 1))     k: projected KV use with the request
+     then over the replica's weight
+     + STALE_SECONDS if the replica's reading is out of date
+     + ADAPTER_SECONDS if nobody uses the request's LoRA adapter there
 ```
 
 rounded down to ``SAME_SECONDS``. A replica that is closed to the request costs
 ``AdmissionSettings.closed_seconds`` more: what waiting for it is worth (``shortlist``).
 
-All of it is measured: how fast the replica computes prompts (``memroute.traffic.replica.speed``),
-what is in its prefix cache, what its KV cache will hold. The first two lines are the time to the
-first token; the third is what LMetric (arXiv 2603.15202) multiplies in whole, here at a twentieth,
-because a second that many answers share hurts each of them less than a second that one request
-waits; the fourth keeps unequal KV caches equally full, and is nothing until one fills. Ties are
-broken at random, so that no replica is favoured and routers that see the same do not do the same.
+All prices are learned: how fast the replica computes prompts (``replica.prefill_law``), what is in
+its prefix cache, what its KV cache will hold. ``wait`` and ``own`` add up to the time to the first
+token. LMetric (arXiv 2603.15202) multiplies the third term in whole. Here it weighs a twentieth: a
+second that many answers share hurts each of them less than a second that one request waits. The
+fourth term keeps unequal KV caches equally full, and is next to nothing until one fills. Ties are
+broken at random, so that no replica is favoured, and routers that see the same do not all choose
+the same.
 """
 
 from collections.abc import Mapping
