@@ -88,7 +88,7 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
     parser = argparse.ArgumentParser(
         prog="memroute-router",
-        description="Admits OpenAI-API requests and sends each to the replica where it costs least.",
+        description="Admits OpenAI-API requests; sends each to the replica where it costs least.",
         epilog=EXAMPLES,
         formatter_class=_Formatter,
     )

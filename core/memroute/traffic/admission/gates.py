@@ -1,4 +1,4 @@
-"""Whether a replica takes a request now: one gate for each reason not to, in the order of ``GATES``.
+"""Whether a replica takes a request now: one gate for each reason not to, in order.
 
 An idle replica takes any request that it can hold: waiting would not make more room. A replica with
 work of its own is open to a request unless a gate closes it. The first gate that does names the
@@ -183,9 +183,7 @@ GATES: Final = (
     ),
     Gate(
         reason=ClosedReason.PREFILL,
-        meaning=(
-            "has prompts waiting that take more than a quarter of the TTFT target to compute"
-        ),
+        meaning="has prompts waiting that take more than a quarter of the TTFT target to compute",
         sentence=lambda count, settings: (
             f"{count} have prompts for {settings.max_prefill_seconds:g} s waiting"
         ),

@@ -106,7 +106,7 @@ class WaitingRoom(Generic[T]):
             if ClosedReason.MEMORY in found.closed:
                 line.drain.memory_binds(now_seconds=now_seconds)
         expected = line.expected_wait_seconds(ask, now_seconds=now_seconds)
-        # A request that has failed on a replica was admitted before: it waits for as long as it may.
+        # A request that has failed on a replica was admitted before: it may wait its full time.
         refusal = line.refusal(ask, expected_wait_seconds=None if ask.ticket.tried else expected)
         if refusal in {QueueRefusal.REQUESTS, QueueRefusal.TOKENS}:
             victim = line.victim(ask)
