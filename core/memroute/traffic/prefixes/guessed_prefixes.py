@@ -1,9 +1,9 @@
-"""Which replica has how much of a prompt cached: guessed from what was sent where.
+"""Leading blocks of a prompt that each replica has cached, guessed from what was sent where.
 
-What was sent to a replica is taken to be in its cache at once: the next request with the same
-prefix comes before any event could tell (llm-d calls that speculative). Each replica remembers as
-many blocks as its KV cache holds, the longest unused go first and the ends of prompts before their
-beginnings, as engines evict.
+A prompt that is sent to a replica counts as cached at once: the next request with the same prefix
+comes before any event could say so (llm-d calls that speculative). The index remembers for each
+replica as many blocks as its KV cache holds. It forgets as engines evict: the longest unused first,
+and the ends of prompts before their beginnings.
 """
 
 from collections import OrderedDict

@@ -1,8 +1,8 @@
-"""Which replicas have a block: for every key a set of replicas, as the bits of one number.
+"""The replicas that have a block: for every key a set of replicas, as the bits of one number.
 
-A prompt is a chain of block keys, each of all text up to its end. It is matched by walking its keys
-while some replica is left, so a walk costs what the longest match is long, whatever the number of
-replicas.
+A prompt is a chain of block keys, each of all text up to its end. To match it, the keys are walked
+while some replica has all blocks so far. So a walk costs as much as the longest match is long,
+whatever the number of replicas.
 """
 
 from collections.abc import Sequence

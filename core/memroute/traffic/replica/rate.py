@@ -1,4 +1,4 @@
-"""A rate that forgets: how many tokens per second have been freed of late."""
+"""A rate that forgets: an exponentially decayed amount per second."""
 
 import math
 from typing import Final
@@ -24,12 +24,12 @@ class RateMeter:
             self._first_at_seconds = now_seconds
 
     def amount(self, *, now_seconds: float) -> float:
-        """What was counted of late: half of it after ``HALF_LIFE_SECONDS``."""
+        """The decayed amount: half of it after ``HALF_LIFE_SECONDS``."""
         self._decay(now_seconds)
         return self._amount
 
     def per_second(self, *, now_seconds: float) -> float | None:
-        """The rate; None while nothing was ever counted."""
+        """The rate per second; None while nothing was ever counted."""
         if self._first_at_seconds is None:
             return None
         self._decay(now_seconds)

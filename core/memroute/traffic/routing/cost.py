@@ -56,7 +56,7 @@ SAME_SECONDS: Final = 0.002
 
 
 class RandomSource(Protocol):
-    """What breaks ties: a ``random.Random``, seeded by whoever calls."""
+    """The source of ties' draws: a ``random.Random``, seeded by the caller."""
 
     def random(self) -> float:
         """A number from 0 to 1."""
@@ -64,7 +64,7 @@ class RandomSource(Protocol):
 
 
 class Choice:
-    """The chosen replica, and why it."""
+    """The chosen replica, and why."""
 
     __slots__ = (
         "closed", "hit_tokens", "num_candidates", "num_open", "own_seconds", "policy",
@@ -88,18 +88,18 @@ class Choice:
         self.policy = policy
         self.num_candidates = num_candidates
         self.wait_seconds = wait_seconds
-        """Until its prompt's turn, as far as this router can tell."""
+        """Seconds until the prompt's turn, as far as this router can tell."""
         self.own_seconds = own_seconds
-        """Of its own prompt."""
+        """Seconds of its own prefill."""
         self.hit_tokens = hit_tokens
-        """Of its prompt, what is taken to be in the replica's prefix cache."""
+        """Tokens of its prompt that count as cached on the replica."""
         self.projected_ratio = projected_ratio
-        """KV use to come, the request with it; None when the capacity is unknown."""
+        """Projected KV use with the request, 0 to 1 and above; None: the capacity is unknown."""
         self.closed = closed
-        """Candidates that did not take it then, by why."""
+        """Replicas that were closed to the request, by reason."""
         self.num_open = num_open
-        """Candidates that a published policy could choose from; None: it could from all, or the
-        policy is memroute's, which prices the closed ones too."""
+        """Open replicas that a published policy chose from; None: it chose from all, or the policy
+        is memroute's, which prices the closed ones too."""
 
     @property
     def why(self) -> str:
@@ -119,7 +119,7 @@ class Choice:
 
 
 def wait_seconds(ledger: ReplicaLedger, *, now_seconds: float) -> float:
-    """Until a prompt that came now would have its turn: ours that wait there, and others'."""
+    """Seconds until a prompt that came now would have its turn, behind ours and foreign ones."""
     speed = ledger.speed
     wait = 0.0
     since = speed.busy_since_seconds
@@ -143,10 +143,10 @@ def cost_seconds(
     max_age_seconds: float,
     now_seconds: float,
 ) -> float:
-    """What the request costs there, all that the module's text lists.
+    """What the request costs on the replica, by the formula of the module's text.
 
-    ``work_tokens``: of its prompt, what is not cached there. ``max_age_seconds``: of readings that
-    are trusted.
+    ``work_tokens``: uncached tokens of its prompt. ``max_age_seconds``: greatest age of a trusted
+    reading.
     """
     speed = ledger.speed
     own = speed.token_seconds * work_tokens
