@@ -25,9 +25,12 @@ from bench.routing.slow import SLOW_CASES
 from bench.routing.studies import OURS, POLICIES, STUDIES, SWEPT, Options
 from bench.server import ServerError
 from memroute.traffic.dispatch import dispatcher
+from memroute_simulator.virtual.mix import REAL_MIX
 from memroute_simulator.virtual.router import CLAIRVOYANT
 from memroute_simulator.workloads import WorkloadError
 
+HTTP_STREAM_INTERVAL = 4
+# Tokens of an event in the real mix over HTTP: about the mean of 1 to 8.
 ABOUT = """\
 capacity   the highest rate at which 95 % of what is offered has its first token within 1 s and
            each further one within 50 ms on average; shed and failed requests are misses
@@ -101,6 +104,8 @@ def _rows(options: argparse.Namespace) -> list[Row]:
                 time_scale=options.time_scale,
                 engines=options.engines,
                 model=options.model,
+                whole_ratio=REAL_MIX.whole_ratio if options.real else 0.0,
+                stream_interval=HTTP_STREAM_INTERVAL if options.real else 1,
             )
         )
     return STUDIES[options.study](_options(options))
@@ -246,6 +251,11 @@ def _parser() -> argparse.ArgumentParser:
         "on the CPU (`make conformance` installs it)",
     )  # fmt: skip
     over_http.add_argument("--model", default="m", help="what they are asked for (default: m)")
+    over_http.add_argument(
+        "--real", action="store_true",
+        help="the real mix, as far as it goes over HTTP: 70 %% of the answers not streamed, events "
+        "of four tokens",
+    )  # fmt: skip
     over_http.add_argument(
         "--time-scale", type=_positive, default=2.0,
         help="how much slower than the hardware engines are, targets with them (default: 2)",

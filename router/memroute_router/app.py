@@ -231,7 +231,7 @@ class Router:
         selector = settings.peer_selector
         if selector is None or client is None:
             await self.peer_names.wait()
-        await self.peers.start(settings.host, settings.peer_port)
+        await self.peers.start_when_it_can(settings.host, settings.peer_port)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.peer_names.follow(), name="peer names")
             if selector is not None and client is not None:

@@ -24,11 +24,13 @@ from memroute.traffic.peers import Dropped, PeerGroup, encode_datagrams
 from memroute_kube import PODS, KubernetesClient, watch_forever
 
 LOGGER = logging.getLogger(__name__)
-FLUSH_SECONDS: Final = 0.005
 # How long reports are collected: a tenth of a step of most engines; ten a datagram at 2,000
 # requests per second.
-RESOLVE_SECONDS: Final = 5.0
+FLUSH_SECONDS: Final = 0.005
 # How often names are resolved again: routers that are replaced have new addresses.
+RESOLVE_SECONDS: Final = 5.0
+# Before a port that is taken is tried again.
+RETRY_SECONDS: Final = 5.0
 MIN_SECRET_BYTES: Final = 16
 DEFAULT_PEER_PORT: Final = 8001
 Address = tuple[str, int]
@@ -97,6 +99,20 @@ class PeerLink(asyncio.DatagramProtocol):
         self.group.outbox.on_records = self._flush_later
         self._apply()
         return self.port
+
+    async def start_when_it_can(self, host: str, port: int) -> None:
+        """Listen, however long the port is somebody else's: the router serves alone meanwhile."""
+        is_said = False
+        while True:
+            try:
+                await self.start(host, port)
+            except OSError as error:
+                if not is_said:
+                    LOGGER.warning("peers cannot be heard port=%d error=%s", port, error)
+                    is_said = True
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
 
     def close(self) -> None:
         """Say and hear nothing more."""

@@ -225,6 +225,20 @@ async def test_a_router_leaves_itself_out_of_the_list_that_all_are_given():
         await until(lambda: all(rig.group.others.num == 1 for rig in rigs))
 
 
+async def test_a_port_that_is_taken_is_said_once_and_waited_for(monkeypatch, caplog):
+    """The router serves alone meanwhile: before, it ended."""
+    monkeypatch.setattr("memroute_router.peers.RETRY_SECONDS", 0.001)
+    taken, (host, port) = dead_address()
+    link = PeerLink(PeerGroup())
+    starting = asyncio.create_task(link.start_when_it_can(host, port))
+    await until(lambda: "peers cannot be heard" in caplog.text)
+    taken.close()
+    await starting
+    assert link.port == port
+    assert caplog.text.count("peers cannot be heard") == 1
+    link.close()
+
+
 async def test_names_are_resolved_and_followed():
     link = PeerLink(PeerGroup())
     names = PeerNames(link, [("localhost", 9001)])

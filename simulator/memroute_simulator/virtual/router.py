@@ -286,7 +286,10 @@ class VirtualRouter:
     def failed(self, attempt: _Attempt, why: str) -> None:
         """It has left a replica without an answer: elsewhere, while it may."""
         outcome = attempt.outcome
-        if outcome.first_token_seconds is None and self.pool.may_retry(attempt):
+        # Of a whole answer nothing has gone to the client before its end.
+        nothing_sent = outcome.first_token_seconds is None or not attempt.profile.is_stream
+        if nothing_sent and self.pool.may_retry(attempt):
+            outcome.first_token_seconds = None
             self.route(outcome, attempt.on_end)
         else:
             attempt.end(OutcomeStatus.FAILED, why)

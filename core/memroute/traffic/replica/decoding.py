@@ -20,8 +20,8 @@ class Reservation:
         "ahead_prompts", "ahead_tokens", "answered_at_seconds", "base_tokens",
         "expected_first_token_seconds", "expected_output_tokens", "finish_step",
         "generated_tokens", "inverse_output", "is_answered", "is_paused", "needed_tokens",
-        "num_events", "num_sequences", "profile", "prompt_tokens", "sent_at_seconds",
-        "settles_at_seconds", "work_tokens",
+        "num_events", "num_sequences", "profile",
+        "prompt_tokens", "sent_at_seconds", "settles_at_seconds", "work_tokens",
     )  # fmt: skip
 
     def __init__(
