@@ -53,7 +53,7 @@ class Available:
             for backend in backends:
                 self._by_version.setdefault(backend.version, []).append(backend)
         self.versions = tuple(sorted(self._by_version))
-        """Versions of the model, where traffic is split; empty where all versions compete."""
+        """Of the model, where they have shares; empty where all compete."""
 
     def of_version(self, version: str) -> list[Backend]:
         """The replicas of a version; all of them where all versions compete."""

@@ -176,7 +176,7 @@ class CachedPrompts:
 
 
 def block_weights(profile: RequestProfile) -> list[int]:
-    """Tokens of each block of the prompt: what the block takes of a cache."""
+    """Tokens of each block of the prompt: what it takes of a replica's cache."""
     ends = profile.block_ends
     if not ends:
         return [profile.tokens_per_block] * len(profile.prefix)
@@ -184,7 +184,7 @@ def block_weights(profile: RequestProfile) -> list[int]:
 
 
 def _common_key(profile: RequestProfile, known_tokens: int) -> int | None:
-    """The key by which all routers name a prompt; None where it is known here, or too short."""
+    """What all routers call a prompt by; None where it is known here, or is too short."""
     keys = profile.prefix
     depth = COMMON_TEXT_BLOCKS if profile.block_ends else COMMON_ID_BLOCKS
     if known_tokens >= profile.tokens_of_blocks(min(depth, len(keys))) > 0:

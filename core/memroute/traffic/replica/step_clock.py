@@ -51,7 +51,7 @@ class StepClock:
 
     def __init__(self) -> None:
         self.num_ticks = 0
-        """Ticks so far: the tokens that an answer without an end would have."""
+        """Tokens that an answer which never ended would have got."""
         self.fast_seconds = 0.0
         """A tick without prefills; 0 while none was seen."""
         self.mean_seconds = 0.0
