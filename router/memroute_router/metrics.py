@@ -6,6 +6,7 @@ microsecond of counting, not ten. Values of replicas are read from the ledgers w
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import (
@@ -26,6 +27,8 @@ _REPLICA = ("namespace", "model_deployment", "pod")
 _DEPLOYMENT = ("namespace", "model_deployment")
 _NOBODY = "", ""
 """Label values of requests for models that nobody serves."""
+_SERVED: Final = Outcome.SERVED
+"""Looked up once, not for every request."""
 _LATENCY_BUCKETS = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 )  # fmt: skip
@@ -81,7 +84,7 @@ class PoolStatistics:
         self.requests[outcome] = self.requests.get(outcome, 0) + 1
         if record.queue_seconds is not None:
             self.queue.observe(record.queue_seconds)
-        if outcome is Outcome.SERVED:
+        if outcome is _SERVED:
             self.admitted_tokens += record.expected_tokens
             self.seconds.observe(record.seconds)
             if record.first_byte_seconds is not None:

@@ -23,7 +23,7 @@ Deciding, choosing and reserving are one step, so that two requests are never gi
 """
 
 from collections.abc import Callable
-from typing import Generic
+from typing import Final, Generic
 
 from memroute.traffic.admission import ClosedReason, QueueLimits, Reject, hangs
 from memroute.traffic.dispatch.ask import REPLICA, T
@@ -39,6 +39,10 @@ from memroute.traffic.replica import Predictions, ReplicaLedger, ReplicaReading,
 from memroute.traffic.replica.backend import Backend, compare_speed
 from memroute.traffic.request import Hits
 from memroute.traffic.routing.cost import RandomSource
+
+# Looked up once, not for every request.
+_ENFORCE: Final = AdmissionMode.ENFORCE
+_OFF: Final = AdmissionMode.OFF
 
 
 class Dispatcher(Generic[T]):
@@ -179,7 +183,7 @@ class Dispatcher(Generic[T]):
             ask,
             possible.backends,
             is_over_share=room.is_over_share(ask.version, profile.tenant, now_seconds=now_seconds),
-            asks_gates=mode is not AdmissionMode.OFF,
+            asks_gates=mode is not _OFF,
             now_seconds=now_seconds,
         )
         for why, count in gated.closed.items():
@@ -187,7 +191,7 @@ class Dispatcher(Generic[T]):
         may_go = gated.is_best_open or gated.is_second_best_due(
             deadline_seconds=ask.deadline_seconds, now_seconds=now_seconds
         )
-        if mode is not AdmissionMode.ENFORCE:
+        if mode is not _ENFORCE:
             if mode is AdmissionMode.OBSERVE and not may_go:
                 self.num_would_hold += 1
             found = self._selection.in_any_case(ask, gated)

@@ -57,7 +57,7 @@ PromptParts = list[float]
 class PromptLengths:
     """Owns the ratios of one pool."""
 
-    __slots__ = ("_covariance", "ratios")
+    __slots__ = ("_covariance", "_seen", "ratios")
 
     def __init__(self) -> None:
         self.ratios = [1.0] * NUM_KINDS
@@ -66,6 +66,9 @@ class PromptLengths:
             [1.0 / PRIOR_TOKENS if row == column else 0.0 for column in range(NUM_KINDS)]
             for row in range(NUM_KINDS)
         ]
+        self._seen: list[int] = []
+        """Kinds that any prompt has held. The others are related to none, and nothing is learned
+        of them: usual prompts hold three of eleven."""
 
     @property
     def ratio(self) -> float:
@@ -85,24 +88,29 @@ class PromptLengths:
         if total <= 0.0 or actual_tokens <= 0:
             return
         present = [kind for kind in range(NUM_KINDS) if parts[kind] > 0.0]
+        seen = self._seen
+        for kind in present:
+            if kind not in seen:
+                seen.append(kind)
         self._fade(parts, present, total)
         covariance = self._covariance
         gains: list[float] = []
         variance = total
-        for row in range(NUM_KINDS):
+        for row in seen:
             gain = 0.0
+            of_row = covariance[row]
             for kind in present:
-                gain += covariance[row][kind] * parts[kind]
+                gain += of_row[kind] * parts[kind]
             gains.append(gain)
             variance += gain * parts[row]
         error = (actual_tokens - self.tokens(parts)) / variance
-        for row in range(NUM_KINDS):
-            gain = gains[row]
+        for index, row in enumerate(seen):
+            gain = gains[index]
             if not gain:
                 continue
             of_row = covariance[row]
-            for column in range(NUM_KINDS):
-                of_row[column] -= gain * gains[column] / variance
+            for other, column in enumerate(seen):
+                of_row[column] -= gain * gains[other] / variance
             low, high = MIN_RATIO, MAX_RATIO
             if row == UNMEASURED:
                 low, high = MIN_UNMEASURED_RATIO, MAX_UNMEASURED_RATIO
@@ -116,6 +124,8 @@ class PromptLengths:
             room: float = (1.0 / PRIOR_TOKENS / max(1e-12, covariance[kind][kind])) ** 0.5
             factor = min(grown, max(1.0, room))
             of_row = covariance[kind]
-            for other in range(NUM_KINDS):
+            if factor == 1.0:
+                continue
+            for other in self._seen:
                 of_row[other] *= factor
                 covariance[other][kind] *= factor

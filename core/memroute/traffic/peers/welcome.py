@@ -25,13 +25,11 @@ def welcome(replicas: Iterable[tuple[str, CachedPrompts]]) -> Iterator[bytes]:
         if cached not in pools:
             pools.append(cached)
         key = text_key(replica)
-        blocks = cached.guessed_blocks(replica)
-        for start in range(0, len(blocks), MAX_KEYS):
-            some = blocks[start : start + MAX_KEYS]
-            size = sum([tokens for _, tokens in some]) // len(some)
-            # An index takes a prompt from its end: the most recent goes first.
-            prefix = tuple([block for block, _ in reversed(some)])
-            yield encode_report(MoreKeys(key, tokens_per_block=max(1, size), prefix=prefix))
+        for keys, num_tokens in cached.guessed_stretches(replica):
+            size = max(1, num_tokens // len(keys))
+            for start in range(0, len(keys), MAX_KEYS):
+                some = keys[start : start + MAX_KEYS]
+                yield encode_report(MoreKeys(key, tokens_per_block=size, prefix=some))
     for cached in pools:
         for session, replica, num_tokens in cached.recent_sessions(MAX_SESSIONS_TOLD):
             yield encode_report(ServedReport(session, text_key(replica), num_tokens=num_tokens))

@@ -89,8 +89,9 @@ class CachedPrompts:
             num_new = self._prefixes.insert(
                 ledger.replica,
                 profile.prefix,
-                max_blocks=capacity,
-                weights=block_weights(profile),
+                max_tokens=capacity,
+                ends=profile.block_ends,
+                tokens_per_block=profile.tokens_per_block,
             )
         if profile.blocks:
             self.blocks.sent(ledger.replica, profile.prefix)
@@ -111,22 +112,22 @@ class CachedPrompts:
             return 0
         return self._prefixes.insert(
             ledger.replica,
-            prefix,
-            max_blocks=ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS,
-            weights=[tokens_per_block] * len(prefix),
+            tuple(prefix),
+            max_tokens=ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS,
+            tokens_per_block=tokens_per_block,
         )
 
     def peer_never_computed(self, replica: str, new_blocks: Sequence[int]) -> None:
         """Another router's request left before its first token; ``new_blocks`` were new there."""
-        self._prefixes.take_back(replica, new_blocks)
+        self._prefixes.take_back(replica, tuple(new_blocks))
 
     def peer_served(self, session: int, replica: str, num_tokens: int) -> None:
         """Another router has served the session there."""
         self._sessions.served(session, replica, num_tokens)
 
-    def guessed_blocks(self, replica: str) -> list[tuple[int, int]]:
-        """Keys and tokens of the blocks that count as cached on the replica, oldest first."""
-        return self._prefixes.blocks(replica)
+    def guessed_stretches(self, replica: str) -> list[tuple[tuple[int, ...], int]]:
+        """Consecutive keys and their tokens that count as cached on the replica, oldest first."""
+        return self._prefixes.stretches(replica)
 
     def recent_sessions(self, most: int) -> list[tuple[int, str, int]]:
         """The ``most`` latest sessions, the oldest first, with their replicas and tokens."""
@@ -173,14 +174,6 @@ class CachedPrompts:
         for replica, count in blocks.match_sent(profile.prefix).items():
             if blocks.follows(replica):
                 hits[replica] = max(hits.get(replica, 0), profile.tokens_of_blocks(count))
-
-
-def block_weights(profile: RequestProfile) -> list[int]:
-    """Tokens of each block of the prompt: what it takes of a replica's cache."""
-    ends = profile.block_ends
-    if not ends:
-        return [profile.tokens_per_block] * len(profile.prefix)
-    return [end - before for end, before in zip(ends, (0, *ends), strict=False)]
 
 
 def _common_key(profile: RequestProfile, known_tokens: int) -> int | None:
