@@ -37,7 +37,7 @@ class Ask(Generic[T]):
         self.output_tokens = output_tokens
         """Expected length of its answer in tokens, all choices together."""
         self.num_tokens = self.profile.num_prompt_tokens + output_tokens
-        """Tokens that the request is expected to hold when its answer ends."""
+        """Tokens that it is expected to hold."""
         self.deadline_seconds = deadline_seconds
         """When its first token should be there."""
         self.version = ""

@@ -83,10 +83,10 @@ class Round(Generic[T]):
         is_over_share: Callable[[str], bool],
         now_seconds: float,
     ) -> None:
-        """``look`` moves a request that does not wait for room out of the line.
+        """``look`` moves what does not wait for room out of the line's way.
 
-        ``is_open``: whether a replica takes the request now, given the tokens to compute and
-        whether its tenant is over its share.
+        ``is_open``: whether a replica takes the request now, with so many tokens to compute; the
+        last argument says whether its tenant is over its share.
         """
         self._line = line
         self._look = look
@@ -179,7 +179,7 @@ class Round(Generic[T]):
         return wait_seconds(ledger, now_seconds=self._now_seconds) <= LATE_WAIT_SECONDS
 
     def is_over_share(self, tenant: str) -> bool:
-        """Whether the tenant is over its share, as of the round's moment."""
+        """Whether the tenant has had more than its share, as of the round's moment."""
         is_over = self._over_share.get(tenant)
         if is_over is None:
             is_over = self._over_share[tenant] = self._ask_over_share(tenant)
@@ -191,11 +191,8 @@ class Round(Generic[T]):
         wanted: Backend | None,
         closed: ClosedReason | None,
     ) -> None:
-        """Keep the next room on the replica that the request wants for its tenant.
-
-        A request that wants no certain replica claims the next room on any.
-        """
-        # A slot for an adapter is not room that other requests could fill.
+        """The next room where it would go is its tenant's; on any replica, where it has no wish."""
+        # A slot for an adapter is nobody's room.
         if held.is_late or closed is ClosedReason.ADAPTERS or self.is_over_share(held.tenant):
             return
         name = "" if wanted is None else wanted.ledger.replica

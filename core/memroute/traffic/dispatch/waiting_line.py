@@ -182,9 +182,9 @@ class WaitingLine(Generic[T]):
         return [held.item for held in self._room.waiting() if held.is_late]
 
     def plan(self, backends: Iterable[Backend], *, now_seconds: float) -> bool:
-        """Work out which requests will be late; False where that was done a moment ago.
+        """Work out who will be late; False where that was done a moment ago.
 
-        ``backends``: replicas of this version that may be tried now.
+        ``backends``: those that may be tried now, of this version.
         """
         if now_seconds - self._planned_at_seconds < PLAN_SECONDS:
             return False
