@@ -14,10 +14,11 @@ from rich.console import Console
 from bench.datapath.peer import PeerError
 from bench.native import NativeBuildError, build_native
 from bench.routing.cases import CASES, trace_case
+from bench.routing.constants.study import measure_constants
 from bench.routing.deciding import deciding
 from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, VLLM_CPU, HttpOptions, measure_over_http
 from bench.routing.mixes import ANSWER_MIXES, DEFAULT_MIXES, MIXES
-from bench.routing.plots import ENDINGS, plot
+from bench.routing.plots import ENDINGS, PLOTTED, plot
 from bench.routing.progress import IncompleteError, Row
 from bench.routing.report import tables_of
 from bench.routing.slow import POLICIES as SLOW_POLICIES
@@ -47,6 +48,9 @@ slow       engines that cannot meet the default targets: what is refused, how mu
 http       the ranking over real HTTP: our router by several policies, vllm-router, sglang-router
            and routers of yours, against engines that keep real time (half an hour)
 deciding   what one decision costs, for 1 to 1,000 replicas and prompts of 32k tokens
+constants  every constant of admission, routing and dispatch halved and doubled: what attainment
+           does (half an hour of one core); results are kept in bench/routing/constants, and what is
+           there is not measured again
 
 cases
 """
@@ -57,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     _check(parser, options)
-    if not options.interpreted and not dispatcher.__file__.endswith(".so"):
+    is_plain = options.interpreted or options.study == "constants"
+    if not is_plain and not dispatcher.__file__.endswith(".so"):
         return _compiled(sys.argv[1:] if argv is None else argv)
     # As an interrupt: what was started is ended, what was measured is told.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -93,6 +98,8 @@ def _tell(rows: list[Row], options: argparse.Namespace) -> None:
 def _rows(options: argparse.Namespace) -> list[Row]:
     if options.study == "deciding":
         return deciding()
+    if options.study == "constants":
+        return measure_constants(options.jobs)
     if options.study == "http":
         return measure_over_http(
             HttpOptions(
@@ -153,7 +160,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     if options.trace is not None:
         _check_trace(parser, options)
     if options.plot is not None:
-        _check_plot(parser, options.plot)
+        _check_plot(parser, options.study, options.plot)
 
 
 def _check_mixes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -173,7 +180,9 @@ def _check_trace(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         parser.error(f"--trace: {error}")
 
 
-def _check_plot(parser: argparse.ArgumentParser, path: Path) -> None:
+def _check_plot(parser: argparse.ArgumentParser, study: str, path: Path) -> None:
+    if study not in PLOTTED:
+        parser.error(f"--plot: there is no plot of {study}")
     if path.suffix not in ENDINGS:
         parser.error(f"--plot: {path} does not end in {', '.join(ENDINGS)}")
     if not path.parent.is_dir():
@@ -224,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=ABOUT + listed,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", choices=(*STUDIES, "http", "deciding"))
+    parser.add_argument("study", choices=(*STUDIES, "http", "deciding", "constants"))
     parser.add_argument("--cases", help="some of them, by commas (default: all)")
     parser.add_argument(
         "--policies", help=f"some of {','.join(POLICIES)} (default: all; slow: the two it is about)"

@@ -43,13 +43,31 @@ def run_fairness(policy: str, *, seed: int, told_apart: str) -> dict[str, Any]:
     }
 
 
-def _run(policy: str, seed: int, told_apart: str, *, is_flooded: bool) -> list[Outcome]:
+def flooded_attainment_ratio(policy: str, *, seed: int, span_seconds: float) -> float:
+    """Share of the nine's requests that meet their target while the tenth floods for so long."""
+    outcomes = _run(policy, seed, TENANTS, is_flooded=True, span_seconds=span_seconds)
+    return summarize(_others(outcomes), LatencyTarget()).attainment_ratio
+
+
+def _run(
+    policy: str,
+    seed: int,
+    told_apart: str,
+    *,
+    is_flooded: bool,
+    span_seconds: float = SPAN_SECONDS,
+) -> list[Outcome]:
     fleet = Fleet(
         engines=((engine(LLAMA_8B, "H100", KV_TOKENS), 4),),
         policy=policy,
         router=RouterSettings(scrape_seconds=0.2, tells_tenants=told_apart == TENANTS),
     )
-    workload = _workload(seed, is_flooded=is_flooded, has_priorities=told_apart == PRIORITIES)
+    workload = _workload(
+        seed,
+        is_flooded=is_flooded,
+        has_priorities=told_apart == PRIORITIES,
+        span_seconds=span_seconds,
+    )
     return Cluster(fleet, seed=seed, sample_seconds=None).run(workload)
 
 
@@ -57,7 +75,9 @@ def _others(outcomes: list[Outcome]) -> list[Outcome]:
     return [o for o in outcomes if o.asked.tenant != FLOOD]
 
 
-def _workload(seed: int, *, is_flooded: bool, has_priorities: bool) -> Workload:
+def _workload(
+    seed: int, *, is_flooded: bool, has_priorities: bool, span_seconds: float
+) -> Workload:
     """The nine's requests are the same with and without the flood."""
     times: list[float] = []
     requests: list[WorkloadRequest] = []
@@ -66,7 +86,7 @@ def _workload(seed: int, *, is_flooded: bool, has_priorities: bool) -> Workload:
         is_flood = is_flooded and tenant == FLOOD
         rng = random.Random(f"{tenant}/{seed}")  # noqa: S311 - a workload, no secret
         rate = TOTAL_RATE / NUM_TENANTS * (FLOOD_RATIO if is_flood else 1.0)
-        own = arrivals.poisson(rng, rate, int(rate * SPAN_SECONDS))
+        own = arrivals.poisson(rng, rate, int(rate * span_seconds))
         times += own
         for _ in own:
             first = 2 * len(requests)

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from bench.routing.constants.page import constants_table
 from bench.routing.slow import LEAST_REQUEST
 from bench.routing.statistics import geometric_mean, half_width, mean
 from bench.routing.studies import BOUND, OURS, PEERS
@@ -73,6 +74,16 @@ def deciding_tables(rows: Rows) -> list[Table | str]:
             f"{row['loop_milliseconds']:.1f}",
             f"{row['hash_milliseconds']:.1f}",
         )
+    return [table]
+
+
+def constants_tables(_rows: Rows) -> list[Table | str]:
+    """What each constant does, halved and doubled: as docs/reference/constants.md has it."""
+    table = Table(title="points of attainment, plain / real, where a constant is scaled")
+    for name in ("constant", "value", "0.5 x", "2 x", "verdict"):
+        table.add_column(name)
+    for cells in constants_table():
+        table.add_row(*cells)
     return [table]
 
 
@@ -442,4 +453,5 @@ _TABLES = {
     "slow": slow_tables,
     "http": http_tables,
     "deciding": deciding_tables,
+    "constants": constants_tables,
 }

@@ -100,20 +100,30 @@ def test_steps_are_counted_whether_their_tokens_come_one_by_one_or_together():
         step += num_steps
         clock.advance(num_steps, window_ticks=20, now_seconds=0.01 * step)
     assert clock.num_ticks == step
-    assert clock.fast_seconds == pytest.approx(0.01)
     assert clock.mean_seconds == pytest.approx(0.01, rel=0.01)
 
 
-def test_a_prefill_lengthens_the_mean_and_not_the_fast_end():
+def test_a_prefill_lengthens_the_mean():
     """Every fifth step takes 110 ms: 30 ms on average."""
     clock, now = StepClock(), 0.0
     for step in range(400):
         clock.advance(1, window_ticks=64, now_seconds=now)
         now += 0.11 if step % 5 == 0 else 0.01
-    assert clock.fast_seconds == pytest.approx(0.01, rel=0.5)
     assert clock.mean_seconds == pytest.approx(0.03, rel=0.25)
     clock.idle()
     assert clock.mean_seconds == 0.0
+
+
+def test_answers_that_nobody_reads_grow_as_fast_as_one_alone_where_nothing_else_is_known():
+    """20 ms a token were seen; idle since; then a whole answer decodes: 50 tokens in a second."""
+    clock = StepClock()
+    for number in range(40):
+        clock.advance(1, window_ticks=20.0, now_seconds=0.02 * number)
+    clock.idle()
+    before = clock.num_ticks
+    clock.pass_time(now_seconds=10.0)
+    assert clock.pass_time(now_seconds=11.0)
+    assert clock.num_ticks - before == pytest.approx(50, abs=1)
 
 
 def test_a_replica_that_was_idle_shows_at_once_what_its_steps_are_like():

@@ -20,12 +20,16 @@ from memroute.traffic.admission.settings import (
 )
 from memroute.traffic.replica.ledger import ReplicaLedger
 
-# Requests that a replica gets which has not answered of late: four, not all of them.
+# Requests that a replica gets which has not answered of late: they find out whether it lives.
+# Unit: requests. Source: chosen by hand.
 MAX_UNPROVEN: Final = 4
-# Silent for so many of its own events, a stream that should show every step says that it may hang.
+# Events of its own that a stream which should show every step may be silent for, before its
+# replica counts as unproven.
+# Unit: events. Source: chosen by hand.
 SILENT_EVENTS: Final = 8.0
-# Prompt tokens in one step: engines' usual budget, after which even a busy one shows a token. (A
-# client that reads slowly is not waited for: its answer counts as not shown.)
+# Prompt tokens of one step, after which even a busy engine shows a token. (An answer that its
+# client reads slowly does not count as shown.)
+# Unit: tokens. Source: engines' usual budget (vLLM's max_num_batched_tokens on an H100).
 STEP_TOKENS: Final = 8192
 
 

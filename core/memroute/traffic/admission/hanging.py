@@ -10,12 +10,15 @@ from typing import Final
 from memroute.traffic.admission.settings import AdmissionSettings
 from memroute.traffic.replica.ledger import ReplicaLedger
 
-# Silent for so many times what the prompts that wait there should take.
+# Silence, over what the prompts that wait there should take, from which on a replica hangs.
+# Unit: ratio. Source: chosen by hand.
 LATE_RATIO: Final = 4.0
-# So much longer than usual where nobody knows yet how fast such engines are: the first request of
-# an engine that compiles takes half a minute.
+# Patience over the usual one where the engine's speed is unknown: the first request of an engine
+# that compiles takes half a minute.
+# Unit: ratio. Source: chosen by hand.
 UNKNOWN_SPEED_RATIO: Final = 6.0
-# A whole answer without a limit may be so many times as long as such answers are expected to be.
+# Length, over the expected one, that a whole answer without a limit may have.
+# Unit: ratio. Source: chosen by hand.
 LONGEST_RATIO: Final = 8.0
 
 

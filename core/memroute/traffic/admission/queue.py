@@ -22,10 +22,13 @@ from enum import StrEnum
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+# Tokens that a tenant may spend in its turn, one step's worth of prompts: turns are short, and
+# nobody's usual prompt needs two.
+# Unit: tokens. Source: engines' usual step budget.
 QUANTUM_TOKENS: Final = 8192
-# One step's worth of prompts: turns are short, and nobody's usual prompt needs two.
 # Tenants without a waiting request whose place among the turns is remembered: a tenant that comes
-# back soon is no newcomer. Beyond that the one that left longest ago is forgotten. Chosen by hand.
+# back soon is no newcomer. The one that left longest ago is forgotten first.
+# Unit: tenants. Source: a bound of memory, chosen by hand.
 MAX_ABSENT_TENANTS: Final = 64
 
 

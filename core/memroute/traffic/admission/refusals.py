@@ -22,10 +22,12 @@ from memroute.traffic.admission.settings import AdmissionSettings
 from memroute.traffic.replica.ledger import ReplicaLedger
 from memroute.traffic.request import RequestProfile
 
-# When no request was given room since others wait there is no rate to compute from (seconds); most
-# answers end sooner.
+# Retry-After while there is no rate to compute it from: no request was given room since others
+# wait. Most answers end sooner.
+# Unit: seconds. Source: chosen by hand.
 DEFAULT_RETRY_AFTER_SECONDS: Final = 2
-# Clients that are told to wait longer (seconds) give up, or ask again anyway.
+# Longest Retry-After: clients that are told to wait longer give up, or ask again anyway.
+# Unit: seconds. Source: a bound, chosen by hand.
 MAX_RETRY_AFTER_SECONDS: Final = 60
 
 

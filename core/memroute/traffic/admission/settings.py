@@ -8,38 +8,50 @@ engine cannot meet a target with one request, what it does alone is the floor (`
 import math
 from typing import Final
 
-# The safety margin below the TPOT target, as a fraction of it: PACE_MARGIN_RATIO / sqrt(expected
-# output tokens), at most MAX_PACE_MARGIN_RATIO. A short answer averages fewer steps, so its mean is
-# noisier and needs more margin. Chosen by hand.
+# Safety margin below the TPOT target of an answer of one token. The margin shrinks with the square
+# root of the expected tokens: the mean of a short answer averages fewer steps, so it is noisier.
+# Unit: ratio of the target. Source: chosen by hand.
 PACE_MARGIN_RATIO: Final = 0.35
+# Most that this margin may be.
+# Unit: ratio of the target. Source: chosen by hand.
 MAX_PACE_MARGIN_RATIO: Final = 0.15
-# The least time per token that pace holds a replica to, over what the replica needs alone. Batching
-# is what makes an engine worth its money: at twice the time of one request it still carries most
-# of what it ever does. Chosen by hand; docs/reference/figures.md has what 1.5 and 3 do.
+# Least time per token that pace holds a replica to, over what the replica needs alone. Batching is
+# what makes an engine worth its money: at twice the time of one request it carries most of what it
+# ever does.
+# Unit: ratio. Source: chosen by hand.
 FLOOR_RATIO: Final = 2.0
-# Shares of the TTFT target: prompts that may wait at a replica; what waiting for a closed replica
-# is worth; what a first token in time is worth; silence that makes a replica hang; the same on
-# trial. Chosen by hand.
+# Prompts that may wait at a replica.
+# Unit: ratio of the TTFT target. Source: chosen by hand.
 MAX_PREFILL_RATIO: Final = 0.25
+# What waiting for a closed replica is worth.
+# Unit: ratio of the TTFT target. Source: chosen by hand.
 CLOSED_RATIO: Final = 0.3
-MISS_RATIO: Final = 1.0
+# Silence that makes a replica hang.
+# Unit: ratio of the TTFT target. Source: chosen by hand.
 STUCK_RATIO: Final = 5.0
+# Silence that makes a replica on trial hang: its request can still be in time elsewhere.
+# Unit: ratio of the TTFT target. Source: chosen by hand.
 TRIAL_RATIO: Final = 0.6
-# Longer targets (seconds) count as these: a batch that may take an hour need not find out in five
-# of them that a replica hangs.
+# Longest TTFT target that times are shares of: a batch that may take an hour need not find out in
+# five of them that a replica hangs.
+# Unit: seconds. Source: a bound, chosen by hand.
 MAX_TTFT_SECONDS: Final = 12.0
+# Longest TPOT target that times are shares of, likewise.
+# Unit: seconds. Source: a bound, chosen by hand.
 MAX_TPOT_SECONDS: Final = 1.0
-# Shorter times (seconds) count as these: engines pause for a second now and then.
+# Least silence that makes a replica hang: engines pause for a second now and then.
+# Unit: seconds. Source: a bound, chosen by hand.
 MIN_STUCK_SECONDS: Final = 5.0
+# Least silence that makes a replica on trial hang.
+# Unit: seconds. Source: a bound, chosen by hand.
 MIN_TRIAL_SECONDS: Final = 0.3
-# A replica with unanswered requests that shows nothing for so many tokens, each as slow as the
-# target allows, on top of what its prompts should take, has to prove that it lives.
+# Tokens, each as slow as the target allows, that a replica with unanswered requests may show
+# nothing for, on top of what its prompts should take, before it has to prove that it lives.
+# Unit: tokens at the TPOT target. Source: chosen by hand.
 UNPROVEN_STEPS: Final = 10.0
-# The same where streams should show every step: silent for two tokens as slow as allowed.
+# The same where streams should show every step.
+# Unit: tokens at the TPOT target. Source: chosen by hand.
 LEAST_SILENT_STEPS: Final = 2.0
-# A prompt that takes longer than the TTFT target on an idle replica is due after so many times
-# what it takes there.
-OWN_PREFILL_RATIO: Final = 1.5
 
 
 class AdmissionSettings:
@@ -75,10 +87,11 @@ class AdmissionSettings:
         """What waiting for a replica that is closed is worth: some prompts of some thousand tokens.
         When the one that has the prefix is busy for a moment, waiting for it is cheaper than
         computing it again elsewhere."""
-        self.miss_seconds = MISS_RATIO * ttft
-        """What a first token in time is worth: with no time left to wait for the cheapest replica,
-        a request takes another that costs less than this more. Beyond, it would take from many
-        what it gains itself: a long prefix computed twice is held twice, too."""
+        self.miss_seconds = ttft
+        """What a first token in time is worth, as long as it may take: with no time left to wait
+        for the cheapest replica, a request takes another that costs less than this more. Beyond, it
+        would take from many what it gains itself: a long prefix computed twice is held twice,
+        too."""
         self.stuck_seconds = max(MIN_STUCK_SECONDS, STUCK_RATIO * ttft)
         """Seconds without any sign, after which a replica counts as hung."""
         self.trial_seconds = max(MIN_TRIAL_SECONDS, TRIAL_RATIO * ttft)

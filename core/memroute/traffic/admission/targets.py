@@ -19,15 +19,19 @@ from typing import Final
 from memroute.traffic.admission.settings import AdmissionSettings
 from memroute.traffic.replica.ledger import ReplicaLedger
 
-# Of the target: a verdict stands until the replica is faster than this, so that noise of a few per
-# cent around the target does not flip it. Chosen by hand.
+# Share of the target below which a replica has to be for the verdict to be taken back: noise of a
+# few per cent around the target does not flip it.
+# Unit: ratio of the target. Source: chosen by hand.
 TAKEN_BACK_RATIO: Final = 0.95
-# Times in which prompts were waited for, before what a typical prompt takes is believed: the law
-# starts from a prior that weighs two prompts (``PrefillLaw``). Chosen by hand.
+# Times in which prompts were waited for, before what a typical prompt takes is believed: the prior
+# weighs two prompts (``PrefillLaw``).
+# Unit: samples. Source: chosen by hand.
 MIN_PREFILL_SAMPLES: Final = 8
-# From here on a number in the sentence needs no digit after the point.
+# Value from which on a number in the sentence has no digit after the point.
+# Unit: the sentence's own unit. Source: how numbers are written.
 WHOLE: Final = 10.0
-# Of a number in the sentence, after the point: closer times are told as equal.
+# Digits after the point in the sentence: closer times are written as equal.
+# Unit: digits. Source: how numbers are written.
 MAX_DIGITS: Final = 3
 
 

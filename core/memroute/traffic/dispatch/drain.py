@@ -11,12 +11,12 @@ from typing import Final
 
 from memroute.traffic.replica import RateMeter
 
-# Seconds of backlog before which how fast it moves is anybody's guess. Chosen by hand.
+# Age of a backlog below which its drain rate is unknown.
+# Unit: seconds. Source: chosen by hand.
 MIN_BACKLOG_SECONDS: Final = 1.0
-# Seconds after the last request that had to wait for memory in which memory is taken to be what
-# others wait for. Chosen by hand.
-MEMORY_BOUND_SECONDS: Final = 1.0
-# Seconds without a waiting request that end a backlog. Chosen by hand.
+# Time without a waiting request that ends a backlog, and without one that has to wait for memory
+# after which memory is no longer what others wait for.
+# Unit: seconds. Source: chosen by hand.
 LULL_SECONDS: Final = 1.0
 
 
@@ -71,6 +71,6 @@ class DrainMeter:
             return None
         rate = self._drained.per_second(now_seconds=now_seconds)
         freed = self._freed.per_second(now_seconds=now_seconds)
-        if rate and freed and now_seconds - self._memory_bound_at_seconds < MEMORY_BOUND_SECONDS:
+        if rate and freed and now_seconds - self._memory_bound_at_seconds < LULL_SECONDS:
             rate = min(rate, freed)
         return num_tokens / rate if rate else None

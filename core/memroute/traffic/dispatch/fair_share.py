@@ -6,12 +6,15 @@ from typing import Final
 from memroute.traffic.replica import RateMeter
 
 # Tenants whose use is remembered; the one that asked longest ago is forgotten first.
+# Unit: tenants. Source: a bound of memory, chosen by hand.
 MAX_TENANTS: Final = 1000
-# Tenants that were given less than this (tokens per second, of late) count as absent when the equal
-# share is computed.
+# Tokens per second (over the last ten seconds, about) below which a tenant counts as absent when
+# the equal share is computed.
+# Unit: tokens per second. Source: chosen by hand.
 LEAST_TOKENS_PER_SECOND: Final = 1.0
-# Of an equal share: a tenant that asks for more, and has had the share itself, leaves room for the
-# others. Chosen by hand.
+# Tokens that a tenant asks for, over its equal share, above which it leaves room for the others
+# once it has had the share.
+# Unit: ratio of the equal share. Source: chosen by hand.
 OVER_SHARE_RATIO: Final = 1.5
 
 

@@ -19,7 +19,8 @@ from memroute.traffic.admission.refusals import DEFAULT_RETRY_AFTER_SECONDS
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.request import RequestProfile
 
-# More than any request holds: the limit of replicas that tell none.
+# Limit of a replica that names none: more than any request holds.
+# Unit: tokens. Source: a stand-in for infinity in an int.
 UNBOUNDED_TOKENS: Final = 2**60
 
 

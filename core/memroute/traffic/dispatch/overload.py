@@ -13,9 +13,12 @@ from typing import Final
 
 from memroute.traffic.replica import RateMeter
 
-# Of what requests may wait: so long without a turn for those that are late. Chosen by hand.
+# Share of --max-queue-seconds in which only requests that are in time have had turns, after which
+# late requests wait in vain.
+# Unit: ratio of the queue's time. Source: chosen by hand.
 HOPELESS_RATIO: Final = 0.5
-# Of refusals beside requests that were given room, above which refusals are no burst. By hand.
+# Refusals of late requests per admitted request above which the load is an overload, not a burst.
+# Unit: ratio of the admitted requests. Source: chosen by hand.
 OVERLOAD_RATIO: Final = 0.1
 
 

@@ -31,8 +31,9 @@ from memroute.traffic.routing.cost import Choice
 
 R = TypeVar("R")
 
-# Seconds between two looks at the queue when nothing else happens: the prompts that wait at
-# replicas shrink with time alone. Chosen by hand; half an engine's shortest step.
+# Time between two looks at the queue when nothing else happens: prompts that wait at replicas
+# shrink with time alone.
+# Unit: seconds. Source: chosen by hand; half of an engine's shortest step.
 HELD_TICK_SECONDS: Final = 0.01
 
 

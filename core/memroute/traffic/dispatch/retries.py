@@ -5,13 +5,15 @@ Without a bound, a fleet that cannot bear its load would get up to ``max_attempt
 
 from typing import Final
 
-# Retries that each new request pays for: a fifth, as Envoy's retry budget (20 %) does.
+# Retries that each new request pays for.
+# Unit: retries per request. Source: Envoy's retry budget, 20 %.
 RETRIES_PER_REQUEST: Final = 0.2
-# Retries per second that are allowed in any case, so that a quiet router can retry at all.
-# Chosen by hand.
+# Retries that are allowed in any case, so that a quiet router can retry at all.
+# Unit: retries per second. Source: chosen by hand.
 MIN_RETRIES_PER_SECOND: Final = 10.0
 # Retries that may be saved up: a replica that dies with a hundred requests in prefill loses none
-# of them. Chosen by hand.
+# of them.
+# Unit: retries. Source: chosen by hand.
 MAX_SAVED: Final = 100.0
 
 

@@ -17,8 +17,9 @@ from memroute.traffic.routing.cost import MEMROUTE, Choice, RandomSource, wait_s
 from memroute.traffic.routing.published import published_policy
 from memroute.traffic.routing.shortlist import Shortlist, closed_to
 
-# Fraction of every admission limit that applies to a tenant over its fair share while others wait:
-# the rest goes to the others at once. Chosen by hand.
+# Fraction of every admission limit that applies to a tenant over its fair share while others wait;
+# the rest goes to the others at once.
+# Unit: ratio of the limit. Source: chosen by hand.
 OVER_SHARE_LIMIT_RATIO: Final = 0.8
 # The policy of safe mode, and what decisions are labelled with in it.
 SAFE_POLICY: Final = "least-request"

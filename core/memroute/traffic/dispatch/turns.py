@@ -27,16 +27,20 @@ from memroute.traffic.replica.backend import Backend
 from memroute.traffic.routing.cost import wait_seconds
 from memroute.traffic.routing.shortlist import Shortlist
 
-# Requests of one lane that are looked at in a round. Chosen by hand: the first that can go is
-# nearly always among the first three.
+# Requests of one lane that are looked at in a round: the first that can go is nearly always among
+# the first three.
+# Unit: requests. Source: a bound of the work, chosen by hand.
 MAX_LOOKS_PER_LANE: Final = 8
-# Looks in one round, whatever the lanes: at 1,000 replicas some ten milliseconds.
+# Looks in one round, whatever the lanes: some ten milliseconds at 1,000 replicas.
+# Unit: requests. Source: a bound of the work, chosen by hand.
 MAX_LOOKS: Final = 64
-# Requests that would go to the same replica, and were closed out for the same reason, of which is
-# asked in a round whether it is open to them now: for one that is smaller it may be.
+# Requests for one replica, closed out for one reason, that are asked in a round whether the
+# replica is open to them now: to a smaller one it may be.
+# Unit: requests. Source: a bound of the work, chosen by hand.
 MAX_ASKED_PER_WANT: Final = 8
-# Seconds of prompts at a replica above which a late request does not go there: it is late anyway
-# and makes nobody else wait. Chosen by hand: a few steps of an engine.
+# Prompts waiting at a replica above which a late request does not go there: the request is late
+# anyway, and makes nobody else wait.
+# Unit: seconds. Source: chosen by hand; a few steps of an engine.
 LATE_WAIT_SECONDS: Final = 0.05
 
 # What one look says: where it would go, that it can never go anywhere, or (None) that it waits for

@@ -17,10 +17,12 @@ from memroute.traffic.dispatch.drain import DrainMeter
 from memroute.traffic.dispatch.overload import OverloadDetector
 from memroute.traffic.replica.backend import Backend
 
-# Seconds between two plans of who will be late.
+# Time between two plans of which requests will be late.
+# Unit: seconds. Source: chosen by hand; a bound of the work, as often as the queue is looked at.
 PLAN_SECONDS: Final = 0.01
-# Seconds by which first tokens are planned before they are due: two or three steps of an engine,
-# which nobody can see from here.
+# Time by which first tokens are planned before they are due: two or three steps of an engine,
+# which the router cannot see.
+# Unit: seconds. Source: chosen by hand.
 EARLY_SECONDS: Final = 0.1
 
 

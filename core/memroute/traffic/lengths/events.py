@@ -14,15 +14,22 @@ The first event carries the first token of its sequence alone, in every engine.
 
 from typing import Final
 
-# A sample counts half after 69 others.
+# Weight that a sample keeps with each later one: half after 69 others.
+# Unit: ratio. Source: chosen by hand.
 FORGET_RATIO: Final = 0.99
-# What the prior (a token per event) weighs, in events: an answer of 80 tokens in events of 20 has
-# as many, and outweighs it.
+# Weight of the prior (one token per event): an answer of 80 tokens in events of 20 has as many
+# events, and outweighs it.
+# Unit: events. Source: chosen by hand.
 PRIOR_EVENTS: Final = 4.0
-# The counters' word counts from here on: below, what they say is noise. Chosen by hand.
+# Tokens per event from which on the engine's counters are believed: below, they are noise.
+# Unit: tokens per event. Source: chosen by hand.
 MIN_COUNTED_RATIO: Final = 1.6
-# No engine batches more; beyond, something else is wrong.
+# Most tokens that an event is taken to carry: no engine batches more, so beyond it something else
+# is wrong.
+# Unit: tokens per event. Source: a bound, chosen by hand.
 MAX_TOKENS_PER_EVENT: Final = 256.0
+# Fewest tokens that an event is taken to carry, likewise.
+# Unit: tokens per event. Source: a bound, chosen by hand.
 MIN_TOKENS_PER_EVENT: Final = 0.25
 
 

@@ -15,39 +15,63 @@ fading sums.
 
 from typing import Final
 
+# Weight that an observation keeps with each later prompt of its kind: about a hundred prompts
+# count.
+# Unit: ratio. Source: chosen by hand.
 FORGET_RATIO: Final = 0.99
-# What an observation keeps of its weight with each later prompt of its kind: about a hundred
-# prompts count. Chosen by hand.
+# Weight of the first ratio, 1: a few short prompts outweigh it.
+# Unit: tokens. Source: chosen by hand.
 PRIOR_TOKENS: Final = 1000.0
-# What the first ratio, 1, weighs, in tokens: a few short prompts outweigh it. Chosen by hand.
+# Least ratio of actual to estimated tokens: below, something else is wrong, such as a proxy that
+# rewrites prompts.
+# Unit: ratio. Source: a bound, chosen by hand.
 MIN_RATIO: Final = 0.25
+# Greatest ratio of actual to estimated tokens, likewise.
+# Unit: ratio. Source: a bound, chosen by hand.
 MAX_RATIO: Final = 4.0
-# Beyond these, something else is wrong: a proxy that rewrites prompts. Chosen by hand.
+# Least ratio for attachments of unknown size, which are estimated at 1,024 tokens each: thumbnails
+# have 64.
+# Unit: ratio. Source: a bound, from what engines make of attachments.
 MIN_UNMEASURED_RATIO: Final = 0.02
+# Greatest ratio for attachments of unknown size: scans and videos have 16,384 tokens.
+# Unit: ratio. Source: a bound, from what engines make of attachments.
 MAX_UNMEASURED_RATIO: Final = 50.0
-# Attachments of unknown size are taken to be 1,024 tokens each: pools have seen 64 (thumbnails) to
-# 16,384 (scans, videos).
 
-WORDS: Final = 0
 # Letters in ASCII, spaces, and what templates put around messages.
+# Unit: index. Source: a name.
+WORDS: Final = 0
+# Punctuation, brackets, ends of lines, dashes, emoji: what code and data are full of.
+# Unit: index. Source: a name.
 SYMBOLS: Final = 1
-# Punctuation, brackets, ends of lines; dashes, emoji: what code and data are full of.
+# Digits.
+# Unit: index. Source: a name.
 DIGITS: Final = 2
+# Accented Latin letters: languages other than English need more tokens per word.
+# Unit: index. Source: a name.
 ACCENTS: Final = 3
-# Accented Latin letters: other languages than English need more tokens per word.
+# Greek and Cyrillic.
+# Unit: index. Source: a name.
 ALPHABETS: Final = 4
-# Greek, Cyrillic.
+# Hebrew and Arabic.
+# Unit: index. Source: a name.
 ABJADS: Final = 5
-# Hebrew, Arabic.
-INDIC: Final = 6
 # Indic scripts, Thai, Georgian, accented Vietnamese.
-HAN: Final = 7
+# Unit: index. Source: a name.
+INDIC: Final = 6
 # Chinese and Japanese.
+# Unit: index. Source: a name.
+HAN: Final = 7
+# Korean.
+# Unit: index. Source: a name.
 HANGUL: Final = 8
-MEASURED: Final = 9
 # Attachments whose size is known: by the header of an image, the length of a recording.
+# Unit: index. Source: a name.
+MEASURED: Final = 9
+# Attachments whose size only the engine knows.
+# Unit: index. Source: a name.
 UNMEASURED: Final = 10
-# Attachments whose size only the engine will know.
+# Kinds of content, from ``WORDS`` to ``UNMEASURED``.
+# Unit: kinds. Source: a count of the names.
 NUM_KINDS: Final = 11
 
 PromptParts = list[float]

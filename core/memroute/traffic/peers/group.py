@@ -30,12 +30,17 @@ from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.prefixes.rendezvous import OtherRouters, text_key
 from memroute.traffic.replica import PeerRequest, ReplicaLedger
 
+# Silence after which a peer is gone or cannot be heard: three lists of open requests that did not
+# come.
+# Unit: seconds. Source: chosen by hand; three of the peers' periods.
 SILENT_SECONDS: Final = 3.0
-# Three lists of open requests that did not come: it is gone, or cannot be heard.
+# Open requests that are held of one peer, more than a router has connections.
+# Unit: requests. Source: a bound of memory, chosen by hand.
 MAX_PEER_REQUESTS: Final = 20_000
-# Of one peer: more than a router has connections; bounds what a faulty one can make us hold.
+# Tokens that one request of a peer may have where nobody knows what the replica holds: the longest
+# contexts of today.
+# Unit: tokens. Source: a bound, chosen by hand.
 MAX_REQUEST_TOKENS: Final = 1_000_000
-# Of one request, where nobody knows what the replica holds: the longest contexts of today.
 
 
 class Dropped(StrEnum):

@@ -22,11 +22,13 @@ from memroute.traffic.prefixes.rendezvous import text_key
 from memroute.traffic.prefixes.sessions import session_key
 from memroute.traffic.replica import LeaseObserver, Reservation
 
+# Bytes that go to each of the other routers. A request takes 80, and 8 for every 256 tokens of its
+# prompt: 4,000 requests of 5,000 tokens in a second.
+# Unit: bytes per second. Source: a bound of the work, chosen by hand.
 MAX_BYTES_PER_SECOND: Final = 1_000_000
-# To each of the others. A request takes 80 bytes, and 8 for every 256 tokens of its prompt: 4,000
-# requests of 5,000 tokens in a second.
+# Time whose bytes may go at once: what arrives in a burst is reported in the burst.
+# Unit: seconds. Source: chosen by hand.
 BURST_SECONDS: Final = 0.25
-# Of the budget that may be used at once: what arrives in a burst is told in the burst.
 
 
 class Outbox(LeaseObserver):

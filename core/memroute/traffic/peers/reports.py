@@ -6,6 +6,8 @@ that is not found, or a request that is only seen by the next scrape. ``OpenRepo
 
 from typing import Final
 
+# Key of a request without a session.
+# Unit: key. Source: a name.
 NO_SESSION: Final = 0
 
 

@@ -14,8 +14,9 @@ from memroute.traffic.peers.wire import MAX_KEYS, encode_report
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.prefixes.rendezvous import text_key
 
+# Sessions of each model that a router which comes is told of, the ones served last: 200 KB.
+# Unit: sessions. Source: a bound of the work, chosen by hand.
 MAX_SESSIONS_TOLD: Final = 10_000
-# Of each model's, the most recent: 200 KB.
 
 
 def welcome(replicas: Iterable[tuple[str, CachedPrompts]]) -> Iterator[bytes]:

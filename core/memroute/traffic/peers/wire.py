@@ -30,15 +30,22 @@ from memroute.traffic.peers.reports import (
     ServedReport,
 )
 
+# Version of the datagrams: routers of different versions do not understand each other.
+# Unit: version. Source: a name.
 VERSION: Final = 1
+# Size of a datagram, which goes through the usual 1,500 bytes of a link and an overlay's headers
+# in one piece.
+# Unit: bytes. Source: Ethernet's MTU less an overlay's headers.
 MAX_DATAGRAM_BYTES: Final = 1400
-# Goes through the usual 1,500 bytes of a link and an overlay's headers in one piece.
+# Bytes of the MAC: 128 bits, half of the whole.
+# Unit: bytes. Source: RFC 2104, section 5.
 TAG_BYTES: Final = 16
-# 128 bits of the MAC: what RFC 2104 holds for enough, half of the whole.
+# Keys of a prompt in one record: 1,016 bytes, 32k tokens at 256 a block.
+# Unit: keys. Source: a datagram's size.
 MAX_KEYS: Final = 127
-# Of a prompt, in one record: 1,016 bytes, 32k tokens at 256 a block.
+# Open requests in one record: 1,024 bytes.
+# Unit: requests. Source: a datagram's size.
 MAX_OPEN: Final = 256
-# Requests in one record: 1,024 bytes.
 _MAGIC: Final = b"mr"
 _HEADER: Final = struct.Struct(">2sBBQQ")
 _SENT: Final = struct.Struct(">BQQIIIHBQHB")

@@ -19,12 +19,17 @@ from memroute.traffic.prefixes.sessions import SessionIndex, session_key
 from memroute.traffic.replica import Backend, ReplicaLedger
 from memroute.traffic.request import Hits, RequestProfile
 
+# Tokens that a replica is taken to keep cached while neither its engine nor the operator has said
+# how many it holds.
+# Unit: tokens. Source: chosen by hand; about an 8B model on 40 GB.
 UNKNOWN_CAPACITY_TOKENS: Final = 200_000
-# What the index takes a replica to keep that has not said how much it holds.
-# The block whose key routers agree by, of token ids and of text: some 1,000 tokens deep, so that
-# chats behind one short system prompt go to different replicas, and those behind one long prompt to
-# the same.
+# Blocks of token ids up to the one whose key routers agree by: some 1,000 tokens, so that chats
+# behind one short system prompt go to different replicas, and those behind one long prompt to the
+# same.
+# Unit: blocks. Source: chosen by hand.
 COMMON_ID_BLOCKS: Final = 4
+# The same in blocks of text, which are half as long.
+# Unit: blocks. Source: chosen by hand.
 COMMON_TEXT_BLOCKS: Final = 8
 
 

@@ -24,8 +24,9 @@ from typing import Final
 
 from memroute.traffic.prefixes.holders import ReplicaBits
 
-# Blocks of one replica that are remembered: two million tokens at 256 each, more than most replicas
-# hold; a few MB of index.
+# Blocks that the index remembers of one replica, whatever its capacity: two million tokens at 256
+# each, more than most replicas hold, in a few MB.
+# Unit: blocks. Source: a bound of memory, chosen by hand.
 MAX_BLOCKS_PER_REPLICA: Final = 8192
 
 

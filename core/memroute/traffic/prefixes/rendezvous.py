@@ -17,12 +17,14 @@ import math
 from collections.abc import Container
 from typing import Final
 
-NUM_SLOTS: Final = 1 << 16
 # Slots of keys. With 1,000 replicas each is the favourite of 65 slots, give or take 8: as even as
 # prompts are. All of them worked out take some 8 MB a pool.
+# Unit: slots. Source: a bound of memory, chosen by hand.
+NUM_SLOTS: Final = 1 << 16
+# Replicas of a slot that are remembered, the favourite first: those that follow it answer for the
+# slot while it is out or cannot hold a request.
+# Unit: replicas. Source: chosen by hand.
 NUM_RANKED: Final = 3
-# Replicas of a slot that are remembered, the favourite first: those that follow it answer for it
-# while it is out or cannot hold a request.
 _MASK: Final = (1 << 64) - 1
 _TO_RATIO: Final = 2.0**-64
 

@@ -13,8 +13,10 @@ from typing import Final
 from memroute.traffic.prefixes.rendezvous import text_key
 from memroute.traffic.request import RequestProfile
 
+# Named sessions that a pool remembers, some 15 MB; the one that was served longest ago is
+# forgotten first.
+# Unit: sessions. Source: a bound of memory, chosen by hand.
 MAX_SESSIONS: Final = 100_000
-# Some 15 MB; the one that was served longest ago goes first.
 
 
 class SessionIndex:

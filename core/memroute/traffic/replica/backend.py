@@ -6,9 +6,12 @@ from typing import Final
 from memroute.traffic.replica.health import ReplicaHealth
 from memroute.traffic.replica.ledger import ReplicaLedger
 
+# Samples from which on a replica's own prefill speed counts; before, the mean of the others' does.
+# Unit: samples. Source: chosen by hand.
 MIN_SAMPLES: Final = 8
+# Replicas whose speeds one replica is compared with.
+# Unit: replicas. Source: a bound of the work, chosen by hand.
 MAX_COMPARED: Final = 32
-# A replica's own speed counts from so many times on; before, that of so many others.
 
 
 class Backend:

@@ -13,9 +13,15 @@ counts: an engine that answers its metrics page and no request stays out.
 
 from typing import Final
 
+# Errors in a row that take a replica out: one request that an engine cannot digest must not take
+# it from all others.
+# Unit: errors. Source: Envoy's default (consecutive_5xx).
 MAX_ERRORS_IN_A_ROW: Final = 5
-# One request that an engine cannot digest must not take it from all others; Envoy's default too.
+# Time that a replica is out after its first fault; each further one doubles it.
+# Unit: seconds. Source: chosen by hand.
 FIRST_OUT_SECONDS: Final = 5.0
+# Most that a replica is out before the next trial.
+# Unit: seconds. Source: a bound, chosen by hand.
 MAX_OUT_SECONDS: Final = 60.0
 
 

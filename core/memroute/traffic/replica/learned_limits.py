@@ -12,13 +12,17 @@ from typing import Final
 
 from memroute.traffic.replica.reading import ReplicaReading
 
-# Requests that wait at a cache emptier than this (0 to 1) do not wait for blocks.
+# KV use below which requests that wait in the engine do not wait for blocks.
+# Unit: ratio of the KV cache. Source: chosen by hand.
 NEARLY_FULL_RATIO: Final = 0.8
-# The ceiling's floor. Below half, the watermark is not what is wrong.
+# Floor of the ceiling: below half, the watermark is not what is wrong.
+# Unit: ratio of the KV cache. Source: a bound, chosen by hand.
 FLOOR_RATIO: Final = 0.5
-# The ceiling is multiplied by this for a reading with preemptions, and raised by this many points
-# for one without. Chosen by hand.
+# Factor by which a reading with preemptions lowers the ceiling.
+# Unit: ratio. Source: chosen by hand.
 LOWERED_RATIO: Final = 0.95
+# Points by which a reading without preemptions raises the ceiling.
+# Unit: ratio of the KV cache. Source: chosen by hand.
 RAISED_RATIO: Final = 0.01
 
 

@@ -31,9 +31,11 @@ from memroute.traffic.replica.peer_requests import SharedRequests
 from memroute.traffic.replica.predictions import Predictions
 from memroute.traffic.replica.reading import ReplicaReading
 
-# The least that sharing may scale our own count by: a measured use of 0 is a reading that is off.
+# Least factor by which sharing scales our own count: a measured use of 0 is a reading that is off.
+# Unit: ratio. Source: a bound, chosen by hand.
 MIN_SHARING_RATIO: Final = 0.02
-# So many seconds of events make one comparison with the engine's token counter.
+# Seconds of watched events that make one comparison with the engine's token counter.
+# Unit: seconds. Source: chosen by hand.
 COMPARED_SECONDS: Final = 2.0
 
 

@@ -20,18 +20,25 @@ from memroute.traffic.replica.prefill_law import PrefillLaw
 from memroute.traffic.replica.step_clock import StepClock
 from memroute.traffic.request import RequestProfile
 
-# The quantile of the answers' lengths that pace plans for: short answers suffer most from a prompt
-# in between.
+# Quantile of the answers' lengths that pace plans for: short answers suffer most from a prompt in
+# between.
+# Unit: quantile. Source: chosen by hand.
 PACE_QUANTILE: Final = 0.3
-# The quantile of the answers' lengths that memory is reserved for.
+# Quantile of the answers' lengths that memory is reserved for.
+# Unit: quantile. Source: the median; an answer that outlives it is expected anew.
 MEMORY_QUANTILE: Final = 0.5
-# Tokens that an answer which has outlived its expectation is expected to get at the least.
+# Least tokens that an answer which has outlived its expectation is still expected to get.
+# Unit: tokens. Source: chosen by hand.
 LEAST_MORE_TOKENS: Final = 4
-# An answer that got longer than any is expected to get a third longer, each time.
+# Length over its present one that an answer longer than any before is expected to get, each time.
+# Unit: ratio. Source: chosen by hand.
 OUTLIVED_RATIO: Final = 1.3
-# Answers whose ends a scrape that is under way may have missed: how many are remembered.
+# Answers that have ended since the last scrape and are remembered: a scrape under way may have
+# missed their ends.
+# Unit: answers. Source: a bound of memory, chosen by hand.
 MAX_ENDED: Final = 1024
-# A whole answer tells how long a token takes where it has so many of them.
+# Tokens from which on a whole answer tells how long a token takes.
+# Unit: tokens. Source: chosen by hand.
 MIN_TELLING_TOKENS: Final = 8
 
 

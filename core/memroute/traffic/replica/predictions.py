@@ -21,15 +21,23 @@ from bisect import bisect_left
 from enum import StrEnum
 from typing import Final
 
-# Beyond this ratio, either way, a prediction is off; within the second it is right again.
+# Mean error, either way, beyond which a prediction is off.
+# Unit: ratio. Source: chosen by hand.
 OFF_RATIO: Final = 3.0
+# Mean error, either way, within which a prediction that was off is right again.
+# Unit: ratio. Source: chosen by hand.
 RIGHT_RATIO: Final = 2.0
-# Seconds that a prediction has to be off, or right, for the mode to change.
+# Time that a prediction has to be off, or right, for the mode to change.
+# Unit: seconds. Source: chosen by hand.
 PATIENCE_SECONDS: Final = 10.0
-# A sample counts half after seven others, and the mean of fewer than so many says nothing.
+# Weight that a sample keeps with each later one: half after seven others.
+# Unit: ratio. Source: chosen by hand.
 FORGET_RATIO: Final = 0.9
+# Samples whose mean says something.
+# Unit: samples. Source: chosen by hand.
 MIN_SAMPLES: Final = 10
-# Without a sample for so long (seconds) nothing is off: what was believed then is of no use now.
+# Time without a sample after which a prediction is not off: what was believed then is of no use.
+# Unit: seconds. Source: chosen by hand.
 FORGOTTEN_SECONDS: Final = 30.0
 # Bounds of the histograms: truth over prediction.
 RATIO_BUCKETS: Final = (
@@ -60,11 +68,17 @@ class Prediction(StrEnum):
     PROMPT = "prompt"
 
 
-# Added to both sides before they are compared, in the unit of each: a step or two of an engine
-# (seconds), a millisecond per token, a twentieth of a KV cache (of its tokens), a short prompt.
+# Time added to both sides of a time to the first token: a step or two of an engine.
+# Unit: seconds. Source: chosen by hand.
 _TTFT_SLACK_SECONDS: Final = 0.1
+# Time added to both sides of a time per token.
+# Unit: seconds. Source: chosen by hand.
 _TPOT_SLACK_SECONDS: Final = 0.002
+# Share of the KV cache added to both sides of the tokens that it holds.
+# Unit: ratio of the KV cache. Source: chosen by hand.
 _KV_SLACK_RATIO: Final = 0.05
+# Tokens added to both sides of a prompt's: a short prompt.
+# Unit: tokens. Source: chosen by hand.
 _PROMPT_SLACK_TOKENS: Final = 64.0
 
 

@@ -21,21 +21,32 @@ Two kinds of samples, by what is waiting there:
 
 from typing import Final
 
-# Where learning starts: seconds per prompt, and per uncached token. An 8B model on an H100 needs
-# 2e-5 s per token, a 70B one on four of them 6e-5.
+# Seconds per prompt from which learning starts.
+# Unit: seconds. Source: chosen by hand; a step of an 8B model on an H100.
 PRIOR_PROMPT_SECONDS: Final = 0.01
+# Seconds per uncached prompt token from which learning starts: an 8B model on an H100 needs 2e-5,
+# a 70B one on four of them 6e-5.
+# Unit: seconds per token. Source: chosen by hand, from those.
 PRIOR_TOKEN_SECONDS: Final = 3e-5
-# What that weighs, in prompts and tokens: two prompts, which a few real ones outweigh.
+# Weight of the prior in prompts: two, which a few real ones outweigh.
+# Unit: prompts. Source: chosen by hand.
 PRIOR_PROMPTS: Final = 2.0
+# Weight of the prior in tokens: two usual prompts.
+# Unit: tokens. Source: chosen by hand.
 PRIOR_TOKENS: Final = 4000.0
-# Replicas whose prompts take as long within this ratio are taken to be equally fast; accelerators
-# that differ do so by half and more.
+# Replicas whose prompts take as long within this ratio count as equally fast; accelerators that
+# differ do so by half and more.
+# Unit: ratio. Source: chosen by hand.
 SAME_RATIO: Final = 1.3
-# A sample counts half after 34 others: some seconds of traffic.
+# Weight that a sample keeps with each later one: half after 34 others, some seconds of traffic.
+# Unit: ratio. Source: chosen by hand.
 FORGET_RATIO: Final = 0.98
-# Among whole answers what waits ahead is a belief itself. A sample that is off by this ratio says
-# that it is wrong, and what rests on it is forgotten by half.
+# Error of a sample among whole answers from which on the law counts as wrong: what waits ahead is
+# itself a belief there.
+# Unit: ratio, either way. Source: chosen by hand.
 WRONG_RATIO: Final = 3.0
+# Weight that older samples keep once the law is wrong.
+# Unit: ratio. Source: chosen by hand.
 WRONG_FORGET_RATIO: Final = 0.5
 
 

@@ -3,9 +3,11 @@
 import math
 from typing import Final
 
+# Half-life of what a rate counts, a few answers long at usual decode speeds: steady enough to
+# promise a Retry-After by, quick enough to follow a replica that died.
+# Unit: seconds. Source: chosen by hand.
 HALF_LIFE_SECONDS: Final = 10.0
-# A few answers long at usual decode speeds: steady enough to promise a Retry-After by,
-# quick enough to follow a replica that died.
+# A time at which nothing was counted so far.
 _NEVER: Final = -math.inf
 
 

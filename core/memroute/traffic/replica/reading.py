@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Final
 
+# Age of a reading up to which it is trusted. Five scrapes at 1 s ride out a slow one; a hung
+# engine stops attracting requests before its queue fills.
+# Unit: seconds. Source: chosen by hand.
 MAX_AGE_SECONDS: Final = 5.0
-# Five scrapes at 1 s: long enough to ride out one slow scrape, short enough that
-# a hung engine stops attracting requests before its queue fills.
+# The same in scrape periods, where those are longer.
+# Unit: scrape periods. Source: chosen by hand.
 MAX_AGE_PERIODS: Final = 2.5
-# Of the scrape period, where that is longer.
 
 
 def max_age_seconds(scrape_seconds: float) -> float:

@@ -8,7 +8,6 @@ sequence, and the length of a tick is what a client calls time per output token.
 
 ```text
 tick     seconds per token that answers get now, prefills in between included: a window's mean
-fast     the fast end of the same: what a token takes without prefills in between
 alone    the least window's mean that was ever seen: what one request gets on an idle replica,
          and so the floor of any target
 ```
@@ -19,24 +18,28 @@ tick takes, and the clock goes on by time (``pass_time``).
 
 from typing import Final
 
-# How the fast end follows a shorter and a longer gap (share of the difference): gaps with prefills
-# in them are longer and must not count; growing batches must. Chosen by hand.
-FASTER_RATIO: Final = 0.5
-SLOWER_RATIO: Final = 0.05
-# Bounds of the window over which the mean goes, in ticks. Chosen by hand: fewer are noise, more
-# are slower than admission has to be.
+# Least window of the mean: fewer ticks are noise.
+# Unit: ticks. Source: chosen by hand.
 MIN_WINDOW_TICKS: Final = 8.0
+# Greatest window of the mean: more ticks are slower than admission has to be.
+# Unit: ticks. Source: chosen by hand.
 MAX_WINDOW_TICKS: Final = 64.0
-# A window that may tell how fast the replica is alone has so many ticks and lasts so long
-# (seconds): events that arrive together after a pause must not look like a fast engine.
+# Least ticks of a window that may tell how fast the replica is alone.
+# Unit: ticks. Source: chosen by hand.
 ALONE_WINDOW_TICKS: Final = 16
+# Least length of such a window: events that arrive together after a pause must not look like a
+# fast engine.
+# Unit: seconds. Source: chosen by hand.
 ALONE_WINDOW_SECONDS: Final = 0.2
-# How much the least window is forgotten: 1 % in a minute, so that a replica that has become slower
-# for good is believed within hours, and one under load for an hour is not.
+# Rate at which the least window is forgotten, 1 % in a minute: a replica that has become slower
+# for good is believed within hours, one under load for an hour is not.
+# Unit: ratio per second. Source: chosen by hand.
 ALONE_DRIFT_PER_SECOND: Final = 0.01 / 60
-# No engine is faster than a token per millisecond and sequence: what comes faster has piled up.
+# Least time per token and sequence: no engine is faster, so what comes faster has piled up.
+# Unit: seconds. Source: a bound, chosen by hand.
 MIN_TICK_SECONDS: Final = 0.001
-# What one whole answer or one interval between readings weighs in the mean: a quarter.
+# Weight in the mean of one whole answer, or of one interval between readings.
+# Unit: ratio. Source: chosen by hand.
 REPORTED_RATIO: Final = 0.25
 
 
@@ -45,15 +48,13 @@ class StepClock:
 
     __slots__ = (
         "_alone_since_seconds", "_alone_ticks", "_fraction", "_num_since_idle",
-        "_passed_at_seconds", "alone_seconds", "fast_seconds", "last_at_seconds", "mean_seconds",
-        "num_ticks", "reported_seconds",
+        "_passed_at_seconds", "alone_seconds", "last_at_seconds", "mean_seconds", "num_ticks",
+        "reported_seconds",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.num_ticks = 0
         """Tokens that an answer which never ended would have got."""
-        self.fast_seconds = 0.0
-        """A tick without prefills; 0 while none was seen."""
         self.mean_seconds = 0.0
         """A tick as it is now, prefills in it; 0 while nothing decodes."""
         self.alone_seconds: float | None = None
@@ -86,12 +87,6 @@ class StepClock:
             if ticks <= 0.0:
                 return
         self._count(ticks)
-        fast = self.fast_seconds
-        if fast <= 0.0:
-            self.fast_seconds = gap
-        else:
-            follows = FASTER_RATIO if gap < fast else SLOWER_RATIO
-            self.fast_seconds = fast + follows * (gap - fast)
         self._num_since_idle += max(1, int(ticks))
         window = min(MAX_WINDOW_TICKS, max(MIN_WINDOW_TICKS, window_ticks))
         if self._num_since_idle < window:
@@ -125,7 +120,7 @@ class StepClock:
         True when the clock has moved.
         """
         since = self._passed_at_seconds
-        tick = self.mean_seconds or self.reported_seconds or self.fast_seconds
+        tick = self.mean_seconds or self.reported_seconds or self.alone_seconds or 0.0
         if tick < MIN_TICK_SECONDS:
             tick = MIN_TICK_SECONDS if tick > 0.0 else 0.0
         if since < 0 or tick <= 0.0:

@@ -34,24 +34,33 @@ from memroute.traffic.request import RequestProfile
 
 MEMROUTE: Final = "memroute"
 """The name of the policy that is priced here."""
-# Of a second that an answer in progress loses, what counts: many share it, and each feels it less
-# than a request feels a second of waiting. Chosen by a sweep over the suite (docs/adr/0011).
+# Weight of a second that one answer in progress loses, against a second that this request waits:
+# many answers share the loss, and each feels it less.
+# Unit: ratio. Source: a sweep over the suite (docs/adr/0011).
 KAPPA: Final = 0.05
-# Prompt tokens that an output token is worth: it reads the whole context anew in every step.
-# Chosen by hand.
+# Prompt tokens that one output token weighs in what answers in progress lose: an output token
+# reads the whole context anew in every step.
+# Unit: prompt tokens per output token. Source: chosen by hand.
 RHO: Final = 4.0
-# Seconds that the barrier of memory adds at half of the KV cache. Chosen by hand: nothing beside a
-# prompt until the cache fills.
+# Cost that the barrier of memory adds at half of the KV cache: nothing beside a prompt until the
+# cache fills.
+# Unit: seconds. Source: chosen by hand.
 MEMORY_SECONDS: Final = 0.02
-# Keeps the barrier finite where a replica is full: k / (1.02 - min(k, 1)) is 50 there.
+# Pole of the barrier of memory, just beyond a full KV cache: k / (FULL_RATIO - min(k, 1)) is 50
+# when the cache is full, not infinite.
+# Unit: ratio of the KV cache. Source: chosen by hand.
 FULL_RATIO: Final = 1.02
-# Seconds to load a LoRA adapter, some hundred MB from the host's memory, and to share steps with
-# one more. Chosen by hand.
+# Cost of a replica on which nobody uses the request's LoRA adapter: some hundred MB to load from
+# the host's memory, and steps shared with one more adapter.
+# Unit: seconds. Source: chosen by hand.
 ADAPTER_SECONDS: Final = 0.1
-# Seconds: more than any prompt costs, so that replicas whose readings are trusted come first.
+# Cost of a replica whose readings are out of date. More than any prompt costs, so that replicas
+# whose readings are trusted come first.
+# Unit: seconds. Source: chosen by hand.
 STALE_SECONDS: Final = 10.0
-# Seconds that nobody would notice: learned speeds differ by as much from noise alone, and what
-# costs the same is chosen at random.
+# Differences in cost below this count as none, and the replica is drawn at random: noise alone
+# makes learned speeds differ by as much, and nobody would notice.
+# Unit: seconds. Source: chosen by hand.
 SAME_SECONDS: Final = 0.002
 
 

@@ -31,19 +31,37 @@ from memroute.traffic.routing.cost import RandomSource
 
 Score = Callable[[RequestProfile, ReplicaLedger, int], float]
 
+# Prompt tokens that smg assumes of each queued request.
+# Unit: tokens. Source: smg's default, model_gateway/src/policies/least_load.rs.
 SMG_MEAN_PROMPT_TOKENS: Final = 1024
+# Prompt tokens per second that smg assumes of every replica.
+# Unit: tokens per second. Source: smg's default, in the same file.
 SMG_TOKENS_PER_SECOND: Final = 2000.0
+# Weight of smg's barrier of memory, k / (1 - k).
+# Unit: seconds. Source: smg's default, in the same file.
 SMG_PRESSURE_SECONDS: Final = 0.15
-# smg's defaults: model_gateway/src/policies/least_load.rs.
+# Weight of the cached share of the prompt in GIE's score.
+# Unit: weight. Source: llm-d's chart before 1.0.
 GIE_PREFIX: Final = 3.0
+# Weight of the free share of the KV cache in GIE's score.
+# Unit: weight. Source: llm-d's chart before 1.0.
 GIE_KV: Final = 2.0
+# Weight of the queue's length in GIE's score.
+# Unit: weight. Source: llm-d's chart before 1.0.
 GIE_QUEUE: Final = 2.0
+# Weight of a waiting request against a running one.
+# Unit: running requests. Source: vLLM's data-parallel balancer (vllm/v1/engine/core_client.py).
 VLLM_WAITING_WEIGHT: Final = 4
-# llm-d 1.0's defaults, in pkg/epp/framework/plugins/scheduling/filter/prefixcacheaffinity of
-# llm-d-router: the share of a prompt that makes a replica sticky, the seconds of prefill by which a
-# sticky one may be behind, and the tokens per second of Qwen 32B on two H100s.
+# Share of a prompt that has to be cached on a replica for llm-d to stick to that replica.
+# Unit: ratio of the prompt. Source: llm-d 1.0's default,
+# pkg/epp/framework/plugins/scheduling/filter/prefixcacheaffinity of llm-d-router.
 LLM_D_AFFINITY_RATIO: Final = 0.8
+# Prefill by which a sticky replica may be behind the others before llm-d leaves it.
+# Unit: seconds. Source: llm-d 1.0's default, in the same file.
 LLM_D_MAX_PENALTY_SECONDS: Final = 18.0
+# Prompt tokens per second of one replica where no operator has calibrated it: Qwen 32B on two
+# H100s.
+# Unit: tokens per second. Source: llm-d 1.0's default, in the same file.
 LLM_D_TOKENS_PER_SECOND: Final = 15_928.0
 
 

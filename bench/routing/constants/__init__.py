@@ -1,0 +1,1 @@
+"""How much each constant of ``memroute.traffic`` matters: halved and doubled, one at a time."""
