@@ -88,7 +88,7 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
     parser = argparse.ArgumentParser(
         prog="memroute-router",
-        description="Routes OpenAI-API requests to replicas by KV-cache pressure.",
+        description="Admits OpenAI-API requests; sends each to the replica where it costs least.",
         epilog=EXAMPLES,
         formatter_class=_Formatter,
     )

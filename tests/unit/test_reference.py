@@ -60,9 +60,19 @@ def test_the_errors_page_knows_every_reason(repository):
         assert f"`{reason.value}`" in text
 
 
+def anchors(text):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_of_the_documents_lead_somewhere(repository):
     documents = [*repository.glob("*.md"), *(repository / "docs").rglob("*.md")]
     assert len(documents) > 10
     for document in documents:
-        for target in re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document}: {target}"
+        links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", document.read_text())
+        for target, anchor in links:
+            page = document.parent / target if target else document
+            assert page.exists(), f"{document}: {target}"
+            if anchor:
+                assert anchor in anchors(page.read_text()), f"{document}: {target}#{anchor}"

@@ -1,4 +1,4 @@
-"""Now, later or never? In tokens and in seconds, per backend replica, never on a pool average."""
+"""Whether a request goes now, later or never: in tokens and seconds, for each replica by itself."""
 
 from memroute.traffic.admission.gates import GATES, ClosedReason, reason_closed
 from memroute.traffic.admission.hanging import hangs

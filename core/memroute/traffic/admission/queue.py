@@ -1,8 +1,8 @@
-"""Requests that would fit, not now: who goes next, who will be late, and how many may wait.
+"""The requests that wait for room: which goes next, which will be late, and how many may wait.
 
 **Order.** Priority first. Within a priority, tenants take turns by deficit round robin on tokens:
-each may spend a quantum, then the next; one that comes anew goes first, so that a tenant who asks
-seldom does not wait behind one who floods. Within a tenant, the earliest deadline.
+each may spend a quantum, then the next. A tenant that had nothing waiting goes first, so that a
+tenant that asks seldom does not wait behind a flood. Within a tenant, the earliest deadline.
 
 **Late.** When not all can have their first token in time, the largest are the late ones: go
 through them by deadline, and whenever one would be late, set aside the one that takes longest of
@@ -174,7 +174,7 @@ class FairQueue(Generic[T]):
         tenant: str = "",
         priority: int = 0,
     ) -> QueuedRequest[T]:
-        """Let it wait."""
+        """Hold the request."""
         self._num_held += 1
         held = QueuedRequest(
             item,
@@ -190,7 +190,7 @@ class FairQueue(Generic[T]):
         return held
 
     def move_in(self, held: QueuedRequest[T]) -> None:
-        """It has waited elsewhere so far: its deadline and when it expires stay as they are."""
+        """Take in a request that has waited elsewhere: its deadline and expiry stay."""
         self._by_item[held.item] = held
         heapq.heappush(self._by_expiry, (held.expires_at_seconds, held.order, held))
         self.held_tokens += held.num_tokens
@@ -208,8 +208,8 @@ class FairQueue(Generic[T]):
     def tokens_ahead(self, *, tenant: str, priority: int) -> int:
         """Tokens that will be given room before one more of this tenant.
 
-        Of greater priorities all, of its own priority its own, and as much of each other tenant,
-        who take turns.
+        That is all of greater priorities; of the same priority the tenant's own, and about as much
+        of each other tenant, because tenants take turns.
         """
         ahead = 0
         for other, band in self._bands.items():
@@ -225,10 +225,10 @@ class FairQueue(Generic[T]):
         return ahead
 
     def victim(self, num_tokens: int, *, tenant: str, priority: int) -> QueuedRequest[T] | None:
-        """Who would have to leave a full queue for one more of this tenant; None: nobody.
+        """The request that leaves a full queue for one more of this tenant; None: no request does.
 
-        The last of the tenant that has most waiting, of the least priority: a flood pushes out
-        its own, never those who ask seldom.
+        It is the last request of the tenant with most waiting, of the least priority. So a flood
+        pushes out its own requests, never those of tenants that ask seldom.
         """
         for other in sorted(self._bands):
             if other > priority:
@@ -256,11 +256,11 @@ class FairQueue(Generic[T]):
         return None
 
     def get(self, item: T) -> QueuedRequest[T] | None:
-        """How it waits; None when it does not."""
+        """The item's place in the queue; None when it does not wait."""
         return self._by_item.get(item)
 
     def remove(self, item: T) -> bool:
-        """It waits no more; False when it did not wait."""
+        """Take the item out of the queue; False when it did not wait."""
         held = self._by_item.pop(item, None)
         if held is None:
             return False
@@ -269,7 +269,7 @@ class FairQueue(Generic[T]):
         flow.held.remove(held)
         flow.held_tokens -= held.num_tokens
         if not self._by_item:
-            # Nobody waits: nobody owes anybody a turn.
+            # The queue is empty: no tenant owes another a turn.
             self._bands.clear()
             self._absent.clear()
             self._by_expiry.clear()
@@ -278,7 +278,7 @@ class FairQueue(Generic[T]):
         return True
 
     def served(self, held: QueuedRequest[T]) -> None:
-        """It has had its turn: its tenant has spent its tokens."""
+        """The request has had its turn: its tokens are taken from its tenant's deficit."""
         band = self._bands[held.priority]
         flow = band[held.tenant]
         flow.deficit_tokens -= held.num_tokens
@@ -291,7 +291,7 @@ class FairQueue(Generic[T]):
                 self._forget(held.priority, held.tenant)
 
     def _leaves(self, priority: int, tenant: str) -> None:
-        """Nothing of the tenant's waits any more: its place is remembered for a while."""
+        """The tenant has nothing waiting any more: its place is remembered for a while."""
         self._absent[(priority, tenant)] = None
         if len(self._absent) > MAX_ABSENT_TENANTS:
             (oldest_priority, oldest), _ = self._absent.popitem(last=False)
@@ -342,10 +342,10 @@ class FairQueue(Generic[T]):
                     start -= greatest.set_longest_aside() / num_replicas
 
     def in_order(self) -> list[QueuedRequest[T]]:
-        """All of them as they would go: of each tenant the first, then of each the second.
+        """All requests in the order in which they would go.
 
-        Of one priority those that can be in time come before those that are late; then the next
-        priority.
+        The first of each tenant, then the second of each. Within a priority, requests that can be
+        in time come before those that are late.
         """
         order: list[QueuedRequest[T]] = []
         for priority in sorted(self._bands, reverse=True):
@@ -363,7 +363,7 @@ class FairQueue(Generic[T]):
         return order
 
     def take_expired(self, *, now_seconds: float) -> list[T]:
-        """Those that have waited for their time, the longest first; they wait no more."""
+        """Requests whose time is over, the longest wait first; they leave the queue."""
         expired: list[T] = []
         while self._by_expiry and self._by_expiry[0][0] <= now_seconds:
             held = heapq.heappop(self._by_expiry)[2]
@@ -373,7 +373,7 @@ class FairQueue(Generic[T]):
         return expired
 
     def waiting(self) -> list[QueuedRequest[T]]:
-        """All of them, in the order in which they came here."""
+        """All requests, in the order in which they came."""
         return list(self._by_item.values())
 
 

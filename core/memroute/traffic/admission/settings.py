@@ -1,8 +1,8 @@
-"""What a pool admits by: two targets and a watermark, and every time that follows from them.
+"""What a pool admits by: two targets and a watermark, and the times that follow from them.
 
-Every time that requests are given is a share of the two targets, within bounds: engines that are
-ten times slower have targets that are ten times longer, and nothing else to set. Where an engine
-cannot meet a target even with one request, what it does alone is the floor (``FLOOR_RATIO``).
+The times here are shares of the two targets, within bounds. For engines that are ten times slower,
+set targets that are ten times longer. (Times elsewhere that are absolute: docs/adr/0013.) Where an
+engine cannot meet a target with one request, what it does alone is the floor (``FLOOR_RATIO``).
 """
 
 import math
@@ -55,11 +55,7 @@ LEAST_SILENT_STEPS: Final = 2.0
 
 
 class AdmissionSettings:
-    """What a pool admits by; never changed. A plain class: it is read for every replica.
-
-    Every time that requests are given here is a share of the targets: engines that are ten times
-    slower have targets that are ten times longer, and nothing else to set.
-    """
+    """What a pool admits by; never changed. A plain class: it is read for every replica."""
 
     __slots__ = (
         "closed_seconds", "least_silent_seconds", "max_prefill_seconds", "miss_seconds",
@@ -79,7 +75,7 @@ class AdmissionSettings:
         """Projected KV use that an admission may reach, 0 to 1."""
         self.ttft_target_seconds = ttft_target_seconds
         self.tpot_target_seconds = tpot_target_seconds
-        """The latency that answers are meant to have: what makes a replica full in time."""
+        """Seconds to the first token, and per output token, that answers should have."""
         ttft = min(MAX_TTFT_SECONDS, ttft_target_seconds)
         tpot = min(MAX_TPOT_SECONDS, tpot_target_seconds)
         if max_prefill_seconds is None:
@@ -97,14 +93,14 @@ class AdmissionSettings:
         would take from many what it gains itself: a long prefix computed twice is held twice,
         too."""
         self.stuck_seconds = max(MIN_STUCK_SECONDS, STUCK_RATIO * ttft)
-        """A replica that shows nothing for so long hangs."""
+        """Seconds without any sign, after which a replica counts as hung."""
         self.trial_seconds = max(MIN_TRIAL_SECONDS, TRIAL_RATIO * ttft)
-        """The same for one on trial: its request can still be in time elsewhere."""
+        """The same for a replica on trial: its request can still be in time elsewhere."""
         self.unproven_seconds = UNPROVEN_STEPS * tpot
         self.least_silent_seconds = LEAST_SILENT_STEPS * tpot
 
     def without_time(self) -> "AdmissionSettings":
-        """The same, where nothing is held for time: what is believed of it is wrong (safe mode)."""
+        """The same without limits on time: for safe mode, where predictions are wrong."""
         settings = AdmissionSettings(
             watermark_ratio=self.watermark_ratio,
             ttft_target_seconds=self.ttft_target_seconds,
@@ -115,7 +111,7 @@ class AdmissionSettings:
         return settings
 
     def reduced(self, ratio: float) -> "AdmissionSettings":
-        """The same, for requests that have to leave room for others' (0 to 1 of each limit)."""
+        """The same with ``ratio`` (0 to 1) of each limit: for a tenant over its share."""
         return AdmissionSettings(
             watermark_ratio=ratio * self.watermark_ratio,
             ttft_target_seconds=self.ttft_target_seconds,

@@ -1,4 +1,4 @@
-"""What a request needs, which replica it would go to, and the reservation there."""
+"""What one request needs, which replica the policy chooses for it, and the reservation there."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, Generic
@@ -28,7 +28,7 @@ NO_HITS: Hits = {}
 
 
 class Assignment:
-    """A replica that was chosen, and what was reserved there in the same step."""
+    """The chosen replica, and what was reserved there in the same step."""
 
     __slots__ = ("backend", "choice", "num_taught_blocks", "reservation")
 
@@ -47,7 +47,7 @@ class Assignment:
 
 
 class Selection(Generic[T]):
-    """Owns the policy that chooses; it keeps no request."""
+    """Owns the policy that chooses a replica. It keeps no request."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Selection(Generic[T]):
         find_hits: Callable[[T], Hits] | None,
         predictions: Predictions,
     ) -> None:
-        """``find_hits``: None for what ``cached`` knows."""
+        """``find_hits``: cached tokens by replica; None: as ``cached`` knows them."""
         self.settings = settings
         self._lengths = lengths
         self._cached = cached
@@ -72,7 +72,7 @@ class Selection(Generic[T]):
         self._without_time = settings.limits.without_time()
 
     def configure(self, settings: DispatchSettings) -> None:
-        """Choose by these settings from now on. Raises ``KeyError`` for a policy that is none."""
+        """Choose by these settings from now on. Raises ``KeyError`` for an unknown policy."""
         before = self.settings
         if (
             settings.policy != before.policy
@@ -84,7 +84,7 @@ class Selection(Generic[T]):
         self._without_time = settings.limits.without_time()
 
     def ask(self, ticket: T, *, now_seconds: float) -> Ask[T]:
-        """What the request needs."""
+        """What the request needs: expected tokens, and a deadline."""
         profile = ticket.profile
         deadline = profile.deadline_seconds
         if deadline is None:
@@ -100,9 +100,9 @@ class Selection(Generic[T]):
         asks_gates: bool,
         now_seconds: float,
     ) -> Shortlist:
-        """The policy's choice of the replicas that are open, and what is closed.
+        """The policy's choice among the open replicas, and how many are closed for which reason.
 
-        ``asks_gates``: False where admission is off: a published policy then gets all of them.
+        ``asks_gates``: False where admission is off. A published policy then gets all replicas.
         """
         limits = self._limits(is_over_share=is_over_share)
         chooser = self._chooser_now()
@@ -120,7 +120,7 @@ class Selection(Generic[T]):
         )
 
     def in_any_case(self, ask: Ask[T], gated: Shortlist) -> Shortlist:
-        """``gated`` with the policy's choice where nothing is held."""
+        """``gated`` with the policy's choice where no request is held."""
         hits = NO_HITS
         chooser = self._chooser_now()
         if chooser.sees_prefixes:
@@ -136,7 +136,10 @@ class Selection(Generic[T]):
         is_over_share: bool,
         now_seconds: float,
     ) -> bool:
-        """Whether the replica takes the request now, which it would compute so many tokens of."""
+        """Whether the replica takes the request now.
+
+        ``work_tokens``: of the prompt, what the replica would have to compute.
+        """
         closed = closed_to(
             backend.ledger,
             ask.profile,
@@ -148,7 +151,7 @@ class Selection(Generic[T]):
         return closed is None
 
     def assign(self, ask: Ask[T], found: Shortlist, *, now_seconds: float) -> Assignment:
-        """Reserve ``found.open``. Raises ``ValueError`` where there is none."""
+        """Reserve room on ``found.open``. Raises ``ValueError`` where it is None."""
         backend = found.open
         if backend is None:
             msg = "no replica was chosen"
@@ -185,14 +188,14 @@ class Selection(Generic[T]):
 
     @property
     def is_in_safe_mode(self) -> bool:
-        """Whether what the pool believes is so far off that only memory is minded."""
+        """Whether predictions are so far off that replicas are chosen by least request."""
         return self._predictions.distrusted is not None and self._chooser.name == MEMROUTE
 
     def _chooser_now(self) -> Chooser:
         return self._safe_chooser if self.is_in_safe_mode else self._chooser
 
     def _limits(self, *, is_over_share: bool) -> AdmissionSettings:
-        """A tenant that has had more than its share leaves some room to those who have not."""
+        """The limits that apply: lower ones for a tenant over its share."""
         if self.is_in_safe_mode:
             return self._without_time
         return self._reduced if is_over_share else self.settings.limits
@@ -202,7 +205,7 @@ class Selection(Generic[T]):
         return self._cached.hits(ticket.profile, possible) if find is None else find(ticket)
 
     def _output_tokens(self, profile: RequestProfile) -> int:
-        """How long the answer will be: known, learned, or assumed; all its choices together."""
+        """Expected tokens of the answer, all choices together: known, learned or assumed."""
         if profile.known_output_tokens is not None:
             return profile.known_output_tokens
         learned = self._lengths.quantile(

@@ -1,9 +1,10 @@
-"""Those that wait: let in, sent when their turn comes, refused when their time is over.
+"""The requests that wait: held, sent when their turn comes, refused when their time is over.
 
-One line for each version of the model, because versions share no replicas: a canary that is full
-holds nobody else up, and makes nobody else's wait look long.
+There is one line for each version of the model, because versions share no replicas. A canary that
+is full delays no request for the other version, and does not make that request's wait look long.
 """
 
+from enum import StrEnum
 from typing import Generic
 
 from memroute.traffic.admission import (
@@ -21,6 +22,14 @@ from memroute.traffic.dispatch.selection import Assignment, Selection
 from memroute.traffic.dispatch.turns import Look, Round
 from memroute.traffic.dispatch.waiting_line import WaitingLine
 from memroute.traffic.routing.shortlist import Shortlist
+
+
+class EndOfWait(StrEnum):
+    """Why a request that was held is refused; part of its refusal's message."""
+
+    DISPLACED = "others who have fewer waiting need its place"
+    LATE = "it would be late, and most of those that are late wait in vain now"
+    EXPIRED = "it waited for its time"
 
 
 class WaitingRoom(Generic[T]):
@@ -48,7 +57,7 @@ class WaitingRoom(Generic[T]):
 
     @property
     def held_tokens(self) -> int:
-        """Tokens that those that wait are expected to need."""
+        """Tokens that all held requests are expected to need."""
         return sum(line.held_tokens for line in self._lines.values())
 
     @property
@@ -57,7 +66,7 @@ class WaitingRoom(Generic[T]):
         return bool(self._asks or self._displaced)
 
     def line(self, version: str) -> WaitingLine[T]:
-        """Those that wait for replicas of this version; empty: where all versions compete."""
+        """The line of this version; the empty version is that of a pool where all compete."""
         line = self._lines.get(version)
         if line is None:
             line = self._lines[version] = WaitingLine(self._limits)
@@ -88,7 +97,7 @@ class WaitingRoom(Generic[T]):
         return self._selection.assign(ask, found, now_seconds=now_seconds)
 
     def hold(self, ask: Ask[T], found: Shortlist | None, *, now_seconds: float) -> Reject | None:
-        """Let it wait, or say why it may not. ``found`` None: it waits for a replica."""
+        """Hold the request, or say why it may not wait. ``found`` None: it waits for a replica."""
         line = self.line(ask.version)
         if found is not None:
             ask.wanted, ask.closed = found.best, found.best_closed
@@ -97,14 +106,14 @@ class WaitingRoom(Generic[T]):
             if ClosedReason.MEMORY in found.closed:
                 line.drain.memory_binds(now_seconds=now_seconds)
         expected = line.expected_wait_seconds(ask, now_seconds=now_seconds)
-        # One that has failed elsewhere was let in before: it waits, as long as it may.
+        # A request that has failed on a replica was admitted before: it may wait its full time.
         refusal = line.refusal(ask, expected_wait_seconds=None if ask.ticket.tried else expected)
         if refusal in {QueueRefusal.REQUESTS, QueueRefusal.TOKENS}:
             victim = line.victim(ask)
             if victim is not None:
                 line.remove(victim)
                 del self._asks[victim.ticket]
-                because = "others who have fewer waiting need its place"
+                because = EndOfWait.DISPLACED.value
                 self._displaced[victim.ticket] = self._reject(victim, found, because, expected)
                 refusal = None
         if refusal is QueueRefusal.TIME:
@@ -125,7 +134,10 @@ class WaitingRoom(Generic[T]):
         *,
         has_expired: bool = False,
     ) -> Reject:
-        """The refusal of a request that could be held somewhere, ``because`` it may not wait."""
+        """The refusal of a request that would fit, but not now.
+
+        ``because``: why it may not wait, or wait longer.
+        """
         if found is None:
             return self._membership.why_none(ask.profile)
         hold = not_now(
@@ -144,7 +156,7 @@ class WaitingRoom(Generic[T]):
         return hold.reject(because=because)
 
     def withdraw(self, ticket: T) -> bool:
-        """It waits no more: its client has gone. False when it did not wait."""
+        """The request's client has gone: it waits no more. False when it did not wait."""
         if self._displaced.pop(ticket, None) is not None:
             return True
         ask = self._asks.pop(ticket, None)
@@ -175,7 +187,7 @@ class WaitingRoom(Generic[T]):
     # Inside.
 
     def _draw_again(self, available: Available) -> None:
-        """Other versions are there than before: those that wait draw again."""
+        """The set of versions has changed: held requests draw their version again."""
         for line in list(self._lines.values()):
             for held in line.waiting():
                 ask = held.item
@@ -192,7 +204,7 @@ class WaitingRoom(Generic[T]):
         available: Available,
         done: list[tuple[T, Assignment | Reject]],
     ) -> None:
-        """What waited for something else than room, and has it now, waits for room again."""
+        """Requests that waited for a replica or an adapter slot, and have it now, wait for room."""
         for what in line.apart():
             for held in line.waiting_for(what):
                 ask = held.item
@@ -253,7 +265,7 @@ class WaitingRoom(Generic[T]):
         done: list[tuple[T, Assignment | Reject]],
         now_seconds: float,
     ) -> bool:
-        """Give out turns; whether which replicas may be tried has changed by that."""
+        """Give out turns; True when that has changed which replicas may be tried."""
         available = self._membership.available(now_seconds=now_seconds)
         if line.plan(available.of_version(version), now_seconds=now_seconds):
             self._shares.update(now_seconds=now_seconds)
@@ -293,34 +305,34 @@ class WaitingRoom(Generic[T]):
         done: list[tuple[T, Assignment | Reject]],
         now_seconds: float,
     ) -> None:
-        """Refuse those that are late where waiting is of no use, and those whose time is over."""
+        """Refuse late requests where waiting is of no use, and requests whose time is over."""
         hopeless: list[Ask[T]] = []
         if not self._selection.is_in_safe_mode:
             hopeless = line.hopeless(now_seconds=now_seconds)
         for ask in hopeless:
             line.remove(ask)
             del self._asks[ask.ticket]
-        # What they are told of is the line without them.
+        # Their Retry-After is computed from the line without them.
         for ask in hopeless:
-            because = "it would be late, and most of those that are late wait in vain now"
             found = self._found(ask, now_seconds)
             line.overload.in_vain(now_seconds=now_seconds)
             expected = line.seconds_to_drain(now_seconds=now_seconds)
-            done.append((ask.ticket, self._reject(ask, found, because, expected)))
+            done.append((ask.ticket, self._reject(ask, found, EndOfWait.LATE.value, expected)))
         for ask in line.take_expired(now_seconds=now_seconds):
             del self._asks[ask.ticket]
-            # A last look, whatever others are promised.
+            # A last look: claims of other requests do not count here.
             found = self._found(ask, now_seconds)
             if found is not None and found.open is not None:
                 done.append((ask.ticket, self.assign(ask, found, now_seconds=now_seconds)))
                 continue
             line.overload.in_vain(now_seconds=now_seconds)
             expected = line.seconds_to_drain(now_seconds=now_seconds)
-            reject = self._reject(ask, found, "it waited for its time", expected, has_expired=True)
+            because = EndOfWait.EXPIRED.value
+            reject = self._reject(ask, found, because, expected, has_expired=True)
             done.append((ask.ticket, reject))
 
     def _found(self, ask: Ask[T], now_seconds: float) -> Shortlist | None:
-        """Where it could go now; None: no usable replica could hold it."""
+        """Where the request could go now; None: no usable replica could hold it."""
         available = self._membership.available(now_seconds=now_seconds)
         possible = available.possible(ask.profile, ask.ticket.tried)
         if possible is None:

@@ -1,16 +1,16 @@
-"""How many tokens prompts turn out to have, over how many they were taken to have.
+"""Actual over estimated tokens of prompts, learned by kind of content.
 
 Before an engine has tokenized a prompt, its length is estimated from its bytes and from the headers
 of its attachments. Tokenizers and models differ, by kind of content: one makes a token of each
 digit, another of three; one knows Hindi, another spells it; an image is 64 tokens or 4,096. So each
-kind has a ratio of its own, and an image that was taken wrongly corrects nobody's text:
+kind has a ratio of its own, so that an image which was estimated wrongly does not correct text:
 
     usage.prompt_tokens ~ sum over kinds of ratio * estimated tokens of that kind
 
 The ratios are the recursive least squares solution, each prompt weighted by one over its tokens
 (the error of a long one is larger), older prompts fading. Only the kinds that a prompt holds fade:
-what was learned of images stays while nobody sends any. With one kind alone, its ratio is that of
-two fading sums.
+what was learned of images stays while no image comes. With one kind alone, its ratio is that of two
+fading sums.
 """
 
 from typing import Final
@@ -75,7 +75,7 @@ UNMEASURED: Final = 10
 NUM_KINDS: Final = 11
 
 PromptParts = list[float]
-"""Tokens that one prompt is taken to hold of each kind, before any correction."""
+"""Estimated tokens of one prompt by kind, before any correction."""
 
 
 class PromptLengths:
@@ -141,7 +141,7 @@ class PromptLengths:
             self.ratios[row] = min(high, max(low, self.ratios[row] + gain * error))
 
     def _fade(self, parts: PromptParts, present: list[int], total: float) -> None:
-        """Less is certain of the kinds that it holds, never less than in the beginning."""
+        """Fade the certainty of the kinds that the prompt holds, never below that of the prior."""
         covariance = self._covariance
         for kind in present:
             grown: float = FORGET_RATIO ** (-0.5 * parts[kind] / total)

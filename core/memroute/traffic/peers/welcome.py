@@ -1,9 +1,9 @@
-"""What a router that has just come is told of the past: which prompts and sessions are where.
+"""The past, for a router that has just come: which prompts and sessions are cached where.
 
-Reports say what is sent from now on; what was sent before would be unknown to it for as long as
-conversations pause. So the oldest router that hears it tells what it knows of every replica, least
-recent first, as keys alone: datagrams for the newcomer only, without a number, at the pace that its
-budget allows. What is lost of it is not said again.
+Reports say what is sent from now on. A new router would not know what was sent before for as long
+as conversations pause. So the oldest router that hears it sends what it knows of every replica,
+least recent first, as keys alone: in datagrams for the new router only, without a number, at the
+pace that the budget allows. Lost datagrams are not sent again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ MAX_SESSIONS_TOLD: Final = 10_000
 
 
 def welcome(replicas: Iterable[tuple[str, CachedPrompts]]) -> Iterator[bytes]:
-    """Records, worked out as they are asked for."""
+    """The records of a welcome, encoded as they are taken."""
     pools: list[CachedPrompts] = []
     for replica, cached in replicas:
         if cached not in pools:
