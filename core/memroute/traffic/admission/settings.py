@@ -5,6 +5,7 @@ ten times slower have targets that are ten times longer, and nothing else to set
 cannot meet a target even with one request, what it does alone is the floor (``FLOOR_RATIO``).
 """
 
+from enum import StrEnum
 from typing import Final
 
 # The safety margin below the TPOT target, as a fraction of it: PACE_MARGIN_RATIO / sqrt(expected
@@ -41,6 +42,17 @@ LEAST_SILENT_STEPS: Final = 2.0
 OWN_PREFILL_RATIO: Final = 1.5
 
 
+class OverloadObjective(StrEnum):
+    """Who is late when not all can be in time; the value is that of ``overloadObjective``."""
+
+    REQUESTS = "requests"
+    """As many requests in time as possible: those with most work are late."""
+    TOKENS = "tokens"
+    """As many tokens in time as possible: those with the fewest tokens per second of work."""
+    SIZES = "sizes"
+    """The same chance for every size: the newest are late."""
+
+
 class AdmissionSettings:
     """What a pool admits by; never changed. A plain class: it is read for every replica.
 
@@ -50,7 +62,7 @@ class AdmissionSettings:
 
     __slots__ = (
         "closed_seconds", "least_silent_seconds", "max_prefill_seconds", "miss_seconds",
-        "stuck_seconds", "tpot_target_seconds", "trial_seconds", "ttft_target_seconds",
+        "objective", "stuck_seconds", "tpot_target_seconds", "trial_seconds", "ttft_target_seconds",
         "unproven_seconds", "watermark_ratio",
     )  # fmt: skip
 
@@ -61,7 +73,10 @@ class AdmissionSettings:
         ttft_target_seconds: float = 1.0,
         tpot_target_seconds: float = 0.05,
         max_prefill_seconds: float | None = None,
+        objective: OverloadObjective = OverloadObjective.REQUESTS,
     ) -> None:
+        self.objective = objective
+        """Who is late when not all can be in time."""
         self.watermark_ratio = watermark_ratio
         """Projected KV use that an admission may reach, 0 to 1."""
         self.ttft_target_seconds = ttft_target_seconds
@@ -96,4 +111,5 @@ class AdmissionSettings:
             ttft_target_seconds=self.ttft_target_seconds,
             tpot_target_seconds=ratio * self.tpot_target_seconds,
             max_prefill_seconds=ratio * self.max_prefill_seconds,
+            objective=self.objective,
         )

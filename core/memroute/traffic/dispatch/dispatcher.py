@@ -36,7 +36,7 @@ from memroute.traffic.dispatch.waiting_room import WaitingRoom
 from memroute.traffic.lengths import OutputLengths, TokensPerEvent
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation
-from memroute.traffic.replica.backend import Backend, compare_speed
+from memroute.traffic.replica.backend import Backend, FastestReplica, compare_speed
 from memroute.traffic.request import Hits
 from memroute.traffic.routing.cost import RandomSource
 
@@ -66,8 +66,9 @@ class Dispatcher(Generic[T]):
         self.closed_counts: dict[ClosedReason, int] = {}
         """Replicas that were closed to a request when it came, by why."""
         self._membership = Membership()
+        self._fastest = FastestReplica()
         self._selection: Selection[T] = Selection(
-            settings, self.lengths, self.cached, rng=rng, find_hits=find_hits
+            settings, self.lengths, self.cached, self._fastest, rng=rng, find_hits=find_hits
         )
         self._room: WaitingRoom[T] = WaitingRoom(
             limits, self._membership, self._selection, self.shares
@@ -99,7 +100,10 @@ class Dispatcher(Generic[T]):
     def remove(self, replica: str) -> Backend | None:
         """A replica is gone; leases on it stay valid until they are released."""
         self.cached.removed(replica)
-        return self.backends.pop(replica, None)
+        backend = self.backends.pop(replica, None)
+        if backend is not None:
+            self._fastest.gone(backend.ledger, self.backends.values())
+        return backend
 
     def ledger(
         self,
@@ -124,6 +128,7 @@ class Dispatcher(Generic[T]):
         ledger.settle(now_seconds=reading.taken_at_seconds)
         ledger.apply_reading(reading)
         compare_speed(ledger, self.backends.values())
+        self._fastest.learned(ledger, self.backends.values())
 
     # Requests.
 
@@ -149,6 +154,8 @@ class Dispatcher(Generic[T]):
         profile = ask.profile
         if not ticket.tried:
             self.shares.asked(profile.tenant, ask.num_tokens, now_seconds=now_seconds)
+            room.sizes.asked(ask.size, now_seconds=now_seconds)
+            room.sizes.came(profile.num_prompt_tokens, ask.output_tokens)
         available = self._membership.available(now_seconds=now_seconds)
         possible = available.possible(profile, ticket.tried)
         if possible is None:
@@ -162,7 +169,7 @@ class Dispatcher(Generic[T]):
         gated = self._selection.shortlist(
             ask,
             possible.backends,
-            is_over_share=room.is_over_share(ask.version, profile.tenant, now_seconds=now_seconds),
+            is_over_share=room.is_over_share(ask, now_seconds=now_seconds),
             asks_gates=mode is not AdmissionMode.OFF,
             now_seconds=now_seconds,
         )

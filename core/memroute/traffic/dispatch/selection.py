@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, Generic
 
 from memroute.traffic.admission import AdmissionSettings
+from memroute.traffic.admission.settings import OWN_PREFILL_RATIO
 from memroute.traffic.dispatch.ask import Ask, T
 from memroute.traffic.dispatch.settings import DispatchSettings
 from memroute.traffic.lengths import OutputLengths
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import Reservation
-from memroute.traffic.replica.backend import Backend
+from memroute.traffic.replica.backend import Backend, FastestReplica
 from memroute.traffic.replica.own_requests import MEMORY_QUANTILE
 from memroute.traffic.request import Hits, RequestProfile
 from memroute.traffic.routing.chooser import Chooser, MemrouteChooser, PublishedChooser
@@ -21,6 +22,8 @@ from memroute.traffic.routing.shortlist import Shortlist, closed_to
 # the rest goes to the others at once. Chosen by hand.
 OVER_SHARE_LIMIT_RATIO: Final = 0.8
 NO_HITS: Hits = {}
+import os
+K_REDUCE = float(os.environ.get("K_REDUCE", "0.8"))
 
 
 class Assignment:
@@ -50,6 +53,7 @@ class Selection(Generic[T]):
         settings: DispatchSettings,
         lengths: OutputLengths,
         cached: CachedPrompts,
+        fastest: FastestReplica,
         *,
         rng: RandomSource,
         find_hits: Callable[[T], Hits] | None,
@@ -58,10 +62,11 @@ class Selection(Generic[T]):
         self.settings = settings
         self._lengths = lengths
         self._cached = cached
+        self._fastest = fastest
         self._rng = rng
         self._find_hits = find_hits
         self._chooser = _chooser(settings)
-        self._reduced = settings.limits.reduced(OVER_SHARE_LIMIT_RATIO)
+        self._reduced = settings.limits.reduced(K_REDUCE)
 
     def configure(self, settings: DispatchSettings) -> None:
         """Choose by these settings from now on. Raises ``KeyError`` for a policy that is none."""
@@ -72,14 +77,14 @@ class Selection(Generic[T]):
         ):
             self._chooser = _chooser(settings)
         self.settings = settings
-        self._reduced = settings.limits.reduced(OVER_SHARE_LIMIT_RATIO)
+        self._reduced = settings.limits.reduced(K_REDUCE)
 
     def ask(self, ticket: T, *, now_seconds: float) -> Ask[T]:
         """What the request needs."""
         profile = ticket.profile
         deadline = profile.deadline_seconds
         if deadline is None:
-            deadline = now_seconds + self.settings.limits.ttft_target_seconds
+            deadline = now_seconds + self._ttft_target_seconds(profile.num_prompt_tokens)
         return Ask(ticket, output_tokens=self._output_tokens(profile), deadline_seconds=deadline)
 
     def shortlist(
@@ -170,6 +175,16 @@ class Selection(Generic[T]):
     def _limits(self, *, is_over_share: bool) -> AdmissionSettings:
         """A tenant that has had more than its share leaves some room to those who have not."""
         return self._reduced if is_over_share else self.settings.limits
+
+    def _ttft_target_seconds(self, num_prompt_tokens: int) -> float:
+        """When the first token is due that nobody has asked for sooner.
+
+        A prompt that takes longer than the target even on the fastest replica, idle and with nothing
+        cached, gets as much time as it can be served in.
+        """
+        target = self.settings.limits.ttft_target_seconds
+        alone = self._fastest.prefill_seconds(num_prompt_tokens)
+        return target if alone is None else max(target, OWN_PREFILL_RATIO * alone)
 
     def _hits(self, ticket: T) -> Hits:
         find = self._find_hits

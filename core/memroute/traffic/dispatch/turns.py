@@ -19,7 +19,8 @@ share. Who is late claims nothing.
 from collections.abc import Callable
 from typing import Final, Generic
 
-from memroute.traffic.admission import ClosedReason, QueuedRequest, Reject
+from memroute.traffic.admission import ClosedReason, OverloadObjective, QueuedRequest, Reject
+from memroute.traffic.admission.lateness import K_CLAIM_S, K_CLAIM_T
 from memroute.traffic.dispatch.ask import Ask, T
 from memroute.traffic.dispatch.waiting_line import WaitingLine
 from memroute.traffic.replica.backend import Backend
@@ -46,11 +47,12 @@ Look = Shortlist | Reject | None
 class Claim:
     """Room to come on one replica, for those of a tenant."""
 
-    __slots__ = ("priority", "tenant")
+    __slots__ = ("deadline_seconds", "priority", "tenant")
 
-    def __init__(self, tenant: str, priority: int) -> None:
+    def __init__(self, tenant: str, priority: int, deadline_seconds: float) -> None:
         self.tenant = tenant
         self.priority = priority
+        self.deadline_seconds = deadline_seconds
 
 
 class Turn(Generic[T]):
@@ -79,7 +81,8 @@ class Round(Generic[T]):
         *,
         look: Callable[[Ask[T]], Look],
         is_open: Callable[[Ask[T], Backend, int, bool], bool],
-        is_over_share: Callable[[str], bool],
+        is_over_share: Callable[[Ask[T]], bool],
+        objective: OverloadObjective,
         now_seconds: float,
     ) -> None:
         """``look`` moves what does not wait for room out of the line's way.
@@ -90,8 +93,10 @@ class Round(Generic[T]):
         self._line = line
         self._look = look
         self._is_open = is_open
+        self._keeps_order = (objective is OverloadObjective.SIZES and K_CLAIM_S > 0) or (objective is OverloadObjective.TOKENS and K_CLAIM_T > 0)
+        self._is_tokens = objective is OverloadObjective.TOKENS
         self._ask_over_share = is_over_share
-        self._over_share: dict[str, bool] = {}
+        self._over_share: dict[tuple[str, int], bool] = {}
         self._now_seconds = now_seconds
         self._looks: dict[Ask[T], Shortlist] = {}
         self._num_looks = 0
@@ -154,7 +159,7 @@ class Round(Generic[T]):
         num_asked = self._by_want.get(want, 0)
         if num_asked >= MAX_ASKED_PER_WANT:
             return False
-        if self._is_open(ask, wanted, held.work_tokens, self.is_over_share(held.tenant)):
+        if self._is_open(ask, wanted, held.work_tokens, self.is_over_share(held.item)):
             return True
         self._by_want[want] = num_asked + 1
         return False
@@ -167,18 +172,28 @@ class Round(Generic[T]):
         for name in (ledger.replica, ""):
             claim = self._claims.get(name)
             if claim is not None and (
-                held.is_late or claim.priority > held.priority or claim.tenant != held.tenant
+                held.is_late
+                or (self._keeps_order and (K_CLAIM_S == 1 or self.is_over_share(held.item)))
+                or claim.priority > held.priority
+                or claim.tenant != held.tenant
             ):
                 return False
         if not held.is_late:
             return True
         return wait_seconds(ledger, now_seconds=self._now_seconds) <= LATE_WAIT_SECONDS
 
-    def is_over_share(self, tenant: str) -> bool:
+    def _is_claimed_before(self, held: QueuedRequest[Ask[T]], found: Shortlist) -> bool:
+        if found.open is None:
+            return False
+        claim = self._claims.get(found.open.ledger.replica)
+        return claim is not None and claim.deadline_seconds < held.deadline_seconds
+
+    def is_over_share(self, ask: Ask[T]) -> bool:
         """Whether the tenant has had more than its share, as of the round's moment."""
-        is_over = self._over_share.get(tenant)
+        key = (ask.profile.tenant, ask.size if not self._is_tokens else id(ask))
+        is_over = self._over_share.get(key)
         if is_over is None:
-            is_over = self._over_share[tenant] = self._ask_over_share(tenant)
+            is_over = self._over_share[key] = self._ask_over_share(ask)
         return is_over
 
     def _claim(
@@ -189,11 +204,11 @@ class Round(Generic[T]):
     ) -> None:
         """The next room where it would go is its tenant's; on any replica, where it has no wish."""
         # A slot for an adapter is nobody's room.
-        if held.is_late or closed is ClosedReason.ADAPTERS or self.is_over_share(held.tenant):
+        if held.is_late or closed is ClosedReason.ADAPTERS or self.is_over_share(held.item):
             return
         name = "" if wanted is None else wanted.ledger.replica
         if name not in self._claims:
-            self._claims[name] = Claim(held.tenant, held.priority)
+            self._claims[name] = Claim(held.tenant, held.priority, held.deadline_seconds)
 
     def _second_best(self, seen: list[QueuedRequest[Ask[T]]]) -> Turn[T] | None:
         """A request that can wait no longer for its best replica, and has another."""
@@ -201,6 +216,6 @@ class Round(Generic[T]):
             found = self._looks[held.item]
             if not held.is_late and found.is_second_best_due(
                 deadline_seconds=held.deadline_seconds, now_seconds=self._now_seconds
-            ):
+            ) and not (self._keeps_order and (K_CLAIM_S == 1 or self.is_over_share(held.item)) and self._is_claimed_before(held, found)):
                 return Turn(held, shortlist=found)
         return None

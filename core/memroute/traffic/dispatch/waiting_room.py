@@ -8,6 +8,7 @@ from typing import Generic
 
 from memroute.traffic.admission import (
     ClosedReason,
+    OverloadObjective,
     QueueLimits,
     QueueRefusal,
     Reject,
@@ -18,9 +19,13 @@ from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask, T, adapter_slot
 from memroute.traffic.dispatch.fair_share import FairShares
 from memroute.traffic.dispatch.membership import Available, Membership
 from memroute.traffic.dispatch.selection import Assignment, Selection
+from memroute.traffic.dispatch.size_shares import SizeShares
 from memroute.traffic.dispatch.turns import Look, Round
 from memroute.traffic.dispatch.waiting_line import WaitingLine
+from memroute.traffic.routing.cost import wait_seconds
 from memroute.traffic.routing.shortlist import Shortlist
+import os
+K_INTIME = int(os.environ.get("K_INTIME", "1"))
 
 
 class WaitingRoom(Generic[T]):
@@ -35,6 +40,7 @@ class WaitingRoom(Generic[T]):
     ) -> None:
         """``limits``: of what may wait, for each version."""
         self._shares = shares
+        self.sizes = SizeShares()
         self._limits = limits
         self._membership = membership
         self._selection = selection
@@ -68,12 +74,18 @@ class WaitingRoom(Generic[T]):
         line = self._lines.get(version)
         return line is not None and line.is_wanted(replica)
 
-    def is_over_share(self, version: str, tenant: str, *, now_seconds: float) -> bool:
-        """Whether the tenant has had more than its share, while others wait."""
-        line = self._lines.get(version)
+    def is_over_share(self, ask: Ask[T], *, now_seconds: float) -> bool:
+        """Whether its tenant has had more than its share, while others wait."""
+        line = self._lines.get(ask.version)
         if line is None or not len(line):
             return False
-        return self._shares.is_over(tenant, now_seconds=now_seconds)
+        if self._selection.settings.limits.objective is OverloadObjective.SIZES:
+            if self.sizes.is_over(ask.size, now_seconds=now_seconds):
+                return True
+        if self._selection.settings.limits.objective is OverloadObjective.TOKENS:
+            if self.sizes.is_thin(ask.profile.num_prompt_tokens, ask.output_tokens):
+                return True
+        return self._shares.is_over(ask.profile.tenant, now_seconds=now_seconds)
 
     def may_wait_for_replicas(self, reject: Reject) -> bool:
         """Whether a request that would be refused so is held for a replica that is not ready."""
@@ -84,6 +96,11 @@ class WaitingRoom(Generic[T]):
         """Reserve ``found.open``, whether the request had to wait or not."""
         if not ask.ticket.tried:
             self._shares.given(ask.profile.tenant, ask.num_tokens, now_seconds=now_seconds)
+            if found.open is not None:
+                ledger = found.open.ledger
+                first = wait_seconds(ledger, now_seconds=now_seconds) + ledger.speed.prefill_seconds(1, found.open_work)
+                if K_INTIME == 0 or now_seconds + first <= ask.deadline_seconds:
+                    self.sizes.given(ask.size, now_seconds=now_seconds)
         self.line(ask.version).placed(ask.num_tokens, now_seconds=now_seconds)
         return self._selection.assign(ask, found, now_seconds=now_seconds)
 
@@ -228,9 +245,7 @@ class WaitingRoom(Generic[T]):
         found = self._selection.shortlist(
             ask,
             possible.backends,
-            is_over_share=self.is_over_share(
-                ask.version, ask.profile.tenant, now_seconds=now_seconds
-            ),
+            is_over_share=self.is_over_share(ask, now_seconds=now_seconds),
             asks_gates=True,
             now_seconds=now_seconds,
         )
@@ -255,7 +270,8 @@ class WaitingRoom(Generic[T]):
     ) -> bool:
         """Give out turns; whether which replicas may be tried has changed by that."""
         available = self._membership.available(now_seconds=now_seconds)
-        if line.plan(available.of_version(version), now_seconds=now_seconds):
+        limits = self._selection.settings.limits
+        if line.plan(available.of_version(version), limits, now_seconds=now_seconds):
             self._shares.update(now_seconds=now_seconds)
         turns: Round[T] = Round(
             line,
@@ -263,9 +279,8 @@ class WaitingRoom(Generic[T]):
             is_open=lambda ask, backend, work, is_over: self._selection.is_open(
                 ask, backend, work_tokens=work, is_over_share=is_over, now_seconds=now_seconds
             ),
-            is_over_share=lambda tenant: self.is_over_share(
-                version, tenant, now_seconds=now_seconds
-            ),
+            is_over_share=lambda ask: self.is_over_share(ask, now_seconds=now_seconds),
+            objective=limits.objective,
             now_seconds=now_seconds,
         )
         while (turn := turns.next()) is not None:
@@ -326,9 +341,7 @@ class WaitingRoom(Generic[T]):
         return self._selection.shortlist(
             ask,
             possible.backends,
-            is_over_share=self.is_over_share(
-                ask.version, ask.profile.tenant, now_seconds=now_seconds
-            ),
+            is_over_share=self.is_over_share(ask, now_seconds=now_seconds),
             asks_gates=True,
             now_seconds=now_seconds,
         )
