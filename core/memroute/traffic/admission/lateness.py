@@ -1,39 +1,27 @@
 """Who is late, when not all can have their first token in time.
 
 Go through those that wait by their deadlines; whenever one would be late, set one of those so far
-aside, of the tenant that asks for most: a flood makes its own requests late. Which one, is the
-pool's objective (``OverloadObjective``):
+aside: of the tenant that asks for most, so that a flood makes its own requests late, and of its
+requests
 
 ```text
-requests   the one that takes longest          the fewest are late (Moore, Management Science 1968;
-                                               here for machines that share the work)
-tokens     the fewest tokens per second of     the most tokens are in time (the knapsack's greedy
-           its prompt                          rule: near the best where each is small)
-sizes      the newest                          every size may wait equally long, and has the same
-                                               chance: as long as the longest prompt of late could
+requests, tokens   the one that takes longest: that makes the fewest late (Moore, Management
+                   Science 1968; here for machines that share the work)
+sizes              the newest, whatever its size
 ```
 
-Those set aside wait until nothing that can be in time is left.
+Those set aside wait until nothing that can be in time is left. (What ``tokens`` and ``sizes`` do
+beside that is in ``dispatch``: ``token_yield``, ``size_shares``.)
 """
 
 import heapq
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from memroute.traffic.admission.settings import OverloadObjective
 
-K_RHO = float(os.environ.get("K_RHO", "0"))
-K_CLAIM_T = int(os.environ.get("K_CLAIM_T", "1"))
-K_CLAIM_S = int(os.environ.get("K_CLAIM_S", "1"))
-K_LEAD = float(os.environ.get("K_LEAD", "1"))
-K_LEAD_CAP = float(os.environ.get("K_LEAD_CAP", "0.667"))
-K_HALF = float(os.environ.get("K_HALF", "10"))
-
 T = TypeVar("T")
-_REQUESTS: Final = OverloadObjective.REQUESTS
-_TOKENS: Final = OverloadObjective.TOKENS
 _SIZES: Final = OverloadObjective.SIZES
 
 
@@ -116,40 +104,28 @@ def mark_late(
     rate: PrefillRate,
     *,
     objective: OverloadObjective,
-    most_work_tokens: float,
-    ttft_target_seconds: float,
     start_seconds: float,
     now_seconds: float,
 ) -> float:
-    """Say of each whether it will be late; returns when the others' prompts are done.
+    """Say of each whether it will be late; returns when the prompts of the others are done.
 
-    ``ordered``: by deadline. ``most_work_tokens``: of the longest prompt of late, for ``sizes``.
-    ``start_seconds``: when the replicas come to them.
+    ``ordered``: by deadline. ``start_seconds``: when the replicas come to them. They share the work,
+    so the mean of them says how it moves on; a prompt alone is not late while the fastest of them
+    can have it in time.
     """
-    lead = 0.0
-    if objective is _SIZES:
-        lead = rate.least_prompt_seconds + rate.least_token_seconds * most_work_tokens
-        lead = min(K_LEAD * lead, K_LEAD_CAP * ttft_target_seconds)
     start = start_seconds
     planned: dict[str, _Planned[T]] = {}
     for held in ordered:
         own = rate.prompt_seconds + rate.token_seconds * held.work_tokens
         least = rate.least_prompt_seconds + rate.least_token_seconds * held.work_tokens
-        last_start = held.deadline_seconds - max(least, lead)
-        held.is_late = last_start < now_seconds
+        held.is_late = held.deadline_seconds - now_seconds < least
         if held.is_late:
             continue
         tenant = planned.get(held.tenant)
         if tenant is None:
             tenant = planned[held.tenant] = _Planned()
-        key = -own
-        if objective is _TOKENS:
-            out = held.num_tokens - held.work_tokens
-            key = held.num_tokens / (own + K_RHO * rate.token_seconds * out)
-        elif objective is _SIZES:
-            key = -float(held.order)
-        tenant.add(held, key, own)
-        is_in_time = start <= last_start
+        tenant.add(held, -float(held.order) if objective is _SIZES else -own, own)
+        is_in_time = start + least <= held.deadline_seconds
         start += own / rate.num_replicas
         if not is_in_time:
             greatest = tenant

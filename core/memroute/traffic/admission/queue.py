@@ -19,7 +19,6 @@ from enum import StrEnum
 from typing import Final, Generic, TypeVar
 
 from memroute.traffic.admission.lateness import (
-    K_HALF,
     PrefillRate,
     QueuedRequest,
     mark_late,
@@ -78,8 +77,6 @@ class FairQueue(Generic[T]):
         self._bands: dict[int, OrderedDict[str, _Flow[T]]] = {}
         self._absent: OrderedDict[tuple[int, str], None] = OrderedDict()
         self._num_held = 0
-        self._most_work_tokens = 0.0
-        self._most_work_at_seconds = 0.0
 
     def __len__(self) -> int:
         return len(self._by_item)
@@ -121,7 +118,6 @@ class FairQueue(Generic[T]):
     ) -> QueuedRequest[T]:
         """Let it wait."""
         self._num_held += 1
-        self._note_work(work_tokens, now_seconds)
         held = QueuedRequest(
             item,
             order=self._num_held,
@@ -236,12 +232,6 @@ class FairQueue(Generic[T]):
             else:
                 self._forget(held.priority, held.tenant)
 
-    def _note_work(self, work_tokens: int, now_seconds: float) -> None:
-        age = now_seconds - self._most_work_at_seconds
-        self._most_work_at_seconds = now_seconds
-        faded = self._most_work_tokens * 0.5 ** (age / K_HALF)
-        self._most_work_tokens = max(float(work_tokens), faded)
-
     def _leaves(self, priority: int, tenant: str) -> None:
         """Nothing of the tenant's waits any more: its place is remembered for a while."""
         self._absent[(priority, tenant)] = None
@@ -261,7 +251,6 @@ class FairQueue(Generic[T]):
         rate: PrefillRate,
         *,
         objective: OverloadObjective,
-        ttft_target_seconds: float,
         now_seconds: float,
     ) -> None:
         """Say who will be late, by the pool's objective."""
@@ -275,8 +264,6 @@ class FairQueue(Generic[T]):
                 ordered,
                 rate,
                 objective=objective,
-                most_work_tokens=self._most_work_tokens,
-                ttft_target_seconds=ttft_target_seconds,
                 start_seconds=start,
                 now_seconds=now_seconds,
             )

@@ -152,10 +152,7 @@ class Dispatcher(Generic[T]):
         room = self._room
         ask = self._selection.ask(ticket, now_seconds=now_seconds)
         profile = ask.profile
-        if not ticket.tried:
-            self.shares.asked(profile.tenant, ask.num_tokens, now_seconds=now_seconds)
-            room.sizes.asked(ask.size, now_seconds=now_seconds)
-            room.sizes.came(profile.num_prompt_tokens, ask.output_tokens)
+        room.asked(ask, now_seconds=now_seconds)
         available = self._membership.available(now_seconds=now_seconds)
         possible = available.possible(profile, ticket.tried)
         if possible is None:

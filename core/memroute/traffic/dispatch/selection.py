@@ -22,8 +22,6 @@ from memroute.traffic.routing.shortlist import Shortlist, closed_to
 # the rest goes to the others at once. Chosen by hand.
 OVER_SHARE_LIMIT_RATIO: Final = 0.8
 NO_HITS: Hits = {}
-import os
-K_REDUCE = float(os.environ.get("K_REDUCE", "0.8"))
 
 
 class Assignment:
@@ -66,7 +64,7 @@ class Selection(Generic[T]):
         self._rng = rng
         self._find_hits = find_hits
         self._chooser = _chooser(settings)
-        self._reduced = settings.limits.reduced(K_REDUCE)
+        self._reduced = settings.limits.reduced(OVER_SHARE_LIMIT_RATIO)
 
     def configure(self, settings: DispatchSettings) -> None:
         """Choose by these settings from now on. Raises ``KeyError`` for a policy that is none."""
@@ -77,7 +75,7 @@ class Selection(Generic[T]):
         ):
             self._chooser = _chooser(settings)
         self.settings = settings
-        self._reduced = settings.limits.reduced(K_REDUCE)
+        self._reduced = settings.limits.reduced(OVER_SHARE_LIMIT_RATIO)
 
     def ask(self, ticket: T, *, now_seconds: float) -> Ask[T]:
         """What the request needs."""
@@ -139,6 +137,16 @@ class Selection(Generic[T]):
             now_seconds=now_seconds,
         )
         return closed is None
+
+    def is_in_time(self, ask: Ask[T], found: Shortlist, *, now_seconds: float) -> bool:
+        """Whether its first token is expected in time from where it is sent now."""
+        backend = found.open
+        if backend is None:
+            return False
+        ledger = backend.ledger
+        ahead = wait_seconds(ledger, now_seconds=now_seconds)
+        own = ledger.speed.prefill_seconds(1, found.open_work)
+        return now_seconds + ahead + own <= ask.deadline_seconds
 
     def assign(self, ask: Ask[T], found: Shortlist, *, now_seconds: float) -> Assignment:
         """Reserve ``found.open``. Raises ``ValueError`` where there is none."""

@@ -19,8 +19,7 @@ share. Who is late claims nothing.
 from collections.abc import Callable
 from typing import Final, Generic
 
-from memroute.traffic.admission import ClosedReason, OverloadObjective, QueuedRequest, Reject
-from memroute.traffic.admission.lateness import K_CLAIM_S, K_CLAIM_T
+from memroute.traffic.admission import ClosedReason, QueuedRequest, Reject
 from memroute.traffic.dispatch.ask import Ask, T
 from memroute.traffic.dispatch.waiting_line import WaitingLine
 from memroute.traffic.replica.backend import Backend
@@ -47,12 +46,11 @@ Look = Shortlist | Reject | None
 class Claim:
     """Room to come on one replica, for those of a tenant."""
 
-    __slots__ = ("deadline_seconds", "priority", "tenant")
+    __slots__ = ("priority", "tenant")
 
-    def __init__(self, tenant: str, priority: int, deadline_seconds: float) -> None:
+    def __init__(self, tenant: str, priority: int) -> None:
         self.tenant = tenant
         self.priority = priority
-        self.deadline_seconds = deadline_seconds
 
 
 class Turn(Generic[T]):
@@ -82,21 +80,18 @@ class Round(Generic[T]):
         look: Callable[[Ask[T]], Look],
         is_open: Callable[[Ask[T], Backend, int, bool], bool],
         is_over_share: Callable[[Ask[T]], bool],
-        objective: OverloadObjective,
         now_seconds: float,
     ) -> None:
         """``look`` moves what does not wait for room out of the line's way.
 
         ``is_open``: whether a replica takes the request now, with so many tokens to compute; the
-        last argument says whether its tenant is over its share.
+        last argument says whether it is over its share.
         """
         self._line = line
         self._look = look
         self._is_open = is_open
-        self._keeps_order = (objective is OverloadObjective.SIZES and K_CLAIM_S > 0) or (objective is OverloadObjective.TOKENS and K_CLAIM_T > 0)
-        self._is_tokens = objective is OverloadObjective.TOKENS
         self._ask_over_share = is_over_share
-        self._over_share: dict[tuple[str, int], bool] = {}
+        self._over_share: dict[tuple[str, int, bool], bool] = {}
         self._now_seconds = now_seconds
         self._looks: dict[Ask[T], Shortlist] = {}
         self._num_looks = 0
@@ -172,25 +167,16 @@ class Round(Generic[T]):
         for name in (ledger.replica, ""):
             claim = self._claims.get(name)
             if claim is not None and (
-                held.is_late
-                or (self._keeps_order and (K_CLAIM_S == 1 or self.is_over_share(held.item)))
-                or claim.priority > held.priority
-                or claim.tenant != held.tenant
+                held.is_late or claim.priority > held.priority or claim.tenant != held.tenant
             ):
                 return False
         if not held.is_late:
             return True
         return wait_seconds(ledger, now_seconds=self._now_seconds) <= LATE_WAIT_SECONDS
 
-    def _is_claimed_before(self, held: QueuedRequest[Ask[T]], found: Shortlist) -> bool:
-        if found.open is None:
-            return False
-        claim = self._claims.get(found.open.ledger.replica)
-        return claim is not None and claim.deadline_seconds < held.deadline_seconds
-
     def is_over_share(self, ask: Ask[T]) -> bool:
-        """Whether the tenant has had more than its share, as of the round's moment."""
-        key = (ask.profile.tenant, ask.size if not self._is_tokens else id(ask))
+        """Whether those like it have had more than their share, as of the round's moment."""
+        key = (ask.profile.tenant, ask.size_class, ask.is_thin)
         is_over = self._over_share.get(key)
         if is_over is None:
             is_over = self._over_share[key] = self._ask_over_share(ask)
@@ -208,7 +194,7 @@ class Round(Generic[T]):
             return
         name = "" if wanted is None else wanted.ledger.replica
         if name not in self._claims:
-            self._claims[name] = Claim(held.tenant, held.priority, held.deadline_seconds)
+            self._claims[name] = Claim(held.tenant, held.priority)
 
     def _second_best(self, seen: list[QueuedRequest[Ask[T]]]) -> Turn[T] | None:
         """A request that can wait no longer for its best replica, and has another."""
@@ -216,6 +202,6 @@ class Round(Generic[T]):
             found = self._looks[held.item]
             if not held.is_late and found.is_second_best_due(
                 deadline_seconds=held.deadline_seconds, now_seconds=self._now_seconds
-            ) and not (self._keeps_order and (K_CLAIM_S == 1 or self.is_over_share(held.item)) and self._is_claimed_before(held, found)):
+            ):
                 return Turn(held, shortlist=found)
         return None

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Final, Generic
 
 from memroute.traffic.admission import (
-    AdmissionSettings,
     ClosedReason,
     FairQueue,
+    OverloadObjective,
     PrefillRate,
     QueuedRequest,
     QueueLimits,
@@ -190,7 +190,7 @@ class WaitingLine(Generic[T]):
         return [held.item for held in self._room.waiting() if held.is_late]
 
     def plan(
-        self, backends: Iterable[Backend], limits: AdmissionSettings, *, now_seconds: float
+        self, backends: Iterable[Backend], objective: OverloadObjective, *, now_seconds: float
     ) -> bool:
         """Work out who will be late; False where that was done a moment ago.
 
@@ -224,8 +224,7 @@ class WaitingLine(Generic[T]):
                     least_token_seconds=least_token,
                     backlog_seconds=backlog / count,
                 ),
-                objective=limits.objective,
-                ttft_target_seconds=limits.ttft_target_seconds,
+                objective=objective,
                 now_seconds=now_seconds + EARLY_SECONDS,
             )
         return True

@@ -20,12 +20,10 @@ from memroute.traffic.dispatch.fair_share import FairShares
 from memroute.traffic.dispatch.membership import Available, Membership
 from memroute.traffic.dispatch.selection import Assignment, Selection
 from memroute.traffic.dispatch.size_shares import SizeShares
+from memroute.traffic.dispatch.token_yield import TokenYield
 from memroute.traffic.dispatch.turns import Look, Round
 from memroute.traffic.dispatch.waiting_line import WaitingLine
-from memroute.traffic.routing.cost import wait_seconds
 from memroute.traffic.routing.shortlist import Shortlist
-import os
-K_INTIME = int(os.environ.get("K_INTIME", "1"))
 
 
 class WaitingRoom(Generic[T]):
@@ -40,7 +38,8 @@ class WaitingRoom(Generic[T]):
     ) -> None:
         """``limits``: of what may wait, for each version."""
         self._shares = shares
-        self.sizes = SizeShares()
+        self._sizes = SizeShares()
+        self._yield = TokenYield()
         self._limits = limits
         self._membership = membership
         self._selection = selection
@@ -74,17 +73,28 @@ class WaitingRoom(Generic[T]):
         line = self._lines.get(version)
         return line is not None and line.is_wanted(replica)
 
+    def asked(self, ask: Ask[T], *, now_seconds: float) -> None:
+        """A request came: it counts in its tenant's share, and in that of its like."""
+        profile, output = ask.profile, ask.output_tokens
+        if not ask.ticket.tried:
+            self._shares.asked(profile.tenant, ask.num_tokens, now_seconds=now_seconds)
+            self._sizes.asked(ask.size_class)
+            self._yield.asked(profile.num_prompt_tokens, output)
+        ask.is_thin = self._yield.is_thin(profile.num_prompt_tokens, output)
+
     def is_over_share(self, ask: Ask[T], *, now_seconds: float) -> bool:
-        """Whether its tenant has had more than its share, while others wait."""
+        """Whether it has to leave room for others that wait.
+
+        Its tenant has had more than its share, or the pool's objective prefers others.
+        """
         line = self._lines.get(ask.version)
         if line is None or not len(line):
             return False
-        if self._selection.settings.limits.objective is OverloadObjective.SIZES:
-            if self.sizes.is_over(ask.size, now_seconds=now_seconds):
-                return True
-        if self._selection.settings.limits.objective is OverloadObjective.TOKENS:
-            if self.sizes.is_thin(ask.profile.num_prompt_tokens, ask.output_tokens):
-                return True
+        objective = self._selection.settings.limits.objective
+        if objective is OverloadObjective.SIZES and self._sizes.is_over(ask.size_class):
+            return True
+        if objective is OverloadObjective.TOKENS and ask.is_thin:
+            return True
         return self._shares.is_over(ask.profile.tenant, now_seconds=now_seconds)
 
     def may_wait_for_replicas(self, reject: Reject) -> bool:
@@ -96,11 +106,8 @@ class WaitingRoom(Generic[T]):
         """Reserve ``found.open``, whether the request had to wait or not."""
         if not ask.ticket.tried:
             self._shares.given(ask.profile.tenant, ask.num_tokens, now_seconds=now_seconds)
-            if found.open is not None:
-                ledger = found.open.ledger
-                first = wait_seconds(ledger, now_seconds=now_seconds) + ledger.speed.prefill_seconds(1, found.open_work)
-                if K_INTIME == 0 or now_seconds + first <= ask.deadline_seconds:
-                    self.sizes.given(ask.size, now_seconds=now_seconds)
+            if self._selection.is_in_time(ask, found, now_seconds=now_seconds):
+                self._sizes.in_time(ask.size_class)
         self.line(ask.version).placed(ask.num_tokens, now_seconds=now_seconds)
         return self._selection.assign(ask, found, now_seconds=now_seconds)
 
@@ -270,8 +277,8 @@ class WaitingRoom(Generic[T]):
     ) -> bool:
         """Give out turns; whether which replicas may be tried has changed by that."""
         available = self._membership.available(now_seconds=now_seconds)
-        limits = self._selection.settings.limits
-        if line.plan(available.of_version(version), limits, now_seconds=now_seconds):
+        objective = self._selection.settings.limits.objective
+        if line.plan(available.of_version(version), objective, now_seconds=now_seconds):
             self._shares.update(now_seconds=now_seconds)
         turns: Round[T] = Round(
             line,
@@ -280,7 +287,6 @@ class WaitingRoom(Generic[T]):
                 ask, backend, work_tokens=work, is_over_share=is_over, now_seconds=now_seconds
             ),
             is_over_share=lambda ask: self.is_over_share(ask, now_seconds=now_seconds),
-            objective=limits.objective,
             now_seconds=now_seconds,
         )
         while (turn := turns.next()) is not None:

@@ -6,7 +6,7 @@ from typing import Final
 from memroute.traffic.replica.health import ReplicaHealth
 from memroute.traffic.replica.ledger import ReplicaLedger
 
-# Times in which prompts were waited for, from which on a replica's own speed counts. Chosen by hand.
+# Times in which prompts were waited for, from which on a replica's own speed counts. By hand.
 MIN_SAMPLES: Final = 8
 # Replicas whose mean speed stands for that of the pool. Chosen by hand.
 MAX_COMPARED: Final = 32
