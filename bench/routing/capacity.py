@@ -54,7 +54,7 @@ def run(
 ) -> Point:
     """One run of a case at one rate, with ``times`` as many requests as usual.
 
-    ``num_routers``: None for the case's own. ``limits``: what memroute admits by, None for defaults.
+    ``num_routers``: None for the case's own. ``limits``: memroute's; None for the defaults.
     """
     workload = case.workload(rate, seed, times=times)
     fleet = Fleet(

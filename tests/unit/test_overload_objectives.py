@@ -21,6 +21,15 @@ SMALL, LARGE = 500, 8000
 TARGET = LatencyTarget()
 
 
+def request(num_prompt_tokens, num_output_tokens, *, number):
+    """One that shares nothing with others."""
+    return WorkloadRequest(
+        prompt=((number, num_prompt_tokens),),
+        num_output_tokens=num_output_tokens,
+        output_id=10**6 + number,
+    )
+
+
 def served(objective, *, num_requests=900, rate=30.0):
     """Attainment of small and of large requests, half of each, on one engine that is overloaded."""
     rng = random.Random(7)
@@ -28,20 +37,16 @@ def served(objective, *, num_requests=900, rate=30.0):
     for _ in range(num_requests):
         now += rng.expovariate(rate)
         times.append(now)
-        requests.append(
-            WorkloadRequest(
-                num_prompt_tokens=LARGE if rng.random() < 0.5 else SMALL, num_output_tokens=100
-            )
-        )
+        requests.append(request(LARGE if rng.random() < 0.5 else SMALL, 100, number=len(times)))
     fleet = Fleet(
         engines=((engine(LLAMA_8B, "H100", 200_000), 2),),
         router=RouterSettings(
             dispatch=DispatchSettings(limits=AdmissionSettings(objective=objective))
         ),
     )
-    outcomes = Cluster(fleet, seed=1, sample_seconds=None).run(
-        open_loop("sizes", times, requests)
-    )[num_requests // 5 :]
+    outcomes = Cluster(fleet, seed=1, sample_seconds=None).run(open_loop("sizes", times, requests))[
+        num_requests // 5 :
+    ]
     ratios = []
     for size in (SMALL, LARGE):
         own = [o for o in outcomes if o.asked.num_prompt_tokens == size]
@@ -72,7 +77,7 @@ def test_a_size_is_over_its_chance_when_more_of_it_than_of_all_was_in_time():
 
 
 def test_a_request_is_thin_when_it_brings_few_tokens_for_its_work():
-    """Work is 333 + prompt + 4 x answer: 0.82 tokens for each of 4,000 + 200, 0.35 for 100 + 400."""
+    """Work is 333 + prompt + 4 x answer: 4,200 tokens for 5,133 (0.82), 500 for 2,033 (0.25)."""
     shares = TokenYield()
     for _ in range(10):
         shares.asked(4000, 200)
@@ -82,11 +87,11 @@ def test_a_request_is_thin_when_it_brings_few_tokens_for_its_work():
 
 
 def learned(name, token_seconds, samples=20):
-    """A ledger that has seen prompts of 1,000 and 3,000 tokens, one by one."""
+    """A ledger that has seen prompts of 10,000 and 30,000 tokens, one by one."""
     ledger = ReplicaLedger(name, promised_capacity_tokens=10**6)
     now = 0.0
     for number in range(samples):
-        tokens = 1000 if number % 2 else 3000
+        tokens = 10_000 if number % 2 else 30_000
         ledger.speed.sent(now_seconds=now)
         now += tokens * token_seconds
         ledger.speed.prefilled(tokens, num_left=0, now_seconds=now)
@@ -118,7 +123,7 @@ def due(made, prompt, **facts):
 
 
 def test_a_prompt_that_takes_longer_than_the_target_is_due_when_it_can_be_there():
-    """1e-4 s a token: 30,000 tokens take 3 s alone and are due after 4.5, 1,000 after the second."""
+    """1e-4 s a token: 30,000 tokens take 3 s alone and are due after 4.5, 1,000 after 1."""
     made = pool(replicas=2, capacity=10**6)
     assert due(made, 30_000) == 101.0, "nobody knows yet how fast the replicas are"
     made.add(Backend(learned("slow", 1e-4)))
@@ -134,12 +139,9 @@ def test_a_prompt_that_takes_longer_than_the_target_is_due_when_it_can_be_there(
 
 
 def test_long_prompts_on_slow_engines_are_not_refused_at_low_load():
-    """30,000 tokens take seven seconds on an L4; beside short ones, at a third of what it carries."""
+    """30,000 tokens take eight seconds on an L4; at a third of what two of them carry."""
     rng = random.Random(3)
-    requests = [
-        WorkloadRequest(num_prompt_tokens=30_000 if n % 4 == 0 else 500, num_output_tokens=20)
-        for n in range(60)
-    ]
+    requests = [request(30_000 if n % 4 == 0 else 500, 20, number=n) for n in range(60)]
     times, now = [], 0.0
     for _ in requests:
         now += rng.expovariate(0.3)

@@ -51,7 +51,9 @@ def test_a_deployment_says_how_its_pool_admits():
 )  # fmt: skip
 def test_a_deployment_says_who_is_late_under_overload(given, objective):
     """One that a newer custom resource knows and this router does not is the default: no crash."""
-    routing = DEPLOYMENT["spec"]["routing"] | ({} if given is None else {"overloadObjective": given})
+    routing = DEPLOYMENT["spec"]["routing"] | (
+        {} if given is None else {"overloadObjective": given}
+    )
     _, settings = read_pool_settings(
         DEPLOYMENT | {"spec": DEPLOYMENT["spec"] | {"routing": routing}}
     )

@@ -68,7 +68,10 @@ models:
         ("models: [{name: m, replicas: [http://x, http://x]}]", "is there twice"),
         ("models: [{name: m, replicas: []}, {name: m, replicas: []}]", "'m' is there twice"),
         ("models: [{name: m, replicas: [], kvWatermarkRatio: 2}]", "at most 1.0"),
-        ("models: [{name: m, replicas: [], overloadObjective: x}]", "one of requests, tokens, sizes"),
+        (
+            "models: [{name: m, replicas: [], overloadObjective: x}]",
+            "one of requests, tokens, sizes",
+        ),
         ("models: [{name: m, replicas: [], maxContextTokens: -1}]", "positive integer"),
         ("models: [{name: m, replicas: [{url: http://x, cpu: 1}]}]", "cpu is unknown"),
         ("models: [{name: m, replicas: [], shares: [1]}]", "shares must be a mapping"),

@@ -109,9 +109,9 @@ def mark_late(
 ) -> float:
     """Say of each whether it will be late; returns when the prompts of the others are done.
 
-    ``ordered``: by deadline. ``start_seconds``: when the replicas come to them. They share the work,
-    so the mean of them says how it moves on; a prompt alone is not late while the fastest of them
-    can have it in time.
+    ``ordered``: by deadline. ``start_seconds``: when the replicas come to them. They share the
+    work, so the mean of them says how it moves on; a prompt is not late by itself while the fastest
+    of them can have it in time.
     """
     start = start_seconds
     planned: dict[str, _Planned[T]] = {}

@@ -4,8 +4,8 @@
 each may spend a quantum, then the next; one that comes anew goes first, so that a tenant who asks
 seldom does not wait behind one who floods. Within a tenant, the earliest deadline.
 
-**Late.** Those that will be late, or would make others late, are set aside (``lateness``). They wait
-until nothing that can be in time is left.
+**Late.** Those that will be late, or would make others late, are set aside (``lateness``). They
+wait until nothing that can be in time is left.
 
 **Bounded** in requests, in tokens and in time. When it is full, the tenant that has most waiting
 makes room for the others. A request that is larger than the whole bound never waits.

@@ -187,8 +187,8 @@ class Selection(Generic[T]):
     def _ttft_target_seconds(self, num_prompt_tokens: int) -> float:
         """When the first token is due that nobody has asked for sooner.
 
-        A prompt that takes longer than the target even on the fastest replica, idle and with nothing
-        cached, gets as much time as it can be served in.
+        A prompt that takes longer than the target (over ``OWN_PREFILL_RATIO``) on the fastest
+        replica, idle and with nothing cached, gets as much time as it can be served in.
         """
         target = self.settings.limits.ttft_target_seconds
         alone = self._fastest.prefill_seconds(num_prompt_tokens)
