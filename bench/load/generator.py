@@ -31,6 +31,8 @@ class LoadSettings:
     model: str
     is_chat: bool = False
     is_stream: bool = True
+    whole_ratio: float = 0.0
+    """Of the requests, those that are not streamed all the same."""
     headers: tuple[tuple[str, str], ...] = ()
     timeout_seconds: float = 600.0
     lead_seconds: float = 0.5
@@ -104,14 +106,21 @@ class _Generator:
     def _messages(self, session: Session) -> list[bytes]:
         return [self._message(request) for request in session.requests]
 
+    def _is_stream(self, request: WorkloadRequest) -> bool:
+        """Whether the request asks for a stream: the same for every router."""
+        settings = self._settings
+        draw = random.Random(request.output_id).random()  # noqa: S311 - no secret
+        return settings.is_stream and draw >= settings.whole_ratio
+
     def _message(self, request: WorkloadRequest) -> bytes:
+        is_stream = self._is_stream(request)
         text = _text(request.prompt)
         settings = self._settings
         body: dict[str, object] = {
             "model": request.adapter or settings.model,
             "max_tokens": request.num_output_tokens,
             "ignore_eos": True,
-            "stream": settings.is_stream,
+            "stream": is_stream,
         }
         if settings.is_chat:
             body["messages"] = [{"role": "user", "content": text}]
@@ -132,7 +141,7 @@ class _Generator:
                 intended_seconds=at_seconds,
                 num_prompt_tokens=request.num_prompt_tokens,
                 num_output_tokens=request.num_output_tokens,
-                is_stream=self._settings.is_stream,
+                is_stream=self._is_stream(request),
                 on_over=over,
             )
             self._run.answers.append(answer)

@@ -26,9 +26,12 @@ from bench.routing.slow import SLOW_CASES
 from bench.routing.studies import OURS, POLICIES, STUDIES, SWEPT, Options
 from bench.server import ServerError
 from memroute.traffic.dispatch import dispatcher
+from memroute_simulator.virtual.mix import REAL_MIX
 from memroute_simulator.virtual.router import CLAIRVOYANT
 from memroute_simulator.workloads import WorkloadError
 
+HTTP_STREAM_INTERVAL = 4
+# Tokens of an event in the real mix over HTTP: about the mean of 1 to 8.
 ABOUT = """\
 capacity   the highest rate at which 95 % of what is offered has its first token within 1 s and
            each further one within 50 ms on average; shed and failed requests are misses
@@ -39,6 +42,8 @@ overload   goodput at 0.8 to 4 times that rate
 objectives who is served at 1 to 2 times that rate, by the objective that is set (overloadObjective)
 faults     a replica that fails, hangs, slows down or hides: who touches it, who is lost
 fairness   a tenant who sends a tenth, alone and beside one who sends ten times as much
+routers    1, 2, 4 and 8 routers of the same replicas on workloads whose prompts share: what they
+           find cached and attain apart, by rendezvous, and with reports of each other
 slow       engines that cannot meet the default targets: what is refused, how much is served and how
            soon, beside least-request, at shares of what that carries
 http       the ranking over real HTTP: our router by several policies, vllm-router, sglang-router
@@ -101,6 +106,8 @@ def _rows(options: argparse.Namespace) -> list[Row]:
                 time_scale=options.time_scale,
                 engines=options.engines,
                 model=options.model,
+                whole_ratio=REAL_MIX.whole_ratio if options.real else 0.0,
+                stream_interval=HTTP_STREAM_INTERVAL if options.real else 1,
             )
         )
     return STUDIES[options.study](_options(options))
@@ -141,17 +148,24 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         for value in given.split(",") if given is not None else ():
             if value not in known:
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
-    for mix in options.mix.split(",") if options.mix is not None else ():
-        if mix not in MIXES:
-            parser.error(f"no such one in --mix: {mix!r}; there are {', '.join(MIXES)}")
-    if options.mix is not None and options.study not in SWEPT:
-        parser.error(f"--mix is for {', '.join(SWEPT)}, not for {options.study}")
+    if options.mix is not None:
+        _check_mixes(parser, options)
     if options.cases is not None and options.study not in (*SWEPT, "objectives", "slow", "http"):
         parser.error(f"{options.study} has a workload of its own: no --cases")
+    if options.study == "routers" and options.policies != parser.get_default("policies"):
+        parser.error("routers compares how routers hear each other: no --policies")
     if options.trace is not None:
         _check_trace(parser, options)
     if options.plot is not None:
         _check_plot(parser, options.plot)
+
+
+def _check_mixes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    for mix in options.mix.split(","):
+        if mix not in MIXES:
+            parser.error(f"no such one in --mix: {mix!r}; there are {', '.join(MIXES)}")
+    if options.study not in SWEPT:
+        parser.error(f"--mix is for {', '.join(SWEPT)}, not for {options.study}")
 
 
 def _check_trace(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -241,6 +255,11 @@ def _parser() -> argparse.ArgumentParser:
         "on the CPU (`make conformance` installs it)",
     )  # fmt: skip
     over_http.add_argument("--model", default="m", help="what they are asked for (default: m)")
+    over_http.add_argument(
+        "--real", action="store_true",
+        help="the real mix, as far as it goes over HTTP: 70 %% of the answers not streamed, events "
+        "of four tokens",
+    )  # fmt: skip
     over_http.add_argument(
         "--time-scale", type=_positive, default=2.0,
         help="how much slower than the hardware engines are, targets with them (default: 2)",

@@ -74,6 +74,10 @@ class HttpOptions:
     started; none: simulated ones are."""
     model: str = "m"
     """What clients ask those for."""
+    whole_ratio: float = 0.0
+    """Of the requests, those that are not streamed."""
+    stream_interval: int = 1
+    """Tokens of an event of simulated engines."""
 
 
 def find_router(name: str) -> Peer:
@@ -181,6 +185,7 @@ def _measured(
                 url=f"http://{running.host}:{running.port}",
                 model=options.model,
                 timeout_seconds=180.0 * scale,
+                whole_ratio=options.whole_ratio,
             )
             run: LoadRun = uvloop.run(generate(workload, settings))
             preemptions = sum(_preemptions(host, port) for host, port in engines)
@@ -247,6 +252,7 @@ def _flags(spec: EngineSpec, host: str, port: int, options: HttpOptions) -> Sequ
         "--max-num-batched-tokens", str(spec.max_num_batched_tokens),
         "--simulator-accelerator", spec.accelerator.name,
         "--simulator-time-scale", f"{options.time_scale:g}",
+        "--stream-interval", str(options.stream_interval),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ PLOTTED: dict[str, tuple[str, str, str | None]] = {
     "objectives": ("attainment_ratio", "objective", "load"),
     "faults": ("attainment_ratio", "policy", None),
     "fairness": ("flooded_ttft_p99_seconds", "policy", None),
+    "routers": ("prefix_hit_ratio", "policy", "num_routers"),
     "slow": ("ttft_p99_seconds", "policy", "load"),
     "http": ("attainment_ratio", "router", "load"),
     "deciding": ("median_microseconds", "policy", "num_replicas"),

@@ -17,6 +17,7 @@ from bench.routing.mixes import MIXES, num_routers, scrape_seconds
 from bench.routing.objectives import LOADS as OBJECTIVE_LOADS
 from bench.routing.objectives import run_objective
 from bench.routing.progress import Row, collect
+from bench.routing.routers import NUM_ROUTERS, ROUTER_CASES, WAYS, run_routers
 from bench.routing.slow import LEAST_REQUEST, LOADS, SLOW_CASES, carried_per_second, run_slow
 from memroute.traffic.admission import OverloadObjective
 from memroute_simulator.virtual.router import CLAIRVOYANT, MEMROUTE, ORACLE
@@ -226,6 +227,26 @@ def _fairness(job: tuple[str, int, str]) -> Row:
     return run_fairness(policy, seed=seed, told_apart=told_apart)
 
 
+def routers(options: Options) -> list[Row]:
+    """What several routers find cached and attain, beside one; also while they come and go."""
+    work = [
+        (name, way, count, seed, come_and_go)
+        for name in ROUTER_CASES
+        for seed in options.seeds
+        for way in WAYS
+        for count in NUM_ROUTERS
+        for come_and_go in (False, True)
+        # One router has nobody to be apart from, and nobody else while it is away.
+        if count > 1 or (way == "apart" and not come_and_go)
+    ]
+    return _spread(_routers, work, options.jobs, "routers")
+
+
+def _routers(job: tuple[str, str, int, int, bool]) -> Row:
+    name, way, count, seed, come_and_go = job
+    return run_routers(name, way, num_routers=count, seed=seed, come_and_go=come_and_go)
+
+
 def slow(options: Options) -> list[Row]:
     """Engines slower than the default targets, at shares of what least-request carries."""
     found = _spread(
@@ -265,6 +286,7 @@ STUDIES: dict[str, Callable[[Options], list[Row]]] = {
     "objectives": objectives,
     "faults": faults,
     "fairness": fairness,
+    "routers": routers,
     "slow": slow,
 }
 SWEPT = ("capacity", "answers", "scrape", "overload")

@@ -22,7 +22,7 @@ from bench.sizing.measure import Error, TrueCount, estimate_errors, quantile
 VENV = Path(__file__).resolve().parents[2] / ".venv-bench" / "sizing"
 PACKAGES = (
     "jinja2==3.1.6", "mistral-common==1.13.1", "numpy==2.3.5", "orjson==3.13.0", "pillow==13.0.0",
-    "requests==2.34.2", "tokenizers==0.23.3", "xxhash==4.1.0",
+    "requests==2.34.2", "safetensors==0.8.0", "tokenizers==0.23.3", "xxhash==4.1.0",
 )  # fmt: skip
 # And transformers without what it needs: its image processors alone are used.
 ALONE = ("transformers==5.24.0", "huggingface-hub==2.4.0")

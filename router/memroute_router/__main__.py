@@ -9,6 +9,7 @@ import sys
 import uvloop
 
 from memroute_router.app import run_router
+from memroute_router.peers import PeerSecretError
 from memroute_router.settings import parse_settings
 from memroute_router.static import ConfigError
 
@@ -30,6 +31,8 @@ def main() -> None:
             runner.run(run_router(settings))
         except ConfigError as error:
             sys.exit(f"memroute-router: {settings.config}: {error}")
+        except PeerSecretError as error:
+            sys.exit(f"memroute-router: {settings.peer_secret_file}: {error}")
 
 
 def _allow_many_connections() -> None:

@@ -31,6 +31,7 @@ from memroute_router.journal import Journal
 from memroute_router.lifecycle import Proxy
 from memroute_router.metrics import RouterMetrics
 from memroute_router.openapi import openapi_document
+from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, read_secret
 from memroute_router.pools import CommonSettings, Pool, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
@@ -82,7 +83,13 @@ class Router:
             call_later=loop.call_later,
             on_error=self._on_error,
         )
-        self.metrics = RouterMetrics(self.pools)
+        self.peers = PeerLink(
+            self.pools.peers,
+            secret=read_secret(settings.peer_secret_file) if settings.peer_secret_file else None,
+        )
+        self.pools.peers.outbox.max_bytes_per_second = settings.peer_bytes_per_second
+        self.peer_names = PeerNames(self.peers, [parse_peer(name) for name in settings.peer])
+        self.metrics = RouterMetrics(self.pools, self.peers)
         outbox = Outbox(loop)
         self.engines = EnginePool(outbox, connect_timeout_seconds=settings.connect_timeout_seconds)
         self.journal = Journal(settings.access_log)
@@ -152,14 +159,23 @@ class Router:
             b"/debug/replicas": lambda exchange: exchange.respond(200, self._replicas()),
         }
 
-    async def run(self, membership: Membership, stopping: asyncio.Event) -> None:
-        """Serve until ``stopping``, then let answers finish. A lost loop is a bug and raises."""
+    async def run(
+        self,
+        membership: Membership,
+        stopping: asyncio.Event,
+        client: KubernetesClient | None = None,
+    ) -> None:
+        """Serve until ``stopping``, then let answers finish. A lost loop is a bug and raises.
+
+        ``client``: of the API server that knows the routers' pods; None: there is none.
+        """
         self._membership = membership
         port = await self.server.start(self._settings.host, self._settings.port)
         LOGGER.info("listening host=%s port=%d", self._settings.host, port)
         loops = [
             asyncio.create_task(membership.follow(), name="membership"),
             asyncio.create_task(self._tick_forever(), name="clock"),
+            asyncio.create_task(self._follow_peers(client), name="peers"),
         ]
         stop = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -169,6 +185,7 @@ class Router:
         for task in (stop, *loops):
             task.cancel()
         await asyncio.gather(stop, *loops, return_exceptions=True)
+        self.peers.close()
         self.scraper.close()
         if self.kv_events is not None:
             await self.kv_events.close()
@@ -206,6 +223,26 @@ class Router:
             self.metrics.loop_lag_seconds = max(0.0, time.monotonic() - due)
             self.pools.tick()
             self.scraper.tick()
+            self.peers.tick()
+
+    async def _follow_peers(self, client: KubernetesClient | None) -> None:
+        """Hear the other routers, once there are any to hear."""
+        settings = self._settings
+        selector = settings.peer_selector
+        if selector is None or client is None:
+            await self.peer_names.wait()
+        await self.peers.start_when_it_can(settings.host, settings.peer_port)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.peer_names.follow(), name="peer names")
+            if selector is not None and client is not None:
+                pods = follow_pods(
+                    self.peers,
+                    client,
+                    namespace=settings.peer_namespace,
+                    selector=selector,
+                    port=settings.peer_port,
+                )
+                group.create_task(pods, name="peer pods")
 
     def _handle(self, exchange: Exchange) -> None:
         path = exchange.path
@@ -325,6 +362,7 @@ async def run_router(settings: RouterSettings) -> None:
     router = Router(settings, Random())  # noqa: S311 - breaks ties
     async with AsyncExitStack() as stack:
         membership: Membership
+        client: KubernetesClient | None = None
         if settings.config is not None:
             static = StaticMembership(
                 Path(settings.config),
@@ -334,19 +372,21 @@ async def run_router(settings: RouterSettings) -> None:
                 on_reload=lambda ok: router.metrics.config_reloads.labels(
                     "applied" if ok else "refused"
                 ).inc(),
+                on_peers=router.peer_names.in_file,
             )
             static.load()
             loop.add_signal_handler(signal.SIGHUP, static.reload_soon)
             membership = static
         else:
+            client = await stack.enter_async_context(await KubernetesClient.from_environment())
             membership = Discovery(
-                await stack.enter_async_context(await KubernetesClient.from_environment()),
+                client,
                 router.pools,
                 namespace=settings.namespace,
                 on_upsert=router.on_upsert,
                 on_gone=router.on_gone,
             )
-        await router.run(membership, stopping)
+        await router.run(membership, stopping, client)
 
 
 def _max_connections() -> int:

@@ -354,6 +354,11 @@ class Lifecycle:
             parts = self._parts
             if parts is not None:
                 pool.prompts.observe(parts, actual_tokens=record.prompt_tokens)
+                pool.dispatcher.predictions.prompt(
+                    expected=self.profile.num_prompt_tokens,
+                    actual=record.prompt_tokens,
+                    now_seconds=time.monotonic(),
+                )
         self._statistics().ended(record)
         self._services.journal.add(record)
 

@@ -16,8 +16,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from memroute.traffic.replica.predictions import RATIO_BUCKETS, Prediction
 from memroute_router.journal import Record
 from memroute_router.outcomes import Outcome
+from memroute_router.peers import PeerLink
 from memroute_router.pools import Pool, Pools, Replica
 
 _REPLICA = ("namespace", "model_deployment", "pod")
@@ -100,7 +102,8 @@ class PoolStatistics:
 class RouterMetrics:
     """The router's metric families. Owns its registry and the statistics of every pool."""
 
-    def __init__(self, pools: Pools) -> None:
+    def __init__(self, pools: Pools, peers: PeerLink | None = None) -> None:
+        """``peers``: how other routers are heard; None: of a router that hears none."""
         self._by_labels: dict[tuple[str, str], PoolStatistics] = {}
         self.loop_lag_seconds = 0.0
         """The latest: how late the event loop ran what was due."""
@@ -109,8 +112,10 @@ class RouterMetrics:
         self.registry.register(_LedgerCollector(pools))
         self.registry.register(_DispatchCollector(pools))
         self.registry.register(_TargetsCollector(pools))
+        self.registry.register(_PredictionsCollector(pools))
         self.registry.register(_StatisticsCollector(self._by_labels))
         self.registry.register(_ProcessCollector(self))
+        self.registry.register(_PeerCollector(peers or PeerLink(pools.peers)))
         self.scrape_errors = Counter(
             "memroute_router_scrape_errors", "Failed readings.", _REPLICA, registry=self.registry
         )
@@ -312,6 +317,37 @@ class _TargetsCollector(Collector):
         yield from (tpot_target, ttft_target, tpot, ttft, unmet)
 
 
+class _PredictionsCollector(Collector):
+    """Every pool's predictions compared with what happened, and whether it trusts them."""
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def collect(self) -> Iterator[Metric]:
+        ratios = HistogramMetricFamily(
+            "memroute_router_prediction_ratio",
+            "What happened over what was predicted, by what was predicted.",
+            labels=(*_DEPLOYMENT, "what"),
+        )
+        safe = _gauge(
+            "safe_mode",
+            "1 while predictions are threefold off: routed by least request within memory.",
+            _DEPLOYMENT,
+        )
+        for pool in self._pools.by_model.values():
+            predictions = pool.dispatcher.predictions
+            safe.add_metric(pool.labels, 0 if predictions.distrusted is None else 1)
+            for which in Prediction:
+                counts, total = predictions.histogram(which)
+                running, buckets = 0, []
+                bounds = (*(str(bound) for bound in RATIO_BUCKETS), "+Inf")
+                for bound, count in zip(bounds, counts, strict=True):
+                    running += count
+                    buckets.append((bound, running))
+                ratios.add_metric((*pool.labels, which.value), buckets, total)
+        yield from (ratios, safe)
+
+
 class _ProcessCollector(Collector):
     """Gauges of the router process."""
 
@@ -324,6 +360,43 @@ class _ProcessCollector(Collector):
         clients = _gauge("client_connections", "Client connections that are open.", ())
         clients.add_metric((), self._metrics.num_connections())
         yield from (lag, clients)
+
+
+class _PeerCollector(Collector):
+    """What this router and the others say to each other."""
+
+    def __init__(self, link: PeerLink) -> None:
+        self._link = link
+
+    def collect(self) -> Iterator[Metric]:
+        link, group = self._link, self._link.group
+        outbox = group.outbox
+        known = _gauge("peers", "Other routers that are known.", ())
+        known.add_metric((), group.others.num)
+        heard = _gauge("peers_heard", "Other routers that were heard in the last 3 s.", ())
+        heard.add_metric((), group.others.num_heard)
+        yield from (known, heard)
+        dropped = CounterMetricFamily(
+            "memroute_router_peer_datagrams_dropped",
+            "Datagrams that counted for nothing, by why.",
+            labels=("reason",),
+        )
+        for reason, count in group.dropped.items():
+            dropped.add_metric((reason.value,), count)
+        yield dropped
+        for name, text, value in (
+            ("datagrams_sent", "Datagrams sent to other routers.", link.num_datagrams_sent),
+            ("bytes_sent", "Bytes of those.", link.num_bytes_sent),
+            ("send_errors", "Datagrams that could not be sent.", link.num_send_errors),
+            ("datagrams_received", "Datagrams that came, from whomever.", group.num_received),
+            ("datagrams_missed", "Other routers' datagrams that did not come.", group.num_missed),
+            ("keys_withheld", "Requests told without all of their prompts' keys: over the budget.",
+             outbox.num_without_keys),
+            ("reports_withheld", "Reports not told at all: over the budget.", outbox.num_withheld),
+        ):  # fmt: skip
+            family = CounterMetricFamily(f"memroute_router_peer_{name}", text)
+            family.add_metric((), value)
+            yield family
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...] = _REPLICA) -> GaugeMetricFamily:

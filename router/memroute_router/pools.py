@@ -6,6 +6,7 @@ what discovery says: which replicas there are, where, and by which settings they
 ``Pools`` owns every pool, and through it every ledger, every replica's health, every queue.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,12 +23,14 @@ from memroute.traffic.dispatch import (
     RetryRule,
 )
 from memroute.traffic.lengths import PromptLengths
+from memroute.traffic.peers import PeerGroup
 from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReading
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_router.http.client import Endpoint
 from memroute_router.targets import TargetWatch
 
+LOGGER = logging.getLogger(__name__)
 DEFAULT_WATERMARK_RATIO = 0.95
 DEFAULT_ASSUMED_OUTPUT_TOKENS = 256
 DEFAULT_TTFT_TARGET_SECONDS = 1.0
@@ -148,8 +151,12 @@ class Pool(RequestPool[Replica]):
         call_soon: Callable[..., object],
         call_later: Callable[..., object],
         on_error: Callable[[Exception], None],
+        peers: PeerGroup,
     ) -> None:
-        """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone."""
+        """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone.
+
+        ``peers``: the other routers, the same for all pools.
+        """
         super().__init__(
             Dispatcher(
                 DispatchSettings(
@@ -158,6 +165,7 @@ class Pool(RequestPool[Replica]):
                 ),
                 common.queue_limits,
                 rng=rng,
+                peers=peers,
             ),
             retries=retries,
             clock=time.monotonic,
@@ -226,7 +234,14 @@ class Pool(RequestPool[Replica]):
 
     def tick(self) -> None:
         """Time passes: whole answers begin, replicas that hang are left, targets are judged."""
+        predictions = self.dispatcher.predictions
+        before = predictions.distrusted
         super().tick()
+        if predictions.distrusted is not before:
+            if before is None:
+                LOGGER.warning("safe mode model=%s reason=%r", self.model, predictions.message)
+            else:
+                LOGGER.info("safe mode ends model=%s: predictions are right again", self.model)
         self.targets.look(
             self.model,
             [replica.ledger for replica in self.replicas.values()],
@@ -254,6 +269,7 @@ class Pools:
         self._retries = RetryRule(common.max_attempts)
         self._call_soon = call_soon
         self._call_later = call_later
+        self.peers = PeerGroup()
         self.by_model: dict[str, Pool] = {}
         self._by_adapter: dict[str, Pool] = {}
         self._model_of: dict[str, str] = {}
@@ -342,6 +358,7 @@ class Pools:
                 self._call_soon,
                 self._call_later,
                 self._on_error,
+                self.peers,
             )
         return self.by_model[model]
 

@@ -62,7 +62,6 @@ SHUTTING_DOWN = Refusal(
     reason=Outcome.SHUTTING_DOWN.value,
     retry_after_seconds=1,
 )
-CRASHED = Refusal(outcome=Outcome.INTERNAL_ERROR, status=500, message="internal error")
 EXHAUSTED = Refusal(
     outcome=Outcome.ROUTER_EXHAUSTED,
     status=503,

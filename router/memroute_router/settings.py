@@ -4,8 +4,10 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memroute.traffic.peers import MAX_BYTES_PER_SECOND
 from memroute_router.claims import TenantSource
 from memroute_router.journal import AccessLog
+from memroute_router.peers import DEFAULT_PEER_PORT, parse_peer
 
 EXAMPLES = """\
 on Kubernetes (as the chart starts it): replicas and models come from ModelDeployments
@@ -36,6 +38,7 @@ without Kubernetes: replicas and models come from a file, which is read again wh
       ttftTargetSeconds: 1.0
       tpotTargetSeconds: 0.05
       overloadObjective: requests      # or tokens, sizes: who is late when not all can be in time
+  peers: [router-b:8001]               # other routers of these replicas (or --peer)
 
 to see what it decides
   curl localhost:8000/debug/decisions; curl localhost:8000/debug/replicas
@@ -74,6 +77,12 @@ class RouterSettings:
     access_log: AccessLog
     tls_cert: str | None
     tls_key: str | None
+    peer: tuple[str, ...]
+    peer_selector: str | None
+    peer_namespace: str | None
+    peer_port: int
+    peer_secret_file: str | None
+    peer_bytes_per_second: int
 
 
 def parse_settings(argv: Sequence[str]) -> RouterSettings:
@@ -95,6 +104,7 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
     where.add_argument("--tls-key", help="PEM file: its private key, if it is not beside it")
     _add_admission(parser.add_argument_group("admission"))
     _add_limits(parser.add_argument_group("limits"))
+    _add_peers(parser.add_argument_group("other routers of the same replicas"))
     parser.add_argument(
         "--access-log",
         type=AccessLog,
@@ -107,7 +117,14 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         parser.error("--config and --namespace exclude each other")
     if parsed.tls_key and not parsed.tls_cert:
         parser.error("--tls-key needs --tls-cert")
-    return RouterSettings(**vars(parsed))
+    try:
+        for peer in parsed.peer:
+            parse_peer(peer)
+    except ValueError as error:
+        parser.error(f"--peer: {error}")
+    if parsed.peer_selector and parsed.config:
+        parser.error("--peer-selector asks the API server: not with --config")
+    return RouterSettings(**(vars(parsed) | {"peer": tuple(parsed.peer)}))
 
 
 def _add_admission(group: "argparse._ArgumentGroup") -> None:
@@ -131,13 +148,13 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
         "--max-queued-requests",
         type=int,
         default=1024,
-        help="requests of one model that may wait for room",
+        help="requests of one model (of each of its versions) that may wait for room",
     )
     group.add_argument(
         "--max-queued-tokens",
         type=int,
         default=1_000_000,
-        help="expected tokens of the requests of one model that may wait",
+        help="expected tokens of the requests of one model (of each of its versions) that may wait",
     )
     group.add_argument(
         "--max-queue-seconds",
@@ -190,6 +207,42 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
         group.add_argument(
             f"--{name}-seconds", type=float, default=seconds, help=f"how long {what}"
         )
+
+
+def _add_peers(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="another router, once for each; a name with several addresses is all of them, and "
+        "this router's own is left out",
+    )
+    group.add_argument(
+        "--peer-selector",
+        metavar="LABELS",
+        help="label selector of the routers' pods: they are found at the API server",
+    )
+    group.add_argument(
+        "--peer-namespace", metavar="NAME", help="where those pods are (default: everywhere)"
+    )
+    group.add_argument(
+        "--peer-port",
+        type=int,
+        default=DEFAULT_PEER_PORT,
+        help="UDP port on which routers hear each other",
+    )
+    group.add_argument(
+        "--peer-secret-file",
+        metavar="FILE",
+        help="a key that all of them share, 16 bytes or more: datagrams without it are dropped",
+    )
+    group.add_argument(
+        "--peer-bytes-per-second",
+        type=int,
+        default=MAX_BYTES_PER_SECOND,
+        help="told to each of them at the most; over it, prompts' keys are left out first",
+    )
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

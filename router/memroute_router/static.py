@@ -21,6 +21,7 @@ from memroute.traffic.dispatch import AdmissionMode
 from memroute.traffic.routing import POLICY_NAMES
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_router.http.client import Endpoint
+from memroute_router.peers import Address, parse_peer
 from memroute_router.pools import (
     DEFAULT_ASSUMED_OUTPUT_TOKENS,
     DEFAULT_TPOT_TARGET_SECONDS,
@@ -54,6 +55,8 @@ class StaticConfig:
 
     replicas: list[ReplicaInfo] = field(default_factory=list)
     settings: dict[str, PoolSettings] = field(default_factory=dict)
+    peers: list[Address] = field(default_factory=list)
+    """Other routers of these replicas."""
 
 
 def read_config(text: str) -> StaticConfig:
@@ -79,12 +82,13 @@ class _Reader:
 
     def config(self, document: Any) -> StaticConfig:
         config = StaticConfig()
-        top = self._mapping(document, "the file", {"models", "engineCA"})
+        top = self._mapping(document, "the file", {"models", "engineCA", "peers"})
         ca_file = top.get("engineCA")
         try:
             self._tls = ssl.create_default_context(cafile=ca_file)
         except (OSError, TypeError) as error:
             self.problems.append(f"engineCA: {error}")
+        config.peers = self._peers(top)
         models = top.get("models")
         if not isinstance(models, list) or not models:
             self.problems.append("models must be a list of at least one model")
@@ -92,6 +96,15 @@ class _Reader:
         for index, model in enumerate(models):
             self._model(config, model, f"models[{index}]")
         return config
+
+    def _peers(self, top: dict[str, Any]) -> list[Address]:
+        peers = []
+        for name in self._names(top, "peers", "the file"):
+            try:
+                peers.append(parse_peer(name))
+            except ValueError as error:
+                self.problems.append(f"peers: {error}")
+        return peers
 
     def _model(self, config: StaticConfig, document: Any, where: str) -> None:
         model = self._mapping(document, where, _MODEL_FIELDS)
@@ -273,13 +286,15 @@ class StaticMembership:
         on_upsert: Callable[[Replica], None],
         on_gone: Callable[[Replica], None],
         on_reload: Callable[[bool], None],
+        on_peers: Callable[[list[Address]], None] = lambda _: None,
     ) -> None:
-        """``on_reload`` is told whether a reading succeeded."""
+        """``on_reload`` is told whether a reading succeeded; ``on_peers``, who the others are."""
         self._path = path
         self._pools = pools
         self._on_upsert = on_upsert
         self._on_gone = on_gone
         self._on_reload = on_reload
+        self._on_peers = on_peers
         self._keys: set[str] = set()
         self._stamp = math.nan, -1
         self._wanted = asyncio.Event()
@@ -302,6 +317,7 @@ class StaticMembership:
             self._on_upsert(self._pools.upsert_replica(info))
         self._keys = keys
         self._pools.configure(config.settings)
+        self._on_peers(config.peers)
         self.is_synced = True
 
     def reload_soon(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cluster_support import apply, program_address, wait_ready
+from memroute_router.settings import parse_settings
 from memroute_simulator.emulated_cluster import find_kubectl
 
 CHART_LABELS = {
@@ -72,6 +73,33 @@ def test_a_volume_of_tokenizers_reaches_the_router(repository, helm, tmp_path):
     (router,) = pod["containers"]
     assert router["volumeMounts"][0]["mountPath"] == "/models"
     assert router["args"][-2:] == ["--tokenizers", "/models"]
+
+
+def router_of(helm, repository, *values):
+    chart = str(repository / "helm" / "memroute")
+    flags = [part for value in values for part in ("--set", value)]
+    objects = by_name(run(helm, "template", "memroute", chart, "-n", "models", *flags))
+    pod = objects["Deployment", "memroute-router"]["spec"]["template"]["spec"]
+    (router,) = pod["containers"]
+    return pod, router
+
+
+def test_several_routers_find_each_other_and_one_looks_for_none(repository, helm):
+    """With one replica nothing is opened and nobody is asked for."""
+    _, one = router_of(helm, repository)
+    assert "--peer-selector" not in one["args"]
+    pod, several = router_of(helm, repository, "router.replicas=3", "router.peers.secretName=peers")
+    given = dict(zip(several["args"][::2], several["args"][1::2], strict=True))
+    assert given["--peer-namespace"] == "models"
+    assert given["--peer-selector"].endswith("component=router")
+    assert given["--peer-secret-file"] == "/etc/memroute/peers/key"
+    assert {"name": "peers", "containerPort": 8001, "protocol": "UDP"} in several["ports"]
+    assert pod["volumes"] == [{"name": "peers", "secret": {"secretName": "peers"}}]
+    parse_settings([arg.replace("$(POD_IP)", "10.0.0.1") for arg in several["args"]])
+    _, scaled = router_of(helm, repository, "router.peers.enabled=true")
+    assert "--peer-selector" in scaled["args"]
+    _, apart = router_of(helm, repository, "router.replicas=3", "router.peers.enabled=false")
+    assert "--peer-selector" not in apart["args"]
 
 
 def test_wrong_values_are_refused(repository, helm):

@@ -186,3 +186,24 @@ def test_a_generator_that_could_not_keep_up_reports_nothing(monkeypatch, capsys,
 def test_an_unknown_workload_is_refused_in_words(capsys):
     assert main(["--model", "m", "--workload", "nope"]) == 2
     assert "no workload 'nope'" in capsys.readouterr().err
+
+
+async def test_a_share_of_the_answers_is_whole_and_is_judged_by_its_end():
+    """A target of 1 s and 50 ms: ten tokens, whole, are in time until 1.45 s."""
+
+    async def either(request):
+        if (await request.json())["stream"]:
+            return await stream(request)
+        return web.json_response({"choices": [{"text": "x"}]})
+
+    async with server(either) as url:
+        settings = LoadSettings(url=url, model="m", whole_ratio=0.5)
+        run = await generate(sharegpt(), settings)
+    whole = [answer for answer in run.answers if not answer.is_stream]
+    assert 10 <= len(whole) <= 30
+    assert all(answer.is_whole for answer in run.answers)
+    assert figures(run)["attainment_ratio"] == 1.0
+    late = Answer(number=0, intended_seconds=0.0, num_prompt_tokens=1, num_output_tokens=10,
+                  is_stream=False, status=200)  # fmt: skip
+    late.finish(1.46)
+    assert figures(LoadRun(answers=[late]))["attainment_ratio"] == 0.0

@@ -17,6 +17,7 @@ from bench.routing.plots import PLOTTED, plot
 from bench.routing.progress import IncompleteError, collect
 from bench.routing.refusals import Refusals
 from bench.routing.report import tables_of
+from bench.routing.routers import run_routers
 from bench.routing.slow import SLOW_CASES
 from bench.routing.statistics import geometric_mean, half_width, mean
 from memroute_simulator.virtual.cluster import FleetChange
@@ -166,6 +167,40 @@ def test_how_the_refused_were_told():
     assert (told.at_once_ratio, told.in_time_ratio) == (0.5, 0.75)
     assert told.retry_after_right_ratio == pytest.approx(2 / 3)
     assert Refusals.of([], LatencyTarget()).in_time_ratio is None
+
+
+def test_routers_are_compared_with_one_of_them():
+    """0.6 and 0.5 found cached beside 0.8 of one: 0.62 times at the least; 0.9 beside 1.0."""
+    rows = [
+        {
+            "case": "x", "policy": way, "seed": seed, "num_routers": count, "come_and_go": moves,
+            "prefix_hit_ratio": hits, "attainment_ratio": attained, "ttft_p50_seconds": 0.1,
+            "ttft_p99_seconds": 0.2, "num_preemptions": 0, "num_shed": 0,
+        }
+        for seed in (1, 2)
+        for way, count, moves, hits, attained in (
+            ("apart", 1, False, 0.8, 1.0),
+            ("apart", 2, False, 0.6, 0.9),
+            ("apart", 4, False, 0.5, 0.95),
+            ("reports", 4, False, 0.8, 1.0),
+            ("reports", 4, True, 0.72, 1.0),
+        )
+    ]  # fmt: skip
+    stable, moving = tables_of("routers", rows)
+    assert [list(column.cells) for column in stable.columns[-2:]] == [
+        ["0.62x", "1.00x"], ["-0.100", "+0.000"],
+    ]  # fmt: skip
+    assert list(moving.columns[-2].cells) == ["0.90x"]
+    assert list(stable.columns[3].cells) == ["0.600; 0.900; 100; 0", "-"]
+
+
+def test_a_run_of_several_routers_says_what_they_told_each_other():
+    row = run_routers(
+        "shared-prefix", "reports", num_routers=2, seed=1, come_and_go=True, times=0.1
+    )
+    assert row["num_routers"] == 2
+    assert 500 < row["told_bytes_per_request"] < 5000
+    assert row["prefix_hit_ratio"] > 0.2
 
 
 def test_goodput_is_of_the_time_of_sending_however_long_the_last_answer_takes():

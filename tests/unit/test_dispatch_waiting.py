@@ -77,6 +77,22 @@ def test_many_that_wait_for_one_replica_do_not_hide_one_that_waits_for_another()
     assert [ticket for ticket, _ in made.turns(now_seconds=0.2)] == [last]
 
 
+def test_an_idle_replica_is_found_by_whoever_would_take_it_however_many_would_not():
+    """Ten wait for a, where their prefix is; the eleventh wanted a too, until b was idle."""
+    ten = [Asking(prompt=900, output=50, deadline_seconds=50.0) for _ in range(10)]
+    made = pool(hits=lambda ticket: {"a": 899} if ticket in ten else {})
+    for name in "ab":
+        made.backends[name].ledger.speed.token_seconds = 1e-2
+    fill(made, "a", 800)
+    on_b = made.backends["b"].ledger.reserve(Asking(prompt=850).profile, now_seconds=0.0)
+    last = Asking(prompt=200, output=50, deadline_seconds=60.0)
+    for ticket in (*ten, last):
+        assert made.submit(ticket, now_seconds=0.0) is None
+    made.backends["b"].ledger.release(on_b, now_seconds=0.1)
+    placed = made.turns(now_seconds=0.1)
+    assert [(ticket, verdict.choice.replica) for ticket, verdict in placed] == [(last, "b")]
+
+
 def test_who_comes_passes_those_that_wait_for_something_else():
     """One of 900 tokens waits for memory on the only replica that is large enough."""
     made = pool(replicas=2)

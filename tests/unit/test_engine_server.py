@@ -467,3 +467,15 @@ async def test_real_and_virtual_time_agree(tmp_path):
     assert sorted(virtual, key=virtual.get) == sorted(ended, key=ended.get)
     for name, seconds in virtual.items():
         assert ended[name] > 0.9 * seconds * SCALE
+
+
+@pytest.mark.parametrize(("tokens", "events"), [(1, 1), (2, 2), (9, 3), (10, 4), (41, 11)])
+async def test_an_event_carries_as_many_tokens_as_the_interval_says(tmp_path, tokens, events):
+    """The first token comes alone, the others in fours, the rest when it is there."""
+    async with engine(tmp_path, "--stream-interval", "4") as (client, _):
+        body = {"model": "tiny", "prompt": [5], "max_tokens": tokens, "ignore_eos": True,
+                "stream": True, "stream_options": {"include_usage": True}}  # fmt: skip
+        async with client.post("/v1/completions", json=body) as response:
+            page = await response.read()
+    assert page.count(b'"text":') == events
+    assert b'"completion_tokens":%d' % tokens in page.replace(b": ", b":")

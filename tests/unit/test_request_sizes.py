@@ -195,6 +195,9 @@ def test_tools_are_in_the_prompt_and_schemas_of_answers_are_not():
     assert tokens(CHAT, messages=user("hi"), response_format=asked, guided_json=schema) < 50
     tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
     assert tokens(CHAT, messages=user("hi"), tools=[tool]) > 8000
+    assert profile(CHAT, messages=user("hi"), tools=[tool]).least_tokens < 20, (
+        "templates may leave tools out: they are no reason for a refusal that is final"
+    )
     described = [{"name": "f", "input_schema": schema}]
     assert tokens(MESSAGES, messages=user("hi"), max_tokens=9, tools=described) > 8000
     flat = [{"type": "function", "name": "f", "parameters": schema}]

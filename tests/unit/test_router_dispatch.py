@@ -92,13 +92,11 @@ async def test_observing_sends_what_it_would_have_held(rig, engine_factory):
     assert [(await task)[0] for task in asked] == [200, 200, 200]
 
 
-async def test_a_published_policy_chooses_where_one_is_asked_for(rig, engine_factory):
+@pytest.mark.parametrize("admission", list(AdmissionMode))
+async def test_a_published_policy_chooses_whatever_admission_does(rig, engine_factory, admission):
+    """With admission at its default it was ignored, and its name put to memroute's choice."""
     rig.pools.configure(
-        {
-            "m": PoolSettings(
-                namespace="", deployment="m", policy="round-robin", admission=AdmissionMode.OFF
-            )
-        }
+        {"m": PoolSettings(namespace="", deployment="m", policy="round-robin", admission=admission)}
     )
     for name in "ab":
         rig.add(name, (await engine_factory(whole())).port)
@@ -106,8 +104,59 @@ async def test_a_published_policy_chooses_where_one_is_asked_for(rig, engine_fac
     for _ in range(4):
         _, headers, _ = await exchange(rig.port, explained(body()))
         chosen.append(headers["x-memroute-replica"])
-        assert headers["x-memroute-decision"].startswith("round-robin")
+        assert headers["x-memroute-decision"].startswith("round-robin: its pick of 2 ")
     assert chosen[0] == chosen[2] != chosen[1] == chosen[3]
+
+
+async def test_a_request_of_a_billion_choices_is_refused_and_stops_nobody(rig, engine_factory):
+    """Before: 93 of 93 of the others got 429 for ten seconds, with both replicas nearly empty."""
+    release = asyncio.Event()
+    for name in "ab":
+        rig.add(name, (await engine_factory(held(release))).port, capacity=100_000)
+    busy = [asyncio.create_task(exchange(rig.port, raw(body()))) for _ in range(2)]
+    await until(lambda: rig.num_leases == 2)
+    for replica in rig.replicas:
+        assert replica.ledger.num_in_flight == 1
+    status, headers, answer = await exchange(rig.port, raw(body(n=10**9, max_tokens=16)))
+    assert status in {400, 429}
+    if status == 429:
+        assert headers["x-memroute-reason"] == "saturated"
+        assert b"larger than all that may wait" in answer
+    others = [asyncio.create_task(exchange(rig.port, raw(body()))) for _ in range(5)]
+    await until(lambda: rig.num_leases == 7)
+    assert rig.num_held == 0
+    release.set()
+    assert [(await task)[0] for task in (*busy, *others)] == [200] * 7
+
+
+async def test_what_is_pushed_out_of_a_full_queue_loses_nobody_elses_verdict(engine_factory):
+    """Its client leaves before it is told; then the turns are given out: nothing leaks."""
+    rig = Rig("--tenants", "header", "--max-queued-requests", "2")
+    await rig.start()
+    release = asyncio.Event()
+    engine = await engine_factory(held(release))
+    rig.add("a", engine.port, capacity=400)
+
+    def asks(tenant, **facts):
+        return asyncio.create_task(
+            exchange(rig.port, explained(body(**facts), b"x-memroute-tenant: " + tenant))
+        )
+
+    first = asks(b"x", max_tokens=300)
+    await until(lambda: rig.num_leases == 1)
+    flood = []
+    for number in range(2):
+        flood.append(asks(b"flood", max_tokens=300 + number))
+        await until(lambda number=number: rig.num_held == number + 1)
+    quiet = asks(b"quiet", max_tokens=20)
+    status, _, answer = await flood[1]
+    assert status == 429
+    assert b"need its place" in answer
+    flood[0].cancel()
+    release.set()
+    assert (await first)[0] == (await quiet)[0] == 200
+    await until(lambda: rig.num_leases == rig.num_held == rig.reserved == 0)
+    await rig.stop()
 
 
 async def test_those_who_are_trusted_to_be_urgent_go_first(engine_factory):

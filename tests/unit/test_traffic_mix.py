@@ -6,7 +6,7 @@ import pytest
 
 from bench.routing.cases import CASES
 from bench.routing.mixes import MIXES
-from memroute_simulator.virtual.cluster import Cluster, Fleet
+from memroute_simulator.virtual.cluster import Cluster, Fleet, FleetChange, FleetEvent
 from memroute_simulator.virtual.mix import PLAIN, REAL_MIX
 from memroute_simulator.virtual.outcome import (
     LatencyTarget,
@@ -98,3 +98,20 @@ def test_goodput_is_told_in_tokens_and_by_size():
     assert summary.token_attainment_ratio == 1.0
     assert summary.size_attainment_ratios == (1.0,) * 5
     assert summary.goodput_tokens_per_second > summary.output_tokens_per_second
+
+
+@pytest.mark.parametrize("share", [50, 100])
+def test_a_replica_that_hangs_is_left_without_streams(share):
+    """Whole answers show nothing: the engine's counters stand still, and what waits there moves.
+
+    Before, half of them waited until their clients gave up, and nothing was logged.
+    """
+    events = (FleetEvent(at_seconds=5.0, change=FleetChange.FREEZE, replica="1"),)
+    fleet = Fleet(engines=CASE.engines, mix=MIXES[f"whole-{share}"], timeout_seconds=120.0)
+    cluster = Cluster(fleet, seed=1, sample_seconds=None)
+    outcomes = cluster.run(CASE.generate(20.0, 1, 600), events)
+    lost = [outcome for outcome in outcomes if outcome.status is not OutcomeStatus.SERVED]
+    streams = [outcome for outcome in lost if outcome.asked_how.is_stream]
+    assert len(lost) == len(streams), "of whole answers none is lost"
+    late = [o for o in outcomes if o.sent_seconds > 20.0 and "1" in o.tried]
+    assert len(late) <= 8, "it is out: one at a time finds out whether it is back"

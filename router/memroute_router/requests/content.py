@@ -18,6 +18,7 @@ import orjson
 
 from memroute_router.requests.attachments import Attachment, read_attachment
 from memroute_router.requests.errors import BadRequestError
+from memroute_router.requests.text import num_bytes
 
 MAX_PARTS: Final = 100_000
 # Of one request: conversations have thousands. Chosen by hand, to bound the work.
@@ -28,7 +29,9 @@ _UNSEEN: Final = frozenset({"redacted_thinking", "encrypted_content", "item_refe
 class Content:
     """Text and attachments of one prompt; filled by the dialects."""
 
-    __slots__ = ("_num_parts", "attachments", "begins", "overheads", "pieces", "places")
+    __slots__ = (
+        "_num_parts", "attachments", "begins", "optional_bytes", "overheads", "pieces", "places",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
@@ -39,6 +42,8 @@ class Content:
         """Of each message: how many pieces are before it."""
         self.overheads: list[int] = []
         """Tokens that templates put around each message and its calls."""
+        self.optional_bytes = 0
+        """Of tools and reasoning, which some templates leave out: no refusal may rely on them."""
         self._num_parts = 0
 
     def add(self, content: object, parameter: str) -> None:
@@ -76,6 +81,11 @@ class Content:
         if self.overheads:
             self.overheads[-1] += tokens
 
+    def add_optional(self, text: str) -> None:
+        """What most templates write, and some do not."""
+        self.pieces.append(text)
+        self.optional_bytes += num_bytes(text)
+
     def add_json(self, value: object) -> None:
         """What templates write as JSON: tools, arguments of calls."""
         if isinstance(value, str):
@@ -103,6 +113,9 @@ class Content:
             return
         for name in ("content", "thinking", "refusal", "source", "data", "output", "summary"):
             inner = part.get(name)
+            if name in {"thinking", "summary"} and isinstance(inner, str):
+                self.add_optional(inner)
+                return
             if isinstance(inner, (str, list, dict)):
                 stack.append(inner)
                 return

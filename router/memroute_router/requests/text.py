@@ -117,6 +117,11 @@ def utf8(text: str) -> bytes:
         return text.encode("utf-8", "replace")
 
 
+def num_bytes(text: str) -> int:
+    """Of a text in UTF-8."""
+    return len(text) if text.isascii() else len(utf8(text))
+
+
 class Span:
     """What a stretch of text weighs."""
 

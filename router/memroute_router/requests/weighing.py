@@ -34,6 +34,7 @@ def weigh_content(
             weight.longest_bytes += _add(chain, content, start, stop)
     else:
         weight.longest_bytes = _add(chain, content, 0, num_pieces)
+    weight.longest_bytes = max(0, weight.longest_bytes - content.optional_bytes)
     weight.keys = tuple(chain.keys)
     weight.ends = chain.ends
     weight.links = chain.links
@@ -52,11 +53,6 @@ def weigh_texts(weight: PromptWeight, texts: list[str], times: int = 1) -> None:
         size = min(SAMPLED_STRETCH_BYTES, len(data) - start)
         span = weigh(data, start, size, is_ascii=is_ascii)
         _take(weight, span, times)
-
-
-def num_bytes(text: str) -> int:
-    """Of a text in UTF-8."""
-    return len(text) if text.isascii() else len(utf8(text))
 
 
 def root_of(document: dict[str, Any], leading: bytes = b"") -> int:

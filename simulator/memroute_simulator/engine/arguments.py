@@ -62,6 +62,8 @@ class EngineArguments:
     max_lora_rank: int = 16
     adapters: Mapping[str, str] = field(default_factory=dict)
     max_num_queued_reqs: int | None = None
+    stream_interval: int = 1
+    """Tokens per event of a stream, after the first."""
     kv_events: KVEventsConfig | None = None
     enable_prompt_tokens_details: bool = False
     enable_server_load_tracking: bool = False
@@ -184,6 +186,7 @@ def engine_parser() -> argparse.ArgumentParser:
     add("--max-lora-rank", type=int, default=16)
     add("--lora-modules", nargs="*", default=[], metavar="NAME=PATH")
     add("--max-num-queued-reqs", type=int)
+    add("--stream-interval", type=_positive_count, default=1)
     add("--kv-events-config", metavar="JSON")
     add("--enable-prompt-tokens-details", action="store_true")
     add("--enable-server-load-tracking", action="store_true")
@@ -211,6 +214,13 @@ def engine_parser() -> argparse.ArgumentParser:
         help="start with a fault on (GET /simulator/faults lists them)",
     )  # fmt: skip
     return parser
+
+
+def _positive_count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        msg = f"{text!r} is not 1 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
 
 
 def parse_arguments(argv: Sequence[str]) -> EngineArguments:

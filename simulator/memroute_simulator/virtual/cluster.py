@@ -14,8 +14,9 @@ from memroute_simulator.virtual.clients import Client
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.mix import PLAIN, TrafficMix
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
+from memroute_simulator.virtual.peer_network import PeerNetwork, PeerSettings
 from memroute_simulator.virtual.replica import VirtualReplica
-from memroute_simulator.virtual.router import RouterSettings, VirtualRouter
+from memroute_simulator.virtual.router import OURS, RouterSettings, VirtualRouter
 from memroute_simulator.workloads.request import Session, Workload
 
 UNFINISHED_AFTER_SECONDS = 3600.0
@@ -34,6 +35,10 @@ class FleetChange(StrEnum):
     REMOVE = "remove"
     MUTE = "mute"
     """It serves, and answers no scrape."""
+    ROUTER_LEAVES = "router-leaves"
+    """It gets no more requests, and says and hears nothing; what it has goes on."""
+    ROUTER_JOINS = "router-joins"
+    """One of that name, new: it knows nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +48,7 @@ class FleetEvent:
     at_seconds: float
     change: FleetChange
     replica: str = ""
-    """Its name; empty for ``add``."""
+    """Its name, or the router's (``router-0`` on); empty for ``add``."""
     slowdown_ratio: float = 1.0
     """For ``slow``: how much longer steps take."""
 
@@ -69,6 +74,8 @@ class Fleet:
     policy: str = "memroute"
     num_routers: int = 1
     router: RouterSettings = field(default_factory=RouterSettings)
+    peers: PeerSettings | None = field(default_factory=PeerSettings)
+    """How several routers of ours hear each other; None: they do not know of each other."""
     mix: TrafficMix = PLAIN
     """What requests, answers and clients are like beside their lengths."""
     timeout_seconds: float | None = None
@@ -108,18 +115,15 @@ class Cluster:
         self._on_progress = on_progress
         self._num_open = 0
         self._num_ended = 0
-        self.routers = [
-            VirtualRouter(
-                loop=self.loop,
-                policy=fleet.policy,
-                settings=fleet.router,
-                mix=fleet.mix,
-                rng=random.Random(self._rng.random()),  # noqa: S311
-                prefill_tokens_per_second=fleet.prefill_tokens_per_second,
-                is_running=lambda: self._num_open > 0,
-            )
-            for _ in range(fleet.num_routers)
-        ]
+        self.routers = [self._new_router(f"router-{n}") for n in range(fleet.num_routers)]
+        """Those that get requests."""
+        self.network: PeerNetwork | None = None
+        # The published policies' own routers share nothing.
+        if fleet.peers is not None and fleet.num_routers > 1 and fleet.policy in OURS:
+            chance = random.Random(self._rng.random())  # noqa: S311
+            self.network = PeerNetwork(self.loop, fleet.peers, chance)
+            for router in self.routers:
+                self.network.join(router)
         for spec, count in fleet.engines:
             for _ in range(count):
                 self._add_replica(spec)
@@ -134,7 +138,7 @@ class Cluster:
         for session in workload.sessions:
             self.loop.at(start + session.start_seconds, self._opening(session, outcomes))
         for router in self.routers:
-            router.start_scraping()
+            self._start_router(router)
         if self._sample_seconds is not None:
             self._sample()
         last = max((session.start_seconds for session in workload.sessions), default=0.0)
@@ -194,6 +198,42 @@ class Cluster:
 
     # The fleet.
 
+    def _new_router(self, name: str) -> VirtualRouter:
+        fleet = self.fleet
+        return VirtualRouter(
+            loop=self.loop,
+            policy=fleet.policy,
+            settings=fleet.router,
+            mix=fleet.mix,
+            rng=random.Random(self._rng.random()),  # noqa: S311
+            prefill_tokens_per_second=fleet.prefill_tokens_per_second,
+            is_running=self._is_running,
+            name=name,
+        )
+
+    def _start_router(self, router: VirtualRouter) -> None:
+        router.start_scraping()
+        if self.network is not None:
+            self.network.start(router, is_running=self._is_running)
+
+    def _is_running(self) -> bool:
+        return self._num_open > 0
+
+    def _router_leaves(self, name: str) -> None:
+        self.routers = [router for router in self.routers if router.name != name]
+        if self.network is not None:
+            self.network.leave(name)
+
+    def _router_joins(self, name: str) -> None:
+        router = self._new_router(name)
+        if self.network is not None:
+            self.network.join(router)
+        self._start_router(router)
+        # Each is scraped from here on: the router runs.
+        for replica in self.replicas:
+            router.add_replica(replica)
+        self.routers.append(router)
+
     def _add_replica(self, spec: EngineSpec) -> VirtualReplica:
         replica = VirtualReplica(
             self.loop,
@@ -208,6 +248,10 @@ class Cluster:
         return replica
 
     def _happening(self, event: FleetEvent) -> Callable[[], None]:
+        if event.change is FleetChange.ROUTER_LEAVES:
+            return lambda: self._router_leaves(event.replica)
+        if event.change is FleetChange.ROUTER_JOINS:
+            return lambda: self._router_joins(event.replica)
         return lambda: self._apply(event)
 
     def _apply(self, event: FleetEvent) -> None:

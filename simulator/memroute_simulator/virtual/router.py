@@ -27,6 +27,7 @@ from memroute.traffic.dispatch import (
     Waiter,
 )
 from memroute.traffic.lengths import PromptLengths
+from memroute.traffic.peers import PeerGroup
 from memroute.traffic.replica import ReplicaReading, Reservation, max_age_seconds
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing import POLICY_NAMES, SEES_PREFIXES
@@ -51,6 +52,9 @@ ORACLE = "memroute-oracle"
 """memroute's own policy, told what each cache holds, as the published policies are."""
 GUESSED_BLOCK_TOKENS = 256
 # What the router's blocks of 1,024 characters are about.
+KEY_BITS = 64
+KEY_MASK = (1 << KEY_BITS) - 1
+# Keys of the router's prefixes have 64 bits; those of a workload's segments have more.
 OURS = frozenset({MEMROUTE, ORACLE, CLAIRVOYANT})
 POLICIES = (*POLICY_NAMES, ORACLE, CLAIRVOYANT)
 SEES_CACHES = frozenset({*SEES_PREFIXES, ORACLE, CLAIRVOYANT}) - {MEMROUTE}
@@ -167,12 +171,14 @@ class VirtualRouter:
         rng: random.Random,
         is_running: Callable[[], bool],
         prefill_tokens_per_second: float,
+        name: str = "router",
     ) -> None:
         """``is_running``: whether there is still something to scrape for.
 
         ``prefill_tokens_per_second``: of one replica, for policies that have to be told.
         """
         self.loop = loop
+        self.name = name
         self.settings = settings
         self.prompts = PromptLengths()
         """How long prompts turn out to be, as the engines' ``usage`` says."""
@@ -208,6 +214,11 @@ class VirtualRouter:
         self.backlog = _Backlog(self.pool)
         self._sent: dict[VirtualReplica, dict[_Attempt, None]] = {}
         self._by_reservation: dict[Reservation, _Attempt] = {}
+
+    @property
+    def peers(self) -> PeerGroup:
+        """What it says to other routers, and what they say to it."""
+        return self.dispatcher.peers
 
     def add_replica(self, replica: VirtualReplica) -> None:
         """Start to scrape a replica, and to send to it."""
@@ -275,7 +286,10 @@ class VirtualRouter:
     def failed(self, attempt: _Attempt, why: str) -> None:
         """It has left a replica without an answer: elsewhere, while it may."""
         outcome = attempt.outcome
-        if outcome.first_token_seconds is None and self.pool.may_retry(attempt):
+        # Of a whole answer nothing has gone to the client before its end.
+        nothing_sent = outcome.first_token_seconds is None or not attempt.profile.is_stream
+        if nothing_sent and self.pool.may_retry(attempt):
+            outcome.first_token_seconds = None
             self.route(outcome, attempt.on_end)
         else:
             attempt.end(OutcomeStatus.FAILED, why)
@@ -294,7 +308,13 @@ class VirtualRouter:
             self._show(attempt, lease)
             if how.has_usage:
                 usage = how.num_choices * outcome.asked.num_output_tokens
-                self.prompts.observe(how.parts, actual_tokens=outcome.asked.num_prompt_tokens)
+                actual = outcome.asked.num_prompt_tokens
+                self.prompts.observe(how.parts, actual_tokens=actual)
+                self.dispatcher.predictions.prompt(
+                    expected=attempt.profile.num_prompt_tokens,
+                    actual=actual,
+                    now_seconds=self.loop.now_seconds,
+                )
         lease.release(is_complete=is_complete, generated_tokens=usage)
 
     def _on_first_token(self, attempt: _Attempt) -> None:
@@ -397,7 +417,8 @@ class VirtualRouter:
         asked = outcome.asked
         num_blocks = asked.num_prompt_tokens // GUESSED_BLOCK_TOKENS
         content = SegmentedContent(asked.prompt, asked.output_id)
-        return tuple(content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS))
+        keys = content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS)
+        return tuple([(key ^ key >> KEY_BITS) & KEY_MASK for key in keys])
 
     def _find_hits(self, waiter: Waiter[VirtualReplica]) -> dict[str, int]:
         if not isinstance(waiter, _Attempt):

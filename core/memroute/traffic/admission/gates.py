@@ -62,7 +62,7 @@ def reason_closed(
     ``work_tokens``: of the prompt, what the replica would have to compute. ``output_tokens``: of
     all its ``num_sequences`` together. (Adapters are looked at where the cost is: ``shortlist``.)
     """
-    if not ledger.leases and not ledger.foreign_tokens:
+    if not ledger.leases and not ledger.foreign_tokens and not ledger.num_pending:
         return None
     closed: ClosedReason | None = None
     if ledger.num_pending and _is_unproven(ledger, settings, now_seconds):

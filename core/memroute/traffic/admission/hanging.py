@@ -42,7 +42,7 @@ def hangs(
     if silent <= patience:
         return False
     if are_streams:
-        return ledger.num_pending > 0
+        return any(lease.is_pending for lease in ledger.leases)
     if ledger.tells_life:
         # Its counters were read since, and stand still: a page that nobody answers says nothing.
         since = now_seconds - silent

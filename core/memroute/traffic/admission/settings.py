@@ -5,6 +5,7 @@ ten times slower have targets that are ten times longer, and nothing else to set
 cannot meet a target even with one request, what it does alone is the floor (``FLOOR_RATIO``).
 """
 
+import math
 from enum import StrEnum
 from typing import Final
 
@@ -103,6 +104,18 @@ class AdmissionSettings:
         """The same for one on trial: its request can still be in time elsewhere."""
         self.unproven_seconds = UNPROVEN_STEPS * tpot
         self.least_silent_seconds = LEAST_SILENT_STEPS * tpot
+
+    def without_time(self) -> "AdmissionSettings":
+        """The same, where nothing is held for time: what is believed of it is wrong (safe mode)."""
+        settings = AdmissionSettings(
+            watermark_ratio=self.watermark_ratio,
+            ttft_target_seconds=self.ttft_target_seconds,
+            tpot_target_seconds=self.tpot_target_seconds,
+            max_prefill_seconds=math.inf,
+            objective=self.objective,
+        )
+        settings.tpot_target_seconds = math.inf
+        return settings
 
     def reduced(self, ratio: float) -> "AdmissionSettings":
         """The same, for requests that have to leave room for others' (0 to 1 of each limit)."""

@@ -34,8 +34,9 @@ from memroute.traffic.dispatch.selection import Assignment, Selection
 from memroute.traffic.dispatch.settings import AdmissionMode, DispatchSettings
 from memroute.traffic.dispatch.waiting_room import WaitingRoom
 from memroute.traffic.lengths import OutputLengths, TokensPerEvent
+from memroute.traffic.peers import PeerGroup
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
-from memroute.traffic.replica import ReplicaLedger, ReplicaReading, Reservation
+from memroute.traffic.replica import Predictions, ReplicaLedger, ReplicaReading, Reservation
 from memroute.traffic.replica.backend import Backend, FastestReplica, compare_speed
 from memroute.traffic.request import Hits
 from memroute.traffic.routing.cost import RandomSource
@@ -51,15 +52,20 @@ class Dispatcher(Generic[T]):
         *,
         rng: RandomSource,
         find_hits: Callable[[T], Hits] | None = None,
+        peers: PeerGroup | None = None,
     ) -> None:
         """``limits``: of what may wait, for each version of the model.
 
         ``find_hits``: tokens of a request's prompt that each replica has cached. None: guessed from
-        what was sent where, by the blocks of its profile's ``prefix``.
+        what was sent where, by the blocks of its profile's ``prefix``. ``peers``: other routers of
+        the same replicas; None: there are none.
         """
         self.lengths = OutputLengths()
         self.events = TokensPerEvent()
-        self.cached = CachedPrompts()
+        self.predictions = Predictions()
+        """What is believed of the replicas, compared with what happens."""
+        self.peers = peers or PeerGroup()
+        self.cached = CachedPrompts(self.peers.others)
         self.shares = FairShares()
         self.num_would_hold = 0
         """Requests that were sent in observe mode, and would have been held."""
@@ -68,7 +74,13 @@ class Dispatcher(Generic[T]):
         self._membership = Membership()
         self._fastest = FastestReplica()
         self._selection: Selection[T] = Selection(
-            settings, self.lengths, self.cached, self._fastest, rng=rng, find_hits=find_hits
+            settings,
+            self.lengths,
+            self.cached,
+            self._fastest,
+            rng=rng,
+            find_hits=find_hits,
+            predictions=self.predictions,
         )
         self._room: WaitingRoom[T] = WaitingRoom(
             limits, self._membership, self._selection, self.shares
@@ -96,6 +108,7 @@ class Dispatcher(Generic[T]):
         """A replica is there, its cache cold."""
         self.cached.added(backend.ledger.replica)
         self.backends[backend.ledger.replica] = backend
+        self.peers.add_replica(backend.ledger, self.cached)
 
     def remove(self, replica: str) -> Backend | None:
         """A replica is gone; leases on it stay valid until they are released."""
@@ -103,6 +116,7 @@ class Dispatcher(Generic[T]):
         backend = self.backends.pop(replica, None)
         if backend is not None:
             self._fastest.gone(backend.ledger, self.backends.values())
+            self.peers.remove_replica(backend.ledger)
         return backend
 
     def ledger(
@@ -120,6 +134,7 @@ class Dispatcher(Generic[T]):
             max_context_tokens=max_context_tokens,
             lengths=self.lengths,
             events=self.events,
+            predictions=self.predictions,
             weight_ratio=weight_ratio,
         )
 
@@ -127,6 +142,7 @@ class Dispatcher(Generic[T]):
         """A replica was read: what it holds is known anew."""
         ledger.settle(now_seconds=reading.taken_at_seconds)
         ledger.apply_reading(reading)
+        self.cached.sized(ledger)
         compare_speed(ledger, self.backends.values())
         self._fastest.learned(ledger, self.backends.values())
 
@@ -221,6 +237,8 @@ class Dispatcher(Generic[T]):
         ledger, profile = backend.ledger, reservation.profile
         was_pending = reservation.is_pending
         held = ledger.release(reservation, now_seconds=now_seconds)
+        if ledger.observer is not None:
+            ledger.observer.ended(reservation, held_tokens=held, is_complete=is_complete)
         version = backend.version if self.settings.shares else ""
         self._room.line(version).drain.freed(held, now_seconds=now_seconds)
         if was_pending and not is_complete:

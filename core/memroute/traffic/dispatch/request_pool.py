@@ -259,8 +259,9 @@ class RequestPool(Generic[R]):
             self._call_soon(self._advance)
 
     def tick(self) -> None:
-        """Time has passed: unseen answers have begun, and replicas that hang are left."""
+        """Time has passed: beliefs are judged, whole answers begin, replicas that hang are left."""
         now = self.now_seconds()
+        self.dispatcher.predictions.judge(now_seconds=now)
         for backend in list(self.dispatcher.backends.values()):
             try:
                 backend.ledger.settle(now_seconds=now)

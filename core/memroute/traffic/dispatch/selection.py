@@ -9,7 +9,7 @@ from memroute.traffic.dispatch.ask import Ask, T
 from memroute.traffic.dispatch.settings import DispatchSettings
 from memroute.traffic.lengths import OutputLengths
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
-from memroute.traffic.replica import Reservation
+from memroute.traffic.replica import Predictions, Reservation
 from memroute.traffic.replica.backend import Backend, FastestReplica
 from memroute.traffic.replica.own_requests import MEMORY_QUANTILE
 from memroute.traffic.request import Hits, RequestProfile
@@ -21,6 +21,9 @@ from memroute.traffic.routing.shortlist import Shortlist, closed_to
 # Fraction of every admission limit that applies to a tenant over its fair share while others wait:
 # the rest goes to the others at once. Chosen by hand.
 OVER_SHARE_LIMIT_RATIO: Final = 0.8
+# The policy of safe mode, and what decisions are labelled with in it.
+SAFE_POLICY: Final = "least-request"
+SAFE_MODE: Final = "safe-mode"
 NO_HITS: Hits = {}
 
 
@@ -55,6 +58,7 @@ class Selection(Generic[T]):
         *,
         rng: RandomSource,
         find_hits: Callable[[T], Hits] | None,
+        predictions: Predictions,
     ) -> None:
         """``find_hits``: None for what ``cached`` knows."""
         self.settings = settings
@@ -63,8 +67,11 @@ class Selection(Generic[T]):
         self._fastest = fastest
         self._rng = rng
         self._find_hits = find_hits
+        self._predictions = predictions
         self._chooser = _chooser(settings)
+        self._safe_chooser = PublishedChooser(SAFE_MODE, published_policy(SAFE_POLICY))
         self._reduced = settings.limits.reduced(OVER_SHARE_LIMIT_RATIO)
+        self._without_time = settings.limits.without_time()
 
     def configure(self, settings: DispatchSettings) -> None:
         """Choose by these settings from now on. Raises ``KeyError`` for a policy that is none."""
@@ -76,6 +83,7 @@ class Selection(Generic[T]):
             self._chooser = _chooser(settings)
         self.settings = settings
         self._reduced = settings.limits.reduced(OVER_SHARE_LIMIT_RATIO)
+        self._without_time = settings.limits.without_time()
 
     def ask(self, ticket: T, *, now_seconds: float) -> Ask[T]:
         """What the request needs."""
@@ -99,13 +107,13 @@ class Selection(Generic[T]):
         ``asks_gates``: False where admission is off: a published policy then gets all of them.
         """
         limits = self._limits(is_over_share=is_over_share)
-        chooser = self._chooser
+        chooser = self._chooser_now()
         if not asks_gates and not chooser.minds_gates:
             return Shortlist(backends, limits)
         return chooser.among_open(
             backends,
             ask.profile,
-            hits=self._hits(ask.ticket),
+            hits=self._hits(ask.ticket, backends),
             output_tokens=ask.output_tokens,
             limits=limits,
             max_age_seconds=self.settings.max_age_seconds,
@@ -115,8 +123,11 @@ class Selection(Generic[T]):
 
     def in_any_case(self, ask: Ask[T], gated: Shortlist) -> Shortlist:
         """``gated`` with the policy's choice where nothing is held."""
-        hits = self._hits(ask.ticket) if self._chooser.sees_prefixes else NO_HITS
-        return self._chooser.among_all(ask.profile, gated, hits=hits, rng=self._rng)
+        hits = NO_HITS
+        chooser = self._chooser_now()
+        if chooser.sees_prefixes:
+            hits = self._hits(ask.ticket, gated.backends)
+        return chooser.among_all(ask.profile, gated, hits=hits, rng=self._rng)
 
     def is_open(
         self,
@@ -157,10 +168,11 @@ class Selection(Generic[T]):
         profile, ledger = ask.profile, backend.ledger
         output, work = ask.output_tokens, found.open_work
         backend.health.trying(now_seconds=now_seconds)
-        self._chooser.sent()
+        chooser = self._chooser_now()
+        chooser.sent()
         choice = Choice(
             replica=ledger.replica,
-            policy=self._chooser.name,
+            policy=chooser.name,
             num_candidates=len(found.backends),
             num_open=found.num_open,
             wait_seconds=wait_seconds(ledger, now_seconds=now_seconds),
@@ -175,28 +187,44 @@ class Selection(Generic[T]):
             work_tokens=work,
             expected_output_tokens=output,
         )
+        reservation.expected_first_token_seconds = choice.wait_seconds + choice.own_seconds
+        if ledger.observer is not None:
+            ledger.observer.sent(ledger.replica, reservation)
         num_taught = self._cached.sent(ledger, profile)
         return Assignment(backend, choice, reservation, num_taught)
 
     # Inside.
 
+    @property
+    def is_in_safe_mode(self) -> bool:
+        """Whether what the pool believes is so far off that only memory is minded."""
+        return self._predictions.distrusted is not None and self._chooser.name == MEMROUTE
+
+    def _chooser_now(self) -> Chooser:
+        return self._safe_chooser if self.is_in_safe_mode else self._chooser
+
     def _limits(self, *, is_over_share: bool) -> AdmissionSettings:
         """A tenant that has had more than its share leaves some room to those who have not."""
+        if self.is_in_safe_mode:
+            return self._without_time
         return self._reduced if is_over_share else self.settings.limits
 
     def _ttft_target_seconds(self, num_prompt_tokens: int) -> float:
         """When the first token is due that nobody has asked for sooner.
 
         A prompt that takes longer than the target (over ``OWN_PREFILL_RATIO``) on the fastest
-        replica, idle and with nothing cached, gets as much time as it can be served in.
+        replica, idle and with nothing cached, gets as much time as it can be served in. In safe
+        mode the target counts alone: what is believed of speed is wrong.
         """
         target = self.settings.limits.ttft_target_seconds
+        if self.is_in_safe_mode:
+            return target
         alone = self._fastest.prefill_seconds(num_prompt_tokens)
         return target if alone is None else max(target, OWN_PREFILL_RATIO * alone)
 
-    def _hits(self, ticket: T) -> Hits:
+    def _hits(self, ticket: T, possible: Sequence[Backend]) -> Hits:
         find = self._find_hits
-        return self._cached.hits(ticket.profile) if find is None else find(ticket)
+        return self._cached.hits(ticket.profile, possible) if find is None else find(ticket)
 
     def _output_tokens(self, profile: RequestProfile) -> int:
         """How long the answer will be: known, learned, or assumed; all its choices together."""

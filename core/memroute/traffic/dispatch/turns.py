@@ -122,7 +122,9 @@ class Round(Generic[T]):
                     return Turn(held, reject=look)
                 found = self._looks[ask] = look
                 held.work_tokens = found.best_work
-            self._by_lane[ask.lane] = self._by_lane.get(ask.lane, 0) + 1
+            if found.open is None or found.open.ledger.leases:
+                # Not where an idle replica is left that it does not want: another may want it.
+                self._by_lane[ask.lane] = self._by_lane.get(ask.lane, 0) + 1
             seen.append(held)
             if self._may_go(held, found):
                 return Turn(held, shortlist=found)

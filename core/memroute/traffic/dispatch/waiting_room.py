@@ -315,7 +315,9 @@ class WaitingRoom(Generic[T]):
         now_seconds: float,
     ) -> None:
         """Refuse those that are late where waiting is of no use, and those whose time is over."""
-        hopeless = line.hopeless(now_seconds=now_seconds)
+        hopeless: list[Ask[T]] = []
+        if not self._selection.is_in_safe_mode:
+            hopeless = line.hopeless(now_seconds=now_seconds)
         for ask in hopeless:
             line.remove(ask)
             del self._asks[ask.ticket]

@@ -2,14 +2,19 @@
 
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.prefixes.guessed_prefixes import PrefixIndex
+from memroute.traffic.prefixes.rendezvous import OtherRouters, Rendezvous, text_key
 from memroute.traffic.prefixes.reported_blocks import BlockIndex, block_keys, chain_root
-from memroute.traffic.prefixes.sessions import SessionIndex
+from memroute.traffic.prefixes.sessions import SessionIndex, session_key
 
 __all__ = [
     "BlockIndex",
     "CachedPrompts",
+    "OtherRouters",
     "PrefixIndex",
+    "Rendezvous",
     "SessionIndex",
     "block_keys",
     "chain_root",
+    "session_key",
+    "text_key",
 ]

@@ -81,6 +81,11 @@ class PrefixIndex:
                 self._weights[replica] -= weight
                 self._holders.drop(key, bit)
 
+    def blocks(self, replica: str) -> list[tuple[int, int]]:
+        """Keys and weights of what the replica is taken to keep, the longest unused first."""
+        recent = self._recent.get(replica)
+        return [] if recent is None else list(recent.items())
+
     def forget(self, replica: str) -> None:
         """The replica is gone, or its cache is empty."""
         self._weights.pop(replica, None)

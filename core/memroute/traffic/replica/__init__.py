@@ -4,6 +4,9 @@ from memroute.traffic.replica.backend import Backend, compare_speed, usable
 from memroute.traffic.replica.decoding import Reservation
 from memroute.traffic.replica.health import ReplicaHealth
 from memroute.traffic.replica.ledger import ReplicaLedger
+from memroute.traffic.replica.observer import LeaseObserver
+from memroute.traffic.replica.peer_requests import PeerRequest
+from memroute.traffic.replica.predictions import Prediction, Predictions
 from memroute.traffic.replica.prefill_law import PrefillLaw
 from memroute.traffic.replica.rate import RateMeter
 from memroute.traffic.replica.reading import ReplicaReading, max_age_seconds
@@ -11,6 +14,10 @@ from memroute.traffic.replica.step_clock import StepClock
 
 __all__ = [
     "Backend",
+    "LeaseObserver",
+    "PeerRequest",
+    "Prediction",
+    "Predictions",
     "PrefillLaw",
     "RateMeter",
     "ReplicaHealth",

@@ -18,8 +18,9 @@ class Reservation:
 
     __slots__ = (
         "ahead_prompts", "ahead_tokens", "answered_at_seconds", "base_tokens",
-        "expected_output_tokens", "finish_step", "generated_tokens", "inverse_output",
-        "is_answered", "is_paused", "needed_tokens", "num_events", "num_sequences", "profile",
+        "expected_first_token_seconds", "expected_output_tokens", "finish_step",
+        "generated_tokens", "inverse_output", "is_answered", "is_paused", "needed_tokens",
+        "num_events", "num_sequences", "profile",
         "prompt_tokens", "sent_at_seconds", "settles_at_seconds", "work_tokens",
     )  # fmt: skip
 
@@ -50,6 +51,8 @@ class Reservation:
         """Answers that grow: the clock's ticks count for each."""
         self.num_events = 0
         """Of its stream so far."""
+        self.expected_first_token_seconds = -1.0
+        """How long its first token was expected to take when it was sent; -1: nobody said."""
         self.ahead_prompts = self.ahead_tokens = 0.0
         """What was still to be computed there when it was sent."""
         self.settles_at_seconds = -1.0

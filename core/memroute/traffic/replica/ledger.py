@@ -27,7 +27,8 @@ from typing import Final
 from memroute.traffic.lengths.events import TokensPerEvent
 from memroute.traffic.lengths.output import OutputLengths
 from memroute.traffic.replica.learned_limits import LearnedLimits
-from memroute.traffic.replica.own_requests import OwnRequests
+from memroute.traffic.replica.peer_requests import SharedRequests
+from memroute.traffic.replica.predictions import Predictions
 from memroute.traffic.replica.reading import ReplicaReading
 
 # The least that sharing may scale our own count by: a measured use of 0 is a reading that is off.
@@ -36,14 +37,13 @@ MIN_SHARING_RATIO: Final = 0.02
 COMPARED_SECONDS: Final = 2.0
 
 
-class ReplicaLedger(OwnRequests):
-    """Our requests there, and the last reading. Owns both."""
+class ReplicaLedger(SharedRequests):
+    """The requests there, and the last reading. Owns both."""
 
     __slots__ = (
-        "_max_context_tokens", "_promised_capacity_tokens", "capacity_tokens", "foreign_tokens",
-        "limit_tokens", "limits", "measured_ratio", "num_foreign_running", "num_foreign_waiting",
-        "pinned_ratio", "read_at_seconds", "reading", "replica", "sharing_ratio", "tells_life",
-        "weight_ratio",
+        "_max_context_tokens", "_promised_capacity_tokens", "capacity_tokens",
+        "limit_tokens", "limits", "measured_ratio", "pinned_ratio", "read_at_seconds", "reading",
+        "replica", "sharing_ratio", "tells_life", "weight_ratio",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,7 @@ class ReplicaLedger(OwnRequests):
         max_context_tokens: int | None = None,
         lengths: OutputLengths | None = None,
         events: TokensPerEvent | None = None,
+        predictions: Predictions | None = None,
         weight_ratio: float = 1.0,
     ) -> None:
         """``promised_capacity_tokens``: what the operator expects, used until the engine says.
@@ -62,7 +63,7 @@ class ReplicaLedger(OwnRequests):
         by its replicas. ``weight_ratio``: share of traffic that it is meant to get, relative to
         others (1 where nobody says).
         """
-        super().__init__(lengths, events)
+        super().__init__(lengths, events, predictions)
         self.replica = replica
         self.weight_ratio = weight_ratio
         self._promised_capacity_tokens = promised_capacity_tokens
@@ -78,9 +79,6 @@ class ReplicaLedger(OwnRequests):
         """How full it may be planned, and how many requests it runs at once."""
         self.measured_ratio = 0.0
         """KV use at the last scrape, 0 to 1."""
-        self.foreign_tokens = 0
-        self.num_foreign_waiting = self.num_foreign_running = 0
-        """What others hold, queue and run there, as of the last scrape."""
         self.sharing_ratio = 1.0
         """What the engine holds of our answers' tokens, counting what they share once."""
         self.pinned_ratio = 0.0
@@ -100,7 +98,8 @@ class ReplicaLedger(OwnRequests):
     def apply_reading(self, reading: ReplicaReading) -> None:
         """Take a new reading: see the module's text for what it is taken to include."""
         last = self.reading
-        self.limits.apply_reading(last, reading, num_pending=self.num_pending)
+        num_pending = sum(lease.is_pending for lease in self.leases)
+        self.limits.apply_reading(last, reading, num_pending=num_pending)
         if last is not None:
             self._count_generated(last, reading)
         computed = reading.num_computed_tokens_total
@@ -111,6 +110,7 @@ class ReplicaLedger(OwnRequests):
                 # At some time since the last one: it may hang since a moment after that.
                 alive_at = last.taken_at_seconds
                 self.progressed_at_seconds = max(self.progressed_at_seconds, alive_at)
+        held = self.held_tokens
         self.reading = reading
         self._projected_tokens = -1
         self.sent_since_reading_tokens = 0
@@ -126,6 +126,9 @@ class ReplicaLedger(OwnRequests):
             else:
                 maybe += lease.prompt_tokens
                 num_sent += lease.num_sequences
+        peer_tokens, num_peers_sent = self._peer_prompts_maybe_seen(started)
+        maybe += peer_tokens
+        num_sent += num_peers_sent
         ratio = reading.kv_cache_utilization_ratio
         self.measured_ratio = ratio or 0.0
         ended = sum(tokens for when, tokens in self._ended if when > started)
@@ -134,6 +137,13 @@ class ReplicaLedger(OwnRequests):
             self.foreign_tokens, self.sharing_ratio, self.pinned_ratio = 0, 1.0, 0.0
         else:
             measured = max(0, int(ratio * self.capacity_tokens) - ended)
+            if last is not None:
+                self._predictions.kv_cache(
+                    expected=held,
+                    actual=measured,
+                    capacity=self.capacity_tokens,
+                    now_seconds=started,
+                )
             self.foreign_tokens = max(0, measured - seen - maybe)
             self.sharing_ratio, self.pinned_ratio = 1.0, 0.0
             if measured < seen:
@@ -142,6 +152,7 @@ class ReplicaLedger(OwnRequests):
         waiting, running = reading.num_requests_waiting, reading.num_requests_running
         self.num_foreign_waiting = max(0, (waiting or 0) - num_sent)
         self.num_foreign_running = max(0, (running or 0) - self.num_streams - num_sent)
+        self._add_unseen_answers(started)
 
     # What decisions ask.
 

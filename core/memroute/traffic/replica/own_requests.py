@@ -14,6 +14,8 @@ from typing import Final
 from memroute.traffic.lengths.events import TokensPerEvent
 from memroute.traffic.lengths.output import OutputLengths
 from memroute.traffic.replica.decoding import DecodingAnswers, Reservation
+from memroute.traffic.replica.observer import LeaseObserver
+from memroute.traffic.replica.predictions import Predictions
 from memroute.traffic.replica.prefill_law import PrefillLaw
 from memroute.traffic.replica.step_clock import StepClock
 from memroute.traffic.request import RequestProfile
@@ -40,14 +42,21 @@ class OwnRequests(DecodingAnswers):
     """
 
     __slots__ = (
-        "_ended", "_events", "_leader", "_leader_events", "_lengths", "_projected_tokens",
-        "_unseen", "adapters", "leases", "num_pending", "num_shown", "pending_reserved_tokens",
-        "pending_tokens", "progressed_at_seconds", "seen_events", "seen_seconds",
-        "sent_since_reading_tokens", "settles_at_seconds", "speed", "steps",
+        "_ended", "_events", "_leader", "_leader_events", "_lengths", "_predictions",
+        "_projected_tokens",
+        "_unseen", "adapters", "leases", "num_pending", "num_shown", "observer",
+        "pending_reserved_tokens", "pending_tokens", "progressed_at_seconds", "seen_events",
+        "seen_seconds", "sent_since_reading_tokens", "settles_at_seconds", "speed", "steps",
     )  # fmt: skip
 
-    def __init__(self, lengths: OutputLengths | None, events: TokensPerEvent | None) -> None:
+    def __init__(
+        self,
+        lengths: OutputLengths | None,
+        events: TokensPerEvent | None,
+        predictions: Predictions | None,
+    ) -> None:
         super().__init__()
+        self._predictions = predictions or Predictions()
         self._lengths = lengths or OutputLengths()
         self._events = events or TokensPerEvent()
         self.leases: set[Reservation] = set()
@@ -55,8 +64,10 @@ class OwnRequests(DecodingAnswers):
         """How long prompts take."""
         self.steps = StepClock()
         """How fast answers grow."""
+        self.observer: LeaseObserver | None = None
+        """Who is told of our requests there, if anybody is."""
         self.num_pending = 0
-        """Our requests there that have not answered."""
+        """Requests there that have not answered: ours, and those that other routers tell of."""
         self.pending_tokens = 0
         """Uncached prompt tokens of those."""
         self.pending_reserved_tokens = 0
@@ -147,6 +158,12 @@ class OwnRequests(DecodingAnswers):
             self.settle(now_seconds=now_seconds)
         if lease.answered_at_seconds < 0:
             self._answered(lease, now_seconds, is_seen=True)
+            if lease.expected_first_token_seconds >= 0:
+                self._predictions.first_token(
+                    expected=lease.expected_first_token_seconds,
+                    actual=now_seconds - lease.sent_at_seconds,
+                    now_seconds=now_seconds,
+                )
         if self._leader is lease:
             self._lead(num_more, sequences, now_seconds)
         elif self._leader is None and not lease.is_paused:
@@ -173,6 +190,13 @@ class OwnRequests(DecodingAnswers):
         if generated_tokens is None:
             return
         lease.generated_tokens = generated_tokens
+        ticks = generated_tokens / lease.num_sequences
+        if lease.num_events and ticks >= MIN_TELLING_TOKENS and self.steps.mean_seconds > 0.0:
+            self._predictions.token(
+                expected=self.steps.mean_seconds,
+                actual=(now_seconds - lease.answered_at_seconds) / (ticks - 1.0),
+                now_seconds=now_seconds,
+            )
         if lease.num_events:
             self._events.observe(
                 num_tokens=generated_tokens,
@@ -220,9 +244,7 @@ class OwnRequests(DecodingAnswers):
         held = lease.prompt_tokens + self._tokens_so_far(lease)
         if self._leader is lease:
             self._lose_leader(now_seconds)
-        self._ended.append((now_seconds, held))
-        if len(self._ended) > MAX_ENDED:
-            del self._ended[: MAX_ENDED // 2]
+        self._note_end(held, now_seconds)
         if not self.num_streams:
             self.steps.idle()
         return held
@@ -287,10 +309,18 @@ class OwnRequests(DecodingAnswers):
 
     # Inside.
 
+    def _note_end(self, held_tokens: int, now_seconds: float) -> None:
+        """So much was freed: a scrape that is under way may have missed it."""
+        self._ended.append((now_seconds, held_tokens))
+        if len(self._ended) > MAX_ENDED:
+            del self._ended[: MAX_ENDED // 2]
+
     def _answered(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
         """Its prompt is computed: from now on it decodes."""
         self._waits_no_more(lease)
         lease.answered_at_seconds = now_seconds
+        if self.observer is not None:
+            self.observer.answered(lease, is_seen=is_seen)
         speed = self.speed
         if is_seen:
             speed.prefilled(

@@ -48,7 +48,7 @@ def read_chat(document: dict[str, Any], messages: object, parameter: str) -> tup
         role = message.get("role")
         if not has_tools and str(role) not in {"system", "developer"}:
             # Most templates write tools with the instructions, before the conversation.
-            content.pieces.append(tools.decode("utf-8", "replace"))
+            content.add_optional(tools.decode("utf-8", "replace"))
             has_tools = True
         content.begin_message(role)
         if index > last_question:
@@ -57,7 +57,7 @@ def read_chat(document: dict[str, Any], messages: object, parameter: str) -> tup
         if message.get("tool_calls"):
             add_calls(message["tool_calls"], content)
     if not has_tools:
-        content.pieces.append(tools.decode("utf-8", "replace"))
+        content.add_optional(tools.decode("utf-8", "replace"))
     return content, tools
 
 
@@ -93,7 +93,7 @@ def _add_reasoning(message: dict[str, Any], content: Content) -> None:
     for name in ("reasoning", "reasoning_content"):
         reasoning = message.get(name)
         if isinstance(reasoning, str):
-            content.pieces.append(reasoning)
+            content.add_optional(reasoning)
             return
 
 

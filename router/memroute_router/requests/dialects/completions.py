@@ -16,7 +16,8 @@ from memroute_router.requests.fields import (
     truncation,
 )
 from memroute_router.requests.parsed import ParsedRequest, PromptWeight, id_keys, salt_of
-from memroute_router.requests.weighing import num_bytes, weigh_content, weigh_texts
+from memroute_router.requests.text import num_bytes
+from memroute_router.requests.weighing import weigh_content, weigh_texts
 
 
 def parse_completion(document: dict[str, Any]) -> ParsedRequest:

@@ -12,7 +12,8 @@ from memroute_router.requests.dialects.chat import read_chat
 from memroute_router.requests.dialects.completions import weigh_prompts
 from memroute_router.requests.fields import model_of, truncation
 from memroute_router.requests.parsed import ParsedRequest, PromptWeight
-from memroute_router.requests.weighing import num_bytes, weigh_content, weigh_texts
+from memroute_router.requests.text import num_bytes
+from memroute_router.requests.weighing import weigh_content, weigh_texts
 
 _FIRST = ("query", "queries", "text_1", "data_1")
 _SECOND = ("documents", "text_2", "data_2", "items")

@@ -20,7 +20,7 @@ def parse_messages(document: dict[str, Any]) -> ParsedRequest:
     content.add(_system(document.get("system")), "system")
     tools = dumped(document["tools"]) if document.get("tools") else b""
     if tools:
-        content.pieces.append(tools.decode("utf-8", "replace"))
+        content.add_optional(tools.decode("utf-8", "replace"))
     last_question = _last_question(messages)
     for index, message in enumerate(messages):
         content.begin_message(message.get("role"))

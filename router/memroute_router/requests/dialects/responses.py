@@ -6,6 +6,7 @@ from memroute_router.requests.content import TOKENS_PER_CALL, Content, dumped
 from memroute_router.requests.dialects.chat import message_list
 from memroute_router.requests.fields import model_of, output_limit, session_of
 from memroute_router.requests.parsed import ParsedRequest
+from memroute_router.requests.text import num_bytes
 from memroute_router.requests.weighing import weigh_content
 
 
@@ -22,7 +23,7 @@ def parse_responses(document: dict[str, Any]) -> ParsedRequest:
     content.add(document.get("instructions"), "instructions")
     tools = dumped(document["tools"]) if document.get("tools") else b""
     if tools:
-        content.pieces.append(tools.decode("utf-8", "replace"))
+        content.add_optional(tools.decode("utf-8", "replace"))
     last_question = max(
         (index for index, item in enumerate(items) if item.get("role") == "user"), default=-1
     )
@@ -45,7 +46,9 @@ def _add_item(item: dict[str, Any], content: Content, *, with_reasoning: bool) -
     content.begin_message(role)
     if kind == "reasoning":
         if with_reasoning:
+            before = len(content.pieces)
             content.add(item.get("content") or item.get("summary"), "input")
+            content.optional_bytes += sum(map(num_bytes, content.pieces[before:]))
         return
     if "arguments" in item:
         content.add_overhead(TOKENS_PER_CALL)

@@ -279,20 +279,25 @@ class Generation:
                 wanted = choice.stream.request.num_output_tokens
                 seen = 0
                 while seen < wanted:
-                    available = await choice.stream.wait_beyond(seen)
+                    following = self._next_event(seen, wanted)
+                    available = await choice.stream.wait_beyond(following - 1)
                     chunks = []
                     if not seen:
                         chunks.append(shape.opening(index, self._usage(parsed, choices, 0)))
-                    while seen < available:
-                        seen += 1
-                        sent += 1
+                    while following <= available:
+                        text = "".join(token_text(position) for position in range(seen, following))
+                        sent += following - seen
+                        seen = following
+                        following = self._next_event(seen, wanted)
                         usage = (
                             self._usage(parsed, choices, sent)
                             if parsed.has_continuous_usage
                             else None
                         )
                         reason = choice.reason if seen == wanted else None
-                        chunks.append(shape.chunk(index, token_text(seen - 1), reason, usage))
+                        chunks.append(shape.chunk(index, text, reason, usage))
+                        if seen == wanted:
+                            break
                     await response.write(b"".join(chunks))
                     if reset_at is not None and sent >= reset_at and request.transport is not None:
                         request.transport.abort()
@@ -306,6 +311,13 @@ class Generation:
             shape.closing(choices[-1].reason, usage, includes_usage=parsed.includes_usage)
         )
         return response
+
+    def _next_event(self, seen: int, wanted: int) -> int:
+        """Tokens of a choice at its next event: the first comes alone, the last when it is there.
+
+        ``--stream-interval``, as in vLLM.
+        """
+        return 1 if not seen else min(wanted, seen + self._arguments.stream_interval)
 
     def _usage(
         self, parsed: GenerationRequest, choices: list["_Choice"], num_output_tokens: int

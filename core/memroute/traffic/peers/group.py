@@ -1,0 +1,326 @@
+"""The other routers of the same replicas: what they have said, and what that makes of our view.
+
+```text
+datagram ── known sender? ── understood? ── newer than the last? ──► its reports, one by one
+report   ── of a replica that we know ──► its ledger (load), the pool's index (prefixes, sessions)
+         ── of any other              ──► nothing
+silence  ── for SILENT_SECONDS        ──► nothing of its load counts any more
+```
+
+A router that is started again has a new incarnation: what its last one had under way is over.
+"""
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Final
+
+from memroute.traffic.peers.outbox import MAX_BYTES_PER_SECOND, Outbox
+from memroute.traffic.peers.reports import (
+    AnsweredReport,
+    EndedReport,
+    MoreKeys,
+    OpenReport,
+    Report,
+    SentReport,
+    ServedReport,
+)
+from memroute.traffic.peers.welcome import welcome
+from memroute.traffic.peers.wire import Datagram, Malformed, decode_datagram
+from memroute.traffic.prefixes.cached_prompts import CachedPrompts
+from memroute.traffic.prefixes.rendezvous import OtherRouters, text_key
+from memroute.traffic.replica import PeerRequest, ReplicaLedger
+
+SILENT_SECONDS: Final = 3.0
+# Three lists of open requests that did not come: it is gone, or cannot be heard.
+MAX_PEER_REQUESTS: Final = 20_000
+# Of one peer: more than a router has connections; bounds what a faulty one can make us hold.
+MAX_REQUEST_TOKENS: Final = 1_000_000
+# Of one request, where nobody knows what the replica holds: the longest contexts of today.
+
+
+class Dropped(StrEnum):
+    """Why a datagram counted for nothing; the value is a metric label."""
+
+    UNKNOWN_PEER = "unknown-peer"
+    SHORT = "short"
+    VERSION = "version"
+    UNAUTHENTICATED = "unauthenticated"
+    RECORD = "record"
+    OWN = "own"
+    """It is of this router itself: one of the peers' addresses is its own."""
+    LATE = "late"
+    """It came after a later one, or again."""
+
+
+class _Known:
+    """A replica that this router has too."""
+
+    __slots__ = ("cached", "ledger")
+
+    def __init__(self, ledger: ReplicaLedger, cached: CachedPrompts) -> None:
+        self.ledger = ledger
+        self.cached = cached
+
+
+class _Open:
+    """A request of a peer, and where it is."""
+
+    __slots__ = ("cached", "ledger", "new_blocks", "request", "session")
+
+    def __init__(
+        self, known: _Known, request: PeerRequest, session: int, new_blocks: tuple[int, ...]
+    ) -> None:
+        self.ledger = known.ledger
+        self.cached = known.cached
+        self.request = request
+        self.session = session
+        self.new_blocks = new_blocks
+        """Of its prompt, those that its replica was not taken to have before."""
+
+
+class Peer:
+    """One other router."""
+
+    __slots__ = ("heard_at_seconds", "incarnation", "num_missed", "open", "sequence")
+
+    def __init__(self) -> None:
+        self.incarnation = -1
+        self.sequence = -1
+        self.heard_at_seconds = -1.0
+        """When its last datagram came; -1: it was never heard."""
+        self.num_missed = 0
+        """Its datagrams that did not come, by their numbers."""
+        self.open: dict[int, _Open] = {}
+
+
+class PeerGroup:
+    """Owns what peers have said, and the outbox of what they are told."""
+
+    def __init__(self, *, max_bytes_per_second: int = MAX_BYTES_PER_SECOND) -> None:
+        self.others = OtherRouters()
+        self.outbox = Outbox(
+            is_wanted=lambda: bool(self.peers), max_bytes_per_second=max_bytes_per_second
+        )
+        self.peers: dict[str, Peer] = {}
+        """By the names that the edge has for them: their addresses."""
+        self.dropped: dict[Dropped, int] = {}
+        self.num_received = 0
+        self.incarnation = 0
+        """This router's own, told to the others: when it started, greater for later; 0: unknown."""
+        self._welcomes: dict[str, Iterator[bytes]] = {}
+        self._replicas: dict[int, _Known] = {}
+
+    # What there is.
+
+    def add_replica(self, ledger: ReplicaLedger, cached: CachedPrompts) -> None:
+        """A replica is there: what is sent to it is told, what peers tell of it counts."""
+        ledger.observer = self.outbox
+        self._replicas[text_key(ledger.replica)] = _Known(ledger, cached)
+
+    def remove_replica(self, ledger: ReplicaLedger) -> None:
+        """It is gone."""
+        key = text_key(ledger.replica)
+        known = self._replicas.get(key)
+        if known is not None and known.ledger is ledger:
+            del self._replicas[key]
+
+    @property
+    def num_missed(self) -> int:
+        """Datagrams of the peers that did not come, by their numbers."""
+        return sum(peer.num_missed for peer in self.peers.values())
+
+    def set_peers(self, names: Mapping[str, object] | set[str], *, now_seconds: float) -> None:
+        """These are the other routers from now on."""
+        for name in [name for name in self.peers if name not in names]:
+            self._forget_load(self.peers.pop(name), now_seconds)
+        for name in names:
+            if name not in self.peers:
+                self.peers[name] = Peer()
+        self.tick(now_seconds=now_seconds)
+
+    # What they say.
+
+    def receive(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        secret: bytes | None,
+        now_seconds: float,
+    ) -> Dropped | None:
+        """Take a datagram from the router of that name; why it counted for nothing, or None."""
+        self.num_received += 1
+        dropped = self._receive(name, data, secret, now_seconds)
+        if dropped is not None:
+            self.dropped[dropped] = self.dropped.get(dropped, 0) + 1
+        return dropped
+
+    def take_welcome(self, max_bytes: float) -> tuple[str, list[bytes]] | None:
+        """The next records for a router that has come, and its name; None when all is told."""
+        for name, records in list(self._welcomes.items()):
+            taken: list[bytes] = []
+            size = 0
+            for record in records:
+                taken.append(record)
+                size += len(record)
+                if size >= max_bytes:
+                    break
+            else:
+                del self._welcomes[name]
+            if taken and name in self.peers:
+                return name, taken
+            self._welcomes.pop(name, None)
+        return None
+
+    def tick(self, *, now_seconds: float) -> None:
+        """Time passes: what silent peers had under way does not count for ever."""
+        num_heard = 0
+        for peer in self.peers.values():
+            if peer.heard_at_seconds >= 0 and now_seconds - peer.heard_at_seconds < SILENT_SECONDS:
+                num_heard += 1
+            elif peer.open:
+                self._forget_load(peer, now_seconds)
+        self.others.num, self.others.num_heard = len(self.peers), num_heard
+
+    # Inside.
+
+    def _receive(
+        self, name: str, data: bytes, secret: bytes | None, now_seconds: float
+    ) -> Dropped | None:
+        peer = self.peers.get(name)
+        if peer is None:
+            return Dropped.UNKNOWN_PEER
+        read = decode_datagram(data, secret=secret)
+        if isinstance(read, Malformed):
+            return Dropped(read.value)
+        if read.incarnation == self.incarnation:
+            return Dropped.OWN
+        if read.sequence is None:
+            self._welcomed(read)
+            return None
+        is_new = read.incarnation != peer.incarnation
+        if not self._is_next(peer, read.incarnation, read.sequence, now_seconds):
+            return Dropped.LATE
+        was_silent = now_seconds - peer.heard_at_seconds >= SILENT_SECONDS
+        peer.heard_at_seconds = now_seconds
+        if was_silent or self.others.num_heard < self.others.num:
+            self.tick(now_seconds=now_seconds)
+        for report in read.reports:
+            self._apply(peer, report, now_seconds)
+        if is_new and self._is_oldest_beside(peer):
+            known = [(known.ledger.replica, known.cached) for known in self._replicas.values()]
+            self._welcomes[name] = welcome(known)
+            if self.outbox.on_records is not None:
+                self.outbox.on_records()
+        return None
+
+    def _is_oldest_beside(self, newcomer: Peer) -> bool:
+        """Whether this router has been there for longest, as far as it has heard."""
+        return (
+            all(
+                peer is newcomer or peer.incarnation < 0 or self.incarnation < peer.incarnation
+                for peer in self.peers.values()
+            )
+            and self.incarnation < newcomer.incarnation
+        )
+
+    def _welcomed(self, read: Datagram) -> None:
+        """Take what a router tells of the past; of anything else nothing."""
+        for report in read.reports:
+            if not isinstance(report, MoreKeys | ServedReport):
+                continue
+            known = self._replicas.get(report.replica)
+            if known is None:
+                continue
+            if isinstance(report, MoreKeys):
+                known.cached.peer_sent(known.ledger, report.prefix, report.tokens_per_block)
+            else:
+                replica = known.ledger.replica
+                known.cached.peer_served(report.session, replica, report.num_tokens)
+
+    def _is_next(self, peer: Peer, incarnation: int, sequence: int, now_seconds: float) -> bool:
+        is_silent = now_seconds - peer.heard_at_seconds >= SILENT_SECONDS
+        if incarnation < peer.incarnation and not is_silent:
+            return False
+        if incarnation != peer.incarnation:
+            self._forget_load(peer, now_seconds)
+            peer.incarnation = incarnation
+        elif sequence <= peer.sequence:
+            return False
+        else:
+            peer.num_missed += sequence - peer.sequence - 1
+        peer.sequence = sequence
+        return True
+
+    def _apply(self, peer: Peer, report: Report, now_seconds: float) -> None:
+        if isinstance(report, SentReport):
+            self._sent(peer, report, now_seconds)
+        elif isinstance(report, AnsweredReport):
+            found = peer.open.get(report.request)
+            if found is not None and found.request.is_pending:
+                found.ledger.peer_answered(
+                    found.request, is_seen=report.is_seen, now_seconds=now_seconds
+                )
+        elif isinstance(report, EndedReport):
+            self._ended(peer, report, now_seconds)
+        elif isinstance(report, MoreKeys):
+            known = self._replicas.get(report.replica)
+            if known is not None:
+                known.cached.peer_sent(known.ledger, report.prefix, report.tokens_per_block)
+        elif isinstance(report, OpenReport):
+            self._still_open(peer, report, now_seconds)
+
+    def _sent(self, peer: Peer, report: SentReport, now_seconds: float) -> None:
+        known = self._replicas.get(report.replica)
+        if known is None or report.request in peer.open:
+            return
+        num_new = known.cached.peer_sent(known.ledger, report.prefix, report.tokens_per_block)
+        new_blocks = report.prefix[len(report.prefix) - num_new :]
+        if report.session:
+            known.cached.peer_served(report.session, known.ledger.replica, report.prompt_tokens)
+        if len(peer.open) >= MAX_PEER_REQUESTS:
+            return
+        # A request that a replica could not hold is an error of the peer's: it counts as the most.
+        most = known.ledger.limit_tokens or MAX_REQUEST_TOKENS
+        prompt = min(most, report.prompt_tokens)
+        request = PeerRequest(
+            prompt_tokens=prompt,
+            work_tokens=min(prompt, report.work_tokens),
+            expected_output_tokens=min(most - prompt, report.expected_output_tokens),
+            num_sequences=report.num_sequences,
+            is_stream=report.is_stream,
+            now_seconds=now_seconds,
+        )
+        peer.open[report.request] = _Open(known, request, report.session, new_blocks)
+        known.ledger.peer_sent(request, now_seconds=now_seconds)
+
+    def _ended(self, peer: Peer, report: EndedReport, now_seconds: float) -> None:
+        found = peer.open.pop(report.request, None)
+        if found is None:
+            return
+        if found.request.is_pending and not report.is_complete:
+            found.cached.peer_never_computed(found.ledger.replica, found.new_blocks)
+        found.ledger.peer_ended(
+            found.request, held_tokens=report.held_tokens, now_seconds=now_seconds
+        )
+        if found.session and report.is_complete:
+            found.cached.peer_served(found.session, found.ledger.replica, report.held_tokens)
+
+    def _still_open(self, peer: Peer, report: OpenReport, now_seconds: float) -> None:
+        pending, answered = set(report.pending), set(report.answered)
+        over: list[int] = []
+        for number, found in peer.open.items():
+            if not report.first <= number <= report.last or number in pending:
+                continue
+            if number not in answered:
+                over.append(number)
+            elif found.request.is_pending:
+                found.ledger.peer_answered(found.request, is_seen=False, now_seconds=now_seconds)
+        for number in over:
+            found = peer.open.pop(number)
+            found.ledger.peer_ended(found.request, held_tokens=None, now_seconds=now_seconds)
+
+    def _forget_load(self, peer: Peer, now_seconds: float) -> None:
+        for found in peer.open.values():
+            found.ledger.peer_ended(found.request, held_tokens=None, now_seconds=now_seconds)
+        peer.open.clear()
