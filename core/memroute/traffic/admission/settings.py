@@ -49,9 +49,10 @@ class OverloadObjective(StrEnum):
     REQUESTS = "requests"
     """As many requests in time as possible: those with most work are late."""
     TOKENS = "tokens"
-    """As many tokens in time as possible: those with the fewest tokens per second of work."""
+    """As many tokens in time as possible: those that bring few tokens for their work, then those
+    with most work."""
     SIZES = "sizes"
-    """The same chance for every size: the newest are late."""
+    """The same chance for every size: the newest are late, of sizes that were served most."""
 
 
 class AdmissionSettings:
