@@ -37,6 +37,7 @@ without Kubernetes: replicas and models come from a file, which is read again wh
       admission: enforce               # observe: count what would be held; off: send all
       ttftTargetSeconds: 1.0
       tpotTargetSeconds: 0.05
+      overloadObjective: requests      # or tokens, sizes: who is late when not all can be in time
   peers: [router-b:8001]               # other routers of these replicas (or --peer)
 
 to see what it decides

@@ -4,11 +4,8 @@
 each may spend a quantum, then the next. A tenant that had nothing waiting goes first, so that a
 tenant that asks seldom does not wait behind a flood. Within a tenant, the earliest deadline.
 
-**Late.** When not all can have their first token in time, the largest are the late ones: go
-through them by deadline, and whenever one would be late, set aside the one that takes longest of
-those so far. That makes the fewest of them late (Moore, Management Science 1968; here for machines
-that share the work). It is set aside from the tenant that asks for most: a flood makes its own
-requests late. Those set aside wait until nothing that can be in time is left.
+**Late.** Those that will be late, or would make others late, are set aside (``lateness``). They
+wait until nothing that can be in time is left.
 
 **Bounded** in requests, in tokens and in time. When it is full, the tenant that has most waiting
 makes room for the others. A request that is larger than the whole bound never waits.
@@ -20,6 +17,13 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Generic, TypeVar
+
+from memroute.traffic.admission.lateness import (
+    PrefillRate,
+    QueuedRequest,
+    mark_late,
+)
+from memroute.traffic.admission.settings import OverloadObjective
 
 T = TypeVar("T")
 # Tokens that a tenant may spend in its turn, one step's worth of prompts: turns are short, and
@@ -53,44 +57,6 @@ class QueueRefusal(StrEnum):
     SIZE = "it is larger than all that may wait together"
 
 
-class QueuedRequest(Generic[T]):
-    """One request that waits."""
-
-    __slots__ = (
-        "deadline_seconds", "expires_at_seconds", "is_late", "item", "num_tokens", "order",
-        "priority", "tenant", "work_tokens",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        item: T,
-        *,
-        order: int,
-        tenant: str,
-        priority: int,
-        num_tokens: int,
-        work_tokens: int,
-        deadline_seconds: float,
-        expires_at_seconds: float,
-    ) -> None:
-        self.item = item
-        self.order = order
-        """When it came, among others."""
-        self.tenant = tenant
-        self.priority = priority
-        self.num_tokens = num_tokens
-        """What it is expected to hold."""
-        self.work_tokens = work_tokens
-        """Of its prompt, what its best replica would have to compute."""
-        self.deadline_seconds = deadline_seconds
-        self.expires_at_seconds = expires_at_seconds
-        self.is_late = False
-        """Whether it is set aside because it will be late, or others would."""
-
-    def __lt__(self, other: "QueuedRequest[T]") -> bool:
-        return (self.deadline_seconds, self.order) < (other.deadline_seconds, other.order)
-
-
 class _Flow(Generic[T]):
     """One tenant's requests of one priority."""
 
@@ -100,27 +66,6 @@ class _Flow(Generic[T]):
         self.deficit_tokens = QUANTUM_TOKENS
         self.held_tokens = 0
         self.held: list[QueuedRequest[T]] = []
-
-
-class _Planned(Generic[T]):
-    """One tenant's requests that can be in time, so far."""
-
-    __slots__ = ("by_seconds", "seconds")
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.by_seconds: list[tuple[float, int, QueuedRequest[T]]] = []
-
-    def add(self, held: QueuedRequest[T], seconds: float) -> None:
-        self.seconds += seconds
-        heapq.heappush(self.by_seconds, (-seconds, held.order, held))
-
-    def set_longest_aside(self) -> float:
-        """It will be late; returns the seconds that the others gain."""
-        longest, _, held = heapq.heappop(self.by_seconds)
-        held.is_late = True
-        self.seconds += longest
-        return -longest
 
 
 class FairQueue(Generic[T]):
@@ -306,40 +251,25 @@ class FairQueue(Generic[T]):
 
     def plan(
         self,
+        rate: PrefillRate,
         *,
-        prompt_seconds: float,
-        token_seconds: float,
-        num_replicas: int,
-        backlog_seconds: float,
+        objective: OverloadObjective,
         now_seconds: float,
     ) -> None:
-        """Say who will be late.
-
-        A prompt takes ``prompt_seconds`` and ``token_seconds`` for each token of work on one of
-        ``num_replicas``, which are busy for ``backlog_seconds`` already.
-        """
-        start = now_seconds + backlog_seconds
+        """Say who will be late, by the pool's objective."""
+        start = now_seconds + rate.backlog_seconds
         for priority in sorted(self._bands, reverse=True):
             ordered: list[QueuedRequest[T]] = []
             for flow in self._bands[priority].values():
                 ordered += flow.held
             ordered.sort()
-            planned: dict[str, _Planned[T]] = {}
-            for held in ordered:
-                own = prompt_seconds + token_seconds * held.work_tokens
-                held.is_late = held.deadline_seconds - now_seconds < own
-                if held.is_late:
-                    continue
-                start += own / num_replicas
-                tenant = planned.get(held.tenant)
-                if tenant is None:
-                    tenant = planned[held.tenant] = _Planned()
-                tenant.add(held, own)
-                if start + own * (1 - 1 / num_replicas) > held.deadline_seconds:
-                    greatest = tenant
-                    if len(planned) > 1:
-                        greatest = max(planned.values(), key=_seconds_of)
-                    start -= greatest.set_longest_aside() / num_replicas
+            start = mark_late(
+                ordered,
+                rate,
+                objective=objective,
+                start_seconds=start,
+                now_seconds=now_seconds,
+            )
 
     def in_order(self) -> list[QueuedRequest[T]]:
         """All requests in the order in which they would go.
@@ -375,10 +305,6 @@ class FairQueue(Generic[T]):
     def waiting(self) -> list[QueuedRequest[T]]:
         """All requests, in the order in which they came."""
         return list(self._by_item.values())
-
-
-def _seconds_of(planned: _Planned[T]) -> float:
-    return planned.seconds
 
 
 def _tokens_of(flow: _Flow[T]) -> int:

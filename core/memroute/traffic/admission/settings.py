@@ -6,6 +6,7 @@ engine cannot meet a target with one request, what it does alone is the floor (`
 """
 
 import math
+from enum import StrEnum
 from typing import Final
 
 # Safety margin below the TPOT target of an answer of one token. The margin shrinks with the square
@@ -32,6 +33,10 @@ STUCK_RATIO: Final = 5.0
 # Silence that makes a replica on trial hang: its request can still be in time elsewhere.
 # Unit: ratio of the TTFT target. Source: chosen by hand.
 TRIAL_RATIO: Final = 0.6
+# A prompt that takes longer than the TTFT target on an idle replica is due after this many times
+# what the prompt takes there.
+# Unit: ratio. Source: chosen by hand.
+OWN_PREFILL_RATIO: Final = 1.5
 # Longest TTFT target that times are shares of: a batch that may take an hour need not find out in
 # five of them that a replica hangs.
 # Unit: seconds. Source: a bound, chosen by hand.
@@ -54,12 +59,24 @@ UNPROVEN_STEPS: Final = 10.0
 LEAST_SILENT_STEPS: Final = 2.0
 
 
+class OverloadObjective(StrEnum):
+    """Who is late when not all can be in time; the value is that of ``overloadObjective``."""
+
+    REQUESTS = "requests"
+    """As many requests in time as possible: those with most work are late."""
+    TOKENS = "tokens"
+    """As many tokens in time as possible: those that bring few tokens for their work, then those
+    with most work."""
+    SIZES = "sizes"
+    """The same chance for every size: the newest are late, of sizes that were served most."""
+
+
 class AdmissionSettings:
     """What a pool admits by; never changed. A plain class: it is read for every replica."""
 
     __slots__ = (
         "closed_seconds", "least_silent_seconds", "max_prefill_seconds", "miss_seconds",
-        "stuck_seconds", "tpot_target_seconds", "trial_seconds", "ttft_target_seconds",
+        "objective", "stuck_seconds", "tpot_target_seconds", "trial_seconds", "ttft_target_seconds",
         "unproven_seconds", "watermark_ratio",
     )  # fmt: skip
 
@@ -70,7 +87,10 @@ class AdmissionSettings:
         ttft_target_seconds: float = 1.0,
         tpot_target_seconds: float = 0.05,
         max_prefill_seconds: float | None = None,
+        objective: OverloadObjective = OverloadObjective.REQUESTS,
     ) -> None:
+        self.objective = objective
+        """Who is late when not all can be in time."""
         self.watermark_ratio = watermark_ratio
         """Projected KV use that an admission may reach, 0 to 1."""
         self.ttft_target_seconds = ttft_target_seconds
@@ -106,6 +126,7 @@ class AdmissionSettings:
             ttft_target_seconds=self.ttft_target_seconds,
             tpot_target_seconds=self.tpot_target_seconds,
             max_prefill_seconds=math.inf,
+            objective=self.objective,
         )
         settings.tpot_target_seconds = math.inf
         return settings
@@ -117,4 +138,5 @@ class AdmissionSettings:
             ttft_target_seconds=self.ttft_target_seconds,
             tpot_target_seconds=ratio * self.tpot_target_seconds,
             max_prefill_seconds=ratio * self.max_prefill_seconds,
+            objective=self.objective,
         )

@@ -3,6 +3,7 @@
 from typing import Final, Generic, Protocol, TypeVar
 
 from memroute.traffic.admission import ClosedReason
+from memroute.traffic.dispatch.size_shares import size_class
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.request import RequestProfile
 
@@ -27,8 +28,8 @@ class Ask(Generic[T]):
     """A request that asks for room, from its submission until its verdict."""
 
     __slots__ = (
-        "closed", "deadline_seconds", "lane", "num_tokens", "output_tokens", "profile", "ticket",
-        "version", "waits_for", "wanted",
+        "closed", "deadline_seconds", "is_thin", "lane", "num_tokens", "output_tokens", "profile",
+        "size_class", "ticket", "version", "waits_for", "wanted",
     )  # fmt: skip
 
     def __init__(self, ticket: T, *, output_tokens: int, deadline_seconds: float) -> None:
@@ -38,6 +39,10 @@ class Ask(Generic[T]):
         """Expected length of its answer in tokens, all choices together."""
         self.num_tokens = self.profile.num_prompt_tokens + output_tokens
         """Tokens that it is expected to hold."""
+        self.size_class = size_class(self.num_tokens)
+        """Requests of a class are of one size within a factor of two."""
+        self.is_thin = False
+        """Whether it brings few tokens for its work, beside those that came of late."""
         self.deadline_seconds = deadline_seconds
         """When its first token should be there."""
         self.version = ""

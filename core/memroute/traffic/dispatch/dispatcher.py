@@ -36,7 +36,7 @@ from memroute.traffic.lengths import OutputLengths, TokensPerEvent
 from memroute.traffic.peers import PeerGroup
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import Predictions, ReplicaLedger, ReplicaReading, Reservation
-from memroute.traffic.replica.backend import Backend, compare_speed
+from memroute.traffic.replica.backend import Backend, FastestReplica, compare_speed
 from memroute.traffic.request import Hits
 from memroute.traffic.routing.cost import RandomSource
 
@@ -75,10 +75,12 @@ class Dispatcher(Generic[T]):
         self.closed_counts: dict[ClosedReason, int] = {}
         """Closed replicas by reason, summed over all requests at their arrival."""
         self._membership = Membership()
+        self._fastest = FastestReplica()
         self._selection: Selection[T] = Selection(
             settings,
             self.lengths,
             self.cached,
+            self._fastest,
             rng=rng,
             find_hits=find_hits,
             predictions=self.predictions,
@@ -116,6 +118,7 @@ class Dispatcher(Generic[T]):
         self.cached.removed(replica)
         backend = self.backends.pop(replica, None)
         if backend is not None:
+            self._fastest.gone(backend.ledger, self.backends.values())
             self.peers.remove_replica(backend.ledger)
         return backend
 
@@ -144,6 +147,7 @@ class Dispatcher(Generic[T]):
         ledger.apply_reading(reading)
         self.cached.sized(ledger)
         compare_speed(ledger, self.backends.values())
+        self._fastest.learned(ledger, self.backends.values())
 
     # Requests.
 
@@ -167,8 +171,7 @@ class Dispatcher(Generic[T]):
         room = self._room
         ask = self._selection.ask(ticket, now_seconds=now_seconds)
         profile = ask.profile
-        if not ticket.tried:
-            self.shares.asked(profile.tenant, ask.num_tokens, now_seconds=now_seconds)
+        room.asked(ask, now_seconds=now_seconds)
         available = self._membership.available(now_seconds=now_seconds)
         possible = available.possible(profile, ticket.tried)
         if possible is None:
@@ -182,7 +185,7 @@ class Dispatcher(Generic[T]):
         gated = self._selection.shortlist(
             ask,
             possible.backends,
-            is_over_share=room.is_over_share(ask.version, profile.tenant, now_seconds=now_seconds),
+            is_over_share=room.is_over_share(ask, now_seconds=now_seconds),
             asks_gates=mode is not _OFF,
             now_seconds=now_seconds,
         )

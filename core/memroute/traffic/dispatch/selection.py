@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, Generic
 
 from memroute.traffic.admission import AdmissionSettings
+from memroute.traffic.admission.settings import OWN_PREFILL_RATIO
 from memroute.traffic.dispatch.ask import Ask, T
 from memroute.traffic.dispatch.settings import DispatchSettings
 from memroute.traffic.lengths import OutputLengths
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import Predictions, Reservation
-from memroute.traffic.replica.backend import Backend
+from memroute.traffic.replica.backend import Backend, FastestReplica
 from memroute.traffic.replica.own_requests import MEMORY_QUANTILE
 from memroute.traffic.request import Hits, RequestProfile
 from memroute.traffic.routing.chooser import Chooser, MemrouteChooser, PublishedChooser
@@ -54,6 +55,7 @@ class Selection(Generic[T]):
         settings: DispatchSettings,
         lengths: OutputLengths,
         cached: CachedPrompts,
+        fastest: FastestReplica,
         *,
         rng: RandomSource,
         find_hits: Callable[[T], Hits] | None,
@@ -63,6 +65,7 @@ class Selection(Generic[T]):
         self.settings = settings
         self._lengths = lengths
         self._cached = cached
+        self._fastest = fastest
         self._rng = rng
         self._find_hits = find_hits
         self._predictions = predictions
@@ -88,7 +91,7 @@ class Selection(Generic[T]):
         profile = ticket.profile
         deadline = profile.deadline_seconds
         if deadline is None:
-            deadline = now_seconds + self.settings.limits.ttft_target_seconds
+            deadline = now_seconds + self._ttft_target_seconds(profile.num_prompt_tokens)
         return Ask(ticket, output_tokens=self._output_tokens(profile), deadline_seconds=deadline)
 
     def shortlist(
@@ -150,6 +153,16 @@ class Selection(Generic[T]):
         )
         return closed is None
 
+    def is_in_time(self, ask: Ask[T], found: Shortlist, *, now_seconds: float) -> bool:
+        """Whether its first token is expected in time from where it is sent now."""
+        backend = found.open
+        if backend is None:
+            return False
+        ledger = backend.ledger
+        ahead = wait_seconds(ledger, now_seconds=now_seconds)
+        own = ledger.speed.prefill_seconds(1, found.open_work)
+        return now_seconds + ahead + own <= ask.deadline_seconds
+
     def assign(self, ask: Ask[T], found: Shortlist, *, now_seconds: float) -> Assignment:
         """Reserve room on ``found.open``. Raises ``ValueError`` where it is None."""
         backend = found.open
@@ -199,6 +212,19 @@ class Selection(Generic[T]):
         if self.is_in_safe_mode:
             return self._without_time
         return self._reduced if is_over_share else self.settings.limits
+
+    def _ttft_target_seconds(self, num_prompt_tokens: int) -> float:
+        """When the first token is due that nobody has asked for sooner.
+
+        A prompt that takes longer than the target (over ``OWN_PREFILL_RATIO``) on the fastest
+        replica, idle and with nothing cached, gets as much time as it can be served in. In safe
+        mode the target counts alone: what is believed of speed is wrong.
+        """
+        target = self.settings.limits.ttft_target_seconds
+        if self.is_in_safe_mode:
+            return target
+        alone = self._fastest.prefill_seconds(num_prompt_tokens)
+        return target if alone is None else max(target, OWN_PREFILL_RATIO * alone)
 
     def _hits(self, ticket: T, possible: Sequence[Backend]) -> Hits:
         find = self._find_hits

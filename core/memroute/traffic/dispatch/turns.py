@@ -84,19 +84,19 @@ class Round(Generic[T]):
         *,
         look: Callable[[Ask[T]], Look],
         is_open: Callable[[Ask[T], Backend, int, bool], bool],
-        is_over_share: Callable[[str], bool],
+        is_over_share: Callable[[Ask[T]], bool],
         now_seconds: float,
     ) -> None:
         """``look`` moves what does not wait for room out of the line's way.
 
         ``is_open``: whether a replica takes the request now, with so many tokens to compute; the
-        last argument says whether its tenant is over its share.
+        last argument says whether it is over its share.
         """
         self._line = line
         self._look = look
         self._is_open = is_open
         self._ask_over_share = is_over_share
-        self._over_share: dict[str, bool] = {}
+        self._over_share: dict[tuple[str, int, bool], bool] = {}
         self._now_seconds = now_seconds
         self._looks: dict[Ask[T], Shortlist] = {}
         self._num_looks = 0
@@ -162,7 +162,7 @@ class Round(Generic[T]):
         num_asked = self._by_want.get(want, 0)
         if num_asked >= MAX_ASKED_PER_WANT:
             return False
-        if self._is_open(ask, wanted, held.work_tokens, self.is_over_share(held.tenant)):
+        if self._is_open(ask, wanted, held.work_tokens, self.is_over_share(held.item)):
             return True
         self._by_want[want] = num_asked + 1
         return False
@@ -182,11 +182,12 @@ class Round(Generic[T]):
             return True
         return wait_seconds(ledger, now_seconds=self._now_seconds) <= LATE_WAIT_SECONDS
 
-    def is_over_share(self, tenant: str) -> bool:
-        """Whether the tenant has had more than its share, as of the round's moment."""
-        is_over = self._over_share.get(tenant)
+    def is_over_share(self, ask: Ask[T]) -> bool:
+        """Whether those like it have had more than their share, as of the round's moment."""
+        key = (ask.profile.tenant, ask.size_class, ask.is_thin)
+        is_over = self._over_share.get(key)
         if is_over is None:
-            is_over = self._over_share[tenant] = self._ask_over_share(tenant)
+            is_over = self._over_share[key] = self._ask_over_share(ask)
         return is_over
 
     def _claim(
@@ -197,7 +198,7 @@ class Round(Generic[T]):
     ) -> None:
         """The next room where it would go is its tenant's; on any replica, where it has no wish."""
         # A slot for an adapter is nobody's room.
-        if held.is_late or closed is ClosedReason.ADAPTERS or self.is_over_share(held.tenant):
+        if held.is_late or closed is ClosedReason.ADAPTERS or self.is_over_share(held.item):
             return
         name = "" if wanted is None else wanted.ledger.replica
         if name not in self._claims:

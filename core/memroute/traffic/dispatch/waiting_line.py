@@ -7,10 +7,18 @@ could hold. They delay no other request: they are not in the order, not in the p
 late, and not in the expected wait of one more. All requests count against the same limits.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Final, Generic
 
-from memroute.traffic.admission import ClosedReason, FairQueue, QueuedRequest, QueueLimits
+from memroute.traffic.admission import (
+    ClosedReason,
+    FairQueue,
+    OverloadObjective,
+    PrefillRate,
+    QueuedRequest,
+    QueueLimits,
+)
 from memroute.traffic.admission import QueueRefusal as Refusal
 from memroute.traffic.dispatch.ask import ROOM, Ask, T
 from memroute.traffic.dispatch.drain import DrainMeter
@@ -183,7 +191,9 @@ class WaitingLine(Generic[T]):
             return []
         return [held.item for held in self._room.waiting() if held.is_late]
 
-    def plan(self, backends: Iterable[Backend], *, now_seconds: float) -> bool:
+    def plan(
+        self, backends: Iterable[Backend], objective: OverloadObjective, *, now_seconds: float
+    ) -> bool:
         """Work out who will be late; False where that was done a moment ago.
 
         ``backends``: those that may be tried now, of this version.
@@ -195,19 +205,28 @@ class WaitingLine(Generic[T]):
             return True
         self.drain.still_waits(now_seconds=now_seconds)
         prompt, token, backlog, count = 0.0, 0.0, 0.0, 0
+        least_prompt = least_token = math.inf
         for backend in backends:
             ledger = backend.ledger
             ledger.settle(now_seconds=now_seconds)
-            prompt += ledger.speed.prompt_seconds
-            token += ledger.speed.token_seconds
+            own_prompt, own_token = ledger.speed.prompt_seconds, ledger.speed.token_seconds
+            prompt += own_prompt
+            token += own_token
+            if own_token < least_token:
+                least_prompt, least_token = own_prompt, own_token
             backlog += ledger.speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
             count += 1
         if count:
             self._room.plan(
-                prompt_seconds=prompt / count,
-                token_seconds=token / count,
-                num_replicas=count,
-                backlog_seconds=backlog / count,
+                PrefillRate(
+                    num_replicas=count,
+                    prompt_seconds=prompt / count,
+                    token_seconds=token / count,
+                    least_prompt_seconds=least_prompt,
+                    least_token_seconds=least_token,
+                    backlog_seconds=backlog / count,
+                ),
+                objective=objective,
                 now_seconds=now_seconds + EARLY_SECONDS,
             )
         return True

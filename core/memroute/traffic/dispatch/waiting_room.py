@@ -9,6 +9,7 @@ from typing import Generic
 
 from memroute.traffic.admission import (
     ClosedReason,
+    OverloadObjective,
     QueueLimits,
     QueueRefusal,
     Reject,
@@ -19,6 +20,8 @@ from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask, T, adapter_slot
 from memroute.traffic.dispatch.fair_share import FairShares
 from memroute.traffic.dispatch.membership import Available, Membership
 from memroute.traffic.dispatch.selection import Assignment, Selection
+from memroute.traffic.dispatch.size_shares import SizeShares
+from memroute.traffic.dispatch.token_yield import TokenYield
 from memroute.traffic.dispatch.turns import Look, Round
 from memroute.traffic.dispatch.waiting_line import WaitingLine
 from memroute.traffic.routing.shortlist import Shortlist
@@ -44,6 +47,8 @@ class WaitingRoom(Generic[T]):
     ) -> None:
         """``limits``: of what may wait, for each version."""
         self._shares = shares
+        self._sizes = SizeShares()
+        self._yield = TokenYield()
         self._limits = limits
         self._membership = membership
         self._selection = selection
@@ -77,12 +82,29 @@ class WaitingRoom(Generic[T]):
         line = self._lines.get(version)
         return line is not None and line.is_wanted(replica)
 
-    def is_over_share(self, version: str, tenant: str, *, now_seconds: float) -> bool:
-        """Whether the tenant has had more than its share, while others wait."""
-        line = self._lines.get(version)
+    def asked(self, ask: Ask[T], *, now_seconds: float) -> None:
+        """A request came: it counts in its tenant's share, and in that of its like."""
+        profile, output = ask.profile, ask.output_tokens
+        if not ask.ticket.tried:
+            self._shares.asked(profile.tenant, ask.num_tokens, now_seconds=now_seconds)
+            self._sizes.asked(ask.size_class)
+            self._yield.asked(profile.num_prompt_tokens, output)
+        ask.is_thin = self._yield.is_thin(profile.num_prompt_tokens, output)
+
+    def is_over_share(self, ask: Ask[T], *, now_seconds: float) -> bool:
+        """Whether it has to leave room for others that wait.
+
+        Its tenant has had more than its share, or the pool's objective prefers others.
+        """
+        line = self._lines.get(ask.version)
         if line is None or not len(line):
             return False
-        return self._shares.is_over(tenant, now_seconds=now_seconds)
+        objective = self._selection.settings.limits.objective
+        if objective is OverloadObjective.SIZES and self._sizes.is_over(ask.size_class):
+            return True
+        if objective is OverloadObjective.TOKENS and ask.is_thin:
+            return True
+        return self._shares.is_over(ask.profile.tenant, now_seconds=now_seconds)
 
     def may_wait_for_replicas(self, reject: Reject) -> bool:
         """Whether a request that would be refused so is held for a replica that is not ready."""
@@ -93,6 +115,8 @@ class WaitingRoom(Generic[T]):
         """Reserve ``found.open``, whether the request had to wait or not."""
         if not ask.ticket.tried:
             self._shares.given(ask.profile.tenant, ask.num_tokens, now_seconds=now_seconds)
+            if self._selection.is_in_time(ask, found, now_seconds=now_seconds):
+                self._sizes.in_time(ask.size_class)
         self.line(ask.version).placed(ask.num_tokens, now_seconds=now_seconds)
         return self._selection.assign(ask, found, now_seconds=now_seconds)
 
@@ -240,9 +264,7 @@ class WaitingRoom(Generic[T]):
         found = self._selection.shortlist(
             ask,
             possible.backends,
-            is_over_share=self.is_over_share(
-                ask.version, ask.profile.tenant, now_seconds=now_seconds
-            ),
+            is_over_share=self.is_over_share(ask, now_seconds=now_seconds),
             asks_gates=True,
             now_seconds=now_seconds,
         )
@@ -267,7 +289,8 @@ class WaitingRoom(Generic[T]):
     ) -> bool:
         """Give out turns; True when that has changed which replicas may be tried."""
         available = self._membership.available(now_seconds=now_seconds)
-        if line.plan(available.of_version(version), now_seconds=now_seconds):
+        objective = self._selection.settings.limits.objective
+        if line.plan(available.of_version(version), objective, now_seconds=now_seconds):
             self._shares.update(now_seconds=now_seconds)
         turns: Round[T] = Round(
             line,
@@ -275,9 +298,7 @@ class WaitingRoom(Generic[T]):
             is_open=lambda ask, backend, work, is_over: self._selection.is_open(
                 ask, backend, work_tokens=work, is_over_share=is_over, now_seconds=now_seconds
             ),
-            is_over_share=lambda tenant: self.is_over_share(
-                version, tenant, now_seconds=now_seconds
-            ),
+            is_over_share=lambda ask: self.is_over_share(ask, now_seconds=now_seconds),
             now_seconds=now_seconds,
         )
         while (turn := turns.next()) is not None:
@@ -340,9 +361,7 @@ class WaitingRoom(Generic[T]):
         return self._selection.shortlist(
             ask,
             possible.backends,
-            is_over_share=self.is_over_share(
-                ask.version, ask.profile.tenant, now_seconds=now_seconds
-            ),
+            is_over_share=self.is_over_share(ask, now_seconds=now_seconds),
             asks_gates=True,
             now_seconds=now_seconds,
         )

@@ -30,6 +30,49 @@ class Backend:
         """Ready, not draining, not terminating."""
 
 
+class FastestReplica:
+    """Which replica of a pool computes long prompts fastest, of those whose speed is known.
+
+    Kept up to date reading by reading, so that asking costs nothing: all replicas are compared only
+    when the fastest one leaves, or turns out to be slower than it was.
+    """
+
+    __slots__ = ("_ledger", "_token_seconds")
+
+    def __init__(self) -> None:
+        self._ledger: ReplicaLedger | None = None
+        self._token_seconds = 0.0
+
+    def prefill_seconds(self, num_tokens: int) -> float | None:
+        """What a prompt of so many uncached tokens takes there alone; None: nobody knows yet."""
+        ledger = self._ledger
+        return None if ledger is None else ledger.speed.prefill_seconds(1, num_tokens)
+
+    def learned(self, ledger: ReplicaLedger, backends: Iterable[Backend]) -> None:
+        """What is known of the speed of one of ``backends`` may have changed."""
+        token_seconds = ledger.speed.token_seconds
+        if ledger is self._ledger and token_seconds > self._token_seconds:
+            self._find(backends)
+        elif ledger.speed.num_samples >= MIN_SAMPLES and (
+            self._ledger is None or token_seconds <= self._token_seconds
+        ):
+            self._ledger, self._token_seconds = ledger, token_seconds
+
+    def gone(self, ledger: ReplicaLedger, backends: Iterable[Backend]) -> None:
+        """It has left; ``backends`` are those that remain."""
+        if ledger is self._ledger:
+            self._find(backends)
+
+    def _find(self, backends: Iterable[Backend]) -> None:
+        self._ledger = None
+        for backend in backends:
+            speed = backend.ledger.speed
+            if speed.num_samples >= MIN_SAMPLES and (
+                self._ledger is None or speed.token_seconds < self._token_seconds
+            ):
+                self._ledger, self._token_seconds = backend.ledger, speed.token_seconds
+
+
 def usable(
     backends: Iterable[Backend],
     *,
