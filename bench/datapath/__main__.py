@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.datapath.cases import CASES, QUICK_RATES, Plan, Rig, run_cases
+from bench.datapath.cases import CASES, QUICK_CONNECTIONS, QUICK_RATES, Plan, Rig, run_cases
 from bench.datapath.peer import PeerError, read_peer
 from bench.datapath.report import document_of, ratios, reference_line, tables
 from bench.datapath.rig import RigError, build, engines, metrics_page
@@ -81,6 +81,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
             runs=options.runs or 2,
             seconds=options.seconds or 0.8,
             rates=QUICK_RATES,
+            max_connections=QUICK_CONNECTIONS,
             num_slow_rounds=1,
             keeps_running=True,
         )

@@ -21,6 +21,8 @@ NUM_IDLE_STREAMS = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 
 # A router needs two files for each; not every machine lets a process open so many.
 RATES = tuple(round(10_000 * 1.12**step) for step in range(26))
 # Events per second that are offered to a router, in steps of 12 %: 10k to 170k.
+QUICK_CONNECTIONS = 2_000
+# Idle streams of a quick run: opening ten thousand through a slow router takes a minute.
 QUICK_RATES = RATES[::3]
 # In steps of 40 %: three or four looks find the highest.
 MAX_EVENTS_PER_READ = 1.25
@@ -54,7 +56,7 @@ CASES = {
         is_stream=True,
     ),
     "idle": Case(
-        title=f"{NUM_IDLE_STREAMS:,} streams, an event on each every 5 s: memory",
+        title=f"up to {NUM_IDLE_STREAMS:,} streams, an event on each every 5 s: memory",
         connections=NUM_IDLE_STREAMS,
         body_bytes=1024,
         is_stream=True,
@@ -83,6 +85,7 @@ class Plan:
     """Of each run, after a second of warming up."""
     rates: tuple[int, ...] = RATES
     """Events per second that are offered on streams."""
+    max_connections: int = NUM_IDLE_STREAMS
     num_slow_rounds: int
     """Of the rounds, the last ones, that have ``SLOW_CASES``."""
     keeps_running: bool = False
@@ -226,17 +229,26 @@ def _run(case: Case, router: RunningPeer, load: Path, plan: Plan) -> Measured:
     def once(interval_us: int | None) -> Measured:
         return measure(
             load, host=router.host, port=router.port, router=router,
-            connections=case.connections, seconds=plan.seconds, body_bytes=case.body_bytes,
-            interval_us=interval_us,
+            connections=min(case.connections, plan.max_connections), seconds=plan.seconds,
+            body_bytes=case.body_bytes, interval_us=interval_us,
         )  # fmt: skip
 
     if case.interval_seconds is not None:
         return once(round(case.interval_seconds * 1e6))
-    return _highest_rate(once, plan.rates) if case.is_stream else once(None)
+    if not case.is_stream:
+        return once(None)
+    found = _highest_rate(once, plan.rates)
+    if found is None:
+        msg = f"{router.peer.name}: clumps or is late with {plan.rates[0]:,} events/s already"
+        raise PeerError(msg)
+    return found
 
 
-def _highest_rate(once: Callable[[int], Measured], rates: tuple[int, ...]) -> Measured:
-    """The run at the highest rate that is passed on event by event: a search by halves."""
+def _highest_rate(once: Callable[[int], Measured], rates: tuple[int, ...]) -> Measured | None:
+    """The run at the highest rate that is passed on event by event: a search by halves.
+
+    None: none is.
+    """
     low, high = 0, len(rates)
     best: Measured | None = None
     while low < high:
@@ -253,8 +265,7 @@ def _highest_rate(once: Callable[[int], Measured], rates: tuple[int, ...]) -> Me
             best, low = found, middle + 1
         else:
             high = middle
-            best = best or (found if middle == 0 else None)
-    return best or found
+    return best
 
 
 def _told(case: Case, measured: Measured | None) -> str:

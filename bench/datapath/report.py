@@ -27,12 +27,12 @@ def tables(results: Results) -> Iterator[Table]:
         for peer, runs in by_peer.items():
             found = [run for run in runs if run is not None]
             if not found:
-                table.add_row(peer, "failed")
+                table.add_row(peer, "failed" if runs else "does not do it")
                 continue
             table.add_row(
                 peer,
                 f"{statistics.median(_rate(run, case.is_stream) for run in found):,.0f}",
-                "" if peer == OURS else _ratio_in_words(by_peer, peer, case),
+                "" if peer == OURS or not _has_rate(case) else _ratio_in_words(by_peer, peer, case),
                 f"{_median(found, lambda run: run.p50_seconds) * 1e3:.3f}",
                 f"{_median(found, lambda run: run.p99_seconds) * 1e3:.3f}",
                 _added(found, direct),
@@ -62,8 +62,8 @@ def ratios(results: Results) -> Table:
     for peer in peers:
         table.add_column(peer, justify="right")
     for name, by_peer in results.runs.items():
-        if CASES[name].num_scraped or CASES[name].interval_seconds is not None:
-            continue  # not a rate that is looked for
+        if not _has_rate(CASES[name]):
+            continue
         table.add_row(name, *(_ratio_in_words(by_peer, peer, CASES[name]) for peer in peers))
     return table
 
@@ -110,6 +110,11 @@ def ratio_to(
         if ours is not None and theirs is not None and _rate(theirs, is_stream)
     ]
     return (min(ratios), statistics.median(ratios), max(ratios)) if ratios else None
+
+
+def _has_rate(case: Case) -> bool:
+    """Whether it looks for the highest rate: the others are about memory and CPU."""
+    return not case.num_scraped and case.interval_seconds is None
 
 
 def _ratio_in_words(by_peer: dict[str, list[Measured | None]], peer: str, case: Case) -> str:

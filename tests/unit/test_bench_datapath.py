@@ -1,10 +1,11 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from bench.datapath.__main__ import parse_options, plan_of
-from bench.datapath.cases import CASES, QUICK_RATES, RATES, Results
+from bench.datapath.cases import CASES, QUICK_RATES, RATES, Results, _highest_rate
 from bench.datapath.report import document_of, ratios, reference_line, tables
 from bench.datapath.rig import Measured
 
@@ -41,6 +42,14 @@ def test_a_quick_one_has_every_case_and_the_peers_with_a_bar():
     assert (plan.runs, plan.seconds, plan.num_slow_rounds) == (2, 0.8, 1)
     assert plan.rates == QUICK_RATES
     assert plan.keeps_running
+
+
+def test_a_router_that_keeps_up_with_no_rate_has_none():
+    """What it had buffered came at once, and read as five times the rate of the others."""
+    late = replace(measured(200_000.0), events_per_read=9.0)
+    assert _highest_rate(lambda _: late, (10_000, 14_000)) is None
+    on_time = measured(10_000.0)
+    assert _highest_rate(lambda _: on_time, (10_000, 14_000)) is on_time
 
 
 def test_what_is_said_beside_quick_goes_before_it():

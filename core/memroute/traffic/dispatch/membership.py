@@ -50,11 +50,12 @@ class Available:
         self._shares = shares
         self._least_limit = least_limit
         self._by_version: dict[str, list[Backend]] = {}
+        self.versions: tuple[str, ...] = ()
+        """Of the model, where they have shares; empty where all compete."""
         if shares:
             for backend in backends:
                 self._by_version.setdefault(backend.version, []).append(backend)
-        self.versions = tuple(sorted(self._by_version))
-        """Of the model, where they have shares; empty where all compete."""
+            self.versions = tuple(sorted(self._by_version))
 
     def of_version(self, version: str) -> list[Backend]:
         """The replicas of a version; all of them where all versions compete."""

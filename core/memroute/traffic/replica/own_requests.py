@@ -388,9 +388,10 @@ class OwnRequests(DecodingAnswers):
         if lease.settles_at_seconds >= 0:
             lease.settles_at_seconds = -1.0
             self._unseen.remove(lease)
-            self.settles_at_seconds = min(
-                (other.settles_at_seconds for other in self._unseen), default=math.inf
-            )
+            earliest = math.inf
+            for other in self._unseen:
+                earliest = min(earliest, other.settles_at_seconds)
+            self.settles_at_seconds = earliest
 
     def _re_estimate_due(self) -> None:
         """Answers that have outlived their expected length get a new one."""
