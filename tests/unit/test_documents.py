@@ -94,3 +94,25 @@ def test_the_files_of_the_architecture_page_exist(repository):
             folder = path.parent
             num_files += 1
     assert num_files > 50
+
+
+def test_the_constants_that_the_pages_name_exist(repository):
+    """A reader looks a name up to see its source and what it does: it has to be there."""
+    source = "".join(
+        path.read_text()
+        for folder in ("core/memroute/traffic", "router/memroute_router")
+        for path in (repository / folder).rglob("*.py")
+    )
+    pages = ("explanation/routing.md", "how-to/when-it-refuses.md")
+    for page in pages:
+        for name in re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", (repository / "docs" / page).read_text()):
+            assert re.search(rf"^{name}: Final", source, re.MULTILINE), f"{page}: {name}"
+
+
+def test_the_metrics_that_the_runbook_names_exist(repository):
+    """A metric that nobody exports shows nothing."""
+    known = (repository / "docs" / "reference" / "metrics.md").read_text()
+    for page in ("explanation/routing.md", "how-to/when-it-refuses.md", "reference/errors.md"):
+        text = (repository / "docs" / page).read_text()
+        for name in re.findall(r"`?(memroute_router_[a-z_]+)", text):
+            assert f"`{name}`" in known, f"{page}: {name}"
