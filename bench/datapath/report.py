@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bench.datapath.cases import CASES, Results
+from bench.datapath.cases import CASES, Case, Results
 from bench.datapath.rig import Measured
 
 OURS = "memroute"
@@ -27,13 +27,12 @@ def tables(results: Results) -> Iterator[Table]:
         for peer, runs in by_peer.items():
             found = [run for run in runs if run is not None]
             if not found:
-                table.add_row(peer, "failed")
+                table.add_row(peer, "failed" if runs else "does not do it")
                 continue
-            ratio = None if peer == OURS else ratio_to(by_peer, peer, case.is_stream)
             table.add_row(
                 peer,
                 f"{statistics.median(_rate(run, case.is_stream) for run in found):,.0f}",
-                "" if ratio is None else "{1:.2f}x ({0:.2f} to {2:.2f})".format(*ratio),
+                "" if peer == OURS or not _has_rate(case) else _ratio_in_words(by_peer, peer, case),
                 f"{_median(found, lambda run: run.p50_seconds) * 1e3:.3f}",
                 f"{_median(found, lambda run: run.p99_seconds) * 1e3:.3f}",
                 _added(found, direct),
@@ -53,6 +52,26 @@ def tables(results: Results) -> Iterator[Table]:
         table = Table(title="failed", title_justify="left", show_header=False)
         table.add_row(failure)
         yield table
+
+
+def ratios(results: Results) -> Table:
+    """How many times each router's rate memroute's is, in every case, in one table."""
+    peers = [name for name in next(iter(results.runs.values())) if name != OURS]
+    table = Table(title=f"{OURS}'s rate is so many times theirs", title_justify="left")
+    table.add_column("case")
+    for peer in peers:
+        table.add_column(peer, justify="right")
+    for name, by_peer in results.runs.items():
+        if not _has_rate(CASES[name]):
+            continue
+        table.add_row(name, *(_ratio_in_words(by_peer, peer, CASES[name]) for peer in peers))
+    return table
+
+
+def reference_line(results: Results) -> str:
+    """How slow the machine was."""
+    loops = results.loop_milliseconds
+    return f"reference loop: {min(loops):.1f} to {max(loops):.1f} ms"
 
 
 def document_of(results: Results) -> dict[str, Any]:
@@ -77,6 +96,7 @@ def document_of(results: Results) -> dict[str, Any]:
             for name, by_peer in results.runs.items()
         },
         "failures": results.failures,
+        "loop_milliseconds": results.loop_milliseconds,
     }
 
 
@@ -90,6 +110,18 @@ def ratio_to(
         if ours is not None and theirs is not None and _rate(theirs, is_stream)
     ]
     return (min(ratios), statistics.median(ratios), max(ratios)) if ratios else None
+
+
+def _has_rate(case: Case) -> bool:
+    """Whether it looks for the highest rate: the others are about memory and CPU."""
+    return not case.num_scraped and case.interval_seconds is None
+
+
+def _ratio_in_words(by_peer: dict[str, list[Measured | None]], peer: str, case: Case) -> str:
+    ratio = ratio_to(by_peer, peer, case.is_stream)
+    if ratio is None:
+        return "not measured"
+    return "{1:.2f}x ({0:.2f} to {2:.2f})".format(*ratio)
 
 
 def cpu_each(run: Measured, is_stream: bool) -> float:

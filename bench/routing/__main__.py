@@ -18,6 +18,7 @@ from bench.routing.constants.study import measure_constants
 from bench.routing.deciding import deciding
 from bench.routing.http import DEFAULT_ROUTERS, HTTP_CASES, VLLM_CPU, HttpOptions, measure_over_http
 from bench.routing.mixes import ANSWER_MIXES, DEFAULT_MIXES, MIXES
+from bench.routing.objectives import DEFAULT_CASES
 from bench.routing.plots import ENDINGS, PLOTTED, plot
 from bench.routing.progress import IncompleteError, Row
 from bench.routing.report import tables_of
@@ -39,6 +40,7 @@ answers    the same by what answers are like: whole, in events of many tokens, s
            (n); over the plain ones
 scrape     attainment by scrape period, 0.05 to 15 s, at a rate near the knee
 overload   goodput at 0.8 to 4 times that rate
+objectives who is served at 1 to 2 times that rate, by the objective that is set (overloadObjective)
 faults     a replica that fails, hangs, slows down or hides: who touches it, who is lost
 fairness   a tenant who sends a tenth, alone and beside one who sends ten times as much
 routers    1, 2, 4 and 8 routers of the same replicas on workloads whose prompts share: what they
@@ -120,6 +122,8 @@ def _rows(options: argparse.Namespace) -> list[Row]:
 
 def _options(options: argparse.Namespace) -> Options:
     cases, policies = _known(options.study)
+    if options.study == "objectives":
+        cases = DEFAULT_CASES
     return Options(
         cases=tuple(cases if options.cases is None else options.cases.split(",")),
         policies=tuple(policies if options.policies is None else options.policies.split(",")),
@@ -153,7 +157,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
                 parser.error(f"no such one in --{name}: {value!r}; there are {', '.join(known)}")
     if options.mix is not None:
         _check_mixes(parser, options)
-    if options.cases is not None and options.study not in (*SWEPT, "slow", "http"):
+    if options.cases is not None and options.study not in (*SWEPT, "objectives", "slow", "http"):
         parser.error(f"{options.study} has a workload of its own: no --cases")
     if options.study == "routers" and options.policies != parser.get_default("policies"):
         parser.error("routers compares how routers hear each other: no --policies")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from bench.routing.cases import Case
 from bench.routing.refusals import Refusals
+from memroute.traffic.admission import AdmissionSettings
+from memroute.traffic.dispatch import DispatchSettings
 from memroute_simulator.virtual.cluster import Cluster, Fleet
 from memroute_simulator.virtual.mix import PLAIN, TrafficMix
 from memroute_simulator.virtual.outcome import Summary, summarize
@@ -32,6 +34,8 @@ class Point:
     rate: float
     summary: Summary
     refusals: Refusals
+    sent_over_seconds: float
+    """From the first request that is judged to the last."""
     goodput_per_second: float
     """Requests of each second of sending that met their target, however long the last one took."""
 
@@ -46,10 +50,11 @@ def run(
     times: float = 1.0,
     mix: TrafficMix = PLAIN,
     num_routers: int | None = None,
+    limits: AdmissionSettings | None = None,
 ) -> Point:
     """One run of a case at one rate, with ``times`` as many requests as usual.
 
-    ``num_routers``: None for the case's own.
+    ``num_routers``: None for the case's own. ``limits``: memroute's; None for the defaults.
     """
     workload = case.workload(rate, seed, times=times)
     fleet = Fleet(
@@ -57,7 +62,10 @@ def run(
         policy=policy,
         num_routers=case.num_routers if num_routers is None else num_routers,
         mix=mix,
-        router=RouterSettings(scrape_seconds=scrape_seconds),
+        router=RouterSettings(
+            scrape_seconds=scrape_seconds,
+            dispatch=DispatchSettings(limits=limits or AdmissionSettings()),
+        ),
     )
     cluster = Cluster(fleet, seed=seed, sample_seconds=None)
     outcomes = cluster.run(workload)
@@ -71,6 +79,7 @@ def run(
         rate=rate,
         summary=summary,
         refusals=Refusals.of(outcomes, case.target),
+        sent_over_seconds=span,
         goodput_per_second=summary.attainment_ratio * len(outcomes) / span,
     )
 

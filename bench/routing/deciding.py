@@ -4,12 +4,11 @@ Beside each row stands what a fixed piece of work took just before it, in Python
 machine that others share, an hour that is slow shows there too.
 """
 
-import hashlib
 import random
 import time
-from collections.abc import Callable
 from typing import Any
 
+from bench.reference import hash_milliseconds, loop_milliseconds
 from memroute.traffic.admission import QueueLimits
 from memroute.traffic.dispatch import Assignment, Backend, Dispatcher, DispatchSettings
 from memroute.traffic.replica import ReplicaReading
@@ -20,11 +19,6 @@ NUM_DECISIONS = 400
 STREAMS_PER_REPLICA = 20
 PROMPT_TOKENS = 32_768
 TOKENS_PER_BLOCK = 256
-# The fixed work: some 10 ms each on a core of 2024. The least of five, so that only what is slow
-# throughout shows.
-LOOP_STEPS = 200_000
-HASHED_BYTES = b"memroute" * (1 << 21)
-NUM_REFERENCES = 5
 
 
 class _Asking:
@@ -55,7 +49,7 @@ def deciding(*, seed: int = 1) -> list[dict[str, Any]]:
 
 def _measured(num_replicas: int, seed: int) -> dict[str, Any]:
     rng = random.Random(seed)  # noqa: S311 - a benchmark
-    loop, hashing = _least_milliseconds(_loop), _least_milliseconds(_hash)
+    loop, hashing = loop_milliseconds(), hash_milliseconds()
     dispatcher: Dispatcher[_Asking] = Dispatcher(
         DispatchSettings(),
         QueueLimits(max_requests=10**6, max_tokens=10**12, max_seconds=60.0),
@@ -100,24 +94,3 @@ def _measured(num_replicas: int, seed: int) -> dict[str, Any]:
         "loop_milliseconds": loop,
         "hash_milliseconds": hashing,
     }
-
-
-def _loop() -> None:
-    """Additions, interpreted."""
-    total = 0
-    for step in range(LOOP_STEPS):
-        total += step & 7
-
-
-def _hash() -> None:
-    """16 MiB through SHA-256, in C."""
-    hashlib.sha256(HASHED_BYTES).digest()
-
-
-def _least_milliseconds(work: Callable[[], None]) -> float:
-    times = []
-    for _ in range(NUM_REFERENCES):
-        begun = time.perf_counter()
-        work()
-        times.append(1e3 * (time.perf_counter() - begun))
-    return min(times)

@@ -12,6 +12,7 @@ PLOTTED: dict[str, tuple[str, str, str | None]] = {
     "answers": ("capacity_per_second", "mix", None),
     "scrape": ("attainment_ratio", "policy", "scrape_seconds"),
     "overload": ("goodput_per_second", "policy", "load"),
+    "objectives": ("attainment_ratio", "objective", "load"),
     "faults": ("attainment_ratio", "policy", None),
     "fairness": ("flooded_ttft_p99_seconds", "policy", None),
     "routers": ("prefix_hit_ratio", "policy", "num_routers"),

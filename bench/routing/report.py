@@ -60,6 +60,33 @@ def _size_tables(rows: Rows) -> list[Table | str]:
     return [table]
 
 
+def objectives_tables(rows: Rows) -> list[Table | str]:
+    """Who is served, by objective and load."""
+    table = Table(title="by objective and load; fifths of the requests' sizes, shortest first")
+    for name in (
+        "case", "load", "objective", "attained", "by fifths", "of tokens", "goodput/s",
+        "goodput, tokens/s",
+    ):  # fmt: skip
+        is_text = name in {"case", "objective"}
+        table.add_column(name, justify="left" if is_text else "right")
+    keys = dict.fromkeys((row["case"], row["load"], row["objective"]) for row in rows)
+    for case, load, objective in sorted(keys, key=lambda key: key[:2]):
+        own = [
+            row for row in rows
+            if (row["case"], row["load"], row["objective"]) == (case, load, objective)
+        ]  # fmt: skip
+        fifths = zip(*(row["size_attainment_ratios"] for row in own), strict=True)
+        table.add_row(
+            case, f"{load:g}", objective,
+            _with_interval([row["attainment_ratio"] for row in own]),
+            " ".join(f"{mean(list(fifth)):.2f}" for fifth in fifths),
+            _share(own, "token_attainment_ratio"),
+            f"{mean([row['goodput_per_second'] for row in own]):.1f}",
+            f"{mean([row['goodput_tokens_per_second'] for row in own]):,.0f}",
+        )  # fmt: skip
+    return [table]
+
+
 def deciding_tables(rows: Rows) -> list[Table | str]:
     """What one decision costs."""
     table = Table(title="one decision: prompts of 32k tokens, 20 answers per replica")
@@ -447,6 +474,7 @@ _TABLES = {
     "answers": answers_tables,
     "scrape": scrape_tables,
     "overload": overload_tables,
+    "objectives": objectives_tables,
     "faults": faults_tables,
     "fairness": fairness_tables,
     "routers": routers_tables,

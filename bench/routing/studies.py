@@ -14,9 +14,12 @@ from bench.routing.cases import CASES, Case, trace_case
 from bench.routing.fairness import TOLD_APART, run_fairness
 from bench.routing.faults import SCENARIOS, run_scenario
 from bench.routing.mixes import MIXES, num_routers, scrape_seconds
+from bench.routing.objectives import LOADS as OBJECTIVE_LOADS
+from bench.routing.objectives import run_objective
 from bench.routing.progress import Row, collect
 from bench.routing.routers import NUM_ROUTERS, ROUTER_CASES, WAYS, run_routers
 from bench.routing.slow import LEAST_REQUEST, LOADS, SLOW_CASES, carried_per_second, run_slow
+from memroute.traffic.admission import OverloadObjective
 from memroute_simulator.virtual.router import CLAIRVOYANT, MEMROUTE, ORACLE
 
 OURS = MEMROUTE
@@ -175,6 +178,23 @@ def _swept(job: tuple[str, Chosen, str, int, float, float, str]) -> Row:
     return _told(point) | asdict(point.refusals) | facts
 
 
+def objectives(options: Options) -> list[Row]:
+    """Who is served under overload, by the objective; of memroute alone."""
+    work = [
+        (one, objective.value, seed, load)
+        for one in map(_at_its_knee, _chosen(options))
+        for seed in options.seeds
+        for load in OBJECTIVE_LOADS
+        for objective in OverloadObjective
+    ]
+    return _spread(_objective, work, options.jobs, "objectives")
+
+
+def _objective(job: tuple[Chosen, str, int, float]) -> Row:
+    chosen, objective, seed, load = job
+    return run_objective(chosen.case(), objective, seed=seed, load=load)
+
+
 def faults(options: Options) -> list[Row]:
     """What a replica that fails, hangs or hides does to the others' requests."""
     work = [
@@ -263,6 +283,7 @@ STUDIES: dict[str, Callable[[Options], list[Row]]] = {
     "answers": answers,
     "scrape": scrape,
     "overload": overload,
+    "objectives": objectives,
     "faults": faults,
     "fairness": fairness,
     "routers": routers,

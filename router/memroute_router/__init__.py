@@ -1,8 +1,15 @@
-"""The HTTP edge: OpenAI requests in, the replica under the least KV pressure, bytes back.
+"""The HTTP edge: requests in, the replica on which each costs least in seconds, bytes back.
 
 ```text
-http.server → lifecycle: intake (parse once) → pools.submit (decide, choose and reserve in one step)
-            → attempt (http.client, bytes forwarded, events counted) → the lease ends, exactly once
-discovery (API server) and scrape (engines' /metrics) keep the pools true meanwhile
+http/server → lifecycle: intake (parse and size once)
+            → Pool.submit (decide, choose and reserve in one step)
+            → attempt (http/client: bytes forwarded, events counted) → the lease ends, exactly once
+
+discovery (API server) or static (a file)   which replicas there are, by which settings
+scrape (engines' /metrics)                  what each replica holds
+peers (UDP)                                 what other routers send
 ```
+
+``lifecycle`` is the page to read first; ``phases`` says what can happen when. The decisions are in
+``memroute.traffic``.
 """

@@ -126,10 +126,11 @@ class Router:
                     stalled_engine_seconds=settings.stalled_engine_seconds,
                 ),
                 id_prefix=secrets.token_hex(6).encode(),
-            )
+            ),
+            otherwise=self._answer_itself,
         )
         self.server = Server(
-            self._handle,
+            self.proxy.handle,
             outbox,
             limits=ServerLimits(
                 max_connections=settings.max_connections or _max_connections(),
@@ -244,13 +245,11 @@ class Router:
                 )
                 group.create_task(pods, name="peer pods")
 
-    def _handle(self, exchange: Exchange) -> None:
+    def _answer_itself(self, exchange: Exchange) -> None:
+        """What is not sent to an engine."""
         path = exchange.path
         method = exchange.method
         route = ROUTES.get(path)
-        if route is not None and method == b"POST":
-            self.proxy.handle(exchange, route)
-            return
         own = self._own_routes.get(path)
         if own is None and path.startswith(MODEL_PATH):
             own = self._model

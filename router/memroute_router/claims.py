@@ -8,6 +8,7 @@ the key they authenticate with, of which only a hash is kept. Else all requests 
 import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Final
 
 from memroute_router.http.fields import PRIORITY, TENANT, TTFT_MILLISECONDS
 
@@ -23,6 +24,11 @@ class TenantSource(StrEnum):
     NONE = "none"
     KEY = "key"
     HEADER = "header"
+
+
+# Looked up once, not for every request.
+_KEY: Final = TenantSource.KEY
+_HEADER: Final = TenantSource.HEADER
 
 
 class Claims:
@@ -45,11 +51,11 @@ def read_claims(
 ) -> Claims:
     """What is believed; a claim that cannot be read is none."""
     tenant = ""
-    if tenants is TenantSource.KEY:
+    if tenants is _KEY:
         key = fields.get(b"authorization") or fields.get(b"x-api-key")
         if key is not None:
             tenant = hashlib.blake2b(key, digest_size=_HASH_BYTES).hexdigest()
-    elif tenants is TenantSource.HEADER:
+    elif tenants is _HEADER:
         tenant = fields.get(TENANT, b"")[:MAX_TENANT_BYTES].decode("ascii", "replace")
     if not trusts_headers:
         return Claims(tenant, 0, None) if tenant else NO_CLAIMS

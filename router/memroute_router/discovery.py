@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from memroute.traffic.admission import OverloadObjective
 from memroute.traffic.dispatch import AdmissionMode
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_kube import (
@@ -76,6 +77,7 @@ def read_pool_settings(obj: KubeObject) -> tuple[str, PoolSettings]:
         admission=AdmissionMode(routing.get("admission", "enforce")),
         ttft_target_seconds=float(routing.get("ttftTargetSeconds", DEFAULT_TTFT_TARGET_SECONDS)),
         tpot_target_seconds=float(routing.get("tpotTargetSeconds", DEFAULT_TPOT_TARGET_SECONDS)),
+        overload_objective=_overload_objective(routing),
         adapters=tuple(routing.get("adapters") or ()),
         unready_reason=_unready_reason(obj),
     )
@@ -179,6 +181,15 @@ class Discovery:
                 for model, own in settings.items()
             }
         )
+
+
+def _overload_objective(routing: Mapping[str, object]) -> OverloadObjective:
+    """Its default, too, where a ModelDeployment is newer than this router and says another."""
+    given = routing.get("overloadObjective")
+    return next(
+        (objective for objective in OverloadObjective if objective.value == given),
+        OverloadObjective.REQUESTS,
+    )
 
 
 def _unready_reason(obj: KubeObject) -> str | None:

@@ -23,6 +23,8 @@ router that shuts down. Nothing here awaits: each step runs to its end when some
 
 import logging
 import time
+from collections.abc import Callable
+from typing import Final
 
 from memroute.traffic.admission import Reject
 from memroute.traffic.dispatch import Lease
@@ -48,10 +50,13 @@ from memroute_router.refusal import (
     replicas_failed,
 )
 from memroute_router.services import Services
-from memroute_router.surface import Route
+from memroute_router.surface import ROUTES, Route
 
 LOGGER = logging.getLogger(__name__)
 MAX_REQUEST_ID_BYTES = 128
+# Looked up once, not for every request: a member of an enumeration costs 0.15 us.
+_SERVED: Final = Outcome.SERVED
+_ENGINE_ERROR: Final = Outcome.ENGINE_ERROR
 _NOT_IN_IDS = bytes(c for c in range(128) if not chr(c).isprintable() or chr(c) in ' "')
 _NOTHING = RequestProfile(
     num_prompt_tokens=0, min_prompt_tokens=0, max_output_tokens=0, assumed_output_tokens=0
@@ -309,7 +314,7 @@ class Lifecycle:
                 error_status,
             )
             return Outcome.ENGINE_ERROR
-        return Outcome.SERVED if self._status < FIRST_ERROR_STATUS else Outcome.ENGINE_ERROR
+        return _SERVED if self._status < FIRST_ERROR_STATUS else _ENGINE_ERROR
 
     def _break_off(self, happening: int, outcome: Outcome, message: str) -> None:
         """An answer that has begun and cannot be completed: an error event, or a broken body."""
@@ -350,7 +355,7 @@ class Lifecycle:
             attempt.abandon()
         self._intake = None
         record = self._record(outcome)
-        if outcome is Outcome.SERVED and record.prompt_tokens and pool is not None:
+        if outcome is _SERVED and record.prompt_tokens and pool is not None:
             parts = self._parts
             if parts is not None:
                 pool.prompts.observe(parts, actual_tokens=record.prompt_tokens)
@@ -446,11 +451,17 @@ def _printable(text: str) -> bytes:
 class Proxy:
     """Answers the proxied paths: one ``Lifecycle`` for each request."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, otherwise: Callable[[Exchange], None]) -> None:
+        """``otherwise``: answers what is not proxied."""
         self._services = services
+        self._otherwise = otherwise
         self._num_requests = 0
 
-    def handle(self, exchange: Exchange, route: Route) -> None:
+    def handle(self, exchange: Exchange) -> None:
         """Begin one request."""
+        route = ROUTES.get(exchange.path)
+        if route is None or exchange.method != b"POST":
+            self._otherwise(exchange)
+            return
         self._num_requests += 1
         Lifecycle(self._services, exchange, route, self._num_requests).begin()

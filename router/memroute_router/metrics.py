@@ -4,8 +4,8 @@ Requests are counted in plain numbers, which become families when somebody asks:
 microsecond of counting, not ten. Values of replicas are read from the ledgers when asked.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import (
@@ -26,9 +26,12 @@ _REPLICA = ("namespace", "model_deployment", "pod")
 _DEPLOYMENT = ("namespace", "model_deployment")
 _NOBODY = "", ""
 """Label values of requests for models that nobody serves."""
-_LATENCY_BUCKETS = (
+_SERVED: Final = Outcome.SERVED
+"""Looked up once, not for every request."""
+_LATENCY_BUCKETS: Final = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
-)  # fmt: skip
+]  # fmt: skip
+_NUM_BUCKETS: Final = len(_LATENCY_BUCKETS)
 
 
 class LatencyHistogram:
@@ -42,7 +45,10 @@ class LatencyHistogram:
 
     def observe(self, seconds: float) -> None:
         """Count one."""
-        self._counts[bisect_left(_LATENCY_BUCKETS, seconds)] += 1
+        bucket = 0
+        while bucket < _NUM_BUCKETS and seconds > _LATENCY_BUCKETS[bucket]:
+            bucket += 1
+        self._counts[bucket] += 1
         self._sum += seconds
 
     def add_to(self, family: HistogramMetricFamily, labels: tuple[str, ...]) -> None:
@@ -81,7 +87,7 @@ class PoolStatistics:
         self.requests[outcome] = self.requests.get(outcome, 0) + 1
         if record.queue_seconds is not None:
             self.queue.observe(record.queue_seconds)
-        if outcome is Outcome.SERVED:
+        if outcome is _SERVED:
             self.admitted_tokens += record.expected_tokens
             self.seconds.observe(record.seconds)
             if record.first_byte_seconds is not None:

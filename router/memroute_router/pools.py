@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 from zlib import crc32
 
-from memroute.traffic.admission import AdmissionSettings, QueueLimits
+from memroute.traffic.admission import AdmissionSettings, OverloadObjective, QueueLimits
 from memroute.traffic.dispatch import (
     AdmissionMode,
     Backend,
@@ -77,6 +77,8 @@ class PoolSettings:
     admission: AdmissionMode = AdmissionMode.ENFORCE
     ttft_target_seconds: float = DEFAULT_TTFT_TARGET_SECONDS
     tpot_target_seconds: float = DEFAULT_TPOT_TARGET_SECONDS
+    overload_objective: OverloadObjective = OverloadObjective.REQUESTS
+    """Who is late when not all can be in time."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Of the traffic, by version; empty: memory alone decides."""
     adapters: tuple[str, ...] = ()
@@ -99,6 +101,7 @@ class PoolSettings:
                 watermark_ratio=self.watermark_ratio,
                 ttft_target_seconds=self.ttft_target_seconds,
                 tpot_target_seconds=self.tpot_target_seconds,
+                objective=self.overload_objective,
             ),
         )
 

@@ -37,6 +37,7 @@ without Kubernetes: replicas and models come from a file, which is read again wh
       admission: enforce               # observe: count what would be held; off: send all
       ttftTargetSeconds: 1.0
       tpotTargetSeconds: 0.05
+      overloadObjective: requests      # or tokens, sizes: who is late when not all can be in time
   peers: [router-b:8001]               # other routers of these replicas (or --peer)
 
 to see what it decides
@@ -88,7 +89,7 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
     parser = argparse.ArgumentParser(
         prog="memroute-router",
-        description="Routes OpenAI-API requests to replicas by KV-cache pressure.",
+        description="Admits OpenAI-API requests; sends each to the replica where it costs least.",
         epilog=EXAMPLES,
         formatter_class=_Formatter,
     )

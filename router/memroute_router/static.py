@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from memroute.traffic.admission import OverloadObjective
 from memroute.traffic.dispatch import AdmissionMode
 from memroute.traffic.routing import POLICY_NAMES
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
@@ -38,7 +39,7 @@ _PORTS = {"http": 80, "https": 443}
 _MODEL_FIELDS = {
     "name", "replicas", "maxContextTokens", "kvWatermarkRatio", "assumedOutputTokens",
     "policy", "prefillTokensPerSecond", "admission", "ttftTargetSeconds", "tpotTargetSeconds",
-    "shares", "adapters", "tokenizer",
+    "overloadObjective", "shares", "adapters", "tokenizer",
 }  # fmt: skip
 _REPLICA_FIELDS = {"url", "name", "kvCapacityTokens", "maxContextTokens", "version", "weight"}
 MAX_WEIGHT = 1000.0
@@ -137,6 +138,14 @@ class _Reader:
             ),
             tpot_target_seconds=self._number(
                 model, "tpotTargetSeconds", where, DEFAULT_TPOT_TARGET_SECONDS, most=60.0
+            ),
+            overload_objective=OverloadObjective(
+                self._one_of(
+                    model,
+                    "overloadObjective",
+                    where,
+                    tuple(objective.value for objective in OverloadObjective),
+                )
             ),
         )
         context = self._integer(model, "maxContextTokens", where)

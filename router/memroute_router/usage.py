@@ -43,9 +43,9 @@ class Usage:
         """Take what the last usage in ``text`` says; what it does not say stays as it was."""
         at = text.rfind(_KEY)
         while at >= 0:
-            colon = _COLON.match(text, at + len(_KEY))
-            if colon is not None:
-                found = _OBJECT.match(text, colon.end())
+            value_at = _after_colon(text, at + len(_KEY))
+            if value_at >= 0:
+                found = _OBJECT.match(text, value_at)
                 if found is not None:
                     self._take(found[0])
                 return
@@ -77,6 +77,14 @@ class Usage:
             self.output_tokens = output
         if cached is not None:
             self.cached_tokens = cached
+
+
+def _after_colon(text: bytes, at: int) -> int:
+    """Where the value begins that follows a key which ends at ``at``; -1: none follows."""
+    if text.startswith(b":{", at):
+        return at + 1  # as vLLM writes it: nothing to look for
+    colon = _COLON.match(text, at)
+    return -1 if colon is None else colon.end()
 
 
 def tail_of(text: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """Requests that are malformed, ambiguous, cut off or too large, and what must become of each.
 
 A case is the bytes of one connection and the statuses that come back, in order. ``stays_open``: the
-connection serves another request afterwards. ``envoy``: what Envoy 1.40 answers where that differs,
-as recorded by ``tests/robustness/test_differential.py``.
+connection serves another request afterwards. (Where Envoy answers otherwise is recorded by
+``tests/robustness/test_differential.py``.)
 """
 
 from collections.abc import Iterator

@@ -6,6 +6,8 @@ from memroute.traffic.admission import (
     AdmissionSettings,
     ClosedReason,
     FairQueue,
+    OverloadObjective,
+    PrefillRate,
     QueueLimits,
     QueueRefusal,
     RejectReason,
@@ -310,14 +312,15 @@ def test_a_tenant_waits_behind_its_own_and_as_much_of_others():
     assert queue.tokens_ahead(tenant="quiet", priority=-1) == 20_000
 
 
-def plan(queue, now=0.0, replicas=1):
-    queue.plan(
+def plan(queue, now=0.0, replicas=1, objective=OverloadObjective.REQUESTS, fastest=0.001):
+    rate = PrefillRate(
+        num_replicas=replicas,
         prompt_seconds=0.0,
         token_seconds=0.001,
-        num_replicas=replicas,
-        backlog_seconds=0.0,
-        now_seconds=now,
+        least_prompt_seconds=0.0,
+        least_token_seconds=fastest,
     )
+    queue.plan(rate, objective=objective, now_seconds=now)
 
 
 def test_when_not_all_can_be_in_time_the_largest_are_late():
@@ -331,6 +334,26 @@ def test_when_not_all_can_be_in_time_the_largest_are_late():
         hold(queue, str(work), work=work)
     plan(queue, replicas=2)
     assert order(queue) == ["300", "800", "301"], "two replicas make all of them in time"
+
+
+def test_where_every_size_has_the_same_chance_the_newest_are_late():
+    """0.8 + 0.3 s before 1 s do not go: the second comes too late, though it is the smaller one."""
+    queue = FairQueue(WIDE)
+    late = [hold(queue, str(work), work=work) for work in (800, 300, 100)]
+    plan(queue, objective=OverloadObjective.SIZES)
+    assert [held.is_late for held in late] == [False, True, False]
+    plan(queue, objective=OverloadObjective.REQUESTS)
+    assert [held.is_late for held in late] == [True, False, False]
+
+
+def test_a_prompt_that_the_fastest_replica_can_have_in_time_is_not_late_by_itself():
+    """1.2 s on the mean replica, 0.6 s on the fastest: it goes there, within its second."""
+    queue = FairQueue(WIDE)
+    held = hold(queue, "long", work=1200)
+    plan(queue)
+    assert held.is_late
+    plan(queue, replicas=2, fastest=0.0005)
+    assert not held.is_late
 
 
 @given(st.lists(st.tuples(st.integers(1, 400), st.integers(1, 1000)), min_size=1, max_size=7))

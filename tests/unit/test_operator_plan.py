@@ -204,7 +204,7 @@ def test_a_rollout_goes_one_replica_at_a_time():
 
 
 def test_a_spec_that_would_not_fit_leaves_the_old_replica_serving():
-    """70B at 16 bit fits no H100; the 8B replica that serves must not die for it."""
+    """KV cache for 64 sequences fits no H100; the replica that serves must not die for it."""
     old = deployment()
     new = deployment(concurrency=64)
     step = plan_step(facts([new], [pod_of(old)]), context())

@@ -7,33 +7,33 @@ from memroute_router.requests import parse_chat, parse_completion
 
 def test_each_replica_is_told_how_far_it_matches():
     index = PrefixIndex()
-    index.insert("a", [1, 2, 3], max_blocks=100)
-    index.insert("b", [1, 2, 9], max_blocks=100)
-    assert index.match([1, 2, 3, 4]) == {"a": 3, "b": 2}
-    assert index.match([7, 2, 3]) == {}
-    assert index.match([]) == {}
+    index.insert("a", (1, 2, 3), max_tokens=100)
+    index.insert("b", (1, 2, 9), max_tokens=100)
+    assert index.match((1, 2, 3, 4)) == {"a": 3, "b": 2}
+    assert index.match((7, 2, 3)) == {}
+    assert index.match(()) == {}
 
 
 def test_a_replica_forgets_what_was_used_longest_ago_and_ends_before_beginnings():
     """Four blocks fit: of 1, 2, 3 and then 8, 9 the first prompt's end has to go."""
     index = PrefixIndex()
-    index.insert("a", [1, 2, 3], max_blocks=4)
-    index.insert("a", [8, 9], max_blocks=4)
-    assert index.match([1, 2, 3]) == {"a": 2}
-    index.insert("a", [1], max_blocks=4)
-    index.insert("a", [5, 6], max_blocks=4)
-    assert index.match([1, 2]) == {"a": 1}
+    index.insert("a", (1, 2, 3), max_tokens=4)
+    index.insert("a", (8, 9), max_tokens=4)
+    assert index.match((1, 2, 3)) == {"a": 2}
+    index.insert("a", (1,), max_tokens=4)
+    index.insert("a", (5, 6), max_tokens=4)
+    assert index.match((1, 2)) == {"a": 1}
 
 
 def test_a_replica_that_is_gone_has_nothing():
     index = PrefixIndex()
-    index.insert("a", [1, 2], max_blocks=9)
-    index.insert("b", [1], max_blocks=9)
+    index.insert("a", (1, 2), max_tokens=9)
+    index.insert("b", (1,), max_tokens=9)
     index.forget("a")
     index.forget("a")
-    assert index.match([1, 2]) == {"b": 1}
-    index.insert("c", [1, 2], max_blocks=9)
-    assert index.match([1, 2]) == {"b": 1, "c": 2}
+    assert index.match((1, 2)) == {"b": 1}
+    index.insert("c", (1, 2), max_tokens=9)
+    assert index.match((1, 2)) == {"b": 1, "c": 2}
     index.forget("b")
     index.forget("c")
     assert index.num_blocks == 0
@@ -49,11 +49,11 @@ def test_without_eviction_it_says_what_was_sent(prompts, asked):
     """Against the definition: the longest common beginning with what the replica was sent."""
 
     def chain(ids):
-        return [hash(tuple(ids[: end + 1])) for end in range(len(ids))]
+        return tuple(hash(tuple(ids[: end + 1])) for end in range(len(ids)))
 
     index = PrefixIndex()
     for replica, ids in prompts:
-        index.insert(replica, chain(ids), max_blocks=10_000)
+        index.insert(replica, chain(ids), max_tokens=10_000)
     told = index.match(chain(asked))
     for replica in "abc":
         common = 0
@@ -64,6 +64,68 @@ def test_without_eviction_it_says_what_was_sent(prompts, asked):
                     same += 1
                 common = max(common, same)
         assert told.get(replica, 0) == common
+
+
+def test_what_one_replica_forgets_the_others_keep():
+    """A full replica forgets a prompt that both were sent; the other one still has it."""
+    index = PrefixIndex()
+    index.insert("a", (1, 2, 3), max_tokens=4)
+    index.insert("b", (1, 2, 3), max_tokens=4)
+    index.insert("a", (8, 9), max_tokens=4)
+    assert index.match((1, 2, 3)) == {"b": 3}
+    assert index.match((8, 9)) == {"a": 2}
+
+
+def test_what_was_never_computed_is_taken_back_there_alone():
+    """Of 1, 2, 3, 4 the first two were there before; the rest was on its way to two replicas."""
+    index = PrefixIndex()
+    index.insert("a", (1, 2), max_tokens=9)
+    index.insert("b", (1, 2, 3, 4), max_tokens=9)
+    assert index.insert("a", (1, 2, 3, 4), max_tokens=9) == 2
+    index.take_back("a", (3, 4))
+    assert index.match((1, 2, 3, 4)) == {"a": 2, "b": 4}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.lists(st.integers(0, 2), min_size=1, max_size=6),
+            st.sampled_from(("insert", "insert", "insert", "take back", "forget")),
+        ),
+        max_size=40,
+    ),
+    st.integers(1, 12),
+)
+def test_it_never_says_more_than_was_sent_and_remembers_what_fits(steps, max_tokens):
+    """However prompts part, shrink and go: what is new and what is known add up to the prompt."""
+
+    def chain(ids):
+        return tuple(hash(tuple(ids[: end + 1])) for end in range(len(ids)))
+
+    index = PrefixIndex()
+    sent = {replica: set() for replica in "abc"}
+    for replica, ids, step in steps:
+        keys = chain(ids)
+        if step == "forget":
+            index.forget(replica)
+            sent[replica] = set()
+            assert replica not in index.match(keys)
+            continue
+        known = index.match(keys).get(replica, 0)
+        num_new = index.insert(replica, keys, max_tokens=max_tokens)
+        sent[replica] |= set(keys)
+        assert num_new >= len(keys) - known
+        if len(keys) <= max_tokens:
+            assert index.match(keys)[replica] == len(keys)
+        if step == "take back" and num_new:
+            index.take_back(replica, keys[-num_new:])
+            assert index.match(keys).get(replica, 0) <= len(keys) - num_new
+        for name, depth in index.match(keys).items():
+            assert set(keys[:depth]) <= sent[name]
+    for replica in "abc":
+        index.forget(replica)
+    assert index.num_blocks == 0
 
 
 def chat(*texts, **fields):
@@ -102,7 +164,7 @@ def test_token_ids_have_prefixes_too():
 def test_blocks_of_a_size_of_their_own_fill_a_replica_by_their_tokens():
     """A picture of 1,500 tokens takes the place of fifteen blocks of 100, not of one."""
     index = PrefixIndex()
-    index.insert("a", list(range(20)), max_blocks=2000, weights=[100] * 20)
-    index.insert("a", [99], max_blocks=2000, weights=[1500])
-    assert index.match(list(range(20))) == {"a": 5}
-    assert index.match([99]) == {"a": 1}
+    index.insert("a", tuple(range(20)), max_tokens=2000, tokens_per_block=100)
+    index.insert("a", (99,), max_tokens=2000, ends=(1500,))
+    assert index.match(tuple(range(20))) == {"a": 5}
+    assert index.match((99,)) == {"a": 1}

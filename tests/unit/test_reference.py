@@ -3,13 +3,15 @@
 import random
 import re
 
-from memroute.traffic.admission import QueueLimits, RejectReason
+import yaml
+
+from memroute.traffic.admission import OverloadObjective, QueueLimits, RejectReason
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.attempt import FailureCause
 from memroute_router.metrics import RouterMetrics
 from memroute_router.outcomes import Outcome
-from memroute_router.pools import CommonSettings, Pools
+from memroute_router.pools import CommonSettings, Pools, PoolSettings
 from memroute_router.settings import parse_settings as parse_router
 from memroute_simulator.engine.arguments import engine_parser
 
@@ -60,9 +62,33 @@ def test_the_errors_page_knows_every_reason(repository):
         assert f"`{reason.value}`" in text
 
 
+def anchors(text):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_settings_page_knows_every_objective(repository):
+    text = (repository / "docs" / "reference" / "settings.md").read_text()
+    own = text.split("## overloadObjective")[1].split("\n## ")[0]
+    assert names(own) == {objective.value for objective in OverloadObjective}
+
+
+def test_the_crd_knows_every_objective(repository):
+    crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    field = schema["properties"]["spec"]["properties"]["routing"]["properties"]["overloadObjective"]
+    assert field["enum"] == [objective.value for objective in OverloadObjective]
+    assert field["default"] == PoolSettings(namespace="", deployment="").overload_objective.value
+
+
 def test_links_of_the_documents_lead_somewhere(repository):
     documents = [*repository.glob("*.md"), *(repository / "docs").rglob("*.md")]
     assert len(documents) > 10
     for document in documents:
-        for target in re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document}: {target}"
+        links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", document.read_text())
+        for target, anchor in links:
+            page = document.parent / target if target else document
+            assert page.exists(), f"{document}: {target}"
+            if anchor:
+                assert anchor in anchors(page.read_text()), f"{document}: {target}#{anchor}"

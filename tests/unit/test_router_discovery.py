@@ -2,8 +2,10 @@
 
 import pytest
 
+from memroute.traffic.admission import OverloadObjective, QueueLimits
 from memroute.traffic.dispatch import AdmissionMode
 from memroute_router.discovery import complete_shares, read_pool_settings, read_replica_info
+from memroute_router.pools import CommonSettings
 
 DEPLOYMENT = {
     "metadata": {"namespace": "models", "name": "chat"},
@@ -40,6 +42,24 @@ def test_a_deployment_says_how_its_pool_admits():
     assert settings.admission is AdmissionMode.OBSERVE
     assert settings.adapters == ("sql",)
     assert settings.unready_reason == "Starting"
+
+
+@pytest.mark.parametrize(
+    ("given", "objective"),
+    [("sizes", OverloadObjective.SIZES), ("tokens", OverloadObjective.TOKENS),
+     (None, OverloadObjective.REQUESTS), ("later", OverloadObjective.REQUESTS)],
+)  # fmt: skip
+def test_a_deployment_says_who_is_late_under_overload(given, objective):
+    """One that a newer custom resource knows and this router does not is the default: no crash."""
+    routing = DEPLOYMENT["spec"]["routing"] | (
+        {} if given is None else {"overloadObjective": given}
+    )
+    _, settings = read_pool_settings(
+        DEPLOYMENT | {"spec": DEPLOYMENT["spec"] | {"routing": routing}}
+    )
+    assert settings.overload_objective is objective
+    common = CommonSettings(queue_limits=QueueLimits())
+    assert settings.dispatch(common).limits.objective is objective
 
 
 def test_a_pod_is_a_replica_of_its_deployments_version():

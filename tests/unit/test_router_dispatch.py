@@ -207,7 +207,7 @@ async def test_a_request_can_wait_for_the_first_replica(engine_factory):
     await rig.stop()
 
 
-async def test_prompts_are_measured_by_what_engine_factory_say_they_were(rig, engine_factory):
+async def test_prompts_are_measured_by_what_engines_say_they_were(rig, engine_factory):
     """Taken to be of a quarter of their bytes; each turns out to have twice as many tokens."""
     answer = b'{"usage":{"prompt_tokens":%d,"completion_tokens":1}}'
     rig.add("a", (await engine_factory(whole(answer % 2008))).port, capacity=100_000)

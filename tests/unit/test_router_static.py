@@ -21,6 +21,7 @@ models:
     maxContextTokens: 4096
     kvWatermarkRatio: 0.8
     assumedOutputTokens: 99
+    overloadObjective: sizes
 """
 
 
@@ -33,6 +34,7 @@ def test_a_file_names_models_their_replicas_and_how_they_admit():
     assert (first.promised_capacity_tokens, second.promised_capacity_tokens) == (None, 1000)
     settings = config.settings["m"]
     assert (settings.watermark_ratio, settings.assumed_output_tokens) == (0.8, 99)
+    assert settings.overload_objective.value == "sizes"
 
 
 def test_a_file_can_split_the_traffic_and_name_adapters():
@@ -66,6 +68,10 @@ models:
         ("models: [{name: m, replicas: [http://x, http://x]}]", "is there twice"),
         ("models: [{name: m, replicas: []}, {name: m, replicas: []}]", "'m' is there twice"),
         ("models: [{name: m, replicas: [], kvWatermarkRatio: 2}]", "at most 1.0"),
+        (
+            "models: [{name: m, replicas: [], overloadObjective: x}]",
+            "one of requests, tokens, sizes",
+        ),
         ("models: [{name: m, replicas: [], maxContextTokens: -1}]", "positive integer"),
         ("models: [{name: m, replicas: [{url: http://x, cpu: 1}]}]", "cpu is unknown"),
         ("models: [{name: m, replicas: [], shares: [1]}]", "shares must be a mapping"),

@@ -52,6 +52,15 @@ def test_the_targets_that_are_given_are_what_memroute_admits_by():
     assert (run["num_served"], run["num_shed"]) == (100, 0)
 
 
+def test_the_objective_that_is_given_is_what_memroute_sheds_by():
+    fleets = {"a": [{"model": MODEL, "accelerator": "H100"}]}
+    checked = scenario({"fleets": fleets, "objective": "sizes"})
+    assert checked.router.dispatch.limits.objective.value == "sizes"
+    result = simulate(MODEL, "--objective", "all")
+    assert result.exit_code == 2
+    assert "no objective 'all'; there are requests, tokens, sizes" in result.stderr
+
+
 def test_memroute_is_simulated_as_it_is_installed():
     """The router's own defaults: read once a second, 1 s and 50 ms asked."""
     checked = scenario({"fleets": {"a": [{"model": MODEL, "accelerator": "H100"}]}})
@@ -61,6 +70,7 @@ def test_memroute_is_simulated_as_it_is_installed():
     installed = PoolSettings(namespace="", deployment="")
     assert limits.ttft_target_seconds == installed.ttft_target_seconds
     assert limits.tpot_target_seconds == installed.tpot_target_seconds
+    assert limits.objective is installed.overload_objective
 
 
 def test_targets_that_a_fleet_cannot_meet_are_told():

@@ -189,6 +189,10 @@ static void answer(int fd, const char *head, const char *body, size_t body_len) 
     // Streams start at once but not in step: each at its own place within the first interval.
     uint64_t place = c->every * (uint64_t)(fd % 1024) / 1024;
     send_all(fd, STREAM_HEAD, sizeof STREAM_HEAD - 1);
+    // The first token comes at once, as from an engine that is idle: a router that watches for it
+    // would take one that takes seconds to be full.
+    c->left--;
+    send_all(fd, event_chunk, event_len);
     uint64_t due = now_ns() + place;
     if (last_due >= 0 && due < conns[last_due].due) due = conns[last_due].due;
     if (c->open) schedule(fd, due);

@@ -16,10 +16,21 @@ ADAPTERS = "not measured: only where requests use LoRA adapters"
 SENTENCE = "not measured: only how a number is written"
 TARGETS = "not measured: only what is said of targets that cannot be met"
 NO_READING = "not measured: only where neither the engine nor the operator says how much it holds"
+OBJECTIVES = "not measured: only with an overload objective other than `requests`"
 LONG_TARGETS = "not measured: only with targets longer than this"
 LONG_SCRAPES = "not measured: only where readings are further apart than two seconds"
 
 UNMEASURED = {
+    **dict.fromkeys(
+        (
+            "dispatch.size_shares.HALF_LIFE_REQUESTS",
+            "dispatch.size_shares.KEEP_RATIO",
+            "dispatch.token_yield.HALF_LIFE_REQUESTS",
+            "dispatch.token_yield.KEEP_RATIO",
+            "dispatch.token_yield.THIN_RATIO",
+        ),
+        OBJECTIVES,
+    ),
     "admission.queue.MAX_ABSENT_TENANTS": MEMORY,
     "admission.settings.MAX_TPOT_SECONDS": LONG_TARGETS,
     "admission.settings.MAX_TTFT_SECONDS": LONG_TARGETS,
@@ -238,9 +249,6 @@ REMOVED = {
     ),
     "dispatch.drain.MEMORY_BOUND_SECONDS": (
         "no run differed; as long as a lull, and about the same: `LULL_SECONDS`"
-    ),
-    "admission.settings.OWN_PREFILL_RATIO": (
-        "no decision read it; the simulator judges by it, and has it now"
     ),
 }
 """Constants that are no more, and what stands in their place."""

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from memroute_cli.simulate import report
 from memroute_cli.simulate.scenario import (
+    DEFAULT_OBJECTIVE,
     DEFAULT_SCRAPE_SECONDS,
     DEFAULT_TARGET,
     Scenario,
@@ -83,6 +84,13 @@ def simulate(
         float,
         typer.Option(help="Target and SLO: time per output token, seconds (tpotTargetSeconds)."),
     ] = DEFAULT_TARGET.tpot_seconds,
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="Who is late when not all can be in time (overloadObjective): those with most "
+            "work (requests), with the fewest tokens for their work (tokens), the newest (sizes)."
+        ),
+    ] = DEFAULT_OBJECTIVE.value,
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
     output: Annotated[str, typer.Option(help="table or json.")] = "table",
     plot: Annotated[
@@ -105,6 +113,7 @@ def simulate(
         "routers": routers,
         "scrape": scrape,
         "target": {"ttft": ttft, "tpot": tpot},
+        "objective": objective,
         "seed": seed,
     }
     try:

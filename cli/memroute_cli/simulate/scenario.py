@@ -6,6 +6,7 @@ The targets are the SLO that runs are judged by, and the ``ttftTargetSeconds`` a
 ```yaml
 workload: {name: azure-conv, requests: 4000, rate: 40}   # or a trace file
 target: {ttft: 1.0, tpot: 0.05}
+objective: requests              # or tokens, sizes: who is late when not all can be in time
 routers: 2
 scrape: 1.0
 policies: [memroute, least-request]
@@ -31,7 +32,7 @@ from memroute.catalog import accelerator_by_name
 from memroute.errors import MemrouteError
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization
 from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
-from memroute.traffic.admission import AdmissionSettings
+from memroute.traffic.admission import AdmissionSettings, OverloadObjective
 from memroute.traffic.dispatch import DispatchSettings
 from memroute_cli.plan.inputs import PlanError, read_model
 from memroute_simulator.engine.model import SchedulingPolicy
@@ -46,6 +47,7 @@ DEFAULT_TARGET = LatencyTarget(
     tpot_seconds=AdmissionSettings().tpot_target_seconds,
 )
 """Those of a ModelDeployment that names none."""
+DEFAULT_OBJECTIVE = AdmissionSettings().objective
 DEFAULT_SCRAPE_SECONDS = RouterSettings().scrape_seconds
 
 
@@ -87,7 +89,8 @@ class Scenario:
 
 
 _TOP = {
-    "workload", "target", "routers", "scrape", "policies", "fleets", "events", "timeout", "seed",
+    "workload", "target", "objective", "routers", "scrape", "policies", "fleets", "events",
+    "timeout", "seed",
 }  # fmt: skip
 _ENGINE = {
     "model", "accelerator", "replicas", "kind", "quantization", "kvCacheDtype",
@@ -138,6 +141,7 @@ def scenario(document: Mapping[str, Any]) -> Scenario:
                 limits=AdmissionSettings(
                     ttft_target_seconds=target.ttft_seconds,
                     tpot_target_seconds=target.tpot_seconds,
+                    objective=_objective(document.get("objective", DEFAULT_OBJECTIVE.value)),
                 )
             ),
         ),
@@ -152,6 +156,14 @@ def _target(row: Mapping[str, Any]) -> LatencyTarget:
         ttft_seconds=_positive(row.get("ttft", DEFAULT_TARGET.ttft_seconds), "target.ttft"),
         tpot_seconds=_positive(row.get("tpot", DEFAULT_TARGET.tpot_seconds), "target.tpot"),
     )
+
+
+def _objective(name: object) -> OverloadObjective:
+    for objective in OverloadObjective:
+        if objective.value == name:
+            return objective
+    msg = f"no objective {name!r}; there are {', '.join(OverloadObjective)}"
+    raise ScenarioError(msg)
 
 
 def _only_known(given: Mapping[str, Any], known: set[str], where: str) -> None:

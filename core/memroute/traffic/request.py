@@ -1,4 +1,4 @@
-"""Tokens that one request will hold in a KV cache."""
+"""What is known of a request before an engine has seen it: above all, the tokens it will hold."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ Hits = Mapping[str, int]
 
 
 class RequestProfile:
-    """What is known of a request before an engine has seen it; never changed afterwards.
+    """One request as decisions see it; never changed.
 
     A plain class with slots: one is made for every request.
     """
@@ -42,56 +42,56 @@ class RequestProfile:
         blocks: tuple[int, ...] = (),
     ) -> None:
         self.num_prompt_tokens = num_prompt_tokens
-        """The best estimate, of all its prompts together: what they hold in memory."""
+        """Tokens of all its prompts together, estimated or counted: what they hold in memory."""
         self.min_prompt_tokens = min_prompt_tokens
-        """A count that its longest prompt cannot be under: what a final refusal is judged by, since
+        """The least tokens that its longest prompt can have. ``never-fits`` is judged by this:
         engines limit each sequence, not the sum of a batch."""
         self.max_output_tokens = max_output_tokens
         """The client's own limit; None when it set none."""
         self.assumed_output_tokens = assumed_output_tokens
-        """How long the answer is taken to be, for planning; at most ``max_output_tokens``."""
+        """Assumed tokens of the answer, for planning; at most ``max_output_tokens``."""
         self.expected_tokens = num_prompt_tokens + assumed_output_tokens
-        """Tokens that the request will hold when its answer ends: what is reserved."""
+        """Tokens that the request is expected to hold when its answer ends: what is reserved."""
         self.known_output_tokens = known_output_tokens
-        """How long the answer will be, where somebody knows; None: nobody does."""
+        """Tokens that the answer will have, where that is known; None: unknown."""
         self.num_choices = num_choices
-        """Answers that it asks for, each of which grows."""
+        """Answers that the request asks for, each of which grows."""
         self.num_sequences = num_sequences
-        """What an engine runs for it: prompts times answers; of texts to embed, or of pairs to
-        rank, one each."""
+        """Sequences that an engine runs for it: prompts times answers. Each text to embed, or pair
+        to rank, is one."""
         self.is_stream = is_stream
-        """Whether its first token will be seen when it comes."""
+        """Whether the answer is streamed, so that its first token is seen when it comes."""
         self.tenant = tenant
-        """Whose it is, for fairness and for what answers are like; empty: everybody's."""
+        """The tenant, for fairness and for learned lengths; empty: tenants are not told apart."""
         self.priority = priority
         """Greater is served first; below 0 it may be shed before others have to wait."""
         self.deadline_seconds = deadline_seconds
-        """When its first token should be there, on the router's clock; None: no such wish."""
+        """When its first token is due, on the router's clock; None: by the pool's target."""
         self.prefix = prefix
-        """Keys of its prompt's blocks, each of all up to its end; empty: nobody looked."""
+        """Keys of its prompt's blocks, each of all text up to its end; empty: not computed."""
         self.tokens_per_block = tokens_per_block
-        """Tokens of each of those blocks, about; where they differ, their mean."""
+        """Tokens of a block, about; where blocks differ, their mean."""
         self.block_ends = block_ends
-        """Tokens up to the end of each block, where they differ; empty: all are of a size."""
+        """Tokens up to the end of each block, where blocks differ; empty: all are of one size."""
         self.session = session
-        """What its client calls the conversation that it belongs to; empty: nothing."""
+        """The conversation that it belongs to, as its client names it; empty: not named."""
         self.adapter = adapter
         """The LoRA adapter that it asks for; empty: the model itself."""
         self.draw = draw
-        """0 to 1: which of several versions of the model it goes to; the same for a session."""
+        """0 to 1: selects one of several versions of the model; the same for a whole session."""
         self.blocks = blocks
-        """Keys of its prompt's blocks as replicas cache them; empty: its tokens are not known."""
+        """Keys of its prompt's blocks as replicas cache them; empty: its tokens are unknown."""
 
     @property
     def least_tokens(self) -> int:
-        """What its largest sequence needs at the least.
+        """Tokens that its largest sequence needs at the least.
 
-        Engines refuse a limit above their context outright.
+        It includes ``max_output_tokens``: engines refuse a limit above their context outright.
         """
         return self.min_prompt_tokens + max(1, self.max_output_tokens or 0)
 
     def tokens_of_blocks(self, num_blocks: int) -> int:
-        """Tokens in so many of its leading blocks."""
+        """Tokens in the first ``num_blocks`` blocks."""
         if not num_blocks:
             return 0
         if self.block_ends:

@@ -1,8 +1,11 @@
 """Where a request ends must be beyond doubt: what leaves two readings is refused."""
 
+from typing import Final
 from urllib.parse import urlsplit
 
 from memroute_router.http.fields import Head
+
+_NOT_IN_HOSTS: Final = b" ,/@\\\t"
 
 
 def check_head(
@@ -74,4 +77,4 @@ def _check_length(length: bytes, max_body_bytes: int) -> tuple[int, str] | None:
 
 
 def _is_host(host: bytes) -> bool:
-    return not any(byte in b" ,/@\\\t" for byte in host)
+    return len(host.translate(None, _NOT_IN_HOSTS)) == len(host)

@@ -94,6 +94,7 @@ class ClientConnection(asyncio.Protocol):
         "_target",
         "_transport",
         "_unsent",
+        "_version",
         "_waiting",
         "deadline_at",
         "peer",
@@ -115,6 +116,8 @@ class ClientConnection(asyncio.Protocol):
         """The client's address, without its port."""
         self.scheme = b"http"
         self._target = b""
+        self._version = ""
+        """Of HTTP, as the request says."""
         self._head = Head(REQUEST_FIELDS)
         self._reading_head = True
         """Whether its end has not come: what comes later are trailers."""
@@ -223,12 +226,11 @@ class ClientConnection(asyncio.Protocol):
         if self._parser is None or self._is_deaf or self._last_words is not None:
             return
         head = self._head
+        self._version = self._parser.get_http_version()
         refusal = (
             (400, f"more than one {head.twice.decode('latin-1')}")
             if head.twice is not None
-            else check_head(
-                head.read, self._parser.get_http_version(), self._state.limits.max_body_bytes
-            )
+            else check_head(head.read, self._version, self._state.limits.max_body_bytes)
         )
         if refusal is None and self._parser.should_upgrade():
             self._declined = without_offer(self._parser.get_method(), self._target, head)
@@ -271,7 +273,7 @@ class ClientConnection(asyncio.Protocol):
             fields=self._head.read,
             body=body[0] if len(body) == 1 else b"".join(body),
             keep_alive=self._parser.should_keep_alive() and not self._state.is_stopping,
-            http_1_1=self._parser.get_http_version() == "1.1",
+            http_1_1=self._version == "1.1",
         )
         if self._exchange is None:
             self._answer(exchange)

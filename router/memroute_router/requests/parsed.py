@@ -45,8 +45,8 @@ class PromptWeight:
         self.spans: list[Span] = []
         """Of a single prompt, in order."""
         self.ends: list[int] = []
-        self.links: list[int] = []
-        """How far each of its keys reaches, and of which attachment it is (``Chain``)."""
+        self.links: dict[int, int] = {}
+        """How far each of its keys reaches, and which are of attachments (``Chain``)."""
         self.longest_bytes = 0
         self.longest_ids = 0
         """Of its longest prompt."""
@@ -223,7 +223,7 @@ def _block_ends(
         tokens.append(of_span)
     ends: list[int] = []
     index, begin, before, of_attachments = 0, 0, 0.0, 0.0
-    spans = weight.spans
+    spans, links = weight.spans, weight.links
     for number, end in enumerate(weight.ends):
         while index < len(spans) and begin + spans[index].num_bytes <= end:
             before += tokens[index]
@@ -232,9 +232,8 @@ def _block_ends(
         part = 0.0
         if end > begin:
             part = tokens[index] * (end - begin) / spans[index].num_bytes
-        attachment = weight.links[number]
-        if attachment >= 0:
-            of_attachments += attachments[attachment]
+        if links and number in links:
+            of_attachments += attachments[links[number]]
         ends.append(int(before + part + of_attachments))
     return tuple(ends)
 

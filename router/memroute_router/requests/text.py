@@ -167,10 +167,12 @@ MIN_TAIL_BYTES: Final = 64
 # Text that fills no block has a key too where it ends a message or the prompt: what follows differs
 # from one request to the next just there. 64 bytes are about 16 tokens, the smallest block that
 # engines cache.
-MIN_BLOCK_RATIO: Final = 0.25
-# Of a block: shorter messages are taken together, so that a prompt of many has not many more keys.
-_STRETCHES: Final = ((4096, 4096, 512), (16_384, 12_288, 1024), (65_536, 24_576, 2048))
-_FURTHER: Final = (65_536, 4096)
+MIN_BLOCK_SHARE: Final = 4
+# A quarter of a block: shorter messages are taken together, so that a prompt of many has not many
+# more keys.
+_LIMITS: Final = [4096, 16_384, 65_536, 1 << 62]
+_TOGETHER: Final = [4096, 12_288, 24_576, 65_536]
+_SIZES: Final = [512, 1024, 2048, 4096]
 # Up to which byte of the prompt; how much is weighed together; bytes of a block. A prompt of 2, 10,
 # 40 and 400 KB has 4, 14, 32 and 126 keys, more where messages end.
 
@@ -184,8 +186,8 @@ class Chain:
         self.keys: list[int] = []
         self.ends: list[int] = []
         """Of each key: up to which byte of the text it reaches."""
-        self.links: list[int] = []
-        """Of each key: which attachment it is of; -1: of text."""
+        self.links: dict[int, int] = {}
+        """Keys of attachments, by their place among the keys: which attachment it is."""
         self.spans: list[Span] = []
         self.last = root
         self._position = 0
@@ -193,29 +195,32 @@ class Chain:
     def add_text(self, data: bytes, cuts: list[int], *, is_ascii: bool) -> None:
         """More of it, up to its end or the next attachment. ``cuts``: where messages begin."""
         num_bytes = len(data)
-        start = 0
+        position, last = self._position, self.last
+        start = stretch = 0
         while start < num_bytes:
-            together = min(_stretch(self._position + start)[0], num_bytes - start)
+            while position + start >= _LIMITS[stretch]:
+                stretch += 1
+            left = min(_LIMITS[stretch] - position, num_bytes) - start
+            together = min(_TOGETHER[stretch], left)
             self.spans.append(weigh(data, start, together, is_ascii=is_ascii))
             start += together
-        keys, ends, links = self.keys, self.ends, self.links
-        position, last = self._position, self.last
-        start = 0
-        cut = 0
-        limit, size = -1, 0
+        keys, ends = self.keys, self.ends
+        num_cuts = len(cuts)
+        start = stretch = cut = 0
         while num_bytes - start >= MIN_TAIL_BYTES:
-            if position + start >= limit:
-                limit, size = _block(position + start)
+            while position + start >= _LIMITS[stretch]:
+                stretch += 1
+            size = _SIZES[stretch]
             end = min(num_bytes, start + size)
-            least = start + int(size * MIN_BLOCK_RATIO)
-            while cut < len(cuts) and cuts[cut] < least:
-                cut += 1
-            if cut < len(cuts) and cuts[cut] < end:
-                end = cuts[cut]
+            if cut < num_cuts:
+                least = start + size // MIN_BLOCK_SHARE
+                while cut < num_cuts and cuts[cut] < least:
+                    cut += 1
+                if cut < num_cuts and cuts[cut] < end:
+                    end = cuts[cut]
             last = xxh3_64_intdigest(data[start:end], last)
             keys.append(last)
             ends.append(position + end)
-            links.append(-1)
             start = end
         self.last = last
         self._position = position + num_bytes
@@ -223,22 +228,6 @@ class Chain:
     def add_attachment(self, index: int, key: int) -> None:
         """An image or a recording: one link, whatever its size."""
         self.last = xxh3_64_intdigest(b"\0attachment", self.last ^ key)
+        self.links[len(self.keys)] = index
         self.keys.append(self.last)
         self.ends.append(self._position)
-        self.links.append(index)
-
-
-def _stretch(position: int) -> tuple[int, int]:
-    """How many bytes are weighed together from there on, and the bytes of a block."""
-    for limit, together, size in _STRETCHES:
-        if position < limit:
-            return min(together, limit - position), size
-    return _FURTHER
-
-
-def _block(position: int) -> tuple[int, int]:
-    """Up to which byte blocks are of a size, and the size."""
-    for limit, _, size in _STRETCHES:
-        if position < limit:
-            return limit, size
-    return 1 << 62, _FURTHER[1]

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 
+from memroute.traffic.admission.settings import OWN_PREFILL_RATIO
 from memroute_simulator.virtual.mix import PLAIN, Asked
 from memroute_simulator.workloads.lengths import percentile
 from memroute_simulator.workloads.request import WorkloadRequest
 
 NUM_FIFTHS = 5
 PLAINLY = PLAIN.draw("", 0)
-# A prompt that takes longer than the TTFT target on an idle replica is judged by this many times
-# what the prompt takes there. Chosen by hand.
-OWN_PREFILL_RATIO = 1.5
 
 
 class OutcomeStatus(StrEnum):

@@ -1,8 +1,9 @@
-"""Now, later or never? In tokens and in seconds, per backend replica, never on a pool average."""
+"""Whether a request goes now, later or never: in tokens and seconds, for each replica by itself."""
 
 from memroute.traffic.admission.gates import GATES, ClosedReason, reason_closed
 from memroute.traffic.admission.hanging import hangs
-from memroute.traffic.admission.queue import FairQueue, QueuedRequest, QueueLimits, QueueRefusal
+from memroute.traffic.admission.lateness import PrefillRate, QueuedRequest
+from memroute.traffic.admission.queue import FairQueue, QueueLimits, QueueRefusal
 from memroute.traffic.admission.refusals import (
     NotNow,
     Reject,
@@ -11,7 +12,7 @@ from memroute.traffic.admission.refusals import (
     no_ready_replica,
     not_now,
 )
-from memroute.traffic.admission.settings import AdmissionSettings
+from memroute.traffic.admission.settings import AdmissionSettings, OverloadObjective
 from memroute.traffic.admission.targets import (
     AloneLatency,
     UnmetTarget,
@@ -26,6 +27,8 @@ __all__ = [
     "ClosedReason",
     "FairQueue",
     "NotNow",
+    "OverloadObjective",
+    "PrefillRate",
     "QueueLimits",
     "QueueRefusal",
     "QueuedRequest",

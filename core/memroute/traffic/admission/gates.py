@@ -1,8 +1,9 @@
-"""Whether a replica may take a request now: one gate for each reason why not, in this order.
+"""Whether a replica takes a request now: one gate for each reason not to, in order.
 
-An idle replica takes anything that it can hold: waiting would not make more room. A replica with
-work of its own is open to a request unless one of ``GATES`` closes it; the first that does names
-the reason, which is a metric label, a part of the refusal's sentence and a row of the docs.
+An idle replica takes any request that it can hold: waiting would not make more room. A replica with
+work of its own is open to a request unless a gate closes it. The first gate that does names the
+reason. The reason is a metric label, a clause of the refusal's sentence, and a row of the table in
+docs/explanation/routing.md.
 """
 
 import math
@@ -83,7 +84,10 @@ def reason_closed(
 
 
 def _is_unproven(ledger: ReplicaLedger, settings: AdmissionSettings, now_seconds: float) -> bool:
-    """It has not answered for longer than it should take, and enough requests find out."""
+    """Whether the replica has not answered for longer than it should take.
+
+    Enough requests are there to find out whether it lives: one more would add nothing.
+    """
     speed = ledger.speed
     silent = now_seconds - ledger.progressed_at_seconds
     event = ledger.event_seconds
@@ -100,9 +104,10 @@ def _is_unproven(ledger: ReplicaLedger, settings: AdmissionSettings, now_seconds
 def _has_prompts_enough(
     ledger: ReplicaLedger, settings: AdmissionSettings, now_seconds: float
 ) -> bool:
-    """The prompts that wait there keep it busy for long enough already.
+    """Whether the prompts that wait at the replica keep it busy for long enough already.
 
-    What waits here can still be put in order, and go elsewhere; what waits there cannot.
+    Requests that wait in the router can still be put in order and go elsewhere. Requests that wait
+    in an engine cannot.
     """
     speed = ledger.speed
     queued = speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
@@ -110,21 +115,21 @@ def _has_prompts_enough(
 
 
 def _has_no_slot(ledger: ReplicaLedger) -> bool:
-    """It runs as many requests as it ever does at once, whatever memory it has."""
+    """Whether the engine runs as many requests as it ever does at once, whatever its memory."""
     limit = ledger.limits.running_limit
     return limit is not None and ledger.num_there >= limit
 
 
 def _slows_others(ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSettings) -> bool:
-    """The prompt would bring the time per token of the answers there over the target.
+    """Whether the prompt would bring the time per token of the answers there over the target.
 
     ```text
     tick + a x (prompts that wait + its own) / length  >  max(target x (1 - margin), floor)
     ```
 
-    A prompt's seconds are shared by as many tokens as an answer has: short answers feel it first.
-    The floor is ``FLOOR_RATIO`` times what the replica needs with one request: where it cannot meet
-    the target, it keeps the best that it can.
+    The seconds of a prompt are spread over all tokens of an answer, so short answers feel it first.
+    The floor is ``FLOOR_RATIO`` times the time per token that the replica needs for one request
+    alone. A replica that cannot meet the target is held to that floor instead.
     """
     speed = ledger.speed
     share = ledger.sum_inverse_expected_lengths / ledger.num_streams
@@ -145,7 +150,10 @@ def _has_no_memory(
     num_sequences: int,
     settings: AdmissionSettings,
 ) -> bool:
-    """Projected KV use with it would pass the watermark, or the ceiling that preemptions set."""
+    """Whether projected KV use with the request would pass the watermark or the ceiling.
+
+    The ceiling is what preemptions have taught (``LearnedLimits``).
+    """
     capacity = ledger.capacity_tokens
     if capacity is None:
         return False
@@ -159,40 +167,41 @@ def _has_no_memory(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """One reason, in words: the docs' row and the part of a refusal's sentence."""
+    """One reason in words: the row of the documentation, and a clause of a refusal's sentence."""
 
     reason: ClosedReason
     meaning: str
+    """What such a replica does: "the replica …". docs/explanation/routing.md has the same words."""
     sentence: Callable[[int, AdmissionSettings], str]
-    """Of so many replicas that it closes."""
+    """The clause about this many replicas that are closed for this reason."""
 
 
 GATES: Final = (
     Gate(
         reason=ClosedReason.PROOF,
         meaning=(
-            "has unanswered requests and has shown nothing for longer than they should take; four "
-            "requests find out whether it lives, one where streams should show every step"
+            "has unanswered requests and has sent nothing back for longer than they should take, "
+            "so that it may hang"
         ),
         sentence=lambda count, _: f"{count} have not answered of late",
     ),
     Gate(
         reason=ClosedReason.PREFILL,
-        meaning="has prompts waiting that keep it busy for a quarter of the TTFT target",
+        meaning="has prompts waiting that take more than a quarter of the TTFT target to compute",
         sentence=lambda count, settings: (
             f"{count} have prompts for {settings.max_prefill_seconds:g} s waiting"
         ),
     ),
     Gate(
         reason=ClosedReason.SLOTS,
-        meaning="runs as many requests as it ever does at once",
+        meaning="runs as many requests as its engine ever runs at once",
         sentence=lambda count, _: f"{count} are at their concurrency limit",
     ),
     Gate(
         reason=ClosedReason.PACE,
         meaning=(
-            "would answer others slower than the TPOT target allows, or twice as slowly as it "
-            "does alone where that is slower"
+            "would answer slower per token than the TPOT target, and slower than twice what one "
+            "request alone gets"
         ),
         sentence=lambda count, settings: (
             f"{count} would answer others slower than {1e3 * settings.tpot_target_seconds:.0f} "
@@ -201,7 +210,10 @@ GATES: Final = (
     ),
     Gate(
         reason=ClosedReason.MEMORY,
-        meaning="has no room in its KV cache under the watermark for what the answer will hold",
+        meaning=(
+            "has no room in its KV cache: projected use would pass the watermark, or the ceiling "
+            "that preemptions have set"
+        ),
         sentence=lambda count, settings: (
             f"{count} have no room in their KV cache under the watermark of "
             f"{settings.watermark_ratio:.0%}"
@@ -209,14 +221,20 @@ GATES: Final = (
     ),
     Gate(
         reason=ClosedReason.ADAPTERS,
-        meaning="uses as many LoRA adapters as it can at once, and not the one that is asked for",
+        meaning=(
+            "uses as many LoRA adapters as it can at once, and the one that is asked for is not "
+            "among them"
+        ),
         sentence=lambda count, _: f"{count} have no slot for its LoRA adapter",
     ),
 )
 
 
 def sentence(closed: dict[ClosedReason, int], settings: AdmissionSettings) -> str:
-    """Why so many replicas are closed: a clause for each reason, in the order of the gates."""
+    """Why replicas are closed: a clause for each reason, in the order of the gates.
+
+    ``closed``: replicas by reason.
+    """
     return ", ".join(
         gate.sentence(closed[gate.reason], settings) for gate in GATES if gate.reason in closed
     )

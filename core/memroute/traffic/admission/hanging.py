@@ -1,8 +1,8 @@
-"""Whether a replica hangs: requests of ours are there, and nothing comes back.
+"""Whether a replica hangs: requests of this router are there, and nothing comes back.
 
-A stream that waits for its first token shows that by itself. An answer that is not streamed shows
-nothing until it ends, so another sign is needed: the engine's own counters of computed tokens stand
-still over readings that still come, or the answer should have ended long ago.
+A stream that waits for its first token shows the hang by itself. An answer that is not streamed
+shows nothing until it ends, so one more sign is needed. Either the engine's own counters of
+computed tokens stand still over readings that still come, or the answer should have ended long ago.
 """
 
 from typing import Final
@@ -29,9 +29,9 @@ def hangs(
     is_on_trial: bool,
     now_seconds: float,
 ) -> bool:
-    """Whether what waits there should go elsewhere.
+    """Whether the unanswered requests at the replica should go elsewhere.
 
-    ``is_on_trial``: it has failed of late, and a request finds out whether it is back.
+    ``is_on_trial``: the replica has failed lately, and one request finds out whether it is back.
     """
     silent = ledger.silent_seconds(now_seconds)
     if silent <= 0.0:
@@ -47,7 +47,7 @@ def hangs(
     if are_streams:
         return any(lease.is_pending for lease in ledger.leases)
     if ledger.tells_life:
-        # Its counters were read since, and stand still: a page that nobody answers says nothing.
+        # Only counters that were read since then are a sign: a scrape that fails says nothing.
         since = now_seconds - silent
         if ledger.read_at_seconds - since > patience:
             return True
@@ -55,7 +55,7 @@ def hangs(
 
 
 def _longest_answer_seconds(ledger: ReplicaLedger, settings: AdmissionSettings) -> float:
-    """How long the longest of the answers that show nothing may take, as far as anybody can say."""
+    """Seconds that the longest unanswered request may take to end, by what is known of lengths."""
     tick = ledger.steps.mean_seconds or ledger.steps.reported_seconds
     if tick <= 0.0:
         tick = settings.tpot_target_seconds

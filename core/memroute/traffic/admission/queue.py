@@ -1,14 +1,11 @@
-"""Requests that would fit, not now: who goes next, who will be late, and how many may wait.
+"""The requests that wait for room: which goes next, which will be late, and how many may wait.
 
 **Order.** Priority first. Within a priority, tenants take turns by deficit round robin on tokens:
-each may spend a quantum, then the next; one that comes anew goes first, so that a tenant who asks
-seldom does not wait behind one who floods. Within a tenant, the earliest deadline.
+each may spend a quantum, then the next. A tenant that had nothing waiting goes first, so that a
+tenant that asks seldom does not wait behind a flood. Within a tenant, the earliest deadline.
 
-**Late.** When not all can have their first token in time, the largest are the late ones: go
-through them by deadline, and whenever one would be late, set aside the one that takes longest of
-those so far. That makes the fewest of them late (Moore, Management Science 1968; here for machines
-that share the work). It is set aside from the tenant that asks for most: a flood makes its own
-requests late. Those set aside wait until nothing that can be in time is left.
+**Late.** Those that will be late, or would make others late, are set aside (``lateness``). They
+wait until nothing that can be in time is left.
 
 **Bounded** in requests, in tokens and in time. When it is full, the tenant that has most waiting
 makes room for the others. A request that is larger than the whole bound never waits.
@@ -20,6 +17,13 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Generic, TypeVar
+
+from memroute.traffic.admission.lateness import (
+    PrefillRate,
+    QueuedRequest,
+    mark_late,
+)
+from memroute.traffic.admission.settings import OverloadObjective
 
 T = TypeVar("T")
 # Tokens that a tenant may spend in its turn, one step's worth of prompts: turns are short, and
@@ -53,44 +57,6 @@ class QueueRefusal(StrEnum):
     SIZE = "it is larger than all that may wait together"
 
 
-class QueuedRequest(Generic[T]):
-    """One request that waits."""
-
-    __slots__ = (
-        "deadline_seconds", "expires_at_seconds", "is_late", "item", "num_tokens", "order",
-        "priority", "tenant", "work_tokens",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        item: T,
-        *,
-        order: int,
-        tenant: str,
-        priority: int,
-        num_tokens: int,
-        work_tokens: int,
-        deadline_seconds: float,
-        expires_at_seconds: float,
-    ) -> None:
-        self.item = item
-        self.order = order
-        """When it came, among others."""
-        self.tenant = tenant
-        self.priority = priority
-        self.num_tokens = num_tokens
-        """What it is expected to hold."""
-        self.work_tokens = work_tokens
-        """Of its prompt, what its best replica would have to compute."""
-        self.deadline_seconds = deadline_seconds
-        self.expires_at_seconds = expires_at_seconds
-        self.is_late = False
-        """Whether it is set aside because it will be late, or others would."""
-
-    def __lt__(self, other: "QueuedRequest[T]") -> bool:
-        return (self.deadline_seconds, self.order) < (other.deadline_seconds, other.order)
-
-
 class _Flow(Generic[T]):
     """One tenant's requests of one priority."""
 
@@ -100,27 +66,6 @@ class _Flow(Generic[T]):
         self.deficit_tokens = QUANTUM_TOKENS
         self.held_tokens = 0
         self.held: list[QueuedRequest[T]] = []
-
-
-class _Planned(Generic[T]):
-    """One tenant's requests that can be in time, so far."""
-
-    __slots__ = ("by_seconds", "seconds")
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.by_seconds: list[tuple[float, int, QueuedRequest[T]]] = []
-
-    def add(self, held: QueuedRequest[T], seconds: float) -> None:
-        self.seconds += seconds
-        heapq.heappush(self.by_seconds, (-seconds, held.order, held))
-
-    def set_longest_aside(self) -> float:
-        """It will be late; returns the seconds that the others gain."""
-        longest, _, held = heapq.heappop(self.by_seconds)
-        held.is_late = True
-        self.seconds += longest
-        return -longest
 
 
 class FairQueue(Generic[T]):
@@ -174,7 +119,7 @@ class FairQueue(Generic[T]):
         tenant: str = "",
         priority: int = 0,
     ) -> QueuedRequest[T]:
-        """Let it wait."""
+        """Hold the request."""
         self._num_held += 1
         held = QueuedRequest(
             item,
@@ -190,7 +135,7 @@ class FairQueue(Generic[T]):
         return held
 
     def move_in(self, held: QueuedRequest[T]) -> None:
-        """It has waited elsewhere so far: its deadline and when it expires stay as they are."""
+        """Take in a request that has waited elsewhere: its deadline and expiry stay."""
         self._by_item[held.item] = held
         heapq.heappush(self._by_expiry, (held.expires_at_seconds, held.order, held))
         self.held_tokens += held.num_tokens
@@ -208,8 +153,8 @@ class FairQueue(Generic[T]):
     def tokens_ahead(self, *, tenant: str, priority: int) -> int:
         """Tokens that will be given room before one more of this tenant.
 
-        Of greater priorities all, of its own priority its own, and as much of each other tenant,
-        who take turns.
+        That is all of greater priorities; of the same priority the tenant's own, and about as much
+        of each other tenant, because tenants take turns.
         """
         ahead = 0
         for other, band in self._bands.items():
@@ -225,10 +170,10 @@ class FairQueue(Generic[T]):
         return ahead
 
     def victim(self, num_tokens: int, *, tenant: str, priority: int) -> QueuedRequest[T] | None:
-        """Who would have to leave a full queue for one more of this tenant; None: nobody.
+        """The request that leaves a full queue for one more of this tenant; None: no request does.
 
-        The last of the tenant that has most waiting, of the least priority: a flood pushes out
-        its own, never those who ask seldom.
+        It is the last request of the tenant with most waiting, of the least priority. So a flood
+        pushes out its own requests, never those of tenants that ask seldom.
         """
         for other in sorted(self._bands):
             if other > priority:
@@ -256,11 +201,11 @@ class FairQueue(Generic[T]):
         return None
 
     def get(self, item: T) -> QueuedRequest[T] | None:
-        """How it waits; None when it does not."""
+        """The item's place in the queue; None when it does not wait."""
         return self._by_item.get(item)
 
     def remove(self, item: T) -> bool:
-        """It waits no more; False when it did not wait."""
+        """Take the item out of the queue; False when it did not wait."""
         held = self._by_item.pop(item, None)
         if held is None:
             return False
@@ -269,7 +214,7 @@ class FairQueue(Generic[T]):
         flow.held.remove(held)
         flow.held_tokens -= held.num_tokens
         if not self._by_item:
-            # Nobody waits: nobody owes anybody a turn.
+            # The queue is empty: no tenant owes another a turn.
             self._bands.clear()
             self._absent.clear()
             self._by_expiry.clear()
@@ -278,7 +223,7 @@ class FairQueue(Generic[T]):
         return True
 
     def served(self, held: QueuedRequest[T]) -> None:
-        """It has had its turn: its tenant has spent its tokens."""
+        """The request has had its turn: its tokens are taken from its tenant's deficit."""
         band = self._bands[held.priority]
         flow = band[held.tenant]
         flow.deficit_tokens -= held.num_tokens
@@ -291,7 +236,7 @@ class FairQueue(Generic[T]):
                 self._forget(held.priority, held.tenant)
 
     def _leaves(self, priority: int, tenant: str) -> None:
-        """Nothing of the tenant's waits any more: its place is remembered for a while."""
+        """The tenant has nothing waiting any more: its place is remembered for a while."""
         self._absent[(priority, tenant)] = None
         if len(self._absent) > MAX_ABSENT_TENANTS:
             (oldest_priority, oldest), _ = self._absent.popitem(last=False)
@@ -306,46 +251,31 @@ class FairQueue(Generic[T]):
 
     def plan(
         self,
+        rate: PrefillRate,
         *,
-        prompt_seconds: float,
-        token_seconds: float,
-        num_replicas: int,
-        backlog_seconds: float,
+        objective: OverloadObjective,
         now_seconds: float,
     ) -> None:
-        """Say who will be late.
-
-        A prompt takes ``prompt_seconds`` and ``token_seconds`` for each token of work on one of
-        ``num_replicas``, which are busy for ``backlog_seconds`` already.
-        """
-        start = now_seconds + backlog_seconds
+        """Say who will be late, by the pool's objective."""
+        start = now_seconds + rate.backlog_seconds
         for priority in sorted(self._bands, reverse=True):
             ordered: list[QueuedRequest[T]] = []
             for flow in self._bands[priority].values():
                 ordered += flow.held
             ordered.sort()
-            planned: dict[str, _Planned[T]] = {}
-            for held in ordered:
-                own = prompt_seconds + token_seconds * held.work_tokens
-                held.is_late = held.deadline_seconds - now_seconds < own
-                if held.is_late:
-                    continue
-                start += own / num_replicas
-                tenant = planned.get(held.tenant)
-                if tenant is None:
-                    tenant = planned[held.tenant] = _Planned()
-                tenant.add(held, own)
-                if start + own * (1 - 1 / num_replicas) > held.deadline_seconds:
-                    greatest = tenant
-                    if len(planned) > 1:
-                        greatest = max(planned.values(), key=_seconds_of)
-                    start -= greatest.set_longest_aside() / num_replicas
+            start = mark_late(
+                ordered,
+                rate,
+                objective=objective,
+                start_seconds=start,
+                now_seconds=now_seconds,
+            )
 
     def in_order(self) -> list[QueuedRequest[T]]:
-        """All of them as they would go: of each tenant the first, then of each the second.
+        """All requests in the order in which they would go.
 
-        Of one priority those that can be in time come before those that are late; then the next
-        priority.
+        The first of each tenant, then the second of each. Within a priority, requests that can be
+        in time come before those that are late.
         """
         order: list[QueuedRequest[T]] = []
         for priority in sorted(self._bands, reverse=True):
@@ -363,7 +293,7 @@ class FairQueue(Generic[T]):
         return order
 
     def take_expired(self, *, now_seconds: float) -> list[T]:
-        """Those that have waited for their time, the longest first; they wait no more."""
+        """Requests whose time is over, the longest wait first; they leave the queue."""
         expired: list[T] = []
         while self._by_expiry and self._by_expiry[0][0] <= now_seconds:
             held = heapq.heappop(self._by_expiry)[2]
@@ -373,12 +303,8 @@ class FairQueue(Generic[T]):
         return expired
 
     def waiting(self) -> list[QueuedRequest[T]]:
-        """All of them, in the order in which they came here."""
+        """All requests, in the order in which they came."""
         return list(self._by_item.values())
-
-
-def _seconds_of(planned: _Planned[T]) -> float:
-    return planned.seconds
 
 
 def _tokens_of(flow: _Flow[T]) -> int:

@@ -1,12 +1,14 @@
-"""Why a request may not go now, or ever: the taxonomy, each with a sentence and when to come back.
+"""Why a request is refused: a reason, a sentence with numbers, and when to come back.
 
 ```text
-never-fits         400   no replica could ever hold it; coming back does not help
-saturated          429   the queue is full, or waiting is in vain; Retry-After by the measured rate
-queue-timeout      504   it has waited for as long as it may
-no-ready-replica   503   nobody is there to ask
-shutting-down      503   the router is
+never-fits         400   no known replica could ever hold the request; coming back does not help
+saturated          429   the request may not wait, or waits in vain; Retry-After by the drain rate
+queue-timeout      504   the request has waited for as long as requests may
+no-ready-replica   503   no replica that could hold the request is ready
+shutting-down      503   the router is stopping
 ```
+
+docs/how-to/when-it-refuses.md has a row for every sentence; a test compares them.
 """
 
 import math
@@ -51,16 +53,16 @@ class Reject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotNow:
-    """It would fit, not now: why, in a sentence with numbers, and how long it may take."""
+    """Why a request that would fit may not go now, with numbers, and how long that may take."""
 
     message: str
     expected_wait_seconds: float | None
-    """None when no token was ever freed: nobody knows."""
+    """Seconds until the queue as it is now has been given room; None while there is no rate."""
 
     def reject(
         self, *, because: str, reason: RejectReason = RejectReason.SATURATED, waited: float = 0.0
     ) -> Reject:
-        """The refusal of a request that may not wait, or has waited ``waited`` s in vain."""
+        """The refusal of a request that may not wait, or has waited ``waited`` seconds in vain."""
         seconds = self.expected_wait_seconds
         retry_after = DEFAULT_RETRY_AFTER_SECONDS
         if seconds is not None:
@@ -88,7 +90,7 @@ def never_fits(profile: RequestProfile, replicas: Sequence[ReplicaLedger]) -> Re
 
 
 def no_ready_replica() -> Reject:
-    """The refusal where there is nobody to ask."""
+    """The refusal where no replica of the model is ready."""
     return Reject(
         reason=RejectReason.NO_READY_REPLICA,
         message="no replica of this model is ready",
@@ -104,7 +106,7 @@ def not_now(
     settings: AdmissionSettings,
     expected_wait_seconds: float | None,
 ) -> NotNow:
-    """What is said of a request that would fit, not now. ``closed``: replicas by reason."""
+    """Why a request that would fit may not go now. ``closed``: replicas by reason."""
     message = sentence(closed, settings) or "none takes it"
     if ClosedReason.MEMORY in closed:
         shortfalls = [

@@ -1,11 +1,12 @@
-"""What a pool admits by: two targets and a watermark, and every time that follows from them.
+"""What a pool admits by: two targets and a watermark, and the times that follow from them.
 
-Every time that requests are given is a share of the two targets, within bounds: engines that are
-ten times slower have targets that are ten times longer, and nothing else to set. Where an engine
-cannot meet a target even with one request, what it does alone is the floor (``FLOOR_RATIO``).
+The times here are shares of the two targets, within bounds. For engines that are ten times slower,
+set targets that are ten times longer. (Times elsewhere that are absolute: docs/adr/0013.) Where an
+engine cannot meet a target with one request, what it does alone is the floor (``FLOOR_RATIO``).
 """
 
 import math
+from enum import StrEnum
 from typing import Final
 
 # Safety margin below the TPOT target of an answer of one token. The margin shrinks with the square
@@ -32,6 +33,10 @@ STUCK_RATIO: Final = 5.0
 # Silence that makes a replica on trial hang: its request can still be in time elsewhere.
 # Unit: ratio of the TTFT target. Source: chosen by hand.
 TRIAL_RATIO: Final = 0.6
+# A prompt that takes longer than the TTFT target on an idle replica is due after this many times
+# what the prompt takes there.
+# Unit: ratio. Source: chosen by hand.
+OWN_PREFILL_RATIO: Final = 1.5
 # Longest TTFT target that times are shares of: a batch that may take an hour need not find out in
 # five of them that a replica hangs.
 # Unit: seconds. Source: a bound, chosen by hand.
@@ -54,16 +59,24 @@ UNPROVEN_STEPS: Final = 10.0
 LEAST_SILENT_STEPS: Final = 2.0
 
 
-class AdmissionSettings:
-    """What a pool admits by; never changed. A plain class: it is read for every replica.
+class OverloadObjective(StrEnum):
+    """Who is late when not all can be in time; the value is that of ``overloadObjective``."""
 
-    Every time that requests are given here is a share of the targets: engines that are ten times
-    slower have targets that are ten times longer, and nothing else to set.
-    """
+    REQUESTS = "requests"
+    """As many requests in time as possible: those with most work are late."""
+    TOKENS = "tokens"
+    """As many tokens in time as possible: those that bring few tokens for their work, then those
+    with most work."""
+    SIZES = "sizes"
+    """The same chance for every size: the newest are late, of sizes that were served most."""
+
+
+class AdmissionSettings:
+    """What a pool admits by; never changed. A plain class: it is read for every replica."""
 
     __slots__ = (
         "closed_seconds", "least_silent_seconds", "max_prefill_seconds", "miss_seconds",
-        "stuck_seconds", "tpot_target_seconds", "trial_seconds", "ttft_target_seconds",
+        "objective", "stuck_seconds", "tpot_target_seconds", "trial_seconds", "ttft_target_seconds",
         "unproven_seconds", "watermark_ratio",
     )  # fmt: skip
 
@@ -74,12 +87,15 @@ class AdmissionSettings:
         ttft_target_seconds: float = 1.0,
         tpot_target_seconds: float = 0.05,
         max_prefill_seconds: float | None = None,
+        objective: OverloadObjective = OverloadObjective.REQUESTS,
     ) -> None:
+        self.objective = objective
+        """Who is late when not all can be in time."""
         self.watermark_ratio = watermark_ratio
         """Projected KV use that an admission may reach, 0 to 1."""
         self.ttft_target_seconds = ttft_target_seconds
         self.tpot_target_seconds = tpot_target_seconds
-        """The latency that answers are meant to have: what makes a replica full in time."""
+        """Seconds to the first token, and per output token, that answers should have."""
         ttft = min(MAX_TTFT_SECONDS, ttft_target_seconds)
         tpot = min(MAX_TPOT_SECONDS, tpot_target_seconds)
         if max_prefill_seconds is None:
@@ -97,28 +113,30 @@ class AdmissionSettings:
         would take from many what it gains itself: a long prefix computed twice is held twice,
         too."""
         self.stuck_seconds = max(MIN_STUCK_SECONDS, STUCK_RATIO * ttft)
-        """A replica that shows nothing for so long hangs."""
+        """Seconds without any sign, after which a replica counts as hung."""
         self.trial_seconds = max(MIN_TRIAL_SECONDS, TRIAL_RATIO * ttft)
-        """The same for one on trial: its request can still be in time elsewhere."""
+        """The same for a replica on trial: its request can still be in time elsewhere."""
         self.unproven_seconds = UNPROVEN_STEPS * tpot
         self.least_silent_seconds = LEAST_SILENT_STEPS * tpot
 
     def without_time(self) -> "AdmissionSettings":
-        """The same, where nothing is held for time: what is believed of it is wrong (safe mode)."""
+        """The same without limits on time: for safe mode, where predictions are wrong."""
         settings = AdmissionSettings(
             watermark_ratio=self.watermark_ratio,
             ttft_target_seconds=self.ttft_target_seconds,
             tpot_target_seconds=self.tpot_target_seconds,
             max_prefill_seconds=math.inf,
+            objective=self.objective,
         )
         settings.tpot_target_seconds = math.inf
         return settings
 
     def reduced(self, ratio: float) -> "AdmissionSettings":
-        """The same, for requests that have to leave room for others' (0 to 1 of each limit)."""
+        """The same with ``ratio`` (0 to 1) of each limit: for a tenant over its share."""
         return AdmissionSettings(
             watermark_ratio=ratio * self.watermark_ratio,
             ttft_target_seconds=self.ttft_target_seconds,
             tpot_target_seconds=ratio * self.tpot_target_seconds,
             max_prefill_seconds=ratio * self.max_prefill_seconds,
+            objective=self.objective,
         )

@@ -1,15 +1,15 @@
 """Whether the replicas of a pool can meet its latency targets at all, with one request alone.
 
-Below what its best replica needs with one request nothing can be admitted that would be in time,
-so a target there does not stop the service (``gates.py``); it is said once, in a sentence:
+A target shorter than what the best replica needs for one request cannot be met by any admission. So
+such a target does not stop the service (``gates.py``). It is reported once, in a sentence:
 
 ```text
 tpotTargetSeconds   against the least time per token of any replica with one request
 ttftTargetSeconds   against the least prefill of a typical prompt on any replica
-unknown             no replica has shown it yet: nothing is said
+unknown             no replica has shown its speed yet: nothing is reported
 ```
 
-A replica that is faster shows itself by serving: the verdict is taken back then.
+A faster replica shows itself by serving. The verdict is taken back then.
 """
 
 from collections.abc import Iterable
@@ -48,7 +48,7 @@ class AloneLatency:
 
     @property
     def is_known(self) -> bool:
-        """Whether any of it is."""
+        """Whether either time is known."""
         return self.tpot_seconds is not None or self.ttft_seconds is not None
 
 
@@ -57,10 +57,10 @@ class UnmetTarget:
     """Targets that no replica of the pool meets even with one request. At least one is set."""
 
     tpot_alone_seconds: float | None = None
-    """Per output token, alone; None: the target for it can be met, or nobody knows."""
+    """Seconds per output token, alone; None: the target can be met, or the time is unknown."""
     tpot_target_seconds: float
     ttft_alone_seconds: float | None = None
-    """For a typical prompt, alone; None likewise."""
+    """Seconds for a typical prompt, alone; None: the target can be met, or the time is unknown."""
     ttft_target_seconds: float
     prompt_tokens: int = 0
     """Uncached tokens of that prompt; 0 where unknown."""
@@ -80,7 +80,7 @@ class UnmetTarget:
 
 
 def alone_latency(replicas: Iterable[ReplicaLedger]) -> AloneLatency:
-    """The least that any replica needs alone, of those that have shown it."""
+    """The least times that any replica needs alone, of the replicas that have shown theirs."""
     tpot: float | None = None
     ttft: float | None = None
     tokens = 0
@@ -100,9 +100,9 @@ def alone_latency(replicas: Iterable[ReplicaLedger]) -> AloneLatency:
 def unmet_target(
     alone: AloneLatency, settings: AdmissionSettings, *, before: UnmetTarget | None = None
 ) -> UnmetTarget | None:
-    """The targets that cannot be met; None when all can, or when nobody knows.
+    """The targets that cannot be met; None when all can be met, or when the times are unknown.
 
-    ``before``: the verdict so far. What it names stays named until it is met with some room.
+    ``before``: the verdict so far. A target that it names stays named until it is met with room.
     """
     tpot_before = ttft_before = None
     if before is not None and before.tpot_target_seconds == settings.tpot_target_seconds:
@@ -123,9 +123,9 @@ def unmet_target(
 
 
 def _over(alone: float | None, target: float, *, before: float | None) -> float | None:
-    """What is over the target, in seconds; None where nothing is, or nobody knows.
+    """``alone`` where it is over the target; None where it is not, or is unknown.
 
-    Within the room that a verdict has before it is taken back, the number that it was given for.
+    Between the target and the point at which a verdict is taken back, the number of that verdict.
     """
     if alone is None:
         return None

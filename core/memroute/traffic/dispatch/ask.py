@@ -3,6 +3,7 @@
 from typing import Final, Generic, Protocol, TypeVar
 
 from memroute.traffic.admission import ClosedReason
+from memroute.traffic.dispatch.size_shares import size_class
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.request import RequestProfile
 
@@ -13,11 +14,11 @@ REPLICA: Final = "replica"
 
 
 class Ticket(Protocol):
-    """Who asks for room. Hashed by identity."""
+    """A request that asks for room, as its owner knows it. Hashed by identity."""
 
     profile: RequestProfile
     tried: list[str]
-    """Replicas that it has already failed on."""
+    """Names of the replicas on which the request has already failed."""
 
 
 T = TypeVar("T", bound=Ticket)
@@ -27,31 +28,35 @@ class Ask(Generic[T]):
     """A request that asks for room, from its submission until its verdict."""
 
     __slots__ = (
-        "closed", "deadline_seconds", "lane", "num_tokens", "output_tokens", "profile", "ticket",
-        "version", "waits_for", "wanted",
+        "closed", "deadline_seconds", "is_thin", "lane", "num_tokens", "output_tokens", "profile",
+        "size_class", "ticket", "version", "waits_for", "wanted",
     )  # fmt: skip
 
     def __init__(self, ticket: T, *, output_tokens: int, deadline_seconds: float) -> None:
         self.ticket = ticket
         self.profile = ticket.profile
         self.output_tokens = output_tokens
-        """How long its answer is expected to be, all its choices together."""
+        """Expected length of its answer in tokens, all choices together."""
         self.num_tokens = self.profile.num_prompt_tokens + output_tokens
         """Tokens that it is expected to hold."""
+        self.size_class = size_class(self.num_tokens)
+        """Requests of a class are of one size within a factor of two."""
+        self.is_thin = False
+        """Whether it brings few tokens for its work, beside those that came of late."""
         self.deadline_seconds = deadline_seconds
         """When its first token should be there."""
         self.version = ""
-        """Of the model: the one that it has drawn, of those that could hold it."""
+        """The version of the model that the request has drawn, among those that could hold it."""
         self.lane = ""
-        """Requests of one lane may go to the same replicas."""
+        """Requests with equal lanes may go to the same replicas."""
         self.waits_for = ROOM
         """``ROOM``, ``REPLICA``, or the slot of a LoRA adapter."""
         self.wanted: Backend | None = None
-        """The replica that it would go to, at the last look; None: to any that opens."""
+        """The replica that was cheapest at the last look; None: any replica that opens will do."""
         self.closed: ClosedReason | None = None
-        """Why that one was closed to it."""
+        """Why ``wanted`` was closed to the request."""
 
 
 def adapter_slot(adapter: str) -> str:
-    """What a request waits for that waits for a slot of this adapter."""
+    """The value of ``waits_for`` while a request waits for a slot of this LoRA adapter."""
     return f"adapter {adapter}"

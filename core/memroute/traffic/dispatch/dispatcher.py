@@ -9,22 +9,21 @@ submit ── no replica could ever hold it ────────────
 turns  ── whose turn is it, now that something has changed? ──────► Assignment, or Reject: too late
 ```
 
-The same object decides in the router and in the simulator's virtual time (``request_pool`` asks it
-there as here): it has no clock and no chance of its own, and the same calls give the same
-decisions. Deciding, choosing and reserving are one step, so that two requests are never given the
-same room.
+The same object decides in the router and in the simulator's virtual time: ``request_pool`` asks it
+in both. It has no clock and no chance of its own, and the same calls give the same decisions.
+Deciding, choosing and reserving are one step, so that two requests are never given the same room.
 
 | question | where |
 | --- | --- |
-| which replicas may it go to, and could any hold it? | ``membership`` |
-| what does it cost there, and who is open? | ``selection``; ``memroute.traffic.routing`` |
-| who waits, for what, and for how long? | ``waiting_room``, ``waiting_line``, ``drain`` |
-| whose turn is it? | ``turns`` |
-| who has had more than its share? is waiting of any use? | ``fair_share``, ``overload`` |
+| which replicas may a request go to, and could any hold it? | ``membership`` |
+| what does it cost on each, and which are open? | ``selection``; ``memroute.traffic.routing`` |
+| which requests wait, for what, and for how long? | ``waiting_room``, ``waiting_line``, ``drain`` |
+| which request goes next? | ``turns`` |
+| which tenant is over its share? is waiting of any use? | ``fair_share``, ``overload`` |
 """
 
 from collections.abc import Callable
-from typing import Generic
+from typing import Final, Generic
 
 from memroute.traffic.admission import ClosedReason, QueueLimits, Reject, hangs
 from memroute.traffic.dispatch.ask import REPLICA, T
@@ -37,9 +36,13 @@ from memroute.traffic.lengths import OutputLengths, TokensPerEvent
 from memroute.traffic.peers import PeerGroup
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import Predictions, ReplicaLedger, ReplicaReading, Reservation
-from memroute.traffic.replica.backend import Backend, compare_speed
+from memroute.traffic.replica.backend import Backend, FastestReplica, compare_speed
 from memroute.traffic.request import Hits
 from memroute.traffic.routing.cost import RandomSource
+
+# Looked up once, not for every request.
+_ENFORCE: Final = AdmissionMode.ENFORCE
+_OFF: Final = AdmissionMode.OFF
 
 
 class Dispatcher(Generic[T]):
@@ -63,19 +66,21 @@ class Dispatcher(Generic[T]):
         self.lengths = OutputLengths()
         self.events = TokensPerEvent()
         self.predictions = Predictions()
-        """What is believed of the replicas, compared with what happens."""
+        """What the pool predicts of its replicas, compared with what happens."""
         self.peers = peers or PeerGroup()
         self.cached = CachedPrompts(self.peers.others)
         self.shares = FairShares()
         self.num_would_hold = 0
-        """Requests that were sent in observe mode, and would have been held."""
+        """Requests that observe mode has sent, and enforce mode would have held."""
         self.closed_counts: dict[ClosedReason, int] = {}
-        """Replicas that were closed to a request when it came, by why."""
+        """Closed replicas by reason, summed over all requests at their arrival."""
         self._membership = Membership()
+        self._fastest = FastestReplica()
         self._selection: Selection[T] = Selection(
             settings,
             self.lengths,
             self.cached,
+            self._fastest,
             rng=rng,
             find_hits=find_hits,
             predictions=self.predictions,
@@ -89,7 +94,7 @@ class Dispatcher(Generic[T]):
 
     @property
     def settings(self) -> DispatchSettings:
-        """What is decided by."""
+        """The settings that are in force."""
         return self._selection.settings
 
     @property
@@ -98,21 +103,22 @@ class Dispatcher(Generic[T]):
         return self._membership.known
 
     def configure(self, settings: DispatchSettings) -> None:
-        """Decide by these settings from now on. Raises ``KeyError`` for a policy that is none."""
+        """Decide by these settings from now on. Raises ``KeyError`` for an unknown policy."""
         self._selection.configure(settings)
         self._membership.shares = settings.shares
 
     def add(self, backend: Backend) -> None:
-        """A replica is there, its cache cold."""
+        """A replica has come, its cache cold."""
         self.cached.added(backend.ledger.replica)
         self.backends[backend.ledger.replica] = backend
         self.peers.add_replica(backend.ledger, self.cached)
 
     def remove(self, replica: str) -> Backend | None:
-        """A replica is gone; leases on it stay valid until they are released."""
+        """A replica has gone; leases on it stay valid until they are released."""
         self.cached.removed(replica)
         backend = self.backends.pop(replica, None)
         if backend is not None:
+            self._fastest.gone(backend.ledger, self.backends.values())
             self.peers.remove_replica(backend.ledger)
         return backend
 
@@ -136,36 +142,36 @@ class Dispatcher(Generic[T]):
         )
 
     def apply_reading(self, ledger: ReplicaLedger, reading: ReplicaReading) -> None:
-        """A replica was read: what it holds is known anew."""
+        """A scrape of a replica has come: its ledger takes the reading."""
         ledger.settle(now_seconds=reading.taken_at_seconds)
         ledger.apply_reading(reading)
         self.cached.sized(ledger)
         compare_speed(ledger, self.backends.values())
+        self._fastest.learned(ledger, self.backends.values())
 
     # Requests.
 
     @property
     def num_held(self) -> int:
-        """Requests that wait."""
+        """Requests that are held."""
         return len(self._room)
 
     @property
     def held_tokens(self) -> int:
-        """Tokens that those are expected to need."""
+        """Tokens that all held requests are expected to need."""
         return self._room.held_tokens
 
     @property
     def has_turns(self) -> bool:
-        """Whether ``turns`` may have something to say, now or when something changes."""
+        """Whether any request waits for a verdict of ``turns``."""
         return self._room.has_turns
 
     def submit(self, ticket: T, *, now_seconds: float) -> Assignment | Reject | None:
-        """Room on a replica, a refusal, or None: it waits, and ``turns`` will tell."""
+        """Room on a replica, a refusal, or None: held until ``turns`` has a verdict."""
         room = self._room
         ask = self._selection.ask(ticket, now_seconds=now_seconds)
         profile = ask.profile
-        if not ticket.tried:
-            self.shares.asked(profile.tenant, ask.num_tokens, now_seconds=now_seconds)
+        room.asked(ask, now_seconds=now_seconds)
         available = self._membership.available(now_seconds=now_seconds)
         possible = available.possible(profile, ticket.tried)
         if possible is None:
@@ -179,8 +185,8 @@ class Dispatcher(Generic[T]):
         gated = self._selection.shortlist(
             ask,
             possible.backends,
-            is_over_share=room.is_over_share(ask.version, profile.tenant, now_seconds=now_seconds),
-            asks_gates=mode is not AdmissionMode.OFF,
+            is_over_share=room.is_over_share(ask, now_seconds=now_seconds),
+            asks_gates=mode is not _OFF,
             now_seconds=now_seconds,
         )
         for why, count in gated.closed.items():
@@ -188,7 +194,7 @@ class Dispatcher(Generic[T]):
         may_go = gated.is_best_open or gated.is_second_best_due(
             deadline_seconds=ask.deadline_seconds, now_seconds=now_seconds
         )
-        if mode is not AdmissionMode.ENFORCE:
+        if mode is not _ENFORCE:
             if mode is AdmissionMode.OBSERVE and not may_go:
                 self.num_would_hold += 1
             found = self._selection.in_any_case(ask, gated)
@@ -199,7 +205,7 @@ class Dispatcher(Generic[T]):
         return room.assign(ask, gated, now_seconds=now_seconds)
 
     def withdraw(self, ticket: T) -> bool:
-        """It waits no more: its client has gone. False when it did not wait."""
+        """The request's client has gone: it waits no more. False when it did not wait."""
         return self._room.withdraw(ticket)
 
     def turns(self, *, now_seconds: float) -> list[tuple[T, Assignment | Reject]]:
@@ -207,13 +213,13 @@ class Dispatcher(Generic[T]):
         return self._room.turns(now_seconds=now_seconds)
 
     def stuck(self, *, now_seconds: float) -> list[Reservation]:
-        """Requests that wait at replicas that hang, where others could take them."""
+        """Unanswered requests at replicas that hang, where another replica could take them."""
         found: list[Reservation] = []
         routable = [c for c in self.backends.values() if c.is_routable]
         num_healthy = sum(not backend.health.is_out for backend in routable)
         for backend in routable:
             ledger = backend.ledger
-            # One that is out has what is on trial there, and what was sent before it was known.
+            # A replica that is out has its trial request, and what was sent before it failed.
             is_out = backend.health.is_out
             others = num_healthy - (0 if is_out else 1)
             if others and hangs(
@@ -226,7 +232,9 @@ class Dispatcher(Generic[T]):
         return found
 
     def ended(self, assignment: Assignment, *, is_complete: bool, now_seconds: float) -> int:
-        """A request has left its replica; tokens that it held. ``is_complete``: it was answered.
+        """A request has left its replica; returns the tokens that it held there.
+
+        ``is_complete``: it was answered.
 
         Raises ``KeyError`` the second time: that is a bug of the caller.
         """

@@ -1,9 +1,9 @@
-"""How fast a backlog moves.
+"""How fast a backlog moves, in tokens per second.
 
 The drain rate counts tokens that were given room while there is a backlog: without one, throughput
 measures demand, not capacity. Gaps of up to ``LULL_SECONDS`` do not end a backlog. Caches that fill
-up give room faster than it is freed, which cannot go on: where memory is what requests wait for,
-the slower of the two rates counts.
+up give room faster than it is freed, which cannot last. So where requests wait for memory, the
+slower of the two rates counts.
 """
 
 import math
@@ -32,7 +32,7 @@ class DrainMeter:
         self._memory_bound_at_seconds = -math.inf
 
     def waits(self, *, is_first: bool, now_seconds: float) -> None:
-        """A request has to wait. ``is_first``: no other does."""
+        """A request has to wait. ``is_first``: no other request waits."""
         lull = now_seconds - self._waited_at_seconds if is_first else 0.0
         if self.since_seconds < 0 or lull > LULL_SECONDS:
             self.since_seconds = now_seconds
@@ -46,7 +46,7 @@ class DrainMeter:
         self._waited_at_seconds = now_seconds
 
     def placed(self, num_tokens: int, *, now_seconds: float) -> bool:
-        """So many tokens were given room; whether that was while there is a backlog."""
+        """A request of ``num_tokens`` was given room; returns whether there is a backlog."""
         if self.since_seconds < 0:
             return False
         if now_seconds - self._waited_at_seconds > LULL_SECONDS:
@@ -56,7 +56,7 @@ class DrainMeter:
         return True
 
     def freed(self, num_tokens: int, *, now_seconds: float) -> None:
-        """An answer has ended that held so many tokens."""
+        """An answer has ended that held ``num_tokens``."""
         if self.since_seconds >= 0:
             self._freed.add(num_tokens, now_seconds=now_seconds)
 
@@ -65,7 +65,7 @@ class DrainMeter:
         self._memory_bound_at_seconds = now_seconds
 
     def seconds_to_place(self, num_tokens: int, *, now_seconds: float) -> float | None:
-        """How long it takes until so many tokens were given room; None: nobody can tell yet."""
+        """Seconds until ``num_tokens`` have been given room; None while there is no rate."""
         since = self.since_seconds
         if since < 0 or now_seconds - since < MIN_BACKLOG_SECONDS:
             return None

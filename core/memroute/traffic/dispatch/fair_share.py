@@ -19,7 +19,7 @@ OVER_SHARE_RATIO: Final = 1.5
 
 
 class _Use:
-    """What one tenant asked for of late, and was given, in tokens."""
+    """Tokens that one tenant has asked for and was given, as rates of the last ten seconds."""
 
     __slots__ = ("asked", "given")
 
@@ -34,18 +34,18 @@ class FairShares:
     def __init__(self) -> None:
         self._uses: OrderedDict[str, _Use] = OrderedDict()
         self._share_per_second = 0.0
-        """An equal share of the tokens that are given out, at the last ``update``."""
+        """Tokens per second of an equal share, as of the last ``update``; 0 below two tenants."""
 
     def asked(self, tenant: str, num_tokens: int, *, now_seconds: float) -> None:
-        """A request came that is expected to hold so many tokens."""
+        """A request of the tenant came that is expected to hold ``num_tokens``."""
         self._use(tenant).asked.add(num_tokens, now_seconds=now_seconds)
 
     def given(self, tenant: str, num_tokens: int, *, now_seconds: float) -> None:
-        """Such a request was given room."""
+        """A request of the tenant that is expected to hold ``num_tokens`` was given room."""
         self._use(tenant).given.add(num_tokens, now_seconds=now_seconds)
 
     def update(self, *, now_seconds: float) -> None:
-        """Work the equal share out anew: there is none with fewer than two tenants."""
+        """Compute the equal share again. With fewer than two active tenants there is none."""
         rates = [
             use.given.per_second(now_seconds=now_seconds) or 0.0 for use in self._uses.values()
         ]
@@ -53,7 +53,7 @@ class FairShares:
         self._share_per_second = sum(active) / len(active) if len(active) > 1 else 0.0
 
     def is_over(self, tenant: str, *, now_seconds: float) -> bool:
-        """Whether it asks for far more than its equal share, and has had that."""
+        """Whether the tenant asks for far more than its equal share, and has had the share."""
         share = self._share_per_second
         use = self._uses.get(tenant)
         if share <= 0 or use is None:

@@ -1,9 +1,10 @@
-"""A pool's replicas: which of them a request may go to now, and which could ever hold it.
+"""A pool's replicas: which of them a request may go to now, and whether any could ever hold it.
 
 ```text
-known      all that discovery has named: in, out, draining, of any version
-available  of those: routable, and in (or, where all are out, out: one may be back)
-possible   of those: not tried before, large enough, of the version that the request has drawn
+known      all replicas that discovery has named: in, out, draining, of any version
+available  the known ones that are routable and in; where all are out, those: one may be back
+possible   the available ones that are large enough, of the version that the request has drawn, and
+           on which the request has not failed before
 ```
 
 *Never fits* is judged against ``known``: a replica that is out for a moment, drains, or is of
@@ -24,16 +25,16 @@ UNBOUNDED_TOKENS: Final = 2**60
 
 
 class Possible:
-    """Where one request may go: not empty."""
+    """The replicas that one request may go to: not empty."""
 
     __slots__ = ("backends", "lane", "version")
 
     def __init__(self, backends: list[Backend], version: str, lane: str) -> None:
         self.backends = backends
         self.version = version
-        """The version that it has drawn; empty where all compete."""
+        """The version that the request has drawn; empty where all versions compete."""
         self.lane = lane
-        """Equal for requests that may go to the same replicas."""
+        """Equal for any two requests that may go to the same replicas."""
 
 
 class Available:
@@ -44,23 +45,24 @@ class Available:
     def __init__(
         self, backends: list[Backend], shares: Mapping[str, float], least_limit: int
     ) -> None:
-        """``least_limit``: tokens that every one of them holds of one request."""
+        """``least_limit``: the least that any replica holds of one request, in tokens."""
         self.backends = backends
         self._shares = shares
         self._least_limit = least_limit
         self._by_version: dict[str, list[Backend]] = {}
+        self.versions: tuple[str, ...] = ()
+        """Of the model, where they have shares; empty where all compete."""
         if shares:
             for backend in backends:
                 self._by_version.setdefault(backend.version, []).append(backend)
-        self.versions = tuple(sorted(self._by_version))
-        """Of the model, where they have shares; empty where all compete."""
+            self.versions = tuple(sorted(self._by_version))
 
     def of_version(self, version: str) -> list[Backend]:
-        """Those of a version; where all compete, all."""
+        """The replicas of a version; all of them where all versions compete."""
         return self._by_version.get(version, []) if self._shares else self.backends
 
     def has_slot(self, version: str, adapter: str) -> bool:
-        """Whether one of the version could use the LoRA adapter now, as far as slots go."""
+        """Whether a replica of the version uses the LoRA adapter or has a slot for it."""
         for backend in self.of_version(version):
             ledger = backend.ledger
             if ledger.has_adapter(adapter) or ledger.has_adapter_slot():
@@ -68,7 +70,7 @@ class Available:
         return False
 
     def possible(self, profile: RequestProfile, tried: Collection[str]) -> Possible | None:
-        """Those that could hold it, of the version that it draws; None: there is none."""
+        """The replicas that could hold the request, of the version that it draws; None: none."""
         least = profile.least_tokens
         lane = profile.adapter
         backends, by_version = self.backends, self._by_version
@@ -92,7 +94,7 @@ class Available:
         return None if version is None else Possible(by_version[version], version, lane)
 
     def _drawn(self, versions: Iterable[str], draw: float) -> str | None:
-        """The version that a number from 0 to 1 draws, by their shares; None: none has any."""
+        """The version that a number from 0 to 1 draws by the shares; None: no version has one."""
         there = sorted(versions)
         left = draw * sum(self._shares.get(version, 0.0) for version in there)
         for version in there:
@@ -108,10 +110,10 @@ class Membership:
     def __init__(self) -> None:
         self.known: dict[str, Backend] = {}
         self.shares: Mapping[str, float] = {}
-        """Of the traffic, by version; empty: all versions compete."""
+        """Shares of the traffic by version; empty: all versions compete."""
 
     def available(self, *, now_seconds: float) -> Available:
-        """Those that may be tried now."""
+        """The replicas that may be tried now."""
         found: list[Backend] = []
         out: list[Backend] = []
         least_limit = UNBOUNDED_TOKENS

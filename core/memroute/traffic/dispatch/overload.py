@@ -1,13 +1,12 @@
-"""Whether it is of use to wait for those that are late.
+"""Whether waiting is of any use to requests that are late.
 
-When more comes than can be served in time, most of those that are late wait in vain, and those that
-do get a turn take it, and what they hold, from others that could have been in time. So under
-overload a request that is late is refused at once, instead of at the end of its time. Overload is
-either of two things:
+When more requests come than can be served in time, most late requests wait in vain. A late request
+that does get a turn takes room from requests that could have been in time. So under overload a late
+request is refused at once, instead of at the end of its time. Overload is either of two things:
 
-* for half of what requests may wait, only requests that are in time have had turns; or
-* more late requests were refused than served, and refusals are more than a tenth of what was given
-  room: with fewer the load is bursty, and whoever waits is served soon.
+* for half of ``--max-queue-seconds`` only requests that are in time have had turns; or
+* more late requests were refused than served, and refusals exceed a tenth of the requests that were
+  given room. With fewer refusals the load is bursty, and late requests are served soon.
 """
 
 from typing import Final
@@ -24,7 +23,7 @@ OVERLOAD_RATIO: Final = 0.1
 
 
 class OverloadDetector:
-    """Owns what became of the late ones; the caller brings the clock."""
+    """Owns what became of late requests; the caller brings the clock."""
 
     def __init__(self) -> None:
         self._num_placed = RateMeter()
@@ -37,22 +36,22 @@ class OverloadDetector:
         self._num_placed.add(1, now_seconds=now_seconds)
 
     def turn_taken(self, *, now_seconds: float) -> None:
-        """The same, while others wait."""
+        """A request was given room while others wait."""
         self._turn_at_seconds = now_seconds
 
     def served_late(self, *, now_seconds: float) -> None:
-        """A late one was given room."""
+        """A late request was given room."""
         self._late_turn_at_seconds = now_seconds
         self._num_served_late.add(1, now_seconds=now_seconds)
 
     def in_vain(self, *, now_seconds: float) -> None:
-        """A late one is refused: it has waited in vain, or would."""
+        """A late request is refused: it has waited in vain, or would."""
         self._num_in_vain.add(1, now_seconds=now_seconds)
 
     def is_hopeless(self, *, since_seconds: float, max_seconds: float, now_seconds: float) -> bool:
-        """Whether those that are late wait in vain.
+        """Whether late requests wait in vain.
 
-        ``since_seconds``: when the first one had to wait; ``max_seconds``: that requests may wait.
+        ``since_seconds``: when the backlog began; ``max_seconds``: how long requests may wait.
         """
         since = max(since_seconds, self._late_turn_at_seconds)
         if self._turn_at_seconds - since >= HOPELESS_RATIO * max_seconds:

@@ -13,7 +13,7 @@ the simulator run this very object, so a study has the router's turns, leases an
 clock, timer or log of its own: ``clock``, ``call_soon`` and ``call_later`` are those of the event
 loop, real or virtual. ``R`` is what the caller knows of a replica (its address, its engine).
 
-An exception in one waiter's callback is told to ``on_error`` and ends that waiter alone: the other
+An exception in one waiter's callback goes to ``on_error`` and ends that waiter alone. The other
 verdicts of the same turn have their reservations already, and are delivered.
 """
 
@@ -45,15 +45,15 @@ class Waiter(Protocol[R]):
     """Names of the replicas on which it has failed, in order."""
 
     def admitted(self, lease: "Lease[R]") -> None:
-        """Room was reserved after it had to wait. The lease is the waiter's to release."""
+        """Room was reserved after a wait. The lease is the waiter's to release."""
         ...
 
     def refused(self, reject: Reject) -> None:
-        """It has waited in vain."""
+        """The request was refused after a wait."""
         ...
 
     def is_stuck(self) -> None:
-        """Its replica hangs, and others do not."""
+        """The request's replica hangs, and others do not."""
         ...
 
     def crashed(self) -> None:
@@ -190,50 +190,50 @@ class RequestPool(Generic[R]):
 
     @property
     def held_tokens(self) -> int:
-        """Tokens that those are expected to need."""
+        """Tokens that the held requests are expected to need."""
         return self.dispatcher.held_tokens
 
     # Replicas.
 
     def join(self, backend: Backend, replica: R) -> None:
-        """A replica is there, its cache cold."""
+        """A replica has come, its cache cold."""
         self.replicas[backend.ledger.replica] = replica
         self.dispatcher.add(backend)
         self.advance_soon()
 
     def leave(self, name: str) -> R | None:
-        """A replica is gone. Leases on it stay valid until they are released."""
+        """A replica has gone. Leases on it stay valid until they are released."""
         self.dispatcher.remove(name)
         self.advance_soon()
         return self.replicas.pop(name, None)
 
     def apply_reading(self, ledger: ReplicaLedger, reading: ReplicaReading) -> None:
-        """A replica was read: what it holds is known anew."""
+        """A scrape of a replica has come."""
         self.dispatcher.apply_reading(ledger, reading)
         self.advance_soon()
 
     # Requests.
 
     def submit(self, waiter: Waiter[R]) -> Lease[R] | Reject | None:
-        """Room on the best replica, a refusal, or None: it waits, and will be told."""
+        """Room on the best replica, a refusal, or None: the waiter is held and called back."""
         if not waiter.tried:
             self._retries.asked()
         verdict = self.dispatcher.submit(waiter, now_seconds=self.now_seconds())
         if isinstance(verdict, Assignment):
             return self._lease(waiter, verdict)
-        # One that is held may go before those that wait, and one may have been displaced.
+        # A request that is held may go before others, and may have displaced one.
         self.advance_soon()
         return verdict
 
     def withdraw(self, waiter: Waiter[R]) -> None:
-        """It waits no more: its client has gone."""
+        """The waiter's client has gone: it waits no more."""
         if self.dispatcher.withdraw(waiter):
             self.advance_soon()
 
     def may_retry(self, waiter: Waiter[R]) -> bool:
-        """Whether one that has failed may be submitted again; a retry is paid for if so.
+        """Whether a failed request may be submitted again; if so, the retry is paid for.
 
-        Its ``tried`` includes the replica on which it has failed now.
+        The waiter's ``tried`` includes the replica on which it has failed now.
         """
         return self._retries.may_retry(
             num_attempts=len(waiter.tried), now_seconds=self.now_seconds()
@@ -254,13 +254,13 @@ class RequestPool(Generic[R]):
     # Time.
 
     def advance_soon(self) -> None:
-        """Something has changed: see whose turn it is, once this step is over."""
+        """Something has changed: give out turns once this step is over."""
         if self.dispatcher.has_turns and not self._will_advance:
             self._will_advance = True
             self._call_soon(self._advance)
 
     def tick(self) -> None:
-        """Time has passed: beliefs are judged, whole answers begin, replicas that hang are left."""
+        """Judge predictions, let whole answers begin, and leave replicas that hang."""
         now = self.now_seconds()
         self.dispatcher.predictions.judge(now_seconds=now)
         for backend in list(self.dispatcher.backends.values()):
@@ -293,7 +293,7 @@ class RequestPool(Generic[R]):
                 self._crashed(waiter, lease, error)
 
     def _crashed(self, waiter: Waiter[R], lease: Lease[R] | None, error: Exception) -> None:
-        """A waiter has raised: it is ended, and what was reserved for it given back."""
+        """A waiter has raised: end it, and give back what was reserved for it."""
         self._on_error(error)
         try:
             waiter.crashed()

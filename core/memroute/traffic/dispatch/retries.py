@@ -1,7 +1,6 @@
-"""How often a request may be tried, and how many retries there may be in all.
+"""How often one request may be tried, and how many retries there may be in all.
 
-Without a bound a fleet that is short of room gets up to ``max_attempts`` times the load that it
-cannot bear.
+Without a bound, a fleet that cannot bear its load would get up to ``max_attempts`` times as much.
 """
 
 from typing import Final
@@ -19,7 +18,7 @@ MAX_SAVED: Final = 100.0
 
 
 class RetryRule:
-    """Attempts per request, and a budget that retries are paid from. The caller has the clock."""
+    """Attempts per request, and the budget for retries. The caller brings the clock."""
 
     def __init__(self, max_attempts: int) -> None:
         """``max_attempts``: replicas that one request may be sent to, at least 1."""
@@ -33,7 +32,10 @@ class RetryRule:
             self._balance += RETRIES_PER_REQUEST
 
     def may_retry(self, *, num_attempts: int, now_seconds: float) -> bool:
-        """Whether a request that has failed so often may be tried again; it is paid for if so."""
+        """Whether a request that has failed ``num_attempts`` times may be tried again.
+
+        If so, the retry is taken from the budget.
+        """
         if num_attempts >= self.max_attempts:
             return False
         elapsed = max(0.0, now_seconds - self._updated_at_seconds)

@@ -1,15 +1,16 @@
-"""What a request needs, which replica it would go to, and the reservation there."""
+"""What one request needs, which replica the policy chooses for it, and the reservation there."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, Generic
 
 from memroute.traffic.admission import AdmissionSettings
+from memroute.traffic.admission.settings import OWN_PREFILL_RATIO
 from memroute.traffic.dispatch.ask import Ask, T
 from memroute.traffic.dispatch.settings import DispatchSettings
 from memroute.traffic.lengths import OutputLengths
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import Predictions, Reservation
-from memroute.traffic.replica.backend import Backend
+from memroute.traffic.replica.backend import Backend, FastestReplica
 from memroute.traffic.replica.own_requests import MEMORY_QUANTILE
 from memroute.traffic.request import Hits, RequestProfile
 from memroute.traffic.routing.chooser import Chooser, MemrouteChooser, PublishedChooser
@@ -28,7 +29,7 @@ NO_HITS: Hits = {}
 
 
 class Assignment:
-    """A replica that was chosen, and what was reserved there in the same step."""
+    """The chosen replica, and what was reserved there in the same step."""
 
     __slots__ = ("backend", "choice", "num_taught_blocks", "reservation")
 
@@ -47,22 +48,24 @@ class Assignment:
 
 
 class Selection(Generic[T]):
-    """Owns the policy that chooses; it keeps no request."""
+    """Owns the policy that chooses a replica. It keeps no request."""
 
     def __init__(
         self,
         settings: DispatchSettings,
         lengths: OutputLengths,
         cached: CachedPrompts,
+        fastest: FastestReplica,
         *,
         rng: RandomSource,
         find_hits: Callable[[T], Hits] | None,
         predictions: Predictions,
     ) -> None:
-        """``find_hits``: None for what ``cached`` knows."""
+        """``find_hits``: cached tokens by replica; None: as ``cached`` knows them."""
         self.settings = settings
         self._lengths = lengths
         self._cached = cached
+        self._fastest = fastest
         self._rng = rng
         self._find_hits = find_hits
         self._predictions = predictions
@@ -72,7 +75,7 @@ class Selection(Generic[T]):
         self._without_time = settings.limits.without_time()
 
     def configure(self, settings: DispatchSettings) -> None:
-        """Choose by these settings from now on. Raises ``KeyError`` for a policy that is none."""
+        """Choose by these settings from now on. Raises ``KeyError`` for an unknown policy."""
         before = self.settings
         if (
             settings.policy != before.policy
@@ -84,11 +87,11 @@ class Selection(Generic[T]):
         self._without_time = settings.limits.without_time()
 
     def ask(self, ticket: T, *, now_seconds: float) -> Ask[T]:
-        """What the request needs."""
+        """What the request needs: expected tokens, and a deadline."""
         profile = ticket.profile
         deadline = profile.deadline_seconds
         if deadline is None:
-            deadline = now_seconds + self.settings.limits.ttft_target_seconds
+            deadline = now_seconds + self._ttft_target_seconds(profile.num_prompt_tokens)
         return Ask(ticket, output_tokens=self._output_tokens(profile), deadline_seconds=deadline)
 
     def shortlist(
@@ -100,9 +103,9 @@ class Selection(Generic[T]):
         asks_gates: bool,
         now_seconds: float,
     ) -> Shortlist:
-        """The policy's choice of the replicas that are open, and what is closed.
+        """The policy's choice among the open replicas, and how many are closed for which reason.
 
-        ``asks_gates``: False where admission is off: a published policy then gets all of them.
+        ``asks_gates``: False where admission is off. A published policy then gets all replicas.
         """
         limits = self._limits(is_over_share=is_over_share)
         chooser = self._chooser_now()
@@ -120,7 +123,7 @@ class Selection(Generic[T]):
         )
 
     def in_any_case(self, ask: Ask[T], gated: Shortlist) -> Shortlist:
-        """``gated`` with the policy's choice where nothing is held."""
+        """``gated`` with the policy's choice where no request is held."""
         hits = NO_HITS
         chooser = self._chooser_now()
         if chooser.sees_prefixes:
@@ -136,7 +139,10 @@ class Selection(Generic[T]):
         is_over_share: bool,
         now_seconds: float,
     ) -> bool:
-        """Whether the replica takes the request now, which it would compute so many tokens of."""
+        """Whether the replica takes the request now.
+
+        ``work_tokens``: of the prompt, what the replica would have to compute.
+        """
         closed = closed_to(
             backend.ledger,
             ask.profile,
@@ -147,8 +153,18 @@ class Selection(Generic[T]):
         )
         return closed is None
 
+    def is_in_time(self, ask: Ask[T], found: Shortlist, *, now_seconds: float) -> bool:
+        """Whether its first token is expected in time from where it is sent now."""
+        backend = found.open
+        if backend is None:
+            return False
+        ledger = backend.ledger
+        ahead = wait_seconds(ledger, now_seconds=now_seconds)
+        own = ledger.speed.prefill_seconds(1, found.open_work)
+        return now_seconds + ahead + own <= ask.deadline_seconds
+
     def assign(self, ask: Ask[T], found: Shortlist, *, now_seconds: float) -> Assignment:
-        """Reserve ``found.open``. Raises ``ValueError`` where there is none."""
+        """Reserve room on ``found.open``. Raises ``ValueError`` where it is None."""
         backend = found.open
         if backend is None:
             msg = "no replica was chosen"
@@ -185,24 +201,37 @@ class Selection(Generic[T]):
 
     @property
     def is_in_safe_mode(self) -> bool:
-        """Whether what the pool believes is so far off that only memory is minded."""
+        """Whether predictions are so far off that replicas are chosen by least request."""
         return self._predictions.distrusted is not None and self._chooser.name == MEMROUTE
 
     def _chooser_now(self) -> Chooser:
         return self._safe_chooser if self.is_in_safe_mode else self._chooser
 
     def _limits(self, *, is_over_share: bool) -> AdmissionSettings:
-        """A tenant that has had more than its share leaves some room to those who have not."""
+        """The limits that apply: lower ones for a tenant over its share."""
         if self.is_in_safe_mode:
             return self._without_time
         return self._reduced if is_over_share else self.settings.limits
+
+    def _ttft_target_seconds(self, num_prompt_tokens: int) -> float:
+        """When the first token is due that nobody has asked for sooner.
+
+        A prompt that takes longer than the target (over ``OWN_PREFILL_RATIO``) on the fastest
+        replica, idle and with nothing cached, gets as much time as it can be served in. In safe
+        mode the target counts alone: what is believed of speed is wrong.
+        """
+        target = self.settings.limits.ttft_target_seconds
+        if self.is_in_safe_mode:
+            return target
+        alone = self._fastest.prefill_seconds(num_prompt_tokens)
+        return target if alone is None else max(target, OWN_PREFILL_RATIO * alone)
 
     def _hits(self, ticket: T, possible: Sequence[Backend]) -> Hits:
         find = self._find_hits
         return self._cached.hits(ticket.profile, possible) if find is None else find(ticket)
 
     def _output_tokens(self, profile: RequestProfile) -> int:
-        """How long the answer will be: known, learned, or assumed; all its choices together."""
+        """Expected tokens of the answer, all choices together: known, learned or assumed."""
         if profile.known_output_tokens is not None:
             return profile.known_output_tokens
         learned = self._lengths.quantile(

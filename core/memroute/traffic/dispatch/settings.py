@@ -11,11 +11,11 @@ from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 
 
 class AdmissionMode(StrEnum):
-    """What becomes of a verdict against a request."""
+    """What happens to a request that admission would hold."""
 
     ENFORCE = "enforce"
     OBSERVE = "observe"
-    """It is counted, and the request sent all the same."""
+    """The request is counted, and sent all the same."""
     OFF = "off"
 
 
@@ -28,11 +28,11 @@ class DispatchSettings:
     waits_for_replicas: bool = False
     """Whether requests are held while no replica is ready: one may be starting."""
     max_age_seconds: float = MAX_AGE_SECONDS
-    """A replica whose last reading is older comes after all others."""
+    """Seconds. A replica whose last reading is older is chosen after all others."""
     limits: AdmissionSettings = field(default_factory=AdmissionSettings)
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Of the traffic, by the replicas' version, in any unit; empty: all compete. A version with
-    none gets nothing; one whose replicas are all out leaves its requests to the others."""
+    """Shares of the traffic by version, in any unit; empty: all versions compete. A version without
+    a share gets nothing. Where all its replicas are out, its requests go to the other versions."""
     prefill_tokens_per_second: float = LLM_D_TOKENS_PER_SECOND
-    """What one replica computes of prompts, as an operator has calibrated it: read by ``llm-d``
-    alone, whose default it is."""
+    """Prompt tokens that one replica computes per second, as calibrated by a person. Only the
+    policy ``llm-d`` reads it, and the default is llm-d's."""

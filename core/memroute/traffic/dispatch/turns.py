@@ -1,19 +1,20 @@
-"""Whose turn is it, now that something has changed?
+"""Which held request goes next, now that something has changed?
 
-A round walks those that wait for room in their order. Looking at one, replica by replica, costs
-up to a fifth of a millisecond in a large pool, so not all are looked at:
+A round walks the requests that wait for room, in their order. Looking at one request, replica by
+replica, costs up to a fifth of a millisecond in a large pool. So a round does not look at all:
 
-* the first ``MAX_LOOKS_PER_LANE`` of each lane (requests that may go to the same replicas) are;
-* any other only where the replica that it would go to is open to it now, which costs a microsecond
-  to ask; of those that would go to one replica and were closed out for one reason,
-  ``MAX_ASKED_PER_WANT`` are asked.
+* it looks at the first ``MAX_LOOKS_PER_LANE`` requests of each lane (requests of one lane may go to
+  the same replicas);
+* it looks at any other request only if the replica that the request would go to is open to it now.
+  To ask that costs a microsecond. Of the requests that would go to one replica and found it closed
+  for one reason, it asks for ``MAX_ASKED_PER_WANT``.
 
-So what waits for a full canary, for memory, or for one busy replica that has its prefix, keeps
-nobody from a replica that is idle.
+So requests that wait for a full canary, for memory, or for one busy replica that has their prefix
+keep no other request from an idle replica.
 
-Whoever is in time and waits for a replica **claims** the room to come there for its tenant and its
-priority: others who need less do not fill it meanwhile, unless the tenant has had more than its
-share. Who is late claims nothing.
+A request that is in time and waits for a replica **claims** the room to come there for its tenant
+and its priority. Smaller requests of others do not fill that room meanwhile. A tenant over its
+share claims nothing, nor does a request that is late.
 """
 
 from collections.abc import Callable
@@ -48,7 +49,7 @@ Look = Shortlist | Reject | None
 
 
 class Claim:
-    """Room to come on one replica, for those of a tenant."""
+    """The next room on one replica, kept for the requests of a tenant."""
 
     __slots__ = ("priority", "tenant")
 
@@ -58,7 +59,7 @@ class Claim:
 
 
 class Turn(Generic[T]):
-    """Who goes, and where: ``shortlist.open``; or why nowhere."""
+    """The request that goes, to ``shortlist.open``; or its refusal."""
 
     __slots__ = ("held", "reject", "shortlist")
 
@@ -83,19 +84,19 @@ class Round(Generic[T]):
         *,
         look: Callable[[Ask[T]], Look],
         is_open: Callable[[Ask[T], Backend, int, bool], bool],
-        is_over_share: Callable[[str], bool],
+        is_over_share: Callable[[Ask[T]], bool],
         now_seconds: float,
     ) -> None:
         """``look`` moves what does not wait for room out of the line's way.
 
         ``is_open``: whether a replica takes the request now, with so many tokens to compute; the
-        last argument says whether its tenant is over its share.
+        last argument says whether it is over its share.
         """
         self._line = line
         self._look = look
         self._is_open = is_open
         self._ask_over_share = is_over_share
-        self._over_share: dict[str, bool] = {}
+        self._over_share: dict[tuple[str, int, bool], bool] = {}
         self._now_seconds = now_seconds
         self._looks: dict[Ask[T], Shortlist] = {}
         self._num_looks = 0
@@ -104,10 +105,11 @@ class Round(Generic[T]):
         self._by_want: dict[tuple[str, str], int] = {}
 
     def next(self) -> Turn[T] | None:
-        """The next request that can go, or has to be refused; None when there is none.
+        """The next request that can go or has to be refused; None when there is none.
 
-        First those whose own best replica is open; only then one that has no time left to wait for
-        it: else a replica would be taken from those whose prefixes it has by whoever waits longest.
+        Requests whose own best replica is open go first. Only then goes a request that has no time
+        left to wait for its best one: else the request that waits longest would take replicas from
+        the requests whose prefixes are cached there.
         """
         self._claims, self._by_lane, self._by_want = {}, {}, {}
         seen: list[QueuedRequest[Ask[T]]] = []
@@ -137,7 +139,7 @@ class Round(Generic[T]):
         return self._second_best(seen)
 
     def placed(self, turn: Turn[T], backend: Backend) -> None:
-        """The request was given room there: what was seen of that replica is out of date."""
+        """The request was given room on ``backend``: forget earlier looks at that replica."""
         self._looks.pop(turn.held.item, None)
         stale = [
             ask
@@ -160,13 +162,13 @@ class Round(Generic[T]):
         num_asked = self._by_want.get(want, 0)
         if num_asked >= MAX_ASKED_PER_WANT:
             return False
-        if self._is_open(ask, wanted, held.work_tokens, self.is_over_share(held.tenant)):
+        if self._is_open(ask, wanted, held.work_tokens, self.is_over_share(held.item)):
             return True
         self._by_want[want] = num_asked + 1
         return False
 
     def _may_go(self, held: QueuedRequest[Ask[T]], found: Shortlist) -> bool:
-        """Whether its best replica takes it, and nobody before it claims the room."""
+        """Whether its best replica takes the request, and no earlier request claims that room."""
         if not found.is_best_open or found.open is None:
             return False
         ledger = found.open.ledger
@@ -180,11 +182,12 @@ class Round(Generic[T]):
             return True
         return wait_seconds(ledger, now_seconds=self._now_seconds) <= LATE_WAIT_SECONDS
 
-    def is_over_share(self, tenant: str) -> bool:
-        """Whether the tenant has had more than its share, as of the round's moment."""
-        is_over = self._over_share.get(tenant)
+    def is_over_share(self, ask: Ask[T]) -> bool:
+        """Whether those like it have had more than their share, as of the round's moment."""
+        key = (ask.profile.tenant, ask.size_class, ask.is_thin)
+        is_over = self._over_share.get(key)
         if is_over is None:
-            is_over = self._over_share[tenant] = self._ask_over_share(tenant)
+            is_over = self._over_share[key] = self._ask_over_share(ask)
         return is_over
 
     def _claim(
@@ -195,14 +198,14 @@ class Round(Generic[T]):
     ) -> None:
         """The next room where it would go is its tenant's; on any replica, where it has no wish."""
         # A slot for an adapter is nobody's room.
-        if held.is_late or closed is ClosedReason.ADAPTERS or self.is_over_share(held.tenant):
+        if held.is_late or closed is ClosedReason.ADAPTERS or self.is_over_share(held.item):
             return
         name = "" if wanted is None else wanted.ledger.replica
         if name not in self._claims:
             self._claims[name] = Claim(held.tenant, held.priority)
 
     def _second_best(self, seen: list[QueuedRequest[Ask[T]]]) -> Turn[T] | None:
-        """A request that can wait no longer for its best replica, and has another."""
+        """A request that has no time left to wait for its best replica, and has another."""
         for held in seen:
             found = self._looks[held.item]
             if not held.is_late and found.is_second_best_due(

@@ -1,16 +1,24 @@
-"""Who waits, for one version of a model, indexed by what it waits for.
+"""The requests of one version of a model that wait, indexed by what they wait for.
 
-Most requests wait for *room*: they compete for the replicas, in one fair queue, and for each
-replica it is known how many would go there. What nothing on the replicas can help waits apart, in
-a queue of its own, and is in nobody's way: not in the order, not in the plan of who will be late,
-not in how long one more would wait. That is a request for a LoRA adapter that no replica has a slot
-for, and one that no usable replica could hold. All of them count against the same limits.
+Most requests wait for *room*: they compete for the replicas in one fair queue, and the line counts
+for each replica how many would go there. Two kinds of requests wait apart, in queues of their own:
+requests for a LoRA adapter that no replica has a slot for, and requests that no usable replica
+could hold. They delay no other request: they are not in the order, not in the plan of what will be
+late, and not in the expected wait of one more. All requests count against the same limits.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Final, Generic
 
-from memroute.traffic.admission import ClosedReason, FairQueue, QueuedRequest, QueueLimits
+from memroute.traffic.admission import (
+    ClosedReason,
+    FairQueue,
+    OverloadObjective,
+    PrefillRate,
+    QueuedRequest,
+    QueueLimits,
+)
 from memroute.traffic.admission import QueueRefusal as Refusal
 from memroute.traffic.dispatch.ask import ROOM, Ask, T
 from memroute.traffic.dispatch.drain import DrainMeter
@@ -43,13 +51,13 @@ class WaitingLine(Generic[T]):
 
     @property
     def held_tokens(self) -> int:
-        """Tokens that all of them are expected to need."""
+        """Tokens that all requests of the line are expected to need."""
         return sum(queue.held_tokens for queue in self._queues.values())
 
-    # Who waits for what.
+    # Which requests wait, and for what.
 
     def refusal(self, ask: Ask[T], *, expected_wait_seconds: float | None) -> Refusal | None:
-        """Why one more may not wait; None when it may."""
+        """Why one more request may not wait; None when it may."""
         queue = self._queue(ask.waits_for)
         return queue.refusal(
             ask.num_tokens,
@@ -59,7 +67,7 @@ class WaitingLine(Generic[T]):
         )
 
     def hold(self, ask: Ask[T], *, work_tokens: int, now_seconds: float) -> None:
-        """Let it wait; whether it may the caller has asked."""
+        """Hold the request. The caller has asked ``refusal`` whether it may wait."""
         if ask.waits_for == ROOM:
             self.drain.waits(is_first=not len(self._room), now_seconds=now_seconds)
         profile = ask.profile
@@ -75,7 +83,7 @@ class WaitingLine(Generic[T]):
         self._count(ask, 1)
 
     def remove(self, ask: Ask[T]) -> QueuedRequest[Ask[T]] | None:
-        """It waits no more; how it has waited, None when it did not."""
+        """Take the request out of the line; returns its place, None when it was not there."""
         queue = self._queue(ask.waits_for)
         held = queue.get(ask)
         if held is not None:
@@ -84,7 +92,7 @@ class WaitingLine(Generic[T]):
         return held
 
     def move_in(self, held: QueuedRequest[Ask[T]]) -> None:
-        """It has waited elsewhere so far, or for something else."""
+        """Take in a request that has waited in another line, or for something else."""
         ask = held.item
         self._queue(ask.waits_for).move_in(held)
         self._count(ask, 1)
@@ -92,14 +100,14 @@ class WaitingLine(Generic[T]):
     def turn_taken(
         self, held: QueuedRequest[Ask[T]], *, is_placed: bool, now_seconds: float
     ) -> None:
-        """It waits no more: it was given room, or refused."""
+        """The request leaves the line: it was given room, or refused."""
         if held.is_late and is_placed:
             self.overload.served_late(now_seconds=now_seconds)
         self._room.served(held)
         self._left(held.item)
 
     def wants(self, ask: Ask[T], wanted: Backend | None, closed: ClosedReason | None) -> None:
-        """It was looked at: the replica that it would go to, and why that is closed to it."""
+        """The result of a look: the replica that the request would go to, and why it is closed."""
         held = self._queue(ask.waits_for).get(ask)
         if held is not None:
             self._count(ask, -1)
@@ -108,14 +116,14 @@ class WaitingLine(Generic[T]):
             self._count(ask, 1)
 
     def is_wanted(self, replica: str) -> bool:
-        """Whether some request that waits for room would go to the replica."""
+        """Whether a request that waits for room would go to the replica."""
         return replica in self._num_wanting or "" in self._num_wanting
 
     def victim(self, ask: Ask[T]) -> Ask[T] | None:
-        """Who would have to leave a full queue for one more; None: nobody.
+        """The request that leaves a full line for one more; None: no request does.
 
-        Of what waits for other things than this request, the last of those that hold most; else as
-        ``FairQueue.victim`` says.
+        If requests that wait for something else hold more tokens, it is the last of those. Else it
+        is the one that ``FairQueue.victim`` names.
         """
         own = self._queue(ask.waits_for)
         profile = ask.profile
@@ -127,23 +135,23 @@ class WaitingLine(Generic[T]):
         return None if found is None else found.item
 
     def apart(self) -> list[str]:
-        """What the requests wait for that do not wait for room."""
+        """The things other than room that requests wait for."""
         return [what for what in self._queues if what != ROOM]
 
     def waiting_for(self, what: str) -> list[QueuedRequest[Ask[T]]]:
-        """Those that wait for it, in the order in which they came there."""
+        """The requests that wait for ``what``, in the order in which they came there."""
         return self._queue(what).waiting()
 
     def waiting(self) -> list[QueuedRequest[Ask[T]]]:
-        """All of them."""
+        """All requests of the line."""
         return [held for queue in self._queues.values() for held in queue.waiting()]
 
     def in_order(self) -> list[QueuedRequest[Ask[T]]]:
-        """Those that wait for room, as they would go."""
+        """The requests that wait for room, in the order in which they would go."""
         return self._room.in_order()
 
     def take_expired(self, *, now_seconds: float) -> list[Ask[T]]:
-        """Those that have waited for their time; they wait no more."""
+        """Requests whose time is over; they leave the line."""
         expired: list[Ask[T]] = []
         for what in list(self._queues):
             for ask in self._queues[what].take_expired(now_seconds=now_seconds):
@@ -151,10 +159,10 @@ class WaitingLine(Generic[T]):
                 expired.append(ask)
         return expired
 
-    # How long it takes, and for whom it is no use.
+    # How long the wait is, and for which requests it is of no use.
 
     def expected_wait_seconds(self, ask: Ask[T], *, now_seconds: float) -> float | None:
-        """How long one more of this tenant and priority would wait; None: nobody can tell."""
+        """Seconds that one more of this tenant and priority would wait; None: unknown."""
         if ask.waits_for != ROOM:
             return None
         profile = ask.profile
@@ -162,11 +170,11 @@ class WaitingLine(Generic[T]):
         return self.drain.seconds_to_place(ahead, now_seconds=now_seconds)
 
     def seconds_to_drain(self, *, now_seconds: float) -> float | None:
-        """How long what waits for room now takes to be given it; None: nobody can tell."""
+        """Seconds until all that waits for room now has been given room; None: unknown."""
         return self.drain.seconds_to_place(self._room.held_tokens, now_seconds=now_seconds)
 
     def placed(self, num_tokens: int, *, now_seconds: float) -> None:
-        """A request of so many tokens was given room, whether it had to wait or not."""
+        """A request of ``num_tokens`` was given room, whether it had to wait or not."""
         self.overload.placed(now_seconds=now_seconds)
         if len(self._room):
             self.drain.still_waits(now_seconds=now_seconds)
@@ -174,7 +182,7 @@ class WaitingLine(Generic[T]):
             self.overload.turn_taken(now_seconds=now_seconds)
 
     def hopeless(self, *, now_seconds: float) -> list[Ask[T]]:
-        """Those that are late, where it is no use for them to wait."""
+        """Late requests, where waiting is of no use to them; else none."""
         if not self.overload.is_hopeless(
             since_seconds=self.drain.since_seconds,
             max_seconds=self.limits.max_seconds,
@@ -183,7 +191,9 @@ class WaitingLine(Generic[T]):
             return []
         return [held.item for held in self._room.waiting() if held.is_late]
 
-    def plan(self, backends: Iterable[Backend], *, now_seconds: float) -> bool:
+    def plan(
+        self, backends: Iterable[Backend], objective: OverloadObjective, *, now_seconds: float
+    ) -> bool:
         """Work out who will be late; False where that was done a moment ago.
 
         ``backends``: those that may be tried now, of this version.
@@ -195,19 +205,28 @@ class WaitingLine(Generic[T]):
             return True
         self.drain.still_waits(now_seconds=now_seconds)
         prompt, token, backlog, count = 0.0, 0.0, 0.0, 0
+        least_prompt = least_token = math.inf
         for backend in backends:
             ledger = backend.ledger
             ledger.settle(now_seconds=now_seconds)
-            prompt += ledger.speed.prompt_seconds
-            token += ledger.speed.token_seconds
+            own_prompt, own_token = ledger.speed.prompt_seconds, ledger.speed.token_seconds
+            prompt += own_prompt
+            token += own_token
+            if own_token < least_token:
+                least_prompt, least_token = own_prompt, own_token
             backlog += ledger.speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
             count += 1
         if count:
             self._room.plan(
-                prompt_seconds=prompt / count,
-                token_seconds=token / count,
-                num_replicas=count,
-                backlog_seconds=backlog / count,
+                PrefillRate(
+                    num_replicas=count,
+                    prompt_seconds=prompt / count,
+                    token_seconds=token / count,
+                    least_prompt_seconds=least_prompt,
+                    least_token_seconds=least_token,
+                    backlog_seconds=backlog / count,
+                ),
+                objective=objective,
                 now_seconds=now_seconds + EARLY_SECONDS,
             )
         return True
@@ -227,7 +246,7 @@ class WaitingLine(Generic[T]):
             del self._queues[ask.waits_for]
 
     def _count(self, ask: Ask[T], change: int) -> None:
-        """Of those that wait for room: how many would go to each replica."""
+        """Count a request that waits for room at the replica that it would go to."""
         if ask.waits_for != ROOM:
             return
         name = "" if ask.wanted is None else ask.wanted.ledger.replica

@@ -1,13 +1,15 @@
-"""Those that wait: let in, sent when their turn comes, refused when their time is over.
+"""The requests that wait: held, sent when their turn comes, refused when their time is over.
 
-One line for each version of the model, because versions share no replicas: a canary that is full
-holds nobody else up, and makes nobody else's wait look long.
+There is one line for each version of the model, because versions share no replicas. A canary that
+is full delays no request for the other version, and does not make that request's wait look long.
 """
 
+from enum import StrEnum
 from typing import Generic
 
 from memroute.traffic.admission import (
     ClosedReason,
+    OverloadObjective,
     QueueLimits,
     QueueRefusal,
     Reject,
@@ -18,9 +20,19 @@ from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask, T, adapter_slot
 from memroute.traffic.dispatch.fair_share import FairShares
 from memroute.traffic.dispatch.membership import Available, Membership
 from memroute.traffic.dispatch.selection import Assignment, Selection
+from memroute.traffic.dispatch.size_shares import SizeShares
+from memroute.traffic.dispatch.token_yield import TokenYield
 from memroute.traffic.dispatch.turns import Look, Round
 from memroute.traffic.dispatch.waiting_line import WaitingLine
 from memroute.traffic.routing.shortlist import Shortlist
+
+
+class EndOfWait(StrEnum):
+    """Why a request that was held is refused; part of its refusal's message."""
+
+    DISPLACED = "others who have fewer waiting need its place"
+    LATE = "it would be late, and most of those that are late wait in vain now"
+    EXPIRED = "it waited for its time"
 
 
 class WaitingRoom(Generic[T]):
@@ -35,6 +47,8 @@ class WaitingRoom(Generic[T]):
     ) -> None:
         """``limits``: of what may wait, for each version."""
         self._shares = shares
+        self._sizes = SizeShares()
+        self._yield = TokenYield()
         self._limits = limits
         self._membership = membership
         self._selection = selection
@@ -48,7 +62,7 @@ class WaitingRoom(Generic[T]):
 
     @property
     def held_tokens(self) -> int:
-        """Tokens that those that wait are expected to need."""
+        """Tokens that all held requests are expected to need."""
         return sum(line.held_tokens for line in self._lines.values())
 
     @property
@@ -57,7 +71,7 @@ class WaitingRoom(Generic[T]):
         return bool(self._asks or self._displaced)
 
     def line(self, version: str) -> WaitingLine[T]:
-        """Those that wait for replicas of this version; empty: where all versions compete."""
+        """The line of this version; the empty version is that of a pool where all compete."""
         line = self._lines.get(version)
         if line is None:
             line = self._lines[version] = WaitingLine(self._limits)
@@ -68,12 +82,29 @@ class WaitingRoom(Generic[T]):
         line = self._lines.get(version)
         return line is not None and line.is_wanted(replica)
 
-    def is_over_share(self, version: str, tenant: str, *, now_seconds: float) -> bool:
-        """Whether the tenant has had more than its share, while others wait."""
-        line = self._lines.get(version)
+    def asked(self, ask: Ask[T], *, now_seconds: float) -> None:
+        """A request came: it counts in its tenant's share, and in that of its like."""
+        profile, output = ask.profile, ask.output_tokens
+        if not ask.ticket.tried:
+            self._shares.asked(profile.tenant, ask.num_tokens, now_seconds=now_seconds)
+            self._sizes.asked(ask.size_class)
+            self._yield.asked(profile.num_prompt_tokens, output)
+        ask.is_thin = self._yield.is_thin(profile.num_prompt_tokens, output)
+
+    def is_over_share(self, ask: Ask[T], *, now_seconds: float) -> bool:
+        """Whether it has to leave room for others that wait.
+
+        Its tenant has had more than its share, or the pool's objective prefers others.
+        """
+        line = self._lines.get(ask.version)
         if line is None or not len(line):
             return False
-        return self._shares.is_over(tenant, now_seconds=now_seconds)
+        objective = self._selection.settings.limits.objective
+        if objective is OverloadObjective.SIZES and self._sizes.is_over(ask.size_class):
+            return True
+        if objective is OverloadObjective.TOKENS and ask.is_thin:
+            return True
+        return self._shares.is_over(ask.profile.tenant, now_seconds=now_seconds)
 
     def may_wait_for_replicas(self, reject: Reject) -> bool:
         """Whether a request that would be refused so is held for a replica that is not ready."""
@@ -84,11 +115,13 @@ class WaitingRoom(Generic[T]):
         """Reserve ``found.open``, whether the request had to wait or not."""
         if not ask.ticket.tried:
             self._shares.given(ask.profile.tenant, ask.num_tokens, now_seconds=now_seconds)
+            if self._selection.is_in_time(ask, found, now_seconds=now_seconds):
+                self._sizes.in_time(ask.size_class)
         self.line(ask.version).placed(ask.num_tokens, now_seconds=now_seconds)
         return self._selection.assign(ask, found, now_seconds=now_seconds)
 
     def hold(self, ask: Ask[T], found: Shortlist | None, *, now_seconds: float) -> Reject | None:
-        """Let it wait, or say why it may not. ``found`` None: it waits for a replica."""
+        """Hold the request, or say why it may not wait. ``found`` None: it waits for a replica."""
         line = self.line(ask.version)
         if found is not None:
             ask.wanted, ask.closed = found.best, found.best_closed
@@ -97,14 +130,14 @@ class WaitingRoom(Generic[T]):
             if ClosedReason.MEMORY in found.closed:
                 line.drain.memory_binds(now_seconds=now_seconds)
         expected = line.expected_wait_seconds(ask, now_seconds=now_seconds)
-        # One that has failed elsewhere was let in before: it waits, as long as it may.
+        # A request that has failed on a replica was admitted before: it may wait its full time.
         refusal = line.refusal(ask, expected_wait_seconds=None if ask.ticket.tried else expected)
         if refusal in {QueueRefusal.REQUESTS, QueueRefusal.TOKENS}:
             victim = line.victim(ask)
             if victim is not None:
                 line.remove(victim)
                 del self._asks[victim.ticket]
-                because = "others who have fewer waiting need its place"
+                because = EndOfWait.DISPLACED.value
                 self._displaced[victim.ticket] = self._reject(victim, found, because, expected)
                 refusal = None
         if refusal is QueueRefusal.TIME:
@@ -125,7 +158,10 @@ class WaitingRoom(Generic[T]):
         *,
         has_expired: bool = False,
     ) -> Reject:
-        """The refusal of a request that could be held somewhere, ``because`` it may not wait."""
+        """The refusal of a request that would fit, but not now.
+
+        ``because``: why it may not wait, or wait longer.
+        """
         if found is None:
             return self._membership.why_none(ask.profile)
         hold = not_now(
@@ -144,7 +180,7 @@ class WaitingRoom(Generic[T]):
         return hold.reject(because=because)
 
     def withdraw(self, ticket: T) -> bool:
-        """It waits no more: its client has gone. False when it did not wait."""
+        """The request's client has gone: it waits no more. False when it did not wait."""
         if self._displaced.pop(ticket, None) is not None:
             return True
         ask = self._asks.pop(ticket, None)
@@ -175,7 +211,7 @@ class WaitingRoom(Generic[T]):
     # Inside.
 
     def _draw_again(self, available: Available) -> None:
-        """Other versions are there than before: those that wait draw again."""
+        """The set of versions has changed: held requests draw their version again."""
         for line in list(self._lines.values()):
             for held in line.waiting():
                 ask = held.item
@@ -192,7 +228,7 @@ class WaitingRoom(Generic[T]):
         available: Available,
         done: list[tuple[T, Assignment | Reject]],
     ) -> None:
-        """What waited for something else than room, and has it now, waits for room again."""
+        """Requests that waited for a replica or an adapter slot, and have it now, wait for room."""
         for what in line.apart():
             for held in line.waiting_for(what):
                 ask = held.item
@@ -228,9 +264,7 @@ class WaitingRoom(Generic[T]):
         found = self._selection.shortlist(
             ask,
             possible.backends,
-            is_over_share=self.is_over_share(
-                ask.version, ask.profile.tenant, now_seconds=now_seconds
-            ),
+            is_over_share=self.is_over_share(ask, now_seconds=now_seconds),
             asks_gates=True,
             now_seconds=now_seconds,
         )
@@ -253,9 +287,10 @@ class WaitingRoom(Generic[T]):
         done: list[tuple[T, Assignment | Reject]],
         now_seconds: float,
     ) -> bool:
-        """Give out turns; whether which replicas may be tried has changed by that."""
+        """Give out turns; True when that has changed which replicas may be tried."""
         available = self._membership.available(now_seconds=now_seconds)
-        if line.plan(available.of_version(version), now_seconds=now_seconds):
+        objective = self._selection.settings.limits.objective
+        if line.plan(available.of_version(version), objective, now_seconds=now_seconds):
             self._shares.update(now_seconds=now_seconds)
         turns: Round[T] = Round(
             line,
@@ -263,9 +298,7 @@ class WaitingRoom(Generic[T]):
             is_open=lambda ask, backend, work, is_over: self._selection.is_open(
                 ask, backend, work_tokens=work, is_over_share=is_over, now_seconds=now_seconds
             ),
-            is_over_share=lambda tenant: self.is_over_share(
-                version, tenant, now_seconds=now_seconds
-            ),
+            is_over_share=lambda ask: self.is_over_share(ask, now_seconds=now_seconds),
             now_seconds=now_seconds,
         )
         while (turn := turns.next()) is not None:
@@ -293,34 +326,34 @@ class WaitingRoom(Generic[T]):
         done: list[tuple[T, Assignment | Reject]],
         now_seconds: float,
     ) -> None:
-        """Refuse those that are late where waiting is of no use, and those whose time is over."""
+        """Refuse late requests where waiting is of no use, and requests whose time is over."""
         hopeless: list[Ask[T]] = []
         if not self._selection.is_in_safe_mode:
             hopeless = line.hopeless(now_seconds=now_seconds)
         for ask in hopeless:
             line.remove(ask)
             del self._asks[ask.ticket]
-        # What they are told of is the line without them.
+        # Their Retry-After is computed from the line without them.
         for ask in hopeless:
-            because = "it would be late, and most of those that are late wait in vain now"
             found = self._found(ask, now_seconds)
             line.overload.in_vain(now_seconds=now_seconds)
             expected = line.seconds_to_drain(now_seconds=now_seconds)
-            done.append((ask.ticket, self._reject(ask, found, because, expected)))
+            done.append((ask.ticket, self._reject(ask, found, EndOfWait.LATE.value, expected)))
         for ask in line.take_expired(now_seconds=now_seconds):
             del self._asks[ask.ticket]
-            # A last look, whatever others are promised.
+            # A last look: claims of other requests do not count here.
             found = self._found(ask, now_seconds)
             if found is not None and found.open is not None:
                 done.append((ask.ticket, self.assign(ask, found, now_seconds=now_seconds)))
                 continue
             line.overload.in_vain(now_seconds=now_seconds)
             expected = line.seconds_to_drain(now_seconds=now_seconds)
-            reject = self._reject(ask, found, "it waited for its time", expected, has_expired=True)
+            because = EndOfWait.EXPIRED.value
+            reject = self._reject(ask, found, because, expected, has_expired=True)
             done.append((ask.ticket, reject))
 
     def _found(self, ask: Ask[T], now_seconds: float) -> Shortlist | None:
-        """Where it could go now; None: no usable replica could hold it."""
+        """Where the request could go now; None: no usable replica could hold it."""
         available = self._membership.available(now_seconds=now_seconds)
         possible = available.possible(ask.profile, ask.ticket.tried)
         if possible is None:
@@ -328,9 +361,7 @@ class WaitingRoom(Generic[T]):
         return self._selection.shortlist(
             ask,
             possible.backends,
-            is_over_share=self.is_over_share(
-                ask.version, ask.profile.tenant, now_seconds=now_seconds
-            ),
+            is_over_share=self.is_over_share(ask, now_seconds=now_seconds),
             asks_gates=True,
             now_seconds=now_seconds,
         )

@@ -1,4 +1,4 @@
-"""How long prompts and answers turn out to be: learned from those that have ended."""
+"""How long prompts and answers are: learned from requests that have ended."""
 
 from memroute.traffic.lengths.events import TokensPerEvent
 from memroute.traffic.lengths.output import OutputLengths

@@ -1,10 +1,11 @@
-"""How long answers are: learned from those that have ended, as quantiles.
+"""Quantiles of answer lengths in tokens, learned from answers that have ended.
 
 A client says at most how long its answer may be, never how long it will be. Answers of one tenant
-to prompts of one size under one limit resemble each other, so lengths are counted by (tenant,
-prompt bucket, limit bucket), in bins of an eighth of an octave; with too few of those, all answers
-of the model are asked, and with too few of them nobody knows (None). Counts are halved as they
-grow, so that old traffic is forgotten; tenants beyond a bound share their model's counts.
+to prompts of one size under one limit resemble each other. So lengths are counted by (tenant,
+prompt bucket, limit bucket), in bins of an eighth of an octave. With too few answers in a group,
+all answers of the model count; with too few of those the length is unknown (None). Counts are
+halved as they grow, so that old traffic is forgotten. Tenants beyond a bound share their model's
+counts.
 """
 
 import math
@@ -34,7 +35,7 @@ MAX_GROUPS: Final = 1000
 
 
 class _Histogram:
-    """Decaying counts of lengths. Owns them."""
+    """Owns decaying counts of lengths."""
 
     __slots__ = ("_told", "counts", "total")
 
@@ -79,7 +80,7 @@ class _Histogram:
 
 
 class OutputLengths:
-    """What the answers of one model have taught. Owns its counts; the same calls, the same."""
+    """Owns the counts of one model's answers; the same calls give the same quantiles."""
 
     def __init__(self) -> None:
         self._all = _Histogram()
@@ -116,10 +117,10 @@ class OutputLengths:
         max_output_tokens: int | None,
         after_tokens: int = 0,
     ) -> int | None:
-        """The length in tokens that ``ratio`` (0 to 1) of such answers stay under.
+        """The length in tokens that ``ratio`` (0 to 1) of comparable answers stay under.
 
-        ``after_tokens``: of those alone that got longer than that. At most the limit; None when
-        too few answers have ended to say.
+        ``after_tokens``: only answers longer than that count. At most ``max_output_tokens``; None
+        when too few answers have ended.
         """
         group = self._groups.get(_group(tenant, num_prompt_tokens, max_output_tokens))
         told = None
@@ -134,7 +135,7 @@ class OutputLengths:
 
     @property
     def num_groups(self) -> int:
-        """Groups that are told apart."""
+        """Groups that have counts of their own."""
         return len(self._groups)
 
 

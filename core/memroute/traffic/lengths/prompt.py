@@ -1,16 +1,16 @@
-"""How many tokens prompts turn out to have, over how many they were taken to have.
+"""Actual over estimated tokens of prompts, learned by kind of content.
 
 Before an engine has tokenized a prompt, its length is estimated from its bytes and from the headers
 of its attachments. Tokenizers and models differ, by kind of content: one makes a token of each
 digit, another of three; one knows Hindi, another spells it; an image is 64 tokens or 4,096. So each
-kind has a ratio of its own, and an image that was taken wrongly corrects nobody's text:
+kind has a ratio of its own, so that an image which was estimated wrongly does not correct text:
 
     usage.prompt_tokens ~ sum over kinds of ratio * estimated tokens of that kind
 
 The ratios are the recursive least squares solution, each prompt weighted by one over its tokens
 (the error of a long one is larger), older prompts fading. Only the kinds that a prompt holds fade:
-what was learned of images stays while nobody sends any. With one kind alone, its ratio is that of
-two fading sums.
+what was learned of images stays while no image comes. With one kind alone, its ratio is that of two
+fading sums.
 """
 
 from typing import Final
@@ -75,13 +75,13 @@ UNMEASURED: Final = 10
 NUM_KINDS: Final = 11
 
 PromptParts = list[float]
-"""Tokens that one prompt is taken to hold of each kind, before any correction."""
+"""Estimated tokens of one prompt by kind, before any correction."""
 
 
 class PromptLengths:
     """Owns the ratios of one pool."""
 
-    __slots__ = ("_covariance", "ratios")
+    __slots__ = ("_covariance", "_seen", "ratios")
 
     def __init__(self) -> None:
         self.ratios = [1.0] * NUM_KINDS
@@ -90,6 +90,9 @@ class PromptLengths:
             [1.0 / PRIOR_TOKENS if row == column else 0.0 for column in range(NUM_KINDS)]
             for row in range(NUM_KINDS)
         ]
+        self._seen: list[int] = []
+        """Kinds that any prompt has held. The others are related to none, and nothing is learned
+        of them: usual prompts hold three of eleven."""
 
     @property
     def ratio(self) -> float:
@@ -109,37 +112,44 @@ class PromptLengths:
         if total <= 0.0 or actual_tokens <= 0:
             return
         present = [kind for kind in range(NUM_KINDS) if parts[kind] > 0.0]
+        seen = self._seen
+        for kind in present:
+            if kind not in seen:
+                seen.append(kind)
         self._fade(parts, present, total)
         covariance = self._covariance
         gains: list[float] = []
         variance = total
-        for row in range(NUM_KINDS):
+        for row in seen:
             gain = 0.0
+            of_row = covariance[row]
             for kind in present:
-                gain += covariance[row][kind] * parts[kind]
+                gain += of_row[kind] * parts[kind]
             gains.append(gain)
             variance += gain * parts[row]
         error = (actual_tokens - self.tokens(parts)) / variance
-        for row in range(NUM_KINDS):
-            gain = gains[row]
+        for index, row in enumerate(seen):
+            gain = gains[index]
             if not gain:
                 continue
             of_row = covariance[row]
-            for column in range(NUM_KINDS):
-                of_row[column] -= gain * gains[column] / variance
+            for other, column in enumerate(seen):
+                of_row[column] -= gain * gains[other] / variance
             low, high = MIN_RATIO, MAX_RATIO
             if row == UNMEASURED:
                 low, high = MIN_UNMEASURED_RATIO, MAX_UNMEASURED_RATIO
             self.ratios[row] = min(high, max(low, self.ratios[row] + gain * error))
 
     def _fade(self, parts: PromptParts, present: list[int], total: float) -> None:
-        """Less is certain of the kinds that it holds, never less than in the beginning."""
+        """Fade the certainty of the kinds that the prompt holds, never below that of the prior."""
         covariance = self._covariance
         for kind in present:
             grown: float = FORGET_RATIO ** (-0.5 * parts[kind] / total)
             room: float = (1.0 / PRIOR_TOKENS / max(1e-12, covariance[kind][kind])) ** 0.5
             factor = min(grown, max(1.0, room))
             of_row = covariance[kind]
-            for other in range(NUM_KINDS):
+            if factor == 1.0:
+                continue
+            for other in self._seen:
                 of_row[other] *= factor
                 covariance[other][kind] *= factor

@@ -1,4 +1,4 @@
-"""Several routers of the same replicas: what they tell each other, and what that is worth."""
+"""Several routers of the same replicas: their reports to each other, and what those change."""
 
 from memroute.traffic.peers.group import Dropped, PeerGroup
 from memroute.traffic.peers.outbox import MAX_BYTES_PER_SECOND, Outbox

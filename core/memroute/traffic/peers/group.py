@@ -1,13 +1,13 @@
-"""The other routers of the same replicas: what they have said, and what that makes of our view.
+"""The other routers of the same replicas: their reports, applied to this router's ledgers.
 
 ```text
 datagram ── known sender? ── understood? ── newer than the last? ──► its reports, one by one
-report   ── of a replica that we know ──► its ledger (load), the pool's index (prefixes, sessions)
-         ── of any other              ──► nothing
-silence  ── for SILENT_SECONDS        ──► nothing of its load counts any more
+report   ── of a known replica ──► its ledger (load), the pool's index (prefixes, sessions)
+         ── of any other       ──► ignored
+silence  ── for SILENT_SECONDS ──► the peer's load counts no more
 ```
 
-A router that is started again has a new incarnation: what its last one had under way is over.
+A router that restarts has a new incarnation. The requests of its last incarnation are over.
 """
 
 from collections.abc import Iterator, Mapping
@@ -52,9 +52,9 @@ class Dropped(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     RECORD = "record"
     OWN = "own"
-    """It is of this router itself: one of the peers' addresses is its own."""
+    """The datagram is of this router itself: one of the peers' addresses is its own."""
     LATE = "late"
-    """It came after a later one, or again."""
+    """The datagram came after a later one, or a second time."""
 
 
 class _Known:
@@ -285,7 +285,7 @@ class PeerGroup:
             known.cached.peer_served(report.session, known.ledger.replica, report.prompt_tokens)
         if len(peer.open) >= MAX_PEER_REQUESTS:
             return
-        # A request that a replica could not hold is an error of the peer's: it counts as the most.
+        # A request that the replica could not hold is an error of the peer: bound it.
         most = known.ledger.limit_tokens or MAX_REQUEST_TOKENS
         prompt = min(most, report.prompt_tokens)
         request = PeerRequest(

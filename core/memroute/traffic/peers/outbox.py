@@ -1,7 +1,8 @@
-"""What this router has to tell the others, as records, within a budget of bytes.
+"""This router's reports to the others, as records, within a budget of bytes.
 
-Over the budget the keys of prompts go first, which are most of it; then whole reports. Everything
-that was not told is counted: others find less cached, and see the requests at their next scrape.
+Over the budget the keys of prompts are left out first, which are most of the bytes; then whole
+reports. What is left out is counted: the others find less cached, and see the requests at their
+next scrape.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ BURST_SECONDS: Final = 0.25
 
 
 class Outbox(LeaseObserver):
-    """Owns what is not sent yet, and the numbers of the requests that are under way."""
+    """Owns the records that are not sent yet, and the numbers of the open requests."""
 
     __slots__ = (
         "_again", "_budget_bytes", "_is_wanted", "_next", "_open", "_records",
@@ -45,12 +46,12 @@ class Outbox(LeaseObserver):
         is_wanted: Callable[[], bool],
         max_bytes_per_second: int = MAX_BYTES_PER_SECOND,
     ) -> None:
-        """``is_wanted``: whether there is anybody to tell."""
+        """``is_wanted``: whether there are other routers."""
         self.max_bytes_per_second = max_bytes_per_second
         self.num_without_keys = 0
         """Reports whose prompts' keys were over the budget, since the start."""
         self.num_withheld = 0
-        """Reports that were over it as a whole."""
+        """Reports that were over the budget as a whole."""
         self.on_records: Callable[[], object] | None = None
         """Called when there is something to send, and there was nothing before."""
         self._is_wanted = is_wanted
@@ -62,7 +63,7 @@ class Outbox(LeaseObserver):
         self._next = 1
 
     def sent(self, replica: str, lease: Reservation) -> None:
-        """Tell that a request is on its way, and which prompt it leaves in the replica's cache."""
+        """Report that a request was sent, and which prompt it leaves in the replica's cache."""
         if not self._is_wanted():
             return
         number = self._next
@@ -96,19 +97,19 @@ class Outbox(LeaseObserver):
                 return
 
     def answered(self, lease: Reservation, *, is_seen: bool) -> None:
-        """Tell that its first token has come."""
+        """Report that its first token has come."""
         number = self._open.get(lease)
         if number is not None:
             self._add(AnsweredReport(number, is_seen=is_seen))
 
     def ended(self, lease: Reservation, *, held_tokens: int, is_complete: bool) -> None:
-        """Tell that it has left."""
+        """Report that it has left its replica."""
         number = self._open.pop(lease, None)
         if number is not None:
             self._add(EndedReport(number, held_tokens=held_tokens, is_complete=is_complete))
 
     def list_open(self) -> None:
-        """Tell which requests are under way: who has missed an end learns it so."""
+        """Report which requests are open: a router that has missed an end learns of it here."""
         if not self._is_wanted():
             return
         leases = list(self._open.items())
@@ -134,10 +135,10 @@ class Outbox(LeaseObserver):
         )
 
     def take(self, *, now_seconds: float) -> list[bytes]:
-        """The records since the last call, behind those of the call before: all is said twice.
+        """The records since the last call, after those of the call before: all is sent twice.
 
-        One datagram lost in twenty would else make prefixes known to some routers and not to
-        others, who compute them elsewhere again: shared-prefix loses a third of its hits by that.
+        Sent once, one lost datagram in twenty would make prefixes known to some routers only. The
+        others would compute them elsewhere again: shared-prefix loses a third of its hits by that.
         """
         passed = max(0.0, now_seconds - self._refilled_at_seconds)
         self._refilled_at_seconds = now_seconds

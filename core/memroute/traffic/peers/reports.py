@@ -1,7 +1,7 @@
-"""What routers tell each other of their requests, as values.
+"""Reports that routers send each other of their requests, as values.
 
-None of them is asked for and none is answered: each stands for itself, what is lost costs a prefix
-that is not found or a request that is seen by the next scrape, and ``OpenReport`` mends the rest.
+Reports are neither asked for nor answered, and each stands for itself. A lost report costs a prefix
+that is not found, or a request that is only seen by the next scrape. ``OpenReport`` mends the rest.
 """
 
 from typing import Final
@@ -12,7 +12,7 @@ NO_SESSION: Final = 0
 
 
 class SentReport:
-    """A request is on its way to a replica."""
+    """A request was sent to a replica."""
 
     __slots__ = (
         "expected_output_tokens", "is_stream", "num_sequences", "prefix", "prompt_tokens",
@@ -39,16 +39,16 @@ class SentReport:
         """``text_key`` of its name."""
         self.prompt_tokens = prompt_tokens
         self.work_tokens = work_tokens
-        """Of the prompt, what the replica has to compute."""
+        """Tokens of the prompt that the replica has to compute."""
         self.expected_output_tokens = expected_output_tokens
         self.num_sequences = num_sequences
         self.is_stream = is_stream
-        """Whether its first token is seen when it comes."""
+        """Whether its first token is seen when it comes: the answer is streamed."""
         self.session = session
         """``text_key`` of its tenant and session; ``NO_SESSION`` without one."""
         self.tokens_per_block = tokens_per_block
         self.prefix = prefix
-        """Keys of its prompt's blocks; empty where nobody looked, or there was no room."""
+        """Keys of its prompt's blocks; empty where they were not computed or did not fit."""
 
 
 class MoreKeys:
@@ -71,35 +71,35 @@ class ServedReport:
         self.session = session
         self.replica = replica
         self.num_tokens = num_tokens
-        """What is cached of it there."""
+        """Tokens of the session that are cached there."""
 
 
 class AnsweredReport:
-    """Its first token has come."""
+    """The first token of a request has come."""
 
     __slots__ = ("is_seen", "request")
 
     def __init__(self, request: int, *, is_seen: bool) -> None:
         self.request = request
         self.is_seen = is_seen
-        """Whether somebody saw when; False where it is only expected to have come."""
+        """Whether its time was seen; False where it is only expected to have come."""
 
 
 class EndedReport:
-    """It has left its replica."""
+    """A request has left its replica."""
 
     __slots__ = ("held_tokens", "is_complete", "request")
 
     def __init__(self, request: int, *, held_tokens: int, is_complete: bool) -> None:
         self.request = request
         self.held_tokens = held_tokens
-        """What it held at its end."""
+        """Tokens that it held at its end."""
         self.is_complete = is_complete
         """Whether it was answered, so that all of it is cached."""
 
 
 class OpenReport:
-    """Of the requests from number ``first`` to ``last``, these have not ended."""
+    """The requests from number ``first`` to ``last`` that have not ended; all others have."""
 
     __slots__ = ("answered", "first", "last", "pending")
 

@@ -1,9 +1,9 @@
-"""What a router that has just come is told of the past: which prompts and sessions are where.
+"""The past, for a router that has just come: which prompts and sessions are cached where.
 
-Reports say what is sent from now on; what was sent before would be unknown to it for as long as
-conversations pause. So the oldest router that hears it tells what it knows of every replica, least
-recent first, as keys alone: datagrams for the newcomer only, without a number, at the pace that its
-budget allows. What is lost of it is not said again.
+Reports say what is sent from now on. A new router would not know what was sent before for as long
+as conversations pause. So the oldest router that hears it sends what it knows of every replica,
+least recent first, as keys alone: in datagrams for the new router only, without a number, at the
+pace that the budget allows. Lost datagrams are not sent again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,19 +20,17 @@ MAX_SESSIONS_TOLD: Final = 10_000
 
 
 def welcome(replicas: Iterable[tuple[str, CachedPrompts]]) -> Iterator[bytes]:
-    """Records, worked out as they are asked for."""
+    """The records of a welcome, encoded as they are taken."""
     pools: list[CachedPrompts] = []
     for replica, cached in replicas:
         if cached not in pools:
             pools.append(cached)
         key = text_key(replica)
-        blocks = cached.guessed_blocks(replica)
-        for start in range(0, len(blocks), MAX_KEYS):
-            some = blocks[start : start + MAX_KEYS]
-            size = sum([tokens for _, tokens in some]) // len(some)
-            # An index takes a prompt from its end: the most recent goes first.
-            prefix = tuple([block for block, _ in reversed(some)])
-            yield encode_report(MoreKeys(key, tokens_per_block=max(1, size), prefix=prefix))
+        for keys, num_tokens in cached.guessed_stretches(replica):
+            size = max(1, num_tokens // len(keys))
+            for start in range(0, len(keys), MAX_KEYS):
+                some = keys[start : start + MAX_KEYS]
+                yield encode_report(MoreKeys(key, tokens_per_block=size, prefix=some))
     for cached in pools:
         for session, replica, num_tokens in cached.recent_sessions(MAX_SESSIONS_TOLD):
             yield encode_report(ServedReport(session, text_key(replica), num_tokens=num_tokens))

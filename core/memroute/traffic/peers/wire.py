@@ -6,12 +6,12 @@ records  kind u8, then the fields of the report; as many as fit
 tag      16 bytes of HMAC-SHA256 over all before it, where routers share a key
 ```
 
-``incarnation`` is the sender's start in nanoseconds, ``sequence`` counts its datagrams: a receiver
-takes each once, in order, and drops what comes late or again. (A welcome has no number, and says
-nothing but keys and sessions.) Another version is not understood,
-and dropped: while routers are replaced by newer ones they know less of each other, nothing more.
+``incarnation`` is the sender's start in nanoseconds. ``sequence`` counts its datagrams: a receiver
+takes each once, in order, and drops datagrams that come late or again. (A welcome has no number. It
+carries keys and sessions only.) A datagram of another version is dropped: while routers are being
+replaced by newer ones, they know less of each other, nothing worse.
 
-Decoding never raises: what is cut off, unknown or out of range is a ``Malformed`` datagram.
+Decoding never raises: a datagram that is cut off, unknown or out of range is ``Malformed``.
 """
 
 import hmac

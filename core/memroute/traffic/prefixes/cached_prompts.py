@@ -1,8 +1,12 @@
-"""What each replica has of a prompt already: in blocks, as it told, or by the conversation's name.
+"""Tokens of a prompt that each replica has cached.
 
-Three sources, and a request counts what any of them knows: the blocks that were sent somewhere
-(``PrefixIndex``: a guess), the blocks that a replica says it has (``BlockIndex``: from KV events,
-which take the guess's place there), and where a named session was served last.
+There are three sources, and the greatest counts for a replica:
+
+* blocks that were sent to it (``PrefixIndex``: a guess);
+* blocks that it reports by KV events (``BlockIndex``); there they replace the guess;
+* the named session that it served last (``SessionIndex``).
+
+Where other routers are not heard, what they may have sent is estimated as well (``Rendezvous``).
 """
 
 from collections.abc import Sequence
@@ -33,34 +37,34 @@ class CachedPrompts:
     """Owns what a pool knows of its replicas' prefix caches."""
 
     def __init__(self, others: OtherRouters | None = None) -> None:
-        """``others``: the other routers, set by who knows them; None: there are none."""
+        """``others``: the other routers, kept up to date by their owner; None: there are none."""
         self.blocks = BlockIndex()
-        """What replicas that publish KV events have told."""
+        """Blocks that replicas have reported by KV events."""
         self._prefixes = PrefixIndex()
         self._sessions = SessionIndex()
         self._rendezvous = Rendezvous()
         self._others = others or OtherRouters()
 
     def added(self, replica: str) -> None:
-        """It is there, its cache cold."""
+        """A replica has come, its cache cold."""
         self._prefixes.forget(replica)
         self._rendezvous.add(replica, UNKNOWN_CAPACITY_TOKENS)
 
     def sized(self, ledger: ReplicaLedger) -> None:
-        """How much it keeps is known, or has changed: its share of what routers agree on."""
+        """The capacity of a replica is known or has changed: adjust its share of the rendezvous."""
         capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
         self._rendezvous.resize(ledger.replica, capacity)
 
     def removed(self, replica: str) -> None:
-        """It is gone."""
+        """A replica has gone."""
         self._rendezvous.remove(replica)
         self._prefixes.forget(replica)
         self.blocks.forget(replica)
 
     def hits(self, profile: RequestProfile, among: Sequence[Backend] = ()) -> Hits:
-        """Tokens of the prompt that each replica has; those without any are left out.
+        """Tokens of the prompt that each replica has cached; replicas without any are left out.
 
-        ``among``: those that can take it.
+        ``among``: the replicas that can take the request.
         """
         hits: dict[str, int] = {}
         most = profile.num_prompt_tokens
@@ -80,9 +84,9 @@ class CachedPrompts:
         return hits
 
     def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> int:
-        """A prompt is on its way: it is taken to be cached at once.
+        """A prompt was sent to a replica: it counts as cached there at once.
 
-        Returns how many blocks at its end were not taken to be cached there before.
+        Returns how many blocks at its end did not count as cached there before.
         """
         num_new = 0
         if profile.prefix and profile.tokens_per_block:
@@ -90,8 +94,9 @@ class CachedPrompts:
             num_new = self._prefixes.insert(
                 ledger.replica,
                 profile.prefix,
-                max_blocks=capacity,
-                weights=block_weights(profile),
+                max_tokens=capacity,
+                ends=profile.block_ends,
+                tokens_per_block=profile.tokens_per_block,
             )
         if profile.blocks:
             self.blocks.sent(ledger.replica, profile.prefix)
@@ -100,37 +105,37 @@ class CachedPrompts:
         return num_new
 
     def never_computed(self, replica: str, profile: RequestProfile, num_new: int) -> None:
-        """A request left before its first token; ``num_new`` is what ``sent`` has returned."""
+        """A request left before its first token; ``num_new``: what ``sent`` returned for it."""
         if num_new:
             self._prefixes.take_back(replica, profile.prefix[-num_new:])
 
     # What other routers tell.
 
     def peer_sent(self, ledger: ReplicaLedger, prefix: Sequence[int], tokens_per_block: int) -> int:
-        """Another router has sent such a prompt there; the new blocks, as of ``sent``."""
+        """Another router has sent a prompt to a replica; returns what ``sent`` does."""
         if not prefix or not tokens_per_block:
             return 0
         return self._prefixes.insert(
             ledger.replica,
-            prefix,
-            max_blocks=ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS,
-            weights=[tokens_per_block] * len(prefix),
+            tuple(prefix),
+            max_tokens=ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS,
+            tokens_per_block=tokens_per_block,
         )
 
     def peer_never_computed(self, replica: str, new_blocks: Sequence[int]) -> None:
-        """Its request left before its first token; these blocks were new there."""
-        self._prefixes.take_back(replica, new_blocks)
+        """Another router's request left before its first token; ``new_blocks`` were new there."""
+        self._prefixes.take_back(replica, tuple(new_blocks))
 
     def peer_served(self, session: int, replica: str, num_tokens: int) -> None:
         """Another router has served the session there."""
         self._sessions.served(session, replica, num_tokens)
 
-    def guessed_blocks(self, replica: str) -> list[tuple[int, int]]:
-        """Keys and tokens of the blocks that the replica is taken to have, least recent first."""
-        return self._prefixes.blocks(replica)
+    def guessed_stretches(self, replica: str) -> list[tuple[tuple[int, ...], int]]:
+        """Consecutive keys and their tokens that count as cached on the replica, oldest first."""
+        return self._prefixes.stretches(replica)
 
     def recent_sessions(self, most: int) -> list[tuple[int, str, int]]:
-        """Sessions served of late, the oldest first, with their replicas and tokens."""
+        """The ``most`` latest sessions, the oldest first, with their replicas and tokens."""
         return self._sessions.recent(most)
 
     # What has ended.
@@ -138,7 +143,7 @@ class CachedPrompts:
     def ended(
         self, replica: str, profile: RequestProfile, *, num_tokens: int, is_complete: bool
     ) -> None:
-        """A request has left a replica, where it held so many tokens."""
+        """A request has left a replica, where it held ``num_tokens``."""
         if profile.blocks:
             self.blocks.ended(replica, profile.prefix)
         if is_complete and profile.session:
@@ -151,7 +156,7 @@ class CachedPrompts:
         among: Sequence[Backend],
         unheard_ratio: float,
     ) -> None:
-        """Count what routers that are not heard may have put where all of them would."""
+        """Credit the rendezvous replica with a share of what is unknown of the prompt."""
         known = max(hits.values(), default=0)
         key = _common_key(profile, known)
         if key is None:
@@ -163,7 +168,7 @@ class CachedPrompts:
             hits[favourite] = max(hits.get(favourite, 0), credit)
 
     def _told_hits(self, profile: RequestProfile, hits: dict[str, int]) -> None:
-        """Where replicas say what they have, that counts, and what is on its way to them."""
+        """On replicas that report their blocks, count those and prompts on their way."""
         blocks = self.blocks
         for replica in list(hits):
             if blocks.follows(replica):
@@ -174,14 +179,6 @@ class CachedPrompts:
         for replica, count in blocks.match_sent(profile.prefix).items():
             if blocks.follows(replica):
                 hits[replica] = max(hits.get(replica, 0), profile.tokens_of_blocks(count))
-
-
-def block_weights(profile: RequestProfile) -> list[int]:
-    """Tokens of each block of the prompt: what it takes of a replica's cache."""
-    ends = profile.block_ends
-    if not ends:
-        return [profile.tokens_per_block] * len(profile.prefix)
-    return [end - before for end, before in zip(ends, (0, *ends), strict=False)]
 
 
 def _common_key(profile: RequestProfile, known_tokens: int) -> int | None:

@@ -8,15 +8,48 @@ replicas.
 from collections.abc import Sequence
 
 
+class ReplicaBits:
+    """Owns which replica is which bit."""
+
+    __slots__ = ("_bits", "_names")
+
+    def __init__(self) -> None:
+        self._bits: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+
+    def bit(self, replica: str) -> int:
+        """The replica's bit; taken now when it has none."""
+        bit = self._bits.get(replica)
+        if bit is None:
+            bit = 1
+            while bit in self._names:
+                bit <<= 1
+            self._bits[replica] = bit
+            self._names[bit] = replica
+        return bit
+
+    def forget(self, replica: str) -> None:
+        """The replica is gone, and no set has its bit: that may be another's from now on."""
+        bit = self._bits.pop(replica, None)
+        if bit is not None:
+            del self._names[bit]
+
+    def note(self, found: dict[str, int], replicas: int, depth: int) -> None:
+        """Write down for each of a set of replicas how far it matches."""
+        while replicas:
+            bit = replicas & -replicas
+            replicas ^= bit
+            found[self._names[bit]] = depth
+
+
 class BlockHolders:
     """Owns the sets; the same calls give the same answers."""
 
-    __slots__ = ("_bits", "_holders", "_names")
+    __slots__ = ("_bits", "_holders")
 
     def __init__(self) -> None:
         self._holders: dict[int, int] = {}
-        self._bits: dict[str, int] = {}
-        self._names: dict[int, str] = {}
+        self._bits = ReplicaBits()
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -32,30 +65,18 @@ class BlockHolders:
         for key in keys:
             has = holders.get(key, 0)
             lost = left & ~has
-            while lost:
-                bit = lost & -lost
-                lost ^= bit
-                found[self._names[bit]] = depth
+            if lost:
+                self._bits.note(found, lost, depth)
             left &= has
             if not left:
                 return found
             depth += 1
-        while left:
-            bit = left & -left
-            left ^= bit
-            found[self._names[bit]] = depth
+        self._bits.note(found, left, depth)
         return found
 
     def bit(self, replica: str) -> int:
         """The replica's bit; taken now when it has none."""
-        bit = self._bits.get(replica)
-        if bit is None:
-            bit = 1
-            while bit in self._names:
-                bit <<= 1
-            self._bits[replica] = bit
-            self._names[bit] = replica
-        return bit
+        return self._bits.bit(replica)
 
     def add(self, key: int, bit: int) -> None:
         """It has the block."""
@@ -71,6 +92,4 @@ class BlockHolders:
 
     def forget(self, replica: str) -> None:
         """The replica is gone. Its blocks have to be dropped before: its bit is another's then."""
-        bit = self._bits.pop(replica, None)
-        if bit is not None:
-            del self._names[bit]
+        self._bits.forget(replica)

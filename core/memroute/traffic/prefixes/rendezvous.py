@@ -1,15 +1,15 @@
-"""What all routers answer alike without a word between them: rendezvous hashing.
+"""A replica for every key, on which all routers agree without messages: rendezvous hashing.
 
 Every (key, replica) pair has a weight that is a hash of both, and a key's favourite is the replica
 of the greatest weight (highest random weight: Thaler and Ravishankar, 1998). Routers that know the
-same replicas agree on every key, whichever process computes it; a replica that goes takes only its
-own keys along, and one that comes takes an equal share of everybody's.
+same replicas agree on every key. When a replica goes, only its own keys move. A replica that comes
+takes an equal share of all others' keys.
 
 Replicas of unequal KV caches have shares as unequal as those: weight = -size / ln(u), with ``u``
 the hash as a number between 0 and 1 (Schindelhauer and Schomaker, 2005).
 
-Keys are put into slots, and a slot's ranking is worked out once for a set of replicas: asking costs
-a look-up, however many replicas there are.
+Keys are hashed into slots, and the ranking of a slot is computed once for a set of replicas. So a
+look-up costs the same for any number of replicas.
 """
 
 import hashlib
@@ -30,19 +30,19 @@ _TO_RATIO: Final = 2.0**-64
 
 
 class OtherRouters:
-    """The other routers of the same replicas. Set by whoever knows them, read by every pool."""
+    """The other routers of the same replicas. Set by ``PeerGroup``, read by every pool."""
 
     __slots__ = ("num", "num_heard")
 
     def __init__(self) -> None:
         self.num = 0
-        """Routers beside this one."""
+        """Number of routers beside this one."""
         self.num_heard = 0
-        """Of those, the ones that tell what they send, so that it is known here."""
+        """Number of those that are heard, so that what they send is known here."""
 
     @property
     def unheard_ratio(self) -> float:
-        """Of all routers, this one among them, the share whose requests are not known here."""
+        """The share (0 to 1) of all routers, this one included, that is not heard."""
         return (self.num - self.num_heard) / (self.num + 1)
 
 
@@ -57,26 +57,26 @@ class Rendezvous:
         self._slots: dict[int, list[str]] = {}
 
     def add(self, replica: str, size: int = 1) -> None:
-        """A replica is there; ``size``: its share of the keys, relative to others' (above 0)."""
+        """A replica has come; ``size``: its share of the keys, relative to others' (above 0)."""
         self._seeds[replica] = text_key(replica)
         self._sizes[replica] = size
         self._slots.clear()
 
     def resize(self, replica: str, size: int) -> None:
-        """Its share is another from now on; nothing where it is not there."""
+        """Change a replica's share; does nothing for an unknown replica."""
         before = self._sizes.get(replica)
         if before is not None and before != size:
             self._sizes[replica] = size
             self._slots.clear()
 
     def remove(self, replica: str) -> None:
-        """A replica is gone: its keys are the others'."""
+        """A replica has gone: its keys move to the others."""
         if self._seeds.pop(replica, None) is not None:
             del self._sizes[replica]
             self._slots.clear()
 
     def favourite(self, key: int, among: Container[str]) -> str | None:
-        """The key's replica ``among`` those that can take it; None where none of its first can."""
+        """The first of the key's replicas that is in ``among``; None where none of the first is."""
         slot = mixed(key) % NUM_SLOTS
         ranked = self._slots.get(slot)
         if ranked is None:

@@ -1,14 +1,14 @@
-"""Which replica has how much of a prompt cached: told by the replicas' own KV events.
+"""Leading blocks of a prompt that each replica has cached, as its own KV events report them.
 
-Engines name blocks by hashes of their own, which differ by version and configuration; what every
-event says as well is the block's tokens and the block before it. So blocks are keyed here by a
-chain over their tokens, which a request's tokens give too, and an engine's hashes are only used to
-find a block again: as a parent, or to remove it.
+Engines name blocks by hashes of their own, which differ by version and configuration. Every event
+also has the block's tokens and the block before it. So blocks are keyed here by a chain over their
+tokens, which a request's tokens give too. An engine's hashes are only used to find a block again:
+as a parent, or to remove it.
 
-A block whose parent is not known (the events that told it were lost) cannot be keyed, nor can what
-follows it; it is counted, and nothing is guessed. What is on its way to a replica is held by it as
-good as at once: ``sent`` and ``ended`` count that, so that a prompt's twin follows it before any
-event comes.
+A block whose parent is unknown, because events were lost, cannot be keyed, nor can the blocks that
+follow it. Such blocks are counted, and nothing is guessed. A prompt that is on its way to a replica
+counts as cached there (``sent``, ``ended``), so that a second request with the same prompt follows
+it before any event comes.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from memroute.traffic.prefixes.holders import BlockHolders
 
 
 class BlockIndex:
-    """Owns what replicas have told; bounded by what they hold."""
+    """Owns the blocks that replicas have reported; bounded by what they hold."""
 
     def __init__(self) -> None:
         self._holders = BlockHolders()

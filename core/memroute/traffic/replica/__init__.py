@@ -1,4 +1,4 @@
-"""What do we know of a replica, and how fresh is it?"""
+"""What is known of one replica, and how fresh that is. The page to read first is ``ledger``."""
 
 from memroute.traffic.replica.backend import Backend, compare_speed, usable
 from memroute.traffic.replica.decoding import Reservation

@@ -1,4 +1,4 @@
-"""The replicas that a request may be sent to, and how fast each is beside the others."""
+"""A replica that requests can be sent to, and how fast it is beside the others."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
@@ -24,10 +24,53 @@ class Backend:
     ) -> None:
         self.ledger = ledger
         self.version = version
-        """Of the model: what shares of the traffic are given to."""
+        """The version of the model: traffic is split between versions."""
         self.health = ReplicaHealth()
         self.is_routable = is_routable
         """Ready, not draining, not terminating."""
+
+
+class FastestReplica:
+    """Which replica of a pool computes long prompts fastest, of those whose speed is known.
+
+    Kept up to date reading by reading, so that asking costs nothing: all replicas are compared only
+    when the fastest one leaves, or turns out to be slower than it was.
+    """
+
+    __slots__ = ("_ledger", "_token_seconds")
+
+    def __init__(self) -> None:
+        self._ledger: ReplicaLedger | None = None
+        self._token_seconds = 0.0
+
+    def prefill_seconds(self, num_tokens: int) -> float | None:
+        """What a prompt of so many uncached tokens takes there alone; None: nobody knows yet."""
+        ledger = self._ledger
+        return None if ledger is None else ledger.speed.prefill_seconds(1, num_tokens)
+
+    def learned(self, ledger: ReplicaLedger, backends: Iterable[Backend]) -> None:
+        """What is known of the speed of one of ``backends`` may have changed."""
+        token_seconds = ledger.speed.token_seconds
+        if ledger is self._ledger and token_seconds > self._token_seconds:
+            self._find(backends)
+        elif ledger.speed.num_samples >= MIN_SAMPLES and (
+            self._ledger is None or token_seconds <= self._token_seconds
+        ):
+            self._ledger, self._token_seconds = ledger, token_seconds
+
+    def gone(self, ledger: ReplicaLedger, backends: Iterable[Backend]) -> None:
+        """It has left; ``backends`` are those that remain."""
+        if ledger is self._ledger:
+            self._find(backends)
+
+    def _find(self, backends: Iterable[Backend]) -> None:
+        self._ledger = None
+        for backend in backends:
+            speed = backend.ledger.speed
+            if speed.num_samples >= MIN_SAMPLES and (
+                self._ledger is None or speed.token_seconds < self._token_seconds
+            ):
+                self._ledger, self._token_seconds = backend.ledger, speed.token_seconds
 
 
 def usable(
@@ -38,10 +81,10 @@ def usable(
     draw: float,
     now_seconds: float,
 ) -> list[Backend]:
-    """Those that may be tried now, of the version that the request has drawn.
+    """The replicas that may be tried now, of the version that the request has drawn.
 
-    ``tried``: replicas that it has failed on. ``shares``: of the traffic, by version; none: all
-    versions compete. ``draw``: the request's number from 0 to 1.
+    ``tried``: replicas on which the request has failed. ``shares``: of the traffic, by version;
+    empty: all versions compete. ``draw``: the request's number from 0 to 1.
     """
     found: list[Backend] = []
     out: list[Backend] = []
@@ -58,7 +101,7 @@ def usable(
 
 
 def _of_version(backends: list[Backend], shares: Mapping[str, float], draw: float) -> list[Backend]:
-    """Those of the version that was drawn, of the versions that are there."""
+    """The replicas of the version that ``draw`` selects among those present."""
     there = {backend.version: shares.get(backend.version, 0.0) for backend in backends}
     left = draw * sum(there.values())
     for version in sorted(there):
@@ -69,9 +112,9 @@ def _of_version(backends: list[Backend], shares: Mapping[str, float], draw: floa
 
 
 def compare_speed(ledger: ReplicaLedger, backends: Iterable[Backend]) -> None:
-    """How fast it is, seen beside the others; one that has shown little is as they are.
+    """Compare a replica's speed with the others'. One that has shown little counts as fast as they.
 
-    Else one that is faster than what learning starts from would keep all the requests.
+    Else the first replica that is learned to be faster than the prior would get all requests.
     """
     prompt, token, tokens, count = 0.0, 0.0, 0.0, 0
     for backend in backends:

@@ -1,11 +1,11 @@
-"""The answers that decode on one replica: how much they hold, and will hold at most.
+"""The answers that decode on one replica: the tokens they hold, and the most they will hold.
 
-Answers that decode together gain one token per step and give all theirs back when they end. With
-the ends where answers of their kind usually end, the fullest moment is just before one of the
-ends, and is far below prompts plus limits (Jaillet et al., arXiv 2502.07115).
+Answers that decode together gain one token per step and give all tokens back when they end. With
+expected ends, the fullest moment is just before one of the ends, and is far below the sum of
+prompts and limits (Jaillet et al., arXiv 2502.07115).
 
-An answer is kept as its tokens less the replica's steps, which is constant while it decodes, so
-that a step costs nothing here.
+An answer is stored as its tokens less the replica's steps. That difference is constant while it
+decodes, so a step costs nothing here.
 """
 
 from bisect import bisect_right
@@ -14,7 +14,7 @@ from memroute.traffic.request import RequestProfile
 
 
 class Reservation:
-    """What one request holds and is expected to hold; its replica's ledger alone changes it."""
+    """What one request holds and is expected to hold. Only its replica's ledger changes it."""
 
     __slots__ = (
         "ahead_prompts", "ahead_tokens", "answered_at_seconds", "base_tokens",
@@ -36,27 +36,27 @@ class Reservation:
         self.profile = profile
         self.prompt_tokens = profile.num_prompt_tokens
         self.needed_tokens = needed_tokens
-        """Of the prompt, what is not held there already by others that share it."""
+        """Tokens of the prompt that no other running request holds there already."""
         self.work_tokens = work_tokens
-        """Of the prompt, what the replica has to compute: the rest is in its prefix cache."""
+        """Tokens of the prompt that the replica has to compute: the rest is in its prefix cache."""
         self.expected_output_tokens = expected_output_tokens
         self.sent_at_seconds = now_seconds
         self.answered_at_seconds = -1.0
-        """When its first token came, or should have come (whole answers); -1 before."""
+        """When its first token came, or for a whole answer should have come; -1 before."""
         self.is_answered = False
-        """Whether anything of its answer has come: then nobody else may be asked for it."""
+        """Whether any of its answer has come: then no other replica may be tried."""
         self.is_paused = False
-        """Whether its answer is not read for the moment: its client is slow."""
+        """Whether its answer is not read at the moment, because its client is slow."""
         self.num_sequences = max(1, profile.num_choices)
-        """Answers that grow: the clock's ticks count for each."""
+        """Its sequences that grow: each gains a token per tick of the clock."""
         self.num_events = 0
-        """Of its stream so far."""
+        """Events of its stream so far."""
         self.expected_first_token_seconds = -1.0
-        """How long its first token was expected to take when it was sent; -1: nobody said."""
+        """Seconds that its first token was expected to take when it was sent; -1: not predicted."""
         self.ahead_prompts = self.ahead_tokens = 0.0
-        """What was still to be computed there when it was sent."""
+        """Prompts, and their tokens, that were still to be computed there when it was sent."""
         self.settles_at_seconds = -1.0
-        """When its first token will have come, for an answer that is not streamed."""
+        """When the first token of a whole answer should have come; -1 for streamed answers."""
         self.generated_tokens = 0
         self.base_tokens = 0
         """Its tokens less the replica's steps: constant while it decodes."""
@@ -75,7 +75,7 @@ class Reservation:
 
 
 class DecodingAnswers:
-    """In the order of their expected ends. ``step``: the replica's own clock, in steps."""
+    """Decoding answers, in the order of expected ends. ``step``: the replica's clock, in steps."""
 
     __slots__ = (
         "_base_tokens",
@@ -90,18 +90,19 @@ class DecodingAnswers:
         self.num_streams = 0
         """Our sequences that decode: an answer with ``n`` choices is ``n`` of them."""
         self.sum_inverse_expected_lengths = 0.0
-        """Sum over those of 1 / L, in 1/token: L is the 30th-percentile length of such answers."""
+        """Σ 1/L over the answers now decoding, where L is the 30th-percentile output length, in
+        tokens, of comparable answers. Unit: 1/token."""
         self._finishes: list[int] = []
         self._streams: list[Reservation] = []
         self._base_tokens = 0
         self._peak_tokens = 0
 
     def own_tokens(self, step: int) -> int:
-        """What they hold now, what they share counted for each."""
+        """Tokens that the answers hold now; a shared prefix counts for each of them."""
         return self._base_tokens + self.num_streams * step
 
     def peak_tokens(self, step: int) -> int:
-        """The same at the fullest moment to come; kept until one comes or goes."""
+        """The same at the fullest moment to come; cached until an answer comes or goes."""
         if self._peak_tokens < 0:
             total, most, count = 0, 0, 0
             for lease in reversed(self._streams):
@@ -112,7 +113,7 @@ class DecodingAnswers:
         return self._peak_tokens
 
     def peak_with(self, num_tokens: int, num_more: int, step: int, num_sequences: int = 1) -> int:
-        """The same with one more: so many tokens, and ``num_more`` to come in each sequence."""
+        """The peak with one more answer of ``num_tokens``, ``num_more`` to come per sequence."""
         finish, base = step + num_more, num_tokens - num_sequences * step
         total, count, most = 0, 0, self.own_tokens(step) + num_tokens
         is_counted = False
@@ -130,13 +131,13 @@ class DecodingAnswers:
         return most
 
     def first_due(self, step: int) -> Reservation | None:
-        """One that should have ended by now."""
+        """An answer that should have ended by now, or None."""
         if self._finishes and self._finishes[0] <= step:
             return self._streams[0]
         return None
 
     def insert(self, lease: Reservation, num_more: int, step: int) -> None:
-        """It decodes from now on, for ``num_more`` more tokens in each sequence."""
+        """The answer decodes from now on, for ``num_more`` more tokens in each sequence."""
         lease.finish_step = step + max(1, num_more)
         index = bisect_right(self._finishes, lease.finish_step)
         self._finishes.insert(index, lease.finish_step)
@@ -147,7 +148,7 @@ class DecodingAnswers:
         self._peak_tokens = -1
 
     def drop(self, lease: Reservation) -> None:
-        """It decodes no more, or its end is about to be expected anew."""
+        """The answer has ended, or its expected end is about to change."""
         index = bisect_right(self._finishes, lease.finish_step - 1)
         while self._streams[index] is not lease:
             index += 1

@@ -36,11 +36,11 @@ class ReplicaHealth:
 
     @property
     def is_out(self) -> bool:
-        """Whether it was taken out and has not answered since."""
+        """Whether the replica was taken out and has not answered since."""
         return self._out_until_seconds is not None
 
     def may_try(self, *, now_seconds: float) -> bool:
-        """Whether a request may be sent to it now."""
+        """Whether a request may be sent to the replica now."""
         until = self._out_until_seconds
         if until is None:
             return True
@@ -50,12 +50,12 @@ class ReplicaHealth:
         return trial is None or now_seconds >= trial
 
     def trying(self, *, now_seconds: float) -> None:
-        """A request goes to it; while it is on trial no other may, for as long as it was out."""
+        """A request is sent. On trial, no other may be for as long as the replica was out."""
         if self._out_until_seconds is not None:
             self._trial_ends_at_seconds = now_seconds + self._out_seconds
 
     def answered(self) -> None:
-        """A request was answered: all is forgotten."""
+        """A request was answered: earlier faults count no more."""
         if self._errors_in_a_row or self._out_until_seconds is not None:
             self._errors_in_a_row = 0
             self._out_seconds = FIRST_OUT_SECONDS
@@ -75,7 +75,7 @@ class ReplicaHealth:
         until = self._out_until_seconds
         if until is not None:
             if now_seconds < until:
-                return False  # one of those that were under way when it was taken out
+                return False  # a request that was under way when the replica was taken out
             self._out_seconds = min(MAX_OUT_SECONDS, 2 * self._out_seconds)
         self._out_until_seconds = now_seconds + self._out_seconds
         self._trial_ends_at_seconds = None

@@ -3,9 +3,9 @@
 **Ceiling.** Under preemptions the projected KV use that admission plans for is lowered, and raised
 again while there are none: additive increase, multiplicative decrease, as TCP has it.
 
-**Slots.** The number of running requests that stands still over two readings while others wait for
-room is the engine's limit. When nobody waits at that number, the limit is raised by one: a number
-that stood still by chance is found out.
+**Slots.** If two consecutive readings show the same number of running requests while requests wait
+for room, that number is taken as the engine's concurrency limit. When no request waits at that
+number, the limit is raised by one, which corrects a limit inferred by coincidence.
 """
 
 from typing import Final
@@ -33,22 +33,22 @@ class LearnedLimits:
 
     def __init__(self) -> None:
         self.ceiling_ratio = 1.0
-        """How full it may be planned, 0.5 to 1, whatever the watermark says."""
+        """How full the replica may be planned, 0.5 to 1, beside the watermark."""
         self.running_limit: int | None = None
-        """Requests that the engine runs at once, whatever its memory; None: not reached so far."""
+        """Requests that the engine runs at once, whatever its memory; None: no limit seen."""
 
     def apply_reading(
         self, before: ReplicaReading | None, now: ReplicaReading, *, num_pending: int
     ) -> None:
-        """Learn from two readings in a row. ``num_pending``: our requests that wait there."""
+        """Learn from two consecutive readings. ``num_pending``: our requests that wait there."""
         self._count_running(before, now)
         if before is None:
             return
         if before.num_preemptions_total is None or now.num_preemptions_total is None:
             return
         was_preempted = now.num_preemptions_total > before.num_preemptions_total
-        # Requests that wait are a sign only where they are ours (we thought that they would fit)
-        # and the cache is full: else they wait for their turn in a step.
+        # Waiting requests are a sign of a full cache only where they are ours (we expected them to
+        # fit) and the cache is nearly full. Else they wait for their turn in a step.
         waits = (
             (now.num_waiting_for_capacity or 0) > 0
             and num_pending > 0

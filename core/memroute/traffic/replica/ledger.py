@@ -8,18 +8,18 @@ projected = held + growth of our answers until the fullest moment to come
           + prompts that wait there, with their answers
 ```
 
-**Measured.** A scrape that started at time T saw our requests that had answered by then, whole;
-of those that were sent by then and had not answered it may have seen the prompt; none that came
-later. What it measured beyond both is held by others (other routers, traffic that does not come
-through us, what we forgot when we were restarted). What it measured below the first is shared
-prefixes, counted once by the engine and once per request by us: the ratio scales our own count.
+**Measured.** A scrape that started at time T includes this router's requests that had their first
+token by T, whole. Of requests that were sent by T without a first token, it may include the prompt.
+It includes no later request. What it measured beyond these is foreign: held by other routers, by
+traffic that passes this router by, or by requests from before its restart. What it measured below
+the first group is shared prefixes: the engine counts them once, this router once per request, and
+``sharing_ratio`` scales its count.
 
-**Projected.** What decodes grows until the fullest moment to come (``decoding``). An
-answer that outlives its expectation gets a new one, from those that got as long. What our own
-requests show is kept in ``own_requests``.
+**Projected.** Answers that decode grow until the fullest moment to come (``decoding``). An answer
+that outlives its expected length gets a new one, from answers that got as long. What this router's
+requests show is kept in ``own_requests``, what other routers tell in ``peer_requests``.
 
-**Visible to everybody else.** A replica's queue, what it owes to prompts that wait, how many
-answers share its steps. Nothing here goes by the wall clock: a lease ends when its request does.
+Nothing here goes by the wall clock: a lease ends when its request does.
 """
 
 from typing import Final
@@ -40,7 +40,7 @@ COMPARED_SECONDS: Final = 2.0
 
 
 class ReplicaLedger(SharedRequests):
-    """The requests there, and the last reading. Owns both."""
+    """The requests on one replica, and its last reading. Owns both."""
 
     __slots__ = (
         "_max_context_tokens", "_promised_capacity_tokens", "capacity_tokens",
@@ -61,9 +61,9 @@ class ReplicaLedger(SharedRequests):
     ) -> None:
         """``promised_capacity_tokens``: what the operator expects, used until the engine says.
 
-        ``lengths``: of the model's answers, ``events``: tokens in each of their events, both shared
-        by its replicas. ``weight_ratio``: share of traffic that it is meant to get, relative to
-        others (1 where nobody says).
+        ``lengths`` of the model's answers and ``events`` (tokens in one) are shared by the pool.
+        ``weight_ratio``: the share of traffic that the replica is meant to get, relative to others
+        (1 by default).
         """
         super().__init__(lengths, events, predictions)
         self.replica = replica
@@ -72,33 +72,34 @@ class ReplicaLedger(SharedRequests):
         self._max_context_tokens = max_context_tokens
         self.reading: ReplicaReading | None = None
         self.read_at_seconds = -1.0
-        """When the last scrape started; -1 when there was none."""
+        """When the last scrape started; -1 before the first."""
         self.capacity_tokens: int | None = None
-        """Tokens that its KV cache holds: the engine's word, else the operator's, else unknown."""
+        """Tokens that its KV cache holds, by the engine, else by the operator; None: unknown."""
         self.limit_tokens: int | None = None
         """The most that one request may hold; None when unknown."""
         self.limits = LearnedLimits()
-        """How full it may be planned, and how many requests it runs at once."""
+        """How full the replica may be planned, and how many requests it runs at once."""
         self.measured_ratio = 0.0
         """KV use at the last scrape, 0 to 1."""
         self.sharing_ratio = 1.0
-        """What the engine holds of our answers' tokens, counting what they share once."""
+        """Tokens that the engine holds for our answers, over our count, which ignores sharing."""
         self.pinned_ratio = 0.0
-        """Of the tokens that our answers there found cached, the share that others pin too."""
+        """Fraction (0 to 1) of our running requests' prefix-cache hits that other running requests
+        also reference, so that they occupy memory once. Estimated at the last scrape."""
         self.tells_life = False
-        """Whether it reports how much it has computed, so that its silence is no sign alone."""
+        """Whether the engine counts computed tokens: then silence alone is no sign of a hang."""
         self._refresh_capacity()
 
-    # What others say of it.
+    # What the operator and the engine say of it.
 
     def promise(self, *, capacity_tokens: int | None, max_context_tokens: int | None) -> None:
-        """What the operator says now; the engine's own word goes before it."""
+        """What the operator expects now. The engine's own report overrides it."""
         self._promised_capacity_tokens = capacity_tokens
         self._max_context_tokens = max_context_tokens
         self._refresh_capacity()
 
     def apply_reading(self, reading: ReplicaReading) -> None:
-        """Take a new reading: see the module's text for what it is taken to include."""
+        """Take a new reading. The module's text says what it is taken to include."""
         last = self.reading
         num_pending = sum(lease.is_pending for lease in self.leases)
         self.limits.apply_reading(last, reading, num_pending=num_pending)
@@ -109,7 +110,7 @@ class ReplicaLedger(SharedRequests):
         if computed is not None and last is not None:
             before = last.num_computed_tokens_total
             if before is not None and computed > before:
-                # At some time since the last one: it may hang since a moment after that.
+                # It computed something since the last reading, so it lived at that moment.
                 alive_at = last.taken_at_seconds
                 self.progressed_at_seconds = max(self.progressed_at_seconds, alive_at)
         held = self.held_tokens
@@ -159,14 +160,14 @@ class ReplicaLedger(SharedRequests):
     # What decisions ask.
 
     def has_adapter(self, name: str) -> bool:
-        """Whether requests use the adapter there now, ours or others'."""
+        """Whether any request uses the adapter there now, ours or foreign."""
         if name in self.adapters:
             return True
         read = None if self.reading is None else self.reading.adapters
         return read is not None and name in read
 
     def has_adapter_slot(self) -> bool:
-        """Whether it can use one more adapter beside those in use; unknown counts as yes."""
+        """Whether the replica can use one more adapter at once; unknown counts as yes."""
         reading = self.reading
         if reading is None or reading.max_adapters is None:
             return True
@@ -175,7 +176,7 @@ class ReplicaLedger(SharedRequests):
 
     @property
     def num_there(self) -> int:
-        """Requests in the engine, ours and others', as far as this router can tell."""
+        """Requests in the engine, ours and foreign, as far as this router can tell."""
         return (
             self.num_streams + self.num_pending + self.num_foreign_running
             + self.num_foreign_waiting
@@ -188,18 +189,18 @@ class ReplicaLedger(SharedRequests):
         return int(self.sharing_ratio * own) + self.foreign_tokens
 
     def needed_tokens(self, prompt_tokens: int, work_tokens: int) -> int:
-        """What a prompt would add to the KV cache, if ``work_tokens`` of it are not cached.
+        """Tokens that a prompt would add to the KV cache, if ``work_tokens`` of it are not cached.
 
-        Cached blocks that nobody uses count as free until they are hit: a hit pins them, so it
-        saves time and no memory. Only what running answers pin as well is not held twice.
+        Cached blocks without a user count as free until a hit pins them. So a hit saves time and no
+        memory, except for blocks that running answers pin already.
         """
         return prompt_tokens - int(self.pinned_ratio * (prompt_tokens - work_tokens))
 
     def projected_tokens(self) -> int:
-        """The most that the KV cache will hold, as far as our answers' ends can be told.
+        """The most tokens that the KV cache will hold, by the expected ends of our answers.
 
-        Worked out when something has come, gone or been read since: between, answers grow towards
-        what is projected already.
+        Computed again when a request has come or gone, or a reading has come. In between, answers
+        grow towards what is projected already.
         """
         projected = self._projected_tokens
         if projected < 0:
@@ -212,9 +213,9 @@ class ReplicaLedger(SharedRequests):
         return projected
 
     def projected_with(self, num_tokens: int, num_more: int, num_sequences: int = 1) -> int:
-        """The most that it will hold with one more request.
+        """The most tokens that the KV cache will hold with one more request.
 
-        It has so many tokens, and in each of its sequences ``num_more`` are to come.
+        The request has ``num_tokens``, and ``num_more`` are to come in each of its sequences.
         """
         step = self.steps.num_ticks
         own = self.own_tokens(step)
@@ -249,19 +250,19 @@ class ReplicaLedger(SharedRequests):
         self.limit_tokens = limit
 
     def _count_generated(self, before: ReplicaReading, now: ReplicaReading) -> None:
-        """What the engine's counters say of a token: how long it takes, how many make an event."""
+        """Learn from the engine's counters how long a token takes, and how many make an event."""
         seconds = now.taken_at_seconds - before.taken_at_seconds
         first, last = before.num_generated_tokens_total, now.num_generated_tokens_total
         running, ran = now.num_requests_running, before.num_requests_running
         num_events, watched_seconds = self.seen_events, self.seen_seconds
         if first is None or last is None or not running or not ran or last <= first or seconds <= 0:
-            # Nothing ran for some of the time: what was counted of events is of no use.
+            # Nothing ran for part of the time: the events counted in it cannot be compared.
             self.seen_events = self.seen_seconds = 0.0
             return
         tokens_per_second = (last - first) / (0.5 * (running + ran)) / seconds
         self.steps.report(1.0 / tokens_per_second, now_seconds=now.taken_at_seconds)
         if watched_seconds >= COMPARED_SECONDS:
-            # Of the tokens of all that time, those of the seconds in which events were watched.
+            # The tokens of those seconds in which events were watched.
             num_tokens = watched_seconds * tokens_per_second
             self._events.count(num_tokens=num_tokens, num_events=num_events)
             self.seen_events = self.seen_seconds = 0.0

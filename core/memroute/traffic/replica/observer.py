@@ -1,16 +1,16 @@
-"""Who hears of what this router sends to a replica, and what becomes of it."""
+"""A listener for what this router sends to a replica, and how that ends."""
 
 from memroute.traffic.replica.decoding import Reservation
 
 
 class LeaseObserver:
-    """Told of every request of this router; does nothing by itself."""
+    """Called for every request of this router; this base class does nothing."""
 
     def sent(self, replica: str, lease: Reservation) -> None:
-        """A request is on its way to the replica."""
+        """A request was sent to the replica."""
 
     def answered(self, lease: Reservation, *, is_seen: bool) -> None:
-        """Its first token has come; ``is_seen``: somebody saw when, it is not only expected."""
+        """The first token has come; ``is_seen``: its time was seen, not only expected."""
 
     def ended(self, lease: Reservation, *, held_tokens: int, is_complete: bool) -> None:
-        """It has left the replica, where it held so many tokens."""
+        """The request has left the replica, where it held ``held_tokens``."""

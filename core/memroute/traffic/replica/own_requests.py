@@ -1,11 +1,11 @@
-"""Our requests on one replica, and what they show of it while they are answered.
+"""This router's requests on one replica, and what their answers show of it.
 
-A streamed answer shows its events (``lengths.events`` says how many tokens each carries); a whole
-one shows nothing until it ends. Its prompt is taken to be done when the prefill law says so
-(``settle``), and from then on it grows with the replica's token clock (``step_clock``).
+A streamed answer shows its events (``lengths.events`` says how many tokens an event carries). A
+whole answer shows nothing until it ends: its prompt is taken to be done when the prefill law says
+so (``settle``), and from then on it grows with the replica's token clock (``step_clock``).
 
-One streamed answer, the *leader*, tells the clock. When it ends, or its client reads slowly,
-another takes its place; where none is read as it comes the clock goes on by time.
+One streamed answer, the *leader*, drives the clock. When the leader ends, or its client reads
+slowly, another takes its place. Where no answer is read as it comes, the clock goes on by time.
 """
 
 import math
@@ -72,30 +72,30 @@ class OwnRequests(DecodingAnswers):
         self.steps = StepClock()
         """How fast answers grow."""
         self.observer: LeaseObserver | None = None
-        """Who is told of our requests there, if anybody is."""
+        """Hears of our requests on the replica; None: nothing does."""
         self.num_pending = 0
-        """Requests there that have not answered: ours, and those that other routers tell of."""
+        """Requests there without a first token: ours, and those that peers report."""
         self.pending_tokens = 0
-        """Uncached prompt tokens of those."""
+        """Uncached prompt tokens of the pending requests."""
         self.pending_reserved_tokens = 0
-        """What those are expected to hold at their ends."""
+        """Tokens that the pending requests are expected to hold at their ends."""
         self.num_shown = 0
-        """Of our answers there, those that are read as they come: every step shows in them."""
+        """Our answers there that are read as they come: every step shows in them."""
         self.adapters: dict[str, int] = {}
         """Our requests there by the LoRA adapter that they use."""
         self.sent_since_reading_tokens = 0
         """Prompt tokens that we have sent since the last reading came."""
         self.progressed_at_seconds = -1.0
-        """When it last answered anything; -1: never."""
+        """When the replica last sent anything back; -1: never."""
         self.settles_at_seconds = math.inf
-        """When the next whole answer is taken to have begun; infinity: none waits for that."""
+        """When the next whole answer counts as begun; infinity: none is pending."""
         self.seen_events = self.seen_seconds = 0.0
-        """Events per sequence that the clock was told, and in how many seconds, until the counters
-        of two readings are compared with them."""
+        """Events per sequence that drove the clock, and the seconds they took, since they were last
+        compared with the engine's counters."""
         self._leader: Reservation | None = None
         self._leader_events = 0
         self._projected_tokens = -1
-        """What the KV cache will hold at most; -1: to be worked out anew."""
+        """The most that the KV cache will hold; -1: to be computed again."""
         self._ended: list[tuple[float, int]] = []
         self._unseen: list[Reservation] = []
 
@@ -109,7 +109,7 @@ class OwnRequests(DecodingAnswers):
         work_tokens: int | None = None,
         expected_output_tokens: int | None = None,
     ) -> Reservation:
-        """Take a lease on the tokens that the request is expected to hold.
+        """Reserve the tokens that the request is expected to hold.
 
         ``work_tokens``: of its prompt, those that are not in the replica's prefix cache.
         """
@@ -150,7 +150,7 @@ class OwnRequests(DecodingAnswers):
         return lease
 
     def streamed(self, lease: Reservation, *, num_events: int, now_seconds: float) -> None:
-        """A streamed answer has shown so many events by now; one such answer tells the clock."""
+        """A streamed answer has shown ``num_events`` events by now; the leader drives the clock."""
         num_more = num_events - lease.num_events
         if num_more <= 0:
             return
@@ -161,7 +161,7 @@ class OwnRequests(DecodingAnswers):
         lease.is_answered = True
         self.progressed_at_seconds = now_seconds
         if self.settles_at_seconds <= now_seconds:
-            # What is computed before it, as far as it should have been by now, is of the same time.
+            # Whole answers that should have begun by now belong to the time before this token.
             self.settle(now_seconds=now_seconds)
         if lease.answered_at_seconds < 0:
             self._answered(lease, now_seconds, is_seen=True)
@@ -180,14 +180,14 @@ class OwnRequests(DecodingAnswers):
     def completed(
         self, lease: Reservation, *, generated_tokens: int | None, now_seconds: float
     ) -> None:
-        """The answer is whole. ``generated_tokens``: as the engine says (``usage``), or None.
+        """The answer is complete. ``generated_tokens``: as the engine says (``usage``), or None.
 
         A whole answer teaches how long a token takes, a streamed one how many an event carries.
         """
         lease.is_answered = True
         self.progressed_at_seconds = now_seconds
         if lease.answered_at_seconds < 0:
-            # It says when it ended, not when its prompt was done.
+            # A whole answer shows when it ends, not when its prompt was done.
             self._answered(lease, now_seconds, is_seen=False)
         elif generated_tokens is not None and not lease.profile.is_stream:
             ticks = generated_tokens / lease.num_sequences
@@ -212,7 +212,7 @@ class OwnRequests(DecodingAnswers):
             )
 
     def paused(self, lease: Reservation, *, now_seconds: float) -> None:
-        """The answer is not read for a while: its client is slow. It shows nothing meanwhile."""
+        """The answer is not read for a while, because its client is slow: it shows nothing."""
         if lease.is_paused:
             return
         lease.is_paused = True
@@ -230,9 +230,9 @@ class OwnRequests(DecodingAnswers):
             self.num_shown += 1
 
     def release(self, lease: Reservation, *, now_seconds: float = 0.0) -> int:
-        """Give the lease back; returns the tokens it held at its end.
+        """Release a reservation; returns the tokens that it held at its end.
 
-        Raises ``KeyError`` when it was given back before: that is a bug of the caller.
+        Raises ``KeyError`` when it was released before: that is a bug of the caller.
         """
         self.leases.remove(lease)
         adapter = lease.profile.adapter
@@ -257,7 +257,7 @@ class OwnRequests(DecodingAnswers):
         return held
 
     def settle(self, *, now_seconds: float) -> None:
-        """Time passes: whole answers are taken to have begun when they should have, and to grow."""
+        """Let time pass: whole answers begin when the prefill law says so, and grow."""
         if self.settles_at_seconds <= now_seconds:
             due = [lease for lease in self._unseen if lease.settles_at_seconds <= now_seconds]
             for lease in due:
@@ -266,7 +266,7 @@ class OwnRequests(DecodingAnswers):
         if is_unseen and self.steps.pass_time(now_seconds=now_seconds):
             self._re_estimate_due()
 
-    # What is known of them.
+    # What decisions ask.
 
     @property
     def num_in_flight(self) -> int:
@@ -275,26 +275,26 @@ class OwnRequests(DecodingAnswers):
 
     @property
     def reserved_tokens(self) -> int:
-        """Tokens of all leases that are held, as they are expected at their ends."""
+        """Tokens that all our requests there are expected to hold at their ends."""
         return sum(lease.reserved_tokens for lease in self.leases)
 
     @property
     def leader(self) -> Reservation | None:
-        """The answer whose events tell the clock; None while none is read as it comes."""
+        """The answer whose events drive the clock; None while no answer is read as it comes."""
         return self._leader
 
     @property
     def unanswered(self) -> list[Reservation]:
-        """Our requests there of whose answers nothing has come."""
+        """Our requests there without any part of an answer."""
         return [lease for lease in self.leases if not lease.is_answered]
 
     @property
     def has_streams_only(self) -> bool:
-        """Whether all of our answers there are read as they come: each shows that it lives."""
+        """Whether all our answers there are streamed, so that each shows a sign of life."""
         return all(lease.profile.is_stream for lease in self.leases)
 
     def silent_seconds(self, now_seconds: float) -> float:
-        """How long nothing has come back for those without an answer; 0 where there are none."""
+        """Seconds without anything from the replica while a request is unanswered; else 0."""
         sent = [lease.sent_at_seconds for lease in self.leases if not lease.is_answered]
         if not sent:
             return 0.0
@@ -302,28 +302,28 @@ class OwnRequests(DecodingAnswers):
 
     @property
     def alone_tpot_seconds(self) -> float | None:
-        """Seconds per output token that it needs with one request; None while nobody knows."""
+        """Seconds per output token that the replica needs for one request alone; None: unknown."""
         return self.steps.alone_seconds
 
     @property
     def event_seconds(self) -> float:
-        """Between two events of one answer there, now; 0 while nothing decodes."""
+        """Seconds between two events of one answer there; 0 while nothing decodes."""
         return self.steps.mean_seconds * max(1.0, self._events.ratio)
 
     def needed_tokens(self, prompt_tokens: int, work_tokens: int) -> int:
-        """What a prompt adds to the KV cache: all of it, where nobody knows what is shared."""
+        """Tokens that a prompt adds to the KV cache: all, as long as sharing is unknown."""
         return prompt_tokens
 
     # Inside.
 
     def _note_end(self, held_tokens: int, now_seconds: float) -> None:
-        """So much was freed: a scrape that is under way may have missed it."""
+        """Remember what was freed: a scrape that is under way may have missed it."""
         self._ended.append((now_seconds, held_tokens))
         if len(self._ended) > MAX_ENDED:
             del self._ended[: MAX_ENDED // 2]
 
     def _answered(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
-        """Its prompt is computed: from now on it decodes."""
+        """The request's prompt is computed: from now on it decodes."""
         self._waits_no_more(lease)
         lease.answered_at_seconds = now_seconds
         if self.observer is not None:
@@ -349,10 +349,10 @@ class OwnRequests(DecodingAnswers):
         self._projected_tokens = -1
 
     def _lead(self, num_more: int, sequences: int, now_seconds: float) -> None:
-        """The leader shows more events: the clock goes on."""
+        """The leader has shown ``num_more`` events: the clock advances."""
         self._leader_events += num_more
         if self._leader_events < sequences:
-            # Its choices get their tokens in the same step, and may come in reads of their own.
+            # All choices get a token in the same step, and may arrive in separate reads.
             return
         steps, streams = self.steps, self.num_streams
         each = self._leader_events / sequences
@@ -374,26 +374,27 @@ class OwnRequests(DecodingAnswers):
         self.steps.lose_leader(now_seconds=now_seconds)
 
     def _tokens_so_far(self, lease: Reservation) -> int:
-        """What its answer has: as its stream says, or as the clock says of a whole one."""
+        """Tokens of its answer so far: by its stream, or by the clock for a whole answer."""
         if lease.profile.is_stream or lease.generated_tokens or lease.answered_at_seconds < 0:
             return lease.generated_tokens
         ticks = self.steps.num_ticks
         return max(0, lease.base_tokens + lease.num_sequences * ticks - lease.prompt_tokens)
 
     def _waits_no_more(self, lease: Reservation) -> None:
-        """Its prompt is computed, or gone."""
+        """The request is no longer pending: its prompt is computed, or it has left."""
         self.num_pending -= 1
         self.pending_tokens -= lease.work_tokens
         self.pending_reserved_tokens -= lease.needed_tokens + lease.expected_output_tokens
         if lease.settles_at_seconds >= 0:
             lease.settles_at_seconds = -1.0
             self._unseen.remove(lease)
-            self.settles_at_seconds = min(
-                (other.settles_at_seconds for other in self._unseen), default=math.inf
-            )
+            earliest = math.inf
+            for other in self._unseen:
+                earliest = min(earliest, other.settles_at_seconds)
+            self.settles_at_seconds = earliest
 
     def _re_estimate_due(self) -> None:
-        """Answers that decode longer than expected: expect anew, from those that got as long."""
+        """Answers that have outlived their expected length get a new one."""
         while (due := self.first_due(self.steps.num_ticks)) is not None:
             self._re_estimate(due)
 
@@ -408,7 +409,7 @@ class OwnRequests(DecodingAnswers):
         self._projected_tokens = -1
 
     def _expected(self, lease: Reservation, quantile: float, so_far: int) -> int:
-        """Tokens of each of its sequences at its end, ``so_far`` of which are there."""
+        """Expected tokens of each of its sequences at its end; ``so_far`` are there already."""
         profile = lease.profile
         sequences = lease.num_sequences
         known = profile.known_output_tokens

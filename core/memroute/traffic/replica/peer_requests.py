@@ -1,16 +1,16 @@
-"""What other routers say they have sent to one replica: waiting there, or seen by no reading yet.
+"""What other routers have sent to one replica, by their own reports.
 
-A scrape shows other routers' requests up to a scrape period late, and of their prompts that wait
-only how many there are. What those routers say themselves is some milliseconds old:
+A scrape shows other routers' requests up to a scrape period late, and only counts the prompts that
+wait. The routers' own reports are some milliseconds old:
 
 ```text
-sent      its prompt waits there: counted beside our own, until
-answered  its first token came: it holds its prompt, and counts as foreign until the first reading
-          that can have seen it
-ended     what it held is free, whatever the last reading says
+sent      the prompt waits there and counts like one of ours, until
+answered  the first token came: the prompt is held, and counts as foreign until the first reading
+          that can include it
+ended     what the request held is free, whatever the last reading says
 ```
 
-Times are of the router that hears it, when it hears it: no two clocks are compared.
+Times are when this router hears of an event, by its own clock: no two clocks are compared.
 """
 
 from memroute.traffic.lengths.events import TokensPerEvent
@@ -20,7 +20,7 @@ from memroute.traffic.replica.predictions import Predictions
 
 
 class PeerRequest:
-    """One request of another router; the ledger of its replica alone changes it."""
+    """One request of another router. Only its replica's ledger changes it."""
 
     __slots__ = (
         "ahead_prompts", "ahead_tokens", "answered_at_seconds", "expected_output_tokens",
@@ -40,9 +40,9 @@ class PeerRequest:
     ) -> None:
         self.prompt_tokens = prompt_tokens
         self.work_tokens = work_tokens
-        """Of the prompt, what the replica has to compute."""
+        """Tokens of the prompt that the replica has to compute."""
         self.needed_tokens = prompt_tokens
-        """Of the prompt, what is not held there already by others that share it."""
+        """Tokens of the prompt that no other running request holds there already."""
         self.expected_output_tokens = expected_output_tokens
         self.num_sequences = num_sequences
         self.is_stream = is_stream
@@ -51,7 +51,7 @@ class PeerRequest:
         self.answered_at_seconds = -1.0
         """When its first token came; -1 before."""
         self.ahead_prompts = self.ahead_tokens = 0.0
-        """What waited there when it was sent."""
+        """Prompts, and their tokens, that were still to be computed there when it was sent."""
 
     @property
     def is_pending(self) -> bool:
@@ -60,7 +60,7 @@ class PeerRequest:
 
 
 class SharedRequests(OwnRequests):
-    """Our requests on one replica and those that other routers tell of. Owns both."""
+    """Our requests on one replica, and those that other routers report. Owns both."""
 
     __slots__ = ("foreign_tokens", "num_foreign_running", "num_foreign_waiting", "peer_requests")
 
@@ -73,12 +73,13 @@ class SharedRequests(OwnRequests):
         super().__init__(lengths, events, predictions)
         self.foreign_tokens = 0
         self.num_foreign_waiting = self.num_foreign_running = 0
-        """What others hold, queue and run there, as of the last scrape and what was told since."""
+        """Tokens held, requests queued and requests running there that are not ours: by the last
+        scrape, and by peers' reports since."""
         self.peer_requests: set[PeerRequest] = set()
-        """Requests there of routers that tell of them."""
+        """Requests there that other routers report."""
 
     def peer_sent(self, request: PeerRequest, *, now_seconds: float) -> None:
-        """Another router's request is on its way there."""
+        """Another router has sent a request to the replica."""
         speed = self.speed
         share = speed.ahead_ratio(self.num_pending, self.pending_tokens, now_seconds=now_seconds)
         request.ahead_prompts = share * self.num_pending
@@ -92,7 +93,7 @@ class SharedRequests(OwnRequests):
         speed.sent(now_seconds=now_seconds, is_seen=request.is_stream)
 
     def peer_answered(self, request: PeerRequest, *, is_seen: bool, now_seconds: float) -> None:
-        """Its first token has come: its prompt is held there, whatever the last reading says."""
+        """The first token has come: the prompt is held there, whatever the last reading says."""
         self._peer_waits_no_more(request)
         request.answered_at_seconds = now_seconds
         if is_seen:
@@ -113,7 +114,7 @@ class SharedRequests(OwnRequests):
     def peer_ended(
         self, request: PeerRequest, *, held_tokens: int | None, now_seconds: float
     ) -> None:
-        """It has left; ``held_tokens``: at its end, None when nobody has said."""
+        """The request has left; ``held_tokens``: at its end, None when its router did not say."""
         self.peer_requests.remove(request)
         if request.is_pending:
             self._peer_waits_no_more(request)
@@ -131,7 +132,7 @@ class SharedRequests(OwnRequests):
     # Inside.
 
     def _peer_prompts_maybe_seen(self, started: float) -> tuple[int, int]:
-        """Tokens, and sequences, of prompts that a reading of that time may have counted."""
+        """Tokens and sequences of prompts that a reading which began then may have counted."""
         tokens, count = 0, 0
         for request in self.peer_requests:
             is_old = 0 <= request.answered_at_seconds <= started
@@ -141,7 +142,7 @@ class SharedRequests(OwnRequests):
         return tokens, count
 
     def _add_unseen_answers(self, started: float) -> None:
-        """What has got its first token since a reading of that time is held all the same."""
+        """Add requests with a first token since the reading began: it did not include them."""
         for request in self.peer_requests:
             if request.answered_at_seconds > started:
                 self.foreign_tokens += request.needed_tokens

@@ -1,8 +1,8 @@
-"""What a pool believes, compared with what happens: when beliefs are far off, trust them no more.
+"""Predictions of a pool, compared with what happens; far-off ones put the pool into safe mode.
 
-Decisions rest on four predictions. Each is compared where the truth shows:
+Decisions rest on four predictions. Each is compared with the truth when that shows:
 
-| prediction | is | truth |
+| prediction | predicted | truth |
 | --- | --- | --- |
 | ``ttft`` | wait and prefill, as it was chosen | when a streamed answer's first token comes |
 | ``tpot`` | the replica's tick | time per token of a streamed answer that has ended |
@@ -11,9 +11,9 @@ Decisions rest on four predictions. Each is compared where the truth shows:
 
 A prediction is **off** while its mean error (of the logarithm, older samples fading) is above
 threefold, either way. When one has been off for ten seconds the pool is in **safe mode**: it routes
-by least request within memory and holds nothing for time. Safe mode ends when every prediction has
-been within twofold for ten seconds. Differences that nobody would notice count as none: a constant
-is added to both sides (``_SLACK``).
+by least request within memory and holds no request for time. Safe mode ends when every prediction
+has been within twofold for ten seconds. To ignore differences that nobody would notice, a constant
+is added to both sides (``_…_SLACK_…``).
 """
 
 import math
@@ -98,11 +98,11 @@ class _Error:
 
     @property
     def ratio(self) -> float:
-        """Truth over prediction, the mean of the logarithm."""
+        """Truth over prediction: the exponential of the mean logarithm."""
         return math.exp(self._log_sum / self._weight) if self._weight > 0.0 else 1.0
 
     def observe(self, ratio: float, now_seconds: float) -> None:
-        """One more."""
+        """Count one sample: truth over prediction."""
         if now_seconds - self.sampled_at > FORGOTTEN_SECONDS:
             self._log_sum = self._weight = 0.0
             self.num_samples = 0
@@ -121,14 +121,14 @@ class _Error:
         self.right_since = _since(self.right_since, now_seconds, holds=is_right)
 
     def is_off(self, now_seconds: float) -> bool:
-        """Whether it has been off for as long as it takes, and still is."""
+        """Whether the prediction has been off for ``PATIENCE_SECONDS``, and still is."""
         since = self.off_since
         if since < 0 or now_seconds - self.sampled_at > FORGOTTEN_SECONDS:
             return False
         return now_seconds - since >= PATIENCE_SECONDS
 
     def is_right(self, now_seconds: float) -> bool:
-        """Whether it has been right for as long as it takes, or nobody can tell any more."""
+        """Whether it has been right for ``PATIENCE_SECONDS``, or has no recent sample."""
         if now_seconds - self.sampled_at > FORGOTTEN_SECONDS:
             return True
         return self.right_since >= 0 and now_seconds - self.right_since >= PATIENCE_SECONDS
@@ -154,11 +154,11 @@ class Predictions:
             Prediction.PROMPT: self._prompt,
         }
         self.distrusted: Prediction | None = None
-        """The prediction that has put the pool into safe mode; None: it is not in it."""
+        """The prediction that has put the pool into safe mode; None: not in safe mode."""
 
     @property
     def message(self) -> str:
-        """Why the pool is in safe mode, with numbers; empty when it is not."""
+        """Why the pool is in safe mode, with numbers; empty when it is not in it."""
         which = self.distrusted
         if which is None:
             return ""
@@ -167,27 +167,27 @@ class Predictions:
         return f"{which.value} is {times} what was predicted"
 
     def first_token(self, *, expected: float, actual: float, now_seconds: float) -> None:
-        """Seconds until a first token."""
+        """Compare seconds until a first token."""
         slack = _TTFT_SLACK_SECONDS
         self._ttft.observe((actual + slack) / (expected + slack), now_seconds)
 
     def token(self, *, expected: float, actual: float, now_seconds: float) -> None:
-        """Seconds per output token of an answer."""
+        """Compare seconds per output token of one answer."""
         slack = _TPOT_SLACK_SECONDS
         self._tpot.observe((actual + slack) / (expected + slack), now_seconds)
 
     def kv_cache(self, *, expected: int, actual: int, capacity: int, now_seconds: float) -> None:
-        """Tokens in a KV cache of so many."""
+        """Compare tokens held in a KV cache of ``capacity`` tokens."""
         slack = max(1.0, _KV_SLACK_RATIO * capacity)
         self._kv.observe((actual + slack) / (max(0, expected) + slack), now_seconds)
 
     def prompt(self, *, expected: int, actual: int, now_seconds: float) -> None:
-        """Tokens of a prompt."""
+        """Compare tokens of one prompt."""
         slack = _PROMPT_SLACK_TOKENS
         self._prompt.observe((actual + slack) / (expected + slack), now_seconds)
 
     def judge(self, *, now_seconds: float) -> bool:
-        """Look whether the mode has to change; True when it has."""
+        """Enter or leave safe mode where that is due; True when the mode has changed."""
         before = self.distrusted
         if before is None:
             for which, error in self._errors.items():

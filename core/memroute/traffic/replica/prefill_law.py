@@ -1,22 +1,22 @@
-"""How long prompts take on one replica, learned from the first tokens that this router sees.
+"""Seconds that prompts take on one replica, learned from the first tokens that this router sees.
 
 ```text
 seconds until the next first tokens = c x prompts + a x uncached prompt tokens
 ```
 
-fitted by least squares over the times in which prompts were waiting; old samples fade. ``c`` holds
-what a prompt costs whatever its length, the decode steps in between included; ``a`` is one over the
-prefill rate. Nothing is typed in: unequal accelerators show themselves, and so does a replica that
-became slow.
+fitted by least squares over the periods in which prompts were waiting; old samples fade. ``c`` is
+what a prompt costs whatever its length, decode steps in between included. ``a`` is one over the
+prefill rate. Nothing is configured: unequal accelerators show themselves, and so does a replica
+that became slow.
 
 Two kinds of samples, by what is waiting there:
 
 * **streams alone**: each shows when its prompt is done, so the time between two first tokens is
   that of the prompts in between;
-* **whole answers among them**: they show nothing until they end, so nobody knows when their prompts
-  were done. Then a stream that shows its first token is a sample of its own: the time since it was
-  sent, against all that waited there ahead of it and its own prompt. A law that is too slow takes
-  too much to be ahead, and is corrected by it; one that is too fast, likewise.
+* **whole answers among them**: a whole answer shows nothing until it ends, so the end of its
+  prefill is unknown. Then each streamed first token is a sample of its own: the time since its
+  request was sent, against its own prompt and all that was ahead of it when it was sent. A law that
+  is too slow assumes too much ahead, and the sample corrects it; so with a law that is too fast.
 """
 
 from typing import Final
@@ -51,7 +51,7 @@ WRONG_FORGET_RATIO: Final = 0.5
 
 
 class PrefillLaw:
-    """What first tokens say of one replica's prefill. Owns its sums; the caller brings the clock.
+    """One replica's prefill times. Owns its sums; the caller brings the clock.
 
     The sums are those of the least squares of ``seconds = c n + a w`` over samples of ``n`` prompts
     and ``w`` uncached tokens: ``_snw`` is the faded sum of ``n x w``, ``_swt`` of ``w x seconds``.
@@ -72,28 +72,28 @@ class PrefillLaw:
         self._num_prompts = 0.0
         self._num_tokens = 0.0
         self.num_samples = 0
-        """Times in which prompts were waited for: what the law rests on."""
+        """Samples that the law rests on."""
         self.own_prompt_seconds = PRIOR_PROMPT_SECONDS
         self.own_token_seconds = PRIOR_TOKEN_SECONDS
-        """``c`` and ``a`` as its own samples say: noisy, each at the other's expense."""
+        """``c`` and ``a`` by its own samples: both noisy, and negatively correlated."""
         self._is_compared = False
         self.is_known = False
-        """Whether its own times, or those of others like it, have been seen."""
+        """Whether its own samples, or those of other replicas, have been seen."""
         self.prompt_seconds = PRIOR_PROMPT_SECONDS
-        """``c``, to decide by: of all replicas, times how much slower this one is."""
+        """``c`` for decisions: the mean of all replicas, times how much slower this one is."""
         self.token_seconds = PRIOR_TOKEN_SECONDS
-        """``a``, likewise."""
+        """``a`` for decisions, likewise."""
         self.busy_since_seconds = -1.0
-        """Since when the prompts that wait now have been worked on; -1 when none waits."""
+        """When the engine began the prompts that wait now; -1 when none waits."""
         self._is_mixed = False
-        """Whether prompts of whole answers are among those that have waited since busy began."""
+        """Whether any prompt since then belongs to a whole answer."""
 
     def prefill_seconds(self, num_prompts: int, num_tokens: int) -> float:
-        """How long so many prompts of so many uncached tokens take, all together."""
+        """Seconds that ``num_prompts`` of ``num_tokens`` uncached tokens in all take together."""
         return self.prompt_seconds * num_prompts + self.token_seconds * num_tokens
 
     def sent(self, *, now_seconds: float, is_seen: bool = True) -> None:
-        """A prompt is on its way. ``is_seen``: its first token will show."""
+        """A prompt was sent. ``is_seen``: its answer is streamed, so its first token will show."""
         if self.busy_since_seconds < 0:
             self.busy_since_seconds = now_seconds
             self._num_prompts = 0.0
@@ -103,7 +103,7 @@ class PrefillLaw:
             self._is_mixed = True
 
     def ahead_ratio(self, num_prompts: int, num_tokens: int, *, now_seconds: float) -> float:
-        """Of the prompts that wait there, the share (0 to 1) that is still to be computed."""
+        """The share (0 to 1) of the waiting prompts that is still to be computed."""
         if self.busy_since_seconds < 0:
             return 1.0
         expected = self.prefill_seconds(num_prompts, num_tokens)
@@ -120,9 +120,9 @@ class PrefillLaw:
         ahead_prompts: float = 0.0,
         ahead_tokens: float = 0.0,
     ) -> None:
-        """A prompt of so many uncached tokens has its first token; ``num_left`` still wait.
+        """A prompt of ``num_tokens`` uncached tokens has its first token; ``num_left`` still wait.
 
-        ``ahead_…``: what waited there when it was sent, for a sample of its own.
+        ``ahead_…``: what was ahead of it when it was sent, for a sample of its own.
         """
         self._num_prompts += 1.0
         self._num_tokens += num_tokens
@@ -143,36 +143,36 @@ class PrefillLaw:
             self.busy_since_seconds = -1.0
 
     def passed(self, *, num_left: int, at_seconds: float) -> None:
-        """A prompt whose first token does not show should have been done by now."""
+        """The prompt of a whole answer should have been done by now."""
         if not num_left:
             self.busy_since_seconds = -1.0
         elif at_seconds > self.busy_since_seconds >= 0:
             self.busy_since_seconds = at_seconds
 
     def left(self, *, num_left: int) -> None:
-        """A prompt has gone without a first token; ``num_left`` still wait."""
+        """A request has left without a first token; ``num_left`` still wait."""
         if not num_left:
             self.busy_since_seconds = -1.0
 
     def _begin(self, now_seconds: float, *, num_left: int) -> None:
-        """A new time in which prompts wait begins, where any are left."""
+        """Begin a new sample if any prompts are left."""
         self._num_prompts = 0.0
         self._num_tokens = 0.0
         self.busy_since_seconds = now_seconds if num_left else -1.0
 
     @property
     def typical_tokens(self) -> float:
-        """Uncached tokens of a prompt, about; 0 while there was none."""
+        """Typical uncached tokens of a prompt; 0 before the first sample."""
         return self._snw / self._snn if self._snn > 0.0 else 0.0
 
     def compare(
         self, *, prompt_seconds: float, token_seconds: float, typical_tokens: float
     ) -> None:
-        """Decide from now on by what all replicas take, times how much slower this one is.
+        """Decide by the mean of all replicas, times how much slower this one is.
 
-        How long prompts take in all is known well from a few; how that splits into ``c`` and ``a``
-        is not. Two equal replicas that are believed to differ get unequal shares of the answers.
-        A difference that noise makes is none.
+        A few samples say well how long prompts take in all, and badly how that splits into ``c``
+        and ``a``. Equal replicas that are believed to differ get unequal shares of the answers, so
+        a difference within ``SAME_RATIO`` counts as none.
         """
         pool = prompt_seconds + token_seconds * typical_tokens
         own = self.own_prompt_seconds + self.own_token_seconds * typical_tokens
@@ -184,7 +184,7 @@ class PrefillLaw:
         self.token_seconds = max(token_seconds * ratio, 1e-8)
 
     def assume(self, *, prompt_seconds: float, token_seconds: float) -> None:
-        """Take it to be as fast as others are, while it has shown little itself."""
+        """Take the replica to be as fast as the others, while it has shown little itself."""
         self.is_known = True
         self.prompt_seconds = self.own_prompt_seconds = prompt_seconds
         self.token_seconds = self.own_token_seconds = token_seconds
@@ -203,7 +203,7 @@ class PrefillLaw:
         self._swt = self._swt * keep + num_tokens * seconds
         determinant = self._snn * self._sww - self._snw * self._snw
         if determinant <= 1e-6 * self._snn * self._sww:
-            # All prompts were alike: what they took is known, its split is not. It stays.
+            # All prompts were alike: their total is known, its split into c and a stays as it is.
             expected = self.own_prompt_seconds * self._snn + self.own_token_seconds * self._snw
             if expected > 0.0:
                 self.own_prompt_seconds *= self._snt / expected

@@ -13,7 +13,7 @@ MAX_AGE_PERIODS: Final = 2.5
 
 
 def max_age_seconds(scrape_seconds: float) -> float:
-    """How old a reading may be that is still trusted, where one is taken every so often."""
+    """The greatest age of a trusted reading, in seconds, for a scrape period."""
     return max(MAX_AGE_SECONDS, MAX_AGE_PERIODS * scrape_seconds)
 
 
@@ -22,18 +22,18 @@ class ReplicaReading:
     """What an engine reported of itself."""
 
     taken_at_seconds: float
-    """When the scrape *started*, on the reader's monotonic clock: what was sent or ended after
-    that may or may not be in it."""
+    """When the scrape *started*, on the reader's monotonic clock: requests that were sent or have
+    ended after that may or may not be in it."""
     kv_cache_utilization_ratio: float | None = None
-    """Pinned KV cache, 0 to 1; cached blocks that nobody references count as free. Of the fullest
-    rank: whoever cannot choose the rank has to count with it."""
+    """Pinned KV cache, 0 to 1; cached blocks without a reference count as free. Of the fullest
+    rank, because a router cannot choose the rank."""
     kv_capacity_tokens: int | None = None
     num_requests_running: int | None = None
     num_requests_waiting: int | None = None
     num_waiting_for_capacity: int | None = None
-    """Of those that wait, the ones that wait for KV blocks or a sequence slot."""
+    """Waiting requests that wait for KV blocks or a sequence slot."""
     max_running: int | None = None
-    """Requests that it runs at once at most, where it says so."""
+    """The most requests that the engine runs at once, where it says so."""
     num_preemptions_total: int | None = None
     num_computed_tokens_total: int | None = None
     """Prompt and output tokens since its start: while it grows, the engine lives."""
@@ -44,4 +44,4 @@ class ReplicaReading:
     adapters: frozenset[str] | None = None
     """LoRA adapters that requests use there now."""
     max_adapters: int | None = None
-    """Of those, how many it can use at once."""
+    """How many LoRA adapters the engine can use at once."""

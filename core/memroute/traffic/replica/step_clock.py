@@ -1,10 +1,10 @@
 """How fast the answers of one replica grow: its token clock.
 
-Every answer that decodes gains the same number of tokens in the same time, so one answer that is
-read as it comes tells the clock of all: its *leader*. What an event carries is not one token
-everywhere (``--stream-interval`` batches them, speculation accepts several at once), so events are
-turned into tokens before they come here (``memroute.traffic.lengths.events``): a tick is a token
-per sequence, and a tick's length is what a client calls time per output token.
+Every answer that decodes gains the same number of tokens in the same time. So one answer that is
+read as it comes, the *leader*, drives the clock of all. An event may carry several tokens
+(``--stream-interval`` batches them, speculation accepts several at once), so events are converted
+to tokens before they come here (``memroute.traffic.lengths.events``). A tick is one token per
+sequence, and the length of a tick is what a client calls time per output token.
 
 ```text
 tick     seconds per token that answers get now, prefills in between included: a window's mean
@@ -12,8 +12,8 @@ alone    the least window's mean that was ever seen: what one request gets on an
          and so the floor of any target
 ```
 
-Where nobody is read as it comes, the clock is told what a tick takes by whole answers that end and
-by the engine's counters, and goes on by time (``pass_time``).
+Where no answer is read as it comes, whole answers that end and the engine's counters say how long a
+tick takes, and the clock goes on by time (``pass_time``).
 """
 
 from typing import Final
@@ -44,7 +44,7 @@ REPORTED_RATIO: Final = 0.25
 
 
 class StepClock:
-    """Owns the ticks of one replica; the caller brings the clock of the wall."""
+    """Owns the ticks of one replica; the caller brings the wall clock."""
 
     __slots__ = (
         "_alone_since_seconds", "_alone_ticks", "_fraction", "_num_since_idle",
@@ -58,7 +58,7 @@ class StepClock:
         self.mean_seconds = 0.0
         """A tick as it is now, prefills in it; 0 while nothing decodes."""
         self.alone_seconds: float | None = None
-        """A tick with one request there; None while nobody knows."""
+        """Seconds of a tick with one request there; None while unknown."""
         self.reported_seconds = 0.0
         """A tick as whole answers and the engine's counters tell; 0 while neither has."""
         self.last_at_seconds = -1.0
@@ -70,9 +70,9 @@ class StepClock:
         self._alone_ticks = 0.0
 
     def advance(self, ticks: float, *, window_ticks: float, now_seconds: float) -> None:
-        """The leader has got so many more tokens per sequence since the last call.
+        """The leader has got ``ticks`` more tokens per sequence since the last call.
 
-        ``window_ticks``: over how many the mean goes: as long as answers are.
+        ``window_ticks``: the window of the mean, about as long as answers are.
         """
         last = self.last_at_seconds
         self.last_at_seconds = self._passed_at_seconds = now_seconds
@@ -90,18 +90,18 @@ class StepClock:
         self._num_since_idle += max(1, int(ticks))
         window = min(MAX_WINDOW_TICKS, max(MIN_WINDOW_TICKS, window_ticks))
         if self._num_since_idle < window:
-            # The plain mean at first: a replica that was idle a moment ago, or is new, draws
-            # prompts from everywhere, and has to show at once what they make of its ticks.
+            # The plain mean at first: a replica that is new, or was idle a moment ago, attracts
+            # prompts, and its clock has to show at once how they slow its ticks.
             window = float(self._num_since_idle)
         share = min(1.0, ticks / window)
         self.mean_seconds += (gap - self.mean_seconds) * share
         self._look_for_alone(ticks, now_seconds)
 
     def report(self, tick_seconds: float, *, now_seconds: float, num_ticks: float = 0.0) -> None:
-        """A whole answer of so many ticks, or the engine's counters (0), say what a tick takes.
+        """A whole answer of ``num_ticks``, or the engine's counters (0), say how long a tick takes.
 
-        Nothing of this counts where a stream shows it. The counters are no word on what one request
-        gets alone: how many ran is known at two moments only.
+        Ignored while a stream shows it. The counters do not say what one request gets alone: how
+        many requests ran is known at two moments only.
         """
         if tick_seconds <= 0.0:
             return
@@ -115,7 +115,7 @@ class StepClock:
                 self._alone_since_seconds = now_seconds
 
     def pass_time(self, *, now_seconds: float) -> bool:
-        """Answers decode that nobody reads as they come: go on by what ticks are known to take.
+        """Advance by time, while answers decode and none is read as it comes.
 
         True when the clock has moved.
         """
@@ -134,18 +134,18 @@ class StepClock:
         return True
 
     def idle(self) -> None:
-        """Nothing decodes any more: the next token starts anew."""
+        """Nothing decodes any more: the next answer starts the clock again."""
         self.last_at_seconds = self._passed_at_seconds = -1.0
         self._num_since_idle = 0
         self.mean_seconds = 0.0
 
     def lose_leader(self, *, now_seconds: float) -> None:
-        """The answer that told the ticks has ended, or is not read for a while."""
+        """The leader has ended, or is not read for a while."""
         self.last_at_seconds = -1.0
         self._passed_at_seconds = now_seconds
 
     def restart(self, *, now_seconds: float) -> None:
-        """Another answer tells the ticks from now on."""
+        """Another answer leads from now on."""
         self.last_at_seconds = self._passed_at_seconds = now_seconds
         self._restart_alone(now_seconds)
 

@@ -1,4 +1,4 @@
-"""Which replica? The page to read first is ``cost``."""
+"""Which replica a request goes to. The page to read first is ``cost``."""
 
 from memroute.traffic.routing.chooser import Chooser, MemrouteChooser, PublishedChooser
 from memroute.traffic.routing.cost import Choice, RandomSource, cost_seconds, wait_seconds

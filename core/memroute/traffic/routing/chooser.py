@@ -1,4 +1,4 @@
-"""Who chooses among a pool's replicas: memroute's cost, or a published policy.
+"""The policy that chooses among a pool's replicas: memroute's cost, or a published one.
 
 Both work under every admission mode. Under ``enforce`` the gates say which replicas are open and
 the chooser picks among those; under ``observe`` and ``off`` it picks among all of them.
@@ -16,15 +16,15 @@ from memroute.traffic.routing.shortlist import Shortlist, closed_to, shortlist
 
 
 class Chooser:
-    """Picks a replica. It keeps no request and no replica; what it is told is of this moment."""
+    """Picks a replica. It keeps no request and no replica from one call to the next."""
 
     def __init__(self, name: str, *, minds_gates: bool) -> None:
         self.name = name
-        """Of the policy, as decisions are labelled with it."""
+        """The policy's name, with which decisions are labelled."""
         self.sees_prefixes = name in SEES_PREFIXES
-        """Whether it asks what the replicas have cached."""
+        """Whether the policy uses what the replicas have cached."""
         self.minds_gates = minds_gates
-        """Whether it prefers open replicas even where nothing is held."""
+        """Whether the policy prefers open replicas even where no request is held."""
 
     def among_open(
         self,
@@ -38,21 +38,21 @@ class Chooser:
         rng: RandomSource,
         now_seconds: float,
     ) -> Shortlist:
-        """Its choice where the gates decide. MUST change nothing: it may be asked in vain."""
+        """Its choice among open replicas. MUST change nothing: the choice may not be used."""
         raise NotImplementedError
 
     def among_all(
         self, profile: RequestProfile, gated: Shortlist, *, hits: Hits, rng: RandomSource
     ) -> Shortlist:
-        """``gated`` with its choice where nothing is held as ``open``.
+        """``gated`` with the policy's choice as ``open``, where no request is held.
 
-        ``gated``: what ``among_open`` has found, or only its (not empty) ``backends`` where the
-        policy does not mind the gates and nobody asked them.
+        ``gated``: the result of ``among_open``, or only its (not empty) ``backends`` where the
+        policy does not mind the gates and they were not asked.
         """
         raise NotImplementedError
 
     def sent(self) -> None:
-        """A request went where it was chosen to go."""
+        """A request was sent to the chosen replica."""
 
 
 class MemrouteChooser(Chooser):
@@ -147,13 +147,13 @@ class PublishedChooser(Chooser):
     def among_all(
         self, profile: RequestProfile, gated: Shortlist, *, hits: Hits, rng: RandomSource
     ) -> Shortlist:
-        """Its pick of all, whatever the gates say."""
+        """Its pick among all replicas, whatever the gates say."""
         chosen = self._pick(gated.backends, profile, hits, rng)
         gated.pick(chosen, _work(profile, hits, chosen.ledger), num_open=None)
         return gated
 
     def sent(self) -> None:
-        """Round robin goes on."""
+        """Advance the state of the policy (round robin)."""
         self._picker.sent()
 
     def _pick(

@@ -1,24 +1,28 @@
-"""The replica on which a request costs least, in seconds: the page to read first.
+"""What a request costs on one replica, in seconds: the page to read first.
+
+A request goes to the replica on which it costs least.
 
 ```text
-cost = prompts that wait there                      until its own prompt's turn
-     + its own prompt, what is not cached           until its first token
-     + KAPPA x answers there x (its prompt + RHO x its answer)
-                                                    what it takes from those that decode there
-     + MEMORY x k / (1 - k)                         k: projected KV use with it
-     + STALE if its readings are out of date        others first
-     + ADAPTER if nobody uses its LoRA adapter there
+cost = wait     until the prompts that wait there are computed
+     + own      seconds of its own prompt, the uncached part
+     + KAPPA x answers there x (own + RHO x seconds per prompt token x its expected output tokens)
+                what the answers that decode there lose
+     + MEMORY_SECONDS x k / (FULL_RATIO - min(k, 1))     k: projected KV use with the request
+     then over the replica's weight
+     + STALE_SECONDS if the replica's reading is out of date
+     + ADAPTER_SECONDS if nobody uses the request's LoRA adapter there
 ```
 
 rounded down to ``SAME_SECONDS``. A replica that is closed to the request costs
 ``AdmissionSettings.closed_seconds`` more: what waiting for it is worth (``shortlist``).
 
-All of it is measured: how fast the replica computes prompts (``memroute.traffic.replica.speed``),
-what is in its prefix cache, what its KV cache will hold. The first two lines are the time to the
-first token; the third is what LMetric (arXiv 2603.15202) multiplies in whole, here at a twentieth,
-because a second that many answers share hurts each of them less than a second that one request
-waits; the fourth keeps unequal KV caches equally full, and is nothing until one fills. Ties are
-broken at random, so that no replica is favoured and routers that see the same do not do the same.
+All prices are learned: how fast the replica computes prompts (``replica.prefill_law``), what is in
+its prefix cache, what its KV cache will hold. ``wait`` and ``own`` add up to the time to the first
+token. LMetric (arXiv 2603.15202) multiplies the third term in whole. Here it weighs a twentieth: a
+second that many answers share hurts each of them less than a second that one request waits. The
+fourth term keeps unequal KV caches equally full, and is next to nothing until one fills. Ties are
+broken at random, so that no replica is favoured, and routers that see the same do not all choose
+the same.
 """
 
 from collections.abc import Mapping
@@ -61,7 +65,7 @@ SAME_SECONDS: Final = 0.002
 
 
 class RandomSource(Protocol):
-    """What breaks ties: a ``random.Random``, seeded by whoever calls."""
+    """The source of ties' draws: a ``random.Random``, seeded by the caller."""
 
     def random(self) -> float:
         """A number from 0 to 1."""
@@ -69,7 +73,7 @@ class RandomSource(Protocol):
 
 
 class Choice:
-    """The chosen replica, and why it."""
+    """The chosen replica, and why."""
 
     __slots__ = (
         "closed", "hit_tokens", "num_candidates", "num_open", "own_seconds", "policy",
@@ -93,18 +97,18 @@ class Choice:
         self.policy = policy
         self.num_candidates = num_candidates
         self.wait_seconds = wait_seconds
-        """Until its prompt's turn, as far as this router can tell."""
+        """Seconds until the prompt's turn, as far as this router can tell."""
         self.own_seconds = own_seconds
-        """Of its own prompt."""
+        """Seconds of its own prefill."""
         self.hit_tokens = hit_tokens
-        """Of its prompt, what is taken to be in the replica's prefix cache."""
+        """Tokens of its prompt that count as cached on the replica."""
         self.projected_ratio = projected_ratio
-        """KV use to come, the request with it; None when the capacity is unknown."""
+        """Projected KV use with the request, 0 to 1 and above; None: the capacity is unknown."""
         self.closed = closed
-        """Candidates that did not take it then, by why."""
+        """Replicas that were closed to the request, by reason."""
         self.num_open = num_open
-        """Candidates that a published policy could choose from; None: it could from all, or the
-        policy is memroute's, which prices the closed ones too."""
+        """Open replicas that a published policy chose from; None: it chose from all, or the policy
+        is memroute's, which prices the closed ones too."""
 
     @property
     def why(self) -> str:
@@ -124,7 +128,7 @@ class Choice:
 
 
 def wait_seconds(ledger: ReplicaLedger, *, now_seconds: float) -> float:
-    """Until a prompt that came now would have its turn: ours that wait there, and others'."""
+    """Seconds until a prompt that came now would have its turn, behind ours and foreign ones."""
     speed = ledger.speed
     wait = 0.0
     since = speed.busy_since_seconds
@@ -148,10 +152,10 @@ def cost_seconds(
     max_age_seconds: float,
     now_seconds: float,
 ) -> float:
-    """What the request costs there, all that the module's text lists.
+    """What the request costs on the replica, by the formula of the module's text.
 
-    ``work_tokens``: of its prompt, what is not cached there. ``max_age_seconds``: of readings that
-    are trusted.
+    ``work_tokens``: uncached tokens of its prompt. ``max_age_seconds``: greatest age of a trusted
+    reading.
     """
     speed = ledger.speed
     own = speed.token_seconds * work_tokens

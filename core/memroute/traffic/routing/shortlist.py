@@ -1,4 +1,4 @@
-"""Every replica looked at for one request: the cheapest, and the cheapest that takes it now."""
+"""The cheapest replica for one request, and the cheapest that is open to it, of all in a pool."""
 
 import math
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ class Shortlist:
     def __init__(self, backends: Sequence[Backend], limits: AdmissionSettings) -> None:
         self._limits = limits
         self.backends = backends
-        """All that were to choose from."""
+        """All backends that were considered."""
         self.best: Backend | None = None
-        """The cheapest, ``closed_seconds`` added where it is closed; None: there is none, or the
-        policy prices only what is open."""
+        """The cheapest backend, with ``closed_seconds`` added where it is closed; None: there is
+        none, or the policy considers only open ones."""
         self.best_cost = math.inf
         self.best_work = 0
-        """Of the prompt, what it would have to compute there."""
+        """Tokens of the prompt that ``best`` would have to compute."""
         self.best_closed: ClosedReason | None = None
         """Why ``best`` is closed; None when it is open."""
         self.open: Backend | None = None
-        """The cheapest that is open; None: none is."""
+        """The cheapest open backend; None: none is open."""
         self.open_cost = math.inf
         self.open_work = 0
         self.num_open: int | None = None
-        """Open backends, where all of them were looked at; None: not all were."""
+        """Number of open backends, where all were examined; None: not all were."""
         self.closed: dict[ClosedReason, int] = {}
         """Closed backends by reason. Backends dearer than the cheapest open one seen so far are not
         examined, so the counts are complete only where none is open."""
@@ -47,12 +47,12 @@ class Shortlist:
 
     @property
     def is_best_open(self) -> bool:
-        """Whether the cheapest takes the request now."""
+        """Whether the cheapest backend takes the request now."""
         return self.best is not None and self.best_closed is None
 
     @property
     def waits_for_adapter(self) -> bool:
-        """Whether no backend has a slot for the request's adapter: nothing else is in the way."""
+        """Whether the only thing missing is a slot for the request's LoRA adapter."""
         return self.open is None and len(self.closed) == 1 and _ADAPTERS in self.closed
 
     def offer(
@@ -63,7 +63,7 @@ class Shortlist:
         closed: ClosedReason | None,
         rng: RandomSource,
     ) -> None:
-        """One more backend. Of several that cost the same, each is kept with the same chance.
+        """Consider one more backend. Of several at the same cost, each wins with the same chance.
 
         (The k-th of them takes the place with a chance of 1/k. Of three, the first is kept with
         1/2 x 2/3 = 1/3, the second with 1/2 x 2/3, the third with 1/3.)
@@ -87,20 +87,20 @@ class Shortlist:
                 self.best_closed = closed
 
     def shut(self, closed: ClosedReason) -> None:
-        """One more backend that is closed."""
+        """Count one more closed backend."""
         self.closed[closed] = self.closed.get(closed, 0) + 1
 
     def pick(self, backend: Backend, work: int, *, num_open: int | None) -> None:
-        """A published policy has chosen: what it chooses is its best, and open."""
+        """Take a published policy's choice as both the best and the open backend."""
         self.best = self.open = backend
         self.best_work = self.open_work = work
         self.best_closed = None
         self.num_open = num_open
 
     def is_second_best_due(self, *, deadline_seconds: float, now_seconds: float) -> bool:
-        """Whether there is no time left to wait for the cheapest, which is closed.
+        """Whether there is no time left to wait for the cheapest backend, which is closed.
 
-        Then the cheapest open one has to do, if it costs little enough more.
+        Then the request goes to the cheapest open one, if that costs little enough more.
         """
         if self.open is None or self.best is None:
             return False
@@ -110,7 +110,7 @@ class Shortlist:
             return False
         open_cost = self.open_cost
         if open_cost >= STALE_SECONDS > self.best_cost:
-            # A replica whose readings are out of date is better than an answer that is late.
+            # A replica with an old reading is better than a late answer.
             open_cost -= STALE_SECONDS
         return open_cost <= self.best_cost - closed + miss
 
@@ -124,7 +124,7 @@ def closed_to(
     limits: AdmissionSettings,
     now_seconds: float,
 ) -> ClosedReason | None:
-    """Why the replica does not take the request now; None when it does."""
+    """The reason for which the replica is closed to the request; None when it is open."""
     adapter = profile.adapter
     if adapter and not ledger.has_adapter(adapter) and not ledger.has_adapter_slot():
         return _ADAPTERS
@@ -150,11 +150,11 @@ def shortlist(
     rng: RandomSource,
     now_seconds: float,
 ) -> Shortlist:
-    """Look at every backend: what the request costs there, and whether it is taken there now.
+    """Consider every backend: what the request costs there, and whether it is open.
 
-    ``hits``: tokens of its prompt that each has cached. ``output_tokens``: how long its answer is
-    expected to be. ``max_age_seconds``: of readings that are trusted. Linear in the backends: the
-    one loop over all replicas of a pool.
+    ``hits``: tokens of the prompt that each backend has cached. ``output_tokens``: expected length
+    of the answer. ``max_age_seconds``: greatest age of a trusted reading. Linear in the backends:
+    the one loop over all replicas of a pool.
     """
     prompt = profile.num_prompt_tokens
     found = Shortlist(backends, limits)

@@ -1,0 +1,118 @@
+"""The pages for an engineer on call say what the code says."""
+
+import re
+
+from memroute.traffic.admission import (
+    GATES,
+    AdmissionSettings,
+    QueueRefusal,
+    RejectReason,
+    no_ready_replica,
+    not_now,
+)
+from memroute.traffic.dispatch.waiting_room import EndOfWait
+from memroute.traffic.request import RequestProfile
+from memroute_router.outcomes import Outcome
+
+# Outcomes that are refusals, beside those that admission words.
+REFUSED = (
+    Outcome.ROUTER_EXHAUSTED,
+    Outcome.ENGINE_PUSH_BACK,
+    Outcome.ENGINE_ERROR,
+    Outcome.REPLICAS_FAILED,
+    Outcome.INTERNAL_ERROR,
+)
+
+
+def rows(text):
+    """The cells of each row of the tables, by the first word in backticks of the row."""
+    found = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        name = re.match(r"\| `([^`]+)`", line)
+        if name:
+            found.setdefault(name[1], cells)
+    return found
+
+
+def test_the_routing_page_has_the_words_of_every_gate(repository):
+    """An engineer on call reads a reason in a metric and a clause in a refusal: both are there."""
+    text = (repository / "docs" / "explanation" / "routing.md").read_text()
+    table = rows(text)
+    for gate in GATES:
+        _, meaning, clause, remedy = table[gate.reason.value]
+        assert meaning == gate.meaning
+        assert clause == gate.sentence(2, AdmissionSettings())
+        assert remedy
+    places = [text.index(f"\n| `{gate.reason.value}` |") for gate in GATES]
+    assert places == sorted(places), "in the order in which they are asked"
+
+
+def test_the_runbook_knows_every_sentence_of_a_refusal(repository):
+    """Nobody should meet a sentence at 3 a.m. that no page explains."""
+    text = (repository / "docs" / "how-to" / "when-it-refuses.md").read_text()
+    table = rows(text)
+    for because in (*QueueRefusal, *EndOfWait):
+        _, meaning, metric, remedy = table[because.value]
+        assert meaning
+        assert metric
+        assert remedy
+    for gate in GATES:
+        clause = gate.sentence(2, AdmissionSettings())
+        assert f"| `{gate.reason.value}`: *{clause}* |" in text
+    for reason in (*RejectReason, *REFUSED):
+        assert re.search(rf"^\| \d.*`{reason.value}` \|", text, re.MULTILINE), reason
+    profile = RequestProfile(
+        num_prompt_tokens=1, min_prompt_tokens=1, max_output_tokens=None, assumed_output_tokens=1
+    )
+    nobody = not_now(
+        profile, [], closed={}, settings=AdmissionSettings(), expected_wait_seconds=None
+    )
+    assert no_ready_replica().message in text
+    assert f"*{nobody.message.rpartition(' replica(s) ')[2]}*" in text
+
+
+def test_every_sentence_of_a_refusal_is_in_an_enum(repository):
+    """What is written in place where it is said would pass the test above by."""
+    for source in (repository / "core" / "memroute" / "traffic").rglob("*.py"):
+        assert not re.findall(r"because\s*=\s*f?\"", source.read_text()), source
+
+
+def test_the_files_of_the_architecture_page_exist(repository):
+    """The page answers "where is it?": a file that has moved is an answer that is wrong."""
+    text = (repository / "docs" / "explanation" / "architecture.md").read_text()
+    short = {"traffic": "core/memroute/traffic", "router": "router/memroute_router"}
+    num_files = 0
+    for line in text.splitlines():
+        folder = repository
+        for name in re.findall(r"`([\w/.]+(?:/|\.py|\.yaml))`", line) if line[:2] == "| " else ():
+            first, _, rest = name.partition("/")
+            if first in short and not name.startswith(short[first]):
+                name = f"{short[first]}/{rest}"  # noqa: PLW2901
+            path = repository / name if "/" in name else folder / name
+            assert path.exists(), line
+            folder = path.parent
+            num_files += 1
+    assert num_files > 50
+
+
+def test_the_constants_that_the_pages_name_exist(repository):
+    """A reader looks a name up to see its source and what it does: it has to be there."""
+    source = "".join(
+        path.read_text()
+        for folder in ("core/memroute/traffic", "router/memroute_router")
+        for path in (repository / folder).rglob("*.py")
+    )
+    pages = ("explanation/routing.md", "how-to/when-it-refuses.md")
+    for page in pages:
+        for name in re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", (repository / "docs" / page).read_text()):
+            assert re.search(rf"^{name}: Final", source, re.MULTILINE), f"{page}: {name}"
+
+
+def test_the_metrics_that_the_runbook_names_exist(repository):
+    """A metric that nobody exports shows nothing."""
+    known = (repository / "docs" / "reference" / "metrics.md").read_text()
+    for page in ("explanation/routing.md", "how-to/when-it-refuses.md", "reference/errors.md"):
+        text = (repository / "docs" / page).read_text()
+        for name in re.findall(r"`?(memroute_router_[a-z_]+)", text):
+            assert f"`{name}`" in known, f"{page}: {name}"
