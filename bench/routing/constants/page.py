@@ -12,6 +12,8 @@ from bench.routing.constants.source import ROOT, Constant, find_constants
 from bench.routing.constants.study import FACTORS, NEUTRAL, Row, changed, read_results
 from bench.routing.statistics import mean
 
+# When the results in the file were taken: to be changed with them.
+MEASURED_ON = "28 November 2026, before safe mode and overload objectives"
 PAGE = ROOT / "docs/reference/constants.md"
 # Standard deviations of the noise above which a difference is one: of the mean of a group of
 # scenarios, and of a single one (there are hundreds, of which some differ by chance).
@@ -42,7 +44,8 @@ points, or one scenario by more than {scenario} of its own and by {least_scenari
 are short and of one seed, so "within noise" means an effect below that, not none; and a
 constant can matter to traffic that the suite does not have. "No run differs" means equal
 outcomes, to the fourth digit of every scenario. "Kept" means no effect beyond noise, and why the
-constant is there all the same.
+constant is there all the same. Measured on {measured_on}; the unchanged runs are of the same
+source.
 """
 
 
@@ -184,7 +187,7 @@ def page() -> str:
         _HEAD.format(
             num_cases=num_cases, repetitions=repetitions, noise=told or "not measured",
             group=f"{GROUP_SIGMAS:g}", least=LEAST_POINTS, scenario=f"{SCENARIO_SIGMAS:g}",
-            least_scenario=f"{LEAST_SCENARIO_POINTS:g}",
+            least_scenario=f"{LEAST_SCENARIO_POINTS:g}", measured_on=MEASURED_ON,
         )
     ]  # fmt: skip
     module = ""

@@ -9,6 +9,7 @@ NAME = "a name, no quantity"
 MEMORY = "kept: a bound of memory"
 FORMAT = "not measured: a format that routers have to agree on"
 WRONG = "not measured: only where what is predicted is off by far"
+YARDSTICK = "not measured: the simulator judges by it too, so attainment would move by itself"
 GONE = "not measured: only where a router goes, or sends nonsense"
 CHANGED = "not measured: only where a router comes"
 PUBLISHED = "not measured: only in the policy of others that it is a part of"
@@ -34,6 +35,7 @@ UNMEASURED = {
     "admission.queue.MAX_ABSENT_TENANTS": MEMORY,
     "admission.settings.MAX_TPOT_SECONDS": LONG_TARGETS,
     "admission.settings.MAX_TTFT_SECONDS": LONG_TARGETS,
+    "admission.settings.OWN_PREFILL_RATIO": YARDSTICK,
     "admission.targets.MAX_DIGITS": SENTENCE,
     "admission.targets.MIN_PREFILL_SAMPLES": TARGETS,
     "admission.targets.TAKEN_BACK_RATIO": TARGETS,
