@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memroute.traffic.lengths import OutputLengths
+from memroute.traffic.lengths import OutputLengths, TokensPerEvent
 from memroute.traffic.lengths.output import MAX_GROUPS
 from memroute.traffic.replica import PrefillLaw, StepClock
 
@@ -175,3 +175,15 @@ def test_a_replica_that_is_half_as_fast_is_known_to_be():
     compared(fast, slow)
     ratio = slow.prefill_seconds(1, 1000) / fast.prefill_seconds(1, 1000)
     assert ratio == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize("size", [1, 4, 8, 20])
+@pytest.mark.parametrize("longest", [30, 400])
+def test_tokens_per_event_are_learned_from_short_answers_too(size, longest):
+    """The first event has one token, the last what is left: of 30 tokens in twenties, nine."""
+    events, rng = TokensPerEvent(), random.Random(5)
+    for _ in range(300):
+        tokens = rng.randrange(2, longest)
+        more = -(-(tokens - 1) // size)
+        events.observe(num_tokens=tokens, num_events=1 + more, num_sequences=1)
+    assert events.ratio == pytest.approx(size, rel=0.15)

@@ -83,13 +83,17 @@ class TrafficMix:
             leaves_after_seconds=leaves_after,
         )
 
-    def num_events(self, num_tokens: int) -> int:
-        """Events that have shown so many tokens of one sequence; the first token comes alone."""
+    def num_events(self, num_tokens: int, *, is_whole: bool = False) -> int:
+        """Events that have shown so many tokens of one sequence; the first token comes alone.
+
+        ``is_whole``: there will be no more, and the last event carries what is left.
+        """
         if num_tokens <= 1:
             return num_tokens
         sizes = self.event_tokens
         rounds, rest = divmod(num_tokens - 1, sum(sizes))
-        return 1 + rounds * len(sizes) + _events_of(rest, sizes)
+        count, left = _events_of(rest, sizes)
+        return 1 + rounds * len(sizes) + count + (1 if is_whole and left else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,15 +109,15 @@ class Asked:
     """When its client leaves, whatever has come by then; None: it stays."""
 
 
-def _events_of(num_tokens: int, sizes: Sequence[int]) -> int:
-    """Whole events in so many tokens, fewer than a round."""
+def _events_of(num_tokens: int, sizes: Sequence[int]) -> tuple[int, int]:
+    """Whole events in so many tokens, fewer than a round, and the tokens that are left."""
     count = 0
     for size in sizes:
         if num_tokens < size:
             break
         num_tokens -= size
         count += 1
-    return count
+    return count, num_tokens
 
 
 PLAIN: Final = TrafficMix()

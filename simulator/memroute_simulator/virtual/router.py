@@ -305,7 +305,7 @@ class VirtualRouter:
         how = outcome.asked_how
         if is_complete:
             lease.backend.health.answered()
-            self._show(attempt, lease)
+            self._show(attempt, lease, is_whole=True)
             if how.has_usage:
                 usage = how.num_choices * outcome.asked.num_output_tokens
                 actual = outcome.asked.num_prompt_tokens
@@ -349,10 +349,13 @@ class VirtualRouter:
         if lease is not None and not lease.is_pending:
             self._show(attempt, lease)
 
-    def _show(self, attempt: _Attempt, lease: Lease[VirtualReplica]) -> None:
+    def _show(
+        self, attempt: _Attempt, lease: Lease[VirtualReplica], *, is_whole: bool = False
+    ) -> None:
         if attempt.profile.is_stream:
             counts = [lease.replica.num_generated(ticket.request) for ticket in attempt.tickets]
-            lease.progress(sum(map(self._mix.num_events, counts)))
+            events = [self._mix.num_events(count, is_whole=is_whole) for count in counts]
+            lease.progress(sum(events))
 
     def _on_end(self, attempt: _Attempt, ticket: Ticket) -> None:
         lease = attempt.lease

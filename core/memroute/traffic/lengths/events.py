@@ -9,7 +9,8 @@ sources:
   read meanwhile. Off by 10 to 20 % (requests in prefill count as running), so this source counts
   only while no usage has come, and only well above one.
 
-The first event carries the first token of its sequence alone, in every engine.
+The first event carries the first token of its sequence alone, in every engine; the last one carries
+what is left, half an event on average.
 """
 
 from typing import Final
@@ -49,11 +50,14 @@ class TokensPerEvent:
         more_tokens, more_events = num_tokens - num_sequences, num_events - num_sequences
         if more_tokens <= 0 or more_events <= 0:
             return
+        # The last event of each sequence carries what is left: of k tokens, (k + 1) / 2 on average.
+        missing = num_sequences * (0.5 - 0.5 / max(1.0, self.ratio))
+        whole_events = max(0.5 * more_events, more_events - missing)
         if self._events == PRIOR_EVENTS and self.ratio > 1.0:
             # Start from the ratio that the counters gave.
             self._tokens = self.ratio * PRIOR_EVENTS
         self._tokens = self._tokens * FORGET_RATIO + more_tokens
-        self._events = self._events * FORGET_RATIO + more_events
+        self._events = self._events * FORGET_RATIO + whole_events
         self._settle(self._tokens / self._events)
 
     def count(self, *, num_tokens: float, num_events: float) -> None:
