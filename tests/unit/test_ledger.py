@@ -428,3 +428,44 @@ def test_a_client_that_reads_slowly_does_not_stop_the_clock_of_the_others():
     ledger.streamed(slow, num_events=151, now_seconds=3.02)
     assert ledger.leader is slow
     assert ledger.alone_tpot_seconds == pytest.approx(0.02, rel=0.05)
+
+
+def test_where_events_are_large_every_stream_tells_how_slow_tokens_have_become():
+    """Twenty streams, an event of twenty tokens each second or so: the leader alone tells too late.
+
+    Steps of 20 ms become steps of 60. Within a second, before the leader's own second event under
+    the slow steps, the mean has risen by most of that.
+    """
+    ledger = ReplicaLedger("a", promised_capacity_tokens=10**6)
+    teacher = ledger.reserve(profile(), now_seconds=0.0)
+    for event in range(21):
+        ledger.streamed(teacher, num_events=1 + event, now_seconds=0.4 * event)
+    ledger.completed(teacher, generated_tokens=401, now_seconds=8.0)
+    ledger.release(teacher, now_seconds=8.0)
+    leases = [ledger.reserve(profile(), now_seconds=10.0) for _ in range(20)]
+    for number, lease in enumerate(leases):
+        ledger.streamed(lease, num_events=1, now_seconds=10.0 + 0.02 * number)
+    now = 10.0
+    for event in range(2, 6):
+        for number, lease in enumerate(leases):
+            now = 10.0 + 0.4 * (event - 1) + 0.02 * number
+            ledger.streamed(lease, num_events=event, now_seconds=now)
+    assert ledger.steps.mean_seconds == pytest.approx(0.02, rel=0.25)
+    for event in range(6, 8):
+        for number, lease in enumerate(leases):
+            ledger.streamed(
+                lease, num_events=event, now_seconds=now + 1.2 * (event - 5) + 0.06 * number
+            )
+    assert ledger.steps.mean_seconds > 0.04
+
+
+def test_a_prompt_that_was_computed_since_the_last_event_is_not_forgotten():
+    """Its time is in no event yet: the answers there pay for it all the same."""
+    ledger = ReplicaLedger("a", promised_capacity_tokens=10**6)
+    leader = ledger.reserve(profile(), now_seconds=0.0)
+    ledger.streamed(leader, num_events=1, now_seconds=0.1)
+    late = ledger.reserve(profile(prompt=5000), now_seconds=0.2)
+    ledger.streamed(late, num_events=1, now_seconds=0.4)
+    assert (ledger.pending_tokens, ledger.unshown_tokens) == (0, 5000)
+    ledger.streamed(leader, num_events=2, now_seconds=0.5)
+    assert ledger.unshown_tokens == 0

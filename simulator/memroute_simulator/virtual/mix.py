@@ -83,6 +83,11 @@ class TrafficMix:
             leaves_after_seconds=leaves_after,
         )
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether events carry more than a token on average."""
+        return sum(self.event_tokens) > len(self.event_tokens)
+
     def num_events(self, num_tokens: int, *, is_whole: bool = False) -> int:
         """Events that have shown so many tokens of one sequence; the first token comes alone.
 

@@ -335,6 +335,12 @@ class VirtualRouter:
         """
         backend = self.dispatcher.backends.get(replica.name)
         leader = None if backend is None else backend.ledger.leader
+        if self._mix.is_sparse:
+            # Each stream's event tells: as the real router hears of every one.
+            for attempt in self._sent[replica]:
+                if attempt.profile.is_stream:
+                    self._show_events(attempt)
+            return
         if leader is not None:
             self._show_events(self._by_reservation[leader])
             return

@@ -133,7 +133,8 @@ def _slows_others(ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSe
     """
     speed = ledger.speed
     share = ledger.sum_inverse_expected_lengths / ledger.num_streams
-    stall = speed.token_seconds * (ledger.pending_tokens + work_tokens)
+    prompts = ledger.pending_tokens + ledger.unshown_tokens + work_tokens
+    stall = speed.token_seconds * prompts
     tick = ledger.steps.mean_seconds + stall * share
     margin = min(MAX_PACE_MARGIN_RATIO, PACE_MARGIN_RATIO * math.sqrt(share))
     if tick <= settings.tpot_target_seconds * (1 - margin):

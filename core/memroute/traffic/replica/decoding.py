@@ -21,7 +21,8 @@ class Reservation:
         "expected_first_token_seconds", "expected_output_tokens", "finish_step",
         "generated_tokens", "inverse_output", "is_answered", "is_paused", "needed_tokens",
         "num_events", "num_sequences", "profile",
-        "prompt_tokens", "sent_at_seconds", "settles_at_seconds", "work_tokens",
+        "prompt_tokens", "sent_at_seconds", "settles_at_seconds", "shown_at_seconds",
+        "work_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +50,8 @@ class Reservation:
         """Whether its answer is not read at the moment, because its client is slow."""
         self.num_sequences = max(1, profile.num_choices)
         """Its sequences that grow: each gains a token per tick of the clock."""
+        self.shown_at_seconds = -1.0
+        """When its stream has shown its last event; -1 before the first."""
         self.num_events = 0
         """Events of its stream so far."""
         self.expected_first_token_seconds = -1.0

@@ -40,6 +40,10 @@ MAX_ENDED: Final = 1024
 # Tokens from which on a whole answer tells how long a token takes.
 # Unit: tokens. Source: chosen by hand.
 MIN_TELLING_TOKENS: Final = 8
+# Tokens per event from which on every stream tells how long its tokens took, not the leader alone:
+# else the mean would be as old as an event is long.
+# Unit: tokens per event. Source: chosen by hand.
+SPARSE_RATIO: Final = 1.6
 
 
 class OwnRequests(DecodingAnswers):
@@ -54,6 +58,7 @@ class OwnRequests(DecodingAnswers):
         "_unseen", "adapters", "leases", "num_pending", "num_shown", "observer",
         "pending_reserved_tokens", "pending_tokens", "progressed_at_seconds", "seen_events",
         "seen_seconds", "sent_since_reading_tokens", "settles_at_seconds", "speed", "steps",
+        "unshown_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +94,8 @@ class OwnRequests(DecodingAnswers):
         """When the replica last sent anything back; -1: never."""
         self.settles_at_seconds = math.inf
         """When the next whole answer counts as begun; infinity: none is pending."""
+        self.unshown_tokens = 0
+        """Prompt tokens computed since the clock's last tick: their time has not shown in it yet."""
         self.seen_events = self.seen_seconds = 0.0
         """Events per sequence that drove the clock, and the seconds they took, since they were last
         compared with the engine's counters."""
@@ -171,11 +178,15 @@ class OwnRequests(DecodingAnswers):
                     actual=now_seconds - lease.sent_at_seconds,
                     now_seconds=now_seconds,
                 )
+        is_sparse = self._events.ratio >= SPARSE_RATIO
         if self._leader is lease:
-            self._lead(num_more, sequences, now_seconds)
+            self._lead(num_more, sequences, now_seconds, is_sparse=is_sparse)
         elif self._leader is None and not lease.is_paused:
             self._leader, self._leader_events = lease, 0
             self.steps.restart(now_seconds=now_seconds)
+        elif is_sparse and lease.shown_at_seconds >= 0 and sequences == 1:
+            self._glimpse(lease, num_more, now_seconds)
+        lease.shown_at_seconds = now_seconds
 
     def completed(
         self, lease: Reservation, *, generated_tokens: int | None, now_seconds: float
@@ -342,13 +353,28 @@ class OwnRequests(DecodingAnswers):
             speed.passed(num_left=self.num_pending, at_seconds=now_seconds)
         if lease.profile.is_stream and not lease.is_paused:
             self.num_shown += 1
+        if self._leader is not None:
+            self.unshown_tokens += lease.work_tokens
         tick = self.steps.num_ticks
         lease.base_tokens = lease.prompt_tokens - lease.num_sequences * tick
         lease.inverse_output = 1.0 / self._expected(lease, PACE_QUANTILE, 0)
         self.insert(lease, lease.expected_output_tokens // lease.num_sequences, tick)
         self._projected_tokens = -1
 
-    def _lead(self, num_more: int, sequences: int, now_seconds: float) -> None:
+    def _glimpse(self, lease: Reservation, num_more: int, now_seconds: float) -> None:
+        """A stream beside the leader has shown ``num_more`` events, of many tokens each."""
+        ticks = num_more * self._events.ratio
+        inverse = self.sum_inverse_expected_lengths
+        weight = 1.0 / max(1, self.num_shown)
+        self.unshown_tokens -= int(self.unshown_tokens * weight)
+        self.steps.glimpse(
+            (now_seconds - lease.shown_at_seconds) / ticks,
+            ticks,
+            window_ticks=self.num_streams / inverse if inverse > 0 else 0.0,
+            weight=weight,
+        )
+
+    def _lead(self, num_more: int, sequences: int, now_seconds: float, *, is_sparse: bool) -> None:
         """The leader has shown ``num_more`` events: the clock advances."""
         self._leader_events += num_more
         if self._leader_events < sequences:
@@ -357,12 +383,15 @@ class OwnRequests(DecodingAnswers):
         steps, streams = self.steps, self.num_streams
         each = self._leader_events / sequences
         self._leader_events = 0
+        weight = 1.0 / max(1, self.num_shown) if is_sparse else 1.0
+        self.unshown_tokens -= int(self.unshown_tokens * weight)
         inverse = self.sum_inverse_expected_lengths
         last = self.steps.last_at_seconds
         steps.advance(
             each * self._events.ratio,
             window_ticks=streams / inverse if inverse > 0 else 0.0,
             now_seconds=now_seconds,
+            weight=weight,
         )
         if last >= 0:
             self.seen_events += each
@@ -371,6 +400,7 @@ class OwnRequests(DecodingAnswers):
 
     def _lose_leader(self, now_seconds: float) -> None:
         self._leader = None
+        self.unshown_tokens = 0
         self.steps.lose_leader(now_seconds=now_seconds)
 
     def _tokens_so_far(self, lease: Reservation) -> int:

@@ -69,10 +69,13 @@ class StepClock:
         self._alone_since_seconds = -1.0
         self._alone_ticks = 0.0
 
-    def advance(self, ticks: float, *, window_ticks: float, now_seconds: float) -> None:
+    def advance(
+        self, ticks: float, *, window_ticks: float, now_seconds: float, weight: float = 1.0
+    ) -> None:
         """The leader has got ``ticks`` more tokens per sequence since the last call.
 
-        ``window_ticks``: the window of the mean, about as long as answers are.
+        ``window_ticks``: the window of the mean, about as long as answers are. ``weight``: the
+        leader's share of the mean, where other streams glimpse it too.
         """
         last = self.last_at_seconds
         self.last_at_seconds = self._passed_at_seconds = now_seconds
@@ -88,14 +91,25 @@ class StepClock:
                 return
         self._count(ticks)
         self._num_since_idle += max(1, int(ticks))
+        if self.mean_seconds <= 0.0:
+            weight = 1.0
+        self.glimpse(gap, ticks, window_ticks=window_ticks, weight=weight)
+        self._look_for_alone(ticks, now_seconds)
+
+    def glimpse(
+        self, tick_seconds: float, ticks: float, *, window_ticks: float, weight: float
+    ) -> None:
+        """A stream shows how long its last ``ticks`` took; the mean follows by ``weight``.
+
+        Where an event carries many tokens, the leader alone would tell once in a second.
+        """
         window = min(MAX_WINDOW_TICKS, max(MIN_WINDOW_TICKS, window_ticks))
         if self._num_since_idle < window:
             # The plain mean at first: a replica that is new, or was idle a moment ago, attracts
             # prompts, and its clock has to show at once how they slow its ticks.
-            window = float(self._num_since_idle)
-        share = min(1.0, ticks / window)
-        self.mean_seconds += (gap - self.mean_seconds) * share
-        self._look_for_alone(ticks, now_seconds)
+            window = max(1.0, float(self._num_since_idle))
+        share = weight * min(1.0, ticks / window)
+        self.mean_seconds += (tick_seconds - self.mean_seconds) * share
 
     def report(self, tick_seconds: float, *, now_seconds: float, num_ticks: float = 0.0) -> None:
         """A whole answer of ``num_ticks``, or the engine's counters (0), say how long a tick takes.
