@@ -32,13 +32,11 @@ class Counter:
         image_tokens: ImageTokens | None,
         *,
         writes_tools: bool,
-        alternates: bool = False,
     ) -> None:
-        """``writes_tools``: whether its template does; ``alternates``: it takes no tool's turn."""
+        """``writes_tools``: whether its template does."""
         self._encode = encode
         self._image_tokens = image_tokens
         self._writes_tools = writes_tools
-        self._alternates = alternates
 
     def counts(self, cases: list[Case]) -> Iterator[TrueCount]:
         """Of the cases that the pool's model can be asked."""

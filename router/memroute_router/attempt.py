@@ -183,12 +183,9 @@ class Attempt:
         lease = self._lease
         if lease is None:
             return
-        endpoint = lease.replica.info.endpoint
-        connection = self._services.engines.take_idle(endpoint)
+        connection = self._services.engines.take_idle(lease.replica.info.endpoint)
         if connection is None:
-            self._connecting = self._services.engines.connect(
-                endpoint, self._connected, self._not_connected
-            )
+            self._connect(lease)
         else:
             self._connected(connection)
 
@@ -253,7 +250,8 @@ class Attempt:
         self._services.engines.give_back(connection)
         self._connection = None
         if cause is LossCause.IDLE_CLOSED and not self.is_answering:
-            self._connect_anew()
+            if self._lease is not None:
+                self._connect(self._lease)
         elif self.is_answering:
             if self._lease is not None:
                 self._lease.replica.health.fault(now_seconds=time.monotonic())
@@ -263,12 +261,10 @@ class Attempt:
 
     # On the way there
 
-    def _connect_anew(self) -> None:
-        lease = self._lease
-        if lease is not None:
-            self._connecting = self._services.engines.connect(
-                lease.replica.info.endpoint, self._connected, self._not_connected
-            )
+    def _connect(self, lease: Lease[Replica]) -> None:
+        self._connecting = self._services.engines.connect(
+            lease.replica.info.endpoint, self._connected, self._not_connected
+        )
 
     def _not_connected(self, cause: LossCause, detail: str) -> None:
         self._connecting = None

@@ -157,7 +157,6 @@ class EngineMetrics:
         self.model_name = model_name
         self.registry = CollectorRegistry()
         self._families: dict[str, Any] = {}
-        self._schedulers = schedulers
         GCCollector(self.registry)
         PlatformCollector(self.registry)
         ProcessCollector(registry=self.registry)
