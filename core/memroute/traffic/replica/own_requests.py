@@ -95,7 +95,7 @@ class OwnRequests(DecodingAnswers):
         self.settles_at_seconds = math.inf
         """When the next whole answer counts as begun; infinity: none is pending."""
         self.unshown_tokens = 0
-        """Prompt tokens computed since the clock's last tick: their time has not shown in it yet."""
+        """Prompt tokens computed since the last tick, whose time the clock has not shown yet."""
         self.seen_events = self.seen_seconds = 0.0
         """Events per sequence that drove the clock, and the seconds they took, since they were last
         compared with the engine's counters."""
