@@ -16,12 +16,16 @@ from memroute_router.static import ConfigError
 GC_ALLOCATIONS = 20_000
 # Requests leave no cycles behind: the default of 700 would look for them every twenty requests.
 
+KEPT_BYTES = 8 * 1024**2
+# Of freed memory: the bodies of two hundred requests of 40 KB. Chosen by hand.
+
 
 def main() -> None:
     """Run the router."""
     settings = parse_settings(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     _allow_many_connections()
+    _keep_freed_memory()
     # What is there now stays: it need not be looked at again and again.
     gc.collect()
     gc.freeze()
@@ -40,6 +44,16 @@ def _allow_many_connections() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _keep_freed_memory() -> None:
+    """Let the memory of a body be that of the next: glibc gives 128 KiB back to the kernel at once.
+
+    Of 100 us for a request of 40 KB, page faults took 5. To free a block that is mapped by itself
+    raises the limit to twice the block's size (mallopt(3), "dynamic mmap threshold").
+    """
+    block = bytearray(KEPT_BYTES)
+    del block
 
 
 if __name__ == "__main__":
