@@ -12,22 +12,22 @@ back and the lease released. A retry is another attempt, not this one anew. Noth
 """
 
 import asyncio
-import time
 from enum import StrEnum
 from typing import Final, Protocol
 
 from memroute.traffic.dispatch import Lease
 from memroute_router.events import FIRST_ERROR_STATUS, EventStream
 from memroute_router.http.client import EngineConnection, LossCause
+from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
 from memroute_router.pools import Replica
 from memroute_router.services import Services
 from memroute_router.usage import MAX_TAIL_BYTES, Usage, tail_of
 
 # The engine's own queue is full, or it is shutting down: another replica may take the request.
-PUSH_BACK = frozenset({429, 503})
+PUSH_BACK: Final = frozenset({429, 503})
 # And answers of a proxy that stands before an engine which is not there.
-ELSEWHERE = PUSH_BACK | {502, 504}
+ELSEWHERE: Final = PUSH_BACK | {502, 504}
 # Of the answer of an engine that pushed back, for the client if nobody else takes the request.
 # Chosen by hand; errors of engines have fewer than 1,000 bytes.
 MAX_HELD_ANSWER_BYTES: Final = 64 * 1024
@@ -55,7 +55,7 @@ class FailureCause(StrEnum):
     """Nothing has come back for far longer than it should take."""
 
 
-_BEFORE_FIRST_BYTE = {
+_BEFORE_FIRST_BYTE: Final = {
     LossCause.NOT_CONNECTED: FailureCause.NO_CONNECTION,
     LossCause.EXHAUSTED: FailureCause.EXHAUSTED,
     LossCause.IDLE_CLOSED: FailureCause.CONNECTION_LOST,
@@ -183,11 +183,13 @@ class Attempt:
         lease = self._lease
         if lease is None:
             return
-        connection = self._services.engines.take_idle(lease.replica.info.endpoint)
+        now = lease.reservation.sent_at_seconds
+        endpoint = lease.replica.info.endpoint
+        connection = self._services.engines.take_idle(endpoint, now_seconds=now)
         if connection is None:
             self._connect(lease)
         else:
-            self._connected(connection)
+            self._send(connection, now)
 
     def pause(self) -> None:
         """The client is slow: read no more from the engine, which then has to wait."""
@@ -202,7 +204,9 @@ class Attempt:
             self._is_paused = False
             self._lease.resumed()
             self._connection.resume()
-            self._connection.expect_within(self._services.limits.stalled_engine_seconds)
+            self._connection.expect_within(
+                self._services.limits.stalled_engine_seconds, now_seconds=monotonic()
+            )
 
     def stuck(self) -> None:
         """The replica hangs, and others do not: before the first byte the request can go there."""
@@ -234,7 +238,9 @@ class Attempt:
             self._completed(data)
             return
         if not self._is_paused:
-            connection.expect_within(self._services.limits.stalled_engine_seconds)
+            connection.expect_within(
+                self._services.limits.stalled_engine_seconds, now_seconds=connection.heard_at
+            )
         events = self._events
         if events is None:
             self._keep_tail(data)
@@ -254,7 +260,7 @@ class Attempt:
                 self._connect(self._lease)
         elif self.is_answering:
             if self._lease is not None:
-                self._lease.replica.health.fault(now_seconds=time.monotonic())
+                self._lease.replica.health.fault(now_seconds=monotonic())
             self._fail(Failure(FailureCause.BROKEN, detail=detail))
         else:
             self._blame(_BEFORE_FIRST_BYTE[cause], detail)
@@ -275,8 +281,11 @@ class Attempt:
 
     def _connected(self, connection: EngineConnection) -> None:
         self._connecting = None
+        self._send(connection, monotonic())
+
+    def _send(self, connection: EngineConnection, now_seconds: float) -> None:
         self._connection = connection
-        connection.expect_within(self._services.limits.first_byte_seconds)
+        connection.expect_within(self._services.limits.first_byte_seconds, now_seconds=now_seconds)
         if self._owner is not None:
             head = self._owner.request_head(connection.endpoint.authority)
             connection.send(self, head, self._exchange.body)
@@ -285,7 +294,7 @@ class Attempt:
 
     def _begin_answer(self, connection: EngineConnection, data: bytes) -> None:
         """The first byte: from here on there is no other replica."""
-        now = self.first_byte_at = time.monotonic()
+        now = self.first_byte_at = connection.heard_at
         status = self.status = connection.status
         head = connection.head
         given = head.read.get(b"content-length")
@@ -349,7 +358,7 @@ class Attempt:
                 if not health.is_out or not self._has_vouched:
                     health.answered()
             elif self.status < FIRST_ERROR_STATUS:
-                health.error(now_seconds=time.monotonic())
+                health.error(now_seconds=monotonic())
         owner = self._owner
         self._let_go(is_complete=error_status < _FIRST_REFUSED_STATUS)
         if owner is not None:
@@ -361,7 +370,7 @@ class Attempt:
         """An engine that is full, or a proxy before it: not for this client yet."""
         is_push_back = connection.status in PUSH_BACK
         if not is_push_back and self._lease is not None:
-            self._lease.replica.health.error(now_seconds=time.monotonic())
+            self._lease.replica.health.error(now_seconds=monotonic())
         self._fail(
             Failure(
                 FailureCause.PUSH_BACK if is_push_back else FailureCause.BAD_GATEWAY,
@@ -375,7 +384,7 @@ class Attempt:
     def _blame(self, cause: FailureCause, detail: str) -> None:
         """It failed before its first byte, and the replica is to blame."""
         if self._lease is not None:
-            self._lease.replica.health.fault(now_seconds=time.monotonic())
+            self._lease.replica.health.fault(now_seconds=monotonic())
         self._fail(Failure(cause, detail=detail))
 
     def _fail(self, failure: Failure) -> None:

@@ -12,10 +12,10 @@ from typing import Final
 
 from memroute_router.http.fields import PRIORITY, TENANT, TTFT_MILLISECONDS
 
-MAX_TENANT_BYTES = 64
-MAX_PRIORITY = 1000
-MAX_TTFT_MILLISECONDS = 3_600_000
-_HASH_BYTES = 6
+MAX_TENANT_BYTES: Final = 64
+MAX_PRIORITY: Final = 1000
+MAX_TTFT_MILLISECONDS: Final = 3_600_000
+_HASH_BYTES: Final = 6
 
 
 class TenantSource(StrEnum):
@@ -43,7 +43,7 @@ class Claims:
         """When its first token is wanted, from its arrival; None: as soon as everybody's."""
 
 
-NO_CLAIMS = Claims("", 0, None)
+NO_CLAIMS: Final = Claims("", 0, None)
 
 
 def read_claims(

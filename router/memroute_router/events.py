@@ -29,7 +29,7 @@ FIRST_ERROR_STATUS: Final = 500
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 # The end of one event: an end of a line, and another.
-_END_OF_EVENT = re.compile(rb"\n\n|[\n\r]\r\n?")
+_END_OF_EVENT: Final = re.compile(rb"\n\n|[\n\r]\r\n?")
 # How chunks with text begin, and end as vLLM writes them and as SGLang does. Errors and usages of
 # both end in another way.
 _PLAIN_START: Final = b'data: {"id":'
@@ -37,11 +37,11 @@ _PLAIN_END: Final = b"}]}\n\n"
 _PLAIN_ENDS: Final = (b"}]}\n\n", b'}],"usage":null}\n\n')
 _ERROR_STARTS: Final = (b'{"error"', b'{"object":"error"', b'{"object": "error"', b'{ "error"')
 # The first event of a chat names the role, and carries no text yet.
-_ROLE_ONLY = re.compile(
+_ROLE_ONLY: Final = re.compile(
     rb'"delta"\s*:\s*\{\s*"role"\s*:\s*"[a-z]*"\s*(?:,\s*"[a-z_]+"\s*:\s*(?:""|null|\[\])\s*)*\}'
 )
 # Between two choices of one event.
-_NEXT_CHOICE = re.compile(rb'\}\s*,\s*\{\s*"index"')
+_NEXT_CHOICE: Final = re.compile(rb'\}\s*,\s*\{\s*"index"')
 
 # Events with names: Anthropic's messages, OpenAI's responses. Of the latter the deltas carry text.
 _RESPONSE: Final = b"response."

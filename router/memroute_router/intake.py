@@ -10,6 +10,7 @@ by HTTP or otherwise.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from memroute.traffic.request import RequestProfile
 from memroute_router.claims import TenantSource, read_claims
@@ -18,13 +19,13 @@ from memroute_router.outcomes import Outcome
 from memroute_router.pools import Pool, Pools
 from memroute_router.prompts.tokenizer import Tokenizers
 from memroute_router.refusal import Refusal
-from memroute_router.requests import BadRequestError, ParsedRequest
+from memroute_router.requests import UNKNOWN_FAMILY, BadRequestError, ParsedRequest
 from memroute_router.surface import Route
 
-MAX_SESSION_BYTES = 128
+MAX_SESSION_BYTES: Final = 128
 # Characters of a model's name in messages, in the log and in the journal: the client chooses it.
 # Names of models that exist have fewer than 100. Chosen by hand.
-MAX_MODEL_CHARACTERS = 128
+MAX_MODEL_CHARACTERS: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,8 @@ class Intake:
         if parsed.token_ids is not None or parsed.document is None:
             return False
         tokenizers = self._services.tokenizers
+        if tokenizers.folder is None and pool.tokenizer_folder is None:
+            return False
         tokenizer = tokenizers.of(pool.model, pool.tokenizer_folder)
         if tokenizer is None:
             return False
@@ -117,7 +120,9 @@ class Intake:
         return parsed.profile(
             assumed_output_tokens=pool.assumed_output_tokens,
             prompts=pool.prompts,
-            media=services.tokenizers.media(pool.model, pool.tokenizer_folder),
+            media=services.tokenizers.media(pool.model, pool.tokenizer_folder)
+            if parsed.attachments
+            else UNKNOWN_FAMILY,
             tenant=claims.tenant,
             priority=claims.priority,
             deadline_seconds=deadline,

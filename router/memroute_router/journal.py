@@ -15,11 +15,11 @@ from typing import Final
 from memroute.traffic.routing import Choice
 from memroute_router.outcomes import Outcome
 
-NUM_REMEMBERED = 256
-FLUSH_SECONDS = 0.2
+NUM_REMEMBERED: Final = 256
+FLUSH_SECONDS: Final = 0.2
 # Characters of a refusal that are kept: those that admission words have fewer than 300; what quotes
 # a request can be as long as that. Chosen by hand.
-MAX_REFUSAL_CHARACTERS = 512
+MAX_REFUSAL_CHARACTERS: Final = 512
 
 
 class AccessLog(StrEnum):

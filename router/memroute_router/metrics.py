@@ -24,7 +24,7 @@ from memroute_router.pools import Pool, Pools, Replica
 
 _REPLICA = ("namespace", "model_deployment", "pod")
 _DEPLOYMENT = ("namespace", "model_deployment")
-_NOBODY = "", ""
+_NOBODY: Final = "", ""
 """Label values of requests for models that nobody serves."""
 _SERVED: Final = Outcome.SERVED
 """Looked up once, not for every request."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
+from typing import Final
 from zlib import crc32
 
 from memroute.traffic.admission import AdmissionSettings, OverloadObjective, QueueLimits
@@ -32,7 +33,7 @@ from memroute_router.targets import TargetWatch
 
 LOGGER = logging.getLogger(__name__)
 DEFAULT_WATERMARK_RATIO = 0.95
-DEFAULT_ASSUMED_OUTPUT_TOKENS = 256
+DEFAULT_ASSUMED_OUTPUT_TOKENS: Final = 256
 DEFAULT_TTFT_TARGET_SECONDS = 1.0
 DEFAULT_TPOT_TARGET_SECONDS = 0.05
 DEFAULT_MAX_ATTEMPTS = 3

@@ -192,7 +192,7 @@ class _Reader:
         self.is_asking = True
         engines = self._scraper.engines
         endpoint = self.replica.info.endpoint
-        connection = engines.take_idle(endpoint)
+        connection = engines.take_idle(endpoint, now_seconds=time.monotonic())
         if connection is None:
             self._connecting = engines.connect(endpoint, self._send, self._not_connected)
         else:
@@ -267,7 +267,7 @@ class _Reader:
         self._connecting = None
         self._connection = connection
         self._asked_at_seconds = time.monotonic()
-        connection.expect_within(TIMEOUT_SECONDS)
+        connection.expect_within(TIMEOUT_SECONDS, now_seconds=self._asked_at_seconds)
         authority = connection.endpoint.authority
         head = b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (self._target, authority)
         connection.send(self, head, b"")

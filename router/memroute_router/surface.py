@@ -6,7 +6,7 @@ Everything else, an engine's administration first of all (``/sleep``, ``/v1/load
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -82,5 +82,5 @@ def _routes() -> dict[bytes, Route]:
     }
 
 
-ROUTES = _routes()
+ROUTES: Final = _routes()
 """The paths that are proxied, all by POST."""

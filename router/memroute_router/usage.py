@@ -19,9 +19,9 @@ import orjson
 # for them), the usage stays unknown. Chosen by hand.
 MAX_TAIL_BYTES: Final = 4096
 _KEY: Final = b'"usage"'
-_COLON = re.compile(rb"\s*:\s*")
+_COLON: Final = re.compile(rb"\s*:\s*")
 # An object whose values are numbers, words, or objects of those: all that a usage consists of.
-_OBJECT = re.compile(rb"\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\}")
+_OBJECT: Final = re.compile(rb"\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\}")
 # More tokens than any context or answer has: such a number is no count.
 _MAX_TOKENS: Final = 2**31
 

@@ -98,7 +98,7 @@ class Engines(EnginePool):
     def prepare(self, pieces, *, ends):
         self.pieces, self.ends = deque(pieces), ends
 
-    def take_idle(self, endpoint):
+    def take_idle(self, endpoint, *, now_seconds):
         connection = EngineConnection(endpoint, self._deadlines, self._outbox)
         loop = asyncio.get_running_loop()
         wire = Wire(loop, lambda: self._answer(connection))
@@ -172,7 +172,7 @@ class Target:
         for piece in cut(given.request, given.request_piece_bytes):
             if wire.is_closing():
                 break
-            wire.protocol.data_received(piece)
+            _deliver(wire.protocol, piece)
             if not given.client_leaves:
                 await asyncio.sleep(0)
         if not given.client_leaves:
@@ -204,6 +204,16 @@ class Target:
 def resident_bytes():
     """Of this process, now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _deliver(connection, data):
+    """As an event loop does: into the connection's buffer, and no more at once than it holds."""
+    while data:
+        buffer = connection.get_buffer(-1)
+        size = min(len(data), len(buffer))
+        buffer[:size] = data[:size]
+        connection.buffer_updated(size)
+        data = data[size:]
 
 
 def cut(data, size):

@@ -7,25 +7,24 @@ chunk. It never buffers: a listener that cannot pass on pauses it, and so the en
 import asyncio
 import errno
 import ssl
-import time
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import httptools
 
-from memroute_router.http.deadlines import NEVER, Deadlines
+from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
 from memroute_router.http.fields import RESPONSE_FIELDS, Head
 from memroute_router.http.outbox import Outbox
 
-MAX_IDLE_PER_ENDPOINT = 1024
-MAX_IDLE_SECONDS = 4.0
+MAX_IDLE_PER_ENDPOINT: Final = 1024
+MAX_IDLE_SECONDS: Final = 4.0
 # uvicorn, and so vLLM, closes idle connections after 5 s: never reuse one about to be closed.
-MAX_COPIED_BYTES = 8192
+MAX_COPIED_BYTES: Final = 8192
 # Head and body leave as one piece up to here: a copy costs less than a second buffer.
-MAX_HEADERS = 200
-MAX_HEADER_BYTES = 128 * 1024
+MAX_HEADERS: Final = 200
+MAX_HEADER_BYTES: Final = 128 * 1024
 
 _NOTHING: list[bytes] = []
 _OURS = frozenset(
@@ -101,7 +100,7 @@ class EngineConnection(asyncio.Protocol):
     __slots__ = (
         "__weakref__", "_deadlines", "_ends_by_close", "_keep_alive", "_listener", "_outbox",
         "_parser", "_pieces", "_transport", "_unsent", "_upgrades", "deadline_at", "endpoint",
-        "has_head", "head", "idle_since", "is_complete", "status", "was_reused",
+        "has_head", "head", "heard_at", "is_complete", "status", "was_reused",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, deadlines: Deadlines, outbox: Outbox) -> None:
@@ -113,7 +112,8 @@ class EngineConnection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._listener: Listener | None = None
         self.deadline_at = NEVER
-        self.idle_since = 0.0
+        self.heard_at = 0.0
+        """When something arrived last, on the monotonic clock."""
         self.was_reused = False
         self.status = 0
         self.head = Head(RESPONSE_FIELDS)
@@ -158,9 +158,9 @@ class EngineConnection(asyncio.Protocol):
         self._pieces = []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def expect_within(self, seconds: float) -> None:
+    def expect_within(self, seconds: float, *, now_seconds: float) -> None:
         """The listener is told that the answer is lost unless something arrives in time."""
-        self.deadline_at = time.monotonic() + seconds
+        self.deadline_at = now_seconds + seconds
 
     def pause(self) -> None:
         """Read no more for now: the engine has to wait, and owes us nothing meanwhile."""
@@ -214,6 +214,7 @@ class EngineConnection(asyncio.Protocol):
             # Bytes that nobody asked for: nothing that follows could be trusted.
             self.close()
             return
+        self.heard_at = monotonic()
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -299,15 +300,15 @@ class EnginePool:
         self._busy: dict[Endpoint, set[EngineConnection]] = {}
         self._connecting: set[asyncio.Task[None]] = set()
 
-    def take_idle(self, endpoint: Endpoint) -> EngineConnection | None:
+    def take_idle(self, endpoint: Endpoint, *, now_seconds: float) -> EngineConnection | None:
         """A connection that is open and has nothing to do."""
         idle = self._idle.get(endpoint)
         if not idle:
             return None
-        oldest = time.monotonic() - MAX_IDLE_SECONDS
+        oldest = now_seconds - MAX_IDLE_SECONDS
         while idle:
             connection = idle.pop()  # the youngest: the older ones age out
-            if connection.idle_since >= oldest and connection.is_open:
+            if connection.heard_at >= oldest and connection.is_open:
                 self._busy[endpoint].add(connection)
                 return connection
             connection.close()
@@ -340,7 +341,6 @@ class EnginePool:
         idle = self._idle.get(endpoint)
         if idle is None:
             idle = self._idle[endpoint] = deque()
-        connection.idle_since = time.monotonic()
         connection.was_reused = True
         idle.append(connection)
         if len(idle) > MAX_IDLE_PER_ENDPOINT:

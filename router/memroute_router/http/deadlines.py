@@ -3,11 +3,13 @@
 import asyncio
 import math
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
-SWEEP_SECONDS = 0.25
+SWEEP_SECONDS: Final = 0.25
 # Limits are seconds and more: a quarter late is nothing.
-NEVER = math.inf
+NEVER: Final = math.inf
+monotonic: Final = time.monotonic
+# Found once: to look for it in its module costs as much as the call.
 
 
 class HasDeadline(Protocol):
@@ -28,11 +30,14 @@ class Deadlines:
         self._watched: set[HasDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self.now_seconds = monotonic()
+        """At the last sweep: good enough for limits of a minute."""
 
     def watch(self, item: HasDeadline) -> None:
         """Look after it from now on."""
         self._watched.add(item)
         if self._timer is None and not self._is_closed:
+            self.now_seconds = monotonic()
             self._schedule()
 
     def forget(self, item: HasDeadline) -> None:
@@ -51,7 +56,7 @@ class Deadlines:
 
     def _sweep(self) -> None:
         self._timer = None
-        now = time.monotonic()
+        now = self.now_seconds = monotonic()
         late = [item for item in self._watched if item.deadline_at <= now]
         for item in late:
             item.deadline_at = NEVER

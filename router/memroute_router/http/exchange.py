@@ -1,6 +1,5 @@
 """One request and its answer, whatever connection they came over."""
 
-import time
 from typing import Protocol
 
 from memroute_router.http.fields import JSON, status_line
@@ -71,6 +70,7 @@ class Exchange:
         body: bytes,
         keep_alive: bool,
         http_1_1: bool,
+        received_at: float,
     ) -> None:
         self._connection = connection
         self.method = method
@@ -82,7 +82,8 @@ class Exchange:
         self.body = body
         self.keep_alive = keep_alive
         self.http_1_1 = http_1_1
-        self.received_at = time.monotonic()
+        self.received_at = received_at
+        """When it was whole, on the monotonic clock."""
         self.sink: Sink | None = None
         """Who is told of the client; whoever answers later sets it."""
         self.has_started = False

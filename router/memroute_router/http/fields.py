@@ -10,16 +10,16 @@ router does it better.
 import http
 from typing import Final
 
-REQUEST_ID = b"x-request-id"
-SESSION_ID = b"x-session-id"
+REQUEST_ID: Final = b"x-request-id"
+SESSION_ID: Final = b"x-session-id"
 # What a client calls a conversation; engines may want to know it too.
-EXPLAIN = b"x-memroute-explain"
-REASON = b"x-memroute-reason"
-TENANT = b"x-memroute-tenant"
-PRIORITY = b"x-memroute-priority"
-TTFT_MILLISECONDS = b"x-memroute-ttft-ms"
+EXPLAIN: Final = b"x-memroute-explain"
+REASON: Final = b"x-memroute-reason"
+TENANT: Final = b"x-memroute-tenant"
+PRIORITY: Final = b"x-memroute-priority"
+TTFT_MILLISECONDS: Final = b"x-memroute-ttft-ms"
 # What a client claims of itself: believed only where something before the router has checked it.
-JSON = b"content-type: application/json\r\n"
+JSON: Final = b"content-type: application/json\r\n"
 
 # What becomes of a field. Numbers, not an enum: one is looked at for every field that passes.
 _ENDS: Final = 0
@@ -57,7 +57,7 @@ RESPONSE_FIELDS: Final[dict[bytes, int]] = (
 )
 """Answers of engines, likewise."""
 _PARTS_OF_LINE: Final = 4
-_LISTS = frozenset({b"connection", b"upgrade", b"x-forwarded-for"})
+_LISTS: Final = frozenset({b"connection", b"upgrade", b"x-forwarded-for"})
 """Of the fields that are read, those of which there may be several."""
 
 STATUS_LINES: Final[dict[int, bytes]] = {

@@ -6,9 +6,9 @@ they find it awake. What one connection gets in a turn also becomes one write.
 """
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
-MAX_HELD = 64
+MAX_HELD: Final = 64
 # Connections that wait at most: the first of a very long turn would be late.
 
 

@@ -12,15 +12,14 @@ idle ── first byte ──► head ── blank line ──► body ── co
 import asyncio
 import logging
 import ssl
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httptools
 
-from memroute_router.http.deadlines import NEVER, Deadlines
+from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON, REQUEST_FIELDS, Head, status_line
@@ -28,14 +27,16 @@ from memroute_router.http.framing import check_head, origin_form, without_offer
 from memroute_router.http.outbox import Outbox
 
 LOGGER = logging.getLogger(__name__)
-MAX_PIPELINED = 16
-MAX_FRAMING_BYTES = 64 * 1024
-MAX_FRAMING_PER_BYTE = 8
+MAX_PIPELINED: Final = 16
+MAX_FRAMING_BYTES: Final = 64 * 1024
+MAX_FRAMING_PER_BYTE: Final = 8
 # What chunk sizes, extensions and trailers may take beside the body: a chunk for every byte is six.
-LINGER_SECONDS = 2.0
+LINGER_SECONDS: Final = 2.0
 # After a refusal, what the client still sends is thrown away for so long: closing at once would
 # reset the connection, and with it the refusal before it was read.
-WRITE_HIGH_WATER_BYTES = 64 * 1024
+READ_BUFFER_BYTES: Final = 256 * 1024
+# What one read takes at most: as much as uvloop reads at once by itself.
+WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
 # What may wait for a slow client before its engine is no longer read.
 
 
@@ -61,6 +62,18 @@ class ServerLimits:
 Handler = Callable[[Exchange], None]
 
 
+class ReadBuffer:
+    """What was read last, from whichever connection: filled and parsed in one step of the loop.
+
+    Of a body one copy is made, the one that goes on, out of memory that is in the cache.
+    """
+
+    __slots__ = ("view",)
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(READ_BUFFER_BYTES))
+
+
 @dataclass(slots=True)
 class ServerState:
     """What the connections of one server share. Owns the set of open ones."""
@@ -69,11 +82,12 @@ class ServerState:
     limits: ServerLimits
     deadlines: Deadlines
     outbox: Outbox
+    reads: ReadBuffer = field(default_factory=ReadBuffer)
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(asyncio.BufferedProtocol):
     """One client connection."""
 
     __slots__ = (
@@ -82,6 +96,7 @@ class ClientConnection(asyncio.Protocol):
         "_body_bytes",
         "_declined",
         "_exchange",
+        "_has_come_further",
         "_head",
         "_head_bytes",
         "_is_deaf",
@@ -121,6 +136,8 @@ class ClientConnection(asyncio.Protocol):
         self._head = Head(REQUEST_FIELDS)
         self._reading_head = True
         """Whether its end has not come: what comes later are trailers."""
+        self._has_come_further = False
+        """Whether its head has begun, or its body, since its deadline was set."""
         self._head_bytes = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -135,7 +152,7 @@ class ClientConnection(asyncio.Protocol):
         """Whether a request is being answered or received."""
         return self._exchange is not None or self._receiving
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         # Not isinstance: uvloop's transports quack, they do not inherit.
@@ -148,7 +165,7 @@ class ClientConnection(asyncio.Protocol):
             self.scheme = b"https"
         self._state.connections.add(self)
         self._state.deadlines.watch(self)
-        self.deadline_at = time.monotonic() + self._state.limits.idle_seconds
+        self.deadline_at = monotonic() + self._state.limits.idle_seconds
         if len(self._state.connections) > self._state.limits.max_connections:
             self._refuse(503, "too many connections", b"retry-after: 1\r\n")
 
@@ -165,7 +182,7 @@ class ClientConnection(asyncio.Protocol):
             sink.client_gone()
 
     def pause_writing(self) -> None:  # noqa: D102
-        self.deadline_at = time.monotonic() + self._state.limits.stalled_client_seconds
+        self.deadline_at = monotonic() + self._state.limits.stalled_client_seconds
         if self._exchange is not None and self._exchange.sink is not None:
             self._exchange.sink.client_is_slow()
 
@@ -174,9 +191,13 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is not None and self._exchange.sink is not None:
             self._exchange.sink.client_is_ready()
         elif self._exchange is None and not self._is_deaf:
-            self.deadline_at = time.monotonic() + self._state.limits.idle_seconds
+            self.deadline_at = monotonic() + self._state.limits.idle_seconds
 
-    def data_received(self, data: bytes) -> None:  # noqa: D102
+    def get_buffer(self, _sizehint: int) -> memoryview:  # noqa: D102
+        return self._state.reads.view
+
+    def buffer_updated(self, num_bytes: int) -> None:  # noqa: D102
+        data: bytes | memoryview = self._state.reads.view[:num_bytes]
         while data and not self._is_deaf and self._parser is not None:
             data = self._feed(self._parser, data)
 
@@ -200,8 +221,7 @@ class ClientConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._body = []
         self._body_bytes = self._raw_bytes = 0
-        if self._exchange is None:
-            self.deadline_at = time.monotonic() + self._state.limits.header_seconds
+        self._has_come_further = True
 
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
@@ -248,8 +268,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if b"expect" in head.read and self._exchange is None:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if self._exchange is None:
-            self.deadline_at = time.monotonic() + self._state.limits.body_seconds
+        self._has_come_further = True
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
@@ -274,6 +293,7 @@ class ClientConnection(asyncio.Protocol):
             body=body[0] if len(body) == 1 else b"".join(body),
             keep_alive=self._parser.should_keep_alive() and not self._state.is_stopping,
             http_1_1=self._version == "1.1",
+            received_at=monotonic(),
         )
         if self._exchange is None:
             self._answer(exchange)
@@ -321,9 +341,10 @@ class ClientConnection(asyncio.Protocol):
         elif self._state.is_stopping:
             self.close()
         elif self._receiving:
-            self.deadline_at = time.monotonic() + self._state.limits.header_seconds
+            self.deadline_at = monotonic() + self._state.limits.header_seconds
         else:
-            self.deadline_at = time.monotonic() + self._state.limits.idle_seconds
+            # A quarter of a second early: that of the last sweep will do.
+            self.deadline_at = self._state.deadlines.now_seconds + self._state.limits.idle_seconds
 
     def close(self) -> None:
         """Close once everything has been sent."""
@@ -363,8 +384,19 @@ class ClientConnection(asyncio.Protocol):
             else:
                 exchange.respond(500, error_body(500, "internal error"))
 
-    def _check_size(self, num_bytes: int) -> None:
-        """A request goes on arriving, in so many bytes: the parser tells of most, not of all."""
+    def _goes_on(self, num_bytes: int) -> None:
+        """A request is not whole after so many bytes more: is it in time, and not too large?
+
+        The parser tells of most bytes, not of all.
+        """
+        if self._has_come_further:
+            # Here and not as it begins: most requests are whole at once, and need no deadline.
+            self._has_come_further = False
+            if self._exchange is None:
+                limits = self._state.limits
+                self.deadline_at = monotonic() + (
+                    limits.header_seconds if self._reading_head else limits.body_seconds
+                )
         if self._reading_head:
             self._head_bytes += num_bytes
             if self._head_bytes > self._state.limits.max_header_bytes:
@@ -374,12 +406,12 @@ class ClientConnection(asyncio.Protocol):
         if self._raw_bytes > MAX_FRAMING_PER_BYTE * self._body_bytes + MAX_FRAMING_BYTES:
             self._refuse(413, "the framing of the body is too large")
 
-    def _feed(self, parser: httptools.HttpRequestParser, data: bytes) -> bytes:
+    def _feed(self, parser: httptools.HttpRequestParser, data: bytes | memoryview) -> bytes:
         """Let the parser have it; what is to be read anew, because an offer was declined."""
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
-            return self._decline(data[offer.args[0] :])
+            return self._decline(bytes(data[offer.args[0] :]))
         except httptools.HttpParserCallbackError:
             LOGGER.exception("callback failed")
             self._refuse(500, "internal error")
@@ -387,7 +419,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(400, f"malformed request: {error}")
         else:
             if self._receiving and not self._is_deaf:
-                self._check_size(len(data))
+                self._goes_on(len(data))
         return b""
 
     def _decline(self, rest: bytes) -> bytes:
@@ -424,7 +456,7 @@ class ClientConnection(asyncio.Protocol):
         if transport is None:
             return
         if transport.can_write_eof():
-            self.deadline_at = time.monotonic() + LINGER_SECONDS
+            self.deadline_at = monotonic() + LINGER_SECONDS
             transport.write_eof()
         else:
             transport.close()
@@ -468,16 +500,16 @@ class Server:
         self._state.is_stopping = True
         if self._server is not None:
             self._server.close()
-        deadline = time.monotonic() + timeout_seconds
+        deadline = monotonic() + timeout_seconds
         for connection in list(self._state.connections):
             if not connection.is_busy:
                 connection.close()
-        while self._state.connections and time.monotonic() < deadline:
+        while self._state.connections and monotonic() < deadline:
             await asyncio.sleep(0.02)
         for connection in list(self._state.connections):
             connection.shut_down()
-        last = time.monotonic() + LINGER_SECONDS
-        while self._state.connections and time.monotonic() < last:
+        last = monotonic() + LINGER_SECONDS
+        while self._state.connections and monotonic() < last:
             await asyncio.sleep(0.02)
         for connection in list(self._state.connections):
             connection.abort()

@@ -26,6 +26,7 @@ import zmq.asyncio
 
 from memroute.traffic.prefixes import BlockIndex, chain_root
 from memroute_router.http.client import EngineConnection, EnginePool, LossCause
+from memroute_router.http.deadlines import monotonic
 from memroute_router.pools import Pools, Replica
 
 LOGGER = logging.getLogger(__name__)
@@ -288,7 +289,7 @@ async def fetch(engines: EnginePool, replica: Replica, target: bytes) -> bytes:
     fetching = _Fetch(engines)
     opened: asyncio.Future[EngineConnection] = asyncio.get_running_loop().create_future()
     endpoint = replica.info.endpoint
-    connection = engines.take_idle(endpoint)
+    connection = engines.take_idle(endpoint, now_seconds=monotonic())
     if connection is None:
         engines.connect(
             endpoint,
@@ -296,7 +297,7 @@ async def fetch(engines: EnginePool, replica: Replica, target: bytes) -> bytes:
             lambda _, detail: opened.set_exception(ConnectionError(detail)),
         )
         connection = await opened
-    connection.expect_within(TIMEOUT_SECONDS)
+    connection.expect_within(TIMEOUT_SECONDS, now_seconds=monotonic())
     head = b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (target, endpoint.authority)
     connection.send(fetching, head, b"")
     return await fetching.done

@@ -107,7 +107,7 @@ class Tokenizers:
 
     def __init__(self, folder: Path | None) -> None:
         """``folder``: holds a folder for each model, named as clients name it."""
-        self._folder = folder
+        self.folder = folder
         self._loaded: dict[Path, PromptTokenizer | None] = {}
         self._media: dict[tuple[str, str | None], MediaFamily] = {}
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="tokenizer")
@@ -117,8 +117,8 @@ class Tokenizers:
         """A model's; None where it has none. Read once, and what is wrong with it said once."""
         if own_folder is not None:
             path = Path(own_folder)
-        elif self._folder is not None:
-            path = self._folder / model
+        elif self.folder is not None:
+            path = self.folder / model
         else:
             return None
         if path not in self._loaded:
@@ -178,8 +178,8 @@ class Tokenizers:
         path = None
         if own_folder is not None:
             path = Path(own_folder)
-        elif self._folder is not None and self._is_inside(self._folder / model):
-            path = self._folder / model
+        elif self.folder is not None and self._is_inside(self.folder / model):
+            path = self.folder / model
         if path is None:
             return None
         try:
@@ -190,7 +190,7 @@ class Tokenizers:
 
     def _is_inside(self, path: Path) -> bool:
         """A model's name may hold anything, ``..`` too."""
-        return self._folder is not None and path.resolve().is_relative_to(self._folder.resolve())
+        return self.folder is not None and path.resolve().is_relative_to(self.folder.resolve())
 
 
 def _template_of(config: dict[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ from typing import Final
 HALF_LIFE_REQUESTS: Final = 500.0
 # What a request keeps of its weight with each later one.
 # Unit: ratio. Source: the half-life.
-KEEP_RATIO: Final = 0.5 ** (1.0 / HALF_LIFE_REQUESTS)
+KEEP_RATIO: Final[float] = 0.5 ** (1.0 / HALF_LIFE_REQUESTS)
 
 
 def size_class(num_tokens: int) -> int:

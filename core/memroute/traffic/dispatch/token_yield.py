@@ -27,7 +27,7 @@ THIN_RATIO: Final = 0.8
 HALF_LIFE_REQUESTS: Final = 500.0
 # What a request keeps of its weight with each later one.
 # Unit: ratio. Source: the half-life.
-KEEP_RATIO: Final = 0.5 ** (1.0 / HALF_LIFE_REQUESTS)
+KEEP_RATIO: Final[float] = 0.5 ** (1.0 / HALF_LIFE_REQUESTS)
 
 
 class TokenYield:

@@ -44,11 +44,11 @@ class _Histogram:
         self.total = 0.0
         self._told: dict[float, float] = {}
 
-    def add(self, num_tokens: int) -> None:
-        """Count one answer."""
+    def add(self, index: int) -> None:
+        """Count one answer, in its bin."""
         if self._told and int(self.total) % TELL_ANEW_ANSWERS == 0:
             self._told.clear()
-        self.counts[_bin(num_tokens)] += 1.0
+        self.counts[index] += 1.0
         self.total += 1.0
         if self.total >= MAX_ANSWERS:
             self.counts = [count / 2 for count in self.counts]
@@ -97,7 +97,8 @@ class OutputLengths:
         """An answer of ``num_tokens`` has ended by itself or by its limit."""
         if num_tokens <= 0:
             return
-        self._all.add(num_tokens)
+        index = _bin(num_tokens)
+        self._all.add(index)
         key = _group(tenant, num_prompt_tokens, max_output_tokens)
         group = self._groups.get(key)
         if group is None:
@@ -106,7 +107,7 @@ class OutputLengths:
             group = self._groups[key] = _Histogram()
         else:
             self._groups.move_to_end(key)
-        group.add(num_tokens)
+        group.add(index)
 
     def quantile(
         self,

@@ -48,5 +48,5 @@ class RateMeter:
     def _decay(self, now_seconds: float) -> None:
         elapsed = now_seconds - self._updated_at_seconds
         if elapsed > 0.0 and self._amount > 0.0:
-            self._amount *= 0.5 ** (elapsed / HALF_LIFE_SECONDS)
+            self._amount *= math.pow(0.5, elapsed / HALF_LIFE_SECONDS)
         self._updated_at_seconds = now_seconds
