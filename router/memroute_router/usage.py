@@ -45,9 +45,9 @@ class Usage:
         while at >= 0:
             value_at = _after_colon(text, at + len(_KEY))
             if value_at >= 0:
-                found = _OBJECT.match(text, value_at)
-                if found is not None:
-                    self._take(found[0])
+                value = _object_at(text, value_at)
+                if value:
+                    self._take(value)
                 return
             at = text.rfind(_KEY, 0, at)
 
@@ -85,6 +85,15 @@ def _after_colon(text: bytes, at: int) -> int:
         return at + 1  # as vLLM writes it: nothing to look for
     colon = _COLON.match(text, at)
     return -1 if colon is None else colon.end()
+
+
+def _object_at(text: bytes, at: int) -> bytes:
+    """The object that begins there; empty: it has no end, or is of another kind."""
+    end = text.find(b"}", at) + 1
+    if end and text.find(b"{", at + 1, end) < 0:
+        return text[at:end] if text.startswith(b"{", at) else b""
+    found = _OBJECT.match(text, at)
+    return b"" if found is None else found[0]
 
 
 def tail_of(text: bytes) -> bytes:
