@@ -145,8 +145,10 @@ def test_no_request_is_lost_whatever_happens(policy, routers, speed, seed, chang
         for backend in router.dispatcher.backends.values():
             ledger = backend.ledger
             # What the others said last may be under way still.
-            told = sum(r.work_tokens for r in ledger.peer_requests if r.is_pending)
-            assert (ledger.num_in_flight, ledger.pending_tokens, ledger.num_streams) == (0, told, 0)
+            told = sum(r.work_tokens for r in ledger.peer_leases if r.is_pending)
+            decode = sum(r.num_sequences for r in ledger.peer_leases if not r.is_pending)
+            booked = (ledger.num_in_flight, ledger.pending_tokens, ledger.num_streams)
+            assert booked == (0, told, decode)
 
 
 def test_what_was_on_a_dead_replica_is_tried_elsewhere_before_its_first_token():

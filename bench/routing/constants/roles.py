@@ -80,7 +80,7 @@ forget a little less, but grow.)"""
 GROUPS = {
     "admission.gates.MAX_UNPROVEN": _FAULTS,
     "admission.gates.SILENT_EVENTS": _FAULTS,
-    "admission.gates.STEP_TOKENS": _FAULTS,
+    "replica.own_requests.STEP_TOKENS": _FAULTS,
     "admission.hanging": _FAULTS,
     "admission.queue.QUANTUM_TOKENS": _FAIRNESS,
     "admission.refusals": ("real", "overload"),
@@ -143,7 +143,7 @@ _RULE = "the rule needs a number, and any near this one does"
 KEPT: dict[str, str] = {
     "admission.gates.MAX_UNPROVEN": _SHOWN,
     "admission.gates.SILENT_EVENTS": _SHOWN,
-    "admission.gates.STEP_TOKENS": _SHOWN,
+    "replica.own_requests.STEP_TOKENS": _SHOWN,
     "admission.hanging.LATE_RATIO": _HANGS,
     "admission.hanging.LONGEST_RATIO": _HANGS,
     "admission.hanging.UNKNOWN_SPEED_RATIO": "safety: engines that compile are not taken for hung",
