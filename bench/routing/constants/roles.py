@@ -19,6 +19,7 @@ TARGETS = "not measured: only what is said of targets that cannot be met"
 NO_READING = "not measured: only where neither the engine nor the operator says how much it holds"
 OBJECTIVES = "not measured: only with an overload objective other than `requests`"
 LONG_TARGETS = "not measured: only with targets longer than this"
+TEXTS = "not measured: only where prompts are texts; `python -m bench.sizing` shows it"
 LONG_SCRAPES = "not measured: only where readings are further apart than two seconds"
 
 UNMEASURED = {
@@ -42,7 +43,10 @@ UNMEASURED = {
     "admission.targets.WHOLE": SENTENCE,
     "dispatch.fair_share.MAX_TENANTS": MEMORY,
     "dispatch.membership.UNBOUNDED_TOKENS": NAME,
+    "lengths.beginnings.MAX_BEGINNINGS": MEMORY,
     "lengths.output.MAX_GROUPS": MEMORY,
+    "lengths.prompt.RARE_PRIOR_TOKENS": TEXTS,
+    "request.ENGINE_BLOCK_TOKENS": TEXTS,
     "prefixes.cached_prompts.UNKNOWN_CAPACITY_TOKENS": NO_READING,
     "peers.group.MAX_PEER_REQUESTS": MEMORY,
     "peers.group.MAX_REQUEST_TOKENS": GONE,
@@ -57,8 +61,8 @@ UNMEASURED = {
 """Why a constant is in no scenario."""
 
 _KINDS = (
-    "WORDS", "SYMBOLS", "DIGITS", "ACCENTS", "ALPHABETS", "ABJADS", "INDIC", "HAN", "HANGUL",
-    "MEASURED", "UNMEASURED", "NUM_KINDS",
+    "WORDS", "SYMBOLS", "DIGITS", "ACCENTS", "ALPHABETS", "ABJADS", "INDIC", "HAN", "KANA",
+    "HANGUL", "MEASURED", "UNMEASURED", "NUM_KINDS",
 )  # fmt: skip
 
 FROM_ONE = {
@@ -115,6 +119,8 @@ def why_unmeasured(path: str) -> str | None:
     module, _, name = path.rpartition(".")
     if module == "lengths.prompt" and name in _KINDS:
         return NAME
+    if module == "lengths.beginnings":
+        return UNMEASURED.get(path, TEXTS)
     if module == "routing.published":
         return PUBLISHED
     if module == "peers.wire":
