@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+# Workers of pytest: a core each, four at most (each imports everything anew).
+PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 CONFORMANCE := .venv-conformance
 VLLM := 0.32.0
 ATHERIS := 3.0.0
@@ -33,10 +35,10 @@ check: $(STAMP) ## format, lint, types, import contracts, unit tests: seconds
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports > $(VENV)/contracts.txt 2>&1 || { cat $(VENV)/contracts.txt; exit 1; }
-	@$(BIN)/pytest -q tests/unit $(ARGS)
+	@$(BIN)/pytest -q $(PARALLEL) tests/unit $(ARGS)
 
 unit: $(STAMP) ## unit tests alone
-	@$(BIN)/pytest tests/unit $(ARGS)
+	@$(BIN)/pytest $(PARALLEL) tests/unit $(ARGS)
 
 binaries: $(STAMP) ## build the local control plane and Helm, once per machine (also done by cluster and test)
 	@$(BIN)/memroute-simulator binaries > $(VENV)/binaries.txt
@@ -54,7 +56,7 @@ NATIVE_TESTS := $(wildcard tests/unit/test_http_*.py tests/unit/test_router_*.py
   virtual_cluster.py waiting_line.py choosers.py dispatch_state_machine.py dispatch_waiting.py request_pool.py \
   prompt_lengths.py request_attachments.py request_prefixes.py request_sizes.py)
 native-test: .native/.built ## unit tests of the router and the engine model on the compiled modules
-	@PYTHONPATH=.native MEMROUTE_EXPECT_NATIVE=1 $(BIN)/pytest -q -p no:cacheprovider $(NATIVE_TESTS) $(ARGS)
+	@PYTHONPATH=.native MEMROUTE_EXPECT_NATIVE=1 $(BIN)/pytest -q -p no:cacheprovider $(PARALLEL) $(NATIVE_TESTS) $(ARGS)
 
 cluster: binaries ## contract, cluster and end-to-end tests, on a real control plane
 	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)

@@ -237,7 +237,13 @@ def _run(case: Case, router: RunningPeer, load: Path, plan: Plan) -> Measured:
         return once(round(case.interval_seconds * 1e6))
     if not case.is_stream:
         return once(None)
-    found = _highest_rate(once, plan.rates)
+
+    def settled(interval_us: int) -> Measured:
+        measured = once(interval_us)
+        time.sleep(0.5)  # the streams that were left are being cancelled
+        return measured
+
+    found = _highest_rate(settled, plan.rates)
     if found is None:
         msg = f"{router.peer.name}: clumps or is late with {plan.rates[0]:,} events/s already"
         raise PeerError(msg)
@@ -255,7 +261,6 @@ def _highest_rate(once: Callable[[int], Measured], rates: tuple[int, ...]) -> Me
         middle = (low + high) // 2
         interval = NUM_STREAMS / rates[middle]
         found = once(round(interval * 1e6))
-        time.sleep(0.5)  # the streams that were left are being cancelled
         keeps_up = (
             found.events_per_second >= MIN_DELIVERED_RATIO * rates[middle]
             and found.events_per_read <= MAX_EVENTS_PER_READ

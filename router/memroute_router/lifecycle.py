@@ -360,7 +360,7 @@ class Lifecycle:
         if outcome is _SERVED and record.prompt_tokens and pool is not None:
             parts = self._parts
             if parts is not None:
-                pool.prompts.observe(parts, actual_tokens=record.prompt_tokens)
+                pool.prompts.observe(parts, actual_tokens=record.prompt_tokens, asked=self.profile)
                 pool.dispatcher.predictions.prompt(
                     expected=self.profile.num_prompt_tokens,
                     actual=record.prompt_tokens,

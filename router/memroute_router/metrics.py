@@ -221,7 +221,7 @@ class _LedgerCollector(Collector):
         routable = _gauge("replica_routable", "1 if requests may be sent to the replica.")
         missing = _gauge("metrics_incompatible", "Metrics that the engine should have and lacks.")
         pending = _gauge("pending_tokens", "Uncached prompt tokens that wait at the replica.")
-        foreign = _gauge("foreign_tokens", "Tokens there that are not of this router's requests.")
+        foreign = _gauge("foreign_tokens", "Tokens there that no router's requests explain.")
         ceiling = _gauge("kv_ceiling_ratio", "How full it is planned at the most: preemptions.")
         rate = _gauge("prefill_tokens_per_second", "How fast it computes prompts, as learned.")
         step = _gauge("step_seconds", "Time per token of the answers there, of late.")

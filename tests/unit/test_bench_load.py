@@ -46,13 +46,17 @@ def sharegpt(count=40, rate=200.0):
     return workload_by_name("sharegpt", num_requests=count, rate_per_second=rate, seed=1)
 
 
+def settings(url, **facts):
+    return LoadSettings(url=url, model="m", **{"lead_seconds": 0.1} | facts)
+
+
 def figures(run):
     return summary(run, ttft=1.0, tpot=0.05)
 
 
 async def test_every_token_is_counted_and_timed():
     async with server(stream) as url:
-        run = await generate(sharegpt(), LoadSettings(url=url, model="m"))
+        run = await generate(sharegpt(), settings(url))
     assert all(answer.is_whole for answer in run.answers)
     assert [a.num_events for a in run.answers] == [a.num_output_tokens for a in run.answers]
     assert all(len(a.chunk_seconds) == a.num_events for a in run.answers)
@@ -64,8 +68,8 @@ async def test_every_token_is_counted_and_timed():
 async def test_latency_counts_from_the_intended_send_even_if_nothing_is_answered():
     """The loop is blocked for 0.3 s in the middle of the schedule: that is in the TTFT."""
     async with server(stream) as url:
-        settings = LoadSettings(url=url, model="m", lead_seconds=0.3)
-        running = asyncio.create_task(generate(sharegpt(20, 100), settings))
+        asked = settings(url, lead_seconds=0.3)
+        running = asyncio.create_task(generate(sharegpt(20, 100), asked))
         await asyncio.sleep(0.35)
         time.sleep(0.3)  # noqa: ASYNC251 - the fault that is tested
         run = await running
@@ -89,7 +93,7 @@ async def test_broken_answers_are_told_apart():
         return await stream(request)
 
     async with server(handler) as url:
-        run = await generate(sharegpt(20, 50), LoadSettings(url=url, model="m"))
+        run = await generate(sharegpt(20, 200), settings(url))
     document = figures(run)
     assert document["num_whole"] == 5
     assert document["statuses"]["503"] == 5
@@ -108,25 +112,25 @@ async def test_an_event_cut_between_two_packets_is_counted_once():
         return response
 
     async with server(handler) as url:
-        run = await generate(sharegpt(3, 50), LoadSettings(url=url, model="m"))
+        run = await generate(sharegpt(3, 50), settings(url))
     assert [(a.num_events, a.is_whole) for a in run.answers] == [(2, True)] * 3
 
 
 async def test_a_session_waits_for_its_answer():
+    """Two tokens of 0.04 s, and 0.04 s of thinking: the next turn comes 0.12 s later."""
     seen = []
 
     async def handler(request):
         seen.append(asyncio.get_running_loop().time())
-        return await stream(request, 2, 0.1)
+        return await stream(request, 2, 0.04)
 
     turns = tuple(WorkloadRequest(prompt=((n, 4),), num_output_tokens=2, output_id=9)
                   for n in range(3))  # fmt: skip
-    session = Session(start_seconds=0.0, requests=turns, think_seconds=(0.1, 0.1))
+    session = Session(start_seconds=0.0, requests=turns, think_seconds=(0.04, 0.04))
     async with server(handler) as url:
-        run = await generate(Workload(name="w", sessions=(session,)),
-                             LoadSettings(url=url, model="m"))  # fmt: skip
+        run = await generate(Workload(name="w", sessions=(session,)), settings(url))
     assert len(run.answers) == 3
-    assert all(later - earlier > 0.25 for earlier, later in pairwise(seen))
+    assert all(later - earlier > 0.115 for earlier, later in pairwise(seen))
 
 
 async def test_equal_segments_are_equal_texts_and_chats_are_chats():
@@ -142,8 +146,7 @@ async def test_equal_segments_are_equal_texts_and_chats_are_chats():
         for n in range(2)
     )  # fmt: skip
     async with server(handler) as url:
-        settings = LoadSettings(url=url, model="m", is_chat=True)
-        await generate(Workload(name="w", sessions=shared), settings)
+        await generate(Workload(name="w", sessions=shared), settings(url, is_chat=True))
     first, second = (body["messages"][0]["content"] for body in bodies)
     assert first[:40] == second[:40]
     assert first[40:] != second[40:]
@@ -151,7 +154,7 @@ async def test_equal_segments_are_equal_texts_and_chats_are_chats():
 
 
 async def test_nothing_listening_is_said():
-    run = await generate(sharegpt(3), LoadSettings(url="http://127.0.0.1:9", model="m"))
+    run = await generate(sharegpt(3), settings("http://127.0.0.1:9"))
     assert all("cannot connect" in answer.error for answer in run.answers)
 
 
@@ -197,8 +200,7 @@ async def test_a_share_of_the_answers_is_whole_and_is_judged_by_its_end():
         return web.json_response({"choices": [{"text": "x"}]})
 
     async with server(either) as url:
-        settings = LoadSettings(url=url, model="m", whole_ratio=0.5)
-        run = await generate(sharegpt(), settings)
+        run = await generate(sharegpt(), settings(url, whole_ratio=0.5))
     whole = [answer for answer in run.answers if not answer.is_stream]
     assert 10 <= len(whole) <= 30
     assert all(answer.is_whole for answer in run.answers)

@@ -11,25 +11,28 @@ COUNTS = read_counts()
 
 
 @pytest.mark.parametrize("model", COUNTS)
-def test_estimates_are_within_a_fifth_of_what_engines_count(model):
+def test_estimates_are_within_a_tenth_of_what_engines_count(model):
     """Nine languages, code, data, images, agents in three dialects: at the 90th percentile.
 
     After the first third of a pool's traffic; before anything is learned, within 45 %.
     """
     errors = estimate_errors(model, CASES, COUNTS[model])
-    assert quantile([error.prompt for error in errors if error.is_judged], 0.9) < 0.2
+    assert quantile([error.prompt for error in errors if error.is_judged], 0.9) < 0.1
     assert quantile([error.cold for error in errors], 0.9) < 0.45
 
 
 @pytest.mark.parametrize("model", COUNTS)
 def test_the_credit_for_a_prefix_is_what_engines_have_cached(model):
-    """The share that is left to compute is known to five points, whatever the tokenizer."""
+    """Within a tenth at the 90th percentile, and exactly in most cases, whatever the tokenizer.
+
+    The share that is left to compute is known to five points.
+    """
     errors = [error for error in estimate_errors(model, CASES, COUNTS[model]) if error.is_judged]
     assert quantile([error.share for error in errors if error.share is not None], 0.9) < 0.05
     cached = [error.cached for error in errors if error.cached is not None]
     assert len(cached) > 40
-    assert quantile(cached, 0.5) < 0.1
-    assert quantile(cached, 0.9) < 0.2
+    assert quantile(cached, 0.5) < 0.02
+    assert quantile(cached, 0.9) < 0.1
 
 
 def test_the_corpus_is_the_one_that_was_counted(monkeypatch, capsys):

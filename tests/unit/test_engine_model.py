@@ -168,11 +168,11 @@ def test_the_last_token_of_a_prompt_is_always_computed():
 def test_the_next_turn_of_a_conversation_finds_its_answer():
     """50 prompt and 30 generated tokens, the last of them never computed: 4 blocks of 16."""
     engine = vllm()
-    first = SegmentedContent(((1, 50),), 2)
+    first, answer, question = (1, 50), (2, 30), (3, 20)
     engine.add(EngineRequest(request_id="1", num_prompt_tokens=50, num_output_tokens=30,
-                             content=first))  # fmt: skip
+                             content=SegmentedContent((first,), 2)))  # fmt: skip
     run(engine)
-    follow = first.followed_by((2, 30), (3, 20), 4)
+    follow = SegmentedContent((first, answer, question), 4)
     engine.add(turn := EngineRequest(request_id="2", num_prompt_tokens=100, num_output_tokens=2,
                                      content=follow))  # fmt: skip
     step(engine)

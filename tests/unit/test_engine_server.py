@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import socket
 import time
 
 import aiohttp
@@ -381,12 +382,15 @@ async def test_an_engine_out_of_memory_tells_its_streams_and_dies(tmp_path):
         assert (await complete(client))[0] == 500
 
 
-@pytest.mark.parametrize("port", [28_557])
-async def test_kv_events_say_what_is_stored_and_removed(tmp_path, port):
+async def test_kv_events_say_what_is_stored_and_removed(tmp_path):
     """Sequence numbers without gaps; maps as 0.25 and later send; a replay gives them again."""
+    with socket.socket() as one, socket.socket() as other:
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+        port, replay_port = one.getsockname()[1], other.getsockname()[1]
     config = {
         "enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"tcp://*:{port}",
-        "replay_endpoint": f"tcp://*:{port + 10}",
+        "replay_endpoint": f"tcp://*:{replay_port}",
     }  # fmt: skip
     async with engine(tmp_path, "--kv-events-config", json.dumps(config)) as (client, _):
         context = zmq.asyncio.Context()
@@ -404,7 +408,7 @@ async def test_kv_events_say_what_is_stored_and_removed(tmp_path, port):
                     batches.append((int.from_bytes(frames[1], "big"), msgpack.unpackb(frames[2])))
             async with client.get("/kv_event_sources") as response:
                 assert (await response.json())["0"]["endpoint"] == f"tcp://*:{port}"
-            replay.connect(f"tcp://127.0.0.1:{port + 10}")
+            replay.connect(f"tcp://127.0.0.1:{replay_port}")
             await replay.send((2).to_bytes(8, "big"))
             first = await asyncio.wait_for(replay.recv_multipart(), 2)
         finally:

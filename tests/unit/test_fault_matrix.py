@@ -29,10 +29,9 @@ PHASES = (
     "end",
 )  # fmt: skip
 ANSWER = b'{"choices":[{"message":{"content":"hello"}}]}'
-LIMITS = (
-    *("--connect-timeout-seconds", "0.4", "--first-byte-timeout-seconds", "0.4"),
-    *("--stalled-engine-seconds", "0.4", "--max-queue-seconds", "5"),
-)
+# The router's patience with an engine (s) where the test does not wait for its end, and where it
+# does.
+AMPLE_SECONDS, SHORT_SECONDS = 5, 0.15
 ENGINE_FAULTS = ("reset", "ends", "hangs", "talks nonsense")
 CLIENT_FAULTS = ("client leaves", "client resets")
 OTHERS = ("router stops", "replica goes")
@@ -83,7 +82,12 @@ class Scene:
 
     def __init__(self, phase, fault, is_stream):
         self.phase, self.fault, self.is_stream = phase, fault, is_stream
-        self.rig = Rig(*LIMITS)
+        is_waited_for = fault == "hangs" or (fault, phase) == ("replica goes", "reserved")
+        limit = str(SHORT_SECONDS if is_waited_for else AMPLE_SECONDS)
+        self.rig = Rig(
+            *("--connect-timeout-seconds", limit, "--first-byte-timeout-seconds", limit),
+            *("--stalled-engine-seconds", limit, "--max-queue-seconds", "5"),
+        )
         self.engine = Engine(self._serve)
         self.reached = asyncio.Event()
         self.is_over = asyncio.Event()

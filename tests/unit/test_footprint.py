@@ -17,7 +17,7 @@ from memroute.footprint import (
     replica_footprint,
     smaller_alternatives,
 )
-from memroute.footprint.calibration import measured_overhead_bytes, read_sglang_page, read_start_log
+from memroute.footprint.calibration import measured_overhead_bytes, read_start_log
 from memroute.units import GIB, MIB
 
 SHAPES = st.builds(
@@ -162,20 +162,6 @@ def test_a_start_log_is_read_in_bytes():
     assert (log.free_bytes, log.total_bytes) == (int(139.21 * GIB), int(139.81 * GIB))
     assert log.peak_activation_bytes is None
     assert log.overhead_bytes(GIB) is None
-
-
-def test_sglang_says_its_memory_in_gauges():
-    """Names of SGLang 0.5; graphs come per phase; what is missing is unknown."""
-    log = read_sglang_page(
-        'sglang:weight_memory_usage_gb{tp_rank="0"} 15.25\n'
-        'sglang:kv_cache_memory_usage_gb{tp_rank="0"} 16.5\n'
-        'sglang:graph_memory_usage_gb{phase="decode"} 1.5\n'
-        'sglang:graph_memory_usage_gb{phase="prefill"} 0.5\n'
-        'sglang:max_total_num_tokens{tp_rank="0"} 367404.0\n'
-    )
-    assert log.weights_bytes == int(15.25 * GIB)
-    assert log.cuda_graph_bytes == 2 * GIB
-    assert (log.kv_cache_tokens, log.free_bytes) == (367_404, None)
 
 
 def test_a_mig_slice_reports_no_more_than_it_has():

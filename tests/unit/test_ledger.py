@@ -469,3 +469,58 @@ def test_a_prompt_that_was_computed_since_the_last_event_is_not_forgotten():
     assert (ledger.pending_tokens, ledger.unshown_tokens) == (0, 5000)
     ledger.streamed(leader, num_events=2, now_seconds=0.5)
     assert ledger.unshown_tokens == 0
+
+
+def test_what_answers_have_waited_for_prompts_counts_before_their_clock_shows_it():
+    """A burst of short answers is over before any clock tells how slow it was.
+
+    Two answers of 10 tokens. The first has waited for the second's prompt of 5,000 tokens, the
+    second for nothing: (5,000 / 10 + 0) / 2 = 250 prompt tokens per token, at 40 microseconds each
+    10 ms, on top of 8 ms that one answer alone takes.
+    """
+    ledger = ReplicaLedger("a", promised_capacity_tokens=10**6)
+    ledger.speed.assume(prompt_seconds=0.0, token_seconds=40e-6)
+    ledger.steps.alone_seconds = 0.008
+    first = ledger.reserve(profile(prompt=3000, output=10, is_stream=False), now_seconds=0.0)
+    ledger.settle(now_seconds=0.12)
+    assert ledger.stalling_tokens == 0, "its own prompt is not what an answer waits for"
+    second = ledger.reserve(profile(prompt=5000, output=10, is_stream=False), now_seconds=0.12)
+    ledger.settle(now_seconds=0.3201)
+    assert ledger.num_streams == 2
+    assert ledger.stalling_tokens == pytest.approx(250)
+    assert ledger.tick_seconds == pytest.approx(0.018)
+    ledger.release(first, now_seconds=0.5)
+    assert ledger.stalling_tokens == pytest.approx(0)
+    ledger.release(second, now_seconds=0.6)
+    assert ledger.stalling_tokens == 0
+
+
+def test_a_clock_that_nothing_shows_goes_as_slowly_as_steps_with_prompts_in_them():
+    """Alone a token takes 8 ms, with 8,192 prompt tokens at 30 microseconds in each step 0.25 s.
+
+    In a second four tokens come, not 125: else all short answers would seem to outlive what was
+    expected of them, and be expected to become long.
+    """
+    ledger = ReplicaLedger("a", promised_capacity_tokens=10**6)
+    ledger.speed.assume(prompt_seconds=0.0, token_seconds=30e-6)
+    ledger.steps.alone_seconds = 0.008
+    ledger.reserve(profile(prompt=100, output=10, is_stream=False), now_seconds=0.0)
+    ledger.settle(now_seconds=0.01)
+    for _ in range(4):
+        ledger.reserve(profile(prompt=10_000, output=10), now_seconds=0.01)
+    for hundredth in range(2, 102):
+        ledger.settle(now_seconds=0.01 * hundredth)
+    assert 3 <= ledger.steps.num_ticks <= 4
+
+
+def test_a_whole_answer_never_makes_a_replica_look_faster_than_it_is_alone():
+    """Its prompt took 0.5 s longer than expected: 20 tokens in what was left of it prove nothing.
+
+    16 tokens or more, 0.9 s after they were sent: 45 ms each at the most.
+    """
+    ledger = ReplicaLedger("a", promised_capacity_tokens=10**6)
+    ledger.speed.assume(prompt_seconds=0.0, token_seconds=1e-3)
+    lease = ledger.reserve(profile(prompt=890, output=20, is_stream=False), now_seconds=0.0)
+    ledger.settle(now_seconds=0.895)
+    ledger.completed(lease, generated_tokens=20, now_seconds=0.9)
+    assert ledger.alone_tpot_seconds == pytest.approx(0.045)

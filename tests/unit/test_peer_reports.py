@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memroute.traffic.admission import QueueLimits
+from memroute.traffic.admission import (
+    AdmissionSettings,
+    ClosedReason,
+    QueueLimits,
+    reason_closed,
+)
 from memroute.traffic.dispatch import Assignment, Backend, Dispatcher, DispatchSettings
 from memroute.traffic.peers import (
     MAX_DATAGRAM_BYTES,
@@ -245,17 +250,17 @@ def test_a_prompt_that_waits_there_is_counted_until_its_first_token_and_its_end_
     assert place(there, Asking(), 1.01).choice.replica != sent.choice.replica
     answer(sent, 1.2)
     wire.flush(1.2)
-    assert (ledger.num_pending, ledger.foreign_tokens, ledger.num_foreign_running) == (0, 2560, 1)
+    assert (ledger.num_pending, ledger.num_streams, ledger.held_tokens) == (0, 1, 2560)
     reading = ReplicaReading(
         taken_at_seconds=1.5, kv_cache_utilization_ratio=0.027, kv_capacity_tokens=100_000,
         num_requests_running=1, num_requests_waiting=0, num_preemptions_total=0,
     )  # fmt: skip
     there.apply_reading(ledger, reading)
-    assert (ledger.foreign_tokens, ledger.num_foreign_running) == (2700, 1), "seen once, not twice"
+    assert (ledger.held_tokens, ledger.num_foreign_running) == (2700, 0), "seen once, not twice"
     sent.reservation.generated_tokens = 140
     end(here, sent, 2.0)
     wire.flush(2.0)
-    assert (ledger.foreign_tokens, ledger.num_foreign_running) == (0, 0)
+    assert (ledger.num_streams, ledger.num_foreign_running) == (0, 0)
 
 
 def test_a_reading_that_was_taken_before_does_not_hide_what_was_said_since():
@@ -272,7 +277,7 @@ def test_a_reading_that_was_taken_before_does_not_hide_what_was_said_since():
             num_requests_running=0, num_requests_waiting=0, num_preemptions_total=0,
         ),
     )  # fmt: skip
-    assert (ledger.foreign_tokens, ledger.num_foreign_running) == (2560, 1)
+    assert (ledger.held_tokens, ledger.num_streams) == (2560, 1)
 
 
 def test_one_datagram_that_is_lost_loses_nothing():
@@ -306,7 +311,7 @@ def test_what_is_lost_for_good_is_mended_by_the_next_list_of_open_requests():
     wire.flush(1.3)
     pending = [there.backends[name].ledger.num_pending for name in ("r0", "r1")]
     assert sum(pending) == 1
-    assert sum(len(there.backends[name].ledger.peer_requests) for name in ("r0", "r1")) == 2
+    assert sum(len(there.backends[name].ledger.peer_leases) for name in ("r0", "r1")) == 2
 
 
 def test_a_peer_that_is_silent_or_gone_counts_for_nothing():
@@ -455,3 +460,48 @@ def test_alone_nothing_is_written_down():
     end(here, sent, 1.2)
     here.peers.outbox.list_open()
     assert not here.peers.outbox.has_records
+
+
+def test_answers_of_other_routers_keep_their_pace_and_their_room_too():
+    """Four routers that each protect their own quarter let a burst of prompts stall all answers.
+
+    An answer of 10 tokens there, and prompts of 20,000 tokens at 50 microseconds each that wait:
+    1 s over 10 tokens is 0.1 s per token, twice the target of 50 ms. Growth counts as well: prompt
+    and answer, 2,560 and 10 tokens, are what the replica will hold of it.
+    """
+    here, there = fleet()
+    wire = Wire(here, there)
+    sent = place(here, Asking(), 1.0)
+    answer(sent, 1.1)
+    wire.flush(1.1)
+    ledger = there.backends[sent.choice.replica].ledger
+    ledger.speed.assume(prompt_seconds=0.0, token_seconds=50e-6)
+    expected = sent.reservation.expected_output_tokens
+    assert not ledger.leases
+    assert ledger.projected_tokens() == 2560 + expected
+    ledger.sum_inverse_expected_lengths, ledger.steps.alone_seconds = 1 / 10, 0.01
+    reason = reason_closed(
+        ledger, prompt_tokens=20_000, work_tokens=20_000, output_tokens=10,
+        settings=AdmissionSettings(), now_seconds=1.2,
+    )  # fmt: skip
+    assert reason is ClosedReason.PACE
+
+
+def test_a_peers_answer_whose_end_nobody_told_counts_until_the_next_reading():
+    """Its router was silent, and may have lost the network only: the engine may decode still."""
+    here, there = fleet()
+    wire = Wire(here, there)
+    sent = place(here, Asking(), 1.0)
+    answer(sent, 1.1)
+    wire.flush(1.1)
+    ledger = there.backends[sent.choice.replica].ledger
+    there.peers.set_peers(set(), now_seconds=1.2)
+    assert (ledger.num_streams, ledger.foreign_tokens) == (0, 2560)
+    there.apply_reading(
+        ledger,
+        ReplicaReading(
+            taken_at_seconds=2.0, kv_cache_utilization_ratio=0.0, kv_capacity_tokens=100_000,
+            num_requests_running=0, num_requests_waiting=0, num_preemptions_total=0,
+        ),
+    )  # fmt: skip
+    assert ledger.foreign_tokens == 0

@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
+from memroute.traffic.lengths import PromptLengths
 from memroute.traffic.prefixes import CachedPrompts, block_keys, chain_root
 from memroute.traffic.replica import ReplicaLedger
+from memroute_router.requests.text import weigh_stretches
 from memroute_router.surface import ROUTES
 
 RNG = random.Random(1)
@@ -50,18 +52,22 @@ def credit(first, second):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_same_prompt_again_is_cached_in_any_language(text):
-    """It counted as 97 % cached in English, 55 % in Russian, 32 % in Chinese."""
+    """But for what is behind the last whole block of 16 tokens, which engines do not cache.
+
+    It counted as 97 % cached in English, 55 % in Russian, 32 % in Chinese.
+    """
     asked = profile([user(TEXTS[text])])
-    assert credit(asked, asked) >= 0.95 * asked.num_prompt_tokens
+    assert credit(asked, asked) >= 0.95 * asked.num_prompt_tokens - 15
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_what_two_prompts_share_is_credited_up_to_where_they_part(text):
-    """Instructions end where a message does, and so does a block."""
+    """Instructions end where a message does, and so does a block. Engines have whole ones of 16."""
     system = {"role": "system", "content": TEXTS[text]}
     alone = profile([system]).num_prompt_tokens
     first, second = profile([system, user("a" * 900)]), profile([system, user("b" * 900)])
-    assert credit(first, second) == pytest.approx(alone, rel=0.05, abs=4)
+    assert credit(first, second) == pytest.approx(alone, rel=0.05, abs=19)
+    assert credit(first, second) % 16 == 0
 
 
 def test_another_picture_behind_the_same_instructions_credits_the_instructions_alone():
@@ -138,6 +144,78 @@ def test_prompts_that_are_told_apart_are_apart():
         profile(messages, tools=[{"type": "function"}]),
     ):
         assert credit(plain, other) == 0
+
+
+def taught(messages, actual_share):
+    """What a pool knows after one prompt, which had that many times its estimate; its tokens."""
+    prompts = PromptLengths()
+    request = parse(messages)
+    estimated = request.profile(assumed_output_tokens=256, prompts=prompts).num_prompt_tokens
+    actual = round(actual_share * estimated)
+    request.teach(prompts, actual)
+    return prompts, actual
+
+
+@pytest.mark.parametrize("text", ["English", "Russian", "Chinese"])
+def test_the_next_turn_is_credited_what_the_engine_said_of_this_one(text):
+    """Whatever its estimate was: a third more, or less, and behind it a table instead of prose.
+
+    All of it, in blocks of 16; within a twentieth where its last message is too short for a block.
+    """
+    system = {"role": "system", "content": TEXTS[text][:6000]}
+    table = "".join(f"{number},{number * 7},{number * 13}\n" for number in range(600))
+    for question, error in ((TEXTS["short"] * 5, 0.0), (TEXTS["short"], 0.05)):
+        first = [system, user(question)]
+        second = [*first, {"role": "assistant", "content": table}, user("And now? " * 20)]
+        for share in (0.75, 1.33):
+            prompts, actual = taught(first, share)
+            sizes = [
+                parse(messages).profile(assumed_output_tokens=256, prompts=prompts)
+                for messages in (first, second)
+            ]
+            whole = actual // 16 * 16
+            assert credit(*sizes) == pytest.approx(whole, rel=error)
+            assert sizes[1].num_prompt_tokens > actual + 600
+
+
+def test_another_prompt_of_an_application_is_off_as_its_last_one_was():
+    """Instructions of about 450 tokens and a question: the engine counted 1.4 times as many."""
+    system = {"role": "system", "content": "You answer for the shop of Mr. Bean, always. " * 45}
+    before = profile([system, user("b" * 300)]).num_prompt_tokens
+    prompts, _ = taught([system, user("a" * 300)], 1.4)
+    request = parse([system, user("b" * 300)])
+    learned = request.profile(assumed_output_tokens=256, prompts=prompts).num_prompt_tokens
+    assert learned == pytest.approx(1.4 * before, rel=0.05)
+
+
+def test_a_picture_is_no_longer_for_the_words_around_it():
+    """A text of twice its tokens, behind which a picture comes: 1,024 pixels square, as before."""
+    system = {"role": "system", "content": "You look at pictures and say what is there. " * 46}
+    prompts, actual = taught([system, user("What is this?")], 2.0)
+    shown = parse([system, user([{"type": "text", "text": "What is this?"}, picture(9000, 1)])])
+    of_picture = shown.profile(assumed_output_tokens=256).num_prompt_tokens - actual / 2
+    learned = shown.profile(assumed_output_tokens=256, prompts=prompts).num_prompt_tokens
+    assert learned == pytest.approx(actual + of_picture, rel=0.05)
+
+
+def test_the_same_text_in_the_same_place_weighs_the_same_whatever_follows():
+    """So that what an engine counted of one prompt holds for the next turn's sample of it too."""
+    data = "".join(f"{number} apples, or {number * number}\n" for number in range(9000)).encode()
+    spans = weigh_stretches(data, 0, is_ascii=True)
+    for num_bytes in (1024, 4096, 16_384, 65_536):
+        shorter = weigh_stretches(data[:num_bytes], 0, is_ascii=True)
+        for one, other in zip(shorter, spans, strict=False):
+            assert (one.num_bytes, one.words, one.digits) == (
+                other.num_bytes, other.words, other.digits,
+            )  # fmt: skip
+
+
+def test_all_of_the_first_kilobyte_is_weighed():
+    """900 letters of 11/48 and 100 digits of 46/48 are 302.1 tokens, wherever the digits are."""
+    for place in range(0, 900, 37):
+        data = b"a" * place + b"1" * 100 + b"a" * (900 - place)
+        (span,) = weigh_stretches(data, 0, is_ascii=True)
+        assert span.words + span.digits + span.symbols == pytest.approx(302.083, abs=0.001)
 
 
 _PRINT_KEYS = """

@@ -19,6 +19,7 @@ TARGETS = "not measured: only what is said of targets that cannot be met"
 NO_READING = "not measured: only where neither the engine nor the operator says how much it holds"
 OBJECTIVES = "not measured: only with an overload objective other than `requests`"
 LONG_TARGETS = "not measured: only with targets longer than this"
+TEXTS = "not measured: only where prompts are texts; `python -m bench.sizing` shows it"
 LONG_SCRAPES = "not measured: only where readings are further apart than two seconds"
 
 UNMEASURED = {
@@ -42,7 +43,10 @@ UNMEASURED = {
     "admission.targets.WHOLE": SENTENCE,
     "dispatch.fair_share.MAX_TENANTS": MEMORY,
     "dispatch.membership.UNBOUNDED_TOKENS": NAME,
+    "lengths.beginnings.MAX_BEGINNINGS": MEMORY,
     "lengths.output.MAX_GROUPS": MEMORY,
+    "lengths.prompt.RARE_PRIOR_TOKENS": TEXTS,
+    "request.ENGINE_BLOCK_TOKENS": TEXTS,
     "prefixes.cached_prompts.UNKNOWN_CAPACITY_TOKENS": NO_READING,
     "peers.group.MAX_PEER_REQUESTS": MEMORY,
     "peers.group.MAX_REQUEST_TOKENS": GONE,
@@ -57,8 +61,8 @@ UNMEASURED = {
 """Why a constant is in no scenario."""
 
 _KINDS = (
-    "WORDS", "SYMBOLS", "DIGITS", "ACCENTS", "ALPHABETS", "ABJADS", "INDIC", "HAN", "HANGUL",
-    "MEASURED", "UNMEASURED", "NUM_KINDS",
+    "WORDS", "SYMBOLS", "DIGITS", "ACCENTS", "ALPHABETS", "ABJADS", "INDIC", "HAN", "KANA",
+    "HANGUL", "MEASURED", "UNMEASURED", "NUM_KINDS",
 )  # fmt: skip
 
 FROM_ONE = {
@@ -80,7 +84,7 @@ forget a little less, but grow.)"""
 GROUPS = {
     "admission.gates.MAX_UNPROVEN": _FAULTS,
     "admission.gates.SILENT_EVENTS": _FAULTS,
-    "admission.gates.STEP_TOKENS": _FAULTS,
+    "replica.own_requests.STEP_TOKENS": _FAULTS,
     "admission.hanging": _FAULTS,
     "admission.queue.QUANTUM_TOKENS": _FAIRNESS,
     "admission.refusals": ("real", "overload"),
@@ -115,6 +119,8 @@ def why_unmeasured(path: str) -> str | None:
     module, _, name = path.rpartition(".")
     if module == "lengths.prompt" and name in _KINDS:
         return NAME
+    if module == "lengths.beginnings":
+        return UNMEASURED.get(path, TEXTS)
     if module == "routing.published":
         return PUBLISHED
     if module == "peers.wire":
@@ -143,7 +149,7 @@ _RULE = "the rule needs a number, and any near this one does"
 KEPT: dict[str, str] = {
     "admission.gates.MAX_UNPROVEN": _SHOWN,
     "admission.gates.SILENT_EVENTS": _SHOWN,
-    "admission.gates.STEP_TOKENS": _SHOWN,
+    "replica.own_requests.STEP_TOKENS": _SHOWN,
     "admission.hanging.LATE_RATIO": _HANGS,
     "admission.hanging.LONGEST_RATIO": _HANGS,
     "admission.hanging.UNKNOWN_SPEED_RATIO": "safety: engines that compile are not taken for hung",

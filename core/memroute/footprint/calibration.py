@@ -130,34 +130,3 @@ def read_start_log(text: str) -> StartLog:
         if match.group(2):
             found["max_context_tokens"] = int(match.group(2).replace(",", ""))
     return StartLog(**{field.name: found.get(field.name) for field in fields(StartLog)})
-
-
-_SGLANG_GAUGE = re.compile(
-    r"^sglang:(weight_memory_usage_gb|kv_cache_memory_usage_gb|graph_memory_usage_gb|"
-    r"startup_available_gpu_memory_gb|max_total_num_tokens|context_len)"
-    r"(?:\{[^}]*\})? ([0-9.eE+]+)$",
-    re.MULTILINE,
-)
-
-
-def read_sglang_page(text: str) -> StartLog:
-    """What SGLang's start gauges say (its "gb" are GiB); graphs of all phases are added up."""
-    found: dict[str, float] = {}
-    for name, value in _SGLANG_GAUGE.findall(text):
-        before = found.get(name, 0.0) if name.startswith("graph") else 0.0
-        found[name] = before + float(value)
-
-    def size(name: str) -> int | None:
-        return int(found[name] * GIB) if name in found else None
-
-    def count(name: str) -> int | None:
-        return int(found[name]) if name in found else None
-
-    return StartLog(
-        weights_bytes=size("weight_memory_usage_gb"),
-        cuda_graph_bytes=size("graph_memory_usage_gb"),
-        kv_cache_bytes=size("kv_cache_memory_usage_gb"),
-        free_bytes=size("startup_available_gpu_memory_gb"),
-        kv_cache_tokens=count("max_total_num_tokens"),
-        max_context_tokens=count("context_len"),
-    )

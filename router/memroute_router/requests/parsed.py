@@ -1,5 +1,6 @@
 """What the router knows of a request: weights by kind, keys of its blocks, limits."""
 
+from operator import mul
 from typing import Any, Final
 
 from memroute.traffic.lengths import PromptLengths, PromptParts
@@ -17,7 +18,7 @@ from memroute.traffic.request import RequestProfile
 from memroute.units import ceil_div
 from memroute_router.requests.attachments import Attachment
 from memroute_router.requests.media import UNKNOWN_FAMILY, MediaFamily
-from memroute_router.requests.text import Span
+from memroute_router.requests.text import Chain
 
 MAX_BYTES_PER_TOKEN: Final = 16
 # No running text packs more into a token on average: what a final refusal may rely on.
@@ -25,28 +26,26 @@ TOKENS_PER_ID_BLOCK: Final = 256
 # Blocks of prompts that came as token ids.
 
 _UNCORRECTED = PromptLengths()
+_NOTHING: Final[list[float]] = []
 
 
 class PromptWeight:
     """What a request's prompts hold together, before anything is known of the model."""
 
     __slots__ = (
-        "attachments", "ends", "keys", "links", "longest_bytes", "longest_ids", "num_ids",
-        "num_prompts", "parts", "spans", "token_ids",
+        "attachments", "chain", "keys", "longest_bytes", "longest_ids", "num_ids", "num_prompts",
+        "parts", "token_ids",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, chain: Chain | None = None) -> None:
+        """``chain``: of a single prompt that came as text."""
         self.parts: PromptParts = [0.0] * NUM_KINDS
         """Tokens of text by kind, as estimated; of attachments they are not known here."""
         self.num_ids = 0
         """Tokens that came as ids."""
         self.attachments: list[Attachment] = []
         self.keys: tuple[int, ...] = ()
-        self.spans: list[Span] = []
-        """Of a single prompt, in order."""
-        self.ends: list[int] = []
-        self.links: dict[int, int] = {}
-        """How far each of its keys reaches, and which are of attachments (``Chain``)."""
+        self.chain = chain
         self.longest_bytes = 0
         self.longest_ids = 0
         """Of its longest prompt."""
@@ -59,8 +58,8 @@ class ParsedRequest:
     """What the router needs to know of a request."""
 
     __slots__ = (
-        "document", "is_stream", "max_output_tokens", "model", "num_choices", "num_sequences",
-        "parts", "prefix", "session", "token_ids", "truncated_tokens", "weight",
+        "asked", "document", "is_stream", "max_output_tokens", "model", "num_choices",
+        "num_sequences", "parts", "prefix", "session", "token_ids", "truncated_tokens", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +96,8 @@ class ParsedRequest:
         self.truncated_tokens = truncated_tokens
         self.parts: PromptParts | None = None
         """What it was taken to hold, for ``teach``; None: counted, or cut, or not yet asked."""
+        self.asked: RequestProfile | None = None
+        """What it was taken to be the last time; None: not yet asked."""
 
     @property
     def attachments(self) -> list[Attachment]:
@@ -120,7 +121,7 @@ class ParsedRequest:
     def teach(self, prompts: PromptLengths, actual_tokens: int) -> None:
         """It turned out to hold so many prompt tokens: the next estimate is better."""
         if self.parts is not None:
-            prompts.observe(self.parts, actual_tokens=actual_tokens)
+            prompts.observe(self.parts, actual_tokens=actual_tokens, asked=self.asked)
 
     def profile(
         self,
@@ -145,13 +146,24 @@ class ParsedRequest:
         blocks: tuple[int, ...] = ()
         if block_tokens and self.token_ids is not None and not self._has_salt():
             blocks = block_keys(self.token_ids, block_tokens, chain_root(adapter))
-        parts = weight.parts.copy()
-        each = _count_attachments(weight.attachments, prompts, media, parts)
+        parts = weight.parts
+        each = _NOTHING
+        if weight.attachments:
+            parts = parts.copy()
+            each = _count_attachments(weight.attachments, prompts, media, parts)
         self.parts = parts if not weight.num_ids else None
-        exact = prompts.tokens(parts) + weight.num_ids
-        num_prompt_tokens = max(1, round(exact)) if exact > 0.0 else 0
-        at_least = max(weight.longest_ids, ceil_div(weight.longest_bytes, MAX_BYTES_PER_TOKEN))
         prefix = self.prefix
+        exact = prompts.tokens(parts)
+        ratio, num_counted, counted_tokens = 1.0, 0, 0.0
+        if self.token_ids is None:
+            ratio, num_counted, counted_tokens = prompts.beginnings.find(prefix)
+            exact *= ratio
+            if each:
+                # Of its text alone: an attachment is no longer for the words around it.
+                exact += (1.0 - ratio) * sum(each)
+        exact += weight.num_ids
+        num_prompt_tokens = (round(exact) or 1) if exact > 0.0 else 0
+        at_least = max(weight.longest_ids, ceil_div(weight.longest_bytes, MAX_BYTES_PER_TOKEN))
         limit = self.truncated_tokens
         if limit is not None:
             at_least = min(at_least, max(1, limit))
@@ -165,10 +177,13 @@ class ParsedRequest:
             output = min(output, self.max_output_tokens)
         ends: tuple[int, ...] = ()
         tokens_per_block = TOKENS_PER_ID_BLOCK
-        if prefix and self.token_ids is None:
-            ends = _block_ends(weight, prompts, each)
+        if prefix and weight.chain is not None:
+            made = _block_ends(weight.chain, prompts.ratios, ratio, each)
+            if num_counted:
+                _correct_end(made, num_counted - 1, int(min(counted_tokens, exact)))
+            ends = tuple(made)
             tokens_per_block = max(1, ends[-1] // len(ends))
-        return RequestProfile(
+        asked = self.asked = RequestProfile(
             num_prompt_tokens=num_prompt_tokens,
             min_prompt_tokens=at_least,
             max_output_tokens=self.max_output_tokens,
@@ -187,6 +202,7 @@ class ParsedRequest:
             draw=draw,
             blocks=blocks,
         )
+        return asked
 
     def _has_salt(self) -> bool:
         return self.document is not None and bool(self.document.get("cache_salt"))
@@ -209,33 +225,51 @@ def _count_attachments(
 
 
 def _block_ends(
-    weight: PromptWeight, prompts: PromptLengths, attachments: list[float]
-) -> tuple[int, ...]:
-    """Tokens of the prompt up to the end of each of its blocks."""
-    ratios = prompts.ratios
-    tokens: list[float] = []
-    for span in weight.spans:
-        of_span = ratios[WORDS] * span.words + ratios[SYMBOLS] * span.symbols
-        of_span += ratios[DIGITS] * span.digits
-        if span.scripts is not None:
-            for index, of_script in enumerate(span.scripts):
-                of_span += ratios[ACCENTS + index] * of_script
-        tokens.append(of_span)
+    chain: Chain, ratios: list[float], text_ratio: float, attachments: list[float]
+) -> list[int]:
+    """Tokens of the prompt up to the end of each of its blocks.
+
+    ``ratios``: by kind; ``text_ratio``: of all its text, beside those.
+    """
+    words, symbols, digits = ratios[WORDS], ratios[SYMBOLS], ratios[DIGITS]
+    spans, links = chain.spans, chain.links
     ends: list[int] = []
-    index, begin, before, of_attachments = 0, 0, 0.0, 0.0
-    spans, links = weight.spans, weight.links
-    for number, end in enumerate(weight.ends):
-        while index < len(spans) and begin + spans[index].num_bytes <= end:
-            before += tokens[index]
-            begin += spans[index].num_bytes
+    index = -1
+    # Of the text: where the current stretch begins and ends, the tokens up to there, and each
+    # byte's share of them.
+    begin = stop = 0
+    before = per_byte = of_attachments = 0.0
+    for number, end in enumerate(chain.ends):
+        while stop < end:
+            before += per_byte * (stop - begin)
+            begin = stop
             index += 1
-        part = 0.0
-        if end > begin:
-            part = tokens[index] * (end - begin) / spans[index].num_bytes
+            span = spans[index]
+            stop += span.num_bytes
+            tokens = words * span.words + symbols * span.symbols + digits * span.digits
+            if span.scripts is not None:
+                tokens += sum(map(mul, ratios[ACCENTS:MEASURED], span.scripts))
+            per_byte = text_ratio * tokens / span.num_bytes
         if links and number in links:
             of_attachments += attachments[links[number]]
-        ends.append(int(before + part + of_attachments))
-    return tuple(ends)
+        ends.append(int(before + per_byte * (end - begin) + of_attachments))
+    return ends
+
+
+def _correct_end(ends: list[int], index: int, tokens: int) -> None:
+    """A block is known to end at so many tokens: another prompt ended there.
+
+    Ends are estimated as if a stretch held as much everywhere, but where a conversation goes on
+    prose may end and a table begin.
+    """
+    ends[index] = tokens
+    before, behind = index - 1, index + 1
+    while before >= 0 and ends[before] > tokens:
+        ends[before] = tokens
+        before -= 1
+    while behind < len(ends) and ends[behind] < tokens:
+        ends[behind] = tokens
+        behind += 1
 
 
 def salt_of(document: dict[str, Any]) -> str:

@@ -24,16 +24,13 @@ from memroute.traffic.lengths.prompt import (
     HAN,
     HANGUL,
     INDIC,
+    KANA,
+    MEASURED,
     SYMBOLS,
 )
 
 WEIGHT_OF_A_TOKEN: Final = 48
 # The weights below are in 48ths of a token: whole numbers, the largest 96.
-MAX_SAMPLED_BYTES: Final = 384
-# Of a stretch: the share of a class of bytes is then known to about 2 percentage points. 384 x 96
-# stays under 65,521, up to where a sum of bytes can be read off Adler-32. With 192 or 768, errors
-# at the 90th percentile move by a point or two, and the time by a quarter.
-
 _LOWER: Final = 11
 _UPPER: Final = 30
 _SPACE: Final = 3
@@ -48,13 +45,14 @@ _SCRIPTS: Final = (
     (0xD5, 0xDF, 22, ABJADS),  # Hebrew, Arabic: 0.46
     (0xE0, 0xE1, 29, INDIC),  # 0.6
     (0xE2, 0xE2, 35, SYMBOLS),  # dashes, quotes, symbols: 0.73
-    (0xE3, 0xE9, 30, HAN),  # 0.63
+    (0xE3, 0xE3, 30, KANA),  # 0.63, as Chinese characters while nothing is learned
+    (0xE4, 0xE9, 30, HAN),  # 0.63
     (0xEA, 0xED, 32, HANGUL),  # 0.67
     (0xEE, 0xEF, 38, HAN),  # full-width punctuation: 0.8
     (0xF0, 0xF4, 96, SYMBOLS),  # emoji, rare characters: 2
 )
 _FIRST_SCRIPT: Final = ACCENTS
-NUM_SCRIPTS: Final = HANGUL - ACCENTS + 1
+NUM_SCRIPTS: Final = MEASURED - ACCENTS
 
 
 def _tables() -> tuple[bytes, bytes, bytes, list[bytes]]:
@@ -81,32 +79,49 @@ def _tables() -> tuple[bytes, bytes, bytes, list[bytes]]:
 
 
 _WORD_WEIGHTS, _SYMBOL_WEIGHTS, _DIGIT_WEIGHTS, _SCRIPT_WEIGHTS = _tables()
+_WEIGHTS: Final = bytes(
+    sum(table[code] for table in (_WORD_WEIGHTS, _SYMBOL_WEIGHTS, _DIGIT_WEIGHTS, *_SCRIPT_WEIGHTS))
+    for code in range(256)
+)
+_WORD_BYTES: Final = bytes(
+    code
+    for code in range(256)
+    if not any(table[code] for table in (_SYMBOL_WEIGHTS, _DIGIT_WEIGHTS, *_SCRIPT_WEIGHTS))
+)
+# Bytes of nothing but words, and those that follow the first of a character.
 _NO_BEGINNINGS: Final = bytes([*range(0x80), *range(0x80, 0xC2), 0xE2, *range(0xF0, 0x100)])
 # Bytes that begin no character of the scripts.
-
-
-NUM_COMBS: Final = 2
-# A sample is taken by two combs, each with a step of its own: what repeats itself (tables, logs
-# with lines of one length) can be in step with one of them only.
-
-
-def _steps(num_samples: int) -> list[int]:
-    """Steps for a stretch of so many samples' worth of bytes: primes, 5 or more.
-
-    With a step of 2 or 3, characters of that many bytes would always be met at the same byte.
-    """
-    steps: list[int] = []
-    number = max(5, NUM_COMBS * (num_samples + 1))
-    while len(steps) < NUM_COMBS:
-        if all(number % divisor for divisor in range(2, int(number**0.5) + 1)):
-            steps.append(number)
-        number += 1
-    return steps
-
-
-_STEPS: Final = [
-    (_steps(number)[0], _steps(number)[1]) for number in range(2 + 65_536 // MAX_SAMPLED_BYTES)
+_SCRIPT_BYTES: Final = [
+    bytes(code for code in range(256) if table[code]) for table in _SCRIPT_WEIGHTS
 ]
+_SCRIPT_OF: Final = bytes(
+    next((script for script, table in enumerate(_SCRIPT_WEIGHTS) if table[code]), 0)
+    for code in range(256)
+)
+# The bytes that begin characters of each script, and of each byte the script.
+
+_LIMITS: Final = (1024, 4096, 16_384, 65_536, 1 << 62)
+_TOGETHER: Final = (1024, 3072, 12_288, 24_576, 65_536)
+_COMBS: Final = ((1, 0), (11, 17), (41, 47), (83, 89), (227, 233))
+_SIZES: Final = (512, 512, 1024, 2048, 4096)
+# Up to which byte of the prompt; how much is weighed together; the steps between its bytes that
+# are weighed; bytes of a block. A prompt of 2, 10, 40 and 400 KB has 4, 14, 32 and 126 keys, more
+# where messages end.
+#
+# All of the first kilobyte is weighed, and some 500 bytes of each stretch behind it, which tell
+# its tokens to about 4 %. Two combs take them: what repeats itself (tables, logs with lines of one
+# length) can be in step with one of them only. Steps are primes of 5 or more: with 2 or 3,
+# characters of that many bytes would always be met at the same byte. Steps go by the place in the
+# prompt alone: the same text in the same place is weighed the same in every prompt, whatever
+# follows it. So ``Beginnings`` learn by how much a sample is off, too.
+#
+# Adler-32 tells a sum up to 65,520. Of 1,024 bytes in a row the greatest is 1,024 x 46 (digits: a
+# character of more weight has more bytes), of combs at most 572 x 96.
+_MIN_PARTED: Final = 256
+_PART_STEP: Final = 5
+# Of more bytes than that every fifth is sorted by kind: how many tokens there are is told by all,
+# of which kind by those. Every fourth or sixth would meet characters of two or three bytes at the
+# same byte.
 
 
 def utf8(text: str) -> bytes:
@@ -135,32 +150,68 @@ class Span:
         self.scripts: list[float] | None = None
         """Tokens of each kind, before any correction; None: it is all ASCII."""
 
+    def scale(self, ratio: float) -> None:
+        """Take every kind to be so many times as many tokens."""
+        self.words *= ratio
+        self.symbols *= ratio
+        self.digits *= ratio
+        if self.scripts is not None:
+            self.scripts = [ratio * tokens for tokens in self.scripts]
 
-def weigh(data: bytes, start: int, size: int, *, is_ascii: bool) -> Span:
-    """How many tokens of each kind the bytes from ``start`` on are taken to be."""
+
+def weigh_stretches(data: bytes, position: int, *, is_ascii: bool) -> list[Span]:
+    """What text weighs, in stretches. ``position``: how many bytes of the prompt are before it."""
+    spans: list[Span] = []
+    num_bytes = len(data)
+    start = stretch = 0
+    while start < num_bytes:
+        while position + start >= _LIMITS[stretch]:
+            stretch += 1
+        end = min(num_bytes, start + _TOGETHER[stretch], _LIMITS[stretch] - position)
+        first, second = _COMBS[stretch]
+        if second:
+            sample = data[start:end:first] + data[start + second // 2 : end : second]
+        else:
+            sample = data[start:end]
+        spans.append(_weighed(sample, end - start, is_ascii=is_ascii))
+        start = end
+    return spans
+
+
+def _weighed(sample: bytes, size: int, *, is_ascii: bool) -> Span:
+    """How many tokens of each kind ``size`` bytes are taken to be, of which this is a sample."""
     span = Span(size)
-    end = start + size
-    if size <= MAX_SAMPLED_BYTES:
-        sample = data[start:end]
-    else:
-        first, second = _STEPS[size // MAX_SAMPLED_BYTES]
-        sample = data[start:end:first] + data[start:end:second]
-    if not sample:
-        return span
     scale = size / (len(sample) * WEIGHT_OF_A_TOKEN)
-    span.words = _weight(sample, _WORD_WEIGHTS) * scale
-    span.symbols = _weight(sample, _SYMBOL_WEIGHTS) * scale
-    span.digits = _weight(sample, _DIGIT_WEIGHTS) * scale
+    # The sum of the weights: Adler-32 adds up bytes, in its lower half, from 1 on.
+    total = ((adler32(sample.translate(_WEIGHTS)) & 0xFFFF) - 1) * scale
+    if len(sample) > _MIN_PARTED:
+        sample = sample[::_PART_STEP]
+        scale = size / (len(sample) * WEIGHT_OF_A_TOKEN)
+    others = sample.translate(None, _WORD_BYTES)
+    if not others:
+        span.words = total
+        return span
+    span.symbols = ((adler32(others.translate(_SYMBOL_WEIGHTS)) & 0xFFFF) - 1) * scale
+    span.digits = ((adler32(others.translate(_DIGIT_WEIGHTS)) & 0xFFFF) - 1) * scale
+    num_others = span.symbols + span.digits
     if not is_ascii:
-        beginnings = sample.translate(None, _NO_BEGINNINGS)
+        beginnings = others.translate(None, _NO_BEGINNINGS)
         if beginnings:
-            span.scripts = [_weight(beginnings, table) * scale for table in _SCRIPT_WEIGHTS]
+            span.scripts = [0.0] * NUM_SCRIPTS
+            while beginnings:
+                # One script after the other, as few texts have more than two.
+                script = _SCRIPT_OF[beginnings[0]]
+                weights = beginnings.translate(_SCRIPT_WEIGHTS[script])
+                tokens = ((adler32(weights) & 0xFFFF) - 1) * scale
+                span.scripts[script] = tokens
+                num_others += tokens
+                beginnings = beginnings.translate(None, _SCRIPT_BYTES[script])
+    if num_others <= total:
+        span.words = total - num_others
+    else:
+        # No words, and the part had more of the others than the whole.
+        span.scale(total / num_others)
     return span
-
-
-def _weight(sample: bytes, weights: bytes) -> int:
-    """The sum of the weights: Adler-32 adds up bytes, in its lower half, from 1 on."""
-    return (adler32(sample.translate(weights)) & 0xFFFF) - 1
 
 
 MIN_TAIL_BYTES: Final = 64
@@ -170,11 +221,6 @@ MIN_TAIL_BYTES: Final = 64
 MIN_BLOCK_SHARE: Final = 4
 # A quarter of a block: shorter messages are taken together, so that a prompt of many has not many
 # more keys.
-_LIMITS: Final = [4096, 16_384, 65_536, 1 << 62]
-_TOGETHER: Final = [4096, 12_288, 24_576, 65_536]
-_SIZES: Final = [512, 1024, 2048, 4096]
-# Up to which byte of the prompt; how much is weighed together; bytes of a block. A prompt of 2, 10,
-# 40 and 400 KB has 4, 14, 32 and 126 keys, more where messages end.
 
 
 class Chain:
@@ -196,22 +242,16 @@ class Chain:
         """More of it, up to its end or the next attachment. ``cuts``: where messages begin."""
         num_bytes = len(data)
         position, last = self._position, self.last
-        start = stretch = 0
-        while start < num_bytes:
-            while position + start >= _LIMITS[stretch]:
-                stretch += 1
-            left = min(_LIMITS[stretch] - position, num_bytes) - start
-            together = min(_TOGETHER[stretch], left)
-            self.spans.append(weigh(data, start, together, is_ascii=is_ascii))
-            start += together
-        keys, ends = self.keys, self.ends
+        self.spans += weigh_stretches(data, position, is_ascii=is_ascii)
+        keys, ends, limits = self.keys, self.ends, _LIMITS
         num_cuts = len(cuts)
         start = stretch = cut = 0
-        while num_bytes - start >= MIN_TAIL_BYTES:
-            while position + start >= _LIMITS[stretch]:
+        last_start = num_bytes - MIN_TAIL_BYTES
+        while start <= last_start:
+            while position + start >= limits[stretch]:
                 stretch += 1
             size = _SIZES[stretch]
-            end = min(num_bytes, start + size)
+            end = start + size
             if cut < num_cuts:
                 least = start + size // MIN_BLOCK_SHARE
                 while cut < num_cuts and cuts[cut] < least:
@@ -222,6 +262,8 @@ class Chain:
             keys.append(last)
             ends.append(position + end)
             start = end
+        if start > num_bytes:
+            ends[-1] = position + num_bytes
         self.last = last
         self._position = position + num_bytes
 

@@ -1,17 +1,15 @@
 """From what a prompt holds to what it weighs."""
 
-from itertools import pairwise
-from typing import Any, Final
+from bisect import bisect_left
+from itertools import accumulate, pairwise
+from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
 from memroute.traffic.lengths.prompt import ACCENTS, DIGITS, SYMBOLS, WORDS
 from memroute_router.requests.content import Content
 from memroute_router.requests.parsed import PromptWeight, salt_of
-from memroute_router.requests.text import Chain, Span, utf8, weigh
-
-SAMPLED_STRETCH_BYTES: Final = 65_536
-# Texts of a batch, which have no keys, are weighed together in stretches of this.
+from memroute_router.requests.text import Chain, Span, utf8, weigh_stretches
 
 
 def weigh_content(
@@ -22,8 +20,8 @@ def weigh_content(
     ``leading``: what keeps it apart from prompts that begin alike (its tools, which some
     templates write before and others behind the first message).
     """
-    weight = PromptWeight()
     chain = Chain(root_of(document, leading))
+    weight = PromptWeight(chain)
     num_pieces = len(content.pieces)
     if content.attachments:
         weight.attachments = content.attachments
@@ -34,11 +32,9 @@ def weigh_content(
             weight.longest_bytes += _add(chain, content, start, stop)
     else:
         weight.longest_bytes = _add(chain, content, 0, num_pieces)
-    weight.longest_bytes = max(0, weight.longest_bytes - content.optional_bytes)
+    if content.optional_bytes:
+        weight.longest_bytes = max(0, weight.longest_bytes - content.optional_bytes)
     weight.keys = tuple(chain.keys)
-    weight.ends = chain.ends
-    weight.links = chain.links
-    weight.spans = chain.spans
     for span in chain.spans:
         _take(weight, span, 1)
     return weight
@@ -47,11 +43,7 @@ def weigh_content(
 def weigh_texts(weight: PromptWeight, texts: list[str], times: int = 1) -> None:
     """More texts of a batch, each of which is read ``times`` times."""
     text = "".join(texts)
-    data = utf8(text)
-    is_ascii = text.isascii()
-    for start in range(0, len(data), SAMPLED_STRETCH_BYTES):
-        size = min(SAMPLED_STRETCH_BYTES, len(data) - start)
-        span = weigh(data, start, size, is_ascii=is_ascii)
+    for span in weigh_stretches(utf8(text), 0, is_ascii=text.isascii()):
         _take(weight, span, times)
 
 
@@ -72,18 +64,17 @@ def _add(chain: Chain, content: Content, start: int, stop: int) -> int:
         parts = [utf8(piece) for piece in pieces]
         data = b"".join(parts)
     first_span = len(chain.spans)
-    before = done = 0
-    cuts: list[int] = []
-    overheads: list[int] = []
-    for number, begin in enumerate(content.begins):
-        if start <= begin < stop:
-            for index in range(done, begin - start):
-                before += len(parts[index])
-            done = begin - start
-            cuts.append(before)
-            overheads.append(content.overheads[number])
+    starts = [0, *accumulate(map(len, parts))]
+    begins, overheads = content.begins, content.overheads
+    if content.attachments:
+        first, last = bisect_left(begins, start), bisect_left(begins, stop)
+        begins, overheads = begins[first:last], overheads[first:last]
+    cuts = [starts[begin - start] for begin in begins]
     chain.add_text(data, cuts, is_ascii=is_ascii)
-    _add_overheads(chain.spans, first_span, cuts, overheads)
+    if len(chain.spans) == first_span + 1:
+        chain.spans[first_span].words += sum(overheads)
+    else:
+        _add_overheads(chain.spans, first_span, cuts, overheads)
     return len(data)
 
 

@@ -50,10 +50,6 @@ LADDER_73_STAGES = (
     (3, 20), (10, 20), (15, 20), (20, 38), (22, 34), (25, 30), (30, 25), (35, 21), (40, 38),
     (43, 36), (46, 33), (49, 30), (52, 29), (55, 27), (57, 26), (60, 25),
 )  # fmt: skip
-LADDER_37 = SharedPrefix(
-    num_groups=83, prompts_per_group=3, system_tokens=8000, question_tokens=1000,
-    output_tokens=1000,
-)  # fmt: skip
 SYNTHETIC_PREFIX = SharedPrefix(
     num_groups=32, prompts_per_group=32, system_tokens=2048, question_tokens=256,
     output_tokens=256,

@@ -19,6 +19,7 @@ from memroute.traffic.admission.settings import (
     AdmissionSettings,
 )
 from memroute.traffic.replica.ledger import ReplicaLedger
+from memroute.traffic.replica.own_requests import STEP_TOKENS
 
 # Requests that a replica gets which has not answered of late: they find out whether it lives.
 # Unit: requests. Source: chosen by hand.
@@ -27,10 +28,6 @@ MAX_UNPROVEN: Final = 4
 # replica counts as unproven.
 # Unit: events. Source: chosen by hand.
 SILENT_EVENTS: Final = 8.0
-# Prompt tokens of one step, after which even a busy engine shows a token. (An answer that its
-# client reads slowly does not count as shown.)
-# Unit: tokens. Source: engines' usual budget (vLLM's max_num_batched_tokens on an H100).
-STEP_TOKENS: Final = 8192
 
 
 class ClosedReason(StrEnum):
@@ -67,7 +64,7 @@ def reason_closed(
     ``work_tokens``: of the prompt, what the replica would have to compute. ``output_tokens``: of
     all its ``num_sequences`` together. (Adapters are looked at where the cost is: ``shortlist``.)
     """
-    if not ledger.leases and not ledger.foreign_tokens and not ledger.num_pending:
+    if not ledger.num_streams and not ledger.num_pending and not ledger.foreign_tokens:
         return None
     closed: ClosedReason | None = None
     if ledger.num_pending and _is_unproven(ledger, settings, now_seconds):
@@ -127,15 +124,16 @@ def _slows_others(ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSe
     tick + a x (prompts that wait + its own) / length  >  max(target x (1 - margin), floor)
     ```
 
-    The seconds of a prompt are spread over all tokens of an answer, so short answers feel it first.
+    The answers are those of all routers, by their reports. The seconds of a prompt are spread over
+    all tokens of an answer, so short answers feel it first.
+
     The floor is ``FLOOR_RATIO`` times the time per token that the replica needs for one request
     alone. A replica that cannot meet the target is held to that floor instead.
     """
     speed = ledger.speed
     share = ledger.sum_inverse_expected_lengths / ledger.num_streams
-    prompts = ledger.pending_tokens + ledger.unshown_tokens + work_tokens
-    stall = speed.token_seconds * prompts
-    tick = ledger.steps.mean_seconds + stall * share
+    coming = speed.token_seconds * (ledger.pending_tokens + work_tokens)
+    tick = ledger.tick_seconds + coming * share
     margin = min(MAX_PACE_MARGIN_RATIO, PACE_MARGIN_RATIO * math.sqrt(share))
     if tick <= settings.tpot_target_seconds * (1 - margin):
         return False

@@ -11,17 +11,28 @@ The ratios are the recursive least squares solution, each prompt weighted by one
 (the error of a long one is larger), older prompts fading. Only the kinds that a prompt holds fade:
 what was learned of images stays while no image comes. With one kind alone, its ratio is that of two
 fading sums.
+
+What is left is alike in prompts that begin alike, and is learned by those (``Beginnings``).
 """
 
+from operator import mul
 from typing import Final
+
+from memroute.traffic.lengths.beginnings import Beginnings
+from memroute.traffic.request import RequestProfile
 
 # Weight that an observation keeps with each later prompt of its kind: about a hundred prompts
 # count.
 # Unit: ratio. Source: chosen by hand.
 FORGET_RATIO: Final = 0.99
-# Weight of the first ratio, 1: a few short prompts outweigh it.
+# Weight of the first ratio, 1, of words and attachments: a few short prompts outweigh it.
 # Unit: tokens. Source: chosen by hand.
 PRIOR_TOKENS: Final = 1000.0
+# The same of every other kind, in which tokenizers differ more: one makes 0.6 tokens of a Chinese
+# character, another 1.2. A prompt holds fewer tokens of them (100 of German's 1,600 are accented
+# letters), so that with a prior as heavy their errors would correct the words instead.
+# Unit: tokens. Source: chosen by hand; 100 and 500 move errors at the 90th percentile by a point.
+RARE_PRIOR_TOKENS: Final = 200.0
 # Least ratio of actual to estimated tokens: below, something else is wrong, such as a proxy that
 # rewrites prompts.
 # Unit: ratio. Source: a bound, chosen by hand.
@@ -58,41 +69,52 @@ ABJADS: Final = 5
 # Indic scripts, Thai, Georgian, accented Vietnamese.
 # Unit: index. Source: a name.
 INDIC: Final = 6
-# Chinese and Japanese.
+# Chinese characters, also in Japanese.
 # Unit: index. Source: a name.
 HAN: Final = 7
+# Japanese syllables, and the punctuation of Chinese and Japanese: tokenizers that know whole words
+# of Chinese spell these.
+# Unit: index. Source: a name.
+KANA: Final = 8
 # Korean.
 # Unit: index. Source: a name.
-HANGUL: Final = 8
+HANGUL: Final = 9
 # Attachments whose size is known: by the header of an image, the length of a recording.
 # Unit: index. Source: a name.
-MEASURED: Final = 9
+MEASURED: Final = 10
 # Attachments whose size only the engine knows.
 # Unit: index. Source: a name.
-UNMEASURED: Final = 10
+UNMEASURED: Final = 11
 # Kinds of content, from ``WORDS`` to ``UNMEASURED``.
 # Unit: kinds. Source: a count of the names.
-NUM_KINDS: Final = 11
+NUM_KINDS: Final = 12
 
 PromptParts = list[float]
 """Estimated tokens of one prompt by kind, before any correction."""
+
+_PRIOR_VARIANCES: Final = tuple(
+    1.0 / (PRIOR_TOKENS if kind in {WORDS, MEASURED, UNMEASURED} else RARE_PRIOR_TOKENS)
+    for kind in range(NUM_KINDS)
+)
 
 
 class PromptLengths:
     """Owns the ratios of one pool."""
 
-    __slots__ = ("_covariance", "_seen", "ratios")
+    __slots__ = ("_covariance", "_seen", "beginnings", "ratios")
 
     def __init__(self) -> None:
         self.ratios = [1.0] * NUM_KINDS
         """Actual over estimated tokens of each kind."""
+        self.beginnings = Beginnings()
+        """What prompts that begin alike have beside that."""
         self._covariance = [
-            [1.0 / PRIOR_TOKENS if row == column else 0.0 for column in range(NUM_KINDS)]
+            [_PRIOR_VARIANCES[row] if row == column else 0.0 for column in range(NUM_KINDS)]
             for row in range(NUM_KINDS)
         ]
         self._seen: list[int] = []
         """Kinds that any prompt has held. The others are related to none, and nothing is learned
-        of them: usual prompts hold three of eleven."""
+        of them: usual prompts hold three of twelve."""
 
     @property
     def ratio(self) -> float:
@@ -101,55 +123,91 @@ class PromptLengths:
 
     def tokens(self, parts: PromptParts) -> float:
         """Tokens that a prompt of these parts is expected to have."""
-        total = 0.0
-        for kind in range(NUM_KINDS):
-            total += self.ratios[kind] * parts[kind]
+        total: float = sum(map(mul, self.ratios, parts))
         return total
 
-    def observe(self, parts: PromptParts, *, actual_tokens: int) -> None:
-        """A prompt of these parts had ``actual_tokens``, as its engine says."""
+    def observe(
+        self, parts: PromptParts, *, actual_tokens: int, asked: RequestProfile | None = None
+    ) -> None:
+        """A prompt of these parts had ``actual_tokens``, as its engine says.
+
+        ``asked``: what it was taken to be; None: nothing is learned of how it begins.
+        """
         total = sum(parts)
         if total <= 0.0 or actual_tokens <= 0:
             return
-        present = [kind for kind in range(NUM_KINDS) if parts[kind] > 0.0]
+        present = [kind for kind, tokens in enumerate(parts) if tokens > 0.0]
         seen = self._seen
         for kind in present:
             if kind not in seen:
                 seen.append(kind)
         self._fade(parts, present, total)
-        covariance = self._covariance
-        gains: list[float] = []
+        self._correct(parts, present, total, actual_tokens)
+        if asked is not None and asked.prefix:
+            self._note(parts, asked, actual_tokens, has_attachments=present[-1] >= MEASURED)
+
+    def _note(
+        self,
+        parts: PromptParts,
+        asked: RequestProfile,
+        actual_tokens: int,
+        *,
+        has_attachments: bool,
+    ) -> None:
+        attached = before = 0.0
+        if has_attachments:
+            ratios = self.ratios
+            attached = ratios[MEASURED] * parts[MEASURED] + ratios[UNMEASURED] * parts[UNMEASURED]
+        if len(asked.block_ends) > 1:
+            before = asked.block_ends[-2] / asked.num_prompt_tokens
+        self.beginnings.observe(
+            asked.prefix,
+            text_tokens=self.tokens(parts) - attached,
+            attachment_tokens=attached,
+            actual_tokens=actual_tokens,
+            share_before=before,
+        )
+
+    def _correct(
+        self, parts: PromptParts, present: list[int], total: float, actual_tokens: int
+    ) -> None:
+        """One step of the recursive least squares."""
+        covariance, ratios, seen = self._covariance, self.ratios, self._seen
+        gains = [0.0] * NUM_KINDS
         variance = total
         for row in seen:
             gain = 0.0
             of_row = covariance[row]
             for kind in present:
                 gain += of_row[kind] * parts[kind]
-            gains.append(gain)
+            gains[row] = gain
             variance += gain * parts[row]
         error = (actual_tokens - self.tokens(parts)) / variance
-        for index, row in enumerate(seen):
-            gain = gains[index]
+        for row in seen:
+            gain = gains[row]
             if not gain:
                 continue
             of_row = covariance[row]
-            for other, column in enumerate(seen):
-                of_row[column] -= gain * gains[other] / variance
+            by = gain / variance
+            for column in seen:
+                of_row[column] -= by * gains[column]
             low, high = MIN_RATIO, MAX_RATIO
             if row == UNMEASURED:
                 low, high = MIN_UNMEASURED_RATIO, MAX_UNMEASURED_RATIO
-            self.ratios[row] = min(high, max(low, self.ratios[row] + gain * error))
+            ratio = ratios[row] + gain * error
+            ratios[row] = ratio if low <= ratio <= high else min(high, max(low, ratio))
 
     def _fade(self, parts: PromptParts, present: list[int], total: float) -> None:
         """Fade the certainty of the kinds that the prompt holds, never below that of the prior."""
         covariance = self._covariance
         for kind in present:
-            grown: float = FORGET_RATIO ** (-0.5 * parts[kind] / total)
-            room: float = (1.0 / PRIOR_TOKENS / max(1e-12, covariance[kind][kind])) ** 0.5
-            factor = min(grown, max(1.0, room))
             of_row = covariance[kind]
-            if factor == 1.0:
+            grown = _PRIOR_VARIANCES[kind]
+            if of_row[kind] >= grown:
                 continue
+            # By which its variance grows, and the standard deviation by the root of that.
+            grown = min(grown / max(1e-12, of_row[kind]), FORGET_RATIO ** (-parts[kind] / total))
+            factor: float = grown**0.5
             for other in self._seen:
                 of_row[other] *= factor
                 covariance[other][kind] *= factor

@@ -28,7 +28,8 @@ from memroute.traffic.peers.welcome import welcome
 from memroute.traffic.peers.wire import Datagram, Malformed, decode_datagram
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.prefixes.rendezvous import OtherRouters, text_key
-from memroute.traffic.replica import PeerRequest, ReplicaLedger
+from memroute.traffic.replica import ReplicaLedger, Reservation
+from memroute.traffic.request import RequestProfile
 
 # Silence after which a peer is gone or cannot be heard: three lists of open requests that did not
 # come.
@@ -70,14 +71,14 @@ class _Known:
 class _Open:
     """A request of a peer, and where it is."""
 
-    __slots__ = ("cached", "ledger", "new_blocks", "request", "session")
+    __slots__ = ("cached", "lease", "ledger", "new_blocks", "session")
 
     def __init__(
-        self, known: _Known, request: PeerRequest, session: int, new_blocks: tuple[int, ...]
+        self, known: _Known, lease: Reservation, session: int, new_blocks: tuple[int, ...]
     ) -> None:
         self.ledger = known.ledger
         self.cached = known.cached
-        self.request = request
+        self.lease = lease
         self.session = session
         self.new_blocks = new_blocks
         """Of its prompt, those that its replica was not taken to have before."""
@@ -262,9 +263,9 @@ class PeerGroup:
             self._sent(peer, report, now_seconds)
         elif isinstance(report, AnsweredReport):
             found = peer.open.get(report.request)
-            if found is not None and found.request.is_pending:
+            if found is not None and found.lease.is_pending:
                 found.ledger.peer_answered(
-                    found.request, is_seen=report.is_seen, now_seconds=now_seconds
+                    found.lease, is_seen=report.is_seen, now_seconds=now_seconds
                 )
         elif isinstance(report, EndedReport):
             self._ended(peer, report, now_seconds)
@@ -288,25 +289,27 @@ class PeerGroup:
         # A request that the replica could not hold is an error of the peer: bound it.
         most = known.ledger.limit_tokens or MAX_REQUEST_TOKENS
         prompt = min(most, report.prompt_tokens)
-        request = PeerRequest(
-            prompt_tokens=prompt,
-            work_tokens=min(prompt, report.work_tokens),
-            expected_output_tokens=min(most - prompt, report.expected_output_tokens),
-            num_sequences=report.num_sequences,
+        profile = RequestProfile(
+            num_prompt_tokens=prompt,
+            min_prompt_tokens=prompt,
+            max_output_tokens=None,
+            assumed_output_tokens=min(most - prompt, report.expected_output_tokens),
+            num_choices=report.num_sequences,
             is_stream=report.is_stream,
-            now_seconds=now_seconds,
         )
-        peer.open[report.request] = _Open(known, request, report.session, new_blocks)
-        known.ledger.peer_sent(request, now_seconds=now_seconds)
+        lease = known.ledger.peer_sent(
+            profile, work_tokens=min(prompt, report.work_tokens), now_seconds=now_seconds
+        )
+        peer.open[report.request] = _Open(known, lease, report.session, new_blocks)
 
     def _ended(self, peer: Peer, report: EndedReport, now_seconds: float) -> None:
         found = peer.open.pop(report.request, None)
         if found is None:
             return
-        if found.request.is_pending and not report.is_complete:
+        if found.lease.is_pending and not report.is_complete:
             found.cached.peer_never_computed(found.ledger.replica, found.new_blocks)
         found.ledger.peer_ended(
-            found.request, held_tokens=report.held_tokens, now_seconds=now_seconds
+            found.lease, held_tokens=report.held_tokens, now_seconds=now_seconds
         )
         if found.session and report.is_complete:
             found.cached.peer_served(found.session, found.ledger.replica, report.held_tokens)
@@ -319,13 +322,13 @@ class PeerGroup:
                 continue
             if number not in answered:
                 over.append(number)
-            elif found.request.is_pending:
-                found.ledger.peer_answered(found.request, is_seen=False, now_seconds=now_seconds)
+            elif found.lease.is_pending:
+                found.ledger.peer_answered(found.lease, is_seen=False, now_seconds=now_seconds)
         for number in over:
             found = peer.open.pop(number)
-            found.ledger.peer_ended(found.request, held_tokens=None, now_seconds=now_seconds)
+            found.ledger.peer_ended(found.lease, held_tokens=None, now_seconds=now_seconds)
 
     def _forget_load(self, peer: Peer, now_seconds: float) -> None:
         for found in peer.open.values():
-            found.ledger.peer_ended(found.request, held_tokens=None, now_seconds=now_seconds)
+            found.ledger.peer_ended(found.lease, held_tokens=None, now_seconds=now_seconds)
         peer.open.clear()

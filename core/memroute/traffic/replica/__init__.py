@@ -5,7 +5,6 @@ from memroute.traffic.replica.decoding import Reservation
 from memroute.traffic.replica.health import ReplicaHealth
 from memroute.traffic.replica.ledger import ReplicaLedger
 from memroute.traffic.replica.observer import LeaseObserver
-from memroute.traffic.replica.peer_requests import PeerRequest
 from memroute.traffic.replica.predictions import Prediction, Predictions
 from memroute.traffic.replica.prefill_law import PrefillLaw
 from memroute.traffic.replica.rate import RateMeter
@@ -15,7 +14,6 @@ from memroute.traffic.replica.step_clock import StepClock
 __all__ = [
     "Backend",
     "LeaseObserver",
-    "PeerRequest",
     "Prediction",
     "Predictions",
     "PrefillLaw",

@@ -18,11 +18,10 @@ class Reservation:
 
     __slots__ = (
         "ahead_prompts", "ahead_tokens", "answered_at_seconds", "base_tokens",
-        "expected_first_token_seconds", "expected_output_tokens", "finish_step",
-        "generated_tokens", "inverse_output", "is_answered", "is_paused", "needed_tokens",
-        "num_events", "num_sequences", "profile",
-        "prompt_tokens", "sent_at_seconds", "settles_at_seconds", "shown_at_seconds",
-        "work_tokens",
+        "computed_before_tokens", "expected_first_token_seconds", "expected_output_tokens",
+        "finish_step", "generated_tokens", "inverse_output", "is_answered", "is_paused",
+        "needed_tokens", "num_events", "num_sequences", "profile", "prompt_tokens",
+        "sent_at_seconds", "settles_at_seconds", "shown_at_seconds", "stall_weight", "work_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +64,10 @@ class Reservation:
         """Its tokens less the replica's steps: constant while it decodes."""
         self.finish_step = 0
         self.inverse_output = 0.0
+        self.computed_before_tokens = 0
+        """Prompt tokens that its replica had computed when it began to decode."""
+        self.stall_weight = 0.0
+        """Its sequences over the tokens that each of them is expected to get."""
 
     @property
     def is_pending(self) -> bool:
@@ -82,8 +85,11 @@ class DecodingAnswers:
 
     __slots__ = (
         "_base_tokens",
+        "_computed_before",
+        "_computed_tokens",
         "_finishes",
         "_peak_tokens",
+        "_stall_weights",
         "_streams",
         "num_streams",
         "sum_inverse_expected_lengths",
@@ -91,14 +97,38 @@ class DecodingAnswers:
 
     def __init__(self) -> None:
         self.num_streams = 0
-        """Our sequences that decode: an answer with ``n`` choices is ``n`` of them."""
+        """Sequences that decode: an answer with ``n`` choices is ``n`` of them."""
         self.sum_inverse_expected_lengths = 0.0
         """Σ 1/L over the answers now decoding, where L is the 30th-percentile output length, in
         tokens, of comparable answers. Unit: 1/token."""
+        self._computed_tokens = 0
+        """Prompt tokens that the replica has computed since nothing decoded there last."""
+        self._stall_weights = self._computed_before = 0.0
+        """Σ w and Σ w x (what had been computed when the answer began), w its ``stall_weight``."""
         self._finishes: list[int] = []
         self._streams: list[Reservation] = []
         self._base_tokens = 0
         self._peak_tokens = 0
+
+    @property
+    def stalling_tokens(self) -> float:
+        """Prompt tokens computed since the answers there began, per token of an answer: a mean.
+
+        ```text
+        Σ (computed now - computed when it began) / expected length  /  number of answers
+        ```
+
+        Answers wait while a prompt is computed, and the wait is spread over all their tokens.
+        """
+        if not self.num_streams:
+            return 0.0
+        since = self._computed_tokens * self._stall_weights - self._computed_before
+        return max(0.0, since / self.num_streams)
+
+    def computed(self, lease: Reservation) -> None:
+        """The prompt is computed: the answers there have waited for it, its own has not."""
+        self._computed_tokens += lease.work_tokens
+        lease.computed_before_tokens = self._computed_tokens
 
     def own_tokens(self, step: int) -> int:
         """Tokens that the answers hold now; a shared prefix counts for each of them."""
@@ -145,9 +175,14 @@ class DecodingAnswers:
         index = bisect_right(self._finishes, lease.finish_step)
         self._finishes.insert(index, lease.finish_step)
         self._streams.insert(index, lease)
-        self.num_streams += lease.num_sequences
+        sequences = lease.num_sequences
+        self.num_streams += sequences
         self._base_tokens += lease.base_tokens
-        self.sum_inverse_expected_lengths += lease.num_sequences * lease.inverse_output
+        self.sum_inverse_expected_lengths += sequences * lease.inverse_output
+        weight = sequences * sequences / max(1, lease.expected_output_tokens)
+        lease.stall_weight = weight
+        self._stall_weights += weight
+        self._computed_before += weight * lease.computed_before_tokens
         self._peak_tokens = -1
 
     def drop(self, lease: Reservation) -> None:
@@ -160,6 +195,9 @@ class DecodingAnswers:
         self.num_streams -= lease.num_sequences
         self._base_tokens -= lease.base_tokens
         self.sum_inverse_expected_lengths -= lease.num_sequences * lease.inverse_output
+        self._stall_weights -= lease.stall_weight
+        self._computed_before -= lease.stall_weight * lease.computed_before_tokens
         if not self.num_streams:
-            self.sum_inverse_expected_lengths = 0.0
+            self.sum_inverse_expected_lengths = self._stall_weights = self._computed_before = 0.0
+            self._computed_tokens = 0
         self._peak_tokens = -1

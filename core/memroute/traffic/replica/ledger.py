@@ -22,6 +22,7 @@ requests show is kept in ``own_requests``, what other routers tell in ``peer_req
 Nothing here goes by the wall clock: a lease ends when its request does.
 """
 
+from itertools import chain
 from typing import Final
 
 from memroute.traffic.lengths.events import TokensPerEvent
@@ -120,7 +121,7 @@ class ReplicaLedger(SharedRequests):
         started = self.read_at_seconds = reading.taken_at_seconds
         self._refresh_capacity()
         seen, maybe, num_sent, hits = 0, 0, 0, 0
-        for lease in self.leases:
+        for lease in chain(self.leases, self.peer_leases):
             if lease.sent_at_seconds >= started:
                 continue
             if 0 <= lease.answered_at_seconds <= started:
@@ -129,9 +130,6 @@ class ReplicaLedger(SharedRequests):
             else:
                 maybe += lease.prompt_tokens
                 num_sent += lease.num_sequences
-        peer_tokens, num_peers_sent = self._peer_prompts_maybe_seen(started)
-        maybe += peer_tokens
-        num_sent += num_peers_sent
         ratio = reading.kv_cache_utilization_ratio
         self.measured_ratio = ratio or 0.0
         ended = sum(tokens for when, tokens in self._ended if when > started)
@@ -155,7 +153,6 @@ class ReplicaLedger(SharedRequests):
         waiting, running = reading.num_requests_waiting, reading.num_requests_running
         self.num_foreign_waiting = max(0, (waiting or 0) - num_sent)
         self.num_foreign_running = max(0, (running or 0) - self.num_streams - num_sent)
-        self._add_unseen_answers(started)
 
     # What decisions ask.
 

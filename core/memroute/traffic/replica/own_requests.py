@@ -44,6 +44,10 @@ MIN_TELLING_TOKENS: Final = 8
 # else the mean would be as old as an event is long.
 # Unit: tokens per event. Source: chosen by hand.
 SPARSE_RATIO: Final = 1.6
+# Prompt tokens of one step, after which even a busy engine shows a token. (An answer that its
+# client reads slowly does not count as shown.)
+# Unit: tokens. Source: engines' usual budget (vLLM's max_num_batched_tokens on an H100).
+STEP_TOKENS: Final = 8192
 
 
 class OwnRequests(DecodingAnswers):
@@ -126,29 +130,14 @@ class OwnRequests(DecodingAnswers):
         work = profile.num_prompt_tokens if work_tokens is None else work_tokens
         if self.settles_at_seconds <= now_seconds:
             self.settle(now_seconds=now_seconds)
-        lease = Reservation(
-            profile,
-            work_tokens=work,
-            needed_tokens=self.needed_tokens(profile.num_prompt_tokens, work),
-            expected_output_tokens=expected,
-            now_seconds=now_seconds,
+        lease = self._await(
+            profile, work_tokens=work, expected_output_tokens=expected, now_seconds=now_seconds
         )
-        is_seen = profile.is_stream
-        share = self.speed.ahead_ratio(
-            self.num_pending, self.pending_tokens, now_seconds=now_seconds
-        )
-        lease.ahead_prompts = share * self.num_pending
-        lease.ahead_tokens = share * self.pending_tokens
         self.leases.add(lease)
         if profile.adapter:
             self.adapters[profile.adapter] = self.adapters.get(profile.adapter, 0) + 1
-        self._projected_tokens = -1
         self.sent_since_reading_tokens += lease.prompt_tokens
-        self.num_pending += 1
-        self.pending_tokens += lease.work_tokens
-        self.pending_reserved_tokens += lease.needed_tokens + expected
-        self.speed.sent(now_seconds=now_seconds, is_seen=is_seen)
-        if not is_seen:
+        if not profile.is_stream:
             wait = self.speed.prefill_seconds(self.num_pending, self.pending_tokens)
             lease.settles_at_seconds = self.speed.busy_since_seconds + wait
             lease.settles_at_seconds = max(lease.settles_at_seconds, now_seconds)
@@ -203,8 +192,12 @@ class OwnRequests(DecodingAnswers):
         elif generated_tokens is not None and not lease.profile.is_stream:
             ticks = generated_tokens / lease.num_sequences
             if ticks >= MIN_TELLING_TOKENS:
-                seconds = now_seconds - lease.answered_at_seconds
-                self.steps.report(seconds / ticks, now_seconds=now_seconds, num_ticks=ticks)
+                self.steps.report(
+                    (now_seconds - lease.answered_at_seconds) / ticks, now_seconds=now_seconds
+                )
+                self.steps.report_alone(
+                    now_seconds - lease.sent_at_seconds, ticks, now_seconds=now_seconds
+                )
         if generated_tokens is None:
             return
         lease.generated_tokens = generated_tokens
@@ -273,9 +266,10 @@ class OwnRequests(DecodingAnswers):
             due = [lease for lease in self._unseen if lease.settles_at_seconds <= now_seconds]
             for lease in due:
                 self._answered(lease, lease.settles_at_seconds, is_seen=False)
-        is_unseen = self.num_streams > 0 and self._leader is None
-        if is_unseen and self.steps.pass_time(now_seconds=now_seconds):
-            self._re_estimate_due()
+        if self.num_streams and self._leader is None:
+            stall = self.speed.token_seconds * min(STEP_TOKENS, self.pending_tokens)
+            if self.steps.pass_time(now_seconds=now_seconds, stall_seconds=stall):
+                self._re_estimate_due()
 
     # What decisions ask.
 
@@ -317,6 +311,22 @@ class OwnRequests(DecodingAnswers):
         return self.steps.alone_seconds
 
     @property
+    def tick_seconds(self) -> float:
+        """Seconds per token of the answers there, prompts that are computed by now included.
+
+        The clock shows the past, and prompts that it has not shown yet count besides. The least is
+        the replica's own pace and what the answers have waited for prompts since they began: short
+        answers in a burst are over before any clock can show what slows them.
+        """
+        steps, a_token = self.steps, self.speed.token_seconds
+        mean = steps.mean_seconds
+        if self.unshown_tokens and self.num_streams:
+            share = self.sum_inverse_expected_lengths / self.num_streams
+            mean += a_token * self.unshown_tokens * share
+        alone = steps.alone_seconds
+        return mean if alone is None else max(mean, alone + a_token * self.stalling_tokens)
+
+    @property
     def event_seconds(self) -> float:
         """Seconds between two events of one answer there; 0 while nothing decodes."""
         return self.steps.mean_seconds * max(1.0, self._events.ratio)
@@ -333,12 +343,45 @@ class OwnRequests(DecodingAnswers):
         if len(self._ended) > MAX_ENDED:
             del self._ended[: MAX_ENDED // 2]
 
+    def _await(
+        self,
+        profile: RequestProfile,
+        *,
+        work_tokens: int,
+        expected_output_tokens: int,
+        now_seconds: float,
+    ) -> Reservation:
+        """A request has been sent there, by whichever router: its prompt is pending."""
+        lease = Reservation(
+            profile,
+            work_tokens=work_tokens,
+            needed_tokens=self.needed_tokens(profile.num_prompt_tokens, work_tokens),
+            expected_output_tokens=expected_output_tokens,
+            now_seconds=now_seconds,
+        )
+        speed = self.speed
+        share = speed.ahead_ratio(self.num_pending, self.pending_tokens, now_seconds=now_seconds)
+        lease.ahead_prompts = share * self.num_pending
+        lease.ahead_tokens = share * self.pending_tokens
+        self._projected_tokens = -1
+        self.num_pending += 1
+        self.pending_tokens += lease.work_tokens
+        self.pending_reserved_tokens += lease.needed_tokens + expected_output_tokens
+        speed.sent(now_seconds=now_seconds, is_seen=profile.is_stream)
+        return lease
+
     def _answered(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
-        """The request's prompt is computed: from now on it decodes."""
-        self._waits_no_more(lease)
-        lease.answered_at_seconds = now_seconds
+        """Our request's prompt is computed: from now on it decodes."""
+        if lease.profile.is_stream and not lease.is_paused:
+            self.num_shown += 1
+        self._decodes(lease, now_seconds, is_seen=is_seen)
         if self.observer is not None:
             self.observer.answered(lease, is_seen=is_seen)
+
+    def _decodes(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
+        """A prompt is computed, whichever router sent it; ``is_seen``: its first token was."""
+        self._waits_no_more(lease)
+        lease.answered_at_seconds = now_seconds
         speed = self.speed
         if is_seen:
             speed.prefilled(
@@ -351,11 +394,10 @@ class OwnRequests(DecodingAnswers):
             )
         else:
             speed.passed(num_left=self.num_pending, at_seconds=now_seconds)
-        if lease.profile.is_stream and not lease.is_paused:
-            self.num_shown += 1
         if self._leader is not None:
             self.unshown_tokens += lease.work_tokens
         tick = self.steps.num_ticks
+        self.computed(lease)
         lease.base_tokens = lease.prompt_tokens - lease.num_sequences * tick
         lease.inverse_output = 1.0 / self._expected(lease, PACE_QUANTILE, 0)
         self.insert(lease, lease.expected_output_tokens // lease.num_sequences, tick)
@@ -404,8 +446,8 @@ class OwnRequests(DecodingAnswers):
         self.steps.lose_leader(now_seconds=now_seconds)
 
     def _tokens_so_far(self, lease: Reservation) -> int:
-        """Tokens of its answer so far: by its stream, or by the clock for a whole answer."""
-        if lease.profile.is_stream or lease.generated_tokens or lease.answered_at_seconds < 0:
+        """Tokens of its answer so far: by its events, or by the clock where we see none."""
+        if lease.num_events or lease.generated_tokens or lease.answered_at_seconds < 0:
             return lease.generated_tokens
         ticks = self.steps.num_ticks
         return max(0, lease.base_tokens + lease.num_sequences * ticks - lease.prompt_tokens)

@@ -111,11 +111,10 @@ class StepClock:
         share = weight * min(1.0, ticks / window)
         self.mean_seconds += (tick_seconds - self.mean_seconds) * share
 
-    def report(self, tick_seconds: float, *, now_seconds: float, num_ticks: float = 0.0) -> None:
-        """A whole answer of ``num_ticks``, or the engine's counters (0), say how long a tick takes.
+    def report(self, tick_seconds: float, *, now_seconds: float) -> None:
+        """A whole answer, or the engine's counters, say how long a tick takes.
 
-        Ignored while a stream shows it. The counters do not say what one request gets alone: how
-        many requests ran is known at two moments only.
+        Ignored while a stream shows it.
         """
         if tick_seconds <= 0.0:
             return
@@ -124,19 +123,30 @@ class StepClock:
         self.reported_seconds = before + share * (tick_seconds - before)
         if self.last_at_seconds < 0:
             self.mean_seconds = self.reported_seconds
-            if num_ticks >= ALONE_WINDOW_TICKS:
-                self._heed_alone(tick_seconds, now_seconds - self._alone_since_seconds)
-                self._alone_since_seconds = now_seconds
 
-    def pass_time(self, *, now_seconds: float) -> bool:
+    def report_alone(self, seconds: float, ticks: float, *, now_seconds: float) -> None:
+        """A whole answer of ``ticks`` tokens came ``seconds`` after it was sent.
+
+        When its prompt was done is not seen, so all of the time counts: one request alone is at
+        least as fast as that. (Counted from when the prompt should have been done, one that took
+        longer than expected would make the replica look ten times as fast as it is.)
+        """
+        if ticks >= ALONE_WINDOW_TICKS and self.last_at_seconds < 0:
+            self._heed_alone(seconds / ticks, now_seconds - self._alone_since_seconds)
+            self._alone_since_seconds = now_seconds
+
+    def pass_time(self, *, now_seconds: float, stall_seconds: float = 0.0) -> bool:
         """Advance by time, while answers decode and none is read as it comes.
 
+        ``stall_seconds``: what a step takes longer because of the prompts that are computed in it.
         True when the clock has moved.
         """
         since = self._passed_at_seconds
         tick = self.mean_seconds or self.reported_seconds or self.alone_seconds or 0.0
         if tick < MIN_TICK_SECONDS:
             tick = MIN_TICK_SECONDS if tick > 0.0 else 0.0
+        if self.alone_seconds is not None:
+            tick = max(tick, self.alone_seconds + stall_seconds)
         if since < 0 or tick <= 0.0:
             self._passed_at_seconds = now_seconds
             return False

@@ -62,7 +62,7 @@ def _weight(document: dict[str, Any]) -> PromptWeight:
         weight.num_prompts = len(items)
     # Several prompts at once have no prefix in common with others.
     weight.keys = ()
-    weight.spans = []
+    weight.chain = None
     weight.token_ids = None
     weight.attachments = [embeds(item) for item in items]
     return weight

@@ -36,31 +36,19 @@ def _mixed(chain: int, end: int, segment_id: int) -> int:
 class SegmentedContent:
     """Tokens as a chain of segments; the last one is open-ended: what will be generated."""
 
-    __slots__ = ("_bases", "_ends", "_segments")
+    __slots__ = ("_bases", "_ends")
 
     def __init__(self, prompt: Sequence[tuple[int, int]], output_id: int) -> None:
         """``prompt``: (segment id, tokens); ``output_id``: names the generated tokens."""
-        self._segments = tuple(prompt)
         chain, end = 0, 0
         bases, ends = [], []
-        for segment_id, num_tokens in (*self._segments, (output_id, (1 << POSITION_BITS) - 1)):
+        for segment_id, num_tokens in (*prompt, (output_id, (1 << POSITION_BITS) - 1)):
             chain = _mixed(chain, end, segment_id)
             end += num_tokens
             bases.append(chain << POSITION_BITS)
             ends.append(end)
         self._bases = bases
         self._ends = ends
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
-        return sum(num_tokens for _, num_tokens in self._segments)
-
-    def followed_by(
-        self, output: tuple[int, int], question: tuple[int, int], output_id: int
-    ) -> "SegmentedContent":
-        """The next turn: this prompt, its answer, a question, and a new answer."""
-        return SegmentedContent((*self._segments, output, question), output_id)
 
     def keys(self, first_block: int, last_block: int, block_size_tokens: int) -> list[int]:
         """Keys of a range of blocks, in order."""
