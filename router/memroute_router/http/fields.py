@@ -57,6 +57,7 @@ RESPONSE_FIELDS: Final[dict[bytes, int]] = (
 )
 """Answers of engines, likewise."""
 _PARTS_OF_LINE: Final = 4
+_BLANK: Final = 0x20
 _LISTS: Final = frozenset({b"connection", b"upgrade", b"x-forwarded-for"})
 """Of the fields that are read, those of which there may be several."""
 
@@ -101,7 +102,8 @@ class Head:
             return
         if kind == _SEEN:
             self._pass_on(name, value)
-        value = value.strip(b" \t")  # the parser leaves those behind a value
+        if value and (value[0] <= _BLANK or value[-1] <= _BLANK):
+            value = value.strip(b" \t")  # the parser leaves those behind a value
         if name not in self.read:
             self.read[name] = value
         elif name in _LISTS:

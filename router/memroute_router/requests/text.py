@@ -78,7 +78,11 @@ def _tables() -> tuple[bytes, bytes, bytes, list[bytes]]:
     return bytes(words), bytes(symbols), bytes(digits), [bytes(table) for table in scripts]
 
 
-_WORD_WEIGHTS, _SYMBOL_WEIGHTS, _DIGIT_WEIGHTS, _SCRIPT_WEIGHTS = _tables()
+_TABLES: Final = _tables()
+_WORD_WEIGHTS: Final = _TABLES[0]
+_SYMBOL_WEIGHTS: Final = _TABLES[1]
+_DIGIT_WEIGHTS: Final = _TABLES[2]
+_SCRIPT_WEIGHTS: Final = _TABLES[3]
 _WEIGHTS: Final = bytes(
     sum(table[code] for table in (_WORD_WEIGHTS, _SYMBOL_WEIGHTS, _DIGIT_WEIGHTS, *_SCRIPT_WEIGHTS))
     for code in range(256)
@@ -100,13 +104,14 @@ _SCRIPT_OF: Final = bytes(
 )
 # The bytes that begin characters of each script, and of each byte the script.
 
-_LIMITS: Final = (1024, 4096, 16_384, 65_536, 1 << 62)
-_TOGETHER: Final = (1024, 3072, 12_288, 24_576, 65_536)
-_COMBS: Final = ((1, 0), (11, 17), (41, 47), (83, 89), (227, 233))
-_SIZES: Final = (512, 512, 1024, 2048, 4096)
+_LIMITS: Final = [1024, 4096, 16_384, 65_536, 1 << 62]
+_TOGETHER: Final = [1024, 3072, 12_288, 24_576, 65_536]
+_FIRST_COMBS: Final = [1, 11, 41, 83, 227]
+_SECOND_COMBS: Final = [0, 17, 47, 89, 233]
+_SIZES: Final = [512, 512, 1024, 2048, 4096]
 # Up to which byte of the prompt; how much is weighed together; the steps between its bytes that
 # are weighed; bytes of a block. A prompt of 2, 10, 40 and 400 KB has 4, 14, 32 and 126 keys, more
-# where messages end.
+# where messages end. (Lists: compiled, a tuple is made anew whenever its n-th is asked for.)
 #
 # All of the first kilobyte is weighed, and some 500 bytes of each stretch behind it, which tell
 # its tokens to about 4 %. Two combs take them: what repeats itself (tables, logs with lines of one
@@ -168,7 +173,7 @@ def weigh_stretches(data: bytes, position: int, *, is_ascii: bool) -> list[Span]
         while position + start >= _LIMITS[stretch]:
             stretch += 1
         end = min(num_bytes, start + _TOGETHER[stretch], _LIMITS[stretch] - position)
-        first, second = _COMBS[stretch]
+        first, second = _FIRST_COMBS[stretch], _SECOND_COMBS[stretch]
         if second:
             sample = data[start:end:first] + data[start + second // 2 : end : second]
         else:
@@ -243,7 +248,7 @@ class Chain:
         num_bytes = len(data)
         position, last = self._position, self.last
         self.spans += weigh_stretches(data, position, is_ascii=is_ascii)
-        keys, ends, limits = self.keys, self.ends, _LIMITS
+        keys, ends, limits, digest = self.keys, self.ends, _LIMITS, xxh3_64_intdigest
         num_cuts = len(cuts)
         start = stretch = cut = 0
         last_start = num_bytes - MIN_TAIL_BYTES
@@ -258,7 +263,7 @@ class Chain:
                     cut += 1
                 if cut < num_cuts and cuts[cut] < end:
                     end = cuts[cut]
-            last = xxh3_64_intdigest(data[start:end], last)
+            last = digest(data[start:end], last)
             keys.append(last)
             ends.append(position + end)
             start = end

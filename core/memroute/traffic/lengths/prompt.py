@@ -15,7 +15,6 @@ fading sums.
 What is left is alike in prompts that begin alike, and is learned by those (``Beginnings``).
 """
 
-from operator import mul
 from typing import Final
 
 from memroute.traffic.lengths.beginnings import Beginnings
@@ -123,7 +122,9 @@ class PromptLengths:
 
     def tokens(self, parts: PromptParts) -> float:
         """Tokens that a prompt of these parts is expected to have."""
-        total: float = sum(map(mul, self.ratios, parts))
+        total = 0.0
+        for kind, ratio in enumerate(self.ratios):
+            total += ratio * parts[kind]
         return total
 
     def observe(
