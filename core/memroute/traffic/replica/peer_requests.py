@@ -94,7 +94,7 @@ class SharedRequests(OwnRequests):
 
     def peer_answered(self, request: PeerRequest, *, is_seen: bool, now_seconds: float) -> None:
         """The first token has come: the prompt is held there, whatever the last reading says."""
-        self._peer_waits_no_more(request)
+        self._peer_waits_no_more(request, now_seconds)
         request.answered_at_seconds = now_seconds
         if is_seen:
             self.progressed_at_seconds = now_seconds
@@ -117,7 +117,7 @@ class SharedRequests(OwnRequests):
         """The request has left; ``held_tokens``: at its end, None when its router did not say."""
         self.peer_requests.remove(request)
         if request.is_pending:
-            self._peer_waits_no_more(request)
+            self._peer_waits_no_more(request, now_seconds)
             self.speed.left(num_left=self.num_pending)
             return
         self._projected_tokens = -1
@@ -148,7 +148,8 @@ class SharedRequests(OwnRequests):
                 self.foreign_tokens += request.needed_tokens
                 self.num_foreign_running += request.num_sequences
 
-    def _peer_waits_no_more(self, request: PeerRequest) -> None:
+    def _peer_waits_no_more(self, request: PeerRequest, now_seconds: float) -> None:
+        self._prompt_at_seconds = max(self._prompt_at_seconds, now_seconds)
         self._projected_tokens = -1
         self.num_pending -= 1
         self.pending_tokens -= request.work_tokens
