@@ -469,28 +469,3 @@ def test_a_prompt_that_was_computed_since_the_last_event_is_not_forgotten():
     assert (ledger.pending_tokens, ledger.unshown_tokens) == (0, 5000)
     ledger.streamed(leader, num_events=2, now_seconds=0.5)
     assert ledger.unshown_tokens == 0
-
-
-def test_where_events_are_large_each_stream_shows_its_double_share_of_a_prompt():
-    """Four streams, events of twenty: a prompt of 5,000 tokens is shown in half an event's time.
-
-    A stream of five shows 2/5 of what is left: 3,000 are left after one event, 1,800 after two.
-    """
-    ledger = ReplicaLedger("a", promised_capacity_tokens=10**6)
-    teacher = ledger.reserve(profile(), now_seconds=0.0)
-    for event in range(21):
-        ledger.streamed(teacher, num_events=1 + event, now_seconds=0.4 * event)
-    ledger.completed(teacher, generated_tokens=401, now_seconds=8.0)
-    ledger.release(teacher, now_seconds=8.0)
-    leases = [ledger.reserve(profile(), now_seconds=10.0) for _ in range(4)]
-    for event in (1, 2):
-        for lease in leases:
-            ledger.streamed(lease, num_events=event, now_seconds=10.0 + 0.4 * event)
-    late = ledger.reserve(profile(prompt=5000), now_seconds=10.9)
-    ledger.streamed(late, num_events=1, now_seconds=11.0)
-    assert ledger.num_shown == 5
-    assert ledger.unshown_tokens == pytest.approx(5000, rel=0.01)
-    ledger.streamed(leases[0], num_events=3, now_seconds=11.2)
-    assert ledger.unshown_tokens == pytest.approx(3000, rel=0.01)
-    ledger.streamed(leases[1], num_events=3, now_seconds=11.2)
-    assert ledger.unshown_tokens == pytest.approx(1800, rel=0.01)

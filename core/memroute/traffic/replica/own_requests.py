@@ -44,11 +44,6 @@ MIN_TELLING_TOKENS: Final = 8
 # else the mean would be as old as an event is long.
 # Unit: tokens per event. Source: chosen by hand.
 SPARSE_RATIO: Final = 1.6
-# How much faster than one stream's share an event of many tokens shows a prompt's time. Within one
-# event's time every stream shows it, so what is not shown falls in a straight line: after half that
-# time on average, where shares of what is left would take the whole of it.
-# Unit: ratio. Source: derived; at 1 the prompt counts twice, in the mean and beside it.
-SHOWN_RATIO: Final = 2.0
 
 
 class OwnRequests(DecodingAnswers):
@@ -381,7 +376,7 @@ class OwnRequests(DecodingAnswers):
         ticks = num_more * self._events.ratio
         inverse = self.sum_inverse_expected_lengths
         weight = 1.0 / max(1, self.num_shown)
-        self.unshown_tokens -= int(self.unshown_tokens * min(1.0, SHOWN_RATIO * weight))
+        self.unshown_tokens -= int(self.unshown_tokens * weight)
         self.steps.glimpse(
             (now_seconds - lease.shown_at_seconds) / ticks,
             ticks,
@@ -399,7 +394,7 @@ class OwnRequests(DecodingAnswers):
         each = self._leader_events / sequences
         self._leader_events = 0
         weight = 1.0 / max(1, self.num_shown) if is_sparse else 1.0
-        self.unshown_tokens -= int(self.unshown_tokens * min(1.0, SHOWN_RATIO * weight))
+        self.unshown_tokens -= int(self.unshown_tokens * weight)
         inverse = self.sum_inverse_expected_lengths
         last = self.steps.last_at_seconds
         steps.advance(
