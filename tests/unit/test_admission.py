@@ -22,12 +22,13 @@ LIMITS = QueueLimits(max_requests=3, max_tokens=250, max_seconds=10)
 WIDE = QueueLimits(max_requests=1000, max_tokens=10**9, max_seconds=10)
 
 
-def profile(prompt=100, output=50, limit=None, at_least=None):
+def profile(prompt=100, output=50, limit=None, at_least=None, is_stream=True):
     return RequestProfile(
         num_prompt_tokens=prompt,
         min_prompt_tokens=prompt // 4 if at_least is None else at_least,
         max_output_tokens=limit,
         assumed_output_tokens=output,
+        is_stream=is_stream,
     )
 
 
@@ -140,6 +141,62 @@ def test_the_first_tokens_ever_say_what_a_replica_does_alone():
         replica.streamed(lease, num_events=1 + number, now_seconds=0.1 * number)
     assert replica.alone_tpot_seconds == pytest.approx(0.1)
     assert closed(replica, prompt=10, now=0.2) is None
+
+
+def busy_since_the_router_started(events=None):
+    """Its first two tokens come 0.1 s apart, another prompt in between; that one has come, too."""
+    replica = ReplicaLedger("b", promised_capacity_tokens=10**6, events=events)
+    first = replica.reserve(profile(prompt=10), now_seconds=0.0)
+    replica.streamed(first, num_events=1, now_seconds=0.1)
+    second = replica.reserve(profile(prompt=10), now_seconds=0.1)
+    replica.streamed(second, num_events=1, now_seconds=0.2)
+    replica.streamed(first, num_events=2, now_seconds=0.2)
+    return replica, first
+
+
+def test_ticks_with_prompts_in_between_do_not_say_what_a_replica_does_alone():
+    """A router starts under load: a tick of 100 ms, most of it a prompt, is no floor of 200 ms.
+
+    Held to the target of 50 ms the replica computes its prompts; the next ticks, of 10 ms, show it.
+    """
+    replica, first = busy_since_the_router_started()
+    assert replica.alone_tpot_seconds is None
+    assert closed(replica, prompt=10, now=0.2) is ClosedReason.PACE
+    for number in range(30):
+        replica.streamed(first, num_events=3 + number, now_seconds=0.21 + 0.01 * number)
+    assert replica.alone_tpot_seconds == pytest.approx(0.01)
+    assert closed(replica, prompt=10, now=0.5) is None
+
+
+def test_a_slow_replica_that_is_busy_when_the_router_starts_opens_with_its_first_quiet_tick():
+    """An L4 beside a target of 50 ms: one tick of 68 ms without a prompt, and the floor is 136."""
+    replica, first = busy_since_the_router_started()
+    assert closed(replica, prompt=10, now=0.2) is ClosedReason.PACE
+    replica.streamed(first, num_events=3, now_seconds=0.268)
+    assert replica.alone_tpot_seconds == pytest.approx(0.068)
+    assert closed(replica, prompt=10, now=0.268) is None
+
+
+def test_a_prompt_of_a_peer_in_between_says_no_more_of_it():
+    """Another router's prompt is computed between the two tokens: nothing is known of alone."""
+    replica = ledger(capacity=10**6)
+    lease = replica.reserve(profile(prompt=10), now_seconds=0.0)
+    replica.streamed(lease, num_events=1, now_seconds=0.1)
+    theirs = replica.peer_sent(profile(prompt=10, output=10), work_tokens=10, now_seconds=0.1)
+    replica.peer_answered(theirs, is_seen=True, now_seconds=0.2)
+    replica.streamed(lease, num_events=2, now_seconds=0.2)
+    assert replica.alone_tpot_seconds is None
+
+
+def test_where_no_answer_is_streamed_pace_waits_for_the_first_answer_to_end():
+    """The counters say 100 ms a token; what one gets alone takes a whole answer to be known."""
+    replica = ledger(capacity=10**6)
+    lease = replica.reserve(profile(prompt=10, is_stream=False), now_seconds=0.0)
+    replica.settle(now_seconds=1.0)
+    replica.steps.report(0.1)
+    assert (replica.num_pending, replica.leader) == (0, None)
+    assert closed(replica, prompt=10, now=1.0) is None
+    replica.completed(lease, generated_tokens=20, now_seconds=2.0)
 
 
 def test_a_replica_that_never_answers_gets_a_handful_of_requests():

@@ -138,6 +138,61 @@ def test_a_replica_that_was_idle_shows_at_once_what_its_steps_are_like():
     assert clock.mean_seconds == pytest.approx(0.02)
 
 
+def test_a_first_guess_of_what_one_gets_alone_gives_way_to_a_whole_window():
+    """Two events that came together looked like 1 ms a token; 16 ticks of 68 ms say better."""
+    clock = StepClock()
+    clock.advance(1, window_ticks=20.0, now_seconds=0.0)
+    clock.advance(1, window_ticks=20.0, now_seconds=0.001)
+    assert clock.alone_seconds == pytest.approx(0.001)
+    for number in range(1, 17):
+        clock.advance(1, window_ticks=20.0, now_seconds=0.001 + 0.068 * number)
+    assert clock.alone_seconds == pytest.approx((0.001 + 15 * 0.068) / 16)
+
+
+def test_ticks_are_told_anew_when_events_turn_out_to_carry_more_tokens():
+    """Events 80 ms apart, taken for single tokens, then known to carry eight: 10 ms a token."""
+    clock = StepClock()
+    for number in range(20):
+        clock.advance(1, window_ticks=20.0, now_seconds=0.08 * number)
+    assert clock.mean_seconds == pytest.approx(0.08)
+    assert clock.alone_seconds == pytest.approx(0.08)
+    clock.rescale(1 / 8)
+    assert clock.mean_seconds == pytest.approx(0.01)
+    assert clock.alone_seconds == pytest.approx(0.01)
+
+
+def test_what_whole_answers_say_of_a_token_does_not_depend_on_what_an_event_carries():
+    """100 tokens in 6.8 s are 68 ms a token, whatever an event is."""
+    clock = StepClock()
+    clock.report(0.068)
+    clock.report_alone(6.8, 100.0, now_seconds=6.8)
+    clock.rescale(1 / 8)
+    assert clock.alone_seconds == clock.mean_seconds == pytest.approx(0.068)
+
+
+def test_until_the_leader_shows_a_tick_the_counters_say_how_long_it_takes():
+    """Twenty tokens of 40 ms are 0.8 s to the leader's first event; the counters said 60 meanwhile.
+
+    From then on the leader's word counts, and the counters' does not.
+    """
+    clock = StepClock()
+    clock.restart(now_seconds=0.0)
+    clock.report(0.06)
+    assert clock.mean_seconds == pytest.approx(0.06)
+    clock.advance(20, window_ticks=20.0, now_seconds=0.8, weight=0.1)
+    assert clock.mean_seconds == pytest.approx(0.04)
+    clock.report(0.06)
+    assert clock.mean_seconds == pytest.approx(0.04)
+
+
+def test_the_first_stream_that_shows_a_tick_is_believed_whole():
+    """Forty streams, events of eight: the first of them says 40 ms, not a fortieth of it."""
+    clock = StepClock()
+    clock.restart(now_seconds=0.0)
+    clock.glimpse(0.04, 8.0, window_ticks=20.0, weight=1 / 40)
+    assert clock.mean_seconds == pytest.approx(0.04)
+
+
 def meter_of(*, prompt, token, rng, noise=0.0):
     """A replica that takes so long, seen with noise, on prompts of about 1,000 tokens."""
     meter, now = PrefillLaw(), 0.0
@@ -187,3 +242,20 @@ def test_tokens_per_event_are_learned_from_short_answers_too(size, longest):
         more = -(-(tokens - 1) // size)
         events.observe(num_tokens=tokens, num_events=1 + more, num_sequences=1)
     assert events.ratio == pytest.approx(size, rel=0.15)
+
+
+@pytest.mark.parametrize(("size", "num_tokens", "num_events"), [(8, 5, 2), (20, 11, 2)])
+def test_one_answer_says_most_of_what_an_event_carries(size, num_tokens, num_events):
+    """A router that starts under load needs it at once. Answers of a token and half an event.
+
+    (8 + 1) / 2 = 4.5 tokens in the last event on average: k is (tokens - 1/2) / (events - 1/2) =
+    3.5 / 0.5 = 7 of eight, 9.5 / 0.5 = 19 of twenty; four such answers outweigh the prior of one
+    event twice.
+    """
+    events = TokensPerEvent()
+    for _ in range(4):
+        events.observe(num_tokens=num_tokens, num_events=num_events, num_sequences=1)
+    exact = (num_tokens - 1.5) / 0.5
+    # Four halves of an event beside the prior's one, nearly: (1 + 2 k) / 3.
+    assert events.ratio == pytest.approx((1 + 2 * exact) / 3, rel=0.02)
+    assert events.ratio > size / 2

@@ -128,7 +128,10 @@ def _slows_others(ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSe
     all tokens of an answer, so short answers feel it first.
 
     The floor is ``FLOOR_RATIO`` times the time per token that the replica needs for one request
-    alone. A replica that cannot meet the target is held to that floor instead.
+    alone. A replica that cannot meet the target is held to that floor instead. Until streams have
+    shown a tick without a prompt, the replica is held to the target: closed, it computes its
+    prompts, and the next tick shows the floor. Where no answer is streamed, that may take a whole
+    answer's time, so meanwhile the gate is open.
     """
     speed = ledger.speed
     share = ledger.sum_inverse_expected_lengths / ledger.num_streams
@@ -138,7 +141,9 @@ def _slows_others(ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSe
     if tick <= settings.tpot_target_seconds * (1 - margin):
         return False
     alone = ledger.steps.alone_seconds
-    return alone is not None and tick > FLOOR_RATIO * alone
+    if alone is None:
+        return ledger.leader is not None
+    return tick > FLOOR_RATIO * alone
 
 
 def _has_no_memory(

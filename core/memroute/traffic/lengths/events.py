@@ -18,10 +18,10 @@ from typing import Final
 # Weight that a sample keeps with each later one: half after 69 others.
 # Unit: ratio. Source: chosen by hand.
 FORGET_RATIO: Final = 0.99
-# Weight of the prior (one token per event): an answer of 80 tokens in events of 20 has as many
-# events, and outweighs it.
+# Weight of the prior (one token per event): two answers of a token and part of an event outweigh
+# it. A router that starts under load has few answers to learn from, and the shortest end first.
 # Unit: events. Source: chosen by hand.
-PRIOR_EVENTS: Final = 4.0
+PRIOR_EVENTS: Final = 1.0
 # Tokens per event from which on the engine's counters are believed: below, they are noise.
 # Unit: tokens per event. Source: chosen by hand.
 MIN_COUNTED_RATIO: Final = 1.6
@@ -51,13 +51,14 @@ class TokensPerEvent:
         if more_tokens <= 0 or more_events <= 0:
             return
         # The last event of each sequence carries what is left: of k tokens, (k + 1) / 2 on average.
-        missing = num_sequences * (0.5 - 0.5 / max(1.0, self.ratio))
-        whole_events = max(0.5 * more_events, more_events - missing)
+        # So e events of k tokens carry k (e - 1) + (k + 1) / 2 in all, and k is
+        # (tokens - 1/2) / (e - 1/2).
+        half = 0.5 * num_sequences
         if self._events == PRIOR_EVENTS and self.ratio > 1.0:
             # Start from the ratio that the counters gave.
             self._tokens = self.ratio * PRIOR_EVENTS
-        self._tokens = self._tokens * FORGET_RATIO + more_tokens
-        self._events = self._events * FORGET_RATIO + whole_events
+        self._tokens = self._tokens * FORGET_RATIO + max(0.5 * more_tokens, more_tokens - half)
+        self._events = self._events * FORGET_RATIO + max(0.5 * more_events, more_events - half)
         self._settle(self._tokens / self._events)
 
     def count(self, *, num_tokens: float, num_events: float) -> None:

@@ -257,7 +257,7 @@ class ReplicaLedger(SharedRequests):
             self.seen_events = self.seen_seconds = 0.0
             return
         tokens_per_second = (last - first) / (0.5 * (running + ran)) / seconds
-        self.steps.report(1.0 / tokens_per_second, now_seconds=now.taken_at_seconds)
+        self.steps.report(1.0 / tokens_per_second)
         if watched_seconds >= COMPARED_SECONDS:
             # The tokens of those seconds in which events were watched.
             num_tokens = watched_seconds * tokens_per_second

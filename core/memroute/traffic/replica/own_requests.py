@@ -57,8 +57,8 @@ class OwnRequests(DecodingAnswers):
     """
 
     __slots__ = (
-        "_ended", "_events", "_leader", "_leader_events", "_lengths", "_predictions",
-        "_projected_tokens",
+        "_ended", "_event_tokens", "_events", "_leader", "_leader_events", "_lengths",
+        "_predictions", "_projected_tokens", "_prompt_at_seconds",
         "_unseen", "adapters", "leases", "num_pending", "num_shown", "observer",
         "pending_reserved_tokens", "pending_tokens", "progressed_at_seconds", "seen_events",
         "seen_seconds", "sent_since_reading_tokens", "settles_at_seconds", "speed", "steps",
@@ -103,6 +103,10 @@ class OwnRequests(DecodingAnswers):
         self.seen_events = self.seen_seconds = 0.0
         """Events per sequence that drove the clock, and the seconds they took, since they were last
         compared with the engine's counters."""
+        self._event_tokens = 1.0
+        """Tokens per event that the clock's ticks rest on."""
+        self._prompt_at_seconds = -1.0
+        """When a prompt was last computed there, or left; -1: never."""
         self._leader: Reservation | None = None
         self._leader_events = 0
         self._projected_tokens = -1
@@ -167,7 +171,11 @@ class OwnRequests(DecodingAnswers):
                     actual=now_seconds - lease.sent_at_seconds,
                     now_seconds=now_seconds,
                 )
-        is_sparse = self._events.ratio >= SPARSE_RATIO
+        ratio = self._events.ratio
+        if ratio != self._event_tokens:
+            self.steps.rescale(self._event_tokens / ratio)
+            self._event_tokens = ratio
+        is_sparse = ratio >= SPARSE_RATIO
         if self._leader is lease:
             self._lead(num_more, sequences, now_seconds, is_sparse=is_sparse)
         elif self._leader is None and not lease.is_paused:
@@ -192,9 +200,7 @@ class OwnRequests(DecodingAnswers):
         elif generated_tokens is not None and not lease.profile.is_stream:
             ticks = generated_tokens / lease.num_sequences
             if ticks >= MIN_TELLING_TOKENS:
-                self.steps.report(
-                    (now_seconds - lease.answered_at_seconds) / ticks, now_seconds=now_seconds
-                )
+                self.steps.report((now_seconds - lease.answered_at_seconds) / ticks)
                 self.steps.report_alone(
                     now_seconds - lease.sent_at_seconds, ticks, now_seconds=now_seconds
                 )
@@ -247,6 +253,7 @@ class OwnRequests(DecodingAnswers):
         self._projected_tokens = -1
         if lease.answered_at_seconds < 0:
             self._waits_no_more(lease)
+            self._prompt_at_seconds = max(self._prompt_at_seconds, now_seconds)
             self.speed.left(num_left=self.num_pending)
             return lease.prompt_tokens
         self.drop(lease)
@@ -381,6 +388,7 @@ class OwnRequests(DecodingAnswers):
     def _decodes(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
         """A prompt is computed, whichever router sent it; ``is_seen``: its first token was."""
         self._waits_no_more(lease)
+        self._prompt_at_seconds = max(self._prompt_at_seconds, now_seconds)
         lease.answered_at_seconds = now_seconds
         speed = self.speed
         if is_seen:
@@ -434,6 +442,7 @@ class OwnRequests(DecodingAnswers):
             window_ticks=streams / inverse if inverse > 0 else 0.0,
             now_seconds=now_seconds,
             weight=weight,
+            is_between_prompts=not self.num_pending and self._prompt_at_seconds <= last,
         )
         if last >= 0:
             self.seen_events += each

@@ -75,6 +75,7 @@ class SharedRequests(OwnRequests):
         self._projected_tokens = -1
         if lease.is_pending:
             self._waits_no_more(lease)
+            self._prompt_at_seconds = max(self._prompt_at_seconds, now_seconds)
             self.speed.left(num_left=self.num_pending)
             return
         if held_tokens is None:
@@ -85,7 +86,7 @@ class SharedRequests(OwnRequests):
             ticks = (held_tokens - lease.prompt_tokens) / lease.num_sequences
             if ticks >= MIN_TELLING_TOKENS:
                 seconds = now_seconds - lease.answered_at_seconds
-                self.steps.report(seconds / ticks, now_seconds=now_seconds)
+                self.steps.report(seconds / ticks)
         self.drop(lease)
         if not self.num_streams:
             self.steps.idle()

@@ -8,9 +8,13 @@ sequence, and the length of a tick is what a client calls time per output token.
 
 ```text
 tick     seconds per token that answers get now, prefills in between included: a window's mean
-alone    the least window's mean that was ever seen: what one request gets on an idle replica,
-         and so the floor of any target
+alone    the least mean of a window without a prompt in between that was ever seen: what one
+         request gets on an idle replica, and so the floor of any target
 ```
+
+A replica that is busy when its router starts shows ticks with prompts in between, ten times as long
+as what one request gets there. They say nothing of ``alone``, which stays unknown until a tick
+without a prompt. The first such tick is a first guess, and the first whole window replaces it.
 
 Where no answer is read as it comes, whole answers that end and the engine's counters say how long a
 tick takes, and the clock goes on by time (``pass_time``).
@@ -47,9 +51,9 @@ class StepClock:
     """Owns the ticks of one replica; the caller brings the wall clock."""
 
     __slots__ = (
-        "_alone_since_seconds", "_alone_ticks", "_fraction", "_num_since_idle",
-        "_passed_at_seconds", "alone_seconds", "last_at_seconds", "mean_seconds", "num_ticks",
-        "reported_seconds",
+        "_alone_since_seconds", "_alone_ticks", "_fraction", "_is_alone_guessed",
+        "_is_alone_of_events", "_num_since_idle", "_passed_at_seconds", "alone_seconds",
+        "last_at_seconds", "mean_seconds", "num_ticks", "reported_seconds",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -68,14 +72,25 @@ class StepClock:
         self._num_since_idle = 0
         self._alone_since_seconds = -1.0
         self._alone_ticks = 0.0
+        self._is_alone_guessed = True
+        """Whether less than a window has said what one request gets alone."""
+        self._is_alone_of_events = False
+        """Whether events have said so, and not a whole answer."""
 
     def advance(
-        self, ticks: float, *, window_ticks: float, now_seconds: float, weight: float = 1.0
+        self,
+        ticks: float,
+        *,
+        window_ticks: float,
+        now_seconds: float,
+        weight: float = 1.0,
+        is_between_prompts: bool = True,
     ) -> None:
         """The leader has got ``ticks`` more tokens per sequence since the last call.
 
         ``window_ticks``: the window of the mean, about as long as answers are. ``weight``: the
-        leader's share of the mean, where other streams glimpse it too.
+        leader's share of the mean, where other streams glimpse it too. ``is_between_prompts``:
+        whether the replica computed no prompt since the last call.
         """
         last = self.last_at_seconds
         self.last_at_seconds = self._passed_at_seconds = now_seconds
@@ -90,11 +105,14 @@ class StepClock:
             if ticks <= 0.0:
                 return
         self._count(ticks)
-        self._num_since_idle += max(1, int(ticks))
-        if self.mean_seconds <= 0.0:
+        if not self._num_since_idle:
             weight = 1.0
+        self._num_since_idle += max(1, int(ticks))
         self.glimpse(gap, ticks, window_ticks=window_ticks, weight=weight)
-        self._look_for_alone(ticks, now_seconds)
+        if is_between_prompts:
+            self._look_for_alone(ticks, now_seconds)
+        else:
+            self._restart_alone(now_seconds)
 
     def glimpse(
         self, tick_seconds: float, ticks: float, *, window_ticks: float, weight: float
@@ -103,6 +121,11 @@ class StepClock:
 
         Where an event carries many tokens, the leader alone would tell once in a second.
         """
+        if not self._num_since_idle:
+            # The first ticks since the replica was idle are all there is to go by.
+            self._num_since_idle = 1
+            self.mean_seconds = tick_seconds
+            return
         window = min(MAX_WINDOW_TICKS, max(MIN_WINDOW_TICKS, window_ticks))
         if self._num_since_idle < window:
             # The plain mean at first: a replica that is new, or was idle a moment ago, attracts
@@ -111,17 +134,28 @@ class StepClock:
         share = weight * min(1.0, ticks / window)
         self.mean_seconds += (tick_seconds - self.mean_seconds) * share
 
-    def report(self, tick_seconds: float, *, now_seconds: float) -> None:
+    def rescale(self, ratio: float) -> None:
+        """An event turns out to carry ``1 / ratio`` times as many tokens as was assumed so far."""
+        if self._num_since_idle:
+            # Else it is what the engine's counters say, which count tokens.
+            self.mean_seconds *= ratio
+        self._alone_ticks /= ratio
+        if self._is_alone_of_events and self.alone_seconds is not None:
+            self.alone_seconds *= ratio
+
+    def report(self, tick_seconds: float) -> None:
         """A whole answer, or the engine's counters, say how long a tick takes.
 
-        Ignored while a stream shows it.
+        Ignored once a stream shows it.
         """
         if tick_seconds <= 0.0:
             return
         before = self.reported_seconds
         share = REPORTED_RATIO if before > 0.0 else 1.0
         self.reported_seconds = before + share * (tick_seconds - before)
-        if self.last_at_seconds < 0:
+        is_led = self.last_at_seconds >= 0
+        if not is_led or not self._num_since_idle:
+            # A leader's first event of twenty tokens takes up to a second.
             self.mean_seconds = self.reported_seconds
 
     def report_alone(self, seconds: float, ticks: float, *, now_seconds: float) -> None:
@@ -132,7 +166,8 @@ class StepClock:
         longer than expected would make the replica look ten times as fast as it is.)
         """
         if ticks >= ALONE_WINDOW_TICKS and self.last_at_seconds < 0:
-            self._heed_alone(seconds / ticks, now_seconds - self._alone_since_seconds)
+            passed = now_seconds - self._alone_since_seconds
+            self._heed_alone(seconds / ticks, passed, is_of_events=False)
             self._alone_since_seconds = now_seconds
 
     def pass_time(self, *, now_seconds: float, stall_seconds: float = 0.0) -> bool:
@@ -188,16 +223,22 @@ class StepClock:
         seconds = now_seconds - self._alone_since_seconds
         is_whole = self._alone_ticks >= ALONE_WINDOW_TICKS and seconds >= ALONE_WINDOW_SECONDS
         if is_whole:
-            self._heed_alone(seconds / self._alone_ticks, seconds)
+            self._heed_alone(seconds / self._alone_ticks, seconds, is_of_events=True)
             self._restart_alone(now_seconds)
         elif self.alone_seconds is None and seconds > 0.0:
-            # The first tokens ever: better than to take the replica to be as fast as is asked.
+            # A first guess: better than to take the replica to be as fast as is asked.
             self.alone_seconds = seconds / self._alone_ticks
+            self._is_alone_of_events = True
 
-    def _heed_alone(self, tick_seconds: float, passed_seconds: float) -> None:
+    def _heed_alone(
+        self, tick_seconds: float, passed_seconds: float, *, is_of_events: bool
+    ) -> None:
         known = self.alone_seconds
-        if known is None:
-            self.alone_seconds = tick_seconds
-            return
-        known *= 1.0 + ALONE_DRIFT_PER_SECOND * max(0.0, min(60.0, passed_seconds))
-        self.alone_seconds = min(known, tick_seconds)
+        if known is not None and not self._is_alone_guessed:
+            known *= 1.0 + ALONE_DRIFT_PER_SECOND * max(0.0, min(60.0, passed_seconds))
+            if known <= tick_seconds:
+                self.alone_seconds = known
+                return
+        self.alone_seconds = tick_seconds
+        self._is_alone_guessed = False
+        self._is_alone_of_events = is_of_events
