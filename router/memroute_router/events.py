@@ -34,8 +34,14 @@ _END_OF_EVENT: Final = re.compile(rb"\n\n|[\n\r]\r\n?")
 # both end in another way.
 _PLAIN_START: Final = b'data: {"id":'
 _PLAIN_END: Final = b"}]}\n\n"
-_PLAIN_ENDS: Final = (b"}]}\n\n", b'}],"usage":null}\n\n')
-_ERROR_STARTS: Final = (b'{"error"', b'{"object":"error"', b'{"object": "error"', b'{ "error"')
+# (Tuples of unknown length: compiled, others are made anew at each look.)
+_PLAIN_ENDS: Final[tuple[bytes, ...]] = (b"}]}\n\n", b'}],"usage":null}\n\n')
+_ERROR_STARTS: Final[tuple[bytes, ...]] = (
+    b'{"error"',
+    b'{"object":"error"',
+    b'{"object": "error"',
+    b'{ "error"',
+)
 # The first event of a chat names the role, and carries no text yet.
 _ROLE_ONLY: Final = re.compile(
     rb'"delta"\s*:\s*\{\s*"role"\s*:\s*"[a-z]*"\s*(?:,\s*"[a-z_]+"\s*:\s*(?:""|null|\[\])\s*)*\}'

@@ -104,14 +104,15 @@ _SCRIPT_OF: Final = bytes(
 )
 # The bytes that begin characters of each script, and of each byte the script.
 
-_LIMITS: Final = [1024, 4096, 16_384, 65_536, 1 << 62]
-_TOGETHER: Final = [1024, 3072, 12_288, 24_576, 65_536]
-_FIRST_COMBS: Final = [1, 11, 41, 83, 227]
-_SECOND_COMBS: Final = [0, 17, 47, 89, 233]
-_SIZES: Final = [512, 512, 1024, 2048, 4096]
+_LIMITS: Final[tuple[int, ...]] = (1024, 4096, 16_384, 65_536, 1 << 62)
+_TOGETHER: Final[tuple[int, ...]] = (1024, 3072, 12_288, 24_576, 65_536)
+_FIRST_COMBS: Final[tuple[int, ...]] = (1, 11, 41, 83, 227)
+_SECOND_COMBS: Final[tuple[int, ...]] = (0, 17, 47, 89, 233)
+_SIZES: Final[tuple[int, ...]] = (512, 512, 1024, 2048, 4096)
 # Up to which byte of the prompt; how much is weighed together; the steps between its bytes that
 # are weighed; bytes of a block. A prompt of 2, 10, 40 and 400 KB has 4, 14, 32 and 126 keys, more
-# where messages end. (Lists: compiled, a tuple is made anew whenever its n-th is asked for.)
+# where messages end. (Their type leaves their length open: of a known one, compiled code makes a
+# new tuple whenever its n-th is asked for.)
 #
 # All of the first kilobyte is weighed, and some 500 bytes of each stretch behind it, which tell
 # its tokens to about 4 %. Two combs take them: what repeats itself (tables, logs with lines of one

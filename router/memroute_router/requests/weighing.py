@@ -1,7 +1,7 @@
 """From what a prompt holds to what it weighs."""
 
 from bisect import bisect_left
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 from xxhash import xxh3_64_intdigest
@@ -64,7 +64,10 @@ def _add(chain: Chain, content: Content, start: int, stop: int) -> int:
         parts = [utf8(piece) for piece in pieces]
         data = b"".join(parts)
     first_span = len(chain.spans)
-    starts = [0, *accumulate(map(len, parts))]
+    starts, at = [0], 0
+    for part in parts:
+        at += len(part)
+        starts.append(at)
     begins, overheads = content.begins, content.overheads
     if content.attachments:
         first, last = bisect_left(begins, start), bisect_left(begins, stop)

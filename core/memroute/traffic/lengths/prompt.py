@@ -15,6 +15,7 @@ fading sums.
 What is left is alike in prompts that begin alike, and is learned by those (``Beginnings``).
 """
 
+import math
 from typing import Final
 
 from memroute.traffic.lengths.beginnings import Beginnings
@@ -207,8 +208,8 @@ class PromptLengths:
             if of_row[kind] >= grown:
                 continue
             # By which its variance grows, and the standard deviation by the root of that.
-            grown = min(grown / max(1e-12, of_row[kind]), FORGET_RATIO ** (-parts[kind] / total))
-            factor: float = grown**0.5
+            fade = math.pow(FORGET_RATIO, -parts[kind] / total)
+            factor = math.pow(min(grown / max(1e-12, of_row[kind]), fade), 0.5)
             for other in self._seen:
                 of_row[other] *= factor
                 covariance[other][kind] *= factor

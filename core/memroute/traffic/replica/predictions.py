@@ -40,7 +40,7 @@ MIN_SAMPLES: Final = 10
 # Unit: seconds. Source: chosen by hand.
 FORGOTTEN_SECONDS: Final = 30.0
 # Bounds of the histograms: truth over prediction.
-RATIO_BUCKETS: Final = (
+RATIO_BUCKETS: Final[tuple[float, ...]] = (
     0.1,
     0.2,
     0.33,
