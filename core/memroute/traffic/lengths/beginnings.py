@@ -59,15 +59,28 @@ MAX_BEGINNING_RATIO: Final = 2.0
 _UNKNOWN: Final = (1.0, 0, 0.0)
 
 
+class _Note:
+    """What prompts with one key have shown. Not a tuple: five objects, three times a prompt."""
+
+    __slots__ = ("actual", "estimated", "ratio", "tokens")
+
+    def __init__(self, ratio: float, actual: float, estimated: float, tokens: float) -> None:
+        self.ratio = ratio
+        self.actual = actual
+        self.estimated = estimated
+        """Actual and estimated tokens of text, as fading sums."""
+        self.tokens = tokens
+        """All tokens up to that block (of a first one: unknown, 0)."""
+
+
 class Beginnings:
     """Owns what one pool's prompts have shown, by the keys of their blocks."""
 
     __slots__ = ("_noted",)
 
     def __init__(self) -> None:
-        self._noted: OrderedDict[int, tuple[float, float, float, float]] = OrderedDict()
-        """By key, the one that was noted longest ago first: the ratio; actual and estimated tokens
-        of text, as fading sums; all tokens up to that block (of a first one: unknown, 0)."""
+        self._noted: OrderedDict[int, _Note] = OrderedDict()
+        """By key, the one that was noted longest ago first."""
 
     def __len__(self) -> int:
         return len(self._noted)
@@ -84,10 +97,12 @@ class Beginnings:
         num_blocks = len(keys)
         for key in keys[: -MAX_NEW_BLOCKS - 1 : -1]:
             if key in noted:
-                ratio, _, _, tokens = noted[key]
-                return (ratio, num_blocks, tokens) if tokens else (ratio, 0, 0.0)
+                note = noted[key]
+                if note.tokens:
+                    return note.ratio, num_blocks, note.tokens
+                return note.ratio, 0, 0.0
             num_blocks -= 1
-        return (noted[keys[0]][0], 0, 0.0) if keys[0] in noted else _UNKNOWN
+        return (noted[keys[0]].ratio, 0, 0.0) if keys[0] in noted else _UNKNOWN
 
     def observe(
         self,
@@ -139,10 +154,10 @@ class Beginnings:
         if before is not None:
             # What was noted anew is forgotten last.
             noted.move_to_end(key)
-            found += FORGET_RATIO * before[1]
-            estimated += FORGET_RATIO * before[2]
+            found += FORGET_RATIO * before.actual
+            estimated += FORGET_RATIO * before.estimated
         ratio = (found + prior_tokens * prior_ratio) / (estimated + prior_tokens)
         if not MIN_BEGINNING_RATIO <= ratio <= MAX_BEGINNING_RATIO:
             ratio = min(MAX_BEGINNING_RATIO, max(MIN_BEGINNING_RATIO, ratio))
-        noted[key] = ratio, found, estimated, text_tokens * ratio + other_tokens
+        noted[key] = _Note(ratio, found, estimated, text_tokens * ratio + other_tokens)
         return ratio
