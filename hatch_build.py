@@ -48,7 +48,7 @@ from mypyc.build import mypycify
 from setuptools import setup
 
 flags = ["--python-version=3.11", "--ignore-missing-imports"]
-modules = mypycify([*flags, *{modules!r}], opt_level="3", debug_level="0",
+modules = mypycify([*flags, *{modules!r}], opt_level="2", debug_level="0",
                    group_name="memroute_native")
 if os.name == "posix":
     for module in modules:

@@ -173,7 +173,8 @@ def weigh_stretches(data: bytes, position: int, *, is_ascii: bool) -> list[Span]
     while start < num_bytes:
         while position + start >= _LIMITS[stretch]:
             stretch += 1
-        end = min(num_bytes, start + _TOGETHER[stretch], _LIMITS[stretch] - position)
+        limit = min(num_bytes, _LIMITS[stretch] - position)
+        end = min(limit, start + _TOGETHER[stretch])
         first, second = _FIRST_COMBS[stretch], _SECOND_COMBS[stretch]
         if second:
             sample = data[start:end:first] + data[start + second // 2 : end : second]

@@ -92,7 +92,8 @@ class Beginnings:
         its blocks another prompt began, too (unknown: 0), and the tokens of those.
         """
         noted = self._noted
-        if not keys or not noted:
+        if not keys or keys[0] not in noted:
+            # Nor is a deeper one: they are noted together, the first one first.
             return _UNKNOWN
         num_blocks = len(keys)
         for key in keys[: -MAX_NEW_BLOCKS - 1 : -1]:
@@ -102,7 +103,7 @@ class Beginnings:
                     return note.ratio, num_blocks, note.tokens
                 return note.ratio, 0, 0.0
             num_blocks -= 1
-        return (noted[keys[0]].ratio, 0, 0.0) if keys[0] in noted else _UNKNOWN
+        return noted[keys[0]].ratio, 0, 0.0
 
     def observe(
         self,
