@@ -165,10 +165,13 @@ class Span:
             self.scripts = [ratio * tokens for tokens in self.scripts]
 
 
-def weigh_stretches(data: bytes, position: int, *, is_ascii: bool) -> list[Span]:
-    """What text weighs, in stretches. ``position``: how many bytes of the prompt are before it."""
+def weigh_stretches(data: bytes, position: int, *, is_ascii: bool, lead: bytes = b"") -> list[Span]:
+    """What text weighs, in stretches. ``position``: how many bytes of the prompt are before it.
+
+    ``lead``: how the text begins, which goes on with ``data``.
+    """
     spans: list[Span] = []
-    num_bytes = len(data)
+    num_bytes = len(lead) + len(data)
     start = stretch = 0
     while start < num_bytes:
         while position + start >= _LIMITS[stretch]:
@@ -177,12 +180,21 @@ def weigh_stretches(data: bytes, position: int, *, is_ascii: bool) -> list[Span]
         end = min(limit, start + _TOGETHER[stretch])
         first, second = _FIRST_COMBS[stretch], _SECOND_COMBS[stretch]
         if second:
-            sample = data[start:end:first] + data[start + second // 2 : end : second]
+            sample = _every(first, lead, data, start, end)
+            sample += _every(second, lead, data, start + second // 2, end)
         else:
-            sample = data[start:end]
+            sample = _every(1, lead, data, start, end)
         spans.append(_weighed(sample, end - start, is_ascii=is_ascii))
         start = end
     return spans
+
+
+def _every(step: int, lead: bytes, data: bytes, start: int, end: int) -> bytes:
+    """``(lead + data)[start:end:step]``, of which no more is copied."""
+    before = len(lead)
+    if start >= before:
+        return data[start - before : end - before : step]
+    return (lead + data[: max(0, end - before)])[start:end:step]
 
 
 def _weighed(sample: bytes, size: int, *, is_ascii: bool) -> Span:
@@ -245,11 +257,16 @@ class Chain:
         self.last = root
         self._position = 0
 
-    def add_text(self, data: bytes, cuts: list[int], *, is_ascii: bool) -> None:
-        """More of it, up to its end or the next attachment. ``cuts``: where messages begin."""
-        num_bytes = len(data)
+    def add_text(self, data: bytes, cuts: list[int], *, is_ascii: bool, lead: bytes = b"") -> None:
+        """More of it, up to its end or the next attachment. ``cuts``: where messages begin.
+
+        ``lead``: how the text begins, which goes on with ``data``: a long text need not be copied
+        to have its role before it.
+        """
+        before = len(lead)
+        num_bytes = before + len(data)
         position, last = self._position, self.last
-        self.spans += weigh_stretches(data, position, is_ascii=is_ascii)
+        self.spans += weigh_stretches(data, position, is_ascii=is_ascii, lead=lead)
         keys, ends, limits, digest = self.keys, self.ends, _LIMITS, xxh3_64_intdigest
         num_cuts = len(cuts)
         start = stretch = cut = 0
@@ -265,7 +282,10 @@ class Chain:
                     cut += 1
                 if cut < num_cuts and cuts[cut] < end:
                     end = cuts[cut]
-            last = digest(data[start:end], last)
+            if start >= before:
+                last = digest(data[start - before : end - before], last)
+            else:
+                last = digest(_every(1, lead, data, start, end), last)
             keys.append(last)
             ends.append(position + end)
             start = end

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 from xxhash import xxh3_64_intdigest
 
@@ -10,6 +10,9 @@ from memroute.traffic.lengths.prompt import ACCENTS, DIGITS, SYMBOLS, WORDS
 from memroute_router.requests.content import Content
 from memroute_router.requests.parsed import PromptWeight, salt_of
 from memroute_router.requests.text import Chain, Span, utf8, weigh_stretches
+
+PIECES_OF_A_MESSAGE: Final = 2
+# Its role and its text, which are not joined: a prompt of one message may be long.
 
 
 def weigh_content(
@@ -55,12 +58,16 @@ def root_of(document: dict[str, Any], leading: bytes = b"") -> int:
 def _add(chain: Chain, content: Content, start: int, stop: int) -> int:
     """The text of these pieces; how many bytes it has."""
     pieces = content.pieces[start:stop]
-    text = pieces[0] if len(pieces) == 1 else "".join(pieces)
-    is_ascii = text.isascii()
-    if is_ascii:
+    lead = b""
+    parts: list[str] | list[bytes] = pieces
+    if len(pieces) == PIECES_OF_A_MESSAGE and pieces[0].isascii() and pieces[1].isascii():
+        is_ascii = True
+        lead, data = pieces[0].encode(), pieces[1].encode()
+    elif (text := "".join(pieces)).isascii():
+        is_ascii = True
         data = text.encode()
-        parts: list[str] | list[bytes] = pieces
     else:
+        is_ascii = False
         parts = [utf8(piece) for piece in pieces]
         data = b"".join(parts)
     first_span = len(chain.spans)
@@ -73,12 +80,12 @@ def _add(chain: Chain, content: Content, start: int, stop: int) -> int:
         first, last = bisect_left(begins, start), bisect_left(begins, stop)
         begins, overheads = begins[first:last], overheads[first:last]
     cuts = [starts[begin - start] for begin in begins]
-    chain.add_text(data, cuts, is_ascii=is_ascii)
+    chain.add_text(data, cuts, is_ascii=is_ascii, lead=lead)
     if len(chain.spans) == first_span + 1:
         chain.spans[first_span].words += sum(overheads)
     else:
         _add_overheads(chain.spans, first_span, cuts, overheads)
-    return len(data)
+    return at
 
 
 def _add_overheads(spans: list[Span], index: int, begins: list[int], overheads: list[int]) -> None:
