@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-import ssrjson
 
 from memroute_router.requests import (
     BadRequestError,
@@ -23,12 +22,6 @@ from memroute_router.requests import (
     parse_responses,
     parse_texts,
 )
-
-LONG_BODY_BYTES: Final = 512
-# From here on bodies are read by ssrjson, which looks at 32 bytes of a text at a time: of 40 KB in
-# one text it needs a quarter of orjson's time, in a hundred a half, with an escape in every line a
-# third; of 1 KB a half, which is a hundredth of the request.
-_loads_long: Final = ssrjson.loads
 
 Parser = Callable[[dict[str, Any]], ParsedRequest]
 
@@ -48,7 +41,7 @@ class Route:
         if self.parse_document is None:
             return parse_audio_form(body, content_type)
         try:
-            document = read_document(body)
+            document = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             msg = f"the body is not JSON: {error}"
             raise BadRequestError(msg) from error
@@ -56,21 +49,6 @@ class Route:
             msg = "the body is not a JSON object"
             raise BadRequestError(msg)
         return self.parse_document(document)
-
-
-def read_document(body: bytes) -> object:
-    """The JSON in the body. Raises ``orjson.JSONDecodeError``.
-
-    What ssrjson refuses orjson reads again, and has the last word: one set of messages, and one
-    reading of what is JSON. (The one exception: where a long body has a number beyond all doubles,
-    or ``NaN``, it is the engine's to refuse.)
-    """
-    if len(body) >= LONG_BODY_BYTES:
-        try:
-            return _loads_long(body)
-        except ValueError:
-            pass
-    return orjson.loads(body)
 
 
 def _routes() -> dict[bytes, Route]:
