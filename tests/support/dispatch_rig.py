@@ -60,6 +60,14 @@ def fill(made, name, tokens, now=0.0):
     return lease
 
 
+def show_a_token(made, now):
+    """Each answer that is read as it comes, and leads its replica's clock, shows one more."""
+    for backend in made.backends.values():
+        leader = backend.ledger.leader
+        if leader is not None:
+            backend.ledger.streamed(leader, num_events=leader.num_events + 1, now_seconds=now)
+
+
 def waits(made, arrivals, *, seconds, answer_seconds=0.05, each_step=None):
     """How long each request waited, in seconds; 99 for one that was refused.
 
@@ -81,16 +89,11 @@ def waits(made, arrivals, *, seconds, answer_seconds=0.05, each_step=None):
         if each_step is not None:
             each_step(now)
         if step % 4 == 0:
-            for backend in made.backends.values():
-                leader = backend.ledger.leader
-                if leader is not None:
-                    backend.ledger.streamed(
-                        leader, num_events=leader.num_events + 1, now_seconds=now
-                    )
-        for when, assignment in running[:]:
-            if when <= now:
-                running.remove((when, assignment))
-                end(made, assignment, now)
+            show_a_token(made, now)
+        come = [item for item in running if item[0] <= now]
+        for when, assignment in come:
+            running.remove((when, assignment))
+            end(made, assignment, now)
         while left and left[0][0] <= now:
             _, ticket = left.pop(0)
             came[ticket] = now
