@@ -188,6 +188,13 @@ def test_a_prompt_of_a_peer_in_between_says_no_more_of_it():
     assert replica.alone_tpot_seconds is None
 
 
+def test_what_is_never_known_does_not_close_a_replica_for_good():
+    """Peers' prompts leave no gap: what the replica does alone never shows. 5 s, and it is open."""
+    replica, _ = busy_since_the_router_started()
+    assert closed(replica, prompt=10, now=0.2) is ClosedReason.PACE
+    assert closed(replica, prompt=10, now=6.0) is None
+
+
 def test_where_no_answer_is_streamed_pace_waits_for_the_first_answer_to_end():
     """The counters say 100 ms a token; what one gets alone takes a whole answer to be known."""
     replica = ledger(capacity=10**6)

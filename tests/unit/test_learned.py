@@ -259,3 +259,24 @@ def test_one_answer_says_most_of_what_an_event_carries(size, num_tokens, num_eve
     # Four halves of an event beside the prior's one, nearly: (1 + 2 k) / 3.
     assert events.ratio == pytest.approx((1 + 2 * exact) / 3, rel=0.02)
     assert events.ratio > size / 2
+
+
+def test_what_counters_said_is_in_tokens_and_is_not_rescaled_by_events():
+    """The leader is paused and the counters say 20 ms a token; then an event turns out to be 20."""
+    clock = StepClock()
+    clock.restart(now_seconds=0.0)
+    clock.advance(1, window_ticks=20.0, now_seconds=0.4)
+    clock.lose_leader(now_seconds=0.5)
+    clock.report(0.02)
+    clock.rescale(1 / 20)
+    assert clock.mean_seconds == pytest.approx(0.02)
+
+
+def test_a_whole_answer_behind_a_long_prompt_does_not_hide_what_a_stream_has_shown():
+    """16 tokens, 3.3 s after they were sent: no more than a bound, and 20 ms is known already."""
+    clock = StepClock()
+    clock.restart(now_seconds=0.0)
+    clock.advance(1, window_ticks=20.0, now_seconds=0.02)
+    clock.lose_leader(now_seconds=0.03)
+    clock.report_alone(3.3, 16.0, now_seconds=4.0)
+    assert clock.alone_seconds == pytest.approx(0.02)

@@ -524,3 +524,54 @@ def test_a_whole_answer_never_makes_a_replica_look_faster_than_it_is_alone():
     ledger.settle(now_seconds=0.895)
     ledger.completed(lease, generated_tokens=20, now_seconds=0.9)
     assert ledger.alone_tpot_seconds == pytest.approx(0.045)
+
+
+def test_the_only_answer_keeps_what_it_has_waited_for_when_it_is_expected_anew():
+    """It outlives its 4 tokens, and a prompt of 6,000 is computed beside it afterwards.
+
+    Expected to get at least 8 by then: 6,000 / 8 = 750 tokens per token of its own at the most, and
+    half of that as the mean with the new answer, which has waited for nothing.
+    """
+    ledger = ReplicaLedger("a", promised_capacity_tokens=10**6)
+    first = ledger.reserve(profile(prompt=20_000, output=4), now_seconds=0.0)
+    for event in range(8):
+        ledger.streamed(first, num_events=1 + event, now_seconds=0.5 + 0.02 * event)
+    second = ledger.reserve(profile(prompt=6000, output=4), now_seconds=0.7)
+    ledger.streamed(second, num_events=1, now_seconds=0.9)
+    expected = first.expected_output_tokens
+    assert expected >= 8
+    assert ledger.stalling_tokens == pytest.approx(6000 / expected / 2)
+
+
+def test_an_answer_that_shows_nothing_does_not_lead_while_another_shows_its_tokens():
+    """The leader is preempted after a token: with it the clock would stand until it ends."""
+    ledger = ReplicaLedger("a", promised_capacity_tokens=10**6)
+    silent = ledger.reserve(profile(), now_seconds=0.0)
+    ledger.streamed(silent, num_events=1, now_seconds=0.1)
+    shown = ledger.reserve(profile(), now_seconds=0.1)
+    for event in range(100):
+        ledger.streamed(shown, num_events=1 + event, now_seconds=0.2 + 0.02 * event)
+    assert ledger.leader is shown
+    assert ledger.alone_tpot_seconds == pytest.approx(0.02)
+    assert ledger.steps.num_ticks > 40
+
+
+def test_a_clock_that_nothing_shows_charges_each_stretch_of_time_by_what_was_computed_in_it():
+    """Prompts of 246 ms are pending all the time but for a moment between two of them.
+
+    Looked at every 10 ms. In 2.5 s ten tokens come at most, not the 125 without prompts.
+    """
+    ledger = ReplicaLedger("a", promised_capacity_tokens=10**6)
+    ledger.speed.assume(prompt_seconds=0.0, token_seconds=30e-6)
+    ledger.steps.alone_seconds = 0.02
+    ledger.reserve(profile(prompt=100, output=500, is_stream=False), now_seconds=0.0)
+    ledger.settle(now_seconds=0.01)
+    for number in range(10):
+        start = 0.01 + 0.25 * number
+        lease = ledger.reserve(profile(prompt=8192, output=1), now_seconds=start)
+        for look in range(1, 25):
+            ledger.settle(now_seconds=start + 0.01 * look)
+        ledger.streamed(lease, num_events=1, now_seconds=start + 0.246)
+        ledger.release(lease, now_seconds=start + 0.246)
+        ledger.settle(now_seconds=start + 0.249)
+    assert ledger.steps.num_ticks <= 13

@@ -488,20 +488,42 @@ def test_answers_of_other_routers_keep_their_pace_and_their_room_too():
 
 
 def test_a_peers_answer_whose_end_nobody_told_counts_until_the_next_reading():
-    """Its router was silent, and may have lost the network only: the engine may decode still."""
-    here, there = fleet()
-    wire = Wire(here, there)
-    sent = place(here, Asking(), 1.0)
-    answer(sent, 1.1)
-    wire.flush(1.1)
-    ledger = there.backends[sent.choice.replica].ledger
-    there.peers.set_peers(set(), now_seconds=1.2)
-    assert (ledger.num_streams, ledger.foreign_tokens) == (0, 2560)
-    there.apply_reading(
-        ledger,
-        ReplicaReading(
-            taken_at_seconds=2.0, kv_cache_utilization_ratio=0.0, kv_capacity_tokens=100_000,
-            num_requests_running=0, num_requests_waiting=0, num_preemptions_total=0,
-        ),
+    """Its router was silent, and may have lost the network only: the engine may decode still.
+
+    Where no reading ever comes it would count for ever, so there it does not count at all.
+    """
+    for is_read, foreign in ((True, 2560), (False, 0)):
+        here, there = fleet()
+        wire = Wire(here, there)
+        sent = place(here, Asking(), 1.0)
+        ledger = there.backends[sent.choice.replica].ledger
+        if is_read:
+            there.apply_reading(ledger, empty(1.0))
+        answer(sent, 1.1)
+        wire.flush(1.1)
+        there.peers.set_peers(set(), now_seconds=1.11)
+        assert (ledger.num_streams, ledger.foreign_tokens) == (0, foreign)
+        there.apply_reading(ledger, empty(2.0))
+        assert ledger.foreign_tokens == 0
+
+
+def empty(at_seconds):
+    return ReplicaReading(
+        taken_at_seconds=at_seconds, kv_cache_utilization_ratio=0.0, kv_capacity_tokens=100_000,
+        num_requests_running=0, num_requests_waiting=0, num_preemptions_total=0,
     )  # fmt: skip
-    assert ledger.foreign_tokens == 0
+
+
+def test_how_long_a_peers_answer_took_is_told_only_where_its_first_token_was_seen():
+    """First token and end in one datagram: 300 tokens in no time would make the clock race."""
+    for is_stream, told in ((True, pytest.approx(0.01)), (False, 0.0)):
+        _, there = fleet()
+        ledger = there.backends["r0"].ledger
+        profile = RequestProfile(
+            num_prompt_tokens=100, min_prompt_tokens=100, max_output_tokens=None,
+            assumed_output_tokens=100, is_stream=is_stream,
+        )  # fmt: skip
+        lease = ledger.peer_sent(profile, work_tokens=100, now_seconds=1.0)
+        ledger.peer_answered(lease, is_seen=is_stream, now_seconds=2.0)
+        ledger.peer_ended(lease, held_tokens=200, now_seconds=3.0)
+        assert ledger.steps.reported_seconds == told

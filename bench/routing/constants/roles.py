@@ -83,7 +83,7 @@ forget a little less, but grow.)"""
 
 GROUPS = {
     "admission.gates.MAX_UNPROVEN": _FAULTS,
-    "admission.gates.SILENT_EVENTS": _FAULTS,
+    "replica.own_requests.SILENT_EVENTS": _FAULTS,
     "replica.own_requests.STEP_TOKENS": _FAULTS,
     "admission.hanging": _FAULTS,
     "admission.queue.QUANTUM_TOKENS": _FAIRNESS,
@@ -148,7 +148,7 @@ _RULE = "the rule needs a number, and any near this one does"
 
 KEPT: dict[str, str] = {
     "admission.gates.MAX_UNPROVEN": _SHOWN,
-    "admission.gates.SILENT_EVENTS": _SHOWN,
+    "replica.own_requests.SILENT_EVENTS": _SHOWN,
     "replica.own_requests.STEP_TOKENS": _SHOWN,
     "admission.hanging.LATE_RATIO": _HANGS,
     "admission.hanging.LONGEST_RATIO": _HANGS,

@@ -19,15 +19,15 @@ from memroute.traffic.admission.settings import (
     AdmissionSettings,
 )
 from memroute.traffic.replica.ledger import ReplicaLedger
-from memroute.traffic.replica.own_requests import STEP_TOKENS
+from memroute.traffic.replica.own_requests import SILENT_EVENTS, STEP_TOKENS
 
 # Requests that a replica gets which has not answered of late: they find out whether it lives.
 # Unit: requests. Source: chosen by hand.
 MAX_UNPROVEN: Final = 4
-# Events of its own that a stream which should show every step may be silent for, before its
-# replica counts as unproven.
-# Unit: events. Source: chosen by hand.
-SILENT_EVENTS: Final = 8.0
+# How long a router holds a replica to the target before it knows what the replica does alone. Where
+# peers' prompts leave no gap between them, it would never know.
+# Unit: seconds. Source: chosen by hand.
+MAX_UNKNOWN_SECONDS: Final = 5.0
 
 
 class ClosedReason(StrEnum):
@@ -73,7 +73,7 @@ def reason_closed(
         closed = _PREFILL
     elif _has_no_slot(ledger):
         closed = _SLOTS
-    elif ledger.num_streams and _slows_others(ledger, work_tokens, settings):
+    elif ledger.num_streams and _slows_others(ledger, work_tokens, settings, now_seconds):
         closed = _PACE
     elif _has_no_memory(ledger, prompt_tokens, work_tokens, output_tokens, num_sequences, settings):
         closed = _MEMORY
@@ -117,7 +117,9 @@ def _has_no_slot(ledger: ReplicaLedger) -> bool:
     return limit is not None and ledger.num_there >= limit
 
 
-def _slows_others(ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSettings) -> bool:
+def _slows_others(
+    ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSettings, now_seconds: float
+) -> bool:
     """Whether the prompt would bring the time per token of the answers there over the target.
 
     ```text
@@ -129,8 +131,9 @@ def _slows_others(ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSe
 
     The floor is ``FLOOR_RATIO`` times the time per token that the replica needs for one request
     alone. A replica that cannot meet the target is held to that floor instead. Until streams have
-    shown a tick without a prompt, the replica is held to the target: closed, it computes its
-    prompts, and the next tick shows the floor. Where no answer is streamed, that may take a whole
+    shown a tick without a prompt, the replica is held to the target, for
+    ``MAX_UNKNOWN_SECONDS`` at most: closed, it computes its prompts, and the next tick shows the
+    floor. Where no answer is streamed, that may take a whole
     answer's time, so meanwhile the gate is open.
     """
     speed = ledger.speed
@@ -142,7 +145,8 @@ def _slows_others(ledger: ReplicaLedger, work_tokens: int, settings: AdmissionSe
         return False
     alone = ledger.steps.alone_seconds
     if alone is None:
-        return ledger.leader is not None
+        is_early = now_seconds - ledger.steps.led_since_seconds < MAX_UNKNOWN_SECONDS
+        return is_early and ledger.leader is not None
     return tick > FLOOR_RATIO * alone
 
 

@@ -115,7 +115,7 @@ class DecodingAnswers:
         """Prompt tokens computed since the answers there began, per token of an answer: a mean.
 
         ```text
-        Σ (computed now - computed when it began) / expected length  /  number of answers
+        Σ (computed now - computed when it began) / expected length  /  number of sequences
         ```
 
         Answers wait while a prompt is computed, and the wait is spread over all their tokens.
@@ -129,6 +129,10 @@ class DecodingAnswers:
         """The prompt is computed: the answers there have waited for it, its own has not."""
         self._computed_tokens += lease.work_tokens
         lease.computed_before_tokens = self._computed_tokens
+
+    def nothing_decodes(self) -> None:
+        """The last answer has ended: counting begins anew."""
+        self._computed_tokens = 0
 
     def own_tokens(self, step: int) -> int:
         """Tokens that the answers hold now; a shared prefix counts for each of them."""
@@ -199,5 +203,4 @@ class DecodingAnswers:
         self._computed_before -= lease.stall_weight * lease.computed_before_tokens
         if not self.num_streams:
             self.sum_inverse_expected_lengths = self._stall_weights = self._computed_before = 0.0
-            self._computed_tokens = 0
         self._peak_tokens = -1

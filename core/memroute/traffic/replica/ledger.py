@@ -45,7 +45,7 @@ class ReplicaLedger(SharedRequests):
 
     __slots__ = (
         "_max_context_tokens", "_promised_capacity_tokens", "capacity_tokens",
-        "limit_tokens", "limits", "measured_ratio", "pinned_ratio", "read_at_seconds", "reading",
+        "limit_tokens", "limits", "measured_ratio", "pinned_ratio", "reading",
         "replica", "sharing_ratio", "tells_life", "weight_ratio",
     )  # fmt: skip
 
@@ -72,8 +72,6 @@ class ReplicaLedger(SharedRequests):
         self._promised_capacity_tokens = promised_capacity_tokens
         self._max_context_tokens = max_context_tokens
         self.reading: ReplicaReading | None = None
-        self.read_at_seconds = -1.0
-        """When the last scrape started; -1 before the first."""
         self.capacity_tokens: int | None = None
         """Tokens that its KV cache holds, by the engine, else by the operator; None: unknown."""
         self.limit_tokens: int | None = None

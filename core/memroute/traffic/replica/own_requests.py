@@ -44,6 +44,13 @@ MIN_TELLING_TOKENS: Final = 8
 # else the mean would be as old as an event is long.
 # Unit: tokens per event. Source: chosen by hand.
 SPARSE_RATIO: Final = 1.6
+# Events of its own that a stream which should show every step may be silent for, before its
+# replica counts as unproven, or another answer leads the clock.
+# Unit: events. Source: chosen by hand.
+SILENT_EVENTS: Final = 8.0
+# And seconds, before another answer leads.
+# Unit: seconds. Source: chosen by hand.
+LEAST_SILENT_SECONDS: Final = 1.0
 # Prompt tokens of one step, after which even a busy engine shows a token. (An answer that its
 # client reads slowly does not count as shown.)
 # Unit: tokens. Source: engines' usual budget (vLLM's max_num_batched_tokens on an H100).
@@ -178,7 +185,9 @@ class OwnRequests(DecodingAnswers):
         is_sparse = ratio >= SPARSE_RATIO
         if self._leader is lease:
             self._lead(num_more, sequences, now_seconds, is_sparse=is_sparse)
-        elif self._leader is None and not lease.is_paused:
+        elif not lease.is_paused and (self._leader is None or self._is_leader_silent(now_seconds)):
+            if self._leader is not None:
+                self._lose_leader(now_seconds)
             self._leader, self._leader_events = lease, 0
             self.steps.restart(now_seconds=now_seconds)
         elif is_sparse and lease.shown_at_seconds >= 0 and sequences == 1:
@@ -252,6 +261,7 @@ class OwnRequests(DecodingAnswers):
                 del self.adapters[adapter]
         self._projected_tokens = -1
         if lease.answered_at_seconds < 0:
+            self._pass_time(now_seconds)
             self._waits_no_more(lease)
             self._prompt_at_seconds = max(self._prompt_at_seconds, now_seconds)
             self.speed.left(num_left=self.num_pending)
@@ -263,8 +273,7 @@ class OwnRequests(DecodingAnswers):
         if self._leader is lease:
             self._lose_leader(now_seconds)
         self._note_end(held, now_seconds)
-        if not self.num_streams:
-            self.steps.idle()
+        self._look_for_idle()
         return held
 
     def settle(self, *, now_seconds: float) -> None:
@@ -273,10 +282,8 @@ class OwnRequests(DecodingAnswers):
             due = [lease for lease in self._unseen if lease.settles_at_seconds <= now_seconds]
             for lease in due:
                 self._answered(lease, lease.settles_at_seconds, is_seen=False)
-        if self.num_streams and self._leader is None:
-            stall = self.speed.token_seconds * min(STEP_TOKENS, self.pending_tokens)
-            if self.steps.pass_time(now_seconds=now_seconds, stall_seconds=stall):
-                self._re_estimate_due()
+        if self._pass_time(now_seconds):
+            self._re_estimate_due()
 
     # What decisions ask.
 
@@ -377,6 +384,22 @@ class OwnRequests(DecodingAnswers):
         speed.sent(now_seconds=now_seconds, is_seen=profile.is_stream)
         return lease
 
+    def _pass_time(self, now_seconds: float) -> bool:
+        """Let the clock go on where nothing shows it; whether it has moved.
+
+        Called before a prompt is no longer pending: the time so far was that of steps with it.
+        """
+        if not self.num_streams or self._leader is not None:
+            return False
+        stall = self.speed.token_seconds * min(STEP_TOKENS, self.pending_tokens)
+        return self.steps.pass_time(now_seconds=now_seconds, stall_seconds=stall)
+
+    def _look_for_idle(self) -> None:
+        """An answer has ended: if it was the last, the clock stops."""
+        if not self.num_streams:
+            self.steps.idle()
+            self.nothing_decodes()
+
     def _answered(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
         """Our request's prompt is computed: from now on it decodes."""
         if lease.profile.is_stream and not lease.is_paused:
@@ -387,6 +410,7 @@ class OwnRequests(DecodingAnswers):
 
     def _decodes(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
         """A prompt is computed, whichever router sent it; ``is_seen``: its first token was."""
+        self._pass_time(now_seconds)
         self._waits_no_more(lease)
         self._prompt_at_seconds = max(self._prompt_at_seconds, now_seconds)
         lease.answered_at_seconds = now_seconds
@@ -410,6 +434,11 @@ class OwnRequests(DecodingAnswers):
         lease.inverse_output = 1.0 / self._expected(lease, PACE_QUANTILE, 0)
         self.insert(lease, lease.expected_output_tokens // lease.num_sequences, tick)
         self._projected_tokens = -1
+
+    def _is_leader_silent(self, now_seconds: float) -> bool:
+        """Whether the leader shows nothing while others do: preempted, or held back by a parser."""
+        silent = now_seconds - self.steps.last_at_seconds
+        return silent > LEAST_SILENT_SECONDS and silent > SILENT_EVENTS * self.event_seconds
 
     def _glimpse(self, lease: Reservation, num_more: int, now_seconds: float) -> None:
         """A stream beside the leader has shown ``num_more`` events, of many tokens each."""

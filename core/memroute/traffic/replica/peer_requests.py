@@ -28,7 +28,10 @@ from memroute.traffic.request import RequestProfile
 class SharedRequests(OwnRequests):
     """Our requests on one replica, and those that other routers report. Owns both."""
 
-    __slots__ = ("foreign_tokens", "num_foreign_running", "num_foreign_waiting", "peer_leases")
+    __slots__ = (
+        "foreign_tokens", "num_foreign_running", "num_foreign_waiting", "peer_leases",
+        "read_at_seconds",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -37,6 +40,8 @@ class SharedRequests(OwnRequests):
         predictions: Predictions | None,
     ) -> None:
         super().__init__(lengths, events, predictions)
+        self.read_at_seconds = -1.0
+        """When the last scrape started; -1 before the first."""
         self.foreign_tokens = 0
         self.num_foreign_waiting = self.num_foreign_running = 0
         """Tokens held, requests queued and requests running there that no router reports, by the
@@ -65,6 +70,7 @@ class SharedRequests(OwnRequests):
         """The first token has come: the answer decodes."""
         if is_seen:
             self.progressed_at_seconds = now_seconds
+        lease.is_answered = is_seen
         self._decodes(lease, now_seconds, is_seen=is_seen)
 
     def peer_ended(
@@ -74,19 +80,21 @@ class SharedRequests(OwnRequests):
         self.peer_leases.remove(lease)
         self._projected_tokens = -1
         if lease.is_pending:
+            self._pass_time(now_seconds)
             self._waits_no_more(lease)
             self._prompt_at_seconds = max(self._prompt_at_seconds, now_seconds)
             self.speed.left(num_left=self.num_pending)
             return
-        if held_tokens is None:
-            # It may be there still. The next reading says what is free.
+        if held_tokens is None and self.read_at_seconds >= 0:
+            # It may be there still. The next reading says what is free. (A replica that is never
+            # read would keep it for ever.)
             self.foreign_tokens += lease.prompt_tokens + self._tokens_so_far(lease)
-        else:
+        elif held_tokens is not None:
             self._note_end(held_tokens, now_seconds)
             ticks = (held_tokens - lease.prompt_tokens) / lease.num_sequences
-            if ticks >= MIN_TELLING_TOKENS:
+            if lease.is_answered and ticks >= MIN_TELLING_TOKENS:
+                # Where nobody saw the first token, how long the answer took is not known.
                 seconds = now_seconds - lease.answered_at_seconds
                 self.steps.report(seconds / ticks)
         self.drop(lease)
-        if not self.num_streams:
-            self.steps.idle()
+        self._look_for_idle()

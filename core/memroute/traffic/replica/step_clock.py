@@ -52,8 +52,9 @@ class StepClock:
 
     __slots__ = (
         "_alone_since_seconds", "_alone_ticks", "_fraction", "_is_alone_guessed",
-        "_is_alone_of_events", "_num_since_idle", "_passed_at_seconds", "alone_seconds",
-        "last_at_seconds", "mean_seconds", "num_ticks", "reported_seconds",
+        "_is_alone_of_events", "_is_mean_of_events", "_num_since_idle", "_passed_at_seconds",
+        "alone_seconds", "last_at_seconds", "led_since_seconds", "mean_seconds", "num_ticks",
+        "reported_seconds",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -72,6 +73,10 @@ class StepClock:
         self._num_since_idle = 0
         self._alone_since_seconds = -1.0
         self._alone_ticks = 0.0
+        self.led_since_seconds = -1.0
+        """When an answer led for the first time; -1: none has."""
+        self._is_mean_of_events = False
+        """Whether events have told the mean, and not whole answers or counters."""
         self._is_alone_guessed = True
         """Whether less than a window has said what one request gets alone."""
         self._is_alone_of_events = False
@@ -121,6 +126,7 @@ class StepClock:
 
         Where an event carries many tokens, the leader alone would tell once in a second.
         """
+        self._is_mean_of_events = True
         if not self._num_since_idle:
             # The first ticks since the replica was idle are all there is to go by.
             self._num_since_idle = 1
@@ -136,8 +142,8 @@ class StepClock:
 
     def rescale(self, ratio: float) -> None:
         """An event turns out to carry ``1 / ratio`` times as many tokens as was assumed so far."""
-        if self._num_since_idle:
-            # Else it is what the engine's counters say, which count tokens.
+        if self._is_mean_of_events:
+            # Else whole answers or the engine's counters have said it, which count tokens.
             self.mean_seconds *= ratio
         self._alone_ticks /= ratio
         if self._is_alone_of_events and self.alone_seconds is not None:
@@ -157,6 +163,7 @@ class StepClock:
         if not is_led or not self._num_since_idle:
             # A leader's first event of twenty tokens takes up to a second.
             self.mean_seconds = self.reported_seconds
+            self._is_mean_of_events = False
 
     def report_alone(self, seconds: float, ticks: float, *, now_seconds: float) -> None:
         """A whole answer of ``ticks`` tokens came ``seconds`` after it was sent.
@@ -165,9 +172,11 @@ class StepClock:
         least as fast as that. (Counted from when the prompt should have been done, one that took
         longer than expected would make the replica look ten times as fast as it is.)
         """
-        if ticks >= ALONE_WINDOW_TICKS and self.last_at_seconds < 0:
+        at_most = seconds / max(1.0, ticks)
+        is_news = self.alone_seconds is None or at_most < self.alone_seconds
+        if is_news and ticks >= ALONE_WINDOW_TICKS and self.last_at_seconds < 0:
             passed = now_seconds - self._alone_since_seconds
-            self._heed_alone(seconds / ticks, passed, is_of_events=False)
+            self._heed_alone(at_most, passed, is_of_events=False)
             self._alone_since_seconds = now_seconds
 
     def pass_time(self, *, now_seconds: float, stall_seconds: float = 0.0) -> bool:
@@ -185,18 +194,19 @@ class StepClock:
         if since < 0 or tick <= 0.0:
             self._passed_at_seconds = now_seconds
             return False
-        ticks = (now_seconds - since) / tick
-        if ticks < 1.0:
+        if now_seconds <= since:
             return False
         self._passed_at_seconds = now_seconds
-        self._count(ticks)
-        return True
+        before = self.num_ticks
+        self._count((now_seconds - since) / tick)
+        return self.num_ticks != before
 
     def idle(self) -> None:
         """Nothing decodes any more: the next answer starts the clock again."""
         self.last_at_seconds = self._passed_at_seconds = -1.0
         self._num_since_idle = 0
         self.mean_seconds = 0.0
+        self._is_mean_of_events = False
 
     def lose_leader(self, *, now_seconds: float) -> None:
         """The leader has ended, or is not read for a while."""
@@ -206,6 +216,8 @@ class StepClock:
     def restart(self, *, now_seconds: float) -> None:
         """Another answer leads from now on."""
         self.last_at_seconds = self._passed_at_seconds = now_seconds
+        if self.led_since_seconds < 0:
+            self.led_since_seconds = now_seconds
         self._restart_alone(now_seconds)
 
     def _count(self, ticks: float) -> None:
