@@ -261,10 +261,7 @@ class OwnRequests(DecodingAnswers):
                 del self.adapters[adapter]
         self._projected_tokens = -1
         if lease.answered_at_seconds < 0:
-            self._pass_time(now_seconds)
-            self._waits_no_more(lease)
-            self._prompt_at_seconds = max(self._prompt_at_seconds, now_seconds)
-            self.speed.left(num_left=self.num_pending)
+            self._left_unanswered(lease, now_seconds)
             return lease.prompt_tokens
         self.drop(lease)
         if lease.profile.is_stream and not lease.is_paused:
@@ -385,10 +382,7 @@ class OwnRequests(DecodingAnswers):
         return lease
 
     def _pass_time(self, now_seconds: float) -> bool:
-        """Let the clock go on where nothing shows it; whether it has moved.
-
-        Called before a prompt is no longer pending: the time so far was that of steps with it.
-        """
+        """Let the clock go on where nothing shows it; whether it has moved."""
         if not self.num_streams or self._leader is not None:
             return False
         stall = self.speed.token_seconds * min(STEP_TOKENS, self.pending_tokens)
@@ -410,9 +404,7 @@ class OwnRequests(DecodingAnswers):
 
     def _decodes(self, lease: Reservation, now_seconds: float, *, is_seen: bool) -> None:
         """A prompt is computed, whichever router sent it; ``is_seen``: its first token was."""
-        self._pass_time(now_seconds)
-        self._waits_no_more(lease)
-        self._prompt_at_seconds = max(self._prompt_at_seconds, now_seconds)
+        self._waits_no_more(lease, now_seconds)
         lease.answered_at_seconds = now_seconds
         speed = self.speed
         if is_seen:
@@ -490,8 +482,18 @@ class OwnRequests(DecodingAnswers):
         ticks = self.steps.num_ticks
         return max(0, lease.base_tokens + lease.num_sequences * ticks - lease.prompt_tokens)
 
-    def _waits_no_more(self, lease: Reservation) -> None:
-        """The request is no longer pending: its prompt is computed, or it has left."""
+    def _left_unanswered(self, lease: Reservation, now_seconds: float) -> None:
+        """A request has left before its first token, whichever router sent it."""
+        self._waits_no_more(lease, now_seconds)
+        self.speed.left(num_left=self.num_pending)
+
+    def _waits_no_more(self, lease: Reservation, now_seconds: float) -> None:
+        """The request is no longer pending: its prompt is computed, or it has left.
+
+        The time until now was that of steps with its prompt, so the clock goes on by that first.
+        """
+        self._pass_time(now_seconds)
+        self._prompt_at_seconds = max(self._prompt_at_seconds, now_seconds)
         self.num_pending -= 1
         self.pending_tokens -= lease.work_tokens
         self.pending_reserved_tokens -= lease.needed_tokens + lease.expected_output_tokens

@@ -80,10 +80,7 @@ class SharedRequests(OwnRequests):
         self.peer_leases.remove(lease)
         self._projected_tokens = -1
         if lease.is_pending:
-            self._pass_time(now_seconds)
-            self._waits_no_more(lease)
-            self._prompt_at_seconds = max(self._prompt_at_seconds, now_seconds)
-            self.speed.left(num_left=self.num_pending)
+            self._left_unanswered(lease, now_seconds)
             return
         if held_tokens is None and self.read_at_seconds >= 0:
             # It may be there still. The next reading says what is free. (A replica that is never
