@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memroute.traffic.prefixes import PrefixIndex
@@ -168,3 +168,49 @@ def test_blocks_of_a_size_of_their_own_fill_a_replica_by_their_tokens():
     index.insert("a", (99,), max_tokens=2000, ends=(1500,))
     assert index.match(tuple(range(20))) == {"a": 5}
     assert index.match((99,)) == {"a": 1}
+
+
+_REPLICAS = st.sampled_from("ab")
+_PROMPTS = st.lists(st.integers(0, 2), min_size=1, max_size=6)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("send"), _REPLICAS, _PROMPTS, st.integers(0, 5)),
+            st.tuples(st.just("take back"), _REPLICAS, _PROMPTS, st.integers(0, 5)),
+            st.tuples(st.just("forget"), _REPLICAS, st.just([0]), st.just(0)),
+        ),
+        max_size=30,
+    ),
+    st.integers(1, 8),
+)
+@example([("send", "a", [0, 1], 1), ("send", "a", [0, 1, 2], 0), ("send", "a", [0, 2], 0)], 8)
+def test_ends_of_prompts_may_come_before_their_beginnings_and_go_after_them(steps, max_tokens):
+    """Peers tell a newcomer the ends of prompts first, and take back what was never computed.
+
+    A block that lay in two runs ended the router with a KeyError, once one of the two was gone.
+    """
+
+    def chain(ids):
+        return tuple(hash(tuple(ids[: end + 1])) for end in range(len(ids)))
+
+    index = PrefixIndex()
+    for step, replica, ids, start in steps:
+        keys = chain(ids)[min(start, len(ids) - 1) :]
+        if step == "send":
+            index.insert(replica, keys, max_tokens=max_tokens)
+        elif step == "take back":
+            index.take_back(replica, keys)
+        else:
+            index.forget(replica)
+        for name in "ab":
+            held = index.stretches(name)
+            assert sum(len(keys) for keys, _ in held) == sum(tokens for _, tokens in held)
+            assert sum(tokens for _, tokens in held) <= max_tokens
+    whole = chain([0, 1, 2])
+    index.insert("a", whole, max_tokens=max(3, max_tokens))
+    assert index.match(whole)["a"] == len(whole)
+    for replica in "ab":
+        index.forget(replica)
+    assert index.num_blocks == 0

@@ -16,6 +16,10 @@ insert a b x          (a b)  then  (c d), (x)
 
 The key of a block is of all text up to its end, so equal keys have equal beginnings: how much two
 chains share is found by halves.
+
+The end of a prompt can be known without what is before it: a router that comes is told of ends
+first, and what was never computed is taken back from under longer prompts. Where such an end
+begins inside a run, its blocks are in two runs until one of them is forgotten.
 """
 
 from bisect import bisect_right
@@ -90,7 +94,7 @@ class PrefixIndex:
     def __init__(self) -> None:
         self._replicas = ReplicaBits()
         self._runs: dict[int, _Run] = {}
-        """By the key of the first block."""
+        """By the key of the first block; of two that begin alike, the later."""
         self._caches: dict[str, _Cache] = {}
         self._by_bit: dict[int, _Cache] = {}
 
@@ -145,9 +149,7 @@ class PrefixIndex:
         while at < len(keys):
             run = self._runs.get(keys[at])
             if run is None:
-                before = ends[at - 1] if at else 0
-                run = _Run(keys[at:], ends[at:], before, 0)
-                self._runs[keys[at]] = run
+                run = self._begin(keys, ends, at)
             else:
                 common = run.num_common(keys, at)
                 if common < len(run.keys):
@@ -211,6 +213,15 @@ class PrefixIndex:
             self._by_bit[self._replicas.bit(replica)] = cache
         return cache
 
+    def _begin(self, keys: tuple[int, ...], ends: tuple[int, ...], at: int) -> _Run:
+        """A run of the prompt's blocks from ``at`` on, up to the first that another begins with."""
+        key, stop = keys[at], len(keys)
+        if not self._runs.keys().isdisjoint(keys[at:]):
+            stop = next(index for index in range(at, stop) if keys[index] in self._runs)
+        before = ends[at - 1] if at else 0
+        run = self._runs[key] = _Run(keys[at:stop], ends[at:stop], before, 0)
+        return run
+
     def _part(self, run: _Run, count: int) -> _Run:
         """Cut a run in two; its first blocks. They count as used now wherever they are."""
         head = run.cut_off(count)
@@ -234,8 +245,9 @@ class PrefixIndex:
         del cache.recent[run]
         cache.num_tokens -= run.num_tokens
         cache.num_blocks -= len(run.keys)
-        if not run.holders:
-            del self._runs[run.keys[0]]
+        first = run.keys[0]
+        if not run.holders and self._runs.get(first) is run:
+            del self._runs[first]
 
     def _evict(self, cache: _Cache, bit: int, max_tokens: int) -> None:
         """Forget what was used longest ago, until the rest fits; the last block stays in any case.
