@@ -4,17 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from memroute.catalog.accelerators import accelerator_for_product, usable_bytes
 from memroute.footprint import Calibration, CalibrationKey
-from memroute.placement import Device, Inventory, Node, PlacementMode
-from memroute.units import MIB
+from memroute.placement import Inventory, Node
 from memroute_kube import KubeObject
 from memroute_kube.resources import (
     GPU_RESOURCE,
     LABEL_DEPLOYMENT,
-    LABEL_GPU_SHARING,
-    TAINT_SHARED,
-    is_condition_true,
     object_key,
 )
 from memroute_operator.calibrations import (
@@ -24,16 +19,11 @@ from memroute_operator.calibrations import (
     read_calibrations,
 )
 from memroute_operator.deployment import Deployment, read_deployment
-from memroute_operator.device_metrics import DeviceMetrics, DeviceReading
+from memroute_operator.device_metrics import DeviceMetrics
+from memroute_operator.nodes import read_node
+from memroute_operator.pod_resources import requested_devices
 from memroute_operator.replica import Replica, is_terminal, read_replica
 from memroute_operator.store import Store
-
-LABEL_GPU_MEMORY_MIB = "nvidia.com/gpu.memory"
-LABEL_GPU_COUNT = "nvidia.com/gpu.count"
-LABEL_GPU_PRODUCT = "nvidia.com/gpu.product"
-TIB_IN_MIB = 1024 * 1024
-# Some versions of GPU feature discovery wrote bytes: no device has a tebibyte.
-TOLERATED_TAINTS = frozenset({GPU_RESOURCE, TAINT_SHARED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +62,7 @@ def gather(
     """
     replicas, unreadable, foreign_devices = _read_pods(store)
     nodes = [
-        _read_node(obj, metrics, foreign_devices.get(obj["metadata"]["name"], 0), now_seconds)
+        read_node(obj, metrics, foreign_devices.get(obj["metadata"]["name"], 0), now_seconds)
         for obj in sorted(store.nodes.values(), key=object_key)
     ]
     deployments = {
@@ -119,7 +109,9 @@ def _read_pods(store: Store) -> tuple[list[Replica], list[KubeObject], dict[str,
             else:
                 replicas.append(replica)
         elif not is_terminal(pod) and (node := pod["spec"].get("nodeName")):
-            foreign_devices[node] = foreign_devices.get(node, 0) + _requested_devices(pod)
+            foreign_devices[node] = (
+                foreign_devices.get(node, 0) + requested_devices(pod)[GPU_RESOURCE]
+            )
     return replicas, unreadable, foreign_devices
 
 
@@ -155,84 +147,3 @@ def _measured(
         if known is None or known.overhead_bytes < calibration.overhead_bytes:
             found[calibration.key] = calibration
     return found
-
-
-def _requested_devices(pod: KubeObject) -> int:
-    return sum(
-        int(container.get("resources", {}).get("limits", {}).get(GPU_RESOURCE, 0))
-        for container in pod["spec"]["containers"]
-    )
-
-
-def _read_node(
-    obj: KubeObject, metrics: DeviceMetrics, num_foreign_devices: int, now_seconds: float
-) -> Node:
-    name = obj["metadata"]["name"]
-    labels = obj["metadata"].get("labels") or {}
-    shared = labels.get(LABEL_GPU_SHARING) == "shared"
-    fresh = metrics.is_fresh(name, now_seconds=now_seconds)
-    reading = metrics.readings.get(name)
-    if reading is not None and reading.devices:
-        devices = tuple(_from_exporter(name, device, fresh=fresh) for device in reading.devices)
-    else:
-        devices = _from_labels(name, labels)
-    return Node(
-        name=name,
-        mode=PlacementMode.SHARED if shared else PlacementMode.EXCLUSIVE,
-        devices=tuple(device for device in devices if device is not None),
-        labels=labels,
-        unusable_reason=_unusable_reason(obj),
-        num_allocatable=int(obj.get("status", {}).get("allocatable", {}).get(GPU_RESOURCE, 0)),
-        num_foreign_devices=num_foreign_devices,
-        has_fresh_metrics=fresh,
-    )
-
-
-def _from_exporter(node: str, reading: DeviceReading, *, fresh: bool) -> Device | None:
-    total = reading.total_bytes
-    if total is None:
-        return None
-    usable = usable_bytes(product=reading.product, reported_bytes=total)
-    if reading.reserved_bytes is not None:
-        usable = min(usable, total - reading.reserved_bytes)
-    return Device(
-        node=node,
-        index=reading.index,
-        uuid=reading.uuid,
-        product=reading.product,
-        usable_bytes=usable,
-        usable_source="dcgm",
-        live_free_bytes=reading.free_bytes if fresh else None,
-        assigned_pod=reading.assigned_pod if fresh else None,
-    )
-
-
-def _from_labels(node: str, labels: dict[str, str]) -> tuple[Device, ...]:
-    try:
-        count, memory = int(labels[LABEL_GPU_COUNT]), int(labels[LABEL_GPU_MEMORY_MIB])
-    except (KeyError, ValueError):
-        return ()
-    reported = memory if memory >= TIB_IN_MIB else memory * MIB
-    product = labels.get(LABEL_GPU_PRODUCT)
-    return tuple(
-        Device(
-            node=node,
-            index=index,
-            uuid=None,
-            product=product if accelerator_for_product(product or "") else None,
-            usable_bytes=usable_bytes(product=product, reported_bytes=reported),
-            usable_source="label",
-        )
-        for index in range(count)
-    )
-
-
-def _unusable_reason(node: KubeObject) -> str | None:
-    if not is_condition_true(node, "Ready"):
-        return "NotReady"
-    if node["spec"].get("unschedulable"):
-        return "Cordoned"
-    for taint in node["spec"].get("taints") or ():
-        if taint["effect"] in ("NoSchedule", "NoExecute") and taint["key"] not in TOLERATED_TAINTS:
-            return "Tainted"
-    return None
