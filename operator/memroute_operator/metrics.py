@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from memroute.placement.inventory import Ledger
 from memroute_operator.gather import Facts
 from memroute_operator.plan import Action
+from memroute_operator.readings.loops import ReadingMetrics
 
 _DEVICE = ("node", "device", "product")
 
@@ -49,6 +50,7 @@ class OperatorMetrics:
             "Reconciles that an API error ended.",
             registry=self.registry,
         )
+        self.readings = ReadingMetrics(self.registry)
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
         return Gauge(f"memroute_{name}", text, labels, registry=self.registry)

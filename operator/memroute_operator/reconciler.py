@@ -6,16 +6,12 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 
-import httpx
-
 from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
 from memroute_operator.apply import Applier
-from memroute_operator.calibrations import EngineReports
-from memroute_operator.device_metrics import DeviceMetrics, matches_selector
 from memroute_operator.gather import Facts, gather
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Action, Create, Delete, PlanContext, Step, plan_step
-from memroute_operator.router_metrics import RouterMetrics
+from memroute_operator.readings.loops import Readings
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.status import deployment_status
 from memroute_operator.status_writer import StatusWriter
@@ -39,17 +35,14 @@ class Reconciler:
         store: Store,
         settings: OperatorSettings,
         metrics: OperatorMetrics,
-        http: httpx.AsyncClient,
+        readings: Readings,
     ) -> None:
-        """``http``: what exporters and routers are read with."""
+        """``readings``: what exporters, routers and engines have said last."""
         self._client = client
-        self._http = http
+        self._readings = readings
         self._store = store
         self._settings = settings
         self._metrics = metrics
-        self._devices = DeviceMetrics(scrape_seconds=settings.scrape_seconds)
-        self._routers = RouterMetrics()
-        self._reports = EngineReports()
         self._applier = Applier(client, store, settings)
         self._status_writer = StatusWriter(client, store)
         self._avoided: dict[tuple[str, str], float] = {}
@@ -58,11 +51,11 @@ class Reconciler:
     async def run(self) -> None:
         """Reconcile for ever. Returns only by cancellation or a bug."""
         await self._list_all_patiently()
-        await self._read_metrics()
+        await self._readings.read_once()
         loops = [
             asyncio.create_task(self._reconcile_forever(), name="reconcile"),
             asyncio.create_task(self._resync_forever(), name="resync"),
-            asyncio.create_task(self._read_metrics_forever(), name="metrics"),
+            asyncio.create_task(self._readings.run(), name="readings"),
         ]
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
@@ -120,7 +113,10 @@ class Reconciler:
 
     def _gather(self, now_seconds: float) -> Facts:
         return gather(
-            self._store, self._devices, now_seconds=now_seconds, reports=self._reports.by_pod
+            self._store,
+            self._readings.devices,
+            now_seconds=now_seconds,
+            reports=self._readings.engines.by_pod,
         )
 
     async def _apply(self, action: Action, step: Step) -> None:
@@ -152,7 +148,7 @@ class Reconciler:
         return PlanContext(
             now=datetime.now(UTC),
             drain_timeout_seconds=self._settings.drain_timeout_seconds,
-            in_flight=self._routers.in_flight if self._routers.is_known else None,
+            in_flight=self._readings.routers.in_flight if self._readings.routers.is_known else None,
             avoided_nodes={key: frozenset(nodes) for key, nodes in avoided.items()},
             lost_nodes=frozenset(
                 node
@@ -175,9 +171,11 @@ class Reconciler:
                 assigned_devices=assigned,
                 stale_nodes=facts.stale_nodes,
                 kv_projected_ratio=(
-                    self._routers.kv_projected_ratio if self._routers.is_known else None
+                    self._readings.routers.kv_projected_ratio
+                    if self._readings.routers.is_known
+                    else None
                 ),
-                targets=self._routers.targets.get(deployment.key),
+                targets=self._readings.routers.targets.get(deployment.key),
                 now=datetime.now(UTC),
             )
             await self._status_writer.write(deployment, status)
@@ -222,21 +220,3 @@ class Reconciler:
             changed |= collection.replace(items, int(version))
         if changed:
             self._store.mark_dirty()
-
-    async def _read_metrics_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.scrape_seconds)
-            await self._read_metrics()
-
-    async def _read_metrics(self) -> None:
-        pods = list(self._store.pods.values())
-        exporters = [p for p in pods if matches_selector(p, self._settings.exporter_selector)]
-        routers = [p for p in pods if matches_selector(p, self._settings.router_selector)]
-        await asyncio.gather(
-            self._devices.scrape(
-                self._http, exporters, self._settings.exporter_port, time.monotonic
-            ),
-            self._routers.scrape(self._http, routers),
-            self._reports.scrape(self._http, pods),
-        )
-        self._store.mark_dirty()
