@@ -1,5 +1,6 @@
 """From raw objects and readings to the facts that a plan is made on."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -8,7 +9,6 @@ from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Inventory, Node
 from memroute_kube import KubeObject
 from memroute_kube.resources import (
-    GPU_RESOURCE,
     LABEL_DEPLOYMENT,
     object_key,
 )
@@ -20,7 +20,7 @@ from memroute_operator.calibrations import (
 )
 from memroute_operator.deployment import Deployment, read_deployment
 from memroute_operator.device_metrics import DeviceMetrics
-from memroute_operator.nodes import read_node
+from memroute_operator.nodes import main_pool, read_node
 from memroute_operator.pod_resources import requested_devices
 from memroute_operator.replica import Replica, is_terminal, read_replica
 from memroute_operator.store import Store
@@ -61,8 +61,17 @@ def gather(
     ``reports``: what engines have said of themselves, by the uid of their pod.
     """
     replicas, unreadable, foreign_devices = _read_pods(store)
+    existing_pods = {object_key(pod) for pod in store.pods.values() if not is_terminal(pod)}
     nodes = [
-        read_node(obj, metrics, foreign_devices.get(obj["metadata"]["name"], 0), now_seconds)
+        main_pool(
+            read_node(
+                obj,
+                metrics,
+                foreign_devices.get(obj["metadata"]["name"], Counter()),
+                now_seconds,
+                existing_pods=existing_pods,
+            )
+        )
         for obj in sorted(store.nodes.values(), key=object_key)
     ]
     deployments = {
@@ -96,11 +105,13 @@ def gather(
     )
 
 
-def _read_pods(store: Store) -> tuple[list[Replica], list[KubeObject], dict[str, int]]:
-    """Our replicas, our pods that cannot be read, and whole devices of others by node."""
+def _read_pods(
+    store: Store,
+) -> tuple[list[Replica], list[KubeObject], dict[str, Counter[str]]]:
+    """Our replicas, our pods that cannot be read, and devices of others by node and resource."""
     replicas: list[Replica] = []
     unreadable: list[KubeObject] = []
-    foreign_devices: dict[str, int] = {}
+    foreign_devices: dict[str, Counter[str]] = {}
     for pod in store.pods.values():
         if LABEL_DEPLOYMENT in (pod["metadata"].get("labels") or {}):
             replica = read_replica(pod)
@@ -109,9 +120,7 @@ def _read_pods(store: Store) -> tuple[list[Replica], list[KubeObject], dict[str,
             else:
                 replicas.append(replica)
         elif not is_terminal(pod) and (node := pod["spec"].get("nodeName")):
-            foreign_devices[node] = (
-                foreign_devices.get(node, 0) + requested_devices(pod)[GPU_RESOURCE]
-            )
+            foreign_devices.setdefault(node, Counter()).update(requested_devices(pod))
     return replicas, unreadable, foreign_devices
 
 
