@@ -6,7 +6,7 @@ import signal
 
 import kopf
 
-from memroute_kube import KubernetesClient
+from memroute_kube import RESOURCE_SLICES, KubeObject, KubernetesClient
 from memroute_operator.handlers import build_registry
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.readings.loops import Readings
@@ -30,6 +30,10 @@ async def run_operator(settings: OperatorSettings) -> None:
         await KubernetesClient.from_environment() as client,
         open_page_reader() as reader,
     ):
+
+        async def list_slices() -> list[KubeObject]:
+            return (await client.list(RESOURCE_SLICES))[0]
+
         readings = Readings(
             reader,
             store.pods.values,
@@ -39,6 +43,7 @@ async def run_operator(settings: OperatorSettings) -> None:
             routers=(settings.router_selector,),
             scrape_seconds=settings.scrape_seconds,
             on_change=store.mark_dirty,
+            list_slices=list_slices,
         )
         reconciler = Reconciler(client, store, settings, metrics, readings)
         tasks = [

@@ -1,7 +1,7 @@
 """From raw objects and readings to the facts that a plan is made on."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -55,10 +55,12 @@ def gather(
     *,
     now_seconds: float,
     reports: Mapping[str, EngineReport | None] = MappingProxyType({}),
+    resource_slices: Mapping[str, Sequence[KubeObject]] = MappingProxyType({}),
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
     ``reports``: what engines have said of themselves, by the uid of their pod.
+    ``resource_slices``: what DRA drivers publish, by node.
     """
     replicas, unreadable, foreign_devices = _read_pods(store)
     existing_pods = {object_key(pod) for pod in store.pods.values() if not is_terminal(pod)}
@@ -69,6 +71,7 @@ def gather(
                 metrics,
                 foreign_devices.get(obj["metadata"]["name"], Counter()),
                 now_seconds,
+                resource_slices=resource_slices.get(obj["metadata"]["name"], ()),
                 existing_pods=existing_pods,
             )
         )

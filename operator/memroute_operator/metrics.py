@@ -20,6 +20,11 @@ class OperatorMetrics:
         self._live_free = self._gauge(
             "device_live_free_bytes", "HBM that the exporter reports free, while fresh.", _DEVICE
         )
+        self._age = self._gauge(
+            "device_reading_age_seconds",
+            "How old the exporter's values are at most, at its own pace.",
+            _DEVICE,
+        )
         self._free = self._gauge(
             "device_free_bytes", "HBM that may still be promised (shared devices).", _DEVICE
         )
@@ -73,7 +78,7 @@ class OperatorMetrics:
         """Set the gauges. ``refused``: deployment → reason → replicas."""
         self._reconcile.observe(seconds)
         for family in (
-            self._usable, self._reserved, self._live_free, self._free,
+            self._usable, self._reserved, self._live_free, self._age, self._free,
             self._replicas, self._wanted, self._refused,
         ):  # fmt: skip
             family.clear()
@@ -88,6 +93,8 @@ class OperatorMetrics:
                 )
                 if device.live_free_bytes is not None:
                     self._live_free.labels(*labels).set(device.live_free_bytes)
+                if device.live_age_seconds is not None:
+                    self._age.labels(*labels).set(device.live_age_seconds)
                 if device.uuid is not None and not node.num_allocatable:
                     self._free.labels(*labels).set(ledger.free_bytes(device))
         for replica in facts.replicas:

@@ -86,6 +86,7 @@ class Reconciler:
         """One step for everything; whether something is due by time alone."""
         started = time.monotonic()
         facts = self._gather(started)
+        self._readings.tell_notes(facts.inventory.nodes)
         step = plan_step(facts, self._context(facts, started))
         for pod in facts.unreadable_pods:
             # Nobody knows what it holds, and the ledger must: away with it.

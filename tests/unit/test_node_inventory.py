@@ -430,3 +430,21 @@ def test_an_odd_node_is_a_node_of_which_little_is_known(odd):
     obj["metadata"] |= odd
     (node,) = read_node(obj, DeviceMetrics(scrape_seconds=5), Counter(), 0.0)
     assert node.devices == ()
+
+
+@pytest.mark.parametrize(
+    ("taint", "reason"),
+    [
+        ({"key": "sku", "value": "gpu", "effect": "NoSchedule"}, "Tainted by sku=gpu:NoSchedule"),
+        ({"key": "spot", "effect": "NoExecute"}, "Tainted by spot:NoExecute"),
+        ({"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}, None),
+        ({"key": "nvidia.com/gpu", "effect": "NoExecute"}, "Tainted by nvidia.com/gpu:NoExecute"),
+        ({"key": "sku", "value": "gpu", "effect": "PreferNoSchedule"}, None),
+    ],
+)
+def test_a_taint_is_named_unless_replica_pods_tolerate_it(taint, reason):
+    """Told as a mere count, nobody knows which; and a plan tolerates no more than its pods do."""
+    obj = node_of(ONE)
+    obj["spec"]["taints"] = [taint]
+    (node,) = read_node(obj, DeviceMetrics(scrape_seconds=5), Counter(), 0.0)
+    assert node.unusable_reason == reason

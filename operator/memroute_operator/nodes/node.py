@@ -27,6 +27,7 @@ from memroute_operator.nodes.measured import devices_of_exporter
 from memroute_operator.nodes.providers import read_provider
 from memroute_operator.nodes.resource_slices import read_resource_slices
 
+# Taints that replica pods tolerate, with the effect NoSchedule (``manifests``).
 TOLERATED_TAINTS = frozenset({GPU_RESOURCE, TAINT_SHARED})
 SHARED_RESOURCE = f"{GPU_RESOURCE}.shared"
 AMD_RESOURCE = "amd.com/gpu"
@@ -377,6 +378,8 @@ def _unusable_reason(node: KubeObject) -> str | None:
     if spec.get("unschedulable"):
         return "Cordoned"
     for taint in spec.get("taints") or ():
-        if taint["effect"] in ("NoSchedule", "NoExecute") and taint["key"] not in TOLERATED_TAINTS:
-            return "Tainted"
+        key, effect = taint.get("key"), taint.get("effect")
+        if effect == "NoExecute" or (effect == "NoSchedule" and key not in TOLERATED_TAINTS):
+            value = taint.get("value")
+            return f"Tainted by {key}={value}:{effect}" if value else f"Tainted by {key}:{effect}"
     return None
