@@ -7,7 +7,8 @@ from memroute_simulator.nodes.devices import DeviceTable, OutOfMemoryError
 from memroute_simulator.nodes.environment import ConfigurationError, downward_field, expand
 from memroute_simulator.nodes.fleet import FleetFileError, load_fleet
 from memroute_simulator.nodes.images import entrypoint_for, repository_of
-from memroute_simulator.nodes.machines import H100, L4, MACHINES, gpu_labels
+from memroute_simulator.nodes.labels import gpu_labels
+from memroute_simulator.nodes.machines import H100, L4, MACHINES
 
 
 def test_a_device_grants_what_is_free_and_no_byte_more():
