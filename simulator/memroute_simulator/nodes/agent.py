@@ -45,6 +45,9 @@ LEASE_SECONDS = 40
 # kubelet's own nodeLeaseDurationSeconds.
 KUBELET_VERSION = "v1.37.2"
 MAX_PODS = 110
+# Loopback has one IPv6 address: pods of an IPv6 node share it, as on the host's network, so that
+# a port is one pod's. (Mapped addresses are refused by the API server.)
+IPV6_ADDRESS = "::1"
 # The least time between two collections of an exporter that is told to collect at once.
 MIN_COLLECT_SECONDS = 0.2
 
@@ -163,17 +166,17 @@ class NodeAgent:
         if self._workers.pop(worker.uid, None) is None:
             return
         self.devices.unassign(worker.uid)
-        if worker.ip:
-            self._free_addresses.insert(0, worker.ip.removeprefix("::ffff:"))
+        if worker.ip and worker.ip != IPV6_ADDRESS:
+            self._free_addresses.insert(0, worker.ip)
 
     def take_address(self, previous: str | None) -> str:
         """An address for a pod: the one it had before a reboot, else the one unused for longest."""
-        plain = (previous or "").removeprefix("::ffff:")
-        if previous is not None and plain in self._free_addresses:
-            self._free_addresses.remove(plain)
+        if self.spec.ip_family == "ipv6":
+            return IPV6_ADDRESS
+        if previous in self._free_addresses:
+            self._free_addresses.remove(previous)
             return previous
-        address = self._free_addresses.pop()
-        return f"::ffff:{address}" if self.spec.ip_family == "ipv6" else address
+        return self._free_addresses.pop()
 
     def open_driver(self, owner: str, visible: list[EmulatedDevice]) -> str:
         """The driver's URL for one container instance."""

@@ -101,7 +101,7 @@ HELP = {
     "exporterSeconds": f"how often its exporter collects ({EXPORTER_SECONDS:.0f}; "
     "its page is as old as that)",
     "imagePullSeconds": "how long the first pull of each image takes (0)",
-    "ipFamily": "`ipv6`: its pods have IPv6 addresses (mapped ones, on loopback)",
+    "ipFamily": "`ipv6`: its pods have the address ::1, all of them: one pod per port",
 }
 
 
