@@ -1,15 +1,19 @@
 """What kinds of nodes have, by everything that is said of them; or what would tell."""
 
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memroute.catalog import accelerator_by_name
 from memroute.units import GIB, MIB
 from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.nodes import read_node
+from memroute_operator.nodes.node import MAX_DEVICES
 
 H100 = "NVIDIA-H100-80GB-HBM3"
 H100_USABLE = accelerator_by_name("H100").usable_bytes
@@ -448,3 +452,52 @@ def test_a_taint_is_named_unless_replica_pods_tolerate_it(taint, reason):
     obj["spec"]["taints"] = [taint]
     (node,) = read_node(obj, DeviceMetrics(scrape_seconds=5), Counter(), 0.0)
     assert node.unusable_reason == reason
+
+
+TEXTS = st.one_of(
+    st.text(max_size=10),
+    st.sampled_from(["1", "8", "80Gi", "1k", "-1", "true", H100, f"{H100}-SHARED", "time-slicing",
+                     f"{H100}-MIG-1g.10gb", f"{H100}-MIG-INVALID", "mps", "nvidia-l4", "192G",
+                     "81559", "1e30", "GPU-0", "0"]),
+)  # fmt: skip
+LABEL_NAMES = st.sampled_from(
+    ["nvidia.com/gpu.count", "nvidia.com/gpu.memory", "nvidia.com/gpu.product",
+     "nvidia.com/gpu.replicas", "nvidia.com/gpu.sharing-strategy", "nvidia.com/mig-1g.10gb.count",
+     "nvidia.com/mig-1g.10gb.memory", "amd.com/gpu.vram", "amd.com/gpu.product-name",
+     "beta.amd.com/gpu.vram.64G", f"{GKE}accelerator", f"{GKE}accelerator-count",
+     f"{GKE}gpu-partition-size", f"{KARPENTER}name", f"{KARPENTER}memory", INSTANCE,
+     "memroute.dev/gpu-sharing", "memroute.dev/device-memory", "memroute.dev/device-product",
+     "memroute.dev/device-cordon", "memroute.dev/ignored-xids"]
+)  # fmt: skip
+RESOURCES = st.sampled_from(
+    ["nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-1g.10gb", "nvidia.com/mig-",
+     "nvidia.com/mig-nonsense", "amd.com/gpu", "cpu"]
+)  # fmt: skip
+LABELS = st.none() | st.dictionaries(LABEL_NAMES, TEXTS, max_size=6)
+COUNTS = st.none() | st.dictionaries(RESOURCES, TEXTS | st.integers(), max_size=4)
+PAGES = st.sampled_from(
+    ["", dcgm("NVIDIA L4", 22500, 0, 2), mig_page("1g.10gb", 2, 9900, 84),
+     dcgm("NVIDIA H100 80GB HBM3", 10**6, 0)]
+)  # fmt: skip
+SLICES = st.sampled_from(
+    [(), (resource_slice(dra_gpu()),), (resource_slice({}, {"attributes": 5}),), ({"spec": None},),
+     (resource_slice(generation="x"),)]
+)  # fmt: skip
+
+
+@settings(max_examples=int(os.environ.get("MEMROUTE_FUZZ_EXAMPLES", "500")))
+@given(LABELS, LABELS, COUNTS, COUNTS, PAGES, SLICES)
+def test_no_node_is_too_odd_to_be_read(labels, annotations, capacity, allocatable, page, slices):
+    """Whatever stands on it: no exception, no device larger than what says so, no endless list."""
+    obj = node_of(Kind({}, {}))
+    obj["metadata"] |= {"labels": labels, "annotations": annotations}
+    obj["status"] |= {"capacity": capacity, "allocatable": allocatable}
+    metrics = DeviceMetrics(scrape_seconds=5)
+    if page:
+        metrics.take("n", page, asked_at_seconds=0.0)
+    for node in read_node(obj, metrics, Counter(), 0.0, resource_slices=slices):
+        assert len(node.devices) <= MAX_DEVICES
+        for device in node.devices:
+            free = device.live_free_bytes
+            assert device.usable_bytes >= 0
+            assert free is None or free >= 0

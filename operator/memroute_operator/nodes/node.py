@@ -29,6 +29,8 @@ from memroute_operator.nodes.resource_slices import read_resource_slices
 
 # Taints that replica pods tolerate, with the effect NoSchedule (``manifests``).
 TOLERATED_TAINTS = frozenset({GPU_RESOURCE, TAINT_SHARED})
+# Devices of one node that are planned on: no node has more, whatever its status says.
+MAX_DEVICES = 256
 SHARED_RESOURCE = f"{GPU_RESOURCE}.shared"
 AMD_RESOURCE = "amd.com/gpu"
 MIG_PREFIX = "nvidia.com/mig-"
@@ -205,7 +207,7 @@ class _NodeReader:
     def _alike(self, count: int, said: NodeFacts) -> tuple[DeviceFacts, ...]:
         return tuple(
             _filled(DeviceFacts(index=index, slice_profile=said.slice_profile), said)
-            for index in range(count)
+            for index in range(min(count, MAX_DEVICES))
         )
 
     # Slices of strategy "mixed".
@@ -253,7 +255,10 @@ class _NodeReader:
         measured = tuple(one for one in known if one.slice_profile == facts.profile)
         if len(measured) == count:
             return tuple(_filled(one, of_profile) for one in measured)
-        blank = (DeviceFacts(index=index, slice_profile=facts.profile) for index in range(count))
+        blank = (
+            DeviceFacts(index=index, slice_profile=facts.profile)
+            for index in range(min(count, MAX_DEVICES))
+        )
         return tuple(_filled(one, of_profile) for one in blank)
 
     # One device.
