@@ -309,5 +309,10 @@ def _ran_before(status: Mapping[str, Any]) -> dict[int, Home]:
         index, node = placement.get("replica"), placement.get("node")
         devices = placement.get("devices") or ()
         if isinstance(index, int) and isinstance(node, str) and isinstance(devices, list | tuple):
-            homes[index] = Home(node=node, device_uuids=tuple(str(uuid) for uuid in devices))
+            held = placement.get("hbmBytes")
+            homes[index] = Home(
+                node=node,
+                device_uuids=tuple(str(uuid) for uuid in devices),
+                held_bytes=held if isinstance(held, int) else 0,
+            )
     return homes
