@@ -27,7 +27,7 @@ async def run_operator(settings: OperatorSettings) -> None:
     metrics = OperatorMetrics()
     metrics.serve(settings.host, settings.metrics_port)
     async with (
-        await KubernetesClient.from_environment() as client,
+        await KubernetesClient.from_environment(component="memroute-operator") as client,
         httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as http,
     ):
         reconciler = Reconciler(client, store, settings, metrics, http)
