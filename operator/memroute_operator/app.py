@@ -4,13 +4,13 @@ import asyncio
 import logging
 import signal
 
-import httpx
 import kopf
 
 from memroute_kube import KubernetesClient
-from memroute_operator.device_metrics import TIMEOUT_SECONDS
 from memroute_operator.handlers import build_registry
 from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.readings.loops import Readings
+from memroute_operator.readings.pages import open_page_reader
 from memroute_operator.reconciler import Reconciler
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.store import Store
@@ -28,9 +28,19 @@ async def run_operator(settings: OperatorSettings) -> None:
     metrics.serve(settings.host, settings.metrics_port)
     async with (
         await KubernetesClient.from_environment(component="memroute-operator") as client,
-        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as http,
+        open_page_reader() as reader,
     ):
-        reconciler = Reconciler(client, store, settings, metrics, http)
+        readings = Readings(
+            reader,
+            store.pods.values,
+            metrics.readings,
+            exporters=settings.exporter_selector,
+            exporter_port=settings.exporter_port,
+            routers=(settings.router_selector,),
+            scrape_seconds=settings.scrape_seconds,
+            on_change=store.mark_dirty,
+        )
+        reconciler = Reconciler(client, store, settings, metrics, readings)
         tasks = [
             asyncio.create_task(stopping.wait(), name="signal"),
             asyncio.create_task(reconciler.run(), name="reconciler"),

@@ -20,7 +20,7 @@ from memroute_operator.deployment import (
     Deployment,
     read_deployment,
 )
-from memroute_operator.device_metrics import DeviceMetrics
+from memroute_operator.device_metrics import MAX_COLLECT_SECONDS, DeviceMetrics, NodeReading
 from memroute_operator.lost_nodes import NodeSight
 from memroute_operator.nodes import read_node
 from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner, read_pods
@@ -150,9 +150,16 @@ def node_sights(store: Store, metrics: DeviceMetrics) -> dict[str, NodeSight]:
             exists=True,
             is_ready=is_ready,
             boot_id=boot_id if isinstance(boot_id, str) else None,
-            reading_taken_at_seconds=None if reading is None else reading.taken_at_seconds,
+            shown_after_seconds=None if reading is None else _shown_after(reading),
         )
     return sights
+
+
+def _shown_after(reading: NodeReading) -> float:
+    """What happened before this is in the reading."""
+    if reading.collected_after_seconds is not None:
+        return reading.collected_after_seconds
+    return reading.taken_at_seconds - MAX_COLLECT_SECONDS
 
 
 def _reservations(

@@ -19,8 +19,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-import httpx
-
 from memroute_kube import ApiError, KubernetesClient
 from memroute_operator.apply import Applier
 from memroute_operator.carry_out import CarryOut
@@ -33,9 +31,9 @@ from memroute_operator.listing import Lister
 from memroute_operator.lost_nodes import Ghosts, LostNodes, NodeLoss, NodeSight
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Action, Delete, PlanContext, Step
+from memroute_operator.readings.loops import Readings
 from memroute_operator.replica import ReplicaState
 from memroute_operator.settings import OperatorSettings
-from memroute_operator.sources import Sources
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.statuses import Statuses
 from memroute_operator.store import Store
@@ -62,18 +60,18 @@ class Reconciler:
         store: Store,
         settings: OperatorSettings,
         metrics: OperatorMetrics,
-        http: httpx.AsyncClient,
+        readings: Readings,
         *,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        """``http``: what exporters and routers are read with; ``clock``: monotonic seconds."""
+        """``readings``: what exporters, routers and engines say; ``clock``: monotonic seconds."""
         rng = rng or random.Random()  # noqa: S311 - jitter
         self._store = store
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self.sources = Sources(store, settings, http, clock, self._on_bug)
+        self._readings = readings
         self._events = EventWriter(client)
         self._lister = Lister(client, store, clock)
         self._lanes = Lanes(lambda _, error: self._on_bug("lane", error))
@@ -86,7 +84,7 @@ class Reconciler:
             hands=self._hands,
             failed_pods=self._failed_pods,
             planner=self._planner,
-            sources=self.sources,
+            readings=readings,
             metrics=metrics,
             on_bug=self._on_bug,
             clock=clock,
@@ -101,11 +99,11 @@ class Reconciler:
         loops: list[asyncio.Task[None]] = []
         try:
             await self._lister.list_all_patiently()
-            await self.sources.read_all()
+            await self._readings.read_once()
             loops += [
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),
                 asyncio.create_task(self._resync_forever(), name="resync"),
-                asyncio.create_task(self._read_metrics_forever(), name="metrics"),
+                asyncio.create_task(self._readings.run(), name="readings"),
             ]
             await asyncio.gather(*loops)
         finally:
@@ -134,11 +132,6 @@ class Reconciler:
             if await self._guarded("resync", self._lister.list_all) is not None:
                 self._hands.on_listed(self._lister.began_seconds)
 
-    async def _read_metrics_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.scrape_seconds)
-            await self._guarded("metrics", self.sources.read_all)
-
     async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
         """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""
         try:
@@ -162,7 +155,7 @@ class Reconciler:
         Raises ``ApiError`` when nothing can be done at all.
         """
         started = self._clock()
-        sights = node_sights(self._store, self.sources.devices)
+        sights = node_sights(self._store, self._readings.devices)
         facts = self._gather(sights)
         loss = self._lost_nodes.decide(
             facts.gpu_nodes(sights),
@@ -185,6 +178,7 @@ class Reconciler:
         self._metrics.on_reconciled(facts, refused, self._clock() - started, loss)
         self._hands.forget_old({deployment.key for deployment in facts.deployments})
         self._failed_pods.forget_old(self._clock())
+        self._readings.devices.forget_nodes(sights)
         if self._hands.wants_list:
             self._lister.want()
         return self._pause(step, loss)
@@ -194,9 +188,9 @@ class Reconciler:
         pods = self._store.pods
         facts = gather(
             self._store,
-            self.sources.devices,
+            self._readings.devices,
             now_seconds=now,
-            reports=self.sources.reports.by_pod,
+            reports=self._readings.engines.by_pod,
             held=self._hands.reservations(lambda key: pods.get(key) is not None),
         )
         running = {
@@ -208,7 +202,7 @@ class Reconciler:
 
     def _context(self, loss: NodeLoss) -> PlanContext:
         now = self._clock()
-        routers = self.sources.routers
+        routers = self._readings.routers
         return PlanContext(
             now=datetime.now(UTC),
             drain_timeout_seconds=self._settings.drain_timeout_seconds,
