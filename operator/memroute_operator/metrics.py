@@ -44,6 +44,11 @@ class OperatorMetrics:
             "Time of one reconcile of everything.",
             registry=self.registry,
         )
+        self._leading = Gauge(
+            "memroute_operator_leading",
+            "1 while this operator holds the Lease and writes, 0 for a standby.",
+            registry=self.registry,
+        )
         self._errors = Counter(
             "memroute_operator_reconcile_errors",
             "Reconciles that an API error ended.",
@@ -56,6 +61,19 @@ class OperatorMetrics:
     def serve(self, host: str, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own."""
         start_http_server(port, addr=host, registry=self.registry)
+
+    def on_leading(self, is_leading: bool) -> None:
+        """It began or ceased to lead. A standby exports nothing of the fleet: the leader does."""
+        self._leading.set(is_leading)
+        if not is_leading:
+            self._clear_fleet()
+
+    def _clear_fleet(self) -> None:
+        for family in (
+            self._usable, self._reserved, self._live_free, self._free,
+            self._replicas, self._wanted, self._refused,
+        ):  # fmt: skip
+            family.clear()
 
     def on_action(self, action: Action) -> None:
         """An action was carried out."""
@@ -70,11 +88,7 @@ class OperatorMetrics:
     ) -> None:
         """Set the gauges. ``refused``: deployment → reason → replicas."""
         self._reconcile.observe(seconds)
-        for family in (
-            self._usable, self._reserved, self._live_free, self._free,
-            self._replicas, self._wanted, self._refused,
-        ):  # fmt: skip
-            family.clear()
+        self._clear_fleet()
         ledger = Ledger(facts.inventory)
         for node in facts.inventory.nodes:
             for device in node.devices:

@@ -12,6 +12,7 @@ from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesCl
 from memroute_operator.apply import Applier
 from memroute_operator.calibrations import EngineReports
 from memroute_operator.device_metrics import DeviceMetrics, matches_selector
+from memroute_operator.fence import AlwaysLeading, Fence
 from memroute_operator.gather import Facts, gather
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Action, Create, Delete, PlanContext, Step, plan_step
@@ -40,13 +41,18 @@ class Reconciler:
         settings: OperatorSettings,
         metrics: OperatorMetrics,
         http: httpx.AsyncClient,
+        fence: Fence | None = None,
     ) -> None:
-        """``http``: what exporters and routers are read with."""
+        """``http``: what exporters and routers are read with. ``fence``: None: nobody else writes.
+
+        ``client`` must be one that asks ``fence`` before it writes.
+        """
         self._client = client
         self._http = http
         self._store = store
         self._settings = settings
         self._metrics = metrics
+        self._fence = fence or Fence(AlwaysLeading())
         self._devices = DeviceMetrics(scrape_seconds=settings.scrape_seconds)
         self._routers = RouterMetrics()
         self._reports = EngineReports()
@@ -76,6 +82,7 @@ class Reconciler:
         failures = 0
         while True:
             try:
+                await self._fence.begin_step(self._list_all)
                 has_timers = await self.reconcile()
                 failures = 0
                 pause = TIMER_SECONDS if has_timers else IDLE_SECONDS
@@ -220,6 +227,7 @@ class Reconciler:
         ):
             items, version = await self._client.list(resource)
             changed |= collection.replace(items, int(version))
+        self._fence.marks.on_listed()
         if changed:
             self._store.mark_dirty()
 

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memroute_operator.leadership import LeaseTiming
+
 DEFAULT_ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
 
 
@@ -23,6 +25,20 @@ class OperatorSettings:
     router_selector: str
     drain_timeout_seconds: float
     node_lost_seconds: float
+    leader_election: bool
+    lease_namespace: str
+    lease_duration_seconds: float
+    lease_renew_seconds: float
+    lease_retry_seconds: float
+
+    @property
+    def lease_timing(self) -> LeaseTiming:
+        """How long a renewal of the Lease counts."""
+        return LeaseTiming(
+            duration_seconds=self.lease_duration_seconds,
+            renew_seconds=self.lease_renew_seconds,
+            retry_seconds=self.lease_retry_seconds,
+        )
 
 
 def _text_or_none(text: str) -> str | None:
@@ -77,4 +93,38 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         default=30.0,
         help="how long a node may be unreachable before its replicas are replaced",
     )
-    return OperatorSettings(**vars(parser.parse_args(argv)))
+    timing = LeaseTiming()
+    parser.add_argument(
+        "--leader-election",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether a Lease says which of several operators writes; without it, run only one",
+    )
+    parser.add_argument(
+        "--lease-namespace",
+        default="memroute-system",
+        help="namespace of the Lease memroute-operator: the operator's own",
+    )
+    parser.add_argument(
+        "--lease-duration-seconds",
+        type=float,
+        default=timing.duration_seconds,
+        help="how long others wait for a leader that does not renew; whole seconds",
+    )
+    parser.add_argument(
+        "--lease-renew-seconds",
+        type=float,
+        default=timing.renew_seconds,
+        help="after how long without a renewal the leader stops writing",
+    )
+    parser.add_argument(
+        "--lease-retry-seconds",
+        type=float,
+        default=timing.retry_seconds,
+        help="how often the leader renews, and a standby looks",
+    )
+    settings = OperatorSettings(**vars(parser.parse_args(argv)))
+    problem = settings.lease_timing.problem
+    if problem is not None:
+        parser.error(problem)
+    return settings
