@@ -10,6 +10,7 @@ from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import Action, Create, Delete, MarkDraining, OpenGate
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.store import Store
+from memroute_operator.templates import Templates
 
 LOGGER = logging.getLogger(__name__)
 
@@ -21,6 +22,10 @@ class Applier:
         self._client = client
         self._store = store
         self._settings = settings
+        self._templates = Templates(
+            default_image=settings.engine_image,
+            shared_runtime_class=settings.shared_runtime_class,
+        )
 
     async def apply(self, action: Action) -> None:
         """Carry out one action. A conflict is not an error: the next step sees why.
@@ -50,6 +55,7 @@ class Applier:
             is_gated=action.is_gated,
             default_image=self._settings.engine_image,
             shared_runtime_class=self._settings.shared_runtime_class,
+            template=self._templates.of(action.deployment),
         )
         created = await self._client.create(PODS, action.deployment.namespace, pod)
         self._store.pods.upsert(created)

@@ -79,6 +79,7 @@ def gather(
         deployment.key: deployment
         for deployment in map(read_deployment, store.model_deployments.values())
     }
+    replicas = [_with_known_revision(one, deployments.get(one.deployment)) for one in replicas]
     calibrations = read_calibrations(store.model_deployments.values())
     calibrations |= _measured(deployments, replicas, nodes, reports)
     wanted = sorted(
@@ -121,6 +122,13 @@ def _read_pods(store: Store) -> tuple[list[Replica], list[KubeObject], dict[str,
         elif not is_terminal(pod) and (node := pod["spec"].get("nodeName")):
             foreign_devices[node] = foreign_devices.get(node, 0) + _requested_devices(pod)
     return replicas, unreadable, foreign_devices
+
+
+def _with_known_revision(replica: Replica, deployment: Deployment | None) -> Replica:
+    """A replica that 0.1 started has the revision of the spec that it was started with."""
+    if deployment is None or replica.revision != deployment.legacy_revision:
+        return replica
+    return replace(replica, revision=deployment.revision)
 
 
 def _measured(

@@ -21,6 +21,7 @@ from memroute_operator.settings import OperatorSettings
 from memroute_operator.status import deployment_status
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.store import Store
+from memroute_operator.templates import Templates
 
 LOGGER = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.05
@@ -52,6 +53,10 @@ class Reconciler:
         self._store = store
         self._settings = settings
         self._metrics = metrics
+        self._templates = Templates(
+            default_image=settings.engine_image,
+            shared_runtime_class=settings.shared_runtime_class,
+        )
         self._fence = fence or Fence(AlwaysLeading())
         self._devices = DeviceMetrics(scrape_seconds=settings.scrape_seconds)
         self._routers = RouterMetrics()
@@ -185,6 +190,7 @@ class Reconciler:
                     self._routers.kv_projected_ratio if self._routers.is_known else None
                 ),
                 targets=self._routers.targets.get(deployment.key),
+                templates=self._templates,
                 now=datetime.now(UTC),
             )
             await self._status_writer.write(deployment, status)
