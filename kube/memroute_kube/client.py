@@ -6,7 +6,9 @@ Credentials, in this order: the ServiceAccount of the pod we run in; the kubecon
 
 import json
 import math
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -319,9 +321,23 @@ class KubernetesClient:
     def _open_session(self) -> aiohttp.ClientSession:
         # Not the client's own session: it retries and wraps answers, and a watch must stream.
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=_ssl_context(self._api.configuration), limit=0)
+            connector = aiohttp.TCPConnector(
+                ssl=_ssl_context(self._api.configuration), limit=0, socket_factory=_socket
+            )
             self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**21)
         return self._session
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that forgets, when it is closed, what the kernel has not delivered.
+
+    A call that is given up while the network is cut would otherwise be sent again by the kernel
+    for some minutes, and arrive when nobody stands by it any more.
+    """
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return made
 
 
 def _ssl_context(configuration: Configuration) -> ssl.SSLContext:

@@ -13,6 +13,7 @@ from memroute_operator.pods import describe_owner, is_ours
 from memroute_operator.replica import START_GATE, Replica
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.store import Store
+from memroute_operator.templates import Templates
 
 LOGGER = logging.getLogger(__name__)
 # The reason of a create whose name another pod has.
@@ -51,6 +52,10 @@ class Applier:
         self._client = client
         self._store = store
         self._settings = settings
+        self._templates = Templates(
+            default_image=settings.engine_image,
+            shared_runtime_class=settings.shared_runtime_class,
+        )
 
     async def apply(self, action: Action) -> bool:
         """Carry out one action; False when the cluster has moved on and the next step sees why.
@@ -84,6 +89,7 @@ class Applier:
             is_gated=action.is_gated,
             default_image=self._settings.engine_image,
             shared_runtime_class=self._settings.shared_runtime_class,
+            template=self._templates.of(action.deployment),
         )
         try:
             created = await self._client.create(PODS, action.deployment.namespace, pod)

@@ -1,6 +1,5 @@
 """A ModelDeployment as the operator reads it: typed, with its footprint."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from memroute.footprint import (
 )
 from memroute.placement import PlacementMode, PlacementStrategy
 from memroute_kube import KubeObject
+from memroute_operator.revision import legacy_revision_of, revision_of
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
 INTERNAL_ERROR = "InternalError"
@@ -66,6 +66,8 @@ class Deployment:
     failure: ResolveFailure | None
     revision: str
     """Changes when a running replica no longer is what the spec asks for."""
+    legacy_revision: str | None
+    """What 0.1 stamps on replicas of this spec; None when it could not start them."""
     obj: KubeObject = field(repr=False)
     calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))
     """What engines of this very spec have measured, by product."""
@@ -121,7 +123,8 @@ def _read(obj: KubeObject) -> Deployment:
         shape=shape,
         footprint=footprint,
         failure=failure,
-        revision=_revision(spec),
+        revision=revision_of(spec),
+        legacy_revision=legacy_revision_of(spec),
         obj=obj,
     )
 
@@ -170,6 +173,7 @@ def _unreadable(obj: KubeObject, error: Exception) -> Deployment:
         footprint=None,
         failure=ResolveFailure(reason=INTERNAL_ERROR, message=internal_error(error)),
         revision="",
+        legacy_revision="",
         obj=obj,
     )
 
@@ -232,15 +236,3 @@ def _architecture(model: dict[str, Any]) -> ModelArchitecture:
         return architecture_for_model(model["name"])
     # The same object for the same text: footprints are remembered by it.
     return architecture_from_json(json.dumps(config, sort_keys=True), model.get("checkpointBytes"))
-
-
-def _revision(spec: dict[str, Any]) -> str:
-    """A hash of all that an engine is started with; replicas and routing are not part of it."""
-    parts = {
-        "model": spec["model"],
-        "engine": spec["engine"],
-        "memory": spec["memory"],
-        "parallelism": spec["parallelism"],
-        "mode": spec["placement"]["mode"],
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]

@@ -98,6 +98,8 @@ def gather(
     deployments, no_deployments = _read_deployments(store, pods, nodes, reports, problems)
     # Pods of an object that cannot be read are nobody's orphans.
     replicas = [r for r in pods.replicas if r.deployment not in no_deployments]
+    by_key = {deployment.key: deployment for deployment in deployments}
+    replicas = [_with_known_revision(one, by_key) for one in replicas]
     return Facts(
         deployments=tuple(deployments),
         replicas=tuple(sorted(replicas, key=lambda r: (r.created_at, r.key))),
@@ -218,7 +220,8 @@ def _read_deployments(
             calibrations |= read_calibrations([obj])
         except Exception as error:  # noqa: BLE001 - a named boundary: what a status holds is anybody's to edit
             problems[f"ModelDeployment {object_key(obj)} calibrations"] = repr(error)
-    calibrations |= _measured(deployments, pods.replicas, nodes, reports, problems)
+    replicas = [_with_known_revision(one, deployments) for one in pods.replicas]
+    calibrations |= _measured(deployments, replicas, nodes, reports, problems)
     wanted = [
         _calibrated(one, calibrations, problems)
         for one in deployments.values()
@@ -248,6 +251,14 @@ def _calibrated(
         problems[f"ModelDeployment {deployment.key} calibrations"] = repr(error)
         return deployment
     return calibrated
+
+
+def _with_known_revision(replica: Replica, deployments: Mapping[str, Deployment]) -> Replica:
+    """A replica that 0.1 started has the revision of the spec that it was started with."""
+    deployment = deployments.get(replica.deployment)
+    if deployment is None or replica.revision != deployment.legacy_revision:
+        return replica
+    return replace(replica, revision=deployment.revision)
 
 
 def _measured(

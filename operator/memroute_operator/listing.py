@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
 
 from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
@@ -26,8 +25,6 @@ class Lister:
         self._store = store
         self._clock = clock
         self._wanted = asyncio.Event()
-        self.began_seconds = -math.inf
-        """When the last list that is in the store began."""
 
     def want(self) -> None:
         """Take a list soon."""
@@ -84,7 +81,6 @@ class Lister:
                 if listing is not None:
                     changed |= listing.end()
                 break
-        self.began_seconds = began
         if changed:
             self._store.mark_dirty()
         return began

@@ -6,7 +6,7 @@ runs in a thread of its own, and a scrape sees either the last reconcile or the 
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -99,6 +99,11 @@ class OperatorMetrics:
             "Time of one reconcile of everything.",
             registry=self.registry,
         )
+        self._leading = Gauge(
+            "memroute_operator_leading",
+            "1 while this operator holds the Lease and writes, 0 for a standby.",
+            registry=self.registry,
+        )
         self._errors = Counter(
             "memroute_operator_reconcile_errors",
             "Reconciles that an API error ended.",
@@ -109,6 +114,12 @@ class OperatorMetrics:
     def serve(self, host: str, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own."""
         start_http_server(port, addr=host, registry=self.registry)
+
+    def on_leading(self, is_leading: bool) -> None:
+        """It began or ceased to lead. A standby exports nothing of the fleet: the leader does."""
+        self._leading.set(is_leading)
+        if not is_leading:
+            self._snapshot.show(_Families())
 
     def on_action(self, action: Action) -> None:
         """An action was carried out."""

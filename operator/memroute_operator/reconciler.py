@@ -24,6 +24,7 @@ from memroute_operator.apply import Applier
 from memroute_operator.carry_out import CarryOut
 from memroute_operator.events import EventWriter
 from memroute_operator.failed_pods import POD_FAILED, FailedPods
+from memroute_operator.fence import AlwaysLeading, Fence
 from memroute_operator.gather import Facts, gather, node_sights
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.lanes import Lanes
@@ -37,6 +38,7 @@ from memroute_operator.settings import OperatorSettings
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.statuses import Statuses
 from memroute_operator.store import Store
+from memroute_operator.templates import Templates
 
 LOGGER = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.05
@@ -61,11 +63,15 @@ class Reconciler:
         settings: OperatorSettings,
         metrics: OperatorMetrics,
         readings: Readings,
+        fence: Fence | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        """``readings``: what exporters, routers and engines say; ``clock``: monotonic seconds."""
+        """``readings``: what exporters, routers and engines say; ``clock``: monotonic seconds.
+
+        ``fence``: None when nobody else writes; ``client`` must be one that asks it.
+        """
         rng = rng or random.Random()  # noqa: S311 - jitter
         self._store = store
         self._settings = settings
@@ -85,11 +91,16 @@ class Reconciler:
             failed_pods=self._failed_pods,
             planner=self._planner,
             readings=readings,
+            templates=Templates(
+                default_image=settings.engine_image,
+                shared_runtime_class=settings.shared_runtime_class,
+            ),
             metrics=metrics,
             on_bug=self._on_bug,
             clock=clock,
             rng=rng,
         )
+        self._fence = fence or Fence(AlwaysLeading())
         self._lost_nodes = LostNodes()
         self._ghosts = Ghosts()
         self._told: frozenset[str] = frozenset()
@@ -99,6 +110,7 @@ class Reconciler:
         loops: list[asyncio.Task[None]] = []
         try:
             await self._lister.list_all_patiently()
+            self._fence.marks.on_listed()
             await self._readings.read_once()
             loops += [
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),
@@ -115,7 +127,7 @@ class Reconciler:
         failures = 0
         while True:
             started = self._clock()
-            pause = await self._guarded("reconcile", self.reconcile)
+            pause = await self._guarded("reconcile", self._lead_and_reconcile)
             if pause is None:
                 pause = ERROR_BACKOFF_SECONDS[min(failures, len(ERROR_BACKOFF_SECONDS) - 1)]
                 failures += 1
@@ -126,11 +138,25 @@ class Reconciler:
             await self._store.wait_dirty(pause)
             await asyncio.sleep(DEBOUNCE_SECONDS)
 
+    async def _lead_and_reconcile(self) -> float:
+        await self._fence.begin_step(self._begin_term)
+        return await self.reconcile()
+
+    async def _begin_term(self) -> None:
+        """Nothing that was planned in an earlier term is written any more; then all anew."""
+        await self._lanes.stop()
+        await self._list_all()
+
+    async def _list_all(self) -> float:
+        began = await self._lister.list_all()
+        self._fence.marks.on_listed()
+        self._hands.on_listed(began)
+        return began
+
     async def _resync_forever(self) -> None:
         while True:
             await self._lister.wait_due(self._settings.resync_seconds)
-            if await self._guarded("resync", self._lister.list_all) is not None:
-                self._hands.on_listed(self._lister.began_seconds)
+            await self._guarded("resync", self._list_all)
 
     async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
         """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""

@@ -18,6 +18,9 @@ from memroute_kube.resources import (
 )
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
+"""What 0.1 knows a replica by: written for it, in case of a rollback."""
+ANNOTATION_STARTED_WITH = f"{GROUP}/started-with"
+"""The revision of the spec that the engine was started with; absent on replicas of 0.1."""
 ANNOTATION_PLACEMENT_REASON = f"{GROUP}/placement-reason"
 START_GATE = f"{GROUP}/start-order"
 """The scheduling gate of a replica that waits for another engine to start on its device."""
@@ -141,7 +144,8 @@ def read_replica(pod: KubeObject) -> Replica | None:
         deployment_name=labels[LABEL_DEPLOYMENT],
         owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), None),
         index=index,
-        revision=annotations.get(ANNOTATION_REVISION, ""),
+        revision=annotations.get(ANNOTATION_STARTED_WITH)
+        or annotations.get(ANNOTATION_REVISION, ""),
         node=node,
         mode=mode,
         device_bytes=device_bytes,

@@ -27,6 +27,7 @@ from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica, ReplicaState
 from memroute_operator.router_metrics import TargetsReport
 from memroute_operator.status_writer import bounded
+from memroute_operator.templates import Templates
 
 PRESSURE_LEVELS = ((0.05, "Idle"), (0.5, "Low"), (0.8, "Moderate"), (0.95, "High"))
 MAX_LISTED = 3
@@ -68,12 +69,14 @@ def deployment_status(
     kv_projected_ratio: Mapping[str, float] | None,
     targets: TargetsReport | None = None,
     troubles: Troubles = NO_TROUBLES,
+    templates: Templates | None = None,
     now: datetime,
 ) -> dict[str, Any]:
     """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it.
 
     ``targets``: what routers say of its latency targets; None while nobody knows.
     ``stale_nodes``: of the whole cluster.
+    ``templates``: what new replicas would be; None says nothing of it.
     """
     wanted = [replica for replica in replicas if replica.index < deployment.replicas]
     serving = [replica for replica in replicas if replica.is_ready]
@@ -82,6 +85,9 @@ def deployment_status(
     conditions["Ready"] = _ready(deployment, conditions)
     if targets is not None:
         conditions["TargetsMet"] = _targets_met(deployment, targets)
+    template = None if templates is None else templates.condition(deployment, wanted)
+    if template is not None:
+        conditions["TemplateCurrent"] = template
     status: dict[str, Any] = {
         "observedGeneration": deployment.generation,
         "replicas": len(replicas),
@@ -363,6 +369,7 @@ def _with_times(
     order = (
         "Ready", "Resolved", "Placed", "Available", "Progressing", "DeviceMetricsFresh",
         "FootprintDrift", "TargetsMet",
+        "TemplateCurrent",
     )  # fmt: skip
     listed = []
     for kind in order:

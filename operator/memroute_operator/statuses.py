@@ -23,6 +23,7 @@ from memroute_operator.readings.loops import Readings
 from memroute_operator.replica import Replica
 from memroute_operator.status import Troubles, broken_status, deployment_status
 from memroute_operator.status_writer import StatusWriter
+from memroute_operator.templates import Templates
 
 LOGGER = logging.getLogger(__name__)
 ACTION = "WriteStatus"
@@ -38,6 +39,7 @@ class Statuses:
     failed_pods: FailedPods
     planner: PatientPlanner
     readings: Readings
+    templates: Templates
     metrics: OperatorMetrics
     on_bug: Callable[[str, Exception], None]
     clock: Callable[[], float]
@@ -93,6 +95,7 @@ class Statuses:
                 stale_nodes=facts.stale_nodes,
                 kv_projected_ratio=routers.kv_projected_ratio if routers.is_known else None,
                 targets=routers.targets.get(deployment.key),
+                templates=self.templates,
                 troubles=self._troubles(deployment, replicas, facts, planning, loss),
                 now=datetime.now(UTC),
             )
