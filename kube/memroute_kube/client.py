@@ -87,6 +87,7 @@ class KubernetesClient:
         """``component``: who writes, for the field manager and the audit log's user agent."""
         self._api = api
         self._component = component
+        self._user_agent = f"{component}/{_own_version()}"
         self._session: aiohttp.ClientSession | None = None
 
     @classmethod
@@ -301,7 +302,7 @@ class KubernetesClient:
         configuration = self._api.configuration
         headers: dict[str, str] = {
             "Accept": "application/json",
-            "User-Agent": f"{self._component}/{_own_version()}",
+            "User-Agent": self._user_agent,
         }
         if body is not None:
             headers["Content-Type"] = content_type

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, field
 
 from memroute_operator.backoff import Backoff, Failure, Key
-from memroute_operator.replica import Replica
+from memroute_operator.plan import Delete
 
 # Before a failed replica is made again: kubelet needs some 10 s to free a full disk.
 FIRST_WAIT_SECONDS = 10.0
@@ -38,9 +38,10 @@ class FailedPods:
         )
     )
 
-    def on_deleted(self, replica: Replica, *, now_seconds: float) -> Failure | None:
+    def on_deleted(self, action: Delete, *, now_seconds: float) -> Failure | None:
         """A replica's pod was deleted; the failure to tell, if it had failed."""
-        if replica.unschedulable_since is None and not replica.is_terminal:
+        replica = action.replica
+        if not action.avoid_node and not replica.is_terminal:
             return None
         self._note(self._nodes, (replica.deployment, replica.node), "", now_seconds)
         if not replica.is_terminal:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from types import MappingProxyType
 
 from memroute.footprint import Calibration, CalibrationKey
@@ -22,6 +23,7 @@ from memroute_operator.deployment import (
 )
 from memroute_operator.device_metrics import MAX_COLLECT_SECONDS, DeviceMetrics, NodeReading
 from memroute_operator.lost_nodes import NodeSight
+from memroute_operator.memory import PlanMemory
 from memroute_operator.nodes import read_node
 from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner, read_pods
 from memroute_operator.replica import Replica
@@ -84,15 +86,22 @@ def gather(
     *,
     now_seconds: float,
     reports: Mapping[str, EngineReport | None] = MappingProxyType({}),
+    memory: PlanMemory | None = None,
+    now: datetime | None = None,
     held: Iterable[Reservation] = (),
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
-    ``reports``: what engines have said of themselves, by the uid of their pod. ``held``: what is
+    ``reports``: what engines have said of themselves, by the uid of their pod.
+    ``memory``: since when replicas have been seen as they are; without it, since now.
+    ``now``: the wall clock. ``held``: what is
     to be counted though no pod shows it (engines on nodes that are cut off, pods on their way).
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
     pods = read_pods(store.pods.values())
+    pods.replicas = (memory or PlanMemory()).stamp(
+        pods.replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)
+    )
     problems = {f"Pod {key}": why for key, why in pods.problems.items()}
     nodes = _read_nodes(store, metrics, pods.foreign_devices, now_seconds, problems)
     deployments, no_deployments = _read_deployments(store, pods, nodes, reports, problems)
@@ -105,7 +114,9 @@ def gather(
         replicas=tuple(sorted(replicas, key=lambda r: (r.created_at, r.key))),
         unreadable_pods=tuple(pods.unreadable),
         inventory=Inventory(
-            nodes=tuple(nodes), reservations=tuple(_reservations(pods, nodes, held))
+            nodes=tuple(nodes),
+            reservations=tuple(_reservations(pods, nodes, held)),
+            live_pods=frozenset(pods.live),
         ),
         lost_nodes=frozenset(
             {r.node for r in replicas}
@@ -168,7 +179,7 @@ def _reservations(
     pods: PodsRead, nodes: list[Node], held: Iterable[Reservation]
 ) -> Iterator[Reservation]:
     """All that is promised or may be held."""
-    yield from (r.reservation() for r in pods.replicas if not r.is_terminal)
+    yield from (one for replica in pods.replicas for one in replica.reservations())
     yield from pods.strays
     yield from held
     by_name = {node.name: node for node in nodes}

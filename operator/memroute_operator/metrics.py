@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from memroute.placement.inventory import Ledger
+from memroute.placement import Ledger
 from memroute_operator.gather import Facts
 from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.plan import Action

@@ -54,6 +54,7 @@ class UnreadablePod:
             node=node.name,
             device_bytes={d.uuid: d.usable_bytes for d in node.devices if d.uuid is not None},
             num_exclusive_devices=max(node.num_allocatable, len(node.devices)),
+            exclusive_bytes=max((d.usable_bytes for d in node.devices), default=0),
         )
 
 
@@ -67,6 +68,8 @@ class PodsRead:
     """What pods with our label hold that nobody controls any more."""
     foreign_devices: dict[str, int] = field(default_factory=dict)
     """Node → whole devices that pods of others hold there."""
+    live: set[str] = field(default_factory=set)
+    """``namespace/name`` of every pod that has not ended, whosoever."""
     problems: dict[str, str] = field(default_factory=dict)
     """Pods that could not be read → what is wrong with them."""
 
@@ -76,6 +79,8 @@ def read_pods(pods: Iterable[KubeObject]) -> PodsRead:
     found = PodsRead()
     for pod in pods:
         try:
+            if not _is_terminal(pod):
+                found.live.add(object_key(pod))
             _read(pod, found)
         except Exception as error:  # noqa: BLE001 - a named boundary: one pod is one pod's problem
             _count_at_its_worst(pod, error, found)

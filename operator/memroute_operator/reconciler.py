@@ -30,6 +30,7 @@ from memroute_operator.isolation import PatientPlanner
 from memroute_operator.lanes import Lanes
 from memroute_operator.listing import Lister
 from memroute_operator.lost_nodes import Ghosts, LostNodes, NodeLoss, NodeSight
+from memroute_operator.memory import PlanMemory
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Action, Delete, PlanContext, Step
 from memroute_operator.readings.loops import Readings
@@ -104,6 +105,7 @@ class Reconciler:
         self._lost_nodes = LostNodes()
         self._ghosts = Ghosts()
         self._told: frozenset[str] = frozenset()
+        self._memory = PlanMemory()
 
     async def run(self) -> None:
         """Reconcile for ever. Returns only by cancellation."""
@@ -189,7 +191,7 @@ class Reconciler:
             now_seconds=started,
         )
         self._tell(facts, loss)
-        step = self._planner.plan(facts, self._context(loss), now_seconds=started)
+        step = self._planner.plan(facts, self._context(facts, loss), now_seconds=started)
         failed: dict[str, str] = {}
         await self._hands.carry_out(step.actions, lambda action: self._on_done(action, failed))
         if step.actions:
@@ -217,6 +219,8 @@ class Reconciler:
             self._readings.devices,
             now_seconds=now,
             reports=self._readings.engines.by_pod,
+            memory=self._memory,
+            now=datetime.now(UTC),
             held=self._hands.reservations(lambda key: pods.get(key) is not None),
         )
         running = {
@@ -226,21 +230,25 @@ class Reconciler:
         }
         return facts.with_held(self._ghosts.look(running, sights, now_seconds=now))
 
-    def _context(self, loss: NodeLoss) -> PlanContext:
+    def _context(self, facts: Facts, loss: NodeLoss) -> PlanContext:
         now = self._clock()
         routers = self._readings.routers
+        read_at = routers.read_at_seconds
         return PlanContext(
-            now=datetime.now(UTC),
             drain_timeout_seconds=self._settings.drain_timeout_seconds,
             in_flight=routers.in_flight if routers.is_known else None,
+            in_flight_age_seconds=None if read_at is None else now - read_at,
             avoided_nodes=self._failed_pods.avoided_nodes(now),
             lost_nodes=loss.given_up,
-            held_back=self._hands.held_back() | self._failed_pods.held_back(now),
+            departed_claims=self._memory.departed_claims(facts.deployments),
+            held_back=self._hands.held_back()
+            | self._failed_pods.held_back(now)
+            | facts.taken_names.keys(),
         )
 
     def _on_done(self, action: Action, failed: dict[str, str]) -> None:
         if isinstance(action, Delete):
-            failure = self._failed_pods.on_deleted(action.replica, now_seconds=self._clock())
+            failure = self._failed_pods.on_deleted(action, now_seconds=self._clock())
             if failure is not None:
                 failed[action.replica.deployment] = failure.told
 

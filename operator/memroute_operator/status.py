@@ -78,7 +78,7 @@ def deployment_status(
     ``stale_nodes``: of the whole cluster.
     ``templates``: what new replicas would be; None says nothing of it.
     """
-    wanted = [replica for replica in replicas if replica.index < deployment.replicas]
+    wanted = [replica for replica in replicas if replica.key in outcome.kept]
     serving = [replica for replica in replicas if replica.is_ready]
     conditions = _conditions(deployment, wanted, outcome, troubles)
     conditions["DeviceMetricsFresh"] = _metrics_fresh(deployment, replicas, wanted, stale_nodes)

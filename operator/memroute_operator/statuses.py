@@ -90,7 +90,7 @@ class Statuses:
             return deployment_status(
                 deployment,
                 replicas,
-                outcome or Outcome(),
+                outcome or Outcome(kept={replica.key for replica in replicas}),
                 assigned_devices=assigned,
                 stale_nodes=facts.stale_nodes,
                 kv_projected_ratio=routers.kv_projected_ratio if routers.is_known else None,
