@@ -19,7 +19,9 @@ MAX_WAIT_SECONDS = 300.0
 # For how long its node is avoided, in seconds: a node's room changes in about the first.
 FIRST_AVOID_SECONDS = 30.0
 MAX_AVOID_SECONDS = 1800.0
+# The reason of the condition while its successor waits, and of the Event when it failed.
 POD_FAILED = "PodFailed"
+REPLICA_FAILED = "ReplicaFailed"
 
 
 @dataclass(slots=True)

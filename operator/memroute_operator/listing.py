@@ -30,6 +30,11 @@ class Lister:
         """Take a list soon."""
         self._wanted.set()
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a list is wanted out of turn."""
+        return self._wanted.is_set()
+
     async def wait_due(self, resync_seconds: float) -> None:
         """Wait until the next list is due."""
         try:
@@ -60,6 +65,7 @@ class Lister:
 
         Raises ``ApiError``.
         """
+        self._wanted.clear()
         began = self._clock()
         changed = False
         for resource, collection in (

@@ -23,7 +23,7 @@ from memroute_kube import ApiError, KubernetesClient
 from memroute_operator.apply import Applier
 from memroute_operator.carry_out import CarryOut
 from memroute_operator.events import EventWriter
-from memroute_operator.failed_pods import POD_FAILED, FailedPods
+from memroute_operator.failed_pods import REPLICA_FAILED, FailedPods
 from memroute_operator.fence import AlwaysLeading, Fence
 from memroute_operator.gather import Facts, gather, node_sights
 from memroute_operator.isolation import PatientPlanner
@@ -80,7 +80,7 @@ class Reconciler:
         self._clock = clock
         self._readings = readings
         self._events = EventWriter(client)
-        self._lister = Lister(client, store, clock)
+        self.lister = Lister(client, store, clock)
         self._lanes = Lanes(lambda _, error: self._on_bug("lane", error))
         self._hands = CarryOut(Applier(client, store, settings), self._lanes, metrics, clock, rng)
         self._failed_pods = FailedPods(rng)
@@ -111,7 +111,7 @@ class Reconciler:
         """Reconcile for ever. Returns only by cancellation."""
         loops: list[asyncio.Task[None]] = []
         try:
-            await self._lister.list_all_patiently()
+            await self.lister.list_all_patiently()
             self._fence.marks.on_listed()
             await self._readings.read_once()
             loops += [
@@ -123,13 +123,13 @@ class Reconciler:
         finally:
             for task in loops:
                 task.cancel()
-            await self._lanes.stop()
+            await self.stop()
 
     async def _reconcile_forever(self) -> None:
         failures = 0
         while True:
             started = self._clock()
-            pause = await self._guarded("reconcile", self._lead_and_reconcile)
+            pause = await self.reconcile_guarded()
             if pause is None:
                 pause = ERROR_BACKOFF_SECONDS[min(failures, len(ERROR_BACKOFF_SECONDS) - 1)]
                 failures += 1
@@ -139,6 +139,18 @@ class Reconciler:
             LOGGER.debug("reconciled seconds=%.3f", self._clock() - started)
             await self._store.wait_dirty(pause)
             await asyncio.sleep(DEBOUNCE_SECONDS)
+
+    async def reconcile_guarded(self) -> float | None:
+        """``reconcile`` when we lead, behind the boundary; None when nothing could be done."""
+        return await self._guarded("reconcile", self._lead_and_reconcile)
+
+    async def list_guarded(self) -> float | None:
+        """A full list behind the boundary: when it began, or None when it failed."""
+        return await self._guarded("resync", self._list_all)
+
+    async def stop(self) -> None:
+        """From now on nothing is written."""
+        await self._lanes.stop()
 
     async def _lead_and_reconcile(self) -> float:
         await self._fence.begin_step(self._begin_term)
@@ -150,15 +162,15 @@ class Reconciler:
         await self._list_all()
 
     async def _list_all(self) -> float:
-        began = await self._lister.list_all()
+        began = await self.lister.list_all()
         self._fence.marks.on_listed()
         self._hands.on_listed(began)
         return began
 
     async def _resync_forever(self) -> None:
         while True:
-            await self._lister.wait_due(self._settings.resync_seconds)
-            await self._guarded("resync", self._list_all)
+            await self.lister.wait_due(self._settings.resync_seconds)
+            await self.list_guarded()
 
     async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
         """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""
@@ -208,7 +220,7 @@ class Reconciler:
         self._failed_pods.forget_old(self._clock())
         self._readings.devices.forget_nodes(sights)
         if self._hands.wants_list:
-            self._lister.want()
+            self.lister.want()
         return self._pause(step, loss)
 
     def _gather(self, sights: dict[str, NodeSight]) -> Facts:
@@ -258,7 +270,7 @@ class Reconciler:
                 self._lanes.start(
                     deployment.key,
                     lambda d=deployment: self._events.write(  # type: ignore[misc]
-                        d, reason=POD_FAILED, message=failed[d.key]
+                        d, reason=REPLICA_FAILED, message=failed[d.key]
                     ),
                 )
         await self._lanes.settle()
