@@ -173,4 +173,8 @@ def _key(obj: KubeObject) -> str:
 
 def _version(obj: KubeObject) -> int:
     # Comparable as integers by the API conventions since Kubernetes 1.35.
-    return int(obj["metadata"]["resourceVersion"])
+    version = obj["metadata"]["resourceVersion"]
+    if not isinstance(version, str):
+        message = f"no version: {version!r:.80}"
+        raise TypeError(message)
+    return int(version)
