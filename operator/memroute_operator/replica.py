@@ -20,6 +20,9 @@ from memroute_kube.resources import (
 from memroute_operator.promises import Claim, read_claim, read_promise
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
+"""What 0.1 knows a replica by: written for it, in case of a rollback."""
+ANNOTATION_STARTED_WITH = f"{GROUP}/started-with"
+"""The revision of the spec that the engine was started with; absent on replicas of 0.1."""
 ANNOTATION_PLACEMENT_REASON = f"{GROUP}/placement-reason"
 ANNOTATION_SUCCESSOR = f"{GROUP}/successor"
 """On a pod that is about to be replaced: the room that is kept for the replica after it."""
@@ -220,7 +223,8 @@ def read_replica(pod: KubeObject) -> Replica | None:
         owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), None),
         index=index,
         attempt=int(attempt[1]) if attempt else 0,
-        revision=annotations.get(ANNOTATION_REVISION, ""),
+        revision=annotations.get(ANNOTATION_STARTED_WITH)
+        or annotations.get(ANNOTATION_REVISION, ""),
         node=promise.node,
         mode=promise.mode,
         device_bytes=dict(promise.device_bytes),

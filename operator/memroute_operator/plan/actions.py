@@ -88,8 +88,6 @@ class Outcome:
     """What the plan found for one deployment, for its status."""
 
     refused: dict[int, Refused] = field(default_factory=dict)
-    not_created: dict[int, str] = field(default_factory=dict)
-    """Replicas whose pod the API server refused (a quota, an admission policy), in its words."""
     kept: set[str] = field(default_factory=set)
     """Pods that count as its replicas: not those that are too many, nor those that hang."""
     rollout: str | None = None
@@ -134,3 +132,6 @@ class PlanContext:
     """Nodes that have been unreachable for long enough to be given up."""
     departed_claims: tuple[DepartedClaim, ...] = ()
     """Room that was claimed for the successors of pods that have gone."""
+    held_back: frozenset[str] = frozenset()
+    """Replicas (``namespace/pod``) and ModelDeployments (``namespace/name/``, with a slash at
+    the end) whose pods are not created now: what they would take is free for others."""
