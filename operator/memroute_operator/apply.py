@@ -7,7 +7,16 @@ from memroute_kube import PODS, ApiError, KubernetesClient
 from memroute_kube.client import JSON_PATCH
 from memroute_kube.resources import ANNOTATION_DRAINING
 from memroute_operator.manifests import replica_pod
-from memroute_operator.plan import Action, Create, Delete, MarkDraining, OpenGate
+from memroute_operator.plan import (
+    Action,
+    ClaimRoom,
+    Create,
+    Delete,
+    MarkDraining,
+    OpenGate,
+)
+from memroute_operator.promises import encode_claim
+from memroute_operator.replica import ANNOTATION_SUCCESSOR
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.store import Store
 
@@ -35,6 +44,8 @@ class Applier:
                     await self._delete(action)
                 case MarkDraining():
                     await self._mark(action)
+                case ClaimRoom():
+                    await self._claim(action)
                 case OpenGate():
                     await self._open_gate(action)
         except ApiError as error:
@@ -82,6 +93,18 @@ class Applier:
         )
         self._store.pods.upsert(patched)
         LOGGER.info("replica draining=%s pod=%s", action.draining, replica.key)
+
+    async def _claim(self, action: ClaimRoom) -> None:
+        replica = action.replica
+        claim = action.placed and encode_claim(action.placed, revision=action.revision)
+        patched = await self._client.patch(
+            PODS,
+            replica.namespace,
+            replica.pod_name,
+            {"metadata": {"uid": replica.uid, "annotations": {ANNOTATION_SUCCESSOR: claim}}},
+        )
+        self._store.pods.upsert(patched)
+        LOGGER.info("room claimed for the successor pod=%s claim=%s", replica.key, claim)
 
     async def _open_gate(self, action: OpenGate) -> None:
         replica = action.replica

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from types import MappingProxyType
 
 from memroute.catalog.accelerators import accelerator_for_product, usable_bytes
@@ -25,6 +26,7 @@ from memroute_operator.calibrations import (
 )
 from memroute_operator.deployment import Deployment, read_deployment
 from memroute_operator.device_metrics import DeviceMetrics, DeviceReading
+from memroute_operator.memory import PlanMemory
 from memroute_operator.replica import Replica, is_terminal, read_replica
 from memroute_operator.store import Store
 
@@ -65,12 +67,19 @@ def gather(
     *,
     now_seconds: float,
     reports: Mapping[str, EngineReport | None] = MappingProxyType({}),
+    memory: PlanMemory | None = None,
+    now: datetime | None = None,
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
     ``reports``: what engines have said of themselves, by the uid of their pod.
+    ``memory``: since when replicas have been seen as they are; without it, since now.
+    ``now``: the wall clock.
     """
     replicas, unreadable, foreign_devices = _read_pods(store)
+    replicas = (memory or PlanMemory()).stamp(
+        replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)
+    )
     nodes = [
         _read_node(obj, metrics, foreign_devices.get(obj["metadata"]["name"], 0), now_seconds)
         for obj in sorted(store.nodes.values(), key=object_key)
@@ -97,7 +106,10 @@ def gather(
         unreadable_pods=tuple(unreadable),
         inventory=Inventory(
             nodes=tuple(nodes),
-            reservations=tuple(r.reservation() for r in replicas if not r.is_terminal),
+            reservations=tuple(one for r in replicas for one in r.reservations()),
+            live_pods=frozenset(
+                object_key(pod) for pod in store.pods.values() if not is_terminal(pod)
+            ),
         ),
         lost_nodes=frozenset({r.node for r in replicas} - ready_nodes),
         stale_nodes=frozenset(

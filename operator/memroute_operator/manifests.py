@@ -19,11 +19,11 @@ from memroute_kube.resources import (
     TAINT_SHARED,
 )
 from memroute_operator.deployment import Deployment
+from memroute_operator.promises import encode_reservation
 from memroute_operator.replica import (
     ANNOTATION_PLACEMENT_REASON,
     ANNOTATION_REVISION,
     START_GATE,
-    encode_reservation,
 )
 
 TERMINATION_GRACE_SECONDS = 60

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from memroute.placement.inventory import Ledger
+from memroute.placement import Ledger
 from memroute_operator.gather import Facts
 from memroute_operator.plan import Action
 

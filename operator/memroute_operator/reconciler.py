@@ -13,6 +13,7 @@ from memroute_operator.apply import Applier
 from memroute_operator.calibrations import EngineReports
 from memroute_operator.device_metrics import DeviceMetrics, matches_selector
 from memroute_operator.gather import Facts, gather
+from memroute_operator.memory import PlanMemory
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Action, Create, Delete, PlanContext, Step, plan_step
 from memroute_operator.router_metrics import RouterMetrics
@@ -52,6 +53,8 @@ class Reconciler:
         self._reports = EngineReports()
         self._applier = Applier(client, store, settings)
         self._status_writer = StatusWriter(client, store)
+        self._memory = PlanMemory()
+        self._routers_read_at = 0.0
         self._avoided: dict[tuple[str, str], float] = {}
         self._unreachable_since: dict[str, float] = {}
 
@@ -103,7 +106,7 @@ class Reconciler:
                     PODS, metadata["namespace"], metadata["name"], uid=metadata["uid"]
                 )
         for action in step.actions:
-            if isinstance(action, Delete) and action.replica.unschedulable_since is not None:
+            if isinstance(action, Delete) and action.avoid_node:
                 avoided = (action.replica.deployment, action.replica.node)
                 self._avoided[avoided] = started + AVOID_SECONDS
             await self._apply(action, step)
@@ -120,7 +123,12 @@ class Reconciler:
 
     def _gather(self, now_seconds: float) -> Facts:
         return gather(
-            self._store, self._devices, now_seconds=now_seconds, reports=self._reports.by_pod
+            self._store,
+            self._devices,
+            now_seconds=now_seconds,
+            reports=self._reports.by_pod,
+            memory=self._memory,
+            now=datetime.now(UTC),
         )
 
     async def _apply(self, action: Action, step: Step) -> None:
@@ -150,15 +158,16 @@ class Reconciler:
             avoided.setdefault(deployment, set()).add(node)
         known = {obj["metadata"]["name"] for obj in self._store.nodes.values()}
         return PlanContext(
-            now=datetime.now(UTC),
             drain_timeout_seconds=self._settings.drain_timeout_seconds,
             in_flight=self._routers.in_flight if self._routers.is_known else None,
+            in_flight_age_seconds=now_seconds - self._routers_read_at,
             avoided_nodes={key: frozenset(nodes) for key, nodes in avoided.items()},
             lost_nodes=frozenset(
                 node
                 for node, since in self._unreachable_since.items()
                 if node not in known or now_seconds - since > self._settings.node_lost_seconds
             ),
+            departed_claims=self._memory.departed_claims(facts.deployments),
         )
 
     async def _write_statuses(self, facts: Facts, step: Step) -> None:
@@ -232,6 +241,7 @@ class Reconciler:
         pods = list(self._store.pods.values())
         exporters = [p for p in pods if matches_selector(p, self._settings.exporter_selector)]
         routers = [p for p in pods if matches_selector(p, self._settings.router_selector)]
+        started = time.monotonic()
         await asyncio.gather(
             self._devices.scrape(
                 self._http, exporters, self._settings.exporter_port, time.monotonic
@@ -239,4 +249,5 @@ class Reconciler:
             self._routers.scrape(self._http, routers),
             self._reports.scrape(self._http, pods),
         )
+        self._routers_read_at = started
         self._store.mark_dirty()

@@ -45,7 +45,7 @@ def deployment_status(
 
     ``targets``: what routers say of its latency targets; None while nobody knows.
     """
-    wanted = [replica for replica in replicas if replica.index < deployment.replicas]
+    wanted = [replica for replica in replicas if replica.key in outcome.kept]
     serving = [replica for replica in replicas if replica.is_ready]
     conditions = _conditions(deployment, wanted, outcome, stale_nodes)
     if targets is not None:
