@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, pairwise
 
 from bench.placement.instance import (
     UNIT_BYTES,
@@ -267,7 +267,7 @@ def _exact_cuts(rng: random.Random) -> tuple[list[Node], list[WantedReplica]]:
             num = rng.randint(2, min(4, units // least // 2))
             cuts = sorted(rng.sample(range(1, units - num * least), num - 1))
             bounds = [0, *cuts, units - num * least]
-            pieces += [b - a + least for a, b in zip(bounds, bounds[1:], strict=False)]
+            pieces += [b - a + least for a, b in pairwise(bounds)]
     rng.shuffle(pieces)
     return nodes, [
         replica for number, units in enumerate(pieces)

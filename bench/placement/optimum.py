@@ -11,6 +11,8 @@ fewer devices than its kind: its answer is an upper bound then. ``Optimum.is_pro
 some policy, or a second program that knows nodes, has found a placement of as many.
 """
 
+import os
+import sys
 from collections import defaultdict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
@@ -91,6 +93,7 @@ def _bins_of(
     books = Books(instance)
     found: dict[Hashable, _Bins] = {}
     for node in instance.inventory.nodes:
+        bins: list[tuple[int, str | None, dict[_Kind, int]]] = []
         may = {kind: one for kind, one in examples.items() if books.may(node, one)}
         if node.mode is PlacementMode.EXCLUSIVE:
             capacity = books.num_whole[node.name]
@@ -100,9 +103,8 @@ def _bins_of(
                 for kind in may
                 if kind.need_units <= units and kind.num_devices <= capacity
             }
-            bins = [(capacity, "whole", sizes)]
+            bins.append((capacity, "whole", sizes))
         else:
-            bins = []
             for device in node.devices:
                 units = books.free_bytes(device) // UNIT_BYTES
                 sizes = {
@@ -163,7 +165,7 @@ class _Program:
         for one in bins:
             self._add_bins(one, ranks)
         placed: dict[_Kind, list[int]] = defaultdict(list)
-        for (kind, group), columns in ranks.items():
+        for (kind, _), columns in ranks.items():
             replicas = self._column(cost=1.0, upper=demand[kind])
             per_replica = 1 if kind.mode is PlacementMode.EXCLUSIVE else kind.num_devices
             row = [(replicas, -float(per_replica)), *((column, 1.0) for column in columns)]
@@ -216,8 +218,7 @@ class _Program:
         model.a_matrix_.index_ = numpy.array([c for row in entries for c, _ in row])
         model.a_matrix_.value_ = numpy.array([v for row in entries for _, v in row])
         model.integrality_ = [highspy.HighsVarType.kInteger] * len(self._costs)
-        highs = highspy.Highs()
-        highs.setOptionValue("output_flag", False)
+        highs = _quiet(highspy)
         highs.setOptionValue("threads", 1)
         highs.setOptionValue("time_limit", limit_seconds)
         highs.setOptionValue("mip_rel_gap", 0.0)
@@ -236,6 +237,20 @@ class _Program:
         # Past every number when nothing was bounded in time.
         most = wanted if bound > wanted else int(bound + 1e-6)
         return Optimum(num_replicas=most, num_found=found)
+
+
+def _quiet(highspy: Any) -> Any:
+    """A solver that prints nothing; the first one prints who it is, which belongs to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        highs = highspy.Highs()
+        highs.setOptionValue("output_flag", False)
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    return highs
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -22,7 +22,9 @@ def _policies(rows: list[Row]) -> list[str]:
 
 
 def _placed_table(rows: list[Row]) -> Table:
-    table = Table(title="replicas placed, of those that the exact optimum places")
+    table = Table(
+        title="replicas placed, of those that the exact optimum places (the least by seed)"
+    )
     for name in ("case", "instances", "replicas"):
         table.add_column(name, justify="left" if name == "case" else "right")
     for name in _policies(rows):
@@ -44,16 +46,18 @@ def _add(table: Table, name: str, rows: list[Row], *, spread: bool = False) -> N
     cells = []
     for policy in policies:
         own = [row for row in rows if row["policy"] == policy]
-        half = half_width([row["placed_ratio"] for row in own]) if spread else None
-        cells.append(f"{ratio_of(own):.1%}" + ("" if half is None else f" ± {half:.1%}"))
+        least = f" ({min(row['placed_ratio'] for row in own):.0%})" if spread else ""
+        cells.append(f"{ratio_of(own):.1%}{least}")
     wanted = sum(row["optimum_replicas"] for row in one)
     table.add_row(name, str(len(one)), str(wanted), *cells)
 
 
 def _other_table(rows: list[Row]) -> Table:
     table = Table(title=f"all instances; how many times the others' replicas {OURS} places")
-    names = ("policy", "placed", "least instance", f"{OURS} is", "random", "adversarial",
-             "never start", "GiB stranded", "of the cluster", "seconds, mean", "at most")  # fmt: skip
+    names = (
+        "policy", "placed", "least instance", f"{OURS} is", "random", "adversarial", "never start",
+        "GiB stranded", "of the cluster", "seconds, mean", "at most",
+    )  # fmt: skip
     for name in names:
         table.add_column(name, justify="left" if name == "policy" else "right")
     for policy in _policies(rows):
