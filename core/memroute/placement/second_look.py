@@ -3,7 +3,8 @@
 The plan in order gives the oldest the tightest fit, and cannot know what comes after: a small
 replica takes the only device that a large one, a group or a picky one could have had. Nothing
 of a plan runs yet, so whoever it has placed may be placed elsewhere. The second look keeps one
-promise: **whoever the plan in order has placed keeps a place**, and others get one beside them.
+promise: **whoever the plan in order has placed keeps a place**, and others get one beside them,
+the oldest first. A young replica that fitted where an older one did not keeps its place too.
 
 First the whole is packed anew (``packing``), kinds that found too little going first in the next
 try. What is refused still is tried on a few nodes at a time, whose replicas are packed anew
