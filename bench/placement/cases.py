@@ -83,7 +83,7 @@ def _nodes(*kinds: tuple[int, tuple[str, ...]], mode: PlacementMode = SHARED) ->
 
 
 def _with_foreign(rng: random.Random, nodes: list[Node], ratio: float) -> list[Node]:
-    """Processes of others on ``ratio`` of the devices: an eighth to half of each."""
+    """Processes of others on ``ratio`` of the devices: a quarter or a half of each."""
     return [
         replace(
             one,
@@ -91,7 +91,7 @@ def _with_foreign(rng: random.Random, nodes: list[Node], ratio: float) -> list[N
                 replace(
                     device,
                     live_free_bytes=device.usable_bytes
-                    - device.usable_bytes // UNIT_BYTES * rng.choice((1, 2, 4)) // 8 * UNIT_BYTES,
+                    - device.usable_bytes // UNIT_BYTES * rng.choice((1, 2)) // 4 * UNIT_BYTES,
                 )
                 if rng.random() < ratio
                 else device
@@ -200,13 +200,13 @@ def _groups(rng: random.Random) -> tuple[list[Node], list[WantedReplica]]:
 
 def _foreign(rng: random.Random) -> tuple[list[Node], list[WantedReplica]]:
     nodes = _with_foreign(rng, _nodes(*FLEET), 0.4)
-    return nodes, _demand(rng, nodes, _sizes(rng, MODELS, 8) + _sizes(rng, GROUPS[:3], 2))
+    return nodes, _demand(rng, nodes, _sizes(rng, MODELS, 6) + _sizes(rng, GROUPS[:3], 2))
 
 
 def _selectors(rng: random.Random) -> tuple[list[Node], list[WantedReplica]]:
     nodes = _nodes(*FLEET)
     selectors: list[dict[str, str] | None] = [None, None, {"zone": "z0"}, {"zone": "z1"}]
-    sizes = _sizes(rng, MODELS, 8)
+    sizes = _sizes(rng, MODELS, 6)
     return nodes, _demand(rng, nodes, sizes, selectors=selectors)
 
 

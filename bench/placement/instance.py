@@ -23,9 +23,9 @@ from memroute.placement import (
 )
 from memroute.units import MIB, ceil_div
 
-UNIT_BYTES = 256 * MIB
+UNIT_BYTES = 512 * MIB
 # Needs are rounded up, and devices down, to whole units for everybody: the exact optimum then
-# counts in integers of a few hundred, and loses nothing by it.
+# counts in integers of some 100 to 300, and loses nothing by it.
 USABLE_UNITS = {row.name: row.usable_bytes // UNIT_BYTES for row in ACCELERATORS}
 """What a process can use of each kind of accelerator."""
 

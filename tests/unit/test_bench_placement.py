@@ -16,8 +16,8 @@ from memroute.placement import Inventory
 
 ROOT = Path(__file__).parents[2]
 SMALL = ModelSize(model="Qwen/Qwen3-0.6B", max_context_tokens=2048, concurrency=1)
-FULL = 316
-# Units of 256 MiB of an H100.
+FULL = 158
+# Units of 512 MiB of an H100.
 
 
 def tiny(*sizes, foreign=None, devices=2):
@@ -42,33 +42,33 @@ def placed(policy, instance):
 
 def test_whole_gpus_hold_one_replica_each():
     """What kube-scheduler does: the second half of each H100 serves nobody."""
-    halves = tiny(158, 158, 158, 158)
+    halves = tiny(79, 79, 79, 79)
     assert placed("most-allocated", halves) == (2, 0)
     assert {placed(name, halves)[0] for name in POLICIES if name != "most-allocated"} == {4}
 
 
 def test_promises_alone_put_replicas_beside_what_others_use():
     """HAMi's ledger is blind to processes it did not place: its pods hold promises and fail."""
-    used = tiny(200, 100, foreign={0: 200, 1: 200})
+    used = tiny(100, 50, foreign={0: 100, 1: 100})
     assert placed("hami-binpack", used) == (0, 2)
     assert placed("memroute", used) == (1, 0)
 
 
 def test_a_plan_of_all_places_what_one_after_the_other_cannot():
     """38 + 62 %, 39 + 61 %: smallest first, in order, 39 goes beside 38."""
-    sizes = (120, 123, 193, 196)
+    sizes = (60, 61, 97, 98)
     assert placed("memroute-online", tiny(*sizes)) == (3, 0)
     assert placed("memroute", tiny(*sizes)) == (4, 0)
 
 
 def test_the_books_believe_no_policy():
     """A bench that took a policy's word would measure its mistakes as success."""
-    instance = tiny(200, 200, devices=1)
+    instance = tiny(100, 100, devices=1)
     books = Books(instance)
     books.take(instance.wanted[0], Choice("n", ("GPU-n-0",)))
     with pytest.raises(IllegalChoiceError, match="more than it has"):
         books.take(instance.wanted[1], Choice("n", ("GPU-n-0",)))
-    pair = deployment(9, SMALL, 1, units=30, num_devices=2)[0]
+    pair = deployment(9, SMALL, 1, units=15, num_devices=2)[0]
     with pytest.raises(IllegalChoiceError, match="no group"):
         books.take(pair, Choice("n", ("GPU-n-0", "GPU-n-0")))
 
@@ -95,7 +95,7 @@ def test_the_optimum_is_that_of_trying_everything():
     pytest.importorskip("highspy")
     from bench.placement.optimum import optimum_of
 
-    for sizes in ((200, 150, 150, 100, 30), (170, 160, 150, 140, 10), (316, 300, 16, 17)):
+    for sizes in ((100, 75, 75, 50, 15), (85, 80, 75, 70, 12), (158, 140, 18, 19)):
         best = 0
         for places in product((None, 0, 1), repeat=len(sizes)):
             loads = [sum(s for s, p in zip(sizes, places, strict=True) if p == d) for d in (0, 1)]
@@ -106,11 +106,11 @@ def test_the_optimum_is_that_of_trying_everything():
 
 
 def test_the_part_that_just_fits_leaves_out_the_first_that_does_not():
-    """Oldest first: 200 and 150 fit, another 200 does not, nor would any later one of its kind."""
+    """Oldest first: 100 and 75 fit, a third of 100 does not, nor would any later one of its kind."""
     pytest.importorskip("highspy")
     from bench.placement.optimum import fullest_part
 
-    part = fullest_part(tiny(200, 150, 200, 100, 60), limit_seconds=10)
+    part = fullest_part(tiny(100, 75, 100, 50, 30), limit_seconds=10)
     assert [one.key.name for one in part.wanted] == ["m0000", "m0001", "m0003", "m0004"]
 
 
