@@ -106,7 +106,7 @@ def test_the_optimum_is_that_of_trying_everything():
 
 
 def test_the_part_that_just_fits_leaves_out_the_first_that_does_not():
-    """Oldest first: 100 and 75 fit, a third of 100 does not, nor would any later one of its kind."""
+    """Oldest first: 100 and 75 fit, another 100 does not, nor would a later one of its kind."""
     pytest.importorskip("highspy")
     from bench.placement.optimum import fullest_part
 

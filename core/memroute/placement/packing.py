@@ -10,12 +10,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from memroute.placement.inventory import Node, PlacementMode
+from memroute.placement.inventory import PlacementMode
 from memroute.units import MIB
 
 UNIT_BYTES = 64 * MIB
 # Needs are rounded up to it and devices down: a sum on a device is then one of some 2,000 bits,
 # and no more than 0.1 % of a device is given away per replica.
+
+MAX_NODE_DEVICES = 64
+# More than a node has: makes one number of bytes, which come first, and of devices.
 
 Place = tuple[int, tuple[int, ...]]
 """A node and devices of it, by position; no devices where the device plugin chooses."""
@@ -41,16 +44,20 @@ class Kind:
 class Room:
     """What is free: units by node and device; whole devices, and the units of each, by node."""
 
-    nodes: Sequence[Node]
+    products: Sequence[tuple[str | None, ...]]
+    """Of each node's devices."""
+    has_slices: Sequence[bool]
+    """Whether a node has MIG or time slices, over which no group goes."""
     free: dict[int, list[int]]
     whole: dict[int, int]
-    whole_units: dict[int, int]
+    whole_units: Mapping[int, int]
 
     def copy(self, only: Sequence[int] | None = None) -> "Room":
         """Of those nodes (None: of all), to be changed."""
         kept = self.whole if only is None else only
         return Room(
-            self.nodes,
+            self.products,
+            self.has_slices,
             {n: list(self.free[n]) for n in kept},
             {n: self.whole[n] for n in kept},
             self.whole_units,
@@ -62,26 +69,30 @@ class Room:
         if kind.mode is PlacementMode.EXCLUSIVE:
             self.whole[node] -= sign * kind.num_devices
         for device in devices:
-            product = self.nodes[node].devices[device].product
-            self.free[node][device] -= sign * kind.units_by_product[product]
+            need = kind.units_by_product[self.products[node][device]]
+            self.free[node][device] -= sign * need
 
 
 def groups(room: Room, kind: Kind, n: int) -> Iterator[list[int]]:
     """Devices of the node, of one product each time, on which a replica of the kind fits."""
-    node = room.nodes[n]
-    if kind.num_devices > 1 and any(device.is_slice for device in node.devices):
+    products = room.products[n]
+    if kind.num_devices > 1 and room.has_slices[n]:
         return
     if kind.mode is PlacementMode.EXCLUSIVE:
-        need = max((kind.units_by_product[device.product] for device in node.devices), default=0)
+        # The device plugin may hand out any of them: the largest need counts.
+        need = max((kind.units_by_product[product] for product in products), default=0)
         if room.whole[n] >= kind.num_devices and 0 < need <= room.whole_units[n]:
             yield []
         return
-    by_product: dict[str | None, list[int]] = {}
-    for index, free in enumerate(room.free[n]):
-        product = node.devices[index].product
-        if free >= kind.units_by_product[product] and node.devices[index].uuid is not None:
-            by_product.setdefault(product, []).append(index)
-    yield from (group for group in by_product.values() if len(group) >= kind.num_devices)
+    for product in dict.fromkeys(products):
+        need = kind.units_by_product[product]
+        group = [
+            index
+            for index, free in enumerate(room.free[n])
+            if free >= need and products[index] == product
+        ]
+        if len(group) >= kind.num_devices:
+            yield group
 
 
 class Packing:
@@ -138,15 +149,15 @@ class Packing:
         while self._left[kind]:
             alike: dict[object, list[Place]] = {}
             for n in sorted(kind.nodes & self._room.whole.keys()):
-                devices = self._room.nodes[n].devices
+                products = self._room.products[n]
                 for group in groups(self._room, kind, n):
                     for index in group:
-                        key = (self._room.free[n][index], devices[index].product, self._may[n])
+                        key = (self._room.free[n][index], products[index], self._may[n])
                         alike.setdefault(key, []).append((n, (index,)))
             best: tuple[float, list[Place], list[tuple[Kind, int]]] | None = None
             for places in alike.values():
                 n, (index,) = places[0]
-                product = self._room.nodes[n].devices[index].product
+                product = self._room.products[n][index]
                 free = self._room.free[n][index]
                 rest = free - kind.units_by_product[product]
                 total, companions = self._fill(rest, product, n, kind)
@@ -176,8 +187,10 @@ class Packing:
         self._left[kind] -= 1
 
     def _place_groups(self, kind: Kind) -> None:
+        # Which single replicas are left does not change meanwhile: what a rest costs is known.
+        costs: dict[object, float] = {}
         offers: dict[int, tuple[float, Place] | None] = {
-            n: self._offer(kind, n) for n in sorted(kind.nodes & self._room.whole.keys())
+            n: self._offer(kind, n, costs) for n in sorted(kind.nodes & self._room.whole.keys())
         }
         while self._left[kind]:
             found = [(offer[0], n, offer[1]) for n, offer in offers.items() if offer is not None]
@@ -185,24 +198,29 @@ class Packing:
                 return
             _, n, place = min(found)
             self._take(kind, place)
-            offers[n] = self._offer(kind, n)
+            offers[n] = self._offer(kind, n, costs)
 
-    def _offer(self, kind: Kind, n: int) -> tuple[float, Place] | None:
+    def _offer(self, kind: Kind, n: int, costs: dict[object, float]) -> tuple[float, Place] | None:
         """The best devices of a node for a group, and what they cost."""
         best: tuple[float, Place] | None = None
+        free = self._room.free[n]
         for group in groups(self._room, kind, n):
             if kind.mode is PlacementMode.EXCLUSIVE:
-                return self._room.whole_units[n] * 16 + self._room.whole[n], (n, ())
-            product = self._room.nodes[n].devices[group[0]].product
+                # The smallest devices that will do; of those the node with the fewest left.
+                return self._room.whole_units[n] * MAX_NODE_DEVICES + self._room.whole[n], (n, ())
+            product = self._room.products[n][group[0]]
             need = kind.units_by_product[product]
-            costs = sorted(
-                (self._cost(free - need - self._fill(free - need, product, n)[0], free), index)
-                for index in group
-                for free in (self._room.free[n][index],)
-            )[: kind.num_devices]
-            cost = sum(cost for cost, _ in costs) + len(group) / 1e3
+            for size in {free[index] for index in group}:
+                key = (size, product, self._may[n])
+                if key not in costs:
+                    rest = size - need
+                    costs[key] = self._cost(rest - self._fill(rest, product, n)[0], size)
+            ranked = sorted((costs[free[index], product, self._may[n]], index) for index in group)
+            chosen = ranked[: kind.num_devices]
+            # Of equals the node with the fewest such devices: others are kept for larger groups.
+            cost = sum(cost for cost, _ in chosen) + len(group) / 1e3
             if best is None or cost < best[0]:
-                best = cost, (n, tuple(index for _, index in costs))
+                best = cost, (n, tuple(index for _, index in chosen))
         return best
 
 

@@ -141,17 +141,16 @@ class _Windows:
         self._by_node: dict[int, set[int]] = defaultdict(set)
         for position, place in places.items():
             self._by_node[place[0]].add(position)
-        self._nodes_by_mode = {
-            mode: [n for n, node in enumerate(room.nodes) if node.mode is mode]
-            for mode in PlacementMode
-        }
+        self._shared = sorted(n for n, free in room.free.items() if free)
 
     def admit(self, position: int) -> None:
         """Find a place for one more, wherever those around it go."""
         kind = self._kinds[position]
         if kind in self._hopeless:
             return
-        for window in _windows(sorted(kind.nodes), self._nodes_by_mode[kind.mode]):
+        eligible = sorted(kind.nodes)
+        others = self._shared if kind.mode is PlacementMode.SHARED else eligible
+        for window in _windows(eligible, others):
             if self._num_left == 0:
                 return
             self._num_left -= 1

@@ -26,7 +26,8 @@ class LedgerView:
             n: node for n, node in enumerate(ledger.nodes) if node.mode is PlacementMode.SHARED
         }
         self.room = Room(
-            nodes=ledger.nodes,
+            products=[tuple(device.product for device in node.devices) for node in ledger.nodes],
+            has_slices=[any(d.is_slice for d in node.devices) for node in ledger.nodes],
             free={
                 n: [
                     0
