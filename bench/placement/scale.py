@@ -22,7 +22,7 @@ NODE_DEVICES = 8
 def scale(
     *, num_devices: int, num_models: int, num_replicas: int, num_hopeless: int
 ) -> list[dict[str, Any]]:
-    """One cold plan in each mode, and one of replicas of one model that fit nowhere."""
+    """In each mode a cold plan of what fits, of twice too much, and of what fits nowhere."""
     rows = []
     for mode in PlacementMode:
         inventory = Inventory(
@@ -37,7 +37,17 @@ def scale(
             for replica in deployment(number, MODELS[number % len(MODELS)], num_replicas, mode=mode)
         ]
         hopeless = deployment(num_models, TOO_LARGE, num_hopeless, mode=mode)
-        for what, wanted in (("models", fitting), ("fit nowhere", hopeless)):
+        tight = [
+            replica
+            for number in range(num_models)
+            for replica in deployment(
+                number, MODELS[number % len(MODELS)], max(1, 2 * num_devices // num_models),
+                mode=mode,
+            )
+        ]  # fmt: skip
+        for what, wanted in (
+            ("models", fitting), ("models, twice too many", tight), ("fit nowhere", hopeless),
+        ):  # fmt: skip
             began = time.perf_counter()
             decisions = plan(inventory, wanted)
             seconds = time.perf_counter() - began
@@ -46,7 +56,7 @@ def scale(
                     "mode": mode.value,
                     "what": what,
                     "num_devices": num_devices,
-                    "num_models": num_models if what == "models" else 1,
+                    "num_models": 1 if what == "fit nowhere" else num_models,
                     "wanted_replicas": len(wanted),
                     "placed_replicas": sum(isinstance(one, Placed) for one in decisions),
                     "seconds": seconds,

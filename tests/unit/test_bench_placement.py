@@ -136,7 +136,7 @@ def test_a_missing_solver_is_said_in_words(capsys, monkeypatch):
 def test_scale_tells_seconds_by_mode():
     rows = scale(num_devices=16, num_models=7, num_replicas=1, num_hopeless=3)
     assert [(row["what"], row["placed_replicas"]) for row in rows] == [
-        ("models", 7), ("fit nowhere", 0),
+        ("models", 7), ("models, twice too many", 11), ("fit nowhere", 0),
     ] * 2  # fmt: skip
 
 

@@ -47,11 +47,12 @@ def second_look(
     Replicas are told by their position in what is wanted, the oldest first. ``room``: without
     those of ``placed``. The answer is ``placed`` itself when nobody can be helped.
     """
-    helped = [position for position in refused if _fits_alone(room, kinds[position])]
+    fits = {kind: _fits_alone(room, kind) for kind in {kinds[one] for one in refused}}
+    helped = [position for position in refused if fits[kinds[position]]]
     if not helped:
         return placed
     places = dict(placed)
-    if sum(map(len, room.free.values())) <= MAX_DEVICES:
+    if sum(map(len, room.products)) <= MAX_DEVICES:
         places |= _pack_whole(room, kinds, list(placed), helped)
     windows = _Windows(room, kinds, places)
     for position in helped:

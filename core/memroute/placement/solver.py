@@ -66,7 +66,7 @@ class Solver:
         are in the way of, those others may be given another (``second_look``).
         """
         decisions = [self.place(replica) for replica in wanted]
-        if any(isinstance(one, Refused) for one in decisions) and len(decisions) > 1:
+        if any(isinstance(one, Refused) for one in decisions):
             self._look_again(wanted, decisions)
         return tuple(decisions)
 
@@ -77,6 +77,8 @@ class Solver:
             for number, one in enumerate(decisions)
             if isinstance(one, Placed) and _is_movable(wanted[number])
         }
+        if not movable:
+            return
         refused = [number for number, one in enumerate(decisions) if isinstance(one, Refused)]
         view = LedgerView(self.ledger, [one.reservation() for one in movable.values()])
         placed = {number: view.place_of(one) for number, one in movable.items()}
