@@ -87,20 +87,21 @@ def _times(rows: list[Row], policy: str, is_adversarial: bool | None) -> str:
 
 
 def scale_table(rows: list[Row]) -> Table:
-    """Seconds of one plan."""
+    """CPU seconds of one plan."""
     table = Table(title="one plan, cold")
-    for name in ("mode", "what", "GPUs", "models", "replicas", "placed", "seconds"):
+    for name in ("mode", "what", "GPUs", "models", "replicas", "placed", "CPU seconds"):
         table.add_column(name, justify="left" if name in {"mode", "what"} else "right")
     for row in rows:
         table.add_row(
             row["mode"], row["what"], f"{row['num_devices']:,}", f"{row['num_models']:,}",
-            f"{row['wanted_replicas']:,}", f"{row['placed_replicas']:,}", f"{row['seconds']:.2f}",
+            f"{row['wanted_replicas']:,}", f"{row['placed_replicas']:,}",
+            f"{row['cpu_seconds']:.2f}",
         )  # fmt: skip
     return table
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Bars by case: the share of the optimum that each policy places, from the least seed to the greatest."""
+    """Bars by case: the share of the optimum that each policy places, and its range by seed."""
     import matplotlib as mpl  # noqa: PLC0415 - a second of import that only plots need
 
     mpl.use("Agg")
@@ -120,8 +121,8 @@ def plot(rows: list[Row], path: Path) -> None:
             [mean(values) for values in own],
             width,
             yerr=[
-                [mean(values) - min(values) for values in own],
-                [max(values) - mean(values) for values in own],
+                [max(0.0, mean(values) - min(values)) for values in own],
+                [max(0.0, max(values) - mean(values)) for values in own],
             ],
             label=policy,
             color="tab:red" if policy == OURS else f"C{number if number < 3 else number + 1}",  # noqa: PLR2004
