@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memroute_operator.leadership import LeaseTiming
 from memroute_operator.readings.sources import PodSelector, SelectorError, parse_pod_selector
 
 DEFAULT_ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
@@ -38,6 +39,20 @@ class OperatorSettings:
     router_selector: PodSelector
     drain_timeout_seconds: float
     node_lost_seconds: float
+    leader_election: bool
+    lease_namespace: str
+    lease_duration_seconds: float
+    lease_renew_seconds: float
+    lease_retry_seconds: float
+
+    @property
+    def lease_timing(self) -> LeaseTiming:
+        """How long a renewal of the Lease counts."""
+        return LeaseTiming(
+            duration_seconds=self.lease_duration_seconds,
+            renew_seconds=self.lease_renew_seconds,
+            retry_seconds=self.lease_retry_seconds,
+        )
 
 
 def _text_or_none(text: str) -> str | None:
@@ -119,8 +134,42 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         default=30.0,
         help="how long a node may be unreachable before its replicas are replaced",
     )
+    timing = LeaseTiming()
+    parser.add_argument(
+        "--leader-election",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether a Lease says which of several operators writes; without it, run only one",
+    )
+    parser.add_argument(
+        "--lease-namespace",
+        default="memroute-system",
+        help="namespace of the Lease memroute-operator: the operator's own",
+    )
+    parser.add_argument(
+        "--lease-duration-seconds",
+        type=float,
+        default=timing.duration_seconds,
+        help="how long others wait for a leader that does not renew; whole seconds",
+    )
+    parser.add_argument(
+        "--lease-renew-seconds",
+        type=float,
+        default=timing.renew_seconds,
+        help="after how long without a renewal the leader stops writing",
+    )
+    parser.add_argument(
+        "--lease-retry-seconds",
+        type=float,
+        default=timing.retry_seconds,
+        help="how often the leader renews, and a standby looks",
+    )
     values = vars(parser.parse_args(argv))
     exporters = values.pop("exporter_selector") or [
         parse_pod_selector(text, needs_daemon_set=True) for text in DEFAULT_EXPORTER_SELECTORS
     ]
-    return OperatorSettings(exporter_selector=tuple(exporters), **values)
+    settings = OperatorSettings(exporter_selector=tuple(exporters), **values)
+    problem = settings.lease_timing.problem
+    if problem is not None:
+        parser.error(problem)
+    return settings

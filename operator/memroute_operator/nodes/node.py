@@ -26,6 +26,7 @@ from memroute_operator.nodes.labels import read_labels
 from memroute_operator.nodes.measured import devices_of_exporter
 from memroute_operator.nodes.providers import read_provider
 from memroute_operator.nodes.resource_slices import read_resource_slices
+from memroute_operator.pod_resources import ANY_RESOURCE
 
 # Taints that replica pods tolerate, with the effect NoSchedule (``manifests``).
 TOLERATED_TAINTS = frozenset({GPU_RESOURCE, TAINT_SHARED})
@@ -164,12 +165,15 @@ class _NodeReader:
             unusable_reason=reason,
             # A device that is shared in time is one device, however often it is handed out.
             num_allocatable=min(allocatable, max(1, len(devices))) if is_sliced else allocatable,
-            num_foreign_devices=self._foreign.get(resource, 0),
+            num_foreign_devices=self._num_foreign(resource),
             has_fresh_metrics=self._is_fresh,
             resource=resource,
             devices_unknown=unknown,
             notes=notes,
         )
+
+    def _num_foreign(self, resource: str) -> int:
+        return self._foreign.get(resource, 0) + self._foreign.get(ANY_RESOURCE, 0)
 
     def _whole_resource(self) -> str:
         if self._capacity.get(GPU_RESOURCE):
@@ -235,7 +239,7 @@ class _NodeReader:
                     devices=usable,
                     # Slices may be shared in time as well.
                     num_allocatable=min(allocatable, max(1, len(devices))),
-                    num_foreign_devices=self._foreign.get(facts.resource, 0),
+                    num_foreign_devices=self._num_foreign(facts.resource),
                     resource=facts.resource,
                     devices_unknown=unknown,
                 )
