@@ -3,13 +3,22 @@
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memroute.catalog import accelerator_by_name
+from memroute.catalog import accelerator_by_name, architecture_for_model
+from memroute.footprint import ReplicaShape, replica_footprint
+from memroute.placement import (
+    Inventory,
+    PlacementMode,
+    RefusedReason,
+    ReplicaKey,
+    WantedReplica,
+    plan,
+)
 from memroute.units import GIB, MIB
 from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.nodes import read_node
@@ -501,3 +510,26 @@ def test_no_node_is_too_odd_to_be_read(labels, annotations, capacity, allocatabl
             free = device.live_free_bytes
             assert device.usable_bytes >= 0
             assert free is None or free >= 0
+
+
+def test_too_small_here_and_unknown_there_is_unknown():
+    """Never is more than anybody knows while a node has not said what it has."""
+    small = read(Kind(gfd("NVIDIA-L4", 23034, 1), gpus(1)))
+    unknown = read(Kind({}, gpus(1)))
+    shape = ReplicaShape(
+        architecture=architecture_for_model("Qwen/Qwen3-32B"),
+        max_context_tokens=8192,
+        concurrency=1,
+    )
+    wanted = WantedReplica(
+        key=ReplicaKey(namespace="d", name="m", index=0),
+        shape=shape,
+        footprint=replica_footprint(shape),
+        mode=PlacementMode.EXCLUSIVE,
+    )
+    nodes = (small[0], replace(unknown[0], name="other"))
+    (refused,) = plan(Inventory(nodes=nodes), [wanted])
+    assert refused.reason is RefusedReason.DEVICES_UNKNOWN
+    assert "memroute.dev/device-memory" in refused.message
+    (refused,) = plan(Inventory(nodes=nodes[:1]), [wanted])
+    assert refused.reason is RefusedReason.NO_DEVICE_LARGE_ENOUGH

@@ -20,6 +20,7 @@ from memroute.units import format_gib
 MAX_SUGGESTIONS = 3
 # Node names that a message lists before it only counts.
 MAX_NAMES = 5
+_NEVER = "it would not fit an empty cluster"
 
 
 class Explainer:
@@ -49,6 +50,9 @@ class Explainer:
         empty, empty_pools = self._empty_cluster()
         ever = empty_pools.best(replica, replica.footprint_on) is not None
         reason = RefusedReason.INSUFFICIENT_HBM if ever else RefusedReason.NO_DEVICE_LARGE_ENOUGH
+        cure = None if ever else _cure_of(eligible)
+        if cure is not None:
+            reason = RefusedReason.DEVICES_UNKNOWN  # "never" is more than anybody knows
         # What can never fit is measured against empty devices: who holds them now is no matter.
         measured = self._ledger if ever else empty
         parts = [
@@ -56,7 +60,7 @@ class Explainer:
             self._nearest_miss_shared(measured, eligible, replica)
             if shared
             else _nearest_miss_exclusive(measured, eligible, replica),
-            "it fits once others release enough" if ever else "it would not fit an empty cluster",
+            cure or ("it fits once others release enough" if ever else _NEVER),
             self._suggestions(replica, fits_ever=ever),
         ]
         message = "; ".join(part for part in parts if part)
@@ -155,15 +159,21 @@ def _names(nodes: list[Node]) -> str:
     return f"{listed} and {more} more" if more > 0 else listed
 
 
+def _cure_of(nodes: list[Node]) -> str | None:
+    """What would tell what the devices of most nodes are; None when all are known."""
+    reasons = Counter(node.devices_unknown for node in nodes if node.devices_unknown is not None)
+    return reasons.most_common(1)[0][0] if reasons else None
+
+
 def _devices_unknown(
     eligible: list[Node], replica: WantedReplica, *, shared: bool
 ) -> Refused | None:
     """The refusal when nothing says what any of the eligible nodes has; None when one is known."""
     if any(device.uuid is not None or not shared for node in eligible for device in node.devices):
         return None
-    reasons = Counter(node.devices_unknown for node in eligible if node.devices_unknown is not None)
-    if reasons:
-        cure = reasons.most_common(1)[0][0]
+    known_cure = _cure_of(eligible)
+    if known_cure is not None:
+        cure = known_cure
     elif shared:
         cure = (
             f"no exporter has named the devices of {_names(eligible)}, and sharing places by "
