@@ -17,6 +17,7 @@ FLEET = [
     {"name": "plain", "machine": "plain"},
     {"name": "time-sliced", "machine": "l4-1", "deviceSharing": "time-slicing"},
     {"name": "mig", "machine": "h100-1", "migStrategy": "single", "migSlices": {"1g.20gb": 2}},
+    {"name": "mixed", "machine": "h100-1", "migStrategy": "mixed", "migSlices": {"3g.40gb": 2}},
     {"name": "gke", "machine": "l4-1", "labels": "gke"},
     {"name": "bare", "machine": "l4-1", "labels": "none"},
     {"name": "v6", "machine": "l4-1", "gpuSharing": "shared", "ipFamily": "ipv6"},
@@ -55,9 +56,9 @@ def test_a_time_sliced_device_serves_one_replica(cluster, namespace):
     )
 
 
-@pytest.mark.parametrize("node", ["mig", "gke"])
+@pytest.mark.parametrize("node", ["mig", "mixed", "gke"])
 def test_a_replica_serves_where_the_memory_is_known_otherwise(cluster, namespace, node):
-    """By the labels of a MIG slice, and by what GKE says of its nodes."""
+    """By the labels of MIG slices, under either name, and by what GKE says of its nodes."""
     apply(cluster, namespace, "m", placement=on(node))
     wait_ready(cluster, namespace, "m")
 

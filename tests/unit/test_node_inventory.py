@@ -169,6 +169,13 @@ KINDS = {
         {"nvidia.com/gpu.product": H100}, {"nvidia.com/mig-1g.10gb": "7"}, num_devices=7,
         usable_gib=9.6, resource="nvidia.com/mig-1g.10gb", is_slice=True,
     ),
+    "MIG, strategy mixed, whose exporter names the device as well": Kind(
+        gfd(count=1, **{"mig.strategy": "mixed", "mig-3g.40gb.memory": "40448"}),
+        {"nvidia.com/gpu": "0", "nvidia.com/mig-3g.40gb": "2"},
+        page=dcgm("NVIDIA H100 80GB HBM3", 80000, 1559) + mig_page("3g.40gb", 2, 40000, 448),
+        num_devices=2, usable_gib=39.2, resource="nvidia.com/mig-3g.40gb", is_slice=True,
+        source="dcgm",
+    ),
     "MIG that is not configured": Kind(
         gfd(f"{H100}-MIG-INVALID", 0, 0), gpus(0), unknown="mig.config",
     ),

@@ -5,31 +5,27 @@ names of their own (strategy "mixed"): the whole devices are one, the slices of 
 another, each with the resource that a replica must ask for.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from memroute.catalog.accelerators import accelerator_for_product, usable_bytes
+from memroute.catalog.accelerators import usable_bytes
 from memroute.placement import Device, Node, PlacementMode
 from memroute_kube import KubeObject
-from memroute_kube.quantities import parse_count
 from memroute_kube.resources import (
     GPU_RESOURCE,
     LABEL_GPU_SHARING,
-    TAINT_SHARED,
-    is_condition_true,
 )
 from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.nodes.annotations import ignored_xids, is_cordoned, read_annotations
 from memroute_operator.nodes.facts import DeviceFacts, Fact, NodeFacts, Sharing, SliceFacts
 from memroute_operator.nodes.labels import read_labels
 from memroute_operator.nodes.measured import devices_of_exporter
+from memroute_operator.nodes.merging import filled, merge_devices
+from memroute_operator.nodes.objects import counts_of, texts_of, unusable_reason
 from memroute_operator.nodes.providers import read_provider
 from memroute_operator.nodes.resource_slices import read_resource_slices
 from memroute_operator.pod_resources import ANY_RESOURCE
 
-# Taints that replica pods tolerate, with the effect NoSchedule (``manifests``).
-TOLERATED_TAINTS = frozenset({GPU_RESOURCE, TAINT_SHARED})
 # Devices of one node that are planned on: no node has more, whatever its status says.
 MAX_DEVICES = 256
 SHARED_RESOURCE = f"{GPU_RESOURCE}.shared"
@@ -62,7 +58,7 @@ def main_pool(pools: tuple[Node, ...]) -> Node:
     The whole devices where there are some, else the slices with most memory.
     """
     whole, *slices = pools
-    if whole.devices or not slices:
+    if not slices or (whole.devices and whole.num_allocatable):
         return whole
 
     def bytes_of(node: Node) -> int:
@@ -89,12 +85,12 @@ class _NodeReader:
         metadata = obj["metadata"]
         self._obj = obj
         self._name: str = metadata["name"]
-        self._labels = _texts(metadata.get("labels"))
-        self._annotations = _texts(metadata.get("annotations"))
+        self._labels = texts_of(metadata.get("labels"))
+        self._annotations = texts_of(metadata.get("annotations"))
         self._foreign = foreign_devices
         status = obj.get("status") or {}
-        self._allocatable = _counts(status.get("allocatable"))
-        self._capacity = _counts(status.get("capacity")) | self._allocatable
+        self._allocatable = counts_of(status.get("allocatable"))
+        self._capacity = counts_of(status.get("capacity")) | self._allocatable
         self._is_shared = self._labels.get(LABEL_GPU_SHARING) == "shared"
         self._reading = metrics.readings.get(self._name)
         self._is_fresh = metrics.is_fresh(self._name, now_seconds=now_seconds)
@@ -143,7 +139,7 @@ class _NodeReader:
             # More than there are: nobody says so, and the device plugin shares them anyway.
             sharing = sharing if sharing is not Sharing.NONE else Sharing.TIME_SLICING
         is_sliced = sharing is not Sharing.NONE and not self._is_shared
-        reason = _unusable_reason(self._obj)
+        reason = unusable_reason(self._obj)
         if reason is None and sharing is Sharing.MPS and not self._is_shared:
             reason = "SharedByMPS"
         has_plugin = any(self._allocatable.values())
@@ -194,11 +190,13 @@ class _NodeReader:
             count = capacity if said.count is None else said.count.value
             slices = tuple(one for one in known if one.slice_profile is not None)
             if len(slices) == count:
-                return tuple(_filled(one, said) for one in slices)
+                return tuple(filled(one, said) for one in slices)
             return self._alike(count, said)
+        if not capacity and _mig_profiles(self._capacity):
+            return ()  # the exporter may name the device, and it is handed out in slices only
         whole = tuple(one for one in known if one.slice_profile is None)
         if whole:
-            return tuple(_filled(one, said) for one in whole)
+            return tuple(filled(one, said) for one in whole)
         count = capacity if said.count is None else said.count.value
         if said.slices or _mig_profiles(self._capacity):
             # The label counts all devices, those that are cut into slices among them.
@@ -210,7 +208,7 @@ class _NodeReader:
 
     def _alike(self, count: int, said: NodeFacts) -> tuple[DeviceFacts, ...]:
         return tuple(
-            _filled(DeviceFacts(index=index, slice_profile=said.slice_profile), said)
+            filled(DeviceFacts(index=index, slice_profile=said.slice_profile), said)
             for index in range(min(count, MAX_DEVICES))
         )
 
@@ -258,12 +256,12 @@ class _NodeReader:
         of_profile = NodeFacts(product=product, memory_bytes=facts.memory_bytes)
         measured = tuple(one for one in known if one.slice_profile == facts.profile)
         if len(measured) == count:
-            return tuple(_filled(one, of_profile) for one in measured)
+            return tuple(filled(one, of_profile) for one in measured)
         blank = (
             DeviceFacts(index=index, slice_profile=facts.profile)
             for index in range(min(count, MAX_DEVICES))
         )
-        return tuple(_filled(one, of_profile) for one in blank)
+        return tuple(filled(one, of_profile) for one in blank)
 
     # One device.
 
@@ -305,90 +303,9 @@ class _NodeReader:
         )
 
 
-def merge_devices(
-    published: tuple[DeviceFacts, ...], measured: tuple[DeviceFacts, ...]
-) -> tuple[DeviceFacts, ...]:
-    """Devices by two sources that name each: joined by UUID, ``published`` believed first."""
-    if not published:
-        return measured
-    by_uuid = {one.uuid: one for one in measured if one.uuid is not None}
-    return tuple(
-        one
-        if (live := by_uuid.get(one.uuid or "")) is None
-        else replace(
-            one,
-            index=live.index,
-            product=one.product or live.product,
-            memory_bytes=one.memory_bytes or live.memory_bytes,
-            reserved_bytes=live.reserved_bytes,
-            free_bytes=live.free_bytes,
-            assigned_pod=live.assigned_pod,
-            problem=one.problem or live.problem,
-        )
-        for one in published
-    )
-
-
-def _filled(device: DeviceFacts, said: NodeFacts) -> DeviceFacts:
-    """The device with what is said of all devices where nothing is said of this one."""
-    product = device.product or said.product
-    memory = device.memory_bytes
-    speaks_of_it = (
-        device.product is None
-        or said.product is None
-        or accelerator_for_product(device.product.value)
-        == accelerator_for_product(said.product.value)
-    )
-    if memory is None and said.memory_bytes is not None and speaks_of_it:
-        memory = said.memory_bytes
-    if memory is None and product is not None:
-        accelerator = accelerator_for_product(product.value)
-        if accelerator is not None:
-            memory = Fact(accelerator.reported_bytes, product.source)
-    return replace(device, product=product, memory_bytes=memory)
-
-
 def _mig_profiles(counts: Mapping[str, int]) -> set[str]:
     return {
         name.removeprefix(MIG_PREFIX)
         for name, count in counts.items()
         if name.startswith(MIG_PREFIX) and count
     }
-
-
-def _texts(mapping: object) -> dict[str, str]:
-    """Labels or annotations as they should be: text to text."""
-    if not isinstance(mapping, Mapping):
-        return {}
-    return {
-        name: value
-        for name, value in mapping.items()
-        if isinstance(name, str) and isinstance(value, str)
-    }
-
-
-def _counts(resources: object) -> Counter[str]:
-    """Whole numbers of a node's resources; what is no number is nothing that can be had."""
-    if not isinstance(resources, Mapping):
-        return Counter()
-    return Counter(
-        {
-            name: count
-            for name, value in resources.items()
-            if isinstance(name, str) and (count := parse_count(value)) is not None
-        }
-    )
-
-
-def _unusable_reason(node: KubeObject) -> str | None:
-    spec = node.get("spec") or {}
-    if not is_condition_true(node, "Ready"):
-        return "NotReady"
-    if spec.get("unschedulable"):
-        return "Cordoned"
-    for taint in spec.get("taints") or ():
-        key, effect = taint.get("key"), taint.get("effect")
-        if effect == "NoExecute" or (effect == "NoSchedule" and key not in TOLERATED_TAINTS):
-            value = taint.get("value")
-            return f"Tainted by {key}={value}:{effect}" if value else f"Tainted by {key}:{effect}"
-    return None
