@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from memroute.placement import Node, PlacementMode
 from memroute_kube import ApiError
 from memroute_operator import device_metrics, engine_reports
 from memroute_operator.device_metrics import DeviceMetrics, find_exporters
@@ -401,3 +403,21 @@ async def test_what_dra_drivers_publish_is_read_and_a_cluster_without_it_is_fine
         assert list(readings.slices_by_node) == ["a"]
         await readings.read_once()
         assert list(readings.slices_by_node) == ["a"], "what was known stays known"
+
+
+async def test_what_a_node_says_that_cannot_be_is_told_once(caplog):
+    """And once more when it has ended; a metric counts the nodes meanwhile."""
+    caplog.set_level(logging.INFO)
+    registry = CollectorRegistry()
+    odd = Node(name="a", mode=PlacementMode.EXCLUSIVE, notes=("a terabyte of HBM",))
+    async with open_page_reader() as reader:
+        readings = Readings(
+            reader, list, ReadingMetrics(registry), exporters=[], exporter_port=1, routers=[],
+            scrape_seconds=5, on_change=lambda: None,
+        )  # fmt: skip
+    labels = {"kind": "node", "trouble": "contradicts-node"}
+    for nodes, count in (([odd], 1), ([odd], 1), ([replace(odd, notes=())], 0)):
+        readings.tell_notes(nodes)
+        assert registry.get_sample_value("memroute_operator_sources_failing", labels) == count
+    assert caplog.text.count("a terabyte of HBM") == 1
+    assert caplog.text.count("well again") == 1

@@ -76,7 +76,7 @@ class ReadingMetrics:
         for trouble in log.troubles.values():
             counts[trouble] = counts.get(trouble, 0) + 1
         known = self._troubles.setdefault(kind, set())
-        known |= counts.keys()
+        known.update(counts)
         # A trouble that has passed is 0, not the number that it last was.
         for trouble in known:
             self.failing.labels(kind=kind, trouble=trouble).set(counts.get(trouble, 0))
