@@ -8,7 +8,7 @@ of the same model, image and flags on the same kind of accelerator.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from memroute.footprint import Calibration, CalibrationKey, ReplicaFootprint
@@ -20,6 +20,7 @@ from memroute_operator.engine_reports import EngineReport, EngineReports, parse_
 __all__ = [
     "EngineReport",
     "EngineReports",
+    "agreed",
     "calibration_key",
     "calibrations_of",
     "drift_ratio",
@@ -116,6 +117,16 @@ def kv_pool_bytes(
         if abs(expected - tokens) > MAX_TOKENS_DRIFT_RATIO * tokens:
             return None
     return pool_bytes
+
+
+def agreed(measured: Sequence[Calibration]) -> Calibration:
+    """The measurement that counts of several engines of one kind; ``measured`` is not empty.
+
+    Of one or two the larger. Of more the upper median, so that one engine that is off (a process
+    beside it as it started, a page that was read wrongly) does not decide for all.
+    """
+    ordered = sorted(measured, key=lambda one: one.overhead_bytes)
+    return ordered[len(ordered) // 2]
 
 
 def drift_ratio(calibration: Calibration, footprint: ReplicaFootprint) -> float:

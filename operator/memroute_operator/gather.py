@@ -12,6 +12,7 @@ from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true, object_key
 from memroute_operator.calibrations import (
     EngineReport,
+    agreed,
     calibrations_of,
     measure,
     read_calibrations,
@@ -292,8 +293,8 @@ def _measured(
     reports: Mapping[str, EngineReport | None],
     problems: dict[str, str],
 ) -> dict[CalibrationKey, Calibration]:
-    """What engines of the current specs have measured; of several, the one that took most."""
-    found: dict[CalibrationKey, Calibration] = {}
+    """What engines of the current specs have measured, as far as they agree."""
+    found: dict[CalibrationKey, list[Calibration]] = {}
     by_name = {node.name: node for node in nodes}
     for replica in replicas:
         report, node = reports.get(replica.uid), by_name.get(replica.node)
@@ -316,9 +317,6 @@ def _measured(
         except Exception as error:  # noqa: BLE001 - a named boundary: a report is whatever an engine wrote
             problems[f"Pod {replica.key} report"] = repr(error)
             continue
-        if calibration is None:
-            continue
-        known = found.get(calibration.key)
-        if known is None or known.overhead_bytes < calibration.overhead_bytes:
-            found[calibration.key] = calibration
-    return found
+        if calibration is not None:
+            found.setdefault(calibration.key, []).append(calibration)
+    return {key: agreed(measured) for key, measured in found.items()}

@@ -1,10 +1,11 @@
 import pytest
 
 from memroute.catalog import architecture_for_model
-from memroute.footprint import ReplicaShape, replica_footprint
+from memroute.footprint import Calibration, ReplicaShape, replica_footprint
 from memroute.units import GIB
 from memroute_operator.calibrations import (
     EngineReport,
+    agreed,
     calibration_key,
     calibrations_of,
     drift_ratio,
@@ -113,6 +114,18 @@ def test_blocks_of_several_ranks_are_counted_per_rank(data_directory):
     report = parse_engine_page(page)
     assert (report.num_blocks, report.block_size_tokens) == (32, 128)
     assert report.kv_cache_size_tokens == 4096
+
+
+@pytest.mark.parametrize(
+    ("overheads", "chosen"), [([3], 3), ([3, 2], 3), ([9, 2, 3], 3), ([2, 3, 2, 9], 3)]
+)
+def test_one_engine_that_is_off_does_not_decide_for_all(overheads, chosen):
+    """The largest did: one engine that started beside another process made all others larger."""
+    key = calibration_key(SPEC, "P")
+    measured = [
+        Calibration(key=key, overhead_bytes=one, expected_overhead_bytes=2) for one in overheads
+    ]
+    assert agreed(measured).overhead_bytes == chosen
 
 
 def test_an_engine_without_a_kv_cache_has_measured_nothing():
