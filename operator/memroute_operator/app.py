@@ -1,21 +1,34 @@
-"""The operator's wiring: settings, client, store, kopf, reconciler."""
+"""The operator's wiring: settings, clients, store, kopf, election, reconciler.
+
+kopf watches, and nothing else of it is used: what writes is the reconciler, through a client
+that asks the fence, which asks the election.
+"""
 
 import asyncio
 import logging
+import secrets
 import signal
+import socket
+from collections.abc import Coroutine
+from typing import Any
 
-import httpx
 import kopf
 
-from memroute_kube import KubernetesClient
-from memroute_operator.device_metrics import TIMEOUT_SECONDS
+from memroute_kube import RESOURCE_SLICES, KubeObject, KubernetesClient
+from memroute_operator.elector import Elector, LeaseName, run_until_cancelled
+from memroute_operator.fence import AlwaysLeading, Fence, FencedClient
 from memroute_operator.handlers import build_registry
+from memroute_operator.health import Marks, serve_health
+from memroute_operator.leadership import Leadership
 from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.readings.loops import Readings
+from memroute_operator.readings.pages import open_page_reader
 from memroute_operator.reconciler import Reconciler
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.store import Store
 
 LOGGER = logging.getLogger(__name__)
+LEASE_NAME = "memroute-operator"
 
 
 async def run_operator(settings: OperatorSettings) -> None:
@@ -23,34 +36,76 @@ async def run_operator(settings: OperatorSettings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    store = Store()
-    metrics = OperatorMetrics()
+    store, metrics, marks = Store(), OperatorMetrics(), Marks()
     metrics.serve(settings.host, settings.metrics_port)
+    serve_health(settings.host, settings.health_port, marks, resync_seconds=settings.resync_seconds)
     async with (
-        await KubernetesClient.from_environment() as client,
-        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as http,
+        await FencedClient.from_environment(component="memroute-operator") as client,
+        await KubernetesClient.from_environment(component="memroute-operator") as lease_client,
+        open_page_reader() as reader,
     ):
-        reconciler = Reconciler(client, store, settings, metrics, http)
+        elector = _elector(settings, lease_client, metrics, marks)
+        metrics.on_leading(elector is None)
+        client.fence = Fence(elector or AlwaysLeading(), marks)
+
+        async def list_slices() -> list[KubeObject]:
+            return (await client.list(RESOURCE_SLICES))[0]
+
+        readings = Readings(
+            reader,
+            store.pods.values,
+            metrics.readings,
+            exporters=settings.exporter_selector,
+            exporter_port=settings.exporter_port,
+            routers=(settings.router_selector,),
+            scrape_seconds=settings.scrape_seconds,
+            on_change=store.mark_dirty,
+            list_slices=list_slices,
+        )
+        reconciler = Reconciler(client, store, settings, metrics, readings, client.fence)
+        writing = asyncio.create_task(reconciler.run(), name="reconciler")
         tasks = [
+            writing,
             asyncio.create_task(stopping.wait(), name="signal"),
-            asyncio.create_task(reconciler.run(), name="reconciler"),
-            asyncio.create_task(
-                kopf.operator(
-                    registry=build_registry(store),
-                    clusterwide=True,
-                    standalone=True,
-                    stop_flag=stopping,
-                    liveness_endpoint=f"http://{settings.host}:{settings.health_port}/healthz",
-                ),
-                name="kopf",
-            ),
+            asyncio.create_task(_watch(store, stopping), name="kopf"),
         ]
-        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if elector is not None:
+            tasks.append(asyncio.create_task(run_until_cancelled(elector), name="election"))
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         stopping.set()
-        for task in pending:
+        # The writer first: the Lease is given back once nothing is written any more.
+        writing.cancel()
+        await asyncio.wait({writing})
+        for task in tasks:
             if task.get_name() != "kopf":
                 task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
             task.result()
     LOGGER.info("operator stopped")
+
+
+def _elector(
+    settings: OperatorSettings, client: KubernetesClient, metrics: OperatorMetrics, marks: Marks
+) -> Elector | None:
+    """A candidate under a name that no other process has; None without leader election."""
+    if not settings.leader_election:
+        return None
+    return Elector(
+        client,
+        LeaseName(namespace=settings.lease_namespace, name=LEASE_NAME),
+        Leadership(
+            # The pod's name, for people; the rest, because a container that was restarted must
+            # wait for its predecessor like anybody else.
+            identity=f"{socket.gethostname()}_{secrets.token_hex(4)}",
+            timing=settings.lease_timing,
+        ),
+        marks=marks,
+        on_change=metrics.on_leading,
+    )
+
+
+def _watch(store: Store, stopping: asyncio.Event) -> Coroutine[Any, Any, None]:
+    return kopf.operator(
+        registry=build_registry(store), clusterwide=True, standalone=True, stop_flag=stopping
+    )

@@ -13,19 +13,23 @@ from memroute_kube.resources import (
     ANNOTATION_SERVED_MODEL,
     ENGINE_PORT,
     GPU_RESOURCE,
+    GROUP,
     LABEL_DEPLOYMENT,
     LABEL_REPLICA,
     MODEL_DEPLOYMENTS,
     TAINT_SHARED,
 )
 from memroute_operator.deployment import Deployment
+from memroute_operator.promises import encode_reservation
 from memroute_operator.replica import (
     ANNOTATION_PLACEMENT_REASON,
     ANNOTATION_REVISION,
+    ANNOTATION_STARTED_WITH,
     START_GATE,
-    encode_reservation,
 )
 
+ANNOTATION_TEMPLATE = f"{GROUP}/template"
+"""On replica pods: a hash of what the operator that made it puts into every pod of that spec."""
 TERMINATION_GRACE_SECONDS = 60
 SHUTDOWN_TIMEOUT_SECONDS = 40
 # KServe's arithmetic: grace less preStop (15 s, not used here) less 5 s to end.
@@ -89,8 +93,9 @@ def replica_pod(
     is_gated: bool,
     default_image: str,
     shared_runtime_class: str | None,
+    template: str | None = None,
 ) -> KubeObject:
-    """The manifest of a replica's pod."""
+    """The manifest of a replica's pod. ``template``: its hash, to be found again by."""
     shape = deployment.shape
     assert shape is not None  # noqa: S101
     shared = placed.mode is PlacementMode.SHARED
@@ -132,11 +137,13 @@ def replica_pod(
                 LABEL_REPLICA: str(placed.key.index),
                 "app.kubernetes.io/managed-by": "memroute",
             },
-            "annotations": {
+            "annotations": ({} if template is None else {ANNOTATION_TEMPLATE: template})
+            | {
                 ANNOTATION_RESERVATION: encode_reservation(
                     placed, generation=deployment.generation
                 ),
-                ANNOTATION_REVISION: deployment.revision,
+                ANNOTATION_REVISION: deployment.legacy_revision or deployment.revision,
+                ANNOTATION_STARTED_WITH: deployment.revision,
                 ANNOTATION_PLACEMENT_REASON: placed.why,
                 ANNOTATION_SERVED_MODEL: deployment.served_name,
                 ANNOTATION_KV_CAPACITY_TOKENS: str(capacity),
@@ -180,5 +187,5 @@ def _engine_container(deployment: Deployment, placed: Placed, default_image: str
         "volumeMounts": [{"name": "shm", "mountPath": SHARED_MEMORY}],
     }
     if placed.mode is PlacementMode.EXCLUSIVE:
-        container["resources"] = {"limits": {GPU_RESOURCE: str(placed.num_devices)}}
+        container["resources"] = {"limits": {placed.resource: str(placed.num_devices)}}
     return container

@@ -8,11 +8,15 @@ PROGRAMS = ("operator", "router")
 
 
 def granted(cluster, program):
-    """(group, resource, verb) of every rule."""
-    role = json.loads(cluster.kubectl("get", "clusterrole", f"memroute-{program}", "-o", "json"))
+    """(group, resource, verb) of every rule, of the whole cluster or of its own namespace."""
+    name = f"memroute-{program}"
+    role = json.loads(cluster.kubectl("get", "clusterrole", name, "-o", "json"))
+    own = [
+        r for r in cluster.get("roles", "-n", "memroute-system") if r["metadata"]["name"] == name
+    ]
     return {
         (group, resource, verb)
-        for rule in role["rules"]
+        for rule in [*role["rules"], *(rule for r in own for rule in r["rules"])]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]

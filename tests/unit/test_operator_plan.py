@@ -1,125 +1,36 @@
 import copy
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from memroute.placement import Inventory, Node, Placed, PlacementMode, plan
-from memroute.placement.inventory import Device
-from memroute.units import GIB, MIB
+from memroute.placement import Inventory, plan
+from memroute.units import MIB
 from memroute_kube.resources import ANNOTATION_DRAINING
-from memroute_operator.deployment import read_deployment
 from memroute_operator.device_metrics import DeviceMetrics, parse_exporter_page
-from memroute_operator.gather import Facts, gather
+from memroute_operator.gather import gather
 from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import (
+    ClaimRoom,
     Create,
     Delete,
     MarkDraining,
     OpenGate,
-    PlanContext,
-    _wanted,
     plan_step,
+    wanted_replica,
 )
+from memroute_operator.projections import NODE_PROJECTION
 from memroute_operator.replica import ReplicaState, read_replica
 from memroute_operator.status import deployment_status
 from memroute_operator.store import Collection, Store
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-GPU = Device(
-    node="a",
-    index=0,
-    uuid="GPU-a-0",
-    product="NVIDIA-H100-80GB-HBM3",
-    usable_bytes=int(79.2 * GIB),
-    usable_source="dcgm",
+from planned_objects import (
+    NOW,
+    SHARED,
+    claimed,
+    context,
+    deployment,
+    facts,
+    pod_of,
 )
-SHARED = Node(name="a", mode=PlacementMode.SHARED, devices=(GPU,), has_fresh_metrics=True)
-
-
-def deployment(name="m", *, replicas=1, model="Qwen/Qwen3-8B", mode="shared", uid="u1", **memory):
-    defaults = {
-        "maxContextTokens": 8192,
-        "concurrency": 4,
-        "kvCacheDtype": "auto",
-        "quantization": "none",
-    }
-    return read_deployment(
-        {
-            "metadata": {
-                "namespace": "default",
-                "name": name,
-                "uid": uid,
-                "generation": 1,
-                "creationTimestamp": "2026-01-01T00:00:00Z",
-                "resourceVersion": "1",
-            },
-            "spec": {
-                "model": {"name": model},
-                "engine": {"type": "vllm"},
-                "memory": defaults | memory,
-                "parallelism": {"tensorParallelSize": 1},
-                "replicas": replicas,
-                "placement": {"mode": mode, "strategy": "pack"},
-                "routing": {"kvWatermarkRatio": 0.95, "assumedOutputTokens": 256},
-            },
-        }
-    )
-
-
-def context(**facts):
-    defaults = {
-        "now": NOW,
-        "drain_timeout_seconds": 60.0,
-        "in_flight": {},
-        "avoided_nodes": {},
-        "lost_nodes": frozenset(),
-    }
-    return PlanContext(**(defaults | facts))
-
-
-def pod_of(of, index=0, *, ready=True, node="a", gated=False, **annotations):
-    """The pod that the operator would have made, as the API server would show it."""
-    nodes = (SHARED,) if of.mode is PlacementMode.SHARED else (EXCLUSIVE,)
-    placed = plan(Inventory(nodes=nodes), [_wanted(of, index, context())])[0]
-    assert isinstance(placed, Placed)
-    pod = replica_pod(
-        of, placed, is_gated=gated, default_image="vllm/x", shared_runtime_class="nvidia"
-    )
-    pod["metadata"] |= {
-        "uid": f"pod-{of.name}-{index}",
-        "creationTimestamp": f"2026-01-01T00:00:0{index}Z",
-        "resourceVersion": "5",
-    }
-    pod["metadata"]["annotations"] |= annotations
-    pod["status"] = {
-        "phase": "Running",
-        "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
-    }
-    if not gated:
-        pod["spec"]["nodeName"] = node
-    return pod
-
-
-EXCLUSIVE = Node(
-    name="x",
-    mode=PlacementMode.EXCLUSIVE,
-    devices=(GPU.__class__(**{f: getattr(GPU, f) for f in GPU.__slots__} | {"node": "x"}),),
-    num_allocatable=1,
-)
-
-
-def facts(deployments, pods, nodes=(SHARED,), lost=()):
-    replicas = tuple(read_replica(pod) for pod in pods)
-    return Facts(
-        deployments=tuple(deployments),
-        replicas=replicas,
-        unreadable_pods=(),
-        inventory=Inventory(
-            nodes=tuple(nodes), reservations=tuple(r.reservation() for r in replicas)
-        ),
-        lost_nodes=frozenset(lost),
-        stale_nodes=frozenset(),
-    )
 
 
 def test_what_is_missing_is_created():
@@ -196,8 +107,11 @@ def test_a_replica_that_is_wanted_again_stops_draining():
 def test_a_rollout_goes_one_replica_at_a_time():
     old, new = deployment(replicas=2), deployment(replicas=2, concurrency=2)
     pods = [pod_of(old, 0), pod_of(old, 1)]
-    (action,) = plan_step(facts([new], pods), context()).actions
+    (claim,) = plan_step(facts([new], pods), context()).actions
+    assert isinstance(claim, ClaimRoom)
+    (action,) = plan_step(facts([new], [claimed(pods[0], claim), pods[1]]), context()).actions
     assert isinstance(action, MarkDraining)
+    assert action.replica.index == 0
     # While the first replacement starts, the second old one goes on serving.
     pods = [pod_of(new, 0, ready=False), pod_of(old, 1)]
     assert plan_step(facts([new], pods), context()).actions == []
@@ -217,7 +131,7 @@ def test_a_replica_may_grow_into_its_own_room():
     old, new = deployment(concurrency=32), deployment(concurrency=33)
     step = plan_step(facts([new], [pod_of(old)]), context())
     assert step.outcomes["default/m"].rollout_blocked is None
-    assert isinstance(step.actions[0], MarkDraining)
+    assert isinstance(step.actions[0], ClaimRoom)
 
 
 def test_a_lost_race_is_planned_again():
@@ -313,7 +227,7 @@ def test_an_exclusive_engine_is_told_its_share():
 
 
 def replica_manifest(of):
-    placed = plan(Inventory(nodes=(SHARED,)), [_wanted(of, 0, context())])[0]
+    placed = plan(Inventory(nodes=(SHARED,)), [wanted_replica(of, 0, context())])[0]
     return replica_pod(of, placed, is_gated=False, default_image="i", shared_runtime_class=None)
 
 
@@ -373,7 +287,7 @@ def versioned(version, name="p"):
 
 def test_the_store_never_goes_back_in_time():
     """Our own write is known before its event; an older event must not undo it."""
-    pods = Collection()
+    pods = Collection(NODE_PROJECTION)
     assert pods.upsert(versioned(7))
     assert not pods.upsert(versioned(5))
     assert pods.delete(versioned(9))
@@ -382,7 +296,7 @@ def test_the_store_never_goes_back_in_time():
 
 
 def test_a_full_list_drops_what_is_gone_and_keeps_what_is_newer():
-    pods = Collection()
+    pods = Collection(NODE_PROJECTION)
     pods.upsert(versioned(3, "gone"))
     pods.upsert(versioned(30, "newer"))
     assert pods.replace([versioned(4, "listed")], 20)
@@ -401,8 +315,8 @@ DCGM_FI_DEV_FB_FREE{gpu="2",UUID="GPU-3",GPU_I_ID="1",modelName="NVIDIA A100"} 7
 
 
 def test_an_exporters_page_gives_devices_in_bytes():
-    """MiB; the total is free + used + reserved; a blank is unknown; MIG slices are left out."""
-    first, second = parse_exporter_page(EXPORTER)
+    """MiB; the total is free + used + reserved; a blank is unknown; a MIG slice is its own."""
+    first, second = (one for one in parse_exporter_page(EXPORTER) if one.slice_id is None)
     assert first.total_bytes == 23034 * MIB
     assert first.assigned_pod == "n/p"
     assert first.product == "NVIDIA-L4"

@@ -1,0 +1,92 @@
+"""What an engine is started with, as a short hash: replicas of another one are replaced.
+
+Only a person changes a revision: the owner of a ModelDeployment, by an edit that changes how the
+engine is started; or whoever raises ``TEMPLATE_VERSION``. A release of the operator or of the CRD
+changes none by itself (``docs/adr/0018-what-an-engine-is-started-with.md``). Therefore
+
+* fields are named here one by one: one that a newer CRD adds is not part of it until it is
+  named, and then it must be left out (``None``) where it is not set;
+* the spec is hashed as its owner wrote it, not what the operator makes of it: a better law of
+  footprints sizes the next replica, and restarts none.
+
+0.1 hashed the whole of four objects of the spec. Its replicas are recognized by that hash, and
+ours carry it too, so that neither an upgrade nor a rollback replaces anything.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# Raise it only when running replicas must be restarted for what ``manifests`` has come to write:
+# it replaces every replica of every ModelDeployment, one at a time.
+TEMPLATE_VERSION = 1
+# The one that 0.1 wrote, before it had a number.
+LEGACY_TEMPLATE_VERSION = 1
+# What 0.1's CRD knew of each object that it hashed.
+LEGACY_FIELDS: Mapping[str, frozenset[str]] = {
+    "model": frozenset({"name", "servedName", "config", "checkpointBytes"}),
+    "engine": frozenset({"type", "image", "args", "env"}),
+    "memory": frozenset({"maxContextTokens", "concurrency", "kvCacheDtype", "quantization"}),
+    "parallelism": frozenset({"tensorParallelSize"}),
+}
+
+
+def revision_of(spec: Mapping[str, Any]) -> str:
+    """Ten hexadecimal digits of what an engine of this spec is started with."""
+    return _hash(started_with(spec) | {"template": TEMPLATE_VERSION})
+
+
+def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """All of the spec that reaches the engine's command line, environment, image or devices.
+
+    The concurrency, and the configuration that the footprint is computed from, reach it on
+    shared devices only: as the size of its KV cache. On a whole device it takes what there is.
+    """
+    model, engine, memory = spec["model"], spec["engine"], spec["memory"]
+    mode = spec["placement"]["mode"]
+    is_shared = mode == "shared"
+    return {
+        "model": model["name"],
+        "servedName": model.get("servedName") or model["name"],
+        "config": model.get("config") if is_shared else None,
+        "engine": engine.get("type"),
+        # None for the operator's --engine-image: another one of those replaces nothing.
+        "image": engine.get("image"),
+        "args": list(engine.get("args") or ()),
+        "env": _environment(engine.get("env") or ()),
+        "maxContextTokens": memory["maxContextTokens"],
+        "concurrency": memory["concurrency"] if is_shared else None,
+        "kvCacheDtype": memory["kvCacheDtype"],
+        "quantization": memory["quantization"],
+        "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
+        "mode": mode,
+    }
+
+
+def _environment(entries: Any) -> list[Any]:
+    """The variables by name; in their own order where one may refer to those before it."""
+    env = list(entries)
+    if any("$(" in str(entry.get("value", "")) for entry in env):
+        return env
+    return sorted(env, key=lambda entry: str(entry.get("name")))
+
+
+def legacy_revision_of(spec: Mapping[str, Any]) -> str | None:
+    """The hash by which 0.1 knows a replica that is started like this.
+
+    None when 0.1 could not start such a one: the spec sets what it did not know, or the template
+    has been raised since.
+    """
+    known = dict(spec)
+    for name, fields in LEGACY_FIELDS.items():
+        known[name] = {key: value for key, value in spec[name].items() if key in fields}
+    if TEMPLATE_VERSION != LEGACY_TEMPLATE_VERSION or started_with(known) != started_with(spec):
+        return None
+    parts = {name: known[name] for name in LEGACY_FIELDS} | {"mode": spec["placement"]["mode"]}
+    return _hash(parts)
+
+
+def _hash(parts: Mapping[str, Any]) -> str:
+    said = {key: value for key, value in parts.items() if value is not None}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:10]

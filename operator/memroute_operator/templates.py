@@ -1,0 +1,96 @@
+"""Whether replicas were started as this operator would start them now.
+
+A release of the operator, another ``--engine-image`` or ``--shared-runtime-class`` restarts
+nothing. So a fleet can run several of each side by side, and this says so: each pod carries a
+hash of what the operator itself puts into it (``memroute.dev/template``), and a condition tells
+which pods carry another one.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+
+from memroute.placement import Placed, PlacementMode, ReplicaKey
+from memroute.units import GIB
+from memroute_operator.deployment import Deployment
+from memroute_operator.manifests import ANNOTATION_TEMPLATE, replica_pod
+from memroute_operator.replica import Replica
+
+Condition = tuple[str, str, str]
+# Replicas that a message names one by one before it only counts.
+MAX_LISTED = 3
+# Hashes that are remembered: one for each ModelDeployment.
+MAX_REMEMBERED = 10_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Templates:
+    """The operator's own part of a replica's pod, as a hash. Owns what it has computed."""
+
+    default_image: str
+    shared_runtime_class: str | None
+    _known: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def of(self, deployment: Deployment) -> str | None:
+        """What a new replica would carry; None before its footprint is known."""
+        if deployment.footprint is None:
+            return None
+        key = (deployment.uid, deployment.revision)
+        if key not in self._known:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            self._known[key] = self._render(deployment)
+        return self._known[key]
+
+    def _render(self, deployment: Deployment) -> str:
+        # Anywhere, and without what its owner adds: that is in the revision.
+        bare = replace(deployment, engine_args=(), engine_env=(), calibrations={})
+        devices = ("GPU",) if deployment.mode is PlacementMode.SHARED else ()
+        nowhere = Placed(
+            key=ReplicaKey(namespace=deployment.namespace, name=deployment.name, index=0),
+            node="", mode=deployment.mode, device_uuids=devices,
+            num_devices=deployment.footprint_on(None).num_devices,
+            bytes_per_device=80 * GIB, needed_bytes_per_device=80 * GIB,
+            usable_bytes_per_device=80 * GIB, product=None, why="",
+        )  # fmt: skip
+        pod = replica_pod(
+            bare,
+            nowhere,
+            is_gated=False,
+            default_image=self.default_image,
+            shared_runtime_class=self.shared_runtime_class,
+        )
+        text = json.dumps(pod["spec"], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def condition(self, deployment: Deployment, replicas: list[Replica]) -> Condition | None:
+        """Whether all replicas of the current spec are what new ones would be."""
+        current = self.of(deployment)
+        if current is None:
+            return None
+        others = [
+            replica.pod_name
+            for replica in replicas
+            if replica.revision == deployment.revision and _template(replica) != current
+        ]
+        if not others:
+            return "True", "AsNewOnes", "replicas are what new ones would be"
+        listed = ", ".join(sorted(others)[:MAX_LISTED]) + (", …" if others[MAX_LISTED:] else "")
+        message = (
+            f"{len(others)} of {len(replicas)} replica(s) were started by another release of the "
+            f"operator, or with another --engine-image or --shared-runtime-class: {listed}. "
+            "Nothing is restarted for that. "
+        )
+        if deployment.engine_image is None:
+            message += (
+                f"New replicas run {self.default_image}; spec.engine.image with a version of "
+                "your choice replaces all of them, one at a time, drained first"
+            )
+        else:
+            message += "kubectl delete pod renews one"
+        return "False", "StartedByAnotherRelease", message
+
+
+def _template(replica: Replica) -> str | None:
+    annotations: dict[str, str] = replica.obj["metadata"].get("annotations") or {}
+    return annotations.get(ANNOTATION_TEMPLATE)

@@ -1,0 +1,109 @@
+"""The Lease over real HTTP: taking it, keeping it, losing it, giving it back."""
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from api_stub import api_stub
+from memroute_operator.elector import Elector, LeaseName, read_lease, run_until_cancelled
+from memroute_operator.health import Marks
+from memroute_operator.leadership import Leadership, LeaseTiming
+
+LEASE = LeaseName(namespace="system", name="memroute-operator")
+PATH = "/apis/coordination.k8s.io/v1/namespaces/system/leases/memroute-operator"
+# The least that the API's whole seconds allow.
+TIMING = LeaseTiming(duration_seconds=1.0, renew_seconds=0.7, retry_seconds=0.2)
+
+
+@asynccontextmanager
+async def candidate(client, name, **options):
+    elector = Elector(
+        client, LEASE, Leadership(identity=name, timing=TIMING), marks=Marks(), **options
+    )
+    task = asyncio.create_task(run_until_cancelled(elector))
+    try:
+        yield elector
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_the_first_leads_and_the_lease_says_so():
+    """The Lease need not be there before: the chart ships none."""
+    async with api_stub() as (stub, client), candidate(client, "a") as elector:
+        await elector.wait_leading()
+        assert elector.term == 1
+        spec = stub.objects[PATH]["spec"]
+        assert spec["holderIdentity"] == "a"
+        assert spec["leaseDurationSeconds"] == 1
+
+
+async def test_one_that_ends_well_hands_over_at_once():
+    """The next one need not wait for the duration: an upgrade takes a moment."""
+    async with api_stub(num_clients=2) as (stub, one, two):
+        async with candidate(one, "a") as first:
+            await first.wait_leading()
+            async with candidate(two, "b") as second:
+                assert second.seconds_left() == 0
+        assert stub.objects[PATH]["spec"]["holderIdentity"] == ""
+        async with candidate(two, "c") as third:
+            await third.wait_leading()
+            assert stub.objects[PATH]["spec"]["leaseTransitions"] == 1
+
+
+async def test_one_that_dies_is_followed_once_its_lease_has_ended():
+    async with api_stub(num_clients=2) as (stub, one, two):
+        dead = Elector(one, LEASE, Leadership(identity="a", timing=TIMING), marks=Marks())
+        task = asyncio.create_task(dead.run())
+        await dead.wait_leading()
+        task.cancel()  # without giving back: as by SIGKILL
+        changes = []
+        async with candidate(two, "b", on_change=changes.append) as second:
+            await second.wait_leading()
+            assert dead.seconds_left() == 0
+            assert stub.objects[PATH]["spec"]["holderIdentity"] == "b"
+            assert changes == [True]
+
+
+async def test_one_whose_renewals_fail_writes_no_more_and_comes_back_in_a_new_term():
+    """What was planned before must not be written after: somebody may have led meanwhile."""
+    async with api_stub() as (stub, client):
+        changed = asyncio.Event()
+        async with candidate(client, "a", on_change=lambda _: changed.set()) as elector:
+            await elector.wait_leading()
+            changed.clear()
+            stub.is_down = True
+            await changed.wait()
+            assert elector.seconds_left() == 0
+            stub.is_down = False
+            await elector.wait_leading()
+            assert elector.term == 2
+
+
+async def test_a_renewal_keeps_what_others_have_written_into_the_lease():
+    """A label of the platform's own tools is not ours to remove."""
+    async with api_stub() as (stub, client), candidate(client, "a") as elector:
+        await elector.wait_leading()
+        stub.objects[PATH]["metadata"]["labels"] = {"team": "x"}
+        seen = stub.objects[PATH]["metadata"]["resourceVersion"]
+        while stub.objects[PATH]["metadata"]["resourceVersion"] == seen:
+            await asyncio.sleep(0)
+        assert elector.seconds_left() > 0
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        None,
+        {},
+        {"holderIdentity": None, "leaseDurationSeconds": None},
+        {"holderIdentity": "", "leaseDurationSeconds": 0, "leaseTransitions": "x"},
+    ],
+)
+def test_an_empty_or_odd_lease_is_one_that_nobody_holds(spec):
+    """A Lease that was made by hand, to be there, is no leader."""
+    record = read_lease({"metadata": {}, "spec": spec})
+    assert record.holder == ""
+    assert record.duration_seconds is None

@@ -1,0 +1,145 @@
+"""Nothing is written by one who does not lead: what leaves the process, over real HTTP."""
+
+import asyncio
+
+import pytest
+
+from api_stub import api_stub
+from memroute_kube import PODS
+from memroute_operator.fence import Fence, FencedClient, NotLeader
+
+POD = {"metadata": {"name": "m-0", "namespace": "default"}}
+
+
+class Turn:
+    """A leader that leads for as long as it is told: ``seconds`` are its next answers."""
+
+    def __init__(self, *seconds):
+        self.term = 1
+        self.seconds = list(seconds)
+        self.leads = asyncio.Event()
+        self.leads.set()
+
+    def seconds_left(self):
+        return self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0]
+
+    async def wait_leading(self):
+        await self.leads.wait()
+
+
+async def nothing():
+    pass
+
+
+async def fenced(client, turn):
+    """The client, in the middle of a step."""
+    client.fence = Fence(turn)
+    await client.fence.begin_step(nothing)
+    return client
+
+
+async def test_a_standby_reads_and_writes_nothing():
+    async with api_stub(FencedClient) as (stub, client):
+        await fenced(client, Turn(0))
+        stub.objects["/api/v1/namespaces/default/pods/m-0"] = POD
+        assert await client.get(PODS, "default", "m-0") == POD
+        for write in (
+            client.create(PODS, "default", POD),
+            client.patch(PODS, "default", "m-0", {}),
+            client.patch(PODS, "default", "m-0", {}, sub="status"),
+            client.apply(PODS, "default", POD, field_manager="x"),
+            client.delete(PODS, "default", "m-0", uid="u"),
+        ):
+            with pytest.raises(NotLeader):
+                await write
+        assert stub.writes == []
+
+
+async def test_a_client_that_nobody_has_fenced_writes_nothing():
+    """Forgotten wiring is found at the first write, not at the first split brain."""
+    async with api_stub(FencedClient) as (stub, client):
+        with pytest.raises(NotLeader):
+            await client.create(PODS, "default", POD)
+        assert stub.writes == []
+
+
+@pytest.mark.parametrize("is_warm", [True, False])
+async def test_the_last_look_is_when_the_connection_stands(is_warm):
+    """A process may be stopped while it connects: on waking, the request must not be sent."""
+    async with api_stub(FencedClient) as (stub, client):
+        await fenced(client, Turn(5.0))
+        if is_warm:
+            await client.create(PODS, "default", POD)
+        before = list(stub.writes)
+        # It leads when the write begins, and does no more when the connection is there.
+        await fenced(client, Turn(5.0, 0.0))
+        with pytest.raises(NotLeader):
+            await client.create(PODS, "default", {"metadata": {"name": "m-1"}})
+        assert stub.writes == before
+
+
+async def test_a_write_that_outlasts_the_lease_is_given_up():
+    """Whether it was carried out is not known; that it is waited for no longer is."""
+    async with api_stub(FencedClient) as (stub, client):
+        await fenced(client, Turn(0.05, 0.05, 0.0))
+        stub.gate.clear()
+        with pytest.raises(NotLeader):
+            await client.create(PODS, "default", POD)
+        assert len(stub.writes) == 1
+
+
+async def test_a_slow_write_is_waited_for_while_the_lease_is_renewed():
+    """An admission webhook may take 30 s, several times what is left of one renewal."""
+    async with api_stub(FencedClient) as (stub, client):
+        await fenced(client, Turn(0.01))
+        stub.gate.clear()
+        asyncio.get_running_loop().call_later(0.1, stub.gate.set)
+        written = await client.create(PODS, "default", POD)
+        assert written["metadata"]["name"] == "m-0"
+
+
+async def test_a_step_planned_in_an_earlier_term_is_not_carried_out():
+    """The Lease was lost and won again in the middle of a step: its plan may be another's past."""
+    async with api_stub(FencedClient) as (stub, client):
+        turn = Turn(5.0)
+        await fenced(client, turn)
+        turn.term = 2
+        with pytest.raises(NotLeader):
+            await client.create(PODS, "default", POD)
+        await client.fence.begin_step(nothing)
+        await client.create(PODS, "default", POD)
+        assert len(stub.writes) == 1
+
+
+async def test_each_term_begins_with_reading_everything_anew():
+    """The last leader's newest pods may not have come by the watch yet: they hold memory."""
+    turn, lists = Turn(5.0), []
+
+    async def catch_up():
+        lists.append(turn.term)
+        if len(lists) == 1:
+            msg = "the API server hangs up"
+            raise OSError(msg)
+
+    fence = Fence(turn)
+    with pytest.raises(OSError, match="hangs up"):
+        await fence.begin_step(catch_up)
+    with pytest.raises(NotLeader):
+        fence.seconds_left()
+    for turn.term in (1, 1, 2, 2):
+        await fence.begin_step(catch_up)
+        assert fence.seconds_left() == 5.0
+    assert lists == [1, 1, 2]
+
+
+async def test_a_standby_waits_for_its_turn():
+    turn = Turn(5.0)
+    turn.leads.clear()
+    fence = Fence(turn)
+    step = asyncio.create_task(fence.begin_step(nothing))
+    await asyncio.sleep(0)
+    assert fence.marks.is_standby
+    assert not step.done()
+    turn.leads.set()
+    await step
+    assert not fence.marks.is_standby

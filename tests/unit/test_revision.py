@@ -1,0 +1,154 @@
+"""What restarts engines, and what must not: upgrades, rollbacks, and edits that change nothing."""
+
+import copy
+import hashlib
+import json
+
+import pytest
+import yaml
+
+from memroute_operator import revision
+from memroute_operator.revision import LEGACY_FIELDS, legacy_revision_of, revision_of
+
+SPEC = {
+    "model": {"name": "Qwen/Qwen3-8B"},
+    "engine": {"type": "vllm"},
+    "memory": {
+        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "auto", "quantization": "none",
+    },
+    "parallelism": {"tensorParallelSize": 1},
+    "replicas": 1,
+    "placement": {"mode": "shared", "strategy": "pack"},
+    "routing": {"kvWatermarkRatio": 0.95},
+}  # fmt: skip
+PAIR = [{"name": "B", "value": "2"}, {"name": "A", "value": "1"}]
+
+
+def edited(path, value, spec=SPEC):
+    """The spec with one field set."""
+    spec = copy.deepcopy(spec)
+    *parents, last = path.split(".")
+    target = spec
+    for name in parents:
+        target = target.setdefault(name, {})
+    target[last] = value
+    return spec
+
+
+def revision_of_release_0_1(spec):
+    """The function of release 0.1, to the letter."""
+    parts = {
+        "model": spec["model"],
+        "engine": spec["engine"],
+        "memory": spec["memory"],
+        "parallelism": spec["parallelism"],
+        "mode": spec["placement"]["mode"],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
+
+
+EXCLUSIVE = edited("placement.mode", "exclusive")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (SPEC, edited("memory.blockSize", 16)),
+        (SPEC, edited("engine.gracePeriodSeconds", 60)),
+        (SPEC, edited("model.revision", "main")),
+        (SPEC, edited("parallelism.pipelineParallelSize", 1)),
+        (SPEC, edited("scaling", {"minReplicas": 1})),
+        (SPEC, edited("replicas", 7)),
+        (SPEC, edited("placement.nodeSelector", {"pool": "x"})),
+        (SPEC, edited("placement.strategy", "spread")),
+        (SPEC, edited("routing.kvWatermarkRatio", 0.5)),
+        (SPEC, edited("model.checkpointBytes", 16_381_470_720)),
+        (SPEC, edited("model.servedName", "Qwen/Qwen3-8B")),
+        (SPEC, edited("engine.args", [])),
+        (SPEC, edited("engine.env", [])),
+        (edited("engine.env", PAIR), edited("engine.env", PAIR[::-1])),
+        (EXCLUSIVE, edited("memory.concurrency", 5, EXCLUSIVE)),
+        (EXCLUSIVE, edited("model.config", {"num_hidden_layers": 36}, EXCLUSIVE)),
+    ],
+)
+def test_what_no_engine_is_told_restarts_none(before, after):
+    """Among them: a newer CRD that fills in defaults, and variables in another order."""
+    assert revision_of(before) == revision_of(after)
+
+
+REFERRING = [{"name": "B", "value": "2"}, {"name": "A", "value": "$(B)"}]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (SPEC, edited("model.name", "Qwen/Qwen3-0.6B")),
+        (SPEC, edited("model.servedName", "chat")),
+        (SPEC, edited("model.config", {"num_hidden_layers": 36})),
+        (SPEC, edited("engine.image", "vllm/vllm-openai:v0.33.0")),
+        (SPEC, edited("engine.args", ["--seed=1"])),
+        (edited("engine.args", ["-a", "-b"]), edited("engine.args", ["-b", "-a"])),
+        (SPEC, edited("engine.env", PAIR)),
+        (edited("engine.env", PAIR), edited("engine.env", PAIR[:1])),
+        (edited("engine.env", REFERRING), edited("engine.env", REFERRING[::-1])),
+        (SPEC, edited("memory.maxContextTokens", 4096)),
+        (SPEC, edited("memory.concurrency", 5)),
+        (SPEC, edited("memory.kvCacheDtype", "fp8")),
+        (SPEC, edited("memory.quantization", "fp8")),
+        (SPEC, edited("parallelism.tensorParallelSize", 2)),
+        (SPEC, EXCLUSIVE),
+    ],
+)
+def test_what_an_engine_is_told_replaces_it(before, after):
+    """Each of them reaches its flags, its variables, its image or its devices."""
+    assert revision_of(before) != revision_of(after)
+
+
+def test_a_person_can_have_everything_restarted(monkeypatch):
+    """And then 0.1's replicas are none of the current spec either."""
+    before = revision_of(SPEC)
+    monkeypatch.setattr(revision, "TEMPLATE_VERSION", revision.TEMPLATE_VERSION + 1)
+    assert revision_of(SPEC) != before
+    assert legacy_revision_of(SPEC) is None
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        EXCLUSIVE,
+        edited("engine.env", PAIR),
+        edited("engine.args", ["--seed=1"]),
+        edited("model.config", {"num_hidden_layers": 36, "x": None}),
+        edited("model.checkpointBytes", 5),
+    ],
+)
+def test_replicas_of_release_0_1_are_recognized(spec):
+    """By the hash that it stamped on them: an upgrade restarts nothing, a rollback neither."""
+    assert legacy_revision_of(spec) == revision_of_release_0_1(spec)
+
+
+def test_they_are_recognized_under_a_crd_that_fills_in_more():
+    """Such as the next release's: the API server adds its defaults to what it had stored."""
+    newer = edited("memory.blockSize", 16, edited("engine.grace", 60))
+    assert legacy_revision_of(newer) == revision_of_release_0_1(SPEC)
+
+
+def test_the_crd_fills_in_nothing_that_release_0_1_would_hash(repository):
+    """After a rollback 0.1 runs with the newer CRD: a default of ours would restart everything."""
+    crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    defaults = {
+        (name, field): sub["default"]
+        for name in LEGACY_FIELDS
+        for field, sub in schema["properties"][name]["properties"].items()
+        if "default" in sub
+    }
+    assert defaults == {
+        ("engine", "type"): "vllm",
+        ("memory", "maxContextTokens"): 8192,
+        ("memory", "concurrency"): 4,
+        ("memory", "kvCacheDtype"): "auto",
+        ("memory", "quantization"): "none",
+        ("parallelism", "tensorParallelSize"): 1,
+    }
