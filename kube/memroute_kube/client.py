@@ -5,10 +5,12 @@ Credentials, in this order: the ServiceAccount of the pod we run in; the kubecon
 """
 
 import json
+import math
 import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -24,38 +26,77 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 REQUEST_TIMEOUT_SECONDS = 30.0
-BAD_REQUEST, NOT_FOUND, CONFLICT, GONE, INTERNAL_ERROR = 400, 404, 409, 410, 500
+BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, CONFLICT, GONE = 400, 401, 404, 409, 410
+UNPROCESSABLE, INTERNAL_ERROR = 422, 500
+REQUEST_TIMEOUT = 408
 TRANSIENT = frozenset({401, 408, 429})
-PAGE_SIZE = 500
+# Reasons of errors with status 0.
+UNREACHABLE, TIMEOUT, BAD_ANSWER = "Unreachable", "Timeout", "BadAnswer"
 # The page size of client-go's informers: keeps one answer under a few megabytes.
+PAGE_SIZE = 500
+# Writes that the API server attributes to a field manager (server-side apply names its own).
+MANAGED_METHODS = frozenset({"POST", "PATCH", "PUT"})
+# No error answer may make anybody wait longer than this for the next try, in seconds: chosen by
+# hand, above what API priority and fairness asks for (1 s) and below what looks like a hang.
+MAX_RETRY_AFTER_SECONDS = 120.0
+# How much of an answer that is no Status object is told.
+MAX_ERROR_TEXT = 500
+
+
+Page = tuple[list[KubeObject], str]
+"""Objects of one page of a list, and the list's resourceVersion."""
 
 
 class ApiError(Exception):
     """The API server refused, or could not be reached (``status`` 0)."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, *, retry_after_seconds: float | None = None
+    ) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status = status
         self.reason = reason
         """The machine-readable reason, such as ``NotFound`` or ``AlreadyExists``."""
         self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        """How long the server asks us to wait; None when it does not say."""
 
     @property
     def is_refusal(self) -> bool:
         """Whether the server understood and said no: trying the same again soon is no use."""
         return BAD_REQUEST <= self.status < INTERNAL_ERROR and self.status not in TRANSIENT
 
+    @property
+    def is_global(self) -> bool:
+        """Whether every other call would fail as well: no connection, or no valid credentials.
+
+        A call that took too long says nothing of others: an admission webhook may hang.
+        """
+        return self.status in (0, UNAUTHORIZED) and self.reason not in (TIMEOUT, BAD_ANSWER)
+
+    @property
+    def is_outcome_known(self) -> bool:
+        """Whether nothing was done for sure; else a write may have come through."""
+        return BAD_REQUEST <= self.status < INTERNAL_ERROR and self.status != REQUEST_TIMEOUT
+
 
 class KubernetesClient:
     """Raw objects in, raw objects out. Owns its HTTP session; close it when done."""
 
-    def __init__(self, api: ApiClient) -> None:
+    def __init__(self, api: ApiClient, *, component: str = "memroute") -> None:
+        """``component``: who writes, for the field manager and the audit log's user agent."""
         self._api = api
+        self._component = component
         self._session: aiohttp.ClientSession | None = None
 
     @classmethod
-    async def from_environment(cls, *, kubeconfig: Path | None = None) -> Self:
-        """A client with the credentials of this process, or of a given kubeconfig."""
+    async def from_environment(
+        cls, *, kubeconfig: Path | None = None, component: str = "memroute"
+    ) -> Self:
+        """A client with the credentials of this process, or of a given kubeconfig.
+
+        ``component``: who writes, for the field manager and the audit log's user agent.
+        """
         configuration = Configuration()
         if kubeconfig is None and SERVICE_ACCOUNT_TOKEN.exists():
             load_incluster_config(client_configuration=configuration)
@@ -64,7 +105,7 @@ class KubernetesClient:
                 config_file=str(kubeconfig) if kubeconfig else None,
                 client_configuration=configuration,
             )
-        return cls(ApiClient(configuration))
+        return cls(ApiClient(configuration), component=component)
 
     async def __aenter__(self) -> Self:
         return self
@@ -87,15 +128,33 @@ class KubernetesClient:
     ) -> tuple[list[KubeObject], str]:
         """All objects (across namespaces when None), and the resourceVersion to watch from."""
         items: list[KubeObject] = []
+        version = ""
+        async for page, version in self.list_pages(  # noqa: B007 - the last one counts
+            resource, namespace, label_selector=label_selector
+        ):
+            items.extend(page)
+        return items, version
+
+    async def list_pages(
+        self, resource: Resource, namespace: str | None = None, *, label_selector: str | None = None
+    ) -> AsyncIterator[Page]:
+        """The same, a page at a time: a large list need never be held whole.
+
+        Raises ``ApiError`` 410 when the list expired between two pages: begin anew.
+        """
         query: dict[str, Any] = {"limit": PAGE_SIZE}
         if label_selector:
             query["labelSelector"] = label_selector
         while True:
             page = await self.request("GET", resource.path(namespace), query=query)
-            items.extend(page["items"])
-            token = page["metadata"].get("continue")
+            try:
+                items, version = list(page["items"] or ()), str(page["metadata"]["resourceVersion"])
+                token = page["metadata"].get("continue")
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ApiError(0, BAD_ANSWER, f"not a list: {error!r}") from error
+            yield items, version
             if not token:
-                return items, page["metadata"]["resourceVersion"]
+                return
             query["continue"] = token
 
     async def create(
@@ -145,19 +204,24 @@ class KubernetesClient:
         *,
         grace_period_seconds: int | None = None,
         uid: str | None = None,
-    ) -> None:
-        """Delete an object; with ``uid``, only if it is still that one. Gone already is fine."""
+    ) -> KubeObject | None:
+        """Delete an object; with ``uid``, only if it is still that one.
+
+        What the server answers: the object while it terminates, or a Status. None when it is
+        gone already, which is fine.
+        """
         options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if grace_period_seconds is not None:
             options["gracePeriodSeconds"] = grace_period_seconds
         if uid is not None:
             options["preconditions"] = {"uid": uid}
         try:
-            await self.request("DELETE", resource.path(namespace, name), body=options)
+            return await self.request("DELETE", resource.path(namespace, name), body=options)
         except ApiError as error:
             # A conflict here means that the name belongs to another object by now.
             if error.status != NOT_FOUND and not (uid and error.status == CONFLICT):
                 raise
+            return None
 
     async def request(
         self,
@@ -174,11 +238,16 @@ class KubernetesClient:
             response = await self._send(method, path, body, query, content_type, timeout)
             async with response:
                 text = await response.text()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ApiError(0, "Unreachable", repr(error)) from error
+        except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError) as error:
+            raise _no_answer(error) from error
         if response.status >= BAD_REQUEST:
-            raise _error_from(response.status, text)
-        parsed: KubeObject = json.loads(text) if text else {}
+            raise _error_from(response.status, text, response.headers)
+        try:
+            parsed = json.loads(text) if text else {}
+        except ValueError as error:  # a proxy's page, or an answer that was cut off
+            raise ApiError(0, BAD_ANSWER, text[:MAX_ERROR_TEXT]) from error
+        if not isinstance(parsed, dict):
+            raise ApiError(0, BAD_ANSWER, text[:MAX_ERROR_TEXT])
         return parsed
 
     async def watch(
@@ -213,16 +282,12 @@ class KubernetesClient:
             )
             async with response:
                 if response.status >= BAD_REQUEST:
-                    raise _error_from(response.status, await response.text())
+                    raise _error_from(response.status, await response.text(), response.headers)
                 async for line in response.content:
-                    event: KubeObject = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise _error_from(
-                            event["object"].get("code", 0), json.dumps(event["object"])
-                        )
-                    yield event
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ApiError(0, "Unreachable", repr(error)) from error
+                    yield _watch_event(line)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # ValueError: a line longer than any object, or text that is no UTF-8.
+            raise _no_answer(error) from error
 
     async def _send(
         self,
@@ -234,9 +299,14 @@ class KubernetesClient:
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
         configuration = self._api.configuration
-        headers: dict[str, str] = {"Accept": "application/json"}
+        headers: dict[str, str] = {
+            "Accept": "application/json",
+            "User-Agent": f"{self._component}/{_own_version()}",
+        }
         if body is not None:
             headers["Content-Type"] = content_type
+        if method in MANAGED_METHODS:
+            query = {"fieldManager": self._component} | dict(query or {})
         await self._api.update_params_for_auth(
             headers, None, ["BearerToken"], path, method, body, request_auth=None
         )
@@ -280,9 +350,53 @@ def _ssl_context(configuration: Configuration) -> ssl.SSLContext:
     return context
 
 
-def _error_from(status: int, text: str) -> ApiError:
+def _no_answer(error: Exception) -> ApiError:
+    """No answer at all: too late, or no connection."""
+    # A connection that does not come about in time is no connection.
+    is_late = isinstance(error, TimeoutError) and not isinstance(
+        error, aiohttp.ConnectionTimeoutError
+    )
+    return ApiError(0, TIMEOUT if is_late else UNREACHABLE, repr(error))
+
+
+def _own_version() -> str:
+    try:
+        return version("memroute")
+    except PackageNotFoundError:  # run from a checkout
+        return "dev"
+
+
+def _watch_event(line: bytes) -> KubeObject:
+    """One event of a watch. Raises ``ApiError`` for an error event and for half a line."""
+    try:
+        event: KubeObject = json.loads(line)
+        is_error, obj = event["type"] == "ERROR", event["object"]
+        if is_error:
+            raise _error_from(int(obj.get("code") or 0), json.dumps(obj), {})
+        _ = obj["metadata"]["resourceVersion"]  # what every reader of a watch needs
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        # The stream was cut off inside an event: what it said will be said again.
+        text = line[:MAX_ERROR_TEXT].decode(errors="replace")
+        raise ApiError(0, BAD_ANSWER, f"not a watch event: {text!r}") from error
+    return event
+
+
+def _error_from(status: int, text: str, headers: Mapping[str, str]) -> ApiError:
+    """The error that an answer tells. The wait is told by the header, else in the Status."""
+    reason, message, wait = "", text[:MAX_ERROR_TEXT], headers.get("Retry-After")
     try:
         parsed = json.loads(text)
-        return ApiError(status, str(parsed.get("reason") or ""), str(parsed.get("message") or text))
+        reason, message = str(parsed.get("reason") or ""), str(parsed.get("message") or text)
+        wait = wait or (parsed.get("details") or {}).get("retryAfterSeconds")
     except (ValueError, AttributeError):
-        return ApiError(status, "", text[:500])
+        pass  # not a Status object: a proxy's page
+    return ApiError(status, reason, message, retry_after_seconds=_seconds(wait))
+
+
+def _seconds(text: object) -> float | None:
+    """A ``Retry-After`` in seconds, within bounds; None for a date or nonsense."""
+    try:
+        seconds = float(str(text))
+    except ValueError:
+        return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

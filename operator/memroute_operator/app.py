@@ -28,7 +28,7 @@ from memroute_operator.settings import OperatorSettings
 from memroute_operator.store import Store
 
 LOGGER = logging.getLogger(__name__)
-LEASE_NAME = "memroute-operator"
+COMPONENT = LEASE_NAME = "memroute-operator"
 
 
 async def run_operator(settings: OperatorSettings) -> None:
@@ -40,14 +40,14 @@ async def run_operator(settings: OperatorSettings) -> None:
     metrics.serve(settings.host, settings.metrics_port)
     serve_health(settings.host, settings.health_port, marks, resync_seconds=settings.resync_seconds)
     async with (
-        await FencedClient.from_environment() as client,
-        await KubernetesClient.from_environment() as lease_client,
+        await FencedClient.from_environment(component=COMPONENT) as client,
+        await KubernetesClient.from_environment(component=COMPONENT) as lease_client,
         httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as http,
     ):
         elector = _elector(settings, lease_client, metrics, marks)
         metrics.on_leading(elector is None)
         client.fence = Fence(elector or AlwaysLeading(), marks)
-        reconciler = Reconciler(client, store, settings, metrics, http, client.fence)
+        reconciler = Reconciler(client, store, settings, metrics, http, fence=client.fence)
         writing = asyncio.create_task(reconciler.run(), name="reconciler")
         tasks = [
             writing,

@@ -3,20 +3,50 @@
 import logging
 from datetime import UTC, datetime
 
-from memroute_kube import PODS, ApiError, KubernetesClient
-from memroute_kube.client import JSON_PATCH
-from memroute_kube.resources import ANNOTATION_DRAINING
+from memroute.placement import PlacementMode, Reservation
+from memroute_kube import PODS, ApiError, KubeObject, KubernetesClient
+from memroute_kube.client import CONFLICT, JSON_PATCH, NOT_FOUND, UNPROCESSABLE
+from memroute_kube.resources import ANNOTATION_DRAINING, object_key
 from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import Action, Create, Delete, MarkDraining, OpenGate
+from memroute_operator.pods import describe_owner, is_ours
+from memroute_operator.replica import START_GATE, Replica
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.store import Store
 from memroute_operator.templates import Templates
 
 LOGGER = logging.getLogger(__name__)
+# The reason of a create whose name another pod has.
+NAME_TAKEN = "NameTaken"
+
+
+def pod_key(action: Action) -> str:
+    """``namespace/name`` of the pod that the action is about."""
+    if isinstance(action, Create):
+        return f"{action.deployment.namespace}/{action.placed.key.pod_name}"
+    return action.replica.key
+
+
+def deployment_key(action: Action) -> str:
+    """``namespace/name`` of the ModelDeployment that the action is for."""
+    return action.deployment.key if isinstance(action, Create) else action.replica.deployment
+
+
+def promised(action: Create) -> Reservation:
+    """What the pod will hold, to be counted before anybody has seen it."""
+    placed = action.placed
+    shared = placed.mode is PlacementMode.SHARED
+    return Reservation(
+        owner=pod_key(action),
+        deployment=action.deployment.key,
+        node=placed.node,
+        device_bytes=dict.fromkeys(placed.device_uuids, placed.bytes_per_device) if shared else {},
+        num_exclusive_devices=0 if shared else placed.num_devices,
+    )
 
 
 class Applier:
-    """Carries out actions, one after the other."""
+    """Carries out one action at a time for whoever asks."""
 
     def __init__(self, client: KubernetesClient, store: Store, settings: OperatorSettings) -> None:
         self._client = client
@@ -27,28 +57,32 @@ class Applier:
             shared_runtime_class=settings.shared_runtime_class,
         )
 
-    async def apply(self, action: Action) -> None:
-        """Carry out one action. A conflict is not an error: the next step sees why.
+    async def apply(self, action: Action) -> bool:
+        """Carry out one action; False when the cluster has moved on and the next step sees why.
 
-        Raises ``ApiError`` when the API server refuses for another reason.
+        Raises ``ApiError`` when the API server refuses. A name that is taken is 409 with the
+        reason ``NameTaken``.
         """
         try:
             match action:
                 case Create():
-                    await self._create(action)
+                    return await self._create(action)
                 case Delete():
                     await self._delete(action)
                 case MarkDraining():
                     await self._mark(action)
                 case OpenGate():
-                    await self._open_gate(action)
+                    return await self._open_gate(action)
         except ApiError as error:
-            if error.status not in (404, 409):
+            if isinstance(action, Create) or error.status not in (NOT_FOUND, CONFLICT):
                 raise
             LOGGER.info("action superseded action=%s error=%s", type(action).__name__, error)
-            self._store.mark_dirty()
+            if error.status == NOT_FOUND:
+                self._store.pods.forget(action.replica.key, action.replica.uid)
+            return False
+        return True
 
-    async def _create(self, action: Create) -> None:
+    async def _create(self, action: Create) -> bool:
         pod = replica_pod(
             action.deployment,
             action.placed,
@@ -57,24 +91,39 @@ class Applier:
             shared_runtime_class=self._settings.shared_runtime_class,
             template=self._templates.of(action.deployment),
         )
-        created = await self._client.create(PODS, action.deployment.namespace, pod)
-        self._store.pods.upsert(created)
+        try:
+            created = await self._client.create(PODS, action.deployment.namespace, pod)
+        except ApiError as error:
+            if error.status != CONFLICT:
+                raise
+            holder = self._store.pods.get(pod_key(action))
+            if holder is not None and is_ours(holder):
+                return False
+            whose = "is not known yet" if holder is None else describe_owner(holder)
+            message = f'pods "{action.placed.key.pod_name}" {whose}'
+            raise ApiError(CONFLICT, NAME_TAKEN, message) from error
+        self._take(created)
         LOGGER.info(
-            "replica placed pod=%s/%s node=%s devices=%s hbm_bytes=%d why=%r",
-            action.deployment.namespace, action.placed.key.pod_name, action.placed.node,
+            "replica placed pod=%s node=%s devices=%s hbm_bytes=%d why=%r",
+            pod_key(action), action.placed.node,
             ",".join(action.placed.device_uuids) or action.placed.num_devices,
             action.placed.bytes_per_device, action.placed.why,
         )  # fmt: skip
+        return True
 
     async def _delete(self, action: Delete) -> None:
         replica = action.replica
-        await self._client.delete(
+        answer = await self._client.delete(
             PODS,
             replica.namespace,
             replica.pod_name,
             grace_period_seconds=0 if action.force else None,
             uid=replica.uid,
         )
+        if answer is None:
+            self._store.pods.forget(replica.key, replica.uid)
+        elif answer.get("kind") == PODS.kind:
+            self._take(answer)
         LOGGER.info("replica deleted pod=%s force=%s why=%r", replica.key, action.force, action.why)
 
     async def _mark(self, action: MarkDraining) -> None:
@@ -86,20 +135,51 @@ class Applier:
             replica.pod_name,
             {"metadata": {"uid": replica.uid, "annotations": {ANNOTATION_DRAINING: since}}},
         )
-        self._store.pods.upsert(patched)
+        self._take(patched)
         LOGGER.info("replica draining=%s pod=%s", action.draining, replica.key)
 
-    async def _open_gate(self, action: OpenGate) -> None:
+    async def _open_gate(self, action: OpenGate) -> bool:
         replica = action.replica
-        patched = await self._client.patch(
-            PODS,
-            replica.namespace,
-            replica.pod_name,
-            [
-                {"op": "test", "path": "/metadata/uid", "value": replica.uid},
-                {"op": "replace", "path": "/spec/schedulingGates", "value": []},
-            ],
-            content_type=JSON_PATCH,
-        )
-        self._store.pods.upsert(patched)
+        index = gate_index(replica)
+        if index is None:
+            return False
+        try:
+            patched = await self._client.patch(
+                PODS,
+                replica.namespace,
+                replica.pod_name,
+                # Ours alone: others (Kueue) hold pods by gates of their own.
+                [
+                    {"op": "test", "path": "/metadata/uid", "value": replica.uid},
+                    {
+                        "op": "test",
+                        "path": f"/spec/schedulingGates/{index}/name",
+                        "value": START_GATE,
+                    },
+                    {"op": "remove", "path": f"/spec/schedulingGates/{index}"},
+                ],
+                content_type=JSON_PATCH,
+            )
+        except ApiError as error:
+            if error.status != UNPROCESSABLE:
+                raise
+            LOGGER.info("gates have moved pod=%s error=%s", replica.key, error)
+            return False
+        self._take(patched)
         LOGGER.info("replica may start pod=%s", replica.key)
+        return True
+
+    def _take(self, pod: KubeObject) -> None:
+        """Count what was written before its event comes."""
+        try:
+            object_key(pod)
+        except (KeyError, TypeError):
+            LOGGER.warning("answer without a pod answer=%.200r", pod)
+            return
+        self._store.pods.upsert(pod)
+
+
+def gate_index(replica: Replica) -> int | None:
+    """Where our gate is among the pod's; None when it has none (any more)."""
+    gates = replica.obj["spec"].get("schedulingGates") or ()
+    return next((i for i, gate in enumerate(gates) if gate.get("name") == START_GATE), None)

@@ -22,6 +22,17 @@ from memroute.placement import PlacementMode, PlacementStrategy
 from memroute_kube import KubeObject
 from memroute_operator.revision import legacy_revision_of, revision_of
 
+# The reason of what nobody expected: an object whose reading raises is told so in its status.
+INTERNAL_ERROR = "InternalError"
+# As many as the schema of spec.replicas allows.
+MAX_REPLICAS = 1000
+# A pebibyte per device: past it a configuration is nonsense, and sums leave a float's range.
+MAX_FOOTPRINT_BYTES = 2**50
+
+
+class ContextTooLongError(MemrouteError):
+    """A ModelDeployment asks for longer requests than the model was made for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolveFailure:
@@ -55,7 +66,7 @@ class Deployment:
     failure: ResolveFailure | None
     revision: str
     """Changes when a running replica no longer is what the spec asks for."""
-    legacy_revision: str | None
+    legacy_revision: str | None = None
     """What 0.1 stamps on replicas of this spec; None when it could not start them."""
     obj: KubeObject = field(repr=False)
     calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))
@@ -80,27 +91,35 @@ class Deployment:
 def read_deployment(obj: KubeObject) -> Deployment:
     """A ModelDeployment from the API server's object, which has all its defaults.
 
+    Whatever is wrong with it is its ``failure``. Raises only when it has no name or uid.
     Without calibrations: those are known once every deployment has been read.
     """
+    try:
+        return _read(obj)
+    except Exception as error:  # noqa: BLE001 - a named boundary: one object is its owner's problem alone
+        return _unreadable(obj, error)
+
+
+def _read(obj: KubeObject) -> Deployment:
     metadata, spec = obj["metadata"], obj["spec"]
     memory, placement = spec["memory"], spec["placement"]
     shape, footprint, failure = _resolve(spec)
     return Deployment(
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        uid=metadata["uid"],
-        generation=metadata["generation"],
-        created_at=metadata["creationTimestamp"],
-        model=spec["model"]["name"],
-        served_name=spec["model"].get("servedName") or spec["model"]["name"],
+        namespace=_text(metadata["namespace"]),
+        name=_text(metadata["name"]),
+        uid=_text(metadata["uid"]),
+        generation=_whole(metadata["generation"]),
+        created_at=_text(metadata["creationTimestamp"]),
+        model=_text(spec["model"]["name"]),
+        served_name=_text(spec["model"].get("servedName") or spec["model"]["name"]),
         engine_image=spec["engine"].get("image"),
-        engine_args=tuple(spec["engine"].get("args") or ()),
-        engine_env=tuple(spec["engine"].get("env") or ()),
-        replicas=spec["replicas"],
+        engine_args=tuple(_text(argument) for argument in spec["engine"].get("args") or ()),
+        engine_env=tuple(dict(variable) for variable in spec["engine"].get("env") or ()),
+        replicas=_whole(spec["replicas"]),
         mode=PlacementMode(placement["mode"]),
         strategy=PlacementStrategy(placement["strategy"]),
         node_selector=dict(placement.get("nodeSelector") or {}),
-        max_context_tokens=memory["maxContextTokens"],
+        max_context_tokens=_whole(memory["maxContextTokens"]),
         shape=shape,
         footprint=footprint,
         failure=failure,
@@ -110,34 +129,103 @@ def read_deployment(obj: KubeObject) -> Deployment:
     )
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        message = f"a text was expected, not {value!r:.80}"
+        raise TypeError(message)
+    return value
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        message = f"a number from 0 was expected, not {value!r:.80}"
+        raise TypeError(message)
+    return value
+
+
+def _unreadable(obj: KubeObject, error: Exception) -> Deployment:
+    """What can still be told of an object that cannot be read. Nothing of it is touched.
+
+    Raises when it has no name or uid: then its status could not be written either.
+    """
+    metadata = obj["metadata"]
+    spec = obj.get("spec")
+    replicas = spec.get("replicas") if isinstance(spec, dict) else None
+    generation = metadata.get("generation")
+    return Deployment(
+        namespace=_text(metadata["namespace"]),
+        name=_text(metadata["name"]),
+        uid=_text(metadata["uid"]),
+        generation=generation if isinstance(generation, int) and generation >= 0 else 0,
+        created_at=str(metadata.get("creationTimestamp") or ""),
+        model="",
+        served_name="",
+        engine_image=None,
+        engine_args=(),
+        engine_env=(),
+        # All that may exist, so that none is taken for one too many.
+        replicas=replicas if isinstance(replicas, int) and replicas >= 0 else MAX_REPLICAS,
+        mode=PlacementMode.EXCLUSIVE,
+        strategy=PlacementStrategy.PACK,
+        node_selector={},
+        max_context_tokens=0,
+        shape=None,
+        footprint=None,
+        failure=ResolveFailure(reason=INTERNAL_ERROR, message=internal_error(error)),
+        revision="",
+        obj=obj,
+    )
+
+
+def internal_error(error: Exception) -> str:
+    """What a person is told of an exception that nobody expected."""
+    return (
+        f"memroute could not read this object ({type(error).__name__}: {error!s:.500}); nothing of "
+        f"it is changed until it can. If the object is right, please report this as a bug"
+    )
+
+
 def _resolve(
     spec: dict[str, Any],
 ) -> tuple[ReplicaShape | None, ReplicaFootprint | None, ResolveFailure | None]:
-    memory = spec["memory"]
     try:
-        architecture = _architecture(spec["model"])
-        wanted = memory["maxContextTokens"]
-        longest = architecture.max_context_tokens
-        if longest is not None and wanted > longest:
-            message = (
-                f"maxContextTokens is {wanted}, {spec['model']['name']} was made for {longest}"
-            )
-            return None, None, ResolveFailure(reason="ContextTooLong", message=message)
-        shape = ReplicaShape(
-            architecture=architecture,
-            max_context_tokens=wanted,
-            concurrency=memory["concurrency"],
-            quantization=Quantization(memory["quantization"]),
-            kv_cache_dtype=KVCacheDtype(memory["kvCacheDtype"]),
-            tensor_parallel_size=spec["parallelism"]["tensorParallelSize"],
-        )
-        return shape, replica_footprint(shape), None
+        shape = _shape(spec)
+        footprint = replica_footprint(shape)
+        # Sums are made when they are asked for: a number past all bounds has to show here.
+        total = footprint.total_bytes
+    except ContextTooLongError as error:
+        reason, message = "ContextTooLong", str(error)
     except UnknownModelError as error:
-        return None, None, ResolveFailure(reason="ModelUnknown", message=str(error))
+        reason, message = "ModelUnknown", str(error)
     except UnsupportedShapeError as error:
-        return None, None, ResolveFailure(reason="UnsupportedShape", message=str(error))
+        reason, message = "UnsupportedShape", str(error)
     except MemrouteError as error:
-        return None, None, ResolveFailure(reason="FootprintUnknown", message=str(error))
+        reason, message = "FootprintUnknown", str(error)
+    except Exception as error:  # noqa: BLE001 - a named boundary: a config is its author's
+        reason, message = INTERNAL_ERROR, internal_error(error)
+    else:
+        if 0 < total < MAX_FOOTPRINT_BYTES:
+            return shape, footprint, None
+        reason, message = "FootprintUnknown", f"a replica would need {total:.3g} bytes per device"
+    return None, None, ResolveFailure(reason=reason, message=message)
+
+
+def _shape(spec: dict[str, Any]) -> ReplicaShape:
+    memory = spec["memory"]
+    architecture = _architecture(spec["model"])
+    wanted = memory["maxContextTokens"]
+    longest = architecture.max_context_tokens
+    if longest is not None and wanted > longest:
+        message = f"maxContextTokens is {wanted}, {spec['model']['name']} was made for {longest}"
+        raise ContextTooLongError(message)
+    return ReplicaShape(
+        architecture=architecture,
+        max_context_tokens=wanted,
+        concurrency=memory["concurrency"],
+        quantization=Quantization(memory["quantization"]),
+        kv_cache_dtype=KVCacheDtype(memory["kvCacheDtype"]),
+        tensor_parallel_size=spec["parallelism"]["tensorParallelSize"],
+    )
 
 
 def _architecture(model: dict[str, Any]) -> ModelArchitecture:

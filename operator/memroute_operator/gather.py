@@ -1,39 +1,31 @@
 """From raw objects and readings to the facts that a plan is made on."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from memroute.catalog.accelerators import accelerator_for_product, usable_bytes
 from memroute.footprint import Calibration, CalibrationKey
-from memroute.placement import Device, Inventory, Node, PlacementMode
-from memroute.units import MIB
-from memroute_kube import KubeObject
-from memroute_kube.resources import (
-    GPU_RESOURCE,
-    LABEL_DEPLOYMENT,
-    LABEL_GPU_SHARING,
-    TAINT_SHARED,
-    is_condition_true,
-    object_key,
-)
+from memroute.placement import Inventory, Node, PlacementMode, Reservation
+from memroute_kube.resources import is_condition_true, object_key
 from memroute_operator.calibrations import (
     EngineReport,
     calibrations_of,
     measure,
     read_calibrations,
 )
-from memroute_operator.deployment import Deployment, read_deployment
-from memroute_operator.device_metrics import DeviceMetrics, DeviceReading
-from memroute_operator.replica import Replica, is_terminal, read_replica
+from memroute_operator.deployment import (
+    INTERNAL_ERROR,
+    MAX_FOOTPRINT_BYTES,
+    MAX_REPLICAS,
+    Deployment,
+    read_deployment,
+)
+from memroute_operator.device_metrics import DeviceMetrics
+from memroute_operator.lost_nodes import NodeSight
+from memroute_operator.nodes import read_node
+from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner, read_pods
+from memroute_operator.replica import Replica
 from memroute_operator.store import Store
-
-LABEL_GPU_MEMORY_MIB = "nvidia.com/gpu.memory"
-LABEL_GPU_COUNT = "nvidia.com/gpu.count"
-LABEL_GPU_PRODUCT = "nvidia.com/gpu.product"
-TIB_IN_MIB = 1024 * 1024
-# Some versions of GPU feature discovery wrote bytes: no device has a tebibyte.
-TOLERATED_TAINTS = frozenset({GPU_RESOURCE, TAINT_SHARED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +35,17 @@ class Facts:
     deployments: tuple[Deployment, ...]
     """The oldest first: who came first is placed first."""
     replicas: tuple[Replica, ...]
-    unreadable_pods: tuple[KubeObject, ...]
-    """Pods with our label whose reservation cannot be read: nobody knows what they hold."""
+    unreadable_pods: tuple[UnreadablePod, ...]
+    """Pods of ours whose reservation cannot be read: each counts as all devices of its node."""
     inventory: Inventory
     lost_nodes: frozenset[str]
-    """Nodes that do not exist any more, or are not ready."""
+    """Nodes of replicas that do not exist any more, or are not ready."""
     stale_nodes: frozenset[str]
     """Nodes with devices whose exporter does not answer."""
+    taken_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Pods (``namespace/name``) that have the name of a wanted replica and are none → whose."""
+    unreadable_objects: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """What could not be read, as ``Kind namespace/name`` → what is wrong with it."""
 
     def replicas_by_deployment(self) -> dict[str, list[Replica]]:
         """``namespace/name`` of the ModelDeployment → its replicas, the oldest first."""
@@ -58,6 +54,29 @@ class Facts:
             grouped.setdefault(replica.deployment, []).append(replica)
         return grouped
 
+    def with_held(self, held: Iterable[Reservation]) -> "Facts":
+        """The facts with more that is counted and that no pod shows."""
+        more = tuple(held)
+        if not more:
+            return self
+        reservations = self.inventory.reservations + more
+        return replace(self, inventory=replace(self.inventory, reservations=reservations))
+
+    def gpu_nodes(self, sights: Mapping[str, NodeSight]) -> dict[str, NodeSight]:
+        """The nodes that count when some are lost: those with accelerators or replicas."""
+        names = {n.name for n in self.inventory.nodes if n.devices or n.num_allocatable}
+        names |= {replica.node for replica in self.replicas}
+        missing = NodeSight(exists=False, is_ready=False)
+        return {name: sights.get(name, missing) for name in names}
+
+    def without(self, deployments: Collection[str]) -> "Facts":
+        """The facts for everybody else. What those hold stays counted."""
+        return replace(
+            self,
+            deployments=tuple(d for d in self.deployments if d.key not in deployments),
+            replicas=tuple(r for r in self.replicas if r.deployment not in deployments),
+        )
+
 
 def gather(
     store: Store,
@@ -65,63 +84,166 @@ def gather(
     *,
     now_seconds: float,
     reports: Mapping[str, EngineReport | None] = MappingProxyType({}),
+    held: Iterable[Reservation] = (),
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
-    ``reports``: what engines have said of themselves, by the uid of their pod.
+    ``reports``: what engines have said of themselves, by the uid of their pod. ``held``: what is
+    to be counted though no pod shows it (engines on nodes that are cut off, pods on their way).
+    Raises nothing: what cannot be read is counted at its worst, and told.
     """
-    replicas, unreadable, foreign_devices = _read_pods(store)
-    nodes = [
-        _read_node(obj, metrics, foreign_devices.get(obj["metadata"]["name"], 0), now_seconds)
-        for obj in sorted(store.nodes.values(), key=object_key)
-    ]
-    deployments = {
-        deployment.key: deployment
-        for deployment in map(read_deployment, store.model_deployments.values())
-    }
-    replicas = [_with_known_revision(one, deployments.get(one.deployment)) for one in replicas]
-    calibrations = read_calibrations(store.model_deployments.values())
-    calibrations |= _measured(deployments, replicas, nodes, reports)
-    wanted = sorted(
-        (
-            replace(one, calibrations=calibrations_of(one.obj["spec"], calibrations))
-            for one in deployments.values()
-            # One that is being deleted wants nothing any more: its pods are orphans by now.
-            if "deletionTimestamp" not in one.obj["metadata"]
-        ),
-        key=lambda deployment: (deployment.created_at, deployment.key),
-    )
-    ready_nodes = {node.name for node in nodes if node.unusable_reason != "NotReady"}
+    pods = read_pods(store.pods.values())
+    problems = {f"Pod {key}": why for key, why in pods.problems.items()}
+    nodes = _read_nodes(store, metrics, pods.foreign_devices, now_seconds, problems)
+    deployments, no_deployments = _read_deployments(store, pods, nodes, reports, problems)
+    # Pods of an object that cannot be read are nobody's orphans.
+    replicas = [r for r in pods.replicas if r.deployment not in no_deployments]
     return Facts(
-        deployments=tuple(wanted),
+        deployments=tuple(deployments),
         replicas=tuple(sorted(replicas, key=lambda r: (r.created_at, r.key))),
-        unreadable_pods=tuple(unreadable),
+        unreadable_pods=tuple(pods.unreadable),
         inventory=Inventory(
-            nodes=tuple(nodes),
-            reservations=tuple(r.reservation() for r in replicas if not r.is_terminal),
+            nodes=tuple(nodes), reservations=tuple(_reservations(pods, nodes, held))
         ),
-        lost_nodes=frozenset({r.node for r in replicas} - ready_nodes),
+        lost_nodes=frozenset(
+            {r.node for r in replicas}
+            - {name for name, sight in node_sights(store, metrics).items() if sight.is_reachable}
+        ),
         stale_nodes=frozenset(
             node.name for node in nodes if node.devices and not node.has_fresh_metrics
         ),
+        taken_names=_taken_names(store, deployments, pods),
+        unreadable_objects=problems,
     )
 
 
-def _read_pods(store: Store) -> tuple[list[Replica], list[KubeObject], dict[str, int]]:
-    """Our replicas, our pods that cannot be read, and whole devices of others by node."""
-    replicas: list[Replica] = []
-    unreadable: list[KubeObject] = []
-    foreign_devices: dict[str, int] = {}
-    for pod in store.pods.values():
-        if LABEL_DEPLOYMENT in (pod["metadata"].get("labels") or {}):
-            replica = read_replica(pod)
-            if replica is None:
-                unreadable.append(pod)
-            else:
-                replicas.append(replica)
-        elif not is_terminal(pod) and (node := pod["spec"].get("nodeName")):
-            foreign_devices[node] = foreign_devices.get(node, 0) + _requested_devices(pod)
-    return replicas, unreadable, foreign_devices
+def _read_nodes(
+    store: Store,
+    metrics: DeviceMetrics,
+    foreign_devices: Mapping[str, int],
+    now_seconds: float,
+    problems: dict[str, str],
+) -> list[Node]:
+    """The nodes; one that cannot be read has nothing to give."""
+    nodes = []
+    for key, obj in sorted((object_key(obj), obj) for obj in store.nodes.values()):
+        try:
+            nodes.append(read_node(obj, metrics, foreign_devices.get(key, 0), now_seconds))
+        except Exception as error:  # noqa: BLE001 - a named boundary: one node is one node's problem
+            problems[f"Node {key}"] = repr(error)
+            nodes.append(Node(name=key, mode=PlacementMode.EXCLUSIVE, unusable_reason="Unreadable"))
+    return nodes
+
+
+def node_sights(store: Store, metrics: DeviceMetrics) -> dict[str, NodeSight]:
+    """What is seen of every Node object, by name."""
+    sights = {}
+    for obj in store.nodes.values():
+        status = obj.get("status") or {}
+        try:
+            is_ready = is_condition_true(obj, "Ready")
+            boot_id = (status.get("nodeInfo") or {}).get("bootID")
+        except (KeyError, TypeError, AttributeError):
+            is_ready, boot_id = False, None  # whoever cannot say it is ready is not
+        reading = metrics.readings.get(object_key(obj))
+        sights[object_key(obj)] = NodeSight(
+            exists=True,
+            is_ready=is_ready,
+            boot_id=boot_id if isinstance(boot_id, str) else None,
+            reading_taken_at_seconds=None if reading is None else reading.taken_at_seconds,
+        )
+    return sights
+
+
+def _reservations(
+    pods: PodsRead, nodes: list[Node], held: Iterable[Reservation]
+) -> Iterator[Reservation]:
+    """All that is promised or may be held."""
+    yield from (r.reservation() for r in pods.replicas if not r.is_terminal)
+    yield from pods.strays
+    yield from held
+    by_name = {node.name: node for node in nodes}
+    for pod in pods.unreadable:
+        if not pod.is_terminal and pod.node in by_name:
+            yield pod.reservation(by_name[pod.node])
+
+
+def _taken_names(store: Store, deployments: Iterable[Deployment], pods: PodsRead) -> dict[str, str]:
+    """Names of missing replicas that other pods have."""
+    replicas = {replica.key for replica in pods.replicas}
+    unreadable = {pod.key: pod for pod in pods.unreadable}
+    taken: dict[str, str] = {}
+    for deployment in deployments:
+        for index in range(min(deployment.replicas, MAX_REPLICAS)):
+            key = f"{deployment.key}-{index}"
+            if key in replicas or (pod := store.pods.get(key)) is None:
+                continue
+            broken = unreadable.get(key)
+            taken[key] = (
+                describe_owner(pod)
+                if broken is None or broken.deployment != deployment.key
+                else f"is a replica whose reservation cannot be read: {broken.why}"
+            )
+    return taken
+
+
+def _read_deployments(
+    store: Store,
+    pods: PodsRead,
+    nodes: list[Node],
+    reports: Mapping[str, EngineReport | None],
+    problems: dict[str, str],
+) -> tuple[list[Deployment], frozenset[str]]:
+    """The deployments that want something, the oldest first; and those without name or uid."""
+    deployments: dict[str, Deployment] = {}
+    unreadable = set()
+    calibrations: dict[CalibrationKey, Calibration] = {}
+    for obj in store.model_deployments.values():
+        try:
+            deployment = read_deployment(obj)
+            deployments[deployment.key] = deployment
+            if deployment.failure is not None and deployment.failure.reason == INTERNAL_ERROR:
+                problems[f"ModelDeployment {deployment.key}"] = deployment.failure.message
+        except Exception as error:  # noqa: BLE001 - a named boundary: an object without name or uid
+            problems[f"ModelDeployment {object_key(obj)}"] = repr(error)
+            unreadable.add(object_key(obj))
+        try:
+            calibrations |= read_calibrations([obj])
+        except Exception as error:  # noqa: BLE001 - a named boundary: what a status holds is anybody's to edit
+            problems[f"ModelDeployment {object_key(obj)} calibrations"] = repr(error)
+    pods.replicas = [
+        _with_known_revision(one, deployments.get(one.deployment)) for one in pods.replicas
+    ]
+    calibrations |= _measured(deployments, pods.replicas, nodes, reports, problems)
+    wanted = [
+        _calibrated(one, calibrations, problems)
+        for one in deployments.values()
+        # One that is being deleted wants nothing any more: its pods are orphans by now.
+        if "deletionTimestamp" not in one.obj["metadata"]
+    ]
+    wanted.sort(key=lambda deployment: (deployment.created_at, deployment.key))
+    return wanted, frozenset(unreadable)
+
+
+def _calibrated(
+    deployment: Deployment,
+    calibrations: Mapping[CalibrationKey, Calibration],
+    problems: dict[str, str],
+) -> Deployment:
+    if deployment.footprint is None:
+        return deployment
+    try:
+        found = calibrations_of(deployment.obj["spec"], calibrations)
+        calibrated = replace(deployment, calibrations=found)
+        for product in found:
+            # Sums are made when they are asked for: nonsense has to show here.
+            if not 0 < calibrated.footprint_on(product).total_bytes < MAX_FOOTPRINT_BYTES:
+                message = f"measured on {product}: past all bounds"
+                raise ValueError(message)  # noqa: TRY301 - told with all the others
+    except Exception as error:  # noqa: BLE001 - a named boundary: estimates serve where measurements cannot
+        problems[f"ModelDeployment {deployment.key} calibrations"] = repr(error)
+        return deployment
+    return calibrated
 
 
 def _with_known_revision(replica: Replica, deployment: Deployment | None) -> Replica:
@@ -136,6 +258,7 @@ def _measured(
     replicas: list[Replica],
     nodes: list[Node],
     reports: Mapping[str, EngineReport | None],
+    problems: dict[str, str],
 ) -> dict[CalibrationKey, Calibration]:
     """What engines of the current specs have measured; of several, the one that took most."""
     found: dict[CalibrationKey, Calibration] = {}
@@ -150,97 +273,20 @@ def _measured(
             continue
         if len(products) != 1 or (product := products.pop()) is None:
             continue  # which kind the device plugin has given is not known
-        calibration = measure(
-            deployment.obj["spec"],
-            report,
-            deployment.footprint,
-            product=product,
-            usable_bytes=min(device.usable_bytes for device in node.devices),
-        )
+        try:
+            calibration = measure(
+                deployment.obj["spec"],
+                report,
+                deployment.footprint,
+                product=product,
+                usable_bytes=min(device.usable_bytes for device in node.devices),
+            )
+        except Exception as error:  # noqa: BLE001 - a named boundary: a report is whatever an engine wrote
+            problems[f"Pod {replica.key} report"] = repr(error)
+            continue
         if calibration is None:
             continue
         known = found.get(calibration.key)
         if known is None or known.overhead_bytes < calibration.overhead_bytes:
             found[calibration.key] = calibration
     return found
-
-
-def _requested_devices(pod: KubeObject) -> int:
-    return sum(
-        int(container.get("resources", {}).get("limits", {}).get(GPU_RESOURCE, 0))
-        for container in pod["spec"]["containers"]
-    )
-
-
-def _read_node(
-    obj: KubeObject, metrics: DeviceMetrics, num_foreign_devices: int, now_seconds: float
-) -> Node:
-    name = obj["metadata"]["name"]
-    labels = obj["metadata"].get("labels") or {}
-    shared = labels.get(LABEL_GPU_SHARING) == "shared"
-    fresh = metrics.is_fresh(name, now_seconds=now_seconds)
-    reading = metrics.readings.get(name)
-    if reading is not None and reading.devices:
-        devices = tuple(_from_exporter(name, device, fresh=fresh) for device in reading.devices)
-    else:
-        devices = _from_labels(name, labels)
-    return Node(
-        name=name,
-        mode=PlacementMode.SHARED if shared else PlacementMode.EXCLUSIVE,
-        devices=tuple(device for device in devices if device is not None),
-        labels=labels,
-        unusable_reason=_unusable_reason(obj),
-        num_allocatable=int(obj.get("status", {}).get("allocatable", {}).get(GPU_RESOURCE, 0)),
-        num_foreign_devices=num_foreign_devices,
-        has_fresh_metrics=fresh,
-    )
-
-
-def _from_exporter(node: str, reading: DeviceReading, *, fresh: bool) -> Device | None:
-    total = reading.total_bytes
-    if total is None:
-        return None
-    usable = usable_bytes(product=reading.product, reported_bytes=total)
-    if reading.reserved_bytes is not None:
-        usable = min(usable, total - reading.reserved_bytes)
-    return Device(
-        node=node,
-        index=reading.index,
-        uuid=reading.uuid,
-        product=reading.product,
-        usable_bytes=usable,
-        usable_source="dcgm",
-        live_free_bytes=reading.free_bytes if fresh else None,
-        assigned_pod=reading.assigned_pod if fresh else None,
-    )
-
-
-def _from_labels(node: str, labels: dict[str, str]) -> tuple[Device, ...]:
-    try:
-        count, memory = int(labels[LABEL_GPU_COUNT]), int(labels[LABEL_GPU_MEMORY_MIB])
-    except (KeyError, ValueError):
-        return ()
-    reported = memory if memory >= TIB_IN_MIB else memory * MIB
-    product = labels.get(LABEL_GPU_PRODUCT)
-    return tuple(
-        Device(
-            node=node,
-            index=index,
-            uuid=None,
-            product=product if accelerator_for_product(product or "") else None,
-            usable_bytes=usable_bytes(product=product, reported_bytes=reported),
-            usable_source="label",
-        )
-        for index in range(count)
-    )
-
-
-def _unusable_reason(node: KubeObject) -> str | None:
-    if not is_condition_true(node, "Ready"):
-        return "NotReady"
-    if node["spec"].get("unschedulable"):
-        return "Cordoned"
-    for taint in node["spec"].get("taints") or ():
-        if taint["effect"] in ("NoSchedule", "NoExecute") and taint["key"] not in TOLERATED_TAINTS:
-            return "Tainted"
-    return None

@@ -1,4 +1,4 @@
-"""kopf's events to the store. Each handler records, marks, and returns.
+"""kopf's events to the store. Each handler records, marks what a plan depends on, and returns.
 
 All are coroutines: kopf runs plain functions in threads, and the store belongs to the loop.
 """
@@ -42,7 +42,7 @@ def build_registry(store: Store) -> kopf.OperatorRegistry:
 
     @kopf.on.event("v1", "pods", registry=registry)
     async def on_pod(event: kopf.RawEvent, **_: Any) -> None:
-        # All pods: those of others hold whole devices too.
+        # All pods: those of others hold whole devices too, or have a name that we want.
         record(store.pods, event)
 
     @kopf.on.event("v1", "nodes", registry=registry)

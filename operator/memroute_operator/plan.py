@@ -70,8 +70,6 @@ class Outcome:
     """What the plan found for one deployment, for its status."""
 
     refused: dict[int, Refused] = field(default_factory=dict)
-    not_created: dict[int, str] = field(default_factory=dict)
-    """Replicas whose pod the API server refused (a quota, an admission policy), in its words."""
     rollout: str | None = None
     """What a rollout is doing, as a sentence; None when nothing is rolled out."""
     rollout_blocked: Refused | None = None
@@ -100,6 +98,13 @@ class PlanContext:
     """Deployment → nodes on which kube-scheduler has just refused it."""
     lost_nodes: frozenset[str]
     """Nodes that have been unreachable for long enough to be given up."""
+    held_back: frozenset[str] = frozenset()
+    """Replicas (``namespace/pod``) and ModelDeployments (``namespace/name/``, with a slash at
+    the end) whose pods are not created now: what they would take is free for others."""
+
+    def is_held_back(self, deployment: str, index: int | None = None) -> bool:
+        """Whether nothing is created for a deployment, or for one replica of it."""
+        return f"{deployment}/" in self.held_back or f"{deployment}-{index}" in self.held_back
 
 
 def plan_step(facts: Facts, context: PlanContext) -> Step:
@@ -209,6 +214,10 @@ def _roll_out(
 ) -> None:
     """Replace outdated replicas, one at a time, drained first, and only if the new one fits."""
     outcome = step.outcomes[deployment.key]
+    if context.is_held_back(deployment.key):
+        # Its successor could not be created: what serves goes on serving.
+        outcome.rollout = f"{len(outdated)} replica(s) to replace, once its pods are accepted"
+        return
     draining = [replica for replica in outdated if replica.draining_since is not None]
     broken = [replica for replica in outdated if not replica.is_ready]
     if not draining and not broken and not is_settled:
@@ -259,7 +268,7 @@ def _missing(
     if deployment.footprint is None:
         return
     for index in range(deployment.replicas):
-        if index not in taken:
+        if index not in taken and not context.is_held_back(deployment.key, index):
             yield _wanted(deployment, index, context)
 
 

@@ -1,35 +1,58 @@
-"""The one loop that writes: gather → plan → apply → status, whenever something has changed."""
+"""The one loop that writes: gather → plan → apply → status, whenever something has changed.
+
+Nothing ends it but cancellation. What is odd or fails is held where it belongs:
+
+| what | where it is held |
+| --- | --- |
+| an object that cannot be read | ``gather``: counted at its worst, told in its status |
+| a deployment whose planning raises | ``isolation``: left out, told in its status |
+| a call that is refused or hangs | ``carry_out``: its own back-off, its own lane |
+| a status that cannot be made or written | here: its own back-off, its own lane |
+| no connection, no credentials, a bug in the loop itself | ``_forever``: a pause, then again |
+"""
 
 import asyncio
 import logging
+import random
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import httpx
 
-from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
+from memroute_kube import ApiError, KubernetesClient
 from memroute_operator.apply import Applier
-from memroute_operator.calibrations import EngineReports
-from memroute_operator.device_metrics import DeviceMetrics, matches_selector
+from memroute_operator.carry_out import CarryOut
+from memroute_operator.events import EventWriter
+from memroute_operator.failed_pods import POD_FAILED, FailedPods
 from memroute_operator.fence import AlwaysLeading, Fence
-from memroute_operator.gather import Facts, gather
+from memroute_operator.gather import Facts, gather, node_sights
+from memroute_operator.isolation import PatientPlanner
+from memroute_operator.lanes import Lanes
+from memroute_operator.listing import Lister
+from memroute_operator.lost_nodes import Ghosts, LostNodes, NodeLoss, NodeSight
 from memroute_operator.metrics import OperatorMetrics
-from memroute_operator.plan import Action, Create, Delete, PlanContext, Step, plan_step
-from memroute_operator.router_metrics import RouterMetrics
+from memroute_operator.plan import Action, Delete, PlanContext, Step
+from memroute_operator.replica import ReplicaState
 from memroute_operator.settings import OperatorSettings
-from memroute_operator.status import deployment_status
+from memroute_operator.sources import Sources
 from memroute_operator.status_writer import StatusWriter
+from memroute_operator.statuses import Statuses
 from memroute_operator.store import Store
 from memroute_operator.templates import Templates
 
 LOGGER = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.05
+# How often what is due by time alone is looked at (a drain, a pod that is not scheduled).
 TIMER_SECONDS = 1.0
-IDLE_SECONDS = 10.0
+# How often everything is looked at when nothing has changed and nothing is due, in seconds:
+# readings that get old are seen by then. A reconcile of 4,000 replicas takes half a second.
+IDLE_SECONDS = 30.0
+# The pause after a reconcile that could do nothing at all, in seconds; the last one again.
 ERROR_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
-AVOID_SECONDS = 30.0
-# After kube-scheduler refused a node, another is tried; a node's room changes in about this time.
+# Pods with processes, or about to have some: what they hold may outlive their object.
+RUNNING_STATES = frozenset(ReplicaState) - {ReplicaState.QUEUED, ReplicaState.PENDING}
 
 
 class Reconciler:
@@ -42,215 +65,212 @@ class Reconciler:
         settings: OperatorSettings,
         metrics: OperatorMetrics,
         http: httpx.AsyncClient,
+        *,
         fence: Fence | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
     ) -> None:
-        """``http``: what exporters and routers are read with. ``fence``: None: nobody else writes.
+        """``http``: what exporters and routers are read with; ``clock``: monotonic seconds.
 
-        ``client`` must be one that asks ``fence`` before it writes.
+        ``fence``: what ``client`` asks before it writes; None where nobody else writes.
         """
-        self._client = client
-        self._http = http
+        rng = rng or random.Random()  # noqa: S311 - jitter
         self._store = store
         self._settings = settings
         self._metrics = metrics
-        self._templates = Templates(
-            default_image=settings.engine_image,
-            shared_runtime_class=settings.shared_runtime_class,
-        )
+        self._clock = clock
         self._fence = fence or Fence(AlwaysLeading())
-        self._devices = DeviceMetrics(scrape_seconds=settings.scrape_seconds)
-        self._routers = RouterMetrics()
-        self._reports = EngineReports()
-        self._applier = Applier(client, store, settings)
-        self._status_writer = StatusWriter(client, store)
-        self._avoided: dict[tuple[str, str], float] = {}
-        self._unreachable_since: dict[str, float] = {}
+        self.sources = Sources(store, settings, http, clock, self._on_bug)
+        self._events = EventWriter(client)
+        self._lister = Lister(client, store, clock, self._fence.marks.on_listed)
+        self._lanes = Lanes(lambda _, error: self._on_bug("lane", error))
+        self._hands = CarryOut(Applier(client, store, settings), self._lanes, metrics, clock, rng)
+        self._failed_pods = FailedPods(rng)
+        self._planner = PatientPlanner(self._on_bug, rng)
+        self._statuses = Statuses(
+            writer=StatusWriter(client, store, self._events, clock),
+            lanes=self._lanes,
+            hands=self._hands,
+            failed_pods=self._failed_pods,
+            planner=self._planner,
+            sources=self.sources,
+            metrics=metrics,
+            on_bug=self._on_bug,
+            clock=clock,
+            rng=rng,
+            templates=Templates(
+                default_image=settings.engine_image,
+                shared_runtime_class=settings.shared_runtime_class,
+            ),
+        )
+        self._lost_nodes = LostNodes()
+        self._ghosts = Ghosts()
+        self._told: frozenset[str] = frozenset()
 
     async def run(self) -> None:
-        """Reconcile for ever. Returns only by cancellation or a bug."""
-        await self._list_all_patiently()
-        await self._read_metrics()
-        loops = [
-            asyncio.create_task(self._reconcile_forever(), name="reconcile"),
-            asyncio.create_task(self._resync_forever(), name="resync"),
-            asyncio.create_task(self._read_metrics_forever(), name="metrics"),
-        ]
+        """Reconcile for ever. Returns only by cancellation."""
+        loops: list[asyncio.Task[None]] = []
         try:
-            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await self._lister.list_all_patiently()
+            await self.sources.read_all()
+            loops += [
+                asyncio.create_task(self._reconcile_forever(), name="reconcile"),
+                asyncio.create_task(self._resync_forever(), name="resync"),
+                asyncio.create_task(self._read_metrics_forever(), name="metrics"),
+            ]
+            await asyncio.gather(*loops)
         finally:
             for task in loops:
                 task.cancel()
+            await self._lanes.stop()
 
     async def _reconcile_forever(self) -> None:
         failures = 0
         while True:
-            try:
-                await self._fence.begin_step(self._list_all)
-                has_timers = await self.reconcile()
-                failures = 0
-                pause = TIMER_SECONDS if has_timers else IDLE_SECONDS
-            except ApiError as error:
-                self._metrics.on_error()
+            started = self._clock()
+            pause = await self._guarded("reconcile", self._reconcile_in_turn)
+            if pause is None:
                 pause = ERROR_BACKOFF_SECONDS[min(failures, len(ERROR_BACKOFF_SECONDS) - 1)]
                 failures += 1
-                LOGGER.warning("reconcile failed error=%s retry_seconds=%.1f", error, pause)
                 await asyncio.sleep(pause)
                 continue
+            failures = 0
+            LOGGER.debug("reconciled seconds=%.3f", self._clock() - started)
             await self._store.wait_dirty(pause)
             await asyncio.sleep(DEBOUNCE_SECONDS)
 
-    async def reconcile(self) -> bool:
-        """One step for everything; whether something is due by time alone."""
-        started = time.monotonic()
-        facts = self._gather(started)
-        step = plan_step(facts, self._context(facts, started))
-        for pod in facts.unreadable_pods:
-            # Nobody knows what it holds, and the ledger must: away with it.
-            metadata = pod["metadata"]
-            if "deletionTimestamp" not in metadata:
-                LOGGER.warning("pod without readable reservation pod=%s", metadata["name"])
-                await self._client.delete(
-                    PODS, metadata["namespace"], metadata["name"], uid=metadata["uid"]
-                )
-        for action in step.actions:
-            if isinstance(action, Delete) and action.replica.unschedulable_since is not None:
-                avoided = (action.replica.deployment, action.replica.node)
-                self._avoided[avoided] = started + AVOID_SECONDS
-            await self._apply(action, step)
-        if step.actions:
-            # The answers are in the store: tell the status as it is now.
-            facts = self._gather(started)
-        await self._write_statuses(facts, step)
-        refused = {
-            key: dict(Counter(r.reason.value for r in outcome.refused.values()))
-            for key, outcome in step.outcomes.items()
-        }
-        self._metrics.on_reconciled(facts, refused, time.monotonic() - started)
-        return step.has_timers or bool(self._avoided)
-
-    def _gather(self, now_seconds: float) -> Facts:
-        return gather(
-            self._store, self._devices, now_seconds=now_seconds, reports=self._reports.by_pod
-        )
-
-    async def _apply(self, action: Action, step: Step) -> None:
-        """Carry out an action; one that the API server refuses does not hold up the others."""
-        try:
-            await self._applier.apply(action)
-        except ApiError as error:
-            if not error.is_refusal:
-                raise
-            LOGGER.warning("action refused action=%s error=%s", type(action).__name__, error)
-            self._metrics.on_error()
-            if isinstance(action, Create):
-                outcome = step.outcomes[action.deployment.key]
-                outcome.not_created[action.placed.key.index] = error.message
-            return
-        self._metrics.on_action(action)
-
-    def _context(self, facts: Facts, now_seconds: float) -> PlanContext:
-        for node in list(self._unreachable_since):
-            if node not in facts.lost_nodes:
-                del self._unreachable_since[node]
-        for node in facts.lost_nodes:
-            self._unreachable_since.setdefault(node, now_seconds)
-        self._avoided = {k: until for k, until in self._avoided.items() if until > now_seconds}
-        avoided: dict[str, set[str]] = {}
-        for deployment, node in self._avoided:
-            avoided.setdefault(deployment, set()).add(node)
-        known = {obj["metadata"]["name"] for obj in self._store.nodes.values()}
-        return PlanContext(
-            now=datetime.now(UTC),
-            drain_timeout_seconds=self._settings.drain_timeout_seconds,
-            in_flight=self._routers.in_flight if self._routers.is_known else None,
-            avoided_nodes={key: frozenset(nodes) for key, nodes in avoided.items()},
-            lost_nodes=frozenset(
-                node
-                for node, since in self._unreachable_since.items()
-                if node not in known or now_seconds - since > self._settings.node_lost_seconds
-            ),
-        )
-
-    async def _write_statuses(self, facts: Facts, step: Step) -> None:
-        by_deployment = facts.replicas_by_deployment()
-        assigned = self._assigned_devices(facts)
-        for deployment in facts.deployments:
-            outcome = step.outcomes.get(deployment.key)
-            if outcome is None:
-                continue  # it came while actions were carried out: the next step is its first
-            status = deployment_status(
-                deployment,
-                by_deployment.get(deployment.key, []),
-                outcome,
-                assigned_devices=assigned,
-                stale_nodes=facts.stale_nodes,
-                kv_projected_ratio=(
-                    self._routers.kv_projected_ratio if self._routers.is_known else None
-                ),
-                targets=self._routers.targets.get(deployment.key),
-                templates=self._templates,
-                now=datetime.now(UTC),
-            )
-            await self._status_writer.write(deployment, status)
-
-    def _assigned_devices(self, facts: Facts) -> dict[str, tuple[str, ...]]:
-        assigned: dict[str, tuple[str, ...]] = {}
-        for node in facts.inventory.nodes:
-            for device in node.devices:
-                if device.assigned_pod and device.uuid:
-                    before = assigned.get(device.assigned_pod, ())
-                    assigned[device.assigned_pod] = (*before, device.uuid)
-        return assigned
+    async def _reconcile_in_turn(self) -> float:
+        await self._fence.begin_step(self._lister.list_all)
+        return await self.reconcile()
 
     async def _resync_forever(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.resync_seconds)
-            try:
-                await self._list_all()
-            except ApiError as error:
-                LOGGER.warning("resync failed error=%s", error)
-
-    async def _list_all_patiently(self) -> None:
-        for delay in (0.5, 1, 2, 5, 5, 10, 10, 10):
-            try:
-                await self._list_all()
-            except ApiError as error:
-                LOGGER.warning("first list failed error=%s retry_seconds=%.1f", error, delay)
-                await asyncio.sleep(delay)
-            else:
-                return
-        await self._list_all()
-
-    async def _list_all(self) -> None:
-        """Take full lists: what events were lost is caught up, and the first one opens the gate."""
-        changed = False
-        for resource, collection in (
-            (NODES, self._store.nodes),
-            (PODS, self._store.pods),
-            (MODEL_DEPLOYMENTS, self._store.model_deployments),
-        ):
-            items, version = await self._client.list(resource)
-            changed |= collection.replace(items, int(version))
-        self._fence.marks.on_listed()
-        if changed:
-            self._store.mark_dirty()
+            await self._lister.wait_due(self._settings.resync_seconds)
+            if await self._guarded("resync", self._lister.list_all) is not None:
+                self._hands.on_listed(self._lister.began_seconds)
 
     async def _read_metrics_forever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.scrape_seconds)
-            await self._read_metrics()
+            await self._guarded("metrics", self.sources.read_all)
 
-    async def _read_metrics(self) -> None:
-        pods = list(self._store.pods.values())
-        exporters = [p for p in pods if matches_selector(p, self._settings.exporter_selector)]
-        routers = [p for p in pods if matches_selector(p, self._settings.router_selector)]
-        await asyncio.gather(
-            self._devices.scrape(
-                self._http, exporters, self._settings.exporter_port, time.monotonic
-            ),
-            self._routers.scrape(self._http, routers),
-            self._reports.scrape(self._http, pods),
+    async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
+        """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""
+        try:
+            return await once()
+        except ApiError as error:
+            self._metrics.on_error()
+            LOGGER.warning("%s failed error=%s", name, error)
+            if error.retry_after_seconds:
+                await asyncio.sleep(error.retry_after_seconds)
+        except Exception as error:  # noqa: BLE001 - as said above
+            self._on_bug(name, error)
+        return None
+
+    def _on_bug(self, where: str, error: Exception) -> None:
+        LOGGER.error("internal error where=%s error=%r", where, error, exc_info=error)
+        self._metrics.on_internal_error(where)
+
+    async def reconcile(self) -> float:
+        """One step for everything; for how long to wait, in seconds, if nothing changes.
+
+        Raises ``ApiError`` when nothing can be done at all.
+        """
+        started = self._clock()
+        sights = node_sights(self._store, self.sources.devices)
+        facts = self._gather(sights)
+        loss = self._lost_nodes.decide(
+            facts.gpu_nodes(sights),
+            node_lost_seconds=self._settings.node_lost_seconds,
+            now_seconds=started,
         )
-        self._store.mark_dirty()
+        self._tell(facts, loss)
+        step = self._planner.plan(facts, self._context(loss), now_seconds=started)
+        failed: dict[str, str] = {}
+        await self._hands.carry_out(step.actions, lambda action: self._on_done(action, failed))
+        if step.actions:
+            # The answers are in the store: tell the status as it is now.
+            facts = self._gather(sights)
+        await self._statuses.write_all(facts, step, loss)
+        await self._tell_failed_pods(facts, failed)
+        refused = {
+            key: dict(Counter(r.reason.value for r in outcome.refused.values()))
+            for key, outcome in step.outcomes.items()
+        }
+        self._metrics.on_reconciled(facts, refused, self._clock() - started, loss)
+        self._hands.forget_old({deployment.key for deployment in facts.deployments})
+        self._failed_pods.forget_old(self._clock())
+        if self._hands.wants_list:
+            self._lister.want()
+        return self._pause(step, loss)
+
+    def _gather(self, sights: dict[str, NodeSight]) -> Facts:
+        now = self._clock()
+        pods = self._store.pods
+        facts = gather(
+            self._store,
+            self.sources.devices,
+            now_seconds=now,
+            reports=self.sources.reports.by_pod,
+            held=self._hands.reservations(lambda key: pods.get(key) is not None),
+        )
+        running = {
+            replica.uid: replica.reservation()
+            for replica in facts.replicas
+            if replica.state in RUNNING_STATES and not replica.is_terminal
+        }
+        return facts.with_held(self._ghosts.look(running, sights, now_seconds=now))
+
+    def _context(self, loss: NodeLoss) -> PlanContext:
+        now = self._clock()
+        routers = self.sources.routers
+        return PlanContext(
+            now=datetime.now(UTC),
+            drain_timeout_seconds=self._settings.drain_timeout_seconds,
+            in_flight=routers.in_flight if routers.is_known else None,
+            avoided_nodes=self._failed_pods.avoided_nodes(now),
+            lost_nodes=loss.given_up,
+            held_back=self._hands.held_back() | self._failed_pods.held_back(now),
+        )
+
+    def _on_done(self, action: Action, failed: dict[str, str]) -> None:
+        if isinstance(action, Delete):
+            failure = self._failed_pods.on_deleted(action.replica, now_seconds=self._clock())
+            if failure is not None:
+                failed[action.replica.deployment] = failure.told
+
+    async def _tell_failed_pods(self, facts: Facts, failed: dict[str, str]) -> None:
+        for deployment in facts.deployments:
+            if deployment.key in failed:
+                self._lanes.start(
+                    deployment.key,
+                    lambda d=deployment: self._events.write(  # type: ignore[misc]
+                        d, reason=POD_FAILED, message=failed[d.key]
+                    ),
+                )
+        await self._lanes.settle()
+
+    def _tell(self, facts: Facts, loss: NodeLoss) -> None:
+        """Log what is odd, once as it begins and once as it ends."""
+        odd = {f"{name}: {why}" for name, why in facts.unreadable_objects.items()}
+        odd |= {f"node {name} is unreachable and kept: {why}" for name, why in loss.kept.items()}
+        odd |= {f"node {name} is given up" for name in loss.given_up}
+        for text in sorted(odd - self._told):
+            LOGGER.warning("odd what=%.500s", text)
+        for text in sorted(self._told - odd):
+            LOGGER.info("no longer odd what=%.500s", text)
+        self._told = frozenset(odd)
+
+    def _pause(self, step: Step, loss: NodeLoss) -> float:
+        """Until the first thing that is due by time alone."""
+        if step.has_timers or (loss.kept and not loss.is_braked):
+            return TIMER_SECONDS
+        now = self._clock()
+        dues = (
+            self._hands.next_due_seconds(),
+            self._failed_pods.next_due_seconds(now),
+            self._planner.next_due_seconds(now),
+            self._statuses.next_due_seconds(now),
+        )
+        first = min((due for due in dues if due is not None), default=now + IDLE_SECONDS)
+        return min(IDLE_SECONDS, max(TIMER_SECONDS / 10, first - now))

@@ -120,13 +120,26 @@ def encode_reservation(placed: Placed, *, generation: int) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
+def is_known_version(document: dict[str, object]) -> bool:
+    """Whether a reservation means to us what its writer meant.
+
+    A newer one that still does says so: ``minReader`` is the oldest version that may read it.
+    """
+    oldest = document.get("minReader", document.get("v"))
+    return (
+        isinstance(oldest, int)
+        and not isinstance(oldest, bool)
+        and 1 <= oldest <= RESERVATION_VERSION
+    )
+
+
 def read_replica(pod: KubeObject) -> Replica | None:
     """A replica from its pod; None when the pod does not carry a reservation that we wrote."""
     metadata = pod["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     try:
         document = json.loads(annotations[ANNOTATION_RESERVATION])
-        if document["v"] != RESERVATION_VERSION:
+        if not is_known_version(document):
             return None
         mode = PlacementMode(document["mode"])
         index = int(labels[LABEL_REPLICA])

@@ -1,7 +1,9 @@
 """The status of a ModelDeployment, from the facts and what the plan found."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from memroute.footprint import Calibration, CalibrationKey
@@ -10,16 +12,21 @@ from memroute.traffic.admission import AdmissionSettings, unmet_target
 from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
+from memroute_operator.apply import NAME_TAKEN
+from memroute_operator.backoff import Failure
 from memroute_operator.calibrations import (
     MAX_DRIFT_RATIO,
     drift_ratio,
     read_calibrations,
     write_calibrations,
 )
-from memroute_operator.deployment import Deployment
+from memroute_operator.carry_out import POD_REFUSED
+from memroute_operator.deployment import INTERNAL_ERROR, Deployment, internal_error
+from memroute_operator.failed_pods import POD_FAILED
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica, ReplicaState
 from memroute_operator.router_metrics import TargetsReport
+from memroute_operator.status_writer import bounded
 from memroute_operator.templates import Templates
 
 PRESSURE_LEVELS = ((0.05, "Idle"), (0.5, "Low"), (0.8, "Moderate"), (0.95, "High"))
@@ -31,6 +38,27 @@ Condition = tuple[str, str, str]
 """Status (True, False, Unknown), reason, message."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Troubles:
+    """What keeps a deployment from what it wants, beside what the plan found."""
+
+    planning: str | None = None
+    """What planning it raised, as a sentence; None when it raised nothing."""
+    create: Failure | None = None
+    """Why the API server refuses its pods."""
+    names: tuple[str, ...] = ()
+    """Names of missing replicas that other pods have, a sentence each."""
+    failed_pods: tuple[Failure, ...] = ()
+    """Replicas that ended before their time and are not made again yet."""
+    actions: tuple[Failure, ...] = ()
+    """Deletes, marks and gates that the API server refuses."""
+    kept_nodes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Nodes that are unreachable and not given up → why."""
+
+
+NO_TROUBLES = Troubles()
+
+
 def deployment_status(
     deployment: Deployment,
     replicas: list[Replica],
@@ -40,17 +68,21 @@ def deployment_status(
     stale_nodes: frozenset[str],
     kv_projected_ratio: Mapping[str, float] | None,
     targets: TargetsReport | None = None,
+    troubles: Troubles = NO_TROUBLES,
     templates: Templates | None = None,
     now: datetime,
 ) -> dict[str, Any]:
     """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it.
 
     ``targets``: what routers say of its latency targets; None while nobody knows.
-    ``templates``: what new replicas would be; None says nothing of it.
+    ``stale_nodes``: of the whole cluster. ``templates``: what new replicas would be; None says
+    nothing of it.
     """
     wanted = [replica for replica in replicas if replica.index < deployment.replicas]
     serving = [replica for replica in replicas if replica.is_ready]
-    conditions = _conditions(deployment, wanted, outcome, stale_nodes)
+    conditions = _conditions(deployment, wanted, outcome, troubles)
+    conditions["DeviceMetricsFresh"] = _metrics_fresh(deployment, replicas, wanted, stale_nodes)
+    conditions["Ready"] = _ready(deployment, conditions)
     if targets is not None:
         conditions["TargetsMet"] = _targets_met(deployment, targets)
     template = None if templates is None else templates.condition(deployment, wanted)
@@ -94,9 +126,23 @@ def deployment_status(
     return status
 
 
+def broken_status(deployment: Deployment, error: Exception, now: datetime) -> dict[str, Any]:
+    """What is told when the status itself could not be made; the rest of it stays as it was."""
+    ready = ("Unknown", INTERNAL_ERROR, internal_error(error))
+    (told,) = _with_times(deployment, {"Ready": ready}, now)
+    others = [c for kind, c in _previous(deployment).items() if kind != "Ready"]
+    return {"observedGeneration": deployment.generation, "conditions": [told, *others]}
+
+
 def _kept(deployment: Deployment) -> dict[CalibrationKey, Calibration]:
-    """What its status already holds, of other flags and images too."""
-    return read_calibrations([deployment.obj])
+    """What its status already holds, of other flags and images too.
+
+    What cannot be read of it is written anew: whoever may edit the status may have been there.
+    """
+    try:
+        return read_calibrations([deployment.obj])
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return {}
 
 
 def _drift(deployment: Deployment) -> Condition | None:
@@ -168,34 +214,40 @@ def _pressure(serving: list[Replica], ratios: Mapping[str, float] | None) -> str
 
 
 def _conditions(
-    deployment: Deployment,
-    wanted: list[Replica],
-    outcome: Outcome,
-    stale_nodes: frozenset[str],
+    deployment: Deployment, wanted: list[Replica], outcome: Outcome, troubles: Troubles
 ) -> dict[str, Condition]:
     conditions: dict[str, Condition] = {}
     if deployment.failure is not None:
         conditions["Resolved"] = ("False", deployment.failure.reason, deployment.failure.message)
     else:
         conditions["Resolved"] = ("True", "FootprintKnown", "computed from the architecture")
-    conditions["Placed"] = _placed(deployment, wanted, outcome)
-    conditions["Available"] = _available(deployment, wanted)
-    conditions["Progressing"] = _progressing(wanted, outcome)
-    if stale_nodes:
-        conditions["DeviceMetricsFresh"] = (
-            "False",
-            "DeviceMetricsStale",
-            (
-                f"no recent reading of {', '.join(sorted(stale_nodes))}: placement goes by labels "
-                f"and promises there, and does not see other processes"
-            ),
-        )
-    else:
-        conditions["DeviceMetricsFresh"] = ("True", "Fresh", "every node with devices reports")
+    conditions["Placed"] = _placed(deployment, wanted, outcome, troubles)
+    conditions["Available"] = _available(deployment, wanted, troubles)
+    conditions["Progressing"] = _progressing(wanted, outcome, troubles)
     if (drift := _drift(deployment)) is not None:
         conditions["FootprintDrift"] = drift
-    conditions["Ready"] = _ready(deployment, conditions)
     return conditions
+
+
+def _metrics_fresh(
+    deployment: Deployment,
+    replicas: list[Replica],
+    wanted: list[Replica],
+    stale_nodes: frozenset[str],
+) -> Condition:
+    """Whether the nodes that concern it report: its own, and all of them while it looks for room.
+
+    Nodes are not named: one late exporter would change the status of every deployment.
+    """
+    promises = (
+        "placement goes by labels and promises there, and does not see other processes "
+        "(memroute_node_metrics_fresh says which nodes)"
+    )
+    if not stale_nodes.isdisjoint(replica.node for replica in replicas):
+        return "False", "DeviceMetricsStale", f"a node of its replicas does not report: {promises}"
+    if stale_nodes and len(wanted) < deployment.replicas:
+        return "False", "DeviceMetricsStale", f"some nodes do not report: {promises}"
+    return "True", "Fresh", "every node of its replicas reports"
 
 
 def _ready(deployment: Deployment, conditions: Mapping[str, Condition]) -> Condition:
@@ -211,31 +263,51 @@ def _ready(deployment: Deployment, conditions: Mapping[str, Condition]) -> Condi
     return "True", "Serving", f"all {deployment.replicas} replica(s) serve the current spec"
 
 
-def _placed(deployment: Deployment, wanted: list[Replica], outcome: Outcome) -> Condition:
+def _placed(
+    deployment: Deployment, wanted: list[Replica], outcome: Outcome, troubles: Troubles
+) -> Condition:
     if deployment.failure is not None:
         return "False", "FootprintUnknown", "nothing is placed before the footprint is known"
+    if troubles.planning is not None:
+        return "Unknown", INTERNAL_ERROR, troubles.planning
     total = deployment.replicas
-    if outcome.not_created:
-        told = outcome.not_created[min(outcome.not_created)]
-        message = (
-            f"{len(wanted)} of {total} replica(s) placed; the API server refused a pod: {told}"
-        )
-        return "False", "PodRefused", message
+    so_far = f"{len(wanted)} of {total} replica(s) placed"
+    if len(wanted) < total and (hindrance := _hindrance(troubles)) is not None:
+        reason, message = hindrance
+        return "False", reason, f"{so_far}; {message}"
     if not outcome.refused:
         if len(wanted) == total:
-            return "True", "AllPlaced", f"{total} of {total} replica(s) placed"
-        return "Unknown", "Placing", f"{len(wanted)} of {total} replica(s) placed"
+            return "True", "AllPlaced", so_far
+        return "Unknown", "Placing", so_far
     first = outcome.refused[min(outcome.refused)]
     status = "Unknown" if first.reason is RefusedReason.DEVICES_UNKNOWN else "False"
     message = f"{len(wanted)} of {total} replica(s) placed; the next {first.message}"
     return status, first.reason.value, message
 
 
-def _available(deployment: Deployment, wanted: list[Replica]) -> Condition:
+def _hindrance(troubles: Troubles) -> tuple[str, str] | None:
+    """What keeps pods that have room from being made: reason and sentence."""
+    if troubles.names:
+        return NAME_TAKEN, "; ".join(troubles.names[:MAX_LISTED])
+    if troubles.create is not None:
+        return POD_REFUSED, f"the API server refused a pod: {troubles.create.told}"
+    if troubles.failed_pods:
+        told = "; ".join(failure.told for failure in troubles.failed_pods[:MAX_LISTED])
+        return POD_FAILED, f"{told}, elsewhere if there is room"
+    return None
+
+
+def _available(deployment: Deployment, wanted: list[Replica], troubles: Troubles) -> Condition:
     serving = [replica for replica in wanted if replica.is_ready]
     total = deployment.replicas
     if len(serving) >= total:
         return "True", "ReplicasServing", f"{len(serving)} of {total} replica(s) serve"
+    cut_off = [r for r in wanted if not r.is_ready and r.node in troubles.kept_nodes]
+    if cut_off:
+        listed = ", ".join(f"{r.pod_name} on node {r.node}" for r in cut_off[:MAX_LISTED])
+        why = troubles.kept_nodes[cut_off[0].node]
+        message = f"{len(serving)} of {total} replica(s) serve; unreachable: {listed}; kept: {why}"
+        return "False", "NodesUnreachable", message
     broken = [r for r in wanted if r.state is ReplicaState.FAILED and r.failure]
     if broken:
         listed = "; ".join(f"{r.pod_name}: {r.failure}" for r in broken[:MAX_LISTED])
@@ -253,7 +325,10 @@ def _available(deployment: Deployment, wanted: list[Replica]) -> Condition:
     return "False", "ReplicasNotServing", message
 
 
-def _progressing(wanted: list[Replica], outcome: Outcome) -> Condition:
+def _progressing(wanted: list[Replica], outcome: Outcome, troubles: Troubles) -> Condition:
+    if troubles.actions:
+        told = "; ".join(failure.told for failure in troubles.actions[:MAX_LISTED])
+        return "Unknown", "ActionRefused", f"the API server refused: {told}"
     if outcome.rollout_blocked is not None:
         return (
             "False",
@@ -271,8 +346,18 @@ def _progressing(wanted: list[Replica], outcome: Outcome) -> Condition:
 
 def _previous(deployment: Deployment) -> dict[str, KubeObject]:
     """The conditions that its status has now, by type."""
-    conditions = deployment.obj.get("status", {}).get("conditions") or ()
-    return {condition["type"]: condition for condition in conditions}
+    status = deployment.obj.get("status")
+    conditions = status.get("conditions") if isinstance(status, dict) else None
+    if not isinstance(conditions, list):
+        return {}
+    # Whoever may edit the status may have left anything there.
+    needed = ("type", "status", "reason", "message", "lastTransitionTime")
+    return {
+        condition["type"]: condition
+        for condition in conditions
+        if isinstance(condition, dict)
+        and all(isinstance(condition.get(name), str) for name in needed)
+    }
 
 
 def _with_times(
@@ -298,7 +383,7 @@ def _with_times(
                 "type": kind,
                 "status": status,
                 "reason": reason,
-                "message": message,
+                "message": bounded(message),
                 "observedGeneration": deployment.generation,
                 "lastTransitionTime": previous["lastTransitionTime"]
                 if unchanged and previous is not None

@@ -1,23 +1,40 @@
-"""The newest known version of every object that placement depends on.
+"""The newest known version of every object that placement depends on, as far as it is read.
 
 Fed by kopf's events, by full lists, and by the answers to our own writes, so that what was
-just created is counted before its event arrives. Owns the objects; readers get references
-that they must not change.
+just created is counted before its event arrives. Objects are kept by projection (what that
+drops is never seen by anybody: ``projections``). Owns the objects; readers get references that
+they must not change.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import object_key
+from memroute_operator.projections import (
+    MODEL_DEPLOYMENT_PROJECTION,
+    NODE_PROJECTION,
+    POD_PROJECTION,
+    Projection,
+)
+
+LOGGER = logging.getLogger(__name__)
+_GONE: KubeObject = {}
 
 
 class Collection:
-    """Objects of one kind by ``namespace/name``."""
+    """Objects of one kind by ``namespace/name``. Every writer says whether a plan may change."""
 
-    def __init__(self) -> None:
+    def __init__(self, projection: Projection) -> None:
+        self._projection = projection
         self._objects: dict[str, KubeObject] = {}
+        self._versions: dict[str, int] = {}
         self._deleted_versions: dict[str, int] = {}
+        self._listed_version = -1
+
+    def __len__(self) -> int:
+        return len(self._objects)
 
     def values(self) -> Iterable[KubeObject]:
         """All objects, in no particular order."""
@@ -28,54 +45,106 @@ class Collection:
         return self._objects.get(key)
 
     def upsert(self, obj: KubeObject) -> bool:
-        """Take a version unless a newer one is known; whether it was taken."""
-        key = object_key(obj)
-        version = _version(obj)
-        known = self._objects.get(key)
-        if known is not None and _version(known) >= version:
+        """Take a version unless a newer one is known; whether what is planned on has changed.
+
+        An object without a name or a version is left out, and said: it can be nobody's.
+        """
+        try:
+            key, version = object_key(obj), _version(obj)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            LOGGER.warning("object without name or version left out object=%.200r", obj)
+            return False
+        if key in self._objects and self._versions[key] >= version:
             return False
         if self._deleted_versions.get(key, -1) >= version:
             return False
-        self._objects[key] = obj
-        return True
+        kept = self._projection.project(obj)
+        before = self._objects.get(key, _GONE)
+        self._objects[key], self._versions[key] = kept, version
+        return self._projection.matters(before, kept)
 
     def delete(self, obj: KubeObject) -> bool:
         """Drop an object, unless a newer one of that name is known."""
-        key = object_key(obj)
-        version = _version(obj)
-        known = self._objects.get(key)
-        if known is not None and _version(known) > version:
+        try:
+            key, version = object_key(obj), _version(obj)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            LOGGER.warning("object without name or version left out object=%.200r", obj)
+            return False
+        if key in self._objects and self._versions[key] > version:
             return False
         self._deleted_versions[key] = version
-        return self._objects.pop(key, None) is not None
+        return self._drop(key)
+
+    def forget(self, key: str, uid: str) -> bool:
+        """Drop an object of which the API server says that it is gone, if it is that one."""
+        known = self._objects.get(key)
+        if known is None or known["metadata"].get("uid") != uid:
+            return False
+        self._deleted_versions[key] = self._versions[key]
+        return self._drop(key)
 
     def replace(self, objects: Iterable[KubeObject], list_version: int) -> bool:
-        """Take a full list; objects that it lacks and that are not newer are dropped."""
-        changed = False
-        listed = set()
+        """Take a full list at once: ``begin_list``, one page, ``end_list``."""
+        listing = Listing(self, list_version)
+        listing.take(objects)
+        return listing.end()
+
+    def _drop(self, key: str) -> bool:
+        dropped = self._objects.pop(key, None)
+        self._versions.pop(key, None)
+        return dropped is not None and self._projection.matters(dropped, _GONE)
+
+
+class Listing:
+    """A full list on its way into a collection, page by page: it is never held whole.
+
+    Objects that the list lacks and that are not newer are dropped at its end.
+    """
+
+    def __init__(self, collection: Collection, version: int) -> None:
+        """``version``: of the list, from its first page."""
+        self._collection = collection
+        self._version = version
+        self._listed: set[str] = set()
+        self._changed = False
+        if version < collection._listed_version:  # noqa: SLF001 - a part of the collection
+            # Lists are quorum reads: versions go back only when etcd was restored from a backup.
+            LOGGER.warning("versions went back: the store is read anew version=%d", version)
+            collection._versions = dict.fromkeys(collection._objects, -1)  # noqa: SLF001
+            collection._deleted_versions.clear()  # noqa: SLF001
+
+    def take(self, objects: Iterable[KubeObject]) -> None:
+        """A page of it."""
         for obj in objects:
-            listed.add(object_key(obj))
-            changed |= self.upsert(obj)
-        for key, known in list(self._objects.items()):
-            if key not in listed and _version(known) <= list_version:
-                del self._objects[key]
-                changed = True
+            self._changed |= self._collection.upsert(obj)
+            try:
+                self._listed.add(object_key(obj))
+            except (KeyError, TypeError, AttributeError):
+                continue  # upsert has told
+
+    def end(self) -> bool:
+        """All pages are in; whether what is planned on has changed."""
+        collection = self._collection
+        for key, version in list(collection._versions.items()):  # noqa: SLF001
+            if key not in self._listed and version <= self._version:
+                self._changed |= collection._drop(key)  # noqa: SLF001
         # Events older than the list cannot bring anything back any more.
-        self._deleted_versions = {
+        collection._deleted_versions = {  # noqa: SLF001
             key: version
-            for key, version in self._deleted_versions.items()
-            if version > list_version
+            for key, version in collection._deleted_versions.items()  # noqa: SLF001
+            if version > self._version
         }
-        return changed
+        collection._listed_version = self._version  # noqa: SLF001
+        return self._changed
 
 
 class Store:
     """ModelDeployments, pods and nodes, and the mark that something has changed."""
 
     def __init__(self) -> None:
-        self.model_deployments = Collection()
-        self.pods = Collection()
-        self.nodes = Collection()
+        self.model_deployments = Collection(MODEL_DEPLOYMENT_PROJECTION)
+        self.pods = Collection(POD_PROJECTION)
+        self.nodes = Collection(NODE_PROJECTION)
         self._dirty = asyncio.Event()
 
     def mark_dirty(self) -> None:

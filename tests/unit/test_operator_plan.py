@@ -20,6 +20,7 @@ from memroute_operator.plan import (
     _wanted,
     plan_step,
 )
+from memroute_operator.projections import NODE_PROJECTION
 from memroute_operator.replica import ReplicaState, read_replica
 from memroute_operator.status import deployment_status
 from memroute_operator.store import Collection, Store
@@ -373,7 +374,7 @@ def versioned(version, name="p"):
 
 def test_the_store_never_goes_back_in_time():
     """Our own write is known before its event; an older event must not undo it."""
-    pods = Collection()
+    pods = Collection(NODE_PROJECTION)
     assert pods.upsert(versioned(7))
     assert not pods.upsert(versioned(5))
     assert pods.delete(versioned(9))
@@ -382,7 +383,7 @@ def test_the_store_never_goes_back_in_time():
 
 
 def test_a_full_list_drops_what_is_gone_and_keeps_what_is_newer():
-    pods = Collection()
+    pods = Collection(NODE_PROJECTION)
     pods.upsert(versioned(3, "gone"))
     pods.upsert(versioned(30, "newer"))
     assert pods.replace([versioned(4, "listed")], 20)

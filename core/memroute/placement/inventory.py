@@ -43,8 +43,19 @@ class Device:
     """What processes can use when nothing else runs."""
     usable_source: str
     """Where ``usable_bytes`` comes from: ``dcgm`` or ``label``."""
+    product_source: str | None = None
+    """Where ``product`` comes from; None when it is not known."""
     live_free_bytes: int | None = None
     """What the exporter reports free; None when unknown or stale."""
+    live_age_seconds: float | None = None
+    """How old ``live_free_bytes`` is at most, at the exporter's own pace; None without it.
+    What has happened since is not in the reading."""
+    unusable_reason: str | None = None
+    """Why no new replica may use this device (``DeviceCordoned``, ``DeviceFailing``); None if
+    one may."""
+    is_slice: bool = False
+    """Whether it is a MIG or time slice: one process sees one of them, so that no
+    tensor-parallel group spans several."""
     assigned_pod: str | None = None
     """``namespace/name`` of the pod that the exporter attributes it to, when it does."""
 
@@ -85,6 +96,10 @@ class Node:
     num_foreign_devices: int = 0
     """Whole devices that pods of others hold."""
     has_fresh_metrics: bool = False
+    resource: str = "nvidia.com/gpu"
+    """The resource that an exclusive replica asks for here (``nvidia.com/mig-3g.40gb``, …)."""
+    devices_unknown: str | None = None
+    """Why nobody knows what the node's accelerators are, and what cures that; None when known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

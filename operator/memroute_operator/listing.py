@@ -1,0 +1,106 @@
+"""Full lists into the store: at the start, and again in a while for what events have lost."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+
+from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
+from memroute_kube.client import GONE
+from memroute_operator.store import Listing, Store
+
+LOGGER = logging.getLogger(__name__)
+# How often a list begins anew whose pages expired half-way (410): etcd keeps five minutes.
+MAX_EXPIRED = 3
+# Waits of the first list, in seconds; the last one again and again.
+FIRST_WAITS_SECONDS = (0.5, 1.0, 2.0, 5.0, 5.0, 10.0)
+# Lists out of turn (a pod whose creation had no answer) are at least this far apart, in seconds.
+MIN_APART_SECONDS = 2.0
+
+
+class Lister:
+    """Takes full lists, a page at a time. Owns when the next one is due out of turn."""
+
+    def __init__(
+        self,
+        client: KubernetesClient,
+        store: Store,
+        clock: Callable[[], float],
+        on_listed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``on_listed``: told of each full list that is in the store."""
+        self._on_listed = on_listed
+        self._client = client
+        self._store = store
+        self._clock = clock
+        self._wanted = asyncio.Event()
+        self.began_seconds = -math.inf
+        """When the last list that is in the store began."""
+
+    def want(self) -> None:
+        """Take a list soon."""
+        self._wanted.set()
+
+    async def wait_due(self, resync_seconds: float) -> None:
+        """Wait until the next list is due."""
+        try:
+            async with asyncio.timeout(resync_seconds):
+                await asyncio.sleep(min(MIN_APART_SECONDS, resync_seconds))
+                await self._wanted.wait()
+        except TimeoutError:
+            pass
+        self._wanted.clear()
+
+    async def list_all_patiently(self) -> None:
+        """Take the first lists, however long the API server needs to come up."""
+        failures = 0
+        while True:
+            try:
+                await self.list_all()
+            except ApiError as error:
+                wait = FIRST_WAITS_SECONDS[min(failures, len(FIRST_WAITS_SECONDS) - 1)]
+                wait = max(wait, error.retry_after_seconds or 0.0)
+                LOGGER.warning("first list failed error=%s retry_seconds=%.1f", error, wait)
+                failures += 1
+                await asyncio.sleep(wait)
+            else:
+                return
+
+    async def list_all(self) -> float:
+        """Take full lists: what events were lost is caught up. When they began.
+
+        Raises ``ApiError``.
+        """
+        began = self._clock()
+        changed = False
+        for resource, collection in (
+            (NODES, self._store.nodes),
+            (PODS, self._store.pods),
+            (MODEL_DEPLOYMENTS, self._store.model_deployments),
+        ):
+            for attempt in range(MAX_EXPIRED):
+                listing: Listing | None = None
+                try:
+                    async for items, version in self._client.list_pages(resource):
+                        if listing is None:
+                            listing = Listing(collection, _version(version))
+                        listing.take(items)
+                except ApiError as error:
+                    if error.status != GONE or attempt == MAX_EXPIRED - 1:
+                        raise
+                    continue
+                if listing is not None:
+                    changed |= listing.end()
+                break
+        self.began_seconds = began
+        self._on_listed()
+        if changed:
+            self._store.mark_dirty()
+        return began
+
+
+def _version(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ApiError(0, "BadAnswer", f"a list of version {text!r}") from error

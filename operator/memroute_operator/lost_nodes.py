@@ -1,0 +1,194 @@
+"""Which nodes are given up, so that their replicas are placed elsewhere; and what may live there.
+
+A node that does not report is not dead: a certificate, a load balancer of the control plane or
+a partition takes many nodes at once while their engines serve on. Giving one up kills engines
+that reload for minutes, so it is done slowly, and not at all when too many are affected:
+
+```text
+reachable ──► unreachable ──(node lost time, or quarantine of a missing Node)──► due
+due ──► given up,  unless  more than half of the GPU nodes are unreachable        (brake)
+               or  max(1, 10 % of them) were given up within the last minute      (rate)
+```
+
+Kubernetes does the same by zone ("master disruption mode" in
+``pkg/controller/nodelifecycle/node_lifecycle_controller.go``): all evictions stop when every
+node is unreachable, and slow down from 55 %.
+
+A force deletion takes the pod's object away while its engine may go on on a node that is cut
+off. Its **ghost** keeps the bytes counted until the node is back and a reading that began after
+its return has shown what is used there.
+
+Times are those at which *we* saw it, on one monotonic clock: clocks of nodes are not compared.
+Pure: facts in, decision out. Owns what it has seen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from memroute.placement import Reservation
+
+# Above this share of unreachable GPU nodes nothing is given up: half, as in Kubernetes' 55 %,
+# and a cluster of two nodes can still lose one.
+BRAKE_RATIO = 0.5
+# How much of the fleet may be given up in RATE_SECONDS: 10 % of the GPU nodes, at least one.
+# Kubernetes evicts one node in 10 s (0.1 a second); engines take minutes to load.
+RATE_RATIO = 0.1
+RATE_SECONDS = 60.0
+# How long a Node object may be missing before its pods are: kubelet registers a deleted Node
+# again by itself. Kubernetes' pod garbage collector waits 40 s (``quarantineTime``).
+QUARANTINE_SECONDS = 60.0
+# How old values on an exporter's page can be, in seconds: dcgm-exporter collects every 30 s.
+SOURCE_INTERVAL_SECONDS = 30.0
+# A ghost on a node that is back and that no exporter reads ends after this, in seconds: kubelet
+# has ended pods without an object long before (grace period 60 s).
+GHOST_UNREAD_SECONDS = 600.0
+# A ghost on a node that never comes back ends after this, in seconds.
+GHOST_ABSENT_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSight:
+    """What is seen of one GPU node in one reconcile."""
+
+    exists: bool
+    is_ready: bool
+    boot_id: str | None = None
+    """Changes when the machine restarts, which ends every process on it."""
+    reading_taken_at_seconds: float | None = None
+    """When its exporter was last read; None when it never was."""
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether its kubelet reports."""
+        return self.exists and self.is_ready
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLoss:
+    """The decision on all nodes."""
+
+    given_up: frozenset[str] = frozenset()
+    """Nodes whose replicas are to be replaced."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Nodes that are unreachable and not given up → why, as a sentence without times."""
+    num_unreachable: int = 0
+    num_nodes: int = 0
+    is_braked: bool = False
+    """Whether nothing is given up because too many nodes are unreachable."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether time alone may change the decision."""
+        return bool(self.kept)
+
+
+@dataclass(slots=True, kw_only=True)
+class LostNodes:
+    """Since when nodes are unreachable, and which were given up when."""
+
+    _since: dict[str, float] = field(default_factory=dict)
+    _given_up_at: dict[str, float] = field(default_factory=dict)
+    _rate_marks: list[float] = field(default_factory=list)
+    """When nodes were given up: kept when they come back, because the rate goes on counting."""
+
+    def decide(
+        self, nodes: Mapping[str, NodeSight], *, node_lost_seconds: float, now_seconds: float
+    ) -> NodeLoss:
+        """The nodes that are given up now. ``nodes``: all that have accelerators or replicas."""
+        unreachable = {name for name, node in nodes.items() if not node.is_reachable}
+        self._since = {name: self._since.get(name, now_seconds) for name in sorted(unreachable)}
+        self._given_up_at = {n: at for n, at in self._given_up_at.items() if n in unreachable}
+        self._rate_marks = [at for at in self._rate_marks if now_seconds - at < RATE_SECONDS]
+        is_braked = len(unreachable) > BRAKE_RATIO * len(nodes)
+        allowed = max(1, int(RATE_RATIO * len(nodes)))
+        kept: dict[str, str] = {}
+        # The longest unreachable first; names decide between those that went together.
+        for name in sorted(unreachable, key=lambda n: (self._since[n], n)):
+            if name in self._given_up_at and not is_braked:
+                continue
+            wait = node_lost_seconds if nodes[name].exists else QUARANTINE_SECONDS
+            if is_braked:
+                kept[name] = (
+                    f"{len(unreachable)} of {len(nodes)} GPU nodes are unreachable, and nothing "
+                    f"is given up while more than half of them are"
+                )
+            elif now_seconds - self._since[name] <= wait:
+                what = "unreachable" if nodes[name].exists else "without a Node object"
+                kept[name] = f"a node is given up after {wait:.0f} s {what}"
+            elif len(self._rate_marks) >= allowed:
+                kept[name] = f"at most {allowed} of {len(nodes)} GPU nodes are given up a minute"
+            else:
+                self._given_up_at[name] = now_seconds
+                self._rate_marks.append(now_seconds)
+        return NodeLoss(
+            given_up=frozenset() if is_braked else frozenset(self._given_up_at),
+            kept=kept,
+            num_unreachable=len(unreachable),
+            num_nodes=len(nodes),
+            is_braked=is_braked,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Ghost:
+    reservation: Reservation
+    boot_id: str | None
+    absent_since_seconds: float
+    returned_at_seconds: float | None = None
+
+
+@dataclass(slots=True)
+class Ghosts:
+    """Reservations of pods whose object went while their node was cut off: engines may run on."""
+
+    _ghosts: dict[str, _Ghost] = field(default_factory=dict)
+    _running: dict[str, Reservation] = field(default_factory=dict)
+    """Pods with containers at the last look, by uid."""
+    _unreachable: frozenset[str] = frozenset()
+
+    def look(
+        self,
+        running: Mapping[str, Reservation],
+        nodes: Mapping[str, NodeSight],
+        *,
+        now_seconds: float,
+    ) -> tuple[Reservation, ...]:
+        """What is to be counted beside the pods that exist. Call once per reconcile.
+
+        ``running``: reservations of our pods that may have processes, by the pod's uid.
+        """
+        unreachable = frozenset(name for name, node in nodes.items() if not node.is_reachable)
+        cut_off = unreachable | self._unreachable
+        for uid, reservation in self._running.items():
+            if uid not in running and reservation.node in cut_off:
+                node = nodes.get(reservation.node)
+                self._ghosts[uid] = _Ghost(
+                    reservation=replace(reservation, owner=f"{reservation.owner} (cut off)"),
+                    boot_id=None if node is None else node.boot_id,
+                    absent_since_seconds=now_seconds,
+                )
+        self._running, self._unreachable = dict(running), unreachable
+        for uid, ghost in list(self._ghosts.items()):
+            if _has_ended(ghost, nodes.get(ghost.reservation.node), now_seconds):
+                del self._ghosts[uid]
+        return tuple(ghost.reservation for _, ghost in sorted(self._ghosts.items()))
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """The nodes that have one."""
+        return frozenset(ghost.reservation.node for ghost in self._ghosts.values())
+
+
+def _has_ended(ghost: _Ghost, node: NodeSight | None, now_seconds: float) -> bool:
+    """Whether what the engine held is free again, or would be seen without its ghost."""
+    if node is None or not node.is_reachable:
+        ghost.returned_at_seconds = None
+        return now_seconds - ghost.absent_since_seconds > GHOST_ABSENT_SECONDS
+    if ghost.returned_at_seconds is None:
+        ghost.returned_at_seconds = now_seconds
+    if None not in (ghost.boot_id, node.boot_id) and ghost.boot_id != node.boot_id:
+        return True
+    taken = node.reading_taken_at_seconds
+    if taken is not None and taken - SOURCE_INTERVAL_SECONDS > ghost.returned_at_seconds:
+        return True
+    return now_seconds - ghost.returned_at_seconds > GHOST_UNREAD_SECONDS

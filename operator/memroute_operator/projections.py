@@ -1,0 +1,233 @@
+"""What is kept of the API server's objects: the fields that are read, in the objects' own shape.
+
+A pod of 10 KB of JSON takes 55 KiB as Python objects, and a cluster has ten thousand pods of
+others. What is kept of them is who they are, where they run, which accelerators they hold and
+how they are reached: about 2 KiB. Strings that repeat are kept once.
+
+```text
+                 ours            of others                       nodes, ModelDeployments
+metadata         names, labels, our annotations, owners          without managedFields
+spec             node, gates     node, accelerators, ports       taints ...
+status           all that tells how far it has come   phase, IP  allocatable, conditions
+```
+
+A change that reaches no field that *planning* reads is recorded and wakes nobody up
+(``matters``): a foreign pod that becomes ready, a node's heartbeat, a status that we wrote.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from memroute_kube import KubeObject
+from memroute_kube.resources import GROUP, LABEL_DEPLOYMENT
+
+_OWNER_FIELDS = ("apiVersion", "kind", "name", "uid", "controller")
+_CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime")
+_METADATA_FIELDS = (
+    "namespace", "name", "uid", "resourceVersion", "generation", "creationTimestamp",
+    "deletionTimestamp", "deletionGracePeriodSeconds", "labels",
+)  # fmt: skip
+_POD_SPEC_FIELDS = (
+    "nodeName", "schedulingGates", "affinity", "terminationGracePeriodSeconds", "tolerations",
+)  # fmt: skip
+_POD_STATUS_FIELDS = (
+    "phase", "reason", "message", "podIP", "podIPs", "startTime", "containerStatuses",
+    "initContainerStatuses",
+)  # fmt: skip
+_NODE_STATUS_FIELDS = ("capacity", "allocatable", "addresses")
+# Annotations of ModelDeployments that are copies of what is there already.
+_COPIES = frozenset({"kubectl.kubernetes.io/last-applied-configuration"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """How objects of one kind are kept, and which of their changes matter to a plan."""
+
+    project: Callable[[KubeObject], KubeObject]
+    matters: Callable[[KubeObject, KubeObject], bool]
+    """Whether a step from one kept version to the next changes anything that is planned on.
+
+    An object that appears comes from ``{}``, one that goes becomes ``{}``.
+    """
+
+
+def project_pod(obj: KubeObject) -> KubeObject:
+    """A pod, as far as it is read. Whatever has another shape than a pod is kept as it is."""
+    metadata, spec, status = _parts(obj)
+    ours = LABEL_DEPLOYMENT in _mapping(metadata.get("labels"))
+    kept_spec: KubeObject = {}
+    if ours:
+        kept_spec = _only(spec, _POD_SPEC_FIELDS)
+    elif spec.get("nodeName"):
+        kept_spec["nodeName"] = spec["nodeName"]
+    if spec.get("resourceClaims"):
+        kept_spec["resourceClaims"] = spec["resourceClaims"]
+    for field in ("containers", "initContainers"):
+        kept = [_container(c, keep_image=ours) for c in _list(spec.get(field))]
+        if field == "containers" or any(c.get("resources") for c in kept):
+            kept_spec[field] = kept if ours else [c for c in kept if c]
+    kept_status = _only(status, _POD_STATUS_FIELDS if ours else ("phase", "podIP", "podIPs"))
+    kept_status["conditions"] = _conditions(
+        status, lambda c: ours or c.get("type") == "Ready", with_times=ours
+    )
+    projected: KubeObject = _interned(
+        {
+            "metadata": _metadata(metadata, lambda name: name.startswith(f"{GROUP}/")),
+            "spec": kept_spec,
+            "status": kept_status,
+        }
+    )
+    return projected
+
+
+def project_node(obj: KubeObject) -> KubeObject:
+    """A node without its images, its heartbeats and what kubelet says of its software."""
+    metadata, spec, status = _parts(obj)
+    kept_status = _only(status, _NODE_STATUS_FIELDS)
+    kept_status["conditions"] = _conditions(status, lambda _: True, with_times=True)
+    boot_id = _mapping(status.get("nodeInfo")).get("bootID")
+    if boot_id is not None:
+        kept_status["nodeInfo"] = {"bootID": boot_id}
+    kept: KubeObject = _interned(
+        {
+            "metadata": _metadata(metadata, lambda _: True),
+            "spec": _only(spec, ("unschedulable", "taints", "providerID")),
+            "status": kept_status,
+        }
+    )
+    return kept
+
+
+def project_model_deployment(obj: KubeObject) -> KubeObject:
+    """A ModelDeployment without copies of itself."""
+    metadata, _, _ = _parts(obj)
+    kept = {key: value for key, value in obj.items() if key not in ("apiVersion", "kind")}
+    kept["metadata"] = _metadata(metadata, lambda name: name not in _COPIES)
+    return kept
+
+
+def _pod_matters(before: KubeObject, after: KubeObject) -> bool:
+    if _is_labelled(before) or _is_labelled(after):
+        return _without_version(before) != _without_version(after)
+    return _holds(before) != _holds(after)
+
+
+def _is_labelled(pod: KubeObject) -> bool:
+    return LABEL_DEPLOYMENT in _mapping(_mapping(pod.get("metadata")).get("labels"))
+
+
+def _holds(pod: KubeObject) -> tuple[object, ...]:
+    """What planning reads of a foreign pod: the accelerators that it holds, and where."""
+    metadata, spec, status = _parts(pod)
+    resources = [
+        [_mapping(c).get("resources") for c in _list(spec.get(field))]
+        for field in ("containers", "initContainers")
+    ]
+    held = any(resource for field in resources for resource in field)
+    if not held and not spec.get("resourceClaims"):
+        return (False,)
+    is_over = status.get("phase") in ("Succeeded", "Failed")
+    return True, metadata.get("uid"), spec.get("nodeName"), resources, is_over
+
+
+def _deployment_matters(before: KubeObject, after: KubeObject) -> bool:
+    def planned(obj: KubeObject) -> tuple[object, ...]:
+        metadata, spec, status = _parts(obj)
+        names = ("uid", "generation", "deletionTimestamp", "labels", "annotations")
+        return _only(metadata, names), spec, status.get("calibrations")
+
+    return planned(before) != planned(after)
+
+
+def _any_field_matters(before: KubeObject, after: KubeObject) -> bool:
+    return _without_version(before) != _without_version(after)
+
+
+POD_PROJECTION = Projection(project=project_pod, matters=_pod_matters)
+NODE_PROJECTION = Projection(project=project_node, matters=_any_field_matters)
+MODEL_DEPLOYMENT_PROJECTION = Projection(
+    project=project_model_deployment, matters=_deployment_matters
+)
+
+
+def _parts(obj: KubeObject) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+    return _mapping(obj.get("metadata")), _mapping(obj.get("spec")), _mapping(obj.get("status"))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> Iterable[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _only(source: Mapping[str, Any], fields: Iterable[str]) -> KubeObject:
+    return {field: source[field] for field in fields if source.get(field) is not None}
+
+
+def _metadata(metadata: Mapping[str, Any], wants: Callable[[str], bool]) -> KubeObject:
+    kept = _only(metadata, _METADATA_FIELDS)
+    annotations = _mapping(metadata.get("annotations"))
+    wanted = {name: text for name, text in annotations.items() if wants(str(name))}
+    if wanted:
+        kept["annotations"] = wanted
+    owners = [_only(_mapping(o), _OWNER_FIELDS) for o in _list(metadata.get("ownerReferences"))]
+    if owners:
+        kept["ownerReferences"] = owners
+    return kept
+
+
+def _container(container: object, *, keep_image: bool) -> KubeObject:
+    """Ports, and what comes from device plugins: names with a slash."""
+    source = _mapping(container)
+    kept = _only(source, ("name", "image") if keep_image else ())
+    if source.get("ports") and (keep_image or _has_named_port(source)):
+        kept["ports"] = source["ports"]
+    if source.get("restartPolicy"):
+        kept["restartPolicy"] = source["restartPolicy"]
+    resources = {
+        kind: extended
+        for kind in ("limits", "requests")
+        if (
+            extended := {
+                name: amount
+                for name, amount in _mapping(_mapping(source.get("resources")).get(kind)).items()
+                if "/" in str(name)
+            }
+        )
+    }
+    if resources:
+        kept["resources"] = resources
+    return kept
+
+
+def _has_named_port(container: Mapping[str, Any]) -> bool:
+    return any(_mapping(port).get("name") for port in _list(container.get("ports")))
+
+
+def _conditions(
+    status: Mapping[str, Any], wants: Callable[[Mapping[str, Any]], bool], *, with_times: bool
+) -> list[KubeObject]:
+    fields = _CONDITION_FIELDS if with_times else ("type", "status")
+    listed = (_mapping(condition) for condition in _list(status.get("conditions")))
+    return [_only(condition, fields) for condition in listed if wants(condition)]
+
+
+def _without_version(obj: KubeObject) -> KubeObject:
+    metadata = dict(_mapping(obj.get("metadata")))
+    metadata.pop("resourceVersion", None)
+    return {**obj, "metadata": metadata}
+
+
+def _interned(value: Any) -> Any:
+    """The same value with each string kept once in the whole process."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_interned(key): _interned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_interned(item) for item in value]
+    return value

@@ -1,0 +1,178 @@
+"""The statuses of all ModelDeployments: made, compared and written, each for itself."""
+
+import logging
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from memroute_kube import ApiError
+from memroute_kube.client import CONFLICT
+from memroute_operator.backoff import Backoff
+from memroute_operator.carry_out import FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS, CarryOut
+from memroute_operator.deployment import Deployment
+from memroute_operator.failed_pods import FailedPods
+from memroute_operator.gather import Facts
+from memroute_operator.isolation import PatientPlanner
+from memroute_operator.lanes import Lanes
+from memroute_operator.lost_nodes import NodeLoss
+from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.plan import Outcome, Step
+from memroute_operator.replica import Replica
+from memroute_operator.sources import Sources
+from memroute_operator.status import Troubles, broken_status, deployment_status
+from memroute_operator.status_writer import StatusWriter
+from memroute_operator.templates import Templates
+
+LOGGER = logging.getLogger(__name__)
+ACTION = "WriteStatus"
+
+
+@dataclass(slots=True, kw_only=True)
+class Statuses:
+    """Writes what changed. Owns which statuses the API server refused."""
+
+    writer: StatusWriter
+    lanes: Lanes
+    hands: CarryOut
+    failed_pods: FailedPods
+    planner: PatientPlanner
+    sources: Sources
+    metrics: OperatorMetrics
+    on_bug: Callable[[str, Exception], None]
+    clock: Callable[[], float]
+    rng: random.Random
+    templates: Templates | None = None
+    _failures: Backoff[str] = field(
+        default_factory=lambda: Backoff(
+            first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
+        )
+    )
+
+    async def write_all(self, facts: Facts, step: Step, loss: NodeLoss) -> None:
+        """Write what is due. Raises ``ApiError`` when nothing can be written at all."""
+        by_deployment = facts.replicas_by_deployment()
+        assigned = _assigned_devices(facts)
+        now = self.clock()
+        for deployment in facts.deployments:
+            if self._failures.waiting(deployment.key, now) is not None:
+                continue
+            replicas = by_deployment.get(deployment.key, [])
+            status = self._make(deployment, replicas, facts, step, loss, assigned)
+            if status is not None and self.writer.is_due(deployment, status):
+                self.lanes.start(deployment.key, self._lane(deployment, status))
+        await self.lanes.settle()
+        self.hands.raise_global_error()
+        self.writer.forget_all_but(frozenset(d.uid for d in facts.deployments))
+        self._failures.forget_old(now)
+
+    def next_due_seconds(self, now_seconds: float) -> float | None:
+        """When the next refused status is tried again; None when none waits."""
+        return self._failures.next_due_seconds(now_seconds)
+
+    def _make(
+        self,
+        deployment: Deployment,
+        replicas: list[Replica],
+        facts: Facts,
+        step: Step,
+        loss: NodeLoss,
+        assigned: Mapping[str, tuple[str, ...]],
+    ) -> dict[str, Any] | None:
+        """What is to be told of one deployment; None when nothing is known yet."""
+        planning = self.planner.failure_of(deployment.key)
+        outcome = step.outcomes.get(deployment.key)
+        if outcome is None and planning is None:
+            return None  # it came while actions were carried out: the next step is its first
+        routers = self.sources.routers
+        try:
+            return deployment_status(
+                deployment,
+                replicas,
+                outcome or Outcome(),
+                assigned_devices=assigned,
+                stale_nodes=facts.stale_nodes,
+                kv_projected_ratio=routers.kv_projected_ratio if routers.is_known else None,
+                targets=routers.targets.get(deployment.key),
+                templates=self.templates,
+                troubles=self._troubles(deployment, replicas, facts, planning, loss),
+                now=datetime.now(UTC),
+            )
+        except Exception as error:  # noqa: BLE001 - a named boundary: one status is one deployment's
+            self.on_bug("status", error)
+            return broken_status(deployment, error, datetime.now(UTC))
+
+    def _troubles(
+        self,
+        deployment: Deployment,
+        replicas: list[Replica],
+        facts: Facts,
+        planning: str | None,
+        loss: NodeLoss,
+    ) -> Troubles:
+        have = {replica.index for replica in replicas}
+        missing = [
+            f"{deployment.key}-{index}"
+            for index in range(min(deployment.replicas, len(have) + 1000))
+            if index not in have
+        ]
+        now = self.clock()
+        failed = (self.failed_pods.failure_of(pod, now) for pod in missing)
+        refused = (self.hands.name_failure(pod) for pod in missing)
+        names = [
+            f'pods "{pod.partition("/")[2]}" {facts.taken_names[pod]}'
+            for pod in missing
+            if pod in facts.taken_names
+        ]
+        return Troubles(
+            planning=planning,
+            create=self.hands.create_failure(deployment.key),
+            names=tuple(names) or tuple(one.told for one in refused if one is not None),
+            failed_pods=tuple(one for one in failed if one is not None),
+            actions=tuple(self.hands.action_failures(replica.key for replica in replicas)),
+            kept_nodes={r.node: loss.kept[r.node] for r in replicas if r.node in loss.kept},
+        )
+
+    def _lane(
+        self, deployment: Deployment, status: dict[str, Any]
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
+        async def write() -> None:
+            try:
+                await self.writer.write(deployment, status)
+            except ApiError as error:
+                self._note(deployment, error)
+            else:
+                self._failures.succeeded(deployment.key)
+
+        return write
+
+    def _note(self, deployment: Deployment, error: ApiError) -> None:
+        if error.is_global:
+            self.hands.global_error = error
+            return
+        if error.status == CONFLICT:  # another object has the name by now: its event tells
+            LOGGER.info("status superseded deployment=%s error=%s", deployment.key, error)
+        failure = self._failures.failed(
+            deployment.key,
+            reason=error.reason or ACTION,
+            message=error.message,
+            now_seconds=self.clock(),
+            chance=self.rng.random(),
+            retry_after_seconds=error.retry_after_seconds,
+        )
+        self.metrics.on_failure(ACTION, error.status)
+        LOGGER.warning(
+            "status not written deployment=%s error=%s retry_seconds=%.0f",
+            deployment.key, error, failure.retry_seconds,
+        )  # fmt: skip
+
+
+def _assigned_devices(facts: Facts) -> dict[str, tuple[str, ...]]:
+    assigned: dict[str, tuple[str, ...]] = {}
+    for node in facts.inventory.nodes:
+        for device in node.devices:
+            if device.assigned_pod and device.uuid:
+                before = assigned.get(device.assigned_pod, ())
+                assigned[device.assigned_pod] = (*before, device.uuid)
+    return assigned
