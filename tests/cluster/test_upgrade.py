@@ -126,7 +126,6 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
         "apply", "--server-side", "--force-conflicts",
         "-f", str(repository / "crds" / "modeldeployments.memroute.dev.yaml"),
     )  # fmt: skip
-    # Variables in another order are the same variables: not even an edit of that kind restarts.
     cluster.kubectl("scale", "mdep/shared", "--replicas=3", "-n", "models")
     wait_ready(cluster, "models", "shared", timeout_seconds=90)
     now = uids(cluster)
@@ -139,4 +138,13 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
 
     charts.upgrade(repository / "helm" / "memroute")
     wait_template(cluster, MODELS, "False")
+    assert uids(cluster) == now
+
+    # Variables in another order are the same variables.
+    engine = MODELS["shared"]["engine"]
+    apply(
+        cluster, "models", "shared",
+        **MODELS["shared"] | {"replicas": 3, "engine": engine | {"env": engine["env"][::-1]}},
+    )  # fmt: skip
+    wait_ready(cluster, "models", "shared")
     assert uids(cluster) == now
