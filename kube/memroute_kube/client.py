@@ -25,6 +25,7 @@ SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/toke
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+# The API server itself gives up after 34 s; admission webhooks have 10 s by default.
 REQUEST_TIMEOUT_SECONDS = 30.0
 BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, CONFLICT, GONE = 400, 401, 404, 409, 410
 UNPROCESSABLE, INTERNAL_ERROR = 422, 500
@@ -87,6 +88,9 @@ class KubernetesClient:
         """``component``: who writes, for the field manager and the audit log's user agent."""
         self._api = api
         self._component = component
+        self.request_seconds = REQUEST_TIMEOUT_SECONDS
+        """How long a call may take, watches apart."""
+        self._user_agent = f"{component}/{_own_version()}"
         self._session: aiohttp.ClientSession | None = None
 
     @classmethod
@@ -233,7 +237,7 @@ class KubernetesClient:
         content_type: str = "application/json",
     ) -> KubeObject:
         """One call; the parsed answer. Raises ``ApiError`` for anything but success."""
-        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=self.request_seconds)
         try:
             response = await self._send(method, path, body, query, content_type, timeout)
             async with response:
@@ -301,7 +305,7 @@ class KubernetesClient:
         configuration = self._api.configuration
         headers: dict[str, str] = {
             "Accept": "application/json",
-            "User-Agent": f"{self._component}/{_own_version()}",
+            "User-Agent": self._user_agent,
         }
         if body is not None:
             headers["Content-Type"] = content_type

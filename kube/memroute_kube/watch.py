@@ -14,7 +14,7 @@ list ──► SYNCED ──► watch ── ended, cut off ──► wait ─�
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,10 +67,12 @@ async def watch_forever(
     *,
     label_selector: str | None = None,
     random_: Callable[[], float] = random.random,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[WatchEvent]:
     """Changes of all matching objects, from the first list on, until cancelled.
 
     ``SYNCED`` follows each full list: before the first one the picture is incomplete.
+    ``random_`` and ``sleep``: chance and time, for whoever has others.
     """
     informer = _Informer(client, resource, namespace, label_selector)
     pause = _Pause(random_)
@@ -100,7 +102,7 @@ async def watch_forever(
                 error,
                 seconds,
             )
-        await asyncio.sleep(seconds)
+        await sleep(seconds)
 
 
 class _Informer:

@@ -12,7 +12,7 @@ def main() -> None:
     """Run the operator."""
     settings = parse_settings(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("aiohttp.access", "httpx", "kopf.objects"):
+    for noisy in ("aiohttp.access", "kopf.objects"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     asyncio.run(run_operator(settings))
 

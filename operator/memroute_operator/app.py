@@ -10,17 +10,17 @@ import secrets
 import signal
 import socket
 
-import httpx
 import kopf
 
 from memroute_kube import KubernetesClient
-from memroute_operator.device_metrics import TIMEOUT_SECONDS
 from memroute_operator.elector import Elector, LeaseName, run_until_cancelled
 from memroute_operator.fence import AlwaysLeading, Fence, FencedClient
 from memroute_operator.handlers import build_registry
 from memroute_operator.health import Marks, serve_health
 from memroute_operator.leadership import Leadership
 from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.readings.loops import Readings
+from memroute_operator.readings.pages import open_page_reader
 from memroute_operator.reconciler import Reconciler
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.store import Store
@@ -39,12 +39,22 @@ async def run_operator(settings: OperatorSettings) -> None:
     async with (
         await FencedClient.from_environment(component=COMPONENT) as client,
         await KubernetesClient.from_environment(component=COMPONENT) as lease_client,
-        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as http,
+        open_page_reader() as reader,
     ):
         elector = _elector(settings, lease_client, metrics, marks)
         metrics.on_leading(elector is None)
         client.fence = Fence(elector or AlwaysLeading(), marks)
-        reconciler = Reconciler(client, store, settings, metrics, http, fence=client.fence)
+        readings = Readings(
+            reader,
+            store.pods.values,
+            metrics.readings,
+            exporters=settings.exporter_selector,
+            exporter_port=settings.exporter_port,
+            routers=(settings.router_selector,),
+            scrape_seconds=settings.scrape_seconds,
+            on_change=store.mark_dirty,
+        )
+        reconciler = Reconciler(client, store, settings, metrics, readings, fence=client.fence)
         # In the order in which they end: the Lease is given back once nothing is written any more.
         tasks = [asyncio.create_task(reconciler.run(), name="reconciler")]
         if elector is not None:

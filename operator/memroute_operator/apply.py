@@ -8,9 +8,17 @@ from memroute_kube import PODS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import CONFLICT, JSON_PATCH, NOT_FOUND, UNPROCESSABLE
 from memroute_kube.resources import ANNOTATION_DRAINING, object_key
 from memroute_operator.manifests import replica_pod
-from memroute_operator.plan import Action, Create, Delete, MarkDraining, OpenGate
+from memroute_operator.plan import (
+    Action,
+    ClaimRoom,
+    Create,
+    Delete,
+    MarkDraining,
+    OpenGate,
+)
 from memroute_operator.pods import describe_owner, is_ours
-from memroute_operator.replica import START_GATE, Replica
+from memroute_operator.promises import encode_claim
+from memroute_operator.replica import ANNOTATION_SUCCESSOR, START_GATE, Replica
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.store import Store
 from memroute_operator.templates import Templates
@@ -42,6 +50,7 @@ def promised(action: Create) -> Reservation:
         node=placed.node,
         device_bytes=dict.fromkeys(placed.device_uuids, placed.bytes_per_device) if shared else {},
         num_exclusive_devices=0 if shared else placed.num_devices,
+        exclusive_bytes=0 if shared else placed.bytes_per_device,
     )
 
 
@@ -71,6 +80,8 @@ class Applier:
                     await self._delete(action)
                 case MarkDraining():
                     await self._mark(action)
+                case ClaimRoom():
+                    await self._claim(action)
                 case OpenGate():
                     return await self._open_gate(action)
         except ApiError as error:
@@ -137,6 +148,18 @@ class Applier:
         )
         self._take(patched)
         LOGGER.info("replica draining=%s pod=%s", action.draining, replica.key)
+
+    async def _claim(self, action: ClaimRoom) -> None:
+        replica = action.replica
+        claim = action.placed and encode_claim(action.placed, revision=action.revision)
+        patched = await self._client.patch(
+            PODS,
+            replica.namespace,
+            replica.pod_name,
+            {"metadata": {"uid": replica.uid, "annotations": {ANNOTATION_SUCCESSOR: claim}}},
+        )
+        self._take(patched)
+        LOGGER.info("room claimed for the successor pod=%s claim=%s", replica.key, claim)
 
     async def _open_gate(self, action: OpenGate) -> bool:
         replica = action.replica

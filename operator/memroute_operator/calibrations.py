@@ -6,84 +6,42 @@ the status of its ModelDeployment, so that it outlives the operator; used for ev
 of the same model, image and flags on the same kind of accelerator.
 """
 
-import asyncio
+import hashlib
 import json
-import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
-
-import httpx
 
 from memroute.footprint import Calibration, CalibrationKey, ReplicaFootprint
 from memroute.footprint.calibration import measured_overhead_bytes
+from memroute.units import GIB
 from memroute_kube import KubeObject
-from memroute_kube.resources import ENGINE_PORT, LABEL_DEPLOYMENT, is_condition_true
-from memroute_operator.device_metrics import parse_labels
+from memroute_operator.engine_reports import EngineReport, EngineReports, parse_engine_page
 
-LOGGER = logging.getLogger(__name__)
-CACHE_CONFIG = "vllm:cache_config_info{"
-MAX_KEPT = 16
+__all__ = [
+    "EngineReport",
+    "EngineReports",
+    "calibration_key",
+    "calibrations_of",
+    "drift_ratio",
+    "measure",
+    "parse_engine_page",
+    "read_calibrations",
+    "write_calibrations",
+]
+
 # Measurements in one status: a handful of accelerators times a handful of flags.
+MAX_KEPT = 16
+# Of the whole footprint: past it the estimate is worth a look.
 MAX_DRIFT_RATIO = 0.10
-"""Of the whole footprint: past it the estimate is worth a look."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineReport:
-    """What one engine says of its KV pool."""
-
-    num_blocks: int
-    """Of one data-parallel rank, the null block included."""
-    utilization_ratio: float
-
-
-def parse_engine_page(text: str) -> EngineReport | None:
-    """The report of a vLLM metrics page; None where the engine did not size its own pool."""
-    for line in text.splitlines():
-        if line.startswith(CACHE_CONFIG):
-            labels = parse_labels(line)
-            if labels.get("kv_cache_memory_bytes", "None") != "None":
-                return None
-            try:
-                return EngineReport(
-                    num_blocks=int(labels["num_gpu_blocks"]),
-                    utilization_ratio=float(labels["gpu_memory_utilization"]),
-                )
-            except (KeyError, ValueError):
-                return None
-    return None
-
-
-@dataclass(slots=True)
-class EngineReports:
-    """Reports by the pod's uid; None for an engine that has none to give."""
-
-    by_pod: dict[str, EngineReport | None] = field(default_factory=dict)
-
-    async def scrape(self, client: httpx.AsyncClient, pods: Iterable[KubeObject]) -> None:
-        """Read every ready engine that was not read yet."""
-        replicas = [
-            pod for pod in pods if LABEL_DEPLOYMENT in (pod["metadata"].get("labels") or {})
-        ]
-        alive = {pod["metadata"]["uid"] for pod in replicas}
-        self.by_pod = {uid: report for uid, report in self.by_pod.items() if uid in alive}
-        unread = [
-            pod
-            for pod in replicas
-            if pod["metadata"]["uid"] not in self.by_pod and is_condition_true(pod, "Ready")
-        ]
-        await asyncio.gather(*(self._read(client, pod) for pod in unread))
-
-    async def _read(self, client: httpx.AsyncClient, pod: KubeObject) -> None:
-        address = pod["status"].get("podIP")
-        try:
-            response = await client.get(f"http://{address}:{ENGINE_PORT}/metrics")
-            response.raise_for_status()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            LOGGER.info("engine gives no report pod=%s error=%r", pod["metadata"]["name"], error)
-            return
-        self.by_pod[pod["metadata"]["uid"]] = parse_engine_page(response.text)
+# Measured overheads that are believed, against the laws' expectation. The laws are within a
+# factor of two on every engine in docs/reference/figures.md; an overhead of nothing, or of tens
+# of GiB, is a report that was read wrongly, or that somebody made up. Chosen by hand.
+MIN_OVERHEAD_RATIO = 0.25
+MAX_OVERHEAD_RATIO = 4.0
+OVERHEAD_MARGIN_BYTES = 4 * GIB
+# How far the tokens that an engine reports may be from those that its blocks make, chosen by
+# hand: rounding to blocks is a few percent, a wrong block size at least a factor of two.
+MAX_TOKENS_DRIFT_RATIO = 0.25
 
 
 def calibration_key(spec: Mapping[str, Any], product: str) -> CalibrationKey:
@@ -95,6 +53,11 @@ def calibration_key(spec: Mapping[str, Any], product: str) -> CalibrationKey:
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
         "args": list(engine.get("args") or ()),
     }
+    # Both change what an engine needs; named only where given, so that keys stay as they were.
+    for name, value in (("config", spec["model"].get("config")), ("env", engine.get("env"))):
+        if value:
+            text = json.dumps(value, sort_keys=True)
+            flags[name] = hashlib.sha256(text.encode()).hexdigest()[:10]
     return CalibrationKey(
         model=spec["model"]["name"],
         engine=engine.get("image") or "default",
@@ -111,23 +74,48 @@ def measure(
     product: str,
     usable_bytes: int,
 ) -> Calibration | None:
-    """The calibration that a report makes; None when it contradicts itself.
+    """The calibration that a report makes; None when it contradicts itself, or what can be.
 
     ``footprint``: by the laws, not calibrated; ``usable_bytes``: of the engine's device.
     """
+    pool_bytes = kv_pool_bytes(report, footprint, spec["memory"].get("maxContextTokens"))
+    if pool_bytes is None:
+        return None
     overhead = measured_overhead_bytes(
         budget_bytes=int(report.utilization_ratio * usable_bytes),
-        kv_cache_bytes=report.num_blocks * footprint.kv_layout.bytes_per_block,
+        kv_cache_bytes=pool_bytes,
         weights_bytes=footprint.weights.low,
     )
-    if overhead is None:
-        return None
     expected = footprint.peak_activation + footprint.cuda_graphs + footprint.non_torch
+    most = int(expected.expected * MAX_OVERHEAD_RATIO) + OVERHEAD_MARGIN_BYTES
+    if overhead is None or not expected.expected * MIN_OVERHEAD_RATIO <= overhead <= most:
+        return None
     return Calibration(
         key=calibration_key(spec, product),
         overhead_bytes=overhead,
         expected_overhead_bytes=expected.expected,
     )
+
+
+def kv_pool_bytes(
+    report: EngineReport, footprint: ReplicaFootprint, max_context_tokens: int | None
+) -> int | None:
+    """Bytes of the KV pool of one rank that a report tells of; None when it contradicts itself.
+
+    The blocks are the engine's own: ``--block-size``, or a kernel's choice. The tokens that it
+    says its pool holds are the check.
+    """
+    layout = footprint.kv_layout
+    scale = 1.0
+    if report.block_size_tokens is not None and layout.block_size_tokens > 1:
+        scale = report.block_size_tokens / layout.block_size_tokens
+    pool_bytes = int(report.num_blocks * layout.bytes_per_block * scale)
+    tokens = report.kv_cache_size_tokens
+    if tokens is not None and max_context_tokens:
+        expected = layout.reported_tokens(pool_bytes, max_context_tokens)
+        if abs(expected - tokens) > MAX_TOKENS_DRIFT_RATIO * tokens:
+            return None
+    return pool_bytes
 
 
 def drift_ratio(calibration: Calibration, footprint: ReplicaFootprint) -> float:

@@ -140,7 +140,7 @@ class CarryOut:
 
     def action_failures(self, pods: Iterable[str]) -> list[Failure]:
         """What else failed of these pods."""
-        kinds = ("Delete", "MarkDraining", "OpenGate")
+        kinds = ("Delete", "MarkDraining", "ClaimRoom", "OpenGate")
         found = (self.failures.last((kind, pod)) for pod in pods for kind in kinds)
         return [failure for failure in found if failure is not None]
 

@@ -173,6 +173,7 @@ def _unreadable(obj: KubeObject, error: Exception) -> Deployment:
         footprint=None,
         failure=ResolveFailure(reason=INTERNAL_ERROR, message=internal_error(error)),
         revision="",
+        legacy_revision="",
         obj=obj,
     )
 

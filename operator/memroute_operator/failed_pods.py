@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, field
 
 from memroute_operator.backoff import Backoff, Failure, Key
-from memroute_operator.replica import Replica
+from memroute_operator.plan import Delete
 
 # Before a failed replica is made again: kubelet needs some 10 s to free a full disk.
 FIRST_WAIT_SECONDS = 10.0
@@ -19,7 +19,9 @@ MAX_WAIT_SECONDS = 300.0
 # For how long its node is avoided, in seconds: a node's room changes in about the first.
 FIRST_AVOID_SECONDS = 30.0
 MAX_AVOID_SECONDS = 1800.0
+# The reason of the condition while its successor waits, and of the Event when it failed.
 POD_FAILED = "PodFailed"
+REPLICA_FAILED = "ReplicaFailed"
 
 
 @dataclass(slots=True)
@@ -38,9 +40,10 @@ class FailedPods:
         )
     )
 
-    def on_deleted(self, replica: Replica, *, now_seconds: float) -> Failure | None:
+    def on_deleted(self, action: Delete, *, now_seconds: float) -> Failure | None:
         """A replica's pod was deleted; the failure to tell, if it had failed."""
-        if replica.unschedulable_since is None and not replica.is_terminal:
+        replica = action.replica
+        if not action.avoid_node and not replica.is_terminal:
             return None
         self._note(self._nodes, (replica.deployment, replica.node), "", now_seconds)
         if not replica.is_terminal:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from types import MappingProxyType
 
 from memroute.footprint import Calibration, CalibrationKey
@@ -20,8 +21,9 @@ from memroute_operator.deployment import (
     Deployment,
     read_deployment,
 )
-from memroute_operator.device_metrics import DeviceMetrics
+from memroute_operator.device_metrics import MAX_COLLECT_SECONDS, DeviceMetrics, NodeReading
 from memroute_operator.lost_nodes import NodeSight
+from memroute_operator.memory import PlanMemory
 from memroute_operator.nodes import read_node
 from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner, read_pods
 from memroute_operator.replica import Replica
@@ -84,26 +86,37 @@ def gather(
     *,
     now_seconds: float,
     reports: Mapping[str, EngineReport | None] = MappingProxyType({}),
+    memory: PlanMemory | None = None,
+    now: datetime | None = None,
     held: Iterable[Reservation] = (),
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
-    ``reports``: what engines have said of themselves, by the uid of their pod. ``held``: what is
+    ``reports``: what engines have said of themselves, by the uid of their pod.
+    ``memory``: since when replicas have been seen as they are; without it, since now.
+    ``now``: the wall clock. ``held``: what is
     to be counted though no pod shows it (engines on nodes that are cut off, pods on their way).
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
     pods = read_pods(store.pods.values())
+    pods.replicas = (memory or PlanMemory()).stamp(
+        pods.replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)
+    )
     problems = {f"Pod {key}": why for key, why in pods.problems.items()}
     nodes = _read_nodes(store, metrics, pods.foreign_devices, now_seconds, problems)
     deployments, no_deployments = _read_deployments(store, pods, nodes, reports, problems)
     # Pods of an object that cannot be read are nobody's orphans.
     replicas = [r for r in pods.replicas if r.deployment not in no_deployments]
+    by_key = {deployment.key: deployment for deployment in deployments}
+    replicas = [_with_known_revision(one, by_key) for one in replicas]
     return Facts(
         deployments=tuple(deployments),
         replicas=tuple(sorted(replicas, key=lambda r: (r.created_at, r.key))),
         unreadable_pods=tuple(pods.unreadable),
         inventory=Inventory(
-            nodes=tuple(nodes), reservations=tuple(_reservations(pods, nodes, held))
+            nodes=tuple(nodes),
+            reservations=tuple(_reservations(pods, nodes, held)),
+            live_pods=frozenset(pods.live),
         ),
         lost_nodes=frozenset(
             {r.node for r in replicas}
@@ -150,16 +163,23 @@ def node_sights(store: Store, metrics: DeviceMetrics) -> dict[str, NodeSight]:
             exists=True,
             is_ready=is_ready,
             boot_id=boot_id if isinstance(boot_id, str) else None,
-            reading_taken_at_seconds=None if reading is None else reading.taken_at_seconds,
+            shown_after_seconds=None if reading is None else _shown_after(reading),
         )
     return sights
+
+
+def _shown_after(reading: NodeReading) -> float:
+    """What happened before this is in the reading."""
+    if reading.collected_after_seconds is not None:
+        return reading.collected_after_seconds
+    return reading.taken_at_seconds - MAX_COLLECT_SECONDS
 
 
 def _reservations(
     pods: PodsRead, nodes: list[Node], held: Iterable[Reservation]
 ) -> Iterator[Reservation]:
     """All that is promised or may be held."""
-    yield from (r.reservation() for r in pods.replicas if not r.is_terminal)
+    yield from (one for replica in pods.replicas for one in replica.reservations())
     yield from pods.strays
     yield from held
     by_name = {node.name: node for node in nodes}
@@ -211,10 +231,8 @@ def _read_deployments(
             calibrations |= read_calibrations([obj])
         except Exception as error:  # noqa: BLE001 - a named boundary: what a status holds is anybody's to edit
             problems[f"ModelDeployment {object_key(obj)} calibrations"] = repr(error)
-    pods.replicas = [
-        _with_known_revision(one, deployments.get(one.deployment)) for one in pods.replicas
-    ]
-    calibrations |= _measured(deployments, pods.replicas, nodes, reports, problems)
+    replicas = [_with_known_revision(one, deployments) for one in pods.replicas]
+    calibrations |= _measured(deployments, replicas, nodes, reports, problems)
     wanted = [
         _calibrated(one, calibrations, problems)
         for one in deployments.values()
@@ -246,8 +264,9 @@ def _calibrated(
     return calibrated
 
 
-def _with_known_revision(replica: Replica, deployment: Deployment | None) -> Replica:
+def _with_known_revision(replica: Replica, deployments: Mapping[str, Deployment]) -> Replica:
     """A replica that 0.1 started has the revision of the spec that it was started with."""
+    deployment = deployments.get(replica.deployment)
     if deployment is None or replica.revision != deployment.legacy_revision:
         return replica
     return replace(replica, revision=deployment.revision)

@@ -31,6 +31,7 @@ class Lanes:
     def __init__(self, on_error: Callable[[str, Exception], None]) -> None:
         """``on_error``: told of an exception that a lane did not expect, with its key."""
         self._on_error = on_error
+        self.settle_seconds = SETTLE_SECONDS
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._all = asyncio.Semaphore(MAX_AT_ONCE)
         self._by_namespace: dict[str, asyncio.Semaphore] = {}
@@ -49,10 +50,10 @@ class Lanes:
         task.add_done_callback(lambda _: self._tasks.pop(key, None))
         return True
 
-    async def settle(self, seconds: float = SETTLE_SECONDS) -> None:
-        """Wait until all lanes are free, or for so long."""
+    async def settle(self) -> None:
+        """Wait until all lanes are free, or for ``settle_seconds``."""
         if self._tasks:
-            await asyncio.wait(list(self._tasks.values()), timeout=seconds)
+            await asyncio.wait(list(self._tasks.values()), timeout=self.settle_seconds)
 
     async def stop(self) -> None:
         """Cancel what runs: from now on nothing is written."""

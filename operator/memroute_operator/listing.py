@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
 
 from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
@@ -21,25 +20,20 @@ MIN_APART_SECONDS = 2.0
 class Lister:
     """Takes full lists, a page at a time. Owns when the next one is due out of turn."""
 
-    def __init__(
-        self,
-        client: KubernetesClient,
-        store: Store,
-        clock: Callable[[], float],
-        on_listed: Callable[[], None] = lambda: None,
-    ) -> None:
-        """``on_listed``: told of each full list that is in the store."""
-        self._on_listed = on_listed
+    def __init__(self, client: KubernetesClient, store: Store, clock: Callable[[], float]) -> None:
         self._client = client
         self._store = store
         self._clock = clock
         self._wanted = asyncio.Event()
-        self.began_seconds = -math.inf
-        """When the last list that is in the store began."""
 
     def want(self) -> None:
         """Take a list soon."""
         self._wanted.set()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a list is wanted out of turn."""
+        return self._wanted.is_set()
 
     async def wait_due(self, resync_seconds: float) -> None:
         """Wait until the next list is due."""
@@ -71,6 +65,7 @@ class Lister:
 
         Raises ``ApiError``.
         """
+        self._wanted.clear()
         began = self._clock()
         changed = False
         for resource, collection in (
@@ -92,8 +87,6 @@ class Lister:
                 if listing is not None:
                     changed |= listing.end()
                 break
-        self.began_seconds = began
-        self._on_listed()
         if changed:
             self._store.mark_dirty()
         return began

@@ -37,8 +37,6 @@ RATE_SECONDS = 60.0
 # How long a Node object may be missing before its pods are: kubelet registers a deleted Node
 # again by itself. Kubernetes' pod garbage collector waits 40 s (``quarantineTime``).
 QUARANTINE_SECONDS = 60.0
-# How old values on an exporter's page can be, in seconds: dcgm-exporter collects every 30 s.
-SOURCE_INTERVAL_SECONDS = 30.0
 # A ghost on a node that is back and that no exporter reads ends after this, in seconds: kubelet
 # has ended pods without an object long before (grace period 60 s).
 GHOST_UNREAD_SECONDS = 600.0
@@ -54,8 +52,8 @@ class NodeSight:
     is_ready: bool
     boot_id: str | None = None
     """Changes when the machine restarts, which ends every process on it."""
-    reading_taken_at_seconds: float | None = None
-    """When its exporter was last read; None when it never was."""
+    shown_after_seconds: float | None = None
+    """What happened there before this is in its last reading; None without one."""
 
     @property
     def is_reachable(self) -> bool:
@@ -188,7 +186,7 @@ def _has_ended(ghost: _Ghost, node: NodeSight | None, now_seconds: float) -> boo
         ghost.returned_at_seconds = now_seconds
     if None not in (ghost.boot_id, node.boot_id) and ghost.boot_id != node.boot_id:
         return True
-    taken = node.reading_taken_at_seconds
-    if taken is not None and taken - SOURCE_INTERVAL_SECONDS > ghost.returned_at_seconds:
+    shown = node.shown_after_seconds
+    if shown is not None and shown > ghost.returned_at_seconds:
         return True
     return now_seconds - ghost.returned_at_seconds > GHOST_UNREAD_SECONDS

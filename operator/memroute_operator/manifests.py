@@ -20,12 +20,12 @@ from memroute_kube.resources import (
     TAINT_SHARED,
 )
 from memroute_operator.deployment import Deployment
+from memroute_operator.promises import encode_reservation
 from memroute_operator.replica import (
     ANNOTATION_PLACEMENT_REASON,
     ANNOTATION_REVISION,
     ANNOTATION_STARTED_WITH,
     START_GATE,
-    encode_reservation,
 )
 
 ANNOTATION_TEMPLATE = f"{GROUP}/template"

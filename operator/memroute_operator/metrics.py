@@ -11,10 +11,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from memroute.placement.inventory import Ledger
+from memroute.placement import Ledger
 from memroute_operator.gather import Facts
 from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.plan import Action
+from memroute_operator.readings.loops import ReadingMetrics
 
 _DEVICE = ("node", "device", "product")
 _DEPLOYMENT = ("namespace", "model_deployment")
@@ -108,6 +109,7 @@ class OperatorMetrics:
             "Reconciles that an API error ended.",
             registry=self.registry,
         )
+        self.readings = ReadingMetrics(self.registry)
 
     def serve(self, host: str, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own."""

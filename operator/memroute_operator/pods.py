@@ -63,6 +63,7 @@ class UnreadablePod:
             node=node.name,
             device_bytes=usable,
             num_exclusive_devices=num_devices,
+            exclusive_bytes=max((d.usable_bytes for d in node.devices), default=0),
         )
 
 
@@ -76,6 +77,8 @@ class PodsRead:
     """What pods with our label hold that nobody controls any more."""
     foreign_devices: dict[str, int] = field(default_factory=dict)
     """Node → whole devices that pods of others hold there."""
+    live: set[str] = field(default_factory=set)
+    """``namespace/name`` of every pod that has not ended, whosoever."""
     problems: dict[str, str] = field(default_factory=dict)
     """Pods that could not be read → what is wrong with them."""
 
@@ -85,6 +88,8 @@ def read_pods(pods: Iterable[KubeObject]) -> PodsRead:
     found = PodsRead()
     for pod in pods:
         try:
+            if not _is_terminal(pod):
+                found.live.add(object_key(pod))
             _read(pod, found)
         except Exception as error:  # noqa: BLE001 - a named boundary: one pod is one pod's problem
             _count_at_its_worst(pod, error, found)
@@ -207,11 +212,9 @@ def _named_devices(text: object) -> frozenset[str]:
     except (ValueError, RecursionError):
         return frozenset()
     devices = document.get("devices") if isinstance(document, dict) else None
-    return (
-        frozenset(devices)
-        if isinstance(devices, dict | list) and all(isinstance(uuid, str) for uuid in devices)
-        else frozenset()
-    )
+    if not isinstance(devices, dict | list) or not all(isinstance(one, str) for one in devices):
+        return frozenset()
+    return frozenset(devices)
 
 
 def _is_terminal(pod: KubeObject) -> bool:

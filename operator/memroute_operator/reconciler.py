@@ -19,24 +19,23 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-import httpx
-
 from memroute_kube import ApiError, KubernetesClient
 from memroute_operator.apply import Applier
 from memroute_operator.carry_out import CarryOut
 from memroute_operator.events import EventWriter
-from memroute_operator.failed_pods import POD_FAILED, FailedPods
+from memroute_operator.failed_pods import REPLICA_FAILED, FailedPods
 from memroute_operator.fence import AlwaysLeading, Fence
 from memroute_operator.gather import Facts, gather, node_sights
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.lanes import Lanes
 from memroute_operator.listing import Lister
 from memroute_operator.lost_nodes import Ghosts, LostNodes, NodeLoss, NodeSight
+from memroute_operator.memory import PlanMemory
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Action, Delete, PlanContext, Step
+from memroute_operator.readings.loops import Readings
 from memroute_operator.replica import ReplicaState
 from memroute_operator.settings import OperatorSettings
-from memroute_operator.sources import Sources
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.statuses import Statuses
 from memroute_operator.store import Store
@@ -64,25 +63,24 @@ class Reconciler:
         store: Store,
         settings: OperatorSettings,
         metrics: OperatorMetrics,
-        http: httpx.AsyncClient,
-        *,
+        readings: Readings,
         fence: Fence | None = None,
+        *,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        """``http``: what exporters and routers are read with; ``clock``: monotonic seconds.
+        """``readings``: what exporters, routers and engines say; ``clock``: monotonic seconds.
 
-        ``fence``: what ``client`` asks before it writes; None where nobody else writes.
+        ``fence``: None when nobody else writes; ``client`` must be one that asks it.
         """
         rng = rng or random.Random()  # noqa: S311 - jitter
         self._store = store
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self._fence = fence or Fence(AlwaysLeading())
-        self.sources = Sources(store, settings, http, clock, self._on_bug)
+        self._readings = readings
         self._events = EventWriter(client)
-        self._lister = Lister(client, store, clock, self._fence.marks.on_listed)
+        self.lister = Lister(client, store, clock)
         self._lanes = Lanes(lambda _, error: self._on_bug("lane", error))
         self._hands = CarryOut(Applier(client, store, settings), self._lanes, metrics, clock, rng)
         self._failed_pods = FailedPods(rng)
@@ -93,42 +91,45 @@ class Reconciler:
             hands=self._hands,
             failed_pods=self._failed_pods,
             planner=self._planner,
-            sources=self.sources,
-            metrics=metrics,
-            on_bug=self._on_bug,
-            clock=clock,
-            rng=rng,
+            readings=readings,
             templates=Templates(
                 default_image=settings.engine_image,
                 shared_runtime_class=settings.shared_runtime_class,
             ),
+            metrics=metrics,
+            on_bug=self._on_bug,
+            clock=clock,
+            rng=rng,
         )
+        self._fence = fence or Fence(AlwaysLeading())
         self._lost_nodes = LostNodes()
         self._ghosts = Ghosts()
         self._told: frozenset[str] = frozenset()
+        self._memory = PlanMemory()
 
     async def run(self) -> None:
         """Reconcile for ever. Returns only by cancellation."""
         loops: list[asyncio.Task[None]] = []
         try:
-            await self._lister.list_all_patiently()
-            await self.sources.read_all()
+            await self.lister.list_all_patiently()
+            self._fence.marks.on_listed()
+            await self._readings.read_once()
             loops += [
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),
                 asyncio.create_task(self._resync_forever(), name="resync"),
-                asyncio.create_task(self._read_metrics_forever(), name="metrics"),
+                asyncio.create_task(self._readings.run(), name="readings"),
             ]
             await asyncio.gather(*loops)
         finally:
             for task in loops:
                 task.cancel()
-            await self._lanes.stop()
+            await self.stop()
 
     async def _reconcile_forever(self) -> None:
         failures = 0
         while True:
             started = self._clock()
-            pause = await self._guarded("reconcile", self._reconcile_in_turn)
+            pause = await self.reconcile_guarded()
             if pause is None:
                 pause = ERROR_BACKOFF_SECONDS[min(failures, len(ERROR_BACKOFF_SECONDS) - 1)]
                 failures += 1
@@ -139,20 +140,37 @@ class Reconciler:
             await self._store.wait_dirty(pause)
             await asyncio.sleep(DEBOUNCE_SECONDS)
 
-    async def _reconcile_in_turn(self) -> float:
-        await self._fence.begin_step(self._lister.list_all)
+    async def reconcile_guarded(self) -> float | None:
+        """``reconcile`` when we lead, behind the boundary; None when nothing could be done."""
+        return await self._guarded("reconcile", self._lead_and_reconcile)
+
+    async def list_guarded(self) -> float | None:
+        """A full list behind the boundary: when it began, or None when it failed."""
+        return await self._guarded("resync", self._list_all)
+
+    async def stop(self) -> None:
+        """From now on nothing is written."""
+        await self._lanes.stop()
+
+    async def _lead_and_reconcile(self) -> float:
+        await self._fence.begin_step(self._begin_term)
         return await self.reconcile()
+
+    async def _begin_term(self) -> None:
+        """Nothing that was planned in an earlier term is written any more; then all anew."""
+        await self._lanes.stop()
+        await self._list_all()
+
+    async def _list_all(self) -> float:
+        began = await self.lister.list_all()
+        self._fence.marks.on_listed()
+        self._hands.on_listed(began)
+        return began
 
     async def _resync_forever(self) -> None:
         while True:
-            await self._lister.wait_due(self._settings.resync_seconds)
-            if await self._guarded("resync", self._lister.list_all) is not None:
-                self._hands.on_listed(self._lister.began_seconds)
-
-    async def _read_metrics_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.scrape_seconds)
-            await self._guarded("metrics", self.sources.read_all)
+            await self.lister.wait_due(self._settings.resync_seconds)
+            await self.list_guarded()
 
     async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
         """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""
@@ -177,7 +195,7 @@ class Reconciler:
         Raises ``ApiError`` when nothing can be done at all.
         """
         started = self._clock()
-        sights = node_sights(self._store, self.sources.devices)
+        sights = node_sights(self._store, self._readings.devices)
         facts = self._gather(sights)
         loss = self._lost_nodes.decide(
             facts.gpu_nodes(sights),
@@ -185,7 +203,7 @@ class Reconciler:
             now_seconds=started,
         )
         self._tell(facts, loss)
-        step = self._planner.plan(facts, self._context(loss), now_seconds=started)
+        step = self._planner.plan(facts, self._context(facts, loss), now_seconds=started)
         failed: dict[str, str] = {}
         await self._hands.carry_out(step.actions, lambda action: self._on_done(action, failed))
         if step.actions:
@@ -200,8 +218,9 @@ class Reconciler:
         self._metrics.on_reconciled(facts, refused, self._clock() - started, loss)
         self._hands.forget_old({deployment.key for deployment in facts.deployments})
         self._failed_pods.forget_old(self._clock())
+        self._readings.devices.forget_nodes(sights)
         if self._hands.wants_list:
-            self._lister.want()
+            self.lister.want()
         return self._pause(step, loss)
 
     def _gather(self, sights: dict[str, NodeSight]) -> Facts:
@@ -209,9 +228,11 @@ class Reconciler:
         pods = self._store.pods
         facts = gather(
             self._store,
-            self.sources.devices,
+            self._readings.devices,
             now_seconds=now,
-            reports=self.sources.reports.by_pod,
+            reports=self._readings.engines.by_pod,
+            memory=self._memory,
+            now=datetime.now(UTC),
             held=self._hands.reservations(lambda key: pods.get(key) is not None),
         )
         running = {
@@ -221,21 +242,25 @@ class Reconciler:
         }
         return facts.with_held(self._ghosts.look(running, sights, now_seconds=now))
 
-    def _context(self, loss: NodeLoss) -> PlanContext:
+    def _context(self, facts: Facts, loss: NodeLoss) -> PlanContext:
         now = self._clock()
-        routers = self.sources.routers
+        routers = self._readings.routers
+        read_at = routers.read_at_seconds
         return PlanContext(
-            now=datetime.now(UTC),
             drain_timeout_seconds=self._settings.drain_timeout_seconds,
             in_flight=routers.in_flight if routers.is_known else None,
+            in_flight_age_seconds=None if read_at is None else now - read_at,
             avoided_nodes=self._failed_pods.avoided_nodes(now),
             lost_nodes=loss.given_up,
-            held_back=self._hands.held_back() | self._failed_pods.held_back(now),
+            departed_claims=self._memory.departed_claims(facts.deployments),
+            held_back=self._hands.held_back()
+            | self._failed_pods.held_back(now)
+            | facts.taken_names.keys(),
         )
 
     def _on_done(self, action: Action, failed: dict[str, str]) -> None:
         if isinstance(action, Delete):
-            failure = self._failed_pods.on_deleted(action.replica, now_seconds=self._clock())
+            failure = self._failed_pods.on_deleted(action, now_seconds=self._clock())
             if failure is not None:
                 failed[action.replica.deployment] = failure.told
 
@@ -245,7 +270,7 @@ class Reconciler:
                 self._lanes.start(
                     deployment.key,
                     lambda d=deployment: self._events.write(  # type: ignore[misc]
-                        d, reason=POD_FAILED, message=failed[d.key]
+                        d, reason=REPLICA_FAILED, message=failed[d.key]
                     ),
                 )
         await self._lanes.settle()

@@ -1,11 +1,12 @@
 """A replica's pod as the operator reads it: what was promised, and how far it has come."""
 
-import json
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
-from memroute.placement import Placed, PlacementMode, Reservation
+from memroute.placement import PlacementMode, Reservation
 from memroute_kube import KubeObject
 from memroute_kube.resources import (
     ANNOTATION_DRAINING,
@@ -16,15 +17,32 @@ from memroute_kube.resources import (
     LABEL_REPLICA,
     is_condition_true,
 )
+from memroute_operator.promises import Claim, read_claim, read_promise
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
 """What 0.1 knows a replica by: written for it, in case of a rollback."""
 ANNOTATION_STARTED_WITH = f"{GROUP}/started-with"
 """The revision of the spec that the engine was started with; absent on replicas of 0.1."""
 ANNOTATION_PLACEMENT_REASON = f"{GROUP}/placement-reason"
+ANNOTATION_SUCCESSOR = f"{GROUP}/successor"
+"""On a pod that is about to be replaced: the room that is kept for the replica after it."""
 START_GATE = f"{GROUP}/start-order"
 """The scheduling gate of a replica that waits for another engine to start on its device."""
-RESERVATION_VERSION = 1
+
+# How long a pod may take to end after its grace period before it counts as stuck: kubelet's own
+# kill, the unmounting of volumes, and the API server's deletion take some seconds. Chosen by
+# hand; twice as long delays the replacement by as much and changes nothing else.
+STUCK_MARGIN_SECONDS = 60.0
+# A replica that has been unready for so long serves nobody: it is replaced without a drain.
+# Two readiness probes fail within 2 s, and an overloaded engine recovers within some ten.
+BROKEN_SECONDS = 60.0
+# Kubernetes' default, where a pod does not say how long it may take to end.
+DEFAULT_GRACE_SECONDS = 30.0
+# No replica has more tokens, restarts or an index above this: a bound on what is read.
+MAX_COUNT = 2**53
+# Stands for a time that cannot be read.
+LONG_AGO = datetime.fromtimestamp(0, UTC)
+_ATTEMPT = re.compile(r"-r([1-9][0-9]{0,5})$")
 
 
 class ReplicaState(StrEnum):
@@ -41,6 +59,22 @@ class ReplicaState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """For how long this operator has seen a replica be so, in seconds; None while it is not.
+
+    Measured by the operator's own monotonic clock: times that others have written are of clocks
+    that may differ by minutes.
+    """
+
+    serving_seconds: float | None = None
+    """Since its engine became ready; a flap of readiness does not count, a restart does."""
+    unready_seconds: float | None = None
+    draining_seconds: float | None = None
+    unschedulable_seconds: float | None = None
+    terminating_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
     """One replica pod."""
 
@@ -50,6 +84,8 @@ class Replica:
     deployment_name: str
     owner_uid: str | None
     index: int
+    attempt: int = 0
+    """Above 0 when an earlier pod of that index hung in Terminating."""
     revision: str
     node: str
     mode: PlacementMode
@@ -59,14 +95,30 @@ class Replica:
     kv_capacity_tokens: int
     state: ReplicaState
     is_ready: bool
+    ready_since: datetime | None = None
+    """Since when, by its kubelet's clock; None while it is not, or where it does not say."""
     is_gated: bool
     is_terminal: bool
+    is_scheduled: bool = True
+    """Whether kube-scheduler has bound it to its node."""
+    is_down: bool = False
+    """Whether its container waits or has ended: no process, no requests."""
+    num_restarts: int = 0
     draining_since: datetime | None
+    """When it was marked, by the clock of the operator that marked it; None when it is not."""
     unschedulable_since: datetime | None
+    """By kube-scheduler's clock; None when it has not refused it."""
+    scheduler_message: str | None = None
+    """Why kube-scheduler does not bind it, in its own words."""
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
+    """How long it may take to end once it is deleted."""
     created_at: str
     failure: str | None
     """Why its engine does not run, in the words of the container's status."""
     why: str
+    successor: Claim | None = None
+    """What is kept for the replica that takes its place."""
+    seen: Seen = Seen()
     obj: KubeObject = field(repr=False)
 
     @property
@@ -80,17 +132,45 @@ class Replica:
         return f"{self.namespace}/{self.pod_name}"
 
     @property
+    def is_terminating(self) -> bool:
+        """Whether it has been deleted, and its node has not confirmed that yet."""
+        return self.state is ReplicaState.TERMINATING
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether routers have been told to send nothing more to it."""
+        return self.draining_since is not None
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it should have ended long ago: a process in the kernel, a silent kubelet."""
+        seconds = self.seen.terminating_seconds
+        return seconds is not None and seconds > self.grace_seconds + STUCK_MARGIN_SECONDS
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it serves nobody and is not on the way to: there is nothing to drain."""
+        if self.is_terminal or self.failure is not None or self.is_down:
+            return True
+        if not self.is_scheduled:
+            return True
+        unready = self.seen.unready_seconds
+        return not self.is_ready and unready is not None and unready > BROKEN_SECONDS
+
+    @property
     def occupies_start(self) -> bool:
         """Whether its engine is starting or ending: memory on its devices moves."""
         return self.is_starting or (
-            self.state is ReplicaState.TERMINATING and not (self.is_gated or self.is_terminal)
+            self.is_terminating and not (self.is_gated or self.is_terminal or self.is_stuck)
         )
 
     @property
     def is_starting(self) -> bool:
         """Whether its engine is on the way to serve: it measures memory that must not move."""
         settled = self.is_ready or self.is_gated or self.is_terminal or self.failure is not None
-        return not settled and self.state is not ReplicaState.TERMINATING
+        # One that has served and is unready for a moment has measured already.
+        settled = settled or self.seen.serving_seconds is not None
+        return not settled and not self.is_terminating
 
     def reservation(self) -> Reservation:
         """What it was promised, for the ledger."""
@@ -101,79 +181,72 @@ class Replica:
             node=self.node,
             device_bytes=self.device_bytes,
             num_exclusive_devices=0 if shared else self.num_devices,
-            is_ready=self.is_ready,
+            exclusive_bytes=0 if shared else self.bytes_per_device,
+            ready_seconds=self.seen.serving_seconds,
+            is_moving=self.occupies_start or (self.is_gated and not self.is_terminating),
+            is_stuck=self.is_stuck,
         )
 
-
-def encode_reservation(placed: Placed, *, generation: int) -> str:
-    """The annotation that makes a pod a reservation."""
-    document: dict[str, object] = {
-        "v": RESERVATION_VERSION,
-        "mode": placed.mode.value,
-        "node": placed.node,
-        "count": placed.num_devices,
-        "bytesPerDevice": placed.bytes_per_device,
-        "generation": generation,
-    }
-    if placed.device_uuids:
-        document["devices"] = dict.fromkeys(placed.device_uuids, placed.bytes_per_device)
-    return json.dumps(document, separators=(",", ":"))
-
-
-def is_known_version(document: dict[str, object]) -> bool:
-    """Whether a reservation means to us what its writer meant.
-
-    A newer one that still does says so: ``minReader`` is the oldest version that may read it.
-    """
-    oldest = document.get("minReader", document.get("v"))
-    return (
-        isinstance(oldest, int)
-        and not isinstance(oldest, bool)
-        and 1 <= oldest <= RESERVATION_VERSION
-    )
+    def reservations(self) -> tuple[Reservation, ...]:
+        """What it was promised, and what is claimed for its successor."""
+        if self.is_terminal:
+            own: tuple[Reservation, ...] = ()
+        else:
+            own = (self.reservation(),)
+        if self.successor is None:
+            return own
+        return (*own, self.successor.reservation(self.key, self.deployment))
 
 
 def read_replica(pod: KubeObject) -> Replica | None:
     """A replica from its pod; None when the pod does not carry a reservation that we wrote."""
     metadata = pod["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    try:
-        document = json.loads(annotations[ANNOTATION_RESERVATION])
-        if not is_known_version(document):
-            return None
-        mode = PlacementMode(document["mode"])
-        index = int(labels[LABEL_REPLICA])
-        device_bytes = {str(k): int(v) for k, v in document.get("devices", {}).items()}
-        count, size = int(document["count"]), int(document["bytesPerDevice"])
-        node = str(document["node"])
-    except (KeyError, ValueError, TypeError):
+    promise = read_promise(annotations.get(ANNOTATION_RESERVATION))
+    index = _count(labels.get(LABEL_REPLICA))
+    deployment_name = labels.get(LABEL_DEPLOYMENT)
+    if promise is None or index is None or not isinstance(deployment_name, str):
         return None
     owners = metadata.get("ownerReferences") or ()
     failure = _container_failure(pod)
+    name = metadata["name"]
+    attempt = _ATTEMPT.search(name.removeprefix(f"{deployment_name}-{index}"))
+    refused_at, refusal = _scheduler_refusal(pod)
+    grace = metadata.get("deletionGracePeriodSeconds")
+    if grace is None:
+        grace = pod["spec"].get("terminationGracePeriodSeconds")
     return Replica(
         namespace=metadata["namespace"],
-        pod_name=metadata["name"],
+        pod_name=name,
         uid=metadata["uid"],
-        deployment_name=labels[LABEL_DEPLOYMENT],
+        deployment_name=deployment_name,
         owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), None),
         index=index,
+        attempt=int(attempt[1]) if attempt else 0,
         revision=annotations.get(ANNOTATION_STARTED_WITH)
         or annotations.get(ANNOTATION_REVISION, ""),
-        node=node,
-        mode=mode,
-        device_bytes=device_bytes,
-        num_devices=count,
-        bytes_per_device=size,
-        kv_capacity_tokens=int(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS, 0)),
+        node=promise.node,
+        mode=promise.mode,
+        device_bytes=dict(promise.device_bytes),
+        num_devices=promise.num_devices,
+        bytes_per_device=promise.bytes_per_device,
+        kv_capacity_tokens=_count(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS)) or 0,
         state=_state(pod, failure),
         is_ready=is_condition_true(pod, "Ready"),
+        ready_since=_ready_since(pod),
         is_gated=_is_gated(pod),
         is_terminal=is_terminal(pod),
-        draining_since=_time(annotations.get(ANNOTATION_DRAINING)),
-        unschedulable_since=_unschedulable_since(pod),
+        is_scheduled=bool(pod["spec"].get("nodeName")),
+        is_down=_is_down(pod),
+        num_restarts=_num_restarts(pod),
+        draining_since=_draining_since(annotations.get(ANNOTATION_DRAINING)),
+        unschedulable_since=refused_at,
+        scheduler_message=refusal,
+        grace_seconds=DEFAULT_GRACE_SECONDS if grace is None else float(grace),
         created_at=metadata["creationTimestamp"],
         failure=failure,
         why=annotations.get(ANNOTATION_PLACEMENT_REASON, ""),
+        successor=read_claim(annotations.get(ANNOTATION_SUCCESSOR)),
         obj=pod,
     )
 
@@ -202,28 +275,59 @@ def _state(pod: KubeObject, failure: str | None) -> ReplicaState:
     return ReplicaState.STARTING if pod["spec"].get("nodeName") else ReplicaState.PENDING
 
 
+def _containers(pod: KubeObject) -> list[dict[str, Any]]:
+    return list(pod.get("status", {}).get("containerStatuses") or ())
+
+
 def _container_failure(pod: KubeObject) -> str | None:
     status = pod.get("status", {})
     if status.get("phase") == "Failed":
         return f"{status.get('reason', 'Failed')}: {status.get('message', 'the pod has failed')}"
-    for container in status.get("containerStatuses") or ():
-        waiting = container.get("state", {}).get("waiting")
-        if waiting and waiting["reason"] not in ("ContainerCreating", "PodInitializing"):
-            ended = container.get("lastState", {}).get("terminated")
-            code = f" (last exit code {ended['exitCode']})" if ended else ""
-            return f"{waiting['reason']}{code}: {waiting.get('message', '')}".strip(": ")
+    for container in _containers(pod):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason = waiting.get("reason")
+        if reason and reason not in ("ContainerCreating", "PodInitializing"):
+            ended = (container.get("lastState") or {}).get("terminated")
+            code = f" (last exit code {ended.get('exitCode')})" if ended else ""
+            return f"{reason}{code}: {waiting.get('message', '')}".strip(": ")
     return None
 
 
-def _unschedulable_since(pod: KubeObject) -> datetime | None:
+def _is_down(pod: KubeObject) -> bool:
+    """Whether a container waits or has ended; a pod that says nothing is not known to be down."""
+    states = [container.get("state") or {} for container in _containers(pod)]
+    return any(state.get("waiting") or state.get("terminated") for state in states)
+
+
+def _num_restarts(pod: KubeObject) -> int:
+    return sum(_count(container.get("restartCount")) or 0 for container in _containers(pod))
+
+
+def _ready_since(pod: KubeObject) -> datetime | None:
     for condition in pod.get("status", {}).get("conditions") or ():
-        if (
-            condition["type"] == "PodScheduled"
-            and condition["status"] == "False"
-            and condition.get("reason") == "Unschedulable"
-        ):
+        if condition.get("type") == "Ready" and condition.get("status") == "True":
             return _time(condition.get("lastTransitionTime"))
     return None
+
+
+def _scheduler_refusal(pod: KubeObject) -> tuple[datetime | None, str | None]:
+    """Since when, and why, kube-scheduler does not bind the pod; None, None when it does."""
+    for condition in pod.get("status", {}).get("conditions") or ():
+        if (
+            condition.get("type") == "PodScheduled"
+            and condition.get("status") == "False"
+            and condition.get("reason") == "Unschedulable"
+        ):
+            since = _time(condition.get("lastTransitionTime")) or LONG_AGO
+            return since, condition.get("message") or None
+    return None, None
+
+
+def _draining_since(text: str | None) -> datetime | None:
+    """When it was marked; a mark that cannot be read is a mark all the same."""
+    if text is None:
+        return None
+    return _time(text) or LONG_AGO
 
 
 def _time(text: str | None) -> datetime | None:
@@ -231,5 +335,16 @@ def _time(text: str | None) -> datetime | None:
         return None
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
+def _count(value: object) -> int | None:
+    """A number of things; None for what is no such number."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    try:
+        number = int(value)
     except ValueError:
         return None
+    return number if 0 <= number <= MAX_COUNT else None

@@ -1,25 +1,37 @@
 """What the routers report: requests in flight, projected KV use, targets that are not met."""
 
-import asyncio
-import logging
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-
-import httpx
 
 from memroute.traffic.admission import AloneLatency
 from memroute_kube import KubeObject
 from memroute_kube.resources import container_port, is_condition_true
-from memroute_operator.device_metrics import parse_labels
-
-LOGGER = logging.getLogger(__name__)
-DEFAULT_PORT = 8000
-_SAMPLE = re.compile(
-    r"^memroute_router_(requests_in_flight|kv_projected_ratio|targets_unmet|tpot_alone_seconds"
-    r"|ttft_alone_seconds)\{(.*)\}\s+(\S+)",
-    re.MULTILINE,
+from memroute_operator.readings.pages import (
+    PageFailure,
+    PageFailureReason,
+    PageReader,
+    read_spread,
 )
+from memroute_operator.readings.samples import parse_samples
+from memroute_operator.readings.sources import SourceLog
+
+DEFAULT_PORT = 8000
+# Requests at one replica and a KV projection that are believed: a larger number is a page that
+# is wrong, and no number is better than a wrong one. Both far beyond what an engine takes.
+MAX_IN_FLIGHT = 1_000_000
+MAX_RATIO = 1_000.0
+_PREFIX = "memroute_router_"
+_BY_POD = {
+    f"{_PREFIX}requests_in_flight": MAX_IN_FLIGHT,
+    f"{_PREFIX}kv_projected_ratio": MAX_RATIO,
+}
+_BY_DEPLOYMENT = {
+    # Seconds: a day is longer than anything that is measured here.
+    f"{_PREFIX}targets_unmet": 1.0,
+    f"{_PREFIX}tpot_alone_seconds": 86_400.0,
+    f"{_PREFIX}ttft_alone_seconds": 86_400.0,
+}
+_LIMITS = _BY_POD | _BY_DEPLOYMENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,41 +57,72 @@ class RouterMetrics:
     """``namespace/deployment`` → whether its engines meet its targets; absent while nobody knows.
     Kept while a router does not answer: what engines need does not change meanwhile."""
 
-    async def scrape(self, client: httpx.AsyncClient, routers: Iterable[KubeObject]) -> None:
-        """Read every router once; unknown unless all of them answer."""
+    read_at_seconds: float | None = None
+    """When the oldest of the pages behind ``in_flight`` was asked for; None while unknown. What
+    was sent since is not in it."""
+    log: SourceLog = field(default_factory=lambda: SourceLog("router"))
 
-        async def read(pod: KubeObject) -> str | None:
+    async def scrape(
+        self,
+        reader: PageReader,
+        routers: Iterable[KubeObject],
+        clock: Callable[[], float],
+        *,
+        over_seconds: float = 0.0,
+    ) -> None:
+        """Read every router once; unknown unless all of them answer.
+
+        Routers that are not ready are read too: one that drains has answers under way for a
+        minute. One that is not ready and refuses the connection has no process, and so nothing.
+        """
+        started_at = clock()
+        pages: dict[str, str | None] = {}
+
+        async def read(pod: KubeObject) -> None:
+            name = f"{pod['metadata'].get('namespace')}/{pod['metadata']['name']}"
             port = container_port(pod, "http", DEFAULT_PORT)
-            url = f"http://{pod['status']['podIP']}:{port}/metrics"
-            try:
-                response = await client.get(url)
-                response.raise_for_status()
-            except httpx.HTTPError as error:
-                LOGGER.warning("router does not answer url=%s error=%r", url, error)
-                return None
-            return response.text
+            page = await reader.read(pod.get("status", {}).get("podIP"), port)
+            if isinstance(page, str):
+                self.log.report(name, None)
+                pages[name] = page
+                return
+            if not is_condition_true(pod, "Ready") and has_no_process(page):
+                return
+            self.log.report(name, page.reason.value, page.message)
+            pages[name] = None
 
-        ready = [pod for pod in routers if is_condition_true(pod, "Ready")]
-        self.take(await asyncio.gather(*(read(pod) for pod in ready)))
+        running = [pod for pod in routers if pod.get("status", {}).get("phase") == "Running"]
+        await read_spread(running, read, over_seconds=over_seconds)
+        self.log.keep(pages)
+        self.take(list(pages.values()), asked_at_seconds=started_at)
 
-    def take(self, pages: Sequence[str | None]) -> None:
+    def take(self, pages: Sequence[str | None], *, asked_at_seconds: float | None = None) -> None:
         """The pages of all routers; None for one that did not answer."""
         self.is_known = bool(pages) and None not in pages
-        self.in_flight, self.kv_projected_ratio = {}, {}
+        self.read_at_seconds = asked_at_seconds if self.is_known else None
+        in_flight: dict[str, int] = {}
+        ratios: dict[str, float] = {}
         by_deployment: dict[str, dict[str, float]] = {}
         for page in pages:
-            for name, labels_text, text in _SAMPLE.findall(page or ""):
-                labels, value = parse_labels(labels_text), float(text)
-                key = f"{labels.get('namespace')}/{labels.get('pod')}"
-                if name == "requests_in_flight":
-                    self.in_flight[key] = self.in_flight.get(key, 0) + int(value)
-                elif name == "kv_projected_ratio":
-                    highest = max(self.kv_projected_ratio.get(key, 0.0), value)
-                    self.kv_projected_ratio[key] = highest
-                else:
+            for sample in parse_samples(page or "", _LIMITS):
+                value, labels = sample.value, sample.labels
+                if value is None or not 0 <= value <= _LIMITS[sample.name]:
+                    # Not known. Requests at a replica are then not known to have ended.
+                    if sample.name.endswith("requests_in_flight"):
+                        self.is_known = False
+                    continue
+                if sample.name in _BY_DEPLOYMENT:
                     key = f"{labels.get('namespace')}/{labels.get('model_deployment')}"
                     least = by_deployment.setdefault(key, {})
+                    name = sample.name.removeprefix(_PREFIX)
                     least[name] = min(least.get(name, value), value)
+                    continue
+                key = f"{labels.get('namespace')}/{labels.get('pod')}"
+                if sample.name.endswith("requests_in_flight"):
+                    in_flight[key] = in_flight.get(key, 0) + int(value)
+                else:
+                    ratios[key] = max(ratios.get(key, 0.0), value)
+        self.in_flight, self.kv_projected_ratio = in_flight, ratios
         if self.is_known or not pages:
             self.targets = {
                 key: TargetsReport(
@@ -92,3 +135,8 @@ class RouterMetrics:
                 for key, least in by_deployment.items()
                 if "targets_unmet" in least
             }
+
+
+def has_no_process(failure: PageFailure) -> bool:
+    """Whether nothing listens there: no process, so no request in flight."""
+    return failure.reason in (PageFailureReason.NO_CONNECTION, PageFailureReason.NO_ADDRESS)

@@ -1,12 +1,26 @@
 """What the operator is told when it starts; read once."""
 
 import argparse
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from memroute_operator.leadership import LeaseTiming
+from memroute_operator.readings.sources import PodSelector, SelectorError, parse_pod_selector
 
 DEFAULT_ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
+# Where exporters are installed: NVIDIA's GPU operator, the same on OpenShift, dcgm-exporter's own
+# chart, GKE's managed exporter, AMD's GPU operator (whose exporter serves on 5000).
+DEFAULT_EXPORTER_SELECTORS = (
+    "gpu-operator/app=nvidia-dcgm-exporter",
+    "nvidia-gpu-operator/app=nvidia-dcgm-exporter",
+    "gpu-operator/app.kubernetes.io/name=dcgm-exporter",
+    "gke-managed-system/app.kubernetes.io/name=gke-managed-dcgm-exporter",
+    "kube-amd-gpu/app.kubernetes.io/name=metrics-exporter:5000",
+)
+DEFAULT_ROUTER_SELECTOR = "app.kubernetes.io/name=memroute,app.kubernetes.io/component=router"
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +33,10 @@ class OperatorSettings:
     engine_image: str
     shared_runtime_class: str | None
     resync_seconds: float
-    exporter_selector: str
+    exporter_selector: tuple[PodSelector, ...]
     exporter_port: int
     scrape_seconds: float
-    router_selector: str
+    router_selector: PodSelector
     drain_timeout_seconds: float
     node_lost_seconds: float
     leader_election: bool
@@ -43,6 +57,30 @@ class OperatorSettings:
 
 def _text_or_none(text: str) -> str | None:
     return text or None
+
+
+def own_namespace() -> str | None:
+    """The namespace that this pod runs in; None outside of a cluster."""
+    if name := os.environ.get("POD_NAMESPACE"):
+        return name
+    try:
+        return _NAMESPACE_FILE.read_text().strip() or None
+    except OSError:
+        return None
+
+
+def _selector(*, needs_daemon_set: bool) -> Callable[[str], PodSelector]:
+    namespace = own_namespace()
+
+    def parse(text: str) -> PodSelector:
+        try:
+            return parse_pod_selector(
+                text, own_namespace=namespace, needs_daemon_set=needs_daemon_set
+            )
+        except SelectorError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
 
 
 def parse_settings(argv: Sequence[str]) -> OperatorSettings:
@@ -69,8 +107,10 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     )
     parser.add_argument(
         "--exporter-selector",
-        default="app=nvidia-dcgm-exporter",
-        help="label selector of the DCGM exporter's pods",
+        action="append",
+        type=_selector(needs_daemon_set=True),
+        help="NAMESPACE/LABELS[:PORT] of exporters that are believed, pods of a DaemonSet; may be "
+        f"given several times; without it: {', '.join(DEFAULT_EXPORTER_SELECTORS)}",
     )
     parser.add_argument("--exporter-port", type=int, default=9400)
     parser.add_argument(
@@ -78,8 +118,9 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     )
     parser.add_argument(
         "--router-selector",
-        default="app.kubernetes.io/name=memroute,app.kubernetes.io/component=router",
-        help="label selector of the router's pods",
+        type=_selector(needs_daemon_set=False),
+        default=DEFAULT_ROUTER_SELECTOR,
+        help="[NAMESPACE/]LABELS of the routers' pods; without a namespace the operator's own",
     )
     parser.add_argument(
         "--drain-timeout-seconds",
@@ -123,7 +164,11 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         default=timing.retry_seconds,
         help="how often the leader renews, and a standby looks",
     )
-    settings = OperatorSettings(**vars(parser.parse_args(argv)))
+    values = vars(parser.parse_args(argv))
+    exporters = values.pop("exporter_selector") or [
+        parse_pod_selector(text, needs_daemon_set=True) for text in DEFAULT_EXPORTER_SELECTORS
+    ]
+    settings = OperatorSettings(exporter_selector=tuple(exporters), **values)
     problem = settings.lease_timing.problem
     if problem is not None:
         parser.error(problem)

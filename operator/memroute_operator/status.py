@@ -75,10 +75,10 @@ def deployment_status(
     """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it.
 
     ``targets``: what routers say of its latency targets; None while nobody knows.
-    ``stale_nodes``: of the whole cluster. ``templates``: what new replicas would be; None says
-    nothing of it.
+    ``stale_nodes``: of the whole cluster.
+    ``templates``: what new replicas would be; None says nothing of it.
     """
-    wanted = [replica for replica in replicas if replica.index < deployment.replicas]
+    wanted = [replica for replica in replicas if replica.key in outcome.kept]
     serving = [replica for replica in replicas if replica.is_ready]
     conditions = _conditions(deployment, wanted, outcome, troubles)
     conditions["DeviceMetricsFresh"] = _metrics_fresh(deployment, replicas, wanted, stale_nodes)

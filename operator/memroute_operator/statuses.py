@@ -19,8 +19,8 @@ from memroute_operator.lanes import Lanes
 from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Outcome, Step
+from memroute_operator.readings.loops import Readings
 from memroute_operator.replica import Replica
-from memroute_operator.sources import Sources
 from memroute_operator.status import Troubles, broken_status, deployment_status
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.templates import Templates
@@ -38,12 +38,12 @@ class Statuses:
     hands: CarryOut
     failed_pods: FailedPods
     planner: PatientPlanner
-    sources: Sources
+    readings: Readings
+    templates: Templates
     metrics: OperatorMetrics
     on_bug: Callable[[str, Exception], None]
     clock: Callable[[], float]
     rng: random.Random
-    templates: Templates | None = None
     _failures: Backoff[str] = field(
         default_factory=lambda: Backoff(
             first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
@@ -85,12 +85,12 @@ class Statuses:
         outcome = step.outcomes.get(deployment.key)
         if outcome is None and planning is None:
             return None  # it came while actions were carried out: the next step is its first
-        routers = self.sources.routers
+        routers = self.readings.routers
         try:
             return deployment_status(
                 deployment,
                 replicas,
-                outcome or Outcome(),
+                outcome or Outcome(kept={replica.key for replica in replicas}),
                 assigned_devices=assigned,
                 stale_nodes=facts.stale_nodes,
                 kv_projected_ratio=routers.kv_projected_ratio if routers.is_known else None,

@@ -1,3 +1,5 @@
+import pytest
+
 from memroute.catalog import architecture_for_model
 from memroute.footprint import ReplicaShape, replica_footprint
 from memroute.units import GIB
@@ -31,7 +33,7 @@ PAGE = (
 def test_only_an_engine_that_sized_its_own_pool_has_measured():
     """With --kv-cache-memory-bytes the pool is what was asked for: it says nothing of the rest."""
     report = parse_engine_page(PAGE % "None")
-    assert report == EngineReport(num_blocks=5565, utilization_ratio=0.92)
+    assert report == EngineReport(num_blocks=5565, utilization_ratio=0.92, block_size_tokens=16)
     assert parse_engine_page(PAGE % "4194304") is None
     assert parse_engine_page("up 1\n") is None
 
@@ -64,3 +66,66 @@ def test_measurements_survive_in_the_status_and_count_for_equal_flags_only():
 def test_a_report_larger_than_its_budget_is_dropped():
     report = EngineReport(num_blocks=10**6, utilization_ratio=0.9)
     assert measure(SPEC, report, FOOTPRINT, product="P", usable_bytes=24 * GIB) is None
+
+
+H100_BYTES = int(79.2 * GIB)
+
+
+@pytest.mark.parametrize("block_size_tokens", [16, 32, 64, 128])
+def test_a_pool_is_as_large_as_its_blocks_whatever_their_size(block_size_tokens):
+    """--block-size 32 halves the number of blocks, not the pool: the overhead stays 1.5 GiB.
+
+    Counted at 16 tokens it was 30.8 GiB, and the next replica was refused.
+    """
+    per_block = FOOTPRINT.kv_layout.bytes_per_block * block_size_tokens // 16
+    pool = int(0.95 * H100_BYTES) - FOOTPRINT.weights.low - int(1.5 * GIB)
+    report = EngineReport(
+        num_blocks=pool // per_block, utilization_ratio=0.95, block_size_tokens=block_size_tokens
+    )
+    calibration = measure(SPEC, report, FOOTPRINT, product="P", usable_bytes=H100_BYTES)
+    assert abs(calibration.overhead_bytes / GIB - 1.5) < 0.05
+
+
+@pytest.mark.parametrize("overhead_gib", [0.0, 0.1, 30.0])
+def test_an_overhead_that_cannot_be_is_not_learned(overhead_gib):
+    """One report that is read wrongly, or made up, must not decide every placement after it."""
+    pool = int(0.95 * H100_BYTES) - FOOTPRINT.weights.low - int(overhead_gib * GIB)
+    blocks = pool // FOOTPRINT.kv_layout.bytes_per_block
+    report = EngineReport(num_blocks=blocks, utilization_ratio=0.95)
+    assert measure(SPEC, report, FOOTPRINT, product="P", usable_bytes=H100_BYTES) is None
+
+
+def test_blocks_that_contradict_the_tokens_are_not_learned():
+    """5,565 blocks of 16 tokens hold 89,040; a page that says 400,000 is wrong somewhere."""
+    spec = SPEC | {"memory": SPEC["memory"] | {"maxContextTokens": 8192}}
+    told = {"num_blocks": 5565, "utilization_ratio": 0.92, "block_size_tokens": 16}
+    usable = int(31.36 * GIB)
+    good = EngineReport(**told, kv_cache_size_tokens=89_040)
+    bad = EngineReport(**told, kv_cache_size_tokens=400_000)
+    assert measure(spec, good, FOOTPRINT, product="P", usable_bytes=usable) is not None
+    assert measure(spec, bad, FOOTPRINT, product="P", usable_bytes=usable) is None
+
+
+def test_blocks_of_several_ranks_are_counted_per_rank(data_directory):
+    """A page of --data-parallel-size 2 gives the sum of both ranks in each of its two series."""
+    page = (data_directory / "vllm-0.32-metrics-loaded-dp2.txt").read_text()
+    page = page.replace('kv_cache_memory_bytes="4194304"', 'kv_cache_memory_bytes="None"')
+    report = parse_engine_page(page)
+    assert (report.num_blocks, report.block_size_tokens) == (32, 128)
+    assert report.kv_cache_size_tokens == 4096
+
+
+def test_an_engine_without_a_kv_cache_has_measured_nothing():
+    """Encoder-only models write one block and no tokens: that is no pool of one block."""
+    page = (
+        'vllm:cache_config_info{block_size="16",engine="0",gpu_memory_utilization="0.92",'
+        'kv_cache_memory_bytes="None",kv_cache_size_tokens="None",num_gpu_blocks="1"} 1.0\n'
+    )
+    assert parse_engine_page(page) is None
+
+
+def test_a_measurement_of_another_configuration_or_environment_does_not_count():
+    """spec.model.config and env change what an engine needs as much as its flags do."""
+    config = SPEC | {"model": SPEC["model"] | {"config": {"num_hidden_layers": 2}}}
+    environment = SPEC | {"engine": {"type": "vllm", "env": [{"name": "A", "value": "1"}]}}
+    assert len({calibration_key(one, "P") for one in (SPEC, config, environment)}) == 3

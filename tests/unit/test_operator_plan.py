@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,16 +13,18 @@ from memroute_operator.device_metrics import DeviceMetrics, parse_exporter_page
 from memroute_operator.gather import Facts, gather
 from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import (
+    ClaimRoom,
     Create,
     Delete,
     MarkDraining,
     OpenGate,
     PlanContext,
-    _wanted,
     plan_step,
+    wanted_replica,
 )
 from memroute_operator.projections import NODE_PROJECTION
-from memroute_operator.replica import ReplicaState, read_replica
+from memroute_operator.promises import encode_claim
+from memroute_operator.replica import ANNOTATION_SUCCESSOR, ReplicaState, Seen, read_replica
 from memroute_operator.status import deployment_status
 from memroute_operator.store import Collection, Store
 
@@ -69,9 +72,9 @@ def deployment(name="m", *, replicas=1, model="Qwen/Qwen3-8B", mode="shared", ui
 
 def context(**facts):
     defaults = {
-        "now": NOW,
         "drain_timeout_seconds": 60.0,
         "in_flight": {},
+        "in_flight_age_seconds": 1.0,
         "avoided_nodes": {},
         "lost_nodes": frozenset(),
     }
@@ -81,7 +84,7 @@ def context(**facts):
 def pod_of(of, index=0, *, ready=True, node="a", gated=False, **annotations):
     """The pod that the operator would have made, as the API server would show it."""
     nodes = (SHARED,) if of.mode is PlacementMode.SHARED else (EXCLUSIVE,)
-    placed = plan(Inventory(nodes=nodes), [_wanted(of, index, context())])[0]
+    placed = plan(Inventory(nodes=nodes), [wanted_replica(of, index, context())])[0]
     assert isinstance(placed, Placed)
     pod = replica_pod(
         of, placed, is_gated=gated, default_image="vllm/x", shared_runtime_class="nvidia"
@@ -109,14 +112,36 @@ EXCLUSIVE = Node(
 )
 
 
-def facts(deployments, pods, nodes=(SHARED,), lost=()):
-    replicas = tuple(read_replica(pod) for pod in pods)
+def seen(replica):
+    """What an operator has seen that was there all the time, with one clock for everything."""
+
+    def age(since):
+        return None if since is None else (NOW - since).total_seconds()
+
+    deleted = replica.obj["metadata"].get("deletionTimestamp")
+    return Seen(
+        serving_seconds=600.0 if replica.is_ready else None,
+        unready_seconds=None if replica.is_ready else 1.0,
+        draining_seconds=age(replica.draining_since),
+        unschedulable_seconds=age(replica.unschedulable_since),
+        terminating_seconds=deleted and age(datetime.fromisoformat(deleted)),
+    )
+
+
+def facts(deployments, pods, nodes=(SHARED,), lost=(), live_pods=None, **seen_as):
+    """``seen_as``: by the pod's name, with _ for -, what is seen of it otherwise."""
+    replicas = tuple(
+        replace(one, seen=seen_as.get(one.pod_name.replace("-", "_"), seen(one)))
+        for one in map(read_replica, pods)
+    )
     return Facts(
         deployments=tuple(deployments),
         replicas=replicas,
         unreadable_pods=(),
         inventory=Inventory(
-            nodes=tuple(nodes), reservations=tuple(r.reservation() for r in replicas)
+            nodes=tuple(nodes),
+            reservations=tuple(one for r in replicas for one in r.reservations()),
+            live_pods=live_pods,
         ),
         lost_nodes=frozenset(lost),
         stale_nodes=frozenset(),
@@ -197,11 +222,22 @@ def test_a_replica_that_is_wanted_again_stops_draining():
 def test_a_rollout_goes_one_replica_at_a_time():
     old, new = deployment(replicas=2), deployment(replicas=2, concurrency=2)
     pods = [pod_of(old, 0), pod_of(old, 1)]
-    (action,) = plan_step(facts([new], pods), context()).actions
+    (claim,) = plan_step(facts([new], pods), context()).actions
+    assert isinstance(claim, ClaimRoom)
+    (action,) = plan_step(facts([new], [claimed(pods[0], claim), pods[1]]), context()).actions
     assert isinstance(action, MarkDraining)
+    assert action.replica.index == 0
     # While the first replacement starts, the second old one goes on serving.
     pods = [pod_of(new, 0, ready=False), pod_of(old, 1)]
     assert plan_step(facts([new], pods), context()).actions == []
+
+
+def claimed(pod, action):
+    """The pod with the claim of its successor, as the API server would show it."""
+    pod = copy.deepcopy(pod)
+    claim = encode_claim(action.placed, revision=action.revision)
+    pod["metadata"]["annotations"][ANNOTATION_SUCCESSOR] = claim
+    return pod
 
 
 def test_a_spec_that_would_not_fit_leaves_the_old_replica_serving():
@@ -218,7 +254,7 @@ def test_a_replica_may_grow_into_its_own_room():
     old, new = deployment(concurrency=32), deployment(concurrency=33)
     step = plan_step(facts([new], [pod_of(old)]), context())
     assert step.outcomes["default/m"].rollout_blocked is None
-    assert isinstance(step.actions[0], MarkDraining)
+    assert isinstance(step.actions[0], ClaimRoom)
 
 
 def test_a_lost_race_is_planned_again():
@@ -314,7 +350,7 @@ def test_an_exclusive_engine_is_told_its_share():
 
 
 def replica_manifest(of):
-    placed = plan(Inventory(nodes=(SHARED,)), [_wanted(of, 0, context())])[0]
+    placed = plan(Inventory(nodes=(SHARED,)), [wanted_replica(of, 0, context())])[0]
     return replica_pod(of, placed, is_gated=False, default_image="i", shared_runtime_class=None)
 
 
@@ -402,8 +438,8 @@ DCGM_FI_DEV_FB_FREE{gpu="2",UUID="GPU-3",GPU_I_ID="1",modelName="NVIDIA A100"} 7
 
 
 def test_an_exporters_page_gives_devices_in_bytes():
-    """MiB; the total is free + used + reserved; a blank is unknown; MIG slices are left out."""
-    first, second = parse_exporter_page(EXPORTER)
+    """MiB; the total is free + used + reserved; a blank is unknown; a MIG slice is its own."""
+    first, second = (one for one in parse_exporter_page(EXPORTER) if one.slice_id is None)
     assert first.total_bytes == 23034 * MIB
     assert first.assigned_pod == "n/p"
     assert first.product == "NVIDIA-L4"

@@ -9,6 +9,7 @@ from memroute.footprint import ReplicaShape, replica_footprint
 from memroute.placement import (
     Device,
     Inventory,
+    Ledger,
     Node,
     Placed,
     PlacementMode,
@@ -20,7 +21,6 @@ from memroute.placement import (
     WantedReplica,
     plan,
 )
-from memroute.placement.inventory import Ledger
 from memroute.units import GIB
 
 LLAMA_3_1_70B = architecture_for_model("meta-llama/Llama-3.1-70B")
@@ -79,8 +79,8 @@ def test_free_is_what_is_left_once_everything_promised_has_grown():
     inventory = Inventory(nodes=(shared_node("a", gpu),), reservations=(promised,))
     # What has loaded is not attributed: until the engine serves, all 30 are still to come.
     assert Ledger(inventory).free_bytes(gpu) == 35 * GIB
-    serving = replace(promised, is_ready=True)
-    grown = replace(gpu, live_free_bytes=40 * GIB)
+    serving = replace(promised, ready_seconds=60.0)
+    grown = replace(gpu, live_free_bytes=40 * GIB, live_age_seconds=45.0)
     inventory = Inventory(nodes=(shared_node("a", grown),), reservations=(serving,))
     assert Ledger(inventory).free_bytes(grown) == 40 * GIB
 
@@ -144,7 +144,7 @@ def test_devices_that_run_pods_are_not_taken_for_foreign_use():
         deployment="default/x",
         node="n",
         num_exclusive_devices=1,
-        is_ready=True,
+        ready_seconds=60.0,
     )
     inventory = Inventory(nodes=(node,), reservations=(running,))
     decision = plan(inventory, [wanted(mode=PlacementMode.EXCLUSIVE)])[0]

@@ -1,6 +1,6 @@
 """Bytes that one replica needs on each of its accelerators."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from memroute.footprint import overhead
@@ -95,6 +95,15 @@ class ReplicaFootprint:
     weights_estimate: WeightsEstimate
     is_calibrated: bool = False
     """Whether an engine has measured the overhead of this very shape."""
+    engine_bytes: int = field(init=False, repr=False, compare=False)
+    """What is reserved for the engine's own budget."""
+    total_bytes: int = field(init=False, repr=False, compare=False)
+    """What must be free on the accelerator: the high end of everything, and a margin."""
+
+    def __post_init__(self) -> None:
+        """Add up once: a plan asks for the total once per device that it looks at."""
+        object.__setattr__(self, "engine_bytes", self.engine.high)
+        object.__setattr__(self, "total_bytes", self.engine_bytes + self.outside_bytes)
 
     @property
     def source(self) -> str:
@@ -128,19 +137,9 @@ class ReplicaFootprint:
         return self.total_bytes - self.weights_bytes - self.kv_cache_bytes
 
     @property
-    def engine_bytes(self) -> int:
-        """What is reserved for the engine's own budget."""
-        return self.engine.high
-
-    @property
     def outside_bytes(self) -> int:
         """What is reserved and does not count against the engine's budget."""
         return self.context.high + self.margin_bytes
-
-    @property
-    def total_bytes(self) -> int:
-        """What must be free on the accelerator: the high end of everything, and a margin."""
-        return self.engine_bytes + self.outside_bytes
 
     @property
     def kv_capacity_tokens(self) -> int:

@@ -16,8 +16,10 @@ from memroute.placement.inventory import (
     PlacementMode,
     Reservation,
 )
+from memroute.placement.ledger import OVERBOOKED_TOLERANCE_BYTES, Ledger
 from memroute.placement.problem import (
     Decision,
+    Home,
     Placed,
     PlacementStrategy,
     Refused,
@@ -25,12 +27,15 @@ from memroute.placement.problem import (
     ReplicaKey,
     WantedReplica,
 )
-from memroute.placement.solver import plan
+from memroute.placement.solver import Solver, claim_of, plan
 
 __all__ = [
+    "OVERBOOKED_TOLERANCE_BYTES",
     "Decision",
     "Device",
+    "Home",
     "Inventory",
+    "Ledger",
     "Node",
     "Placed",
     "PlacementMode",
@@ -39,6 +44,8 @@ __all__ = [
     "RefusedReason",
     "ReplicaKey",
     "Reservation",
+    "Solver",
     "WantedReplica",
+    "claim_of",
     "plan",
 ]

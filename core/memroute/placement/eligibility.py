@@ -6,7 +6,7 @@ from memroute.placement.problem import WantedReplica
 
 def ineligible_reason(node: Node, replica: WantedReplica) -> str | None:
     """Why the node may not take the replica, as a CamelCase word; None if it may."""
-    if not node.devices and not node.num_allocatable:
+    if not node.devices and not node.num_allocatable and node.devices_unknown is None:
         return "NoAccelerator"
     if node.unusable_reason is not None:
         return node.unusable_reason

@@ -1,55 +1,143 @@
 """Why a replica does not fit, in a sentence with numbers, and what would make it fit.
 
 Three answers are told apart: *never* (an empty cluster has no room either), *not now* (others
-hold it) and *unknown* (the devices have not been named by an exporter yet).
+hold it) and *unknown* (nothing says what the devices are).
 """
 
 from collections import Counter
-from collections.abc import Callable
+from functools import lru_cache
 
-from memroute.footprint import ReplicaFootprint, smaller_alternatives
+from memroute.footprint import ReplicaFootprint, ReplicaShape, smaller_alternatives
+from memroute.footprint.alternatives import Alternative
 from memroute.placement.eligibility import ineligible_reason
-from memroute.placement.inventory import Device, Inventory, Ledger, Node, PlacementMode
+from memroute.placement.inventory import Device, Inventory, Node, PlacementMode
+from memroute.placement.ledger import Ledger
+from memroute.placement.pools import FootprintOn, Pools
 from memroute.placement.problem import Refused, RefusedReason, WantedReplica
 from memroute.units import format_gib
 
-MAX_SUGGESTIONS = 3
 # A message is read on one screen of `kubectl describe`; the nearest three changes are enough.
+MAX_SUGGESTIONS = 3
+# Node names that a message lists before it only counts.
+MAX_NAMES = 5
 
-FitsFunction = Callable[[Ledger, WantedReplica, ReplicaFootprint], bool]
+
+class Explainer:
+    """The refusals of one step. Owns what is the same for many of them.
+
+    An empty cluster is looked at once, and what is nearest to fit is searched once for all
+    replicas that the same nodes may take, until something is booked.
+    """
+
+    def __init__(self, inventory: Inventory, ledger: Ledger, pools: Pools) -> None:
+        self._inventory = inventory
+        self._ledger = ledger
+        self._pools = pools
+        self._empty: tuple[Ledger, Pools] | None = None
+        self._closest: dict[tuple[object, ...], tuple[int, _Closest | None]] = {}
+
+    def explain(self, replica: WantedReplica) -> Refused:
+        """The refusal of a replica that no candidate was found for."""
+        names = self._pools.eligible(replica)
+        if not names:
+            return _no_eligible_node(self._ledger, replica)
+        shared = replica.mode is PlacementMode.SHARED
+        eligible = [node for node in self._ledger.nodes if node.name in names]
+        unknown = _devices_unknown(eligible, replica, shared=shared)
+        if unknown is not None:
+            return unknown
+        empty, empty_pools = self._empty_cluster()
+        ever = empty_pools.best(replica, replica.footprint_on) is not None
+        reason = RefusedReason.INSUFFICIENT_HBM if ever else RefusedReason.NO_DEVICE_LARGE_ENOUGH
+        # What can never fit is measured against empty devices: who holds them now is no matter.
+        measured = self._ledger if ever else empty
+        parts = [
+            _need(replica),
+            self._nearest_miss_shared(measured, eligible, replica)
+            if shared
+            else _nearest_miss_exclusive(measured, eligible, replica),
+            "it fits once others release enough" if ever else "it would not fit an empty cluster",
+            self._suggestions(replica, fits_ever=ever),
+        ]
+        message = "; ".join(part for part in parts if part)
+        return Refused(key=replica.key, reason=reason, message=message)
+
+    def _empty_cluster(self) -> tuple[Ledger, Pools]:
+        if self._empty is None:
+            ledger = Ledger(self._inventory, ignore_use=True)
+            self._empty = ledger, Pools(ledger)
+        return self._empty
+
+    def _nearest_miss_shared(
+        self, ledger: Ledger, nodes: list[Node], replica: WantedReplica
+    ) -> str:
+        num_devices, need = replica.footprint.num_devices, replica.footprint.total_bytes
+        key = (id(ledger), replica.eligibility_key, num_devices)
+        known = self._closest.get(key)
+        if known is None or known[0] != ledger.version:
+            known = self._closest[key] = (ledger.version, _closest(ledger, nodes, num_devices))
+        closest = known[1]
+        considered = f"{sum(len(node.devices) for node in nodes)} device(s) on {len(nodes)} node(s)"
+        if closest is None:
+            return f"{considered}, no node has {num_devices} devices"
+        free, device = closest
+        text = f"{considered}: closest {device.display_name} has {format_gib(free)} free"
+        text += f", short by {format_gib(need - free)}" if need > free else ", of another product"
+        if device.unusable_reason is not None:
+            text += f" ({device.unusable_reason})"
+        holders = [
+            f"{owner} {format_gib(size)}"
+            for size, owner in ledger.holders(device)[:MAX_SUGGESTIONS]
+        ]
+        if ledger.foreign_bytes(device):
+            holders.append(f"processes of others {format_gib(ledger.foreign_bytes(device))}")
+        if holders:
+            text += f" (held by {', '.join(holders)})"
+        return text
+
+    def _suggestions(self, replica: WantedReplica, *, fits_ever: bool) -> str:
+        """Changes that would make it fit. What fits an empty cluster as it is needs none there."""
+        now: list[str] = []
+        later: list[str] = []
+        seen_now: set[str] = set()
+        seen_later: set[str] = set()
+        _, empty_pools = self._empty_cluster()
+        for alternative in _alternatives(replica.shape):
+            field, footprint = alternative.field, alternative.footprint
+            if (
+                field not in seen_now
+                and self._pools.best(replica, _everywhere(footprint)) is not None
+            ):
+                seen_now.add(field)
+                now.append(alternative.change)
+            elif (
+                not fits_ever
+                and field not in seen_later
+                and empty_pools.best(replica, _everywhere(footprint)) is not None
+            ):
+                seen_later.add(field)
+                later.append(alternative.change)
+            if len(now) == MAX_SUGGESTIONS:
+                break
+        if now:
+            return f"would fit now with {', or '.join(now)}"
+        if later:
+            return f"would fit an empty cluster with {', or '.join(later[:MAX_SUGGESTIONS])}"
+        return "" if fits_ever else "no single change of the ModelDeployment would make it fit"
 
 
-def explain(
-    inventory: Inventory, ledger: Ledger, replica: WantedReplica, *, fits: FitsFunction
-) -> Refused:
-    """The refusal of a replica that no candidate was found for."""
-    eligible = [n for n in ledger.nodes if ineligible_reason(n, replica) is None]
-    if not eligible:
-        return _no_eligible_node(ledger, replica)
-    shared = replica.mode is PlacementMode.SHARED
-    if shared and all(device.uuid is None for node in eligible for device in node.devices):
-        return Refused(
-            key=replica.key,
-            reason=RefusedReason.DEVICES_UNKNOWN,
-            message=(
-                f"{_need(replica)}; no exporter has named the devices of "
-                f"{_names(eligible)}, and sharing places by UUID: is the DCGM exporter running?"
-            ),
-        )
-    empty = Ledger(inventory, ignore_use=True)
-    ever = fits(empty, replica, replica.footprint)
-    reason = RefusedReason.INSUFFICIENT_HBM if ever else RefusedReason.NO_DEVICE_LARGE_ENOUGH
-    # What can never fit is measured against empty devices: who holds them now does not matter.
-    measured = ledger if ever else empty
-    parts = [
-        _need(replica),
-        _nearest_miss_shared(measured, eligible, replica)
-        if shared
-        else _nearest_miss_exclusive(measured, eligible, replica),
-        "it fits once others release enough" if ever else "it would not fit an empty cluster",
-        _suggestions(ledger, empty, replica, fits=fits),
-    ]
-    return Refused(key=replica.key, reason=reason, message="; ".join(parts))
+def _everywhere(footprint: ReplicaFootprint) -> FootprintOn:
+    """The same need on every kind of accelerator."""
+    return lambda _: footprint
+
+
+_Closest = tuple[int, Device]
+
+
+# Shapes of one fleet; each has some twenty alternatives.
+@lru_cache(maxsize=1024)
+def _alternatives(shape: ReplicaShape) -> tuple[Alternative, ...]:
+    return tuple(smaller_alternatives(shape))
 
 
 def _need(replica: WantedReplica) -> str:
@@ -62,7 +150,35 @@ def _need(replica: WantedReplica) -> str:
 
 
 def _names(nodes: list[Node]) -> str:
-    return ", ".join(node.name for node in nodes)
+    listed = ", ".join(node.name for node in nodes[:MAX_NAMES])
+    more = len(nodes) - MAX_NAMES
+    return f"{listed} and {more} more" if more > 0 else listed
+
+
+def _devices_unknown(
+    eligible: list[Node], replica: WantedReplica, *, shared: bool
+) -> Refused | None:
+    """The refusal when nothing says what any of the eligible nodes has; None when one is known."""
+    if any(device.uuid is not None or not shared for node in eligible for device in node.devices):
+        return None
+    reasons = Counter(node.devices_unknown for node in eligible if node.devices_unknown is not None)
+    if reasons:
+        cure = reasons.most_common(1)[0][0]
+    elif shared:
+        cure = (
+            f"no exporter has named the devices of {_names(eligible)}, and sharing places by "
+            f"UUID: is the DCGM exporter running?"
+        )
+    else:
+        cure = (
+            f"nothing says what the devices of {_names(eligible)} are: is GPU feature discovery "
+            f"or the DCGM exporter running?"
+        )
+    return Refused(
+        key=replica.key,
+        reason=RefusedReason.DEVICES_UNKNOWN,
+        message=f"{_need(replica)}; {cure}",
+    )
 
 
 def _no_eligible_node(ledger: Ledger, replica: WantedReplica) -> Refused:
@@ -82,46 +198,35 @@ def _no_eligible_node(ledger: Ledger, replica: WantedReplica) -> Refused:
     )
 
 
-def _nearest_miss_shared(ledger: Ledger, nodes: list[Node], replica: WantedReplica) -> str:
-    devices = [device for node in nodes for device in node.devices]
-    need = replica.footprint.total_bytes
-    # The device that decides is the least free of the best group a node can offer.
-    best: tuple[int, Device] | None = None
+def _closest(ledger: Ledger, nodes: list[Node], num_devices: int) -> _Closest | None:
+    """Free bytes and device that decide: the least free of the best group a node can offer."""
+    best: _Closest | None = None
     for node in nodes:
+        if len(node.devices) < num_devices:
+            continue
         ranked = sorted(
             ((ledger.free_bytes(device), device) for device in node.devices),
             key=lambda item: (-item[0], item[1].index),
         )
-        if len(ranked) < replica.footprint.num_devices:
-            continue
-        deciding = ranked[replica.footprint.num_devices - 1]
+        deciding = ranked[num_devices - 1]
         if best is None or deciding[0] > best[0]:
             best = deciding
-    considered = f"{len(devices)} device(s) on {len(nodes)} node(s)"
-    if best is None:
-        return f"{considered}, no node has {replica.footprint.num_devices} devices"
-    free, device = best
-    text = f"{considered}: closest {device.display_name} has {format_gib(free)} free"
-    text += f", short by {format_gib(need - free)}" if need > free else ", of another product"
-    holders = ledger.holders(device)
-    if holders:
-        held = ", ".join(f"{owner} {format_gib(size)}" for size, owner in holders[:MAX_SUGGESTIONS])
-        text += f" (held by {held})"
-    return text
+    return best
 
 
 def _nearest_miss_exclusive(ledger: Ledger, nodes: list[Node], replica: WantedReplica) -> str:
     need = replica.footprint.total_bytes
     considered = f"{sum(len(node.devices) for node in nodes)} device(s) on {len(nodes)} node(s)"
-    large_enough = [node for node in nodes if _offered_bytes(ledger, node) >= need]
+    offered = {node.name: _offered_bytes(ledger, node) for node in nodes}
+    large_enough = [node for node in nodes if offered[node.name] >= need]
     if large_enough:
         freest = max(large_enough, key=lambda node: (ledger.num_free_devices(node), node.name))
         return (
             f"{considered}: closest {freest.name} has {ledger.num_free_devices(freest)} of "
             f"{freest.num_allocatable} device(s) free, {replica.footprint.num_devices} wanted"
         )
-    largest = max(nodes, key=lambda node: (_offered_bytes(ledger, node), node.name))
-    available = _offered_bytes(ledger, largest)
+    largest = max(nodes, key=lambda node: (offered[node.name], node.name))
+    available = offered[largest.name]
     return (
         f"{considered}: closest {largest.name} offers {format_gib(available)} per device, "
         f"short by {format_gib(need - available)}"
@@ -133,26 +238,3 @@ def _offered_bytes(ledger: Ledger, node: Node) -> int:
     if ledger.num_free_devices(node) and (free := ledger.exclusive_bytes(node)):
         return free
     return min((device.usable_bytes for device in node.devices), default=0)
-
-
-def _suggestions(
-    ledger: Ledger, empty: Ledger, replica: WantedReplica, *, fits: FitsFunction
-) -> str:
-    now: list[str] = []
-    later: list[str] = []
-    seen_now: set[str] = set()
-    seen_later: set[str] = set()
-    for alternative in smaller_alternatives(replica.shape):
-        if alternative.field not in seen_now and fits(ledger, replica, alternative.footprint):
-            seen_now.add(alternative.field)
-            now.append(alternative.change)
-        elif alternative.field not in seen_later and fits(empty, replica, alternative.footprint):
-            seen_later.add(alternative.field)
-            later.append(alternative.change)
-        if len(now) == MAX_SUGGESTIONS:
-            break
-    if now:
-        return f"would fit now with {', or '.join(now)}"
-    if later:
-        return f"would fit an empty cluster with {', or '.join(later[:MAX_SUGGESTIONS])}"
-    return "no single change of the ModelDeployment would make it fit"

@@ -6,7 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from memroute.footprint import ReplicaFootprint, ReplicaShape
-from memroute.placement.inventory import PlacementMode
+from memroute.placement.inventory import PlacementMode, Reservation
 
 
 class PlacementStrategy(StrEnum):
@@ -25,6 +25,8 @@ class ReplicaKey:
     namespace: str
     name: str
     index: int
+    attempt: int = 0
+    """Above 0 where an earlier pod of that index hangs in Terminating and keeps its name."""
 
     @property
     def deployment(self) -> str:
@@ -34,7 +36,25 @@ class ReplicaKey:
     @property
     def pod_name(self) -> str:
         """The deterministic name of its pod: creating it twice is creating it once."""
-        return f"{self.name}-{self.index}"
+        suffix = f"-r{self.attempt}" if self.attempt else ""
+        return f"{self.name}-{self.index}{suffix}"
+
+    @property
+    def pod(self) -> str:
+        """``namespace/name`` of its pod."""
+        return f"{self.namespace}/{self.pod_name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """Where a replica was, or was promised to be: it comes back there if it still fits."""
+
+    node: str
+    device_uuids: tuple[str, ...] = ()
+    claimed_bytes: int | None = None
+    """Bytes per device that were claimed for it before its predecessor left. A claim was judged
+    when it was written, and counts as a promise: readings do not judge it again, because they
+    still show the predecessor. None for a replica that merely ran there: that one is judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +73,23 @@ class WantedReplica:
     """Where an engine has measured itself on a kind of accelerator: what it needs there."""
     avoided_nodes: frozenset[str] = frozenset()
     """Nodes on which kube-scheduler has just refused a replica of this deployment."""
+    home: Home | None = None
+
+    @property
+    def eligibility_key(self) -> tuple[object, ...]:
+        """Equal for replicas that the same nodes may take."""
+        return (self.mode, tuple(sorted(self.node_selector.items())), self.avoided_nodes)
+
+    @property
+    def refusal_key(self) -> tuple[object, ...]:
+        """Equal for replicas of which all fit nowhere when one does not, for the same reason.
+
+        Footprints are compared by identity: those of one shape are one object.
+        """
+        by_product = tuple(
+            sorted((name, one.total_bytes) for name, one in self.footprints_by_product.items())
+        )
+        return (id(self.footprint), by_product, self.eligibility_key)
 
     def footprint_on(self, product: str | None) -> ReplicaFootprint:
         """What it needs on that kind of accelerator: as measured, else as estimated."""
@@ -77,6 +114,23 @@ class Placed:
     """What one process could use of such a device: what a utilization is a fraction of."""
     product: str | None
     why: str
+    resource: str = "nvidia.com/gpu"
+    """What an exclusive replica asks the device plugin for."""
+    must_wait: bool = False
+    """Whether an engine starts, ends or waits to start on one of its devices: they start one
+    after the other."""
+
+    def reservation(self) -> Reservation:
+        """The promise, as the ledger counts it from now on: its engine is about to start."""
+        return Reservation(
+            owner=self.key.pod,
+            deployment=self.key.deployment,
+            node=self.node,
+            device_bytes=dict.fromkeys(self.device_uuids, self.bytes_per_device),
+            num_exclusive_devices=0 if self.device_uuids else self.num_devices,
+            exclusive_bytes=0 if self.device_uuids else self.bytes_per_device,
+            is_moving=True,
+        )
 
 
 class RefusedReason(StrEnum):

@@ -5,41 +5,22 @@ any cluster we can imagine, takes milliseconds, and can be explained in one sent
 replica. Same input, same plan: ties go to the first name.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
-from memroute.footprint import ReplicaFootprint
-from memroute.placement.eligibility import ineligible_reason
-from memroute.placement.explanation import explain
-from memroute.placement.inventory import (
-    Device,
-    Inventory,
-    Ledger,
-    Node,
-    PlacementMode,
-    Reservation,
+from memroute.placement.explanation import Explainer
+from memroute.placement.inventory import Inventory, PlacementMode, Reservation
+from memroute.placement.ledger import Ledger
+from memroute.placement.pools import Candidate, Pools
+from memroute.placement.problem import (
+    Decision,
+    Home,
+    Placed,
+    PlacementStrategy,
+    Refused,
+    WantedReplica,
 )
-from memroute.placement.problem import Decision, Placed, PlacementStrategy, WantedReplica
 from memroute.units import format_gib
-
-FootprintOn = Callable[[str | None], ReplicaFootprint]
-"""What a replica needs on a kind of accelerator, by product label."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A node (and devices) that a replica fits on."""
-
-    node: Node
-    devices: tuple[Device, ...]
-    """The chosen devices when shared; the devices it could be given when exclusive."""
-    needed_bytes: int
-    """What the replica needs on each of them."""
-    bytes_per_device: int
-    """What would be promised."""
-    leftover_bytes: int
-    """Free bytes that the choice leaves on the tightest device: the fragment it makes."""
-    num_free_devices: int
 
 
 def plan(inventory: Inventory, wanted: Sequence[WantedReplica]) -> tuple[Decision, ...]:
@@ -48,134 +29,178 @@ def plan(inventory: Inventory, wanted: Sequence[WantedReplica]) -> tuple[Decisio
     Invariants: no shared device is promised more than its free bytes; a replica's devices are
     all on one node; what is reserved in the inventory stays where it is.
     """
-    ledger = Ledger(inventory)
-    return tuple(_decide(inventory, ledger, replica) for replica in wanted)
+    solver = Solver(inventory)
+    return tuple(solver.place(replica) for replica in wanted)
 
 
-def _decide(inventory: Inventory, ledger: Ledger, replica: WantedReplica) -> Decision:
-    candidates = list(find_candidates(ledger, replica, replica.footprint_on))
-    if not candidates:
-        return explain(inventory, ledger, replica, fits=_fits)
-    best = min(candidates, key=lambda candidate: _rank(ledger, replica, candidate))
-    placed = _place(replica, best, num_candidates=len(candidates))
-    ledger.book(
-        Reservation(
-            owner=f"{replica.key.namespace}/{replica.key.pod_name}",
-            deployment=replica.key.deployment,
-            node=placed.node,
-            device_bytes=dict.fromkeys(placed.device_uuids, placed.bytes_per_device),
-            num_exclusive_devices=(
-                placed.num_devices if placed.mode is PlacementMode.EXCLUSIVE else 0
+class Solver:
+    """One planning step's room: whoever is given some is counted for everybody after it.
+
+    Owns the ledger of the step, and what was found out on the way: a replica that fits nowhere
+    is explained once, for all of its kind. Nothing fits later in a step that did not fit earlier,
+    because a step only books.
+    """
+
+    def __init__(self, inventory: Inventory) -> None:
+        self.ledger = Ledger(inventory)
+        self.num_explained = 0
+        """Explanations that were worked out; the others are copies."""
+        self._pools = Pools(self.ledger)
+        self._nodes = {node.name: node for node in inventory.nodes}
+        self._explainer = Explainer(inventory, self.ledger, self._pools)
+        self._refused: dict[tuple[object, ...], tuple[WantedReplica, Refused]] = {}
+
+    def place(self, replica: WantedReplica) -> Decision:
+        """Where the replica goes; from now on its room is taken."""
+        decision = self._decide(replica)
+        if isinstance(decision, Placed):
+            self.book(decision.reservation())
+        return decision
+
+    def replace(self, owner: str, successor: WantedReplica) -> Decision:
+        """Where the successor of a pod goes; from now on its claim is counted beside the pod.
+
+        The pod's own room counts as free: the two are never there at once. What others use of
+        its devices does not.
+        """
+        taken = self.ledger.release(owner)
+        touched = {one.node for one in taken}
+        for node in touched:
+            self._pools.refresh(node)
+        candidate = self._pools.best(successor, successor.footprint_on)
+        decision: Decision
+        if candidate is None:
+            decision = self._explain(successor, remember=False)
+        else:
+            decision = self._placed(successor, candidate)
+        kept = tuple(one for one in taken if one.replaces is None)
+        self.ledger.restore(kept if isinstance(decision, Placed) else taken)
+        for node in touched:
+            self._pools.refresh(node)
+        if isinstance(decision, Placed):
+            self.book(claim_of(decision, owner))
+        return decision
+
+    def holds(self, owner: str) -> bool:
+        """Whether the claim of a pod's successor still has its room, once the pod has gone."""
+        claim = self.ledger.claims.get(owner)
+        node = None if claim is None else self._nodes.get(claim.node)
+        if claim is None or node is None or node.unusable_reason is not None:
+            return False
+        taken = self.ledger.release(owner)
+        if claim.num_exclusive_devices:
+            fits = (
+                self.ledger.num_free_devices(node) >= claim.num_exclusive_devices
+                and self.ledger.exclusive_bytes(node) >= claim.exclusive_bytes
+            )
+        else:
+            free = {device.uuid: self.ledger.free_bytes(device) for device in node.devices}
+            fits = all(free.get(uuid, 0) >= size for uuid, size in claim.device_bytes.items())
+        self.ledger.restore(taken)
+        return fits
+
+    def book(self, reservation: Reservation) -> None:
+        """Count one more promise."""
+        self.ledger.book(reservation)
+        self._pools.refresh(reservation.node)
+
+    def drop_claim(self, owner: str) -> None:
+        """The pod's successor is wanted no more: what was claimed for it is free."""
+        taken = self.ledger.release(owner)
+        self.ledger.restore(tuple(one for one in taken if one.replaces is None))
+        for reservation in taken:
+            self._pools.refresh(reservation.node)
+        self._refused.clear()  # room was given back
+
+    def _decide(self, replica: WantedReplica) -> Decision:
+        if replica.home is not None:
+            candidate = self._at_home(replica, replica.home)
+            if candidate is not None:
+                return self._placed(replica, candidate, rule="where it was promised or ran before")
+        known = self._refused.get(replica.refusal_key)
+        if known is not None:
+            return replace(known[1], key=replica.key)
+        candidate = self._pools.best(replica, replica.footprint_on)
+        if candidate is None:
+            return self._explain(replica, remember=True)
+        return self._placed(replica, candidate)
+
+    def _explain(self, replica: WantedReplica, *, remember: bool) -> Refused:
+        refused = self._explainer.explain(replica)
+        self.num_explained += 1
+        if remember:
+            self._refused[replica.refusal_key] = (replica, refused)
+        return refused
+
+    def _at_home(self, replica: WantedReplica, home: Home) -> Candidate | None:
+        """The replica where it was; None when it does not fit there any more."""
+        node = self._nodes.get(home.node)
+        if node is None or home.node not in self._pools.eligible(replica):
+            return None
+        if replica.mode is PlacementMode.EXCLUSIVE:
+            footprint = max(
+                (replica.footprint_on(device.product) for device in node.devices),
+                key=lambda one: one.total_bytes,
+                default=replica.footprint,
+            )
+            free = home.claimed_bytes or self.ledger.exclusive_bytes(node)
+            if self.ledger.num_free_devices(node) < footprint.num_devices:
+                return None
+            devices, promised = node.devices, free
+        else:
+            devices = tuple(device for device in node.devices if device.uuid in home.device_uuids)
+            footprint = replica.footprint_on(devices[0].product if devices else None)
+            if len(devices) != footprint.num_devices:
+                return None
+            room = (
+                self.ledger.free_bytes if home.claimed_bytes is None else self.ledger.nominal_bytes
+            )
+            free, promised = min(map(room, devices)), footprint.total_bytes
+        if free < footprint.total_bytes:
+            return None
+        return Candidate(
+            node=node,
+            devices=devices,
+            footprint=footprint,
+            bytes_per_device=promised,
+            leftover_bytes=free - footprint.total_bytes,
+        )
+
+    def _placed(
+        self, replica: WantedReplica, best: Candidate, *, rule: str | None = None
+    ) -> Placed:
+        shared = replica.mode is PlacementMode.SHARED
+        footprint = best.footprint
+        where = (
+            ", ".join(device.display_name for device in best.devices)
+            if shared
+            else f"{footprint.num_devices} whole device(s) of {best.node.name}"
+        )
+        if rule is None:
+            is_spread = replica.strategy is PlacementStrategy.SPREAD
+            rule = "fewest sibling replicas" if is_spread else "tightest fit"
+        return Placed(
+            key=replica.key,
+            node=best.node.name,
+            mode=replica.mode,
+            device_uuids=tuple(d.uuid for d in best.devices if d.uuid) if shared else (),
+            num_devices=footprint.num_devices,
+            bytes_per_device=best.bytes_per_device,
+            needed_bytes_per_device=footprint.total_bytes,
+            usable_bytes_per_device=min(device.usable_bytes for device in best.devices),
+            product=best.devices[0].product,
+            why=(
+                f"needs {format_gib(footprint.total_bytes)} per device; {where}: {rule}, "
+                f"leaves {format_gib(best.leftover_bytes)}"
+            ),
+            resource=best.node.resource,
+            must_wait=any(
+                device.uuid in self.ledger.busy_devices or device.uuid in self.ledger.stuck_devices
+                for device in (best.devices if shared else ())
             ),
         )
-    )
-    return placed
 
 
-def _fits(ledger: Ledger, replica: WantedReplica, footprint: ReplicaFootprint) -> bool:
-    return next(find_candidates(ledger, replica, lambda _: footprint), None) is not None
-
-
-def find_candidates(
-    ledger: Ledger, replica: WantedReplica, footprint_on: FootprintOn
-) -> Iterator[Candidate]:
-    """Nodes, with devices, on which the replica fits now; its need depends on the product."""
-    for node in ledger.nodes:
-        if ineligible_reason(node, replica) is not None:
-            continue
-        if replica.mode is PlacementMode.EXCLUSIVE:
-            candidate = _exclusive_candidate(ledger, node, footprint_on)
-        else:
-            candidate = _shared_candidate(ledger, node, footprint_on, replica.strategy)
-        if candidate is not None:
-            yield candidate
-
-
-def _exclusive_candidate(ledger: Ledger, node: Node, footprint_on: FootprintOn) -> Candidate | None:
-    # On a mixed node the device plugin may hand out any kind: the largest need counts.
-    footprint = max(
-        (footprint_on(device.product) for device in node.devices),
-        key=lambda one: one.total_bytes,
-        default=footprint_on(None),
-    )
-    num_free = ledger.num_free_devices(node)
-    available = ledger.exclusive_bytes(node)
-    if num_free < footprint.num_devices or available < footprint.total_bytes:
-        return None
-    return Candidate(
-        node=node,
-        devices=node.devices,
-        needed_bytes=footprint.total_bytes,
-        bytes_per_device=available,
-        leftover_bytes=available - footprint.total_bytes,
-        num_free_devices=num_free,
-    )
-
-
-def _shared_candidate(
-    ledger: Ledger, node: Node, footprint_on: FootprintOn, strategy: PlacementStrategy
-) -> Candidate | None:
-    by_product: dict[str | None, list[tuple[int, Device]]] = {}
-    for device in node.devices:
-        free = ledger.free_bytes(device)
-        if free >= footprint_on(device.product).total_bytes:
-            by_product.setdefault(device.product, []).append((free, device))
-    best: Candidate | None = None
-    for product, group in by_product.items():
-        # A tensor-parallel group runs at the pace of its slowest rank: one product only.
-        footprint = footprint_on(product)
-        need = footprint.total_bytes
-        if len(group) < footprint.num_devices:
-            continue
-        spread = strategy is PlacementStrategy.SPREAD
-        group.sort(key=lambda item: (-item[0] if spread else item[0], item[1].index))
-        chosen = group[: footprint.num_devices]
-        leftover = min(free for free, _ in chosen) - need
-        if best is None or leftover < best.leftover_bytes:
-            best = Candidate(
-                node=node,
-                devices=tuple(device for _, device in chosen),
-                needed_bytes=need,
-                bytes_per_device=need,
-                leftover_bytes=leftover,
-                num_free_devices=len(group),
-            )
-    return best
-
-
-def _rank(ledger: Ledger, replica: WantedReplica, candidate: Candidate) -> tuple[int, int, str]:
-    node = candidate.node
-    if replica.strategy is PlacementStrategy.SPREAD:
-        siblings = ledger.replicas_on_node(replica.key.deployment, node.name)
-        return (siblings, -candidate.leftover_bytes, node.name)
-    return (candidate.leftover_bytes, candidate.num_free_devices, node.name)
-
-
-def _place(replica: WantedReplica, best: Candidate, *, num_candidates: int) -> Placed:
-    shared = replica.mode is PlacementMode.SHARED
-    footprint = replica.footprint
-    where = (
-        ", ".join(device.display_name for device in best.devices)
-        if shared
-        else f"{footprint.num_devices} whole device(s) of {best.node.name}"
-    )
-    rule = (
-        "fewest sibling replicas"
-        if replica.strategy is PlacementStrategy.SPREAD
-        else "tightest fit"
-    )
-    return Placed(
-        key=replica.key,
-        node=best.node.name,
-        mode=replica.mode,
-        device_uuids=tuple(d.uuid for d in best.devices if d.uuid) if shared else (),
-        num_devices=footprint.num_devices,
-        bytes_per_device=best.bytes_per_device,
-        needed_bytes_per_device=best.needed_bytes,
-        usable_bytes_per_device=min(device.usable_bytes for device in best.devices),
-        product=best.devices[0].product,
-        why=(
-            f"needs {format_gib(best.needed_bytes)} per device; {where}: {rule} of "
-            f"{num_candidates} node(s), leaves {format_gib(best.leftover_bytes)}"
-        ),
-    )
+def claim_of(placed: Placed, predecessor: str) -> Reservation:
+    """The claim of a successor on its room, while its predecessor is still there."""
+    return replace(placed.reservation(), replaces=predecessor, is_moving=False)

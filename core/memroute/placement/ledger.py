@@ -1,0 +1,297 @@
+"""Free bytes and free whole devices of an inventory, while a plan books more.
+
+Free bytes of a shared device combine what was promised with what is seen:
+
+```text
+foreign = max(0, (usable - live_free) - sum(promises that the reading shows))
+free    = max(0, usable - foreign - sum(all promises))
+```
+
+Promises alone are blind to foreign processes. Readings alone book twice while weights load.
+A reading shows a promise when it is younger than the replica's readiness: what a replica has
+loaded since the reading was taken is not in it. Foreign use is worked out once, from the whole
+snapshot: it stays where it is when a plan asks what would be free without one of our replicas.
+"""
+
+from memroute.placement.inventory import Device, Inventory, Node, PlacementMode, Reservation
+
+# Driver readings are whole MiB, and their parts are rounded one by one.
+OVERBOOKED_TOLERANCE_BYTES = 64 * 1024 * 1024
+
+
+class Ledger:
+    """Free bytes and free whole devices of an inventory, while a plan books more.
+
+    Owns its own counters; the inventory below stays as it is.
+    """
+
+    def __init__(self, inventory: Inventory, *, ignore_use: bool = False) -> None:
+        """``ignore_use``: as if nothing ran anywhere ("would it fit an empty cluster?")."""
+        self.nodes = inventory.nodes
+        self.version = 0
+        """Grows with each change: what was worked out under another version is out of date."""
+        self.by_owner: dict[str, Reservation] = {}
+        self.claims: dict[str, Reservation] = {}
+        """Pod → the claim of its successor."""
+        self.busy_devices: set[str] = set()
+        """Shared devices on which an engine starts, ends, or is queued to start."""
+        self.stuck_devices: set[str] = set()
+        """Shared devices of pods that hang in Terminating: nobody can start there."""
+        self._ignore_use = ignore_use
+        self._live_pods = inventory.live_pods
+        self._reserved_bytes: dict[str, int] = {}
+        self._foreign_bytes: dict[str, int] = {}
+        self._full_devices: set[str] = set()
+        self._num_exclusive: dict[str, int] = {}
+        self._num_exclusive_ready: dict[str, int] = {}
+        self._shared_on_node: dict[str, dict[str, int]] = {}
+        self._holders: dict[str, dict[str, int]] = {}
+        self._replicas_on_node: dict[str, dict[str, int]] = {}
+        self._released: Reservation | None = None
+        ordered = sorted(inventory.reservations, key=lambda one: one.replaces is not None)
+        for reservation in ordered:  # a claim is weighed against the pod that it replaces
+            self._count(reservation, 1)
+        if not ignore_use:
+            self._measure_foreign_use(inventory)
+            self._mark_full_devices()
+
+    def book(self, reservation: Reservation) -> None:
+        """Count one more promise."""
+        self.version += 1
+        self._count(reservation, 1)
+
+    def release(self, owner: str) -> tuple[Reservation, ...]:
+        """Take a pod's promise, and its successor's claim, out for a while ("without it, …").
+
+        Returns what was taken, for ``restore``. Only one pod at a time.
+        """
+        self.version += 1
+        taken: list[Reservation] = []
+        claim = self.claims.get(owner)
+        if claim is not None:
+            self._count(claim, -1)
+            taken.append(claim)
+        kept = self.by_owner.get(owner)
+        if kept is not None:
+            self._count(kept, -1)
+            taken.insert(0, kept)
+        self._released = kept
+        return tuple(taken)
+
+    def restore(self, taken: tuple[Reservation, ...]) -> None:
+        """Count again what ``release`` has taken out."""
+        self.version += 1
+        self._released = None
+        for reservation in taken:
+            self._count(reservation, 1)
+
+    def _count(self, reservation: Reservation, sign: int) -> None:
+        """Add (1) or take away (-1) a promise."""
+        on_node = self._replicas_on_node.setdefault(reservation.deployment, {})
+        predecessor = self.by_owner.get(reservation.replaces or "")
+        if predecessor is None or predecessor.node != reservation.node:
+            on_node[reservation.node] = on_node.get(reservation.node, 0) + sign
+        known = self.by_owner if reservation.replaces is None else self.claims
+        key = reservation.replaces or reservation.owner
+        if sign > 0:
+            known[key] = reservation
+        else:
+            known.pop(key, None)
+        if self._ignore_use:
+            return
+        for uuid, num_bytes in reservation.device_bytes.items():
+            held = predecessor.device_bytes.get(uuid, 0) if predecessor is not None else 0
+            self._count_bytes(reservation, uuid, max(0, num_bytes - held) * sign)
+        if reservation.is_moving:
+            self.busy_devices.update(reservation.device_bytes)
+        if reservation.is_stuck:
+            self.stuck_devices.update(reservation.device_bytes)
+        count, node = reservation.num_exclusive_devices, reservation.node
+        if count:
+            if predecessor is not None and predecessor.node == node:
+                count = max(0, count - predecessor.num_exclusive_devices)
+            self._num_exclusive[node] = self._num_exclusive.get(node, 0) + count * sign
+            if reservation.ready_seconds is not None:
+                ready = self._num_exclusive_ready.get(node, 0)
+                self._num_exclusive_ready[node] = ready + count * sign
+
+    def _count_bytes(self, reservation: Reservation, uuid: str, num_bytes: int) -> None:
+        self._reserved_bytes[uuid] = self._reserved_bytes.get(uuid, 0) + num_bytes
+        holders = self._holders.setdefault(uuid, {})
+        holders[reservation.owner] = holders.get(reservation.owner, 0) + num_bytes
+        if not holders[reservation.owner]:
+            del holders[reservation.owner]
+        shared = self._shared_on_node.setdefault(reservation.node, {})
+        shared[uuid] = shared.get(uuid, 0) + num_bytes
+
+    def _measure_foreign_use(self, inventory: Inventory) -> None:
+        shown: dict[str, int] = {}
+        ages = {
+            device.uuid: device.live_age_seconds
+            for node in inventory.nodes
+            for device in node.devices
+            if device.uuid is not None and device.live_age_seconds is not None
+        }
+        for reservation in inventory.reservations:
+            if reservation.ready_seconds is None:
+                continue
+            for uuid, num_bytes in reservation.device_bytes.items():
+                age = ages.get(uuid)
+                if age is not None and age <= reservation.ready_seconds:
+                    shown[uuid] = shown.get(uuid, 0) + num_bytes
+        for node in inventory.nodes:
+            for device in node.devices:
+                if device.uuid is None or device.live_free_bytes is None:
+                    continue
+                used = device.usable_bytes - device.live_free_bytes
+                foreign = used - shown.get(device.uuid, 0)
+                if foreign > 0:
+                    self._foreign_bytes[device.uuid] = foreign
+
+    def _mark_full_devices(self) -> None:
+        """Devices of shared nodes that some pod holds whole: a label was put on a node in use."""
+        for node in self.nodes:
+            num_whole = node.num_foreign_devices + self._num_exclusive.get(node.name, 0)
+            if node.mode is not PlacementMode.SHARED or not num_whole:
+                continue
+            known = {
+                device.uuid
+                for device in node.devices
+                if device.uuid is not None and self._is_attributed_whole(device)
+            }
+            if len(known) < num_whole:  # nobody knows which: any of them may be the one
+                known = {device.uuid for device in node.devices if device.uuid is not None}
+            self._full_devices |= known
+
+    def _is_attributed_whole(self, device: Device) -> bool:
+        """Whether the exporter attributes it to a pod that exists and was not given bytes of it."""
+        pod = self.attributed_pod(device)
+        if pod is None:
+            return False
+        reservation = self.by_owner.get(pod)
+        return reservation is None or device.uuid not in reservation.device_bytes
+
+    def attributed_pod(self, device: Device) -> str | None:
+        """The pod that holds the device as far as the exporter knows; None for one that is gone."""
+        pod = device.assigned_pod
+        if pod is None or self._live_pods is None or pod in self._live_pods:
+            return pod
+        return None
+
+    def replicas_on_node(self, deployment: str, node: str) -> int:
+        """How many replicas of a deployment the node holds."""
+        return self._replicas_on_node.get(deployment, {}).get(node, 0)
+
+    def nodes_of(self, deployment: str) -> set[str]:
+        """Nodes that hold replicas of a deployment."""
+        counts = self._replicas_on_node.get(deployment, {})
+        return {node for node, count in counts.items() if count > 0}
+
+    def holders(self, device: Device) -> list[tuple[int, str]]:
+        """Who was promised bytes of a shared device, the largest first."""
+        held = self._holders.get(device.uuid or "", {})
+        return sorted(((size, owner) for owner, size in held.items()), reverse=True)
+
+    def reserved_bytes(self, device: Device) -> int:
+        """Bytes of a shared device that are promised; claims count with what they add."""
+        return self._reserved_bytes.get(device.uuid or "", 0)
+
+    def foreign_bytes(self, device: Device) -> int:
+        """Bytes that processes of others use, as far as a reading shows."""
+        return self._foreign_bytes.get(device.uuid or "", 0)
+
+    def over_bytes(self, device: Device) -> int:
+        """Bytes by which more was promised than the device has; 0 when it holds."""
+        over = self.reserved_bytes(device) - device.usable_bytes
+        return over if over > OVERBOOKED_TOLERANCE_BYTES else 0
+
+    def overbooked(self) -> list[Device]:
+        """Shared devices of which more was promised than they have."""
+        if not self._reserved_bytes:
+            return []
+        return [d for node in self.nodes for d in node.devices if self.over_bytes(d)]
+
+    def free_bytes(self, device: Device) -> int:
+        """Bytes of a shared device that may still be promised; never negative."""
+        uuid = device.uuid
+        if uuid is None or device.unusable_reason is not None:
+            return 0
+        if self._ignore_use:
+            return device.usable_bytes
+        if uuid in self._full_devices:
+            return 0
+        used = self._reserved_bytes.get(uuid, 0) + self._foreign_bytes.get(uuid, 0)
+        return max(0, device.usable_bytes - used)
+
+    def nominal_bytes(self, device: Device) -> int:
+        """Like ``free_bytes``, by promises alone: what an inherited claim is measured by."""
+        uuid = device.uuid
+        if uuid is None or uuid in self._full_devices:
+            return 0
+        return max(0, device.usable_bytes - self._reserved_bytes.get(uuid, 0))
+
+    def num_free_devices(self, node: Node) -> int:
+        """Whole devices of the node that the device plugin can still hand out."""
+        if self._ignore_use:
+            return node.num_allocatable
+        held = node.num_foreign_devices + self._num_exclusive.get(node.name, 0)
+        shared = self._shared_on_node.get(node.name)
+        if shared:  # the label was taken off a node in use
+            held += sum(1 for num_bytes in shared.values() if num_bytes > 0)
+        return max(0, node.num_allocatable - held)
+
+    def exclusive_bytes(self, node: Node) -> int:
+        """Bytes that an exclusive replica can count on, whichever free device it is given.
+
+        The least-free device that no pod holds: foreign processes on a device count against
+        it, because the device plugin does not see them. Where the exporter does not attribute
+        devices to pods, the fullest ones are taken to be those of the pods that run.
+        """
+        if self._ignore_use:
+            return min((device.usable_bytes for device in node.devices), default=0)
+        released = self._released if self._released and self._released.node == node.name else None
+        own: list[int] = []
+        unassigned: list[tuple[int, Device]] = []
+        num_unusable = 0
+        for device in node.devices:
+            pod = self.attributed_pod(device)
+            if pod is None and device.unusable_reason is not None:
+                num_unusable += 1
+            elif pod is None:
+                unassigned.append((self._exclusive_free(device), device))
+            elif released is not None and pod == released.owner:
+                own.append(_without_own(device, released))
+        if num_unusable > len(node.devices) - node.num_allocatable:
+            return 0  # the device plugin still hands it out, and nobody can tell it not to
+        unassigned.sort(key=lambda item: item[0])
+        num_assigned = len(node.devices) - len(unassigned) - len(own) - num_unusable
+        num_running = node.num_foreign_devices + self._num_exclusive_ready.get(node.name, 0)
+        others = max(0, num_running - num_assigned)
+        if released is not None and not own and released.ready_seconds is not None:
+            # Unattributed: of the fullest devices, those after the others' are taken to be its own.
+            mine = unassigned[others : others + released.num_exclusive_devices]
+            own = [_without_own(device, released) for _, device in mine]
+            others += len(mine)
+        candidates = own + [free for free, _ in unassigned[others:]]
+        return min(candidates, default=0)
+
+    def _exclusive_free(self, device: Device) -> int:
+        """Free bytes of a device that no pod holds whole."""
+        promised = self._reserved_bytes.get(device.uuid or "", 0)
+        live = device.live_free_bytes
+        if device.assigned_pod is not None:
+            # Attributed to a pod that is gone: the reading is of the time when it ran.
+            live = None
+        free = device.usable_bytes if live is None else min(device.usable_bytes, live)
+        return max(0, min(free, device.usable_bytes - promised))
+
+
+def _without_own(device: Device, released: Reservation) -> int:
+    """Free bytes of a whole device once the replica that holds it has ended.
+
+    What is used beyond its promise is foreign, and stays.
+    """
+    if device.live_free_bytes is None:
+        return device.usable_bytes
+    used = device.usable_bytes - device.live_free_bytes
+    return device.usable_bytes - max(0, used - released.exclusive_bytes)

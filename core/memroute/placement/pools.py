@@ -1,0 +1,267 @@
+"""Devices and nodes in the order of what is free: the tightest fit without a look at all.
+
+A shared device that fits is found by bisection among the free bytes of its product; the first
+entry that is large enough leaves the smallest fragment. An exclusive replica is found the same
+way among nodes. Each booking changes the entries of one node.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from memroute.footprint import ReplicaFootprint
+from memroute.placement.eligibility import ineligible_reason
+from memroute.placement.inventory import Device, Node, PlacementMode
+from memroute.placement.ledger import Ledger
+from memroute.placement.problem import PlacementStrategy, WantedReplica
+
+FootprintOn = Callable[[str | None], ReplicaFootprint]
+"""What a replica needs on a kind of accelerator, by product label."""
+
+Entry = tuple[int, int, int, str]
+"""Shared: free bytes, whether an engine starts there, free bytes of the whole node, node.
+Exclusive: bytes per device, 0, free devices, node. In the order in which they are preferred."""
+PoolKey = tuple[str | None, ...]
+"""The products of the devices: one for shared entries, all of the node for exclusive ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A node (and devices) that a replica fits on."""
+
+    node: Node
+    devices: tuple[Device, ...]
+    """The chosen devices when shared; the devices it could be given when exclusive."""
+    footprint: ReplicaFootprint
+    """What the replica needs on each of them."""
+    bytes_per_device: int
+    """What would be promised."""
+    leftover_bytes: int
+    """Free bytes that the choice leaves on the tightest device: the fragment it makes."""
+
+
+class Pools:
+    """The sorted entries of one ledger. Owns them; ``refresh`` follows each booking."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Nothing is sorted before something is asked: most steps place nothing."""
+        self._ledger = ledger
+        self._nodes = {node.name: node for node in ledger.nodes}
+        self._sorted: dict[tuple[PlacementMode, bool], dict[PoolKey, list[Entry]]] | None = None
+        self._of_node: dict[str, list[tuple[list[Entry], Entry]]] = {}
+        self._eligible: dict[tuple[object, ...], frozenset[str]] = {}
+        self._may_be_stuck = False
+
+    def eligible(self, replica: WantedReplica) -> frozenset[str]:
+        """Names of the nodes that may take the replica, whatever their memory."""
+        key = replica.eligibility_key
+        found = self._eligible.get(key)
+        if found is None:
+            found = self._eligible[key] = frozenset(
+                node.name for node in self._ledger.nodes if ineligible_reason(node, replica) is None
+            )
+        return found
+
+    def refresh(self, node_name: str) -> None:
+        """Sort a node's entries in again, after a booking on it."""
+        if self._sorted is None:
+            return
+        for entries, entry in self._of_node.pop(node_name, ()):
+            del entries[bisect_left(entries, entry)]
+        node = self._nodes.get(node_name)
+        if node is not None:
+            for entries, entry in self._entries(node):
+                insort(entries, entry)
+
+    def best(self, replica: WantedReplica, footprint_on: FootprintOn) -> Candidate | None:
+        """The best node for a replica by its strategy; None when it fits nowhere.
+
+        Devices behind a pod that hangs in Terminating are taken only where nothing else fits:
+        what is placed there waits for somebody to mend the node.
+        """
+        eligible = self.eligible(replica)
+        if not eligible:
+            return None
+        pools = self._pools()
+        pick = self._spread if replica.strategy is PlacementStrategy.SPREAD else self._pack
+        for is_stuck in (False, True):
+            self._may_be_stuck = is_stuck
+            found = pick(pools[replica.mode, is_stuck], replica, footprint_on, eligible)
+            if found is not None:
+                return found
+        return None
+
+    def _pools(self) -> dict[tuple[PlacementMode, bool], dict[PoolKey, list[Entry]]]:
+        if self._sorted is None:
+            self._sorted = {(mode, stuck): {} for mode in PlacementMode for stuck in (False, True)}
+            for node in self._ledger.nodes:
+                for entries, entry in self._entries(node):
+                    entries.append(entry)
+            for by_product in self._sorted.values():
+                for entries in by_product.values():
+                    entries.sort()
+        return self._sorted
+
+    def _entries(self, node: Node) -> list[tuple[list[Entry], Entry]]:
+        """The entries of one node, each with the list it belongs to; remembered for later."""
+        assert self._sorted is not None  # noqa: S101 - set by the caller
+        ledger = self._ledger
+        found: list[tuple[list[Entry], Entry]] = []
+        if node.unusable_reason is not None:
+            return found
+        if node.mode is PlacementMode.EXCLUSIVE:
+            num_free = ledger.num_free_devices(node)
+            if num_free:
+                products = tuple(sorted({device.product or "" for device in node.devices}))
+                pool = self._sorted[PlacementMode.EXCLUSIVE, False].setdefault(products, [])
+                found.append((pool, (ledger.exclusive_bytes(node), 0, num_free, node.name)))
+        else:
+            free = [(device, ledger.free_bytes(device)) for device in node.devices]
+            total = sum(size for _, size in free)
+            seen = {
+                (device.product, device.uuid in ledger.stuck_devices, size,
+                 int(device.uuid in ledger.busy_devices))
+                for device, size in free
+                if size
+            }  # fmt: skip
+            for product, is_stuck, size, busy in seen:
+                pool = self._sorted[PlacementMode.SHARED, is_stuck].setdefault((product,), [])
+                found.append((pool, (size, busy, total, node.name)))
+        self._of_node[node.name] = found
+        return found
+
+    def _pack(
+        self,
+        pools: Mapping[PoolKey, list[Entry]],
+        replica: WantedReplica,
+        footprint_on: FootprintOn,
+        eligible: frozenset[str],
+    ) -> Candidate | None:
+        """The tightest fit: of each product the first entry whose node has devices enough."""
+        best: tuple[int, Entry, Candidate] | None = None
+        for products, entries in pools.items():
+            footprint = _largest(products, footprint_on)
+            need = footprint.total_bytes
+            for position in range(bisect_left(entries, (need,)), len(entries)):
+                entry = entries[position]
+                if entry[3] not in eligible:
+                    continue
+                rank = entry[0] - need
+                if best is not None and (rank, entry) >= best[:2]:
+                    break
+                candidate = self._on(entry, replica, products, footprint)
+                if candidate is not None:
+                    best = (rank, entry, candidate)
+                    break
+        return best[2] if best is not None else None
+
+    def _spread(
+        self,
+        pools: Mapping[PoolKey, list[Entry]],
+        replica: WantedReplica,
+        footprint_on: FootprintOn,
+        eligible: frozenset[str],
+    ) -> Candidate | None:
+        """The node with the fewest siblings, then the one that leaves most."""
+        siblings = self._ledger.nodes_of(replica.key.deployment)
+        found = self._freest(pools, replica, footprint_on, eligible - siblings)
+        if found is not None:
+            return found
+        by_count: dict[int, set[str]] = {}
+        for name in siblings & eligible:
+            count = self._ledger.replicas_on_node(replica.key.deployment, name)
+            by_count.setdefault(count, set()).add(name)
+        for _, names in sorted(by_count.items()):
+            found = self._freest(pools, replica, footprint_on, frozenset(names))
+            if found is not None:
+                return found
+        return None
+
+    def _freest(
+        self,
+        pools: Mapping[PoolKey, list[Entry]],
+        replica: WantedReplica,
+        footprint_on: FootprintOn,
+        names: frozenset[str],
+    ) -> Candidate | None:
+        best: Candidate | None = None
+        for products, entries in pools.items():
+            footprint = _largest(products, footprint_on)
+            for entry in _emptiest_first(entries, footprint.total_bytes):
+                # The emptiest device of a node bounds what a group on it can leave.
+                if best is not None and entry[0] - footprint.total_bytes <= best.leftover_bytes:
+                    break
+                if entry[3] not in names:
+                    continue
+                candidate = self._on(entry, replica, products, footprint)
+                if candidate is not None and (
+                    best is None or candidate.leftover_bytes > best.leftover_bytes
+                ):
+                    best = candidate
+        return best
+
+    def _on(
+        self,
+        entry: Entry,
+        replica: WantedReplica,
+        products: PoolKey,
+        footprint: ReplicaFootprint,
+    ) -> Candidate | None:
+        """The replica on the node of an entry; None when it has too few such devices."""
+        node = self._nodes[entry[3]]
+        num_devices, need = footprint.num_devices, footprint.total_bytes
+        if num_devices > 1 and any(device.is_slice for device in node.devices):
+            return None
+        if replica.mode is PlacementMode.EXCLUSIVE:
+            if entry[2] < num_devices:
+                return None
+            return Candidate(
+                node=node,
+                devices=node.devices,
+                footprint=footprint,
+                bytes_per_device=entry[0],
+                leftover_bytes=entry[0] - need,
+            )
+        if len(node.devices) < num_devices:
+            return None
+        ledger = self._ledger
+        is_spread = replica.strategy is PlacementStrategy.SPREAD
+        # A tensor-parallel group runs at the pace of its slowest rank: one product only.
+        group = sorted(
+            (device.uuid in ledger.stuck_devices, -free if is_spread else free,
+             device.uuid in ledger.busy_devices, device.index, device.uuid or "")
+            for device, free in ((device, ledger.free_bytes(device)) for device in node.devices)
+            if free >= need
+            and device.product == products[0]
+            and (self._may_be_stuck or device.uuid not in ledger.stuck_devices)
+        )[:num_devices]  # fmt: skip
+        if len(group) < num_devices:
+            return None
+        by_uuid = {device.uuid: device for device in node.devices}
+        return Candidate(
+            node=node,
+            devices=tuple(by_uuid[uuid] for *_, uuid in group),
+            footprint=footprint,
+            bytes_per_device=need,
+            leftover_bytes=min(abs(free) for _, free, *_ in group) - need,
+        )
+
+
+def _largest(products: PoolKey, footprint_on: FootprintOn) -> ReplicaFootprint:
+    # On a mixed node the device plugin may hand out any kind: the largest need counts.
+    if len(products) == 1:
+        return footprint_on(products[0])
+    return max(
+        (footprint_on(product) for product in products or (None,)),
+        key=lambda footprint: footprint.total_bytes,
+    )
+
+
+def _emptiest_first(entries: list[Entry], need: int) -> Iterator[Entry]:
+    """Entries that are large enough, the largest first; of equals the first name first."""
+    first = bisect_left(entries, (need,))
+    end = len(entries)
+    while end > first:
+        start = bisect_left(entries, (entries[end - 1][0],), first, end)
+        yield from entries[start:end]
+        end = start

@@ -1,0 +1,133 @@
+"""What the planner remembers between steps: since when it has seen what it sees.
+
+Pods carry the times of other clocks: the API server's, kube-scheduler's, a kubelet's. A duration
+that matters (has it drained long enough, does it hang) is measured here instead, from the moment
+this operator first saw it, by one monotonic clock. A restarted operator starts to count again,
+which makes it wait longer and never less, with one exception: readiness that is older than any
+plausible difference of clocks counts, or every restart would blind the ledger for a minute.
+
+The claim of a successor is on the pod that it replaces. Between that pod's end and the creation
+of the successor the claim is remembered here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from memroute_operator.deployment import Deployment
+from memroute_operator.promises import Claim
+from memroute_operator.replica import Replica, Seen
+
+# Wall clocks of a cluster differ by less than this, or nothing else works either: TLS, tokens
+# and Leases have the same bound of some minutes.
+CLOCK_DIFFERENCE_SECONDS = 300.0
+# How long the claim of a pod that has gone waits for its successor. It is created in the next
+# step, unless the API server refuses; after that its room is judged anew.
+CLAIM_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepartedClaim:
+    """The claim of a pod that has gone, until its successor is there."""
+
+    deployment: str
+    deployment_uid: str
+    index: int
+    claim: Claim
+    left_at_seconds: float
+
+
+class PlanMemory:
+    """Owns the first sightings, by pod and fact, and the claims of pods that have gone."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, dict[str, tuple[object, float]]] = {}
+        self._claimants: dict[str, Replica] = {}
+        self._departed: dict[tuple[str, int], DepartedClaim] = {}
+
+    def stamp(
+        self, replicas: Iterable[Replica], *, now_seconds: float, now: datetime
+    ) -> list[Replica]:
+        """The replicas with what has been seen of them. ``now``: the wall clock."""
+        stamped: list[Replica] = []
+        since: dict[str, dict[str, tuple[object, float]]] = {}
+        for replica in replicas:
+            known = self._since.get(replica.uid, {})
+            seen, since[replica.uid] = _look(replica, known, now_seconds=now_seconds, now=now)
+            stamped.append(replace(replica, seen=seen))
+        self._since = since
+        self._remember_claims(stamped, now_seconds)
+        return stamped
+
+    def departed_claims(self, deployments: Iterable[Deployment]) -> tuple[DepartedClaim, ...]:
+        """Claims whose pod has gone and whose successor is still wanted as it was claimed."""
+        wanted = {one.key: (one.uid, one.revision) for one in deployments}
+        self._departed = {
+            key: one
+            for key, one in self._departed.items()
+            if wanted.get(one.deployment) == (one.deployment_uid, one.claim.revision)
+        }
+        return tuple(one for _, one in sorted(self._departed.items()))
+
+    def _remember_claims(self, replicas: list[Replica], now_seconds: float) -> None:
+        present = {replica.uid for replica in replicas}
+        taken = {(r.deployment, r.index) for r in replicas if not r.is_stuck}
+        for uid, replica in self._claimants.items():
+            if uid not in present and replica.successor is not None:
+                self._departed[replica.deployment, replica.index] = DepartedClaim(
+                    deployment=replica.deployment,
+                    deployment_uid=replica.owner_uid or "",
+                    index=replica.index,
+                    claim=replica.successor,
+                    left_at_seconds=now_seconds,
+                )
+        self._claimants = {r.uid: r for r in replicas if r.successor is not None}
+        self._departed = {
+            key: one
+            for key, one in self._departed.items()
+            if key not in taken and now_seconds - one.left_at_seconds <= CLAIM_SECONDS
+        }
+
+
+def _look(
+    replica: Replica,
+    known: dict[str, tuple[object, float]],
+    *,
+    now_seconds: float,
+    now: datetime,
+) -> tuple[Seen, dict[str, tuple[object, float]]]:
+    """For how long it has been so, and the first sightings to remember.
+
+    Each fact has a token; another token is another beginning (a container that restarted).
+    """
+    serving = replica.num_restarts if replica.is_ready or "serving" in known else None
+    if replica.failure is not None and replica.is_down:
+        serving = None  # its process has ended: what it held is free until it loads again
+    tokens: dict[str, object] = {
+        "serving": serving,
+        "unready": None if replica.is_ready else True,
+        "draining": replica.draining_since,
+        "unschedulable": None if replica.unschedulable_since is None else True,
+        "terminating": True if replica.is_terminating else None,
+    }
+    first: dict[str, tuple[object, float]] = {}
+    for fact, token in tokens.items():
+        if token is None:
+            continue
+        before = known.get(fact)
+        if before is not None and before[0] == token:
+            first[fact] = before
+        elif fact == "serving":
+            if replica.is_ready:
+                first[fact] = (token, now_seconds - _certain_seconds(replica, now))
+        else:
+            first[fact] = (token, now_seconds)
+    ages = {f"{fact}_seconds": now_seconds - at for fact, (_, at) in first.items()}
+    return Seen(**ages), first
+
+
+def _certain_seconds(replica: Replica, now: datetime) -> float:
+    """How long it has been ready at least, whatever the clocks' difference."""
+    if replica.ready_since is None:
+        return 0.0
+    return max(0.0, (now - replica.ready_since).total_seconds() - CLOCK_DIFFERENCE_SECONDS)

@@ -1,0 +1,137 @@
+"""What a step is made of: the actions, what was found on the way, and what it depends on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from memroute.placement import Placed, Refused
+from memroute_operator.deployment import Deployment
+from memroute_operator.memory import DepartedClaim
+from memroute_operator.replica import Replica
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Create:
+    """Create a replica's pod: from then on its bytes are reserved."""
+
+    deployment: Deployment
+    placed: Placed
+    is_gated: bool
+    """Whether it must wait for another engine to finish starting on its device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete:
+    """Delete a replica's pod."""
+
+    replica: Replica
+    why: str
+    force: bool = False
+    """Without waiting for its node, which is gone."""
+    avoid_node: bool = False
+    """Whether the node has refused it: the next one is placed elsewhere for a while."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkDraining:
+    """Tell the routers to send nothing more to a replica (or, with False, to go on)."""
+
+    replica: Replica
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRoom:
+    """Write on a replica which room its successor has; with None, that it has none any more.
+
+    Written, and seen in the store, before the replica drains: nobody else gets that room.
+    """
+
+    replica: Replica
+    placed: Placed | None
+    revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenGate:
+    """Let a queued replica start."""
+
+    replica: Replica
+
+
+Action = Create | Delete | MarkDraining | ClaimRoom | OpenGate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overbooked:
+    """A shared device of which more was promised than it has."""
+
+    node: str
+    device: str
+    over_bytes: int
+    pods: tuple[str, ...]
+    """Who was promised bytes of it, the youngest first."""
+    drained: tuple[str, ...]
+    """Those that leave it."""
+
+    @property
+    def message(self) -> str:
+        """The sentence for a status or a log."""
+        leaves = ", ".join(self.drained) or "nobody"
+        return (
+            f"{self.node}/{self.device} is overbooked by {self.over_bytes} bytes "
+            f"({', '.join(self.pods)}); {leaves} is drained"
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What the plan found for one deployment, for its status."""
+
+    refused: dict[int, Refused] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    """Pods that count as its replicas: not those that are too many, nor those that hang."""
+    rollout: str | None = None
+    """What a rollout is doing, as a sentence; None when nothing is rolled out."""
+    rollout_blocked: Refused | None = None
+    """Why the new spec would not fit even in place of an old replica."""
+    moves: list[str] = field(default_factory=list)
+    """What is done about replicas on cordoned nodes, as sentences."""
+    stuck: list[Replica] = field(default_factory=list)
+    """Pods that hang in Terminating and hold their devices."""
+    overbooked: list[Overbooked] = field(default_factory=list)
+    """Devices of its replicas of which more was promised than they have."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """The next actions, and what was found on the way."""
+
+    actions: list[Action] = field(default_factory=list)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    overbooked: list[Overbooked] = field(default_factory=list)
+    stuck: list[Replica] = field(default_factory=list)
+    """Pods that hang in Terminating, of any deployment."""
+    has_timers: bool = False
+    """Whether something is due by time alone: look again soon."""
+    num_explained: int = 0
+    """Refusals that were worked out; all others of a kind are copies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanContext:
+    """What a step depends on beside the facts."""
+
+    drain_timeout_seconds: float
+    in_flight: Mapping[str, int] | None
+    """Requests at each replica, by pod; None when no router says."""
+    in_flight_age_seconds: float | None = None
+    """How old that is; None when nobody knows. A count from before a mark does not count."""
+    avoided_nodes: Mapping[str, frozenset[str]]
+    """Deployment → nodes on which kube-scheduler or kubelet has just refused it."""
+    lost_nodes: frozenset[str]
+    """Nodes that have been unreachable for long enough to be given up."""
+    departed_claims: tuple[DepartedClaim, ...] = ()
+    """Room that was claimed for the successors of pods that have gone."""
+    held_back: frozenset[str] = frozenset()
+    """Replicas (``namespace/pod``) and ModelDeployments (``namespace/name/``, with a slash at
+    the end) whose pods are not created now: what they would take is free for others."""

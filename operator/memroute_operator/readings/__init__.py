@@ -1,0 +1,1 @@
+"""Readings of exporters, routers and engines: pages over HTTP, each failing alone."""

@@ -1,0 +1,193 @@
+"""The readings of the operator, and the loops that keep them young.
+
+Owns the last readings of exporters, routers and engines. Exporters and routers are read every
+``scrape_seconds``, spread over that time; engines once each, in a slower loop of their own, so
+that a thousand that were not read yet do not delay the exporters. Nothing that a page does ends
+a loop: see ``_forever``.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from memroute.units import MIB
+from memroute_kube import KubeObject
+from memroute_operator.device_metrics import DeviceMetrics, find_exporters
+from memroute_operator.engine_reports import EngineReports
+from memroute_operator.readings.pages import PageReader
+from memroute_operator.readings.sources import PodSelector, SourceLog
+from memroute_operator.router_metrics import RouterMetrics
+
+LOGGER = logging.getLogger(__name__)
+# How often engines that were not read yet are read, in seconds, chosen by hand: a measurement
+# is good for the next placement, not for this one.
+ENGINE_SECONDS = 15.0
+# How long the first plan waits for first readings, in seconds, chosen by hand: 500 exporters
+# that answer need less than one, and those that do not are no reason to place nothing.
+FIRST_READ_SECONDS = 5.0
+# Of the interval that the reads are spread over; the rest is for the slow ones.
+SPREAD_RATIO = 0.8
+
+
+# A change of free bytes below this is no reason to plan anew: an engine's own use moves by some
+# MiB all the time, and no placement turns on that. Chosen by hand.
+CHANGE_BYTES = 64 * MIB
+
+
+def _rounded(num_bytes: int | None) -> int | None:
+    return None if num_bytes is None else num_bytes // CHANGE_BYTES
+
+
+class ReadingMetrics:
+    """What the operator exports of its readings."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.sources = Gauge(
+            "memroute_operator_sources",
+            "Pages that are read, by kind.",
+            ("kind",),
+            registry=registry,
+        )
+        self.failing = Gauge(
+            "memroute_operator_sources_failing",
+            "Pages that could not be read or used at the last try, by kind and trouble.",
+            ("kind", "trouble"),
+            registry=registry,
+        )
+        self.errors = Counter(
+            "memroute_operator_reading_errors",
+            "Rounds of readings that a bug ended; the loop goes on.",
+            ("kind",),
+            registry=registry,
+        )
+        self._troubles: dict[str, set[str]] = {}
+
+    def on_round(self, kind: str, num_sources: int, log: SourceLog) -> None:
+        """A round of readings has ended."""
+        self.sources.labels(kind=kind).set(num_sources)
+        counts: dict[str, int] = {}
+        for trouble in log.troubles.values():
+            counts[trouble] = counts.get(trouble, 0) + 1
+        known = self._troubles.setdefault(kind, set())
+        known |= counts.keys()
+        # A trouble that has passed is 0, not the number that it last was.
+        for trouble in known:
+            self.failing.labels(kind=kind, trouble=trouble).set(counts.get(trouble, 0))
+
+
+class Readings:
+    """The last readings of everything that has a metrics page."""
+
+    def __init__(
+        self,
+        reader: PageReader,
+        pods: Callable[[], Iterable[KubeObject]],
+        metrics: ReadingMetrics,
+        *,
+        exporters: Sequence[PodSelector],
+        exporter_port: int,
+        routers: Sequence[PodSelector],
+        scrape_seconds: float,
+        on_change: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``pods``: all pods that are known now; ``on_change``: something was read anew."""
+        self.devices = DeviceMetrics(scrape_seconds=scrape_seconds)
+        self.routers = RouterMetrics()
+        self.engines = EngineReports()
+        # A thousand engines that do not answer must not hold up the exporters.
+        self._exporter_lane, self._router_lane = reader.lane(), reader.lane()
+        self._engine_lane = reader.lane()
+        self._pods = pods
+        self._metrics = metrics
+        self._exporters = exporters
+        self._exporter_port = exporter_port
+        self._router_selectors = routers
+        self._scrape_seconds = scrape_seconds
+        self._on_change = on_change
+        self._clock = clock
+        self._last_content: tuple[object, ...] | None = None
+
+    async def read_once(self) -> None:
+        """Read exporters and routers now, all at once: what a first plan stands on.
+
+        Takes ``FIRST_READ_SECONDS`` at the most; what has not answered by then is unknown.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_READ_SECONDS), asyncio.TaskGroup() as group:
+                group.create_task(self._guarded("exporter", self._read_exporters, 0.0))
+                group.create_task(self._guarded("router", self._read_routers, 0.0))
+
+    async def run(self) -> None:
+        """Read for ever. Ends only by cancellation."""
+        async with asyncio.TaskGroup() as group:
+            seconds = self._scrape_seconds
+            group.create_task(self._forever("exporter", self._read_exporters, seconds))
+            group.create_task(self._forever("router", self._read_routers, seconds))
+            group.create_task(self._forever("engine", self._read_engines, ENGINE_SECONDS))
+
+    async def _forever(
+        self, kind: str, read: Callable[[float], Awaitable[None]], interval_seconds: float
+    ) -> None:
+        while True:
+            started = self._clock()
+            await self._guarded(kind, read, interval_seconds * SPREAD_RATIO)
+            await asyncio.sleep(max(0.1, interval_seconds - (self._clock() - started)))
+
+    async def _guarded(
+        self, kind: str, read: Callable[[float], Awaitable[None]], over_seconds: float
+    ) -> None:
+        """One round. A bug in it is logged and counted, and the next round is tried anyway."""
+        try:
+            await read(over_seconds)
+        except Exception:  # the named boundary: readings must outlive whatever a page does
+            LOGGER.exception("a round of readings failed kind=%s", kind)
+            self._metrics.errors.labels(kind=kind).inc()
+        if (content := self._content()) != self._last_content:
+            self._last_content = content
+            self._on_change()
+
+    def _content(self) -> tuple[object, ...]:
+        """What a plan would see of all readings; equal while nothing has changed that counts."""
+        now = self._clock()
+        devices = tuple(
+            (
+                node,
+                self.devices.is_fresh(node, now_seconds=now),
+                tuple(
+                    (one.uuid, one.slice_id, _rounded(one.free_bytes), one.assigned_pods, one.xid)
+                    for one in reading.devices
+                ),
+            )
+            for node, reading in sorted(self.devices.readings.items())
+        )
+        ratios = {pod: round(ratio, 2) for pod, ratio in self.routers.kv_projected_ratio.items()}
+        routers = (self.routers.is_known, dict(self.routers.in_flight), ratios)
+        return (devices, routers, dict(self.routers.targets), dict(self.engines.by_pod))
+
+    async def _read_exporters(self, over_seconds: float) -> None:
+        found = find_exporters(self._pods(), self._exporters, default_port=self._exporter_port)
+        await self.devices.scrape(
+            self._exporter_lane, found, self._clock, over_seconds=over_seconds
+        )
+        self._metrics.on_round("exporter", len(found), self.devices.log)
+
+    async def _read_routers(self, over_seconds: float) -> None:
+        found = [
+            pod
+            for pod in self._pods()
+            if any(selector.matches(pod) for selector in self._router_selectors)
+        ]
+        await self.routers.scrape(self._router_lane, found, self._clock, over_seconds=over_seconds)
+        self._metrics.on_round("router", len(found), self.routers.log)
+
+    async def _read_engines(self, over_seconds: float) -> None:
+        # The first round after a start reads all engines of the cluster: seconds, not a burst.
+        pods = list(self._pods())
+        num_unread = len(self.engines.unread(pods))
+        await self.engines.scrape(self._engine_lane, pods, over_seconds=min(over_seconds, 5.0))
+        self._metrics.on_round("engine", num_unread, self.engines.log)
