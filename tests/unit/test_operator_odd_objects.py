@@ -1,6 +1,6 @@
 """Bar 1: whatever pods, nodes and ModelDeployments look like, nothing leaves gather, plan, status.
 
-500 examples by default; ``MEMROUTE_EXAMPLES=10000`` for the long run.
+500 examples by default; ``make odd-objects`` tries 10,000.
 """
 
 import copy
@@ -23,7 +23,7 @@ from memroute_operator.status import broken_status, deployment_status
 from memroute_operator.store import Store
 from operator_rig import mdep, node, reading
 
-EXAMPLES = int(os.environ.get("MEMROUTE_EXAMPLES", "500"))
+EXAMPLES = int(os.environ.get("MEMROUTE_FUZZ_EXAMPLES", "500"))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RESERVATION = (
     '{"v":1,"mode":"shared","node":"a","count":1,"bytesPerDevice":1000,"devices":{"GPU-a-0":1000}}'
