@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from memroute_kube import ApiError, KubernetesClient
+from memroute_operator.adoption import Adoption
 from memroute_operator.apply import Applier
 from memroute_operator.carry_out import CarryOut
 from memroute_operator.events import EventWriter
@@ -102,6 +103,7 @@ class Reconciler:
             rng=rng,
         )
         self._fence = fence or Fence(AlwaysLeading())
+        self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
         self._lost_nodes = LostNodes()
         self._ghosts = Ghosts()
         self._told: frozenset[str] = frozenset()
@@ -209,6 +211,7 @@ class Reconciler:
         if step.actions:
             # The answers are in the store: tell the status as it is now.
             facts = self._gather(sights)
+        self._adoption.start(facts)
         await self._statuses.write_all(facts, step, loss)
         await self._tell_failed_pods(facts, failed)
         refused = {

@@ -4,6 +4,7 @@ import subprocess
 import pytest
 
 from cluster_support import apply, condition, pods_of, wait_ready
+from memroute_operator.replica import ANNOTATION_STARTED_WITH
 from memroute_simulator.emulated_cluster import EmulatedCluster
 from previous_release import unpack_previous_release
 
@@ -58,6 +59,15 @@ class Helm:
         assert result.returncode == 0, result.stderr
 
 
+def all_pods(cluster):
+    return pods_of(cluster, "models")
+
+
+def is_marked(pod):
+    """Whether it says what its engine was started with."""
+    return ANNOTATION_STARTED_WITH in pod["metadata"]["annotations"]
+
+
 def uids(cluster):
     """Pod → its uid and restarts: an engine that was started anew is another one too."""
     return {
@@ -65,7 +75,7 @@ def uids(cluster):
             pod["metadata"]["uid"],
             [status["restartCount"] for status in pod["status"]["containerStatuses"]],
         )
-        for pod in pods_of(cluster, "models")
+        for pod in all_pods(cluster)
     }
 
 
@@ -140,7 +150,8 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
     wait_template(cluster, MODELS, "False")
     assert uids(cluster) == now
 
-    # Variables in another order are the same variables.
+    # Variables in another order are the same variables, once 0.1's replicas have been marked.
+    cluster.wait_for("every replica to be marked", lambda: all(map(is_marked, all_pods(cluster))))
     engine = MODELS["shared"]["engine"]
     apply(
         cluster, "models", "shared",

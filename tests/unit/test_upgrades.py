@@ -8,6 +8,7 @@ import pytest
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB
 from memroute_kube.resources import ANNOTATION_RESERVATION
+from memroute_operator.adoption import unmarked
 from memroute_operator.deployment import read_deployment
 from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.gather import gather
@@ -129,6 +130,17 @@ def test_an_edit_that_release_0_1_would_roll_out_and_we_do_not_keeps_our_replica
     facts = facts_of(after, pod_of(before))
     assert before.legacy_revision != after.legacy_revision
     assert [r.revision for r in facts.replicas] == [facts.deployments[0].revision]
+
+
+def test_a_replica_of_release_0_1_is_marked_while_its_hash_tells_what_it_runs():
+    """An edit that only 0.1 would take for one must not replace it later."""
+    of = deployment()
+    old = {ANNOTATION_STARTED_WITH: None}
+    (marked,) = unmarked(facts_of(of, pod_of(of, **old))).values()
+    assert [(one.key, one.revision) for one in marked] == [("default/m-0", of.revision)]
+    assert unmarked(facts_of(of, pod_of(of))) == {}
+    edited = deployment(memory__maxContextTokens=4096)
+    assert unmarked(facts_of(edited, pod_of(of, **old))) == {}
 
 
 def newer(**fields):
