@@ -205,6 +205,7 @@ class Reconciler:
             now_seconds=started,
         )
         self._tell(facts, loss)
+        self._readings.tell_notes(facts.inventory.nodes)
         step = self._planner.plan(facts, self._context(facts, loss), now_seconds=started)
         failed: dict[str, str] = {}
         await self._hands.carry_out(step.actions, lambda action: self._on_done(action, failed))
@@ -234,6 +235,7 @@ class Reconciler:
             self._readings.devices,
             now_seconds=now,
             reports=self._readings.engines.by_pod,
+            resource_slices=self._readings.slices_by_node,
             memory=self._memory,
             now=datetime.now(UTC),
             held=self._hands.reservations(lambda key: pods.get(key) is not None),
