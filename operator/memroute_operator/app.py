@@ -9,8 +9,6 @@ import logging
 import secrets
 import signal
 import socket
-from collections.abc import Coroutine
-from typing import Any
 
 import kopf
 
@@ -28,20 +26,19 @@ from memroute_operator.settings import OperatorSettings
 from memroute_operator.store import Store
 
 LOGGER = logging.getLogger(__name__)
-LEASE_NAME = "memroute-operator"
+COMPONENT = LEASE_NAME = "memroute-operator"
 
 
 async def run_operator(settings: OperatorSettings) -> None:
     """Run until SIGTERM. A loop that ends by itself is a bug and ends the process with it."""
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stopping, watch_no_more = asyncio.Event(), asyncio.Event()
+    _end_on_signals(stopping)
     store, metrics, marks = Store(), OperatorMetrics(), Marks()
     metrics.serve(settings.host, settings.metrics_port)
     serve_health(settings.host, settings.health_port, marks, resync_seconds=settings.resync_seconds)
     async with (
-        await FencedClient.from_environment(component="memroute-operator") as client,
-        await KubernetesClient.from_environment(component="memroute-operator") as lease_client,
+        await FencedClient.from_environment(component=COMPONENT) as client,
+        await KubernetesClient.from_environment(component=COMPONENT) as lease_client,
         open_page_reader() as reader,
     ):
         elector = _elector(settings, lease_client, metrics, marks)
@@ -62,27 +59,28 @@ async def run_operator(settings: OperatorSettings) -> None:
             on_change=store.mark_dirty,
             list_slices=list_slices,
         )
-        reconciler = Reconciler(client, store, settings, metrics, readings, client.fence)
-        writing = asyncio.create_task(reconciler.run(), name="reconciler")
-        tasks = [
-            writing,
-            asyncio.create_task(stopping.wait(), name="signal"),
-            asyncio.create_task(_watch(store, stopping), name="kopf"),
-        ]
+        reconciler = Reconciler(client, store, settings, metrics, readings, fence=client.fence)
+        # In the order in which they end: the Lease is given back once nothing is written any more.
+        tasks = [asyncio.create_task(reconciler.run(), name="reconciler")]
         if elector is not None:
             tasks.append(asyncio.create_task(run_until_cancelled(elector), name="election"))
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        stopping.set()
-        # The writer first: the Lease is given back once nothing is written any more.
-        writing.cancel()
-        await asyncio.wait({writing})
-        for task in tasks:
-            if task.get_name() != "kopf":
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done:
-            task.result()
+        watching = asyncio.create_task(_watch(store, watch_no_more, stopping), name="kopf")
+        signalled = asyncio.create_task(stopping.wait(), name="signal")
+        await asyncio.wait([*tasks, watching, signalled], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*tasks, signalled):
+            task.cancel()
+            await asyncio.wait({task})
+        watch_no_more.set()
+        await asyncio.wait({watching})
+        for task in (*tasks, watching):
+            if not task.cancelled():
+                task.result()
     LOGGER.info("operator stopped")
+
+
+def _end_on_signals(stopping: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
 
 
 def _elector(
@@ -105,7 +103,13 @@ def _elector(
     )
 
 
-def _watch(store: Store, stopping: asyncio.Event) -> Coroutine[Any, Any, None]:
-    return kopf.operator(
-        registry=build_registry(store), clusterwide=True, standalone=True, stop_flag=stopping
+async def _watch(store: Store, watch_no_more: asyncio.Event, stopping: asyncio.Event) -> None:
+    """Feed the store, until told to end."""
+    others = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
+        registry=build_registry(store), clusterwide=True, standalone=True, stop_flag=watch_no_more
     )
+    # kopf takes the signals, and at its end cancels whatever has been started since, 5 s later:
+    # the writer must have ended in its own order by then.
+    _end_on_signals(stopping)
+    await kopf.run_tasks(tasks, ignored=others)

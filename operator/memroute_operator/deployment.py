@@ -66,7 +66,7 @@ class Deployment:
     failure: ResolveFailure | None
     revision: str
     """Changes when a running replica no longer is what the spec asks for."""
-    legacy_revision: str | None
+    legacy_revision: str | None = None
     """What 0.1 stamps on replicas of this spec; None when it could not start them."""
     obj: KubeObject = field(repr=False)
     calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))

@@ -23,6 +23,9 @@ import aiohttp
 from memroute_kube import ApiError, KubeObject, KubernetesClient
 from memroute_operator.health import Marks
 
+# The term in which the present step was planned. What the step starts (a lane that outlasts it)
+# inherits it, and keeps it when the next step begins.
+_TERM: ContextVar[int | None] = ContextVar("_TERM", default=None)
 # Whether the call of this task is a write: the check at the connection has no other way to know.
 _IS_WRITE: ContextVar[bool] = ContextVar("_IS_WRITE", default=False)
 
@@ -66,12 +69,12 @@ class AlwaysLeading:
 
 
 class Fence:
-    """Whether a write may be sent. Owns the term that the present step was planned in."""
+    """Whether a write may be sent. Owns the term that everything was last read anew in."""
 
     def __init__(self, leader: Leader, marks: Marks | None = None) -> None:
         """``marks``: where to tell what the reconcile loop is doing."""
         self._leader = leader
-        self._term: int | None = None
+        self._caught_up: int | None = None
         self.marks = marks or Marks()
 
     async def begin_step(self, catch_up: Callable[[], Awaitable[object]]) -> None:
@@ -84,9 +87,11 @@ class Fence:
         await self._leader.wait_leading()
         self.marks.on_step()
         term = self._leader.term
-        if term != self._term:
+        if term != self._caught_up:
+            _TERM.set(None)
             await catch_up()
-            self._term = term
+            self._caught_up = term
+        _TERM.set(term)
 
     def seconds_left(self) -> float:
         """How long a write of this step may take. Raises ``NotLeader`` when it may not be sent."""
@@ -94,7 +99,7 @@ class Fence:
         if seconds <= 0:
             msg = "another operator leads, or may lead by now: the lease was not renewed in time"
             raise NotLeader(msg)
-        if self._term != self._leader.term:
+        if _TERM.get() != self._leader.term:
             msg = "another operator may have led since this step was planned: it is planned again"
             raise NotLeader(msg)
         return seconds

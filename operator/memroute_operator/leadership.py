@@ -79,7 +79,9 @@ class Leadership:
     renewed_at: float | None = None
     """When the last confirmed renewal of ours was *sent*; None for a standby."""
     term: int = 0
-    """How often this process has begun to lead: a write belongs to the term it was planned in."""
+    """How often this process has taken the Lease: a write belongs to the term it was planned in."""
+    has_kept_it: bool = False
+    """Whether nobody else has had the Lease since it was taken last, as far as anybody looked."""
 
     def is_leading(self, now: float) -> bool:
         """Whether a write may be sent now."""
@@ -112,17 +114,21 @@ class Wait:
 def observe(leadership: Leadership, record: LeaseRecord | None, *, now: float) -> Leadership:
     """What is known after the API server was asked.
 
-    A record that somebody else holds ends our term: whoever reads it is no leader.
+    A record that is not ours ends our term: somebody else may have written since.
     """
     if leadership.observed_at is None or record != leadership.observed:
         leadership = replace(leadership, observed=record, observed_at=now)
     if record is None or record.holder != leadership.identity:
-        leadership = replace(leadership, renewed_at=None)
+        leadership = replace(leadership, renewed_at=None, has_kept_it=False)
     return leadership
 
 
 def step_down_if_late(leadership: Leadership, *, now: float) -> Leadership:
-    """A holder whose renewals are not confirmed is a standby from its deadline on."""
+    """A holder whose renewals are not confirmed is a standby from its deadline on.
+
+    Its term goes on if the next renewal finds the Lease as it was: nobody else has written. So a
+    single operator that was busy for ten seconds need not plan anew.
+    """
     if leadership.renewed_at is not None and not leadership.is_leading(now):
         return replace(leadership, renewed_at=None)
     return leadership
@@ -165,13 +171,13 @@ def confirm(leadership: Leadership, record: LeaseRecord, *, sent_at: float) -> L
 
     Counted from the sending: no observer can have seen the renewal earlier.
     """
-    starts = leadership.renewed_at is None
     return replace(
         leadership,
         observed=record,
         observed_at=sent_at,
         renewed_at=sent_at,
-        term=leadership.term + starts,
+        has_kept_it=True,
+        term=leadership.term + (not leadership.has_kept_it),
     )
 
 

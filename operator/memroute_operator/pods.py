@@ -8,9 +8,11 @@
 | anything else | foreign | the accelerators that it requests | no |
 
 Nobody knows what an unreadable pod holds (a newer operator may have written it, or somebody's
-hand), but it may well serve: it keeps its node to itself until a person looks.
+hand), but it may well serve: it keeps its node to itself until a person looks, or the devices
+that its reservation names, where a node has exactly those.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -45,15 +47,22 @@ class UnreadablePod:
     is_terminal: bool
     why: str
     """What is wrong with its reservation."""
+    device_uuids: frozenset[str] = frozenset()
+    """The devices that its reservation names; empty when it names none that can be read."""
 
     def reservation(self, node: Node) -> Reservation:
-        """All of its node's devices."""
+        """The whole of the devices that it names; else all of its node's devices."""
+        usable = {d.uuid: d.usable_bytes for d in node.devices if d.uuid is not None}
+        num_devices = max(node.num_allocatable, len(node.devices))
+        if self.device_uuids and self.device_uuids <= usable.keys():
+            usable = {uuid: usable[uuid] for uuid in self.device_uuids}
+            num_devices = len(self.device_uuids)
         return Reservation(
             owner=self.key,
             deployment=self.deployment,
             node=node.name,
-            device_bytes={d.uuid: d.usable_bytes for d in node.devices if d.uuid is not None},
-            num_exclusive_devices=max(node.num_allocatable, len(node.devices)),
+            device_bytes=usable,
+            num_exclusive_devices=num_devices,
             exclusive_bytes=max((d.usable_bytes for d in node.devices), default=0),
         )
 
@@ -193,7 +202,20 @@ def _unreadable(pod: KubeObject, why: str) -> UnreadablePod:
         node=_node_of(pod),
         is_terminal=_is_terminal(pod),
         why=f"{why} ({str(text)[:80]!r})" if text is not None else f"{why} (it has none)",
+        device_uuids=_named_devices(text),
     )
+
+
+def _named_devices(text: object) -> frozenset[str]:
+    """The devices that a reservation of another version names, where it names them as ours do."""
+    try:
+        document = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return frozenset()
+    devices = document.get("devices") if isinstance(document, dict) else None
+    if not isinstance(devices, dict | list) or not all(isinstance(one, str) for one in devices):
+        return frozenset()
+    return frozenset(devices)
 
 
 def _is_terminal(pod: KubeObject) -> bool:

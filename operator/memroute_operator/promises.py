@@ -107,13 +107,22 @@ def _loads(text: object) -> dict[str, object] | None:
     return document if isinstance(document, dict) else None
 
 
+def _is_known_version(document: dict[str, object]) -> bool:
+    """Whether a promise means to us what its writer meant.
+
+    A newer one that still does says so: ``minReader`` is the oldest version that may read it.
+    """
+    oldest = _whole(document.get("minReader", document.get("v")), at_most=RESERVATION_VERSION)
+    return oldest is not None and oldest >= 1
+
+
 def _promise(document: dict[str, object]) -> Promise | None:
     mode, node = document.get("mode"), document.get("node")
     count = _whole(document.get("count"), at_most=MAX_DEVICES)
     size = _whole(document.get("bytesPerDevice"), at_most=MAX_DEVICE_BYTES)
     device_bytes = _device_bytes(document.get("devices", {}))
     if (
-        document.get("v") != RESERVATION_VERSION
+        not _is_known_version(document)
         or not isinstance(mode, str)
         or mode not in tuple(PlacementMode)
         or not isinstance(node, str)

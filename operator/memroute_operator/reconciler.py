@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from memroute_kube import ApiError, KubernetesClient
+from memroute_operator.adoption import Adoption
 from memroute_operator.apply import Applier
 from memroute_operator.carry_out import CarryOut
 from memroute_operator.events import EventWriter
@@ -81,7 +82,7 @@ class Reconciler:
         self._readings = readings
         self._events = EventWriter(client)
         self.lister = Lister(client, store, clock)
-        self._lanes = Lanes(lambda _, error: self._on_bug("lane", error))
+        self._lanes = Lanes(lambda _, error: self._on_bug("lane", error), on_late=store.mark_dirty)
         self._hands = CarryOut(Applier(client, store, settings), self._lanes, metrics, clock, rng)
         self._failed_pods = FailedPods(rng)
         self._planner = PatientPlanner(self._on_bug, rng)
@@ -102,6 +103,7 @@ class Reconciler:
             rng=rng,
         )
         self._fence = fence or Fence(AlwaysLeading())
+        self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
         self._lost_nodes = LostNodes()
         self._ghosts = Ghosts()
         self._told: frozenset[str] = frozenset()
@@ -210,6 +212,7 @@ class Reconciler:
         if step.actions:
             # The answers are in the store: tell the status as it is now.
             facts = self._gather(sights)
+        self._adoption.start(facts)
         await self._statuses.write_all(facts, step, loss)
         await self._tell_failed_pods(facts, failed)
         refused = {
@@ -261,6 +264,8 @@ class Reconciler:
         )
 
     def _on_done(self, action: Action, failed: dict[str, str]) -> None:
+        # One action makes room for the next (a claim for a drain), and its own event is no news.
+        self._store.mark_dirty()
         if isinstance(action, Delete):
             failure = self._failed_pods.on_deleted(action, now_seconds=self._clock())
             if failure is not None:

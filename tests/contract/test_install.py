@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cluster_support import apply, program_address, wait_ready
+from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.settings import parse_settings
 from memroute_simulator.emulated_cluster import find_kubectl
 
@@ -100,6 +101,47 @@ def test_several_routers_find_each_other_and_one_looks_for_none(repository, helm
     assert "--peer-selector" in scaled["args"]
     _, apart = router_of(helm, repository, "router.replicas=3", "router.peers.enabled=false")
     assert "--peer-selector" not in apart["args"]
+
+
+def operator_objects(helm, repository, *values):
+    chart = str(repository / "helm" / "memroute")
+    flags = [part for value in values for part in ("--set", value)]
+    return by_name(run(helm, "template", "memroute", chart, "-n", "models", *flags))
+
+
+def test_a_standby_operator_is_on_another_node_and_is_not_evicted_with_the_leader(repository, helm):
+    """With one replica there is nothing to keep: a budget would only block drains."""
+    one = operator_objects(helm, repository)
+    assert ("PodDisruptionBudget", "memroute-operator") not in one
+    assert "affinity" not in one["Deployment", "memroute-operator"]["spec"]["template"]["spec"]
+    two = operator_objects(helm, repository, "operator.replicas=2")
+    budget = two["PodDisruptionBudget", "memroute-operator"]["spec"]
+    deployment = two["Deployment", "memroute-operator"]["spec"]
+    labels = deployment["template"]["metadata"]["labels"].items()
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"]["matchLabels"].items() <= labels
+    affinity = deployment["template"]["spec"]["affinity"]["podAntiAffinity"]
+    (term,) = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert term["podAffinityTerm"]["labelSelector"]["matchLabels"].items() <= labels
+
+
+def test_the_lease_may_be_written_in_the_operators_own_namespace_alone(repository, helm):
+    """Nobody's else Leases (of nodes, of kube-controller-manager) are the operator's business."""
+    objects = operator_objects(helm, repository)
+    role = objects["Role", "memroute-operator"]
+    assert role["metadata"]["namespace"] == "models"
+    named = [rule for rule in role["rules"] if rule["verbs"] != ["create"]]
+    assert all(rule["resourceNames"] == ["memroute-operator"] for rule in named)
+    everywhere = objects["ClusterRole", "memroute-operator"]["rules"]
+    assert not any("leases" in rule["resources"] for rule in everywhere)
+    (operator,) = objects["Deployment", "memroute-operator"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    settings = parse_operator(
+        [arg.replace("$(POD_NAMESPACE)", "models") for arg in operator["args"]]
+    )
+    assert settings.lease_namespace == "models"
 
 
 def test_wrong_values_are_refused(repository, helm):

@@ -67,8 +67,8 @@ async def test_one_that_dies_is_followed_once_its_lease_has_ended():
             assert changes == [True]
 
 
-async def test_one_whose_renewals_fail_writes_no_more_and_comes_back_in_a_new_term():
-    """What was planned before must not be written after: somebody may have led meanwhile."""
+async def test_one_whose_renewals_fail_writes_no_more_until_one_succeeds():
+    """Nobody else took the Lease meanwhile, so what was planned may go on."""
     async with api_stub() as (stub, client):
         changed = asyncio.Event()
         async with candidate(client, "a", on_change=lambda _: changed.set()) as elector:
@@ -79,7 +79,20 @@ async def test_one_whose_renewals_fail_writes_no_more_and_comes_back_in_a_new_te
             assert elector.seconds_left() == 0
             stub.is_down = False
             await elector.wait_leading()
-            assert elector.term == 2
+            assert elector.term == 1
+
+
+async def test_one_that_finds_the_lease_anothers_comes_back_in_a_new_term():
+    """What was planned before must not be written after."""
+    async with api_stub() as (stub, client), candidate(client, "a") as elector:
+        await elector.wait_leading()
+        stub.objects[PATH]["spec"] |= {"holderIdentity": "b"}
+        stub.objects[PATH]["metadata"]["resourceVersion"] = "999"
+        while elector.leadership.has_kept_it:
+            await asyncio.sleep(0.01)
+        assert elector.seconds_left() == 0
+        await elector.wait_leading()
+        assert elector.term == 2
 
 
 async def test_a_renewal_keeps_what_others_have_written_into_the_lease():

@@ -1,5 +1,6 @@
 """Who may write, by rules alone: several candidates, one Lease, and everything that goes wrong."""
 
+import itertools
 import random
 
 import pytest
@@ -98,15 +99,25 @@ def test_one_who_reads_another_holder_leads_no_more():
     assert not observe(leading, None, now=49.0).is_leading(49.0)
 
 
-def test_a_term_ends_with_leading_and_not_with_each_renewal():
-    """A step that was planned in an earlier term must not be carried out in a later one."""
+def test_a_term_goes_on_while_nobody_else_has_the_lease():
+    """A renewal that comes late finds the Lease as it was: nobody can have written meanwhile."""
     leading = confirm(candidate(), held("me"), sent_at=0.0)
     renewed = confirm(leading, held("me", renewed="b"), sent_at=2.0)
-    assert (leading.term, renewed.term) == (1, 1)
     late = step_down_if_late(renewed, now=30.0)
     again = decide(late, now=30.0, wall_time=WALL)
     assert isinstance(again, Attempt)
-    assert confirm(late, again.record, sent_at=30.0).term == 2
+    kept = confirm(late, again.record, sent_at=30.0)
+    assert [one.term for one in (leading, renewed, kept)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("between", [held("other"), held(""), None])
+def test_a_term_ends_when_somebody_else_may_have_written(between):
+    """A step that was planned before must not be carried out after."""
+    leading = confirm(candidate(), held("me"), sent_at=0.0)
+    lost = observe(leading, between, now=30.0)
+    assert confirm(lost, held("me"), sent_at=60.0).term == 2
+    # The answer to the taking was lost, and the next look finds the Lease ours: no less new.
+    assert confirm(observe(lost, held("me"), now=61.0), held("me"), sent_at=62.0).term == 2
 
 
 def test_only_what_is_ours_is_given_back():
@@ -157,6 +168,11 @@ class Candidate:
     @property
     def is_leading(self):
         return self.leadership.is_leading(self.clock)
+
+    @property
+    def turn(self):
+        """Who leads, and in which of its terms."""
+        return self.leadership.identity, self.leadership.term
 
     @property
     def clock(self):
@@ -251,7 +267,7 @@ def play(seed):
             loop.at(rng.uniform(0, 600), one.disturb)
     led = []
     for tick in range(12_000):
-        loop.at(tick * 0.05, lambda: led.append([c for c in candidates if c.is_leading]))
+        loop.at(tick * 0.05, lambda: led.append([c.turn for c in candidates if c.is_leading]))
     loop.run(600.0)
     return led
 
@@ -263,7 +279,11 @@ def test_no_history_has_two_who_may_write(seed):
 
     A stopped process is judged as well: it writes as soon as it wakes up.
     """
-    assert max(len(leading) for leading in play(seed)) == 1
+    led = play(seed)
+    assert max(len(leading) for leading in led) == 1
+    # And nobody leads within another's term: what a term has planned, nobody has overtaken.
+    turns = [turn for turn, _ in itertools.groupby(one for leading in led for one in leading)]
+    assert len(turns) == len(set(turns))
 
 
 def test_somebody_leads_most_of_the_time_in_spite_of_all():

@@ -208,3 +208,37 @@ async def test_a_lane_takes_one_thing_at_a_time_and_a_namespace_a_few():
     await lanes.settle()
     assert [key for key, _ in failed] == ["x/m"]
     await lanes.stop()
+
+
+async def test_what_an_action_makes_possible_is_done_next_without_waiting_for_an_event():
+    """Our own write is in the store before its event, which is then no news and wakes nobody."""
+    async with operator_rig(nodes=NODES, mdeps=[mdep("m")]) as rig:
+        await rig.catch_up()
+        await rig.store.wait_dirty(0.01)
+        await rig.step()
+        assert rig.cluster.count("POST", "pods") == 1
+        assert rig.store._dirty.is_set()
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        await rig.steps(2)
+        await rig.store.wait_dirty(0.01)
+        pause = await rig.step()
+        assert not rig.store._dirty.is_set()
+        assert pause == 30.0, "nothing is due, and nothing has changed"
+
+
+async def test_a_lane_that_ends_late_is_looked_at():
+    ended = []
+    lanes = Lanes(lambda *_: None, on_late=lambda: ended.append(True))
+    lanes.settle_seconds = 0.01
+    gate = asyncio.Event()
+    lanes.start("n/m", gate.wait)
+    await lanes.settle()
+    assert ended == []
+    gate.set()
+    async with asyncio.timeout(5):
+        while not ended:
+            await asyncio.sleep(0)
+    lanes.settle_seconds = 5
+    lanes.start("n/m", gate.wait)
+    await lanes.settle()
+    assert ended == [True], "somebody waited for that one"

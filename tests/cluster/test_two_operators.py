@@ -1,0 +1,217 @@
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from cluster_support import Recorder, apply, pods_of, program_address, wait_ready
+from memroute_kube.resources import LABEL_DEPLOYMENT
+from two_operators import Cable, Operator, longest_gap_seconds, turns_and_trespasses, writes
+
+SYSTEM = "memroute-system"
+NUM_HISTORIES = int(os.environ.get("MEMROUTE_CHAOS_HISTORIES", "3"))
+SEED = os.environ.get("MEMROUTE_CHAOS_SEED", "18")
+# The defaults, a third of them: a history takes half a minute instead of one and a half.
+SHORT = ["--lease-duration-seconds=3", "--lease-renew-seconds=2", "--lease-retry-seconds=0.6"]
+# How often the one who leads is disturbed, and how often the other one is well meanwhile.
+LEADER_SHARE = 0.7
+ARGUMENTS = ["--scrape-seconds=1", "--resync-seconds=10", "--drain-timeout-seconds=3"]
+
+
+@pytest.fixture
+def no_operator(cluster):
+    """The chart's own operator is away meanwhile."""
+    cluster.kubectl("scale", "deployment/memroute-operator", "--replicas=0", "-n", SYSTEM)
+    cluster.wait_for("the operator to stop", lambda: program_address(cluster, "operator") is None)
+    yield
+    cluster.kubectl("scale", "deployment/memroute-operator", "--replicas=1", "-n", SYSTEM)
+    cluster.wait_for("the operator to be back", lambda: program_address(cluster, "operator"))
+
+
+@pytest.fixture
+def two_operators(cluster, no_operator):  # noqa: ARG001 - it must be away before these come
+    """Two of them, each behind a cable; started by the test with the arguments that it wants."""
+    api_port = int(
+        json.loads(cluster.kubectl("config", "view", "-o", "json"))["clusters"][0]["cluster"][
+            "server"
+        ].rpartition(":")[2]
+    )
+    target = (cluster.address, api_port)
+    with Cable(cluster.address, target) as left, Cable(cluster.address, target) as right:
+        made = []
+
+        def make(arguments, skews=(0.0, 0.0)):
+            for index, (cable, skew) in enumerate(zip((left, right), skews, strict=True)):
+                operator = Operator(
+                    cluster,
+                    f"operator-{index}",
+                    f"127.{cluster.network}.0.{2 + index}",
+                    cable,
+                    skew_seconds=skew,
+                    arguments=arguments,
+                )
+                operator.cable = cable
+                made.append(operator)
+                operator.start()
+            return made
+
+        yield make
+        for operator in made:
+            operator.end()
+            # Shown by pytest where the test has failed.
+            print(f"--- {operator.host}", operator.log(), sep="\n")  # noqa: T201
+
+
+def lease(cluster):
+    found = [o for o in cluster.get("leases", "-n", SYSTEM) if "memroute" in o["metadata"]["name"]]
+    return found[0]["spec"] if found else {}
+
+
+def spec(rng):
+    return {
+        "placement": {"mode": rng.choice(["shared", "shared", "exclusive"])},
+        "replicas": rng.randint(0, 2),
+        "memory": {"maxContextTokens": rng.choice([2048, 4096, 8192])},
+    }
+
+
+def leader_of(cluster, operators, since):
+    """Who wrote the Lease last; the first one if nobody has."""
+    leases = [w for w in writes(cluster.audit_log, since=since) if w.is_lease]
+    holder = leases[-1].credential if leases else None
+    return next((one for one in operators if one.credential == holder), operators[0])
+
+
+def disturb(cluster, rng, operators, since):
+    """Stop one, cut one off, or wake and heal; mostly the leader, and both may be away at once."""
+    is_about_leader = rng.random() < LEADER_SHARE
+    one = leader_of(cluster, operators, since) if is_about_leader else rng.choice(operators)
+    for other in operators:
+        if other is not one and rng.random() < LEADER_SHARE:
+            recover(other)
+    what = rng.random()
+    if what < 0.45:
+        one.signal(signal.SIGSTOP)
+    elif what < 0.9:
+        one.cable.cut()
+    else:
+        recover(one)
+
+
+def recover(one):
+    # In either order: a process that wakes up behind a cut cable, and one that does not.
+    one.signal(signal.SIGCONT)
+    one.cable.heal()
+
+
+def play(cluster, namespace, rng, operators, wanted, since):
+    """One history: edits all the time, and a disturbance every few seconds."""
+    for _ in range(rng.randint(4, 7)):
+        disturb(cluster, rng, operators, since)
+        # From a blink to well past the Lease's duration.
+        until = time.monotonic() + rng.choice([0.3, 1.0, 2.5, 4.0, 6.0, 8.0])
+        while time.monotonic() < until:
+            name = f"m{rng.randint(0, 3)}"
+            wanted[name] = spec(rng)
+            apply(cluster, namespace, name, **wanted[name])
+            time.sleep(rng.uniform(0, 0.3))
+    for one in operators:
+        recover(one)
+
+
+@pytest.mark.timeout(60 + 90 * NUM_HISTORIES)
+def test_two_operators_are_never_two_writers(cluster, namespace, two_operators, fleet):
+    """SIGSTOP and SIGCONT, cut networks that heal, and wall clocks that are minutes apart.
+
+    Judged by the API server's audit log: see ``two_operators``. And no device is ever promised
+    more than it has, at no recorded moment. ``make chaos`` plays 50 histories.
+    """
+    rng = random.Random(SEED)
+    since = cluster.audit_log.stat().st_size
+    wanted, num_turns, num_writes = {}, 0, 0
+    with Recorder(cluster, fleet) as recorder:
+        operators = two_operators([*ARGUMENTS, *SHORT], skews=(-300.0, 300.0))
+        cluster.wait_for("one of them to lead", lambda: lease(cluster).get("holderIdentity"))
+        for _ in range(NUM_HISTORIES):
+            play(cluster, namespace, rng, operators, wanted, since)
+            for operator in operators:
+                assert operator.process.poll() is None, operator.log()
+        wanted = {"m0": {"replicas": 2}, "m1": {"replicas": 1}}
+        for name in ("m2", "m3"):
+            cluster.kubectl("delete", "mdep", name, "-n", namespace, "--ignore-not-found")
+        for name, facts in wanted.items():
+            apply(cluster, namespace, name, **facts)
+        for name in wanted:
+            wait_ready(cluster, namespace, name, timeout_seconds=120)
+        # Which of its replicas a smaller one keeps is the plan's to choose.
+        expected = sorted(name for name, facts in wanted.items() for _ in range(facts["replicas"]))
+        cluster.wait_for(
+            "exactly the wanted pods",
+            lambda: (
+                sorted(
+                    pod["metadata"]["labels"][LABEL_DEPLOYMENT]
+                    for pod in pods_of(cluster, namespace)
+                )
+                == expected
+            ),
+            timeout_seconds=60,
+        )
+    found = writes(cluster.audit_log, since=since)
+    turns, trespasses = turns_and_trespasses(found)
+    num_turns, num_writes = len(turns), sum(not write.is_lease for write in found)
+    # What a run of 50 is played for.
+    print(f"{NUM_HISTORIES} histories: {num_turns} turns, {num_writes} writes")  # noqa: T201
+    assert trespasses == []
+    assert recorder.overbooked == []
+    # Otherwise the test has shown nothing.
+    assert num_turns > NUM_HISTORIES
+    assert num_writes > 20 * NUM_HISTORIES
+
+
+def test_a_standby_takes_over_within_15_seconds(cluster, namespace, two_operators):
+    """With the times that are shipped: the leader's machine is gone, nothing is given back."""
+    operators = two_operators(ARGUMENTS)
+    cluster.wait_for("one of them to lead", lambda: lease(cluster).get("holderIdentity"))
+    apply(cluster, namespace, "m")
+    wait_ready(cluster, namespace, "m")
+    since = cluster.audit_log.stat().st_size
+    cluster.wait_for("a renewal", lambda: writes(cluster.audit_log, since=since))
+    holder = writes(cluster.audit_log, since=since)[0].credential
+    leader = next(one for one in operators if one.credential == holder)
+    killed = time.monotonic()
+    leader.process.kill()
+    apply(cluster, namespace, "m", replicas=2)
+    cluster.wait_for(
+        "the standby to place the second replica",
+        lambda: len(pods_of(cluster, namespace, "m")) == 2,
+        timeout_seconds=30,
+    )
+    seconds = time.monotonic() - killed
+    gap = longest_gap_seconds(writes(cluster.audit_log, since=since))
+    print(f"placed {seconds:.1f} s after the kill, {gap:.1f} s between two leaders")  # noqa: T201
+    assert gap < 15
+
+
+def test_a_leader_that_is_asked_to_go_is_followed_at_once(cluster, namespace, two_operators):
+    """An upgrade or a drain of its node: the Lease is given back, nobody waits for its end."""
+    operators = two_operators(ARGUMENTS)
+    cluster.wait_for("one of them to lead", lambda: lease(cluster).get("holderIdentity"))
+    apply(cluster, namespace, "m")
+    wait_ready(cluster, namespace, "m")
+    since = cluster.audit_log.stat().st_size
+    cluster.wait_for("a renewal", lambda: writes(cluster.audit_log, since=since))
+    holder = writes(cluster.audit_log, since=since)[0].credential
+    leader = next(one for one in operators if one.credential == holder)
+    leader.process.terminate()
+    leader.process.wait(30)
+    before = lease(cluster).get("leaseTransitions", 0)
+    cluster.wait_for(
+        "the other one to lead",
+        lambda: (
+            lease(cluster).get("holderIdentity") and lease(cluster)["leaseTransitions"] >= before
+        ),
+        timeout_seconds=10,
+    )
+    assert longest_gap_seconds(writes(cluster.audit_log, since=since)) < 5
