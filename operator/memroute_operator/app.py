@@ -12,7 +12,7 @@ import socket
 
 import kopf
 
-from memroute_kube import KubernetesClient
+from memroute_kube import RESOURCE_SLICES, KubeObject, KubernetesClient
 from memroute_operator.elector import Elector, LeaseName, run_until_cancelled
 from memroute_operator.fence import AlwaysLeading, Fence, FencedClient
 from memroute_operator.handlers import build_registry
@@ -44,6 +44,10 @@ async def run_operator(settings: OperatorSettings) -> None:
         elector = _elector(settings, lease_client, metrics, marks)
         metrics.on_leading(elector is None)
         client.fence = Fence(elector or AlwaysLeading(), marks)
+
+        async def list_slices() -> list[KubeObject]:
+            return (await client.list(RESOURCE_SLICES))[0]
+
         readings = Readings(
             reader,
             store.pods.values,
@@ -53,6 +57,7 @@ async def run_operator(settings: OperatorSettings) -> None:
             routers=(settings.router_selector,),
             scrape_seconds=settings.scrape_seconds,
             on_change=store.mark_dirty,
+            list_slices=list_slices,
         )
         reconciler = Reconciler(client, store, settings, metrics, readings, fence=client.fence)
         # In the order in which they end: the Lease is given back once nothing is written any more.

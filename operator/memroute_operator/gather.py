@@ -1,12 +1,14 @@
 """From raw objects and readings to the facts that a plan is made on."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
 from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Inventory, Node, PlacementMode, Reservation
+from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true, object_key
 from memroute_operator.calibrations import (
     EngineReport,
@@ -24,7 +26,7 @@ from memroute_operator.deployment import (
 from memroute_operator.device_metrics import MAX_COLLECT_SECONDS, DeviceMetrics, NodeReading
 from memroute_operator.lost_nodes import NodeSight
 from memroute_operator.memory import PlanMemory
-from memroute_operator.nodes import read_node
+from memroute_operator.nodes import main_pool, read_node
 from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner, read_pods
 from memroute_operator.replica import Replica
 from memroute_operator.store import Store
@@ -89,6 +91,7 @@ def gather(
     memory: PlanMemory | None = None,
     now: datetime | None = None,
     held: Iterable[Reservation] = (),
+    resource_slices: Mapping[str, Sequence[KubeObject]] = MappingProxyType({}),
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
@@ -96,6 +99,7 @@ def gather(
     ``memory``: since when replicas have been seen as they are; without it, since now.
     ``now``: the wall clock. ``held``: what is
     to be counted though no pod shows it (engines on nodes that are cut off, pods on their way).
+    ``resource_slices``: what DRA drivers publish, by node.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
     pods = read_pods(store.pods.values())
@@ -103,7 +107,7 @@ def gather(
         pods.replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)
     )
     problems = {f"Pod {key}": why for key, why in pods.problems.items()}
-    nodes = _read_nodes(store, metrics, pods.foreign_devices, now_seconds, problems)
+    nodes = _read_nodes(store, metrics, pods, resource_slices, now_seconds, problems)
     deployments, no_deployments = _read_deployments(store, pods, nodes, reports, problems)
     # Pods of an object that cannot be read are nobody's orphans.
     replicas = [r for r in pods.replicas if r.deployment not in no_deployments]
@@ -133,7 +137,8 @@ def gather(
 def _read_nodes(
     store: Store,
     metrics: DeviceMetrics,
-    foreign_devices: Mapping[str, int],
+    pods: PodsRead,
+    resource_slices: Mapping[str, Sequence[KubeObject]],
     now_seconds: float,
     problems: dict[str, str],
 ) -> list[Node]:
@@ -141,7 +146,15 @@ def _read_nodes(
     nodes = []
     for key, obj in sorted((object_key(obj), obj) for obj in store.nodes.values()):
         try:
-            nodes.append(read_node(obj, metrics, foreign_devices.get(key, 0), now_seconds))
+            found = read_node(
+                obj,
+                metrics,
+                pods.foreign_devices.get(key, Counter()),
+                now_seconds,
+                resource_slices=resource_slices.get(key, ()),
+                existing_pods=pods.live,
+            )
+            nodes.append(main_pool(found))
         except Exception as error:  # noqa: BLE001 - a named boundary: one node is one node's problem
             problems[f"Node {key}"] = repr(error)
             nodes.append(Node(name=key, mode=PlacementMode.EXCLUSIVE, unusable_reason="Unreadable"))

@@ -88,22 +88,22 @@ class PatientPlanner:
             first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
         )
     )
-    _objects: dict[str, object] = field(default_factory=dict)
-    """What their objects were: an edit may have cured them."""
+    _specs: dict[str, tuple[str, int] | None] = field(default_factory=dict)
+    """Which spec of theirs it was (uid, generation): an edit may have cured them."""
 
     def plan(self, facts: Facts, context: PlanContext, *, now_seconds: float) -> Step:
         """The next step. Raises nothing."""
-        objects = {deployment.key: deployment.obj for deployment in facts.deployments}
-        for key, seen in list(self._objects.items()):
-            if objects.get(key) is not seen:
+        specs = {one.key: (one.uid, one.generation) for one in facts.deployments}
+        for key, seen in list(self._specs.items()):
+            if specs.get(key) != seen:
                 self._broken.succeeded(key)
-                del self._objects[key]
+                del self._specs[key]
         left_out = frozenset(key for key, _ in self._broken.all_waiting(now_seconds))
-        tried = frozenset(self._objects) - left_out
+        tried = frozenset(self._specs) - left_out
         isolated = plan_isolated(facts, context, left_out=left_out, planner=self.planner)
         for key, error in isolated.broken.items():
             self.on_bug("plan", error)
-            self._objects[key] = objects.get(key)
+            self._specs[key] = specs.get(key)
             self._broken.failed(
                 key,
                 reason=type(error).__name__,
@@ -113,7 +113,7 @@ class PatientPlanner:
             )
         for key in tried - isolated.broken.keys():
             self._broken.succeeded(key)
-            del self._objects[key]
+            del self._specs[key]
         if isolated.unexplained is not None:
             self.on_bug("plan", isolated.unexplained)
         return isolated.step

@@ -28,9 +28,18 @@ SETTLE_SECONDS = 2.0
 class Lanes:
     """Runs one coroutine per key at a time."""
 
-    def __init__(self, on_error: Callable[[str, Exception], None]) -> None:
-        """``on_error``: told of an exception that a lane did not expect, with its key."""
+    def __init__(
+        self,
+        on_error: Callable[[str, Exception], None],
+        on_late: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``on_error``: told of an exception that a lane did not expect, with its key.
+
+        ``on_late``: called when a lane has ended that nobody waited for any more.
+        """
         self._on_error = on_error
+        self._on_late = on_late
+        self._num_waiting = 0
         self.settle_seconds = SETTLE_SECONDS
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._all = asyncio.Semaphore(MAX_AT_ONCE)
@@ -47,13 +56,22 @@ class Lanes:
             return False
         task = asyncio.create_task(self._run(key, work), name=f"lane {key}")
         self._tasks[key] = task
-        task.add_done_callback(lambda _: self._tasks.pop(key, None))
+        task.add_done_callback(lambda done: self._ended(key, done))
         return True
+
+    def _ended(self, key: str, task: "asyncio.Task[None]") -> None:
+        self._tasks.pop(key, None)
+        if not self._num_waiting and not task.cancelled():
+            self._on_late()
 
     async def settle(self) -> None:
         """Wait until all lanes are free, or for ``settle_seconds``."""
         if self._tasks:
-            await asyncio.wait(list(self._tasks.values()), timeout=self.settle_seconds)
+            self._num_waiting += 1
+            try:
+                await asyncio.wait(list(self._tasks.values()), timeout=self.settle_seconds)
+            finally:
+                self._num_waiting -= 1
 
     async def stop(self) -> None:
         """Cancel what runs: from now on nothing is written."""

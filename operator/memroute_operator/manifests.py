@@ -187,5 +187,5 @@ def _engine_container(deployment: Deployment, placed: Placed, default_image: str
         "volumeMounts": [{"name": "shm", "mountPath": SHARED_MEMORY}],
     }
     if placed.mode is PlacementMode.EXCLUSIVE:
-        container["resources"] = {"limits": {GPU_RESOURCE: str(placed.num_devices)}}
+        container["resources"] = {"limits": {placed.resource: str(placed.num_devices)}}
     return container

@@ -24,6 +24,10 @@ _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "device_usable_bytes": ("HBM that processes can use.", _DEVICE),
     "device_reserved_bytes": ("HBM promised to replicas.", _DEVICE),
     "device_live_free_bytes": ("HBM that the exporter reports free, while fresh.", _DEVICE),
+    "device_reading_age_seconds": (
+        "How old the exporter's values are at most, at its own pace.",
+        _DEVICE,
+    ),
     "device_free_bytes": ("HBM that may still be promised (shared devices).", _DEVICE),
     "node_metrics_fresh": ("1 if the node's exporter was read of late, else 0.", ("node",)),
     "nodes_unreachable": ("GPU nodes that do not report.", ()),
@@ -164,6 +168,8 @@ def _set_devices(families: _Families, facts: Facts) -> None:
             families.set("device_reserved_bytes", labels, reserved)
             if device.live_free_bytes is not None:
                 families.set("device_live_free_bytes", labels, device.live_free_bytes)
+            if device.live_age_seconds is not None:
+                families.set("device_reading_age_seconds", labels, device.live_age_seconds)
             if device.uuid is not None and not node.num_allocatable:
                 families.set("device_free_bytes", labels, ledger.free_bytes(device))
 

@@ -20,6 +20,8 @@ from memroute_kube.quantities import parse_count
 
 # A request that cannot be read holds every device of its node: no node has this many.
 EVERY_DEVICE = 1_000_000
+# Stands for every resource of a node, where a pod cannot be read at all.
+ANY_RESOURCE = "*"
 # Resources of device plugins that hand out accelerators. MIG slices of strategy "mixed" have
 # a resource per profile; "nvidia.com/gpu.shared" is a time slice under its other name.
 _NAMES = frozenset({"nvidia.com/gpu", "nvidia.com/gpu.shared", "amd.com/gpu", "habana.ai/gaudi"})

@@ -13,6 +13,7 @@ that its reservation names, where a node has exactly those.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,12 +22,11 @@ from memroute.placement import Node, PlacementMode, Reservation
 from memroute_kube import MODEL_DEPLOYMENTS, KubeObject
 from memroute_kube.resources import (
     ANNOTATION_RESERVATION,
-    GPU_RESOURCE,
     GROUP,
     LABEL_DEPLOYMENT,
     object_key,
 )
-from memroute_operator.pod_resources import EVERY_DEVICE, requested_devices
+from memroute_operator.pod_resources import ANY_RESOURCE, EVERY_DEVICE, requested_devices
 from memroute_operator.replica import Replica, is_terminal, read_replica
 
 # More than any device or node has: what is above was not written by an operator in its senses.
@@ -75,8 +75,8 @@ class PodsRead:
     unreadable: list[UnreadablePod] = field(default_factory=list)
     strays: list[Reservation] = field(default_factory=list)
     """What pods with our label hold that nobody controls any more."""
-    foreign_devices: dict[str, int] = field(default_factory=dict)
-    """Node → whole devices that pods of others hold there."""
+    foreign_devices: dict[str, Counter[str]] = field(default_factory=dict)
+    """Node → devices that pods of others hold there, by resource (``pod_resources``)."""
     live: set[str] = field(default_factory=set)
     """``namespace/name`` of every pod that has not ended, whosoever."""
     problems: dict[str, str] = field(default_factory=dict)
@@ -145,9 +145,9 @@ def _count_foreign(pod: KubeObject, found: PodsRead) -> None:
     node = (pod.get("spec") or {}).get("nodeName")
     if is_terminal(pod) or not isinstance(node, str):
         return
-    count = requested_devices(pod)[GPU_RESOURCE]
-    if count:
-        found.foreign_devices[node] = found.foreign_devices.get(node, 0) + count
+    held = requested_devices(pod)
+    if held:
+        found.foreign_devices.setdefault(node, Counter()).update(held)
 
 
 def _count_stray(pod: KubeObject, found: PodsRead) -> None:
@@ -181,7 +181,8 @@ def _count_at_its_worst(pod: KubeObject, error: Exception, found: PodsRead) -> N
         node = pod["spec"]["nodeName"]
         # Where the pod itself makes no sense, what it requests makes none either.
         if isinstance(node, str) and not isinstance(pod["spec"].get("containers"), list):
-            found.foreign_devices[node] = found.foreign_devices.get(node, 0) + EVERY_DEVICE
+            held = found.foreign_devices.setdefault(node, Counter())
+            held[ANY_RESOURCE] += EVERY_DEVICE
     except (AttributeError, KeyError, TypeError) as nowhere:
         found.problems[f"?{len(found.problems)}"] = repr(nowhere)
 

@@ -24,6 +24,15 @@ from memroute_kube import KubeObject
 from memroute_kube.resources import GROUP, LABEL_DEPLOYMENT
 
 _OWNER_FIELDS = ("apiVersion", "kind", "name", "uid", "controller")
+# Of a foreign pod: whose it is, in words.
+_FOREIGN_OWNER_FIELDS = ("kind", "name", "controller")
+_FOREIGN_METADATA_FIELDS = (
+    "namespace", "name", "uid", "resourceVersion", "deletionTimestamp", "labels",
+)  # fmt: skip
+# Fields whose values are another one in each object: to keep them once would keep them twice.
+_UNIQUE_FIELDS = frozenset(
+    {"name", "uid", "resourceVersion", "podIP", "ip", "message", "image", "containerID"}
+)
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime")
 _METADATA_FIELDS = (
     "namespace", "name", "uid", "resourceVersion", "generation", "creationTimestamp",
@@ -68,17 +77,21 @@ def project_pod(obj: KubeObject) -> KubeObject:
         kept = [_container(c, keep_image=ours) for c in _list(spec.get(field))]
         if field == "containers" or any(c.get("resources") for c in kept):
             kept_spec[field] = kept if ours else [c for c in kept if c]
-    kept_status = _only(status, _POD_STATUS_FIELDS if ours else ("phase", "podIP", "podIPs"))
-    kept_status["conditions"] = _conditions(
-        status, lambda c: ours or c.get("type") == "Ready", with_times=ours
-    )
+    kept_status = _only(status, _POD_STATUS_FIELDS if ours else ("phase", "podIP"))
+    if ours:
+        kept_status["conditions"] = _conditions(status)
+        kept_metadata = _metadata(metadata, lambda name: name.startswith(f"{GROUP}/"))
+    else:
+        kept_metadata = _only(metadata, _FOREIGN_METADATA_FIELDS)
+        owners = _owners(metadata, _FOREIGN_OWNER_FIELDS)
+        if owners:
+            kept_metadata["ownerReferences"] = owners
     projected: KubeObject = _interned(
-        {
-            "metadata": _metadata(metadata, lambda name: name.startswith(f"{GROUP}/")),
-            "spec": kept_spec,
-            "status": kept_status,
-        }
+        {"metadata": kept_metadata, "spec": kept_spec, "status": kept_status}
     )
+    if not ours:
+        # The same two lists for all of them: nobody changes what the store has.
+        projected["status"]["conditions"] = _READY if _is_ready(status) else _NOT_READY
     return projected
 
 
@@ -86,7 +99,7 @@ def project_node(obj: KubeObject) -> KubeObject:
     """A node without its images, its heartbeats and what kubelet says of its software."""
     metadata, spec, status = _parts(obj)
     kept_status = _only(status, _NODE_STATUS_FIELDS)
-    kept_status["conditions"] = _conditions(status, lambda _: True, with_times=True)
+    kept_status["conditions"] = _conditions(status)
     boot_id = _mapping(status.get("nodeInfo")).get("bootID")
     if boot_id is not None:
         kept_status["nodeInfo"] = {"bootID": boot_id}
@@ -145,6 +158,8 @@ def _any_field_matters(before: KubeObject, after: KubeObject) -> bool:
     return _without_version(before) != _without_version(after)
 
 
+_READY: list[KubeObject] = [{"type": "Ready", "status": "True"}]
+_NOT_READY: list[KubeObject] = [{"type": "Ready", "status": "False"}]
 POD_PROJECTION = Projection(project=project_pod, matters=_pod_matters)
 NODE_PROJECTION = Projection(project=project_node, matters=_any_field_matters)
 MODEL_DEPLOYMENT_PROJECTION = Projection(
@@ -174,10 +189,21 @@ def _metadata(metadata: Mapping[str, Any], wants: Callable[[str], bool]) -> Kube
     wanted = {name: text for name, text in annotations.items() if wants(str(name))}
     if wanted:
         kept["annotations"] = wanted
-    owners = [_only(_mapping(o), _OWNER_FIELDS) for o in _list(metadata.get("ownerReferences"))]
+    owners = _owners(metadata, _OWNER_FIELDS)
     if owners:
         kept["ownerReferences"] = owners
     return kept
+
+
+def _owners(metadata: Mapping[str, Any], fields: Iterable[str]) -> list[KubeObject]:
+    return [_only(_mapping(owner), fields) for owner in _list(metadata.get("ownerReferences"))]
+
+
+def _is_ready(status: Mapping[str, Any]) -> bool:
+    return any(
+        condition.get("type") == "Ready" and condition.get("status") == "True"
+        for condition in map(_mapping, _list(status.get("conditions")))
+    )
 
 
 def _container(container: object, *, keep_image: bool) -> KubeObject:
@@ -208,12 +234,11 @@ def _has_named_port(container: Mapping[str, Any]) -> bool:
     return any(_mapping(port).get("name") for port in _list(container.get("ports")))
 
 
-def _conditions(
-    status: Mapping[str, Any], wants: Callable[[Mapping[str, Any]], bool], *, with_times: bool
-) -> list[KubeObject]:
-    fields = _CONDITION_FIELDS if with_times else ("type", "status")
-    listed = (_mapping(condition) for condition in _list(status.get("conditions")))
-    return [_only(condition, fields) for condition in listed if wants(condition)]
+def _conditions(status: Mapping[str, Any]) -> list[KubeObject]:
+    return [
+        _only(_mapping(condition), _CONDITION_FIELDS)
+        for condition in _list(status.get("conditions"))
+    ]
 
 
 def _without_version(obj: KubeObject) -> KubeObject:
@@ -222,12 +247,12 @@ def _without_version(obj: KubeObject) -> KubeObject:
     return {**obj, "metadata": metadata}
 
 
-def _interned(value: Any) -> Any:
-    """The same value with each string kept once in the whole process."""
+def _interned(value: Any, field: str = "") -> Any:
+    """The same value with each string that repeats kept once in the whole process."""
     if isinstance(value, str):
-        return sys.intern(value)
+        return value if field in _UNIQUE_FIELDS else sys.intern(value)
     if isinstance(value, dict):
-        return {_interned(key): _interned(item) for key, item in value.items()}
+        return {_interned(key): _interned(item, key) for key, item in value.items()}
     if isinstance(value, list):
-        return [_interned(item) for item in value]
+        return [_interned(item, field) for item in value]
     return value

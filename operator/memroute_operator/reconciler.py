@@ -82,7 +82,7 @@ class Reconciler:
         self._readings = readings
         self._events = EventWriter(client)
         self.lister = Lister(client, store, clock)
-        self._lanes = Lanes(lambda _, error: self._on_bug("lane", error))
+        self._lanes = Lanes(lambda _, error: self._on_bug("lane", error), on_late=store.mark_dirty)
         self._hands = CarryOut(Applier(client, store, settings), self._lanes, metrics, clock, rng)
         self._failed_pods = FailedPods(rng)
         self._planner = PatientPlanner(self._on_bug, rng)
@@ -205,6 +205,7 @@ class Reconciler:
             now_seconds=started,
         )
         self._tell(facts, loss)
+        self._readings.tell_notes(facts.inventory.nodes)
         step = self._planner.plan(facts, self._context(facts, loss), now_seconds=started)
         failed: dict[str, str] = {}
         await self._hands.carry_out(step.actions, lambda action: self._on_done(action, failed))
@@ -234,6 +235,7 @@ class Reconciler:
             self._readings.devices,
             now_seconds=now,
             reports=self._readings.engines.by_pod,
+            resource_slices=self._readings.slices_by_node,
             memory=self._memory,
             now=datetime.now(UTC),
             held=self._hands.reservations(lambda key: pods.get(key) is not None),
@@ -262,6 +264,8 @@ class Reconciler:
         )
 
     def _on_done(self, action: Action, failed: dict[str, str]) -> None:
+        # One action makes room for the next (a claim for a drain), and its own event is no news.
+        self._store.mark_dirty()
         if isinstance(action, Delete):
             failure = self._failed_pods.on_deleted(action, now_seconds=self._clock())
             if failure is not None:

@@ -50,7 +50,7 @@ class Collection:
         An object without a name or a version is left out, and said: it can be nobody's.
         """
         try:
-            key, version = object_key(obj), _version(obj)
+            key, version = _key(obj), _version(obj)
         except (KeyError, TypeError, ValueError, AttributeError):
             LOGGER.warning("object without name or version left out object=%.200r", obj)
             return False
@@ -66,7 +66,7 @@ class Collection:
     def delete(self, obj: KubeObject) -> bool:
         """Drop an object, unless a newer one of that name is known."""
         try:
-            key, version = object_key(obj), _version(obj)
+            key, version = _key(obj), _version(obj)
         except (KeyError, TypeError, ValueError, AttributeError):
             LOGGER.warning("object without name or version left out object=%.200r", obj)
             return False
@@ -118,7 +118,7 @@ class Listing:
         for obj in objects:
             self._changed |= self._collection.upsert(obj)
             try:
-                self._listed.add(object_key(obj))
+                self._listed.add(_key(obj))
             except (KeyError, TypeError, AttributeError):
                 continue  # upsert has told
 
@@ -161,6 +161,20 @@ class Store:
         self._dirty.clear()
 
 
+def _key(obj: KubeObject) -> str:
+    """The object's key. Raises unless its name and namespace are names."""
+    metadata = obj["metadata"]
+    name, namespace = metadata["name"], metadata.get("namespace")
+    if not isinstance(name, str) or not name or not isinstance(namespace, str | None):
+        message = f"no name: {namespace!r:.80} {name!r:.80}"
+        raise TypeError(message)
+    return object_key(obj)
+
+
 def _version(obj: KubeObject) -> int:
     # Comparable as integers by the API conventions since Kubernetes 1.35.
-    return int(obj["metadata"]["resourceVersion"])
+    version = obj["metadata"]["resourceVersion"]
+    if not isinstance(version, str):
+        message = f"no version: {version!r:.80}"
+        raise TypeError(message)
+    return int(version)

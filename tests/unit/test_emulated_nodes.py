@@ -1,13 +1,17 @@
 import pytest
 
 from memroute.units import GIB
-from memroute_operator.device_metrics import parse_exporter_page
+from memroute_operator.device_metrics import DeviceMetrics, parse_exporter_page
+from memroute_operator.nodes import read_node
+from memroute_operator.readings.exporter_page import read_exporter_page
 from memroute_simulator.nodes import dcgm
 from memroute_simulator.nodes.devices import DeviceTable, OutOfMemoryError
 from memroute_simulator.nodes.environment import ConfigurationError, downward_field, expand
 from memroute_simulator.nodes.fleet import FleetFileError, load_fleet
 from memroute_simulator.nodes.images import entrypoint_for, repository_of
-from memroute_simulator.nodes.machines import H100, L4, MACHINES, gpu_labels
+from memroute_simulator.nodes.labels import gpu_labels, node_labels
+from memroute_simulator.nodes.machines import H100, L4, MACHINES
+from memroute_simulator.nodes.spec import HELP, NodeSpec
 
 
 def test_a_device_grants_what_is_free_and_no_byte_more():
@@ -108,3 +112,143 @@ def test_a_wrong_fleet_file_says_what_is_wrong(tmp_path, text, word):
     path.write_text(text)
     with pytest.raises(FleetFileError, match=word):
         load_fleet(path)
+
+
+def spec_of(**fields):
+    return NodeSpec.parse({"name": "n", "machine": "h100-1"} | fields)
+
+
+def test_an_exporter_says_what_it_collected_last_and_whose_devices_are_now():
+    """As a real one: values up to 30 s old without a time on them, pods' names of this moment."""
+    table = DeviceTable("n", (H100,), cluster="c")
+    exporter = dcgm.Exporter("n", table)
+    exporter.collect()
+    table.assign("uid", 1)
+    table.allocate("uid/engine", table.devices[0].uuid, 10 * GIB)
+    (before,) = parse_exporter_page(exporter.page({"uid": ("d", "m-0")}))
+    assert (before.used_bytes, before.assigned_pod) == (0, "d/m-0")
+    exporter.collect()
+    (after,) = parse_exporter_page(exporter.page({"uid": ("d", "m-0")}))
+    assert after.used_bytes == 10 * GIB
+
+
+def test_each_collection_shows_on_the_page_of_an_idle_device():
+    """Its power does: by that a reader knows that the values are new."""
+    exporter = dcgm.Exporter("n", DeviceTable("n", (H100,), cluster="c"))
+    exporter.collect()
+    first = read_exporter_page(exporter.page({})).fingerprint
+    assert read_exporter_page(exporter.page({"x": ("a", "b")})).fingerprint == first
+    exporter.collect()
+    assert read_exporter_page(exporter.page({})).fingerprint != first
+
+
+def test_a_time_sliced_device_is_handed_out_again_and_again_and_has_its_memory_once():
+    table = DeviceTable(
+        "n", (L4, L4), cluster="c", spec=spec_of(machine="l4-2", deviceSharing="time-slicing")
+    )
+    assert table.resources() == {"nvidia.com/gpu": 8}
+    given = [table.assign(f"pod-{i}", 1)[0] for i in range(8)]
+    assert [given.count(device.uuid) for device in table.devices] == [4, 4]
+    assert table.assign("pod-8", 1) is None
+    table.allocate("pod-0/e", given[0], 20 * GIB)
+    with pytest.raises(OutOfMemoryError):
+        table.allocate("pod-2/e", given[2], 20 * GIB)
+
+
+def test_two_time_slices_of_one_device_are_one_device():
+    """What a tensor-parallel group of two finds there."""
+    table = DeviceTable("n", (H100,), cluster="c", spec=spec_of(deviceSharing="time-slicing"))
+    assert len(table.visible(",".join(table.assign("pod", 2)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("strategy", "resource"), [("single", "nvidia.com/gpu"), ("mixed", "nvidia.com/mig-3g.40gb")]
+)
+def test_slices_are_devices_with_their_own_memory(strategy, resource):
+    """Two halves of an H100 of 79.65 GiB report 39.0 GiB each, by device plugin and exporter."""
+    spec = spec_of(migStrategy=strategy, migSlices={"3g.40gb": 2})
+    table = DeviceTable("n", (H100,), cluster="c", spec=spec)
+    assert table.resources() == {resource: 2}
+    (uuid,) = table.assign("uid", 1, resource)
+    assert uuid.startswith("MIG-")
+    first, second = parse_exporter_page(dcgm.render_metrics("n", table, {"uid": ("d", "m")}))
+    assert {first.slice_profile, second.slice_profile} == {"3g.40gb"}
+    assert first.total_bytes / GIB == pytest.approx(39.0, abs=0.1)
+    assert [first.assigned_pod, second.assigned_pod] == ["d/m", None]
+
+
+NASTY = {
+    "plain": {},
+    "time-sliced": {"deviceSharing": "time-slicing"},
+    "mps": {"deviceSharing": "mps", "replicasPerGpu": 10},
+    "mig single": {"migStrategy": "single", "migSlices": {"1g.10gb": 7}},
+    "mig mixed": {"migStrategy": "mixed", "migSlices": {"1g.10gb": 1, "3g.40gb": 1}},
+    "gke": {"labels": "gke"},
+    "gke time-sharing": {"labels": "gke", "deviceSharing": "time-slicing"},
+    "nothing but the device plugin": {"labels": "none"},
+    "amd": {"machine": "mi300x-1"},
+}
+
+
+@pytest.mark.parametrize("name", NASTY)
+@pytest.mark.parametrize("has_exporter", [True, False])
+def test_what_the_operator_makes_of_an_emulated_node_is_what_the_node_has(name, has_exporter):
+    """Never a device more, never a byte more: the emulation is what each plan is tried on."""
+    spec = spec_of(**NASTY[name])
+    table = DeviceTable("n", spec.kind.gpus, cluster="c", spec=spec)
+    metrics = DeviceMetrics(scrape_seconds=5)
+    if has_exporter:
+        metrics.take("n", dcgm.render_metrics("n", table, {}), asked_at_seconds=0.0)
+    resources = {resource: str(count) for resource, count in table.resources().items()}
+    obj = {
+        "metadata": {"name": "n", "labels": node_labels(spec)},
+        "spec": {},
+        "status": {
+            "capacity": resources,
+            "allocatable": resources,
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+    found = [
+        node
+        for node in read_node(obj, metrics, {}, 0.0)
+        if node.devices and node.unusable_reason is None
+    ]
+    for node in found:
+        real = [one for one in table.devices if one.resource == node.resource]
+        assert len(node.devices) == len(real)
+        assert node.num_allocatable <= len(real)
+        least = min(one.usable_bytes for one in real)
+        assert all(device.usable_bytes <= least for device in node.devices)
+        assert all(device.usable_bytes >= 0.9 * least for device in node.devices)
+        sliced = bool(spec.mig_slices) or spec.sharing != "none"
+        assert all(device.is_slice is sliced for device in node.devices)
+    if name == "mps" or (name.startswith("nothing") and not has_exporter):
+        assert not found
+    else:
+        assert {node.resource for node in found} == set(resources)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("{name: a, machine: l4, deviceSharing: often}", "deviceSharing"),
+        ("{name: a, machine: l4, replicasPerGpu: 4}", "needs deviceSharing"),
+        ("{name: a, machine: h100, migStrategy: single}", "belong together"),
+        ("{name: a, machine: l4, migStrategy: single, migSlices: {1g.5gb: 2}}", "no MIG profile"),
+        ("{name: a, machine: h100, migStrategy: mixed, migSlices: {1g.10gb: 9}}", "1 to 7"),
+        ("{name: a, machine: l4, exporterSeconds: -1}", "no number of seconds"),
+        ("{name: a, machine: l4, gpuSharing: shared, deviceSharing: mps}", "no device plugin"),
+    ],
+)
+def test_a_wrong_setting_says_what_is_wrong(entry, words, tmp_path):
+    path = tmp_path / "fleet.yaml"
+    path.write_text(f"nodes: [{entry}]")
+    with pytest.raises(FleetFileError, match=words):
+        load_fleet(path)
+
+
+def test_every_field_of_a_fleet_file_has_a_help_text(repository):
+    """And the how-to lists them all."""
+    text = (repository / "docs" / "how-to" / "emulate-faults.md").read_text()
+    assert all(f"| `{name}` |" in text for name in HELP)

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from memroute_kube import ApiError
 from memroute_operator import device_metrics, engine_reports
 from memroute_operator.device_metrics import DeviceMetrics, find_exporters
 from memroute_operator.engine_reports import EngineReports
@@ -373,3 +374,30 @@ def test_troubles_of_sources_that_are_gone_are_forgotten():
     log.report("a", "timeout")
     log.keep(["b"])
     assert log.troubles == {}
+
+
+async def test_what_dra_drivers_publish_is_read_and_a_cluster_without_it_is_fine():
+    """Older clusters, and those that do not grant it, answer 404 or 403: that is no failure."""
+    answers = [
+        ApiError(404, "NotFound", "the server could not find the requested resource"),
+        [{"metadata": {}, "spec": {"nodeName": "a"}}, {"metadata": {}, "spec": None}],
+        ApiError(500, "InternalError", "etcd is away"),
+    ]
+
+    async def list_slices():
+        answer = answers.pop(0)
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+    async with open_page_reader() as reader:
+        readings = Readings(
+            reader, list, ReadingMetrics(CollectorRegistry()), exporters=[], exporter_port=1,
+            routers=[], scrape_seconds=5, on_change=lambda: None, list_slices=list_slices,
+        )  # fmt: skip
+        await readings.read_once()
+        assert readings.slices_by_node == {}
+        await readings.read_once()
+        assert list(readings.slices_by_node) == ["a"]
+        await readings.read_once()
+        assert list(readings.slices_by_node) == ["a"], "what was known stays known"

@@ -1,13 +1,15 @@
 """Plans on a real fleet: a live cluster, or what ``kubectl`` saved of one."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from memroute.catalog import Accelerator, accelerator_for_product
+from memroute.catalog.accelerators import with_product_first
 from memroute.placement import (
     Decision,
     Inventory,
+    Node,
     PlacementMode,
     ReplicaKey,
     WantedReplica,
@@ -20,6 +22,9 @@ from memroute_kube.resources import NODES, PODS
 from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.gather import gather
 from memroute_operator.store import Store
+
+# A label for the plan alone: the catalogue's name of a node's accelerators.
+ACCELERATOR = "memroute.dev/accelerator"
 
 
 def saved_inventory(path: Path) -> Inventory:
@@ -63,7 +68,9 @@ async def _live_inventory() -> Inventory:
 def _inventory(store: Store, source: str) -> Inventory:
     facts = gather(store, DeviceMetrics(scrape_seconds=1.0), now_seconds=0.0)
     if not any(node.devices for node in facts.inventory.nodes):
-        msg = f"{source}: no node carries nvidia.com/gpu.memory and nvidia.com/gpu.count labels"
+        unknown = [node.devices_unknown for node in facts.inventory.nodes if node.devices_unknown]
+        what = unknown[0] if unknown else "no node has an accelerator"
+        msg = f"{source}: {what}"
         raise PlanError(msg)
     return facts.inventory
 
@@ -75,7 +82,9 @@ def accelerators_of(inventory: Inventory) -> list[Accelerator]:
         for device in node.devices:
             accelerator = accelerator_for_product(device.product or "")
             if accelerator is not None:
-                found.setdefault(accelerator.name, accelerator)
+                # What a manifest selects by must be what the fleet's nodes are labelled with.
+                named = with_product_first(accelerator, device.product or "")
+                found.setdefault(accelerator.name, named)
     if not found:
         msg = "no accelerator of the fleet is in the catalogue: name one with --accelerator"
         raise PlanError(msg)
@@ -85,13 +94,24 @@ def accelerators_of(inventory: Inventory) -> list[Accelerator]:
 def place(inventory: Inventory, chosen: list[tuple[str, Option]]) -> tuple[Decision, ...]:
     """One replica of each model, one after the other, on what is free."""
     wanted = [_wanted(model, index, option) for index, (model, option) in enumerate(chosen)]
-    return plan(inventory, wanted)
+    return plan(replace(inventory, nodes=tuple(map(_labelled, inventory.nodes))), wanted)
+
+
+def _labelled(node: Node) -> Node:
+    """The node with the catalogue's name of its accelerators as a label: what options name.
+
+    One row of the catalogue stands for several products, and many nodes carry no product.
+    """
+    found = (accelerator_for_product(device.product or "") for device in node.devices)
+    names = sorted({accelerator.name for accelerator in found if accelerator is not None})
+    vendor = {"amd.com/gpu": "amd"} if node.resource == "amd.com/gpu" else {}
+    return replace(node, labels={**node.labels, **vendor, ACCELERATOR: "+".join(names)})
 
 
 def _wanted(model: str, index: int, option: Option) -> WantedReplica:
-    selector: dict[str, Any] = {}
-    if option.accelerator.products:
-        selector["nvidia.com/gpu.product"] = option.accelerator.products[0]
+    selector = {ACCELERATOR: option.accelerator.name}
+    if option.accelerator.vendor == "amd":
+        selector["amd.com/gpu"] = "amd"
     return WantedReplica(
         key=ReplicaKey(namespace="plan", name=model, index=index),
         shape=option.shape,

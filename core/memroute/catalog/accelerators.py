@@ -22,8 +22,15 @@ UNKNOWN_DRIVER_GAP_BYTES = 768 * MIB
 # 0.75 GiB: the widest gap seen between NVML's total and cudaMemGetInfo's is 0.70 GiB (B200).
 MIG_MEMORY_SLICES = 8
 MIG_COMPUTE_SLICES = 7
-MIG_MEMORY_RATIO = 0.98
-# A slice reports a little less than its eighth: 22.00 GiB of 22.38 on B200 (mig-parted#166).
+# What a MIG slice reports, as a share of its eighths of the device's memory, by the number of
+# eighths: bounds from below, because an engine on a slice that is smaller than planned does not
+# start. One eighth: 20.50 GiB of 22.38 on B200 (`nvidia-smi mig -lgip`; a label of 22.00 has been
+# seen, mig-parted#166), 9.50 of 10.00 on A100-80, 4.75 of 5.00 on A100-40. More eighths: 9.75 of
+# 10.00, 19.62 of 20.00, 39.25 of 40.00 there.
+MIG_ONE_SLICE_RATIO = 0.915
+MIG_MORE_SLICES_RATIO = 0.97
+# The H100's profiles are known one by one (9.75, 19.62, 39.50 and 79.25 GiB of 79.65).
+MIG_RATIO_H100 = 0.979
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,18 +90,20 @@ def _row(
 
 
 ACCELERATORS: tuple[Accelerator, ...] = (
-    _row("T4", ("Tesla-T4", "NVIDIA-T4"), 15360, None, (320, 65, None, 16)),
+    _row("T4", ("Tesla-T4", "NVIDIA-T4", "NVIDIA-Tesla-T4"), 15360, None, (320, 65, None, 16)),
     _row("A10", ("NVIDIA-A10",), 23028, None, (600, 125, None, 32)),
     _row("A10G", ("NVIDIA-A10G",), 23028, None, (600, 70, None, 32)),
     _row("L4", ("NVIDIA-L4",), 23034, 22.06, (300, 121, 242, 32)),
     _row("L40S", ("NVIDIA-L40S",), 46068, 44.4, (864, 362, 733, 32)),
     _row(
-        "A100-40", ("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB"), 40960, 39.49,
-        (1555, 312, None, 300), is_sliceable=True,
+        "A100-40",
+        ("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"),
+        40960, 39.49, (1555, 312, None, 300), is_sliceable=True,
     ),
     _row(
-        "A100-80", ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe"), 81920, 79.25,
-        (2039, 312, None, 300), is_sliceable=True,
+        "A100-80",
+        ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe", "A100-SXM4-80GB", "A100-SXM-80GB"),
+        81920, 79.25, (2039, 312, None, 300), is_sliceable=True,
     ),
     _row(
         "H100", ("NVIDIA-H100-80GB-HBM3",), 81559, 79.20, (3350, 989, 1979, 450),
@@ -105,7 +114,10 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         is_sliceable=True,
     ),
     _row("H100-NVL", ("NVIDIA-H100-NVL",), 95830, None, (3900, 835, 1671, 300), is_sliceable=True),
-    _row("H200", ("NVIDIA-H200",), 143771, 139.81, (4800, 989, 1979, 450), is_sliceable=True),
+    _row(
+        "H200", ("NVIDIA-H200", "NVIDIA-H200-NVL"), 143771, 139.81, (4800, 989, 1979, 450),
+        is_sliceable=True,
+    ),
     _row("B200", ("NVIDIA-B200",), 183359, 178.36, (7700, 2250, 4500, 900), is_sliceable=True),
     _row("GB200", ("NVIDIA-GB200",), 189471, None, (8000, 2500, 5000, 900), is_sliceable=True),
     _row("B300", ("NVIDIA-B300-SXM6-AC", "NVIDIA-B300"), 275040, 268.0, (7750, 2250, 4500, 900)),
@@ -117,9 +129,18 @@ ACCELERATORS: tuple[Accelerator, ...] = (
          "NVIDIA-RTX-PRO-6000-Blackwell-Workstation-Edition"),
         97887, 94.97, (1792, 468, 936, 64),
     ),
-    _row("MI300X", ("AMD-Instinct-MI300X",), 196592, None, (5300, 1307, 2615, 64), vendor="amd"),
-    _row("MI325X", ("AMD-Instinct-MI325X",), 262128, None, (6000, 1307, 2615, 64), vendor="amd"),
-    _row("MI355X", ("AMD-Instinct-MI355X",), 294896, None, (8000, 2500, 5000, 77), vendor="amd"),
+    _row(
+        "MI300X", ("AMD-Instinct-MI300X", "AMD-Instinct-MI300X-OAM"),
+        196592, None, (5300, 1307, 2615, 64), vendor="amd",
+    ),
+    _row(
+        "MI325X", ("AMD-Instinct-MI325X", "AMD-Instinct-MI325X-OAM"),
+        262128, None, (6000, 1307, 2615, 64), vendor="amd",
+    ),
+    _row(
+        "MI355X", ("AMD-Instinct-MI355X", "AMD-Instinct-MI355X-OAM"),
+        294896, None, (8000, 2500, 5000, 77), vendor="amd",
+    ),
     _row(
         "Gaudi-3", ("Intel-Gaudi-3", "HL-325L"), 131072, None, (3700, 1678, 1678, 300),
         vendor="intel",
@@ -137,7 +158,7 @@ def accelerator_for_product(product: str) -> Accelerator | None:
     ``NVIDIA H100 80GB HBM3`` (DCGM) and ``NVIDIA-H100-80GB-HBM3-SHARED`` (time-sliced) are
     the same accelerator as ``NVIDIA-H100-80GB-HBM3``; ``…-MIG-1g.10gb`` is a slice of it.
     """
-    normalized = product.strip().replace(" ", "-").removesuffix("-SHARED")
+    normalized = _normalized(product)
     for accelerator in ACCELERATORS:
         if normalized in accelerator.products:
             return accelerator
@@ -145,12 +166,30 @@ def accelerator_for_product(product: str) -> Accelerator | None:
 
 
 def accelerator_by_name(name: str) -> Accelerator | None:
-    """The catalogue's row for what a person writes: ``h100``, ``A100-80``, ``H100/1g.10gb``."""
+    """The catalogue's row for what a person writes: ``h100``, ``A100-80``, ``H100/1g.10gb``.
+
+    A product label (``NVIDIA-A100-80GB-PCIe``) gives its row with that product first: it is the
+    one that was meant.
+    """
     wanted = name.strip().casefold()
     for accelerator in ACCELERATORS:
         if accelerator.name.casefold() == wanted:
             return accelerator
-    return accelerator_for_product(name) or _slice(name.strip())
+    found = accelerator_for_product(name)
+    return _slice(name.strip()) if found is None else with_product_first(found, name)
+
+
+def with_product_first(accelerator: Accelerator, product: str) -> Accelerator:
+    """The row with that product as the first of its names; the row itself where it has no such."""
+    named = _normalized(product)
+    if named not in accelerator.products:
+        return accelerator
+    others = (one for one in accelerator.products if one != named)
+    return replace(accelerator, products=(named, *others))
+
+
+def _normalized(product: str) -> str:
+    return product.strip().replace(" ", "-").removesuffix("-SHARED")
 
 
 def _slice(name: str) -> Accelerator | None:
@@ -166,8 +205,8 @@ def _slice(name: str) -> Accelerator | None:
 def mig_slice(base: Accelerator, profile: str) -> Accelerator | None:
     """A MIG slice (``2g.20gb``) of an accelerator; None where there is no such profile.
 
-    Memory comes in eighths, compute in sevenths; bandwidth goes with memory. Within 2 % of
-    what slices report, and below it.
+    Memory comes in eighths, compute in sevenths; bandwidth goes with memory. Within 7 % of
+    what slices report, and below it; a node's label or exporter says it exactly.
     """
     match = re.fullmatch(r"(\d)g\.(\d+)gb", profile.casefold())
     if match is None or not base.is_sliceable:
@@ -177,12 +216,15 @@ def mig_slice(base: Accelerator, profile: str) -> Accelerator | None:
     if not (1 <= compute <= MIG_COMPUTE_SLICES and 1 <= slices <= MIG_MEMORY_SLICES):
         return None
     memory, rate = slices / MIG_MEMORY_SLICES, compute / MIG_COMPUTE_SLICES
+    ratio = MIG_ONE_SLICE_RATIO if slices == 1 else MIG_MORE_SLICES_RATIO
+    if base.name in ("H100", "H100-PCIe"):
+        ratio = MIG_RATIO_H100
     return replace(
         base,
         name=f"{base.name}/{profile.casefold()}",
         products=(),
-        reported_bytes=int(base.reported_bytes * memory * MIG_MEMORY_RATIO),
-        usable_bytes=int(base.usable_bytes * memory * MIG_MEMORY_RATIO),
+        reported_bytes=int(base.reported_bytes * memory * ratio),
+        usable_bytes=int(base.usable_bytes * memory * ratio),
         bandwidth_bytes_per_second=base.bandwidth_bytes_per_second * memory,
         bf16_flops=base.bf16_flops * rate,
         fp8_flops=None if base.fp8_flops is None else base.fp8_flops * rate,

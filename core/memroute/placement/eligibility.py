@@ -3,6 +3,9 @@
 from memroute.placement.inventory import Node
 from memroute.placement.problem import WantedReplica
 
+# Labels and resources of AMD's node labeller and device plugin.
+AMD_PREFIX = "amd.com/"
+
 
 def ineligible_reason(node: Node, replica: WantedReplica) -> str | None:
     """Why the node may not take the replica, as a CamelCase word; None if it may."""
@@ -14,6 +17,11 @@ def ineligible_reason(node: Node, replica: WantedReplica) -> str | None:
         return f"Not{replica.mode.value.capitalize()}"
     if any(node.labels.get(key) != value for key, value in replica.node_selector.items()):
         return "SelectorMismatch"
-    if node.name in replica.avoided_nodes:
-        return "RefusedByScheduler"
-    return None
+    if node.resource.startswith(AMD_PREFIX) and not _names_amd(replica):
+        return "VendorNotSelected"
+    return "RefusedByScheduler" if node.name in replica.avoided_nodes else None
+
+
+def _names_amd(replica: WantedReplica) -> bool:
+    """Whether the replica asks for AMD: the default engine image is CUDA's and ends there."""
+    return any(key.startswith(AMD_PREFIX) for key in replica.node_selector)

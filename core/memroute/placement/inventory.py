@@ -102,6 +102,13 @@ class Node:
     """The resource that an exclusive replica asks for here (``nvidia.com/mig-3g.40gb``, …)."""
     devices_unknown: str | None = None
     """Why nobody knows what the node's accelerators are, and what cures that; None when known."""
+    notes: tuple[str, ...] = ()
+    """What sources have said of the node that cannot be, and was left out."""
+
+    @property
+    def key(self) -> str:
+        """Unique in an inventory: a node is there once for each resource that it hands out."""
+        return f"{self.name}/{self.resource}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,5 @@
 """What a node has: devices, their memory, and where each fact comes from."""
 
-from memroute_operator.nodes.node import read_node
+from memroute_operator.nodes.node import main_pool, read_node
 
-__all__ = ["read_node"]
+__all__ = ["main_pool", "read_node"]

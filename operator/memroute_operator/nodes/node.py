@@ -1,95 +1,394 @@
-"""A Node object and the readings of its exporter as a node that placement can plan on."""
+"""A node as placement plans on it: what it has, by every source there is, and what is free.
+
+One Kubernetes node is several to placement when its device plugin hands out MIG slices under
+names of their own (strategy "mixed"): the whole devices are one, the slices of each profile
+another, each with the resource that a replica must ask for.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from memroute.catalog.accelerators import accelerator_for_product, usable_bytes
 from memroute.placement import Device, Node, PlacementMode
-from memroute.units import MIB
 from memroute_kube import KubeObject
+from memroute_kube.quantities import parse_count
 from memroute_kube.resources import (
     GPU_RESOURCE,
     LABEL_GPU_SHARING,
     TAINT_SHARED,
     is_condition_true,
 )
-from memroute_operator.device_metrics import DeviceMetrics, DeviceReading
+from memroute_operator.device_metrics import DeviceMetrics
+from memroute_operator.nodes.annotations import ignored_xids, is_cordoned, read_annotations
+from memroute_operator.nodes.facts import DeviceFacts, Fact, NodeFacts, Sharing, SliceFacts
+from memroute_operator.nodes.labels import read_labels
+from memroute_operator.nodes.measured import devices_of_exporter
+from memroute_operator.nodes.providers import read_provider
+from memroute_operator.nodes.resource_slices import read_resource_slices
+from memroute_operator.pod_resources import ANY_RESOURCE
 
-LABEL_GPU_MEMORY_MIB = "nvidia.com/gpu.memory"
-LABEL_GPU_COUNT = "nvidia.com/gpu.count"
-LABEL_GPU_PRODUCT = "nvidia.com/gpu.product"
-TIB_IN_MIB = 1024 * 1024
-# Some versions of GPU feature discovery wrote bytes: no device has a tebibyte.
+# Taints that replica pods tolerate, with the effect NoSchedule (``manifests``).
 TOLERATED_TAINTS = frozenset({GPU_RESOURCE, TAINT_SHARED})
+# Devices of one node that are planned on: no node has more, whatever its status says.
+MAX_DEVICES = 256
+SHARED_RESOURCE = f"{GPU_RESOURCE}.shared"
+AMD_RESOURCE = "amd.com/gpu"
+MIG_PREFIX = "nvidia.com/mig-"
 
 
 def read_node(
-    obj: KubeObject, metrics: DeviceMetrics, num_foreign_devices: int, now_seconds: float
-) -> Node:
-    """One node. ``num_foreign_devices``: whole devices that pods of others hold there."""
-    name = obj["metadata"]["name"]
-    labels = obj["metadata"].get("labels") or {}
-    shared = labels.get(LABEL_GPU_SHARING) == "shared"
-    fresh = metrics.is_fresh(name, now_seconds=now_seconds)
-    reading = metrics.readings.get(name)
-    if reading is not None and reading.devices:
-        devices = tuple(_from_exporter(name, device, fresh=fresh) for device in reading.devices)
-    else:
-        devices = _from_labels(name, labels)
-    return Node(
-        name=name,
-        mode=PlacementMode.SHARED if shared else PlacementMode.EXCLUSIVE,
-        devices=tuple(device for device in devices if device is not None),
-        labels=labels,
-        unusable_reason=_unusable_reason(obj),
-        num_allocatable=int(obj.get("status", {}).get("allocatable", {}).get(GPU_RESOURCE, 0)),
-        num_foreign_devices=num_foreign_devices,
-        has_fresh_metrics=fresh,
+    obj: KubeObject,
+    metrics: DeviceMetrics,
+    foreign_devices: Mapping[str, int],
+    now_seconds: float,
+    *,
+    resource_slices: Iterable[KubeObject] = (),
+    existing_pods: Collection[str] | None = None,
+) -> tuple[Node, ...]:
+    """The node: its whole devices first, then the MIG slices of each profile.
+
+    ``foreign_devices``: what pods of others hold there, by resource (``pod_resources``).
+    ``existing_pods``: ``namespace/name`` of pods that may hold devices; None where nobody knows.
+    """
+    return _NodeReader(obj, metrics, foreign_devices, now_seconds).read(
+        resource_slices, existing_pods
     )
 
 
-def _from_exporter(node: str, reading: DeviceReading, *, fresh: bool) -> Device | None:
-    total = reading.total_bytes
-    if total is None:
-        return None
-    usable = usable_bytes(product=reading.product, reported_bytes=total)
-    if reading.reserved_bytes is not None:
-        usable = min(usable, total - reading.reserved_bytes)
-    return Device(
-        node=node,
-        index=reading.index,
-        uuid=reading.uuid,
-        product=reading.product,
-        usable_bytes=usable,
-        usable_source="dcgm",
-        live_free_bytes=reading.free_bytes if fresh else None,
-        assigned_pod=reading.assigned_pod if fresh else None,
-    )
+def main_pool(pools: tuple[Node, ...]) -> Node:
+    """The part of a node that is planned on while placement knows each node by its name once.
+
+    The whole devices where there are some, else the slices with most memory.
+    """
+    whole, *slices = pools
+    if whole.devices or not slices:
+        return whole
+
+    def bytes_of(node: Node) -> int:
+        return min((device.usable_bytes for device in node.devices), default=0)
+
+    chosen = max(slices, key=lambda node: (bytes_of(node), node.resource))
+    left_out = [node.resource for node in slices if node is not chosen]
+    if not left_out:
+        return chosen
+    note = f"{', '.join(left_out)} are not planned on: only {chosen.resource} is"
+    return replace(chosen, notes=(*chosen.notes, note))
 
 
-def _from_labels(node: str, labels: dict[str, str]) -> tuple[Device, ...]:
-    try:
-        count, memory = int(labels[LABEL_GPU_COUNT]), int(labels[LABEL_GPU_MEMORY_MIB])
-    except (KeyError, ValueError):
-        return ()
-    reported = memory if memory >= TIB_IN_MIB else memory * MIB
-    product = labels.get(LABEL_GPU_PRODUCT)
-    return tuple(
-        Device(
-            node=node,
-            index=index,
-            uuid=None,
-            product=product if accelerator_for_product(product or "") else None,
-            usable_bytes=usable_bytes(product=product, reported_bytes=reported),
-            usable_source="label",
+class _NodeReader:
+    """One reading of one node; lives as long as ``read_node`` runs."""
+
+    def __init__(
+        self,
+        obj: KubeObject,
+        metrics: DeviceMetrics,
+        foreign_devices: Mapping[str, int],
+        now_seconds: float,
+    ) -> None:
+        metadata = obj["metadata"]
+        self._obj = obj
+        self._name: str = metadata["name"]
+        self._labels = _texts(metadata.get("labels"))
+        self._annotations = _texts(metadata.get("annotations"))
+        self._foreign = foreign_devices
+        status = obj.get("status") or {}
+        self._allocatable = _counts(status.get("allocatable"))
+        self._capacity = _counts(status.get("capacity")) | self._allocatable
+        self._is_shared = self._labels.get(LABEL_GPU_SHARING) == "shared"
+        self._reading = metrics.readings.get(self._name)
+        self._is_fresh = metrics.is_fresh(self._name, now_seconds=now_seconds)
+        self._age_seconds = self._reading.age_seconds(now_seconds) if self._reading else None
+        self._ignored_xids = ignored_xids(self._annotations)
+
+    def read(
+        self, resource_slices: Iterable[KubeObject], existing_pods: Collection[str] | None
+    ) -> tuple[Node, ...]:
+        said = read_labels(self._labels)
+        said = said.or_else(read_provider(self._labels))
+        said = said.or_else(read_annotations(self._annotations))
+        published = read_resource_slices(resource_slices, self._name)
+        measured: tuple[DeviceFacts, ...] = ()
+        notes: tuple[str, ...] = ()
+        if self._reading is not None:
+            reading = replace(
+                self._reading,
+                devices=tuple(
+                    replace(one, xid=None) if one.xid in self._ignored_xids else one
+                    for one in self._reading.devices
+                ),
+            )
+            measured, notes = devices_of_exporter(
+                reading, said, is_fresh=self._is_fresh, existing_pods=existing_pods
+            )
+        known = merge_devices(published, measured)
+        whole = self._whole(said, known, notes, is_published=bool(published))
+        return (whole, *self._slices(said, known, whole))
+
+    # Whole devices, or slices that go by the name of whole ones.
+
+    def _whole(
+        self,
+        said: NodeFacts,
+        known: tuple[DeviceFacts, ...],
+        notes: tuple[str, ...],
+        *,
+        is_published: bool,
+    ) -> Node:
+        resource = self._whole_resource()
+        allocatable = self._allocatable.get(resource, 0)
+        devices = self._whole_devices(said, known, resource)
+        sharing = said.sharing or Sharing.NONE
+        if resource == SHARED_RESOURCE or (devices and allocatable > len(devices)):
+            # More than there are: nobody says so, and the device plugin shares them anyway.
+            sharing = sharing if sharing is not Sharing.NONE else Sharing.TIME_SLICING
+        is_sliced = sharing is not Sharing.NONE and not self._is_shared
+        reason = _unusable_reason(self._obj)
+        if reason is None and sharing is Sharing.MPS and not self._is_shared:
+            reason = "SharedByMPS"
+        has_plugin = any(self._allocatable.values())
+        if reason is None and is_published and not has_plugin and not self._is_shared:
+            reason = "HandedOutByDRA"
+        usable = tuple(
+            device
+            for facts in devices
+            if (device := self._device(facts, is_sliced=is_sliced)) is not None
         )
-        for index in range(count)
+        unknown = None
+        if not usable and (allocatable or devices or said.problem):
+            unknown = self._unknown(resource, allocatable, said.problem)
+        return Node(
+            name=self._name,
+            mode=PlacementMode.SHARED if self._is_shared else PlacementMode.EXCLUSIVE,
+            devices=usable,
+            labels=self._labels,
+            unusable_reason=reason,
+            # A device that is shared in time is one device, however often it is handed out.
+            num_allocatable=min(allocatable, max(1, len(devices))) if is_sliced else allocatable,
+            num_foreign_devices=self._num_foreign(resource),
+            has_fresh_metrics=self._is_fresh,
+            resource=resource,
+            devices_unknown=unknown,
+            notes=notes,
+        )
+
+    def _num_foreign(self, resource: str) -> int:
+        return self._foreign.get(resource, 0) + self._foreign.get(ANY_RESOURCE, 0)
+
+    def _whole_resource(self) -> str:
+        if self._capacity.get(GPU_RESOURCE):
+            return GPU_RESOURCE
+        for resource in (AMD_RESOURCE, SHARED_RESOURCE):
+            if self._capacity.get(resource):
+                return resource
+        is_amd = any(name.startswith("amd.com/gpu") for name in self._labels)
+        return AMD_RESOURCE if is_amd else GPU_RESOURCE
+
+    def _whole_devices(
+        self, said: NodeFacts, known: tuple[DeviceFacts, ...], resource: str
+    ) -> tuple[DeviceFacts, ...]:
+        if said.problem is not None:
+            return ()
+        capacity = self._capacity.get(resource, 0)
+        if said.slice_profile is not None:
+            count = capacity if said.count is None else said.count.value
+            slices = tuple(one for one in known if one.slice_profile is not None)
+            if len(slices) == count:
+                return tuple(_filled(one, said) for one in slices)
+            return self._alike(count, said)
+        whole = tuple(one for one in known if one.slice_profile is None)
+        if whole:
+            return tuple(_filled(one, said) for one in whole)
+        count = capacity if said.count is None else said.count.value
+        if said.slices or _mig_profiles(self._capacity):
+            # The label counts all devices, those that are cut into slices among them.
+            count = min(count, capacity)
+        is_sliced = said.sharing not in (None, Sharing.NONE)
+        if said.count is None and is_sliced:
+            count = min(1, capacity)  # how many there are is not known, and one there is
+        return self._alike(count, said)
+
+    def _alike(self, count: int, said: NodeFacts) -> tuple[DeviceFacts, ...]:
+        return tuple(
+            _filled(DeviceFacts(index=index, slice_profile=said.slice_profile), said)
+            for index in range(min(count, MAX_DEVICES))
+        )
+
+    # Slices of strategy "mixed".
+
+    def _slices(
+        self, said: NodeFacts, known: tuple[DeviceFacts, ...], whole: Node
+    ) -> tuple[Node, ...]:
+        if said.slice_profile is not None or said.problem is not None:
+            return ()
+        by_profile = {one.profile: one for one in said.slices}
+        nodes = []
+        for profile in sorted(_mig_profiles(self._capacity)):
+            facts = by_profile.get(profile, SliceFacts(profile=profile))
+            devices = self._slices_of(facts, said, known)
+            usable = tuple(
+                device
+                for one in devices
+                if (device := self._device(one, is_sliced=True)) is not None
+            )
+            allocatable = self._allocatable.get(facts.resource, 0)
+            unknown = None if usable else self._unknown(facts.resource, allocatable, None)
+            nodes.append(
+                replace(
+                    whole,
+                    devices=usable,
+                    # Slices may be shared in time as well.
+                    num_allocatable=min(allocatable, max(1, len(devices))),
+                    num_foreign_devices=self._num_foreign(facts.resource),
+                    resource=facts.resource,
+                    devices_unknown=unknown,
+                )
+            )
+        return tuple(nodes)
+
+    def _slices_of(
+        self, facts: SliceFacts, said: NodeFacts, known: tuple[DeviceFacts, ...]
+    ) -> tuple[DeviceFacts, ...]:
+        capacity = self._capacity.get(facts.resource, 0)
+        count = capacity if facts.count is None else min(facts.count, capacity)
+        product = facts.product
+        if product is None and said.product is not None:
+            name = f"{said.product.value}-MIG-{facts.profile}"
+            product = Fact(name, said.product.source)
+        of_profile = NodeFacts(product=product, memory_bytes=facts.memory_bytes)
+        measured = tuple(one for one in known if one.slice_profile == facts.profile)
+        if len(measured) == count:
+            return tuple(_filled(one, of_profile) for one in measured)
+        blank = (
+            DeviceFacts(index=index, slice_profile=facts.profile)
+            for index in range(min(count, MAX_DEVICES))
+        )
+        return tuple(_filled(one, of_profile) for one in blank)
+
+    # One device.
+
+    def _device(self, facts: DeviceFacts, *, is_sliced: bool) -> Device | None:
+        """The device for placement; None while its memory is not known."""
+        if facts.memory_bytes is None:
+            return None
+        product = None if facts.product is None else facts.product.value
+        total = facts.memory_bytes.value
+        usable = usable_bytes(product=product, reported_bytes=total)
+        if facts.reserved_bytes is not None:
+            usable = min(usable, total - facts.reserved_bytes)
+        problem = facts.problem
+        if is_cordoned(self._annotations, index=facts.index, uuid=facts.uuid):
+            problem = "DeviceCordoned"
+        return Device(
+            node=self._name,
+            index=facts.index,
+            uuid=facts.uuid,
+            product=product,
+            usable_bytes=max(0, usable),
+            usable_source=facts.memory_bytes.source.value,
+            product_source=None if facts.product is None else facts.product.source.value,
+            live_free_bytes=facts.free_bytes,
+            live_age_seconds=None if facts.free_bytes is None else self._age_seconds,
+            assigned_pod=facts.assigned_pod,
+            unusable_reason=problem,
+            is_slice=is_sliced or facts.slice_profile is not None,
+        )
+
+    def _unknown(self, resource: str, allocatable: int, problem: str | None) -> str:
+        if problem is not None:
+            return f"{self._name}: {problem}"
+        return (
+            f"{self._name} has {allocatable} {resource}, and nothing says how much memory each of "
+            "them has: install GPU feature discovery (part of NVIDIA's GPU operator) or a metrics "
+            f"exporter, or say so yourself: kubectl annotate node {self._name} "
+            "memroute.dev/device-memory=80Gi memroute.dev/device-product=NVIDIA-H100-80GB-HBM3"
+        )
+
+
+def merge_devices(
+    published: tuple[DeviceFacts, ...], measured: tuple[DeviceFacts, ...]
+) -> tuple[DeviceFacts, ...]:
+    """Devices by two sources that name each: joined by UUID, ``published`` believed first."""
+    if not published:
+        return measured
+    by_uuid = {one.uuid: one for one in measured if one.uuid is not None}
+    return tuple(
+        one
+        if (live := by_uuid.get(one.uuid or "")) is None
+        else replace(
+            one,
+            index=live.index,
+            product=one.product or live.product,
+            memory_bytes=one.memory_bytes or live.memory_bytes,
+            reserved_bytes=live.reserved_bytes,
+            free_bytes=live.free_bytes,
+            assigned_pod=live.assigned_pod,
+            problem=one.problem or live.problem,
+        )
+        for one in published
+    )
+
+
+def _filled(device: DeviceFacts, said: NodeFacts) -> DeviceFacts:
+    """The device with what is said of all devices where nothing is said of this one."""
+    product = device.product or said.product
+    memory = device.memory_bytes
+    speaks_of_it = (
+        device.product is None
+        or said.product is None
+        or accelerator_for_product(device.product.value)
+        == accelerator_for_product(said.product.value)
+    )
+    if memory is None and said.memory_bytes is not None and speaks_of_it:
+        memory = said.memory_bytes
+    if memory is None and product is not None:
+        accelerator = accelerator_for_product(product.value)
+        if accelerator is not None:
+            memory = Fact(accelerator.reported_bytes, product.source)
+    return replace(device, product=product, memory_bytes=memory)
+
+
+def _mig_profiles(counts: Mapping[str, int]) -> set[str]:
+    return {
+        name.removeprefix(MIG_PREFIX)
+        for name, count in counts.items()
+        if name.startswith(MIG_PREFIX) and count
+    }
+
+
+def _texts(mapping: object) -> dict[str, str]:
+    """Labels or annotations as they should be: text to text."""
+    if not isinstance(mapping, Mapping):
+        return {}
+    return {
+        name: value
+        for name, value in mapping.items()
+        if isinstance(name, str) and isinstance(value, str)
+    }
+
+
+def _counts(resources: object) -> Counter[str]:
+    """Whole numbers of a node's resources; what is no number is nothing that can be had."""
+    if not isinstance(resources, Mapping):
+        return Counter()
+    return Counter(
+        {
+            name: count
+            for name, value in resources.items()
+            if isinstance(name, str) and (count := parse_count(value)) is not None
+        }
     )
 
 
 def _unusable_reason(node: KubeObject) -> str | None:
+    spec = node.get("spec") or {}
     if not is_condition_true(node, "Ready"):
         return "NotReady"
-    if node["spec"].get("unschedulable"):
+    if spec.get("unschedulable"):
         return "Cordoned"
-    for taint in node["spec"].get("taints") or ():
-        if taint["effect"] in ("NoSchedule", "NoExecute") and taint["key"] not in TOLERATED_TAINTS:
-            return "Tainted"
+    for taint in spec.get("taints") or ():
+        key, effect = taint.get("key"), taint.get("effect")
+        if effect == "NoExecute" or (effect == "NoSchedule" and key not in TOLERATED_TAINTS):
+            value = taint.get("value")
+            return f"Tainted by {key}={value}:{effect}" if value else f"Tainted by {key}:{effect}"
     return None

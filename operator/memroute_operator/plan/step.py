@@ -156,6 +156,8 @@ class _Planning:
             return
         if f"{deployment.key}/" in self._context.held_back:
             # Its successors would not be accepted: what serves goes on serving.
+            for one in replacements:
+                stay(one.replica, self._step)
             self._step.outcomes[
                 deployment.key
             ].rollout = f"{len(replacements)} replica(s) to replace, once its pods are accepted"
@@ -196,9 +198,10 @@ class _Planning:
             homes = self._homes(deployment)
             template = wanted_replica(deployment, 0, self._context)
             for key in _names(deployment, keeping, num_missing, homes):
-                if not self._context.held_back.isdisjoint((key.pod, f"{deployment.key}/")):
-                    continue
                 home = homes.get(key.index)
+                is_claimed = home is not None and home.claimed_bytes is not None
+                if self._is_held_back(deployment, key) and not is_claimed:
+                    continue
                 wanted = replace(template, key=key, home=home)
                 one = _Missing(deployment=deployment, wanted=wanted)
                 if home is None:
@@ -208,6 +211,10 @@ class _Planning:
                 else:
                     wishes.claimed.append(one)
         return wishes
+
+    def _is_held_back(self, deployment: Deployment, key: ReplicaKey) -> bool:
+        """Whether its pod was refused a moment ago, and is not asked for again yet."""
+        return not self._context.held_back.isdisjoint((key.pod, f"{deployment.key}/"))
 
     def _homes(self, deployment: Deployment) -> dict[int, Home]:
         """By index, where a replica ran before by its status, or was promised to be."""
@@ -228,6 +235,8 @@ class _Planning:
             if isinstance(decision, Refused):
                 outcome.refused[decision.key.index] = decision
                 continue
+            if self._is_held_back(one.deployment, decision.key):
+                continue  # what was claimed for it stays its own for a while
             outcome.kept.add(decision.key.pod)
             self._num_created[one.deployment.key] = self._num_created.get(one.deployment.key, 0) + 1
             self._step.actions.append(
@@ -317,5 +326,10 @@ def _ran_before(status: Mapping[str, Any]) -> dict[int, Home]:
         index, node = placement.get("replica"), placement.get("node")
         devices = placement.get("devices") or ()
         if isinstance(index, int) and isinstance(node, str) and isinstance(devices, list | tuple):
-            homes[index] = Home(node=node, device_uuids=tuple(str(uuid) for uuid in devices))
+            held = placement.get("hbmBytes")
+            homes[index] = Home(
+                node=node,
+                device_uuids=tuple(str(uuid) for uuid in devices),
+                held_bytes=held if isinstance(held, int) else 0,
+            )
     return homes

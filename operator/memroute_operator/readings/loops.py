@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from memroute.placement import Node
 from memroute.units import MIB
-from memroute_kube import KubeObject
+from memroute_kube import ApiError, KubeObject
 from memroute_operator.device_metrics import DeviceMetrics, find_exporters
 from memroute_operator.engine_reports import EngineReports
 from memroute_operator.readings.pages import PageReader
@@ -26,6 +27,8 @@ LOGGER = logging.getLogger(__name__)
 # How often engines that were not read yet are read, in seconds, chosen by hand: a measurement
 # is good for the next placement, not for this one.
 ENGINE_SECONDS = 15.0
+# How often ResourceSlices are listed, in seconds, chosen by hand: devices come and go with nodes.
+SLICE_SECONDS = 30.0
 # How long the first plan waits for first readings, in seconds, chosen by hand: 500 exporters
 # that answer need less than one, and those that do not are no reason to place nothing.
 FIRST_READ_SECONDS = 5.0
@@ -93,12 +96,21 @@ class Readings:
         routers: Sequence[PodSelector],
         scrape_seconds: float,
         on_change: Callable[[], None],
+        list_slices: Callable[[], Awaitable[Sequence[KubeObject]]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``pods``: all pods that are known now; ``on_change``: something was read anew."""
+        """``pods``: all pods that are known now; ``on_change``: something was read anew.
+
+        ``list_slices``: all ResourceSlices of the cluster, from the API server.
+        """
         self.devices = DeviceMetrics(scrape_seconds=scrape_seconds)
         self.routers = RouterMetrics()
         self.engines = EngineReports()
+        self.slices_by_node: dict[str, list[KubeObject]] = {}
+        """What DRA drivers publish of each node; empty where there are none."""
+        self._list_slices = list_slices
+        self._slice_log = SourceLog("ResourceSlices")
+        self._node_log = SourceLog("node")
         # A thousand engines that do not answer must not hold up the exporters.
         self._exporter_lane, self._router_lane = reader.lane(), reader.lane()
         self._engine_lane = reader.lane()
@@ -121,6 +133,16 @@ class Readings:
             async with asyncio.timeout(FIRST_READ_SECONDS), asyncio.TaskGroup() as group:
                 group.create_task(self._guarded("exporter", self._read_exporters, 0.0))
                 group.create_task(self._guarded("router", self._read_routers, 0.0))
+                group.create_task(self._guarded("resource-slices", self._read_slices, 0.0))
+
+    def tell_notes(self, nodes: Iterable[Node]) -> None:
+        """Log what sources have said of nodes that cannot be, when it changes, and count it."""
+        listed = list(nodes)
+        for node in listed:
+            trouble = "contradicts-node" if node.notes else None
+            self._node_log.report(node.name, trouble, "; ".join(node.notes))
+        self._node_log.keep(node.name for node in listed)
+        self._metrics.on_round("node", len(listed), self._node_log)
 
     async def run(self) -> None:
         """Read for ever. Ends only by cancellation."""
@@ -129,6 +151,7 @@ class Readings:
             group.create_task(self._forever("exporter", self._read_exporters, seconds))
             group.create_task(self._forever("router", self._read_routers, seconds))
             group.create_task(self._forever("engine", self._read_engines, ENGINE_SECONDS))
+            group.create_task(self._forever("resource-slices", self._read_slices, SLICE_SECONDS))
 
     async def _forever(
         self, kind: str, read: Callable[[float], Awaitable[None]], interval_seconds: float
@@ -167,7 +190,13 @@ class Readings:
         )
         ratios = {pod: round(ratio, 2) for pod, ratio in self.routers.kv_projected_ratio.items()}
         routers = (self.routers.is_known, dict(self.routers.in_flight), ratios)
-        return (devices, routers, dict(self.routers.targets), dict(self.engines.by_pod))
+        return (
+            devices,
+            routers,
+            dict(self.routers.targets),
+            dict(self.engines.by_pod),
+            self.slices_by_node,
+        )
 
     async def _read_exporters(self, over_seconds: float) -> None:
         found = find_exporters(self._pods(), self._exporters, default_port=self._exporter_port)
@@ -191,3 +220,21 @@ class Readings:
         num_unread = len(self.engines.unread(pods))
         await self.engines.scrape(self._engine_lane, pods, over_seconds=min(over_seconds, 5.0))
         self._metrics.on_round("engine", num_unread, self.engines.log)
+
+    async def _read_slices(self, over_seconds: float) -> None:
+        """List what DRA drivers publish. A cluster without them, or without the right, has none."""
+        if self._list_slices is None:
+            return
+        try:
+            listed = await self._list_slices()
+        except ApiError as error:
+            self._slice_log.report("API server", error.reason or str(error.status), str(error))
+            return
+        self._slice_log.report("API server", None)
+        by_node: dict[str, list[KubeObject]] = {}
+        for one in listed:
+            spec = one.get("spec")
+            node = spec.get("nodeName") if isinstance(spec, dict) else None
+            if isinstance(node, str):
+                by_node.setdefault(node, []).append({"metadata": {}, "spec": spec})
+        self.slices_by_node = by_node

@@ -6,13 +6,19 @@ Faults on demand are annotations of the Node object, so that kubectl can cause a
 * ``simulator.memroute.dev/lost-gpus: "0,2"``: those GPUs have fallen off the bus;
 * ``simulator.memroute.dev/foreign-hbm: '{"0": 21474836480}'``: bytes that a tenant outside
   Kubernetes uses, per GPU index;
-* ``simulator.memroute.dev/exporter-down: "true"``: the DCGM exporter stops answering.
+* ``simulator.memroute.dev/exporter-down: "true"``: the metrics exporter stops answering;
+* ``simulator.memroute.dev/cut-off: "true"``: the node no longer reaches the API server, nor that
+  it: no heartbeat, no status, no pod started or stopped, while its processes go on and answer;
+* ``simulator.memroute.dev/xid: '{"0": 79}'``: the driver's last error, per GPU index;
+* ``simulator.memroute.dev/image-pull-seconds: "never"`` (or a number): images that are not there
+  yet take so long to be pulled.
 """
 
 import asyncio
 import contextlib
 import json
 import logging
+import math
 import ssl
 from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime
@@ -24,12 +30,13 @@ from aiohttp import web
 
 from memroute_kube import LEASES, NODES, ApiError, KubeObject, KubernetesClient
 from memroute_kube.resources import GPU_RESOURCE, LABEL_GPU_SHARING, TAINT_SHARED
-from memroute_simulator.nodes import dcgm
 from memroute_simulator.nodes.container import now_rfc3339
+from memroute_simulator.nodes.dcgm import Exporter
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice
 from memroute_simulator.nodes.kubelet_server import Driver, logs_application, serve
-from memroute_simulator.nodes.machines import Machine, gpu_labels
+from memroute_simulator.nodes.labels import node_labels
 from memroute_simulator.nodes.pod_worker import PodWorker
+from memroute_simulator.nodes.spec import NodeSpec
 
 LOGGER = logging.getLogger(__name__)
 FAULT = "simulator.memroute.dev"
@@ -38,6 +45,11 @@ LEASE_SECONDS = 40
 # kubelet's own nodeLeaseDurationSeconds.
 KUBELET_VERSION = "v1.37.2"
 MAX_PODS = 110
+# Loopback has one IPv6 address: pods of an IPv6 node share it, as on the host's network, so that
+# a port is one pod's. (Mapped addresses are refused by the API server.)
+IPV6_ADDRESS = "::1"
+# The least time between two collections of an exporter that is told to collect at once.
+MIN_COLLECT_SECONDS = 0.2
 
 
 class NodeAgent:
@@ -48,9 +60,7 @@ class NodeAgent:
         *,
         client: KubernetesClient,
         session: aiohttp.ClientSession,
-        name: str,
-        machine: Machine,
-        is_shared: bool,
+        spec: NodeSpec,
         network: int,
         ordinal: int,
         cluster_id: str,
@@ -61,26 +71,32 @@ class NodeAgent:
     ) -> None:
         self.client = client
         self.session = session
-        self.name = name
-        self.machine = machine
-        self.is_shared = is_shared
+        self.spec = spec
+        self.name = spec.name
+        self.machine = spec.kind
+        self.is_shared = spec.is_shared
         self.address = f"127.{network}.0.{10 + ordinal}"
         self.cluster_environment = cluster_environment
         self.directory = directory
-        self.devices = DeviceTable(name, machine.gpus, cluster=cluster_id)
+        self.devices = DeviceTable(self.name, self.machine.gpus, cluster=cluster_id, spec=spec)
         self.is_gone = False
+        self.is_cut_off = False
+        self.image_pull_seconds = spec.image_pull_seconds
+        """How long an image that is not here yet takes; infinite for never."""
+        self.pulled_images: set[str] = set()
         self._driver = Driver(self.devices)
         self._driver_url = ""
         self._free_addresses = [f"127.{network}.{ordinal + 1}.{host}" for host in range(254, 0, -1)]
         self._workers: dict[str, PodWorker] = {}
         self._bound_pods: dict[str, KubeObject] = {}
+        self._exporter = Exporter(self.name, self.devices)
         self._tls = tls
         self._cluster_endpoint = cluster_endpoint
         self._logs_port = 0
         self._runners: list[web.AppRunner] = []
         self._background: set[asyncio.Task[None]] = set()
         self._exporter_down = False
-        self._num_reported_gpus = -1
+        self._reported_resources: dict[str, int] | None = None
 
     async def start(self) -> None:
         """Serve, register, and begin to heartbeat."""
@@ -92,6 +108,8 @@ class NodeAgent:
         self._runners.append(runner)
         self._driver_url = f"http://{self.address}:{port}"
         await self._register()
+        self._exporter.collect()
+        self.run_soon(self._collect_forever())
         self.run_soon(self._heartbeat())
 
     async def stop(self) -> None:
@@ -118,13 +136,14 @@ class NodeAgent:
     def find_pod(self, namespace: str, name: str) -> PodWorker | None:
         """The worker of a pod by its name."""
         wanted = (namespace, name)
-        return next((w for w in self._workers.values() if w.key == wanted), None)
+        # The youngest: a process that cannot die may be left of an older pod of that name.
+        return next((w for w in reversed(self._workers.values()) if w.key == wanted), None)
 
     def upsert_pod(self, pod: KubeObject) -> None:
         """A pod of this node is new or has changed."""
         uid = pod["metadata"]["uid"]
         self._bound_pods[uid] = pod
-        if self.is_gone:
+        if self.is_gone or self.is_cut_off:
             return
         worker = self._workers.get(uid)
         if worker is not None:
@@ -138,7 +157,8 @@ class NodeAgent:
         """A pod of this node is gone from the API server."""
         self._bound_pods.pop(pod["metadata"]["uid"], None)
         worker = self._workers.get(pod["metadata"]["uid"])
-        if worker is not None:
+        # A process that cannot die outlives its pod, and keeps what it has allocated.
+        if worker is not None and not self.is_cut_off and not worker.is_undying:
             self.run_soon(worker.abandon())
 
     def forget(self, worker: PodWorker) -> None:
@@ -146,11 +166,13 @@ class NodeAgent:
         if self._workers.pop(worker.uid, None) is None:
             return
         self.devices.unassign(worker.uid)
-        if worker.ip:
+        if worker.ip and worker.ip != IPV6_ADDRESS:
             self._free_addresses.insert(0, worker.ip)
 
     def take_address(self, previous: str | None) -> str:
         """An address for a pod: the one it had before a reboot, else the one unused for longest."""
+        if self.spec.ip_family == "ipv6":
+            return IPV6_ADDRESS
         if previous in self._free_addresses:
             self._free_addresses.remove(previous)
             return previous
@@ -182,13 +204,13 @@ class NodeAgent:
 
     @contextlib.asynccontextmanager
     async def serve_exporter(self, host: str, port: int) -> AsyncIterator[None]:
-        """Serve the DCGM exporter's page on a pod's address."""
+        """Serve the exporter's page on a pod's address: of its last collection, not of now."""
 
         async def metrics(_request: web.Request) -> web.Response:
             if self._exporter_down:
                 raise web.HTTPServiceUnavailable(text="exporter is down")
             pods = {uid: worker.key for uid, worker in self._workers.items()}
-            return web.Response(text=dcgm.render_metrics(self.name, self.devices, pods))
+            return web.Response(text=self._exporter.page(pods))
 
         application = web.Application()
         application.router.add_get("/metrics", metrics)
@@ -198,21 +220,31 @@ class NodeAgent:
         finally:
             await runner.cleanup()
 
+    async def _collect_forever(self) -> None:
+        while True:
+            await asyncio.sleep(max(MIN_COLLECT_SECONDS, self.spec.exporter_seconds))
+            self._exporter.collect()
+
     # Faults
 
     async def apply_faults(self, node: KubeObject) -> None:
         """Bring the node into the state that its annotations ask for."""
         annotations = node["metadata"].get("annotations", {})
+        pull = annotations.get(f"{FAULT}/image-pull-seconds")
+        self.image_pull_seconds = _seconds(pull, self.spec.image_pull_seconds)
+        xids = json.loads(annotations.get(f"{FAULT}/xid", "{}"))
         self._exporter_down = annotations.get(f"{FAULT}/exporter-down") == "true"
         foreign = json.loads(annotations.get(f"{FAULT}/foreign-hbm", "{}"))
         lost = {int(i) for i in annotations.get(f"{FAULT}/lost-gpus", "").split(",") if i.strip()}
         for device in self.devices.devices:
             device.foreign_bytes = int(foreign.get(str(device.index), 0))
+            device.xid = int(xids.get(str(device.index), 0))
             if device.index in lost and not device.is_lost:
                 device.is_lost = True
                 self._kill_users_of(device)
             elif device.index not in lost:
                 device.is_lost = False
+        self._set_cut_off(annotations.get(f"{FAULT}/cut-off") == "true")
         gone = annotations.get(f"{FAULT}/gone") == "true"
         if gone and not self.is_gone:
             self.is_gone = True
@@ -224,8 +256,26 @@ class NodeAgent:
             # As after a reboot: what is still bound to the node starts again.
             for pod in list(self._bound_pods.values()):
                 self.upsert_pod(pod)
-        if not self.is_gone and self.devices.num_healthy != self._num_reported_gpus:
+        reachable = not self.is_gone and not self.is_cut_off
+        if reachable and self.devices.resources(healthy_only=True) != self._reported_resources:
             await self._write_status()
+
+    def _set_cut_off(self, cut_off: bool) -> None:
+        """Lose the API server, or find it again and catch up with what was missed."""
+        if cut_off == self.is_cut_off:
+            return
+        self.is_cut_off = cut_off
+        LOGGER.warning("node %s node=%s", "cut off" if cut_off else "connected", self.name)
+        if cut_off:
+            return
+        for uid, worker in list(self._workers.items()):
+            if uid not in self._bound_pods and not worker.is_undying:
+                self.run_soon(worker.abandon())
+        for pod in list(self._bound_pods.values()):
+            self.upsert_pod(pod)
+        # Meanwhile the control plane has marked the pods as not ready: say how they are.
+        for worker in self._workers.values():
+            self.run_soon(worker.report_again())
 
     def _kill_users_of(self, device: EmulatedDevice) -> None:
         for owner in list(device.allocations):
@@ -241,9 +291,10 @@ class NodeAgent:
             "kubernetes.io/os": "linux",
             "kubernetes.io/arch": "amd64",
             "node.kubernetes.io/instance-type": self.machine.instance_type,
-        } | gpu_labels(self.machine)
+        } | node_labels(self.spec)
         taints = []
-        if self.machine.gpus:
+        # AMD's device plugin comes without a taint; NVIDIA's pools have one by custom.
+        if self.machine.gpus and not self.machine.gpus[0].is_amd:
             taints.append({"key": GPU_RESOURCE, "value": "present", "effect": "NoSchedule"})
         if self.is_shared:
             labels[LABEL_GPU_SHARING] = "shared"
@@ -264,12 +315,12 @@ class NodeAgent:
             "ephemeral-storage": "1Ti",
             "pods": str(MAX_PODS),
         }
-        self._num_reported_gpus = self.devices.num_healthy
+        self._reported_resources = self.devices.resources(healthy_only=True)
         allocatable = dict(resources)
         # Where memroute shares the GPUs, no device plugin runs: it would hand them out twice.
         if self.machine.gpus and not self.is_shared:
-            resources[GPU_RESOURCE] = str(len(self.machine.gpus))
-            allocatable[GPU_RESOURCE] = str(self._num_reported_gpus)
+            resources |= {name: str(n) for name, n in self.devices.resources().items()}
+            allocatable |= {name: str(n) for name, n in self._reported_resources.items()}
         now = now_rfc3339()
         condition = {
             "type": "Ready",
@@ -312,7 +363,7 @@ class NodeAgent:
 
     async def _heartbeat(self) -> None:
         while True:
-            if not self.is_gone:
+            if not self.is_gone and not self.is_cut_off:
                 try:
                     await self._renew_lease()
                     await self._write_ready_if_unknown()
@@ -349,3 +400,15 @@ class NodeAgent:
         """The Node object has changed."""
         self._last_seen = node
         await self.apply_faults(node)
+
+
+def _seconds(text: str | None, default: float) -> float:
+    """Seconds of an annotation; infinite for ``never``, the default where it says no number."""
+    if text is None:
+        return default
+    if text == "never":
+        return math.inf
+    try:
+        return float(text)
+    except ValueError:
+        return default

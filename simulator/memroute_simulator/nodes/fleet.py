@@ -7,7 +7,11 @@ nodes:
 - {name: gpu-a, machine: h100-1, gpuSharing: shared}
 - {name: gpu-b, machine: l40s-2}
 - {name: plain, machine: plain}
+- {name: sliced, machine: h100-1, migStrategy: single, migSlices: {1g.10gb: 7}}
+- {name: bare, machine: l4-2, labels: none, exporterSeconds: 5}
 ```
+
+``spec.HELP`` says what each field means.
 """
 
 import asyncio
@@ -16,7 +20,6 @@ import signal
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import aiohttp
 import yaml
@@ -32,43 +35,13 @@ from memroute_kube import (
 )
 from memroute_simulator.controlplane.guardian import TAG
 from memroute_simulator.nodes.agent import NodeAgent
-from memroute_simulator.nodes.machines import GPU_PRESENT_LABEL, MACHINES
+from memroute_simulator.nodes.labels import AMD_PRESENT_LABEL
+from memroute_simulator.nodes.machines import GPU_PRESENT_LABEL
+from memroute_simulator.nodes.spec import FleetFileError, NodeSpec
 
 LOGGER = logging.getLogger(__name__)
 FIELD_MANAGER = "memroute-simulator"
-EXPORTER_NAMESPACE = "gpu-operator"
-EXPORTER_IMAGE = "nvidia/dcgm-exporter:4.5.3-4.8.2-ubuntu22.04"
-EXPORTER_PORT = 9400
-
-
-class FleetFileError(ValueError):
-    """The fleet file cannot be used; the message says which entry and why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSpec:
-    """One line of the fleet file."""
-
-    name: str
-    machine: str
-    is_shared: bool
-
-    @classmethod
-    def parse(cls, entry: dict[str, Any]) -> Self:
-        """Read one entry. Raises ``FleetFileError``."""
-        unknown = set(entry) - {"name", "machine", "gpuSharing"}
-        if unknown:
-            msg = f"node {entry.get('name')!r}: unknown field(s) {', '.join(sorted(unknown))}"
-            raise FleetFileError(msg)
-        if entry.get("machine") not in MACHINES:
-            known = ", ".join(sorted(MACHINES))
-            msg = f"node {entry.get('name')!r}: machine {entry.get('machine')!r} is none of {known}"
-            raise FleetFileError(msg)
-        sharing = entry.get("gpuSharing", "none")
-        if sharing not in ("none", "shared"):
-            msg = f"node {entry['name']!r}: gpuSharing is {sharing!r}, not none or shared"
-            raise FleetFileError(msg)
-        return cls(name=entry["name"], machine=entry["machine"], is_shared=sharing == "shared")
+__all__ = ["FleetFileError", "NodeSpec", "load_fleet", "run_fleet"]
 
 
 def load_fleet(path: Path) -> list[NodeSpec]:
@@ -102,9 +75,7 @@ async def run_fleet(
             NodeAgent(
                 client=client,
                 session=session,
-                name=spec.name,
-                machine=MACHINES[spec.machine],
-                is_shared=spec.is_shared,
+                spec=spec,
                 network=network,
                 ordinal=ordinal,
                 cluster_id=cluster_id,
@@ -118,6 +89,8 @@ async def run_fleet(
         for agent in agents:
             await agent.start()
         await _install_gpu_operator(client)
+        if any(gpu.is_amd for spec in specs for gpu in spec.kind.gpus):
+            await _install_exporter(client, AMD_EXPORTER)
         by_name = {agent.name: agent for agent in agents}
         watches = [
             asyncio.create_task(_watch_pods(client, by_name)),
@@ -155,37 +128,70 @@ async def _watch_nodes(client: KubernetesClient, agents: dict[str, NodeAgent]) -
                 await agent.upsert_node(event.object)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExporterSet:
+    """The DaemonSet of a metrics exporter, as its operator installs it."""
+
+    namespace: str
+    name: str
+    image: str
+    port: int
+    labels: dict[str, str]
+    node_label: str
+
+
+NVIDIA_EXPORTER = ExporterSet(
+    namespace="gpu-operator",
+    name="nvidia-dcgm-exporter",
+    image="nvidia/dcgm-exporter:4.5.3-4.8.2-ubuntu22.04",
+    port=9400,
+    labels={"app": "nvidia-dcgm-exporter"},
+    node_label=GPU_PRESENT_LABEL,
+)
+AMD_EXPORTER = ExporterSet(
+    namespace="kube-amd-gpu",
+    name="default-metrics-exporter",
+    image="rocm/device-metrics-exporter:v1.3.0",
+    port=5000,
+    labels={"app.kubernetes.io/name": "metrics-exporter"},
+    node_label=AMD_PRESENT_LABEL,
+)
+
+
 async def _install_gpu_operator(client: KubernetesClient) -> None:
-    """What NVIDIA's GPU operator installs: the runtime class, and the DCGM exporter's DaemonSet."""
-    labels = {"app": "nvidia-dcgm-exporter"}
+    """What NVIDIA's GPU operator installs: the runtime class, and the exporter's DaemonSet."""
     await client.apply(
         RUNTIME_CLASSES,
         None,
         {"metadata": {"name": "nvidia"}, "handler": "nvidia"},
         field_manager=FIELD_MANAGER,
     )
+    await _install_exporter(client, NVIDIA_EXPORTER)
+
+
+async def _install_exporter(client: KubernetesClient, exporter: ExporterSet) -> None:
     await client.apply(
-        NAMESPACES, None, {"metadata": {"name": EXPORTER_NAMESPACE}}, field_manager=FIELD_MANAGER
+        NAMESPACES, None, {"metadata": {"name": exporter.namespace}}, field_manager=FIELD_MANAGER
     )
     container = {
         "name": "exporter",
-        "image": EXPORTER_IMAGE,
-        "ports": [{"name": "metrics", "containerPort": EXPORTER_PORT}],
+        "image": exporter.image,
+        "ports": [{"name": "metrics", "containerPort": exporter.port}],
     }
     template = {
-        "metadata": {"labels": labels},
+        "metadata": {"labels": exporter.labels},
         "spec": {
-            "nodeSelector": {GPU_PRESENT_LABEL: "true"},
+            "nodeSelector": {exporter.node_label: "true"},
             "tolerations": [{"operator": "Exists"}],
             "containers": [container],
         },
     }
     await client.apply(
         DAEMON_SETS,
-        EXPORTER_NAMESPACE,
+        exporter.namespace,
         {
-            "metadata": {"name": "nvidia-dcgm-exporter"},
-            "spec": {"selector": {"matchLabels": labels}, "template": template},
+            "metadata": {"name": exporter.name},
+            "spec": {"selector": {"matchLabels": exporter.labels}, "template": template},
         },
         field_manager=FIELD_MANAGER,
     )

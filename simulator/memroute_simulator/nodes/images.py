@@ -23,7 +23,10 @@ _COMMANDS: dict[str, list[str]] = {
     "busybox": [],
     "pause": ["sleep", "infinity"],
 }
-_BUILT_IN: dict[str, BuiltIn] = {"nvidia/dcgm-exporter": BuiltIn.DCGM_EXPORTER}
+_BUILT_IN: dict[str, BuiltIn] = {
+    "nvidia/dcgm-exporter": BuiltIn.DCGM_EXPORTER,
+    "rocm/device-metrics-exporter": BuiltIn.DCGM_EXPORTER,
+}
 
 
 def repository_of(image: str) -> str:

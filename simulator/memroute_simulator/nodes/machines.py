@@ -1,4 +1,4 @@
-"""The machines that can be emulated, with the labels that GPU feature discovery gives them."""
+"""The machines that can be emulated."""
 
 from dataclasses import dataclass
 
@@ -20,6 +20,11 @@ class GpuModel:
     def product(self) -> str:
         """The value of ``nvidia.com/gpu.product``."""
         return self.accelerator.products[0]
+
+    @property
+    def is_amd(self) -> bool:
+        """Whether AMD made it: other resources, labels and exporter."""
+        return self.accelerator.vendor == "amd"
 
     @property
     def dcgm_name(self) -> str:
@@ -47,6 +52,7 @@ H200 = _gpu("H200", "hopper", (9, 0))
 A100_40 = _gpu("A100-40", "ampere", (8, 0))
 L40S = _gpu("L40S", "ada-lovelace", (8, 9))
 L4 = _gpu("L4", "ada-lovelace", (8, 9))
+MI300X = _gpu("MI300X", "cdna3", (9, 4))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,34 +87,12 @@ MACHINES: dict[str, Machine] = {
         Machine(kind="l4", instance_type="l4-x4", gpus=(L4,) * 4, cpus=48, memory_gib=192),
         Machine(kind="l4-1", instance_type="l4-x1", gpus=(L4,), cpus=8, memory_gib=32),
         Machine(kind="l4-2", instance_type="l4-x2", gpus=(L4,) * 2, cpus=24, memory_gib=96),
-        # Two kinds in one node: the labels speak of one of them only (see gpu_labels).
+        Machine(
+            kind="mi300x-1", instance_type="mi300x-x1", gpus=(MI300X,), cpus=24, memory_gib=256
+        ),
+        # Two kinds in one node: the labels speak of one of them only (see ``labels``).
         Machine(
             kind="mixed", instance_type="workstation", gpus=(L40S, L4), cpus=32, memory_gib=256
         ),
     )
 }
-
-
-def gpu_labels(machine: Machine) -> dict[str, str]:
-    """The labels of GPU feature discovery; on mixed machines the last GPU wins, as there."""
-    if not machine.gpus:
-        return {}
-    gpu = machine.gpus[-1]
-    major, minor = gpu.compute_capability
-    return {
-        GPU_PRESENT_LABEL: "true",
-        "nvidia.com/gpu.count": str(len(machine.gpus)),
-        "nvidia.com/gpu.product": gpu.product,
-        "nvidia.com/gpu.memory": str(gpu.reported_mib),
-        "nvidia.com/gpu.family": gpu.family,
-        "nvidia.com/gpu.compute.major": str(major),
-        "nvidia.com/gpu.compute.minor": str(minor),
-        "nvidia.com/gpu.machine": machine.instance_type,
-        "nvidia.com/gpu.mode": "compute",
-        "nvidia.com/gpu.replicas": "1",
-        "nvidia.com/gpu.sharing-strategy": "none",
-        "nvidia.com/mig.capable": "false" if gpu.family == "ada-lovelace" else "true",
-        "nvidia.com/mig.strategy": "single",
-        "nvidia.com/cuda.driver-version.full": "580.95.05",
-        "nvidia.com/cuda.runtime-version.full": "13.0",
-    }

@@ -9,6 +9,7 @@ deletion timestamp → SIGTERM → grace → SIGKILL → final delete
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from memroute_kube import PODS, SERVICE_ACCOUNTS, ApiError, KubeObject
-from memroute_kube.resources import GPU_RESOURCE
+from memroute_kube.quantities import parse_count
 from memroute_simulator.nodes import probes
 from memroute_simulator.nodes.container import (
     ContainerProcess,
@@ -45,6 +46,13 @@ RESOLVE_RETRY_SECONDS = 1.0
 TOKEN_SECONDS = 24 * 3600
 ANNOTATION_KILL = "simulator.memroute.dev/kill"
 """A fault on demand: a new value kills the pod's containers with SIGKILL, once."""
+ANNOTATION_UNDYING = "simulator.memroute.dev/undying"
+"""``true``: no signal ends the pod's processes, as in uninterruptible sleep behind a dead device:
+the pod stays in Terminating; deleted by force, its processes outlive it until the node reboots."""
+ANNOTATION_EVICT = "simulator.memroute.dev/evict"
+"""A fault on demand: kubelet evicts the pod, for that reason (``DiskPressure``)."""
+# How often a pull looks whether the node's images have become faster, in seconds.
+PULL_STEP_SECONDS = 0.2
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
 
 
@@ -72,6 +80,8 @@ class PodWorker:
         self._reported: dict[str, Any] | None = None
         self._status_lock = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._evicted = asyncio.Event()
+        self._reason: dict[str, str] = {}
         self._killed_token: str | None = pod["metadata"].get("annotations", {}).get(ANNOTATION_KILL)
         self._task = asyncio.create_task(self._run(), name=f"pod {self.key}")
 
@@ -89,10 +99,21 @@ class PodWorker:
         """Take a newer version of the object."""
         self.pod = pod
         self._changed.set()
+        if self._annotation(ANNOTATION_EVICT) is not None:
+            self._evicted.set()
         token = pod["metadata"].get("annotations", {}).get(ANNOTATION_KILL)
         if token is not None and token != self._killed_token:
             self._killed_token = token
             self.kill()
+
+    @property
+    def is_undying(self) -> bool:
+        """Whether no signal ends its processes now."""
+        return self._annotation(ANNOTATION_UNDYING) == "true"
+
+    def _annotation(self, name: str) -> str | None:
+        value = self.pod["metadata"].get("annotations", {}).get(name)
+        return None if value is None else str(value)
 
     def kill(self) -> None:
         """SIGKILL every container, as a fault would; restarts follow the pod's policy."""
@@ -126,15 +147,16 @@ class PodWorker:
             raise
 
     async def _admit(self) -> bool:
-        wanted = sum(
-            int(spec.get("resources", {}).get("limits", {}).get(GPU_RESOURCE, 0))
-            for spec in self.pod["spec"]["containers"]
-        )
-        if wanted and self._agent.devices.assign(self.uid, wanted) is None:
-            self._phase = "Failed"
-            message = f"Allocate failed: requested {wanted} devices of {GPU_RESOURCE}, too few left"
-            await self._report(reason="UnexpectedAdmissionError", message=message)
-            return False
+        for resource in self._agent.devices.resources():
+            wanted = sum(
+                parse_count(spec.get("resources", {}).get("limits", {}).get(resource)) or 0
+                for spec in self.pod["spec"]["containers"]
+            )
+            if wanted and self._agent.devices.assign(self.uid, wanted, resource) is None:
+                self._phase = "Failed"
+                message = f"Allocate failed: requested {wanted} of {resource}, too few left"
+                await self._fail("UnexpectedAdmissionError", message)
+                return False
         self.ip = self._agent.take_address(self.pod.get("status", {}).get("podIP"))
         await self._report()
         return True
@@ -145,12 +167,16 @@ class PodWorker:
             for spec in self.pod["spec"]["containers"]
         ]
         deletion = asyncio.create_task(self._wait_for_deletion())
+        eviction = asyncio.create_task(self._evicted.wait())
         done = asyncio.gather(*tasks)
         try:
-            both: list[asyncio.Future[Any]] = [deletion, done]
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            first: list[asyncio.Future[Any]] = [deletion, eviction, done]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if deletion.done():
                 await self._stop_containers()
+            elif eviction.done():
+                await self._evict(tasks)
+                await deletion
             else:
                 # Every container has ended for good: the pod is terminal until it is deleted.
                 codes = await done
@@ -158,15 +184,38 @@ class PodWorker:
                 await self._report()
                 await deletion
         finally:
-            for task in (*tasks, deletion):
+            for task in (*tasks, deletion, eviction):
                 task.cancel()
-            await asyncio.gather(done, *tasks, deletion, return_exceptions=True)
+            await asyncio.gather(done, *tasks, deletion, eviction, return_exceptions=True)
+
+    async def _evict(self, tasks: list[asyncio.Task[int]]) -> None:
+        """End the containers as kubelet does under pressure: the pod has failed, and stays."""
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.kill()
+        for name, process in list(self._processes.items()):
+            code = await process.wait()
+            self._states[name].state = process.terminated_state(code)
+            self._states[name].is_ready = False
+            self._release(name)
+        self._processes.clear()
+        self._phase = "Failed"
+        pressure = self._annotation(ANNOTATION_EVICT)
+        await self._fail("Evicted", f"The node had condition: [{pressure}].")
+
+    async def _fail(self, reason: str, message: str) -> None:
+        self._reason = {"reason": reason, "message": message}
+        await self._report()
 
     async def _stop_containers(self) -> None:
         grace = self.pod["metadata"].get("deletionGracePeriodSeconds", 30)
         for state in self._states.values():
             state.is_ready = False
         await self._report()
+        while self.is_undying:
+            self._changed.clear()
+            await self._changed.wait()
         await asyncio.gather(*(process.stop(grace) for process in self._processes.values()))
 
     async def _run_container(self, spec: KubeObject) -> int:
@@ -196,6 +245,7 @@ class PodWorker:
         if isinstance(entrypoint, BuiltIn):
             return await self._run_built_in(spec, state)
         assert isinstance(entrypoint, list)  # noqa: S101 - None never gets here
+        await self._pull(spec["image"], state)
         environment, command = await self._resolve(spec, state, entrypoint)
         try:
             process = await ContainerProcess.start(
@@ -220,6 +270,21 @@ class PodWorker:
         state.state = process.terminated_state(code)
         await self._report()
         return code
+
+    async def _pull(self, image: str, state: ContainerState) -> None:
+        """Wait as long as the node's images take to come, unless this one is there."""
+        waited = 0.0
+        while image not in self._agent.pulled_images and waited < self._agent.image_pull_seconds:
+            never = self._agent.image_pull_seconds == math.inf
+            state.state = (
+                waiting("ImagePullBackOff", f"Back-off pulling image {image!r}")
+                if never
+                else waiting("ContainerCreating")
+            )
+            await self._report()
+            await asyncio.sleep(PULL_STEP_SECONDS)
+            waited += PULL_STEP_SECONDS
+        self._agent.pulled_images.add(image)
 
     async def _run_built_in(self, spec: KubeObject, state: ContainerState) -> int:
         port = probes.port_number(spec, spec["ports"][0]["containerPort"])
@@ -346,12 +411,16 @@ class PodWorker:
         namespace, name = self.key
         await self._agent.client.delete(PODS, namespace, name, grace_period_seconds=0, uid=self.uid)
 
-    async def _report(self, *, reason: str | None = None, message: str | None = None) -> None:
+    async def report_again(self) -> None:
+        """Write the status anew, whoever has changed it meanwhile."""
+        self._reported = None
+        await self._report()
+
+    async def _report(self) -> None:
         async with self._status_lock:
-            status = self._status()
-            if reason:
-                status |= {"reason": reason, "message": message}
-            if status == self._reported or self._agent.is_gone:
+            status = self._status() | self._reason
+            unreachable = self._agent.is_gone or self._agent.is_cut_off
+            if status == self._reported or unreachable:
                 return
             try:
                 await self._agent.client.patch(

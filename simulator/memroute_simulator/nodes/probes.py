@@ -75,7 +75,7 @@ async def _http_get(
     port = port_number(container, http["port"])
     scheme = http.get("scheme", "HTTP").lower()
     headers = {header["name"]: header["value"] for header in http.get("httpHeaders", ())}
-    url = f"{scheme}://{host}:{port}{http.get('path', '/')}"
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{http.get('path', '/')}"
     async with session.get(url, headers=headers, ssl=False, allow_redirects=False) as response:
         return 200 <= response.status < 400  # noqa: PLR2004 - kubelet's rule
 

@@ -1,0 +1,122 @@
+"""From the store and the readings to facts: what engines measured, and what cannot be used."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from cluster_stub import cluster_stub, refuse
+from memroute_kube import NODES, KubernetesClient
+from memroute_operator import listing
+from memroute_operator.deployment import read_deployment
+from memroute_operator.engine_reports import EngineReport
+from memroute_operator.events import EventWriter
+from memroute_operator.listing import Lister
+from memroute_operator.store import Store
+from operator_rig import PRODUCT, mdep, node, operator_rig
+
+
+def whole_gpus(name="a", gpus=2):
+    plain = node(name, gpus=gpus)
+    del plain["metadata"]["labels"]["memroute.dev/gpu-sharing"]
+    plain["status"]["allocatable"] = {"nvidia.com/gpu": str(gpus)}
+    return plain
+
+
+async def test_what_an_engine_has_measured_is_kept_and_told():
+    """A pool of 0.9 of the device, less weights and 1.5 times the overhead that was expected."""
+    async with operator_rig(
+        nodes=[whole_gpus()], mdeps=[mdep("m", mode="exclusive", model="Qwen/Qwen3-8B")]
+    ) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        (pod,) = rig.cluster.pods()
+        footprint = read_deployment(rig.cluster.objects["modeldeployments"]["default/m"]).footprint
+        expected = (
+            footprint.peak_activation + footprint.cuda_graphs + footprint.non_torch
+        ).expected
+        facts = rig.reconciler._gather({})
+        usable = min(d.usable_bytes for n in facts.inventory.nodes for d in n.devices)
+        pool = int(0.9 * usable) - footprint.weights.low - int(1.5 * expected)
+        report = EngineReport(
+            num_blocks=pool // footprint.kv_layout.bytes_per_block, utilization_ratio=0.9
+        )
+        rig.readings.engines.by_pod[pod["metadata"]["uid"]] = report
+        await rig.steps(2)
+        shown = rig.cluster.objects["modeldeployments"]["default/m"]["status"]
+        (kept,) = shown["calibrations"]
+        assert kept["product"] == PRODUCT
+        assert kept["overheadBytes"] == pytest.approx(1.5 * expected, rel=0.01)
+        assert shown["footprint"]["source"] == "calibrated"
+        patches = rig.cluster.count("PATCH", "modeldeployments")
+        await rig.steps(5)
+        assert rig.cluster.count("PATCH", "modeldeployments") == patches
+
+
+async def test_a_report_that_makes_no_sense_is_left_out():
+    async with operator_rig(nodes=[whole_gpus()], mdeps=[mdep("m", mode="exclusive")]) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        (pod,) = rig.cluster.pods()
+        rig.readings.engines.by_pod[pod["metadata"]["uid"]] = SimpleNamespace()
+        await rig.step()
+        assert (
+            "AttributeError"
+            in rig.reconciler._gather({}).unreadable_objects["Pod default/m-0 report"]
+        )
+        assert rig.is_ready("default/m")
+
+
+async def test_the_first_list_is_waited_for(monkeypatch):
+    """An API server that comes up takes a while, and says how long."""
+    monkeypatch.setattr(listing, "FIRST_WAITS_SECONDS", (0.0, 0.0))
+    async with cluster_stub() as (cluster, client):
+        cluster.put("nodes", node())
+        cluster.fault = lambda _: (
+            refuse(503, "ServiceUnavailable") if len(cluster.calls) < 5 else None
+        )
+        store = Store()
+        await Lister(client, store, lambda: 0.0).list_all_patiently()
+        assert len(store.nodes) == 1
+        assert len(cluster.calls) == 7
+
+
+async def test_a_list_without_a_version_is_an_error_like_any_other(monkeypatch):
+    monkeypatch.setattr(listing, "FIRST_WAITS_SECONDS", (0.0,))
+    async with cluster_stub() as (cluster, client):
+        get, calls = cluster._get, []
+
+        def odd(request, call):
+            calls.append(call)
+            if len(calls) > 2:
+                return get(request, call)
+            from aiohttp import web
+
+            return web.json_response({"items": [], "metadata": {"resourceVersion": "x"}})
+
+        cluster._get = odd
+        await Lister(client, Store(), lambda: 0.0).list_all_patiently()
+        assert len(calls) == 5
+
+
+async def test_an_event_that_is_refused_is_nobodys_concern():
+    async with cluster_stub() as (cluster, client):
+        cluster.fault = lambda _: refuse(403, "Forbidden")
+        deployment = read_deployment(mdep("m"))
+        await EventWriter(client).write(deployment, reason="R", message="m" * 5000)
+        (call,) = cluster.calls
+        assert len(call.body["message"]) == 1024
+
+
+async def test_credentials_come_from_a_kubeconfig(tmp_path, monkeypatch):
+    async with cluster_stub() as (cluster, client):
+        cluster.put("nodes", node())
+        (tmp_path / "config").write_text(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n"
+            f"clusters: [{{name: k, cluster: {{server: '{client._api.configuration.host}'}}}}]\n"
+            "users: [{name: u, user: {token: secret}}]\n"
+            "contexts: [{name: c, context: {cluster: k, user: u}}]\n"
+        )
+        monkeypatch.delenv("KUBECONFIG", raising=False)
+        async with await KubernetesClient.from_environment(
+            kubeconfig=tmp_path / "config", component="x"
+        ) as other:
+            found, _ = await other.list(NODES, label_selector="a=b")
+            assert len(found) == 1

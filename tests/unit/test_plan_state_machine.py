@@ -1,0 +1,307 @@
+"""Histories of a planner in a cluster that does as it likes.
+
+``MEMROUTE_HISTORIES`` sets how many are tried (50 by default, 500 in the long run).
+"""
+
+import os
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from memroute.units import GIB
+from memroute_operator.plan import Create, Delete
+from planned_cluster import DRAIN_TIMEOUT_SECONDS, END_SECONDS, USABLE_BYTES, USED_RATIO, Cluster
+
+# The longest that a reading can lag behind (collect 30 s, scrape 5 s, freshness 15 s), and the
+# end of a pod that it may have been taken before.
+FOREIGN_KNOWN_SECONDS = 60.0 + DRAIN_TIMEOUT_SECONDS + END_SECONDS
+SETTLE_STEPS = 200
+NAMES = ("a", "b", "c", "d")
+# 18.6 to 64 GiB of an H100's 80 with Qwen3-8B.
+CONCURRENCIES = st.sampled_from([1, 1, 2, 2, 3, 4, 12, 19, 20, 30, 38])
+SETTINGS = settings(
+    max_examples=int(os.environ.get("MEMROUTE_HISTORIES", "50")),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class PlanHistory(RuleBasedStateMachine):
+    """One operator: what is promised always fits, and what served is not lost."""
+
+    num_planners = 1
+
+    def __init__(self):
+        super().__init__()
+        self.cluster = Cluster()
+        self.untouched = set()
+        """Deployments that served in full, and to which nothing but edits has happened since."""
+
+    @initialize(
+        num_nodes=st.integers(1, 3),
+        num_devices=st.integers(1, 2),
+        deployments=st.lists(
+            st.tuples(CONCURRENCIES, st.integers(1, 3)), min_size=1, max_size=len(NAMES)
+        ),
+    )
+    def build(self, num_nodes, num_devices, deployments):
+        self.cluster = Cluster(num_nodes, num_devices, self.num_planners)
+        for name, (concurrency, replicas) in zip(NAMES, deployments, strict=False):
+            self.cluster.add_deployment(name, concurrency=concurrency, replicas=replicas)
+        self.operate_for_long()
+
+    def step(self, planner, only=None):
+        cluster = self.cluster
+        before = {replica.uid: replica for replica in cluster.replicas()}
+        step = cluster.reconcile(planner, only=only)
+        for action in step.actions:
+            # What belongs to nobody any more is not drained, and the garbage collector does not.
+            if isinstance(action, Delete) and "ModelDeployment" not in action.why:
+                self.check_delete(action.replica, before)
+            if isinstance(action, Create):
+                self.check_create(action.placed)
+        return step
+
+    def check_delete(self, replica, before):
+        """Whoever is served is not cut off before the drain has timed out."""
+        true = before.get(replica.uid)
+        if true is None or replica.is_broken or not self.cluster.requests.get(replica.uid):
+            return
+        drained = replica.seen.draining_seconds or 0.0
+        assert drained >= DRAIN_TIMEOUT_SECONDS, (
+            f"{replica.key} has requests in flight: {replica.seen}"
+        )
+
+    def check_create(self, placed):
+        """Beside foreign processes that readings have had the time to show, there is room."""
+        cluster = self.cluster
+        for uuid in placed.device_uuids:
+            known_since = max(cluster.foreign_changed_at[uuid], cluster.unread_at[placed.node])
+            if cluster.now - known_since < FOREIGN_KNOWN_SECONDS:
+                continue
+            ending = sum(
+                one.device_bytes.get(uuid, 0) for one in cluster.replicas() if one.is_terminating
+            )
+            # By what engines really use: that of what was promised which a reading does not
+            # show as used cannot be told from what is free, beside others.
+            total = (cluster.promised(uuid) - ending) * USED_RATIO + cluster.foreign[uuid]
+            assert total <= USABLE_BYTES, f"{placed.key} beside others on {uuid}"
+
+    def touch(self, *names):
+        self.untouched -= set(names)
+
+    def moving(self):
+        """Deployments that are not serving in full just now."""
+        return [name for name in self.untouched if not self.is_full(name)]
+
+    def is_full(self, name):
+        wanted = self.cluster.deployments[name]["spec"]["replicas"]
+        return len(self.cluster.serving(name)) == wanted
+
+    # What users do
+
+    @rule(name=st.sampled_from(NAMES), concurrency=CONCURRENCIES, replicas=st.integers(1, 3))
+    def deploy(self, name, concurrency, replicas):
+        if name in self.cluster.deployments:
+            self.cluster.edit(name, concurrency=concurrency)
+        else:
+            self.cluster.add_deployment(name, concurrency=concurrency, replicas=replicas)
+
+    @rule(concurrencies=st.lists(CONCURRENCIES, min_size=2, max_size=4))
+    def edit_several(self, concurrencies):
+        for name, concurrency in zip(sorted(self.cluster.deployments), concurrencies, strict=False):
+            self.cluster.edit(name, concurrency=concurrency)
+
+    @precondition(lambda self: self.cluster.deployments)
+    @rule(data=st.data(), replicas=st.integers(0, 3))
+    def scale(self, data, replicas):
+        name = data.draw(st.sampled_from(sorted(self.cluster.deployments)))
+        self.cluster.edit(name, replicas=replicas)
+        self.touch(name)
+
+    @precondition(lambda self: self.cluster.deployments)
+    @rule(data=st.data())
+    def remove(self, data):
+        name = data.draw(st.sampled_from(sorted(self.cluster.deployments)))
+        del self.cluster.deployments[name]
+        self.touch(name)
+
+    # What operators do
+
+    @rule(planner=st.integers(0, 1), seconds=st.sampled_from([1, 2, 5]), number=st.integers(1, 6))
+    def operate(self, planner, seconds, number):
+        chosen = self.cluster.planners[planner % len(self.cluster.planners)]
+        for _ in range(number):
+            self.cluster.sync(chosen)
+            self.step(chosen)
+            self.cluster.advance(seconds)
+
+    @rule()
+    def operate_for_long(self):
+        """Until what fits serves: what comes then finds replicas that have something to lose."""
+        for _ in range(24):
+            for planner in self.cluster.planners:
+                self.cluster.sync(planner)
+                self.step(planner)
+            self.cluster.advance(5)
+            self.what_serves_and_is_only_edited_keeps_all_but_one()
+
+    @rule(planner=st.integers(0, 1))
+    def operate_on_an_old_view(self, planner):
+        """Its own writes are known to it; nothing that happened since its last events is."""
+        chosen = self.cluster.planners[planner % len(self.cluster.planners)]
+        self.step(chosen)
+
+    @rule(planner=st.integers(0, 1), only=st.integers(0, 2))
+    def kill_the_operator(self, planner, only):
+        """In the middle of its actions, before it has written any status."""
+        chosen = self.cluster.planners[planner % len(self.cluster.planners)]
+        self.cluster.sync(chosen)
+        self.step(chosen, only=only)
+        self.cluster.restart(chosen)
+        self.touch(*self.moving())
+
+    # What the cluster does
+
+    @rule(seconds=st.integers(1, 60))
+    def wait(self, seconds):
+        self.cluster.advance(seconds)
+
+    @rule(data=st.data(), share=st.sampled_from([0.0, 0.3, 0.9]))
+    def foreign_process(self, data, share):
+        """It takes some of what is physically free, which may be promised; or it ends."""
+        cluster = self.cluster
+        uuid = data.draw(st.sampled_from(sorted(cluster.foreign)))
+        cluster.foreign[uuid] = 0
+        cluster.foreign[uuid] = int((USABLE_BYTES - max(cluster.used(uuid), cluster.promised(uuid)))
+                                    * share) // GIB * GIB  # fmt: skip
+        cluster.foreign[uuid] = max(0, cluster.foreign[uuid])
+        cluster.foreign_changed_at[uuid] = cluster.now
+        claims = {r.deployment_name for r in cluster.replicas() if r.successor is not None}
+        self.touch(*self.moving(), *claims)
+        self.edited_beside_foreign = True
+
+    @precondition(lambda self: self.cluster.pods)
+    @rule(data=st.data(), what=st.sampled_from(["delete", "crash", "flap", "hang"]))
+    def harm_a_pod(self, data, what):
+        cluster = self.cluster
+        name = data.draw(st.sampled_from(sorted(cluster.pods)))
+        replica = next(one for one in cluster.replicas() if one.pod_name == name)
+        stage = cluster.stages[replica.uid]
+        if what == "delete":
+            cluster.delete(replica)
+        elif what == "crash" and replica.is_scheduled and not replica.is_terminating:
+            cluster.crash(replica)
+        elif what == "flap":
+            stage["flaps_until"] = cluster.now + 15.0
+        elif what == "hang":
+            stage["stuck"] = True
+        self.touch(replica.deployment_name, *self.moving())
+
+    @rule(data=st.data(), wrong=st.sampled_from(["cordoned", "lost", "mended", "mended"]))
+    def harm_a_node(self, data, wrong):
+        cluster = self.cluster
+        node = data.draw(st.sampled_from(sorted(cluster.nodes)))
+        cluster.nodes[node] = set() if wrong == "mended" else {wrong}
+        claims = {r.deployment_name for r in cluster.replicas() if r.successor is not None}
+        self.touch(*self.moving(), *claims)
+
+    @rule(what=st.sampled_from(["exporters", "routers", "writes", "nothing", "nothing"]))
+    def harm_the_control_plane(self, what):
+        cluster = self.cluster
+        cluster.exporters_up = what != "exporters"
+        cluster.routers_up = what != "routers"
+        cluster.failing = what == "writes"
+
+    # What must be true
+
+    @invariant()
+    def no_device_is_promised_more_than_it_has(self):
+        for uuid in self.cluster.foreign:
+            assert self.cluster.promised(uuid) <= USABLE_BYTES, uuid
+
+    @invariant()
+    def what_serves_and_is_only_edited_keeps_all_but_one(self):
+        for name in self.cluster.deployments:
+            if name in self.untouched:
+                wanted = self.cluster.deployments[name]["spec"]["replicas"]
+                assert len(self.cluster.serving(name)) >= wanted - 1, name
+            elif self.is_full(name) and not self.is_flapping(name):
+                self.untouched.add(name)
+
+    def is_flapping(self, name):
+        return any(
+            self.cluster.stages[one.uid]["flaps_until"] > self.cluster.now
+            or self.cluster.stages[one.uid]["stuck"]
+            for one in self.cluster.replicas()
+            if one.deployment_name == name
+        )
+
+    def settle(self):
+        """Everything is mended; the operators go on until nothing is left to do."""
+        cluster = self.cluster
+        cluster.exporters_up = cluster.routers_up = True
+        cluster.failing = False
+        cluster.nodes = {name: set() for name in cluster.nodes}
+        for stage in cluster.stages.values():
+            stage["stuck"] = False
+        quiet = 0
+        for _ in range(SETTLE_STEPS):
+            num_actions = 0
+            for planner in cluster.planners:
+                cluster.sync(planner)
+                num_actions += len(self.step(planner).actions)
+            cluster.advance(5)
+            self.what_serves_and_is_only_edited_keeps_all_but_one()
+            if len(cluster.planners) == 1:
+                self.no_device_is_promised_more_than_it_has()
+            quiet = (
+                0
+                if num_actions or any(r.is_terminating for r in cluster.replicas())
+                else (quiet + 1)
+            )
+            if quiet == 25:
+                return
+        msg = "it does not come to rest"
+        raise AssertionError(msg)
+
+    def teardown(self):
+        cluster = self.cluster
+        self.settle()
+        for uuid in cluster.foreign:
+            assert cluster.promised(uuid) <= USABLE_BYTES, f"{uuid} stays overbooked"
+        for replica in cluster.replicas():
+            assert replica.successor is None or not replica.is_draining, replica.key
+        for name in self.untouched & cluster.deployments.keys():
+            assert self.is_full(name), f"{name} served, was only edited, and serves no more"
+
+
+class TwoPlanners(PlanHistory):
+    """Two operators that do not see each other's writes: what they overbook is mended."""
+
+    num_planners = 2
+
+    @invariant()
+    def no_device_is_promised_more_than_it_has(self):
+        """Not at once: see ``teardown``."""
+
+    @invariant()
+    def what_serves_and_is_only_edited_keeps_all_but_one(self):
+        """Whoever is youngest on an overbooked device leaves it."""
+
+    def check_create(self, placed):
+        """The other one may have created beside it a moment before."""
+
+
+TestOnePlanner = PlanHistory.TestCase
+TestOnePlanner.settings = SETTINGS
+TestTwoPlanners = TwoPlanners.TestCase
+TestTwoPlanners.settings = SETTINGS
