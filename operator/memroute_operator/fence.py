@@ -142,10 +142,13 @@ class FencedClient(KubernetesClient):
         is_new = self._session is None
         session = super()._open_session()
         if is_new:
-            # To connect takes a while: the last look is when the connection is there.
+            # To connect takes a while: the next look is when the connection is there.
             trace = aiohttp.TraceConfig()
             trace.on_connection_create_end.append(self._check_before_sending)
             trace.on_connection_reuseconn.append(self._check_before_sending)
+            # aiohttp hands the body to a task of its own, one turn of the loop later: a process
+            # that is stopped in between has to look again. Head and body leave together.
+            trace.on_request_chunk_sent.append(self._check_before_sending)
             trace.freeze()
             session.trace_configs.append(trace)
         return session

@@ -1,11 +1,13 @@
 """Nothing is written by one who does not lead: what leaves the process, over real HTTP."""
 
 import asyncio
+import socket
 
 import pytest
+from kubernetes.aio.client import ApiClient, Configuration
 
 from api_stub import api_stub
-from memroute_kube import PODS
+from memroute_kube import PODS, ApiError
 from memroute_operator.fence import Fence, FencedClient, NotLeader
 
 POD = {"metadata": {"name": "m-0", "namespace": "default"}}
@@ -69,17 +71,20 @@ async def test_a_client_that_nobody_has_fenced_writes_nothing():
 
 
 @pytest.mark.parametrize("is_warm", [True, False])
-async def test_the_last_look_is_when_the_connection_stands(is_warm):
+@pytest.mark.parametrize("looks", [[5.0, 0.0], [5.0, 5.0, 0.0]])
+async def test_the_last_look_is_when_the_bytes_leave(is_warm, looks):
     """A process may be stopped while it connects: on waking, the request must not be sent."""
     async with api_stub(FencedClient) as (stub, client):
         await fenced(client, Turn(5.0))
         if is_warm:
             await client.create(PODS, "default", POD)
         before = list(stub.writes)
-        # It leads when the write begins, and does no more when the connection is there.
-        await fenced(client, Turn(5.0, 0.0))
-        with pytest.raises(NotLeader):
+        # It leads when the write begins, and does no more when the connection is there, or when
+        # aiohttp's own task is about to write.
+        await fenced(client, Turn(*looks))
+        with pytest.raises(ApiError) as caught:
             await client.create(PODS, "default", {"metadata": {"name": "m-1"}})
+        assert caught.value.status == 0
         assert stub.writes == before
 
 
@@ -92,6 +97,42 @@ async def test_a_write_that_outlasts_the_lease_is_given_up():
         with pytest.raises(NotLeader):
             await client.create(PODS, "default", POD)
         assert len(stub.writes) == 1
+
+
+async def test_what_was_not_delivered_of_a_write_that_is_given_up_never_is():
+    """A kernel goes on sending for minutes after ``close``, once the network is back: not here.
+
+    The API server reads nothing until the write has been given up, as when the network is cut.
+    It then finds the part that its own kernel took, and a reset.
+    """
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.setblocking(False)
+        configuration = Configuration()
+        configuration.host = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        loop = asyncio.get_running_loop()
+        async with FencedClient(ApiClient(configuration)) as client:
+            turn = await fenced_turn(client, Turn(0.01))
+            write = asyncio.create_task(client.create(PODS, "default", POD | {"x": "x" * 2**19}))
+            connection, _ = await loop.sock_accept(listening)
+            turn.seconds = [0.0]
+            with pytest.raises(NotLeader):
+                await write
+        with connection:
+            assert await _received(connection) < 2**19
+
+
+async def _received(connection):
+    """How many bytes there are until the connection is reset."""
+    received = 0
+    try:
+        while data := await asyncio.get_running_loop().sock_recv(connection, 2**16):
+            received += len(data)
+    except ConnectionResetError:
+        return received
+    pytest.fail(f"{received} bytes arrived, and an orderly end")
 
 
 async def test_a_slow_write_is_waited_for_while_the_lease_is_renewed():
