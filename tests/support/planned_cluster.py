@@ -32,7 +32,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 USABLE_BYTES = 80 * GIB
 COLLECT_SECONDS = 30.0
 """dcgm-exporter's own interval: a page is so old at most when it is read."""
-SCRAPE_SECONDS = 5.0
+SCRAPE_SECONDS = 7.0
 LOAD_SECONDS = 20.0
 END_SECONDS = 8.0
 DRAIN_TIMEOUT_SECONDS = 60.0
@@ -252,8 +252,9 @@ class Cluster:
         if is_ready != replica.is_ready:
             self._condition(pod, "Ready", "True" if is_ready else "False")
         if not replica.is_draining and is_ready:
-            self.requests.setdefault(replica.uid, 2)
-        elif replica.is_draining and self.requests.get(replica.uid) and self.now % 7 == 0:
+            # Requests come and go: a count of zero is out of date a moment later.
+            self.requests[replica.uid] = int(self.now // 4) % 3
+        elif replica.is_draining and self.requests.get(replica.uid) and self.now % 6 == 0:
             self.requests[replica.uid] -= 1
 
     def _condition(self, pod, kind, status, reason=None):

@@ -71,8 +71,7 @@ class _Planning:
             self._begin(deployment, keepings[deployment.key])
         wishes = self._wishes(keepings)
         self._place(wishes.claimed)
-        self._place(wishes.returning)
-        self._place(wishes.new)
+        self._place([*wishes.returning, *wishes.new])
         self._mend()
         for deployment in self._facts.deployments:
             self._replace(deployment, keepings[deployment.key])
@@ -229,8 +228,8 @@ class _Planning:
         return homes
 
     def _place(self, missing: list[_Missing]) -> None:
-        for one in missing:
-            decision = self._solver.place(one.wanted)
+        decisions = self._solver.place_all([one.wanted for one in missing])
+        for one, decision in zip(missing, decisions, strict=True):
             outcome = self._step.outcomes[one.deployment.key]
             if isinstance(decision, Refused):
                 outcome.refused[decision.key.index] = decision

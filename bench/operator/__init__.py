@@ -1,0 +1,1 @@
+"""What the operator costs: ``python -m bench.operator NAME``."""

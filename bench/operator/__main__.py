@@ -1,0 +1,20 @@
+"""What the operator costs: ``python -m bench.operator planning``."""
+
+import argparse
+import sys
+
+from bench.operator import planning
+
+BENCHES = {"planning": planning.main}
+
+
+def main() -> int:
+    """Run one of them."""
+    parser = argparse.ArgumentParser(prog="python -m bench.operator", description=__doc__)
+    parser.add_argument("name", choices=sorted(BENCHES))
+    arguments, rest = parser.parse_known_args()
+    return BENCHES[arguments.name](rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
