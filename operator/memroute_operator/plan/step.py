@@ -214,8 +214,8 @@ class _Planning:
         return homes
 
     def _place(self, missing: list[_Missing]) -> None:
-        for one in missing:
-            decision = self._solver.place(one.wanted)
+        decisions = self._solver.place_all([one.wanted for one in missing])
+        for one, decision in zip(missing, decisions, strict=True):
             outcome = self._step.outcomes[one.deployment.key]
             if isinstance(decision, Refused):
                 outcome.refused[decision.key.index] = decision
