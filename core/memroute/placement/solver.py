@@ -1,7 +1,7 @@
 """Best fit, one replica after the other, on a ledger that books as it goes.
 
 The greedy answer takes milliseconds and can be explained in one sentence per replica. Where
-nothing is to spare it places 95 % of what the exact optimum does (``bench/placement``), and where
+nothing is to spare it places 92 % of what the exact optimum does (``bench/placement``), and where
 it refuses what would have fitted, a second look packs all that is wanted at once
 (``second_look``). Same input, same plan: ties go to the first name.
 """
