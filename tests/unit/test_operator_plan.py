@@ -38,6 +38,20 @@ def test_what_is_missing_is_created():
     assert [type(a) for a in step.actions] == [Create, Create]
 
 
+def test_who_may_go_anywhere_is_created_where_it_is_in_nobodys_way():
+    """Three of each fill a device. The older ones would take the first node, in order."""
+    other = replace(GPU, node="b", uuid="GPU-b-0")
+    nodes = (
+        replace(SHARED, labels={"zone": "east"}),
+        replace(SHARED, name="b", devices=(other,)),
+    )
+    picky = replace(deployment("picky", replicas=3, uid="u2"), node_selector={"zone": "east"})
+    step = plan_step(facts([deployment("any", replicas=3), picky], [], nodes), context())
+    created = [(one.placed.key.name, one.placed.node) for one in step.actions]
+    assert created == [("any", "b")] * 3 + [("picky", "a")] * 3
+    assert [one.is_gated for one in step.actions] == [False, True, True] * 2
+
+
 def test_engines_start_one_at_a_time_on_a_device():
     """An engine asserts when free memory moves while it profiles: the second one is gated."""
     step = plan_step(facts([deployment(replicas=2)], []), context())

@@ -41,6 +41,18 @@ class Kind:
 
 
 @dataclass(slots=True)
+class Work:
+    """How much a second look may still compute: looks at a node or at a kind for a device."""
+
+    left: int
+
+    def spend(self, amount: int) -> bool:
+        """Whether there is that much left; it is gone then."""
+        self.left -= amount
+        return self.left >= 0
+
+
+@dataclass(slots=True)
 class Room:
     """What is free: units by node and device; whole devices, and the units of each, by node."""
 
@@ -98,7 +110,8 @@ def groups(room: Room, kind: Kind, n: int) -> Iterator[list[int]]:
 class Packing:
     """One try: what is left of the room and of each kind, and who went where."""
 
-    def __init__(self, room: Room, left: dict[Kind, int], smaller_ratio: float) -> None:
+    def __init__(self, room: Room, left: dict[Kind, int], smaller_ratio: float, work: Work) -> None:
+        self._work = work
         self.places: dict[Kind, list[Place]] = defaultdict(list)
         self._room = room
         self._left = left
@@ -146,7 +159,7 @@ class Packing:
         return total, [(k, num) for k, num in zip(kinds, counts, strict=True) if num]
 
     def _place_singles(self, kind: Kind) -> None:
-        while self._left[kind]:
+        while self._left[kind] and self._work.spend(len(kind.nodes)):
             alike: dict[object, list[Place]] = {}
             for n in sorted(kind.nodes & self._room.whole.keys()):
                 products = self._room.products[n]
@@ -156,6 +169,8 @@ class Packing:
                         alike.setdefault(key, []).append((n, (index,)))
             best: tuple[float, list[Place], list[tuple[Kind, int]]] | None = None
             for places in alike.values():
+                if not self._work.spend(len(self._singles)):
+                    return
                 n, (index,) = places[0]
                 product = self._room.products[n][index]
                 free = self._room.free[n][index]
@@ -192,7 +207,7 @@ class Packing:
         offers: dict[int, tuple[float, Place] | None] = {
             n: self._offer(kind, n, costs) for n in sorted(kind.nodes & self._room.whole.keys())
         }
-        while self._left[kind]:
+        while self._left[kind] and self._work.spend(len(offers)):
             found = [(offer[0], n, offer[1]) for n, offer in offers.items() if offer is not None]
             if not found:
                 return

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from memroute.placement.inventory import PlacementMode
-from memroute.placement.packing import UNIT_BYTES, Kind, Packing, Place, Room, groups
+from memroute.placement.packing import UNIT_BYTES, Kind, Packing, Place, Room, Work, groups
 from memroute.placement.problem import WantedReplica
 from memroute.units import ceil_div
 
@@ -31,6 +31,9 @@ WINDOW_TRIES = 6
 # Orders in which a few nodes are packed.
 STRIDES = (1, 2, 3, 5)
 # How far apart those nodes are.
+MAX_WORK = 400_000
+# Looks at a node, or at a kind for a device, in all tries together: a microsecond each, so that a
+# second look takes half a second at most. With more nothing more was placed (bench.placement).
 SMALLER_DEVICE_RATIOS = (0.3, 0.0, 1.0)
 # Units of waste that a device smaller by one unit is worth, by try: large devices are for what
 # fits nowhere else, and full ones are for what fills them.
@@ -51,10 +54,11 @@ def second_look(
     helped = [position for position in refused if fits[kinds[position]]]
     if not helped:
         return placed
+    work = Work(MAX_WORK)
     places = dict(placed)
     if sum(map(len, room.products)) <= MAX_DEVICES:
-        places |= _pack_whole(room, kinds, list(placed), helped)
-    windows = _Windows(room, kinds, places)
+        places |= _pack_whole(room, kinds, list(placed), helped, work)
+    windows = _Windows(room, kinds, places, work)
     for position in helped:
         if position not in places:
             windows.admit(position)
@@ -90,14 +94,18 @@ def _fits_alone(room: Room, kind: Kind) -> bool:
 
 
 def _pack_whole(
-    room: Room, kinds: Mapping[int, Kind], placed: Sequence[int], refused: Sequence[int]
+    room: Room,
+    kinds: Mapping[int, Kind],
+    placed: Sequence[int],
+    refused: Sequence[int],
+    work: Work,
 ) -> dict[int, Place]:
     """Places for all of ``placed`` and for as many of the oldest of ``refused`` as is found."""
     best: dict[int, Place] = {}
     low, high = 0, len(refused) + 1
     asked = len(refused)
     while high - low > 1:
-        found = _pack(room, kinds, [*placed, *refused[:asked]], MAX_TRIES)
+        found = _pack(room, kinds, [*placed, *refused[:asked]], MAX_TRIES, work)
         if found is None:
             high = asked
         else:
@@ -107,7 +115,7 @@ def _pack_whole(
 
 
 def _pack(
-    room: Room, kinds: Mapping[int, Kind], asked: Sequence[int], max_tries: int
+    room: Room, kinds: Mapping[int, Kind], asked: Sequence[int], max_tries: int, work: Work
 ) -> dict[int, Place] | None:
     """Places for all that are asked for; None when no try found them."""
     members: dict[Kind, list[int]] = defaultdict(list)
@@ -116,8 +124,12 @@ def _pack(
     order = sorted(members, key=lambda kind: (-kind.size, len(kind.nodes)))
     blame: Counter[Kind] = Counter()
     for number in range(max_tries):
+        if work.left <= 0:
+            break
         ratio = SMALLER_DEVICE_RATIOS[number % len(SMALLER_DEVICE_RATIOS)]
-        packing = Packing(room.copy(), {kind: len(own) for kind, own in members.items()}, ratio)
+        packing = Packing(
+            room.copy(), {kind: len(own) for kind, own in members.items()}, ratio, work
+        )
         missing = packing.pack(order)
         if not missing:
             return {
@@ -133,10 +145,13 @@ def _pack(
 class _Windows:
     """A few nodes at a time, packed anew with one replica more. Owns the places so far."""
 
-    def __init__(self, room: Room, kinds: Mapping[int, Kind], places: Mapping[int, Place]) -> None:
+    def __init__(
+        self, room: Room, kinds: Mapping[int, Kind], places: Mapping[int, Place], work: Work
+    ) -> None:
         self.places = dict(places)
         self._room = room
         self._kinds = kinds
+        self._work = work
         self._num_left = MAX_WINDOWS
         self._hopeless: set[Kind] = set()
         self._by_node: dict[int, set[int]] = defaultdict(set)
@@ -152,11 +167,13 @@ class _Windows:
         eligible = sorted(kind.nodes)
         others = self._shared if kind.mode is PlacementMode.SHARED else eligible
         for window in _windows(eligible, others):
-            if self._num_left == 0:
+            if self._num_left == 0 or self._work.left <= 0:
                 return
             self._num_left -= 1
             own = [one for n in window for one in self._by_node[n]]
-            found = _pack(self._room.copy(window), self._kinds, [*own, position], WINDOW_TRIES)
+            found = _pack(
+                self._room.copy(window), self._kinds, [*own, position], WINDOW_TRIES, self._work
+            )
             if found is not None:
                 self.places |= found
                 for n in window:

@@ -1,7 +1,7 @@
 """Best fit, one replica after the other, on a ledger that books as it goes.
 
 The greedy answer takes milliseconds and can be explained in one sentence per replica. Where
-nothing is to spare it places 95 % of what the exact optimum does (``bench/placement``), and where
+nothing is to spare it places 92 % of what the exact optimum does (``bench/placement``), and where
 it refuses what would have fitted, a second look packs all that is wanted at once
 (``second_look``). Same input, same plan: ties go to the first name.
 """
@@ -65,13 +65,19 @@ class Solver:
         Whoever finds a place in that order has one. When some are refused that others of them
         are in the way of, those others may be given another (``second_look``).
         """
+        busy = set(self.ledger.busy_devices)
         decisions = [self.place(replica) for replica in wanted]
         if any(isinstance(one, Refused) for one in decisions):
-            self._look_again(wanted, decisions)
+            self._look_again(wanted, decisions, busy)
         return tuple(decisions)
 
-    def _look_again(self, wanted: Sequence[WantedReplica], decisions: list[Decision]) -> None:
-        """Give more of them a place, where there is one; changes decisions and ledger."""
+    def _look_again(
+        self, wanted: Sequence[WantedReplica], decisions: list[Decision], busy: set[str]
+    ) -> None:
+        """Give more of them a place, where there is one; changes decisions and ledger.
+
+        ``busy``: devices on which engines started before any of them was placed.
+        """
         movable = {
             number: one
             for number, one in enumerate(decisions)
@@ -91,7 +97,12 @@ class Solver:
         for one in movable.values():
             self.ledger.release(one.key.pod)
             self.ledger.restore(())
-            self._pools.refresh(one.node)
+        for number, decision in enumerate(decisions):
+            if isinstance(decision, Placed) and number not in movable:
+                busy.update(decision.device_uuids)
+        self.ledger.busy_devices = busy
+        for name in {one.node for one in movable.values()}:
+            self._pools.refresh(name)
         for number in sorted(places):
             replica = wanted[number]
             candidate = view.candidate(self.ledger, replica, places[number])
