@@ -1,11 +1,11 @@
-"""What the operator costs: ``python -m bench.operator planning``."""
+"""What the operator costs: ``python -m bench.operator planning`` (pure) or ``fleet`` (all real)."""
 
 import argparse
 import sys
 
-from bench.operator import planning
+from bench.operator import fleet, planning
 
-BENCHES = {"planning": planning.main}
+BENCHES = {"fleet": fleet.main, "planning": planning.main}
 
 
 def main() -> int:

@@ -51,8 +51,12 @@ class ControlPlaneError(RuntimeError):
 class ControlPlane:
     """One control plane, from ``start`` to ``stop``. Owns its processes and its directory."""
 
-    def __init__(self, *, report: Report = report_to_stderr) -> None:
+    def __init__(
+        self, *, report: Report = report_to_stderr, node_grace_seconds: int = NODE_GRACE_SECONDS
+    ) -> None:
+        """``node_grace_seconds``: how long a node may be silent before it is unreachable."""
         self._report = report
+        self._node_grace_seconds = node_grace_seconds
         self.cluster_id = secrets.token_hex(8)
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._guardian: subprocess.Popen[bytes] | None = None
@@ -282,7 +286,7 @@ class ControlPlane:
                     f"--service-account-private-key-file={pki / 'sa.key'}",
                     f"--root-ca-file={pki / 'ca.crt'}",
                     "--use-service-account-credentials=true",
-                    f"--node-monitor-grace-period={NODE_GRACE_SECONDS}s",
+                    f"--node-monitor-grace-period={self._node_grace_seconds}s",
                 ],
             ),
             ("kube-scheduler", []),
