@@ -2,10 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 
 from bench.operator import fleet, planning
 
-BENCHES = {"fleet": fleet.main, "planning": planning.main}
+BENCHES: dict[str, Callable[[Sequence[str]], int]] = {
+    "fleet": fleet.main,
+    "planning": planning.main,
+}
 
 
 def main() -> int:

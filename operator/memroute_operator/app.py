@@ -18,6 +18,7 @@ from memroute_operator.fence import AlwaysLeading, Fence, FencedClient
 from memroute_operator.handlers import build_registry
 from memroute_operator.health import Marks, serve_health
 from memroute_operator.leadership import Leadership
+from memroute_operator.loop_lag import watch_loop_lag
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.readings.loops import Readings
 from memroute_operator.readings.pages import open_page_reader
@@ -61,7 +62,10 @@ async def run_operator(settings: OperatorSettings) -> None:
         )
         reconciler = Reconciler(client, store, settings, metrics, readings, fence=client.fence)
         # In the order in which they end: the Lease is given back once nothing is written any more.
-        tasks = [asyncio.create_task(reconciler.run(), name="reconciler")]
+        tasks = [
+            asyncio.create_task(reconciler.run(), name="reconciler"),
+            asyncio.create_task(watch_loop_lag(metrics.on_loop_lag), name="loop lag"),
+        ]
         if elector is not None:
             tasks.append(asyncio.create_task(run_until_cancelled(elector), name="election"))
         watching = asyncio.create_task(_watch(store, watch_no_more, stopping), name="kopf")

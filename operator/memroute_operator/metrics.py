@@ -41,6 +41,10 @@ _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 NO_LOSS = NodeLoss()
 
 
+# Seconds: what nobody notices, what delays a watch, what endangers the Lease.
+LOOP_LAG_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
 class _Snapshot(Collector):
     """The gauges of one reconcile. The only mutable thing is which one is shown."""
 
@@ -103,6 +107,12 @@ class OperatorMetrics:
             "Time of one reconcile of everything.",
             registry=self.registry,
         )
+        self._loop_lag = Histogram(
+            "memroute_operator_loop_lag_seconds",
+            "How late the event loop ran what was due, twenty times a second.",
+            buckets=LOOP_LAG_BUCKETS,
+            registry=self.registry,
+        )
         self._leading = Gauge(
             "memroute_operator_leading",
             "1 while this operator holds the Lease and writes, 0 for a standby.",
@@ -118,6 +128,10 @@ class OperatorMetrics:
     def serve(self, host: str, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own."""
         start_http_server(port, addr=host, registry=self.registry)
+
+    def on_loop_lag(self, seconds: float) -> None:
+        """The event loop was late by so much."""
+        self._loop_lag.observe(seconds)
 
     def on_leading(self, is_leading: bool) -> None:
         """It began or ceased to lead. A standby exports nothing of the fleet: the leader does."""

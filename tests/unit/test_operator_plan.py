@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -23,6 +24,7 @@ from memroute_operator.replica import ReplicaState, read_replica
 from memroute_operator.status import deployment_status
 from memroute_operator.store import Collection, Store
 from planned_objects import (
+    GPU,
     NOW,
     SHARED,
     claimed,
