@@ -238,12 +238,13 @@ class PlanHistory(RuleBasedStateMachine):
     @invariant()
     def what_serves_and_is_only_edited_keeps_all_but_one(self):
         for name in self.cluster.deployments:
+            if self.is_full(name):
+                self.edited_under_way.discard(name)
             if name in self.untouched:
                 wanted = self.cluster.deployments[name]["spec"]["replicas"]
                 assert len(self.cluster.serving(name)) >= wanted - 1, name
             elif self.is_full(name) and not self.is_flapping(name):
                 self.untouched.add(name)
-                self.edited_under_way.discard(name)
 
     def is_flapping(self, name):
         return any(
