@@ -105,6 +105,22 @@ def test_foreign_use_beside_the_old_replica_stays_counted():
     assert not action.draining
 
 
+def test_an_edit_that_fits_only_in_part_takes_no_further_replica():
+    """m-0 left for a spec that was edited again under way, and fits no more: m-1, m-2 stay.
+
+    A smaller spec is not held up by what fits nowhere: it may be what makes room for it.
+    """
+    old, larger, smaller = (deployment(replicas=3, concurrency=n) for n in (12, 30, 2))
+    step = plan_step(facts([larger], [pod_of(old, 1), pod_of(old, 2)]), context())
+    assert step.outcomes["default/m"].refused
+    assert step.actions == []
+    old = deployment(replicas=3, concurrency=18)
+    other = deployment("other", uid="o", concurrency=18)
+    step = plan_step(facts([smaller, other], [pod_of(old, 1), pod_of(other)]), context())
+    assert step.outcomes["default/m"].refused
+    assert kinds(step) == [("ClaimRoom", "m-1")]
+
+
 def test_a_claim_that_is_edited_back_is_dropped():
     old, new = deployment(concurrency=20), deployment(concurrency=30)
     claim = plan_step(facts([new], [pod_of(old)]), context()).actions[0]

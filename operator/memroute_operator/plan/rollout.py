@@ -42,14 +42,19 @@ class Rollout:
         step: Step,
         *,
         num_expected: int,
+        num_refused: int,
     ) -> None:
-        """``num_expected``: replicas that exist, end, or are created in this step."""
+        """``num_expected``: replicas that exist, end, or are created in this step.
+
+        ``num_refused``: missing ones that fit nowhere.
+        """
         self._deployment = deployment
         self._keeping = keeping
         self._solver = solver
         self._drains = drains
         self._step = step
         self._num_expected = num_expected
+        self._num_refused = num_refused
         self._outcome: Outcome = step.outcomes[deployment.key]
 
     def run(self, replacements: list[Replacement]) -> set[str]:
@@ -59,7 +64,7 @@ class Rollout:
         num_waiting = 0
         for replacement in ordered:
             replica = replacement.replica
-            if not replica.is_broken and not self._may_leave(replica, going):
+            if not replica.is_broken and not self._may_leave(replacement, going):
                 num_waiting += 1
                 stay(replica, self._step)
                 continue
@@ -69,11 +74,13 @@ class Rollout:
             self._tell(replacements, going)
         return going
 
-    def _may_leave(self, replica: Replica, going: set[str]) -> bool:
+    def _may_leave(self, replacement: Replacement, going: set[str]) -> bool:
         """Whether all others serve, so that one replica at a time is missing.
 
-        Replicas that fit nowhere are not waited for: the edit may be what makes them fit.
+        Missing replicas that fit nowhere are waited for only by successors that take more room:
+        a smaller one may be what makes them fit.
         """
+        replica = replacement.replica
         others = [
             other
             for other in self._keeping.kept
@@ -82,7 +89,10 @@ class Rollout:
             and other.is_ready
             and not other.is_draining
         ]
-        return len(others) >= self._num_expected - 1
+        num_expected = self._num_expected
+        if _grows(replacement):
+            num_expected += self._num_refused
+        return len(others) >= num_expected - 1
 
     def _replace(self, replacement: Replacement) -> bool:
         """Whether the replica is on its way out."""
@@ -135,6 +145,14 @@ class Rollout:
             for one in moved
             if one.replica.key in going
         ]
+
+
+def _grows(replacement: Replacement) -> bool:
+    """Whether the successor takes more room than the replica has."""
+    replica, footprint = replacement.replica, replacement.successor.footprint
+    if footprint.num_devices != replica.num_devices:
+        return footprint.num_devices > replica.num_devices
+    return footprint.total_bytes > replica.bytes_per_device
 
 
 def stay(replica: Replica, step: Step) -> None:

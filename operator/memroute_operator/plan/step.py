@@ -171,6 +171,7 @@ class _Planning:
             + len(keeping.ending)
             + len(keeping.deletes)
             + self._num_created.get(deployment.key, 0),
+            num_refused=len(self._step.outcomes[deployment.key].refused),
         )
         self._going |= rollout.run(replacements)
 
