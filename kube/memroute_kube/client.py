@@ -16,6 +16,8 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 
@@ -325,11 +327,25 @@ class KubernetesClient:
     def _open_session(self) -> aiohttp.ClientSession:
         # Not the client's own session: it retries and wraps answers, and a watch must stream.
         if self._session is None:
-            connector = aiohttp.TCPConnector(
+            connector = _Connector(
                 ssl=_ssl_context(self._api.configuration), limit=0, socket_factory=_socket
             )
             self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**21)
         return self._session
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A connection whose call is given up is reset at once.
+
+    ``close`` would first send what TLS has to say at an orderly end, and wait for the answer.
+    """
+
+    def _release(
+        self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
+    ) -> None:
+        if should_close and protocol.transport is not None:
+            protocol.transport.abort()
+        super()._release(key, protocol, should_close=should_close)
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
