@@ -42,6 +42,9 @@ MANAGED_METHODS = frozenset({"POST", "PATCH", "PUT"})
 # No error answer may make anybody wait longer than this for the next try, in seconds: chosen by
 # hand, above what API priority and fairness asks for (1 s) and below what looks like a hang.
 MAX_RETRY_AFTER_SECONDS = 120.0
+# For how long the kernel tries to deliver a call, in seconds, also for a process that is stopped:
+# what the operator's Lease lasts longer than its holder writes (10 less 7). Then it is dropped.
+UNDELIVERED_SECONDS = 3.0
 # How much of an answer that is no Status object is told.
 MAX_ERROR_TEXT = 500
 
@@ -357,6 +360,9 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        milliseconds = int(UNDELIVERED_SECONDS * 1000)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return made
 
 
