@@ -16,6 +16,8 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 
@@ -40,6 +42,9 @@ MANAGED_METHODS = frozenset({"POST", "PATCH", "PUT"})
 # No error answer may make anybody wait longer than this for the next try, in seconds: chosen by
 # hand, above what API priority and fairness asks for (1 s) and below what looks like a hang.
 MAX_RETRY_AFTER_SECONDS = 120.0
+# For how long the kernel tries to deliver a call, in seconds, also for a process that is stopped:
+# what the operator's Lease lasts longer than its holder writes (10 less 7). Then it is dropped.
+UNDELIVERED_SECONDS = 3.0
 # How much of an answer that is no Status object is told.
 MAX_ERROR_TEXT = 500
 
@@ -325,11 +330,25 @@ class KubernetesClient:
     def _open_session(self) -> aiohttp.ClientSession:
         # Not the client's own session: it retries and wraps answers, and a watch must stream.
         if self._session is None:
-            connector = aiohttp.TCPConnector(
+            connector = _Connector(
                 ssl=_ssl_context(self._api.configuration), limit=0, socket_factory=_socket
             )
             self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**21)
         return self._session
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A connection whose call is given up is reset at once.
+
+    ``close`` would first send what TLS has to say at an orderly end, and wait for the answer.
+    """
+
+    def _release(
+        self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
+    ) -> None:
+        if should_close and protocol.transport is not None:
+            protocol.transport.abort()
+        super()._release(key, protocol, should_close=should_close)
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
@@ -341,6 +360,9 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        milliseconds = int(UNDELIVERED_SECONDS * 1000)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return made
 
 

@@ -129,6 +129,7 @@ class FencedClient(KubernetesClient):
                 seconds = self._seconds_left()
         finally:
             call.cancel()
+            await asyncio.wait({call})  # its connection is reset then, before anybody goes on
             if self.fence is not None:
                 self.fence.marks.on_write()
 

@@ -39,7 +39,9 @@ def two_operators(cluster, no_operator):  # noqa: ARG001 - it must be away befor
         ].rpartition(":")[2]
     )
     target = (cluster.address, api_port)
-    with Cable(cluster.address, target) as left, Cable(cluster.address, target) as right:
+    # Of the shortened times: what the Lease lasts longer than its holder writes.
+    cables = [Cable(cluster.address, target, delivers_seconds=1.0) for _ in range(2)]
+    with cables[0] as left, cables[1] as right:
         made = []
 
         def make(arguments, skews=(0.0, 0.0)):

@@ -35,11 +35,13 @@ class Cable:
 
     While it is cut nothing passes, connections stay, and new ones are not answered: as when
     packets are lost. When it heals, what was sent meanwhile arrives, unless its sender has reset
-    the connection: then its kernel would have sent nothing more either.
+    the connection, or it is older than ``delivers_seconds``: then its kernel, which tries for as
+    long as TCP_USER_TIMEOUT says, would have sent nothing more either.
     """
 
-    def __init__(self, listen, target):
+    def __init__(self, listen, target, *, delivers_seconds=3.0):
         self._listen, self._target = listen, target
+        self._delivers_seconds = delivers_seconds
         self._loop = asyncio.new_event_loop()
         self._whole = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -104,10 +106,12 @@ class Cable:
 
     async def _pass_on(self, source, sink):
         while data := await self._loop.sock_recv(source, 65536):
-            was_cut = not self._whole.is_set()
+            was_cut, sent_at = not self._whole.is_set(), time.monotonic()
             await self._whole.wait()
             if was_cut and source.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 return  # reset by its sender: it would not have been sent again
+            if time.monotonic() - sent_at > self._delivers_seconds:
+                return
             await self._loop.sock_sendall(sink, data)
 
 

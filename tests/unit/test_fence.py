@@ -2,13 +2,18 @@
 
 import asyncio
 import socket
+import ssl
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, Configuration
 
-from api_stub import api_stub
+from api_stub import ApiStub, api_stub
 from memroute_kube import PODS, ApiError
 from memroute_operator.fence import Fence, FencedClient, NotLeader
+from memroute_simulator.controlplane.certificates import CertificateAuthority
+from two_operators import Cable
 
 POD = {"metadata": {"name": "m-0", "namespace": "default"}}
 
@@ -133,6 +138,39 @@ async def _received(connection):
     except ConnectionResetError:
         return received
     pytest.fail(f"{received} bytes arrived, and an orderly end")
+
+
+async def test_over_tls_a_write_that_is_given_up_while_the_network_is_cut_does_not_arrive(tmp_path):
+    """As to a real API server: an orderly end of TLS would keep the connection, and its bytes."""
+    pair = CertificateAuthority().sign("api", addresses=("127.0.0.1",), names=())
+    for name, content in (("crt", pair.certificate), ("key", pair.key)):
+        (tmp_path / name).write_bytes(content)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
+    stub = ApiStub()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", stub.handle)
+    server = TestServer(app, scheme="https", host="127.0.0.1")
+    await server.start_server(ssl=context)
+    try:
+        with Cable("127.0.0.1", ("127.0.0.1", server.port)) as cable:
+            configuration = Configuration()
+            configuration.host = f"https://127.0.0.1:{cable.port}"
+            configuration.verify_ssl = False
+            async with FencedClient(ApiClient(configuration)) as client:
+                turn = await fenced_turn(client, Turn(5.0))
+                await client.create(PODS, "default", POD)
+                cable.cut()
+                turn.seconds = [0.3, 0.3, 0.3, 0.0]
+                with pytest.raises(NotLeader):
+                    await client.create(PODS, "default", {"metadata": {"name": "late"}})
+                cable.heal()
+                turn.seconds = [5.0]
+                await client.create(PODS, "default", {"metadata": {"name": "m-2"}})
+    finally:
+        await server.close()
+    assert [path for path in stub.objects if path.endswith("late")] == []
+    assert len(stub.writes) == 2
 
 
 async def test_a_slow_write_is_waited_for_while_the_lease_is_renewed():
