@@ -80,6 +80,10 @@ class DeviceMetrics:
     tried_at_seconds: dict[str, float] = field(default_factory=dict)
     """When each node's exporter was asked last."""
 
+    def snapshot(self) -> "DeviceMetrics":
+        """The readings as they are now: later ones do not show in it."""
+        return DeviceMetrics(scrape_seconds=self.scrape_seconds, readings=dict(self.readings))
+
     def is_fresh(self, node: str, *, now_seconds: float) -> bool:
         """Whether the node's exporter has answered recently enough for its values to count."""
         reading = self.readings.get(node)

@@ -29,8 +29,9 @@ from memroute_operator.lost_nodes import NodeSight
 from memroute_operator.memory import PlanMemory
 from memroute_operator.nodes import main_pool, read_node
 from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner, read_pods
+from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica
-from memroute_operator.store import Store
+from memroute_operator.store import Known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +84,17 @@ class Facts:
         )
 
 
+@dataclass(slots=True)
+class ReadingCache:
+    """What was read of single objects, until they change. For one reader at a time."""
+
+    pods: Cache[PodsRead | str] = field(default_factory=Cache)
+    deployments: Cache[Deployment] = field(default_factory=Cache)
+    calibrations: Cache[dict[CalibrationKey, Calibration]] = field(default_factory=Cache)
+
+
 def gather(
-    store: Store,
+    store: Known,
     metrics: DeviceMetrics,
     *,
     now_seconds: float,
@@ -93,6 +103,7 @@ def gather(
     now: datetime | None = None,
     held: Iterable[Reservation] = (),
     resource_slices: Mapping[str, Sequence[KubeObject]] = MappingProxyType({}),
+    cache: ReadingCache | None = None,
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
@@ -100,16 +111,18 @@ def gather(
     ``memory``: since when replicas have been seen as they are; without it, since now.
     ``now``: the wall clock. ``held``: what is
     to be counted though no pod shows it (engines on nodes that are cut off, pods on their way).
-    ``resource_slices``: what DRA drivers publish, by node.
+    ``resource_slices``: what DRA drivers publish, by node. ``cache``: what was read of objects
+    that have not changed since; without it, everything is read anew.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
-    pods = read_pods(store.pods.values())
+    cache = ReadingCache() if cache is None else cache
+    pods = read_pods(store.pods.values(), cache.pods)
     pods.replicas = (memory or PlanMemory()).stamp(
         pods.replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)
     )
     problems = {f"Pod {key}": why for key, why in pods.problems.items()}
     nodes = _read_nodes(store, metrics, pods, resource_slices, now_seconds, problems)
-    deployments, no_deployments = _read_deployments(store, pods, nodes, reports, problems)
+    deployments, no_deployments = _read_deployments(store, pods, nodes, reports, problems, cache)
     # Pods of an object that cannot be read are nobody's orphans.
     replicas = [r for r in pods.replicas if r.deployment not in no_deployments]
     by_key = {deployment.key: deployment for deployment in deployments}
@@ -136,7 +149,7 @@ def gather(
 
 
 def _read_nodes(
-    store: Store,
+    store: Known,
     metrics: DeviceMetrics,
     pods: PodsRead,
     resource_slices: Mapping[str, Sequence[KubeObject]],
@@ -162,7 +175,7 @@ def _read_nodes(
     return nodes
 
 
-def node_sights(store: Store, metrics: DeviceMetrics) -> dict[str, NodeSight]:
+def node_sights(store: Known, metrics: DeviceMetrics) -> dict[str, NodeSight]:
     """What is seen of every Node object, by name."""
     sights = {}
     for obj in store.nodes.values():
@@ -202,7 +215,7 @@ def _reservations(
             yield pod.reservation(by_name[pod.node])
 
 
-def _taken_names(store: Store, deployments: Iterable[Deployment], pods: PodsRead) -> dict[str, str]:
+def _taken_names(store: Known, deployments: Iterable[Deployment], pods: PodsRead) -> dict[str, str]:
     """Names of missing replicas that other pods have."""
     replicas = {replica.key for replica in pods.replicas}
     unreadable = {pod.key: pod for pod in pods.unreadable}
@@ -222,19 +235,21 @@ def _taken_names(store: Store, deployments: Iterable[Deployment], pods: PodsRead
 
 
 def _read_deployments(
-    store: Store,
+    store: Known,
     pods: PodsRead,
     nodes: list[Node],
     reports: Mapping[str, EngineReport | None],
     problems: dict[str, str],
+    cache: ReadingCache,
 ) -> tuple[list[Deployment], frozenset[str]]:
     """The deployments that want something, the oldest first; and those without name or uid."""
     deployments: dict[str, Deployment] = {}
     unreadable = set()
     calibrations: dict[CalibrationKey, Calibration] = {}
+    read, read_status = cache.deployments.round(), cache.calibrations.round()
     for obj in store.model_deployments.values():
         try:
-            deployment = read_deployment(obj)
+            deployment = read(obj, read_deployment)
             deployments[deployment.key] = deployment
             if deployment.failure is not None and deployment.failure.reason == INTERNAL_ERROR:
                 problems[f"ModelDeployment {deployment.key}"] = deployment.failure.message
@@ -242,7 +257,7 @@ def _read_deployments(
             problems[f"ModelDeployment {object_key(obj)}"] = repr(error)
             unreadable.add(object_key(obj))
         try:
-            calibrations |= read_calibrations([obj])
+            calibrations |= read_status(obj, _calibrations_in)
         except Exception as error:  # noqa: BLE001 - a named boundary: what a status holds is anybody's to edit
             problems[f"ModelDeployment {object_key(obj)} calibrations"] = repr(error)
     replicas = [_with_known_revision(one, deployments) for one in pods.replicas]
@@ -255,6 +270,10 @@ def _read_deployments(
     ]
     wanted.sort(key=lambda deployment: (deployment.created_at, deployment.key))
     return wanted, frozenset(unreadable)
+
+
+def _calibrations_in(obj: KubeObject) -> dict[CalibrationKey, Calibration]:
+    return read_calibrations([obj])
 
 
 def _calibrated(

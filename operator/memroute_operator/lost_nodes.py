@@ -171,6 +171,10 @@ class Ghosts:
                 del self._ghosts[uid]
         return tuple(ghost.reservation for _, ghost in sorted(self._ghosts.items()))
 
+    def forget_running(self) -> None:
+        """Nothing was seen for a while: what is gone may have ended in good order meanwhile."""
+        self._running, self._unreachable = {}, frozenset()
+
     @property
     def nodes(self) -> frozenset[str]:
         """The nodes that have one."""

@@ -50,8 +50,9 @@ def devices_of_exporter(
         if problem is not None:
             notes.append(problem)
         believed = not is_foreign and problem is None
-        pod = device.assigned_pod if is_fresh else None
-        has_gone = pod is not None and existing_pods is not None and pod not in existing_pods
+        named = device.assigned_pods if is_fresh else ()
+        existing = [one for one in named if existing_pods is None or one in existing_pods]
+        has_gone = bool(named) and not existing
         total = device.total_bytes if believed else None
         product = device.product if not is_foreign else None
         if product is not None and device.slice_profile is not None:
@@ -64,7 +65,7 @@ def devices_of_exporter(
                 memory_bytes=None if total is None else Fact(total, Source.EXPORTER),
                 reserved_bytes=device.reserved_bytes if believed else None,
                 free_bytes=device.free_bytes if believed and is_fresh and not has_gone else None,
-                assigned_pod=None if has_gone else pod,
+                assigned_pod=existing[0] if existing else None,
                 slice_profile=_resource_profile(device.slice_profile),
                 problem="DeviceFailing" if device.is_failing else None,
             )
