@@ -27,12 +27,9 @@ from memroute_kube.resources import (
     object_key,
 )
 from memroute_operator.pod_resources import ANY_RESOURCE, EVERY_DEVICE, requested_devices
+from memroute_operator.promises import MAX_DEVICE_BYTES, MAX_DEVICES
 from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica, is_terminal, read_replica
-
-# More than any device or node has: what is above was not written by an operator in its senses.
-MAX_DEVICE_BYTES = 2**50
-MAX_DEVICES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -221,7 +221,8 @@ class Reconciler:
     async def _list_all(self) -> float:
         began = await self.lister.list_all()
         self._fence.marks.on_listed()
-        self._hands.on_listed(began)
+        if self._hands.on_listed(began):
+            self._store.mark_dirty()
         return began
 
     async def _resync_forever(self) -> None:

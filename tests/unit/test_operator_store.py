@@ -81,6 +81,22 @@ def test_nobodys_managed_fields_are_kept():
         assert len(collection) == 1
 
 
+def test_what_others_write_on_a_node_for_themselves_wakes_nobody_up():
+    """Network plugins, feature discovery and autoscalers annotate nodes all the time."""
+    store, obj = Store(), node()
+    obj["metadata"] |= {"resourceVersion": "1", "annotations": {"memroute.dev/device-count": "4"}}
+    assert store.nodes.upsert(obj)
+    later = copy.deepcopy(obj)
+    later["metadata"]["resourceVersion"] = "2"
+    later["metadata"]["annotations"]["projectcalico.org/IPv4Address"] = "10.0.0.1/24"
+    later["status"]["addresses"] = [{"type": "InternalIP", "address": "10.0.0.1"}]
+    assert not store.nodes.upsert(later)
+    ours = copy.deepcopy(later)
+    ours["metadata"]["resourceVersion"] = "3"
+    ours["metadata"]["annotations"]["memroute.dev/device-count"] = "8"
+    assert store.nodes.upsert(ours)
+
+
 def test_a_node_is_kept_without_its_images_and_heartbeats():
     obj = node()
     obj["status"]["images"] = [{"names": ["x"] * 5}] * 50
