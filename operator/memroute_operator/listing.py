@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
+from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import GONE
+from memroute_operator.loop_lag import Turns
 from memroute_operator.store import Listing, Store
 
 LOGGER = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Lister:
                     async for items, version in self._client.list_pages(resource):
                         if listing is None:
                             listing = Listing(collection, _version(version))
-                        listing.take(items)
+                        await _take(listing, items)
                 except ApiError as error:
                     if error.status != GONE or attempt == MAX_EXPIRED - 1:
                         raise
@@ -90,6 +91,14 @@ class Lister:
         if changed:
             self._store.mark_dirty()
         return began
+
+
+async def _take(listing: Listing, items: Sequence[KubeObject]) -> None:
+    """A page into the list; others have their turn in between."""
+    turns = Turns()
+    for obj in items:
+        await turns.give()
+        listing.take((obj,))
 
 
 def _version(text: str) -> int:

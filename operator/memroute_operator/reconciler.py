@@ -60,6 +60,9 @@ TIMER_SECONDS = 1.0
 IDLE_SECONDS = 30.0
 # The pause after a reconcile that could do nothing at all, in seconds; the last one again.
 ERROR_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
+# Before a full list that failed is taken again, in seconds: chosen by hand, a list of a large
+# cluster is work for an API server that is in trouble already.
+RETRY_LIST_SECONDS = 30.0
 # Pods with processes, or about to have some: what they hold may outlive their object.
 RUNNING_STATES = frozenset(ReplicaState) - {ReplicaState.QUEUED, ReplicaState.PENDING}
 
@@ -226,9 +229,13 @@ class Reconciler:
         return began
 
     async def _resync_forever(self) -> None:
+        seconds = self._settings.resync_seconds
         while True:
-            await self.lister.wait_due(self._settings.resync_seconds)
-            await self.list_guarded()
+            await self.lister.wait_due(seconds)
+            began = await self.list_guarded()
+            seconds = self._settings.resync_seconds
+            if began is None:
+                seconds = min(seconds, RETRY_LIST_SECONDS)
 
     async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
         """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""

@@ -173,7 +173,7 @@ class Listing:
             collection._deleted_versions.clear()  # noqa: SLF001
 
     def take(self, objects: Iterable[KubeObject]) -> None:
-        """A page of it."""
+        """A page of it, or a part of a page."""
         for obj in objects:
             self._changed |= self._collection.upsert(obj)
             try:
