@@ -16,6 +16,9 @@ from memroute_operator.nodes.facts import DeviceFacts, Fact, NodeFacts, Source
 # thousand, and a forged one has a reason to say more.
 MIN_TOTAL_RATIO = 0.85
 MAX_TOTAL_RATIO = 1.02
+# What the driver keeps for itself, as a share of the total: up to 8 % (ECC, as above). An exporter
+# that says much more would make every full device of the fleet look overbooked. Chosen by hand.
+MAX_RESERVED_RATIO = 0.15
 
 
 def devices_of_exporter(
@@ -95,6 +98,11 @@ def _contradiction(device: DeviceReading, said: NodeFacts) -> str | None:
     name = f"device {device.index} ({device.uuid})"
     if total <= 0 or (free is not None and free > total):
         return f"the exporter's values for {name} cannot be: {total} bytes, {free} of them free"
+    if (device.reserved_bytes or 0) > MAX_RESERVED_RATIO * total:
+        return (
+            f"the exporter says that the driver keeps {format_gib(device.reserved_bytes or 0)} of "
+            f"the {format_gib(total)} of {name}, which cannot be"
+        )
     expected = _expected_bytes(device, said)
     if expected is None or MIN_TOTAL_RATIO <= total / expected <= MAX_TOTAL_RATIO:
         return None
