@@ -32,7 +32,6 @@ REQUEST_TIMEOUT_SECONDS = 30.0
 BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, CONFLICT, GONE = 400, 401, 404, 409, 410
 UNPROCESSABLE, INTERNAL_ERROR = 422, 500
 REQUEST_TIMEOUT = 408
-TRANSIENT = frozenset({401, 408, 429})
 # Reasons of errors with status 0.
 UNREACHABLE, TIMEOUT, BAD_ANSWER = "Unreachable", "Timeout", "BadAnswer"
 # Objects of one page: half of what client-go's informers ask for. A pod has 10 kB, and reading a
@@ -67,11 +66,6 @@ class ApiError(Exception):
         self.message = message
         self.retry_after_seconds = retry_after_seconds
         """How long the server asks us to wait; None when it does not say."""
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the server understood and said no: trying the same again soon is no use."""
-        return BAD_REQUEST <= self.status < INTERNAL_ERROR and self.status not in TRANSIENT
 
     @property
     def is_global(self) -> bool:

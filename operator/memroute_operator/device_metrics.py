@@ -46,8 +46,6 @@ MAX_COLLECT_SECONDS = 35.0
 # Exporters without an answer that are asked again in one round: each takes its whole time-out,
 # and the round must not wait for hundreds of them. The longest untried come first.
 MAX_SILENT_PER_ROUND = 32
-# dcgm-exporter's default port.
-DEFAULT_EXPORTER_PORT = 9400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

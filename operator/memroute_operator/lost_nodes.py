@@ -74,11 +74,6 @@ class NodeLoss:
     is_braked: bool = False
     """Whether nothing is given up because too many nodes are unreachable."""
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether time alone may change the decision."""
-        return bool(self.kept)
-
 
 @dataclass(slots=True, kw_only=True)
 class LostNodes:

@@ -163,6 +163,7 @@ class Reconciler:
         try:
             await self.lister.list_all_patiently()
             self._fence.marks.on_listed()
+            self._garbage.after_step()
             await self._readings.read_once()
             loops += [
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),
