@@ -12,9 +12,9 @@ import gc
 import time
 from collections.abc import Callable
 
-# How many old objects may be visited in a full collection: chosen by hand, about 30 ms. Half as
+# How many old objects may be visited in a full collection: chosen by hand, about 15 ms. Half as
 # many freezes twice as often, which costs a millisecond and may keep a little more for a day.
-MAX_VISITED = 100_000
+MAX_VISITED = 50_000
 # How often everything is collected, in seconds: a pause of some 200 ms at 14,000 pods.
 THAW_SECONDS = 86_400.0
 

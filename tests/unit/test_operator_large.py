@@ -57,7 +57,7 @@ async def test_what_arrives_while_a_step_is_thought_through_is_for_the_next_one(
 
         rig.reconciler._planner.planner = slow
         look = rig.reconciler._look()
-        thought = asyncio.create_task(asyncio.to_thread(rig.reconciler._decide, look))
+        thought = asyncio.create_task(asyncio.to_thread(rig.reconciler._thinker.decide, look))
         await asyncio.to_thread(has_begun.wait, 30)
         late = mdep("late")
         late["metadata"]["resourceVersion"] = "999"
