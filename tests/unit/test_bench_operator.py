@@ -18,6 +18,16 @@ from memroute_operator.plan import wanted_replica
 from memroute_operator.pod_resources import requested_devices
 from planned_objects import context
 
+# What the CRD adds.
+DEFAULTS = {
+    "engine": {"type": "vllm"},
+    "memory": {
+        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "auto", "quantization": "none",
+    },
+    "parallelism": {"tensorParallelSize": 1},
+    "placement": {"mode": "exclusive", "strategy": "pack"},
+}  # fmt: skip
+
 
 def test_its_nodes_have_eight_gpus_that_models_fit_on():
     """A fleet on which nothing fits would converge at once, and look fast."""
@@ -25,6 +35,7 @@ def test_its_nodes_have_eight_gpus_that_models_fit_on():
     assert (found.name, len(found.devices)) == ("gpu-7", DEVICES_PER_NODE)
     for number in range(len(MODELS)):
         obj = model_deployment(number, 4)
+        obj["spec"] = DEFAULTS | obj["spec"]
         obj["metadata"] |= {
             "namespace": "fleet", "uid": "u", "generation": 1, "resourceVersion": "1",
             "creationTimestamp": "2026-01-01T00:00:00Z",
