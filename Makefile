@@ -72,7 +72,7 @@ lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addre
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv
 	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
-	@for program in operator router simulator bench; do \
+	@for program in operator router simulator; do \
 	  $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --extra $$program pyproject.toml -o requirements/$$program.txt || exit 1; done
 	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -71,9 +72,8 @@ class Operator:
             for (name, bound), value in self._samples().items()
             if name == "memroute_operator_loop_lag_seconds_bucket"
         }
-        count = buckets[math.inf]
-        longest = min(bound for bound, value in buckets.items() if value == count)
-        return int(count - buckets[0.1]), longest
+        longest, count = longest_and_count(buckets)
+        return count, longest
 
     def _samples(self) -> dict[tuple[str, str], float]:
         """Its metrics, by name and ``le``; none while it does not answer."""
@@ -102,6 +102,13 @@ class Operator:
         """End it in its own order."""
         self._process.terminate()
         self._process.wait(30)
+
+
+def longest_and_count(buckets: Mapping[float, float]) -> tuple[float, int]:
+    """The bound of the longest block, and how many were over 0.1 s. ``buckets``: cumulative."""
+    count = buckets[math.inf]
+    longest = min(bound for bound, value in buckets.items() if value == count)
+    return longest, int(count - buckets[0.1])
 
 
 class Kubelets:

@@ -258,9 +258,7 @@ def _libraries() -> tuple[Any, Any]:
         import highspy  # noqa: PLC0415 - only the optimum needs it
         import numpy  # noqa: PLC0415, ICN001 - as above
     except ImportError as error:
-        msg = (
-            "the exact optimum needs HiGHS: pip install --require-hashes -r requirements/bench.txt"
-        )
+        msg = "the exact optimum needs HiGHS (highspy), which `make install` installs"
         raise SolverMissingError(msg) from error
     return highspy, numpy
 

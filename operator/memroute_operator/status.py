@@ -83,6 +83,8 @@ def deployment_status(
     conditions = _conditions(deployment, wanted, outcome, troubles)
     conditions["DeviceMetricsFresh"] = _metrics_fresh(deployment, replicas, wanted, stale_nodes)
     conditions["Ready"] = _ready(deployment, conditions)
+    if outcome.overbooked:
+        conditions["Overbooked"] = _overbooked(outcome)
     if targets is not None:
         conditions["TargetsMet"] = _targets_met(deployment, targets)
     template = None if templates is None else templates.condition(deployment, wanted)
@@ -271,7 +273,7 @@ def _placed(
     if troubles.planning is not None:
         return "Unknown", INTERNAL_ERROR, troubles.planning
     total = deployment.replicas
-    so_far = f"{len(wanted)} of {total} replica(s) placed"
+    so_far = f"{len(wanted)} of {total} replica(s) placed{_held_by_stuck(outcome)}"
     if len(wanted) < total and (hindrance := _hindrance(troubles)) is not None:
         reason, message = hindrance
         return "False", reason, f"{so_far}; {message}"
@@ -281,8 +283,20 @@ def _placed(
         return "Unknown", "Placing", so_far
     first = outcome.refused[min(outcome.refused)]
     status = "Unknown" if first.reason is RefusedReason.DEVICES_UNKNOWN else "False"
-    message = f"{len(wanted)} of {total} replica(s) placed; the next {first.message}"
-    return status, first.reason.value, message
+    return status, first.reason.value, f"{so_far}; the next {first.message}"
+
+
+def _held_by_stuck(outcome: Outcome) -> str:
+    """The end of a sentence: who hangs in Terminating, and holds what others could have."""
+    if not outcome.stuck:
+        return ""
+    listed = ", ".join(f"{r.pod_name} on node {r.node}" for r in outcome.stuck[:MAX_LISTED])
+    return f"; hanging in Terminating, and holding their devices until they end: {listed}"
+
+
+def _overbooked(outcome: Outcome) -> Condition:
+    told = "; ".join(one.message for one in outcome.overbooked[:MAX_LISTED])
+    return "True", "DevicePromisedTwice", told
 
 
 def _hindrance(troubles: Troubles) -> tuple[str, str] | None:
@@ -320,9 +334,15 @@ def _available(deployment: Deployment, wanted: list[Replica], troubles: Troubles
             ),
         )
     waiting = [r for r in wanted if not r.is_ready]
-    listed = ", ".join(f"{r.pod_name} {r.state.value}" for r in waiting[:MAX_LISTED])
+    listed = ", ".join(_state_of(replica) for replica in waiting[:MAX_LISTED])
     message = f"{len(serving)} of {total} replica(s) serve" + (f"; {listed}" if listed else "")
     return "False", "ReplicasNotServing", message
+
+
+def _state_of(replica: Replica) -> str:
+    said = replica.scheduler_message
+    told = f" (kube-scheduler: {said})" if said else ""
+    return f"{replica.pod_name} {replica.state.value}{told}"
 
 
 def _progressing(wanted: list[Replica], outcome: Outcome, troubles: Troubles) -> Condition:
@@ -337,6 +357,8 @@ def _progressing(wanted: list[Replica], outcome: Outcome, troubles: Troubles) ->
         )
     if outcome.rollout is not None:
         return "True", "RolloutInProgress", outcome.rollout
+    if outcome.moves:
+        return "True", "ReplicasMoving", "; ".join(outcome.moves[:MAX_LISTED])
     moving = [r for r in wanted if not r.is_ready or r.state is not ReplicaState.SERVING]
     if moving:
         listed = ", ".join(f"{r.pod_name} {r.state.value}" for r in moving[:MAX_LISTED])
@@ -368,8 +390,7 @@ def _with_times(
     stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     order = (
         "Ready", "Resolved", "Placed", "Available", "Progressing", "DeviceMetricsFresh",
-        "FootprintDrift", "TargetsMet",
-        "TemplateCurrent",
+        "Overbooked", "FootprintDrift", "TargetsMet", "TemplateCurrent",
     )  # fmt: skip
     listed = []
     for kind in order:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from memroute.placement import Placed, Refused
+from memroute.units import GIB
 from memroute_operator.deployment import Deployment
 from memroute_operator.memory import DepartedClaim
 from memroute_operator.replica import Replica
@@ -78,7 +79,7 @@ class Overbooked:
         """The sentence for a status or a log."""
         leaves = ", ".join(self.drained) or "nobody"
         return (
-            f"{self.node}/{self.device} is overbooked by {self.over_bytes} bytes "
+            f"{self.node}/{self.device} is overbooked by {self.over_bytes / GIB:.2f} GiB "
             f"({', '.join(self.pods)}); {leaves} is drained"
         )
 
