@@ -1,5 +1,6 @@
 """The reconcile loop on a stub of the API server: what fails, fails alone."""
 
+import asyncio
 import copy
 import json
 import random
@@ -8,6 +9,7 @@ import pytest
 
 from cluster_stub import HANG, refuse
 from memroute_operator.carry_out import LATE_SECONDS
+from memroute_operator.reconciler import RETRY_LIST_SECONDS
 from operator_rig import mdep, node, operator_rig, reading
 
 FOUR = [node(name, gpus=4) for name in ("a", "b")]
@@ -500,3 +502,22 @@ async def test_a_pod_that_waits_for_a_list_does_not_keep_the_operator_busy():
         await rig.reconciler.list_guarded()
         assert rig.store._dirty.is_set()
         await rig.until("it serves", lambda: rig.is_ready("default/m"))
+
+
+async def test_a_full_list_that_failed_is_taken_again_before_the_next_is_due():
+    """Five minutes are long for an operator whose watches may have failed as well."""
+    waits = []
+
+    async def wait_due(seconds):
+        waits.append(seconds)
+        rig.cluster.fault = lambda call: (
+            refuse(500, "InternalError") if len(waits) == 1 and not call.is_watch else None
+        )
+        if len(waits) == 3:
+            raise asyncio.CancelledError
+
+    async with operator_rig(nodes=FOUR) as rig:
+        rig.reconciler.lister.wait_due = wait_due
+        with pytest.raises(asyncio.CancelledError):
+            await rig.reconciler._resync_forever()
+    assert waits == [300.0, RETRY_LIST_SECONDS, 300.0]
