@@ -68,6 +68,18 @@ class Facts:
         reservations = self.inventory.reservations + more
         return replace(self, inventory=replace(self.inventory, reservations=reservations))
 
+    def with_unsure(self, names: Collection[str]) -> "Facts":
+        """The facts with nodes on which nothing is placed: nobody knows what runs there."""
+        if not names:
+            return self
+        nodes = tuple(
+            replace(node, unusable_reason=node.unusable_reason or "NotReadSinceReturn")
+            if node.name in names
+            else node
+            for node in self.inventory.nodes
+        )
+        return replace(self, inventory=replace(self.inventory, nodes=nodes))
+
     def gpu_nodes(self, sights: Mapping[str, NodeSight]) -> dict[str, NodeSight]:
         """The nodes that count when some are lost: those with accelerators or replicas."""
         names = {n.name for n in self.inventory.nodes if n.devices or n.num_allocatable}
@@ -182,13 +194,19 @@ def node_sights(store: Known, metrics: DeviceMetrics) -> dict[str, NodeSight]:
         status = obj.get("status") or {}
         try:
             is_ready = is_condition_true(obj, "Ready")
+            is_silent = any(
+                one["type"] == "Ready" and one["status"] == "Unknown"
+                for one in status.get("conditions") or ()
+            )
             boot_id = (status.get("nodeInfo") or {}).get("bootID")
         except (KeyError, TypeError, AttributeError):
-            is_ready, boot_id = False, None  # whoever cannot say it is ready is not
+            # Whoever cannot say it is ready is not.
+            is_ready, is_silent, boot_id = False, False, None
         reading = metrics.readings.get(object_key(obj))
         sights[object_key(obj)] = NodeSight(
             exists=True,
             is_ready=is_ready,
+            is_silent=is_silent,
             boot_id=boot_id if isinstance(boot_id, str) else None,
             shown_after_seconds=None if reading is None else _shown_after(reading),
         )

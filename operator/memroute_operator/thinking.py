@@ -142,4 +142,5 @@ class Thinker:
             if replica.state in RUNNING_STATES and not replica.is_terminal
         }
         sights = node_sights(look.store, look.devices)
-        return facts.with_held(self._ghosts.look(running, sights, now_seconds=look.now_seconds))
+        held = self._ghosts.look(running, sights, now_seconds=look.now_seconds)
+        return facts.with_held(held).with_unsure(self._ghosts.unsure_nodes)
