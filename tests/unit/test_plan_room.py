@@ -321,6 +321,19 @@ def test_a_fleet_that_is_overbooked_at_once_is_not_drained_at_once():
     assert sum(kind == "MarkDraining" for kind, _ in kinds(step)) == 1
 
 
+def test_a_rollout_waits_for_the_replica_that_leaves_an_overbooked_device():
+    """Both at once would be two of two replicas that serve nobody."""
+    other = deployment("a", uid="a", concurrency=20)
+    old = deployment("b", uid="b", concurrency=20, replicas=2)
+    new = deployment("b", uid="b", concurrency=19, replicas=2)
+    gpus = tuple(replace(GPU, index=i, uuid=f"GPU-a-{i}") for i in range(4))
+    pods = [pod_of(other), pod_of(old, 0), _on(pod_of(old, 1), "GPU-a-1")]
+    for pod in pods[1:]:
+        pod["metadata"]["creationTimestamp"] = "2026-01-01T00:00:09Z"
+    step = plan_step(facts([other, new], pods, nodes=(replace(SHARED, devices=gpus),)), context())
+    assert kinds(step) == [("MarkDraining", "b-0")]
+
+
 def _on(pod, uuid):
     annotations = pod["metadata"]["annotations"]
     text = annotations["memroute.dev/reservation"]

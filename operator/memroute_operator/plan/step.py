@@ -172,6 +172,7 @@ class _Planning:
             + len(keeping.deletes)
             + self._num_created.get(deployment.key, 0),
             num_refused=len(self._step.outcomes[deployment.key].refused),
+            leaving=frozenset(self._going),
         )
         self._going |= rollout.run(replacements)
 
