@@ -26,6 +26,7 @@ class Lister:
         self._store = store
         self._clock = clock
         self._wanted = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
 
     def want(self) -> None:
         """Take a list soon."""
@@ -64,8 +65,13 @@ class Lister:
     async def list_all(self) -> float:
         """Take full lists: what events were lost is caught up. When they began.
 
+        One after the other: an older list that ends later would bring back what is gone.
         Raises ``ApiError``.
         """
+        async with self._one_at_a_time:
+            return await self._list_all()
+
+    async def _list_all(self) -> float:
         self._wanted.clear()
         began = self._clock()
         changed = False

@@ -8,7 +8,7 @@ import kopf
 import pytest
 
 from cluster_stub import cluster_stub, refuse
-from memroute_kube import ApiError
+from memroute_kube import PODS, ApiError
 from memroute_kube.client import PAGE_SIZE
 from memroute_operator import listing
 from memroute_operator.handlers import build_registry
@@ -260,6 +260,46 @@ async def test_a_resync_never_holds_a_whole_list(monkeypatch):
         await Lister(client, store, lambda: 0.0).list_all()
         assert len(store.pods) == 1200
         assert max(sizes) == PAGE_SIZE
+
+
+async def test_an_older_list_that_ends_later_brings_nothing_back():
+    """A new term lists everything while a resync is under way, and a pod is deleted meanwhile.
+
+    It counted for five minutes, and nobody made it again.
+    """
+    half, may_end = asyncio.Event(), asyncio.Event()
+    lists = [
+        [([small(1)], "100"), ([small(2)], "100")],
+        [([small(1)], "110")],
+    ]
+
+    class Slow:
+        async def list_pages(self, resource):
+            if resource is not PODS:
+                return
+            pages = lists.pop(0)
+            yield pages[0]
+            half.set()
+            for page in pages[1:]:
+                await may_end.wait()
+                yield page
+
+    for pages in lists:
+        for items, _ in pages:
+            for obj in items:
+                obj["metadata"]["resourceVersion"] = "50"
+    store = Store()
+    lister = Lister(Slow(), store, lambda: 0.0)
+    older = asyncio.create_task(lister.list_all())
+    await half.wait()
+    newer = asyncio.create_task(lister.list_all())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.gather(older, newer)
+    assert [obj["metadata"]["name"] for obj in store.pods.values()] == [
+        small(1)["metadata"]["name"]
+    ]
 
 
 async def test_a_list_that_expires_half_way_begins_anew():
