@@ -6,24 +6,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Inventory, Node, PlacementMode, Reservation
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true, object_key
-from memroute_operator.calibrations import (
-    EngineReport,
-    agreed,
-    calibrations_of,
-    measure,
-    read_calibrations,
-)
-from memroute_operator.deployment import (
-    INTERNAL_ERROR,
-    MAX_FOOTPRINT_BYTES,
-    MAX_REPLICAS,
-    Deployment,
-    read_deployment,
-)
+from memroute_operator.calibrations import EngineReport
+from memroute_operator.deployment import MAX_REPLICAS, Deployment
+from memroute_operator.deployments import DeploymentCache, read_deployments, with_known_revision
 from memroute_operator.device_metrics import MAX_COLLECT_SECONDS, DeviceMetrics, NodeReading
 from memroute_operator.lost_nodes import NodeSight
 from memroute_operator.memory import PlanMemory
@@ -101,8 +89,7 @@ class ReadingCache:
     """What was read of single objects, until they change. For one reader at a time."""
 
     pods: Cache[PodsRead | str] = field(default_factory=Cache)
-    deployments: Cache[Deployment] = field(default_factory=Cache)
-    calibrations: Cache[dict[CalibrationKey, Calibration]] = field(default_factory=Cache)
+    deployments: DeploymentCache = field(default_factory=DeploymentCache)
 
 
 def gather(
@@ -134,11 +121,13 @@ def gather(
     )
     problems = {f"Pod {key}": why for key, why in pods.problems.items()}
     nodes = _read_nodes(store, metrics, pods, resource_slices, now_seconds, problems)
-    deployments, no_deployments = _read_deployments(store, pods, nodes, reports, problems, cache)
+    deployments, no_deployments = read_deployments(
+        store.model_deployments.values(), pods.replicas, nodes, reports, problems, cache.deployments
+    )
     # Pods of an object that cannot be read are nobody's orphans.
     replicas = [r for r in pods.replicas if r.deployment not in no_deployments]
     by_key = {deployment.key: deployment for deployment in deployments}
-    replicas = [_with_known_revision(one, by_key) for one in replicas]
+    replicas = [with_known_revision(one, by_key) for one in replicas]
     return Facts(
         deployments=tuple(deployments),
         replicas=tuple(sorted(replicas, key=lambda r: (r.created_at, r.key))),
@@ -250,110 +239,3 @@ def _taken_names(store: Known, deployments: Iterable[Deployment], pods: PodsRead
                 else f"is a replica whose reservation cannot be read: {broken.why}"
             )
     return taken
-
-
-def _read_deployments(
-    store: Known,
-    pods: PodsRead,
-    nodes: list[Node],
-    reports: Mapping[str, EngineReport | None],
-    problems: dict[str, str],
-    cache: ReadingCache,
-) -> tuple[list[Deployment], frozenset[str]]:
-    """The deployments that want something, the oldest first; and those without name or uid."""
-    deployments: dict[str, Deployment] = {}
-    unreadable = set()
-    calibrations: dict[CalibrationKey, Calibration] = {}
-    read, read_status = cache.deployments.round(), cache.calibrations.round()
-    for obj in store.model_deployments.values():
-        try:
-            deployment = read(obj, read_deployment)
-            deployments[deployment.key] = deployment
-            if deployment.failure is not None and deployment.failure.reason == INTERNAL_ERROR:
-                problems[f"ModelDeployment {deployment.key}"] = deployment.failure.message
-        except Exception as error:  # noqa: BLE001 - a named boundary: an object without name or uid
-            problems[f"ModelDeployment {object_key(obj)}"] = repr(error)
-            unreadable.add(object_key(obj))
-        try:
-            calibrations |= read_status(obj, _calibrations_in)
-        except Exception as error:  # noqa: BLE001 - a named boundary: what a status holds is anybody's to edit
-            problems[f"ModelDeployment {object_key(obj)} calibrations"] = repr(error)
-    replicas = [_with_known_revision(one, deployments) for one in pods.replicas]
-    calibrations |= _measured(deployments, replicas, nodes, reports, problems)
-    wanted = [
-        _calibrated(one, calibrations, problems)
-        for one in deployments.values()
-        # One that is being deleted wants nothing any more: its pods are orphans by now.
-        if "deletionTimestamp" not in one.obj["metadata"]
-    ]
-    wanted.sort(key=lambda deployment: (deployment.created_at, deployment.key))
-    return wanted, frozenset(unreadable)
-
-
-def _calibrations_in(obj: KubeObject) -> dict[CalibrationKey, Calibration]:
-    return read_calibrations([obj])
-
-
-def _calibrated(
-    deployment: Deployment,
-    calibrations: Mapping[CalibrationKey, Calibration],
-    problems: dict[str, str],
-) -> Deployment:
-    if deployment.footprint is None:
-        return deployment
-    try:
-        found = calibrations_of(deployment.obj["spec"], calibrations)
-        calibrated = replace(deployment, calibrations=found)
-        for product in found:
-            # Sums are made when they are asked for: nonsense has to show here.
-            if not 0 < calibrated.footprint_on(product).total_bytes < MAX_FOOTPRINT_BYTES:
-                message = f"measured on {product}: past all bounds"
-                raise ValueError(message)  # noqa: TRY301 - told with all the others
-    except Exception as error:  # noqa: BLE001 - a named boundary: estimates serve where measurements cannot
-        problems[f"ModelDeployment {deployment.key} calibrations"] = repr(error)
-        return deployment
-    return calibrated
-
-
-def _with_known_revision(replica: Replica, deployments: Mapping[str, Deployment]) -> Replica:
-    """A replica that 0.1 started has the revision of the spec that it was started with."""
-    deployment = deployments.get(replica.deployment)
-    if deployment is None or replica.revision != deployment.legacy_revision:
-        return replica
-    return replace(replica, revision=deployment.revision)
-
-
-def _measured(
-    deployments: Mapping[str, Deployment],
-    replicas: list[Replica],
-    nodes: list[Node],
-    reports: Mapping[str, EngineReport | None],
-    problems: dict[str, str],
-) -> dict[CalibrationKey, Calibration]:
-    """What engines of the current specs have measured, as far as they agree."""
-    found: dict[CalibrationKey, list[Calibration]] = {}
-    by_name = {node.name: node for node in nodes}
-    for replica in replicas:
-        report, node = reports.get(replica.uid), by_name.get(replica.node)
-        deployment = deployments.get(replica.deployment)
-        if report is None or node is None or deployment is None:
-            continue
-        products = {device.product for device in node.devices}
-        if deployment.footprint is None or replica.revision != deployment.revision:
-            continue
-        if len(products) != 1 or (product := products.pop()) is None:
-            continue  # which kind the device plugin has given is not known
-        try:
-            calibration = measure(
-                deployment.obj["spec"],
-                report,
-                deployment.footprint,
-                product=product,
-                usable_bytes=min(device.usable_bytes for device in node.devices),
-            )
-        except Exception as error:  # noqa: BLE001 - a named boundary: a report is whatever an engine wrote
-            problems[f"Pod {replica.key} report"] = repr(error)
-            continue
-        if calibration is not None:
-            found.setdefault(calibration.key, []).append(calibration)
-    return {key: agreed(measured) for key, measured in found.items()}
