@@ -128,11 +128,19 @@ class CarryOut:
             for pod in self._on_their_way.values()
         )
 
-    def on_listed(self, began_seconds: float) -> None:
-        """A full list that began then is in the store: what it lacks does not exist."""
-        for key, pod in list(self._on_their_way.items()):
-            if pod.decided_seconds is not None and pod.decided_seconds <= began_seconds:
-                del self._on_their_way[key]
+    def on_listed(self, began_seconds: float) -> bool:
+        """A full list that began then is in the store: what it lacks does not exist.
+
+        Whether that decides of any pod what became of it.
+        """
+        decided = [
+            key
+            for key, pod in self._on_their_way.items()
+            if pod.decided_seconds is not None and pod.decided_seconds <= began_seconds
+        ]
+        for key in decided:
+            del self._on_their_way[key]
+        return bool(decided)
 
     def create_failure(self, deployment: str) -> Failure | None:
         """Why the deployment's pods are not accepted; None when they are."""
@@ -161,7 +169,12 @@ class CarryOut:
         """When the next thing is due by time alone; None when nothing is."""
         now = self.clock()
         dues = [b.next_due_seconds(now) for b in (self.failures, self.superseded)]
-        dues += [pod.decided_seconds for pod in self._on_their_way.values()]
+        dues += [
+            # What waits for a list is due when the list is there, and that wakes everybody.
+            pod.decided_seconds
+            for pod in self._on_their_way.values()
+            if pod.decided_seconds is not None and pod.decided_seconds > now
+        ]
         return min((due for due in dues if due is not None), default=None)
 
     def _may_try(self, action: Action) -> bool:

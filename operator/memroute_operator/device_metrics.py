@@ -16,7 +16,7 @@ collected at most one interval before the scrape
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true
@@ -46,8 +46,6 @@ MAX_COLLECT_SECONDS = 35.0
 # Exporters without an answer that are asked again in one round: each takes its whole time-out,
 # and the round must not wait for hundreds of them. The longest untried come first.
 MAX_SILENT_PER_ROUND = 32
-# dcgm-exporter's default port.
-DEFAULT_EXPORTER_PORT = 9400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +59,8 @@ class NodeReading:
     """The exporter collected its values after this; None when one scrape is all there is."""
     fingerprint: int | None = None
     num_unreadable: int = 0
+    text_hash: int | None = None
+    """Of the whole page."""
 
     def age_seconds(self, now_seconds: float) -> float:
         """How old the values are at most."""
@@ -80,6 +80,10 @@ class DeviceMetrics:
     tried_at_seconds: dict[str, float] = field(default_factory=dict)
     """When each node's exporter was asked last."""
 
+    def snapshot(self) -> "DeviceMetrics":
+        """The readings as they are now: later ones do not show in it."""
+        return DeviceMetrics(scrape_seconds=self.scrape_seconds, readings=dict(self.readings))
+
     def is_fresh(self, node: str, *, now_seconds: float) -> bool:
         """Whether the node's exporter has answered recently enough for its values to count."""
         reading = self.readings.get(node)
@@ -92,8 +96,11 @@ class DeviceMetrics:
 
     def take(self, node: str, text: str, *, asked_at_seconds: float) -> NodeReading:
         """A page that the node's exporter has sent; what it says of the node from now on."""
+        before, text_hash = self.readings.get(node), hash(text)
+        if before is not None and before.text_hash == text_hash:
+            # Not one value is another: nothing was collected since, and nothing is read anew.
+            return self._keep(node, replace(before, taken_at_seconds=asked_at_seconds))
         page = read_exporter_page(text)
-        before = self.readings.get(node)
         collected_after = None
         if before is not None and before.fingerprint is not None:
             # The same values: collected when they were first seen, or since. Others: since.
@@ -108,7 +115,11 @@ class DeviceMetrics:
             collected_after_seconds=collected_after,
             fingerprint=page.fingerprint,
             num_unreadable=page.num_unreadable,
+            text_hash=text_hash,
         )
+        return self._keep(node, reading)
+
+    def _keep(self, node: str, reading: NodeReading) -> NodeReading:
         self.readings[node] = reading
         return reading
 

@@ -6,31 +6,20 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Inventory, Node, PlacementMode, Reservation
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true, object_key
-from memroute_operator.calibrations import (
-    EngineReport,
-    agreed,
-    calibrations_of,
-    measure,
-    read_calibrations,
-)
-from memroute_operator.deployment import (
-    INTERNAL_ERROR,
-    MAX_FOOTPRINT_BYTES,
-    MAX_REPLICAS,
-    Deployment,
-    read_deployment,
-)
+from memroute_operator.calibrations import EngineReport
+from memroute_operator.deployment import MAX_REPLICAS, Deployment
+from memroute_operator.deployments import DeploymentCache, read_deployments, with_known_revision
 from memroute_operator.device_metrics import MAX_COLLECT_SECONDS, DeviceMetrics, NodeReading
 from memroute_operator.lost_nodes import NodeSight
 from memroute_operator.memory import PlanMemory
 from memroute_operator.nodes import main_pool, read_node
 from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner, read_pods
+from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica
-from memroute_operator.store import Store
+from memroute_operator.store import Known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +56,18 @@ class Facts:
         reservations = self.inventory.reservations + more
         return replace(self, inventory=replace(self.inventory, reservations=reservations))
 
+    def with_unsure(self, names: Collection[str]) -> "Facts":
+        """The facts with nodes on which nothing is placed: nobody knows what runs there."""
+        if not names:
+            return self
+        nodes = tuple(
+            replace(node, unusable_reason=node.unusable_reason or "NotReadSinceReturn")
+            if node.name in names
+            else node
+            for node in self.inventory.nodes
+        )
+        return replace(self, inventory=replace(self.inventory, nodes=nodes))
+
     def gpu_nodes(self, sights: Mapping[str, NodeSight]) -> dict[str, NodeSight]:
         """The nodes that count when some are lost: those with accelerators or replicas."""
         names = {n.name for n in self.inventory.nodes if n.devices or n.num_allocatable}
@@ -83,8 +84,16 @@ class Facts:
         )
 
 
+@dataclass(slots=True)
+class ReadingCache:
+    """What was read of single objects, until they change. For one reader at a time."""
+
+    pods: Cache[PodsRead | str] = field(default_factory=Cache)
+    deployments: DeploymentCache = field(default_factory=DeploymentCache)
+
+
 def gather(
-    store: Store,
+    store: Known,
     metrics: DeviceMetrics,
     *,
     now_seconds: float,
@@ -93,6 +102,7 @@ def gather(
     now: datetime | None = None,
     held: Iterable[Reservation] = (),
     resource_slices: Mapping[str, Sequence[KubeObject]] = MappingProxyType({}),
+    cache: ReadingCache | None = None,
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
@@ -100,20 +110,24 @@ def gather(
     ``memory``: since when replicas have been seen as they are; without it, since now.
     ``now``: the wall clock. ``held``: what is
     to be counted though no pod shows it (engines on nodes that are cut off, pods on their way).
-    ``resource_slices``: what DRA drivers publish, by node.
+    ``resource_slices``: what DRA drivers publish, by node. ``cache``: what was read of objects
+    that have not changed since; without it, everything is read anew.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
-    pods = read_pods(store.pods.values())
+    cache = ReadingCache() if cache is None else cache
+    pods = read_pods(store.pods.values(), cache.pods)
     pods.replicas = (memory or PlanMemory()).stamp(
         pods.replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)
     )
     problems = {f"Pod {key}": why for key, why in pods.problems.items()}
     nodes = _read_nodes(store, metrics, pods, resource_slices, now_seconds, problems)
-    deployments, no_deployments = _read_deployments(store, pods, nodes, reports, problems)
+    deployments, no_deployments = read_deployments(
+        store.model_deployments.values(), pods.replicas, nodes, reports, problems, cache.deployments
+    )
     # Pods of an object that cannot be read are nobody's orphans.
     replicas = [r for r in pods.replicas if r.deployment not in no_deployments]
     by_key = {deployment.key: deployment for deployment in deployments}
-    replicas = [_with_known_revision(one, by_key) for one in replicas]
+    replicas = [with_known_revision(one, by_key) for one in replicas]
     return Facts(
         deployments=tuple(deployments),
         replicas=tuple(sorted(replicas, key=lambda r: (r.created_at, r.key))),
@@ -136,7 +150,7 @@ def gather(
 
 
 def _read_nodes(
-    store: Store,
+    store: Known,
     metrics: DeviceMetrics,
     pods: PodsRead,
     resource_slices: Mapping[str, Sequence[KubeObject]],
@@ -162,20 +176,26 @@ def _read_nodes(
     return nodes
 
 
-def node_sights(store: Store, metrics: DeviceMetrics) -> dict[str, NodeSight]:
+def node_sights(store: Known, metrics: DeviceMetrics) -> dict[str, NodeSight]:
     """What is seen of every Node object, by name."""
     sights = {}
     for obj in store.nodes.values():
         status = obj.get("status") or {}
         try:
             is_ready = is_condition_true(obj, "Ready")
+            is_silent = any(
+                one["type"] == "Ready" and one["status"] == "Unknown"
+                for one in status.get("conditions") or ()
+            )
             boot_id = (status.get("nodeInfo") or {}).get("bootID")
         except (KeyError, TypeError, AttributeError):
-            is_ready, boot_id = False, None  # whoever cannot say it is ready is not
+            # Whoever cannot say it is ready is not.
+            is_ready, is_silent, boot_id = False, False, None
         reading = metrics.readings.get(object_key(obj))
         sights[object_key(obj)] = NodeSight(
             exists=True,
             is_ready=is_ready,
+            is_silent=is_silent,
             boot_id=boot_id if isinstance(boot_id, str) else None,
             shown_after_seconds=None if reading is None else _shown_after(reading),
         )
@@ -202,7 +222,7 @@ def _reservations(
             yield pod.reservation(by_name[pod.node])
 
 
-def _taken_names(store: Store, deployments: Iterable[Deployment], pods: PodsRead) -> dict[str, str]:
+def _taken_names(store: Known, deployments: Iterable[Deployment], pods: PodsRead) -> dict[str, str]:
     """Names of missing replicas that other pods have."""
     replicas = {replica.key for replica in pods.replicas}
     unreadable = {pod.key: pod for pod in pods.unreadable}
@@ -219,104 +239,3 @@ def _taken_names(store: Store, deployments: Iterable[Deployment], pods: PodsRead
                 else f"is a replica whose reservation cannot be read: {broken.why}"
             )
     return taken
-
-
-def _read_deployments(
-    store: Store,
-    pods: PodsRead,
-    nodes: list[Node],
-    reports: Mapping[str, EngineReport | None],
-    problems: dict[str, str],
-) -> tuple[list[Deployment], frozenset[str]]:
-    """The deployments that want something, the oldest first; and those without name or uid."""
-    deployments: dict[str, Deployment] = {}
-    unreadable = set()
-    calibrations: dict[CalibrationKey, Calibration] = {}
-    for obj in store.model_deployments.values():
-        try:
-            deployment = read_deployment(obj)
-            deployments[deployment.key] = deployment
-            if deployment.failure is not None and deployment.failure.reason == INTERNAL_ERROR:
-                problems[f"ModelDeployment {deployment.key}"] = deployment.failure.message
-        except Exception as error:  # noqa: BLE001 - a named boundary: an object without name or uid
-            problems[f"ModelDeployment {object_key(obj)}"] = repr(error)
-            unreadable.add(object_key(obj))
-        try:
-            calibrations |= read_calibrations([obj])
-        except Exception as error:  # noqa: BLE001 - a named boundary: what a status holds is anybody's to edit
-            problems[f"ModelDeployment {object_key(obj)} calibrations"] = repr(error)
-    replicas = [_with_known_revision(one, deployments) for one in pods.replicas]
-    calibrations |= _measured(deployments, replicas, nodes, reports, problems)
-    wanted = [
-        _calibrated(one, calibrations, problems)
-        for one in deployments.values()
-        # One that is being deleted wants nothing any more: its pods are orphans by now.
-        if "deletionTimestamp" not in one.obj["metadata"]
-    ]
-    wanted.sort(key=lambda deployment: (deployment.created_at, deployment.key))
-    return wanted, frozenset(unreadable)
-
-
-def _calibrated(
-    deployment: Deployment,
-    calibrations: Mapping[CalibrationKey, Calibration],
-    problems: dict[str, str],
-) -> Deployment:
-    if deployment.footprint is None:
-        return deployment
-    try:
-        found = calibrations_of(deployment.obj["spec"], calibrations)
-        calibrated = replace(deployment, calibrations=found)
-        for product in found:
-            # Sums are made when they are asked for: nonsense has to show here.
-            if not 0 < calibrated.footprint_on(product).total_bytes < MAX_FOOTPRINT_BYTES:
-                message = f"measured on {product}: past all bounds"
-                raise ValueError(message)  # noqa: TRY301 - told with all the others
-    except Exception as error:  # noqa: BLE001 - a named boundary: estimates serve where measurements cannot
-        problems[f"ModelDeployment {deployment.key} calibrations"] = repr(error)
-        return deployment
-    return calibrated
-
-
-def _with_known_revision(replica: Replica, deployments: Mapping[str, Deployment]) -> Replica:
-    """A replica that 0.1 started has the revision of the spec that it was started with."""
-    deployment = deployments.get(replica.deployment)
-    if deployment is None or replica.revision != deployment.legacy_revision:
-        return replica
-    return replace(replica, revision=deployment.revision)
-
-
-def _measured(
-    deployments: Mapping[str, Deployment],
-    replicas: list[Replica],
-    nodes: list[Node],
-    reports: Mapping[str, EngineReport | None],
-    problems: dict[str, str],
-) -> dict[CalibrationKey, Calibration]:
-    """What engines of the current specs have measured, as far as they agree."""
-    found: dict[CalibrationKey, list[Calibration]] = {}
-    by_name = {node.name: node for node in nodes}
-    for replica in replicas:
-        report, node = reports.get(replica.uid), by_name.get(replica.node)
-        deployment = deployments.get(replica.deployment)
-        if report is None or node is None or deployment is None:
-            continue
-        products = {device.product for device in node.devices}
-        if deployment.footprint is None or replica.revision != deployment.revision:
-            continue
-        if len(products) != 1 or (product := products.pop()) is None:
-            continue  # which kind the device plugin has given is not known
-        try:
-            calibration = measure(
-                deployment.obj["spec"],
-                report,
-                deployment.footprint,
-                product=product,
-                usable_bytes=min(device.usable_bytes for device in node.devices),
-            )
-        except Exception as error:  # noqa: BLE001 - a named boundary: a report is whatever an engine wrote
-            problems[f"Pod {replica.key} report"] = repr(error)
-            continue
-        if calibration is not None:
-            found.setdefault(calibration.key, []).append(calibration)
-    return {key: agreed(measured) for key, measured in found.items()}

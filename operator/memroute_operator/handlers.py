@@ -8,6 +8,7 @@ from typing import Any, cast
 import kopf
 
 from memroute_kube import KubeObject
+from memroute_kube.client import PAGE_SIZE
 from memroute_kube.resources import GROUP, VERSION
 from memroute_operator.store import Collection, Store
 
@@ -34,7 +35,7 @@ def build_registry(store: Store) -> kopf.OperatorRegistry:
         settings.networking.connect_timeout = 5
         settings.networking.enforce_retry_after = True
         settings.watching.server_timeout = 270
-        settings.watching.chunk_size = 500
+        settings.watching.chunk_size = PAGE_SIZE
 
     @kopf.on.event(GROUP, VERSION, "modeldeployments", registry=registry)
     async def on_model_deployment(event: kopf.RawEvent, **_: Any) -> None:

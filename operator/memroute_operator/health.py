@@ -26,7 +26,7 @@ STALLED_SECONDS = 120.0
 # start that hangs is not.
 START_SECONDS = 900.0
 # Full lists in a row that may fail before the picture is too old to be called in sync.
-MAX_MISSED_LISTS = 5
+MAX_MISSED_LISTS = 2
 
 
 @dataclass(slots=True)

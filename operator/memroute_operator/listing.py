@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubernetesClient
+from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import GONE
+from memroute_operator.loop_lag import Turns
 from memroute_operator.store import Listing, Store
 
 LOGGER = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class Lister:
         self._store = store
         self._clock = clock
         self._wanted = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
 
     def want(self) -> None:
         """Take a list soon."""
@@ -63,8 +65,13 @@ class Lister:
     async def list_all(self) -> float:
         """Take full lists: what events were lost is caught up. When they began.
 
+        One after the other: an older list that ends later would bring back what is gone.
         Raises ``ApiError``.
         """
+        async with self._one_at_a_time:
+            return await self._list_all()
+
+    async def _list_all(self) -> float:
         self._wanted.clear()
         began = self._clock()
         changed = False
@@ -79,7 +86,7 @@ class Lister:
                     async for items, version in self._client.list_pages(resource):
                         if listing is None:
                             listing = Listing(collection, _version(version))
-                        listing.take(items)
+                        await _take(listing, items)
                 except ApiError as error:
                     if error.status != GONE or attempt == MAX_EXPIRED - 1:
                         raise
@@ -90,6 +97,14 @@ class Lister:
         if changed:
             self._store.mark_dirty()
         return began
+
+
+async def _take(listing: Listing, items: Sequence[KubeObject]) -> None:
+    """A page into the list; others have their turn in between."""
+    turns = Turns()
+    for obj in items:
+        await turns.give()
+        listing.take((obj,))
 
 
 def _version(text: str) -> int:

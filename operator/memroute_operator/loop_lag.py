@@ -1,10 +1,28 @@
 """How late the event loop runs what is due: a step that blocks it delays watches and the Lease."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 # How often the loop is asked, in seconds: a block that is shorter is seen in part.
 INTERVAL_SECONDS = 0.05
+# How long one task works on the loop before others have their turn, in seconds: a tenth of what
+# anybody may notice, and a hundred times what the turn costs.
+TURN_SECONDS = 0.01
+
+
+class Turns:
+    """Gives others their turn on the loop, in the middle of work that cannot be in a thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._began_at = clock()
+
+    async def give(self) -> None:
+        """Let others run, if this task has worked for ``TURN_SECONDS``."""
+        if self._clock() - self._began_at >= TURN_SECONDS:
+            await asyncio.sleep(0)
+            self._began_at = self._clock()
 
 
 async def watch_loop_lag(observe: Callable[[float], None]) -> None:

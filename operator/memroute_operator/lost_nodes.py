@@ -50,6 +50,8 @@ class NodeSight:
 
     exists: bool
     is_ready: bool
+    is_silent: bool = False
+    """Whether its kubelet has stopped to report (Ready is Unknown): engines may run there."""
     boot_id: str | None = None
     """Changes when the machine restarts, which ends every process on it."""
     shown_after_seconds: float | None = None
@@ -73,11 +75,6 @@ class NodeLoss:
     num_nodes: int = 0
     is_braked: bool = False
     """Whether nothing is given up because too many nodes are unreachable."""
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether time alone may change the decision."""
-        return bool(self.kept)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,11 +125,17 @@ class LostNodes:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Ghost:
-    reservation: Reservation
+class _Absence:
+    """A node that is cut off, or was, and what is not known of it since."""
+
     boot_id: str | None
     absent_since_seconds: float
     returned_at_seconds: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Ghost(_Absence):
+    reservation: Reservation
 
 
 @dataclass(slots=True)
@@ -143,6 +146,9 @@ class Ghosts:
     _running: dict[str, Reservation] = field(default_factory=dict)
     """Pods with containers at the last look, by uid."""
     _unreachable: frozenset[str] = frozenset()
+    _unsure: dict[str, _Absence] = field(default_factory=dict)
+    """Nodes that were silent when we first looked: who was there before us may have left ghosts."""
+    _has_looked: bool = False
 
     def look(
         self,
@@ -166,10 +172,33 @@ class Ghosts:
                     absent_since_seconds=now_seconds,
                 )
         self._running, self._unreachable = dict(running), unreachable
+        if not self._has_looked:
+            self._has_looked = True
+            for name, node in nodes.items():
+                if node.is_silent:
+                    self._unsure[name] = _Absence(
+                        boot_id=node.boot_id, absent_since_seconds=now_seconds
+                    )
+        for name, absence in list(self._unsure.items()):
+            if _has_ended(absence, nodes.get(name), now_seconds):
+                del self._unsure[name]
         for uid, ghost in list(self._ghosts.items()):
             if _has_ended(ghost, nodes.get(ghost.reservation.node), now_seconds):
                 del self._ghosts[uid]
         return tuple(ghost.reservation for _, ghost in sorted(self._ghosts.items()))
+
+    def forget_running(self) -> None:
+        """Nothing was seen for a while: what is gone may have ended in good order meanwhile."""
+        self._running, self._unreachable, self._has_looked = {}, frozenset(), False
+
+    @property
+    def unsure_nodes(self) -> frozenset[str]:
+        """Nodes on which nothing is placed before a reading shows what runs there.
+
+        They were cut off when this operator began to look. The one before it may have deleted
+        pods there by force, and nobody remembers what they hold.
+        """
+        return frozenset(self._unsure)
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -177,7 +206,7 @@ class Ghosts:
         return frozenset(ghost.reservation.node for ghost in self._ghosts.values())
 
 
-def _has_ended(ghost: _Ghost, node: NodeSight | None, now_seconds: float) -> bool:
+def _has_ended(ghost: _Absence, node: NodeSight | None, now_seconds: float) -> bool:
     """Whether what the engine held is free again, or would be seen without its ghost."""
     if node is None or not node.is_reachable:
         ghost.returned_at_seconds = None

@@ -82,6 +82,7 @@ class OperatorMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._is_leading = True
         self._snapshot = _Snapshot()
         self.registry.register(self._snapshot)
         self._actions = Counter(
@@ -136,6 +137,7 @@ class OperatorMetrics:
     def on_leading(self, is_leading: bool) -> None:
         """It began or ceased to lead. A standby exports nothing of the fleet: the leader does."""
         self._leading.set(is_leading)
+        self._is_leading = is_leading
         if not is_leading:
             self._snapshot.show(_Families())
 
@@ -168,7 +170,8 @@ class OperatorMetrics:
         _set_devices(families, facts)
         _set_nodes(families, facts, loss)
         _set_replicas(families, facts, refused)
-        self._snapshot.show(families)
+        if self._is_leading:  # it may have been lost while the step was under way
+            self._snapshot.show(families)
 
 
 def _set_devices(families: _Families, facts: Facts) -> None:

@@ -27,11 +27,9 @@ from memroute_kube.resources import (
     object_key,
 )
 from memroute_operator.pod_resources import ANY_RESOURCE, EVERY_DEVICE, requested_devices
+from memroute_operator.promises import MAX_DEVICE_BYTES, MAX_DEVICES
+from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica, is_terminal, read_replica
-
-# More than any device or node has: what is above was not written by an operator in its senses.
-MAX_DEVICE_BYTES = 2**50
-MAX_DEVICES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +80,46 @@ class PodsRead:
     problems: dict[str, str] = field(default_factory=dict)
     """Pods that could not be read → what is wrong with them."""
 
+    def add(self, other: "PodsRead") -> None:
+        """Count what is in another one too, which stays as it is."""
+        self.replicas += other.replicas
+        self.unreadable += other.unreadable
+        self.strays += other.strays
+        self.live |= other.live
+        for node, held in other.foreign_devices.items():
+            self.foreign_devices.setdefault(node, Counter()).update(held)
+        for name, why in other.problems.items():
+            # Those without a name are told apart by number.
+            self.problems[f"?{len(self.problems)}" if name.startswith("?") else name] = why
 
-def read_pods(pods: Iterable[KubeObject]) -> PodsRead:
-    """Every pod, whatever it looks like. Raises nothing."""
+
+def read_pods(pods: Iterable[KubeObject], cache: Cache[PodsRead | str] | None = None) -> PodsRead:
+    """Every pod, whatever it looks like. Raises nothing.
+
+    ``cache``: what was read of pods that have not changed since.
+    """
     found = PodsRead()
+    read = (Cache[PodsRead | str]() if cache is None else cache).round()
     for pod in pods:
-        try:
-            if not _is_terminal(pod):
-                found.live.add(object_key(pod))
-            _read(pod, found)
-        except Exception as error:  # noqa: BLE001 - a named boundary: one pod is one pod's problem
-            _count_at_its_worst(pod, error, found)
+        one = read(pod, _read_one)
+        if isinstance(one, str):
+            found.live.add(one)
+        else:
+            found.add(one)
+    return found
+
+
+def _read_one(pod: KubeObject) -> PodsRead | str:
+    """What one pod is. Only its key where that is all: most pods are others', without devices."""
+    found = PodsRead()
+    try:
+        if not _is_terminal(pod):
+            found.live.add(object_key(pod))
+        _read(pod, found)
+    except Exception as error:  # noqa: BLE001 - a named boundary: one pod is one pod's problem
+        _count_at_its_worst(pod, error, found)
+    if found.live and found == PodsRead(live=found.live):
+        return next(iter(found.live))
     return found
 
 

@@ -45,7 +45,7 @@ _POD_STATUS_FIELDS = (
     "phase", "reason", "message", "podIP", "podIPs", "startTime", "containerStatuses",
     "initContainerStatuses",
 )  # fmt: skip
-_NODE_STATUS_FIELDS = ("capacity", "allocatable", "addresses")
+_NODE_STATUS_FIELDS = ("capacity", "allocatable")
 # Annotations of ModelDeployments that are copies of what is there already.
 _COPIES = frozenset({"kubectl.kubernetes.io/last-applied-configuration"})
 
@@ -80,7 +80,7 @@ def project_pod(obj: KubeObject) -> KubeObject:
     kept_status = _only(status, _POD_STATUS_FIELDS if ours else ("phase", "podIP"))
     if ours:
         kept_status["conditions"] = _conditions(status)
-        kept_metadata = _metadata(metadata, lambda name: name.startswith(f"{GROUP}/"))
+        kept_metadata = _metadata(metadata, _is_our_annotation)
     else:
         kept_metadata = _only(metadata, _FOREIGN_METADATA_FIELDS)
         owners = _owners(metadata, _FOREIGN_OWNER_FIELDS)
@@ -95,8 +95,15 @@ def project_pod(obj: KubeObject) -> KubeObject:
     return projected
 
 
+def _is_our_annotation(name: str) -> bool:
+    return name.startswith(f"{GROUP}/")
+
+
 def project_node(obj: KubeObject) -> KubeObject:
-    """A node without its images, its heartbeats and what kubelet says of its software."""
+    """A node without its images, its heartbeats and what others write on it for themselves.
+
+    CNI plugins and autoscalers do so all the time: no reason to plan anew.
+    """
     metadata, spec, status = _parts(obj)
     kept_status = _only(status, _NODE_STATUS_FIELDS)
     kept_status["conditions"] = _conditions(status)
@@ -105,8 +112,8 @@ def project_node(obj: KubeObject) -> KubeObject:
         kept_status["nodeInfo"] = {"bootID": boot_id}
     kept: KubeObject = _interned(
         {
-            "metadata": _metadata(metadata, lambda _: True),
-            "spec": _only(spec, ("unschedulable", "taints", "providerID")),
+            "metadata": _metadata(metadata, _is_our_annotation),
+            "spec": _only(spec, ("unschedulable", "taints")),
             "status": kept_status,
         }
     )

@@ -103,7 +103,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         help="runtimeClassName of replicas on shared devices; empty for the node's default",
     )
     parser.add_argument(
-        "--resync-seconds", type=float, default=60.0, help="how often everything is listed again"
+        "--resync-seconds", type=float, default=300.0, help="how often everything is listed again"
     )
     parser.add_argument(
         "--exporter-selector",
@@ -114,7 +114,10 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     )
     parser.add_argument("--exporter-port", type=int, default=9400)
     parser.add_argument(
-        "--scrape-seconds", type=float, default=5.0, help="how often exporters and routers are read"
+        "--scrape-seconds",
+        type=float,
+        default=5.0,
+        help="how often exporters and routers are read; more than 100 exporters less often",
     )
     parser.add_argument(
         "--router-selector",

@@ -16,6 +16,7 @@ from memroute_operator.failed_pods import FailedPods
 from memroute_operator.gather import Facts
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.lanes import Lanes
+from memroute_operator.loop_lag import Turns
 from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Outcome, Step
@@ -55,7 +56,9 @@ class Statuses:
         by_deployment = facts.replicas_by_deployment()
         assigned = _assigned_devices(facts)
         now = self.clock()
+        turns = Turns()
         for deployment in facts.deployments:
+            await turns.give()
             if self._failures.waiting(deployment.key, now) is not None:
                 continue
             replicas = by_deployment.get(deployment.key, [])

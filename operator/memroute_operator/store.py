@@ -8,7 +8,9 @@ they must not change.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import object_key
@@ -43,6 +45,10 @@ class Collection:
     def get(self, key: str) -> KubeObject | None:
         """One object."""
         return self._objects.get(key)
+
+    def snapshot(self) -> "Snapshot":
+        """All objects as they are now. Later versions do not show in it."""
+        return Snapshot(self._objects)
 
     def upsert(self, obj: KubeObject) -> bool:
         """Take a version unless a newer one is known; whether what is planned on has changed.
@@ -95,6 +101,59 @@ class Collection:
         return dropped is not None and self._projection.matters(dropped, _GONE)
 
 
+class Snapshot:
+    """The objects of one kind at one moment: what a thread may read while events come in.
+
+    Cheap, because versions of objects replace each other in a collection and never change.
+    """
+
+    def __init__(self, objects: Mapping[str, KubeObject]) -> None:
+        self._objects = dict(objects)
+
+    def values(self) -> Iterable[KubeObject]:
+        """All objects, in no particular order."""
+        return self._objects.values()
+
+    def get(self, key: str) -> KubeObject | None:
+        """One object."""
+        return self._objects.get(key)
+
+
+class Objects(Protocol):
+    """What readers need of a ``Collection`` or a ``Snapshot``."""
+
+    def values(self) -> Iterable[KubeObject]:
+        """All objects, in no particular order."""
+
+    def get(self, key: str) -> KubeObject | None:
+        """One object."""
+
+
+class Known(Protocol):
+    """What readers need of a ``Store`` or a ``StoreSnapshot``."""
+
+    @property
+    def model_deployments(self) -> Objects:
+        """All ModelDeployments."""
+
+    @property
+    def pods(self) -> Objects:
+        """All pods."""
+
+    @property
+    def nodes(self) -> Objects:
+        """All nodes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSnapshot:
+    """All objects at one moment."""
+
+    model_deployments: Snapshot
+    pods: Snapshot
+    nodes: Snapshot
+
+
 class Listing:
     """A full list on its way into a collection, page by page: it is never held whole.
 
@@ -114,7 +173,7 @@ class Listing:
             collection._deleted_versions.clear()  # noqa: SLF001
 
     def take(self, objects: Iterable[KubeObject]) -> None:
-        """A page of it."""
+        """A page of it, or a part of a page."""
         for obj in objects:
             self._changed |= self._collection.upsert(obj)
             try:
@@ -146,6 +205,14 @@ class Store:
         self.pods = Collection(POD_PROJECTION)
         self.nodes = Collection(NODE_PROJECTION)
         self._dirty = asyncio.Event()
+
+    def snapshot(self) -> StoreSnapshot:
+        """Everything as it is now: some milliseconds for 20,000 objects."""
+        return StoreSnapshot(
+            model_deployments=self.model_deployments.snapshot(),
+            pods=self.pods.snapshot(),
+            nodes=self.nodes.snapshot(),
+        )
 
     def mark_dirty(self) -> None:
         """Something has changed: reconcile."""

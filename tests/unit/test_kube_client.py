@@ -8,6 +8,7 @@ from aiohttp import web
 
 from cluster_stub import cluster_stub, refuse
 from memroute_kube import NODES, PODS, ApiError, watch_forever
+from memroute_kube.client import PAGE_SIZE
 
 
 def pod(name):
@@ -80,12 +81,12 @@ async def test_no_answer_in_time_is_that_calls_alone_and_no_connection_is_everyb
 
 async def test_a_list_comes_page_by_page():
     async with cluster_stub() as (cluster, client):
-        for i in range(1203):
+        for i in range(4 * PAGE_SIZE + 203):
             cluster.put("pods", pod(f"p{i:04}"))
         pages = [len(items) async for items, _ in client.list_pages(PODS)]
-        assert pages == [500, 500, 203]
+        assert pages == [PAGE_SIZE] * 4 + [203]
         items, version = await client.list(PODS)
-        assert len(items) == 1203
+        assert len(items) == 4 * PAGE_SIZE + 203
         assert version == str(cluster.version)
 
 

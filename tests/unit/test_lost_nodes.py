@@ -224,3 +224,73 @@ async def test_a_cut_off_engine_keeps_its_room_when_its_node_is_back():
         assert rig.condition("default/next", "Placed")["reason"] == "InsufficientHBM"
         rig.has_exporters = True
         await rig.until("room is seen", lambda: rig.is_ready("default/next"), at_most=60)
+
+
+async def test_a_new_term_does_not_go_on_counting_where_the_last_one_ended():
+    """Another operator led for an hour; a node that was away then is away again since a second.
+
+    By the sightings of the earlier term it would be given up at once, and its engine killed.
+    """
+    async with operator_rig(nodes=FIVE, mdeps=[mdep("m", **BIG)]) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        (pod,) = rig.cluster.pods()
+        spread(rig, False, pod["spec"]["nodeName"])
+        await rig.steps(5)
+        rig.now += 3600
+        await rig.reconciler._begin_term()
+        await rig.steps(5)
+        assert rig.cluster.count("DELETE", "pods") == 0
+        await rig.until("it is replaced", lambda: rig.cluster.count("DELETE", "pods") == 1)
+
+
+async def test_an_engine_that_was_unready_in_an_earlier_term_is_drained_like_any_other():
+    """Unready then, ready in between, and unready again for a moment: that is no broken engine."""
+
+    def set_ready(rig, key, status):
+        rig.cluster.change(
+            "pods",
+            key,
+            lambda p: p["status"].update(conditions=[{"type": "Ready", "status": status}]),
+        )
+
+    async with operator_rig(nodes=FIVE, mdeps=[mdep("m", **BIG)]) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        set_ready(rig, "default/m-0", "False")
+        await rig.steps(5)
+        rig.now += 3600
+        await rig.reconciler._begin_term()
+        rig.cluster.put("modeldeployments", mdep("m", replicas=0, **BIG))
+        await rig.steps(3)
+        (pod,) = rig.cluster.pods()
+        assert "deletionTimestamp" not in pod["metadata"]
+        assert "memroute.dev/draining" in pod["metadata"]["annotations"]
+
+
+async def test_a_new_leader_places_nothing_on_a_node_that_is_back_before_it_is_read():
+    """The leader before it deleted a replica there by force, and its memory of that went with it.
+
+    Without a reading the device looks empty, while the engine of before holds 40 GiB of it.
+    """
+    async with operator_rig(nodes=[node("n0", ready=False)], mdeps=[]) as rig:
+        await rig.step()
+        rig.has_exporters = False
+        rig.readings.devices.readings.clear()
+        spread(rig, True, "n0")
+        rig.cluster.put("modeldeployments", mdep("next", **BIG))
+        await rig.steps(20)
+        told = rig.condition("default/next", "Placed")
+        assert told["status"] != "True"
+        assert "NotReadSinceReturn" in told["message"]
+        rig.has_exporters = True
+        await rig.until("room is seen", lambda: rig.is_ready("default/next"), at_most=90)
+
+
+async def test_a_node_that_is_new_or_has_started_anew_is_not_waited_for():
+    """Its kubelet says itself that it is not ready yet, or its machine has ended every process."""
+    new = node("n0", ready=False)
+    new["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+    for first in (new, node("n0", ready=False, boot_id="before")):
+        async with operator_rig(nodes=[first], mdeps=[mdep("m", **BIG)]) as rig:
+            await rig.step()
+            rig.cluster.put("nodes", node("n0"))
+            await rig.until("it serves", lambda: rig.is_ready("default/m"), at_most=10)

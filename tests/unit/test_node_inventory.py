@@ -376,6 +376,29 @@ def test_a_device_belongs_to_a_pod_that_exists_or_to_nobody(existing, assigned):
     assert (device.live_free_bytes is None) is (assigned is None)
 
 
+def test_a_driver_that_keeps_half_of_a_device_is_not_believed():
+    """An exporter that was updated says so of the whole fleet: every full device overbooked."""
+    good = with_page(dcgm("NVIDIA H100 80GB HBM3", 80000, 959, reserved=600))
+    off = with_page(dcgm("NVIDIA H100 80GB HBM3", 40000, 959, reserved=40600))
+    (usual,), (odd,) = read(good), read(off)
+    assert odd.devices[0].usable_bytes >= usual.devices[0].usable_bytes - 600 * MIB
+    assert odd.devices[0].live_free_bytes is None
+    assert "which cannot be" in odd.notes[0]
+
+
+def test_of_several_pods_on_a_device_one_that_exists_counts():
+    """A time-shared device has one sample per pod; the first by name may be the one that went."""
+    pods = ("gone", "here")
+    pages = [
+        dcgm("NVIDIA H100 80GB HBM3", 500, 81059, extra=f',namespace="a",pod="{name}"')
+        for name in pods
+    ]
+    (node,) = read(with_page("".join(pages)), existing_pods={"a/here"})
+    (device,) = node.devices
+    assert device.assigned_pod == "a/here"
+    assert device.live_free_bytes == 500 * MIB
+
+
 @pytest.mark.parametrize(
     ("annotations", "xid", "reason"),
     [

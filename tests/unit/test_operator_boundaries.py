@@ -1,5 +1,6 @@
 """The reconcile loop on a stub of the API server: what fails, fails alone."""
 
+import asyncio
 import copy
 import json
 import random
@@ -7,6 +8,8 @@ import random
 import pytest
 
 from cluster_stub import HANG, refuse
+from memroute_operator.carry_out import LATE_SECONDS
+from memroute_operator.reconciler import RETRY_LIST_SECONDS
 from operator_rig import mdep, node, operator_rig, reading
 
 FOUR = [node(name, gpus=4) for name in ("a", "b")]
@@ -476,3 +479,45 @@ async def test_twenty_deployments_converge_while_calls_fail_at_random(seed):
         rig.cluster.change("modeldeployments", "team-0/m", lambda o: o["spec"].update(replicas=4))
         await rig.step()
         assert len([p for p in rig.cluster.pods() if p["metadata"]["namespace"] == "team-0"]) == 4
+
+
+async def test_a_pod_that_waits_for_a_list_does_not_keep_the_operator_busy():
+    """Lists failed for a minute after a create without an answer: ten steps a second meanwhile.
+
+    A list that comes through is told like any other change.
+    """
+    async with operator_rig(nodes=FOUR, mdeps=[mdep("m")]) as rig:
+        rig.cluster.fault = lambda call: (
+            refuse(504, "Timeout") if (call.method, call.plural) == ("POST", "pods") else None
+        )
+        await rig.steps(2)
+        rig.cluster.fault = lambda call: (
+            refuse(500, "InternalError") if call.method == "GET" and not call.is_watch else None
+        )
+        rig.now += LATE_SECONDS
+        await rig.step()
+        assert await rig.step() >= 1.0
+        rig.cluster.fault = lambda _call: None
+        await rig.store.wait_dirty(0.01)
+        await rig.reconciler.list_guarded()
+        assert rig.store._dirty.is_set()
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+
+
+async def test_a_full_list_that_failed_is_taken_again_before_the_next_is_due():
+    """Five minutes are long for an operator whose watches may have failed as well."""
+    waits = []
+
+    async def wait_due(seconds):
+        waits.append(seconds)
+        rig.cluster.fault = lambda call: (
+            refuse(500, "InternalError") if len(waits) == 1 and not call.is_watch else None
+        )
+        if len(waits) == 3:
+            raise asyncio.CancelledError
+
+    async with operator_rig(nodes=FOUR) as rig:
+        rig.reconciler.lister.wait_due = wait_due
+        with pytest.raises(asyncio.CancelledError):
+            await rig.reconciler._resync_forever()
+    assert waits == [300.0, RETRY_LIST_SECONDS, 300.0]

@@ -33,7 +33,7 @@ async def test_what_an_engine_has_measured_is_kept_and_told():
         expected = (
             footprint.peak_activation + footprint.cuda_graphs + footprint.non_torch
         ).expected
-        facts = rig.reconciler._gather({})
+        facts = rig.reconciler._thinker.gather(rig.reconciler._look())
         usable = min(d.usable_bytes for n in facts.inventory.nodes for d in n.devices)
         pool = int(0.9 * usable) - footprint.weights.low - int(1.5 * expected)
         report = EngineReport(
@@ -59,7 +59,9 @@ async def test_a_report_that_makes_no_sense_is_left_out():
         await rig.step()
         assert (
             "AttributeError"
-            in rig.reconciler._gather({}).unreadable_objects["Pod default/m-0 report"]
+            in rig.reconciler._thinker.gather(rig.reconciler._look()).unreadable_objects[
+                "Pod default/m-0 report"
+            ]
         )
         assert rig.is_ready("default/m")
 

@@ -1,13 +1,11 @@
 """One deployment that cannot be planned is left out; the loops outlive whatever is thrown."""
 
 import asyncio
-import random
 
 import pytest
 
 from memroute_operator import statuses
 from memroute_operator.backoff import FORGET_SECONDS, JITTER_RATIO, Backoff
-from memroute_operator.isolation import PatientPlanner
 from memroute_operator.lanes import MAX_PER_NAMESPACE, Lanes
 from memroute_operator.plan import Step, plan_step
 from operator_rig import mdep, node, operator_rig, reading
@@ -71,10 +69,8 @@ async def test_what_raises_only_together_changes_nothing_and_is_told():
     """No single one is at fault: no action is taken, and the loop goes on."""
     async with operator_rig(nodes=NODES, mdeps=[mdep("a"), mdep("b")]) as rig:
         bugs = []
-        rig.reconciler._planner = PatientPlanner(
-            lambda where, error: bugs.append((where, error)), random.Random(1),
-            planner=refusing("default/a", "default/b", together=True),
-        )  # fmt: skip
+        rig.reconciler._planner.on_bug = lambda where, error: bugs.append((where, error))
+        rig.reconciler._planner.planner = refusing("default/a", "default/b", together=True)
         await rig.steps(3)
         assert rig.cluster.pods() == []
         assert {where for where, _ in bugs} == {"plan"}

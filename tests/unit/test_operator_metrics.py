@@ -92,3 +92,14 @@ def test_a_standby_exports_nothing_of_the_fleet():
     assert count(metrics, "device_usable_bytes")
     metrics.on_leading(False)
     assert count(metrics, "device_usable_bytes") == 0
+
+
+def test_a_standby_shows_nothing_of_the_fleet_also_when_a_step_ends_late():
+    """The Lease was lost while a step was worked out: two operators would report every device."""
+    metrics, facts = OperatorMetrics(), facts_of(2)
+    metrics.on_leading(True)
+    metrics.on_reconciled(facts, {}, 0.1)
+    assert count(metrics, "device_usable_bytes") == 16
+    metrics.on_leading(False)
+    metrics.on_reconciled(facts, {}, 0.1)
+    assert count(metrics, "device_usable_bytes") == 0

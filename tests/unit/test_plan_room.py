@@ -294,6 +294,53 @@ def test_an_overbooked_device_is_noticed_and_its_youngest_replica_drained():
     assert kinds(step) == [("Delete", "b-0")]
 
 
+def test_a_fleet_that_is_overbooked_at_once_is_not_drained_at_once():
+    """A driver update keeps 1 GiB more for itself, and every full device has too much promised.
+
+    Its engines serve, with their memory: one replica of a ModelDeployment at a time leaves, and
+    a tenth of the fleet. What does not serve yet leaves at once.
+    """
+    gpus = tuple(replace(GPU, index=i, uuid=f"GPU-a-{i}") for i in range(8))
+    a, b = (deployment(name, uid=name, concurrency=19, replicas=8) for name in "ab")
+    pods = [_on(pod_of(of, i, ready=True), gpus[i].uuid) for of in (a, b) for i in range(8)]
+    for pod in pods[8:]:
+        pod["metadata"]["creationTimestamp"] = "2026-01-01T00:00:09Z"
+    pods[15]["status"]["conditions"] = []
+    small = tuple(replace(one, usable_bytes=one.usable_bytes - 2 * GIB) for one in gpus)
+    node = replace(SHARED, devices=small)
+    step = plan_step(facts([a, b], pods, nodes=(node,)), context())
+    assert len(step.overbooked) == 8
+    assert kinds(step) == [("MarkDraining", "b-7"), ("MarkDraining", "b-0")]
+    # It goes on with that one, and with the next one when it has gone.
+    pods[8]["metadata"]["annotations"][ANNOTATION_DRAINING] = DRAINED
+    pods[8]["metadata"]["deletionTimestamp"] = NOW.isoformat()
+    step = plan_step(facts([a, b], pods[:15], nodes=(node,)), context())
+    assert not [one for one in kinds(step) if one[0] == "MarkDraining"]
+    step = plan_step(facts([a, b], [*pods[:8], *pods[9:15]], nodes=(node,)), context())
+    assert ("MarkDraining", "b-1") in kinds(step)
+    assert sum(kind == "MarkDraining" for kind, _ in kinds(step)) == 1
+
+
+def test_a_rollout_waits_for_the_replica_that_leaves_an_overbooked_device():
+    """Both at once would be two of two replicas that serve nobody."""
+    other = deployment("a", uid="a", concurrency=20)
+    old = deployment("b", uid="b", concurrency=20, replicas=2)
+    new = deployment("b", uid="b", concurrency=19, replicas=2)
+    gpus = tuple(replace(GPU, index=i, uuid=f"GPU-a-{i}") for i in range(4))
+    pods = [pod_of(other), pod_of(old, 0), _on(pod_of(old, 1), "GPU-a-1")]
+    for pod in pods[1:]:
+        pod["metadata"]["creationTimestamp"] = "2026-01-01T00:00:09Z"
+    step = plan_step(facts([other, new], pods, nodes=(replace(SHARED, devices=gpus),)), context())
+    assert kinds(step) == [("MarkDraining", "b-0")]
+
+
+def _on(pod, uuid):
+    annotations = pod["metadata"]["annotations"]
+    text = annotations["memroute.dev/reservation"]
+    annotations["memroute.dev/reservation"] = text.replace("GPU-a-0", uuid)
+    return pod
+
+
 @pytest.mark.parametrize("assigned", [None, "default/m-0"])
 def test_devices_of_an_exclusive_engine_are_full_for_shared_placement(assigned):
     """The label was put on a node in use: nobody else is promised its GPU."""

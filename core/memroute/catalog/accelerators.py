@@ -15,6 +15,7 @@ pages.
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from memroute.units import GIB, MIB
 
@@ -147,11 +148,15 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     ),
 )  # fmt: skip
 
+# Products whose row is remembered: asked some ten times for each device of a fleet, and a cluster
+# has a handful. Bounded, because labels and exporters say anything.
+MAX_REMEMBERED = 256
 _MIG_PROFILE = re.compile(
     r"^(?P<base>.+?)[-/ ](?:MIG[- ])?(?P<compute>\d)g\.(?P<gb>\d+)gb$", re.IGNORECASE
 )
 
 
+@lru_cache(maxsize=MAX_REMEMBERED)
 def accelerator_for_product(product: str) -> Accelerator | None:
     """The catalogue's row for a product label or a DCGM model name; None when unknown.
 

@@ -16,6 +16,9 @@ from memroute_operator.nodes.facts import DeviceFacts, Fact, NodeFacts, Source
 # thousand, and a forged one has a reason to say more.
 MIN_TOTAL_RATIO = 0.85
 MAX_TOTAL_RATIO = 1.02
+# What the driver keeps for itself, as a share of the total: up to 8 % (ECC, as above). An exporter
+# that says much more would make every full device of the fleet look overbooked. Chosen by hand.
+MAX_RESERVED_RATIO = 0.15
 
 
 def devices_of_exporter(
@@ -50,8 +53,9 @@ def devices_of_exporter(
         if problem is not None:
             notes.append(problem)
         believed = not is_foreign and problem is None
-        pod = device.assigned_pod if is_fresh else None
-        has_gone = pod is not None and existing_pods is not None and pod not in existing_pods
+        named = device.assigned_pods if is_fresh else ()
+        existing = [one for one in named if existing_pods is None or one in existing_pods]
+        has_gone = bool(named) and not existing
         total = device.total_bytes if believed else None
         product = device.product if not is_foreign else None
         if product is not None and device.slice_profile is not None:
@@ -64,7 +68,7 @@ def devices_of_exporter(
                 memory_bytes=None if total is None else Fact(total, Source.EXPORTER),
                 reserved_bytes=device.reserved_bytes if believed else None,
                 free_bytes=device.free_bytes if believed and is_fresh and not has_gone else None,
-                assigned_pod=None if has_gone else pod,
+                assigned_pod=existing[0] if existing else None,
                 slice_profile=_resource_profile(device.slice_profile),
                 problem="DeviceFailing" if device.is_failing else None,
             )
@@ -94,6 +98,11 @@ def _contradiction(device: DeviceReading, said: NodeFacts) -> str | None:
     name = f"device {device.index} ({device.uuid})"
     if total <= 0 or (free is not None and free > total):
         return f"the exporter's values for {name} cannot be: {total} bytes, {free} of them free"
+    if (device.reserved_bytes or 0) > MAX_RESERVED_RATIO * total:
+        return (
+            f"the exporter says that the driver keeps {format_gib(device.reserved_bytes or 0)} of "
+            f"the {format_gib(total)} of {name}, which cannot be"
+        )
     expected = _expected_bytes(device, said)
     if expected is None or MIN_TOTAL_RATIO <= total / expected <= MAX_TOTAL_RATIO:
         return None

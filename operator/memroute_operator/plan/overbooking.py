@@ -5,11 +5,14 @@ keeps more for itself since its update: the promises of a device can exceed it. 
 them leaves, drained like any other, until the rest fits.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from memroute.placement import OVERBOOKED_TOLERANCE_BYTES, Device, Ledger
 from memroute_operator.plan.actions import Overbooked
 from memroute_operator.replica import Replica
+
+# How much of what serves may drain at once for that: chosen by hand, as for nodes that are lost.
+MAX_LEAVING_RATIO = 0.1
 
 
 def find_overbooked(
@@ -31,6 +34,29 @@ def find_overbooked(
             leaving.update(one.drained)
             found.append(one)
     return found
+
+
+def who_leaves_now(replicas: Sequence[Replica], leaving: Collection[str]) -> list[Replica]:
+    """Of those that leave (by pod), who does so now.
+
+    What serves nobody leaves at once. What serves has its memory and can wait: a driver or an
+    exporter that is updated may make every full device of a fleet overbooked by some MiB at the
+    same time. So one replica of a ModelDeployment leaves at a time, and a tenth of the fleet.
+    """
+    now: list[Replica] = []
+    serving: list[Replica] = []
+    away = {one.deployment for one in replicas if one.is_terminating}
+    for replica in replicas:
+        if replica.key in leaving and not replica.is_terminating:
+            (serving if replica.is_ready else now).append(replica)
+    most = max(1, int(MAX_LEAVING_RATIO * sum(one.is_ready for one in replicas)))
+    # Those that drain already go on: they are the first of the next step, too.
+    for replica in sorted(serving, key=lambda one: not one.is_draining):
+        if most > 0 and (replica.is_draining or replica.deployment not in away):
+            most -= 1
+            away.add(replica.deployment)
+            now.append(replica)
+    return now
 
 
 def _who_leaves(device: Device, pods: list[Replica], leaving: set[str]) -> Overbooked | None:

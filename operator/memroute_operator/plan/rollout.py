@@ -9,6 +9,7 @@ A replica is replaced when its spec was edited, or when its node is cordoned and
 fits elsewhere. What serves is taken down one replica at a time, while all others serve.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from memroute.placement import Placed, Refused, Solver, WantedReplica
@@ -43,11 +44,14 @@ class Rollout:
         *,
         num_expected: int,
         num_refused: int,
+        leaving: Collection[str] = (),
     ) -> None:
         """``num_expected``: replicas that exist, end, or are created in this step.
 
-        ``num_refused``: missing ones that fit nowhere.
+        ``num_refused``: missing ones that fit nowhere. ``leaving``: pods that leave for another
+        reason.
         """
+        self._leaving = leaving
         self._deployment = deployment
         self._keeping = keeping
         self._solver = solver
@@ -86,6 +90,7 @@ class Rollout:
             for other in self._keeping.kept
             if other.key != replica.key
             and other.key not in going
+            and other.key not in self._leaving
             and other.is_ready
             and not other.is_draining
         ]

@@ -10,7 +10,7 @@ from memroute_operator.gather import Facts
 from memroute_operator.plan.actions import Create, Delete, OpenGate, Outcome, PlanContext, Step
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping, sort_out
-from memroute_operator.plan.overbooking import find_overbooked
+from memroute_operator.plan.overbooking import find_overbooked, who_leaves_now
 from memroute_operator.plan.rollout import Replacement, Rollout, stay
 from memroute_operator.replica import Replica
 
@@ -121,14 +121,14 @@ class _Planning:
         """Drain the youngest from devices of which more was promised than they have."""
         found = find_overbooked(self._facts.replicas, self._solver.ledger, self._going)
         self._step.overbooked = found
-        leaving = {key for one in found for key in one.drained} - self._going
         for replica in self._facts.replicas:
             outcome = self._step.outcomes.get(replica.deployment)
             if outcome is not None:
                 outcome.overbooked += [one for one in found if replica.key in one.pods]
-            if replica.key in leaving and not replica.is_terminating:
-                self._going.add(replica.key)
-                self._drains.drain(replica, why="its device is overbooked")
+        leaving = {key for one in found for key in one.drained} - self._going
+        for replica in who_leaves_now(self._facts.replicas, leaving):
+            self._going.add(replica.key)
+            self._drains.drain(replica, why="its device is overbooked")
 
     def _replace(self, deployment: Deployment, keeping: Keeping) -> None:
         """Roll out an edited spec, and move off nodes that are cordoned."""
@@ -172,6 +172,7 @@ class _Planning:
             + len(keeping.deletes)
             + self._num_created.get(deployment.key, 0),
             num_refused=len(self._step.outcomes[deployment.key].refused),
+            leaving=frozenset(self._going),
         )
         self._going |= rollout.run(replacements)
 

@@ -1,9 +1,9 @@
 """The readings of the operator, and the loops that keep them young.
 
 Owns the last readings of exporters, routers and engines. Exporters and routers are read every
-``scrape_seconds``, spread over that time; engines once each, in a slower loop of their own, so
-that a thousand that were not read yet do not delay the exporters. Nothing that a page does ends
-a loop: see ``_forever``.
+``scrape_seconds`` (many exporters less often), spread over that time; engines once each, in a
+slower loop of their own, so that a thousand that were not read yet do not delay the exporters.
+Nothing that a page does ends a loop: see ``_guarded``.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from memroute.placement import Node
-from memroute.units import MIB
 from memroute_kube import ApiError, KubeObject
 from memroute_operator.device_metrics import DeviceMetrics, find_exporters
 from memroute_operator.engine_reports import EngineReports
+from memroute_operator.readings.news import News
 from memroute_operator.readings.pages import PageReader
 from memroute_operator.readings.sources import PodSelector, SourceLog
 from memroute_operator.router_metrics import RouterMetrics
@@ -36,13 +36,17 @@ FIRST_READ_SECONDS = 5.0
 SPREAD_RATIO = 0.8
 
 
-# A change of free bytes below this is no reason to plan anew: an engine's own use moves by some
-# MiB all the time, and no placement turns on that. Chosen by hand.
-CHANGE_BYTES = 64 * MIB
+# Exporters that are read in a second at most, and how far apart the readings of one may be for
+# that, in seconds. A page costs about 1 ms: 500 every 5 s would be a tenth of a core, and
+# dcgm-exporter collects every 30 s. Chosen by hand; more than 15 s would let readings get stale.
+EXPORTERS_PER_SECOND = 20.0
+MAX_EXPORTER_SECONDS = 15.0
 
 
-def _rounded(num_bytes: int | None) -> int | None:
-    return None if num_bytes is None else num_bytes // CHANGE_BYTES
+def exporter_seconds(scrape_seconds: float, num_exporters: int) -> float:
+    """How often each exporter is read: less often where there are many."""
+    paced = min(MAX_EXPORTER_SECONDS, num_exporters / EXPORTERS_PER_SECOND)
+    return max(scrape_seconds, paced)
 
 
 class ReadingMetrics:
@@ -122,7 +126,7 @@ class Readings:
         self._scrape_seconds = scrape_seconds
         self._on_change = on_change
         self._clock = clock
-        self._last_content: tuple[object, ...] | None = None
+        self._news = News()
 
     async def read_once(self) -> None:
         """Read exporters and routers now, all at once: what a first plan stands on.
@@ -147,19 +151,24 @@ class Readings:
     async def run(self) -> None:
         """Read for ever. Ends only by cancellation."""
         async with asyncio.TaskGroup() as group:
-            seconds = self._scrape_seconds
-            group.create_task(self._forever("exporter", self._read_exporters, seconds))
-            group.create_task(self._forever("router", self._read_routers, seconds))
-            group.create_task(self._forever("engine", self._read_engines, ENGINE_SECONDS))
-            group.create_task(self._forever("resource-slices", self._read_slices, SLICE_SECONDS))
+            for kind, read, seconds in (
+                ("exporter", self._read_exporters, lambda: self.devices.scrape_seconds),
+                ("router", self._read_routers, lambda: self._scrape_seconds),
+                ("engine", self._read_engines, lambda: ENGINE_SECONDS),
+                ("resource-slices", self._read_slices, lambda: SLICE_SECONDS),
+            ):
+                group.create_task(self._forever(kind, read, seconds))
 
     async def _forever(
-        self, kind: str, read: Callable[[float], Awaitable[None]], interval_seconds: float
+        self,
+        kind: str,
+        read: Callable[[float], Awaitable[None]],
+        interval_seconds: Callable[[], float],
     ) -> None:
         while True:
-            started = self._clock()
-            await self._guarded(kind, read, interval_seconds * SPREAD_RATIO)
-            await asyncio.sleep(max(0.1, interval_seconds - (self._clock() - started)))
+            started, seconds = self._clock(), interval_seconds()
+            await self._guarded(kind, read, seconds * SPREAD_RATIO)
+            await asyncio.sleep(max(0.1, seconds - (self._clock() - started)))
 
     async def _guarded(
         self, kind: str, read: Callable[[float], Awaitable[None]], over_seconds: float
@@ -170,36 +179,19 @@ class Readings:
         except Exception:  # the named boundary: readings must outlive whatever a page does
             LOGGER.exception("a round of readings failed kind=%s", kind)
             self._metrics.errors.labels(kind=kind).inc()
-        if (content := self._content()) != self._last_content:
-            self._last_content = content
-            self._on_change()
-
-    def _content(self) -> tuple[object, ...]:
-        """What a plan would see of all readings; equal while nothing has changed that counts."""
-        now = self._clock()
-        devices = tuple(
-            (
-                node,
-                self.devices.is_fresh(node, now_seconds=now),
-                tuple(
-                    (one.uuid, one.slice_id, _rounded(one.free_bytes), one.assigned_pods, one.xid)
-                    for one in reading.devices
-                ),
-            )
-            for node, reading in sorted(self.devices.readings.items())
-        )
-        ratios = {pod: round(ratio, 2) for pod, ratio in self.routers.kv_projected_ratio.items()}
-        routers = (self.routers.is_known, dict(self.routers.in_flight), ratios)
-        return (
-            devices,
-            routers,
-            dict(self.routers.targets),
-            dict(self.engines.by_pod),
+        is_news = self._news.look(
+            self.devices,
+            self.routers,
+            self.engines,
             self.slices_by_node,
+            now_seconds=self._clock(),
         )
+        if is_news:
+            self._on_change()
 
     async def _read_exporters(self, over_seconds: float) -> None:
         found = find_exporters(self._pods(), self._exporters, default_port=self._exporter_port)
+        self.devices.scrape_seconds = exporter_seconds(self._scrape_seconds, len(found))
         await self.devices.scrape(
             self._exporter_lane, found, self._clock, over_seconds=over_seconds
         )

@@ -1,0 +1,142 @@
+"""All ModelDeployments as planning reads them, with what engines of each kind have measured."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from memroute.footprint import Calibration, CalibrationKey
+from memroute.placement import Node
+from memroute_kube import KubeObject
+from memroute_kube.resources import object_key
+from memroute_operator.calibrations import (
+    EngineReport,
+    agreed,
+    calibrations_of,
+    measure,
+    read_calibrations,
+)
+from memroute_operator.deployment import (
+    INTERNAL_ERROR,
+    MAX_FOOTPRINT_BYTES,
+    Deployment,
+    read_deployment,
+)
+from memroute_operator.reading_cache import Cache
+from memroute_operator.replica import Replica
+
+
+@dataclass(slots=True)
+class DeploymentCache:
+    """What was read of single ModelDeployments, until they change."""
+
+    deployments: Cache[Deployment] = field(default_factory=Cache)
+    calibrations: Cache[dict[CalibrationKey, Calibration]] = field(default_factory=Cache)
+
+
+def read_deployments(
+    objects: Iterable[KubeObject],
+    known_replicas: Iterable[Replica],
+    nodes: list[Node],
+    reports: Mapping[str, EngineReport | None],
+    problems: dict[str, str],
+    cache: DeploymentCache,
+) -> tuple[list[Deployment], frozenset[str]]:
+    """The deployments that want something, the oldest first; and those without name or uid.
+
+    ``problems``: is given what could not be read, by ``Kind namespace/name``.
+    """
+    deployments: dict[str, Deployment] = {}
+    unreadable = set()
+    calibrations: dict[CalibrationKey, Calibration] = {}
+    read, read_status = cache.deployments.round(), cache.calibrations.round()
+    for obj in objects:
+        try:
+            deployment = read(obj, read_deployment)
+            deployments[deployment.key] = deployment
+            if deployment.failure is not None and deployment.failure.reason == INTERNAL_ERROR:
+                problems[f"ModelDeployment {deployment.key}"] = deployment.failure.message
+        except Exception as error:  # noqa: BLE001 - a named boundary: an object without name or uid
+            problems[f"ModelDeployment {object_key(obj)}"] = repr(error)
+            unreadable.add(object_key(obj))
+        try:
+            calibrations |= read_status(obj, _calibrations_in)
+        except Exception as error:  # noqa: BLE001 - a named boundary: what a status holds is anybody's to edit
+            problems[f"ModelDeployment {object_key(obj)} calibrations"] = repr(error)
+    replicas = [with_known_revision(one, deployments) for one in known_replicas]
+    calibrations |= _measured(deployments, replicas, nodes, reports, problems)
+    wanted = [
+        _calibrated(one, calibrations, problems)
+        for one in deployments.values()
+        # One that is being deleted wants nothing any more: its pods are orphans by now.
+        if "deletionTimestamp" not in one.obj["metadata"]
+    ]
+    wanted.sort(key=lambda deployment: (deployment.created_at, deployment.key))
+    return wanted, frozenset(unreadable)
+
+
+def _calibrations_in(obj: KubeObject) -> dict[CalibrationKey, Calibration]:
+    return read_calibrations([obj])
+
+
+def _calibrated(
+    deployment: Deployment,
+    calibrations: Mapping[CalibrationKey, Calibration],
+    problems: dict[str, str],
+) -> Deployment:
+    if deployment.footprint is None:
+        return deployment
+    try:
+        found = calibrations_of(deployment.obj["spec"], calibrations)
+        calibrated = replace(deployment, calibrations=found)
+        for product in found:
+            # Sums are made when they are asked for: nonsense has to show here.
+            if not 0 < calibrated.footprint_on(product).total_bytes < MAX_FOOTPRINT_BYTES:
+                message = f"measured on {product}: past all bounds"
+                raise ValueError(message)  # noqa: TRY301 - told with all the others
+    except Exception as error:  # noqa: BLE001 - a named boundary: estimates serve where measurements cannot
+        problems[f"ModelDeployment {deployment.key} calibrations"] = repr(error)
+        return deployment
+    return calibrated
+
+
+def with_known_revision(replica: Replica, deployments: Mapping[str, Deployment]) -> Replica:
+    """A replica that 0.1 started has the revision of the spec that it was started with."""
+    deployment = deployments.get(replica.deployment)
+    if deployment is None or replica.revision != deployment.legacy_revision:
+        return replica
+    return replace(replica, revision=deployment.revision)
+
+
+def _measured(
+    deployments: Mapping[str, Deployment],
+    replicas: list[Replica],
+    nodes: list[Node],
+    reports: Mapping[str, EngineReport | None],
+    problems: dict[str, str],
+) -> dict[CalibrationKey, Calibration]:
+    """What engines of the current specs have measured, as far as they agree."""
+    found: dict[CalibrationKey, list[Calibration]] = {}
+    by_name = {node.name: node for node in nodes}
+    for replica in replicas:
+        report, node = reports.get(replica.uid), by_name.get(replica.node)
+        deployment = deployments.get(replica.deployment)
+        if report is None or node is None or deployment is None:
+            continue
+        products = {device.product for device in node.devices}
+        if deployment.footprint is None or replica.revision != deployment.revision:
+            continue
+        if len(products) != 1 or (product := products.pop()) is None:
+            continue  # which kind the device plugin has given is not known
+        try:
+            calibration = measure(
+                deployment.obj["spec"],
+                report,
+                deployment.footprint,
+                product=product,
+                usable_bytes=min(device.usable_bytes for device in node.devices),
+            )
+        except Exception as error:  # noqa: BLE001 - a named boundary: a report is whatever an engine wrote
+            problems[f"Pod {replica.key} report"] = repr(error)
+            continue
+        if calibration is not None:
+            found.setdefault(calibration.key, []).append(calibration)
+    return {key: agreed(measured) for key, measured in found.items()}

@@ -1,0 +1,146 @@
+"""What is to be done, worked out in a thread: facts from a snapshot, then the plan.
+
+A step of a large fleet takes seconds of computation. On the event loop it would delay watches,
+readings and the renewal of the Lease. In a thread it must not see anything change: everything
+that it reads is taken at one moment (``Look``), and what it remembers is touched by nobody else.
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from memroute.placement import Reservation
+from memroute_kube import KubeObject
+from memroute_operator.calibrations import EngineReport
+from memroute_operator.device_metrics import DeviceMetrics
+from memroute_operator.gather import Facts, ReadingCache, gather, node_sights
+from memroute_operator.isolation import PatientPlanner
+from memroute_operator.lost_nodes import Ghosts, LostNodes, NodeLoss
+from memroute_operator.memory import PlanMemory
+from memroute_operator.plan import PlanContext, Step
+from memroute_operator.replica import ReplicaState
+from memroute_operator.store import StoreSnapshot
+
+# Pods with processes, or about to have some: what they hold may outlive their object.
+RUNNING_STATES = frozenset(ReplicaState) - {ReplicaState.QUEUED, ReplicaState.PENDING}
+Given = TypeVar("Given")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What one step is decided on: everything as it was known at one moment."""
+
+    store: StoreSnapshot
+    devices: DeviceMetrics
+    reports: Mapping[str, EngineReport | None]
+    resource_slices: Mapping[str, Sequence[KubeObject]]
+    now_seconds: float
+    now: datetime
+    held: tuple[Reservation, ...]
+    """Of pods that are on their way."""
+    held_back: frozenset[str]
+    avoided_nodes: Mapping[str, frozenset[str]]
+    in_flight: Mapping[str, int] | None
+    in_flight_age_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """The facts and what follows from them."""
+
+    facts: Facts
+    step: Step
+    loss: NodeLoss
+    nodes: frozenset[str]
+    """All Node objects, by name."""
+
+
+class Thinker:
+    """Facts and plans. Owns what must be remembered from step to step."""
+
+    def __init__(
+        self, *, planner: PatientPlanner, node_lost_seconds: float, drain_timeout_seconds: float
+    ) -> None:
+        self._planner = planner
+        self._node_lost_seconds = node_lost_seconds
+        self._drain_timeout_seconds = drain_timeout_seconds
+        self._lost_nodes = LostNodes()
+        self._ghosts = Ghosts()
+        self._memory = PlanMemory()
+        self._cache = ReadingCache()
+        self._running: asyncio.Future[Any] | None = None
+        self.busy_seconds = 0.0
+        """How long ``run`` has taken, since somebody last set it to 0."""
+
+    async def run(self, work: Callable[[Given], Result], given: Given) -> Result:
+        """Do pure work in a thread, one at a time: others have the event loop meanwhile.
+
+        The garbage collector would visit the facts while they are made, and hold up everybody.
+        """
+        began = time.perf_counter()
+        gc.disable()
+        self._running = asyncio.ensure_future(asyncio.to_thread(work, given))
+        try:
+            return await asyncio.shield(self._running)
+        finally:
+            gc.enable()
+            self.busy_seconds += time.perf_counter() - began
+
+    async def begin_term(self) -> None:
+        """Forget what was seen in an earlier term: it is no beginning of anything.
+
+        A node that is unreachable again, or an engine that is unready again, has been so since
+        now, as after a restart. Ghosts stay: what runs on may run on.
+        """
+        if self._running is not None:
+            await asyncio.wait({self._running})  # a thread cannot be called back
+        self._memory, self._lost_nodes = PlanMemory(), LostNodes()
+        self._ghosts.forget_running()
+
+    def decide(self, look: Look) -> Decided:
+        """Gather and plan. For ``run``."""
+        facts = self.gather(look)
+        sights = node_sights(look.store, look.devices)
+        loss = self._lost_nodes.decide(
+            facts.gpu_nodes(sights),
+            node_lost_seconds=self._node_lost_seconds,
+            now_seconds=look.now_seconds,
+        )
+        context = PlanContext(
+            drain_timeout_seconds=self._drain_timeout_seconds,
+            in_flight=look.in_flight,
+            in_flight_age_seconds=look.in_flight_age_seconds,
+            avoided_nodes=look.avoided_nodes,
+            lost_nodes=loss.given_up,
+            departed_claims=self._memory.departed_claims(facts.deployments),
+            held_back=look.held_back | facts.taken_names.keys(),
+        )
+        step = self._planner.plan(facts, context, now_seconds=look.now_seconds)
+        return Decided(facts=facts, step=step, loss=loss, nodes=frozenset(sights))
+
+    def gather(self, look: Look) -> Facts:
+        """The facts of a look. For ``run``."""
+        facts = gather(
+            look.store,
+            look.devices,
+            now_seconds=look.now_seconds,
+            reports=look.reports,
+            resource_slices=look.resource_slices,
+            memory=self._memory,
+            now=look.now,
+            held=look.held,
+            cache=self._cache,
+        )
+        running = {
+            replica.uid: replica.reservation()
+            for replica in facts.replicas
+            if replica.state in RUNNING_STATES and not replica.is_terminal
+        }
+        sights = node_sights(look.store, look.devices)
+        held = self._ghosts.look(running, sights, now_seconds=look.now_seconds)
+        return facts.with_held(held).with_unsure(self._ghosts.unsure_nodes)
