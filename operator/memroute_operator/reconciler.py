@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from memroute_kube import ApiError, KubernetesClient
 from memroute_operator.adoption import Adoption
 from memroute_operator.apply import Applier
+from memroute_operator.budgets import Budgets
 from memroute_operator.carry_out import CarryOut
 from memroute_operator.events import EventWriter
 from memroute_operator.failed_pods import REPLICA_FAILED, FailedPods
@@ -104,6 +105,14 @@ class Reconciler:
         )
         self._fence = fence or Fence(AlwaysLeading())
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
+        self._budgets = Budgets(
+            client=client,
+            lanes=self._lanes,
+            events=self._events,
+            metrics=metrics,
+            clock=clock,
+            rng=rng,
+        )
         self._lost_nodes = LostNodes()
         self._ghosts = Ghosts()
         self._told: frozenset[str] = frozenset()
@@ -167,6 +176,7 @@ class Reconciler:
         began = await self.lister.list_all()
         self._fence.marks.on_listed()
         self._hands.on_listed(began)
+        await self._budgets.list_all()
         return began
 
     async def _resync_forever(self) -> None:
@@ -213,6 +223,7 @@ class Reconciler:
             # The answers are in the store: tell the status as it is now.
             facts = self._gather(sights)
         self._adoption.start(facts)
+        self._budgets.start(facts)
         await self._statuses.write_all(facts, step, loss)
         await self._tell_failed_pods(facts, failed)
         refused = {
@@ -303,6 +314,7 @@ class Reconciler:
             self._failed_pods.next_due_seconds(now),
             self._planner.next_due_seconds(now),
             self._statuses.next_due_seconds(now),
+            self._budgets.next_due_seconds(now),
         )
         first = min((due for due in dues if due is not None), default=now + IDLE_SECONDS)
         return min(IDLE_SECONDS, max(TIMER_SECONDS / 10, first - now))
