@@ -272,19 +272,23 @@ class Budgets:
             )
 
     async def _write(self, change: BudgetChange) -> None:
-        deployment, known = change.deployment, self._known
-        assert known is not None  # noqa: S101 - changes come from what is known
+        # Counted before and after: a list that runs beside any part of it may lack it.
         self._num_writes += 1
-        if change.budget is None:
+        deployment, budget = change.deployment, change.budget
+        known: dict[str, Budget | None] = {}
+        if budget is None:
             body = disruption_budget(deployment)
             created = await self.client.create(POD_DISRUPTION_BUDGETS, deployment.namespace, body)
             known[deployment.key] = read_budget(created)
-            return
-        name = change.budget.key.partition("/")[2]
-        await self.client.delete(
-            POD_DISRUPTION_BUDGETS, deployment.namespace, name, uid=change.budget.uid
-        )
-        known.pop(change.budget.key, None)
+        else:
+            name = budget.key.partition("/")[2]
+            await self.client.delete(
+                POD_DISRUPTION_BUDGETS, deployment.namespace, name, uid=budget.uid
+            )
+            known[budget.key] = None
+        self._num_writes += 1
+        both = (self._known or {}) | known
+        self._known = {key: one for key, one in both.items() if one is not None}
 
 
 def _readable(obj: KubeObject) -> Budget | None:

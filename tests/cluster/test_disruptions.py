@@ -61,6 +61,7 @@ def elsewhere(cluster, namespace):
     cluster.wait_for(
         "replicas to go", lambda: not cluster.get("pods", "-n", name), timeout_seconds=90
     )
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """PodDisruptionBudgets of ModelDeployments: which there are, and what happens when they fail."""
 
+import asyncio
+
 import pytest
 
 from cluster_stub import refuse
@@ -105,6 +107,31 @@ async def test_a_budget_that_is_refused_holds_up_nothing_and_is_told():
         assert rig.cluster.count("POST", "poddisruptionbudgets") <= 5
         rig.cluster.fault = lambda _call: None
         await rig.until("the budget", lambda: budgets(rig))
+
+
+async def test_a_list_that_began_before_a_budget_was_made_does_not_undo_it():
+    """Else it is made again, refused as taken, and an Event tells of a trouble that is none."""
+    async with operator_rig(nodes=[node()], mdeps=[mdep("m", replicas=2)]) as rig:
+        await rig.list_and_step(2)
+        own = budgets(rig).pop("default/m")
+        gate = asyncio.Event()
+        list_pages = rig.reconciler._budgets.client.list_pages
+
+        async def slowly(resource):
+            pages = [page async for page in list_pages(resource)]
+            await gate.wait()
+            for page in pages:
+                yield page
+
+        rig.reconciler._budgets.client.list_pages = slowly
+        rig.reconciler._budgets._known = {}
+        listing = asyncio.create_task(rig.reconciler._budgets.list_all())
+        await rig.until("it to be made", lambda: budgets(rig))
+        gate.set()
+        await listing
+        await rig.steps(3)
+        assert rig.events(BUDGET_REFUSED) == []
+        assert budgets(rig)["default/m"]["spec"] == own["spec"]
 
 
 async def test_without_the_right_to_list_budgets_all_else_goes_on():
