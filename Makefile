@@ -11,7 +11,7 @@ VLLM := 0.32.0
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster chaos conformance differential odd-objects fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance differential odd-objects fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,10 @@ cluster: binaries ## contract, cluster and end-to-end tests, on a real control p
 CHAOS_HISTORIES ?= 50
 chaos: binaries ## two operators, stopped and cut off at random: never two writers (opt-in: half an hour, CHAOS_HISTORIES=50)
 	@MEMROUTE_CHAOS_HISTORIES=$(CHAOS_HISTORIES) $(BIN)/pytest -s -k never tests/cluster/test_two_operators.py $(ARGS)
+
+DISRUPTION_SECONDS ?= 120
+disruptions: binaries ## all nodes silent, drains, a failing webhook, each for two minutes (DISRUPTION_SECONDS=120)
+	@MEMROUTE_DISRUPTION_SECONDS=$(DISRUPTION_SECONDS) $(BIN)/pytest -s tests/cluster/test_disruptions.py $(ARGS)
 
 test: check native-test binaries ## everything: check, the compiled modules, then contract, cluster and end-to-end tests
 	@$(BIN)/pytest --durations=10 tests/contract tests/cluster tests/e2e $(ARGS)

@@ -71,6 +71,9 @@ EVENTS = Resource(plural="events", kind="Event")
 LEASES = Resource(group="coordination.k8s.io", plural="leases", kind="Lease")
 DAEMON_SETS = Resource(group="apps", plural="daemonsets", kind="DaemonSet")
 DEPLOYMENTS = Resource(group="apps", plural="deployments", kind="Deployment")
+POD_DISRUPTION_BUDGETS = Resource(
+    group="policy", plural="poddisruptionbudgets", kind="PodDisruptionBudget"
+)
 RESOURCE_SLICES = Resource(
     group="resource.k8s.io", plural="resourceslices", kind="ResourceSlice", namespaced=False
 )

@@ -1,8 +1,9 @@
 """One lane per ModelDeployment: its calls go one after the other, and nobody waits for them.
 
 A call to the API server may take half a minute: a fail-closed admission webhook that hangs
-lets it. A step gives its lanes a moment to finish and goes on without the slow ones. A lane
-that is busy takes no new work, and what it is creating is counted as if it existed.
+lets it. A step gives its lanes a moment to finish and goes on without the slow ones, which no
+later step waits for again. A lane that is busy takes no new work, and what it is creating is
+counted as if it existed.
 
 Calls into one namespace are bounded, because webhooks and quotas are mostly of a namespace;
 all calls together are bounded for the API server's sake. Owns the running tasks.
@@ -42,6 +43,8 @@ class Lanes:
         self._num_waiting = 0
         self.settle_seconds = SETTLE_SECONDS
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._late: set[str] = set()
+        """Lanes that had their moment: nobody waits for them."""
         self._all = asyncio.Semaphore(MAX_AT_ONCE)
         self._by_namespace: dict[str, asyncio.Semaphore] = {}
 
@@ -61,17 +64,22 @@ class Lanes:
 
     def _ended(self, key: str, task: "asyncio.Task[None]") -> None:
         self._tasks.pop(key, None)
-        if not self._num_waiting and not task.cancelled():
+        is_late = key in self._late or not self._num_waiting
+        self._late.discard(key)
+        if is_late and not task.cancelled():
             self._on_late()
 
     async def settle(self) -> None:
-        """Wait until all lanes are free, or for ``settle_seconds``."""
-        if self._tasks:
-            self._num_waiting += 1
-            try:
-                await asyncio.wait(list(self._tasks.values()), timeout=self.settle_seconds)
-            finally:
-                self._num_waiting -= 1
+        """Wait until the lanes are free that nobody has waited for, or for ``settle_seconds``."""
+        fresh = {key: task for key, task in self._tasks.items() if key not in self._late}
+        if not fresh:
+            return
+        self._num_waiting += 1
+        try:
+            _, running = await asyncio.wait(fresh.values(), timeout=self.settle_seconds)
+        finally:
+            self._num_waiting -= 1
+        self._late |= {key for key, task in fresh.items() if task in running}
 
     async def stop(self) -> None:
         """Cancel what runs: from now on nothing is written."""

@@ -10,6 +10,8 @@ due ──► given up,  unless  more than half of the GPU nodes are unreachable
                or  max(1, 10 % of them) were given up within the last minute      (rate)
 ```
 
+When the brake ends, all waits begin anew: nodes come back one after the other.
+
 Kubernetes does the same by zone ("master disruption mode" in
 ``pkg/controller/nodelifecycle/node_lifecycle_controller.go``): all evictions stop when every
 node is unreachable, and slow down from 55 %.
@@ -91,10 +93,12 @@ class LostNodes:
     ) -> NodeLoss:
         """The nodes that are given up now. ``nodes``: all that have accelerators or replicas."""
         unreachable = {name for name, node in nodes.items() if not node.is_reachable}
-        self._since = {name: self._since.get(name, now_seconds) for name in sorted(unreachable)}
         self._given_up_at = {n: at for n, at in self._given_up_at.items() if n in unreachable}
         self._rate_marks = [at for at in self._rate_marks if now_seconds - at < RATE_SECONDS]
         is_braked = len(unreachable) > BRAKE_RATIO * len(nodes)
+        # What ends the brake is that nodes come back. The others get the whole time from then on.
+        known = {} if is_braked else self._since
+        self._since = {name: known.get(name, now_seconds) for name in sorted(unreachable)}
         allowed = max(1, int(RATE_RATIO * len(nodes)))
         kept: dict[str, str] = {}
         # The longest unreachable first; names decide between those that went together.

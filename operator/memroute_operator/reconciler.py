@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from memroute_kube import ApiError, KubernetesClient
 from memroute_operator.adoption import Adoption
 from memroute_operator.apply import Applier
+from memroute_operator.budgets import Budgets
 from memroute_operator.carry_out import CarryOut
 from memroute_operator.events import EventWriter
 from memroute_operator.failed_pods import REPLICA_FAILED, FailedPods
@@ -113,6 +114,14 @@ class Reconciler:
             node_lost_seconds=settings.node_lost_seconds,
             drain_timeout_seconds=settings.drain_timeout_seconds,
         )
+        self._budgets = Budgets(
+            client=client,
+            lanes=self._lanes,
+            events=self._events,
+            metrics=metrics,
+            clock=clock,
+            rng=rng,
+        )
         self._told: frozenset[str] = frozenset()
         self._garbage = Garbage()
 
@@ -180,6 +189,7 @@ class Reconciler:
         self._fence.marks.on_listed()
         if self._hands.on_listed(began):
             self._store.mark_dirty()
+        await self._budgets.list_all()
         return began
 
     async def _resync_forever(self) -> None:
@@ -219,6 +229,7 @@ class Reconciler:
         self._tell(facts, loss)
         self._readings.tell_notes(facts.inventory.nodes)
         failed: dict[str, str] = {}
+        self._budgets.start(facts)
         await self._hands.carry_out(step.actions, lambda action: self._on_done(action, failed))
         if step.actions:
             # The answers are in the store: tell the status as it is now.
@@ -301,6 +312,7 @@ class Reconciler:
             self._failed_pods.next_due_seconds(now),
             self._planner.next_due_seconds(now),
             self._statuses.next_due_seconds(now),
+            self._budgets.next_due_seconds(now),
         )
         first = min((due for due in dues if due is not None), default=now + IDLE_SECONDS)
         return min(IDLE_SECONDS, max(TIMER_SECONDS / 10, first - now))

@@ -56,9 +56,26 @@ def read_replica_info(pod: KubeObject) -> ReplicaInfo | None:
         endpoint=Endpoint(address, container_port(pod, "http", ENGINE_PORT)),
         promised_capacity_tokens=_integer(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS)),
         max_context_tokens=_integer(annotations.get(ANNOTATION_MAX_CONTEXT_TOKENS)),
-        is_routable=not going and is_condition_true(pod, "Ready"),
+        is_routable=not going and is_serving(pod),
         version=f"{metadata['namespace']}/{deployment}",
     )
+
+
+def is_serving(pod: KubeObject) -> bool:
+    """Whether its kubelet has last said that it is ready.
+
+    While a node does not report, the node controller sets its pods' ``Ready`` to False, and leaves
+    the word of the kubelet on the containers as it was. All nodes may fall silent at once (a
+    certificate, a load balancer of the control plane) while their engines serve on; whether this
+    one does, the router sees for itself.
+    """
+    if is_condition_true(pod, "Ready"):
+        return True
+    conditions = pod.get("status", {}).get("conditions") or ()
+    said = next((c for c in conditions if c["type"] == "Ready"), None)
+    # A reason is the kubelet's own: a container, or a readiness gate of somebody else.
+    is_marked = said is not None and said["status"] == "False" and not said.get("reason")
+    return is_marked and is_condition_true(pod, "ContainersReady")
 
 
 def read_pool_settings(obj: KubeObject) -> tuple[str, PoolSettings]:

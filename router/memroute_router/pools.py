@@ -52,7 +52,7 @@ class ReplicaInfo:
     promised_capacity_tokens: int | None
     max_context_tokens: int | None
     is_routable: bool
-    """Ready, not draining, not terminating."""
+    """Ready by its kubelet's last word, not draining, not terminating."""
     version: str = ""
     """Of the model: what shares of the traffic are given to."""
     weight_ratio: float = 1.0

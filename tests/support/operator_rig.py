@@ -159,6 +159,11 @@ class Rig:
         for _ in range(number):
             await self.step(seconds)
 
+    async def list_and_step(self, number=1):
+        """A full list, as at the start and at each resync, and then some steps."""
+        await self.reconciler.list_guarded()
+        await self.steps(number)
+
     async def until(self, what, condition, *, at_most=60, seconds=1.0):
         """Step until it holds; how many steps that took."""
         for taken in range(at_most):

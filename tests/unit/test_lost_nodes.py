@@ -56,6 +56,18 @@ def test_nothing_is_given_up_while_most_nodes_are_unreachable(num_down):
     assert f"{num_down} of 5 GPU nodes are unreachable" in loss.kept["d0"]
 
 
+def test_nodes_that_come_back_one_by_one_are_waited_for():
+    """After two minutes of all being silent, half were back and the others given up at once."""
+    clock = Clock()
+    down = {f"d{i}": DOWN for i in range(5)}
+    assert clock.run(fleet(5, **down), 120).is_braked
+    for _ in range(5):
+        down.popitem()
+        loss = clock.run(fleet(5, **down), 5)
+        assert loss.given_up == frozenset()
+    assert clock.run(fleet(5, d0=DOWN, d1=DOWN), 32).given_up, "but not for ever"
+
+
 def test_what_was_given_up_is_kept_again_when_most_nodes_follow():
     """The first of five went a minute before the control plane lost the others."""
     clock = Clock()

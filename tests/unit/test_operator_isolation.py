@@ -193,9 +193,10 @@ async def test_a_lane_takes_one_thing_at_a_time_and_a_namespace_a_few():
     assert "good/m" in running
     assert len(lanes.busy) == MAX_PER_NAMESPACE + 4
     gate.set()
+    async with asyncio.timeout(5):
+        while lanes.busy:
+            await asyncio.sleep(0)
     lanes.settle_seconds = 5
-    await lanes.settle()
-    assert lanes.busy == frozenset()
 
     async def bug():
         raise ZeroDivisionError
@@ -203,6 +204,22 @@ async def test_a_lane_takes_one_thing_at_a_time_and_a_namespace_a_few():
     assert lanes.start("x/m", bug)
     await lanes.settle()
     assert [key for key, _ in failed] == ["x/m"]
+    await lanes.stop()
+
+
+async def test_a_lane_that_hangs_is_waited_for_once():
+    """A webhook that hangs for half a minute cost every step of everybody six seconds."""
+    lanes = Lanes(lambda *_: None)
+    lanes.settle_seconds = 0.01
+    gate = asyncio.Event()
+    lanes.start("bad/m", gate.wait)
+    await lanes.settle()
+    lanes.settle_seconds = 3600
+    async with asyncio.timeout(5):
+        await lanes.settle()
+        lanes.start("good/m", lambda: asyncio.sleep(0))
+        await lanes.settle()
+    assert lanes.busy == {"bad/m"}
     await lanes.stop()
 
 

@@ -71,6 +71,32 @@ def test_a_pod_is_a_replica_of_its_deployments_version():
     assert not going.is_routable
 
 
+def ready(status, containers, reason=None):
+    said = {"type": "Ready", "status": status} | ({"reason": reason} if reason else {})
+    return [said, {"type": "ContainersReady", "status": containers}]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "is_routable"),
+    [
+        (ready("True", "True"), True),
+        # As kube-controller-manager leaves it when the node does not report.
+        (ready("False", "True"), True),
+        (ready("False", "True", "ReadinessGatesNotReady"), False),
+        (ready("False", "False", "ContainersNotReady"), False),
+        (ready("False", "False"), False),
+        (ready("Unknown", "Unknown"), False),
+        ([{"type": "ContainersReady", "status": "True"}], False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_a_replica_whose_node_is_silent_is_sent_to_as_before(conditions, is_routable):
+    """All nodes may fall silent at once: every request got a 503 while every engine served."""
+    info = read_replica_info(pod() | {"status": {"podIP": "::1", "conditions": conditions}})
+    assert info.is_routable is is_routable
+
+
 def test_a_pod_without_an_address_or_a_model_is_none():
     assert read_replica_info(pod() | {"status": {}}) is None
     assert read_replica_info(pod(annotations={})) is None
