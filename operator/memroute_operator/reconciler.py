@@ -218,12 +218,12 @@ class Reconciler:
         self._readings.tell_notes(facts.inventory.nodes)
         step = self._planner.plan(facts, self._context(facts, loss), now_seconds=started)
         failed: dict[str, str] = {}
-        self._budgets.start(facts)
         await self._hands.carry_out(step.actions, lambda action: self._on_done(action, failed))
         if step.actions:
             # The answers are in the store: tell the status as it is now.
             facts = self._gather(sights)
         self._adoption.start(facts)
+        self._budgets.start(facts)
         await self._statuses.write_all(facts, step, loss)
         await self._tell_failed_pods(facts, failed)
         refused = {
