@@ -237,7 +237,7 @@ class Budgets:
             if self._failures.waiting(key, now) is None:
                 # A lane of its own: a webhook that hangs on budgets holds up no replica.
                 work = partial(self._carry_out, change)
-                self.lanes.start(f"{key}/budget", work)
+                self.lanes.start(f"{key}/budget", work, is_awaited=False)
         self._failures.forget_old(now)
 
     def next_due_seconds(self, now_seconds: float) -> float | None:

@@ -24,6 +24,7 @@ from memroute.placement import Reservation
 from memroute_kube import ApiError
 from memroute_operator.apply import NAME_TAKEN, Applier, deployment_key, pod_key, promised
 from memroute_operator.backoff import Backoff, Failure
+from memroute_operator.lanes import LATE_SECONDS as LATE_LANE_SECONDS
 from memroute_operator.lanes import Lanes
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Action, Create
@@ -89,7 +90,7 @@ class CarryOut:
             due = [action for action in own if self._may_try(action)]
             if due:
                 self.lanes.start(key, self._lane(due, on_done))
-        await self.lanes.settle()
+        await self.lanes.settle(late_seconds=LATE_LANE_SECONDS)
         self.raise_global_error()
 
     def raise_global_error(self) -> None:

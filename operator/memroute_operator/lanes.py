@@ -1,8 +1,8 @@
 """One lane per ModelDeployment: its calls go one after the other, and nobody waits for them.
 
 A call to the API server may take half a minute: a fail-closed admission webhook that hangs
-lets it. A step gives its lanes a moment to finish and goes on without the slow ones, which no
-later step waits for again. A lane that is busy takes no new work, and what it is creating is
+lets it. A step gives its lanes a moment to finish and goes on without the slow ones, for which
+later steps wait only shortly. A lane that is busy takes no new work, and what it is creating is
 counted as if it existed.
 
 Calls into one namespace are bounded, because webhooks and quotas are mostly of a namespace;
@@ -24,6 +24,9 @@ MAX_AT_ONCE = 64
 # How long a step waits for its lanes, in seconds: below the 5 s in which others' changes are
 # promised, above any answer of a healthy API server.
 SETTLE_SECONDS = 2.0
+# How long a step waits once for lanes that earlier steps have waited for, in seconds. Without it
+# a cold start, whose lanes queue for many seconds, would plan without a pause. Chosen by hand.
+LATE_SECONDS = 1.0
 
 
 class Lanes:
@@ -44,7 +47,8 @@ class Lanes:
         self.settle_seconds = SETTLE_SECONDS
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._late: set[str] = set()
-        """Lanes that had their moment: nobody waits for them."""
+        """Lanes that had their moment."""
+        self._unawaited: set[str] = set()
         self._all = asyncio.Semaphore(MAX_AT_ONCE)
         self._by_namespace: dict[str, asyncio.Semaphore] = {}
 
@@ -53,10 +57,17 @@ class Lanes:
         """The keys whose last work still runs."""
         return frozenset(self._tasks)
 
-    def start(self, key: str, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Run work for a key (``namespace/name``); whether its lane was free to take it."""
+    def start(
+        self, key: str, work: Callable[[], Coroutine[Any, Any, None]], *, is_awaited: bool = True
+    ) -> bool:
+        """Run work for a key (``namespace/name``); whether its lane was free to take it.
+
+        ``is_awaited``: False for what no step depends on: nobody waits, and its end is no news.
+        """
         if key in self._tasks:
             return False
+        if not is_awaited:
+            self._unawaited.add(key)
         task = asyncio.create_task(self._run(key, work), name=f"lane {key}")
         self._tasks[key] = task
         task.add_done_callback(lambda done: self._ended(key, done))
@@ -65,18 +76,25 @@ class Lanes:
     def _ended(self, key: str, task: "asyncio.Task[None]") -> None:
         self._tasks.pop(key, None)
         is_late = key in self._late or not self._num_waiting
+        is_news = is_late and key not in self._unawaited
         self._late.discard(key)
-        if is_late and not task.cancelled():
+        self._unawaited.discard(key)
+        if is_news and not task.cancelled():
             self._on_late()
 
-    async def settle(self) -> None:
-        """Wait until the lanes are free that nobody has waited for, or for ``settle_seconds``."""
-        fresh = {key: task for key, task in self._tasks.items() if key not in self._late}
-        if not fresh:
+    async def settle(self, *, late_seconds: float = 0.0) -> None:
+        """Wait until the lanes are free that nobody has waited for, or for ``settle_seconds``.
+
+        ``late_seconds``: how long to wait for the others when there are none of these.
+        """
+        awaited = {key: task for key, task in self._tasks.items() if key not in self._unawaited}
+        fresh = {key: task for key, task in awaited.items() if key not in self._late}
+        waited, seconds = (fresh, self.settle_seconds) if fresh else (awaited, late_seconds)
+        if not waited or not seconds:
             return
         self._num_waiting += 1
         try:
-            _, running = await asyncio.wait(fresh.values(), timeout=self.settle_seconds)
+            _, running = await asyncio.wait(waited.values(), timeout=seconds)
         finally:
             self._num_waiting -= 1
         self._late |= {key for key, task in fresh.items() if task in running}

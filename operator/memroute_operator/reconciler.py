@@ -229,12 +229,12 @@ class Reconciler:
         self._tell(facts, loss)
         self._readings.tell_notes(facts.inventory.nodes)
         failed: dict[str, str] = {}
-        self._budgets.start(facts)
         await self._hands.carry_out(step.actions, lambda action: self._on_done(action, failed))
         if step.actions:
             # The answers are in the store: tell the status as it is now.
             facts = await self._thinker.run(self._thinker.gather, self._look())
         self._adoption.start(facts)
+        self._budgets.start(facts)
         await self._statuses.write_all(facts, step, loss)
         await self._tell_failed_pods(facts, failed)
         seconds = self._clock() - started

@@ -31,7 +31,8 @@ async def test_several_replicas_have_a_budget_that_takes_one_at_a_time():
     """Without one, ``kubectl drain`` of a node ends all replicas that are on it at once."""
     mdeps = [mdep("two", replicas=2), mdep("one"), mdep("none", replicas=0)]
     async with operator_rig(nodes=[node(gpus=2)], mdeps=mdeps) as rig:
-        await rig.list_and_step()
+        await rig.list_and_step(2)
+        await rig.until("the budget", lambda: budgets(rig))
         (only,) = budgets(rig).values()
         assert only["metadata"]["name"] == "two"
         assert only["metadata"]["ownerReferences"][0]["uid"] == "uid-default-two"
@@ -44,6 +45,7 @@ async def test_several_replicas_have_a_budget_that_takes_one_at_a_time():
 async def test_a_budget_comes_and_goes_with_the_number_of_replicas():
     async with operator_rig(nodes=[node()], mdeps=[mdep("m", replicas=2)]) as rig:
         await rig.list_and_step()
+        await rig.until("the budget", lambda: budgets(rig))
         assert set(budgets(rig)) == {"default/m"}
         scale(rig, "default/m", 1)
         await rig.until("no budget", lambda: not budgets(rig))
@@ -78,10 +80,10 @@ async def test_somebody_elses_budget_is_the_only_one(selector):
         await rig.list_and_step(3)
         rig.cluster.put("poddisruptionbudgets", budget(selector=selector))
         await rig.list_and_step(3)
-        assert set(budgets(rig)) == {"default/theirs"}
+        await rig.until("ours to go", lambda: set(budgets(rig)) == {"default/theirs"})
         rig.cluster.remove("poddisruptionbudgets", "default/theirs")
         await rig.list_and_step(3)
-        assert set(budgets(rig)) == {"default/m"}
+        await rig.until("ours again", lambda: set(budgets(rig)) == {"default/m"})
 
 
 async def test_budgets_of_other_pods_and_namespaces_do_not_count():
@@ -90,7 +92,7 @@ async def test_budgets_of_other_pods_and_namespaces_do_not_count():
         rig.cluster.put("poddisruptionbudgets", budget("b", selector=None))
         rig.cluster.put("poddisruptionbudgets", budget("c", selector={"matchLabels": {LABEL: "n"}}))
         await rig.list_and_step()
-        assert "default/m" in budgets(rig)
+        await rig.until("the budget", lambda: "default/m" in budgets(rig))
 
 
 async def test_a_budget_that_is_refused_holds_up_nothing_and_is_told():
@@ -112,7 +114,8 @@ async def test_a_budget_that_is_refused_holds_up_nothing_and_is_told():
 async def test_a_list_that_began_before_a_budget_was_made_does_not_undo_it():
     """Else it is made again, refused as taken, and an Event tells of a trouble that is none."""
     async with operator_rig(nodes=[node()], mdeps=[mdep("m", replicas=2)]) as rig:
-        await rig.list_and_step(2)
+        await rig.list_and_step()
+        await rig.until("the budget", lambda: budgets(rig))
         own = budgets(rig).pop("default/m")
         gate = asyncio.Event()
         list_pages = rig.reconciler._budgets.client.list_pages
@@ -148,6 +151,7 @@ async def test_without_the_right_to_list_budgets_all_else_goes_on():
 async def test_the_budget_of_an_object_that_cannot_be_read_stays():
     async with operator_rig(nodes=[node()], mdeps=[mdep("m", replicas=2)]) as rig:
         await rig.list_and_step()
+        await rig.until("the budget", lambda: budgets(rig))
         rig.cluster.change(
             "modeldeployments", "default/m", lambda obj: obj["spec"].update(replicas="many")
         )
@@ -163,7 +167,7 @@ async def test_a_budget_that_cannot_be_read_is_nobodys():
         ):
             rig.cluster.put("poddisruptionbudgets", budget(f"b{number}", selector=selector))
         await rig.list_and_step(3)
-        assert "default/m" in budgets(rig)
+        await rig.until("the budget", lambda: "default/m" in budgets(rig))
 
 
 @pytest.mark.parametrize(
