@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import collections
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -271,6 +272,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--replicas", type=int, default=4, help="of each model")
     parser.add_argument("--nodes", type=int, default=501, help="of eight GPUs; one is to spare")
     parser.add_argument("--foreign-pods", type=int, default=10_000)
+    parser.add_argument("--logs", type=Path, help="a folder to leave all programs' logs in")
     parser.add_argument("--output", choices=("table", "json"), default="table")
     options = parser.parse_args(argv)
     figures = Figures(
@@ -280,7 +282,12 @@ def main(argv: Sequence[str]) -> int:
         num_foreign_pods=options.foreign_pods,
     )
     with ControlPlane(node_grace_seconds=NODE_GRACE_SECONDS) as plane:
-        asyncio.run(_measure(plane, figures))
+        try:
+            asyncio.run(_measure(plane, figures))
+        finally:
+            if options.logs is not None:
+                shutil.copytree(plane.directory / "logs", options.logs, dirs_exist_ok=True)
+                shutil.copy(plane.audit_log, options.logs)
     document = asdict(figures)
     if options.output == "json":
         print(json.dumps(document, indent=1))

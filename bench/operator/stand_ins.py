@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from memroute_kube import ApiError, KubernetesClient, watch_forever
 from memroute_kube.resources import (
+    ENGINE_PORT,
     GPU_RESOURCE,
     LABEL_DEPLOYMENT,
     MODEL_DEPLOYMENTS,
@@ -112,16 +114,30 @@ def longest_and_count(buckets: Mapping[float, float]) -> tuple[float, int]:
 
 
 class Kubelets:
-    """Stands in for the kubelets of all nodes: what is bound is ready, what is deleted is gone."""
+    """Stands in for the kubelets of all nodes: what is bound is ready, what is deleted is gone.
+
+    One server answers for all engines, at the address that all pods have.
+    """
 
     def __init__(self, client: KubernetesClient, network: int) -> None:
-        self._client, self._network = client, network
+        self._client, self._ip = client, f"127.{network}.3.1"
         self._asked: set[tuple[str, str]] = set()
         self.bound: set[str] = set()
         self.ready: set[str] = set()
 
     async def run(self) -> None:
         """Until cancelled."""
+        engines = web.Application()
+        engines.router.add_get("/metrics", _engine_page)
+        runner = web.AppRunner(engines, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, self._ip, ENGINE_PORT).start()
+        try:
+            await self._watch()
+        finally:
+            await runner.cleanup()
+
+    async def _watch(self) -> None:
         limit = asyncio.Semaphore(PARALLEL)
         tasks: set[asyncio.Task[None]] = set()
         async for event in watch_forever(self._client, PODS, label_selector=LABEL_DEPLOYMENT):
@@ -157,12 +173,11 @@ class Kubelets:
                 else:
                     await self._client.patch(
                         PODS, metadata["namespace"], metadata["name"],
-                        self._running(pod, len(self._asked)), sub="status",
+                        self._running(pod), sub="status",
                     )  # fmt: skip
 
-    def _running(self, pod: KubeObject, number: int) -> KubeObject:
+    def _running(self, pod: KubeObject) -> KubeObject:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        ip = f"127.{self._network}.{3 + number // 250 % 250}.{1 + number % 250}"
         conditions = [
             {"type": kind, "status": "True", "lastTransitionTime": now}
             for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
@@ -177,9 +192,14 @@ class Kubelets:
         return {
             "status": {
                 "phase": "Running", "conditions": conditions, "containerStatuses": containers,
-                "podIP": ip, "podIPs": [{"ip": ip}], "startTime": now,
+                "podIP": self._ip, "podIPs": [{"ip": self._ip}], "startTime": now,
             }
         }  # fmt: skip
+
+
+async def _engine_page(_request: web.Request) -> web.Response:
+    """Any engine's metrics: one whose pool the operator has sized."""
+    return web.Response(text='vllm:cache_config_info{kv_cache_memory_bytes="1"} 1\n')
 
 
 def node(number: int) -> KubeObject:
