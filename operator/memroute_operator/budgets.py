@@ -1,11 +1,11 @@
 """PodDisruptionBudgets: a drain of nodes takes one replica of a ModelDeployment at a time.
 
 ``kubectl drain``, cluster autoscalers and node upgrades evict pods through the API server, which
-asks the budgets first. Ours are made and removed, never changed, so that an edit of one stays:
+asks the budgets first. Ours are made, removed, and made anew for another number of replicas:
 
 | the ModelDeployment | its budget |
 | --- | --- |
-| two replicas or more | ``maxUnavailable: 1`` of ``spec.replicas`` |
+| two replicas or more | ``minAvailable``: one less than ``spec.replicas`` |
 | one replica or none | none: it would hold up every drain of its node |
 | its pods are selected by somebody else's budget | none: a pod with two is never evicted |
 | cannot be read | as it is |
@@ -50,6 +50,9 @@ class Budget:
     selector: KubeObject | None
     """None selects no pod, an empty one every pod of its namespace."""
 
+    min_available: int | None = None
+    """As a number; None for any other rule."""
+
     @property
     def namespace(self) -> str:
         """Its namespace, the only one in which it selects."""
@@ -63,6 +66,8 @@ class BudgetChange:
     deployment: Deployment
     budget: Budget | None
     why: str
+    is_renewed: bool = False
+    """Whether a new one takes the place of the one that is removed."""
 
     @property
     def kind(self) -> str:
@@ -92,9 +97,9 @@ def disruption_budget(deployment: Deployment) -> KubeObject:
             "ownerReferences": [owner],
         },
         "spec": {
-            # Of spec.replicas, which Kubernetes reads at the scale subresource: an edit of the
-            # number needs no change here.
-            "maxUnavailable": 1,
+            # Not maxUnavailable: Kubernetes would look up the scale of a kind that it may not know
+            # for minutes after the CRD was installed, and allows no eviction until then.
+            "minAvailable": deployment.replicas - 1,
             "selector": {"matchLabels": {LABEL_DEPLOYMENT: deployment.name}},
             # An engine that is loading or broken serves nobody: it must not hold up a drain.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
@@ -106,11 +111,13 @@ def read_budget(obj: KubeObject) -> Budget:
     """A budget from the API server's object. Raises when it has no name or uid."""
     metadata = obj["metadata"]
     owners = metadata.get("ownerReferences") or ()
+    number = (obj.get("spec") or {}).get("minAvailable")
     return Budget(
         key=object_key(obj),
         uid=metadata["uid"],
         owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), None),
         selector=(obj.get("spec") or {}).get("selector"),
+        min_available=number if isinstance(number, int) else None,
     )
 
 
@@ -171,6 +178,10 @@ def plan_budgets(
             if own is None:
                 why = "drains take one replica at a time"
                 changes.append(BudgetChange(deployment=deployment, budget=None, why=why))
+            elif own.min_available not in (None, deployment.replicas - 1):
+                why = f"{deployment.replicas} replicas are wanted"
+                change = BudgetChange(deployment=deployment, budget=own, why=why, is_renewed=True)
+                changes.append(change)
             continue
         if own is not None:
             changes.append(BudgetChange(deployment=deployment, budget=own, why=why))
@@ -276,16 +287,16 @@ class Budgets:
         self._num_writes += 1
         deployment, budget = change.deployment, change.budget
         known: dict[str, Budget | None] = {}
-        if budget is None:
-            body = disruption_budget(deployment)
-            created = await self.client.create(POD_DISRUPTION_BUDGETS, deployment.namespace, body)
-            known[deployment.key] = read_budget(created)
-        else:
+        if budget is not None:
             name = budget.key.partition("/")[2]
             await self.client.delete(
                 POD_DISRUPTION_BUDGETS, deployment.namespace, name, uid=budget.uid
             )
             known[budget.key] = None
+        if budget is None or change.is_renewed:
+            body = disruption_budget(deployment)
+            created = await self.client.create(POD_DISRUPTION_BUDGETS, deployment.namespace, body)
+            known[deployment.key] = read_budget(created)
         self._num_writes += 1
         both = (self._known or {}) | known
         self._known = {key: one for key, one in both.items() if one is not None}

@@ -36,7 +36,7 @@ async def test_several_replicas_have_a_budget_that_takes_one_at_a_time():
         (only,) = budgets(rig).values()
         assert only["metadata"]["name"] == "two"
         assert only["metadata"]["ownerReferences"][0]["uid"] == "uid-default-two"
-        assert only["spec"]["maxUnavailable"] == 1
+        assert only["spec"]["minAvailable"] == 1
         assert only["spec"]["selector"] == {"matchLabels": {LABEL: "two"}}
         await rig.steps(3)
         assert rig.cluster.count("POST", "poddisruptionbudgets") == 1
@@ -51,6 +51,11 @@ async def test_a_budget_comes_and_goes_with_the_number_of_replicas():
         await rig.until("no budget", lambda: not budgets(rig))
         scale(rig, "default/m", 3)
         await rig.until("a budget again", lambda: budgets(rig))
+        scale(rig, "default/m", 4)
+        await rig.until(
+            "another number",
+            lambda: [b["spec"]["minAvailable"] for b in budgets(rig).values()] == [3],
+        )
         assert rig.cluster.count("PATCH", "poddisruptionbudgets") == 0
 
 
