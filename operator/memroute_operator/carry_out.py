@@ -50,6 +50,8 @@ class _OnItsWay:
     """A pod that is being created, or may have been."""
 
     reservation: Reservation
+    is_tried: bool = False
+    """Whether the API server was asked; False while it waits for its turn in a lane."""
     decided_seconds: float | None = None
     """From when on what is not there will not come any more; None while the call runs."""
     needs_list: bool = True
@@ -78,20 +80,42 @@ class CarryOut:
     global_error: ApiError | None = None
     _on_their_way: dict[str, _OnItsWay] = field(default_factory=dict)
 
-    async def carry_out(self, actions: Iterable[Action], on_done: Callable[[Action], None]) -> None:
+    async def carry_out(
+        self,
+        actions: Iterable[Action],
+        on_done: Callable[[Action], None],
+        *,
+        busy: Collection[str] = (),
+    ) -> None:
         """Carry out a step's actions, as far as they may be tried now and are soon done.
 
-        ``on_done``: told of each that was. Raises ``ApiError`` when nothing can be done at all.
+        ``on_done``: told of each that was. ``busy``: deployments whose lanes ran when the step was
+        thought out: what it says of them may have been done since, so it waits for the next one.
+        Raises ``ApiError`` when nothing can be done at all.
         """
         by_deployment: dict[str, list[Action]] = {}
         for action in actions:
             by_deployment.setdefault(deployment_key(action), []).append(action)
         for key, own in by_deployment.items():
             due = [action for action in own if self._may_try(action)]
-            if due:
-                self.lanes.start(key, self._lane(due, on_done))
+            if due and key not in busy:
+                self._start_lane(key, due, on_done)
         await self.lanes.settle(late_seconds=LATE_LANE_SECONDS)
         self.raise_global_error()
+
+    def _start_lane(self, key: str, due: list[Action], on_done: Callable[[Action], None]) -> None:
+        creates = [action for action in due if isinstance(action, Create)]
+
+        def drop_what_was_not_tried() -> None:
+            for create in creates:
+                pod = pod_key(create)
+                if pod in self._on_their_way and not self._on_their_way[pod].is_tried:
+                    del self._on_their_way[pod]
+
+        if self.lanes.start(key, self._lane(due, on_done), on_end=drop_what_was_not_tried):
+            # From now on, not from when its turn comes: the next step must not give it away.
+            for create in creates:
+                self._on_their_way[pod_key(create)] = _OnItsWay(reservation=promised(create))
 
     def raise_global_error(self) -> None:
         """Raise what ended a lane and concerns everybody, once."""
@@ -198,7 +222,7 @@ class CarryOut:
         """Try one action and note how it went; False when its deployment's creates must wait."""
         kind, pod = type(action).__name__, pod_key(action)
         if isinstance(action, Create):
-            self._on_their_way[pod] = _OnItsWay(reservation=promised(action))
+            self._on_their_way[pod] = _OnItsWay(reservation=promised(action), is_tried=True)
         try:
             done = await self.applier.apply(action)
         except ApiError as error:

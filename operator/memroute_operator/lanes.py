@@ -2,8 +2,8 @@
 
 A call to the API server may take half a minute: a fail-closed admission webhook that hangs
 lets it. A step gives its lanes a moment to finish and goes on without the slow ones, for which
-later steps wait only shortly. A lane that is busy takes no new work, and what it is creating is
-counted as if it existed.
+later steps wait only shortly. A lane that is busy takes no new work, and what it is about to
+create is counted as if it existed.
 
 Calls into one namespace are bounded, because webhooks and quotas are mostly of a namespace;
 all calls together are bounded for the API server's sake. Owns the running tasks.
@@ -58,11 +58,17 @@ class Lanes:
         return frozenset(self._tasks)
 
     def start(
-        self, key: str, work: Callable[[], Coroutine[Any, Any, None]], *, is_awaited: bool = True
+        self,
+        key: str,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        is_awaited: bool = True,
+        on_end: Callable[[], None] = lambda: None,
     ) -> bool:
         """Run work for a key (``namespace/name``); whether its lane was free to take it.
 
         ``is_awaited``: False for what no step depends on: nobody waits, and its end is no news.
+        ``on_end``: called when it has ended, also when it was cancelled before its turn came.
         """
         if key in self._tasks:
             return False
@@ -70,11 +76,12 @@ class Lanes:
             self._unawaited.add(key)
         task = asyncio.create_task(self._run(key, work), name=f"lane {key}")
         self._tasks[key] = task
-        task.add_done_callback(lambda done: self._ended(key, done))
+        task.add_done_callback(lambda done: self._ended(key, done, on_end))
         return True
 
-    def _ended(self, key: str, task: "asyncio.Task[None]") -> None:
+    def _ended(self, key: str, task: "asyncio.Task[None]", on_end: Callable[[], None]) -> None:
         self._tasks.pop(key, None)
+        on_end()
         is_late = key in self._late or not self._num_waiting
         is_news = is_late and key not in self._unawaited
         self._late.discard(key)

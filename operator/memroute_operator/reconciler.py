@@ -224,12 +224,15 @@ class Reconciler:
         Raises ``ApiError`` when nothing can be done at all.
         """
         started = self._clock()
-        decided = await self._thinker.run(self._thinker.decide, self._look())
+        look = self._look()
+        decided = await self._thinker.run(self._thinker.decide, look)
         facts, step, loss = decided.facts, decided.step, decided.loss
         self._tell(facts, loss)
         self._readings.tell_notes(facts.inventory.nodes)
         failed: dict[str, str] = {}
-        await self._hands.carry_out(step.actions, lambda action: self._on_done(action, failed))
+        await self._hands.carry_out(
+            step.actions, lambda action: self._on_done(action, failed), busy=look.busy
+        )
         if step.actions:
             # The answers are in the store: tell the status as it is now.
             facts = await self._thinker.run(self._thinker.gather, self._look())
@@ -258,6 +261,7 @@ class Reconciler:
             now_seconds=now,
             now=datetime.now(UTC),
             held=tuple(self._hands.reservations(lambda key: pods.get(key) is not None)),
+            busy=self._lanes.busy,
             held_back=self._hands.held_back() | self._failed_pods.held_back(now),
             avoided_nodes=self._failed_pods.avoided_nodes(now),
             in_flight=routers.in_flight if routers.is_known else None,

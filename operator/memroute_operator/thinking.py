@@ -43,6 +43,8 @@ class Look:
     now: datetime
     held: tuple[Reservation, ...]
     """Of pods that are on their way."""
+    busy: frozenset[str]
+    """ModelDeployments whose lanes run: what is thought of them may be out of date by its end."""
     held_back: frozenset[str]
     avoided_nodes: Mapping[str, frozenset[str]]
     in_flight: Mapping[str, int] | None

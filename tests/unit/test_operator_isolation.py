@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from cluster_stub import HANG
 from memroute_operator import statuses
 from memroute_operator.backoff import FORGET_SECONDS, JITTER_RATIO, Backoff
 from memroute_operator.lanes import MAX_PER_NAMESPACE, Lanes
@@ -255,3 +256,40 @@ async def test_a_lane_that_ends_late_is_looked_at():
     lanes.start("n/m", gate.wait)
     await lanes.settle()
     assert ended == [True], "somebody waited for that one"
+
+
+async def test_what_waits_for_its_turn_in_a_lane_holds_its_room():
+    """Room that is counted only once a call begins is given away while calls queue.
+
+    A cold start of 4,000 replicas put pods on devices that others had been promised.
+    """
+    async with operator_rig(nodes=[node(gpus=4)], mdeps=[mdep("m", replicas=3)]) as rig:
+        rig.reconciler._lanes.settle_seconds = 0.0
+        rig.cluster.fault = lambda call: HANG if call.method == "POST" else None
+        await rig.step()
+        hands = rig.reconciler._hands
+        assert {f"default/m-{index}" for index in range(3)} <= hands.held_back()
+        assert len(hands.reservations(lambda _: False)) == 3
+        await rig.reconciler.stop()
+        assert "default/m-2" not in hands.held_back(), "it was never asked for"
+
+
+async def test_what_was_thought_of_a_busy_deployment_is_thought_again():
+    """While a step is worked out, a lane that is late finishes: all of it would be done twice."""
+    async with operator_rig(nodes=[node(gpus=4)], mdeps=[mdep("m", replicas=3)]) as rig:
+        reconciler, answer = rig.reconciler, asyncio.Event()
+        reconciler._lanes.settle_seconds = 0.0
+        rig.cluster.fault = lambda call: answer if call.method == "POST" else None
+        await rig.step()
+        think = reconciler._thinker.run
+
+        async def think_slowly(work, given):
+            decided = await think(work, given)
+            answer.set()
+            while reconciler._lanes.busy:
+                await asyncio.sleep(0.001)
+            return decided
+
+        reconciler._thinker.run = think_slowly
+        await rig.steps(3)
+        assert rig.cluster.count("POST", "pods") == 3
