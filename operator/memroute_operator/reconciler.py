@@ -52,7 +52,7 @@ MAX_DEBOUNCE_SECONDS = 1.0
 TIMER_SECONDS = 1.0
 # How often everything is looked at when nothing has changed and nothing is due, in seconds:
 # readings that get old are seen by then. A reconcile of 4,000 replicas takes 0.35 s of CPU.
-IDLE_SECONDS = 30.0
+IDLE_SECONDS = 60.0
 # The pause after a reconcile that could do nothing at all, in seconds; the last one again.
 ERROR_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
 # Before a full list that failed is taken again, in seconds: chosen by hand, a list of a large
