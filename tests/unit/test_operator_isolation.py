@@ -9,6 +9,7 @@ from memroute_operator import statuses
 from memroute_operator.backoff import FORGET_SECONDS, JITTER_RATIO, Backoff
 from memroute_operator.lanes import MAX_PER_NAMESPACE, Lanes
 from memroute_operator.plan import Step, plan_step
+from memroute_operator.reconciler import IDLE_SECONDS
 from operator_rig import mdep, node, operator_rig, reading
 
 NODES = [node(name, gpus=4) for name in ("a", "b")]
@@ -237,7 +238,7 @@ async def test_what_an_action_makes_possible_is_done_next_without_waiting_for_an
         await rig.store.wait_dirty(0.01)
         pause = await rig.step()
         assert not rig.store._dirty.is_set()
-        assert pause == 30.0, "nothing is due, and nothing has changed"
+        assert pause == IDLE_SECONDS, "nothing is due, and nothing has changed"
 
 
 async def test_a_lane_that_ends_late_is_looked_at():
