@@ -60,19 +60,11 @@ def helm():
 @pytest.fixture(scope="session")
 def cluster(repository, helm):
     """The one control plane of a test run, with emulated nodes, memroute installed by Helm."""
-    import subprocess
+    from cluster_support import installed_cluster
 
-    from memroute_simulator.emulated_cluster import EmulatedCluster
-
-    with EmulatedCluster(TEST_FLEET) as it:
-        command = [helm, "install", "memroute", str(repository / "helm" / "memroute")]
-        command += ["--namespace", "memroute-system", "--create-namespace", "--wait"]
-        command += ["--set", "router.service.enabled=false", "--timeout", "120s"]
-        command += ["--set", "operator.args={" + ",".join(OPERATOR_ARGS) + "}"]
-        command += ["--kubeconfig", str(it.kubeconfig)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+    chart = repository / "helm" / "memroute"
+    with installed_cluster(TEST_FLEET, helm, chart, OPERATOR_ARGS) as it:
         yield it
-        it.check_alive()
 
 
 @pytest.fixture(scope="session")

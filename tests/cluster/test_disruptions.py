@@ -9,14 +9,12 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import time
 
 import pytest
 
-from cluster_support import apply, pods_of, program_address, wait_ready
+from cluster_support import apply, installed_cluster, pods_of, program_address, wait_ready
 from memroute_kube.resources import is_condition_true
-from memroute_simulator.emulated_cluster import EmulatedCluster
 from router_load import Load, router_metric
 
 FAULT = "simulator.memroute.dev"
@@ -40,15 +38,9 @@ INTERVAL_SECONDS = 0.25
 @pytest.fixture(scope="module")
 def cluster(repository, helm):
     """Four GPU nodes that memroute shares, and one for memroute itself."""
-    with EmulatedCluster(FLEET) as it:
-        command = [helm, "install", "memroute", str(repository / "helm" / "memroute")]
-        command += ["--namespace", "memroute-system", "--create-namespace", "--wait"]
-        command += ["--set", "router.service.enabled=false", "--timeout", "120s"]
-        command += ["--set", "operator.args={" + ",".join(OPERATOR_ARGS) + "}"]
-        command += ["--kubeconfig", str(it.kubeconfig)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+    chart = repository / "helm" / "memroute"
+    with installed_cluster(FLEET, helm, chart, OPERATOR_ARGS) as it:
         yield it
-        it.check_alive()
 
 
 @pytest.fixture

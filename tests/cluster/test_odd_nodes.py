@@ -5,11 +5,17 @@ Its exporters collect every 30 s, as real ones do.
 """
 
 import json
-import subprocess
 
 import pytest
 
-from cluster_support import apply, condition, pods_of, wait_condition, wait_ready
+from cluster_support import (
+    apply,
+    condition,
+    installed_cluster,
+    pods_of,
+    wait_condition,
+    wait_ready,
+)
 from memroute_kube.resources import is_condition_true
 
 FAULT = "simulator.memroute.dev"
@@ -28,17 +34,9 @@ OPERATOR_ARGS = ["--scrape-seconds=1", "--drain-timeout-seconds=5", "--node-lost
 @pytest.fixture(scope="module")
 def cluster(repository, helm):
     """The odd nodes, with memroute installed by Helm."""
-    from memroute_simulator.emulated_cluster import EmulatedCluster
-
-    with EmulatedCluster(FLEET) as it:
-        command = [helm, "install", "memroute", str(repository / "helm" / "memroute")]
-        command += ["--namespace", "memroute-system", "--create-namespace", "--wait"]
-        command += ["--set", "router.service.enabled=false", "--timeout", "120s"]
-        command += ["--set", "operator.args={" + ",".join(OPERATOR_ARGS) + "}"]
-        command += ["--kubeconfig", str(it.kubeconfig)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+    chart = repository / "helm" / "memroute"
+    with installed_cluster(FLEET, helm, chart, OPERATOR_ARGS) as it:
         yield it
-        it.check_alive()
 
 
 def on(node, mode="exclusive"):

@@ -3,15 +3,31 @@
 import asyncio
 import contextlib
 import json
+import subprocess
 import threading
 
 from memroute_kube import PODS, KubernetesClient, watch_forever
 from memroute_kube.resources import LABEL_DEPLOYMENT, is_condition_true
 from memroute_operator.replica import is_terminal, read_replica
+from memroute_simulator.emulated_cluster import EmulatedCluster
 from memroute_simulator.nodes.machines import MACHINES
 
 KILLED = (0, 137, 143)
 """Exit codes of a process that ended well, or that someone ended."""
+
+
+@contextlib.contextmanager
+def installed_cluster(fleet, helm, chart, operator_args):
+    """A control plane with these emulated nodes, and memroute installed by Helm."""
+    with EmulatedCluster(fleet) as cluster:
+        command = [helm, "install", "memroute", str(chart)]
+        command += ["--namespace", "memroute-system", "--create-namespace", "--wait"]
+        command += ["--set", "router.service.enabled=false", "--timeout", "120s"]
+        command += ["--set", "operator.args={" + ",".join(operator_args) + "}"]
+        command += ["--kubeconfig", str(cluster.kubeconfig)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        yield cluster
+        cluster.check_alive()
 
 
 def manifest(namespace, name, **spec):
