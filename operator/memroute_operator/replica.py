@@ -311,7 +311,12 @@ def _ready_since(pod: KubeObject) -> datetime | None:
 
 
 def _scheduler_refusal(pod: KubeObject) -> tuple[datetime | None, str | None]:
-    """Since when, and why, kube-scheduler does not bind the pod; None, None when it does."""
+    """Since when, and why, kube-scheduler does not bind the pod; None, None when it does.
+
+    A pod that has its node is bound, whatever its conditions still say.
+    """
+    if pod["spec"].get("nodeName"):
+        return None, None
     for condition in pod.get("status", {}).get("conditions") or ():
         if (
             condition.get("type") == "PodScheduled"

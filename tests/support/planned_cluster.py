@@ -242,6 +242,7 @@ class Cluster:
                 self._condition(pod, "PodScheduled", "False", "Unschedulable")
                 return
             pod["spec"]["nodeName"] = replica.node
+            self._condition(pod, "PodScheduled", "True")
             pod["status"]["phase"] = "Running"
             stage["runs_since"] = self.now
             self._bump(pod)

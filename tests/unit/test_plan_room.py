@@ -488,3 +488,18 @@ def test_what_an_annotation_says_is_bounded():
     replica = read_replica(pod)
     assert replica.is_draining
     assert (replica.kv_capacity_tokens, replica.successor) == (0, None)
+
+
+def test_a_pod_that_is_bound_is_not_deleted_for_having_waited():
+    """It serves: that kube-scheduler found no room for it once is a condition nobody took back."""
+    of = deployment()
+    pod = pod_of(of)
+    pod["status"]["conditions"].append(
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "lastTransitionTime": (NOW - timedelta(seconds=60)).isoformat(),
+        }
+    )
+    assert plan_step(facts([of], [pod]), context()).actions == []
