@@ -11,7 +11,7 @@ VLLM := 0.32.0
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance differential odd-objects fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance differential odd-objects histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -89,6 +89,10 @@ differential: $(STAMP) ## malformed requests through Envoy as well: no second re
 
 odd-objects: $(STAMP) ## odd pods, nodes, ModelDeployments and pages: 10,000 examples each (ten minutes)
 	@MEMROUTE_FUZZ_EXAMPLES=10000 $(BIN)/pytest -q $(PARALLEL) --timeout 3600 tests/unit/test_operator_odd_objects.py tests/unit/test_reading_pages.py $(ARGS)
+
+HISTORIES ?= 500
+histories: $(STAMP) ## random histories of planned clusters, new ones each time (HISTORIES=500: some minutes)
+	@MEMROUTE_HISTORIES=$(HISTORIES) $(BIN)/pytest -q --timeout 3600 tests/unit/test_plan_state_machine.py $(ARGS)
 
 FUZZ_SECONDS ?= 1200
 fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_SECONDS=1200)
