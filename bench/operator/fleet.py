@@ -29,6 +29,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from bench.arguments import whole_number
 from bench.operator.stand_ins import (
     PARALLEL,
     Kubelets,
@@ -268,10 +269,12 @@ def _say(text: str) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run it, and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.operator fleet", description=__doc__)
-    parser.add_argument("--models", type=int, default=1000)
-    parser.add_argument("--replicas", type=int, default=4, help="of each model")
-    parser.add_argument("--nodes", type=int, default=501, help="of eight GPUs; one is to spare")
-    parser.add_argument("--foreign-pods", type=int, default=10_000)
+    parser.add_argument("--models", type=whole_number, default=1000)
+    parser.add_argument("--replicas", type=whole_number, default=4, help="of each model")
+    parser.add_argument(
+        "--nodes", type=whole_number, default=501, help="of eight GPUs; one is to spare"
+    )
+    parser.add_argument("--foreign-pods", type=whole_number, default=10_000)
     parser.add_argument("--logs", type=Path, help="a folder to leave all programs' logs in")
     parser.add_argument("--output", choices=("table", "json"), default="table")
     options = parser.parse_args(argv)

@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from bench.arguments import positive, whole_number
 from bench.placement.cases import CASES
 from bench.placement.measure import Options, compare
 from bench.placement.optimum import SolverMissingError
@@ -84,24 +84,6 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"no such folder: {options.plot.parent}")
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        msg = f"{text!r} is not 1 or more"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < math.inf:
-        msg = f"{text!r} is not a number above 0"
-        raise argparse.ArgumentTypeError(msg)
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.placement",
@@ -117,21 +99,21 @@ def _parser() -> argparse.ArgumentParser:
         "--policies", default=",".join(POLICIES),
         help=f"some of {','.join(POLICIES)} (default: all)",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=_count, default=3, help="how many (default: 3)")
+    parser.add_argument("--seeds", type=whole_number, default=3, help="how many (default: 3)")
     parser.add_argument(
-        "--limit", type=_seconds, default=2.0,
+        "--limit", type=positive, default=2.0,
         help="seconds for each program of HiGHS (default: 2); what is not answered by then "
         "counts as more than fits",
     )  # fmt: skip
     sizes = parser.add_argument_group("scale")
     sizes.add_argument(
-        "--devices", type=_count, default=10_000,
+        "--devices", type=whole_number, default=10_000,
         help=f"accelerators, {NODE_DEVICES} to a node (default: 10000)",
     )  # fmt: skip
-    sizes.add_argument("--models", type=_count, default=1000, help="models (default: 1000)")
-    sizes.add_argument("--replicas", type=_count, default=1, help="of each (default: 1)")
+    sizes.add_argument("--models", type=whole_number, default=1000, help="models (default: 1000)")
+    sizes.add_argument("--replicas", type=whole_number, default=1, help="of each (default: 1)")
     sizes.add_argument(
-        "--hopeless", type=_count, default=1000,
+        "--hopeless", type=whole_number, default=1000,
         help="replicas of one model that fit nowhere (default: 1000)",
     )  # fmt: skip
     parser.add_argument("--output", choices=("table", "json"), default="table")

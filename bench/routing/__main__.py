@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.arguments import positive, whole_number
 from bench.datapath.peer import PeerError
 from bench.native import NativeBuildError, build_native
 from bench.routing.cases import CASES, trace_case
@@ -193,26 +193,8 @@ def _check_plot(parser: argparse.ArgumentParser, study: str, path: Path) -> None
         parser.error(f"no such folder: {path.parent}")
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        msg = f"{text!r} is not 1 or more"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < math.inf:
-        msg = f"{text!r} is not a number above 0"
-        raise argparse.ArgumentTypeError(msg)
-    return value
-
-
 def _loads(text: str) -> tuple[float, ...]:
-    return tuple(map(_positive, text.split(",")))
+    return tuple(map(positive, text.split(",")))
 
 
 def _engines(text: str) -> tuple[str, ...]:
@@ -247,8 +229,8 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what requests and answers are like, some of {', '.join(MIXES)} (default: plain; "
         "capacity: plain and real; answers: all but real)",
     )
-    parser.add_argument("--seeds", type=_count, default=5, help="how many (default: 5)")
-    parser.add_argument("--jobs", type=_count, default=2, help="processes (default: 2)")
+    parser.add_argument("--seeds", type=whole_number, default=5, help="how many (default: 5)")
+    parser.add_argument("--jobs", type=whole_number, default=2, help="processes (default: 2)")
     over_http = parser.add_argument_group("http")
     over_http.add_argument(
         "--routers", default=",".join(DEFAULT_ROUTERS), metavar="NAME_OR_FILE,...",
@@ -257,7 +239,9 @@ def _parser() -> argparse.ArgumentParser:
     over_http.add_argument(
         "--loads", type=_loads, default="1,1.5", help="times the case's rate (default: 1,1.5)"
     )
-    over_http.add_argument("--requests", type=_count, default=400, help="of a run (default: 400)")
+    over_http.add_argument(
+        "--requests", type=whole_number, default=400, help="of a run (default: 400)"
+    )
     over_http.add_argument(
         "--engines", type=_engines, default=(), metavar="HOST:PORT,...",
         help="engines that run already instead of simulated ones, or vllm-cpu: two vLLM servers "
@@ -270,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
         "of four tokens",
     )  # fmt: skip
     over_http.add_argument(
-        "--time-scale", type=_positive, default=2.0,
+        "--time-scale", type=positive, default=2.0,
         help="how much slower than the hardware engines are, targets with them (default: 2)",
     )  # fmt: skip
     parser.add_argument(

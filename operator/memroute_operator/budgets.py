@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from memroute_kube import POD_DISRUPTION_BUDGETS, ApiError, KubeObject, KubernetesClient
-from memroute_kube.resources import LABEL_DEPLOYMENT, MODEL_DEPLOYMENTS, object_key
+from memroute_kube.resources import LABEL_DEPLOYMENT, object_key
 from memroute_operator.backoff import Backoff
 from memroute_operator.deployment import INTERNAL_ERROR, Deployment
 from memroute_operator.events import EventWriter
 from memroute_operator.gather import Facts
 from memroute_operator.lanes import Lanes
+from memroute_operator.manifests import owner_reference
 from memroute_operator.metrics import OperatorMetrics
 
 LOGGER = logging.getLogger(__name__)
@@ -77,13 +78,6 @@ class BudgetChange:
 
 def disruption_budget(deployment: Deployment) -> KubeObject:
     """The manifest of a ModelDeployment's budget."""
-    owner = {
-        "apiVersion": MODEL_DEPLOYMENTS.api_version,
-        "kind": MODEL_DEPLOYMENTS.kind,
-        "name": deployment.name,
-        "uid": deployment.uid,
-        "controller": True,
-    }
     return {
         "apiVersion": POD_DISRUPTION_BUDGETS.api_version,
         "kind": POD_DISRUPTION_BUDGETS.kind,
@@ -94,7 +88,7 @@ def disruption_budget(deployment: Deployment) -> KubeObject:
                 LABEL_DEPLOYMENT: deployment.name,
                 "app.kubernetes.io/managed-by": "memroute",
             },
-            "ownerReferences": [owner],
+            "ownerReferences": [owner_reference(deployment)],
         },
         "spec": {
             # Not maxUnavailable: Kubernetes would look up the scale of a kind that it may not know

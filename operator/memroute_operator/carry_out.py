@@ -222,7 +222,7 @@ class CarryOut:
         """Try one action and note how it went; False when its deployment's creates must wait."""
         kind, pod = type(action).__name__, pod_key(action)
         if isinstance(action, Create):
-            self._on_their_way[pod] = _OnItsWay(reservation=promised(action), is_tried=True)
+            self._on_their_way[pod].is_tried = True
         try:
             done = await self.applier.apply(action)
         except ApiError as error:

@@ -86,6 +86,17 @@ def engine_arguments(deployment: Deployment, placed: Placed) -> list[str]:
     return arguments + list(deployment.engine_args)
 
 
+def owner_reference(deployment: Deployment) -> KubeObject:
+    """What makes an object a ModelDeployment's own: it goes when the deployment goes."""
+    return {
+        "apiVersion": MODEL_DEPLOYMENTS.api_version,
+        "kind": MODEL_DEPLOYMENTS.kind,
+        "name": deployment.name,
+        "uid": deployment.uid,
+        "controller": True,
+    }
+
+
 def replica_pod(
     deployment: Deployment,
     placed: Placed,
@@ -119,13 +130,6 @@ def replica_pod(
         spec["schedulingGates"] = [{"name": START_GATE}]
     if shared and shared_runtime_class:
         spec["runtimeClassName"] = shared_runtime_class
-    owner = {
-        "apiVersion": MODEL_DEPLOYMENTS.api_version,
-        "kind": MODEL_DEPLOYMENTS.kind,
-        "name": deployment.name,
-        "uid": deployment.uid,
-        "controller": True,
-    }
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -149,7 +153,7 @@ def replica_pod(
                 ANNOTATION_KV_CAPACITY_TOKENS: str(capacity),
                 ANNOTATION_MAX_CONTEXT_TOKENS: str(deployment.max_context_tokens),
             },
-            "ownerReferences": [owner],
+            "ownerReferences": [owner_reference(deployment)],
         },
         "spec": spec,
     }

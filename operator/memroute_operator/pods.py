@@ -113,7 +113,7 @@ def _read_one(pod: KubeObject) -> PodsRead | str:
     """What one pod is. Only its key where that is all: most pods are others', without devices."""
     found = PodsRead()
     try:
-        if not _is_terminal(pod):
+        if not is_terminal(pod):
             found.live.add(object_key(pod))
         _read(pod, found)
     except Exception as error:  # noqa: BLE001 - a named boundary: one pod is one pod's problem
@@ -227,7 +227,7 @@ def _unreadable(pod: KubeObject, why: str) -> UnreadablePod:
         key=object_key(pod),
         deployment=f"{metadata.get('namespace')}/{metadata['labels'][LABEL_DEPLOYMENT]}",
         node=_node_of(pod),
-        is_terminal=_is_terminal(pod),
+        is_terminal=is_terminal(pod),
         why=f"{why} ({str(text)[:80]!r})" if text is not None else f"{why} (it has none)",
         device_uuids=_named_devices(text),
     )
@@ -243,11 +243,6 @@ def _named_devices(text: object) -> frozenset[str]:
     if not isinstance(devices, dict | list) or not all(isinstance(one, str) for one in devices):
         return frozenset()
     return frozenset(devices)
-
-
-def _is_terminal(pod: KubeObject) -> bool:
-    status = pod.get("status")
-    return isinstance(status, Mapping) and status.get("phase") in ("Succeeded", "Failed")
 
 
 def _node_of(pod: KubeObject) -> str | None:

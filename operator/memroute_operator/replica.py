@@ -1,6 +1,7 @@
 """A replica's pod as the operator reads it: what was promised, and how far it has come."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -253,7 +254,8 @@ def read_replica(pod: KubeObject) -> Replica | None:
 
 def is_terminal(pod: KubeObject) -> bool:
     """Whether the pod's containers have ended for good."""
-    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    status = pod.get("status")
+    return isinstance(status, Mapping) and status.get("phase") in ("Succeeded", "Failed")
 
 
 def _is_gated(pod: KubeObject) -> bool:

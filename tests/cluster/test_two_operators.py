@@ -172,9 +172,8 @@ def test_two_operators_are_never_two_writers(cluster, namespace, two_operators, 
     assert num_writes > 20 * NUM_HISTORIES
 
 
-def test_a_standby_takes_over_within_15_seconds(cluster, namespace, two_operators):
-    """With the times that are shipped: the leader's machine is gone, nothing is given back."""
-    operators = two_operators(ARGUMENTS)
+def serving_leader(cluster, namespace, operators):
+    """Who leads, once "m" serves; and where in the audit log that was seen."""
     cluster.wait_for("one of them to lead", lambda: lease(cluster).get("holderIdentity"))
     apply(cluster, namespace, "m")
     wait_ready(cluster, namespace, "m")
@@ -182,6 +181,13 @@ def test_a_standby_takes_over_within_15_seconds(cluster, namespace, two_operator
     cluster.wait_for("a renewal", lambda: writes(cluster.audit_log, since=since))
     holder = writes(cluster.audit_log, since=since)[0].credential
     leader = next(one for one in operators if one.credential == holder)
+    return leader, since
+
+
+def test_a_standby_takes_over_within_15_seconds(cluster, namespace, two_operators):
+    """With the times that are shipped: the leader's machine is gone, nothing is given back."""
+    operators = two_operators(ARGUMENTS)
+    leader, since = serving_leader(cluster, namespace, operators)
     killed = time.monotonic()
     leader.process.kill()
     apply(cluster, namespace, "m", replicas=2)
@@ -199,13 +205,7 @@ def test_a_standby_takes_over_within_15_seconds(cluster, namespace, two_operator
 def test_a_leader_that_is_asked_to_go_is_followed_at_once(cluster, namespace, two_operators):
     """An upgrade or a drain of its node: the Lease is given back, nobody waits for its end."""
     operators = two_operators(ARGUMENTS)
-    cluster.wait_for("one of them to lead", lambda: lease(cluster).get("holderIdentity"))
-    apply(cluster, namespace, "m")
-    wait_ready(cluster, namespace, "m")
-    since = cluster.audit_log.stat().st_size
-    cluster.wait_for("a renewal", lambda: writes(cluster.audit_log, since=since))
-    holder = writes(cluster.audit_log, since=since)[0].credential
-    leader = next(one for one in operators if one.credential == holder)
+    leader, since = serving_leader(cluster, namespace, operators)
     leader.process.terminate()
     leader.process.wait(30)
     before = lease(cluster).get("leaseTransitions", 0)
