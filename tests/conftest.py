@@ -42,11 +42,25 @@ OPERATOR_ARGS = [
     "--node-lost-seconds=3",
     "--drain-timeout-seconds=15",
 ]
+NUM_LOG_LINES = 40
+"""Of each operator's log, when a test fails."""
 
 
 def pytest_collection_modifyitems(items):
     """What looks back on the whole run comes last."""
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """What failed on a cluster is told with the ends of the operator's logs."""
+    report = (yield).get_result()
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if not report.failed or cluster is None:
+        return
+    for path in sorted(cluster.directory.glob("pods/*_memroute-operator-*/operator/*.log")):
+        tail = "\n".join(path.read_text(errors="replace").splitlines()[-NUM_LOG_LINES:])
+        report.sections.append((f"the end of {path.relative_to(cluster.directory)}", tail))
 
 
 @pytest.fixture(scope="session")

@@ -180,11 +180,16 @@ class Elector:
 
     def _set(self, leadership: Leadership) -> None:
         before, self.leadership = self.leadership, leadership
+        if before.renewed_at == leadership.renewed_at:
+            return
+        # Also a renewal that follows another: whoever waits may have found the last one too old.
+        self._changed.set()
         if (before.renewed_at is None) != (leadership.renewed_at is None):
-            if leadership.renewed_at is None:
+            leads = leadership.renewed_at is not None
+            if not leads:
                 self._say("standby: the lease is lost, not confirmed in time, or given back")
-            self._changed.set()
-            self._on_change(leadership.renewed_at is not None)
+            self._marks.on_leading(leads)
+            self._on_change(leads)
 
     def _say(self, what: str) -> None:
         """Log a change of state; the seconds in it change by themselves."""

@@ -41,6 +41,8 @@ class Marks:
     """Whether the reconcile loop waits to lead."""
     election_at: float | None = None
     """When the election last asked for the Lease; None without an election."""
+    leading_since: float | None = None
+    """Since when the election has said that we lead; None for a standby, and without one."""
     listed_at: float | None = None
     """When everything was last listed in full."""
 
@@ -64,6 +66,10 @@ class Marks:
         """The API server is being asked for the Lease."""
         self.election_at = self.clock()
 
+    def on_leading(self, leads: bool) -> None:
+        """The election says whether we lead, from now on."""
+        self.leading_since = self.clock() if leads else None
+
     def on_listed(self) -> None:
         """Everything has been listed."""
         self.listed_at = self.clock()
@@ -84,13 +90,22 @@ def liveness(marks: Marks, *, stalled_seconds: float = STALLED_SECONDS) -> Verdi
         why = f"the election last asked for the lease {now - marks.election_at:.0f} s ago"
         return Verdict(is_good=False, why=why)
     if marks.is_standby:
-        return Verdict(is_good=True, why="standby: another operator leads")
+        return _of_standby(marks, now=now, stalled_seconds=stalled_seconds)
     if marks.step_at is None:
         age = now - marks.started_at
         return Verdict(is_good=age <= START_SECONDS, why=f"starting, for {age:.0f} s")
     quiet = now - marks.step_at
     why = f"the reconcile loop last began a step or wrote {quiet:.0f} s ago"
     return Verdict(is_good=quiet <= stalled_seconds, why=why)
+
+
+def _of_standby(marks: Marks, *, now: float, stalled_seconds: float) -> Verdict:
+    """A reconcile loop that waits to lead is well, unless the election says that we do."""
+    if marks.leading_since is None:
+        return Verdict(is_good=True, why="standby: another operator leads")
+    waits = now - max(marks.leading_since, marks.step_at or marks.leading_since)
+    why = f"we lead, and the reconcile loop has waited for that for {waits:.0f} s"
+    return Verdict(is_good=waits <= stalled_seconds, why=why)
 
 
 def readiness(marks: Marks, *, resync_seconds: float) -> Verdict:

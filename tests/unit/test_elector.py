@@ -17,9 +17,9 @@ TIMING = LeaseTiming(duration_seconds=1.0, renew_seconds=0.7, retry_seconds=0.2)
 
 
 @asynccontextmanager
-async def candidate(client, name, **options):
+async def candidate(client, name, *, timing=TIMING, **options):
     elector = Elector(
-        client, LEASE, Leadership(identity=name, timing=TIMING), marks=Marks(), **options
+        client, LEASE, Leadership(identity=name, timing=timing), marks=Marks(), **options
     )
     task = asyncio.create_task(run_until_cancelled(elector))
     try:
@@ -80,6 +80,31 @@ async def test_one_whose_renewals_fail_writes_no_more_until_one_succeeds():
             stub.is_down = False
             await elector.wait_leading()
             assert elector.term == 1
+
+
+async def test_a_renewal_that_is_confirmed_late_wakes_who_waits_to_lead():
+    """The API server hung past the deadline, and then took a renewal that was sent before it.
+
+    Nobody had looked meanwhile, so the candidate never stepped down: there is no change to tell.
+    """
+    now, changes = 0.0, []
+    timing = LeaseTiming(duration_seconds=60.0, renew_seconds=50.0, retry_seconds=0.1)
+    options = {"timing": timing, "clock": lambda: now, "on_change": changes.append}
+    async with api_stub() as (stub, client), candidate(client, "a", **options) as elector:
+        await elector.wait_leading()
+        stub.gate.clear()
+        now = 30.0
+        while (pending := stub.writes[-1]) == stub.writes[0]:
+            await asyncio.sleep(0.01)
+        assert pending[0] == "PUT"
+        now = 60.0  # too late for the renewal of 0 s, and not for the one that was sent at 30 s
+        waiting = asyncio.create_task(elector.wait_leading())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        stub.gate.set()
+        await asyncio.wait_for(waiting, timeout=10)
+        assert elector.term == 1
+        assert changes == [True]
 
 
 async def test_one_that_finds_the_lease_anothers_comes_back_in_a_new_term():

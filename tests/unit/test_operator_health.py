@@ -58,6 +58,26 @@ def test_a_standby_is_alive_for_as_long_as_it_asks_for_the_lease(clock):
     assert not liveness(marks).is_good
 
 
+def test_a_leader_whose_reconcile_loop_waits_to_lead_is_not_alive(clock):
+    """The election and the loop do not agree who leads: only a restart helps."""
+    marks = Marks(clock=clock)
+    marks.on_leading(True)
+    marks.on_step()
+    clock.now += 1000
+    marks.on_standby()
+    assert not liveness(marks).is_good
+    marks.on_step()
+    marks.on_standby()
+    for _ in range(int(STALLED_SECONDS)):
+        assert liveness(marks).is_good
+        clock.now += 1
+        marks.on_election()
+    clock.now += 1
+    assert not liveness(marks).is_good
+    marks.on_leading(False)
+    assert liveness(marks).is_good
+
+
 def test_a_leader_whose_election_hangs_is_not_alive(clock):
     """It would never lead again, and nobody would know."""
     marks = Marks(clock=clock)
