@@ -23,6 +23,7 @@ from memroute_operator.calibrations import (
 from memroute_operator.carry_out import POD_REFUSED
 from memroute_operator.deployment import INTERNAL_ERROR, Deployment, internal_error
 from memroute_operator.failed_pods import POD_FAILED
+from memroute_operator.placements import placement_fields
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica, ReplicaState
 from memroute_operator.router_metrics import TargetsReport
@@ -98,13 +99,9 @@ def deployment_status(
         "updatedReplicas": sum(r.revision == deployment.revision for r in wanted),
         "selector": f"{LABEL_DEPLOYMENT}={deployment.name}",
         "summary": f"{len(serving)}/{deployment.replicas}",
-        "nodes": ",".join(sorted({replica.node for replica in replicas})),
         "kvCapacityTokens": sum(replica.kv_capacity_tokens for replica in serving),
         "kvPressure": _pressure(serving, kv_projected_ratio),
-        "placements": [
-            _placement(replica, assigned_devices.get(replica.key, ()))
-            for replica in sorted(replicas, key=lambda replica: replica.index)
-        ],
+        **placement_fields(replicas, assigned_devices),
         "conditions": _with_times(deployment, conditions, now),
     }
     if deployment.footprint is not None:
@@ -192,19 +189,6 @@ def _targets_met(deployment: Deployment, report: TargetsReport) -> Condition:
             # The router has not taken it back: too close to the target.
             return "False", TARGETS_UNMET, previous["message"]
     return "True", "EngineFastEnough", "one request alone is served within the targets"
-
-
-def _placement(replica: Replica, assigned: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "replica": replica.index,
-        "pod": replica.pod_name,
-        "node": replica.node,
-        "devices": sorted(replica.device_bytes) or list(assigned),
-        "hbmBytes": replica.bytes_per_device,
-        "kvCapacityTokens": replica.kv_capacity_tokens,
-        "state": replica.state.value,
-        "why": replica.why,
-    }
 
 
 def _pressure(serving: list[Replica], ratios: Mapping[str, float] | None) -> str:
