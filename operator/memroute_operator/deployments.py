@@ -39,10 +39,12 @@ def read_deployments(
     reports: Mapping[str, EngineReport | None],
     problems: dict[str, str],
     cache: DeploymentCache,
+    default_image: str | None,
 ) -> tuple[list[Deployment], frozenset[str]]:
     """The deployments that want something, the oldest first; and those without name or uid.
 
     ``problems``: is given what could not be read, by ``Kind namespace/name``.
+    ``default_image``: what engines run whose spec names no image.
     """
     deployments: dict[str, Deployment] = {}
     unreadable = set()
@@ -64,7 +66,7 @@ def read_deployments(
     replicas = [with_known_revision(one, deployments) for one in known_replicas]
     calibrations |= _measured(deployments, replicas, nodes, reports, problems)
     wanted = [
-        _calibrated(one, calibrations, problems)
+        _calibrated(one, calibrations, default_image, problems)
         for one in deployments.values()
         # One that is being deleted wants nothing any more: its pods are orphans by now.
         if "deletionTimestamp" not in one.obj["metadata"]
@@ -80,12 +82,13 @@ def _calibrations_in(obj: KubeObject) -> dict[CalibrationKey, Calibration]:
 def _calibrated(
     deployment: Deployment,
     calibrations: Mapping[CalibrationKey, Calibration],
+    default_image: str | None,
     problems: dict[str, str],
 ) -> Deployment:
     if deployment.footprint is None:
         return deployment
     try:
-        found = calibrations_of(deployment.obj["spec"], calibrations)
+        found = calibrations_of(deployment.obj["spec"], calibrations, default_image)
         calibrated = replace(deployment, calibrations=found)
         for product in found:
             # Sums are made when they are asked for: nonsense has to show here.
@@ -126,12 +129,18 @@ def _measured(
             continue
         if len(products) != 1 or (product := products.pop()) is None:
             continue  # which kind the device plugin has given is not known
+        # A replica of this revision runs the image that the spec names. One that the spec does
+        # not name is the default of whoever made the pod, which may have been another.
+        image = deployment.engine_image or replica.engine_image
+        if image is None:
+            continue
         try:
             calibration = measure(
                 deployment.obj["spec"],
                 report,
                 deployment.footprint,
                 product=product,
+                image=image,
                 usable_bytes=min(device.usable_bytes for device in node.devices),
             )
         except Exception as error:  # noqa: BLE001 - a named boundary: a report is whatever an engine wrote

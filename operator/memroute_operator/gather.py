@@ -103,6 +103,7 @@ def gather(
     held: Iterable[Reservation] = (),
     resource_slices: Mapping[str, Sequence[KubeObject]] = MappingProxyType({}),
     cache: ReadingCache | None = None,
+    default_image: str | None = None,
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
@@ -111,7 +112,8 @@ def gather(
     ``now``: the wall clock. ``held``: what is
     to be counted though no pod shows it (engines on nodes that are cut off, pods on their way).
     ``resource_slices``: what DRA drivers publish, by node. ``cache``: what was read of objects
-    that have not changed since; without it, everything is read anew.
+    that have not changed since; without it, everything is read anew. ``default_image``: of
+    engines whose ModelDeployment names none; without it nothing measured counts for those.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
     cache = ReadingCache() if cache is None else cache
@@ -122,7 +124,13 @@ def gather(
     problems = {f"Pod {key}": why for key, why in pods.problems.items()}
     nodes = _read_nodes(store, metrics, pods, resource_slices, now_seconds, problems)
     deployments, no_deployments = read_deployments(
-        store.model_deployments.values(), pods.replicas, nodes, reports, problems, cache.deployments
+        store.model_deployments.values(),
+        pods.replicas,
+        nodes,
+        reports,
+        problems,
+        cache.deployments,
+        default_image,
     )
     # Pods of an object that cannot be read are nobody's orphans.
     replicas = [r for r in pods.replicas if r.deployment not in no_deployments]

@@ -111,6 +111,7 @@ class Reconciler:
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
         self._thinker = Thinker(
             planner=self._planner,
+            default_image=settings.engine_image,
             node_lost_seconds=settings.node_lost_seconds,
             drain_timeout_seconds=settings.drain_timeout_seconds,
         )

@@ -66,9 +66,15 @@ class Thinker:
     """Facts and plans. Owns what must be remembered from step to step."""
 
     def __init__(
-        self, *, planner: PatientPlanner, node_lost_seconds: float, drain_timeout_seconds: float
+        self,
+        *,
+        planner: PatientPlanner,
+        default_image: str,
+        node_lost_seconds: float,
+        drain_timeout_seconds: float,
     ) -> None:
         self._planner = planner
+        self._default_image = default_image
         self._node_lost_seconds = node_lost_seconds
         self._drain_timeout_seconds = drain_timeout_seconds
         self._lost_nodes = LostNodes()
@@ -137,6 +143,7 @@ class Thinker:
             now=look.now,
             held=look.held,
             cache=self._cache,
+            default_image=self._default_image,
         )
         running = {
             replica.uid: replica.reservation()
