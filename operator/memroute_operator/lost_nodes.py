@@ -32,6 +32,8 @@ from memroute.placement import Reservation
 # Above this share of unreachable GPU nodes nothing is given up: half, as in Kubernetes' 55 %,
 # and a cluster of two nodes can still lose one.
 BRAKE_RATIO = 0.5
+# A kubelet that has renewed no Lease for so long may be lost, in seconds: it renews every 10 s.
+MISSED_SECONDS = 20.0
 # How much of the fleet may be given up in RATE_SECONDS: 10 % of the GPU nodes, at least one.
 # Kubernetes evicts one node in 10 s (0.1 a second); engines take minutes to load.
 RATE_RATIO = 0.1
@@ -54,6 +56,8 @@ class NodeSight:
     is_ready: bool
     is_silent: bool = False
     """Whether its kubelet has stopped to report (Ready is Unknown): engines may run there."""
+    silent_seconds: float | None = None
+    """For how long at least its kubelet has renewed no Lease; None when that is not known."""
     boot_id: str | None = None
     """Changes when the machine restarts, which ends every process on it."""
     shown_after_seconds: float | None = None
@@ -63,6 +67,12 @@ class NodeSight:
     def is_reachable(self) -> bool:
         """Whether its kubelet reports."""
         return self.exists and self.is_ready
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether it is unreachable, or will be called so soon: it has missed two renewals."""
+        is_late = self.silent_seconds is not None and self.silent_seconds > MISSED_SECONDS
+        return is_late or not self.is_reachable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +105,9 @@ class LostNodes:
         unreachable = {name for name, node in nodes.items() if not node.is_reachable}
         self._given_up_at = {n: at for n, at in self._given_up_at.items() if n in unreachable}
         self._rate_marks = [at for at in self._rate_marks if now_seconds - at < RATE_SECONDS]
-        is_braked = len(unreachable) > BRAKE_RATIO * len(nodes)
+        # With their Leases known, an outage is seen before the first node of it is called silent.
+        num_lost = sum(node.may_be_lost for node in nodes.values())
+        is_braked = num_lost > BRAKE_RATIO * len(nodes)
         # What ends the brake is that nodes come back. The others get the whole time from then on.
         known = {} if is_braked else self._since
         self._since = {name: known.get(name, now_seconds) for name in sorted(unreachable)}
@@ -108,10 +120,10 @@ class LostNodes:
             wait = node_lost_seconds if nodes[name].exists else QUARANTINE_SECONDS
             if is_braked:
                 kept[name] = (
-                    f"{len(unreachable)} of {len(nodes)} GPU nodes are unreachable, and nothing "
+                    f"{num_lost} of {len(nodes)} GPU nodes are unreachable, and nothing "
                     f"is given up while more than half of them are"
                 )
-            elif now_seconds - self._since[name] <= wait:
+            elif _lost_for(nodes[name], now_seconds - self._since[name]) <= wait:
                 what = "unreachable" if nodes[name].exists else "without a Node object"
                 kept[name] = f"a node is given up after {wait:.0f} s {what}"
             elif len(self._rate_marks) >= allowed:
@@ -126,6 +138,17 @@ class LostNodes:
             num_nodes=len(nodes),
             is_braked=is_braked,
         )
+
+
+def _lost_for(node: NodeSight, seen_seconds: float) -> float:
+    """For how long it has been unreachable: seen so, or silent by its Lease if that is longer.
+
+    The Lease counts where Kubernetes agrees that it is silent: a kubelet that says that it is not
+    ready is there.
+    """
+    if node.is_silent and node.silent_seconds is not None:
+        return max(seen_seconds, node.silent_seconds)
+    return seen_seconds
 
 
 @dataclass(slots=True, kw_only=True)

@@ -34,6 +34,7 @@ from memroute_operator.lanes import Lanes
 from memroute_operator.listing import Lister
 from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.node_leases import NodeLeases
 from memroute_operator.plan import Action, Delete, Step
 from memroute_operator.readings.loops import Readings
 from memroute_operator.settings import OperatorSettings
@@ -123,6 +124,8 @@ class Reconciler:
             clock=clock,
             rng=rng,
         )
+        self.leases = NodeLeases(client=client, clock=clock)
+        self._is_any_node_waited_for = False
         self._told: frozenset[str] = frozenset()
         self._garbage = Garbage()
 
@@ -138,6 +141,7 @@ class Reconciler:
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),
                 asyncio.create_task(self._resync_forever(), name="resync"),
                 asyncio.create_task(self._readings.run(), name="readings"),
+                asyncio.create_task(self.leases.mark_forever(), name="leases"),
             ]
             await asyncio.gather(*loops)
         finally:
@@ -225,9 +229,12 @@ class Reconciler:
         Raises ``ApiError`` when nothing can be done at all.
         """
         started = self._clock()
+        if self._is_any_node_waited_for:
+            await self.leases.look()
         look = self._look()
         decided = await self._thinker.run(self._thinker.decide, look)
         facts, step, loss = decided.facts, decided.step, decided.loss
+        self._is_any_node_waited_for = bool(loss.kept)
         self._tell(facts, loss)
         self._readings.tell_notes(facts.inventory.nodes)
         failed: dict[str, str] = {}
@@ -267,6 +274,7 @@ class Reconciler:
             avoided_nodes=self._failed_pods.avoided_nodes(now),
             in_flight=routers.in_flight if routers.is_known else None,
             in_flight_age_seconds=None if read_at is None else now - read_at,
+            silences=self.leases.silences(),
         )
 
     def _show(self, facts: Facts, step: Step, seconds: float, loss: NodeLoss) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -49,6 +49,8 @@ class Look:
     avoided_nodes: Mapping[str, frozenset[str]]
     in_flight: Mapping[str, int] | None
     in_flight_age_seconds: float | None
+    silences: Mapping[str, float] = field(default_factory=dict)
+    """Node → for how long at least its kubelet has renewed no Lease, where that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,8 @@ class Thinker:
         """Gather and plan. For ``run``."""
         facts = self.gather(look)
         sights = node_sights(look.store, look.devices)
+        for name in sights.keys() & look.silences.keys():
+            sights[name] = replace(sights[name], silent_seconds=look.silences[name])
         loss = self._lost_nodes.decide(
             facts.gpu_nodes(sights),
             node_lost_seconds=self._node_lost_seconds,

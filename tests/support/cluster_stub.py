@@ -24,7 +24,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from memroute_kube import KubernetesClient
 from memroute_kube.resources import object_key
 
-PLURALS = ("pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets")
+PLURALS = ("pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets", "leases")
 # Versions that a watch may still start from.
 KEPT_VERSIONS = 400
 STAMP = "2026-01-01T00:00:00Z"
