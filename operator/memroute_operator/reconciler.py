@@ -243,7 +243,10 @@ class Reconciler:
         )
         if step.actions:
             # The answers are in the store: tell the status as it is now.
-            facts = await self._thinker.run(self._thinker.gather, self._look())
+            before = facts
+            facts = await self._thinker.run(
+                lambda look: self._thinker.gather(look, before), self._look()
+            )
         self._adoption.start(facts)
         self._budgets.start(facts)
         await self._statuses.write_all(facts, step, loss)

@@ -135,8 +135,11 @@ class Thinker:
         step = self._planner.plan(facts, context, now_seconds=look.now_seconds)
         return Decided(facts=facts, step=step, loss=loss, nodes=frozenset(sights))
 
-    def gather(self, look: Look) -> Facts:
-        """The facts of a look. For ``run``."""
+    def gather(self, look: Look, before: Facts | None = None) -> Facts:
+        """The facts of a look. For ``run``.
+
+        ``before``: facts of this step, whose nodes are taken as they are.
+        """
         facts = gather(
             look.store,
             look.devices,
@@ -148,6 +151,7 @@ class Thinker:
             held=look.held,
             cache=self._cache,
             default_image=self._default_image,
+            before=before,
         )
         running = {
             replica.uid: replica.reservation()

@@ -201,3 +201,21 @@ async def test_credentials_come_from_a_kubeconfig(tmp_path, monkeypatch):
         ) as other:
             found, _ = await other.list(NODES, label_selector="a=b")
             assert len(found) == 1
+
+
+async def test_facts_after_a_steps_actions_have_its_nodes_and_the_new_pods():
+    """A status tells what was just created; 500 nodes are not read a second time for that."""
+    broken = node("b")
+    broken["spec"]["taints"] = [5]
+    async with operator_rig(nodes=[node("a"), broken], mdeps=[mdep("m")]) as rig:
+        rig.cluster.cut_off.add("b")
+        await rig.catch_up()
+        thinker, look = rig.reconciler._thinker, rig.reconciler._look
+        before = thinker.gather(look())
+        assert not before.replicas
+        await rig.steps(3)
+        after = thinker.gather(look(), before)
+        assert [replica.key for replica in after.replicas] == ["default/m-0"]
+        assert after.inventory.nodes == before.inventory.nodes
+        assert [one.owner for one in after.inventory.reservations] == ["default/m-0"]
+        assert "Node b" in after.unreadable_objects
