@@ -208,22 +208,27 @@ class KubernetesClient:
         *,
         grace_period_seconds: int | None = None,
         uid: str | None = None,
+        resource_version: str | None = None,
     ) -> KubeObject | None:
         """Delete an object; with ``uid``, only if it is still that one.
 
         What the server answers: the object while it terminates, or a Status. None when it is
-        gone already, which is fine.
+        gone already, which is fine. With ``resource_version``, only if it is still as it was seen:
+        raises ``ApiError`` 409 otherwise.
         """
         options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if grace_period_seconds is not None:
             options["gracePeriodSeconds"] = grace_period_seconds
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
+        expected = {"uid": uid, "resourceVersion": resource_version}
+        preconditions = {name: value for name, value in expected.items() if value is not None}
+        if preconditions:
+            options["preconditions"] = preconditions
         try:
             return await self.request("DELETE", resource.path(namespace, name), body=options)
         except ApiError as error:
             # A conflict here means that the name belongs to another object by now.
-            if error.status != NOT_FOUND and not (uid and error.status == CONFLICT):
+            is_another = uid is not None and resource_version is None and error.status == CONFLICT
+            if error.status != NOT_FOUND and not is_another:
                 raise
             return None
 

@@ -23,6 +23,10 @@ from memroute_operator.deployment import (
 from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica
 
+# What Kubernetes puts on an object that is deleted with ``--cascade=orphan``, until its garbage
+# collector has taken the owner off all of its pods.
+ORPHAN_FINALIZER = "orphan"
+
 
 @dataclass(slots=True)
 class DeploymentCache:
@@ -41,24 +45,30 @@ def read_deployments(
     cache: DeploymentCache,
     default_image: str | None,
 ) -> tuple[list[Deployment], frozenset[str]]:
-    """The deployments that want something, the oldest first; and those without name or uid.
+    """The deployments that want something, the oldest first; and those whose pods are left alone.
+
+    The latter are those without name or uid, and those that leave their pods behind.
 
     ``problems``: is given what could not be read, by ``Kind namespace/name``.
     ``default_image``: what engines run whose spec names no image.
     """
     deployments: dict[str, Deployment] = {}
-    unreadable = set()
+    left_alone: set[str] = set()
     calibrations: dict[CalibrationKey, Calibration] = {}
     read, read_status = cache.deployments.round(), cache.calibrations.round()
     for obj in objects:
         try:
             deployment = read(obj, read_deployment)
             deployments[deployment.key] = deployment
+            metadata = obj["metadata"]
+            finalizers = metadata.get("finalizers") or ()
+            if "deletionTimestamp" in metadata and ORPHAN_FINALIZER in finalizers:
+                left_alone.add(deployment.key)
             if deployment.failure is not None and deployment.failure.reason == INTERNAL_ERROR:
                 problems[f"ModelDeployment {deployment.key}"] = deployment.failure.message
         except Exception as error:  # noqa: BLE001 - a named boundary: an object without name or uid
             problems[f"ModelDeployment {object_key(obj)}"] = repr(error)
-            unreadable.add(object_key(obj))
+            left_alone.add(object_key(obj))
         try:
             calibrations |= read_status(obj, _calibrations_in)
         except Exception as error:  # noqa: BLE001 - a named boundary: what a status holds is anybody's to edit
@@ -72,7 +82,7 @@ def read_deployments(
         if "deletionTimestamp" not in one.obj["metadata"]
     ]
     wanted.sort(key=lambda deployment: (deployment.created_at, deployment.key))
-    return wanted, frozenset(unreadable)
+    return wanted, frozenset(left_alone)
 
 
 def _calibrations_in(obj: KubeObject) -> dict[CalibrationKey, Calibration]:

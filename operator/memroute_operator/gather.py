@@ -130,7 +130,7 @@ def gather(
         nodes = list(before.inventory.nodes)
         told = before.unreadable_objects.items()
         problems |= {name: why for name, why in told if name.startswith("Node ")}
-    deployments, no_deployments = read_deployments(
+    deployments, left_alone = read_deployments(
         store.model_deployments.values(),
         pods.replicas,
         nodes,
@@ -139,8 +139,8 @@ def gather(
         cache.deployments,
         default_image,
     )
-    # Pods of an object that cannot be read are nobody's orphans.
-    replicas = [r for r in pods.replicas if r.deployment not in no_deployments]
+    # Pods of an object that cannot be read, or that leaves them behind, are nobody's orphans.
+    replicas = [r for r in pods.replicas if r.deployment not in left_alone]
     by_key = {deployment.key: deployment for deployment in deployments}
     replicas = [with_known_revision(one, by_key) for one in replicas]
     return Facts(

@@ -95,6 +95,8 @@ class LostNodes:
 
     _since: dict[str, float] = field(default_factory=dict)
     _given_up_at: dict[str, float] = field(default_factory=dict)
+    _counts_from: float | None = None
+    """Silences from before this do not count: we began to look, or the brake was on."""
     _rate_marks: list[float] = field(default_factory=list)
     """When nodes were given up: kept when they come back, because the rate goes on counting."""
 
@@ -110,6 +112,9 @@ class LostNodes:
         is_braked = num_lost > BRAKE_RATIO * len(nodes)
         # What ends the brake is that nodes come back. The others get the whole time from then on.
         known = {} if is_braked else self._since
+        if is_braked or self._counts_from is None:
+            self._counts_from = now_seconds
+        counted_seconds = now_seconds - self._counts_from
         self._since = {name: known.get(name, now_seconds) for name in sorted(unreachable)}
         allowed = max(1, int(RATE_RATIO * len(nodes)))
         kept: dict[str, str] = {}
@@ -118,12 +123,15 @@ class LostNodes:
             if name in self._given_up_at and not is_braked:
                 continue
             wait = node_lost_seconds if nodes[name].exists else QUARANTINE_SECONDS
+            lost_for = max(
+                now_seconds - self._since[name], _silent_for(nodes[name], counted_seconds)
+            )
             if is_braked:
                 kept[name] = (
                     f"{num_lost} of {len(nodes)} GPU nodes are unreachable, and nothing "
                     f"is given up while more than half of them are"
                 )
-            elif _lost_for(nodes[name], now_seconds - self._since[name]) <= wait:
+            elif lost_for <= wait:
                 what = "unreachable" if nodes[name].exists else "without a Node object"
                 kept[name] = f"a node is given up after {wait:.0f} s {what}"
             elif len(self._rate_marks) >= allowed:
@@ -140,15 +148,14 @@ class LostNodes:
         )
 
 
-def _lost_for(node: NodeSight, seen_seconds: float) -> float:
-    """For how long it has been unreachable: seen so, or silent by its Lease if that is longer.
+def _silent_for(node: NodeSight, at_most_seconds: float) -> float:
+    """For how long its kubelet has been silent by its Lease; 0 where that does not count.
 
-    The Lease counts where Kubernetes agrees that it is silent: a kubelet that says that it is not
-    ready is there.
+    It counts where Kubernetes agrees: a kubelet that says that it is not ready is there.
     """
-    if node.is_silent and node.silent_seconds is not None:
-        return max(seen_seconds, node.silent_seconds)
-    return seen_seconds
+    if not node.is_silent or node.silent_seconds is None:
+        return 0.0
+    return min(node.silent_seconds, at_most_seconds)
 
 
 @dataclass(slots=True, kw_only=True)

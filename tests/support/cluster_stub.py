@@ -217,6 +217,9 @@ class Cluster:
         uid = (options.get("preconditions") or {}).get("uid")
         if uid is not None and uid != known["metadata"]["uid"]:
             return status(409, "Conflict", "uid precondition")
+        version = (options.get("preconditions") or {}).get("resourceVersion")
+        if version is not None and version != known["metadata"]["resourceVersion"]:
+            return status(409, "Conflict", "resourceVersion precondition")
         if options.get("gracePeriodSeconds") == 0 or not known["spec"].get("nodeName"):
             self.remove(call.plural, key)
             return web.json_response(known)

@@ -18,8 +18,11 @@ def test_a_lease_was_written_before_the_first_mark_that_is_past_it():
     assert silences({"a": 7}, [], now_seconds=32.0) == {}
 
 
-def decide(nodes, *, lost_seconds=30.0, now_seconds=1.0, lost=None):
-    lost = LostNodes() if lost is None else lost
+def decide(nodes, *, lost_seconds=30.0, now_seconds=1000.0, lost=None):
+    """By an operator that has looked for long, unless ``lost`` says otherwise."""
+    if lost is None:
+        lost = LostNodes()
+        lost.decide({"a": UP}, node_lost_seconds=lost_seconds, now_seconds=0.0)
     return lost.decide(nodes, node_lost_seconds=lost_seconds, now_seconds=now_seconds)
 
 
@@ -51,6 +54,29 @@ def test_the_first_node_of_an_outage_is_not_given_up():
     assert loss.is_braked
     assert "5 of 5 GPU nodes are unreachable" in loss.kept["x"]
     assert loss.num_unreachable == 1
+
+
+def test_nodes_that_come_back_after_an_outage_are_waited_for_whatever_their_leases_say():
+    """Half are back; the silence of the others is as long as the outage was."""
+    lost = LostNodes()
+    names = [f"n{i}" for i in range(4)]
+    for now in range(100):
+        loss = decide(dict.fromkeys(names, silent(float(now))), lost=lost, now_seconds=now)
+    assert loss.is_braked
+    back = dict.fromkeys(names[:2], silent(0.0, is_ready=True))
+    for now in range(100, 129):
+        half = back | dict.fromkeys(names[2:], silent(float(now)))
+        assert decide(half, lost=lost, now_seconds=now).given_up == frozenset()
+    assert decide(half, lost=lost, now_seconds=131).given_up
+
+
+def test_an_operator_that_begins_to_look_counts_from_then():
+    """It may have lost its Lease by the same outage: what it did not see is no reason."""
+    lost = LostNodes()
+    nodes = {"a": UP, "b": UP, "x": silent(500.0)}
+    assert decide(nodes, lost=lost, now_seconds=1000).given_up == frozenset()
+    assert decide(nodes, lost=lost, now_seconds=1030).given_up == frozenset()
+    assert decide(nodes, lost=lost, now_seconds=1031).given_up == {"x"}
 
 
 def test_a_kubelet_that_says_it_is_not_ready_is_there():

@@ -28,6 +28,8 @@ class Delete:
     why: str
     force: bool = False
     """Without waiting for its node, which is gone."""
+    only_as_seen: bool = False
+    """Not if it has changed since: its owner may have been taken off it, to leave it behind."""
     avoid_node: bool = False
     """Whether the node has refused it: the next one is placed elsewhere for a while."""
 

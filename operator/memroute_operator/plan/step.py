@@ -90,7 +90,8 @@ class _Planning:
                 why = f"node {orphan.node} is unreachable"
                 self._step.actions.append(Delete(replica=orphan, why=why, force=True))
             elif not orphan.is_terminating:
-                self._step.actions.append(Delete(replica=orphan, why="its ModelDeployment is gone"))
+                why = "its ModelDeployment is gone"
+                self._step.actions.append(Delete(replica=orphan, why=why, only_as_seen=True))
 
     def _begin(self, deployment: Deployment, keeping: Keeping) -> None:
         """What needs no room: deletions, drains of what is too many, claims that are void."""
