@@ -3,13 +3,14 @@
 Free bytes of a shared device combine what was promised with what is seen:
 
 ```text
-foreign = max(0, (usable - live_free) - sum(promises that the reading shows))
+foreign = max(0, (usable - live_free) - sum(what of ours the reading shows))
 free    = max(0, usable - foreign - sum(all promises))
 ```
 
 Promises alone are blind to foreign processes. Readings alone book twice while weights load.
 A reading shows a promise when it is younger than the replica's readiness: what a replica has
-loaded since the reading was taken is not in it. Foreign use is worked out once, from the whole
+loaded since the reading was taken is not in it. A reading that may be older than the end of a
+replica shows what that one held. Foreign use is worked out once, from the whole
 snapshot: it stays where it is when a plan asks what would be free without one of our replicas.
 """
 
@@ -125,20 +126,7 @@ class Ledger:
         shared[uuid] = shared.get(uuid, 0) + num_bytes
 
     def _measure_foreign_use(self, inventory: Inventory) -> None:
-        shown: dict[str, int] = {}
-        ages = {
-            device.uuid: device.live_age_seconds
-            for node in inventory.nodes
-            for device in node.devices
-            if device.uuid is not None and device.live_age_seconds is not None
-        }
-        for reservation in inventory.reservations:
-            if reservation.ready_seconds is None:
-                continue
-            for uuid, num_bytes in reservation.device_bytes.items():
-                age = ages.get(uuid)
-                if age is not None and age <= reservation.ready_seconds:
-                    shown[uuid] = shown.get(uuid, 0) + num_bytes
+        shown = _shown_bytes(inventory)
         for node in inventory.nodes:
             for device in node.devices:
                 if device.uuid is None or device.live_free_bytes is None:
@@ -223,13 +211,6 @@ class Ledger:
         used = self._reserved_bytes.get(uuid, 0) + self._foreign_bytes.get(uuid, 0)
         return max(0, device.usable_bytes - used)
 
-    def nominal_bytes(self, device: Device) -> int:
-        """Like ``free_bytes``, by promises alone: what an inherited claim is measured by."""
-        uuid = device.uuid
-        if uuid is None or uuid in self._full_devices:
-            return 0
-        return max(0, device.usable_bytes - self._reserved_bytes.get(uuid, 0))
-
     def num_free_devices(self, node: Node) -> int:
         """Whole devices of the node that the device plugin can still hand out."""
         if self._ignore_use:
@@ -284,6 +265,28 @@ class Ledger:
             live = None
         free = device.usable_bytes if live is None else min(device.usable_bytes, live)
         return max(0, min(free, device.usable_bytes - promised))
+
+
+def _shown_bytes(inventory: Inventory) -> dict[str, int]:
+    """Bytes by device that are in the last reading and are, or were, our own replicas'."""
+    ages = {
+        device.uuid: device.live_age_seconds
+        for node in inventory.nodes
+        for device in node.devices
+        if device.uuid is not None and device.live_age_seconds is not None
+    }
+    shown: dict[str, int] = {}
+    for reservation in inventory.reservations:
+        if reservation.ready_seconds is None:
+            continue
+        for uuid, num_bytes in reservation.device_bytes.items():
+            if uuid in ages and ages[uuid] <= reservation.ready_seconds:
+                shown[uuid] = shown.get(uuid, 0) + num_bytes
+    for departed in inventory.departed:
+        for uuid, num_bytes in departed.device_bytes.items():
+            if uuid in ages and ages[uuid] >= departed.ended_seconds:
+                shown[uuid] = shown.get(uuid, 0) + num_bytes
+    return shown
 
 
 def _without_own(device: Device, released: Reservation) -> int:
