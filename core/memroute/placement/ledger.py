@@ -14,6 +14,8 @@ replica shows what that one held. Foreign use is worked out once, from the whole
 snapshot: it stays where it is when a plan asks what would be free without one of our replicas.
 """
 
+from collections import Counter
+
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode, Reservation
 
 # Driver readings are whole MiB, and their parts are rounded one by one.
@@ -42,6 +44,7 @@ class Ledger:
         self._live_pods = inventory.live_pods
         self._reserved_bytes: dict[str, int] = {}
         self._foreign_bytes: dict[str, int] = {}
+        self._certain_bytes: dict[str, int] = {}
         self._full_devices: set[str] = set()
         self._num_exclusive: dict[str, int] = {}
         self._num_exclusive_ready: dict[str, int] = {}
@@ -126,15 +129,17 @@ class Ledger:
         shared[uuid] = shared.get(uuid, 0) + num_bytes
 
     def _measure_foreign_use(self, inventory: Inventory) -> None:
-        shown = _shown_bytes(inventory)
+        own = _own_bytes(inventory)
         for node in inventory.nodes:
             for device in node.devices:
                 if device.uuid is None or device.live_free_bytes is None:
                     continue
                 used = device.usable_bytes - device.live_free_bytes
-                foreign = used - shown.get(device.uuid, 0)
-                if foreign > 0:
-                    self._foreign_bytes[device.uuid] = foreign
+                shown, loading = own.get(device.uuid, (0, 0))
+                if used > shown:
+                    self._foreign_bytes[device.uuid] = used - shown
+                if used > shown + loading:
+                    self._certain_bytes[device.uuid] = used - shown - loading
 
     def _mark_full_devices(self) -> None:
         """Devices of shared nodes that some pod holds whole: a label was put on a node in use."""
@@ -211,6 +216,18 @@ class Ledger:
         used = self._reserved_bytes.get(uuid, 0) + self._foreign_bytes.get(uuid, 0)
         return max(0, device.usable_bytes - used)
 
+    def claimable_bytes(self, device: Device) -> int:
+        """Bytes that a claim can count on, which was judged when it was written.
+
+        It gives way to what others use for certain: what a reading shows may also be an engine
+        of ours that loads, and those bytes are promised already.
+        """
+        uuid = device.uuid
+        if uuid is None or uuid in self._full_devices or device.unusable_reason is not None:
+            return 0
+        used = self._reserved_bytes.get(uuid, 0) + self._certain_bytes.get(uuid, 0)
+        return max(0, device.usable_bytes - used)
+
     def num_free_devices(self, node: Node) -> int:
         """Whole devices of the node that the device plugin can still hand out."""
         if self._ignore_use:
@@ -267,26 +284,31 @@ class Ledger:
         return max(0, min(free, device.usable_bytes - promised))
 
 
-def _shown_bytes(inventory: Inventory) -> dict[str, int]:
-    """Bytes by device that are in the last reading and are, or were, our own replicas'."""
+def _own_bytes(inventory: Inventory) -> dict[str, tuple[int, int]]:
+    """By device, the bytes in its last reading that are our own replicas'.
+
+    Those that it shows, or showed when they had not ended yet; and those of which it may show
+    anything between nothing and all.
+    """
     ages = {
         device.uuid: device.live_age_seconds
         for node in inventory.nodes
         for device in node.devices
         if device.uuid is not None and device.live_age_seconds is not None
     }
-    shown: dict[str, int] = {}
+    shown, loading = Counter[str](), Counter[str]()
     for reservation in inventory.reservations:
-        if reservation.ready_seconds is None:
-            continue
-        for uuid, num_bytes in reservation.device_bytes.items():
-            if uuid in ages and ages[uuid] <= reservation.ready_seconds:
-                shown[uuid] = shown.get(uuid, 0) + num_bytes
+        if reservation.replaces is not None:
+            continue  # a claim: nothing runs on it yet
+        for uuid in reservation.device_bytes.keys() & ages.keys():
+            ready = reservation.ready_seconds
+            is_shown = ready is not None and ages[uuid] <= ready
+            (shown if is_shown else loading)[uuid] += reservation.device_bytes[uuid]
     for departed in inventory.departed:
-        for uuid, num_bytes in departed.device_bytes.items():
-            if uuid in ages and ages[uuid] >= departed.ended_seconds:
-                shown[uuid] = shown.get(uuid, 0) + num_bytes
-    return shown
+        for uuid in departed.device_bytes.keys() & ages.keys():
+            if ages[uuid] >= departed.ended_seconds:
+                shown[uuid] += departed.device_bytes[uuid]
+    return {uuid: (shown[uuid], loading[uuid]) for uuid in shown.keys() | loading.keys()}
 
 
 def _without_own(device: Device, released: Reservation) -> int:

@@ -53,8 +53,8 @@ class Home:
     device_uuids: tuple[str, ...] = ()
     claimed_bytes: int | None = None
     """Bytes per device that were claimed for it before its predecessor left; None for a replica
-    that merely ran there. Of whole devices that nobody attributes to a pod, a reading may still
-    show the predecessor: there the claim counts."""
+    that merely ran there. A claim was judged when it was written: it gives way only to what others
+    use for certain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
