@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from memroute.placement import PlacementMode
-from memroute_kube.pod_names import PodNames, short_names
-from memroute_operator.placements import MAX_BYTES, placement_fields, ran_before
+from memroute_operator.homes import read_homes, read_numbers, write_numbers
+from memroute_operator.placements import MAX_BYTES, placement_fields
 from memroute_operator.replica import read_replica
 from planned_objects import deployment, pod_of
 
@@ -60,31 +60,28 @@ def test_a_status_of_5000_replicas_is_one_that_etcd_takes(replicas):
     assert size(fields) < ETCD_BYTES / 2
     assert len(fields["placements"]) <= 100
     assert fields["placementsLeftOut"] == 5000 - len(fields["placements"])
-    named = PodNames.read(fields["pods"])
-    assert all(replica.pod_name in named for replica in replicas)
 
 
 @pytest.mark.parametrize("mode", ["shared", "exclusive"])
 def test_the_planner_reads_the_home_of_every_replica_back(mode):
-    """A replica that ran before comes back before what is new: also number 3,000."""
-    replicas = fleet(4000, mode=mode)
-    homes = ran_before(placement_fields(replicas, {}))
-    assert homes.keys() == set(range(4000))
+    """A replica that ran before comes back before what is new: also number 1,900."""
+    replicas = fleet(2000, mode=mode)
+    homes = read_homes(placement_fields(replicas, {}))
+    assert homes.keys() == set(range(2000))
     shared = mode == "shared"
     for replica in replicas:
-        home = homes[replica.index]
-        assert home.node == replica.node
-        assert set(home.device_uuids) == (set(replica.device_bytes) if shared else set())
-        assert home.held_bytes == replica.bytes_per_device
+        ran = homes[replica.index]
+        assert ran.node == replica.node
+        held = dict.fromkeys(replica.device_bytes, replica.bytes_per_device)
+        assert ran.device_bytes == (held if shared else {})
 
 
-def test_homes_that_are_too_many_are_left_out_and_the_pods_named_all_the_same():
-    """A bound that is kept by leaving out pods would take them from the routers."""
+def test_homes_that_are_too_many_are_left_out():
+    """Those replicas are placed like new ones; a status that is refused would help nobody."""
     replicas = fleet(5000, per_device=1, num_devices=8)
     fields = placement_fields(replicas, {})
     assert len(json.dumps(fields["homes"], separators=(",", ":"))) <= MAX_BYTES + 1
-    assert 100 < len(ran_before(fields)) < 5000
-    assert fields["pods"] == ["m-0..4999"]
+    assert 100 < len(read_homes(fields)) < 5000
 
 
 def test_a_small_deployment_is_told_as_ever():
@@ -108,7 +105,6 @@ def test_a_pod_that_hangs_and_the_one_in_its_place_are_one_placement():
     (told,) = fields["placements"]
     assert (told["pod"], told["node"]) == ("m-0-r1", "gpu-9")
     assert fields["placementsLeftOut"] == 1
-    assert fields["pods"] == ["m-0", "m-0-r1"]
 
 
 def test_a_reason_that_somebody_made_long_does_not_break_the_status():
@@ -136,39 +132,20 @@ def test_the_column_of_nodes_is_a_line():
 )
 def test_homes_that_make_no_sense_are_no_homes(homes):
     """Whoever may edit a status may have been there, and the plan must go on."""
-    assert ran_before({"homes": homes}) == {}
+    assert read_homes({"homes": homes}) == {}
 
 
 def test_homes_of_a_billion_replicas_do_not_fill_the_memory():
     """Three numbers in a status must not end the operator for everybody."""
     status = {"homes": [{"node": "a", "replicas": "0-999999999"}]}
-    assert len(ran_before(status)) == 100_000
+    assert len(read_homes(status)) == 100_000
 
 
-def test_names_in_short_are_the_same_names():
-    names = {"chat-0", "chat-1", "chat-2", "chat-4", "chat-1-r2", "chat-1-r3", "chat", "a-07"}
-    entries = short_names(names)
-    assert entries == ["chat-0..2", "chat-4", "a-07", "chat", "chat-1-r2", "chat-1-r3"]
-    read = PodNames.read(entries)
-    assert all(name in read for name in names)
-    others = ("chat-3", "chat-5", "chat-00", "chat-1-r4", "chat-0..2", "chat-", "chat--1", "b-0")
-    assert not any(name in read for name in others)
-
-
-@pytest.mark.parametrize(
-    "entries",
-    [None, 5, {}, "m-0", [5, None, {}], ["m-5..2"], ["m-0..99999999999"], ["..", "-0..1"]],
-)
-def test_entries_that_make_no_sense_name_nobody(entries):
-    """A router that reads them must go on, and send nothing to whom nobody stands behind."""
-    read = PodNames.read(entries)
-    assert not any(name in read for name in ("m-0", "m-3", "m-5", "x"))
-
-
-def test_a_range_of_a_billion_is_asked_without_being_written_out():
-    read = PodNames.read(["m-0..2000000000", "m-5..7"])
-    assert "m-1999999999" in read
-    assert "m-2000000001" not in read
+def test_numbers_in_short_are_the_same_numbers():
+    assert write_numbers([4, 0, 1, 2, 2, 17]) == "0-2,4,17"
+    assert list(read_numbers("0-2,4,17")) == [0, 1, 2, 4, 17]
+    assert write_numbers([]) == ""
+    assert list(read_numbers("")) == []
 
 
 def test_the_mode_that_needs_devices_is_the_one_that_shares():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from memroute.placement import Home, Refused, ReplicaKey, Solver, WantedReplica
 from memroute_operator.deployment import Deployment
 from memroute_operator.gather import Facts
-from memroute_operator.placements import ran_before
+from memroute_operator.homes import read_homes
 from memroute_operator.plan.actions import Create, Delete, OpenGate, Outcome, PlanContext, Step
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping, sort_out
@@ -222,7 +222,8 @@ class _Planning:
 
     def _homes(self, deployment: Deployment) -> dict[int, Home]:
         """By index, where a replica ran before by its status, or was promised to be."""
-        homes = ran_before(deployment.obj.get("status") or {})
+        ran = read_homes(deployment.obj.get("status"))
+        homes = {index: one.home() for index, one in ran.items()}
         for index in list(homes):
             claim = self._claims.get((deployment.key, index))
             if claim is not None:
