@@ -32,8 +32,11 @@ from memroute.placement import Reservation
 # Above this share of unreachable GPU nodes nothing is given up: half, as in Kubernetes' 55 %,
 # and a cluster of two nodes can still lose one.
 BRAKE_RATIO = 0.5
-# A kubelet that has renewed no Lease for so long may be lost, in seconds: it renews every 10 s.
-MISSED_SECONDS = 20.0
+# How many renewals of its Lease a kubelet may miss before it counts as lost for the brake.
+MISSED_RENEWALS = 2
+# A node that is still called ready when its Lease is older than this, in seconds, reports in
+# another way (virtual kubelets do): the Lease is no sign. Twice as long as Kubernetes' patience.
+NO_SIGN_SECONDS = 120.0
 # How much of the fleet may be given up in RATE_SECONDS: 10 % of the GPU nodes, at least one.
 # Kubernetes evicts one node in 10 s (0.1 a second); engines take minutes to load.
 RATE_RATIO = 0.1
@@ -58,6 +61,8 @@ class NodeSight:
     """Whether its kubelet has stopped to report (Ready is Unknown): engines may run there."""
     silent_seconds: float | None = None
     """For how long at least its kubelet has renewed no Lease; None when that is not known."""
+    renewal_seconds: float = 10.0
+    """How often it renews: a kubelet's default."""
     boot_id: str | None = None
     """Changes when the machine restarts, which ends every process on it."""
     shown_after_seconds: float | None = None
@@ -69,10 +74,20 @@ class NodeSight:
         return self.exists and self.is_ready
 
     @property
+    def is_renewing(self) -> bool:
+        """Whether its Lease shows that it is there."""
+        missed = MISSED_RENEWALS * self.renewal_seconds
+        return (
+            self.is_reachable and self.silent_seconds is not None and self.silent_seconds <= missed
+        )
+
+    @property
     def may_be_lost(self) -> bool:
         """Whether it is unreachable, or will be called so soon: it has missed two renewals."""
-        is_late = self.silent_seconds is not None and self.silent_seconds > MISSED_SECONDS
-        return is_late or not self.is_reachable
+        if not self.is_reachable:
+            return True
+        silent = self.silent_seconds
+        return silent is not None and not self.is_renewing and silent <= NO_SIGN_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +127,12 @@ class LostNodes:
         is_braked = num_lost > BRAKE_RATIO * len(nodes)
         # What ends the brake is that nodes come back. The others get the whole time from then on.
         known = {} if is_braked else self._since
+        # Nor does a silence count while nobody knows whether the other kubelets renew.
+        num_renewing = sum(node.is_renewing for node in nodes.values())
+        is_alone = num_renewing >= (1 - BRAKE_RATIO) * len(nodes)
         if is_braked or self._counts_from is None:
             self._counts_from = now_seconds
-        counted_seconds = now_seconds - self._counts_from
+        counted_seconds = now_seconds - self._counts_from if is_alone else 0.0
         self._since = {name: known.get(name, now_seconds) for name in sorted(unreachable)}
         allowed = max(1, int(RATE_RATIO * len(nodes)))
         kept: dict[str, str] = {}

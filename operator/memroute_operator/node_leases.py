@@ -19,10 +19,14 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from memroute_kube import LEASES, ApiError, KubernetesClient
+from memroute_kube import LEASES, ApiError, KubeObject, KubernetesClient
 
 LOGGER = logging.getLogger(__name__)
 NAMESPACE = "kube-node-lease"
+# A kubelet renews when a quarter of its Lease's duration has passed: every 10 s by default
+# (``nodeLeaseDurationSeconds`` 40). Shorter ones count as the default: marks are no finer.
+RENEWAL_RATIO = 0.25
+RENEWAL_SECONDS = 10.0
 # How often a mark is taken, in seconds: as often as kubelets renew. A silence is told too short
 # by as much at the most.
 MARK_SECONDS = 10.0
@@ -34,6 +38,22 @@ FRESH_SECONDS = 5.0
 LIST_SECONDS = 3.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """What the Lease of one node tells."""
+
+    seconds: float
+    """For how long at least its kubelet has said nothing."""
+    renewal_seconds: float
+    """How often it renews."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lease:
+    version: int
+    renewal_seconds: float
+
+
 @dataclass(slots=True, kw_only=True)
 class NodeLeases:
     """Silences of kubelets, in seconds."""
@@ -42,7 +62,7 @@ class NodeLeases:
     clock: Callable[[], float]
     _marks: list[tuple[int, float]] = field(default_factory=list)
     """Versions that the collection had, and when; both grow."""
-    _silences: Mapping[str, float] = field(default_factory=dict)
+    _silences: Mapping[str, Silence] = field(default_factory=dict)
     _listed_at: float | None = None
     _trouble: str | None = None
 
@@ -77,17 +97,14 @@ class NodeLeases:
         try:
             async with asyncio.timeout(LIST_SECONDS):
                 leases, _ = await self.client.list(LEASES, NAMESPACE)
-            versions = {
-                str(one["metadata"]["name"]): int(one["metadata"]["resourceVersion"])
-                for one in leases
-            }
-        except (ApiError, TimeoutError, KeyError, TypeError, ValueError) as error:
+            found = {str(one["metadata"]["name"]): _read(one) for one in leases}
+        except (ApiError, TimeoutError, KeyError, TypeError, AttributeError, ValueError) as error:
             self._tell(repr(error))
             return
-        self._silences = silences(versions, self._marks, now_seconds=now)
+        self._silences = silences(found, self._marks, now_seconds=now)
 
-    def silences(self) -> Mapping[str, float]:
-        """Node → for how long at least its kubelet has said nothing; without what is not known."""
+    def silences(self) -> Mapping[str, Silence]:
+        """By node; without what is not known, and empty while no list is young enough."""
         is_fresh = self._listed_at is not None and self.clock() - self._listed_at < FRESH_SECONDS
         return self._silences if is_fresh else {}
 
@@ -105,17 +122,26 @@ class NodeLeases:
 
 
 def silences(
-    versions: Mapping[str, int], marks: list[tuple[int, float]], *, now_seconds: float
-) -> dict[str, float]:
-    """Node → seconds since its Lease was last written, at least; ``versions``: of the Leases.
+    leases: Mapping[str, _Lease], marks: list[tuple[int, float]], *, now_seconds: float
+) -> dict[str, Silence]:
+    """By node. A Lease was written before the first mark with a greater version.
 
-    A Lease was written before the first mark with a greater version. Without any mark nothing is
-    known.
+    Without any mark nothing is known.
     """
     if not marks:
         return {}
-    found: dict[str, float] = {}
-    for node, version in versions.items():
-        after = bisect_right(marks, version, key=lambda mark: mark[0])
-        found[node] = max(0.0, now_seconds - marks[after][1]) if after < len(marks) else 0.0
+    found: dict[str, Silence] = {}
+    for node, lease in leases.items():
+        after = bisect_right(marks, lease.version, key=lambda mark: mark[0])
+        seconds = max(0.0, now_seconds - marks[after][1]) if after < len(marks) else 0.0
+        found[node] = Silence(seconds=seconds, renewal_seconds=lease.renewal_seconds)
     return found
+
+
+def _read(lease: KubeObject) -> _Lease:
+    duration = (lease.get("spec") or {}).get("leaseDurationSeconds")
+    told = duration * RENEWAL_RATIO if isinstance(duration, int) else 0.0
+    return _Lease(
+        version=int(lease["metadata"]["resourceVersion"]),
+        renewal_seconds=max(RENEWAL_SECONDS, told),
+    )

@@ -21,6 +21,7 @@ from memroute_operator.gather import Facts, ReadingCache, gather, node_sights
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.lost_nodes import Ghosts, LostNodes, NodeLoss
 from memroute_operator.memory import PlanMemory
+from memroute_operator.node_leases import Silence
 from memroute_operator.plan import PlanContext, Step
 from memroute_operator.replica import ReplicaState
 from memroute_operator.store import StoreSnapshot
@@ -49,8 +50,8 @@ class Look:
     avoided_nodes: Mapping[str, frozenset[str]]
     in_flight: Mapping[str, int] | None
     in_flight_age_seconds: float | None
-    silences: Mapping[str, float] = field(default_factory=dict)
-    """Node → for how long at least its kubelet has renewed no Lease, where that is known."""
+    silences: Mapping[str, Silence] = field(default_factory=dict)
+    """Of kubelets, by node, where they are known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,12 @@ class Thinker:
         facts = self.gather(look)
         sights = node_sights(look.store, look.devices)
         for name in sights.keys() & look.silences.keys():
-            sights[name] = replace(sights[name], silent_seconds=look.silences[name])
+            silence = look.silences[name]
+            sights[name] = replace(
+                sights[name],
+                silent_seconds=silence.seconds,
+                renewal_seconds=silence.renewal_seconds,
+            )
         loss = self._lost_nodes.decide(
             facts.gpu_nodes(sights),
             node_lost_seconds=self._node_lost_seconds,

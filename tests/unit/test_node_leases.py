@@ -4,7 +4,7 @@ import pytest
 
 from cluster_stub import refuse
 from memroute_operator.lost_nodes import LostNodes, NodeSight
-from memroute_operator.node_leases import silences
+from memroute_operator.node_leases import _Lease, silences
 from operator_rig import mdep, node, operator_rig
 
 UP = NodeSight(exists=True, is_ready=True)
@@ -13,9 +13,13 @@ UP = NodeSight(exists=True, is_ready=True)
 def test_a_lease_was_written_before_the_first_mark_that_is_past_it():
     """Marks at 10 s and 20 s; a Lease of version 7 is from before the mark of version 9."""
     marks = [(5, 10.0), (9, 20.0), (30, 30.0)]
-    told = silences({"old": 1, "mid": 7, "at": 9, "new": 30, "newer": 99}, marks, now_seconds=32.0)
-    assert told == {"old": 22.0, "mid": 12.0, "at": 2.0, "new": 0.0, "newer": 0.0}
-    assert silences({"a": 7}, [], now_seconds=32.0) == {}
+    versions = {"old": 1, "mid": 7, "at": 9, "new": 30, "newer": 99}
+    leases = {name: _Lease(version=one, renewal_seconds=10.0) for name, one in versions.items()}
+    told = silences(leases, marks, now_seconds=32.0)
+    assert {name: one.seconds for name, one in told.items()} == {
+        "old": 22.0, "mid": 12.0, "at": 2.0, "new": 0.0, "newer": 0.0,
+    }  # fmt: skip
+    assert silences(leases, [], now_seconds=32.0) == {}
 
 
 def decide(nodes, *, lost_seconds=30.0, now_seconds=1000.0, lost=None):
@@ -86,6 +90,27 @@ def test_a_kubelet_that_says_it_is_not_ready_is_there():
     assert decide(others | {"x": there}).given_up == frozenset()
 
 
+def test_who_renews_less_often_is_not_late_for_that():
+    """``nodeLeaseDurationSeconds: 120``: with all of them late, nothing would ever be given up."""
+    sights = {
+        f"n{i}": NodeSight(exists=True, is_ready=True, silent_seconds=29.0, renewal_seconds=30.0)
+        for i in range(4)
+    }
+    assert decide(sights | {"x": silent(50.0)}).given_up == {"x"}
+
+
+def test_a_lease_that_nobody_renews_is_no_sign():
+    """Virtual kubelets report by the node's status alone, and stay ready.
+
+    They are no reason to give nothing up, and none to do so at once.
+    """
+    lost = LostNodes()
+    sights = {f"n{i}": silent(500.0, is_ready=True) for i in range(4)} | {"x": silent(500.0)}
+    assert decide(sights, lost=lost, now_seconds=1000).given_up == frozenset()
+    assert decide(sights, lost=lost, now_seconds=1030).given_up == frozenset()
+    assert decide(sights, lost=lost, now_seconds=1031).given_up == {"x"}
+
+
 def test_without_leases_it_is_as_it_was():
     """No right to read them, or the first minute of an operator."""
     lost, nodes = LostNodes(), {"a": UP, "b": UP, "x": silent(None)}
@@ -95,7 +120,8 @@ def test_without_leases_it_is_as_it_was():
 
 
 def lease(name):
-    return {"metadata": {"namespace": "kube-node-lease", "name": name}, "spec": {}}
+    spec = {"leaseDurationSeconds": 40}
+    return {"metadata": {"namespace": "kube-node-lease", "name": name}, "spec": spec}
 
 
 NAMES = ("a", "b", "c", "d")
