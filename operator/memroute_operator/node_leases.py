@@ -66,20 +66,14 @@ class NodeLeases:
     _listed_at: float | None = None
     _trouble: str | None = None
 
-    async def mark_forever(self) -> None:
-        """Take marks; until cancelled."""
-        while True:
-            await self.mark()
-            await asyncio.sleep(MARK_SECONDS)
-
-    async def mark(self) -> None:
-        """Remember which version the Leases have now. Raises nothing of a call."""
+    async def mark(self) -> float:
+        """Remember which version the Leases have now; when that was. Raises nothing of a call."""
         try:
             answer = await self.client.request("GET", LEASES.path(NAMESPACE), query={"limit": 1})
             version = int(answer["metadata"]["resourceVersion"])
         except (ApiError, KeyError, TypeError, ValueError) as error:
             self._tell(repr(error))
-            return
+            return self.clock()
         self._tell(None)
         now = self.clock()
         if self._marks and version < self._marks[-1][0]:
@@ -87,6 +81,7 @@ class NodeLeases:
         self._marks.append((version, now))
         while now - self._marks[0][1] > KEPT_SECONDS:
             del self._marks[0]
+        return now
 
     async def look(self) -> None:
         """Take a whole list, unless the last one is young enough. Raises nothing of a call."""

@@ -34,7 +34,7 @@ from memroute_operator.lanes import Lanes
 from memroute_operator.listing import Lister
 from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.metrics import OperatorMetrics
-from memroute_operator.node_leases import NodeLeases
+from memroute_operator.node_leases import MARK_SECONDS, NodeLeases
 from memroute_operator.plan import Action, Delete, Step
 from memroute_operator.readings.loops import Readings
 from memroute_operator.settings import OperatorSettings
@@ -141,7 +141,7 @@ class Reconciler:
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),
                 asyncio.create_task(self._resync_forever(), name="resync"),
                 asyncio.create_task(self._readings.run(), name="readings"),
-                asyncio.create_task(self.leases.mark_forever(), name="leases"),
+                asyncio.create_task(self._mark_leases_forever(), name="leases"),
             ]
             await asyncio.gather(*loops)
         finally:
@@ -205,6 +205,11 @@ class Reconciler:
             seconds = self._settings.resync_seconds
             if began is None:
                 seconds = min(seconds, RETRY_LIST_SECONDS)
+
+    async def _mark_leases_forever(self) -> None:
+        while True:
+            await self._guarded("leases", self.leases.mark)
+            await asyncio.sleep(MARK_SECONDS)
 
     async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
         """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""
