@@ -324,7 +324,7 @@ class Cluster:
             inventory=Inventory(
                 nodes=tuple(self._node(planner, name) for name in self.nodes),
                 reservations=tuple(one for r in replicas for one in r.reservations()),
-                departed=planner.memory.departed(deployments, now_seconds=self.now),
+                departed=planner.memory.departed(now_seconds=self.now),
             ),
             lost_nodes=frozenset(n for n, wrong in self.nodes.items() if "lost" in wrong),
             stale_nodes=frozenset(),

@@ -215,8 +215,8 @@ class Ledger:
         used = self._reserved_bytes.get(uuid, 0) + self._foreign_bytes.get(uuid, 0)
         return max(0, device.usable_bytes - used)
 
-    def bytes_at_home(self, device: Device) -> int:
-        """Bytes for a replica whose room was claimed there, or that ran there before.
+    def claimable_bytes(self, device: Device) -> int:
+        """Bytes that a claim can count on, which was judged when it was written.
 
         It gives way to what others use for certain. What a reading shows beyond that may be its
         predecessor, or an engine of ours that loads and whose bytes are promised already.

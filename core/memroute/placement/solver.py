@@ -209,7 +209,9 @@ class Solver:
             footprint = replica.footprint_on(devices[0].product if devices else None)
             if len(devices) != footprint.num_devices:
                 return None
-            free = min(self.ledger.bytes_at_home(device) for device in devices)
+            is_claimed = home.claimed_bytes is not None
+            room = self.ledger.claimable_bytes if is_claimed else self.ledger.free_bytes
+            free = min(room(device) for device in devices)
             promised = footprint.total_bytes
         if free < footprint.total_bytes:
             return None
