@@ -151,7 +151,7 @@ def gather(
         inventory=Inventory(
             nodes=tuple(nodes),
             reservations=tuple(_reservations(pods, nodes, held)),
-            departed=memory.departed(deployments, now_seconds=now_seconds),
+            departed=memory.departed(now_seconds=now_seconds),
             live_pods=frozenset(pods.live),
         ),
         lost_nodes=frozenset(

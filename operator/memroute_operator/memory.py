@@ -11,13 +11,12 @@ of the successor the claim is remembered here. So is what a pod held that has en
 a reading may still show it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from memroute.placement import Departed
 from memroute_operator.deployment import Deployment
-from memroute_operator.homes import read_homes
 from memroute_operator.promises import Claim
 from memroute_operator.replica import Replica, Seen
 
@@ -50,12 +49,10 @@ class PlanMemory:
         self._since: dict[str, dict[str, tuple[object, float]]] = {}
         self._claimants: dict[str, Replica] = {}
         self._departed: dict[tuple[str, int], DepartedClaim] = {}
-        self._present: frozenset[tuple[str, int]] = frozenset()
         self._holding: dict[str, Mapping[str, int]] = {}
         """Bytes by device of the pods that may have processes, by uid."""
         self._ended: dict[str, tuple[Mapping[str, int], float]] = {}
-        """What pods held that have ended, and when they did at the latest."""
-        self._has_read_statuses = False
+        """What pods held that have ended, and when we saw it, by uid."""
 
     def stamp(
         self, replicas: Iterable[Replica], *, now_seconds: float, now: datetime
@@ -72,17 +69,8 @@ class PlanMemory:
         self._remember_ended(stamped, now_seconds)
         return stamped
 
-    def departed(
-        self, deployments: Iterable[Deployment], *, now_seconds: float
-    ) -> tuple[Departed, ...]:
-        """What has ended a while ago at most, as it was at the last ``stamp``.
-
-        Of what went before anybody looked, the statuses tell: it ended by the first look.
-        """
-        if not self._has_read_statuses:
-            self._has_read_statuses = True
-            for key, held in _gone(deployments, self._present):
-                self._ended[key] = (held, now_seconds)
+    def departed(self, *, now_seconds: float) -> tuple[Departed, ...]:
+        """What has ended a while ago at most, as it was at the last ``stamp``."""
         return tuple(
             Departed(device_bytes=held, ended_seconds=now_seconds - at)
             for held, at in self._ended.values()
@@ -106,7 +94,6 @@ class PlanMemory:
             if uid not in holding:
                 self._ended[uid] = (held, now_seconds)
         self._holding = holding
-        self._present = frozenset((r.deployment, r.index) for r in replicas)
         self._ended = {
             uid: (held, at)
             for uid, (held, at) in self._ended.items()
@@ -131,17 +118,6 @@ class PlanMemory:
             for key, one in self._departed.items()
             if key not in taken and now_seconds - one.left_at_seconds <= CLAIM_SECONDS
         }
-
-
-def _gone(
-    deployments: Iterable[Deployment], present: frozenset[tuple[str, int]]
-) -> Iterator[tuple[str, Mapping[str, int]]]:
-    """What replicas held that a status speaks of and that have no pod, with a name for each."""
-    for deployment in deployments:
-        for index, ran in read_homes(deployment.obj.get("status")).items():
-            if (deployment.key, index) not in present:
-                held = {uuid: size for uuid, size in ran.device_bytes.items() if size is not None}
-                yield f"{deployment.key}-{index}", held
 
 
 def _look(

@@ -82,17 +82,18 @@ def test_an_operator_that_was_killed_in_between_gives_the_room_back_to_who_ran_t
     new = deployment("a", uid="a", concurrency=18)
     placement = {"replica": 0, "node": "a", "devices": ["GPU-a-0"], "hbmBytes": 40 * GIB}
     new.obj["status"] = {"placements": [placement]}
-    # The exporter still shows what the pod that has gone used.
-    gpu = replace(GPU, live_free_bytes=39 * GIB, live_age_seconds=35.0)
-    nodes = (replace(SHARED, devices=(gpu,)),)
-    memory = PlanMemory()
-    memory.stamp([], now_seconds=0.0, now=NOW)
-    gone = memory.departed([waiting, new], now_seconds=0.0)
-    (create,) = plan_step(facts([waiting, new], [], nodes=nodes, departed=gone), context()).actions
+    # The exporter still shows what the pod that has gone used: nobody gets it before it does not.
+    used = replace(GPU, live_free_bytes=39 * GIB, live_age_seconds=35.0)
+    step = plan_step(
+        facts([waiting, new], [], nodes=(replace(SHARED, devices=(used,)),)), context()
+    )
+    assert step.actions == []
+    free = replace(GPU, live_free_bytes=GPU.usable_bytes, live_age_seconds=35.0)
+    step = plan_step(
+        facts([waiting, new], [], nodes=(replace(SHARED, devices=(free,)),)), context()
+    )
+    (create,) = step.actions
     assert create.placed.key.name == "a"
-    # Half a minute later the reading is one of after its end: what it shows is somebody else's.
-    gone = memory.departed([waiting, new], now_seconds=40.0)
-    assert plan_step(facts([waiting, new], [], nodes=nodes, departed=gone), context()).actions == []
 
 
 def test_foreign_use_that_shows_after_the_claim_is_not_overlooked():
@@ -108,7 +109,7 @@ def test_foreign_use_that_shows_after_the_claim_is_not_overlooked():
         step = plan_step(
             facts(
                 [new], [], nodes=(replace(SHARED, devices=(gpu,)),),
-                departed=memory.departed([new], now_seconds=at),
+                departed=memory.departed(now_seconds=at),
             ),
             context(departed_claims=memory.departed_claims([new])),
         )  # fmt: skip

@@ -85,7 +85,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Departed:
-    """What a replica of ours held that has ended: a reading from before its end still shows it."""
+    """What a replica of ours was promised that has ended: a reading may be from before that."""
 
     device_bytes: Mapping[str, int]
     """Bytes per device UUID (shared)."""

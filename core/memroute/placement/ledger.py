@@ -3,14 +3,13 @@
 Free bytes of a shared device combine what was promised with what is seen:
 
 ```text
-foreign = max(0, (usable - live_free) - sum(what of ours the reading shows))
+foreign = max(0, (usable - live_free) - sum(promises that the reading shows))
 free    = max(0, usable - foreign - sum(all promises))
 ```
 
 Promises alone are blind to foreign processes. Readings alone book twice while weights load.
 A reading shows a promise when it is younger than the replica's readiness: what a replica has
-loaded since the reading was taken is not in it. A reading that may be older than the end of a
-replica shows what that one held. Foreign use is worked out once, from the whole
+loaded since the reading was taken is not in it. Foreign use is worked out once, from the whole
 snapshot: it stays where it is when a plan asks what would be free without one of our replicas.
 """
 
@@ -135,11 +134,11 @@ class Ledger:
                 if device.uuid is None or device.live_free_bytes is None:
                     continue
                 used = device.usable_bytes - device.live_free_bytes
-                shown, loading = own.get(device.uuid, (0, 0))
+                shown, maybe = own.get(device.uuid, (0, 0))
                 if used > shown:
                     self._foreign_bytes[device.uuid] = used - shown
-                if used > shown + loading:
-                    self._certain_bytes[device.uuid] = used - shown - loading
+                if used > shown + maybe:
+                    self._certain_bytes[device.uuid] = used - shown - maybe
 
     def _mark_full_devices(self) -> None:
         """Devices of shared nodes that some pod holds whole: a label was put on a node in use."""
@@ -219,8 +218,8 @@ class Ledger:
     def claimable_bytes(self, device: Device) -> int:
         """Bytes that a claim can count on, which was judged when it was written.
 
-        It gives way to what others use for certain: what a reading shows may also be an engine
-        of ours that loads, and those bytes are promised already.
+        It gives way to what others use for certain. What a reading shows beyond that may be its
+        predecessor, or an engine of ours that loads and whose bytes are promised already.
         """
         uuid = device.uuid
         if uuid is None or uuid in self._full_devices or device.unusable_reason is not None:
@@ -287,8 +286,8 @@ class Ledger:
 def _own_bytes(inventory: Inventory) -> dict[str, tuple[int, int]]:
     """By device, the bytes in its last reading that are our own replicas'.
 
-    Those that it shows, or showed when they had not ended yet; and those of which it may show
-    anything between nothing and all.
+    Those that it shows; and those of which it may show anything between nothing and all, because
+    the engine loads, or may have ended before the reading.
     """
     ages = {
         device.uuid: device.live_age_seconds
@@ -296,19 +295,19 @@ def _own_bytes(inventory: Inventory) -> dict[str, tuple[int, int]]:
         for device in node.devices
         if device.uuid is not None and device.live_age_seconds is not None
     }
-    shown, loading = Counter[str](), Counter[str]()
+    shown, maybe = Counter[str](), Counter[str]()
     for reservation in inventory.reservations:
         if reservation.replaces is not None:
             continue  # a claim: nothing runs on it yet
         for uuid in reservation.device_bytes.keys() & ages.keys():
             ready = reservation.ready_seconds
             is_shown = ready is not None and ages[uuid] <= ready
-            (shown if is_shown else loading)[uuid] += reservation.device_bytes[uuid]
+            (shown if is_shown else maybe)[uuid] += reservation.device_bytes[uuid]
     for departed in inventory.departed:
         for uuid in departed.device_bytes.keys() & ages.keys():
             if ages[uuid] >= departed.ended_seconds:
-                shown[uuid] += departed.device_bytes[uuid]
-    return {uuid: (shown[uuid], loading[uuid]) for uuid in shown.keys() | loading.keys()}
+                maybe[uuid] += departed.device_bytes[uuid]
+    return {uuid: (shown[uuid], maybe[uuid]) for uuid in shown.keys() | maybe.keys()}
 
 
 def _without_own(device: Device, released: Reservation) -> int:

@@ -53,8 +53,7 @@ class Home:
     device_uuids: tuple[str, ...] = ()
     claimed_bytes: int | None = None
     """Bytes per device that were claimed for it before its predecessor left; None for a replica
-    that merely ran there. A claim was judged when it was written: it gives way only to what others
-    use for certain."""
+    that merely ran there, which is judged like any other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
