@@ -1,0 +1,213 @@
+"""What the operator tells routers in the status of a ModelDeployment: names and replicas.
+
+Whoever may create ModelDeployments and pods in a namespace cannot write a status: only the
+operator can. So routers go by this document, and by nothing that a pod says of itself, wherever
+it is there:
+
+```yaml
+status:
+  observedGeneration: 7
+  routing:
+    observedGeneration: 7
+    names: [{name: chat, since: "2026-11-28T20:00:00Z"}]
+    replicas:
+      - {pod: chat-0, uid: …, servedName: chat, kvCapacityTokens: 86016, maxContextTokens: 8192}
+```
+
+The document counts while its ``observedGeneration`` is the status's: an operator that does not
+know of it (an older release) moves only the status's, and what it left behind is out of date.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from memroute_kube.resources import KubeObject
+
+# As the schema has it, in characters: of spec.model.servedName.
+MAX_NAME_LENGTH = 256
+# As the schema has it: of spec.routing.adapters.
+MAX_ADAPTERS = 256
+# Names of objects: DNS subdomains. In characters.
+MAX_OBJECT_NAME_LENGTH = 253
+# No accelerator holds more KV tokens (the schema's own bound, see memory.concurrency): what says
+# more is nonsense, or wants to look like the emptiest replica.
+MAX_TOKENS = 2**30
+# Ten digits: 2^30. A longer text is not converted at all.
+_DIGITS = re.compile(r"[0-9]{1,10}", re.ASCII)
+# As the API server writes times. Such texts sort by time.
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+
+
+class OddObjectError(Exception):
+    """An object, or a part of it, has another shape than its schema says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedNames:
+    """The names that a ModelDeployment's spec asks to be reached by."""
+
+    served: str
+    adapters: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Each of them once, the model's own first."""
+        return tuple(dict.fromkeys((self.served, *self.adapters)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldName:
+    """A name that a ModelDeployment may serve, and since when (RFC 3339)."""
+
+    name: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedReplica:
+    """One replica as the operator names it."""
+
+    pod: str
+    uid: str
+    served_name: str
+    kv_capacity_tokens: int | None = None
+    """Expected, until its engine reports; None: unknown."""
+    max_context_tokens: int | None = None
+    """The longest request that its engine takes; None: unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingStatus:
+    """What the operator has decided for routers."""
+
+    names: tuple[HeldName, ...] | None
+    """What it may serve; None while the operator has not decided on names."""
+    replicas: Mapping[str, NamedReplica] = field(default_factory=dict)
+    """Its replicas, by the uid of their pod."""
+
+    @property
+    def since(self) -> dict[str, str]:
+        """Since when it holds each name."""
+        return {held.name: held.since for held in self.names or ()}
+
+    def document(self, generation: int) -> dict[str, Any]:
+        """As it is written. Names that are undecided are not in it."""
+        document: dict[str, Any] = {
+            "observedGeneration": generation,
+            "replicas": [
+                _without_none(
+                    {
+                        "pod": one.pod,
+                        "uid": one.uid,
+                        "servedName": one.served_name,
+                        "kvCapacityTokens": one.kv_capacity_tokens,
+                        "maxContextTokens": one.max_context_tokens,
+                    }
+                )
+                for one in sorted(self.replicas.values(), key=lambda one: (one.pod, one.uid))
+            ],
+        }
+        if self.names is not None:
+            document["names"] = [{"name": one.name, "since": one.since} for one in self.names]
+        return document
+
+
+def read_claimed_names(obj: KubeObject) -> ClaimedNames:
+    """The names in the spec. Raises ``OddObjectError`` when its model has none.
+
+    Adapters that are no names are left out: they can be nobody's.
+    """
+    spec = mapping(obj.get("spec"))
+    model, routing = mapping(spec.get("model")), mapping(spec.get("routing"))
+    served = name_of(model.get("servedName") or model.get("name"))
+    if served is None:
+        message = f"its model has no name: {model.get('servedName')!r:.80}"
+        raise OddObjectError(message)
+    adapters = (name_of(one) for one in listed(routing.get("adapters"))[:MAX_ADAPTERS])
+    return ClaimedNames(served=served, adapters=tuple(one for one in adapters if one is not None))
+
+
+def read_routing_status(obj: KubeObject) -> RoutingStatus | None:
+    """The document, without the entries that cannot be read; None when there is none that counts.
+
+    Raises nothing.
+    """
+    status = mapping(obj.get("status"))
+    document = status.get("routing")
+    if not isinstance(document, Mapping):
+        return None
+    generation = document.get("observedGeneration")
+    if not isinstance(generation, int) or generation != status.get("observedGeneration"):
+        return None
+    replicas = (_replica(mapping(one)) for one in listed(document.get("replicas")))
+    return RoutingStatus(
+        names=_held(document.get("names")),
+        replicas={one.uid: one for one in replicas if one is not None},
+    )
+
+
+def _held(names: object) -> tuple[HeldName, ...] | None:
+    if not isinstance(names, list):
+        return None
+    entries = ((name_of(one.get("name")), one.get("since")) for one in map(mapping, names))
+    return tuple(
+        HeldName(name=name, since=since)
+        for name, since in entries
+        if name is not None and is_time(since) and isinstance(since, str)
+    )
+
+
+def _replica(entry: Mapping[str, Any]) -> NamedReplica | None:
+    pod, uid, served = entry.get("pod"), entry.get("uid"), name_of(entry.get("servedName"))
+    if not is_object_name(pod) or not is_object_name(uid) or served is None:
+        return None
+    return NamedReplica(
+        pod=str(pod),
+        uid=str(uid),
+        served_name=served,
+        kv_capacity_tokens=tokens(entry.get("kvCapacityTokens")),
+        max_context_tokens=tokens(entry.get("maxContextTokens")),
+    )
+
+
+def tokens(value: object) -> int | None:
+    """A number of tokens from 1 to ``MAX_TOKENS``, or its digits; None for anything else."""
+    if isinstance(value, str):
+        # Not str.isdigit: that takes "²", which int() refuses.
+        number = int(value) if _DIGITS.fullmatch(value) else 0
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    else:
+        return None
+    return number if 0 < number <= MAX_TOKENS else None
+
+
+def name_of(value: object) -> str | None:
+    """A name that clients may ask for; None for what is none."""
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH else None
+
+
+def is_object_name(value: object) -> bool:
+    """Whether it may be the name, the namespace or the uid of an object."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_OBJECT_NAME_LENGTH
+
+
+def is_time(value: object) -> bool:
+    """Whether it is a time as the API server writes them."""
+    return isinstance(value, str) and _TIME.fullmatch(value) is not None
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The mapping, or an empty one for anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def listed(value: object) -> list[Any]:
+    """The list, or an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
