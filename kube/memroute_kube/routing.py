@@ -18,30 +18,24 @@ The document counts while its ``observedGeneration`` is the status's: an operato
 know of it (an older release) moves only the status's, and what it left behind is out of date.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from memroute_kube.resources import KubeObject
+from memroute_kube.shapes import (
+    OddObjectError,
+    is_object_name,
+    is_time,
+    listed,
+    mapping,
+    name_of,
+    shown,
+    tokens,
+)
 
-# As the schema has it, in characters: of spec.model.servedName.
-MAX_NAME_LENGTH = 256
 # As the schema has it: of spec.routing.adapters.
 MAX_ADAPTERS = 256
-# Names of objects: DNS subdomains. In characters.
-MAX_OBJECT_NAME_LENGTH = 253
-# No accelerator holds more KV tokens (the schema's own bound, see memory.concurrency): what says
-# more is nonsense, or wants to look like the emptiest replica.
-MAX_TOKENS = 2**30
-# Ten digits: 2^30. A longer text is not converted at all.
-_DIGITS = re.compile(r"[0-9]{1,10}", re.ASCII)
-# As the API server writes times. Such texts sort by time.
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
-
-
-class OddObjectError(Exception):
-    """An object, or a part of it, has another shape than its schema says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +117,7 @@ def read_claimed_names(obj: KubeObject) -> ClaimedNames:
     model, routing = mapping(spec.get("model")), mapping(spec.get("routing"))
     served = name_of(model.get("servedName") or model.get("name"))
     if served is None:
-        message = f"its model has no name: {model.get('servedName')!r:.80}"
+        message = f"its model has no name: {shown(model.get('servedName'))}"
         raise OddObjectError(message)
     adapters = (name_of(one) for one in listed(routing.get("adapters"))[:MAX_ADAPTERS])
     return ClaimedNames(served=served, adapters=tuple(one for one in adapters if one is not None))
@@ -170,43 +164,6 @@ def _replica(entry: Mapping[str, Any]) -> NamedReplica | None:
         kv_capacity_tokens=tokens(entry.get("kvCapacityTokens")),
         max_context_tokens=tokens(entry.get("maxContextTokens")),
     )
-
-
-def tokens(value: object) -> int | None:
-    """A number of tokens from 1 to ``MAX_TOKENS``, or its digits; None for anything else."""
-    if isinstance(value, str):
-        # Not str.isdigit: that takes "²", which int() refuses.
-        number = int(value) if _DIGITS.fullmatch(value) else 0
-    elif isinstance(value, int) and not isinstance(value, bool):
-        number = value
-    else:
-        return None
-    return number if 0 < number <= MAX_TOKENS else None
-
-
-def name_of(value: object) -> str | None:
-    """A name that clients may ask for; None for what is none."""
-    return value if isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH else None
-
-
-def is_object_name(value: object) -> bool:
-    """Whether it may be the name, the namespace or the uid of an object."""
-    return isinstance(value, str) and 0 < len(value) <= MAX_OBJECT_NAME_LENGTH
-
-
-def is_time(value: object) -> bool:
-    """Whether it is a time as the API server writes them."""
-    return isinstance(value, str) and _TIME.fullmatch(value) is not None
-
-
-def mapping(value: object) -> Mapping[str, Any]:
-    """The mapping, or an empty one for anything else."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def listed(value: object) -> list[Any]:
-    """The list, or an empty one for anything else."""
-    return value if isinstance(value, list) else []
 
 
 def _without_none(fields: dict[str, Any]) -> dict[str, Any]:

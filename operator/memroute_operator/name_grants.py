@@ -23,7 +23,7 @@ from types import MappingProxyType
 
 from memroute_kube import CONFIG_MAPS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import NOT_FOUND
-from memroute_kube.routing import mapping, name_of
+from memroute_kube.shapes import mapping, name_of
 from memroute_operator.served_names import Grants
 
 LOGGER = logging.getLogger(__name__)

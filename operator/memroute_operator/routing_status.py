@@ -10,15 +10,11 @@ from memroute_kube.resources import (
 )
 from memroute_kube.routing import (
     NamedReplica,
-    OddObjectError,
     RoutingStatus,
-    is_object_name,
-    mapping,
-    name_of,
     read_claimed_names,
     read_routing_status,
-    tokens,
 )
+from memroute_kube.shapes import OddObjectError, is_object_name, mapping, name_of, tokens
 from memroute_operator.deployment import INTERNAL_ERROR, Deployment
 from memroute_operator.gather import Facts
 from memroute_operator.name_grants import GRANTS_NAME
