@@ -37,7 +37,7 @@ def read_grants(obj: KubeObject) -> Grants:
     """Name → namespaces. A line that is no name is nobody's; raises nothing."""
     namespaces: dict[str, set[str]] = {}
     for namespace, lines in mapping(obj.get("data")).items():
-        for line in str(lines).splitlines():
+        for line in lines.splitlines() if isinstance(lines, str) else ():
             name = name_of(line.strip())
             if name is not None and not name.startswith("#"):
                 namespaces.setdefault(name, set()).add(str(namespace))

@@ -28,7 +28,7 @@ from memroute_router.pools import Pools, PoolSettings, Replica, ReplicaInfo
 
 LOGGER = logging.getLogger(__name__)
 POD, MODEL_DEPLOYMENT = PODS.kind, MODEL_DEPLOYMENTS.kind
-Facts = TypeVar("Facts")
+Facts = TypeVar("Facts", PodFacts, DeploymentFacts)
 
 
 class Beliefs:
@@ -117,7 +117,7 @@ class Beliefs:
     ) -> Facts | None:
         """What an object says; None when nothing of it can be read."""
         try:
-            return read(obj)
+            return _of_key(key, read(obj))
         except OddObjectError as error:
             self._doubts.note(kind, key, Disbelief.UNREADABLE, str(error))
         except Exception as error:  # noqa: BLE001 - a named boundary: one object is one object's problem
@@ -239,3 +239,11 @@ class Beliefs:
     def _on_bug(self, kind: str, key: str, error: Exception) -> None:
         LOGGER.error("internal error kind=%s key=%r", kind, key, exc_info=error)
         self._doubts.note(kind, key, Disbelief.INTERNAL_ERROR, repr(error))
+
+
+def _of_key(key: str, facts: Facts) -> Facts:
+    """The facts. Raises ``OddObjectError`` when they are of another object than was asked for."""
+    if facts.key != key:
+        message = f"it says that it is {facts.key!r:.80}"
+        raise OddObjectError(message)
+    return facts
