@@ -11,14 +11,16 @@ status:
     observedGeneration: 7
     names: [{name: chat, since: "2026-11-28T20:00:00Z"}]
     replicas:
-      - {pod: chat-0, uid: …, servedName: chat, kvCapacityTokens: 86016, maxContextTokens: 8192}
+      - {servedName: chat, kvCapacityTokens: 86016, maxContextTokens: 8192, pods: {chat-0: UID}}
 ```
+
+Replicas that were started alike are together: 1,000 of them are 55 KB.
 
 The document counts while its ``observedGeneration`` is the status's: an operator that does not
 know of it (an older release) moves only the status's, and what it left behind is out of date.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,20 +90,19 @@ class RoutingStatus:
 
     def document(self, generation: int) -> dict[str, Any]:
         """As it is written. Names that are undecided are not in it."""
+        groups: dict[str, dict[str, Any]] = {}
+        for one in sorted(self.replicas.values(), key=lambda one: (one.pod, one.uid)):
+            started = _without_none(
+                {
+                    "servedName": one.served_name,
+                    "kvCapacityTokens": one.kv_capacity_tokens,
+                    "maxContextTokens": one.max_context_tokens,
+                }
+            )
+            groups.setdefault(str(started), started | {"pods": {}})["pods"][one.pod] = one.uid
         document: dict[str, Any] = {
             "observedGeneration": generation,
-            "replicas": [
-                _without_none(
-                    {
-                        "pod": one.pod,
-                        "uid": one.uid,
-                        "servedName": one.served_name,
-                        "kvCapacityTokens": one.kv_capacity_tokens,
-                        "maxContextTokens": one.max_context_tokens,
-                    }
-                )
-                for one in sorted(self.replicas.values(), key=lambda one: (one.pod, one.uid))
-            ],
+            "replicas": [groups[started] for started in sorted(groups)],
         }
         if self.names is not None:
             document["names"] = [{"name": one.name, "since": one.since} for one in self.names]
@@ -135,10 +136,10 @@ def read_routing_status(obj: KubeObject) -> RoutingStatus | None:
     generation = document.get("observedGeneration")
     if not isinstance(generation, int) or generation != status.get("observedGeneration"):
         return None
-    replicas = (_replica(mapping(one)) for one in listed(document.get("replicas")))
+    groups = map(mapping, listed(document.get("replicas")))
     return RoutingStatus(
         names=_held(document.get("names")),
-        replicas={one.uid: one for one in replicas if one is not None},
+        replicas={one.uid: one for group in groups for one in _replicas(group)},
     )
 
 
@@ -153,17 +154,21 @@ def _held(names: object) -> tuple[HeldName, ...] | None:
     )
 
 
-def _replica(entry: Mapping[str, Any]) -> NamedReplica | None:
-    pod, uid, served = entry.get("pod"), entry.get("uid"), name_of(entry.get("servedName"))
-    if not is_object_name(pod) or not is_object_name(uid) or served is None:
-        return None
-    return NamedReplica(
-        pod=str(pod),
-        uid=str(uid),
-        served_name=served,
-        kv_capacity_tokens=tokens(entry.get("kvCapacityTokens")),
-        max_context_tokens=tokens(entry.get("maxContextTokens")),
-    )
+def _replicas(group: Mapping[str, Any]) -> Iterator[NamedReplica]:
+    """Those that were started alike."""
+    served = name_of(group.get("servedName"))
+    if served is None:
+        return
+    capacity, longest = tokens(group.get("kvCapacityTokens")), tokens(group.get("maxContextTokens"))
+    for pod, uid in mapping(group.get("pods")).items():
+        if is_object_name(pod) and is_object_name(uid):
+            yield NamedReplica(
+                pod=pod,
+                uid=uid,
+                served_name=served,
+                kv_capacity_tokens=capacity,
+                max_context_tokens=longest,
+            )
 
 
 def _without_none(fields: dict[str, Any]) -> dict[str, Any]:

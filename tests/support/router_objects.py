@@ -62,10 +62,9 @@ def told(obj, *pods, names=None, since=BORN):
                 "names": [{"name": name, "since": since} for name in names],
                 "replicas": [
                     {
-                        "pod": one["metadata"]["name"],
-                        "uid": one["metadata"]["uid"],
                         "servedName": one["metadata"]["annotations"][SERVED],
                         "kvCapacityTokens": 4096,
+                        "pods": {one["metadata"]["name"]: one["metadata"]["uid"]},
                     }
                     for one in pods
                 ],

@@ -113,8 +113,8 @@ def whole_mdep():
         "routing": {
             "observedGeneration": 1,
             "names": [{"name": "x", "since": "2026-01-01T00:00:00Z"}],
-            "replicas": [{"pod": "m-0", "uid": "u-m-0", "servedName": "x",
-                          "kvCapacityTokens": 1, "maxContextTokens": 1}],
+            "replicas": [{"servedName": "x", "kvCapacityTokens": 1, "maxContextTokens": 1,
+                          "pods": {"m-0": "u-m-0"}}],
         },
     }  # fmt: skip
     return found

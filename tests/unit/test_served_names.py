@@ -3,6 +3,8 @@
 Clients send prompts and keys to whoever serves the name that they ask for.
 """
 
+import json
+
 import pytest
 
 from cluster_stub import refuse
@@ -136,14 +138,22 @@ def test_grants_are_lines_of_names_by_namespace():
     assert read_grants({}) == read_grants({"data": []}) == {}
 
 
-def test_what_is_written_is_read_again():
-    told = RoutingStatus(
-        names=(HeldName(name="chat", since=OLD),),
-        replicas={
-            "u": NamedReplica(pod="x-0", uid="u", served_name="chat", kv_capacity_tokens=5),
-        },
-    )
+def test_what_is_written_is_read_again_and_5000_replicas_fit_into_a_status():
+    """An object of 1.5 MB is too large for etcd, and placements have a third of that."""
+    held = HeldName(name="chat", since=OLD)
+    replicas = [
+        NamedReplica(
+            pod=f"a-deployment-with-a-long-name-{number}",
+            uid=f"0b6d9a4e-4f3c-4d8e-9a51-{number:012}",
+            served_name=f"org/model-{number % 2}",
+            kv_capacity_tokens=86_016 + number % 3,
+            max_context_tokens=8192 if number % 2 else None,
+        )
+        for number in range(5000)
+    ]
+    told = RoutingStatus(names=(held,), replicas={one.uid: one for one in replicas})
     status = {"observedGeneration": 3, "routing": told.document(3)}
+    assert len(json.dumps(status["routing"])) < 400_000
     assert read_routing_status({"status": status}) == told
     assert read_routing_status({"status": status | {"observedGeneration": 4}}) is None
     undecided = RoutingStatus(names=None)
@@ -183,12 +193,12 @@ async def test_who_comes_second_is_told_by_whom_since_when_and_what_to_do():
         assert rig.events("NameTaken")
         assert [one["name"] for one in routing_of(rig, "team-a/m")["names"]] == ["Qwen/Qwen3-0.6B"]
         assert routing_of(rig, "team-b/m")["names"] == []
-        (replica,) = routing_of(rig, "team-a/m")["replicas"]
+        (started,) = routing_of(rig, "team-a/m")["replicas"]
         pod = rig.cluster.objects["pods"]["team-a/m-0"]
-        assert (replica["pod"], replica["uid"]) == ("m-0", pod["metadata"]["uid"])
-        assert replica["servedName"] == "Qwen/Qwen3-0.6B"
-        assert replica["kvCapacityTokens"] > 8192
-        assert replica["maxContextTokens"] == 8192
+        assert started["pods"] == {"m-0": pod["metadata"]["uid"]}
+        assert started["servedName"] == "Qwen/Qwen3-0.6B"
+        assert started["kvCapacityTokens"] > 8192
+        assert started["maxContextTokens"] == 8192
 
 
 async def test_a_grant_lets_both_serve_and_is_seen_without_a_restart():
@@ -257,4 +267,5 @@ async def test_pods_of_others_are_not_named():
     async with operator_rig(nodes=nodes, mdeps=[mdep("m")], pods=[forged, orphan]) as rig:
         await rig.list_and_step()
         await rig.until("it to serve", lambda: rig.is_ready("default/m"))
-        assert [one["pod"] for one in routing_of(rig, "default/m")["replicas"]] == ["m-0"]
+        (started,) = routing_of(rig, "default/m")["replicas"]
+        assert list(started["pods"]) == ["m-0"]
