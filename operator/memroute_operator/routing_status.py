@@ -120,9 +120,10 @@ def _named(
     known = before.replicas if before is not None else {}
     found: dict[str, NamedReplica] = {}
     for pod in pods:
-        named = named_replica(pod, deployment.uid)
+        # What a uid was named with once needs no second look.
+        named = known.get(str(pod["metadata"].get("uid"))) or named_replica(pod, deployment.uid)
         if named is not None:
-            found[named.uid] = known.get(named.uid, named)
+            found[named.uid] = named
     return found
 
 
