@@ -256,7 +256,8 @@ class Reconciler:
             facts = await self._thinker.run(self._thinker.gather, self._look())
         self._adoption.start(facts)
         self._budgets.start(facts)
-        await self._statuses.write_all(facts, step, loss)
+        routing = await self._thinker.run(self._statuses.routing, facts)
+        await self._statuses.write_all(facts, step, loss, routing)
         await self._tell_failed_pods(facts, failed)
         seconds = self._clock() - started
         await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)

@@ -54,11 +54,15 @@ class Statuses:
         )
     )
 
-    async def write_all(self, facts: Facts, step: Step, loss: NodeLoss) -> None:
-        """Write what is due. Raises ``ApiError`` when nothing can be written at all."""
+    async def write_all(
+        self, facts: Facts, step: Step, loss: NodeLoss, routing: Mapping[str, Routing]
+    ) -> None:
+        """Write what is due. Raises ``ApiError`` when nothing can be written at all.
+
+        ``routing``: what routers are told of each deployment, by its key.
+        """
         by_deployment = facts.replicas_by_deployment()
         assigned = _assigned_devices(facts)
-        routing = self._routing(facts)
         now = self.clock()
         turns = Turns()
         for deployment in facts.deployments:
@@ -80,10 +84,11 @@ class Statuses:
         """When the next refused status is tried again; None when none waits."""
         return self._failures.next_due_seconds(now_seconds)
 
-    def _routing(self, facts: Facts) -> dict[str, Routing]:
+    def routing(self, facts: Facts) -> dict[str, Routing]:
         """What routers are told of each deployment, by its key; of none where that fails.
 
-        What a status says of it stays then, and so does what routers do.
+        What a status says of it stays then, and so does what routers do. For a thread: somebody
+        may ask for thousands of names.
         """
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:

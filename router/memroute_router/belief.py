@@ -1,4 +1,4 @@
-"""Which pods are replicas, and who serves which name: pure decisions over what was read.
+"""Which pods are replicas: a pure decision over what was read.
 
 A router believes what only the operator can write: the status of a ModelDeployment. What a pod
 says of itself is believed where it can take nothing from anybody: its address, whether it is
@@ -13,22 +13,12 @@ ready, and that it is draining.
 
 The last two rows are for statuses that are late, cut, or of an older operator or schema: a
 replica that serves is not lost by them.
-
-| a ModelDeployment may serve a name when | |
-| --- | --- |
-| ``status.routing.names`` has it | the operator has decided |
-| nothing is decided for it, and one of its namespace has the name by its status | |
-| nothing is decided for it, nobody has the name by a status, and none asks for longer | 0.1 |
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from memroute_router.kube_objects import DeploymentFacts, PodFacts
-from memroute_router.pools import PoolSettings
-
-DEFAULT_WEIGHT = 100.0
 
 
 class Disbelief(StrEnum):
@@ -111,58 +101,3 @@ def believe(
         )
     why = f"the status of ModelDeployment {deployment.key} does not name it"
     return NotMember(reason=Disbelief.NOT_NAMED, why=why)
-
-
-def names_served(deployments: Iterable[DeploymentFacts]) -> dict[str, frozenset[str]]:
-    """The names that each ModelDeployment may serve, by its key."""
-    served: dict[str, frozenset[str]] = {}
-    holders: dict[str, set[str]] = {}
-    undecided: list[DeploymentFacts] = []
-    for one in deployments:
-        if one.routing is None or one.routing.names is None:
-            undecided.append(one)
-            continue
-        served[one.key] = frozenset(held.name for held in one.routing.names)
-        for name in served[one.key]:
-            holders.setdefault(name, set()).add(one.namespace)
-    undecided.sort(key=lambda one: (one.created_at, one.key))
-    for one in undecided:
-        for name in one.names.all:
-            # The first one to ask is the oldest: its namespace has the name.
-            holders.setdefault(name, {one.namespace})
-    for one in undecided:
-        served[one.key] = frozenset(
-            name for name in one.names.all if one.namespace in holders[name]
-        )
-    return served
-
-
-def pool_settings(
-    deployments: Iterable[DeploymentFacts], served: Mapping[str, frozenset[str]]
-) -> dict[str, PoolSettings]:
-    """By model, what those say that may serve it: the oldest decides, each has its weight."""
-    settings: dict[str, PoolSettings] = {}
-    weights: dict[str, dict[str, float | None]] = {}
-    for one in sorted(deployments, key=lambda one: (one.created_at, one.key)):
-        names, model = served.get(one.key, frozenset()), one.names.served
-        if model not in names:
-            continue
-        adapters = tuple(name for name in one.names.adapters if name in names)
-        settings.setdefault(model, replace(one.settings, adapters=adapters))
-        weights.setdefault(model, {})[one.key] = one.weight
-    return {
-        model: replace(own, shares=complete_shares(weights[model]))
-        for model, own in settings.items()
-    }
-
-
-def complete_shares(weights: Mapping[str, float | None]) -> dict[str, float]:
-    """Shares of the traffic by ModelDeployment; empty when none says a weight: memory decides.
-
-    Beside one that does, those that say none count as ``DEFAULT_WEIGHT``.
-    """
-    if all(weight is None for weight in weights.values()):
-        return {}
-    return {
-        version: DEFAULT_WEIGHT if weight is None else weight for version, weight in weights.items()
-    }

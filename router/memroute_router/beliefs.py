@@ -13,18 +13,12 @@ from typing import TypeVar
 
 from memroute_kube import MODEL_DEPLOYMENTS, PODS, KubeObject
 from memroute_kube.shapes import OddObjectError
-from memroute_router.belief import (
-    Disbelief,
-    Member,
-    NotMember,
-    believe,
-    names_served,
-    pool_settings,
-)
+from memroute_router.belief import Disbelief, Member, NotMember, believe
 from memroute_router.doubts import Doubts
 from memroute_router.http.client import Endpoint
 from memroute_router.kube_objects import DeploymentFacts, PodFacts, read_model_deployment, read_pod
-from memroute_router.pools import Pools, PoolSettings, Replica, ReplicaInfo
+from memroute_router.name_book import NameBook
+from memroute_router.pools import Pools, Replica, ReplicaInfo
 
 LOGGER = logging.getLogger(__name__)
 POD, MODEL_DEPLOYMENT = PODS.kind, MODEL_DEPLOYMENTS.kind
@@ -53,13 +47,10 @@ class Beliefs:
         self._members: dict[str, Member] = {}
         self._infos: dict[str, ReplicaInfo] = {}
         """What the pools have, by the key of the pod."""
-        self._deployments: dict[str, DeploymentFacts] = {}
-        """As they were when they could last be read."""
+        self._names = NameBook()
+        """ModelDeployments as they were when they could last be read."""
         self._unreadable: set[str] = set()
         """Keys of ModelDeployments that cannot be read now."""
-        self._served: dict[str, frozenset[str]] = {}
-        """The names that each ModelDeployment may serve."""
-        self._settings: dict[str, PoolSettings] = {}
         self._has_deployments = False
 
     def pod_seen(self, key: str, obj: KubeObject) -> None:
@@ -87,21 +78,19 @@ class Beliefs:
             self._unreadable.add(key)
         else:
             self._unreadable.discard(key)
-            self._deployments[key] = deployment
-            self._decide({key})
+            self._decide(key, deployment)
 
     def deployment_gone(self, key: str) -> None:
         """A ModelDeployment is gone."""
         self._doubts.clear(MODEL_DEPLOYMENT, key)
         self._unreadable.discard(key)
-        if self._deployments.pop(key, None) is not None:
-            self._decide({key})
+        self._decide(key, None)
 
     def deployments_listed(self) -> None:
         """All ModelDeployments have been seen: before that nothing is decided."""
         if not self._has_deployments:
             self._has_deployments = True
-            self._decide(set())
+            self._apply(self._names.keys(), self._names.models())
             self._settle(set(self._pods))
 
     def pods(self) -> set[str]:
@@ -110,7 +99,7 @@ class Beliefs:
 
     def deployments(self) -> set[str]:
         """The keys of the ModelDeployments that are known, readable or not."""
-        return {*self._deployments, *self._unreadable}
+        return self._names.keys() | self._unreadable
 
     def _read(
         self, kind: str, key: str, read: Callable[[KubeObject], Facts], obj: KubeObject
@@ -124,30 +113,30 @@ class Beliefs:
             self._on_bug(kind, key, error)
         return None
 
-    def _decide(self, keys: set[str]) -> None:
-        """Who serves which name, with which settings. ``keys``: ModelDeployments that changed."""
-        if not self._has_deployments:
-            return
+    def _decide(self, key: str, deployment: DeploymentFacts | None) -> None:
+        """Who serves which name now, with which settings. None: the ModelDeployment is gone."""
         try:
-            before, self._served = self._served, names_served(self._deployments.values())
-            settings = pool_settings(self._deployments.values(), self._served)
-            if settings != self._settings:
-                self._settings = settings
-                self._pools.configure(settings)
-            for key in self._deployments.keys() - self._unreadable:
-                self._tell(self._deployments[key])
+            changed, models = self._names.put(key, deployment)
+            if self._has_deployments:
+                self._apply(changed | {key}, models)
         except Exception as error:  # noqa: BLE001 - a named boundary: no event ends the watch
-            self._on_bug(MODEL_DEPLOYMENT, ", ".join(sorted(keys)), error)
-            return
-        moved = {
-            key for key in {*before, *self._served} if before.get(key) != self._served.get(key)
-        }
-        self._settle(pod for key in keys | moved for pod in self._pods_of.get(key, ()))
+            self._on_bug(MODEL_DEPLOYMENT, key, error)
 
-    def _tell(self, deployment: DeploymentFacts) -> None:
-        """Say what is odd about it, once."""
-        key, name = deployment.key, deployment.names.served
-        if name not in self._served.get(key, ()):
+    def _apply(self, keys: set[str], models: set[str]) -> None:
+        """Tell the pools of these models, and settle the pods of these ModelDeployments."""
+        for model in sorted(models):
+            self._pools.configure_model(model, self._names.settings(model))
+        for key in sorted(keys - self._unreadable):
+            self._tell(key)
+        self._settle([pod for key in keys for pod in self._pods_of.get(key, ())])
+
+    def _tell(self, key: str) -> None:
+        """Say what is odd about a ModelDeployment, once."""
+        deployment = self._names.get(key)
+        if deployment is None:
+            return
+        name = deployment.names.served
+        if not self._names.may_serve(key, name):
             why = f"{name!r} belongs to another namespace (see its condition Named)"
             self._doubts.note(MODEL_DEPLOYMENT, key, Disbelief.NAME_TAKEN, why)
         elif deployment.oddities:
@@ -173,10 +162,10 @@ class Beliefs:
             before = None
         if not self._has_deployments:
             return
-        member = believe(pod, self._deployments.get(pod.deployment_key), before)
+        member = believe(pod, self._names.get(pod.deployment_key), before)
         if isinstance(member, Member):
             self._members[key] = member
-            if member.served_name in self._served.get(pod.deployment_key, ()):
+            if self._names.may_serve(pod.deployment_key, member.served_name):
                 self._put(key, pod, member)
                 return
             why = f"{pod.deployment_key} may not serve {member.served_name!r}"

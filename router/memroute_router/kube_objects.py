@@ -123,6 +123,11 @@ class DeploymentFacts:
     """Whether the status counts more replicas than it lists."""
     oddities: tuple[str, ...] = ()
 
+    held_names: frozenset[str] | None = None
+    """What it may serve by its status; None when nothing is decided."""
+    touched_names: frozenset[str] = frozenset()
+    """What it holds; what it asks for, when nothing is decided."""
+
     @property
     def key(self) -> str:
         """``namespace/name``."""
@@ -184,6 +189,8 @@ def read_model_deployment(obj: KubeObject) -> DeploymentFacts:
     settings = _pool_settings(metadata, routing, names, _unready_reason(status))
     weight = routing.number("weight", -1.0, 0.0, MAX_WEIGHT)
     num_replicas = status.get("replicas")
+    told = read_routing_status(obj)
+    held = None if told is None or told.names is None else frozenset(told.since)
     return DeploymentFacts(
         namespace=settings.namespace,
         name=settings.deployment,
@@ -192,7 +199,9 @@ def read_model_deployment(obj: KubeObject) -> DeploymentFacts:
         names=names,
         settings=settings,
         weight=None if weight < 0 else weight,
-        routing=read_routing_status(obj),
+        routing=told,
+        held_names=held,
+        touched_names=frozenset(names.all) if held is None else held,
         placements=frozenset(
             (one["pod"], one["node"])
             for one in placements

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from memroute_kube.routing import read_claimed_names, read_routing_status
 from memroute_operator.served_names import NameClaim, decide_names
+from memroute_router.kube_objects import read_model_deployment
+from memroute_router.name_book import NameBook, serving
 from router_objects import BORN, CONTEXT, BeliefsRig, deployment, pod, told, told_by_0_1
 from spoiled_objects import spoiled
 
@@ -122,3 +124,47 @@ def test_no_edit_of_a_deployment_takes_a_name_that_another_namespace_has(edits):
     rig = BeliefsRig(*objects.values())
     assert rig.pools.get("chat").settings.namespace == "a"
     assert rig.pools.get("sql") is rig.pools.get("chat")
+
+
+NAMES_OR_NONE = st.none() | st.lists(NAMES, max_size=3, unique=True)
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["a/x", "a/y", "b/x", "c/z"]),
+        st.booleans(),
+        NAMES,
+        st.lists(NAMES, max_size=2, unique=True),
+        NAMES_OR_NONE,
+        st.sampled_from([BORN, "2027-01-01T00:00:00Z"]),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=EXAMPLES)
+@given(events=EVENTS)
+def test_what_is_kept_one_change_at_a_time_is_what_all_of_it_says(events):
+    """Who serves what must not depend on the order in which a router has heard of it."""
+    book, last = NameBook(), {}
+    applied = {}
+    for key, is_there, served, adapters, held, born in events:
+        namespace, name = key.split("/")
+        facts = None
+        if is_there:
+            obj = deployment(namespace, name, served=served, born=born)
+            obj["spec"]["routing"]["adapters"] = adapters
+            facts = read_model_deployment(obj if held is None else told(obj, names=held))
+        _, models = book.put(key, facts)
+        applied |= {model: book.settings(model) for model in models}
+        last[key] = facts
+    there = {key: facts for key, facts in last.items() if facts is not None}
+    for name in ("chat", "sql", "evil", "more"):
+        touching = [one for one in there.values() if name in one.touched_names]
+        may = {key for key in last if book.may_serve(key, name)}
+        assert may == serving(name, touching)
+        assert applied.get(name) == book.settings(name)
+    fresh = NameBook()
+    for key, facts in reversed(there.items()):
+        fresh.put(key, facts)
+    assert {m: fresh.settings(m) for m in fresh.models()} == {
+        m: book.settings(m) for m in book.models()
+    }

@@ -169,6 +169,8 @@ TEAMS = ("team-a", "team-b")
 def two_teams():
     """The same model in two namespaces, team-a's the older one."""
     found = [mdep("m", team) for team in TEAMS]
+    for obj in found:
+        del obj["spec"]["model"]["servedName"]
     found[1]["metadata"]["creationTimestamp"] = "2026-03-01T00:00:00Z"
     return found
 
