@@ -35,6 +35,7 @@ from memroute_operator.listing import Lister
 from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.name_grants import GRANTS_SECONDS, NameGrants
+from memroute_operator.node_leases import MARK_SECONDS, NodeLeases
 from memroute_operator.plan import Action, Delete, Step
 from memroute_operator.readings.loops import Readings
 from memroute_operator.settings import OperatorSettings
@@ -114,6 +115,7 @@ class Reconciler:
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
         self._thinker = Thinker(
             planner=self._planner,
+            default_image=settings.engine_image,
             node_lost_seconds=settings.node_lost_seconds,
             drain_timeout_seconds=settings.drain_timeout_seconds,
         )
@@ -125,6 +127,8 @@ class Reconciler:
             clock=clock,
             rng=rng,
         )
+        self.leases = NodeLeases(client=client, clock=clock)
+        self._is_any_node_waited_for = False
         self._told: frozenset[str] = frozenset()
         self._garbage = Garbage()
 
@@ -142,6 +146,7 @@ class Reconciler:
                 asyncio.create_task(self._resync_forever(), name="resync"),
                 asyncio.create_task(self._follow_grants(), name="grants"),
                 asyncio.create_task(self._readings.run(), name="readings"),
+                asyncio.create_task(self._mark_leases_forever(), name="leases"),
             ]
             await asyncio.gather(*loops)
         finally:
@@ -219,6 +224,11 @@ class Reconciler:
             if began is None:
                 seconds = min(seconds, RETRY_LIST_SECONDS)
 
+    async def _mark_leases_forever(self) -> None:
+        while True:
+            await self._guarded("leases", self.leases.mark)
+            await asyncio.sleep(MARK_SECONDS)
+
     async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
         """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""
         try:
@@ -242,9 +252,12 @@ class Reconciler:
         Raises ``ApiError`` when nothing can be done at all.
         """
         started = self._clock()
+        if self._is_any_node_waited_for:
+            await self.leases.look()
         look = self._look()
         decided = await self._thinker.run(self._thinker.decide, look)
         facts, step, loss = decided.facts, decided.step, decided.loss
+        self._is_any_node_waited_for = bool(loss.kept)
         self._tell(facts, loss)
         self._readings.tell_notes(facts.inventory.nodes)
         failed: dict[str, str] = {}
@@ -253,7 +266,10 @@ class Reconciler:
         )
         if step.actions:
             # The answers are in the store: tell the status as it is now.
-            facts = await self._thinker.run(self._thinker.gather, self._look())
+            before = facts
+            facts = await self._thinker.run(
+                lambda look: self._thinker.gather(look, before), self._look()
+            )
         self._adoption.start(facts)
         self._budgets.start(facts)
         routing = await self._thinker.run(self._statuses.routing, facts)
@@ -285,6 +301,7 @@ class Reconciler:
             avoided_nodes=self._failed_pods.avoided_nodes(now),
             in_flight=routers.in_flight if routers.is_known else None,
             in_flight_age_seconds=None if read_at is None else now - read_at,
+            silences=self.leases.silences(),
         )
 
     def _show(self, facts: Facts, step: Step, seconds: float, loss: NodeLoss) -> None:

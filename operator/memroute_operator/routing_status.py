@@ -1,6 +1,7 @@
 """What the status tells routers: the names that a ModelDeployment may serve, and its replicas."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import (
@@ -15,6 +16,7 @@ from memroute_kube.routing import (
     read_routing_status,
 )
 from memroute_kube.shapes import OddObjectError, is_object_name, mapping, name_of, tokens
+from memroute_operator.conditions import MAX_LISTED, Condition
 from memroute_operator.deployment import INTERNAL_ERROR, Deployment
 from memroute_operator.gather import Facts
 from memroute_operator.name_grants import GRANTS_NAME
@@ -29,14 +31,21 @@ from memroute_operator.served_names import (
     decide_names,
 )
 
-# Names that a message has in full before it only counts: 257 of 256 characters fit into none.
-MAX_LISTED_NAMES = 3
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """What routers are told of a ModelDeployment, and why."""
+
+    told: RoutingStatus
+    decision: NamesDecision
+    grants_namespace: str
+    """Where an administrator grants names: the operator's own namespace."""
 
 
 def routing_statuses(
-    facts: Facts, grants: Grants | None, *, now: str
-) -> dict[str, tuple[RoutingStatus, NamesDecision]]:
-    """For each ModelDeployment, by its key: what routers are told, and the decision behind it."""
+    facts: Facts, grants: Grants | None, *, grants_namespace: str, now: str
+) -> dict[str, Routing]:
+    """For each ModelDeployment, by its key."""
     pods: dict[str, list[KubeObject]] = {}
     for replica in facts.replicas:
         pods.setdefault(replica.deployment, []).append(replica.obj)
@@ -53,7 +62,11 @@ def routing_statuses(
         now=now,
     )
     return {
-        key: (RoutingStatus(names=decision.held, replicas=replicas[key]), decision)
+        key: Routing(
+            told=RoutingStatus(names=decision.held, replicas=replicas[key]),
+            decision=decision,
+            grants_namespace=grants_namespace,
+        )
         for key, decision in decisions.items()
     }
 
@@ -81,11 +94,10 @@ def named_replica(pod: KubeObject, deployment_uid: str) -> NamedReplica | None:
     )
 
 
-def named_condition(
-    deployment: Deployment, decision: NamesDecision, *, grants_namespace: str
-) -> tuple[str, str, str]:
+def named_condition(deployment: Deployment, routing: Routing) -> Condition:
     """The condition ``Named``: whether routers know it by all the names that it asks for."""
-    where = f"the ConfigMap {grants_namespace}/{GRANTS_NAME}"
+    decision = routing.decision
+    where = f"the ConfigMap {routing.grants_namespace}/{GRANTS_NAME}"
     if deployment.failure is not None and deployment.failure.reason == INTERNAL_ERROR:
         return "Unknown", INTERNAL_ERROR, "it keeps the names that it has until it can be read"
     if not decision.are_grants_known:
@@ -93,8 +105,8 @@ def named_condition(
         return "Unknown", GRANTS_UNKNOWN, message
     refused = decision.refused
     if refused:
-        told = "; ".join(one.told for one in refused[:MAX_LISTED_NAMES])
-        more = len(refused) - MAX_LISTED_NAMES
+        told = "; ".join(one.told for one in refused[:MAX_LISTED])
+        more = len(refused) - MAX_LISTED
         told += f"; and {more} more" if more > 0 else ""
         message = (
             f"{told}. Routers send its replicas nothing under such a name. Ask for another "
@@ -103,14 +115,14 @@ def named_condition(
         )
         return "False", SERVED_NAME_TAKEN, message
     names = [one.name for one in decision.held or ()]
-    told = ", ".join(names[:MAX_LISTED_NAMES])
-    told += f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else ""
+    told = ", ".join(names[:MAX_LISTED])
+    told += f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return "True", NAME_HELD, f"routers know it as {told}"
 
 
-def is_served_name_refused(deployment: Deployment, decision: NamesDecision) -> bool:
+def is_served_name_refused(deployment: Deployment, routing: Routing) -> bool:
     """Whether no request for the model itself can reach it; adapters alone are another matter."""
-    return any(one.name == deployment.served_name for one in decision.refused)
+    return any(one.name == deployment.served_name for one in routing.decision.refused)
 
 
 def _named(

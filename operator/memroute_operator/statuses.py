@@ -11,6 +11,7 @@ from memroute_kube import ApiError
 from memroute_kube.client import CONFLICT
 from memroute_operator.backoff import Backoff
 from memroute_operator.carry_out import FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS, CarryOut
+from memroute_operator.conditions import Troubles
 from memroute_operator.deployment import Deployment
 from memroute_operator.failed_pods import FailedPods
 from memroute_operator.gather import Facts
@@ -23,8 +24,8 @@ from memroute_operator.name_grants import NameGrants
 from memroute_operator.plan import Outcome, Step
 from memroute_operator.readings.loops import Readings
 from memroute_operator.replica import Replica
-from memroute_operator.routing_status import routing_statuses
-from memroute_operator.status import Routing, Troubles, broken_status, deployment_status
+from memroute_operator.routing_status import Routing, routing_statuses
+from memroute_operator.status import broken_status, deployment_status
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.templates import Templates
 
@@ -92,14 +93,12 @@ class Statuses:
         """
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
-            decided = routing_statuses(facts, self.grants.known, now=now)
+            return routing_statuses(
+                facts, self.grants.known, grants_namespace=self.grants.namespace, now=now
+            )
         except Exception as error:  # noqa: BLE001 - a named boundary: names are decided for all at once
             self.on_bug("names", error)
             return {}
-        return {
-            key: Routing(told=told, decision=decision, grants_namespace=self.grants.namespace)
-            for key, (told, decision) in decided.items()
-        }
 
     def _make(
         self,

@@ -33,6 +33,8 @@ OPERATOR_ARGS = [
 DISRUPTION_SECONDS = float(os.environ.get("MEMROUTE_DISRUPTION_SECONDS", "25"))
 # One stream every so often and model, in seconds: several are under way at any time.
 INTERVAL_SECONDS = 0.25
+# Of a stream that takes some ten seconds.
+LONG_TOKENS = 3000
 
 
 @pytest.fixture(scope="module")
@@ -347,3 +349,31 @@ def num_wanted(cluster, namespace):
         and "memroute.dev/draining" not in (pod["metadata"].get("annotations") or {})
         for pod in pods_of(cluster, namespace)
     )
+
+
+@pytest.mark.timeout(300)
+def test_a_model_that_is_deleted_ends_what_it_has_begun(cluster, namespace):
+    """``kubectl delete mdep``: its pods go with it at once, and their engines drain themselves.
+
+    No finalizer holds the object for that: without an operator it would never go.
+    """
+    load = serve(cluster, namespace, "m", replicas=2)
+    load.tokens = LONG_TOKENS
+    deleted = []
+
+    def delete():
+        time.sleep(2)  # several long streams are under way
+        deleted.append(time.monotonic())
+        cluster.kubectl("delete", "mdep", "m", "-n", namespace, "--wait=true", "--timeout=10s")
+        deleted.append(time.monotonic())
+        cluster.wait_for(
+            "its pods to go", lambda: not pods_of(cluster, namespace), timeout_seconds=90
+        )
+
+    under_load([load], delete)
+    begun = [end for end in load.ends if end[3] > 0]
+    under_way = [end for end in begun if end[0] < deleted[0]]
+    assert len(under_way) >= 4
+    assert [end for end in under_way if end[1] != "served"] == [], load.outcomes()
+    after = {end[1] for end in load.ends if end[0] > deleted[1] + 1}
+    assert after <= {"404 unknown-model", "503 no-ready-replica"}, load.outcomes()

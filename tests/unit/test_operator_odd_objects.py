@@ -20,7 +20,7 @@ from memroute_operator.memory import PlanMemory
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Delete, PlanContext
 from memroute_operator.routing_status import routing_statuses
-from memroute_operator.status import Routing, broken_status, deployment_status
+from memroute_operator.status import broken_status, deployment_status
 from memroute_operator.store import Store
 from operator_rig import mdep, node, reading
 from spoiled_objects import ODD, RESERVATION, spoiled
@@ -158,9 +158,10 @@ def run(store, *, memory=None, bugs=None):
     )  # fmt: skip
     step = planner.plan(facts, context, now_seconds=100.0)
     statuses = {}
-    decided = routing_statuses(facts, {}, now="2026-01-01T00:00:00Z")
+    routing = routing_statuses(
+        facts, {}, grants_namespace="memroute-system", now="2026-01-01T00:00:00Z"
+    )
     for deployment in facts.deployments:
-        told, decision = decided[deployment.key]
         outcome = step.outcomes.get(deployment.key)
         if outcome is None:
             assert planner.failure_of(deployment.key)
@@ -169,7 +170,7 @@ def run(store, *, memory=None, bugs=None):
         statuses[deployment.key] = deployment_status(
             deployment, replicas, outcome, assigned_devices={}, stale_nodes=facts.stale_nodes,
             kv_projected_ratio={}, now=NOW,
-            routing=Routing(told=told, decision=decision, grants_namespace="memroute-system"),
+            routing=routing[deployment.key],
         )  # fmt: skip
         broken_status(deployment, ValueError("x"), NOW)
     OperatorMetrics().on_reconciled(facts, {}, 0.1, loss)
