@@ -238,11 +238,15 @@ def test_routers_before_the_operator_go_by_what_0_1_writes():
     assert rig.replicas() == ["a/chat-0"]
 
 
-def test_a_status_that_an_older_operator_has_moved_on_from_is_out_of_date():
-    """0.1 after a rollback leaves ``routing`` as it was, and makes replicas that are not in it."""
+@pytest.mark.parametrize("generation", [1, 2])
+def test_replicas_that_an_older_operator_makes_after_a_newer_one_are_believed(generation):
+    """0.1 after a rollback leaves ``routing`` as it was, and writes its placements.
+
+    ``generation``: 2 after an edit, with which ``routing`` is out of date.
+    """
     new = pod("a", "chat-1", address="10.0.0.8")
     stale = told(deployment(), pod())
-    stale["status"] |= told_by_0_1(deployment(), new)["status"] | {"observedGeneration": 2}
+    stale["status"] |= told_by_0_1(deployment(), new)["status"] | {"observedGeneration": generation}
     rig = BeliefsRig(stale, pods=[new])
     assert rig.replicas() == ["a/chat-1"]
 
