@@ -38,8 +38,13 @@ def tokens(value: object) -> int | None:
 
 
 def name_of(value: object) -> str | None:
-    """A name that clients may ask for; None for what is none."""
-    return value if isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH else None
+    """A name that clients may ask for; None for what is none.
+
+    One that cannot be printed would forge lines in logs and in what people are told.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH:
+        return None
+    return value if value.isprintable() else None
 
 
 def is_object_name(value: object) -> bool:

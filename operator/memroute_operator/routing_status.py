@@ -24,6 +24,7 @@ from memroute_operator.pods import controller_of
 from memroute_operator.served_names import (
     GRANTS_UNKNOWN,
     NAME_HELD,
+    NAME_INVALID,
     SERVED_NAME_TAKEN,
     Grants,
     NameClaim,
@@ -100,6 +101,9 @@ def named_condition(deployment: Deployment, routing: Routing) -> Condition:
     where = f"the ConfigMap {routing.grants_namespace}/{GRANTS_NAME}"
     if deployment.failure is not None and deployment.failure.reason == INTERNAL_ERROR:
         return "Unknown", INTERNAL_ERROR, "it keeps the names that it has until it can be read"
+    if not decision.is_readable:
+        message = "spec.model.servedName has characters that cannot be printed"
+        return "False", NAME_INVALID, message
     if not decision.are_grants_known:
         message = f"{where} cannot be read; names stay with whom they are, and no new one is given"
         return "Unknown", GRANTS_UNKNOWN, message
@@ -122,7 +126,9 @@ def named_condition(deployment: Deployment, routing: Routing) -> Condition:
 
 def is_served_name_refused(deployment: Deployment, routing: Routing) -> bool:
     """Whether no request for the model itself can reach it; adapters alone are another matter."""
-    return any(one.name == deployment.served_name for one in routing.decision.refused)
+    decision = routing.decision
+    is_refused = any(one.name == deployment.served_name for one in decision.refused)
+    return is_refused or not decision.is_readable
 
 
 def _named(

@@ -24,6 +24,7 @@ from memroute_kube.routing import ClaimedNames, HeldName, RoutingStatus
 
 NAME_HELD = "NameHeld"
 SERVED_NAME_TAKEN = "NameTaken"
+NAME_INVALID = "NameInvalid"
 GRANTS_UNKNOWN = "GrantsUnknown"
 
 Grants = Mapping[str, frozenset[str]]
@@ -83,6 +84,8 @@ class NamesDecision:
     held: tuple[HeldName, ...] | None
     """None: undecided, and routers go by age."""
     refused: tuple[RefusedName, ...] = ()
+    is_readable: bool = True
+    """Whether its spec asks for names that can be read."""
     are_grants_known: bool = True
 
 
@@ -147,6 +150,7 @@ def decide_names(
         claim.key: NamesDecision(
             held=tuple(sorted(held[claim.key], key=lambda one: one.name)),
             refused=tuple(refused[claim.key]),
+            is_readable=claim.names is not None,
         )
         for claim in claims
     }

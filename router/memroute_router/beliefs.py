@@ -204,9 +204,14 @@ class Beliefs:
             self._upsert(key, replace(info, is_routable=False))
 
     def _upsert(self, key: str, info: ReplicaInfo) -> None:
-        if self._infos.get(key) != info:
-            self._infos[key] = info
-            self._on_upsert(self._pools.upsert_replica(info))
+        before = self._infos.get(key)
+        if before == info:
+            return
+        if before is not None and before.endpoint != info.endpoint:
+            # Its sandbox was made anew: what was sent to the old address gets no answer.
+            self._drop(key)
+        self._infos[key] = info
+        self._on_upsert(self._pools.upsert_replica(info))
 
     def _drop(self, key: str) -> None:
         if self._infos.pop(key, None) is None:

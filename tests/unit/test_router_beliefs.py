@@ -119,6 +119,15 @@ def test_a_replica_that_cannot_be_read_any_more_gets_no_new_requests(change):
     assert rig.reasons() == {}
 
 
+def test_a_replica_with_a_new_address_leaves_the_old_one():
+    """d25: what had been sent there was waited for, and counted, until its time-out."""
+    rig = BeliefsRig(told(deployment(), pod()), pods=[pod()])
+    rig.see_pods(pod(address="10.0.0.9"))
+    assert rig.gone == ["a/chat-0"]
+    assert rig.replicas() == ["a/chat-0"]
+    assert rig.pools.get("chat").replicas["a/chat-0"].info.endpoint.host == "10.0.0.9"
+
+
 @pytest.mark.parametrize(
     "conditions", [{"type": "Ready", "status": "True"}, "True", [["Ready", "True"]], [None], 7]
 )
@@ -279,7 +288,14 @@ def test_settings_of_a_newer_release_are_their_defaults_and_said():
 
 
 @pytest.mark.parametrize(
-    "broken", [{"spec": None}, {"spec": {"model": {"name": ["m"]}}}, {"metadata": {}}, {}]
+    "broken",
+    [
+        {"spec": None},
+        {"spec": {"model": {"name": ["m"]}}},
+        {"spec": {"model": {"name": "org/m", "servedName": "m\nlevel=info forged=line"}}},
+        {"metadata": {}},
+        {},
+    ],
 )
 def test_a_deployment_that_cannot_be_read_any_more_is_as_it_was(broken):
     rig = BeliefsRig(told(deployment(), pod()), pods=[pod()])

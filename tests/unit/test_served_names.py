@@ -203,6 +203,20 @@ async def test_who_comes_second_is_told_by_whom_since_when_and_what_to_do():
         assert started["maxContextTokens"] == 8192
 
 
+async def test_a_name_that_would_forge_lines_is_none():
+    """It goes into logs and into messages for people, and an engine takes any text."""
+    obj = mdep("m")
+    obj["spec"]["model"]["servedName"] = "m\n2026 INFO all is well"
+    async with operator_rig(nodes=[node()], mdeps=[obj]) as rig:
+        await rig.list_and_step()
+        await rig.until("it to be told", lambda: rig.condition("default/m", "Named"))
+        assert rig.condition("default/m", "Named")["reason"] == "NameInvalid"
+        await rig.until(
+            "the replica", lambda: rig.condition("default/m")["reason"] == "NameInvalid"
+        )
+        assert routing_of(rig, "default/m")["names"] == []
+
+
 async def test_a_grant_lets_both_serve_and_is_seen_without_a_restart():
     async with operator_rig(nodes=[node(gpus=2)], mdeps=two_teams()) as rig:
         await rig.list_and_step()
