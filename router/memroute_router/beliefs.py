@@ -125,7 +125,10 @@ class Beliefs:
     def _apply(self, keys: set[str], models: set[str]) -> None:
         """Tell the pools of these models, and settle the pods of these ModelDeployments."""
         for model in sorted(models):
-            self._pools.configure_model(model, self._names.settings(model))
+            try:
+                self._pools.configure_model(model, self._names.settings(model))
+            except Exception as error:  # noqa: BLE001 - a named boundary: one model is one model's problem
+                self._on_bug(MODEL_DEPLOYMENT, model, error)
         for key in sorted(keys - self._unreadable):
             self._tell(key)
         self._settle([pod for key in keys for pod in self._pods_of.get(key, ())])
@@ -137,7 +140,7 @@ class Beliefs:
             return
         name = deployment.names.served
         if not self._names.may_serve(key, name):
-            why = f"{name!r} belongs to another namespace (see its condition Named)"
+            why = f"it may not serve {name!r} (see its condition Named)"
             self._doubts.note(MODEL_DEPLOYMENT, key, Disbelief.NAME_TAKEN, why)
         elif deployment.oddities:
             why = "; ".join(deployment.oddities)
@@ -174,6 +177,8 @@ class Beliefs:
         if pod.is_serving and pod.address is not None:
             # While it starts, its status is only on its way.
             self._doubts.note(POD, key, member.reason, member.why)
+        else:
+            self._doubts.clear(POD, key)
 
     def _put(self, key: str, pod: PodFacts, member: Member) -> None:
         """A replica, as the pools are told of it."""
