@@ -88,7 +88,7 @@ differential: $(STAMP) ## malformed requests through Envoy as well: no second re
 	@$(BIN)/pytest -p no:cacheprovider tests/robustness $(ARGS)
 
 odd-objects: $(STAMP) ## odd pods, nodes, ModelDeployments and pages: 10,000 examples each (ten minutes)
-	@MEMROUTE_FUZZ_EXAMPLES=10000 $(BIN)/pytest -q $(PARALLEL) --timeout 3600 tests/unit/test_operator_odd_objects.py tests/unit/test_reading_pages.py $(ARGS)
+	@MEMROUTE_FUZZ_EXAMPLES=10000 $(BIN)/pytest -q $(PARALLEL) --timeout 3600 tests/unit/test_operator_odd_objects.py tests/unit/test_router_odd_objects.py tests/unit/test_reading_pages.py $(ARGS)
 
 HISTORIES ?= 500
 histories: $(STAMP) ## random histories of planned clusters, new ones each time (HISTORIES=500: some minutes)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from memroute_kube.shapes import listed, mapping
+
 KubeObject = dict[str, Any]
 """An object as the API server sends it."""
 
@@ -94,9 +96,9 @@ def object_key(obj: KubeObject) -> str:
 
 
 def is_condition_true(obj: KubeObject, condition_type: str) -> bool:
-    """Whether the object's status has the condition with status True."""
-    conditions = obj.get("status", {}).get("conditions") or ()
-    return any(c["type"] == condition_type and c["status"] == "True" for c in conditions)
+    """Whether the object's status has the condition with status True. Raises nothing."""
+    conditions = map(mapping, listed(mapping(obj.get("status")).get("conditions")))
+    return any(c.get("type") == condition_type and c.get("status") == "True" for c in conditions)
 
 
 def container_port(pod: KubeObject, name: str, default: int) -> int:

@@ -20,6 +20,7 @@ from typing import Literal
 
 from memroute_kube.client import GONE, ApiError, KubernetesClient
 from memroute_kube.resources import KubeObject, Resource, object_key
+from memroute_kube.shapes import mapping
 
 LOGGER = logging.getLogger(__name__)
 # The wait after the first failure and at the most, in seconds: an API server that restarts is
@@ -66,15 +67,20 @@ async def watch_forever(
     namespace: str | None = None,
     *,
     label_selector: str | None = None,
+    keeps_objects: bool = True,
     random_: Callable[[], float] = random.random,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[WatchEvent]:
     """Changes of all matching objects, from the first list on, until cancelled.
 
     ``SYNCED`` follows each full list: before the first one the picture is incomplete.
+    ``keeps_objects``: False where nobody looks at the objects of deletions that a list has shown:
+    they then say only who they were. Anybody may write large objects, and each one is kept.
     ``random_`` and ``sleep``: chance and time, for whoever has others.
     """
-    informer = _Informer(client, resource, namespace, label_selector)
+    informer = _Informer(
+        client, resource, namespace, label_selector, keep=_whole if keeps_objects else _identity
+    )
     pause = _Pause(random_)
     loop = asyncio.get_running_loop()
     while True:
@@ -114,7 +120,10 @@ class _Informer:
         resource: Resource,
         namespace: str | None,
         label_selector: str | None,
+        keep: Callable[[KubeObject], KubeObject],
     ) -> None:
+        """``keep``: what is remembered of an object, for when it is gone."""
+        self._keep = keep
         self._client = client
         self._resource = resource
         self._namespace = namespace
@@ -130,7 +139,8 @@ class _Informer:
         )
         listed = dict(_keyed(items, self._resource))
         gone = {key: obj for key, obj in self._known.items() if key not in listed}
-        self._known, self.version = listed, version
+        self._known = {key: self._keep(obj) for key, obj in listed.items()}
+        self.version = version
         return [
             *(WatchEvent(type="DELETE", key=key, object=obj) for key, obj in gone.items()),
             *(WatchEvent(type="UPSERT", key=key, object=obj) for key, obj in listed.items()),
@@ -146,7 +156,9 @@ class _Informer:
             label_selector=self._label_selector,
         ):
             item = event["object"]
-            self.version = item["metadata"]["resourceVersion"]
+            version = mapping(mapping(item).get("metadata")).get("resourceVersion")
+            if isinstance(version, str):
+                self.version = version
             if event["type"] == "BOOKMARK":
                 continue
             for key, obj in _keyed([item], self._resource):
@@ -154,8 +166,19 @@ class _Informer:
                     self._known.pop(key, None)
                     yield WatchEvent(type="DELETE", key=key, object=obj)
                 else:
-                    self._known[key] = obj
+                    self._known[key] = self._keep(obj)
                     yield WatchEvent(type="UPSERT", key=key, object=obj)
+
+
+def _whole(obj: KubeObject) -> KubeObject:
+    return obj
+
+
+def _identity(obj: KubeObject) -> KubeObject:
+    """Who an object is."""
+    metadata = mapping(obj.get("metadata"))
+    names = ("namespace", "name", "uid", "resourceVersion")
+    return {"metadata": {name: metadata[name] for name in names if name in metadata}}
 
 
 def _keyed(items: Iterable[KubeObject], resource: Resource) -> Iterator[tuple[str, KubeObject]]:

@@ -47,6 +47,7 @@ class UnreadablePod:
     """What is wrong with its reservation."""
     device_uuids: frozenset[str] = frozenset()
     """The devices that its reservation names; empty when it names none that can be read."""
+    obj: KubeObject = field(default_factory=dict, repr=False)
 
     def reservation(self, node: Node) -> Reservation:
         """The whole of the devices that it names; else all of its node's devices."""
@@ -230,6 +231,7 @@ def _unreadable(pod: KubeObject, why: str) -> UnreadablePod:
         is_terminal=is_terminal(pod),
         why=f"{why} ({str(text)[:80]!r})" if text is not None else f"{why} (it has none)",
         device_uuids=_named_devices(text),
+        obj=pod,
     )
 
 

@@ -34,6 +34,7 @@ from memroute_operator.lanes import Lanes
 from memroute_operator.listing import Lister
 from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.name_grants import GRANTS_SECONDS, NameGrants
 from memroute_operator.node_leases import MARK_SECONDS, NodeLeases
 from memroute_operator.plan import Action, Delete, Step
 from memroute_operator.readings.loops import Readings
@@ -92,6 +93,7 @@ class Reconciler:
         self._hands = CarryOut(Applier(client, store, settings), self._lanes, metrics, clock, rng)
         self._failed_pods = FailedPods(rng)
         self._planner = PatientPlanner(self._on_bug, rng)
+        self._grants = NameGrants(client=client, namespace=settings.lease_namespace)
         self._statuses = Statuses(
             writer=StatusWriter(client, store, self._events, clock),
             lanes=self._lanes,
@@ -103,6 +105,7 @@ class Reconciler:
                 default_image=settings.engine_image,
                 shared_runtime_class=settings.shared_runtime_class,
             ),
+            grants=self._grants,
             metrics=metrics,
             on_bug=self._on_bug,
             clock=clock,
@@ -137,9 +140,11 @@ class Reconciler:
             self._fence.marks.on_listed()
             self._garbage.after_step()
             await self._readings.read_once()
+            await self._read_grants()
             loops += [
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),
                 asyncio.create_task(self._resync_forever(), name="resync"),
+                asyncio.create_task(self._follow_grants(), name="grants"),
                 asyncio.create_task(self._readings.run(), name="readings"),
                 asyncio.create_task(self._mark_leases_forever(), name="leases"),
             ]
@@ -195,6 +200,19 @@ class Reconciler:
         if self._hands.on_listed(began):
             self._store.mark_dirty()
         await self._budgets.list_all()
+        await self._read_grants()
+        return began
+
+    async def _follow_grants(self) -> None:
+        while True:
+            await asyncio.sleep(GRANTS_SECONDS)
+            await self._guarded("grants", self._read_grants)
+
+    async def _read_grants(self) -> float:
+        """Read them again; when, by our clock."""
+        began = self._clock()
+        if await self._grants.read():
+            self._store.mark_dirty()
         return began
 
     async def _resync_forever(self) -> None:
@@ -254,7 +272,8 @@ class Reconciler:
             )
         self._adoption.start(facts)
         self._budgets.start(facts)
-        await self._statuses.write_all(facts, step, loss)
+        routing = await self._thinker.run(self._statuses.routing, facts)
+        await self._statuses.write_all(facts, step, loss, routing)
         await self._tell_failed_pods(facts, failed)
         seconds = self._clock() - started
         await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)

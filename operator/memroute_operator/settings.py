@@ -148,7 +148,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     parser.add_argument(
         "--lease-namespace",
         default="memroute-system",
-        help="namespace of the Lease memroute-operator: the operator's own",
+        help="namespace of the Lease memroute-operator and of grants of names: the operator's own",
     )
     parser.add_argument(
         "--lease-duration-seconds",

@@ -25,6 +25,7 @@ from memroute_operator.placements import placement_fields
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica
 from memroute_operator.router_metrics import TargetsReport
+from memroute_operator.routing_status import Routing, is_served_name_refused, named_condition
 from memroute_operator.status_writer import bounded
 from memroute_operator.templates import Templates
 
@@ -43,6 +44,7 @@ def deployment_status(
     targets: TargetsReport | None = None,
     troubles: Troubles = NO_TROUBLES,
     templates: Templates | None = None,
+    routing: Routing | None = None,
     now: datetime,
 ) -> dict[str, Any]:
     """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it.
@@ -50,12 +52,15 @@ def deployment_status(
     ``targets``: what routers say of its latency targets; None while nobody knows.
     ``stale_nodes``: of the whole cluster.
     ``templates``: what new replicas would be; None says nothing of it.
+    ``routing``: what routers are told; None says nothing of it.
     """
     wanted = [replica for replica in replicas if replica.key in outcome.kept]
     serving = [replica for replica in replicas if replica.is_ready]
     conditions = _conditions(deployment, wanted, outcome, troubles)
     conditions["DeviceMetricsFresh"] = _metrics_fresh(deployment, replicas, wanted, stale_nodes)
-    conditions["Ready"] = _ready(deployment, conditions)
+    if routing is not None:
+        conditions["Named"] = named_condition(deployment, routing)
+    conditions["Ready"] = _ready(deployment, conditions, routing)
     if outcome.overbooked:
         conditions["Overbooked"] = overbooked(outcome)
     if targets is not None:
@@ -76,6 +81,8 @@ def deployment_status(
         **placement_fields(replicas, assigned_devices),
         "conditions": _with_times(deployment, conditions, now),
     }
+    if routing is not None:
+        status["routing"] = routing.told.document(deployment.generation)
     if deployment.footprint is not None:
         footprint = deployment.footprint
         total = footprint.total_bytes
@@ -102,7 +109,8 @@ def broken_status(deployment: Deployment, error: Exception, now: datetime) -> di
     ready = ("Unknown", INTERNAL_ERROR, internal_error(error))
     (told,) = _with_times(deployment, {"Ready": ready}, now)
     others = [c for kind, c in _previous(deployment).items() if kind != "Ready"]
-    return {"observedGeneration": deployment.generation, "conditions": [told, *others]}
+    # Not the generation of the whole: what routers are told of would be out of date by it.
+    return {"conditions": [told, *others]}
 
 
 def _kept(deployment: Deployment) -> dict[CalibrationKey, Calibration]:
@@ -187,8 +195,13 @@ def _metrics_fresh(
     return "True", "Fresh", "every node of its replicas reports"
 
 
-def _ready(deployment: Deployment, conditions: Mapping[str, Condition]) -> Condition:
-    for kind in ("Resolved", "Placed", "Available"):
+def _ready(
+    deployment: Deployment, conditions: Mapping[str, Condition], routing: Routing | None
+) -> Condition:
+    needed = ["Resolved", "Placed", "Available"]
+    if routing is not None and is_served_name_refused(deployment, routing):
+        needed.insert(1, "Named")
+    for kind in needed:
         status, reason, message = conditions[kind]
         if status != "True":
             return status, reason, message
@@ -223,7 +236,7 @@ def _with_times(
     before = _previous(deployment)
     stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     order = (
-        "Ready", "Resolved", "Placed", "Available", "Progressing", "DeviceMetricsFresh",
+        "Ready", "Resolved", "Named", "Placed", "Available", "Progressing", "DeviceMetricsFresh",
         "Overbooked", "FootprintDrift", "TargetsMet", "TemplateCurrent",
     )  # fmt: skip
     listed = []

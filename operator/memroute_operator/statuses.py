@@ -20,9 +20,11 @@ from memroute_operator.lanes import Lanes
 from memroute_operator.loop_lag import Turns
 from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.name_grants import NameGrants
 from memroute_operator.plan import Outcome, Step
 from memroute_operator.readings.loops import Readings
 from memroute_operator.replica import Replica
+from memroute_operator.routing_status import Routing, routing_statuses
 from memroute_operator.status import broken_status, deployment_status
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.templates import Templates
@@ -42,6 +44,7 @@ class Statuses:
     planner: PatientPlanner
     readings: Readings
     templates: Templates
+    grants: NameGrants
     metrics: OperatorMetrics
     on_bug: Callable[[str, Exception], None]
     clock: Callable[[], float]
@@ -52,8 +55,13 @@ class Statuses:
         )
     )
 
-    async def write_all(self, facts: Facts, step: Step, loss: NodeLoss) -> None:
-        """Write what is due. Raises ``ApiError`` when nothing can be written at all."""
+    async def write_all(
+        self, facts: Facts, step: Step, loss: NodeLoss, routing: Mapping[str, Routing]
+    ) -> None:
+        """Write what is due. Raises ``ApiError`` when nothing can be written at all.
+
+        ``routing``: what routers are told of each deployment, by its key.
+        """
         by_deployment = facts.replicas_by_deployment()
         assigned = _assigned_devices(facts)
         now = self.clock()
@@ -63,7 +71,9 @@ class Statuses:
             if self._failures.waiting(deployment.key, now) is not None:
                 continue
             replicas = by_deployment.get(deployment.key, [])
-            status = self._make(deployment, replicas, facts, step, loss, assigned)
+            status = self._make(
+                deployment, replicas, facts, step, loss, assigned, routing.get(deployment.key)
+            )
             if status is not None and self.writer.is_due(deployment, status):
                 self.lanes.start(deployment.key, self._lane(deployment, status))
         await self.lanes.settle()
@@ -75,6 +85,21 @@ class Statuses:
         """When the next refused status is tried again; None when none waits."""
         return self._failures.next_due_seconds(now_seconds)
 
+    def routing(self, facts: Facts) -> dict[str, Routing]:
+        """What routers are told of each deployment, by its key; of none where that fails.
+
+        What a status says of it stays then, and so does what routers do. For a thread: somebody
+        may ask for thousands of names.
+        """
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            return routing_statuses(
+                facts, self.grants.known, grants_namespace=self.grants.namespace, now=now
+            )
+        except Exception as error:  # noqa: BLE001 - a named boundary: names are decided for all at once
+            self.on_bug("names", error)
+            return {}
+
     def _make(
         self,
         deployment: Deployment,
@@ -83,6 +108,7 @@ class Statuses:
         step: Step,
         loss: NodeLoss,
         assigned: Mapping[str, tuple[str, ...]],
+        routing: Routing | None,
     ) -> dict[str, Any] | None:
         """What is to be told of one deployment; None when nothing is known yet."""
         planning = self.planner.failure_of(deployment.key)
@@ -100,6 +126,7 @@ class Statuses:
                 kv_projected_ratio=routers.kv_projected_ratio if routers.is_known else None,
                 targets=routers.targets.get(deployment.key),
                 templates=self.templates,
+                routing=routing,
                 troubles=self._troubles(deployment, replicas, facts, planning, loss),
                 now=datetime.now(UTC),
             )

@@ -384,6 +384,7 @@ async def run_router(settings: RouterSettings) -> None:
                 namespace=settings.namespace,
                 on_upsert=router.on_upsert,
                 on_gone=router.on_gone,
+                doubts=router.metrics.doubts,
             )
         await router.run(membership, stopping, client)
 

@@ -17,6 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from memroute.traffic.replica.predictions import RATIO_BUCKETS, Prediction
+from memroute_router.doubts import Doubts
 from memroute_router.journal import Record
 from memroute_router.outcomes import Outcome
 from memroute_router.peers import PeerLink
@@ -121,6 +122,8 @@ class RouterMetrics:
         self.registry.register(_PredictionsCollector(pools))
         self.registry.register(_StatisticsCollector(self._by_labels))
         self.registry.register(_ProcessCollector(self))
+        self.doubts = Doubts()
+        self.registry.register(_DoubtsCollector(self.doubts))
         self.registry.register(_PeerCollector(peers or PeerLink(pools.peers)))
         self.scrape_errors = Counter(
             "memroute_router_scrape_errors", "Failed readings.", _REPLICA, registry=self.registry
@@ -164,6 +167,23 @@ class RouterMetrics:
     def render(self) -> bytes:
         """The page."""
         return generate_latest(self.registry)
+
+
+class _DoubtsCollector(Collector):
+    """What discovery does not go by."""
+
+    def __init__(self, doubts: Doubts) -> None:
+        self._doubts = doubts
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "memroute_router_doubted_objects",
+            "Pods and ModelDeployments that the router does not go by, or not wholly.",
+            labels=("kind", "reason"),
+        )
+        for (kind, reason), count in sorted(self._doubts.counts().items()):
+            family.add_metric((kind, reason.value), count)
+        yield family
 
 
 class _StatisticsCollector(Collector):

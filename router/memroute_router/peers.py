@@ -22,6 +22,7 @@ from typing import Final
 
 from memroute.traffic.peers import Dropped, PeerGroup, encode_datagrams
 from memroute_kube import PODS, KubernetesClient, watch_forever
+from memroute_kube.shapes import mapping
 
 LOGGER = logging.getLogger(__name__)
 # How long reports are collected: a tenth of a step of most engines; ten a datagram at 2,000
@@ -267,9 +268,9 @@ async def follow_pods(
     addresses: dict[str, Address] = {}
     async for event in watch_forever(client, PODS, namespace, label_selector=selector):
         if event.object is not None:
-            address = event.object.get("status", {}).get("podIP")
-            if event.type == "UPSERT" and address:
-                addresses[event.key] = (str(address), port)
+            address = mapping(event.object.get("status")).get("podIP")
+            if event.type == "UPSERT" and isinstance(address, str) and address:
+                addresses[event.key] = (address, port)
             else:
                 addresses.pop(event.key, None)
         link.set_addresses("pods", addresses.values())

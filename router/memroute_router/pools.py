@@ -273,6 +273,8 @@ class Pools:
         self.peers = PeerGroup()
         self.by_model: dict[str, Pool] = {}
         self._by_adapter: dict[str, Pool] = {}
+        """A model's own name goes before an adapter's."""
+        self._pools_of_adapter: dict[str, list[Pool]] = {}
         self._model_of: dict[str, str] = {}
 
     @staticmethod
@@ -322,20 +324,35 @@ class Pools:
 
     def configure(self, settings_by_model: Mapping[str, PoolSettings]) -> None:
         """The models that ModelDeployments ask for, with their settings."""
-        for model, settings in settings_by_model.items():
-            self._pool(model).settings = settings
-        for pool in list(self.by_model.values()):
-            if pool.model not in settings_by_model:
-                pool.settings = None
-            pool.changed()
-            self._drop_if_unused(pool)
-        # A model's own name goes before an adapter's.
-        self._by_adapter = {
-            adapter: pool
-            for pool in self.by_model.values()
-            if pool.settings is not None
-            for adapter in pool.settings.adapters
-        }
+        for model in {**self.by_model, **settings_by_model}:
+            self.configure_model(model, settings_by_model.get(model))
+
+    def configure_model(self, model: str, settings: PoolSettings | None) -> None:
+        """One model, with its settings; None: no ModelDeployment asks for it. Others stay."""
+        pool = self.by_model.get(model) if settings is None else self._pool(model)
+        if pool is None:
+            return
+        before = () if pool.settings is None else pool.settings.adapters
+        after = () if settings is None else settings.adapters
+        if before != after:
+            for adapter in before:
+                self._pools_of_adapter[adapter].remove(pool)
+            for adapter in after:
+                self._pools_of_adapter.setdefault(adapter, []).append(pool)
+            for adapter in {*before, *after}:
+                self._find_adapter(adapter)
+        pool.settings = settings
+        pool.changed()
+        self._drop_if_unused(pool)
+
+    def _find_adapter(self, adapter: str) -> None:
+        """Of several pools with an adapter, the one that has had it for the shortest time."""
+        pools = self._pools_of_adapter[adapter]
+        if pools:
+            self._by_adapter[adapter] = pools[-1]
+        else:
+            del self._pools_of_adapter[adapter]
+            self._by_adapter.pop(adapter, None)
 
     def apply_reading(self, replica: Replica, reading: ReplicaReading) -> None:
         """A replica was read: what it holds is known anew."""

@@ -7,6 +7,7 @@ from cluster_support import apply, condition, pods_of, wait_ready
 from memroute_operator.replica import ANNOTATION_STARTED_WITH
 from memroute_simulator.emulated_cluster import EmulatedCluster
 from previous_release import unpack_previous_release
+from router_objects import BeliefsRig
 
 SYSTEM = "memroute-system"
 FLEET = [
@@ -79,6 +80,14 @@ def uids(cluster):
     }
 
 
+def believed(cluster):
+    """The pods that a router of this release, started now, sends requests to."""
+    rig = BeliefsRig(*cluster.get("mdep", "-n", "models"), pods=all_pods(cluster))
+    models = {key.partition("/")[2] for model in rig.pools.names() for key in rig.replicas(model)}
+    assert not rig.reasons(), rig.reasons()
+    return models
+
+
 def wait_template(cluster, names, status):
     """Until the operator of now has looked at each of them: 0.1 does not know the condition."""
     for name in names:
@@ -121,10 +130,13 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
         wait_ready(cluster, "models", name, timeout_seconds=90)
     before = uids(cluster)
     assert len(before) == 3
+    # Routers may be upgraded first.
+    assert believed(cluster) == before.keys()
 
     charts.upgrade(repository / "helm" / "memroute")
     wait_template(cluster, MODELS, "False")
     assert uids(cluster) == before
+    assert believed(cluster) == before.keys()
 
     # The older CRD drops what it does not know from a status: that is no reason to write it again.
     since = cluster.audit_log.stat().st_size
@@ -141,10 +153,12 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
     now = uids(cluster)
     assert now | before == now
     assert len(now) == 5
+    assert believed(cluster) == now.keys()
 
     charts.roll_back()
     wait_template(cluster, [*MODELS, "new"], None)
     assert uids(cluster) == now
+    assert believed(cluster) == now.keys()
 
     charts.upgrade(repository / "helm" / "memroute")
     wait_template(cluster, MODELS, "False")

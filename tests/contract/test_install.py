@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cluster_support import apply, program_address, wait_ready
+from memroute_operator.name_grants import read_grants
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.settings import parse_settings
 from memroute_simulator.emulated_cluster import find_kubectl
@@ -103,6 +104,25 @@ def test_several_routers_find_each_other_and_one_looks_for_none(repository, helm
     assert "--peer-selector" not in apart["args"]
 
 
+def test_names_are_granted_by_values(repository, helm):
+    """In the release's namespace, where no tenant may write; by default there is none."""
+    chart = str(repository / "helm" / "memroute")
+    command = [helm, "template", "memroute", chart, "-n", "models"]
+    assert ("ConfigMap", "memroute-served-names") not in by_name(run(*command))
+    granted = "servedNames.team-a={chat,org/model}"
+    objects = by_name(run(*command, "--set", granted, "--set", "servedNames.team-b={chat}"))
+    config_map = objects["ConfigMap", "memroute-served-names"]
+    assert config_map["metadata"]["namespace"] == "models"
+    assert read_grants(config_map) == {
+        "chat": {"team-a", "team-b"}, "org/model": {"team-a"},
+    }  # fmt: skip
+    role = next(
+        rule for rule in objects["Role", "memroute-operator"]["rules"]
+        if rule["resources"] == ["configmaps"]
+    )  # fmt: skip
+    assert (role["resourceNames"], role["verbs"]) == (["memroute-served-names"], ["get"])
+
+
 def operator_objects(helm, repository, *values):
     chart = str(repository / "helm" / "memroute")
     flags = [part for value in values for part in ("--set", value)]
@@ -131,7 +151,8 @@ def test_the_lease_may_be_written_in_the_operators_own_namespace_alone(repositor
     objects = operator_objects(helm, repository)
     role = objects["Role", "memroute-operator"]
     assert role["metadata"]["namespace"] == "models"
-    named = [rule for rule in role["rules"] if rule["verbs"] != ["create"]]
+    leases = [rule for rule in role["rules"] if rule["resources"] == ["leases"]]
+    named = [rule for rule in leases if rule["verbs"] != ["create"]]
     assert all(rule["resourceNames"] == ["memroute-operator"] for rule in named)
     nodes = objects["Role", "memroute-operator-node-leases"]
     assert nodes["metadata"]["namespace"] == "kube-node-lease"

@@ -24,7 +24,9 @@ from kubernetes.aio.client import ApiClient, Configuration
 from memroute_kube import KubernetesClient
 from memroute_kube.resources import object_key
 
-PLURALS = ("pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets", "leases")
+PLURALS = (
+    "pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets", "leases", "configmaps",
+)  # fmt: skip
 # Versions that a watch may still start from.
 KEPT_VERSIONS = 400
 STAMP = "2026-01-01T00:00:00Z"
@@ -167,6 +169,9 @@ class Cluster:
         return f"{call.namespace}/{call.name}" if call.namespace else call.name
 
     def _get(self, request, call):
+        if call.name:
+            found = self.objects[call.plural].get(self._key(call))
+            return status(404, "NotFound") if found is None else web.json_response(found)
         items = sorted(self.objects[call.plural].items())
         limit, start = int(request.query.get("limit", 500)), int(request.query.get("continue", 0))
         page = [copy.deepcopy(obj) for _, obj in items[start : start + limit]]

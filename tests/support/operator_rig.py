@@ -48,7 +48,11 @@ def node(name="a", *, gpus=1, ready=True, boot_id="boot-1"):
 def mdep(
     name, namespace="default", *, replicas=1, model="Qwen/Qwen3-0.6B", mode="shared", **memory
 ):
-    """A ModelDeployment as the API server sends it, with its defaults."""
+    """A ModelDeployment as the API server sends it, with its defaults.
+
+    Outside of ``default`` it is known by a name of its own: a name belongs to one namespace.
+    """
+    own_name = {} if namespace == "default" else {"servedName": f"{namespace}-{name}"}
     defaults = {
         "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "auto", "quantization": "none",
     }  # fmt: skip
@@ -61,7 +65,7 @@ def mdep(
             "creationTimestamp": STAMP,
         },
         "spec": {
-            "model": {"name": model},
+            "model": {"name": model} | own_name,
             "engine": {"type": "vllm"},
             "memory": defaults | memory,
             "parallelism": {"tensorParallelSize": 1},

@@ -19,29 +19,14 @@ from memroute_operator.lost_nodes import LostNodes
 from memroute_operator.memory import PlanMemory
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Delete, PlanContext
+from memroute_operator.routing_status import routing_statuses
 from memroute_operator.status import broken_status, deployment_status
 from memroute_operator.store import Store
 from operator_rig import mdep, node, reading
+from spoiled_objects import ODD, RESERVATION, spoiled
 
 EXAMPLES = int(os.environ.get("MEMROUTE_FUZZ_EXAMPLES", "500"))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-RESERVATION = (
-    '{"v":1,"mode":"shared","node":"a","count":1,"bytesPerDevice":1000,"devices":{"GPU-a-0":1000}}'
-)
-ODD_TEXTS = [
-    "", "abc", "1", "-1", "1e9", "1k", "٣", "१२", "\x00", "a/b", "true", "null", "[]", "{",
-    "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "9" * 5000, "1e400", "NaN", "-Inf",
-    "Infinity", "Failed", "Running", "shared", "exclusive", "pack", "🙂",
-    RESERVATION, RESERVATION.replace('"v":1', '"v":2'), RESERVATION.replace("1000", "-1000"),
-    RESERVATION.replace("1000", "1e300"), '{"v":1,"devices":[]}',
-]  # fmt: skip
-ODD = st.one_of(
-    st.none(), st.booleans(), st.sampled_from(ODD_TEXTS), st.text(max_size=4),
-    st.sampled_from([0, -1, 1, 2, 2**31, 2**63, 10**40, -(10**40), 0.5, 1e308, -1e308]),
-    st.floats(), st.just([]), st.just({}), st.just([{}]), st.just([None]), st.just({"a": None}),
-    st.just({"a": {"b": [1]}}),
-)  # fmt: skip
-
 CONFIG = {
     "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 4, "num_attention_heads": 32,
     "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256,
@@ -124,40 +109,15 @@ def whole_mdep():
              "overheadBytes": 1, "expectedOverheadBytes": 1}
         ],
         "placements": [{"replica": 0, "node": "a", "devices": ["GPU-a-0"]}],
+        "observedGeneration": 1,
+        "routing": {
+            "observedGeneration": 1,
+            "names": [{"name": "x", "since": "2026-01-01T00:00:00Z"}],
+            "replicas": [{"servedName": "x", "kvCapacityTokens": 1, "maxContextTokens": 1,
+                          "pods": {"m-0": "u-m-0"}}],
+        },
     }  # fmt: skip
     return found
-
-
-def places(value, path=()):
-    """Every path into an object: what is there may be anything, or missing."""
-    yield path
-    if not isinstance(value, dict | list):
-        return
-    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from places(child, (*path, key))
-
-
-def spoiled(whole, *, keep=()):
-    """Objects of that kind in which one to four places hold something else, or nothing."""
-    paths = [p for p in places(whole()) if p and p not in keep]
-    spoil = st.tuples(st.sampled_from(paths), st.one_of(ODD, st.just(places)))
-
-    def build(spoils):
-        obj = whole()
-        for path, value in spoils:
-            holder = obj
-            try:
-                for key in path[:-1]:
-                    holder = holder[key]
-                if value is places:
-                    del holder[path[-1]]
-                else:
-                    holder[path[-1]] = copy.deepcopy(value)
-            except (KeyError, IndexError, TypeError):
-                continue  # an earlier one has taken that place away
-        return obj
-
-    return st.lists(spoil, min_size=1, max_size=4).map(build)
 
 
 POD, NODE, MDEP = spoiled(whole_pod), spoiled(whole_node), spoiled(whole_mdep)
@@ -198,6 +158,9 @@ def run(store, *, memory=None, bugs=None):
     )  # fmt: skip
     step = planner.plan(facts, context, now_seconds=100.0)
     statuses = {}
+    routing = routing_statuses(
+        facts, {}, grants_namespace="memroute-system", now="2026-01-01T00:00:00Z"
+    )
     for deployment in facts.deployments:
         outcome = step.outcomes.get(deployment.key)
         if outcome is None:
@@ -207,6 +170,7 @@ def run(store, *, memory=None, bugs=None):
         statuses[deployment.key] = deployment_status(
             deployment, replicas, outcome, assigned_devices={}, stale_nodes=facts.stale_nodes,
             kv_projected_ratio={}, now=NOW,
+            routing=routing[deployment.key],
         )  # fmt: skip
         broken_status(deployment, ValueError("x"), NOW)
     OperatorMetrics().on_reconciled(facts, {}, 0.1, loss)
