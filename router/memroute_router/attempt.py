@@ -9,6 +9,11 @@ begin ── an idle connection, or a new one ── sent ── first byte ─�
 
 It ends once: its owner is told by one of those, or abandons it. Either way the connection is given
 back and the lease released. A retry is another attempt, not this one anew. Nothing here awaits.
+
+How it failed is a ``FailureCause``, never words: *not delivered* (``NOT_DELIVERED``), *died with
+it* (``CONNECTION_LOST``: the engine had the request, and went without a byte), *refused* by an
+engine that lives (``PUSH_BACK``, ``BAD_GATEWAY``), *broken* in the middle. An error that an engine
+says inside its stream is an answer: ``error_status`` has it.
 """
 
 import asyncio
@@ -48,12 +53,20 @@ class FailureCause(StrEnum):
     """This process has no file, port or memory left: no replica would do better."""
     TIMEOUT = "timeout"
     CONNECTION_LOST = "connection-lost"
-    """It was reset or closed before the first byte of the answer."""
+    """The engine had the request, and went before the first byte of its answer: it may have died
+    of it."""
     MALFORMED = "malformed"
     REPLICA_GONE = "replica-gone"
     STUCK = "stuck"
     """Nothing has come back for far longer than it should take."""
 
+
+# How a stream begins that is an error and nothing else. (Of unknown length: compiled, other tuples
+# are made anew at each look.)
+_ERROR_EVENTS: Final[tuple[bytes, ...]] = (b'data: {"error"', b"event: error")
+
+NOT_DELIVERED: Final = frozenset({FailureCause.NO_CONNECTION, FailureCause.EXHAUSTED})
+"""The engine never had the request."""
 
 _BEFORE_FIRST_BYTE: Final = {
     LossCause.NOT_CONNECTED: FailureCause.NO_CONNECTION,
@@ -70,7 +83,7 @@ _BEFORE_FIRST_BYTE: Final = {
 class Failure:
     """How an attempt failed; never changed."""
 
-    __slots__ = ("body", "cause", "detail", "lines", "retry_after", "status")
+    __slots__ = ("body", "cause", "detail", "lines", "lived_seconds", "retry_after", "status")
 
     def __init__(
         self,
@@ -81,6 +94,7 @@ class Failure:
         lines: bytes = b"",
         body: bytes = b"",
         retry_after: bytes | None = None,
+        lived_seconds: float = 0.0,
     ) -> None:
         self.cause = cause
         self.detail = detail
@@ -90,6 +104,8 @@ class Failure:
         self.lines = lines
         self.body = body
         self.retry_after = retry_after
+        self.lived_seconds = lived_seconds
+        """Since the request was sent there."""
 
 
 class AttemptOwner(Protocol):
@@ -111,6 +127,10 @@ class AttemptOwner(Protocol):
         """There is no answer, or no more of it. The attempt is over."""
         ...
 
+    def crashed(self) -> None:
+        """A bug of ours has shown itself in the attempt: end the request, if it has not ended."""
+        ...
+
 
 class Attempt:
     """One attempt. A ``Listener``. Owns its lease, its connection, and what it reads of the answer.
@@ -120,8 +140,8 @@ class Attempt:
 
     __slots__ = (
         "_connecting", "_connection", "_events", "_exchange", "_has_vouched", "_is_paused",
-        "_lease", "_owner", "_services", "_tail", "_usage", "choice", "first_byte_at",
-        "num_events", "replica", "status",
+        "_lease", "_owner", "_sent_at", "_services", "_tail", "_usage", "_was_delivered",
+        "begins_with_error", "choice", "first_byte_at", "num_events", "replica", "status",
     )  # fmt: skip
 
     def __init__(
@@ -137,10 +157,15 @@ class Attempt:
         self._connecting: asyncio.Task[None] | None = None
         self._connection: EngineConnection | None = None
         self._is_paused = False
+        self._sent_at = 0.0
+        self._was_delivered = False
+        """Whether a connection was lost on which the request may have arrived."""
         self._has_vouched = False
         """Whether the answer has shown that the replica works."""
         self.status = 0
         """Of the answer; 0 before its first byte."""
+        self.begins_with_error = False
+        """Whether the engine answered by an error of its own, as a status or as first event."""
         self.first_byte_at: float | None = None
         """On the monotonic clock."""
         self._events: EventStream | None = None
@@ -184,8 +209,7 @@ class Attempt:
         if lease is None:
             return
         now = lease.reservation.sent_at_seconds
-        endpoint = lease.replica.info.endpoint
-        connection = self._services.engines.take_idle(endpoint, now_seconds=now)
+        connection = self._services.engines.take_idle(lease.replica.upstream, now_seconds=now)
         if connection is None:
             self._connect(lease)
         else:
@@ -256,6 +280,9 @@ class Attempt:
         self._services.engines.give_back(connection)
         self._connection = None
         if cause is LossCause.IDLE_CLOSED and not self.is_answering:
+            # Most likely the engine closed it before the request came. If it cannot be reached any
+            # more, it had the request.
+            self._was_delivered = True
             if self._lease is not None:
                 self._connect(self._lease)
         elif self.is_answering:
@@ -265,19 +292,34 @@ class Attempt:
         else:
             self._blame(_BEFORE_FIRST_BYTE[cause], detail)
 
+    def answer_crashed(self, connection: EngineConnection) -> None:
+        """One of the two above has raised: the request ends, and no other."""
+        self._services.engines.give_back(connection)
+        self._connection = None
+        self._crashed()
+
     # On the way there
 
     def _connect(self, lease: Lease[Replica]) -> None:
         self._connecting = self._services.engines.connect(
-            lease.replica.info.endpoint, self._connected, self._not_connected
+            lease.replica.upstream, self._connected, self._not_connected, self._crashed
         )
 
     def _not_connected(self, cause: LossCause, detail: str) -> None:
         self._connecting = None
         if cause is LossCause.EXHAUSTED:
             self._fail(Failure(FailureCause.EXHAUSTED, detail=detail))
+        elif self._was_delivered:
+            self._blame(FailureCause.CONNECTION_LOST, detail)
         else:
             self._blame(_BEFORE_FIRST_BYTE[cause], detail)
+
+    def _crashed(self) -> None:
+        owner = self._owner
+        if owner is None:
+            self.abandon()
+        else:
+            owner.crashed()
 
     def _connected(self, connection: EngineConnection) -> None:
         self._connecting = None
@@ -285,6 +327,7 @@ class Attempt:
 
     def _send(self, connection: EngineConnection, now_seconds: float) -> None:
         self._connection = connection
+        self._sent_at = now_seconds
         connection.expect_within(self._services.limits.first_byte_seconds, now_seconds=now_seconds)
         if self._owner is not None:
             head = self._owner.request_head(connection.endpoint.authority)
@@ -317,6 +360,9 @@ class Attempt:
                 lease.replica.health.error(now_seconds=now)
         elif not is_stream:
             self._vouch()
+        self.begins_with_error = status >= FIRST_ERROR_STATUS or (
+            is_stream and data.startswith(_ERROR_EVENTS)
+        )
         if self._owner is not None:
             self._owner.answer_begins(status, head.lines(), length)
 
@@ -369,8 +415,13 @@ class Attempt:
     def _pushed_back(self, connection: EngineConnection) -> None:
         """An engine that is full, or a proxy before it: not for this client yet."""
         is_push_back = connection.status in PUSH_BACK
-        if not is_push_back and self._lease is not None:
-            self._lease.replica.health.error(now_seconds=monotonic())
+        if self._lease is not None:
+            health = self._lease.replica.health
+            if not is_push_back:
+                health.error(now_seconds=monotonic())
+            elif health.is_out:
+                # Push-back is an answer: the trial has been passed.
+                health.answered()
         self._fail(
             Failure(
                 FailureCause.PUSH_BACK if is_push_back else FailureCause.BAD_GATEWAY,
@@ -383,9 +434,10 @@ class Attempt:
 
     def _blame(self, cause: FailureCause, detail: str) -> None:
         """It failed before its first byte, and the replica is to blame."""
+        now = monotonic()
         if self._lease is not None:
-            self._lease.replica.health.fault(now_seconds=monotonic())
-        self._fail(Failure(cause, detail=detail))
+            self._lease.replica.health.fault(now_seconds=now)
+        self._fail(Failure(cause, detail=detail, lived_seconds=now - self._sent_at))
 
     def _fail(self, failure: Failure) -> None:
         owner = self._owner
@@ -403,9 +455,14 @@ class Attempt:
         if connecting is not None:
             connecting.cancel()
         lease, self._lease = self._lease, None
-        if lease is not None:
+        if lease is None:
+            return
+        generated_tokens: int | None = None
+        try:
+            generated_tokens = self.usage.output_tokens
+        finally:
             lease.release(
                 is_complete=is_complete,
-                generated_tokens=self.usage.output_tokens,
+                generated_tokens=generated_tokens,
                 num_events=self.num_events,
             )

@@ -58,6 +58,7 @@ def read_replica_info(pod: KubeObject) -> ReplicaInfo | None:
         max_context_tokens=_integer(annotations.get(ANNOTATION_MAX_CONTEXT_TOKENS)),
         is_routable=not going and is_serving(pod),
         version=f"{metadata['namespace']}/{deployment}",
+        uid=str(metadata.get("uid") or ""),
     )
 
 

@@ -12,6 +12,7 @@ begin ── intake ── admit ─┬─ refused ─────────�
 | --- | --- | --- |
 | parsed, tokenized, sized | ``intake.py`` | until the first byte |
 | one lease, one connection, one answer | ``attempt.py`` | until it ends; a retry is another |
+| requests with which a replica has died | ``isolation.py`` | for ten minutes |
 | the client, what to do with an ending, the account | here | until the request ends |
 | which phase allows what | ``phases.py`` | |
 | why not, and how that is written | ``refusal.py`` | |
@@ -19,6 +20,8 @@ begin ── intake ── admit ─┬─ refused ─────────�
 ``_end`` is the one way out. It ends the attempt, leaves the queue and accounts for the request,
 whatever happened: a client that left, an engine that refused, broke off, stalled or ended early, a
 router that shuts down. Nothing here awaits: each step runs to its end when something has happened.
+Whoever calls one of these steps catches what it raises, and calls ``crashed``: the request fails
+alone, and what it held is given back.
 """
 
 import logging
@@ -27,7 +30,7 @@ from collections.abc import Callable
 from typing import Final
 
 from memroute.traffic.admission import Reject
-from memroute.traffic.dispatch import Lease
+from memroute.traffic.dispatch import Lease, request_name
 from memroute.traffic.lengths import PromptParts
 from memroute.traffic.request import RequestProfile
 from memroute_router.attempt import PUSH_BACK, Attempt, Failure, FailureCause
@@ -48,6 +51,7 @@ from memroute_router.refusal import (
     Refusal,
     last_events,
     rejected,
+    replicas_died,
     replicas_failed,
 )
 from memroute_router.services import Services
@@ -65,12 +69,15 @@ _NOTHING: Final = RequestProfile(
 
 
 class Lifecycle:
-    """One request, from its arrival to its end. A ``Waiter``, a ``Sink``, an ``AttemptOwner``."""
+    """One request, from its arrival to its end.
+
+    A ``Waiter``, a ``Sink``, an ``AttemptOwner``; where a replica has died with it, ``Isolated``.
+    """
 
     __slots__ = (
-        "_attempt", "_exchange", "_failure", "_intake", "_model", "_num_attempts", "_parts",
-        "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal", "_request_id",
-        "_route", "_services", "_status", "profile", "tried",
+        "_attempt", "_exchange", "_failed_on", "_failure", "_intake", "_model", "_num_attempts",
+        "_parts", "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal", "_request_id",
+        "_route", "_services", "_status", "_suspect", "profile", "tried",
     )  # fmt: skip
 
     def __init__(self, services: Services, exchange: Exchange, route: Route, number: int) -> None:
@@ -90,7 +97,12 @@ class Lifecycle:
         self._pool: Pool | None = None
         self.profile: RequestProfile = _NOTHING
         # Where it has been.
-        self.tried: list[str] = []
+        self._failed_on: list[str] = []
+        """Replicas on which it has failed, in order."""
+        self.tried = self._failed_on
+        """Replicas that it is not sent to: of a suspect also those where another one is."""
+        self._suspect = b""
+        """Its name, where a replica has died with it of late."""
         self._queued_at: float | None = None
         self._queue_seconds: float | None = None
         self._num_attempts = 0
@@ -110,6 +122,7 @@ class Lifecycle:
         if intake is None:
             return
         exchange = self._exchange
+        exchange.sink = self
         refusal = intake.read(self._route, exchange.body)
         if intake.parsed is not None:
             self._model = intake.parsed.model[:MAX_MODEL_CHARACTERS]
@@ -117,11 +130,18 @@ class Lifecycle:
         if refusal is not None:
             self._refuse(Happening.REFUSE, refusal)
             return
-        exchange.sink = self
-        if intake.tokenize(self._sized):
+        if intake.tokenize(self._tokenized):
             self._phase = after(self._phase, Happening.TOKENIZE)
         else:
             self._sized()
+
+    def _tokenized(self) -> None:
+        """A thread has counted the prompt's tokens, or could not."""
+        try:
+            self._sized()
+        except Exception as error:  # noqa: BLE001 - a bug in one request
+            self._services.on_fault("request", error)
+            self.crashed()
 
     def _sized(self) -> None:
         """Its prompt's tokens are known now, or will not be."""
@@ -132,15 +152,23 @@ class Lifecycle:
         self.profile = intake.profile()
         if intake.parsed is not None:
             self._parts = intake.parsed.parts
+        if self._services.isolation.suspects.may_know(len(self._exchange.body)):
+            self._recognize()
+            if self._phase == Phase.OVER:
+                return
         self._seek_room()
 
     def _seek_room(self) -> None:
-        if self._pool is None:
+        pool = self._pool
+        if pool is None:
             return
-        verdict = self._pool.submit(self)
+        if self._suspect and not self._is_apart(pool):
+            self._held()
+            self._services.isolation.wait(self)
+            return
+        verdict = pool.submit(self)
         if verdict is None:
-            self._phase = after(self._phase, Happening.HOLD)
-            self._queued_at = monotonic()
+            self._held()
         elif isinstance(verdict, Reject):
             self.refused(verdict)
         else:
@@ -153,6 +181,10 @@ class Lifecycle:
         self._phase = after(self._phase, Happening.ADMIT)
         self._waits_no_more()
         self._num_attempts += 1
+        if self._suspect:
+            self._services.isolation.suspects.entered(
+                self, self._suspect, lease.replica.info.key, now_seconds=monotonic()
+            )
         attempt = self._attempt = Attempt(self._services, self, self._exchange, lease)
         attempt.begin()
 
@@ -172,8 +204,14 @@ class Lifecycle:
             self._attempt.stuck()
 
     def crashed(self) -> None:
-        """A bug of ours, in a call that was not made for the client: its request fails alone."""
+        """A bug of ours, in whatever was done for this request: it fails alone."""
+        LOGGER.error(
+            "request failed by a bug request=%s replica=%s",
+            self._request_id.decode(),
+            self._replica() or "-",
+        )
         if self._phase == Phase.OVER:
+            self._close()
             return
         if self._phase == Phase.ANSWERING:
             self._break_off(
@@ -211,6 +249,9 @@ class Lifecycle:
         self._phase = after(self._phase, Happening.FIRST_BYTE)
         self._status = status
         exchange = self._exchange
+        attempt = self._attempt
+        if attempt is not None and (self._suspect or attempt.begins_with_error):
+            self._answer_of_suspect(attempt)
         # No other replica will get them: a stream may last for minutes.
         self._intake = None
         exchange.body = b""
@@ -231,6 +272,15 @@ class Lifecycle:
                 Outcome.STREAM_BROKEN,
                 f"the replica {replica} was lost while it answered; the answer is incomplete",
             )
+        elif failure.cause is FailureCause.CONNECTION_LOST and self._was_killed(failure):
+            seconds = self._blamed_for_seconds()
+            LOGGER.error(
+                "replicas died with it request=%s replicas=%s refused_seconds=%.0f",
+                self._request_id.decode(),
+                ",".join(self._died_with_it()),
+                seconds,
+            )
+            self._refuse(Happening.REFUSE, replicas_died(self._died_with_it(), seconds))
         elif failure.cause is FailureCause.EXHAUSTED:
             LOGGER.error(
                 "out of resources request=%s error=%s", self._request_id.decode(), failure.detail
@@ -279,7 +329,13 @@ class Lifecycle:
                 failure.detail,
             )
         self._failure = failure
-        self.tried.append(self._replica())
+        suspects = self._services.isolation.suspects
+        if failure.cause is FailureCause.NO_CONNECTION:
+            suspects.unreachable(self._replica(), now_seconds=monotonic())
+        if self._suspect:
+            suspects.left(self)
+        self._failed_on.append(self._replica())
+        self.tried = self._failed_on
         if self._pool is not None and self._pool.may_retry(self):
             self._statistics().retried(failure.cause.value)
             self._phase = after(self._phase, Happening.RETRY)
@@ -289,13 +345,13 @@ class Lifecycle:
 
     def _give_up(self, failure: Failure) -> None:
         if not failure.status:
-            self._refuse(Happening.REFUSE, replicas_failed(self.tried))
+            self._refuse(Happening.REFUSE, replicas_failed(self._failed_on))
             return
         # The engine's own words are the best answer; and a time to come back.
         is_push_back = failure.status in PUSH_BACK
         outcome = Outcome.ENGINE_PUSH_BACK if is_push_back else Outcome.ENGINE_ERROR
         self._status = failure.status
-        self._refusal = f"{len(self.tried)} replica(s) answered {failure.status}"
+        self._refusal = f"{len(self._failed_on)} replica(s) answered {failure.status}"
         self._end(Happening.REFUSE, outcome)
         retry_after = failure.retry_after or b"2"
         own = b"retry-after: %b\r\n%b: %b\r\n" % (retry_after, REASON, outcome.value.encode())
@@ -338,6 +394,12 @@ class Lifecycle:
             refusal.lines() + self._own_lines(),
         )
 
+    def _held(self) -> None:
+        """It waits: for its turn, or for a replica without another suspect."""
+        self._phase = after(self._phase, Happening.HOLD)
+        if self._queued_at is None:
+            self._queued_at = monotonic()
+
     def _waits_no_more(self) -> None:
         if self._queued_at is not None:
             self._queue_seconds = monotonic() - self._queued_at
@@ -350,10 +412,14 @@ class Lifecycle:
         self._exchange.sink = None
         pool, attempt = self._pool, self._attempt
         self._waits_no_more()
-        if is_queued and pool is not None:
-            pool.withdraw(self)
-        if attempt is not None:
-            attempt.abandon()
+        try:
+            if is_queued and pool is not None:
+                pool.withdraw(self)
+        finally:
+            if attempt is not None:
+                attempt.abandon()
+        if self._suspect:
+            self._suspect_ends(outcome)
         self._intake = None
         now = monotonic()
         record = self._record(outcome, now)
@@ -368,6 +434,97 @@ class Lifecycle:
                 )
         self._statistics().ended(record)
         self._services.journal.add(record)
+
+    def _close(self) -> None:
+        """Whatever has failed in the end itself: nothing is held, and the client is told."""
+        if self._attempt is not None:
+            self._attempt.abandon()
+        exchange = self._exchange
+        if exchange.is_finished:
+            return
+        if exchange.has_started:
+            exchange.abort()
+        else:
+            exchange.respond(
+                CRASHED.status,
+                CRASHED.body(is_anthropic=self._route.is_anthropic),
+                CRASHED.lines(),
+            )
+
+    # A suspect: a replica has died with it
+
+    def try_again(self) -> None:
+        """A replica may be free of other suspects now."""
+        if self._phase != Phase.QUEUED:
+            return
+        self._phase = after(self._phase, Happening.SEEK)
+        self._seek_room()
+
+    def _recognize(self) -> None:
+        """Is it one with which a replica has died? Then it is kept apart, or refused."""
+        name = request_name(self._exchange.target, self._exchange.body)
+        if not self._services.isolation.suspects.is_suspect(name):
+            return
+        self._suspect = name
+        seconds = self._blamed_for_seconds()
+        if seconds:
+            self._refuse(Happening.REFUSE, replicas_died(self._died_with_it(), seconds))
+
+    def _is_apart(self, pool: Pool) -> bool:
+        """Whether it may be sent now; then ``tried`` has the replicas to be left alone."""
+        isolation, now = self._services.isolation, monotonic()
+        avoided = isolation.avoided(
+            pool,
+            self._failed_on,
+            waited_seconds=0.0 if self._queued_at is None else now - self._queued_at,
+            now_seconds=now,
+        )
+        if avoided is None:
+            return False
+        self.tried = avoided
+        return True
+
+    def _was_killed(self, failure: Failure) -> bool:
+        """A replica died with it; True if the request is to blame."""
+        exchange = self._exchange
+        if not self._suspect:
+            self._suspect = request_name(exchange.target, exchange.body)
+        return self._services.isolation.suspects.died(
+            self._suspect,
+            self._replica(),
+            num_bytes=len(exchange.body),
+            lived_seconds=failure.lived_seconds,
+            now_seconds=monotonic(),
+        )
+
+    def _answer_of_suspect(self, attempt: Attempt) -> None:
+        """Its answer begins: it was digested, or the error may be the replica's last word."""
+        exchange, isolation = self._exchange, self._services.isolation
+        if attempt.begins_with_error:
+            isolation.suspects.errored(
+                self._suspect or request_name(exchange.target, exchange.body),
+                attempt.replica,
+                num_bytes=len(exchange.body),
+                now_seconds=monotonic(),
+            )
+        isolation.suspects.left(self)
+        isolation.changed()
+
+    def _suspect_ends(self, outcome: Outcome) -> None:
+        isolation = self._services.isolation
+        if outcome is _SERVED:
+            isolation.suspects.answered(self._suspect)
+        isolation.suspects.left(self)
+        isolation.withdraw(self)
+        isolation.changed()
+
+    def _blamed_for_seconds(self) -> float:
+        return self._services.isolation.suspects.blamed_for_seconds(
+            self._suspect, now_seconds=monotonic()
+        )
+
+    def _died_with_it(self) -> list[str]:
+        return self._services.isolation.suspects.replicas(self._suspect)
 
     # The account
 

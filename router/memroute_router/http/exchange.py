@@ -24,6 +24,10 @@ class Sink(Protocol):
         """The router ends now: come to an end at once."""
         ...
 
+    def crashed(self) -> None:
+        """A bug of ours has shown itself: end the request, if it has not ended."""
+        ...
+
 
 class Connection(Protocol):
     """What an exchange needs of its client's connection."""

@@ -10,8 +10,7 @@ idle ── first byte ──► head ── blank line ──► body ── co
 """
 
 import asyncio
-import logging
-import ssl
+import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,12 +20,14 @@ import httptools
 
 from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
 from memroute_router.http.errors import error_body
-from memroute_router.http.exchange import Exchange
+from memroute_router.http.exchange import Exchange, Sink
+from memroute_router.http.faults import CLIENT, OnFault, log_fault
 from memroute_router.http.fields import JSON, REQUEST_FIELDS, Head, status_line
 from memroute_router.http.framing import check_head, origin_form, without_offer
+from memroute_router.http.listening import client_address, listening_sockets, untaken_bytes
 from memroute_router.http.outbox import Outbox
+from memroute_router.http.tls import TLSFiles
 
-LOGGER = logging.getLogger(__name__)
 MAX_PIPELINED: Final = 16
 MAX_FRAMING_BYTES: Final = 64 * 1024
 MAX_FRAMING_PER_BYTE: Final = 8
@@ -38,6 +39,8 @@ READ_BUFFER_BYTES: Final = 256 * 1024
 # What one read takes at most: as much as uvloop reads at once by itself.
 WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
 # What may wait for a slow client before its engine is no longer read.
+NOT_PAUSED: Final = -1
+# Instead of a number of bytes: the client takes what there is.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ class ServerLimits:
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     stalled_client_seconds: float = 120.0
-    """How long a client may take nothing of its answer."""
+    """How long a client may take nothing at all of its answer."""
 
 
 Handler = Callable[[Exchange], None]
@@ -82,6 +85,7 @@ class ServerState:
     limits: ServerLimits
     deadlines: Deadlines
     outbox: Outbox
+    on_fault: OnFault
     reads: ReadBuffer = field(default_factory=ReadBuffer)
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
@@ -109,6 +113,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         "_target",
         "_transport",
         "_unsent",
+        "_untaken_bytes",
         "_version",
         "_waiting",
         "deadline_at",
@@ -146,6 +151,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._declined = b""
         """The head of a request that offered another protocol, without the offer."""
         self.deadline_at = NEVER
+        self._untaken_bytes: int = NOT_PAUSED
+        """Of the answer, what a client that is slow had not taken at the last look."""
 
     @property
     def is_busy(self) -> bool:
@@ -160,7 +167,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
-            self.peer = str(name[0]).encode()
+            self.peer = client_address(str(name[0]))
         if transport.get_extra_info("sslcontext"):
             self.scheme = b"https"
         self._state.connections.add(self)
@@ -179,17 +186,30 @@ class ClientConnection(asyncio.BufferedProtocol):
         if exchange is not None and exchange.sink is not None:
             exchange.is_finished = True
             sink, exchange.sink = exchange.sink, None
-            sink.client_gone()
+            try:
+                sink.client_gone()
+            except Exception as error:  # noqa: BLE001 - a bug in one request
+                self._crashed(sink, error)
 
     def pause_writing(self) -> None:  # noqa: D102
+        self._untaken_bytes = untaken_bytes(self._transport)
         self.deadline_at = monotonic() + self._state.limits.stalled_client_seconds
-        if self._exchange is not None and self._exchange.sink is not None:
-            self._exchange.sink.client_is_slow()
+        sink = None if self._exchange is None else self._exchange.sink
+        if sink is not None:
+            try:
+                sink.client_is_slow()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._crashed(sink, error)
 
     def resume_writing(self) -> None:  # noqa: D102
         self.deadline_at = NEVER
-        if self._exchange is not None and self._exchange.sink is not None:
-            self._exchange.sink.client_is_ready()
+        self._untaken_bytes = NOT_PAUSED
+        sink = None if self._exchange is None else self._exchange.sink
+        if sink is not None:
+            try:
+                sink.client_is_ready()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._crashed(sink, error)
         elif self._exchange is None and not self._is_deaf:
             self.deadline_at = monotonic() + self._state.limits.idle_seconds
 
@@ -203,6 +223,8 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def deadline_passed(self) -> None:
         """The client took too long."""
+        if self._untaken_bytes != NOT_PAUSED and self._has_taken_more():
+            return
         if self._exchange is not None or self._is_deaf:
             self.abort()
         elif not self._receiving:
@@ -362,7 +384,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         exchange = self._exchange
         if exchange is not None and exchange.sink is not None:
             exchange.keep_alive = False
-            exchange.sink.shutting_down()
+            sink = exchange.sink
+            try:
+                sink.shutting_down()
+            except Exception as error:  # noqa: BLE001 - the others end as they should
+                self._crashed(sink, error)
         elif exchange is None:
             self.close()
 
@@ -377,12 +403,43 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.deadline_at = NEVER
         try:
             self._state.handler(exchange)
-        except Exception:
-            LOGGER.exception("handler failed path=%s", exchange.path)
-            if exchange.has_started:
-                exchange.abort()
-            else:
-                exchange.respond(500, error_body(500, "internal error"))
+        except Exception as error:  # noqa: BLE001 - a bug in one request
+            self._state.on_fault(CLIENT, error)
+            self._failed(exchange)
+
+    def _failed(self, exchange: Exchange) -> None:
+        """A bug of ours, while the request was begun: it ends, and so does what was begun."""
+        if exchange.sink is not None:
+            try:
+                exchange.sink.crashed()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._state.on_fault(CLIENT, error)
+        if exchange.is_finished:
+            return
+        if exchange.has_started:
+            exchange.abort()
+        else:
+            exchange.respond(500, error_body(500, "internal error"))
+
+    def _crashed(self, sink: Sink, error: Exception) -> None:
+        """What was to hear of its client has raised: its request fails, alone."""
+        self._state.on_fault(CLIENT, error)
+        try:
+            sink.crashed()
+        except Exception as another:  # noqa: BLE001 - as above
+            self._state.on_fault(CLIENT, another)
+
+    def _has_taken_more(self) -> bool:
+        """Whether a slow client has taken anything since the last look; then it has more time.
+
+        Nothing is written meanwhile: its engine is not read.
+        """
+        untaken = untaken_bytes(self._transport)
+        if untaken >= self._untaken_bytes:
+            return False
+        self._untaken_bytes = untaken
+        self.deadline_at = monotonic() + self._state.limits.stalled_client_seconds
+        return True
 
     def _goes_on(self, num_bytes: int) -> None:
         """A request is not whole after so many bytes more: is it in time, and not too large?
@@ -412,8 +469,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
             return self._decline(bytes(data[offer.args[0] :]))
-        except httptools.HttpParserCallbackError:
-            LOGGER.exception("callback failed")
+        except httptools.HttpParserCallbackError as error:
+            self._state.on_fault(CLIENT, error)
             self._refuse(500, "internal error")
         except httptools.HttpParserError as error:
             self._refuse(400, f"malformed request: {error}")
@@ -471,12 +528,14 @@ class Server:
         outbox: Outbox,
         *,
         limits: ServerLimits,
-        tls: ssl.SSLContext | None = None,
+        tls: TLSFiles | None = None,
+        on_fault: OnFault = log_fault,
     ) -> None:
-        self._deadlines = Deadlines()
-        self._state = ServerState(handler, limits, self._deadlines, outbox)
+        self._deadlines = Deadlines(on_fault)
+        self._state = ServerState(handler, limits, self._deadlines, outbox, on_fault)
         self._tls = tls
-        self._server: asyncio.Server | None = None
+        self._sockets: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
 
     @property
     def num_connections(self) -> int:
@@ -484,22 +543,41 @@ class Server:
         return len(self._state.connections)
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; the port."""
-        loop = asyncio.get_running_loop()
-        # Any: ``sockets`` is a tuple on asyncio and a list on uvloop.
-        server: Any = await loop.create_server(
-            lambda: ClientConnection(self._state),
-            host, port, backlog=4096, reuse_address=True, ssl=self._tls,
-        )  # fmt: skip
-        self._server = server
-        bound: int = server.sockets[0].getsockname()[1]
+        """Listen; the port. ``host``: an address, a name, or ``*`` for every address."""
+        self._sockets = listening_sockets(host, port)
+        await self._accept()
+        bound: int = self._sockets[0].getsockname()[1]
         return bound
+
+    async def refresh_certificates(self) -> None:
+        """Use the files' certificates for new connections, where they have changed."""
+        if self._tls is not None and self._tls.refresh() and not self._state.is_stopping:
+            await self._accept()
+
+    async def _accept(self) -> None:
+        """Accept with the present certificates. No connection is refused in between.
+
+        The sockets stay; only who accepts from them changes. So a session that was begun under an
+        older certificate authority cannot be resumed.
+        """
+        loop = asyncio.get_running_loop()
+        before, self._servers = self._servers, []
+        context = None if self._tls is None else self._tls.context
+        for each in self._sockets:
+            server: Any = await loop.create_server(
+                lambda: ClientConnection(self._state), sock=each.dup(), backlog=4096, ssl=context
+            )
+            self._servers.append(server)
+        for server in before:
+            server.close()
 
     async def stop(self, *, timeout_seconds: float) -> None:
         """Take no new requests, let answers finish for so long, then end everything."""
         self._state.is_stopping = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
+        for each in self._sockets:
+            each.close()
         deadline = monotonic() + timeout_seconds
         for connection in list(self._state.connections):
             if not connection.is_busy:

@@ -25,8 +25,10 @@ import zmq
 import zmq.asyncio
 
 from memroute.traffic.prefixes import BlockIndex, chain_root
-from memroute_router.http.client import EngineConnection, EnginePool, LossCause
+from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.deadlines import monotonic
+from memroute_router.http.engine_pool import EnginePool
+from memroute_router.http.faults import OnFault, log_fault
 from memroute_router.pools import Pools, Replica
 
 LOGGER = logging.getLogger(__name__)
@@ -114,8 +116,14 @@ class KVEventFollower:
     """Follows the events of all replicas. Owns its sockets and tasks; close it."""
 
     def __init__(
-        self, engines: EnginePool, pools: Pools, *, on_gap: Callable[[Replica], None]
+        self,
+        engines: EnginePool,
+        pools: Pools,
+        *,
+        on_gap: Callable[[Replica], None],
+        on_fault: OnFault = log_fault,
     ) -> None:
+        self._on_fault = on_fault
         self._engines = engines
         self._pools = pools
         self._on_gap = on_gap
@@ -162,6 +170,8 @@ class KVEventFollower:
                         "KV events cannot be heard, prefixes are guessed replica=%s error=%s",
                         replica.info.key, told,
                     )  # fmt: skip
+            except Exception as error:  # noqa: BLE001 - a bug in one replica's events
+                self._on_fault("kv-events", error)
             await asyncio.sleep(AGAIN_SECONDS if replica.info.is_routable else TIMEOUT_SECONDS / 5)
 
     async def _hear(self, replica: Replica, sources: Sequence[EventSource]) -> None:
@@ -271,7 +281,7 @@ class _Fetch:
 
     def answer_progressed(self, connection: EngineConnection) -> None:
         self._pieces.append(connection.take_body())
-        if connection.is_complete:
+        if connection.is_complete and not self.done.done():
             status = connection.status
             self._engines.give_back(connection)
             if status == OK:
@@ -281,26 +291,41 @@ class _Fetch:
 
     def answer_lost(self, connection: EngineConnection, _cause: LossCause, detail: str) -> None:
         self._engines.give_back(connection)
-        self.done.set_exception(ConnectionError(detail))
+        self._fail(ConnectionError(detail))
+
+    def answer_crashed(self, _connection: EngineConnection) -> None:
+        self._fail(ConnectionError("internal error"))
+
+    def _fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 async def fetch(engines: EnginePool, replica: Replica, target: bytes) -> bytes:
     """A page of an engine. Raises ``OSError`` or ``LookupError`` (not there)."""
     fetching = _Fetch(engines)
     opened: asyncio.Future[EngineConnection] = asyncio.get_running_loop().create_future()
-    endpoint = replica.info.endpoint
-    connection = engines.take_idle(endpoint, now_seconds=monotonic())
+    endpoint, upstream = replica.info.endpoint, replica.upstream
+    connection = engines.take_idle(upstream, now_seconds=monotonic())
     if connection is None:
-        engines.connect(
-            endpoint,
+        connecting = engines.connect(
+            upstream,
             opened.set_result,
             lambda _, detail: opened.set_exception(ConnectionError(detail)),
+            lambda: opened.set_exception(ConnectionError("internal error")),
         )
-        connection = await opened
+        try:
+            connection = await opened
+        finally:
+            connecting.cancel()
     connection.expect_within(TIMEOUT_SECONDS, now_seconds=monotonic())
     head = b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (target, endpoint.authority)
     connection.send(fetching, head, b"")
-    return await fetching.done
+    try:
+        return await fetching.done
+    finally:
+        if connection in upstream.busy:
+            engines.give_back(connection)
 
 
 def _reachable(endpoint: object, host: str) -> str | None:
