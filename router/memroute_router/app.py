@@ -210,6 +210,7 @@ class Router:
 
     def on_upsert(self, replica: Replica) -> None:
         """A replica is there, or has changed."""
+        self.tokenizers.of(replica.info.served_model, None)  # read before the first request
         self.scraper.follow(replica)
         if self.kv_events is not None:
             self.kv_events.follow(replica)

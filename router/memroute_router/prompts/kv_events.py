@@ -40,6 +40,8 @@ OK = 200
 _STORED_FIELDS = ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id",
                   "medium", "lora_name", "extra_keys", "group_idx")  # fmt: skip
 _REMOVED_FIELDS = ("block_hashes", "medium", "group_idx")
+# How names of blocks begin that are not of the first rank; hashes of 32 bytes do not.
+_RANK = b"rank "
 _GPU = frozenset({None, "GPU"})
 
 
@@ -105,11 +107,16 @@ def apply_events(index: BlockIndex, replica: str, events: Sequence[Any], *, rank
         elif kind == "BlockRemoved":
             index.removed(replica, names)
         elif kind == "AllBlocksCleared":
-            index.cleared(replica)
+            forget_rank(index, replica, rank)
         else:
             continue
         num_applied += 1
     return num_applied
+
+
+def forget_rank(index: BlockIndex, replica: str, rank: int) -> None:
+    """The cache of one rank is empty; the others' are not."""
+    index.removed(replica, [name for name in index.names(replica) if _rank_of(name) == rank])
 
 
 class KVEventFollower:
@@ -232,7 +239,7 @@ class _RankReader:
         batch = _unpacked(payload)
         if sequence <= self._last and batch[0] > self._last_time:
             # Counted from the start again: a new engine, with an empty cache.
-            self._index.cleared(self._replica)
+            forget_rank(self._index, self._replica, self._source.rank)
             self._last = -1
         if sequence <= self._last:
             return  # replayed already
@@ -241,7 +248,7 @@ class _RankReader:
             await self._replay(self._last + 1, before=sequence)
             if sequence > self._last + 1:
                 # What was lost cannot be had again: only what comes from here on is known.
-                self._index.cleared(self._replica)
+                forget_rank(self._index, self._replica, self._source.rank)
         self._apply(sequence, batch)
 
     async def _replay(self, first: int, *, before: int | None = None) -> None:
@@ -363,4 +370,10 @@ def _name(rank: int, value: int | bytes) -> int | bytes:
     """Ranks name the same block alike and cache it apart."""
     if not rank:
         return value
-    return b"%d/%b" % (rank, value if isinstance(value, bytes) else b"%d" % value)
+    return b"%b%d/%b" % (_RANK, rank, value if isinstance(value, bytes) else b"%d" % value)
+
+
+def _rank_of(name: int | bytes) -> int:
+    if isinstance(name, int) or not name.startswith(_RANK):
+        return 0
+    return int(name[len(_RANK) : name.index(b"/")])

@@ -33,27 +33,33 @@ from hashlib import blake2b
 from typing import Final
 
 # How long a request is remembered with which replicas have died; as long is it refused when it is
-# to blame. Unit: seconds. Source: chosen by hand; an engine takes minutes to start again, clients'
-# libraries retry for about one.
+# to blame. Engines take minutes to start again, clients' libraries retry for about one.
+# Unit: seconds. Source: chosen by hand.
 REMEMBERED_SECONDS: Final = 600.0
-# Requests that are remembered. Unit: requests. Source: a bound, chosen by hand: a replica runs 256.
+# Requests that are remembered; a replica runs 256.
+# Unit: requests. Source: a bound of memory, chosen by hand.
 MAX_REMEMBERED: Final = 4096
-# Losses at one replica within this time are one death.
-# Unit: seconds. Source: chosen by hand; a replica that has died is out for as long.
+# Losses at one replica within this time are one death; a replica that has died is out for as long.
+# Unit: seconds. Source: chosen by hand.
 SAME_DEATH_SECONDS: Final = 5.0
-# A suspect that has been at a replica for so long no longer keeps other suspects away from it.
-# Unit: seconds. Source: chosen by hand; prefill of all but the longest prompts is shorter.
+# A suspect that has been at a replica for so long no longer keeps other suspects away from it:
+# prefill of all but the longest prompts is shorter.
+# Unit: seconds. Source: chosen by hand.
 SLOT_SECONDS: Final = 2.0
-# A suspect waits this long for a replica without another one; then it goes anywhere.
-# Unit: seconds. Source: chosen by hand; half of the default --max-queue-seconds.
+# A suspect waits this long for a replica without another one; then it goes anywhere. Half of the
+# default of --max-queue-seconds.
+# Unit: seconds. Source: chosen by hand.
 MAX_APART_SECONDS: Final = 5.0
 # A suspect that has lived this many times longer than at its first death has not caused the second.
 # Unit: ratio. Source: chosen by hand.
 OUTLIVED: Final = 3.0
-# An answer of 500 counts as the replica's death when it cannot be reached within this time.
-# Unit: seconds. Source: chosen by hand; vLLM ends its server within seconds of its engine core.
+# An answer of 500 counts as the replica's death when it cannot be reached within this time: vLLM
+# ends its server within seconds of its engine core.
+# Unit: seconds. Source: chosen by hand.
 FOUND_DEAD_SECONDS: Final = 10.0
-_MAX_ERRORS: Final = 256
+# Answers of 500 that are looked at again when their replica cannot be reached.
+# Unit: answers. Source: a bound of memory, chosen by hand; a replica runs 256 requests.
+MAX_ERRORS: Final = 256
 
 
 def request_name(path: bytes, body: bytes) -> bytes:
@@ -124,7 +130,7 @@ class Suspects:
         self._deaths: dict[str, _Death] = {}
         self._there: dict[Hashable, _Presence] = {}
         """Suspects that wait for their first byte, by whoever asked."""
-        self._errors: deque[_Error] = deque(maxlen=_MAX_ERRORS)
+        self._errors: deque[_Error] = deque(maxlen=MAX_ERRORS)
         self.num_blamed = 0
 
     def __len__(self) -> int:
@@ -218,7 +224,7 @@ class Suspects:
         if not errors:
             return
         self._errors = deque(
-            (each for each in self._errors if each.replica != replica), maxlen=_MAX_ERRORS
+            (each for each in self._errors if each.replica != replica), maxlen=MAX_ERRORS
         )
         death = self._deaths.get(replica)
         if death is None or now_seconds - death.at_seconds > SAME_DEATH_SECONDS:
