@@ -42,7 +42,13 @@ class Isolation:
         return len(self._waiting)
 
     def avoided(
-        self, pool: Pool, failed_on: list[str], *, waited_seconds: float, now_seconds: float
+        self,
+        name: bytes,
+        pool: Pool,
+        failed_on: list[str],
+        *,
+        waited_seconds: float,
+        now_seconds: float,
     ) -> list[str] | None:
         """The replicas that a suspect should not be sent to now; None: it should wait.
 
@@ -51,6 +57,8 @@ class Isolation:
         busy = self.suspects.busy(now_seconds=now_seconds)
         if not busy or waited_seconds >= MAX_APART_SECONDS:
             return failed_on
+        if self.suspects.is_out(name, now_seconds=now_seconds):
+            return None
         num_others = 0
         for key, replica in pool.replicas.items():
             if not replica.info.is_routable or replica.health.is_out or key in failed_on:

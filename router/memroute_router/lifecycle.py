@@ -154,18 +154,21 @@ class Lifecycle:
             self._parts = intake.parsed.parts
         if self._services.isolation.suspects.may_know(len(self._exchange.body)):
             self._recognize()
-            if self._phase == Phase.OVER:
-                return
         self._seek_room()
 
     def _seek_room(self) -> None:
         pool = self._pool
         if pool is None:
             return
-        if self._suspect and not self._is_apart(pool):
-            self._held()
-            self._services.isolation.wait(self)
-            return
+        if self._suspect:
+            seconds = self._blamed_for_seconds()
+            if seconds:
+                self._refuse(Happening.REFUSE, replicas_died(self._died_with_it(), seconds))
+                return
+            if not self._is_apart(pool):
+                self._held()
+                self._services.isolation.wait(self)
+                return
         verdict = pool.submit(self)
         if verdict is None:
             self._held()
@@ -466,14 +469,12 @@ class Lifecycle:
         if not self._services.isolation.suspects.is_suspect(name):
             return
         self._suspect = name
-        seconds = self._blamed_for_seconds()
-        if seconds:
-            self._refuse(Happening.REFUSE, replicas_died(self._died_with_it(), seconds))
 
     def _is_apart(self, pool: Pool) -> bool:
         """Whether it may be sent now; then ``tried`` has the replicas to be left alone."""
         isolation, now = self._services.isolation, monotonic()
         avoided = isolation.avoided(
+            self._suspect,
             pool,
             self._failed_on,
             waited_seconds=0.0 if self._queued_at is None else now - self._queued_at,

@@ -164,6 +164,13 @@ class Suspects:
             if now_seconds - each.since_seconds < SLOT_SECONDS
         }
 
+    def is_out(self, name: bytes, *, now_seconds: float) -> bool:
+        """Whether the same request, sent by somebody else, waits for its first byte somewhere."""
+        return any(
+            each.name == name and now_seconds - each.since_seconds < SLOT_SECONDS
+            for each in self._there.values()
+        )
+
     def entered(self, ticket: Hashable, name: bytes, replica: str, *, now_seconds: float) -> None:
         """A suspect is sent to a replica."""
         self._there[ticket] = _Presence(name, replica, now_seconds)
