@@ -140,7 +140,8 @@ class Attempt:
 
     __slots__ = (
         "_connecting", "_connection", "_events", "_exchange", "_has_vouched", "_is_paused",
-        "_lease", "_owner", "_sent_at", "_services", "_tail", "_usage", "_was_delivered",
+        "_lease", "_owner", "_sent_at", "_services", "_tail", "_upstream", "_usage",
+        "_was_delivered",
         "begins_with_error", "choice", "first_byte_at", "num_events", "replica", "status",
     )  # fmt: skip
 
@@ -152,6 +153,7 @@ class Attempt:
         self._exchange = exchange
         self._lease: Lease[Replica] | None = lease
         self.replica = lease.replica.info.key
+        self._upstream = lease.replica.upstream
         self.choice = lease.choice
         """Why this replica."""
         self._connecting: asyncio.Task[None] | None = None
@@ -179,6 +181,11 @@ class Attempt:
     def is_answering(self) -> bool:
         """Whether some of the answer has gone to the client."""
         return self.first_byte_at is not None
+
+    @property
+    def tried(self) -> str:
+        """The replica, so that it is not asked again; a later one of its name may be."""
+        return f"{self.replica} (before)" if self._upstream.is_retired else self.replica
 
     @property
     def takes_events(self) -> bool:

@@ -337,7 +337,8 @@ class Lifecycle:
             suspects.unreachable(self._replica(), now_seconds=monotonic())
         if self._suspect:
             suspects.left(self)
-        self._failed_on.append(self._replica())
+        if self._attempt is not None:
+            self._failed_on.append(self._attempt.tried)
         self.tried = self._failed_on
         if self._pool is not None and self._pool.may_retry(self):
             self._statistics().retried(failure.cause.value)

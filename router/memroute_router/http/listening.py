@@ -44,6 +44,17 @@ def client_address(name: str) -> bytes:
     return name.removeprefix(_MAPPED).encode()
 
 
+def stop_accepting(server: asyncio.Server) -> None:
+    """Leave connections that come now to others who listen, where the loop can.
+
+    uvloop accepts until the server is closed, which does no harm there.
+    """
+    loop = server.get_loop()
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        for each in server.sockets:
+            loop.remove_reader(each.fileno())
+
+
 def untaken_bytes(transport: asyncio.Transport | None) -> int:
     """What of all that was written the client's machine has not acknowledged."""
     if transport is None:

@@ -24,7 +24,12 @@ from memroute_router.http.exchange import Exchange, Sink
 from memroute_router.http.faults import CLIENT, OnFault, log_fault
 from memroute_router.http.fields import JSON, REQUEST_FIELDS, Head, status_line
 from memroute_router.http.framing import check_head, origin_form, without_offer
-from memroute_router.http.listening import client_address, listening_sockets, untaken_bytes
+from memroute_router.http.listening import (
+    client_address,
+    listening_sockets,
+    stop_accepting,
+    untaken_bytes,
+)
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.tls import TLSFiles
 
@@ -569,7 +574,9 @@ class Server:
             )
             self._servers.append(server)
         for server in before:
-            server.close()
+            stop_accepting(server)
+            # What it has accepted just now is not attached to it yet.
+            loop.call_later(LINGER_SECONDS, server.close)
 
     async def stop(self, *, timeout_seconds: float) -> None:
         """Take no new requests, let answers finish for so long, then end everything."""
