@@ -210,6 +210,10 @@ class Attempt:
             self._usage = usage
         return usage
 
+    def holds(self, lease: Lease[Replica]) -> bool:
+        """Whether it is this attempt that gives the lease back."""
+        return self._lease is lease
+
     def begin(self) -> None:
         """Forward the request, over an idle connection if there is one."""
         lease = self._lease
@@ -413,9 +417,13 @@ class Attempt:
             elif self.status < FIRST_ERROR_STATUS:
                 health.error(now_seconds=monotonic())
         owner = self._owner
-        self._let_go(is_complete=error_status < _FIRST_REFUSED_STATUS)
-        if owner is not None:
-            owner.answer_ends(data)
+        try:
+            self._let_go(is_complete=error_status < _FIRST_REFUSED_STATUS)
+            if owner is not None:
+                owner.answer_ends(data)
+        except Exception:
+            self._owner = owner  # who is told that it crashed
+            raise
 
     # It ends
 
@@ -448,9 +456,13 @@ class Attempt:
 
     def _fail(self, failure: Failure) -> None:
         owner = self._owner
-        self._let_go(is_complete=False)
-        if owner is not None:
-            owner.attempt_failed(failure)
+        try:
+            self._let_go(is_complete=False)
+            if owner is not None:
+                owner.attempt_failed(failure)
+        except Exception:
+            self._owner = owner  # as above
+            raise
 
     def _let_go(self, *, is_complete: bool) -> None:
         """Give back the connection and the lease, and forget the owner, who may keep this."""

@@ -175,7 +175,15 @@ class Lifecycle:
         elif isinstance(verdict, Reject):
             self.refused(verdict)
         else:
-            self.admitted(verdict)
+            self._admit(verdict)
+
+    def _admit(self, lease: Lease[Replica]) -> None:
+        try:
+            self.admitted(lease)
+        except Exception:
+            if self._attempt is None or not self._attempt.holds(lease):
+                lease.release()
+            raise
 
     # Waiter
 
@@ -213,17 +221,17 @@ class Lifecycle:
             self._request_id.decode(),
             self._replica() or "-",
         )
-        if self._phase == Phase.OVER:
+        try:
+            if self._phase == Phase.ANSWERING:
+                self._break_off(
+                    Happening.CRASH,
+                    Outcome.INTERNAL_ERROR,
+                    "the router has failed; the answer is incomplete",
+                )
+            elif self._phase != Phase.OVER:
+                self._refuse(Happening.CRASH, CRASHED)
+        finally:
             self._close()
-            return
-        if self._phase == Phase.ANSWERING:
-            self._break_off(
-                Happening.CRASH,
-                Outcome.INTERNAL_ERROR,
-                "the router has failed; the answer is incomplete",
-            )
-        else:
-            self._refuse(Happening.CRASH, CRASHED)
 
     # AttemptOwner
 

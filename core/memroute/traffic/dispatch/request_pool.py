@@ -145,12 +145,14 @@ class Lease(Generic[R]):
         if self.is_released:
             msg = "lease released twice"
             raise RuntimeError(msg)
-        if num_events:
-            self.progress(num_events)
         self.is_released = True
-        self._pool.ended(
-            self._assignment, is_complete=is_complete, generated_tokens=generated_tokens
-        )
+        try:
+            if num_events:
+                self.progress(num_events)
+        finally:
+            self._pool.ended(
+                self._assignment, is_complete=is_complete, generated_tokens=generated_tokens
+            )
 
 
 class RequestPool(Generic[R]):
