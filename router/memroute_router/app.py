@@ -79,6 +79,7 @@ class Router:
                     max_requests=settings.max_queued_requests if settings.max_queue_seconds else 0,
                     max_tokens=settings.max_queued_tokens,
                     max_seconds=settings.max_queue_seconds,
+                    max_replica_seconds=settings.replica_wait_seconds,
                 ),
                 waits_for_replicas=settings.hold_without_replicas,
                 max_age_seconds=max_age_seconds(settings.scrape_seconds),

@@ -62,6 +62,7 @@ class RouterSettings:
     max_queued_tokens: int
     max_queue_seconds: float
     hold_without_replicas: bool
+    replica_wait_seconds: float
     tenants: TenantSource
     trust_headers: bool
     max_connections: int
@@ -177,6 +178,13 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
         action="store_true",
         help="hold requests while no replica is ready, for one that is being started, instead of "
         "refusing them at once",
+    )
+    group.add_argument(
+        "--replica-wait-seconds",
+        type=float,
+        default=300.0,
+        help="with --hold-without-replicas: how long a request may wait for a replica that is "
+        "being started",
     )
     group.add_argument(
         "--tenants",
