@@ -10,18 +10,16 @@ begin ── an idle connection, or a new one ── sent ── first byte ─�
 It ends once: its owner is told by one of those, or abandons it. Either way the connection is given
 back and the lease released. A retry is another attempt, not this one anew. Nothing here awaits.
 
-How it failed is a ``FailureCause``, never words: *not delivered* (``NOT_DELIVERED``), *died with
-it* (``CONNECTION_LOST``: the engine had the request, and went without a byte), *refused* by an
-engine that lives (``PUSH_BACK``, ``BAD_GATEWAY``), *broken* in the middle. An error that an engine
-says inside its stream is an answer: ``error_status`` has it.
+How it failed is a ``FailureCause`` (``failure.py``), never words. An error that an engine says
+inside its stream is an answer: ``error_status`` has it.
 """
 
 import asyncio
-from enum import StrEnum
 from typing import Final, Protocol
 
 from memroute.traffic.dispatch import Lease
 from memroute_router.events import FIRST_ERROR_STATUS, EventStream
+from memroute_router.failure import BEFORE_FIRST_BYTE, Failure, FailureCause
 from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
@@ -37,75 +35,9 @@ ELSEWHERE: Final = PUSH_BACK | {502, 504}
 # Chosen by hand; errors of engines have fewer than 1,000 bytes.
 MAX_HELD_ANSWER_BYTES: Final = 64 * 1024
 _FIRST_REFUSED_STATUS: Final = 400
-
-
-class FailureCause(StrEnum):
-    """Why an attempt failed; those before the first byte are labels of retries."""
-
-    BROKEN = "broken"
-    """Some of the answer has gone to the client, and the rest will not come."""
-    PUSH_BACK = "push-back"
-    """The engine is full, and said so: no fault."""
-    BAD_GATEWAY = "bad-gateway"
-    """A proxy before the engine says that it is not there."""
-    NO_CONNECTION = "no-connection"
-    EXHAUSTED = "exhausted"
-    """This process has no file, port or memory left: no replica would do better."""
-    TIMEOUT = "timeout"
-    CONNECTION_LOST = "connection-lost"
-    """The engine had the request, and went before the first byte of its answer: it may have died
-    of it."""
-    MALFORMED = "malformed"
-    REPLICA_GONE = "replica-gone"
-    STUCK = "stuck"
-    """Nothing has come back for far longer than it should take."""
-
-
 # How a stream begins that is an error and nothing else. (Of unknown length: compiled, other tuples
 # are made anew at each look.)
 _ERROR_EVENTS: Final[tuple[bytes, ...]] = (b'data: {"error"', b"event: error")
-
-NOT_DELIVERED: Final = frozenset({FailureCause.NO_CONNECTION, FailureCause.EXHAUSTED})
-"""The engine never had the request."""
-
-_BEFORE_FIRST_BYTE: Final = {
-    LossCause.NOT_CONNECTED: FailureCause.NO_CONNECTION,
-    LossCause.EXHAUSTED: FailureCause.EXHAUSTED,
-    LossCause.IDLE_CLOSED: FailureCause.CONNECTION_LOST,
-    LossCause.TIMEOUT: FailureCause.TIMEOUT,
-    LossCause.RESET: FailureCause.CONNECTION_LOST,
-    LossCause.CLOSED: FailureCause.CONNECTION_LOST,
-    LossCause.MALFORMED: FailureCause.MALFORMED,
-    LossCause.REPLICA_GONE: FailureCause.REPLICA_GONE,
-}
-
-
-class Failure:
-    """How an attempt failed; never changed."""
-
-    __slots__ = ("body", "cause", "detail", "lines", "lived_seconds", "retry_after", "status")
-
-    def __init__(
-        self,
-        cause: FailureCause,
-        *,
-        detail: str = "",
-        status: int = 0,
-        lines: bytes = b"",
-        body: bytes = b"",
-        retry_after: bytes | None = None,
-        lived_seconds: float = 0.0,
-    ) -> None:
-        self.cause = cause
-        self.detail = detail
-        """For the log."""
-        self.status = status
-        """What the engine, or a proxy before it, said instead of an answer; 0: nothing."""
-        self.lines = lines
-        self.body = body
-        self.retry_after = retry_after
-        self.lived_seconds = lived_seconds
-        """Since the request was sent there."""
 
 
 class AttemptOwner(Protocol):
@@ -301,7 +233,7 @@ class Attempt:
                 self._lease.replica.health.fault(now_seconds=monotonic())
             self._fail(Failure(FailureCause.BROKEN, detail=detail))
         else:
-            self._blame(_BEFORE_FIRST_BYTE[cause], detail)
+            self._blame(BEFORE_FIRST_BYTE[cause], detail)
 
     def answer_crashed(self, connection: EngineConnection) -> None:
         """One of the two above has raised: the request ends, and no other."""
@@ -323,7 +255,7 @@ class Attempt:
         elif self._was_delivered:
             self._blame(FailureCause.CONNECTION_LOST, detail)
         else:
-            self._blame(_BEFORE_FIRST_BYTE[cause], detail)
+            self._blame(BEFORE_FIRST_BYTE[cause], detail)
 
     def _crashed(self) -> None:
         owner = self._owner

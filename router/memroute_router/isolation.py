@@ -1,17 +1,20 @@
-"""Suspects that wait until a replica has no other suspect: see ``memroute...dispatch.suspects``.
+"""Requests with which a replica has died: kept apart from each other, or refused.
 
-Owns those that wait, in the order in which they came, and what is remembered of all.
+``memroute.traffic.dispatch.suspects`` says which, and why. A request that is one has a ``Case``;
+``Isolation`` owns those that wait for a replica without another one, in the order in which they
+came, and what is remembered of all.
 """
 
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from memroute.traffic.dispatch import Suspects
+from memroute.traffic.dispatch import Suspects, request_name
 from memroute.traffic.dispatch.suspects import MAX_APART_SECONDS
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.faults import OnFault
 from memroute_router.pools import Pool
+from memroute_router.refusal import Refusal, replicas_died
 
 
 class Isolated(Protocol):
@@ -24,6 +27,83 @@ class Isolated(Protocol):
     def crashed(self) -> None:
         """The above has raised: end the request."""
         ...
+
+
+class Case:
+    """One request that is a suspect. Never changed; what is remembered is the isolation's."""
+
+    __slots__ = ("_isolation", "_name", "_num_bytes", "_suspects")
+
+    def __init__(self, isolation: "Isolation", name: bytes, num_bytes: int) -> None:
+        self._isolation = isolation
+        self._suspects = isolation.suspects
+        self._name = name
+        self._num_bytes = num_bytes
+
+    @property
+    def died_with_it(self) -> list[str]:
+        """The replicas, in order."""
+        return self._suspects.replicas(self._name)
+
+    def refusal(self) -> Refusal | None:
+        """Why it is sent nowhere; None: it may be."""
+        seconds = self._suspects.blamed_for_seconds(self._name, now_seconds=monotonic())
+        return replicas_died(self.died_with_it, seconds) if seconds else None
+
+    def avoided(
+        self, pool: Pool, failed_on: list[str], *, waited_seconds: float
+    ) -> list[str] | None:
+        """The replicas that it should not be sent to now; None: it should wait.
+
+        ``failed_on``: replicas on which it has failed; they are always among them.
+        """
+        now = monotonic()
+        busy = self._suspects.busy(now_seconds=now)
+        if not busy or waited_seconds >= MAX_APART_SECONDS:
+            return failed_on
+        if self._suspects.is_out(self._name, now_seconds=now):
+            return None
+        has_others = False
+        for key, replica in pool.replicas.items():
+            if not replica.info.is_routable or replica.health.is_out or key in failed_on:
+                continue
+            if key not in busy:
+                return [*failed_on, *busy]
+            has_others = True
+        # With none that could take it, admission says what becomes of it.
+        return None if has_others else failed_on
+
+    def sent(self, ticket: Isolated, replica: str) -> None:
+        """It is sent to a replica."""
+        self._suspects.entered(ticket, self._name, replica, now_seconds=monotonic())
+
+    def left(self, ticket: Isolated) -> None:
+        """Its answer has begun, or it is no longer there."""
+        self._suspects.left(ticket)
+        self._isolation.changed()
+
+    def died(self, replica: str, *, lived_seconds: float) -> bool:
+        """A replica has died with it; True if it is to blame."""
+        return self._suspects.died(
+            self._name,
+            replica,
+            num_bytes=self._num_bytes,
+            lived_seconds=lived_seconds,
+            now_seconds=monotonic(),
+        )
+
+    def errored(self, replica: str) -> None:
+        """A replica has answered by an error of its own, which may be its last word."""
+        self._suspects.errored(
+            self._name, replica, num_bytes=self._num_bytes, now_seconds=monotonic()
+        )
+
+    def ends(self, ticket: Isolated, *, is_answered: bool) -> None:
+        """It is over; where it was answered, it kills no replica."""
+        if is_answered:
+            self._suspects.answered(self._name)
+        self._isolation.withdraw(ticket)
+        self.left(ticket)
 
 
 class Isolation:
@@ -41,33 +121,16 @@ class Isolation:
         """Suspects that wait for a replica without another one."""
         return len(self._waiting)
 
-    def avoided(
-        self,
-        name: bytes,
-        pool: Pool,
-        failed_on: list[str],
-        *,
-        waited_seconds: float,
-        now_seconds: float,
-    ) -> list[str] | None:
-        """The replicas that a suspect should not be sent to now; None: it should wait.
-
-        ``failed_on``: replicas on which it has failed; they are always among them.
-        """
-        busy = self.suspects.busy(now_seconds=now_seconds)
-        if not busy or waited_seconds >= MAX_APART_SECONDS:
-            return failed_on
-        if self.suspects.is_out(name, now_seconds=now_seconds):
+    def recognize(self, target: bytes, body: bytes) -> "Case | None":
+        """The case of a request that comes; None, as of nearly all: no replica has died with it."""
+        if not self.suspects.may_know(len(body)):
             return None
-        num_others = 0
-        for key, replica in pool.replicas.items():
-            if not replica.info.is_routable or replica.health.is_out or key in failed_on:
-                continue
-            if key not in busy:
-                return [*failed_on, *busy]
-            num_others += 1
-        # With none that could take it, admission says what becomes of it.
-        return None if num_others else failed_on
+        name = request_name(target, body)
+        return Case(self, name, len(body)) if self.suspects.is_suspect(name) else None
+
+    def open_case(self, target: bytes, body: bytes) -> "Case":
+        """The case of a request with which a replica has died now, or may have."""
+        return Case(self, request_name(target, body), len(body))
 
     def unreachable(self, replica: str) -> None:
         """No connection to the replica could be opened."""

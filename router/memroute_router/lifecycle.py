@@ -30,15 +30,18 @@ from collections.abc import Callable
 from typing import Final
 
 from memroute.traffic.admission import Reject
-from memroute.traffic.dispatch import Lease, request_name
+from memroute.traffic.dispatch import Lease
 from memroute.traffic.lengths import PromptParts
 from memroute.traffic.request import RequestProfile
-from memroute_router.attempt import PUSH_BACK, Attempt, Failure, FailureCause
+from memroute_router.answers import explained, given_id
+from memroute_router.attempt import PUSH_BACK, Attempt
 from memroute_router.events import FIRST_ERROR_STATUS
+from memroute_router.failure import Failure, FailureCause
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
-from memroute_router.http.fields import EXPLAIN, REASON, REQUEST_ID
+from memroute_router.http.fields import EXPLAIN, REASON
 from memroute_router.intake import MAX_MODEL_CHARACTERS, Intake
+from memroute_router.isolation import Case
 from memroute_router.journal import Record
 from memroute_router.metrics import PoolStatistics
 from memroute_router.outcomes import Outcome
@@ -51,18 +54,15 @@ from memroute_router.refusal import (
     Refusal,
     last_events,
     rejected,
-    replicas_died,
     replicas_failed,
 )
 from memroute_router.services import Services
 from memroute_router.surface import ROUTES, Route
 
 LOGGER = logging.getLogger(__name__)
-MAX_REQUEST_ID_BYTES: Final = 128
 # Looked up once, not for every request: a member of an enumeration costs 0.15 us.
 _SERVED: Final = Outcome.SERVED
 _ENGINE_ERROR: Final = Outcome.ENGINE_ERROR
-_NOT_IN_IDS: Final = bytes(c for c in range(128) if not chr(c).isprintable() or chr(c) in ' "')
 _NOTHING: Final = RequestProfile(
     num_prompt_tokens=0, min_prompt_tokens=0, max_output_tokens=0, assumed_output_tokens=0
 )
@@ -75,9 +75,9 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_attempt", "_exchange", "_failed_on", "_failure", "_intake", "_model", "_num_attempts",
-        "_parts", "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal", "_request_id",
-        "_route", "_services", "_status", "_suspect", "profile", "tried",
+        "_attempt", "_case", "_exchange", "_failed_on", "_failure", "_intake", "_model",
+        "_num_attempts", "_parts", "_phase", "_pool", "_queue_seconds", "_queued_at",
+        "_refusal", "_request_id", "_route", "_services", "_status", "profile", "tried",
     )  # fmt: skip
 
     def __init__(self, services: Services, exchange: Exchange, route: Route, number: int) -> None:
@@ -85,7 +85,7 @@ class Lifecycle:
         self._services = services
         self._exchange = exchange
         self._route = route
-        self._request_id = _given_id(exchange) or b"%b-%x" % (services.id_prefix, number)
+        self._request_id = given_id(exchange) or b"%b-%x" % (services.id_prefix, number)
         self._phase: int = Phase.INTAKE
         # What was asked; the intake, and with it the document, only until the first byte.
         self._intake: Intake | None = Intake(
@@ -101,8 +101,8 @@ class Lifecycle:
         """Replicas on which it has failed, in order."""
         self.tried = self._failed_on
         """Replicas that it is not sent to: of a suspect also those where another one is."""
-        self._suspect = b""
-        """Its name, where a replica has died with it of late."""
+        self._case: Case | None = None
+        """Where a replica has died with it, of late or now."""
         self._queued_at: float | None = None
         self._queue_seconds: float | None = None
         self._num_attempts = 0
@@ -152,20 +152,20 @@ class Lifecycle:
         self.profile = intake.profile()
         if intake.parsed is not None:
             self._parts = intake.parsed.parts
-        if self._services.isolation.suspects.may_know(len(self._exchange.body)):
-            self._recognize()
+        self._case = self._services.isolation.recognize(self._exchange.target, self._exchange.body)
         self._seek_room()
 
     def _seek_room(self) -> None:
         pool = self._pool
         if pool is None:
             return
-        if self._suspect:
-            seconds = self._blamed_for_seconds()
-            if seconds:
-                self._refuse(Happening.REFUSE, replicas_died(self._died_with_it(), seconds))
+        case = self._case
+        if case is not None:
+            refusal = case.refusal()
+            if refusal is not None:
+                self._refuse(Happening.REFUSE, refusal)
                 return
-            if not self._is_apart(pool):
+            if not self._is_apart(case, pool):
                 self._held()
                 self._services.isolation.wait(self)
                 return
@@ -192,10 +192,8 @@ class Lifecycle:
         self._phase = after(self._phase, Happening.ADMIT)
         self._waits_no_more()
         self._num_attempts += 1
-        if self._suspect:
-            self._services.isolation.suspects.entered(
-                self, self._suspect, lease.replica.info.key, now_seconds=monotonic()
-            )
+        if self._case is not None:
+            self._case.sent(self, lease.replica.info.key)
         attempt = self._attempt = Attempt(self._services, self, self._exchange, lease)
         attempt.begin()
 
@@ -260,9 +258,12 @@ class Lifecycle:
         self._phase = after(self._phase, Happening.FIRST_BYTE)
         self._status = status
         exchange = self._exchange
-        attempt = self._attempt
-        if attempt is not None and (self._suspect or attempt.begins_with_error):
-            self._answer_of_suspect(attempt)
+        attempt, case = self._attempt, self._case
+        if attempt is not None and attempt.begins_with_error:
+            # Perhaps its last word: a replica that dies now has died of one of these.
+            (case or self._open_case()).errored(attempt.replica)
+        if case is not None:
+            case.left(self)
         # No other replica will get them: a stream may last for minutes.
         self._intake = None
         exchange.body = b""
@@ -283,15 +284,6 @@ class Lifecycle:
                 Outcome.STREAM_BROKEN,
                 f"the replica {replica} was lost while it answered; the answer is incomplete",
             )
-        elif failure.cause is FailureCause.CONNECTION_LOST and self._was_killed(failure):
-            seconds = self._blamed_for_seconds()
-            LOGGER.error(
-                "replicas died with it request=%s replicas=%s refused_seconds=%.0f",
-                self._request_id.decode(),
-                ",".join(self._died_with_it()),
-                seconds,
-            )
-            self._refuse(Happening.REFUSE, replicas_died(self._died_with_it(), seconds))
         elif failure.cause is FailureCause.EXHAUSTED:
             LOGGER.error(
                 "out of resources request=%s error=%s", self._request_id.decode(), failure.detail
@@ -340,11 +332,15 @@ class Lifecycle:
                 failure.detail,
             )
         self._failure = failure
-        suspects = self._services.isolation.suspects
-        if failure.cause is FailureCause.NO_CONNECTION:
-            suspects.unreachable(self._replica(), now_seconds=monotonic())
-        if self._suspect:
-            suspects.left(self)
+        if failure.cause is FailureCause.CONNECTION_LOST:
+            refusal = self._was_killed(failure)
+            if refusal is not None:
+                self._refuse(Happening.REFUSE, refusal)
+                return
+        elif failure.cause is FailureCause.NO_CONNECTION:
+            self._services.isolation.unreachable(self._replica())
+        if self._case is not None:
+            self._case.left(self)
         if self._attempt is not None:
             self._failed_on.append(self._attempt.tried)
         self.tried = self._failed_on
@@ -430,8 +426,8 @@ class Lifecycle:
         finally:
             if attempt is not None:
                 attempt.abandon()
-        if self._suspect:
-            self._suspect_ends(outcome)
+        if self._case is not None:
+            self._case.ends(self, is_answered=outcome is _SERVED)
         self._intake = None
         now = monotonic()
         record = self._record(outcome, now)
@@ -463,7 +459,7 @@ class Lifecycle:
                 CRASHED.lines(),
             )
 
-    # A suspect: a replica has died with it
+    # A suspect, kept apart from others
 
     def try_again(self) -> None:
         """A replica may be free of other suspects now."""
@@ -472,69 +468,32 @@ class Lifecycle:
         self._phase = after(self._phase, Happening.SEEK)
         self._seek_room()
 
-    def _recognize(self) -> None:
-        """Is it one with which a replica has died? Then it is kept apart, or refused."""
-        name = request_name(self._exchange.target, self._exchange.body)
-        if not self._services.isolation.suspects.is_suspect(name):
-            return
-        self._suspect = name
-
-    def _is_apart(self, pool: Pool) -> bool:
+    def _is_apart(self, case: Case, pool: Pool) -> bool:
         """Whether it may be sent now; then ``tried`` has the replicas to be left alone."""
-        isolation, now = self._services.isolation, monotonic()
-        avoided = isolation.avoided(
-            self._suspect,
-            pool,
-            self._failed_on,
-            waited_seconds=0.0 if self._queued_at is None else now - self._queued_at,
-            now_seconds=now,
-        )
+        waited = 0.0 if self._queued_at is None else monotonic() - self._queued_at
+        avoided = case.avoided(pool, self._failed_on, waited_seconds=waited)
         if avoided is None:
             return False
         self.tried = avoided
         return True
 
-    def _was_killed(self, failure: Failure) -> bool:
-        """A replica died with it; True if the request is to blame."""
+    def _was_killed(self, failure: Failure) -> Refusal | None:
+        """A replica died with it; the refusal if it is to blame."""
+        case = self._case
+        if case is None:
+            case = self._case = self._open_case()
+        if not case.died(self._replica(), lived_seconds=failure.lived_seconds):
+            return None
+        LOGGER.error(
+            "replicas died with it request=%s replicas=%s",
+            self._request_id.decode(),
+            ",".join(case.died_with_it),
+        )
+        return case.refusal()
+
+    def _open_case(self) -> Case:
         exchange = self._exchange
-        if not self._suspect:
-            self._suspect = request_name(exchange.target, exchange.body)
-        return self._services.isolation.suspects.died(
-            self._suspect,
-            self._replica(),
-            num_bytes=len(exchange.body),
-            lived_seconds=failure.lived_seconds,
-            now_seconds=monotonic(),
-        )
-
-    def _answer_of_suspect(self, attempt: Attempt) -> None:
-        """Its answer begins: it was digested, or the error may be the replica's last word."""
-        exchange, isolation = self._exchange, self._services.isolation
-        if attempt.begins_with_error:
-            isolation.suspects.errored(
-                self._suspect or request_name(exchange.target, exchange.body),
-                attempt.replica,
-                num_bytes=len(exchange.body),
-                now_seconds=monotonic(),
-            )
-        isolation.suspects.left(self)
-        isolation.changed()
-
-    def _suspect_ends(self, outcome: Outcome) -> None:
-        isolation = self._services.isolation
-        if outcome is _SERVED:
-            isolation.suspects.answered(self._suspect)
-        isolation.suspects.left(self)
-        isolation.withdraw(self)
-        isolation.changed()
-
-    def _blamed_for_seconds(self) -> float:
-        return self._services.isolation.suspects.blamed_for_seconds(
-            self._suspect, now_seconds=monotonic()
-        )
-
-    def _died_with_it(self) -> list[str]:
-        return self._services.isolation.suspects.replicas(self._suspect)
+        return self._services.isolation.open_case(exchange.target, exchange.body)
 
     # The account
 
@@ -575,21 +534,18 @@ class Lifecycle:
 
     def _own_lines(self) -> bytes:
         """Our fields of every answer; with the reasons when the client asked for them."""
-        lines = b"x-request-id: %b\r\n" % self._request_id
-        if EXPLAIN in self._exchange.fields:
-            why = self._refusal
-            if not why and self._attempt is not None:
-                why = self._attempt.choice.why
-            lines += (
-                b"x-memroute-replica: %b\r\nx-memroute-decision: %b\r\n"
-                b"x-memroute-queue-seconds: %.3f\r\nx-memroute-reserved-tokens: %d\r\n"
-            ) % (
-                self._replica().encode(),
-                _printable(why),
-                self._queue_seconds or 0.0,
-                self.profile.expected_tokens,
-            )
-        return lines
+        if EXPLAIN not in self._exchange.fields:
+            return b"x-request-id: %b\r\n" % self._request_id
+        why = self._refusal
+        if not why and self._attempt is not None:
+            why = self._attempt.choice.why
+        return explained(
+            self._request_id,
+            replica=self._replica(),
+            why=why,
+            queue_seconds=self._queue_seconds or 0.0,
+            reserved_tokens=self.profile.expected_tokens,
+        )
 
     def _unready(self) -> str:
         """Why nothing serves the model, as its ModelDeployment's condition says; empty if unknown.
@@ -603,18 +559,6 @@ class Lifecycle:
 
     def _statistics(self) -> PoolStatistics:
         return self._services.metrics.of(self._pool)
-
-
-def _given_id(exchange: Exchange) -> bytes | None:
-    given = exchange.fields.get(REQUEST_ID)
-    if not given or len(given) > MAX_REQUEST_ID_BYTES or not given.isascii():
-        return None
-    return given.translate(None, _NOT_IN_IDS) or None
-
-
-def _printable(text: str) -> bytes:
-    """What a header field can carry: a model's name is the client's to choose."""
-    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text).encode()
 
 
 class Proxy:

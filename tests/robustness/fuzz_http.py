@@ -18,7 +18,7 @@ import atheris
 with atheris.instrument_imports(include=["memroute", "memroute_router"]):
     from memroute_router.app import Router
     from memroute_router.http.client import Endpoint, EngineConnection, EnginePool
-    from memroute_router.http.server import ClientConnection
+    from memroute_router.http.connection import ClientConnection
     from memroute_router.pools import ReplicaInfo
     from memroute_router.settings import parse_settings
 

@@ -28,7 +28,6 @@ brings the clock. Owns what is remembered.
 """
 
 from collections import deque
-from collections.abc import Hashable
 from hashlib import blake2b
 from typing import Final
 
@@ -128,7 +127,7 @@ class Suspects:
         self._lengths: dict[int, int] = {}
         """Bodies of suspects by their bytes: most requests need not be hashed."""
         self._deaths: dict[str, _Death] = {}
-        self._there: dict[Hashable, _Presence] = {}
+        self._there: dict[object, _Presence] = {}
         """Suspects that wait for their first byte, by whoever asked."""
         self._errors: deque[_Error] = deque(maxlen=MAX_ERRORS)
         self.num_blamed = 0
@@ -171,11 +170,11 @@ class Suspects:
             for each in self._there.values()
         )
 
-    def entered(self, ticket: Hashable, name: bytes, replica: str, *, now_seconds: float) -> None:
+    def entered(self, ticket: object, name: bytes, replica: str, *, now_seconds: float) -> None:
         """A suspect is sent to a replica."""
         self._there[ticket] = _Presence(name, replica, now_seconds)
 
-    def left(self, ticket: Hashable) -> None:
+    def left(self, ticket: object) -> None:
         """Its answer has begun, or it is no longer there."""
         self._there.pop(ticket, None)
 
