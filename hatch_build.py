@@ -31,8 +31,9 @@ MODULES = (
     ),
     *(f"memroute_router/{name}.py" for name in (
         "answers", "attempt", "claims", "engines/adapters", "engines/loads", "engines/others",
-        "engines/vllm", "events", "failure", "http/client", "http/connection", "http/deadlines",
-        "http/engine_pool", "http/errors", "http/exchange", "http/fields", "http/framing",
+        "engines/vllm", "events", "failure", "http/budget", "http/client", "http/connection",
+        "http/deadlines", "http/engine_pool", "http/errors", "http/exchange", "http/fields",
+        "http/framing",
         "http/outbox", "http/server", "intake", "isolation", "journal", "lifecycle", "metrics",
         "outcomes", "phases", "pools", "refusal", "scrape", "services", "surface", "usage",
     )),

@@ -30,6 +30,7 @@ from memroute_router.intake import IntakeServices
 from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal
 from memroute_router.lifecycle import Proxy
+from memroute_router.memory import bodies_bytes, memory_limit_bytes
 from memroute_router.metrics import RouterMetrics
 from memroute_router.openapi import openapi_document
 from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, read_secret
@@ -151,6 +152,7 @@ class Router:
             limits=ServerLimits(
                 max_connections=settings.max_connections or _max_connections(),
                 max_body_bytes=settings.max_body_bytes,
+                max_bodies_bytes=bodies_bytes(settings.max_memory or memory_limit_bytes()),
                 idle_seconds=settings.idle_timeout_seconds,
                 header_seconds=settings.header_timeout_seconds,
                 body_seconds=settings.body_timeout_seconds,

@@ -266,7 +266,7 @@ class Lifecycle:
             case.left(self)
         # No other replica will get them: a stream may last for minutes.
         self._intake = None
-        exchange.body = b""
+        exchange.drop_body()
         exchange.start(status, lines + self._own_lines(), length=length)
 
     def answer_ends(self, rest: bytes) -> None:

@@ -67,6 +67,7 @@ class RouterSettings:
     trust_headers: bool
     max_connections: int
     max_body_bytes: int
+    max_memory: int
     connect_timeout_seconds: float
     first_byte_timeout_seconds: float
     stalled_engine_seconds: float
@@ -211,6 +212,14 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--max-body-bytes", type=int, default=32 * 1024**2, help="a larger request is 413"
+    )
+    group.add_argument(
+        "--max-memory",
+        type=int,
+        default=0,
+        metavar="BYTES",
+        help="that the process may take: bodies that do not fit get 503; 0: what its container "
+        "may take, else half of the machine's",
     )
     for name, seconds, what in (
         ("connect-timeout", 2.0, "a replica may take to accept a connection"),

@@ -17,11 +17,12 @@ from typing import Final, cast
 
 import httptools
 
+from memroute_router.http.budget import BodyBudget
 from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange, Sink
 from memroute_router.http.faults import CLIENT, OnFault
-from memroute_router.http.fields import JSON, REQUEST_FIELDS, Head, status_line
+from memroute_router.http.fields import JSON, REASON, REQUEST_FIELDS, Head, status_line
 from memroute_router.http.framing import check_head, origin_form, without_offer
 from memroute_router.http.listening import client_address, untaken_bytes
 from memroute_router.http.outbox import Outbox
@@ -49,6 +50,8 @@ class ServerLimits:
     """More get 503 at once: each may need a second file descriptor, for its engine."""
     max_body_bytes: int = 32 * 1024**2
     # A context of a million tokens is about 4 MB of text; images and audio take the rest.
+    max_bodies_bytes: int = 1024**3
+    """Of the bodies of all connections together; more get 503."""
     max_target_bytes: int = 8 * 1024
     max_header_bytes: int = 64 * 1024
     max_headers: int = 100
@@ -84,6 +87,7 @@ class ServerState:
     deadlines: Deadlines
     outbox: Outbox
     on_fault: OnFault
+    budget: BodyBudget
     reads: ReadBuffer = field(default_factory=ReadBuffer)
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
@@ -179,8 +183,13 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._state.deadlines.forget(self)
         self._transport = None
         self._parser = None  # it holds our callbacks: a cycle
-        self._waiting = None
+        waiting, self._waiting = self._waiting, None
+        for each in waiting or ():
+            each.drop_body()
+        self._drop_body()
         exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.drop_body()
         if exchange is not None and exchange.sink is not None:
             exchange.is_finished = True
             sink, exchange.sink = exchange.sink, None
@@ -295,7 +304,15 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._body_bytes += len(data)
         if self._body_bytes > self._state.limits.max_body_bytes:
             self._refuse(413, f"the body is larger than {self._state.limits.max_body_bytes} bytes")
-        elif self._last_words is None:
+        elif self._last_words is not None or self._is_deaf:
+            return
+        elif not self._state.budget.take(len(data), self._body_bytes):
+            self._refuse(
+                503,
+                "the router holds as many bytes of requests as it may",
+                b"retry-after: 1\r\n%b: router-exhausted\r\n" % REASON,
+            )
+        else:
             self._body.append(data)
 
     def on_message_complete(self) -> None:
@@ -314,6 +331,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             keep_alive=self._parser.should_keep_alive() and not self._state.is_stopping,
             http_1_1=self._version == "1.1",
             received_at=monotonic(),
+            budget=self._state.budget,
         )
         if self._exchange is None:
             self._answer(exchange)
@@ -497,10 +515,16 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._last_words = b"%b%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
             status_line(status), JSON, lines, len(body), body,
         )  # fmt: skip
-        self._body = []
+        self._drop_body()
         if self._exchange is None:
             self.write(self._last_words)
             self._linger()
+
+    def _drop_body(self) -> None:
+        """What has arrived of a body that nobody will get."""
+        pieces, self._body = self._body, []
+        for piece in pieces:
+            self._state.budget.give_back(len(piece))
 
     def _linger(self) -> None:
         """Say no more, hear no more, and close when the client has, or soon."""

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from typing import Any
 
+from memroute_router.http.budget import BodyBudget
 from memroute_router.http.connection import (
     LINGER_SECONDS,
     ClientConnection,
@@ -33,7 +34,8 @@ class Server:
         on_fault: OnFault = log_fault,
     ) -> None:
         self._deadlines = Deadlines(on_fault)
-        self._state = ServerState(handler, limits, self._deadlines, outbox, on_fault)
+        self.budget = BodyBudget(limits.max_bodies_bytes)
+        self._state = ServerState(handler, limits, self._deadlines, outbox, on_fault, self.budget)
         self._tls = tls
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
