@@ -30,11 +30,12 @@ MODULES = (
         for path in REQUESTS.rglob("*.py") if path.name != "__init__.py"
     ),
     *(f"memroute_router/{name}.py" for name in (
-        "attempt", "claims", "engines/adapters", "engines/loads", "engines/others",
-        "engines/vllm", "events", "http/client", "http/deadlines", "http/errors",
-        "http/exchange", "http/fields", "http/framing", "http/outbox", "http/server", "intake",
-        "journal", "lifecycle", "metrics", "outcomes", "phases", "pools", "refusal", "scrape",
-        "services", "surface", "usage",
+        "answers", "attempt", "claims", "engines/adapters", "engines/loads", "engines/others",
+        "engines/vllm", "events", "failure", "http/budget", "http/client", "http/connection",
+        "http/deadlines", "http/engine_pool", "http/errors", "http/exchange", "http/fields",
+        "http/framing",
+        "http/outbox", "http/server", "intake", "isolation", "journal", "lifecycle", "metrics",
+        "outcomes", "phases", "pools", "refusal", "scrape", "services", "surface", "usage",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",

@@ -5,7 +5,6 @@ import logging
 import resource
 import secrets
 import signal
-import ssl
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -20,15 +19,18 @@ from memroute.traffic.admission import QueueLimits
 from memroute.traffic.replica import max_age_seconds
 from memroute_kube import KubernetesClient
 from memroute_router.discovery import Discovery
-from memroute_router.http.client import EnginePool
+from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.server import Server, ServerLimits
+from memroute_router.http.tls import TLSFiles, server_files
 from memroute_router.intake import IntakeServices
+from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal
 from memroute_router.lifecycle import Proxy
+from memroute_router.memory import bodies_bytes, memory_limit_bytes
 from memroute_router.metrics import RouterMetrics
 from memroute_router.openapi import openapi_document
 from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, read_secret
@@ -39,11 +41,15 @@ from memroute_router.scrape import Scraper
 from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
 from memroute_router.static import StaticMembership
+from memroute_router.supervisor import Supervisor
 from memroute_router.surface import ROUTES
 
 LOGGER = logging.getLogger(__name__)
 TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 TICK_SECONDS = 0.25
+# Between two looks at the listener's certificates. Unit: seconds. Source: chosen by hand; a rotated
+# one is valid for hours beside its successor.
+CERTIFICATE_SECONDS = 2.0
 MODEL_PATH = b"/v1/models/"
 SPARE_FILES = 64
 
@@ -74,6 +80,7 @@ class Router:
                     max_requests=settings.max_queued_requests if settings.max_queue_seconds else 0,
                     max_tokens=settings.max_queued_tokens,
                     max_seconds=settings.max_queue_seconds,
+                    max_replica_seconds=settings.replica_wait_seconds,
                 ),
                 waits_for_replicas=settings.hold_without_replicas,
                 max_age_seconds=max_age_seconds(settings.scrape_seconds),
@@ -81,7 +88,7 @@ class Router:
             ),
             call_soon=loop.call_soon,
             call_later=loop.call_later,
-            on_error=self._on_error,
+            on_error=lambda error: self.on_fault("pool", error),
         )
         self.peers = PeerLink(
             self.pools.peers,
@@ -90,8 +97,13 @@ class Router:
         self.pools.peers.outbox.max_bytes_per_second = settings.peer_bytes_per_second
         self.peer_names = PeerNames(self.peers, [parse_peer(name) for name in settings.peer])
         self.metrics = RouterMetrics(self.pools, self.peers)
-        outbox = Outbox(loop)
-        self.engines = EnginePool(outbox, connect_timeout_seconds=settings.connect_timeout_seconds)
+        outbox = Outbox(loop, self.on_fault)
+        self.engines = EnginePool(
+            outbox,
+            connect_timeout_seconds=settings.connect_timeout_seconds,
+            on_fault=self.on_fault,
+        )
+        self.isolation = Isolation(loop.call_soon, self.on_fault)
         self.journal = Journal(settings.access_log)
         self.scraper = Scraper(
             self.engines,
@@ -99,6 +111,8 @@ class Router:
             self.metrics,
             interval_seconds=settings.scrape_seconds,
             rng=rng,
+            on_fault=self.on_fault,
+            on_unreachable=self.isolation.unreachable,
         )
         self.tokenizers = Tokenizers(Path(settings.tokenizers) if settings.tokenizers else None)
         self.kv_events: KVEventFollower | None = None
@@ -109,6 +123,7 @@ class Router:
                 on_gap=lambda replica: self.metrics.kv_event_gaps.labels(
                     *self.metrics.replica_labels(replica)
                 ).inc(),
+                on_fault=self.on_fault,
             )
         self.proxy = Proxy(
             Services(
@@ -125,6 +140,8 @@ class Router:
                     first_byte_seconds=settings.first_byte_timeout_seconds,
                     stalled_engine_seconds=settings.stalled_engine_seconds,
                 ),
+                isolation=self.isolation,
+                on_fault=self.on_fault,
                 id_prefix=secrets.token_hex(6).encode(),
             ),
             otherwise=self._answer_itself,
@@ -135,12 +152,14 @@ class Router:
             limits=ServerLimits(
                 max_connections=settings.max_connections or _max_connections(),
                 max_body_bytes=settings.max_body_bytes,
+                max_bodies_bytes=bodies_bytes(settings.max_memory or memory_limit_bytes()),
                 idle_seconds=settings.idle_timeout_seconds,
                 header_seconds=settings.header_timeout_seconds,
                 body_seconds=settings.body_timeout_seconds,
                 stalled_client_seconds=settings.stalled_client_seconds,
             ),
             tls=_server_tls(settings),
+            on_fault=self.on_fault,
         )
         self.metrics.num_connections = lambda: self.server.num_connections
         self._membership: Membership | None = None
@@ -166,26 +185,23 @@ class Router:
         stopping: asyncio.Event,
         client: KubernetesClient | None = None,
     ) -> None:
-        """Serve until ``stopping``, then let answers finish. A lost loop is a bug and raises.
+        """Serve until ``stopping``, then let answers finish. A loop that ends is started again.
 
         ``client``: of the API server that knows the routers' pods; None: there is none.
         """
         self._membership = membership
         port = await self.server.start(self._settings.host, self._settings.port)
         LOGGER.info("listening host=%s port=%d", self._settings.host, port)
-        loops = [
-            asyncio.create_task(membership.follow(), name="membership"),
-            asyncio.create_task(self._tick_forever(), name="clock"),
-            asyncio.create_task(self._follow_peers(client), name="peers"),
-        ]
-        stop = asyncio.create_task(stopping.wait())
-        done, _ = await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
+        supervisor = Supervisor(self.on_fault)
+        supervisor.keep("membership", membership.follow)
+        supervisor.keep("clock", self._tick_forever)
+        supervisor.keep("certificates", self._follow_certificates)
+        supervisor.keep("peers", lambda: self._follow_peers(client))
+        await stopping.wait()
         self._is_stopping = True
         LOGGER.info("stopping open_connections=%d", self.server.num_connections)
         await self.server.stop(timeout_seconds=self._settings.shutdown_timeout_seconds)
-        for task in (stop, *loops):
-            task.cancel()
-        await asyncio.gather(stop, *loops, return_exceptions=True)
+        await supervisor.close()
         self.peers.close()
         self.scraper.close()
         if self.kv_events is not None:
@@ -193,13 +209,11 @@ class Router:
         self.tokenizers.close()
         await self.engines.close()
         self.journal.flush()
-        for task in done:
-            if task is not stop:
-                task.result()
         LOGGER.info("router stopped")
 
     def on_upsert(self, replica: Replica) -> None:
         """A replica is there, or has changed."""
+        self.tokenizers.of(replica.info.served_model, None)  # read before the first request
         self.scraper.follow(replica)
         if self.kv_events is not None:
             self.kv_events.follow(replica)
@@ -210,21 +224,42 @@ class Router:
         self.scraper.forget(replica.info.key)
         if self.kv_events is not None:
             self.kv_events.forget(replica.info.key)
-        self.engines.abandon(replica.info.endpoint)
+        replica.upstream.abandon()
 
-    def _on_error(self, error: Exception) -> None:
-        """A bug of ours, in what was done for one request or replica: the others go on."""
-        LOGGER.error("internal error", exc_info=error)
-        self.metrics.internal_errors.inc()
+    def on_retired(self, replica: Replica) -> None:
+        """A replica gets nothing more, and still lives: what runs there goes on to its end."""
+        LOGGER.info("replica retired replica=%s", replica.info.key)
+        self.scraper.forget(replica.info.key)
+        if self.kv_events is not None:
+            self.kv_events.forget(replica.info.key)
+
+    def on_fault(self, place: str, error: Exception) -> None:
+        """A bug of ours, in what was done for one request, replica or event: the others go on."""
+        LOGGER.error("internal error place=%s", place, exc_info=error)
+        self.metrics.internal_errors.labels(place).inc()
 
     async def _tick_forever(self) -> None:
         while True:
             due = time.monotonic() + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)
             self.metrics.loop_lag_seconds = max(0.0, time.monotonic() - due)
-            self.pools.tick()
-            self.scraper.tick()
-            self.peers.tick()
+            for place, tick in (
+                ("pool", self.pools.tick),
+                ("isolation", self.isolation.tick),
+                ("connect", self.engines.tick),
+                ("scrape", self.scraper.tick),
+                ("peers", self.peers.tick),
+            ):
+                try:
+                    tick()
+                except Exception as error:  # noqa: BLE001 - the others have their turn
+                    self.on_fault(place, error)
+
+    async def _follow_certificates(self) -> None:
+        """Serve with the certificates that the files have now, for ever."""
+        while True:
+            await asyncio.sleep(CERTIFICATE_SECONDS)
+            await self.server.refresh_certificates()
 
     async def _follow_peers(self, client: KubernetesClient | None) -> None:
         """Hear the other routers, once there are any to hear."""
@@ -367,16 +402,19 @@ async def run_router(settings: RouterSettings) -> None:
                 Path(settings.config),
                 router.pools,
                 on_upsert=router.on_upsert,
-                on_gone=router.on_gone,
+                on_retired=router.on_retired,
                 on_reload=lambda ok: router.metrics.config_reloads.labels(
                     "applied" if ok else "refused"
                 ).inc(),
                 on_peers=router.peer_names.in_file,
+                on_fault=router.on_fault,
             )
             static.load()
             loop.add_signal_handler(signal.SIGHUP, static.reload_soon)
             membership = static
         else:
+            # Its default action would end the process.
+            loop.add_signal_handler(signal.SIGHUP, LOGGER.info, "SIGHUP: there is no file to read")
             client = await stack.enter_async_context(await KubernetesClient.from_environment())
             membership = Discovery(
                 client,
@@ -395,10 +433,7 @@ def _max_connections() -> int:
     return max(1, (allowed - SPARE_FILES) // 2)
 
 
-def _server_tls(settings: RouterSettings) -> ssl.SSLContext | None:
+def _server_tls(settings: RouterSettings) -> TLSFiles | None:
     if settings.tls_cert is None:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+    return server_files(settings.tls_cert, settings.tls_key, settings.tls_client_ca)

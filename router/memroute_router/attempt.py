@@ -9,14 +9,17 @@ begin ── an idle connection, or a new one ── sent ── first byte ─�
 
 It ends once: its owner is told by one of those, or abandons it. Either way the connection is given
 back and the lease released. A retry is another attempt, not this one anew. Nothing here awaits.
+
+How it failed is a ``FailureCause`` (``failure.py``), never words. An error that an engine says
+inside its stream is an answer: ``error_status`` has it.
 """
 
 import asyncio
-from enum import StrEnum
 from typing import Final, Protocol
 
 from memroute.traffic.dispatch import Lease
 from memroute_router.events import FIRST_ERROR_STATUS, EventStream
+from memroute_router.failure import BEFORE_FIRST_BYTE, Failure, FailureCause
 from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
@@ -32,64 +35,9 @@ ELSEWHERE: Final = PUSH_BACK | {502, 504}
 # Chosen by hand; errors of engines have fewer than 1,000 bytes.
 MAX_HELD_ANSWER_BYTES: Final = 64 * 1024
 _FIRST_REFUSED_STATUS: Final = 400
-
-
-class FailureCause(StrEnum):
-    """Why an attempt failed; those before the first byte are labels of retries."""
-
-    BROKEN = "broken"
-    """Some of the answer has gone to the client, and the rest will not come."""
-    PUSH_BACK = "push-back"
-    """The engine is full, and said so: no fault."""
-    BAD_GATEWAY = "bad-gateway"
-    """A proxy before the engine says that it is not there."""
-    NO_CONNECTION = "no-connection"
-    EXHAUSTED = "exhausted"
-    """This process has no file, port or memory left: no replica would do better."""
-    TIMEOUT = "timeout"
-    CONNECTION_LOST = "connection-lost"
-    """It was reset or closed before the first byte of the answer."""
-    MALFORMED = "malformed"
-    REPLICA_GONE = "replica-gone"
-    STUCK = "stuck"
-    """Nothing has come back for far longer than it should take."""
-
-
-_BEFORE_FIRST_BYTE: Final = {
-    LossCause.NOT_CONNECTED: FailureCause.NO_CONNECTION,
-    LossCause.EXHAUSTED: FailureCause.EXHAUSTED,
-    LossCause.IDLE_CLOSED: FailureCause.CONNECTION_LOST,
-    LossCause.TIMEOUT: FailureCause.TIMEOUT,
-    LossCause.RESET: FailureCause.CONNECTION_LOST,
-    LossCause.CLOSED: FailureCause.CONNECTION_LOST,
-    LossCause.MALFORMED: FailureCause.MALFORMED,
-    LossCause.REPLICA_GONE: FailureCause.REPLICA_GONE,
-}
-
-
-class Failure:
-    """How an attempt failed; never changed."""
-
-    __slots__ = ("body", "cause", "detail", "lines", "retry_after", "status")
-
-    def __init__(
-        self,
-        cause: FailureCause,
-        *,
-        detail: str = "",
-        status: int = 0,
-        lines: bytes = b"",
-        body: bytes = b"",
-        retry_after: bytes | None = None,
-    ) -> None:
-        self.cause = cause
-        self.detail = detail
-        """For the log."""
-        self.status = status
-        """What the engine, or a proxy before it, said instead of an answer; 0: nothing."""
-        self.lines = lines
-        self.body = body
-        self.retry_after = retry_after
+# How a stream begins that is an error and nothing else. (Of unknown length: compiled, other tuples
+# are made anew at each look.)
+_ERROR_EVENTS: Final[tuple[bytes, ...]] = (b'data: {"error"', b"event: error")
 
 
 class AttemptOwner(Protocol):
@@ -111,6 +59,10 @@ class AttemptOwner(Protocol):
         """There is no answer, or no more of it. The attempt is over."""
         ...
 
+    def crashed(self) -> None:
+        """A bug of ours has shown itself in the attempt: end the request, if it has not ended."""
+        ...
+
 
 class Attempt:
     """One attempt. A ``Listener``. Owns its lease, its connection, and what it reads of the answer.
@@ -120,8 +72,9 @@ class Attempt:
 
     __slots__ = (
         "_connecting", "_connection", "_events", "_exchange", "_has_vouched", "_is_paused",
-        "_lease", "_owner", "_services", "_tail", "_usage", "choice", "first_byte_at",
-        "num_events", "replica", "status",
+        "_lease", "_owner", "_sent_at", "_services", "_tail", "_upstream", "_usage",
+        "_was_delivered",
+        "begins_with_error", "choice", "first_byte_at", "num_events", "replica", "status",
     )  # fmt: skip
 
     def __init__(
@@ -132,15 +85,21 @@ class Attempt:
         self._exchange = exchange
         self._lease: Lease[Replica] | None = lease
         self.replica = lease.replica.info.key
+        self._upstream = lease.replica.upstream
         self.choice = lease.choice
         """Why this replica."""
         self._connecting: asyncio.Task[None] | None = None
         self._connection: EngineConnection | None = None
         self._is_paused = False
+        self._sent_at = 0.0
+        self._was_delivered = False
+        """Whether a connection was lost on which the request may have arrived."""
         self._has_vouched = False
         """Whether the answer has shown that the replica works."""
         self.status = 0
         """Of the answer; 0 before its first byte."""
+        self.begins_with_error = False
+        """Whether the engine answered by an error of its own, as a status or as first event."""
         self.first_byte_at: float | None = None
         """On the monotonic clock."""
         self._events: EventStream | None = None
@@ -154,6 +113,11 @@ class Attempt:
     def is_answering(self) -> bool:
         """Whether some of the answer has gone to the client."""
         return self.first_byte_at is not None
+
+    @property
+    def tried(self) -> str:
+        """The replica, so that it is not asked again; a later one of its name may be."""
+        return f"{self.replica} (before)" if self._upstream.is_retired else self.replica
 
     @property
     def takes_events(self) -> bool:
@@ -178,14 +142,17 @@ class Attempt:
             self._usage = usage
         return usage
 
+    def holds(self, lease: Lease[Replica]) -> bool:
+        """Whether it is this attempt that gives the lease back."""
+        return self._lease is lease
+
     def begin(self) -> None:
         """Forward the request, over an idle connection if there is one."""
         lease = self._lease
         if lease is None:
             return
         now = lease.reservation.sent_at_seconds
-        endpoint = lease.replica.info.endpoint
-        connection = self._services.engines.take_idle(endpoint, now_seconds=now)
+        connection = self._services.engines.take_idle(lease.replica.upstream, now_seconds=now)
         if connection is None:
             self._connect(lease)
         else:
@@ -256,6 +223,9 @@ class Attempt:
         self._services.engines.give_back(connection)
         self._connection = None
         if cause is LossCause.IDLE_CLOSED and not self.is_answering:
+            # Most likely the engine closed it before the request came. If it cannot be reached any
+            # more, it had the request.
+            self._was_delivered = True
             if self._lease is not None:
                 self._connect(self._lease)
         elif self.is_answering:
@@ -263,21 +233,36 @@ class Attempt:
                 self._lease.replica.health.fault(now_seconds=monotonic())
             self._fail(Failure(FailureCause.BROKEN, detail=detail))
         else:
-            self._blame(_BEFORE_FIRST_BYTE[cause], detail)
+            self._blame(BEFORE_FIRST_BYTE[cause], detail)
+
+    def answer_crashed(self, connection: EngineConnection) -> None:
+        """One of the two above has raised: the request ends, and no other."""
+        self._services.engines.give_back(connection)
+        self._connection = None
+        self._crashed()
 
     # On the way there
 
     def _connect(self, lease: Lease[Replica]) -> None:
         self._connecting = self._services.engines.connect(
-            lease.replica.info.endpoint, self._connected, self._not_connected
+            lease.replica.upstream, self._connected, self._not_connected, self._crashed
         )
 
     def _not_connected(self, cause: LossCause, detail: str) -> None:
         self._connecting = None
         if cause is LossCause.EXHAUSTED:
             self._fail(Failure(FailureCause.EXHAUSTED, detail=detail))
+        elif self._was_delivered:
+            self._blame(FailureCause.CONNECTION_LOST, detail)
         else:
-            self._blame(_BEFORE_FIRST_BYTE[cause], detail)
+            self._blame(BEFORE_FIRST_BYTE[cause], detail)
+
+    def _crashed(self) -> None:
+        owner = self._owner
+        if owner is None:
+            self.abandon()
+        else:
+            owner.crashed()
 
     def _connected(self, connection: EngineConnection) -> None:
         self._connecting = None
@@ -285,6 +270,7 @@ class Attempt:
 
     def _send(self, connection: EngineConnection, now_seconds: float) -> None:
         self._connection = connection
+        self._sent_at = now_seconds
         connection.expect_within(self._services.limits.first_byte_seconds, now_seconds=now_seconds)
         if self._owner is not None:
             head = self._owner.request_head(connection.endpoint.authority)
@@ -317,6 +303,9 @@ class Attempt:
                 lease.replica.health.error(now_seconds=now)
         elif not is_stream:
             self._vouch()
+        self.begins_with_error = status >= FIRST_ERROR_STATUS or (
+            is_stream and data.startswith(_ERROR_EVENTS)
+        )
         if self._owner is not None:
             self._owner.answer_begins(status, head.lines(), length)
 
@@ -360,17 +349,26 @@ class Attempt:
             elif self.status < FIRST_ERROR_STATUS:
                 health.error(now_seconds=monotonic())
         owner = self._owner
-        self._let_go(is_complete=error_status < _FIRST_REFUSED_STATUS)
-        if owner is not None:
-            owner.answer_ends(data)
+        try:
+            self._let_go(is_complete=error_status < _FIRST_REFUSED_STATUS)
+            if owner is not None:
+                owner.answer_ends(data)
+        except Exception:
+            self._owner = owner  # who is told that it crashed
+            raise
 
     # It ends
 
     def _pushed_back(self, connection: EngineConnection) -> None:
         """An engine that is full, or a proxy before it: not for this client yet."""
         is_push_back = connection.status in PUSH_BACK
-        if not is_push_back and self._lease is not None:
-            self._lease.replica.health.error(now_seconds=monotonic())
+        if self._lease is not None:
+            health = self._lease.replica.health
+            if not is_push_back:
+                health.error(now_seconds=monotonic())
+            elif health.is_out:
+                # Push-back is an answer: the trial has been passed.
+                health.answered()
         self._fail(
             Failure(
                 FailureCause.PUSH_BACK if is_push_back else FailureCause.BAD_GATEWAY,
@@ -383,15 +381,20 @@ class Attempt:
 
     def _blame(self, cause: FailureCause, detail: str) -> None:
         """It failed before its first byte, and the replica is to blame."""
+        now = monotonic()
         if self._lease is not None:
-            self._lease.replica.health.fault(now_seconds=monotonic())
-        self._fail(Failure(cause, detail=detail))
+            self._lease.replica.health.fault(now_seconds=now)
+        self._fail(Failure(cause, detail=detail, lived_seconds=now - self._sent_at))
 
     def _fail(self, failure: Failure) -> None:
         owner = self._owner
-        self._let_go(is_complete=False)
-        if owner is not None:
-            owner.attempt_failed(failure)
+        try:
+            self._let_go(is_complete=False)
+            if owner is not None:
+                owner.attempt_failed(failure)
+        except Exception:
+            self._owner = owner  # as above
+            raise
 
     def _let_go(self, *, is_complete: bool) -> None:
         """Give back the connection and the lease, and forget the owner, who may keep this."""
@@ -403,9 +406,14 @@ class Attempt:
         if connecting is not None:
             connecting.cancel()
         lease, self._lease = self._lease, None
-        if lease is not None:
+        if lease is None:
+            return
+        generated_tokens: int | None = None
+        try:
+            generated_tokens = self.usage.output_tokens
+        finally:
             lease.release(
                 is_complete=is_complete,
-                generated_tokens=self.usage.output_tokens,
+                generated_tokens=generated_tokens,
                 num_events=self.num_events,
             )

@@ -195,6 +195,7 @@ class Beliefs:
             max_context_tokens=member.max_context_tokens,
             is_routable=pod.is_serving and not pod.is_going,
             version=pod.deployment_key,
+            uid=pod.uid,
         )
         self._upsert(key, info)
         if pod.oddities:

@@ -12,6 +12,7 @@ begin ── intake ── admit ─┬─ refused ─────────�
 | --- | --- | --- |
 | parsed, tokenized, sized | ``intake.py`` | until the first byte |
 | one lease, one connection, one answer | ``attempt.py`` | until it ends; a retry is another |
+| requests with which a replica has died | ``isolation.py`` | for ten minutes |
 | the client, what to do with an ending, the account | here | until the request ends |
 | which phase allows what | ``phases.py`` | |
 | why not, and how that is written | ``refusal.py`` | |
@@ -19,6 +20,8 @@ begin ── intake ── admit ─┬─ refused ─────────�
 ``_end`` is the one way out. It ends the attempt, leaves the queue and accounts for the request,
 whatever happened: a client that left, an engine that refused, broke off, stalled or ended early, a
 router that shuts down. Nothing here awaits: each step runs to its end when something has happened.
+Whoever calls one of these steps catches what it raises, and calls ``crashed``: the request fails
+alone, and what it held is given back.
 """
 
 import logging
@@ -30,12 +33,15 @@ from memroute.traffic.admission import Reject
 from memroute.traffic.dispatch import Lease
 from memroute.traffic.lengths import PromptParts
 from memroute.traffic.request import RequestProfile
-from memroute_router.attempt import PUSH_BACK, Attempt, Failure, FailureCause
+from memroute_router.answers import explained, given_id
+from memroute_router.attempt import PUSH_BACK, Attempt
 from memroute_router.events import FIRST_ERROR_STATUS
+from memroute_router.failure import Failure, FailureCause
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
-from memroute_router.http.fields import EXPLAIN, REASON, REQUEST_ID
+from memroute_router.http.fields import EXPLAIN, REASON
 from memroute_router.intake import MAX_MODEL_CHARACTERS, Intake
+from memroute_router.isolation import Case
 from memroute_router.journal import Record
 from memroute_router.metrics import PoolStatistics
 from memroute_router.outcomes import Outcome
@@ -54,23 +60,24 @@ from memroute_router.services import Services
 from memroute_router.surface import ROUTES, Route
 
 LOGGER = logging.getLogger(__name__)
-MAX_REQUEST_ID_BYTES: Final = 128
 # Looked up once, not for every request: a member of an enumeration costs 0.15 us.
 _SERVED: Final = Outcome.SERVED
 _ENGINE_ERROR: Final = Outcome.ENGINE_ERROR
-_NOT_IN_IDS: Final = bytes(c for c in range(128) if not chr(c).isprintable() or chr(c) in ' "')
 _NOTHING: Final = RequestProfile(
     num_prompt_tokens=0, min_prompt_tokens=0, max_output_tokens=0, assumed_output_tokens=0
 )
 
 
 class Lifecycle:
-    """One request, from its arrival to its end. A ``Waiter``, a ``Sink``, an ``AttemptOwner``."""
+    """One request, from its arrival to its end.
+
+    A ``Waiter``, a ``Sink``, an ``AttemptOwner``; where a replica has died with it, ``Isolated``.
+    """
 
     __slots__ = (
-        "_attempt", "_exchange", "_failure", "_intake", "_model", "_num_attempts", "_parts",
-        "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal", "_request_id",
-        "_route", "_services", "_status", "profile", "tried",
+        "_attempt", "_case", "_exchange", "_failed_on", "_failure", "_intake", "_model",
+        "_num_attempts", "_parts", "_phase", "_pool", "_queue_seconds", "_queued_at",
+        "_refusal", "_request_id", "_route", "_services", "_status", "profile", "tried",
     )  # fmt: skip
 
     def __init__(self, services: Services, exchange: Exchange, route: Route, number: int) -> None:
@@ -78,7 +85,7 @@ class Lifecycle:
         self._services = services
         self._exchange = exchange
         self._route = route
-        self._request_id = _given_id(exchange) or b"%b-%x" % (services.id_prefix, number)
+        self._request_id = given_id(exchange) or b"%b-%x" % (services.id_prefix, number)
         self._phase: int = Phase.INTAKE
         # What was asked; the intake, and with it the document, only until the first byte.
         self._intake: Intake | None = Intake(
@@ -90,7 +97,12 @@ class Lifecycle:
         self._pool: Pool | None = None
         self.profile: RequestProfile = _NOTHING
         # Where it has been.
-        self.tried: list[str] = []
+        self._failed_on: list[str] = []
+        """Replicas on which it has failed, in order."""
+        self.tried = self._failed_on
+        """Replicas that it is not sent to: of a suspect also those where another one is."""
+        self._case: Case | None = None
+        """Where a replica has died with it, of late or now."""
         self._queued_at: float | None = None
         self._queue_seconds: float | None = None
         self._num_attempts = 0
@@ -110,6 +122,7 @@ class Lifecycle:
         if intake is None:
             return
         exchange = self._exchange
+        exchange.sink = self
         refusal = intake.read(self._route, exchange.body)
         if intake.parsed is not None:
             self._model = intake.parsed.model[:MAX_MODEL_CHARACTERS]
@@ -117,11 +130,18 @@ class Lifecycle:
         if refusal is not None:
             self._refuse(Happening.REFUSE, refusal)
             return
-        exchange.sink = self
-        if intake.tokenize(self._sized):
+        if intake.tokenize(self._tokenized):
             self._phase = after(self._phase, Happening.TOKENIZE)
         else:
             self._sized()
+
+    def _tokenized(self) -> None:
+        """A thread has counted the prompt's tokens, or could not."""
+        try:
+            self._sized()
+        except Exception as error:  # noqa: BLE001 - a bug in one request
+            self._services.on_fault("request", error)
+            self.crashed()
 
     def _sized(self) -> None:
         """Its prompt's tokens are known now, or will not be."""
@@ -132,19 +152,38 @@ class Lifecycle:
         self.profile = intake.profile()
         if intake.parsed is not None:
             self._parts = intake.parsed.parts
+        self._case = self._services.isolation.recognize(self._exchange.target, self._exchange.body)
         self._seek_room()
 
     def _seek_room(self) -> None:
-        if self._pool is None:
+        pool = self._pool
+        if pool is None:
             return
-        verdict = self._pool.submit(self)
+        case = self._case
+        if case is not None:
+            refusal = case.refusal()
+            if refusal is not None:
+                self._refuse(Happening.REFUSE, refusal)
+                return
+            if not self._is_apart(case, pool):
+                self._held()
+                self._services.isolation.wait(self)
+                return
+        verdict = pool.submit(self)
         if verdict is None:
-            self._phase = after(self._phase, Happening.HOLD)
-            self._queued_at = monotonic()
+            self._held()
         elif isinstance(verdict, Reject):
             self.refused(verdict)
         else:
-            self.admitted(verdict)
+            self._admit(verdict)
+
+    def _admit(self, lease: Lease[Replica]) -> None:
+        try:
+            self.admitted(lease)
+        except Exception:
+            if self._attempt is None or not self._attempt.holds(lease):
+                lease.release()
+            raise
 
     # Waiter
 
@@ -153,6 +192,8 @@ class Lifecycle:
         self._phase = after(self._phase, Happening.ADMIT)
         self._waits_no_more()
         self._num_attempts += 1
+        if self._case is not None:
+            self._case.sent(self, lease.replica.info.key)
         attempt = self._attempt = Attempt(self._services, self, self._exchange, lease)
         attempt.begin()
 
@@ -172,17 +213,23 @@ class Lifecycle:
             self._attempt.stuck()
 
     def crashed(self) -> None:
-        """A bug of ours, in a call that was not made for the client: its request fails alone."""
-        if self._phase == Phase.OVER:
-            return
-        if self._phase == Phase.ANSWERING:
-            self._break_off(
-                Happening.CRASH,
-                Outcome.INTERNAL_ERROR,
-                "the router has failed; the answer is incomplete",
-            )
-        else:
-            self._refuse(Happening.CRASH, CRASHED)
+        """A bug of ours, in whatever was done for this request: it fails alone."""
+        LOGGER.error(
+            "request failed by a bug request=%s replica=%s",
+            self._request_id.decode(),
+            self._replica() or "-",
+        )
+        try:
+            if self._phase == Phase.ANSWERING:
+                self._break_off(
+                    Happening.CRASH,
+                    Outcome.INTERNAL_ERROR,
+                    "the router has failed; the answer is incomplete",
+                )
+            elif self._phase != Phase.OVER:
+                self._refuse(Happening.CRASH, CRASHED)
+        finally:
+            self._close()
 
     # AttemptOwner
 
@@ -211,9 +258,15 @@ class Lifecycle:
         self._phase = after(self._phase, Happening.FIRST_BYTE)
         self._status = status
         exchange = self._exchange
+        attempt, case = self._attempt, self._case
+        if attempt is not None and attempt.begins_with_error:
+            # Perhaps its last word: a replica that dies now has died of one of these.
+            (case or self._open_case()).errored(attempt.replica)
+        if case is not None:
+            case.left(self)
         # No other replica will get them: a stream may last for minutes.
         self._intake = None
-        exchange.body = b""
+        exchange.drop_body()
         exchange.start(status, lines + self._own_lines(), length=length)
 
     def answer_ends(self, rest: bytes) -> None:
@@ -279,7 +332,18 @@ class Lifecycle:
                 failure.detail,
             )
         self._failure = failure
-        self.tried.append(self._replica())
+        if failure.cause is FailureCause.CONNECTION_LOST:
+            refusal = self._was_killed(failure)
+            if refusal is not None:
+                self._refuse(Happening.REFUSE, refusal)
+                return
+        elif failure.cause is FailureCause.NO_CONNECTION:
+            self._services.isolation.unreachable(self._replica())
+        if self._case is not None:
+            self._case.left(self)
+        if self._attempt is not None:
+            self._failed_on.append(self._attempt.tried)
+        self.tried = self._failed_on
         if self._pool is not None and self._pool.may_retry(self):
             self._statistics().retried(failure.cause.value)
             self._phase = after(self._phase, Happening.RETRY)
@@ -289,13 +353,13 @@ class Lifecycle:
 
     def _give_up(self, failure: Failure) -> None:
         if not failure.status:
-            self._refuse(Happening.REFUSE, replicas_failed(self.tried))
+            self._refuse(Happening.REFUSE, replicas_failed(self._failed_on))
             return
         # The engine's own words are the best answer; and a time to come back.
         is_push_back = failure.status in PUSH_BACK
         outcome = Outcome.ENGINE_PUSH_BACK if is_push_back else Outcome.ENGINE_ERROR
         self._status = failure.status
-        self._refusal = f"{len(self.tried)} replica(s) answered {failure.status}"
+        self._refusal = f"{len(self._failed_on)} replica(s) answered {failure.status}"
         self._end(Happening.REFUSE, outcome)
         retry_after = failure.retry_after or b"2"
         own = b"retry-after: %b\r\n%b: %b\r\n" % (retry_after, REASON, outcome.value.encode())
@@ -338,6 +402,12 @@ class Lifecycle:
             refusal.lines() + self._own_lines(),
         )
 
+    def _held(self) -> None:
+        """It waits: for its turn, or for a replica without another suspect."""
+        self._phase = after(self._phase, Happening.HOLD)
+        if self._queued_at is None:
+            self._queued_at = monotonic()
+
     def _waits_no_more(self) -> None:
         if self._queued_at is not None:
             self._queue_seconds = monotonic() - self._queued_at
@@ -350,10 +420,14 @@ class Lifecycle:
         self._exchange.sink = None
         pool, attempt = self._pool, self._attempt
         self._waits_no_more()
-        if is_queued and pool is not None:
-            pool.withdraw(self)
-        if attempt is not None:
-            attempt.abandon()
+        try:
+            if is_queued and pool is not None:
+                pool.withdraw(self)
+        finally:
+            if attempt is not None:
+                attempt.abandon()
+        if self._case is not None:
+            self._case.ends(self, is_answered=outcome is _SERVED)
         self._intake = None
         now = monotonic()
         record = self._record(outcome, now)
@@ -368,6 +442,58 @@ class Lifecycle:
                 )
         self._statistics().ended(record)
         self._services.journal.add(record)
+
+    def _close(self) -> None:
+        """Whatever has failed in the end itself: nothing is held, and the client is told."""
+        if self._attempt is not None:
+            self._attempt.abandon()
+        exchange = self._exchange
+        if exchange.is_finished:
+            return
+        if exchange.has_started:
+            exchange.abort()
+        else:
+            exchange.respond(
+                CRASHED.status,
+                CRASHED.body(is_anthropic=self._route.is_anthropic),
+                CRASHED.lines(),
+            )
+
+    # A suspect, kept apart from others
+
+    def try_again(self) -> None:
+        """A replica may be free of other suspects now."""
+        if self._phase != Phase.QUEUED:
+            return
+        self._phase = after(self._phase, Happening.SEEK)
+        self._seek_room()
+
+    def _is_apart(self, case: Case, pool: Pool) -> bool:
+        """Whether it may be sent now; then ``tried`` has the replicas to be left alone."""
+        waited = 0.0 if self._queued_at is None else monotonic() - self._queued_at
+        avoided = case.avoided(pool, self._failed_on, waited_seconds=waited)
+        if avoided is None:
+            return False
+        self.tried = avoided
+        return True
+
+    def _was_killed(self, failure: Failure) -> Refusal | None:
+        """A replica died with it; the refusal if it is to blame."""
+        case = self._case
+        if case is None:
+            case = self._case = self._open_case()
+        if not case.died(self._replica(), lived_seconds=failure.lived_seconds):
+            return None
+        LOGGER.error(
+            "replicas died with it request=%s replicas=%s",
+            self._request_id.decode(),
+            ",".join(case.died_with_it),
+        )
+        return case.refusal()
+
+    def _open_case(self) -> Case:
+        exchange = self._exchange
+        return self._services.isolation.open_case(exchange.target, exchange.body)
 
     # The account
 
@@ -408,21 +534,18 @@ class Lifecycle:
 
     def _own_lines(self) -> bytes:
         """Our fields of every answer; with the reasons when the client asked for them."""
-        lines = b"x-request-id: %b\r\n" % self._request_id
-        if EXPLAIN in self._exchange.fields:
-            why = self._refusal
-            if not why and self._attempt is not None:
-                why = self._attempt.choice.why
-            lines += (
-                b"x-memroute-replica: %b\r\nx-memroute-decision: %b\r\n"
-                b"x-memroute-queue-seconds: %.3f\r\nx-memroute-reserved-tokens: %d\r\n"
-            ) % (
-                self._replica().encode(),
-                _printable(why),
-                self._queue_seconds or 0.0,
-                self.profile.expected_tokens,
-            )
-        return lines
+        if EXPLAIN not in self._exchange.fields:
+            return b"x-request-id: %b\r\n" % self._request_id
+        why = self._refusal
+        if not why and self._attempt is not None:
+            why = self._attempt.choice.why
+        return explained(
+            self._request_id,
+            replica=self._replica(),
+            why=why,
+            queue_seconds=self._queue_seconds or 0.0,
+            reserved_tokens=self.profile.expected_tokens,
+        )
 
     def _unready(self) -> str:
         """Why nothing serves the model, as its ModelDeployment's condition says; empty if unknown.
@@ -436,18 +559,6 @@ class Lifecycle:
 
     def _statistics(self) -> PoolStatistics:
         return self._services.metrics.of(self._pool)
-
-
-def _given_id(exchange: Exchange) -> bytes | None:
-    given = exchange.fields.get(REQUEST_ID)
-    if not given or len(given) > MAX_REQUEST_ID_BYTES or not given.isascii():
-        return None
-    return given.translate(None, _NOT_IN_IDS) or None
-
-
-def _printable(text: str) -> bytes:
-    """What a header field can carry: a model's name is the client's to choose."""
-    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text).encode()
 
 
 class Proxy:

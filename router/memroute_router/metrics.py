@@ -141,7 +141,8 @@ class RouterMetrics:
         )
         self.internal_errors = Counter(
             "memroute_router_internal_errors",
-            "Exceptions that are bugs of the router.",
+            "Exceptions that are bugs of the router, by where they were caught.",
+            ("place",),
             registry=self.registry,
         )
         self.config_reloads = Counter(

@@ -18,6 +18,7 @@ class Outcome(StrEnum):
     ENGINE_PUSH_BACK = "engine-push-back"
     ENGINE_ERROR = "engine-error"
     REPLICAS_FAILED = "replicas-failed"
+    REPLICAS_DIED = "replicas-died"
     STREAM_BROKEN = "stream-broken"
     CLIENT_GONE = "client-gone"
     INTERNAL_ERROR = "internal-error"

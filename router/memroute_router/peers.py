@@ -92,6 +92,8 @@ class PeerLink(asyncio.DatagramProtocol):
     async def start(self, host: str, port: int) -> int:
         """Listen; the port. Raises ``OSError``."""
         loop = self._loop = asyncio.get_running_loop()
+        if host == "*":
+            host = "0.0.0.0"  # noqa: S104 - a pod's own address; IPv6 where --host names one
         transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=(host, port))
         self._transport = transport
         own = transport.get_extra_info("sockname")

@@ -19,7 +19,7 @@ from typing import Final
 PHASES: Final = ("INTAKE", "TOKENIZING", "SEEKING", "QUEUED", "ATTEMPTING", "ANSWERING", "OVER")
 HAPPENINGS: Final = (
     "TOKENIZE", "SIZED", "HOLD", "ADMIT", "REFUSE", "RETRY", "FIRST_BYTE", "LAST_BYTE", "BREAK",
-    "STUCK", "CLIENT_GONE", "CLIENT_SLOW", "CLIENT_READY", "SHUT_DOWN", "CRASH",
+    "STUCK", "CLIENT_GONE", "CLIENT_SLOW", "CLIENT_READY", "SHUT_DOWN", "CRASH", "SEEK",
 )  # fmt: skip
 
 
@@ -69,7 +69,9 @@ class Happening:
     SHUT_DOWN: Final = 13
     """The router's time is up."""
     CRASH: Final = 14
-    """A bug of ours, in a call that the pool made."""
+    """A bug of ours, in whatever was done for the request."""
+    SEEK: Final = 15
+    """A suspect that was kept apart from others may ask for room."""
 
 
 _WAITS: Final = (Phase.TOKENIZING, Phase.QUEUED, Phase.ATTEMPTING, Phase.ANSWERING)
@@ -85,6 +87,7 @@ TRANSITIONS: Final[dict[tuple[int, int], int]] = {
     (Phase.SEEKING, Happening.REFUSE): Phase.OVER,
     (Phase.QUEUED, Happening.ADMIT): Phase.ATTEMPTING,
     (Phase.QUEUED, Happening.REFUSE): Phase.OVER,
+    (Phase.QUEUED, Happening.SEEK): Phase.SEEKING,
     (Phase.ATTEMPTING, Happening.RETRY): Phase.SEEKING,
     (Phase.ATTEMPTING, Happening.REFUSE): Phase.OVER,
     (Phase.ATTEMPTING, Happening.FIRST_BYTE): Phase.ANSWERING,
@@ -98,6 +101,8 @@ TRANSITIONS: Final[dict[tuple[int, int], int]] = {
     # Only after an exception in admission, a bug: the request is accounted for all the same.
     (Phase.SEEKING, Happening.CLIENT_GONE): Phase.OVER,
     (Phase.SEEKING, Happening.SHUT_DOWN): Phase.OVER,
+    (Phase.INTAKE, Happening.CRASH): Phase.OVER,
+    (Phase.TOKENIZING, Happening.CRASH): Phase.OVER,
     (Phase.SEEKING, Happening.CRASH): Phase.OVER,
     (Phase.QUEUED, Happening.CRASH): Phase.OVER,
     (Phase.ATTEMPTING, Happening.CRASH): Phase.OVER,
@@ -117,14 +122,14 @@ _NOT_SIZED: Final = "has not been sized, so nobody was asked for room"
 
 IMPOSSIBLE: Final[dict[int, tuple[tuple[str, tuple[int, ...]], ...]]] = {
     Phase.INTAKE: (
-        (_NOT_SIZED, (Happening.HOLD, Happening.ADMIT, Happening.CRASH)),
+        (_NOT_SIZED, (Happening.HOLD, Happening.ADMIT, Happening.SEEK)),
         (_NO_LEASE, (Happening.RETRY, Happening.FIRST_BYTE, Happening.LAST_BYTE,
                      Happening.BREAK, Happening.STUCK)),
         (_ONE_CALL, (Happening.CLIENT_GONE, Happening.CLIENT_SLOW, Happening.CLIENT_READY,
                      Happening.SHUT_DOWN)),
     ),
     Phase.TOKENIZING: (
-        (_NOT_SIZED, (Happening.HOLD, Happening.ADMIT, Happening.REFUSE, Happening.CRASH)),
+        (_NOT_SIZED, (Happening.HOLD, Happening.ADMIT, Happening.REFUSE, Happening.SEEK)),
         (_NO_LEASE, (Happening.RETRY, Happening.FIRST_BYTE, Happening.LAST_BYTE,
                      Happening.BREAK, Happening.STUCK)),
         ("is asked once", (Happening.TOKENIZE,)),
@@ -134,6 +139,7 @@ IMPOSSIBLE: Final[dict[int, tuple[tuple[str, tuple[int, ...]], ...]]] = {
         (_NO_LEASE, (Happening.RETRY, Happening.FIRST_BYTE, Happening.LAST_BYTE,
                      Happening.BREAK, Happening.STUCK)),
         (_ONE_CALL, (Happening.CLIENT_SLOW, Happening.CLIENT_READY)),
+        ("seeks already", (Happening.SEEK,)),
     ),
     Phase.QUEUED: (
         (_READ, (Happening.TOKENIZE, Happening.SIZED)),
@@ -145,11 +151,12 @@ IMPOSSIBLE: Final[dict[int, tuple[tuple[str, tuple[int, ...]], ...]]] = {
         (_READ, (Happening.TOKENIZE, Happening.SIZED, Happening.HOLD, Happening.ADMIT)),
         ("has no answer yet: it fails, and is refused or tried elsewhere",
          (Happening.LAST_BYTE, Happening.BREAK)),
+        ("has room", (Happening.SEEK,)),
     ),
     Phase.ANSWERING: (
         (_READ, (Happening.TOKENIZE, Happening.SIZED, Happening.HOLD, Happening.ADMIT)),
         ("has its answer's head on the way to the client",
-         (Happening.REFUSE, Happening.RETRY, Happening.FIRST_BYTE)),
+         (Happening.REFUSE, Happening.RETRY, Happening.FIRST_BYTE, Happening.SEEK)),
     ),
     Phase.OVER: (
         ("has left the queue, its lease, its connection and its client",

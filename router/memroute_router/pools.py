@@ -28,7 +28,7 @@ from memroute.traffic.peers import PeerGroup
 from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReading
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
-from memroute_router.http.client import Endpoint
+from memroute_router.http.client import Endpoint, Upstream
 from memroute_router.targets import TargetWatch
 
 LOGGER = logging.getLogger(__name__)
@@ -57,6 +57,8 @@ class ReplicaInfo:
     """Of the model: what shares of the traffic are given to."""
     weight_ratio: float = 1.0
     """Of its share, relative to other replicas, beside what is measured of them."""
+    uid: str = ""
+    """Of its pod: another is another engine, whatever its name and address; empty: none."""
 
     @property
     def key(self) -> str:
@@ -126,6 +128,8 @@ class Replica:
     def __init__(self, info: ReplicaInfo, ledger: ReplicaLedger) -> None:
         self.info = info
         self.backend = Backend(ledger, is_routable=info.is_routable, version=info.version)
+        self.upstream = Upstream(info.endpoint)
+        """The connections to it: no other replica's, whatever its address."""
         self.missing_metrics: set[str] = set()
         """Families that its metrics page should have and has not: their values are unknown."""
 
@@ -291,14 +295,24 @@ class Pools:
         return sorted({*self.by_model, *self._by_adapter})
 
     def upsert_replica(self, info: ReplicaInfo) -> Replica:
-        """A replica is there, or has changed. A new address is a new engine: a new ledger."""
+        """A replica is there, or has changed.
+
+        A new address or a new pod is a new engine: a new ledger. What runs on the old one goes on.
+        """
         before = self._model_of.get(info.key)
         if before is not None and before != info.served_model:
-            self.remove_replica(info.key)
+            self.retire_replica(info.key)
         pool = self._pool(info.served_model)
         self._model_of[info.key] = info.served_model
         replica = pool.replicas.get(info.key)
-        if replica is None or replica.info.endpoint != info.endpoint:
+        if replica is not None and (replica.info.endpoint, replica.info.uid) != (
+            info.endpoint,
+            info.uid,
+        ):
+            pool.leave(info.key)
+            replica.upstream.retire()
+            replica = None
+        if replica is None:
             replica = pool.add(info)
         elif replica.info != info:
             replica.info = info
@@ -320,6 +334,13 @@ class Pools:
         replica = pool.leave(key)
         pool.changed()
         self._drop_if_unused(pool)
+        return replica
+
+    def retire_replica(self, key: str) -> Replica | None:
+        """Nothing more is sent to a replica; what runs there goes on to its end."""
+        replica = self.remove_replica(key)
+        if replica is not None:
+            replica.upstream.retire()
         return replica
 
     def configure(self, settings_by_model: Mapping[str, PoolSettings]) -> None:
@@ -363,8 +384,11 @@ class Pools:
     def tick(self) -> None:
         """Time passes."""
         for pool in list(self.by_model.values()):
-            pool.tick()
-            self._drop_if_unused(pool)
+            try:
+                pool.tick()
+                self._drop_if_unused(pool)
+            except Exception as error:  # noqa: BLE001 - a bug in one pool is not the others'
+                self._on_error(error)
 
     def _pool(self, model: str) -> Pool:
         if model not in self.by_model:
@@ -381,5 +405,10 @@ class Pools:
         return self.by_model[model]
 
     def _drop_if_unused(self, pool: Pool) -> None:
-        if not pool.replicas and pool.settings is None and not pool.num_held:
+        if (
+            not pool.replicas
+            and pool.settings is None
+            and not pool.num_held
+            and not pool.num_leaving
+        ):
             self.by_model.pop(pool.model, None)

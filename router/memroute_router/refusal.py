@@ -99,6 +99,20 @@ def replicas_failed(tried: list[str]) -> Refusal:
     )
 
 
+def replicas_died(replicas: list[str], seconds: float) -> Refusal:
+    """Replicas have died with the request, and it is to blame."""
+    return Refusal(
+        outcome=Outcome.REPLICAS_DIED,
+        status=502,
+        message=(
+            f"{len(replicas)} replicas have died while they read this request "
+            f"({', '.join(replicas)}): it is sent to no other for {seconds:.0f} s"
+        ),
+        reason=Outcome.REPLICAS_DIED.value,
+        retry_after_seconds=max(1, round(seconds)),
+    )
+
+
 def last_events(outcome: Outcome, message: str, *, is_anthropic: bool) -> bytes:
     """The end of a stream that cannot be completed: an error that the client's library raises."""
     body = error_body(502, message, reason=outcome.value, is_anthropic=is_anthropic)

@@ -8,6 +8,7 @@ that matter are parsed. 400 engines take a few per cent of a core.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from random import Random
 
 from memroute.traffic.replica import ReplicaReading
@@ -20,7 +21,9 @@ from memroute_router.engines import (
 )
 from memroute_router.engines.loads import LOADS_PER_PAGE, LOADS_TARGET, parse_loads
 from memroute_router.engines.others import TRTLLM_TARGET, is_sglang_page
-from memroute_router.http.client import EngineConnection, EnginePool, LossCause
+from memroute_router.http.client import EngineConnection, LossCause
+from memroute_router.http.engine_pool import EnginePool
+from memroute_router.http.faults import OnFault, log_fault
 from memroute_router.metrics import RouterMetrics
 from memroute_router.pools import Pools, Replica
 
@@ -46,8 +49,13 @@ class Scraper:
         *,
         interval_seconds: float,
         rng: Random,
+        on_fault: OnFault = log_fault,
+        on_unreachable: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """``on_unreachable``: told the name of a replica to which no connection could be opened."""
         self.engines = engines
+        self._on_fault = on_fault
+        self.on_unreachable = on_unreachable
         self._pools = pools
         self._metrics = metrics
         self._interval_seconds = interval_seconds
@@ -144,7 +152,10 @@ class Scraper:
         now = time.monotonic()
         for reader in list(self._readers.values()):
             if reader.due_at_seconds <= now and not reader.is_asking:
-                reader.ask(now)
+                try:
+                    reader.ask(now)
+                except Exception as error:  # noqa: BLE001 - the other replicas are read
+                    self._on_fault("scrape", error)
         self._wait()
 
     def _report_missing(self, replica: Replica, family: str) -> None:
@@ -191,10 +202,12 @@ class _Reader:
             return
         self.is_asking = True
         engines = self._scraper.engines
-        endpoint = self.replica.info.endpoint
-        connection = engines.take_idle(endpoint, now_seconds=time.monotonic())
+        upstream = self.replica.upstream
+        connection = engines.take_idle(upstream, now_seconds=time.monotonic())
         if connection is None:
-            self._connecting = engines.connect(endpoint, self._send, self._not_connected)
+            self._connecting = engines.connect(
+                upstream, self._send, self._not_connected, self._crashed
+            )
         else:
             self._send(connection)
 
@@ -263,6 +276,14 @@ class _Reader:
         """It will not be complete."""
         self._fail(detail)
 
+    def answer_crashed(self, _connection: EngineConnection) -> None:
+        """A bug of ours: this reading fails, and no other."""
+        self._crashed()
+
+    def _crashed(self) -> None:
+        self._connecting = None
+        self._fail("internal error")
+
     def _send(self, connection: EngineConnection) -> None:
         self._connecting = None
         self._connection = connection
@@ -272,8 +293,10 @@ class _Reader:
         head = b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (self._target, authority)
         connection.send(self, head, b"")
 
-    def _not_connected(self, _cause: LossCause, detail: str) -> None:
+    def _not_connected(self, cause: LossCause, detail: str) -> None:
         self._connecting = None
+        if cause is LossCause.NOT_CONNECTED:
+            self._scraper.on_unreachable(self.replica.info.key)
         self._fail(detail)
 
     def _fail(self, cause: str) -> None:

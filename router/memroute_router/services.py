@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from memroute_router.http.client import EnginePool
+from memroute_router.http.engine_pool import EnginePool
+from memroute_router.http.faults import OnFault
 from memroute_router.intake import IntakeServices
+from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal
 from memroute_router.metrics import RouterMetrics
 
@@ -25,5 +27,7 @@ class Services:
     metrics: RouterMetrics
     journal: Journal
     limits: LifecycleLimits
+    isolation: Isolation
+    on_fault: OnFault
     id_prefix: bytes
     """Of the ids of requests that bring none; different for each router process."""

@@ -62,10 +62,12 @@ class RouterSettings:
     max_queued_tokens: int
     max_queue_seconds: float
     hold_without_replicas: bool
+    replica_wait_seconds: float
     tenants: TenantSource
     trust_headers: bool
     max_connections: int
     max_body_bytes: int
+    max_memory: int
     connect_timeout_seconds: float
     first_byte_timeout_seconds: float
     stalled_engine_seconds: float
@@ -77,6 +79,7 @@ class RouterSettings:
     access_log: AccessLog
     tls_cert: str | None
     tls_key: str | None
+    tls_client_ca: str | None
     peer: tuple[str, ...]
     peer_selector: str | None
     peer_namespace: str | None
@@ -94,7 +97,9 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         formatter_class=_Formatter,
     )
     where = parser.add_argument_group("where it listens, what it serves")
-    where.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - a pod's own address
+    where.add_argument(
+        "--host", default="*", help="address to listen on; * is every one, IPv6 and IPv4"
+    )
     where.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes any")
     where.add_argument("--config", help="YAML file of models and replicas: no Kubernetes")
     where.add_argument(
@@ -102,6 +107,11 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
     )
     where.add_argument("--tls-cert", help="PEM file: serve HTTPS with this certificate (chain)")
     where.add_argument("--tls-key", help="PEM file: its private key, if it is not beside it")
+    where.add_argument(
+        "--tls-client-ca",
+        metavar="FILE",
+        help="PEM file: clients must have a certificate that one of these authorities has signed",
+    )
     _add_admission(parser.add_argument_group("admission"))
     _add_limits(parser.add_argument_group("limits"))
     _add_peers(parser.add_argument_group("other routers of the same replicas"))
@@ -117,6 +127,8 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         parser.error("--config and --namespace exclude each other")
     if parsed.tls_key and not parsed.tls_cert:
         parser.error("--tls-key needs --tls-cert")
+    if parsed.tls_client_ca and not parsed.tls_cert:
+        parser.error("--tls-client-ca needs --tls-cert")
     try:
         for peer in parsed.peer:
             parse_peer(peer)
@@ -169,6 +181,13 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
         "refusing them at once",
     )
     group.add_argument(
+        "--replica-wait-seconds",
+        type=float,
+        default=300.0,
+        help="with --hold-without-replicas: how long a request may wait for a replica that is "
+        "being started",
+    )
+    group.add_argument(
         "--tenants",
         type=TenantSource,
         choices=list(TenantSource),
@@ -193,6 +212,14 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--max-body-bytes", type=int, default=32 * 1024**2, help="a larger request is 413"
+    )
+    group.add_argument(
+        "--max-memory",
+        type=int,
+        default=0,
+        metavar="BYTES",
+        help="that the process may take: bodies that do not fit get 503; 0: what its container "
+        "may take, else half of the machine's",
     )
     for name, seconds, what in (
         ("connect-timeout", 2.0, "a replica may take to accept a connection"),

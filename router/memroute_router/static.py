@@ -7,7 +7,6 @@ before stays in force. At start there is nothing before: the router does not sta
 import asyncio
 import logging
 import math
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,8 @@ from memroute.traffic.dispatch import AdmissionMode
 from memroute.traffic.routing import POLICY_NAMES
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_router.http.client import Endpoint
+from memroute_router.http.faults import OnFault, log_fault
+from memroute_router.http.tls import EngineTLS
 from memroute_router.peers import Address, parse_peer
 from memroute_router.pools import (
     DEFAULT_ASSUMED_OUTPUT_TOKENS,
@@ -36,6 +37,8 @@ from memroute_router.pools import (
 LOGGER = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 _PORTS = {"http": 80, "https": 443}
+_TLS_FIELDS = ("engineCA", "engineCertificate", "engineKey", "engineServerName")
+_TOP_FIELDS = {"models", "peers", *_TLS_FIELDS}
 _MODEL_FIELDS = {
     "name", "replicas", "maxContextTokens", "kvWatermarkRatio", "assumedOutputTokens",
     "policy", "prefillTokensPerSecond", "admission", "ttftTargetSeconds", "tpotTargetSeconds",
@@ -78,16 +81,12 @@ class _Reader:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self._tls: ssl.SSLContext | None = None
+        self._tls: EngineTLS | None = None
 
     def config(self, document: Any) -> StaticConfig:
         config = StaticConfig()
-        top = self._mapping(document, "the file", {"models", "engineCA", "peers"})
-        ca_file = top.get("engineCA")
-        try:
-            self._tls = ssl.create_default_context(cafile=ca_file)
-        except (OSError, TypeError) as error:
-            self.problems.append(f"engineCA: {error}")
+        top = self._mapping(document, "the file", _TOP_FIELDS)
+        self._tls = self._engine_tls(top)
         config.peers = self._peers(top)
         models = top.get("models")
         if not isinstance(models, list) or not models:
@@ -96,6 +95,28 @@ class _Reader:
         for index, model in enumerate(models):
             self._model(config, model, f"models[{index}]")
         return config
+
+    def _engine_tls(self, top: dict[str, Any]) -> EngineTLS | None:
+        """How https replicas are known, and what the router shows them."""
+        given = {name: top.get(name) for name in _TLS_FIELDS}
+        for name, value in given.items():
+            if value is not None and (not isinstance(value, str) or not value):
+                self.problems.append(f"{name} must be a text, not {value!r}")
+                return None
+        if given["engineKey"] and not given["engineCertificate"]:
+            self.problems.append("engineKey needs engineCertificate")
+            return None
+        try:
+            return EngineTLS(
+                ca=given["engineCA"],
+                certificate=given["engineCertificate"],
+                key=given["engineKey"],
+                server_name=given["engineServerName"],
+            )
+        except (OSError, ValueError) as error:
+            names = " and ".join(name for name in _TLS_FIELDS[:3] if given[name])
+            self.problems.append(f"{names}: {error}")
+            return None
 
     def _peers(self, top: dict[str, Any]) -> list[Address]:
         peers = []
@@ -284,15 +305,21 @@ class StaticMembership:
         pools: Pools,
         *,
         on_upsert: Callable[[Replica], None],
-        on_gone: Callable[[Replica], None],
+        on_retired: Callable[[Replica], None],
         on_reload: Callable[[bool], None],
         on_peers: Callable[[list[Address]], None] = lambda _: None,
+        on_fault: OnFault = log_fault,
     ) -> None:
-        """``on_reload`` is told whether a reading succeeded; ``on_peers``, who the others are."""
+        """``on_reload`` is told whether a reading succeeded; ``on_peers``, who the others are.
+
+        ``on_retired``: of replicas that are in the file no more. They may live on, so that what
+        runs there goes on to its end.
+        """
+        self._on_fault = on_fault
         self._path = path
         self._pools = pools
         self._on_upsert = on_upsert
-        self._on_gone = on_gone
+        self._on_retired = on_retired
         self._on_reload = on_reload
         self._on_peers = on_peers
         self._keys: set[str] = set()
@@ -310,9 +337,9 @@ class StaticMembership:
             raise ConfigError(msg) from error
         keys = {info.key for info in config.replicas}
         for key in self._keys - keys:
-            replica = self._pools.remove_replica(key)
+            replica = self._pools.retire_replica(key)
             if replica is not None:
-                self._on_gone(replica)
+                self._on_retired(replica)
         for info in config.replicas:
             self._on_upsert(self._pools.upsert_replica(info))
         self._keys = keys
@@ -338,6 +365,9 @@ class StaticMembership:
                 self.load()
             except ConfigError as error:
                 LOGGER.error("configuration not applied file=%s error=%s", self._path, error)  # noqa: TRY400 - the message says it all
+                self._on_reload(False)
+            except Exception as error:  # noqa: BLE001 - the next reading may be better
+                self._on_fault("membership", error)
                 self._on_reload(False)
             else:
                 LOGGER.info("configuration applied file=%s", self._path)

@@ -17,8 +17,9 @@ import atheris
 
 with atheris.instrument_imports(include=["memroute", "memroute_router"]):
     from memroute_router.app import Router
-    from memroute_router.http.client import Endpoint, EngineConnection, EnginePool
-    from memroute_router.http.server import ClientConnection
+    from memroute_router.http.client import Endpoint, EngineConnection
+    from memroute_router.http.connection import ClientConnection
+    from memroute_router.http.engine_pool import EnginePool
     from memroute_router.pools import ReplicaInfo
     from memroute_router.settings import parse_settings
 
@@ -98,12 +99,12 @@ class Engines(EnginePool):
     def prepare(self, pieces, *, ends):
         self.pieces, self.ends = deque(pieces), ends
 
-    def take_idle(self, endpoint, *, now_seconds):
-        connection = EngineConnection(endpoint, self._deadlines, self._outbox)
+    def take_idle(self, upstream, *, now_seconds):
+        connection = EngineConnection(upstream, self._deadlines, self._outbox, self._on_fault)
         loop = asyncio.get_running_loop()
         wire = Wire(loop, lambda: self._answer(connection))
         wire.attach(connection)
-        self._busy.setdefault(endpoint, set()).add(connection)
+        upstream.busy.add(connection)
         return connection
 
     def _answer(self, connection):

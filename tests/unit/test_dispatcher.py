@@ -361,3 +361,33 @@ def test_targets_make_a_replica_full_in_time_before_it_is_full_in_memory():
     assert isinstance(verdicts[0], Assignment)
     assert isinstance(verdicts[1], Assignment)
     assert verdicts[2:] == [None, None], "0.2 s of prompts wait there by then"
+
+
+def test_waiting_for_a_replica_and_waiting_for_room_have_limits_of_their_own():
+    """Engines take minutes to start; a request that waits for room is late after seconds."""
+    limits = QueueLimits(
+        max_requests=100, max_tokens=10**6, max_seconds=10.0, max_replica_seconds=300.0
+    )
+    made = pool(replicas=0, limits=limits, waits_for_replicas=True)
+    first, second = Asking(prompt=900), Asking(prompt=900)
+    made.submit(first, now_seconds=0.0)
+    made.submit(second, now_seconds=0.0)
+    assert made.turns(now_seconds=200.0) == []
+    made.add(Backend(made.ledger("new", promised_capacity_tokens=1000)))
+    ((ticket, _),) = made.turns(now_seconds=201.0)
+    (other,) = {first, second} - {ticket}
+    assert made.turns(now_seconds=210.0) == []
+    ((late, verdict),) = made.turns(now_seconds=211.5)
+    assert late is other
+    assert verdict.reason is RejectReason.QUEUE_TIMEOUT
+
+
+def test_what_waits_for_a_replica_in_vain_is_refused_at_last():
+    limits = QueueLimits(
+        max_requests=100, max_tokens=10**6, max_seconds=10.0, max_replica_seconds=300.0
+    )
+    made = pool(replicas=0, limits=limits, waits_for_replicas=True)
+    made.submit(Asking(), now_seconds=0.0)
+    assert made.turns(now_seconds=299.0) == []
+    ((_, verdict),) = made.turns(now_seconds=300.5)
+    assert verdict.reason is RejectReason.NO_READY_REPLICA

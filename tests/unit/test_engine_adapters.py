@@ -72,6 +72,7 @@ llamacpp:tokens_predicted_total 100
 ALL = {
     "taken_at_seconds": 5.0,
     "kv_cache_utilization_ratio": 0.25,
+    "kv_cache_mean_ratio": None,
     "kv_capacity_tokens": 1600,
     "num_requests_running": 3,
     "num_requests_waiting": 2,
@@ -128,7 +129,7 @@ def test_every_engine_says_the_same_in_its_own_words(engine):
     missing = []
     reading = read_metrics(page.encode(), taken_at_seconds=5.0, report_missing=missing.append)
     told = {field.name: getattr(reading, field.name) for field in fields(ReplicaReading)}
-    ranks = {"num_ranks": 2} if engine == "sglang" else {}
+    ranks = {"num_ranks": 2, "kv_cache_mean_ratio": 0.125} if engine == "sglang" else {}
     assert told == ALL | dict.fromkeys(lacks) | ranks
     assert missing == []
     assert is_worth_reading(page.encode())
@@ -169,7 +170,8 @@ def test_a_snapshot_says_the_same_and_the_page_what_it_lacks():
     page = read_metrics(SGLANG.encode(), taken_at_seconds=4.0)
     reading = parse_loads(LOADS, taken_at_seconds=5.0, page=page)
     told = {field.name: getattr(reading, field.name) for field in fields(ReplicaReading)}
-    assert told == ALL | {"num_ranks": 2} | dict.fromkeys({"num_waiting_for_capacity"} | ADAPTERS)
+    ranks = {"num_ranks": 2, "kv_cache_mean_ratio": 0.125}
+    assert told == ALL | ranks | dict.fromkeys({"num_waiting_for_capacity"} | ADAPTERS)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"loads": 3}', b"[1]", b"<html>"])

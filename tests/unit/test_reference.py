@@ -8,7 +8,7 @@ import yaml
 from memroute.traffic.admission import OverloadObjective, QueueLimits, RejectReason
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
-from memroute_router.attempt import FailureCause
+from memroute_router.failure import FailureCause
 from memroute_router.metrics import RouterMetrics
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import CommonSettings, Pools, PoolSettings

@@ -115,7 +115,7 @@ async def test_a_change_is_applied_and_a_broken_file_changes_nothing(rig, tmp_pa
     path.write_text(f"models: [{{name: m, replicas: ['http://127.0.0.1:{old.port}']}}]")
     reloads, gone = [], []
     membership = StaticMembership(
-        path, rig.pools, on_upsert=lambda _: None, on_gone=gone.append, on_reload=reloads.append
+        path, rig.pools, on_upsert=lambda _: None, on_retired=gone.append, on_reload=reloads.append
     )
     membership.load()
     following = asyncio.create_task(membership.follow())

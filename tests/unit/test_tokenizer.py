@@ -92,10 +92,11 @@ def test_a_folder_that_holds_none_says_why(tmp_path):
 
 async def test_models_are_found_by_their_names_and_nowhere_else(folder):
     tokenizers = Tokenizers(folder)
-    assert tokenizers.of("org/m", None) is tokenizers.of("org/m", None) is not None
+    await until(lambda: tokenizers.of("org/m", None) is not None)
+    assert tokenizers.of("org/m", None) is tokenizers.of("org/m", None)
     assert tokenizers.of("org/other", None) is None
     assert tokenizers.of("../" + folder.name + "/org/m/../../..", None) is None
-    assert tokenizers.of("whatever", str(folder / "org" / "m")) is not None
+    await until(lambda: tokenizers.of("whatever", str(folder / "org" / "m")) is not None)
     tokenizers.close()
 
 
@@ -110,6 +111,7 @@ async def test_the_router_counts_instead_of_estimating(folder, engine_factory):
         settings = PoolSettings(namespace="", deployment="m", tokenizer_folder=own)
         rig.pools.configure({"m": settings})
         rig.trust_all()
+        await until(lambda: rig.router.tokenizers.of("m", own) is not None)
         head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-memroute-explain: 1\r\n"
         data = body(messages=[user("time " * 1000)], max_tokens=8)
         _, headers, _ = await exchange(

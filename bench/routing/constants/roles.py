@@ -14,6 +14,7 @@ GONE = "not measured: only where a router goes, or sends nonsense"
 CHANGED = "not measured: only where a router comes"
 PUBLISHED = "not measured: only in the policy of others that it is a part of"
 ADAPTERS = "not measured: only where requests use LoRA adapters"
+DEATHS = "not measured: only where replicas die of requests"
 SENTENCE = "not measured: only how a number is written"
 TARGETS = "not measured: only what is said of targets that cannot be met"
 NO_READING = "not measured: only where neither the engine nor the operator says how much it holds"
@@ -33,6 +34,19 @@ UNMEASURED = {
         ),
         OBJECTIVES,
     ),
+    **dict.fromkeys(
+        (
+            "dispatch.suspects.FOUND_DEAD_SECONDS",
+            "dispatch.suspects.MAX_APART_SECONDS",
+            "dispatch.suspects.OUTLIVED",
+            "dispatch.suspects.REMEMBERED_SECONDS",
+            "dispatch.suspects.SAME_DEATH_SECONDS",
+            "dispatch.suspects.SLOT_SECONDS",
+        ),
+        DEATHS,
+    ),
+    "dispatch.suspects.MAX_ERRORS": MEMORY,
+    "dispatch.suspects.MAX_REMEMBERED": MEMORY,
     "admission.queue.MAX_ABSENT_TENANTS": MEMORY,
     "admission.settings.MAX_TPOT_SECONDS": LONG_TARGETS,
     "admission.settings.MAX_TTFT_SECONDS": LONG_TARGETS,

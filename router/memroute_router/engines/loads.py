@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 from memroute.traffic.replica import ReplicaReading
+from memroute_router.engines.vllm import known, ratios
 
 LOADS_TARGET: Final = b"/v1/loads"
 LOADS_PER_PAGE: Final = 4
@@ -30,12 +31,13 @@ def parse_loads(
         msg = "no list of loads"
         raise ValueError(msg)
     capacities = _numbers(ranks, "max_total_num_tokens")
-    usages = _numbers(ranks, "token_usage")
+    usages = ratios(_numbers(ranks, "token_usage"))
     reading = page or ReplicaReading(taken_at_seconds=taken_at_seconds)
     return replace(
         reading,
         taken_at_seconds=taken_at_seconds,
         kv_cache_utilization_ratio=max(usages, default=None),
+        kv_cache_mean_ratio=_mean(usages, capacities),
         kv_capacity_tokens=_sum(capacities) or reading.kv_capacity_tokens,
         num_requests_running=_sum(_numbers(ranks, "num_running_reqs")),
         num_requests_waiting=_sum(_numbers(ranks, "num_waiting_reqs")),
@@ -44,12 +46,20 @@ def parse_loads(
     )
 
 
+def _mean(usages: list[float], capacities: list[float]) -> float | None:
+    """What all ranks hold together, 0 to 1; None where there is one, or one does not say it."""
+    if len(usages) < 2 or len(usages) != len(capacities) or not sum(capacities):  # noqa: PLR2004
+        return None
+    held = sum(usage * capacity for usage, capacity in zip(usages, capacities, strict=True))
+    return held / sum(capacities)
+
+
 def _numbers(ranks: list[dict[str, Any]], name: str) -> list[float]:
     """Of each rank; empty when one does not say it, or says something else."""
     values = [rank.get(name) for rank in ranks]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) and v >= 0 for v in values):
         return []
-    return [float(value) for value in values if value is not None]
+    return known([float(value) for value in values if value is not None])
 
 
 def _sum(values: list[float]) -> int | None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from memroute.traffic.replica import ReplicaReading
+from memroute_router.engines.vllm import known, mean_ratio
 
 Report = Callable[[str], None]
 _RANK = re.compile(rb'(?:dp_rank|engine)="(\d+)"')
@@ -125,35 +126,36 @@ def parse_other_metrics(
     """The reading. Raises ``ValueError`` on a value that is none."""
 
     def values(family: bytes) -> list[float]:
-        found = [value for _, value in _by_rank(page, dialect.marker + family)]
+        found = known([value for _, value in _by_rank(page, dialect.marker + family)])
         if not found and report_missing is not None:
             report_missing((dialect.marker + family).decode())
         return found
 
     capacity = _product([values(family) for family in dialect.capacity])
-    utilization, num_ranks = None, 1
+    utilization, mean, num_ranks = None, None, 1
     if dialect.utilization:
         ranks = values(dialect.utilization)
         num_ranks = max(1, len(ranks))
-        utilization = max(ranks, default=None)
+        utilization, mean = max(ranks, default=None), mean_ratio(ranks)
     elif dialect.used:
         used, total = _total(values(dialect.used)), _total(values(dialect.total))
         utilization = used / total if used is not None and total else None
     if utilization is not None and not 0.0 <= utilization <= 1.0:
         if report_missing is not None:
             report_missing(f"{(dialect.marker + dialect.utilization).decode()} (0 to 1)")
-        utilization = None
+        utilization = mean = None
     generated = values(dialect.generated) if dialect.generated else []
     prompts = values(dialect.prompts) if dialect.prompts else []
     preemptions = _total(values(dialect.preemptions)) if dialect.preemptions else None
     most_running = None
     if dialect.most_running:
         # Older ones do not have it, and nobody misses it.
-        most = [value for _, value in _by_rank(page, dialect.marker + dialect.most_running)]
+        most = known([value for _, value in _by_rank(page, dialect.marker + dialect.most_running)])
         most_running = _total(most)
     return ReplicaReading(
         taken_at_seconds=taken_at_seconds,
         kv_cache_utilization_ratio=utilization,
+        kv_cache_mean_ratio=mean,
         kv_capacity_tokens=capacity,
         num_requests_running=_total(values(dialect.running)),
         num_requests_waiting=_total(values(dialect.waiting)),

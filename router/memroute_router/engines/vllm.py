@@ -44,6 +44,8 @@ NARROW_TARGET = b"/metrics/?" + b"&".join(
 The slash matters: with it prometheus_client's application answers, which knows ``name[]`` (seen on
 vLLM 0.32); without it a route of vLLM's that does not.
 """
+# Above any count or number of tokens: a float holds whole numbers up to here.
+_MAX_VALUE = 2.0**53
 _NEAR_BYTES = 2048
 # Values before a family grow by digits, and series come and go: it moves by some hundred bytes.
 
@@ -88,6 +90,11 @@ class LineHints:
         return found + 1
 
 
+def mean_ratio(utilizations: list[float]) -> float | None:
+    """What ranks of one size hold together, 0 to 1; None where there is one."""
+    return sum(utilizations) / len(utilizations) if len(utilizations) > 1 else None
+
+
 def parse_vllm_metrics(
     page: bytes,
     *,
@@ -100,12 +107,15 @@ def parse_vllm_metrics(
     ``hints``: of earlier pages of the same engine. Raises ``ValueError`` on a value that is none.
     """
     hints = hints or LineHints()
-    utilizations = _values(hints, page, _UTILIZATION[0]) or _values(hints, page, _UTILIZATION[1])
+    utilizations = ratios(
+        _values(hints, page, _UTILIZATION[0]) or _values(hints, page, _UTILIZATION[1])
+    )
     adapters, max_adapters = _adapters(hints, page)
     generated = _values(hints, page, _GENERATED)
     reading = ReplicaReading(
         taken_at_seconds=taken_at_seconds,
         kv_cache_utilization_ratio=max(utilizations) if utilizations else None,
+        kv_cache_mean_ratio=mean_ratio(utilizations),
         kv_capacity_tokens=_capacity_of(hints, page),
         num_requests_running=_total(_values(hints, page, _RUNNING)),
         num_requests_waiting=_total(_values(hints, page, _WAITING)),
@@ -134,8 +144,21 @@ def is_vllm_page(page: bytes) -> bool:
     return b"\nvllm:" in page or page.startswith(b"vllm:")
 
 
+def known(values: list[float]) -> list[float]:
+    """The values; none where one of them is no number that can be (NaN, infinite, below 0).
+
+    Raised further down, such a value would leave a ledger half read.
+    """
+    return values if all(0.0 <= value < _MAX_VALUE for value in values) else []
+
+
+def ratios(values: list[float]) -> list[float]:
+    """The same of ratios, 0 to 1."""
+    return values if all(0.0 <= value <= 1.0 for value in values) else []
+
+
 def _values(hints: LineHints, page: bytes, family: bytes) -> list[float]:
-    return [float(value) for _, value in hints.lines(page, family)]
+    return known([float(value) for _, value in hints.lines(page, family)])
 
 
 def _total(values: list[float]) -> int | None:
@@ -144,11 +167,13 @@ def _total(values: list[float]) -> int | None:
 
 def _waiting_for_capacity(hints: LineHints, page: bytes) -> int | None:
     return _total(
-        [
-            float(value)
-            for labels, value in hints.lines(page, _BY_REASON)
-            if b'reason="capacity"' in labels
-        ]
+        known(
+            [
+                float(value)
+                for labels, value in hints.lines(page, _BY_REASON)
+                if b'reason="capacity"' in labels
+            ]
+        )
     )
 
 
@@ -198,4 +223,4 @@ def _capacity(configs: list[dict[str, str]]) -> int | None:
 
 def _integer(text: str | None) -> int | None:
     # A value that the engine does not have is the text "None".
-    return int(text) if text and text.isdigit() else None
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None  # noqa: PLR2004 - 64 bits

@@ -1,35 +1,31 @@
-"""The engines' side: pooled connections, one request at a time on each.
+"""One connection to an engine, and the engine as the client knows it.
 
 ``EngineConnection`` tells its ``Listener`` once per read what has arrived, not once per field or
 chunk. It never buffers: a listener that cannot pass on pauses it, and so the engine.
+
+Connections belong to an ``Upstream``, and an upstream belongs to a replica. Two replicas at one
+address, or one address under two names, share nothing. ``engine_pool.py`` opens connections.
 """
 
 import asyncio
-import errno
-import ssl
 from collections import deque
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, Protocol, cast
 
 import httptools
 
 from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
+from memroute_router.http.faults import OnFault
 from memroute_router.http.fields import RESPONSE_FIELDS, Head
 from memroute_router.http.outbox import Outbox
+from memroute_router.http.tls import EngineTLS
 
-MAX_IDLE_PER_ENDPOINT: Final = 1024
-MAX_IDLE_SECONDS: Final = 4.0
-# uvicorn, and so vLLM, closes idle connections after 5 s: never reuse one about to be closed.
 MAX_COPIED_BYTES: Final = 8192
 # Head and body leave as one piece up to here: a copy costs less than a second buffer.
 MAX_HEADERS: Final = 200
 MAX_HEADER_BYTES: Final = 128 * 1024
 
 _NOTHING: list[bytes] = []
-_OURS = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
-)
 
 
 class LossCause(StrEnum):
@@ -55,21 +51,18 @@ class LossCause(StrEnum):
 
 
 class Endpoint:
-    """Where an engine listens; never changed.
+    """Where an engine listens; never changed. A value: equal where all of it is equal."""
 
-    A plain class with slots that knows its hash: every request looks four times for it.
-    """
+    __slots__ = ("authority", "host", "port", "tls")
 
-    __slots__ = ("_hash", "authority", "host", "port", "tls")
-
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, host: str, port: int, tls: EngineTLS | None = None) -> None:
+        """``tls``: how it is spoken to and known; None: in the clear."""
         self.host = host
         self.port = port
         self.tls = tls
         named = f"[{host}]" if ":" in host else host
         self.authority = f"{named}:{port}".encode()
         """``host:port``, as the Host field has it."""
-        self._hash = hash((host, port, tls))
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -79,7 +72,42 @@ class Endpoint:
         )
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash((self.authority, self.tls))
+
+
+class Upstream:
+    """One engine: where it listens, and the connections to it. Owned by its replica.
+
+    Once it is retired, what is under way goes on to its end, and nothing is kept for later.
+    """
+
+    __slots__ = ("__weakref__", "busy", "endpoint", "idle", "is_retired")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.idle: deque[EngineConnection] = deque()
+        """Open, with nothing to do; the one used last is the last."""
+        self.busy: set[EngineConnection] = set()
+        self.is_retired = False
+
+    @property
+    def num_connections(self) -> int:
+        """Connections that are open."""
+        return len(self.idle) + len(self.busy)
+
+    def retire(self) -> None:
+        """Nothing more is sent here: idle connections are closed now, others when they end."""
+        self.is_retired = True
+        idle, self.idle = self.idle, deque()
+        for connection in idle:
+            connection.close()
+
+    def abandon(self) -> None:
+        """The engine is gone for good: whoever waits for it is told."""
+        self.retire()
+        busy, self.busy = self.busy, set()
+        for connection in busy:
+            connection.abandon()
 
 
 class Listener(Protocol):
@@ -93,20 +121,27 @@ class Listener(Protocol):
         """It will never be complete; the connection is closed. ``detail``: for the log."""
         ...
 
+    def answer_crashed(self, connection: "EngineConnection") -> None:
+        """One of the two above has raised, a bug of ours; the connection is closed."""
+        ...
+
 
 class EngineConnection(asyncio.Protocol):
     """One connection to an engine, and the answer that arrives on it."""
 
     __slots__ = (
-        "__weakref__", "_deadlines", "_ends_by_close", "_keep_alive", "_listener", "_outbox",
-        "_parser", "_pieces", "_transport", "_unsent", "_upgrades", "deadline_at", "endpoint",
-        "has_head", "head", "heard_at", "is_complete", "status", "was_reused",
+        "__weakref__", "_deadlines", "_ends_by_close", "_keep_alive", "_listener", "_on_fault",
+        "_outbox", "_parser", "_pieces", "_transport", "_unsent", "_upgrades", "deadline_at",
+        "has_head", "head", "heard_at", "is_complete", "status", "upstream", "was_reused",
     )  # fmt: skip
 
-    def __init__(self, endpoint: Endpoint, deadlines: Deadlines, outbox: Outbox) -> None:
-        self.endpoint = endpoint
+    def __init__(
+        self, upstream: Upstream, deadlines: Deadlines, outbox: Outbox, on_fault: OnFault
+    ) -> None:
+        self.upstream = upstream
         self._deadlines = deadlines
         self._outbox = outbox
+        self._on_fault = on_fault
         self._unsent: list[bytes] = _NOTHING
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -123,6 +158,11 @@ class EngineConnection(asyncio.Protocol):
         self._ends_by_close = False
         self._upgrades = False
         self._pieces: list[bytes] = []
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the engine listens."""
+        return self.upstream.endpoint
 
     @property
     def is_open(self) -> bool:
@@ -202,7 +242,7 @@ class EngineConnection(asyncio.Protocol):
             return
         if self._ends_by_close and not self.is_complete and error is None:
             self.is_complete = True
-            listener.answer_progressed(self)
+            self._progressed(listener)
         elif not self.is_complete:
             cause = LossCause.CLOSED if error is None else LossCause.RESET
             self._lose(cause, f"connection lost: {error or 'closed by the engine'}")
@@ -226,7 +266,7 @@ class EngineConnection(asyncio.Protocol):
                 "malformed answer: it switches protocols, or goes on after its end",
             )
         elif self.has_head:
-            self._listener.answer_progressed(self)
+            self._progressed(self._listener)
 
     def deadline_passed(self) -> None:
         """The engine took too long."""
@@ -282,104 +322,26 @@ class EngineConnection(asyncio.Protocol):
             cause = LossCause.IDLE_CLOSED
         self.close()
         if listener is not None:
-            listener.answer_lost(self, cause, detail)
+            try:
+                listener.answer_lost(self, cause, detail)
+            except Exception as error:  # noqa: BLE001 - a bug in one request is not the loop's
+                self._crashed(listener, error)
+
+    def _progressed(self, listener: Listener) -> None:
+        try:
+            listener.answer_progressed(self)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._crashed(listener, error)
+
+    def _crashed(self, listener: Listener, error: Exception) -> None:
+        """The listener has raised: its request fails, alone."""
+        self._on_fault("answer", error)
+        self.close()
+        try:
+            listener.answer_crashed(self)
+        except Exception as another:  # noqa: BLE001 - as above
+            self._on_fault("answer", another)
 
 
 # Ends of a kept connection that say nothing of the engine; bytes left over from before count too.
 _OF_IDLE_CONNECTIONS = frozenset({LossCause.RESET, LossCause.CLOSED, LossCause.MALFORMED})
-
-
-class EnginePool:
-    """Connections to all engines. Owns the idle ones, and knows those in use."""
-
-    def __init__(self, outbox: Outbox, *, connect_timeout_seconds: float) -> None:
-        self._outbox = outbox
-        self._connect_timeout_seconds = connect_timeout_seconds
-        self._deadlines = Deadlines()
-        self._idle: dict[Endpoint, deque[EngineConnection]] = {}
-        self._busy: dict[Endpoint, set[EngineConnection]] = {}
-        self._connecting: set[asyncio.Task[None]] = set()
-
-    def take_idle(self, endpoint: Endpoint, *, now_seconds: float) -> EngineConnection | None:
-        """A connection that is open and has nothing to do."""
-        idle = self._idle.get(endpoint)
-        if not idle:
-            return None
-        oldest = now_seconds - MAX_IDLE_SECONDS
-        while idle:
-            connection = idle.pop()  # the youngest: the older ones age out
-            if connection.heard_at >= oldest and connection.is_open:
-                self._busy[endpoint].add(connection)
-                return connection
-            connection.close()
-        return None
-
-    def connect(
-        self,
-        endpoint: Endpoint,
-        on_open: Callable[[EngineConnection], None],
-        on_failure: Callable[[LossCause, str], None],
-    ) -> asyncio.Task[None]:
-        """Open a new connection; exactly one of the two is called, unless the task is cancelled.
-
-        ``on_failure`` hears why (``NOT_CONNECTED`` or ``EXHAUSTED``), and words for the log.
-        """
-        task = asyncio.create_task(self._connect(endpoint, on_open, on_failure), name="connect")
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
-        return task
-
-    def give_back(self, connection: EngineConnection) -> None:
-        """The listener has done with it: kept if its answer was read to the end, else closed."""
-        endpoint = connection.endpoint
-        busy = self._busy.get(endpoint)
-        if busy is not None:
-            busy.discard(connection)
-        if not connection.forget() or busy is None:
-            connection.close()
-            return
-        idle = self._idle.get(endpoint)
-        if idle is None:
-            idle = self._idle[endpoint] = deque()
-        connection.was_reused = True
-        idle.append(connection)
-        if len(idle) > MAX_IDLE_PER_ENDPOINT:
-            idle.popleft().close()
-
-    def abandon(self, endpoint: Endpoint) -> None:
-        """The engine is gone for good: whoever waits for it is told."""
-        for connection in self._idle.pop(endpoint, deque()):
-            connection.close()
-        for connection in self._busy.pop(endpoint, set()):
-            connection.abandon()
-
-    async def close(self) -> None:
-        """Close every connection."""
-        for task in list(self._connecting):
-            task.cancel()
-        for endpoint in [*self._idle, *self._busy]:
-            self.abandon(endpoint)
-        self._deadlines.close()
-        await asyncio.gather(*self._connecting, return_exceptions=True)
-
-    async def _connect(
-        self,
-        endpoint: Endpoint,
-        on_open: Callable[[EngineConnection], None],
-        on_failure: Callable[[LossCause, str], None],
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self._connect_timeout_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: EngineConnection(endpoint, self._deadlines, self._outbox),
-                    endpoint.host, endpoint.port, ssl=endpoint.tls,
-                )  # fmt: skip
-        except (OSError, TimeoutError, ssl.SSLError, UnicodeError) as error:
-            # UnicodeError: a host's name that no resolver can be asked for.
-            is_ours = getattr(error, "errno", None) in _OURS
-            cause = LossCause.EXHAUSTED if is_ours else LossCause.NOT_CONNECTED
-            on_failure(cause, f"cannot connect: {error!r}")
-            return
-        self._busy.setdefault(endpoint, set()).add(connection)
-        on_open(connection)

@@ -5,6 +5,8 @@ import math
 import time
 from typing import Final, Protocol
 
+from memroute_router.http.faults import DEADLINE, OnFault, log_fault
+
 SWEEP_SECONDS: Final = 0.25
 # Limits are seconds and more: a quarter late is nothing.
 NEVER: Final = math.inf
@@ -26,7 +28,8 @@ class HasDeadline(Protocol):
 class Deadlines:
     """Looks after open connections four times a second. Owns the set of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_fault: OnFault = log_fault) -> None:
+        self._on_fault = on_fault
         self._watched: set[HasDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -60,6 +63,9 @@ class Deadlines:
         late = [item for item in self._watched if item.deadline_at <= now]
         for item in late:
             item.deadline_at = NEVER
-            item.deadline_passed()
+            try:
+                item.deadline_passed()
+            except Exception as error:  # noqa: BLE001 - the others are late too
+                self._on_fault(DEADLINE, error)
         if self._watched and not self._is_closed:
             self._schedule()

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from memroute_router.http.budget import BodyBudget
 from memroute_router.http.fields import JSON, status_line
 
 
@@ -22,6 +23,10 @@ class Sink(Protocol):
 
     def shutting_down(self) -> None:
         """The router ends now: come to an end at once."""
+        ...
+
+    def crashed(self) -> None:
+        """A bug of ours has shown itself: end the request, if it has not ended."""
         ...
 
 
@@ -55,7 +60,7 @@ class Exchange:
     """One request, received as a whole, and the means to answer it, once."""
 
     __slots__ = (
-        "_chunked", "_connection", "_head", "body", "fields", "has_started", "http_1_1",
+        "_budget", "_chunked", "_connection", "_head", "body", "fields", "has_started", "http_1_1",
         "is_finished", "keep_alive", "lines", "method", "received_at", "sink", "target",
     )  # fmt: skip
 
@@ -71,7 +76,9 @@ class Exchange:
         keep_alive: bool,
         http_1_1: bool,
         received_at: float,
+        budget: BodyBudget,
     ) -> None:
+        """``budget``: has counted the body."""
         self._connection = connection
         self.method = method
         self.target = target
@@ -80,6 +87,7 @@ class Exchange:
         self.fields = fields
         """The fields that the router reads, by lower-case name."""
         self.body = body
+        self._budget = budget
         self.keep_alive = keep_alive
         self.http_1_1 = http_1_1
         self.received_at = received_at
@@ -105,6 +113,12 @@ class Exchange:
     def scheme(self) -> bytes:
         """``http`` or ``https``: how the client came."""
         return self._connection.scheme
+
+    def drop_body(self) -> None:
+        """Nobody will get the body any more."""
+        body, self.body = self.body, b""
+        if body:
+            self._budget.give_back(len(body))
 
     def start(self, status: int, lines: bytes, *, length: int | None) -> None:
         """Begin an answer of ``length`` bytes, or (None) of a length that nobody knows yet.
@@ -144,12 +158,14 @@ class Exchange:
             self._connection.write(data)
         self.is_finished = True
         self.sink = None
+        self.drop_body()
         self._connection.exchange_done(keep_alive=self.keep_alive)
 
     def abort(self) -> None:
         """Break the connection off: the only honest end of a body that cannot be completed."""
         self.is_finished = True
         self.sink = None
+        self.drop_body()
         self._connection.abort()
 
     def respond(self, status: int, body: bytes, lines: bytes = JSON) -> None:

@@ -8,6 +8,8 @@ they find it awake. What one connection gets in a turn also becomes one write.
 import asyncio
 from typing import Final, Protocol
 
+from memroute_router.http.faults import WRITE, OnFault, log_fault
+
 MAX_HELD: Final = 64
 # Connections that wait at most: the first of a very long turn would be late.
 
@@ -23,10 +25,11 @@ class HasWrites(Protocol):
 class Outbox:
     """Owns the list of connections that have something to write in this turn of the loop."""
 
-    __slots__ = ("_call_soon", "_waiting")
+    __slots__ = ("_call_soon", "_on_fault", "_waiting")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_fault: OnFault = log_fault) -> None:
         self._call_soon = loop.call_soon
+        self._on_fault = on_fault
         self._waiting: list[HasWrites] = []
 
     def add(self, connection: HasWrites) -> None:
@@ -41,4 +44,7 @@ class Outbox:
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         for connection in waiting:
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception as error:  # noqa: BLE001 - the others' bytes leave
+                self._on_fault(WRITE, error)

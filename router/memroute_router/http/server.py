@@ -1,465 +1,24 @@
-"""The clients' side: one protocol per connection, one exchange per request, answered in order.
-
-Parsing is strict: what could be read in two ways is 400 and the end of the connection. What one
-connection may cost is bounded: fields, bytes, pipelined requests, and time in every state.
-
-```text
-idle ── first byte ──► head ── blank line ──► body ── complete ──► answering ──► idle
-75 s                   10 s                   60 s                 (the handler's limits)
-```
-"""
+"""The listener: sockets, certificates, and the clients' connections (``connection.py``)."""
 
 import asyncio
-import logging
-import ssl
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, cast
+import socket
+from typing import Any
 
-import httptools
-
-from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
-from memroute_router.http.errors import error_body
-from memroute_router.http.exchange import Exchange
-from memroute_router.http.fields import JSON, REQUEST_FIELDS, Head, status_line
-from memroute_router.http.framing import check_head, origin_form, without_offer
+from memroute_router.http.budget import BodyBudget
+from memroute_router.http.connection import (
+    LINGER_SECONDS,
+    ClientConnection,
+    Handler,
+    ServerLimits,
+    ServerState,
+)
+from memroute_router.http.deadlines import Deadlines, monotonic
+from memroute_router.http.faults import OnFault, log_fault
+from memroute_router.http.listening import listening_sockets, stop_accepting
 from memroute_router.http.outbox import Outbox
+from memroute_router.http.tls import TLSFiles
 
-LOGGER = logging.getLogger(__name__)
-MAX_PIPELINED: Final = 16
-MAX_FRAMING_BYTES: Final = 64 * 1024
-MAX_FRAMING_PER_BYTE: Final = 8
-# What chunk sizes, extensions and trailers may take beside the body: a chunk for every byte is six.
-LINGER_SECONDS: Final = 2.0
-# After a refusal, what the client still sends is thrown away for so long: closing at once would
-# reset the connection, and with it the refusal before it was read.
-READ_BUFFER_BYTES: Final = 256 * 1024
-# What one read takes at most: as much as uvloop reads at once by itself.
-WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
-# What may wait for a slow client before its engine is no longer read.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerLimits:
-    """What one client connection may cost."""
-
-    max_connections: int = 10_000
-    """More get 503 at once: each may need a second file descriptor, for its engine."""
-    max_body_bytes: int = 32 * 1024**2
-    # A context of a million tokens is about 4 MB of text; images and audio take the rest.
-    max_target_bytes: int = 8 * 1024
-    max_header_bytes: int = 64 * 1024
-    max_headers: int = 100
-    idle_seconds: float = 75.0
-    # Above the 60 s that load balancers keep idle connections: they close first, not we.
-    header_seconds: float = 10.0
-    body_seconds: float = 60.0
-    stalled_client_seconds: float = 120.0
-    """How long a client may take nothing of its answer."""
-
-
-Handler = Callable[[Exchange], None]
-
-
-class ReadBuffer:
-    """What was read last, from whichever connection: filled and parsed in one step of the loop.
-
-    Of a body one copy is made, the one that goes on, out of memory that is in the cache.
-    """
-
-    __slots__ = ("view",)
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(READ_BUFFER_BYTES))
-
-
-@dataclass(slots=True)
-class ServerState:
-    """What the connections of one server share. Owns the set of open ones."""
-
-    handler: Handler
-    limits: ServerLimits
-    deadlines: Deadlines
-    outbox: Outbox
-    reads: ReadBuffer = field(default_factory=ReadBuffer)
-    is_stopping: bool = False
-    connections: set["ClientConnection"] = field(default_factory=set)
-
-
-class ClientConnection(asyncio.BufferedProtocol):
-    """One client connection."""
-
-    __slots__ = (
-        "__weakref__",
-        "_body",
-        "_body_bytes",
-        "_declined",
-        "_exchange",
-        "_has_come_further",
-        "_head",
-        "_head_bytes",
-        "_is_deaf",
-        "_last_words",
-        "_parser",
-        "_raw_bytes",
-        "_reading_head",
-        "_receiving",
-        "_state",
-        "_target",
-        "_transport",
-        "_unsent",
-        "_version",
-        "_waiting",
-        "deadline_at",
-        "peer",
-        "scheme",
-    )  # fmt: skip
-
-    def __init__(self, state: ServerState) -> None:
-        self._state = state
-        self._transport: asyncio.Transport | None = None
-        self._unsent: list[bytes] | None = None
-        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
-        self._exchange: Exchange | None = None
-        self._waiting: deque[Exchange] | None = None
-        self._receiving: bool = False
-        self._is_deaf = False
-        """Whether what still comes is thrown away: a refusal was the last word."""
-        self._last_words: bytes | None = None
-        self.peer = b"unknown"
-        """The client's address, without its port."""
-        self.scheme = b"http"
-        self._target = b""
-        self._version = ""
-        """Of HTTP, as the request says."""
-        self._head = Head(REQUEST_FIELDS)
-        self._reading_head = True
-        """Whether its end has not come: what comes later are trailers."""
-        self._has_come_further = False
-        """Whether its head has begun, or its body, since its deadline was set."""
-        self._head_bytes = 0
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._raw_bytes = 0
-        """Of the body that is arriving, its framing included."""
-        self._declined = b""
-        """The head of a request that offered another protocol, without the offer."""
-        self.deadline_at = NEVER
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a request is being answered or received."""
-        return self._exchange is not None or self._receiving
-
-    # asyncio.BufferedProtocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
-        # Not isinstance: uvloop's transports quack, they do not inherit.
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
-        name = transport.get_extra_info("peername")
-        if isinstance(name, tuple):
-            self.peer = str(name[0]).encode()
-        if transport.get_extra_info("sslcontext"):
-            self.scheme = b"https"
-        self._state.connections.add(self)
-        self._state.deadlines.watch(self)
-        self.deadline_at = monotonic() + self._state.limits.idle_seconds
-        if len(self._state.connections) > self._state.limits.max_connections:
-            self._refuse(503, "too many connections", b"retry-after: 1\r\n")
-
-    def connection_lost(self, _error: Exception | None) -> None:  # noqa: D102
-        self._state.connections.discard(self)
-        self._state.deadlines.forget(self)
-        self._transport = None
-        self._parser = None  # it holds our callbacks: a cycle
-        self._waiting = None
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None and exchange.sink is not None:
-            exchange.is_finished = True
-            sink, exchange.sink = exchange.sink, None
-            sink.client_gone()
-
-    def pause_writing(self) -> None:  # noqa: D102
-        self.deadline_at = monotonic() + self._state.limits.stalled_client_seconds
-        if self._exchange is not None and self._exchange.sink is not None:
-            self._exchange.sink.client_is_slow()
-
-    def resume_writing(self) -> None:  # noqa: D102
-        self.deadline_at = NEVER
-        if self._exchange is not None and self._exchange.sink is not None:
-            self._exchange.sink.client_is_ready()
-        elif self._exchange is None and not self._is_deaf:
-            self.deadline_at = monotonic() + self._state.limits.idle_seconds
-
-    def get_buffer(self, _sizehint: int) -> memoryview:  # noqa: D102
-        return self._state.reads.view
-
-    def buffer_updated(self, num_bytes: int) -> None:  # noqa: D102
-        data: bytes | memoryview = self._state.reads.view[:num_bytes]
-        while data and not self._is_deaf and self._parser is not None:
-            data = self._feed(self._parser, data)
-
-    def deadline_passed(self) -> None:
-        """The client took too long."""
-        if self._exchange is not None or self._is_deaf:
-            self.abort()
-        elif not self._receiving:
-            self.close()
-        else:
-            self._refuse(408, "the request did not arrive in time")
-
-    # httptools callbacks
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._receiving = True
-        self._target = b""
-        self._head = Head(REQUEST_FIELDS)
-        self._reading_head = True
-        self._head_bytes = 0
-        self._body = []
-        self._body_bytes = self._raw_bytes = 0
-        self._has_come_further = True
-
-    def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
-        self._target += url
-        if len(self._target) > self._state.limits.max_target_bytes:
-            self._refuse(414, "the target is too long")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One field; trailers come here too, and end here."""
-        if not self._reading_head:
-            return
-        head, limits = self._head, self._state.limits
-        head.add(name, value)
-        if head.num_fields > limits.max_headers:
-            self._refuse(431, f"more than {limits.max_headers} header fields")
-        elif head.num_bytes > limits.max_header_bytes:
-            self._refuse(431, "the header fields are too large")
-
-    def on_headers_complete(self) -> None:
-        """The head is complete: refuse what is ambiguous or too large before its body arrives."""
-        self._reading_head = False
-        if self._parser is None or self._is_deaf or self._last_words is not None:
-            return
-        head = self._head
-        self._version = self._parser.get_http_version()
-        refusal = (
-            (400, f"more than one {head.twice.decode('latin-1')}")
-            if head.twice is not None
-            else check_head(head.read, self._version, self._state.limits.max_body_bytes)
-        )
-        if refusal is None and self._parser.should_upgrade():
-            self._declined = without_offer(self._parser.get_method(), self._target, head)
-            if self._declined:
-                return
-            refusal = 400, "upgrades and tunnels are not supported"
-        if refusal is None and not self._target.startswith(b"/"):
-            origin = origin_form(self._target)
-            if origin is None:
-                refusal = 400, "malformed target"
-            else:
-                head.read[b"host"], self._target = origin
-        if refusal is not None:
-            self._refuse(*refusal)
-            return
-        if b"expect" in head.read and self._exchange is None:
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._has_come_further = True
-
-    def on_body(self, data: bytes) -> None:
-        """A piece of the body."""
-        self._body_bytes += len(data)
-        if self._body_bytes > self._state.limits.max_body_bytes:
-            self._refuse(413, f"the body is larger than {self._state.limits.max_body_bytes} bytes")
-        elif self._last_words is None:
-            self._body.append(data)
-
-    def on_message_complete(self) -> None:
-        """The request is whole: answer it now, or after those before it."""
-        if self._is_deaf or self._last_words is not None or self._parser is None or self._declined:
-            return
-        self._receiving = False
-        body, self._body = self._body, []
-        exchange = Exchange(
-            self,
-            method=self._parser.get_method(),
-            target=self._target,
-            lines=self._head.lines(),
-            fields=self._head.read,
-            body=body[0] if len(body) == 1 else b"".join(body),
-            keep_alive=self._parser.should_keep_alive() and not self._state.is_stopping,
-            http_1_1=self._version == "1.1",
-            received_at=monotonic(),
-        )
-        if self._exchange is None:
-            self._answer(exchange)
-            return
-        if self._waiting is None:
-            self._waiting = deque()
-        self._waiting.append(exchange)
-        if len(self._waiting) >= MAX_PIPELINED and self._transport is not None:
-            self._transport.pause_reading()
-
-    # For the exchange
-
-    def write(self, data: bytes) -> None:
-        """Hand bytes to the transport; nothing once the client is gone."""
-        if self._unsent is None:
-            self._unsent = [data]
-            self._state.outbox.add(self)
-        else:
-            self._unsent.append(data)
-
-    def flush(self) -> None:
-        """Hand to the transport what was written in this turn of the loop."""
-        pieces, self._unsent = self._unsent, None
-        if pieces is None or self._transport is None or self._transport.is_closing():
-            return
-        if len(pieces) == 1:
-            self._transport.write(pieces[0])
-        else:
-            self._transport.writelines(pieces)
-
-    def exchange_done(self, *, keep_alive: bool) -> None:
-        """The answer is complete."""
-        self._exchange = None
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if not keep_alive:
-            self._linger() if self._receiving else self.close()
-        elif self._waiting:
-            # Not from here: a thousand pipelined requests would be a thousand frames deep.
-            asyncio.get_running_loop().call_soon(self._answer_next)
-        elif self._last_words is not None:
-            self.write(self._last_words)
-            self._linger()
-        elif self._state.is_stopping:
-            self.close()
-        elif self._receiving:
-            self.deadline_at = monotonic() + self._state.limits.header_seconds
-        else:
-            # A quarter of a second early: that of the last sweep will do.
-            self.deadline_at = self._state.deadlines.now_seconds + self._state.limits.idle_seconds
-
-    def close(self) -> None:
-        """Close once everything has been sent."""
-        self.flush()
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def shut_down(self) -> None:
-        """The router ends: so does this."""
-        exchange = self._exchange
-        if exchange is not None and exchange.sink is not None:
-            exchange.keep_alive = False
-            exchange.sink.shutting_down()
-        elif exchange is None:
-            self.close()
-
-    def _answer_next(self) -> None:
-        if self._exchange is None and self._waiting:
-            if self._transport is not None:
-                self._transport.resume_reading()
-            self._answer(self._waiting.popleft())
-
-    def _answer(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self.deadline_at = NEVER
-        try:
-            self._state.handler(exchange)
-        except Exception:
-            LOGGER.exception("handler failed path=%s", exchange.path)
-            if exchange.has_started:
-                exchange.abort()
-            else:
-                exchange.respond(500, error_body(500, "internal error"))
-
-    def _goes_on(self, num_bytes: int) -> None:
-        """A request is not whole after so many bytes more: is it in time, and not too large?
-
-        The parser tells of most bytes, not of all.
-        """
-        if self._has_come_further:
-            # Here and not as it begins: most requests are whole at once, and need no deadline.
-            self._has_come_further = False
-            if self._exchange is None:
-                limits = self._state.limits
-                self.deadline_at = monotonic() + (
-                    limits.header_seconds if self._reading_head else limits.body_seconds
-                )
-        if self._reading_head:
-            self._head_bytes += num_bytes
-            if self._head_bytes > self._state.limits.max_header_bytes:
-                self._refuse(431, "the header fields are too large")
-            return
-        self._raw_bytes += num_bytes
-        if self._raw_bytes > MAX_FRAMING_PER_BYTE * self._body_bytes + MAX_FRAMING_BYTES:
-            self._refuse(413, "the framing of the body is too large")
-
-    def _feed(self, parser: httptools.HttpRequestParser, data: bytes | memoryview) -> bytes:
-        """Let the parser have it; what is to be read anew, because an offer was declined."""
-        try:
-            parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            return self._decline(bytes(data[offer.args[0] :]))
-        except httptools.HttpParserCallbackError:
-            LOGGER.exception("callback failed")
-            self._refuse(500, "internal error")
-        except httptools.HttpParserError as error:
-            self._refuse(400, f"malformed request: {error}")
-        else:
-            if self._receiving and not self._is_deaf:
-                self._goes_on(len(data))
-        return b""
-
-    def _decline(self, rest: bytes) -> bytes:
-        """A request without its offer of HTTP/2, to be read as if that had not been made.
-
-        The parser stops at an offer, and would not read the body that JDK clients send with it.
-        """
-        head, self._declined = self._declined, b""
-        if not head:
-            self._is_deaf = True  # it was refused
-            return b""
-        self._parser = httptools.HttpRequestParser(self)
-        return head + rest
-
-    def _refuse(self, status: int, text: str, lines: bytes = b"") -> None:
-        """Answer before the request is whole, and close: what follows cannot be understood."""
-        if self._last_words is not None or self._is_deaf:
-            return
-        body = error_body(status, text)
-        self._last_words = b"%b%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
-            status_line(status), JSON, lines, len(body), body,
-        )  # fmt: skip
-        self._body = []
-        if self._exchange is None:
-            self.write(self._last_words)
-            self._linger()
-
-    def _linger(self) -> None:
-        """Say no more, hear no more, and close when the client has, or soon."""
-        self._is_deaf = True
-        self._receiving = False
-        self.flush()
-        transport = self._transport
-        if transport is None:
-            return
-        if transport.can_write_eof():
-            self.deadline_at = monotonic() + LINGER_SECONDS
-            transport.write_eof()
-        else:
-            transport.close()
+__all__ = ["Server", "ServerLimits"]
 
 
 class Server:
@@ -471,12 +30,15 @@ class Server:
         outbox: Outbox,
         *,
         limits: ServerLimits,
-        tls: ssl.SSLContext | None = None,
+        tls: TLSFiles | None = None,
+        on_fault: OnFault = log_fault,
     ) -> None:
-        self._deadlines = Deadlines()
-        self._state = ServerState(handler, limits, self._deadlines, outbox)
+        self._deadlines = Deadlines(on_fault)
+        self.budget = BodyBudget(limits.max_bodies_bytes)
+        self._state = ServerState(handler, limits, self._deadlines, outbox, on_fault, self.budget)
         self._tls = tls
-        self._server: asyncio.Server | None = None
+        self._sockets: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
 
     @property
     def num_connections(self) -> int:
@@ -484,22 +46,43 @@ class Server:
         return len(self._state.connections)
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; the port."""
-        loop = asyncio.get_running_loop()
-        # Any: ``sockets`` is a tuple on asyncio and a list on uvloop.
-        server: Any = await loop.create_server(
-            lambda: ClientConnection(self._state),
-            host, port, backlog=4096, reuse_address=True, ssl=self._tls,
-        )  # fmt: skip
-        self._server = server
-        bound: int = server.sockets[0].getsockname()[1]
+        """Listen; the port. ``host``: an address, a name, or ``*`` for every address."""
+        self._sockets = listening_sockets(host, port)
+        await self._accept()
+        bound: int = self._sockets[0].getsockname()[1]
         return bound
+
+    async def refresh_certificates(self) -> None:
+        """Use the files' certificates for new connections, where they have changed."""
+        if self._tls is not None and self._tls.refresh() and not self._state.is_stopping:
+            await self._accept()
+
+    async def _accept(self) -> None:
+        """Accept with the present certificates. No connection is refused in between.
+
+        The sockets stay; only who accepts from them changes. So a session that was begun under an
+        older certificate authority cannot be resumed.
+        """
+        loop = asyncio.get_running_loop()
+        before, self._servers = self._servers, []
+        context = None if self._tls is None else self._tls.context
+        for each in self._sockets:
+            server: Any = await loop.create_server(
+                lambda: ClientConnection(self._state), sock=each.dup(), backlog=4096, ssl=context
+            )
+            self._servers.append(server)
+        for server in before:
+            stop_accepting(server)
+            # What it has accepted just now is not attached to it yet.
+            loop.call_later(LINGER_SECONDS, server.close)
 
     async def stop(self, *, timeout_seconds: float) -> None:
         """Take no new requests, let answers finish for so long, then end everything."""
         self._state.is_stopping = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
+        for each in self._sockets:
+            each.close()
         deadline = monotonic() + timeout_seconds
         for connection in list(self._state.connections):
             if not connection.is_busy:

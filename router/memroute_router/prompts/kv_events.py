@@ -25,8 +25,10 @@ import zmq
 import zmq.asyncio
 
 from memroute.traffic.prefixes import BlockIndex, chain_root
-from memroute_router.http.client import EngineConnection, EnginePool, LossCause
+from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.deadlines import monotonic
+from memroute_router.http.engine_pool import EnginePool
+from memroute_router.http.faults import OnFault, log_fault
 from memroute_router.pools import Pools, Replica
 
 LOGGER = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ OK = 200
 _STORED_FIELDS = ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id",
                   "medium", "lora_name", "extra_keys", "group_idx")  # fmt: skip
 _REMOVED_FIELDS = ("block_hashes", "medium", "group_idx")
+# How names of blocks begin that are not of the first rank; hashes of 32 bytes do not.
+_RANK = b"rank "
 _GPU = frozenset({None, "GPU"})
 
 
@@ -103,19 +107,30 @@ def apply_events(index: BlockIndex, replica: str, events: Sequence[Any], *, rank
         elif kind == "BlockRemoved":
             index.removed(replica, names)
         elif kind == "AllBlocksCleared":
-            index.cleared(replica)
+            forget_rank(index, replica, rank)
         else:
             continue
         num_applied += 1
     return num_applied
 
 
+def forget_rank(index: BlockIndex, replica: str, rank: int) -> None:
+    """The cache of one rank is empty; the others' are not."""
+    index.removed(replica, [name for name in index.names(replica) if _rank_of(name) == rank])
+
+
 class KVEventFollower:
     """Follows the events of all replicas. Owns its sockets and tasks; close it."""
 
     def __init__(
-        self, engines: EnginePool, pools: Pools, *, on_gap: Callable[[Replica], None]
+        self,
+        engines: EnginePool,
+        pools: Pools,
+        *,
+        on_gap: Callable[[Replica], None],
+        on_fault: OnFault = log_fault,
     ) -> None:
+        self._on_fault = on_fault
         self._engines = engines
         self._pools = pools
         self._on_gap = on_gap
@@ -162,6 +177,8 @@ class KVEventFollower:
                         "KV events cannot be heard, prefixes are guessed replica=%s error=%s",
                         replica.info.key, told,
                     )  # fmt: skip
+            except Exception as error:  # noqa: BLE001 - a bug in one replica's events
+                self._on_fault("kv-events", error)
             await asyncio.sleep(AGAIN_SECONDS if replica.info.is_routable else TIMEOUT_SECONDS / 5)
 
     async def _hear(self, replica: Replica, sources: Sequence[EventSource]) -> None:
@@ -222,7 +239,7 @@ class _RankReader:
         batch = _unpacked(payload)
         if sequence <= self._last and batch[0] > self._last_time:
             # Counted from the start again: a new engine, with an empty cache.
-            self._index.cleared(self._replica)
+            forget_rank(self._index, self._replica, self._source.rank)
             self._last = -1
         if sequence <= self._last:
             return  # replayed already
@@ -231,7 +248,7 @@ class _RankReader:
             await self._replay(self._last + 1, before=sequence)
             if sequence > self._last + 1:
                 # What was lost cannot be had again: only what comes from here on is known.
-                self._index.cleared(self._replica)
+                forget_rank(self._index, self._replica, self._source.rank)
         self._apply(sequence, batch)
 
     async def _replay(self, first: int, *, before: int | None = None) -> None:
@@ -271,7 +288,7 @@ class _Fetch:
 
     def answer_progressed(self, connection: EngineConnection) -> None:
         self._pieces.append(connection.take_body())
-        if connection.is_complete:
+        if connection.is_complete and not self.done.done():
             status = connection.status
             self._engines.give_back(connection)
             if status == OK:
@@ -281,26 +298,41 @@ class _Fetch:
 
     def answer_lost(self, connection: EngineConnection, _cause: LossCause, detail: str) -> None:
         self._engines.give_back(connection)
-        self.done.set_exception(ConnectionError(detail))
+        self._fail(ConnectionError(detail))
+
+    def answer_crashed(self, _connection: EngineConnection) -> None:
+        self._fail(ConnectionError("internal error"))
+
+    def _fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 async def fetch(engines: EnginePool, replica: Replica, target: bytes) -> bytes:
     """A page of an engine. Raises ``OSError`` or ``LookupError`` (not there)."""
     fetching = _Fetch(engines)
     opened: asyncio.Future[EngineConnection] = asyncio.get_running_loop().create_future()
-    endpoint = replica.info.endpoint
-    connection = engines.take_idle(endpoint, now_seconds=monotonic())
+    endpoint, upstream = replica.info.endpoint, replica.upstream
+    connection = engines.take_idle(upstream, now_seconds=monotonic())
     if connection is None:
-        engines.connect(
-            endpoint,
+        connecting = engines.connect(
+            upstream,
             opened.set_result,
             lambda _, detail: opened.set_exception(ConnectionError(detail)),
+            lambda: opened.set_exception(ConnectionError("internal error")),
         )
-        connection = await opened
+        try:
+            connection = await opened
+        finally:
+            connecting.cancel()
     connection.expect_within(TIMEOUT_SECONDS, now_seconds=monotonic())
     head = b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (target, endpoint.authority)
     connection.send(fetching, head, b"")
-    return await fetching.done
+    try:
+        return await fetching.done
+    finally:
+        if connection in upstream.busy:
+            engines.give_back(connection)
 
 
 def _reachable(endpoint: object, host: str) -> str | None:
@@ -338,4 +370,10 @@ def _name(rank: int, value: int | bytes) -> int | bytes:
     """Ranks name the same block alike and cache it apart."""
     if not rank:
         return value
-    return b"%d/%b" % (rank, value if isinstance(value, bytes) else b"%d" % value)
+    return b"%b%d/%b" % (_RANK, rank, value if isinstance(value, bytes) else b"%d" % value)
+
+
+def _rank_of(name: int | bytes) -> int:
+    if isinstance(name, int) or not name.startswith(_RANK):
+        return 0
+    return int(name[len(_RANK) : name.index(b"/")])

@@ -7,8 +7,11 @@ as without it, and never a reason to refuse.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -26,6 +29,8 @@ LOGGER = logging.getLogger(__name__)
 NUM_THREADS = 2
 MAX_WAITING = 64
 # More prompts than that at once are estimated: the router would fall behind.
+AGAIN_SECONDS = 30.0
+# Before a folder that cannot be used is read again: it may be on its way. Chosen by hand.
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
@@ -108,22 +113,32 @@ class Tokenizers:
     def __init__(self, folder: Path | None) -> None:
         """``folder``: holds a folder for each model, named as clients name it."""
         self.folder = folder
-        self._loaded: dict[Path, PromptTokenizer | None] = {}
+        self._loaded: dict[Path, PromptTokenizer] = {}
+        self._again_at_seconds: dict[Path, float] = {}
+        """When folders without a usable tokenizer are read again; never while one is being read."""
         self._media: dict[tuple[str, str | None], MediaFamily] = {}
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="tokenizer")
+        # Of their own: a disk that hangs does not stop those that are read already.
+        self._readers = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="tokenizer-read")
+        self._told: dict[Path, str] = {}
         self._num_waiting = 0
 
     def of(self, model: str, own_folder: str | None) -> PromptTokenizer | None:
-        """A model's; None where it has none. Read once, and what is wrong with it said once."""
+        """A model's; None where it has none, or none yet: it is read in a thread.
+
+        A folder that cannot be used is read again after a while; what is wrong with it is said each
+        time that it is something else.
+        """
         if own_folder is not None:
             path = Path(own_folder)
         elif self.folder is not None:
             path = self.folder / model
         else:
             return None
-        if path not in self._loaded:
-            self._loaded[path] = self._load(path, is_named=own_folder is not None)
-        return self._loaded[path]
+        found = self._loaded.get(path)
+        if found is None and time.monotonic() >= self._again_at_seconds.get(path, 0.0):
+            self._read_soon(path, is_named=own_folder is not None)
+        return found
 
     def media(self, model: str, own_folder: str | None) -> MediaFamily:
         """How a model counts images: by the ``config.json`` of its folder, else by its name."""
@@ -158,6 +173,31 @@ class Tokenizers:
     def close(self) -> None:
         """End the threads; nobody waits for what they do."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def _read_soon(self, path: Path, *, is_named: bool) -> None:
+        """Read a folder of 10 to 20 MB beside the event loop."""
+        self._again_at_seconds[path] = math.inf
+        loop = asyncio.get_running_loop()
+
+        def read(future: "Future[PromptTokenizer | None]") -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is not None:
+                LOGGER.error("tokenizer not read folder=%s error=%r", path, error)
+            found = None if error is not None else future.result()
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(self._was_read, path, found)
+
+        self._readers.submit(self._load, path, is_named=is_named).add_done_callback(read)
+
+    def _was_read(self, path: Path, tokenizer: PromptTokenizer | None) -> None:
+        if tokenizer is None:
+            self._again_at_seconds[path] = time.monotonic() + AGAIN_SECONDS
+        else:
+            self._loaded[path] = tokenizer
+            self._told.pop(path, None)
 
     def _done(self, on_done: Callable[[list[int] | None], None], ids: list[int] | None) -> None:
         self._num_waiting -= 1
@@ -169,7 +209,9 @@ class Tokenizers:
         try:
             tokenizer = PromptTokenizer.load(path)
         except TokenizerError as error:
-            LOGGER.error("no tokenizer, prompts are estimated error=%s", error)  # noqa: TRY400 - the message says it all
+            if self._told.get(path) != str(error):
+                self._told[path] = str(error)
+                LOGGER.error("no tokenizer, prompts are estimated error=%s", error)  # noqa: TRY400 - the message says it all
             return None
         LOGGER.info("tokenizer loaded folder=%s", path)
         return tokenizer

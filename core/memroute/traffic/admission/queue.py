@@ -46,6 +46,17 @@ class QueueLimits:
     # About what two replicas of 80 GB hold: more than that waits for minutes.
     max_seconds: float = 10.0
     # Interactive clients give up soon after; batch clients come back when they are told to.
+    max_replica_seconds: float | None = None
+    """For a replica that is being started, where requests are held for one; None: as for room."""
+
+    def for_replicas(self) -> "QueueLimits":
+        """The limits of what waits for a replica."""
+        seconds = self.max_replica_seconds
+        return QueueLimits(
+            max_requests=self.max_requests,
+            max_tokens=self.max_tokens,
+            max_seconds=self.max_seconds if seconds is None else seconds,
+        )
 
 
 class QueueRefusal(StrEnum):

@@ -6,6 +6,7 @@ from memroute.traffic.dispatch.request_pool import Lease, RequestPool, Waiter
 from memroute.traffic.dispatch.retries import RetryRule
 from memroute.traffic.dispatch.selection import Assignment
 from memroute.traffic.dispatch.settings import AdmissionMode, DispatchSettings
+from memroute.traffic.dispatch.suspects import Suspects, request_name
 from memroute.traffic.replica.backend import Backend
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Lease",
     "RequestPool",
     "RetryRule",
+    "Suspects",
     "Ticket",
     "Waiter",
+    "request_name",
 ]

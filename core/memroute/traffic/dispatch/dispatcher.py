@@ -22,7 +22,7 @@ Deciding, choosing and reserving are one step, so that two requests are never gi
 | which tenant is over its share? is waiting of any use? | ``fair_share``, ``overload`` |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Generic
 
 from memroute.traffic.admission import ClosedReason, QueueLimits, Reject, hangs
@@ -212,16 +212,19 @@ class Dispatcher(Generic[T]):
         """Held requests whose turn has come, or whose time is over."""
         return self._room.turns(now_seconds=now_seconds)
 
-    def stuck(self, *, now_seconds: float) -> list[Reservation]:
-        """Unanswered requests at replicas that hang, where another replica could take them."""
+    def stuck(self, leaving: Sequence[Backend] = (), *, now_seconds: float) -> list[Reservation]:
+        """Unanswered requests at replicas that hang, where another replica could take them.
+
+        ``leaving``: replicas that have gone, and still have requests.
+        """
         found: list[Reservation] = []
         routable = [c for c in self.backends.values() if c.is_routable]
         num_healthy = sum(not backend.health.is_out for backend in routable)
-        for backend in routable:
+        for backend in (*routable, *leaving):
             ledger = backend.ledger
             # A replica that is out has its trial request, and what was sent before it failed.
             is_out = backend.health.is_out
-            others = num_healthy - (0 if is_out else 1)
+            others = num_healthy - (0 if is_out or backend in leaving else 1)
             if others and hangs(
                 ledger,
                 settings=self.settings.limits,

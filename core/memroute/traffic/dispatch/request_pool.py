@@ -145,12 +145,14 @@ class Lease(Generic[R]):
         if self.is_released:
             msg = "lease released twice"
             raise RuntimeError(msg)
-        if num_events:
-            self.progress(num_events)
         self.is_released = True
-        self._pool.ended(
-            self._assignment, is_complete=is_complete, generated_tokens=generated_tokens
-        )
+        try:
+            if num_events:
+                self.progress(num_events)
+        finally:
+            self._pool.ended(
+                self._assignment, is_complete=is_complete, generated_tokens=generated_tokens
+            )
 
 
 class RequestPool(Generic[R]):
@@ -180,6 +182,8 @@ class RequestPool(Generic[R]):
         self._call_later = call_later
         self._on_error = on_error
         self._waiters: dict[Reservation, Waiter[R]] = {}
+        self._leaving: list[Backend] = []
+        """Replicas that have gone, whose requests have not ended."""
         self._will_advance = False
         self._will_tick = False
 
@@ -187,6 +191,11 @@ class RequestPool(Generic[R]):
     def num_held(self) -> int:
         """Requests that wait for their turn."""
         return self.dispatcher.num_held
+
+    @property
+    def num_leaving(self) -> int:
+        """Replicas that have gone while requests ran on them, and still do."""
+        return len(self._leaving)
 
     @property
     def held_tokens(self) -> int:
@@ -202,8 +211,10 @@ class RequestPool(Generic[R]):
         self.advance_soon()
 
     def leave(self, name: str) -> R | None:
-        """A replica has gone. Leases on it stay valid until they are released."""
-        self.dispatcher.remove(name)
+        """A replica has gone. Leases on it stay valid, and are looked after, until they end."""
+        backend = self.dispatcher.remove(name)
+        if backend is not None and backend.ledger.num_in_flight:
+            self._leaving.append(backend)
         self.advance_soon()
         return self.replicas.pop(name, None)
 
@@ -263,12 +274,14 @@ class RequestPool(Generic[R]):
         """Judge predictions, let whole answers begin, and leave replicas that hang."""
         now = self.now_seconds()
         self.dispatcher.predictions.judge(now_seconds=now)
-        for backend in list(self.dispatcher.backends.values()):
+        if self._leaving:
+            self._leaving = [gone for gone in self._leaving if gone.ledger.num_in_flight]
+        for backend in [*self.dispatcher.backends.values(), *self._leaving]:
             try:
                 backend.ledger.settle(now_seconds=now)
             except Exception as error:  # noqa: BLE001 - a bug in one ledger is not the others'
                 self._on_error(error)
-        for reservation in self.dispatcher.stuck(now_seconds=now):
+        for reservation in self.dispatcher.stuck(self._leaving, now_seconds=now):
             waiter = self._waiters.get(reservation)
             if waiter is not None:
                 try:

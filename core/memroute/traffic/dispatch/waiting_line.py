@@ -20,7 +20,7 @@ from memroute.traffic.admission import (
     QueueLimits,
 )
 from memroute.traffic.admission import QueueRefusal as Refusal
-from memroute.traffic.dispatch.ask import ROOM, Ask, T
+from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask, T
 from memroute.traffic.dispatch.drain import DrainMeter
 from memroute.traffic.dispatch.overload import OverloadDetector
 from memroute.traffic.replica.backend import Backend
@@ -90,6 +90,12 @@ class WaitingLine(Generic[T]):
             queue.remove(ask)
             self._left(ask)
         return held
+
+    def wait_anew(self, held: QueuedRequest[Ask[T]], *, now_seconds: float) -> None:
+        """Take in a request that waits for something else now, and has its full time for that."""
+        limits = self._queue(held.item.waits_for).limits
+        held.expires_at_seconds = now_seconds + limits.max_seconds
+        self.move_in(held)
 
     def move_in(self, held: QueuedRequest[Ask[T]]) -> None:
         """Take in a request that has waited in another line, or for something else."""
@@ -236,7 +242,8 @@ class WaitingLine(Generic[T]):
     def _queue(self, what: str) -> FairQueue[Ask[T]]:
         queue = self._queues.get(what)
         if queue is None:
-            queue = self._queues[what] = FairQueue(self.limits)
+            limits = self.limits.for_replicas() if what == REPLICA else self.limits
+            queue = self._queues[what] = FairQueue(limits)
         return queue
 
     def _left(self, ask: Ask[T]) -> None:

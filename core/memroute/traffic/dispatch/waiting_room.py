@@ -200,7 +200,7 @@ class WaitingRoom(Generic[T]):
             self._versions = available.versions
             self._draw_again(available)
         for version, line in list(self._lines.items()):
-            self._return_to_room(version, line, available, done)
+            self._return_to_room(version, line, available, done, now_seconds)
             while self._round(version, line, done, now_seconds):
                 pass
             self._end_waits(line, done, now_seconds)
@@ -227,6 +227,7 @@ class WaitingRoom(Generic[T]):
         line: WaitingLine[T],
         available: Available,
         done: list[tuple[T, Assignment | Reject]],
+        now_seconds: float,
     ) -> None:
         """Requests that waited for a replica or an adapter slot, and have it now, wait for room."""
         for what in line.apart():
@@ -243,10 +244,12 @@ class WaitingRoom(Generic[T]):
                         continue
                     line.remove(ask)
                     ask.version = possible.version
-                elif available.has_slot(version, ask.profile.adapter):
-                    line.remove(ask)
-                else:
+                    ask.waits_for, ask.wanted = ROOM, None
+                    self.line(ask.version).wait_anew(held, now_seconds=now_seconds)
+                    continue
+                if not available.has_slot(version, ask.profile.adapter):
                     break
+                line.remove(ask)
                 ask.waits_for, ask.wanted = ROOM, None
                 self.line(ask.version).move_in(held)
 
@@ -258,7 +261,10 @@ class WaitingRoom(Generic[T]):
             reject = self._membership.why_none(ask.profile)
             if not self.may_wait_for_replicas(reject):
                 return reject
-            self._wait_apart(line, ask, REPLICA)
+            held = line.remove(ask)
+            if held is not None:
+                ask.waits_for = REPLICA
+                line.wait_anew(held, now_seconds=now_seconds)
             return None
         ask.lane = possible.lane
         found = self._selection.shortlist(

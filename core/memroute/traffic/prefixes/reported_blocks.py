@@ -39,6 +39,10 @@ class BlockIndex:
         """Blocks that it holds."""
         return len(self._known.get(replica, ()))
 
+    def names(self, replica: str) -> list[int | bytes]:
+        """What it calls the blocks that it holds."""
+        return list(self._known.get(replica, ()))
+
     def match(self, keys: Sequence[int]) -> dict[str, int]:
         """Leading blocks of the prompt that each followed replica has."""
         return self._holders.match(keys)

@@ -135,7 +135,10 @@ class ReplicaLedger(SharedRequests):
         if ratio is None or self.capacity_tokens is None:
             self.foreign_tokens, self.sharing_ratio, self.pinned_ratio = 0, 1.0, 0.0
         else:
-            measured = max(0, int(ratio * self.capacity_tokens) - ended)
+            # Of several ranks, what all hold together: what the fullest holds, the others do not.
+            mean = reading.kv_cache_mean_ratio
+            held_ratio = ratio if mean is None else mean
+            measured = max(0, int(held_ratio * self.capacity_tokens) - ended)
             if last is not None:
                 self._predictions.kv_cache(
                     expected=held,

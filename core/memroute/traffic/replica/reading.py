@@ -27,6 +27,9 @@ class ReplicaReading:
     kv_cache_utilization_ratio: float | None = None
     """Pinned KV cache, 0 to 1; cached blocks without a reference count as free. Of the fullest
     rank, because a router cannot choose the rank."""
+    kv_cache_mean_ratio: float | None = None
+    """What all ranks hold together over their capacity, 0 to 1, where there are several; None: the
+    one above says it."""
     kv_capacity_tokens: int | None = None
     num_requests_running: int | None = None
     num_requests_waiting: int | None = None

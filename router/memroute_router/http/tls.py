@@ -1,0 +1,128 @@
+"""Certificates in files, and what is made of them; made anew when a file changes.
+
+What cannot be used is refused when it is first read, and kept out later: the last good certificates
+stay in force, and the log says so once. Files that do not fit together (a new certificate beside
+an old key, half way through a rotation) are read again at the next look.
+"""
+
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+LOGGER = logging.getLogger(__name__)
+# Between two looks at the files. Unit: seconds. Source: chosen by hand; a rotated certificate is
+# valid for hours beside the new one.
+LOOK_SECONDS: Final = 1.0
+
+
+class TLSFiles:
+    """A context made of files. Owns the context, and what the files were like when it was made."""
+
+    def __init__(self, make: Callable[[], ssl.SSLContext], paths: tuple[str, ...]) -> None:
+        """Raises ``OSError`` (``ssl.SSLError`` is one) where they cannot be used."""
+        self._make = make
+        self._paths = paths
+        self._stamp = self._current_stamp()
+        self._looked_at = time.monotonic()
+        self._told = ""
+        self.context = make()
+
+    def refresh(self) -> bool:
+        """Look at the files; True where the context is a new one."""
+        self._looked_at = time.monotonic()
+        stamp = self._current_stamp()
+        if stamp == self._stamp:
+            return False
+        files = ",".join(self._paths)
+        try:
+            context = self._make()
+        except (OSError, ValueError) as error:
+            if str(error) != self._told:
+                self._told = str(error)
+                LOGGER.error("certificates not applied files=%s error=%s", files, error)  # noqa: TRY400 - the message says it all
+            return False
+        self.context, self._stamp, self._told = context, stamp, ""
+        LOGGER.info("certificates applied files=%s", files)
+        return True
+
+    def latest(self) -> ssl.SSLContext:
+        """The context, of files that were looked at within the last second."""
+        if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            self.refresh()
+        return self.context
+
+    def _current_stamp(self) -> tuple[tuple[int, int, int], ...]:
+        found = []
+        for path in self._paths:
+            try:
+                status = Path(path).stat()
+            except OSError:
+                found.append((-1, -1, -1))
+            else:
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return tuple(found)
+
+
+class EngineTLS:
+    """How engines are spoken to over TLS. A value: equal where the same files are named.
+
+    A new certificate in the same file is no new engine: its connections and its ledger stay.
+    """
+
+    __slots__ = ("_files", "_named", "server_name")
+
+    def __init__(
+        self,
+        *,
+        ca: str | None = None,
+        certificate: str | None = None,
+        key: str | None = None,
+        server_name: str | None = None,
+    ) -> None:
+        """``ca``: who signs engines' certificates; None: whom the system trusts.
+
+        ``certificate``, ``key``: the router's own, for engines that ask for one; the key is in the
+        certificate's file where it has none of its own. ``server_name``: the name in engines'
+        certificates; None: the host of their URL. Raises ``OSError`` or ``TypeError``.
+        """
+        self._named = ca, certificate, key, server_name
+        self.server_name = server_name
+
+        def make() -> ssl.SSLContext:
+            context = ssl.create_default_context(cafile=ca)
+            if certificate is not None:
+                context.load_cert_chain(certificate, key)
+            return context
+
+        self._files = TLSFiles(make, tuple(path for path in (ca, certificate, key) if path))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EngineTLS) and self._named == other._named
+
+    def __hash__(self) -> int:
+        return hash(self._named)
+
+    def latest(self) -> ssl.SSLContext:
+        """The context for the next connection."""
+        return self._files.latest()
+
+
+def server_files(certificate: str, key: str | None, client_ca: str | None) -> TLSFiles:
+    """A listener's. ``client_ca``: who signs clients' certificates; None: clients need none.
+
+    Raises ``OSError``.
+    """
+
+    def make() -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        context.set_alpn_protocols(["http/1.1"])
+        if client_ca is not None:
+            context.load_verify_locations(cafile=client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    return TLSFiles(make, tuple(path for path in (certificate, key, client_ca) if path))
