@@ -31,7 +31,7 @@ from memroute.traffic.dispatch import Lease
 from memroute.traffic.lengths import PromptParts
 from memroute.traffic.request import RequestProfile
 from memroute_router.attempt import PUSH_BACK, Attempt, Failure, FailureCause
-from memroute_router.events import FIRST_ERROR_STATUS
+from memroute_router.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import EXPLAIN, REASON, REQUEST_ID
@@ -68,8 +68,8 @@ class Lifecycle:
     """One request, from its arrival to its end. A ``Waiter``, a ``Sink``, an ``AttemptOwner``."""
 
     __slots__ = (
-        "_attempt", "_exchange", "_failure", "_intake", "_model", "_num_attempts", "_parts",
-        "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal", "_request_id",
+        "_attempt", "_cause", "_exchange", "_failure", "_intake", "_model", "_num_attempts",
+        "_parts", "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal", "_request_id",
         "_route", "_services", "_status", "profile", "tried",
     )  # fmt: skip
 
@@ -101,6 +101,7 @@ class Lifecycle:
         # How it ends.
         self._status = 0
         self._refusal = ""
+        self._cause = ""
 
     # It arrives
 
@@ -173,6 +174,7 @@ class Lifecycle:
 
     def crashed(self) -> None:
         """A bug of ours, in a call that was not made for the client: its request fails alone."""
+        LOGGER.error("internal error ends request=%s", self._request_id.decode())
         if self._phase == Phase.OVER:
             return
         if self._phase == Phase.ANSWERING:
@@ -224,12 +226,16 @@ class Lifecycle:
     def attempt_failed(self, failure: Failure) -> None:
         """The answer broke off; or there is none, and another replica may be asked."""
         if failure.cause is FailureCause.BROKEN:
-            replica = self._replica()
-            LOGGER.warning("answer broken off replica=%s error=%s", replica, failure.detail)
+            LOGGER.warning(
+                "answer broken off request=%s replica=%s error=%s",
+                self._request_id.decode(),
+                self._replica(),
+                failure.detail,
+            )
             self._break_off(
                 Happening.BREAK,
                 Outcome.STREAM_BROKEN,
-                f"the replica {replica} was lost while it answered; the answer is incomplete",
+                "the replica was lost while it answered; the answer is incomplete",
             )
         elif failure.cause is FailureCause.EXHAUSTED:
             LOGGER.error(
@@ -289,13 +295,16 @@ class Lifecycle:
 
     def _give_up(self, failure: Failure) -> None:
         if not failure.status:
-            self._refuse(Happening.REFUSE, replicas_failed(self.tried))
+            self._refuse(Happening.REFUSE, replicas_failed(self.tried, failure.cause.value))
             return
         # The engine's own words are the best answer; and a time to come back.
         is_push_back = failure.status in PUSH_BACK
         outcome = Outcome.ENGINE_PUSH_BACK if is_push_back else Outcome.ENGINE_ERROR
         self._status = failure.status
-        self._refusal = f"{len(self.tried)} replica(s) answered {failure.status}"
+        self._refusal = f"{len(self.tried)} replica(s) answered {failure.status}: " + ", ".join(
+            self.tried
+        )
+        self._cause = failure.cause.value
         self._end(Happening.REFUSE, outcome)
         retry_after = failure.retry_after or b"2"
         own = b"retry-after: %b\r\n%b: %b\r\n" % (retry_after, REASON, outcome.value.encode())
@@ -308,6 +317,7 @@ class Lifecycle:
         error_status = 0 if self._attempt is None else self._attempt.error_status
         if error_status >= FIRST_ERROR_STATUS:
             self._refusal = f"the engine ended its stream with an error ({error_status})"
+            self._cause = "error-in-stream"
             LOGGER.warning(
                 "engine error in a stream request=%s replica=%s status=%d",
                 self._request_id.decode(),
@@ -315,6 +325,10 @@ class Lifecycle:
                 error_status,
             )
             return Outcome.ENGINE_ERROR
+        if self._status < FIRST_REFUSED_STATUS:
+            return _SERVED
+        self._refusal = f"the engine answered {self._status}; its answer was passed on"
+        self._cause = "engine-answer"
         return _SERVED if self._status < FIRST_ERROR_STATUS else _ENGINE_ERROR
 
     def _break_off(self, happening: int, outcome: Outcome, message: str) -> None:
@@ -330,7 +344,9 @@ class Lifecycle:
 
     def _refuse(self, happening: int, refusal: Refusal) -> None:
         self._status = refusal.status
-        self._refusal = refusal.message
+        detail = refusal.log_detail
+        self._refusal = f"{refusal.message}: {detail}" if detail else refusal.message
+        self._cause = refusal.cause
         self._end(happening, refusal.outcome)
         self._exchange.respond(
             refusal.status,
@@ -371,6 +387,17 @@ class Lifecycle:
 
     # The account
 
+    def waits(self, now_seconds: float) -> dict[str, object]:
+        """Who waits, and since when: for a page about the queue."""
+        queued_at = self._queued_at
+        return {
+            "request_id": self._request_id.decode(),
+            "model": self._model,
+            "client": self._exchange.peer.decode(),
+            "path": self._route.path.decode(),
+            "waited_seconds": None if queued_at is None else round(now_seconds - queued_at, 3),
+        }
+
     def _record(self, outcome: Outcome, now_seconds: float) -> Record:
         received_at = self._exchange.received_at
         attempt = self._attempt
@@ -391,9 +418,13 @@ class Lifecycle:
             status=self._status,
             replica=self._replica(),
             refusal=self._refusal,
+            cause=self._cause,
+            tenant=self.profile.tenant,
+            client=self._exchange.peer,
             choice=choice,
             attempts=self._num_attempts,
             expected_tokens=self.profile.expected_tokens,
+            expected_prompt_tokens=self.profile.num_prompt_tokens,
             prompt_tokens=prompt_tokens,
             cached_tokens=cached_tokens,
             output_tokens=output_tokens,

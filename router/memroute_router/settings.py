@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
 from memroute_router.claims import TenantSource
 from memroute_router.journal import AccessLog
+from memroute_router.log_lines import LogFormat
 from memroute_router.peers import DEFAULT_PEER_PORT, parse_peer
+
+# The port of metrics, health and debug pages. Source: the next that is free: 8000 is the API, 8001
+# the peers', 8080 and 8081 the operator's.
+DEFAULT_OPS_PORT = 8002
 
 EXAMPLES = """\
 on Kubernetes (as the chart starts it): replicas and models come from ModelDeployments
@@ -41,7 +46,7 @@ without Kubernetes: replicas and models come from a file, which is read again wh
   peers: [router-b:8001]               # other routers of these replicas (or --peer)
 
 to see what it decides
-  curl localhost:8000/debug/decisions; curl localhost:8000/debug/replicas
+  curl localhost:8002/debug/decisions; curl localhost:8002/debug/queue
   curl -H 'x-memroute-explain: 1' -i localhost:8000/v1/chat/completions -d '...'
 """
 
@@ -52,6 +57,8 @@ class RouterSettings:
 
     host: str
     port: int
+    ops_host: str | None
+    ops_port: int
     config: str | None
     namespace: str | None
     scrape_seconds: float
@@ -75,6 +82,7 @@ class RouterSettings:
     body_timeout_seconds: float
     shutdown_timeout_seconds: float
     access_log: AccessLog
+    log_format: LogFormat
     tls_cert: str | None
     tls_key: str | None
     peer: tuple[str, ...]
@@ -96,6 +104,15 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
     where = parser.add_argument_group("where it listens, what it serves")
     where.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - a pod's own address
     where.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes any")
+    where.add_argument(
+        "--ops-host", metavar="HOST", help="address of the listener below (default: as --host)"
+    )
+    where.add_argument(
+        "--ops-port",
+        type=int,
+        default=DEFAULT_OPS_PORT,
+        help="port of metrics, health and debug pages, plain HTTP, not for clients; 0 takes any",
+    )
     where.add_argument("--config", help="YAML file of models and replicas: no Kubernetes")
     where.add_argument(
         "--namespace", help="serve the ModelDeployments of this namespace only (default: all)"
@@ -111,6 +128,13 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         choices=list(AccessLog),
         default=AccessLog.ALL,
         help="which requests get a line in the log",
+    )
+    parser.add_argument(
+        "--log-format",
+        type=LogFormat,
+        choices=list(LogFormat),
+        default=LogFormat.TEXT,
+        help="what a line of the log is",
     )
     parsed = parser.parse_args(argv)
     if parsed.config and parsed.namespace:

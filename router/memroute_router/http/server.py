@@ -60,6 +60,13 @@ class ServerLimits:
 
 
 Handler = Callable[[Exchange], None]
+OnRefusal = Callable[[bytes, bytes, int, str], None]
+"""Hears of requests that no handler has seen or ended: the client's address, the target as far as
+it was read, the status, and why."""
+
+
+def _tell_nobody(_peer: bytes, _target: bytes, _status: int, _why: str) -> None:
+    """Nobody wants to hear of refusals."""
 
 
 class ReadBuffer:
@@ -82,6 +89,7 @@ class ServerState:
     limits: ServerLimits
     deadlines: Deadlines
     outbox: Outbox
+    on_refusal: OnRefusal = _tell_nobody
     reads: ReadBuffer = field(default_factory=ReadBuffer)
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
@@ -383,6 +391,7 @@ class ClientConnection(asyncio.BufferedProtocol):
                 exchange.abort()
             else:
                 exchange.respond(500, error_body(500, "internal error"))
+            self._state.on_refusal(self.peer, exchange.target, 500, "internal error")
 
     def _goes_on(self, num_bytes: int) -> None:
         """A request is not whole after so many bytes more: is it in time, and not too large?
@@ -438,6 +447,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Answer before the request is whole, and close: what follows cannot be understood."""
         if self._last_words is not None or self._is_deaf:
             return
+        self._state.on_refusal(self.peer, self._target, status, text)
         body = error_body(status, text)
         self._last_words = b"%b%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
             status_line(status), JSON, lines, len(body), body,
@@ -472,9 +482,10 @@ class Server:
         *,
         limits: ServerLimits,
         tls: ssl.SSLContext | None = None,
+        on_refusal: OnRefusal = _tell_nobody,
     ) -> None:
         self._deadlines = Deadlines()
-        self._state = ServerState(handler, limits, self._deadlines, outbox)
+        self._state = ServerState(handler, limits, self._deadlines, outbox, on_refusal)
         self._tls = tls
         self._server: asyncio.Server | None = None
 
