@@ -25,8 +25,8 @@ def explain(
         typer.Argument(help="of one request (x-request-id of its answer); else the last ones"),
     ] = None,
     router: Annotated[
-        str, typer.Option(help="where the router is (kubectl port-forward brings it here)")
-    ] = "http://localhost:8000",
+        str, typer.Option(help="its operations port (kubectl port-forward brings it here)")
+    ] = "http://localhost:8002",
     refused: Annotated[
         bool, typer.Option("--refused", help="those that were not served alone")
     ] = False,
@@ -35,7 +35,8 @@ def explain(
 ) -> None:
     """Why requests went where they went, waited, or were refused; and how the replicas stand.
 
-    A router remembers the last 256 requests. Of several routers each knows its own.
+    A router remembers the last 256 requests that were served, that were refused, that failed, and
+    that the client got wrong. Of several routers each knows its own.
     """
     decisions = _fetch(router, "/debug/decisions")
     replicas = _fetch(router, "/debug/replicas")
@@ -44,7 +45,7 @@ def explain(
         if not decisions:
             typer.echo(
                 f"memroute explain: the router at {router} remembers no request {request_id!r} "
-                "(another router, or more than 256 requests ago)",
+                "(another router, or more than 256 of its kind ago)",
                 err=True,
             )
             raise typer.Exit(1)

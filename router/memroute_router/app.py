@@ -159,6 +159,7 @@ class Router:
         )
         self.metrics.num_connections = lambda: self.server.num_connections
         self._membership: Membership | None = None
+        self._is_listening = False
         self._is_stopping = False
         self._started_at = int(time.time())
         health: dict[bytes, Callable[[Exchange], None]] = {
@@ -190,6 +191,7 @@ class Router:
         ops_port = await _listen(self.operations.server, ops_host, settings.ops_port, "--ops-port")
         LOGGER.info("operations listening ops_host=%s ops_port=%d", ops_host, ops_port)
         port = await _listen(self.server, settings.host, settings.port, "--port")
+        self._is_listening = True
         LOGGER.info("listening host=%s port=%d", settings.host, port)
         loops = [
             asyncio.create_task(membership.follow(), name="membership"),
@@ -324,7 +326,7 @@ class Router:
 
     def _ready(self, exchange: Exchange) -> None:
         is_synced = self._membership is not None and self._membership.is_synced
-        ready = is_synced and not self._is_stopping
+        ready = is_synced and self._is_listening and not self._is_stopping
         text = b"ready\n" if ready else b"the first lists are not complete, or stopping\n"
         exchange.respond(200 if ready else 503, text, TEXT)
 

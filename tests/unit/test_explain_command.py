@@ -26,7 +26,7 @@ async def rig(engine_factory):
 
 async def told(rig, *arguments):
     """The command runs in a thread: the router it asks is in this one."""
-    address = f"http://127.0.0.1:{rig.port}"
+    address = f"http://127.0.0.1:{rig.ops_port}"
     return await asyncio.to_thread(explain, "--router", address, *arguments)
 
 
