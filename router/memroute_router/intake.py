@@ -19,7 +19,7 @@ from memroute_router.names import NamesFor, unknown_model
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import Pool, Pools
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.refusal import Refusal
+from memroute_router.refusal import BODY, COMPRESSED, FIELD, Refusal
 from memroute_router.requests import UNKNOWN_FAMILY, BadRequestError, ParsedRequest
 from memroute_router.surface import Route
 
@@ -69,7 +69,7 @@ class Intake:
                 outcome=Outcome.BAD_REQUEST,
                 status=415,
                 message="the body must not be compressed",
-                cause="compressed",
+                cause=COMPRESSED,
             )
         try:
             parsed = route.parse(body, self._fields.get(b"content-type", b""))
@@ -79,7 +79,7 @@ class Intake:
                 status=400,
                 message=error.message,
                 parameter=error.parameter,
-                cause="body" if error.parameter is None else "field",
+                cause=BODY if error.parameter is None else FIELD,
             )
         self.parsed = parsed
         self.pool = self._services.pools.get(parsed.model)

@@ -43,6 +43,8 @@ from memroute_router.phases import Happening, Phase, after
 from memroute_router.pools import Pool, Replica
 from memroute_router.refusal import (
     CRASHED,
+    ENGINE_ANSWER,
+    ERROR_IN_STREAM,
     EXHAUSTED,
     SHUTTING_DOWN,
     Refusal,
@@ -317,7 +319,7 @@ class Lifecycle:
         error_status = 0 if self._attempt is None else self._attempt.error_status
         if error_status >= FIRST_ERROR_STATUS:
             self._refusal = f"the engine ended its stream with an error ({error_status})"
-            self._cause = "error-in-stream"
+            self._cause = ERROR_IN_STREAM
             LOGGER.warning(
                 "engine error in a stream request=%s replica=%s status=%d",
                 self._request_id.decode(),
@@ -328,7 +330,7 @@ class Lifecycle:
         if self._status < FIRST_REFUSED_STATUS:
             return _SERVED
         self._refusal = f"the engine answered {self._status}; its answer was passed on"
-        self._cause = "engine-answer"
+        self._cause = ENGINE_ANSWER
         return _SERVED if self._status < FIRST_ERROR_STATUS else _ENGINE_ERROR
 
     def _break_off(self, happening: int, outcome: Outcome, message: str) -> None:

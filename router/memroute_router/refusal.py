@@ -49,6 +49,13 @@ LISTENER_CAUSES: Final = {
     505: "version",
 }
 """Why a request was refused before it was read as one of the API, by its status."""
+BODY: Final = "body"
+FIELD: Final = "field"
+COMPRESSED: Final = "compressed"
+"""Why a request of the API cannot be understood."""
+ENGINE_ANSWER: Final = "engine-answer"
+ERROR_IN_STREAM: Final = "error-in-stream"
+"""How an engine has said no, where that is passed on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,7 @@ def test_network_policies_are_asked_for_and_are_the_same_from_both(repository, h
 
 def test_probes_and_scrapes_ask_the_operations_port(repository, helm):
     """The public port serves no metrics, and may speak TLS, which probes by address do not."""
-    pod, router = router_of(helm, repository)
+    _, router = router_of(helm, repository)
     assert router["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "ops"}
     assert router["livenessProbe"]["httpGet"] == {"path": "/health", "port": "ops"}
     settings = parse_settings([])

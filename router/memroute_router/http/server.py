@@ -467,7 +467,10 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         if transport.can_write_eof():
             self.deadline_at = monotonic() + LINGER_SECONDS
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # the client has gone
+                transport.abort()
         else:
             transport.close()
 
