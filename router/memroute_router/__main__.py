@@ -9,10 +9,11 @@ import sys
 import uvloop
 
 from memroute_router.app import ListenError, run_router
-from memroute_router.log_lines import formatter
 from memroute_router.peers import PeerSecretError
+from memroute_router.program_log import formatter
 from memroute_router.settings import parse_settings
 from memroute_router.static import ConfigError
+from memroute_router.tracing.tracer import TracingError
 
 GC_ALLOCATIONS = 20_000
 # Requests leave no cycles behind: the default of 700 would look for them every twenty requests.
@@ -38,7 +39,7 @@ def main() -> None:
             runner.run(run_router(settings))
         except ConfigError as error:
             sys.exit(f"memroute-router: {settings.config}: {error}")
-        except ListenError as error:
+        except (ListenError, TracingError) as error:
             sys.exit(f"memroute-router: {error}")
         except PeerSecretError as error:
             sys.exit(f"memroute-router: {settings.peer_secret_file}: {error}")

@@ -45,6 +45,8 @@ from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
 from memroute_router.static import StaticMembership
 from memroute_router.surface import ROUTES
+from memroute_router.tracing.context import Sampler
+from memroute_router.tracing.tracer import Tracer, export_command
 
 LOGGER = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
@@ -123,6 +125,7 @@ class Router:
                     *self.metrics.replica_labels(replica)
                 ).inc(),
             )
+        self.tracer = self._make_tracer(settings, rng)
         self.proxy = Proxy(
             Services(
                 intake=IntakeServices(
@@ -140,6 +143,7 @@ class Router:
                     stalled_engine_seconds=settings.stalled_engine_seconds,
                 ),
                 id_prefix=secrets.token_hex(6).encode(),
+                tracer=self.tracer,
             ),
             otherwise=self._answer_itself,
         )
@@ -198,6 +202,8 @@ class Router:
             asyncio.create_task(self._tick_forever(), name="clock"),
             asyncio.create_task(self._follow_peers(client), name="peers"),
         ]
+        if self.tracer is not None:
+            loops.append(asyncio.create_task(self.tracer.follow(), name="traces"))
         stop = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
         self._is_stopping = True
@@ -215,6 +221,8 @@ class Router:
         # Last: what a router that drains still has is read here.
         await self.operations.server.stop(timeout_seconds=0)
         self.journal.flush()
+        if self.tracer is not None:
+            await self.tracer.close()
         for task in done:
             if task is not stop:
                 task.result()
@@ -233,6 +241,16 @@ class Router:
         if self.kv_events is not None:
             self.kv_events.forget(replica.info.key)
         self.engines.abandon(replica.info.endpoint)
+
+    def _make_tracer(self, settings: RouterSettings, rng: Random) -> Tracer | None:
+        """Raises ``TracingError`` where traces are asked for and cannot be made."""
+        if settings.tracing_endpoint is None:
+            return None
+        return Tracer(
+            Sampler(settings.tracing_ratio, rng, trusts_clients=settings.trust_headers),
+            export_command(settings.tracing_endpoint, settings.log_format.value),
+            on_traces=lambda result, count: self.metrics.traces.labels(result).inc(count),
+        )
 
     def _on_error(self, error: Exception) -> None:
         """A bug of ours, in what was done for one request or replica: the others go on."""

@@ -72,7 +72,7 @@ class Lifecycle:
     __slots__ = (
         "_attempt", "_cause", "_exchange", "_failure", "_intake", "_model", "_num_attempts",
         "_parts", "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal", "_request_id",
-        "_route", "_services", "_status", "profile", "tried",
+        "_route", "_services", "_status", "_trace", "profile", "tried",
     )  # fmt: skip
 
     def __init__(self, services: Services, exchange: Exchange, route: Route, number: int) -> None:
@@ -104,6 +104,8 @@ class Lifecycle:
         self._status = 0
         self._refusal = ""
         self._cause = ""
+        tracer = services.tracer
+        self._trace = None if tracer is None else tracer.begin(exchange.fields)
 
     # It arrives
 
@@ -156,6 +158,8 @@ class Lifecycle:
         self._phase = after(self._phase, Happening.ADMIT)
         self._waits_no_more()
         self._num_attempts += 1
+        if self._trace is not None:
+            self._trace.attempted(lease.choice)
         attempt = self._attempt = Attempt(self._services, self, self._exchange, lease)
         attempt.begin()
 
@@ -196,6 +200,9 @@ class Lifecycle:
         fields = exchange.fields
         came_through = fields.get(b"x-forwarded-for")
         peer = exchange.peer
+        lines = exchange.lines
+        if self._trace is not None:
+            lines = self._trace.lines(lines, authority)
         return (
             b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
             b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n%b\r\n"
@@ -207,7 +214,7 @@ class Lifecycle:
             peer if came_through is None else came_through + b", " + peer,
             fields.get(b"x-forwarded-proto") or exchange.scheme,
             fields.get(b"x-forwarded-host") or fields.get(b"host", b""),
-            exchange.lines,
+            lines,
         )
 
     def answer_begins(self, status: int, lines: bytes, length: int | None) -> None:
@@ -227,6 +234,8 @@ class Lifecycle:
 
     def attempt_failed(self, failure: Failure) -> None:
         """The answer broke off; or there is none, and another replica may be asked."""
+        if self._trace is not None:
+            self._trace.failed(failure.cause.value)
         if failure.cause is FailureCause.BROKEN:
             LOGGER.warning(
                 "answer broken off request=%s replica=%s error=%s",
@@ -358,7 +367,10 @@ class Lifecycle:
 
     def _waits_no_more(self) -> None:
         if self._queued_at is not None:
-            self._queue_seconds = monotonic() - self._queued_at
+            now = monotonic()
+            self._queue_seconds = now - self._queued_at
+            if self._trace is not None:
+                self._trace.waited(self._queued_at, now)
             self._queued_at = None
 
     def _end(self, happening: int, outcome: Outcome) -> None:
@@ -386,6 +398,15 @@ class Lifecycle:
                 )
         self._statistics().ended(record)
         self._services.journal.add(record)
+        tracer, trace = self._services.tracer, self._trace
+        if tracer is not None and trace is not None:
+            first_byte_at = None if attempt is None else attempt.first_byte_at
+            tracer.ended(
+                trace,
+                record,
+                begun_at=self._exchange.received_at,
+                first_byte_at=first_byte_at,
+            )
 
     # The account
 

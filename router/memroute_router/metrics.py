@@ -147,6 +147,12 @@ class RouterMetrics:
             "Exceptions that are bugs of the router.",
             registry=self.registry,
         )
+        self.traces = Counter(
+            "memroute_router_traces",
+            "Traces given to the exporting process, or dropped because it is behind or gone.",
+            ("result",),
+            registry=self.registry,
+        )
         self.config_reloads = Counter(
             "memroute_router_config_reloads",
             "Readings of the configuration file.",

@@ -6,6 +6,7 @@ from memroute_router.http.client import EnginePool
 from memroute_router.intake import IntakeServices
 from memroute_router.journal import Journal
 from memroute_router.metrics import RouterMetrics
+from memroute_router.tracing.tracer import Tracer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,3 +28,5 @@ class Services:
     limits: LifecycleLimits
     id_prefix: bytes
     """Of the ids of requests that bring none; different for each router process."""
+    tracer: Tracer | None = None
+    """None: nothing is traced."""

@@ -14,6 +14,9 @@ from memroute_router.peers import DEFAULT_PEER_PORT, parse_peer
 # the peers', 8080 and 8081 the operator's.
 DEFAULT_OPS_PORT = 8002
 
+# Of the requests that are traced, if any are. Source: chosen by hand; what most use.
+DEFAULT_TRACING_RATIO = 0.1
+
 EXAMPLES = """\
 on Kubernetes (as the chart starts it): replicas and models come from ModelDeployments
   memroute-router --namespace models
@@ -83,6 +86,8 @@ class RouterSettings:
     shutdown_timeout_seconds: float
     access_log: AccessLog
     log_format: LogFormat
+    tracing_endpoint: str | None
+    tracing_ratio: float
     tls_cert: str | None
     tls_key: str | None
     peer: tuple[str, ...]
@@ -135,6 +140,19 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         choices=list(LogFormat),
         default=LogFormat.TEXT,
         help="what a line of the log is",
+    )
+    parser.add_argument(
+        "--tracing-endpoint",
+        metavar="URL",
+        help="an OpenTelemetry collector (OTLP over HTTP, as http://collector:4318): requests are "
+        "traced",
+    )
+    parser.add_argument(
+        "--tracing-ratio",
+        type=_ratio,
+        default=DEFAULT_TRACING_RATIO,
+        help="of the requests that are traced, 0 to 1; with --trust-headers what a client's "
+        "traceparent says goes before it",
     )
     parsed = parser.parse_args(argv)
     if parsed.config and parsed.namespace:
@@ -267,6 +285,14 @@ def _add_peers(group: "argparse._ArgumentGroup") -> None:
         default=MAX_BYTES_PER_SECOND,
         help="told to each of them at the most; over it, prompts' keys are left out first",
     )
+
+
+def _ratio(text: str) -> float:
+    ratio = float(text)
+    if not 0 <= ratio <= 1:
+        msg = f"{text!r} is not between 0 and 1"
+        raise argparse.ArgumentTypeError(msg)
+    return ratio
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

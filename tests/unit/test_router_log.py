@@ -16,8 +16,9 @@ from memroute.traffic.admission import QueueRefusal
 from memroute.traffic.dispatch.waiting_room import EndOfWait
 from memroute_router.app import Router
 from memroute_router.journal import NUM_REMEMBERED, AccessLog, Journal, Record
-from memroute_router.log_lines import JsonFormatter, LogFormat, TextFormatter, json_line, one_word
+from memroute_router.log_lines import LogFormat, json_line, one_word
 from memroute_router.outcomes import Outcome
+from memroute_router.program_log import JsonFormatter, TextFormatter
 from memroute_router.refusal import CAUSES
 from router_rig import Rig, begin_stream, body, exchange, raw, read_answer, reset, send_chunk, whole
 
