@@ -143,6 +143,7 @@ class Router:
                     stalled_engine_seconds=settings.stalled_engine_seconds,
                 ),
                 id_prefix=secrets.token_hex(6).encode(),
+                explains=not settings.no_explain_header,
                 tracer=self.tracer,
             ),
             otherwise=self._answer_itself,

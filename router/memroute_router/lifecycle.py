@@ -463,7 +463,7 @@ class Lifecycle:
     def _own_lines(self) -> bytes:
         """Our fields of every answer; with the reasons when the client asked for them."""
         lines = b"x-request-id: %b\r\n" % self._request_id
-        if EXPLAIN in self._exchange.fields:
+        if EXPLAIN in self._exchange.fields and self._services.explains:
             why = self._refusal
             if not why and self._attempt is not None:
                 why = self._attempt.choice.why

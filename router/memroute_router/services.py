@@ -28,5 +28,7 @@ class Services:
     limits: LifecycleLimits
     id_prefix: bytes
     """Of the ids of requests that bring none; different for each router process."""
+    explains: bool = True
+    """Whether clients that ask are told which replica answered, and why."""
     tracer: Tracer | None = None
     """None: nothing is traced."""

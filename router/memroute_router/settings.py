@@ -86,6 +86,7 @@ class RouterSettings:
     shutdown_timeout_seconds: float
     access_log: AccessLog
     log_format: LogFormat
+    no_explain_header: bool
     tracing_endpoint: str | None
     tracing_ratio: float
     tls_cert: str | None
@@ -140,6 +141,11 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         choices=list(LogFormat),
         default=LogFormat.TEXT,
         help="what a line of the log is",
+    )
+    parser.add_argument(
+        "--no-explain-header",
+        action="store_true",
+        help="tell no client which replica answered and why, also if it sends x-memroute-explain",
     )
     parser.add_argument(
         "--tracing-endpoint",

@@ -92,6 +92,18 @@ async def test_a_502_names_no_pod_to_the_client_and_every_pod_to_the_log(rig, en
     assert "cause=connection-lost" in line
 
 
+async def test_who_answered_is_told_to_clients_only_where_that_is_allowed(engine_factory):
+    """Names of pods are nobody's business on a public port."""
+    ask = raw(body()).replace(b"host: x", b"host: x\r\nx-memroute-explain: 1")
+    for flags, is_told in (((), True), (("--no-explain-header",), False)):
+        rig = Rig(*flags)
+        await rig.start()
+        rig.add("a", (await engine_factory(whole())).port)
+        _, headers, _ = await exchange(rig.port, ask)
+        assert ("x-memroute-replica" in headers) == is_told
+        await rig.stop()
+
+
 def test_a_404_lists_what_its_reader_may_know_of():
     """With keys, a list of every tenant's models would be a leak; a long one helps nobody."""
     assert unknown_model("x", None) == "the model 'x' does not exist, or you may not use it"
