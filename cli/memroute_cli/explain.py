@@ -40,6 +40,7 @@ def explain(
     """
     decisions = _fetch(router, "/debug/decisions")
     replicas = _fetch(router, "/debug/replicas")
+    waiting = _fetch(router, "/debug/queue")
     if request_id is not None:
         decisions = [d for d in decisions if d.get("request_id") == request_id]
         if not decisions:
@@ -53,10 +54,14 @@ def explain(
         decisions = [d for d in decisions if d.get("outcome") != "served"]
     decisions = decisions[:limit]
     if output is Output.JSON:
-        typer.echo(json.dumps({"decisions": decisions, "replicas": replicas}, indent=1))
+        typer.echo(
+            json.dumps({"decisions": decisions, "queue": waiting, "replicas": replicas}, indent=1)
+        )
         return
     console = Console(soft_wrap=False)
     console.print(_decisions(decisions))
+    if waiting:
+        console.print(_queue(waiting[:limit], len(waiting)))
     console.print(_replicas(replicas))
 
 
@@ -86,6 +91,23 @@ def _decisions(rows: list[dict[str, Any]]) -> Table:
             str(row.get("model", "-")),
             f"{row.get('status', '-')} {row.get('outcome', '-')}",
             str(row.get("replica", "-")),
+            "-" if waited is None else f"{waited:.3f}",
+            str(row.get("expected_tokens", "-")),
+            str(row.get("why", "-")),
+        )
+    return table
+
+
+def _queue(rows: list[dict[str, Any]], num_waiting: int) -> Table:
+    table = Table(title=f"{num_waiting} request(s) wait now, the longest first")
+    for name in ("request", "model", "tenant", "waited s", "reserved", "why"):
+        table.add_column(name, overflow="fold")
+    for row in sorted(rows, key=lambda row: -(row.get("waited_seconds") or 0.0)):
+        waited = row.get("waited_seconds")
+        table.add_row(
+            str(row.get("request_id", "-")),
+            str(row.get("model", "-")),
+            str(row.get("tenant") or "-"),
             "-" if waited is None else f"{waited:.3f}",
             str(row.get("expected_tokens", "-")),
             str(row.get("why", "-")),

@@ -9,7 +9,7 @@ from memroute_router.journal import Journal
 from memroute_router.lifecycle import Lifecycle
 from memroute_router.pools import Pool, Pools, Replica
 
-# Requests that one pool's queue is shown with; their number is told whole.
+# Requests that are shown of one model; the metric ``memroute_router_queue_requests`` has them all.
 # Unit: requests. Source: a bound, chosen by hand; as many as a line may hold by default.
 MAX_SHOWN: Final = 1024
 
@@ -27,28 +27,19 @@ def replicas(pools: Pools) -> Iterator[dict[str, Any]]:
             yield _replica(pool, replica, pools.now_seconds())
 
 
-def queues(pools: Pools) -> Iterator[dict[str, Any]]:
-    """Of each model with requests that wait: who waits, for which replica, why, since when."""
+def queue(pools: Pools) -> Iterator[dict[str, Any]]:
+    """The requests that wait: whose, for which replica, why, since when."""
     for pool in list(pools.by_model.values()):
-        waiting = pool.dispatcher.waiting()
-        if not waiting:
-            continue
-        now = pools.now_seconds()
-        yield {
-            "model": pool.model,
-            "num_waiting": len(waiting),
-            "waiting_tokens": pool.held_tokens,
-            "is_in_safe_mode": pool.dispatcher.predictions.distrusted is not None,
-            "waiting": [_waiting(ask, now) for ask in waiting[:MAX_SHOWN]],
-        }
+        for ask in pool.dispatcher.waiting()[:MAX_SHOWN]:
+            yield _waiting(pool, ask, pools.now_seconds())
 
 
-def _waiting(ask: Ask[Waiter[Replica]], now_seconds: float) -> dict[str, Any]:
+def _waiting(pool: Pool, ask: Ask[Waiter[Replica]], now_seconds: float) -> dict[str, Any]:
     profile, waiter = ask.profile, ask.ticket
     wanted = None if ask.wanted is None else ask.wanted.ledger.replica
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"served_by": pool.model}
     if isinstance(waiter, Lifecycle):
-        facts = waiter.waits(now_seconds)
+        facts |= waiter.waits(now_seconds)
     return facts | {
         "tenant": profile.tenant,
         "priority": profile.priority,

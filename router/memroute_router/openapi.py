@@ -119,7 +119,7 @@ def openapi_document(models: Sequence[str]) -> dict[str, Any]:
     }
     model_path = _get("One model.")
     model_path["get"]["parameters"] = [
-        {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": "model", "in": "path", "required": True, "schema": model}
     ]
     model_path["get"]["responses"]["404"] = _error(_REFUSALS["404"])
     paths["/v1/models/{model}"] = model_path

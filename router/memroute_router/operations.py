@@ -59,7 +59,7 @@ class Operations:
             b"/metrics": page(metrics.pieces, TEXT),
             b"/debug/decisions": page(lambda: json_list(debug.decisions(journal)), JSON),
             b"/debug/replicas": page(lambda: json_list(debug.replicas(pools)), JSON),
-            b"/debug/queue": page(lambda: json_list(debug.queues(pools)), JSON),
+            b"/debug/queue": page(lambda: json_list(debug.queue(pools)), JSON),
             b"/openapi.json": lambda exchange: exchange.respond(
                 200, orjson.dumps(operations_document())
             ),
