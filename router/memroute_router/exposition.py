@@ -12,14 +12,17 @@ from typing import Final
 from prometheus_client.core import Metric
 
 TEXT: Final = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
-# Samples of one piece. Unit: samples. Source: chosen by hand; 64 take about 0.1 ms.
-PIECE_SAMPLES: Final = 64
+# Samples of one piece. Unit: samples. Source: chosen by hand; 32 take about 0.1 ms.
+PIECE_SAMPLES: Final = 32
 # From this size on, Prometheus' own client writes an exponent. Source: its Go implementation.
 _EXPONENT_FROM: Final = 1e6
 
 
 def family_pieces(family: Metric) -> Iterator[str]:
-    """The lines of one family: a counter, a gauge or a histogram."""
+    """The lines of one family: a counter, a gauge or a histogram. Its samples are used up.
+
+    Freed with their family, those of 400 replicas would hold the event loop up by a millisecond.
+    """
     name = family.name + "_total" if family.type == "counter" else family.name
     yield _head(name, family.documentation, family.type)
     created_name = family.name + "_created"
@@ -38,6 +41,7 @@ def family_pieces(family: Metric) -> Iterator[str]:
     if created:
         lines.append(_head(created_name, family.documentation, "gauge"))
         lines += created
+    family.samples.clear()
     yield "".join(lines)
 
 

@@ -148,8 +148,9 @@ def test_values_and_labels_of_every_kind_are_written_as_prometheus_writes_them()
         def collect(self):
             return [gauge, counter]
 
+    wanted = generate_latest(Both())
     written = "".join(piece for family in (gauge, counter) for piece in family_pieces(family))
-    assert written.encode() == generate_latest(Both())
+    assert written.encode() == wanted
 
 
 async def test_a_page_of_400_replicas_is_made_in_many_steps(rig):
