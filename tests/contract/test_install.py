@@ -194,11 +194,15 @@ def test_wrong_values_are_refused(repository, helm):
 
 def test_the_demo_overlay_and_the_samples_are_valid(repository, cluster):
     """Server-side dry run: the API server itself judges them."""
-    for folder in ("demo", "samples"):
+    policies = repository / "deploy" / "components" / "network-policies" / "policies.yaml"
+    for kind, path in (
+        ("-k", repository / "deploy" / "demo"),
+        ("-k", repository / "deploy" / "samples"),
+        ("-f", policies),
+    ):
         cluster.kubectl(
-            "apply", "--server-side", "--force-conflicts", "--dry-run=server",
-            "-k", str(repository / "deploy" / folder),
-        )  # fmt: skip
+            "apply", "--server-side", "--force-conflicts", "--dry-run=server", kind, str(path)
+        )
 
 
 def test_dockerfiles_lint(repository):
