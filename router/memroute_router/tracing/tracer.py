@@ -80,8 +80,8 @@ class Tracer:
                 process = await asyncio.create_subprocess_exec(
                     *self._command, stdin=asyncio.subprocess.PIPE
                 )
-            except OSError as error:
-                LOGGER.warning("traces cannot be exported error=%s", error)
+            except Exception as error:  # noqa: BLE001 - the router serves without traces
+                LOGGER.warning("traces cannot be exported error=%r", error)
             else:
                 self._process = process
                 status = await process.wait()
