@@ -54,6 +54,7 @@ from memroute_router.refusal import (
 )
 from memroute_router.services import Services
 from memroute_router.surface import ROUTES, Route
+from memroute_router.tracing.trace import Trace
 
 LOGGER = logging.getLogger(__name__)
 MAX_REQUEST_ID_BYTES: Final = 128
@@ -398,14 +399,17 @@ class Lifecycle:
                 )
         self._statistics().ended(record)
         self._services.journal.add(record)
-        tracer, trace = self._services.tracer, self._trace
-        if tracer is not None and trace is not None:
-            first_byte_at = None if attempt is None else attempt.first_byte_at
+        if self._trace is not None:
+            self._trace_ended(self._trace, record)
+
+    def _trace_ended(self, trace: Trace, record: Record) -> None:
+        tracer, attempt = self._services.tracer, self._attempt
+        if tracer is not None:
             tracer.ended(
                 trace,
                 record,
                 begun_at=self._exchange.received_at,
-                first_byte_at=first_byte_at,
+                first_byte_at=None if attempt is None else attempt.first_byte_at,
             )
 
     # The account

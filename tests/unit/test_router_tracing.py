@@ -151,12 +151,10 @@ async def test_a_clients_trace_goes_on_through_the_router_to_the_engine(engine_f
     (attempt,) = trace["attempts"]
     assert traceparents(engine) == [[f"00-{TRACE}-{attempt['span_id']}-01"]]
     assert b"tracestate: x=1" in engine.requests[0][0]
-    assert trace["request"]["request_id"] == "mine"
+    assert trace["request_id"] == "mine"
     assert trace["begun"] <= attempt["begun"] <= trace["first_byte"] <= trace["ended"]
     assert attempt["replica"] == "default/a"
     assert attempt["authority"] == f"127.0.0.1:{engine.port}"
-    ids = [trace["span_id"], attempt["span_id"], attempt["choice_id"]]
-    assert len(set(ids)) == 3
 
 
 async def test_each_attempt_has_a_span_and_a_wait_has_one(engine_factory, tmp_path):
@@ -182,7 +180,7 @@ async def test_each_attempt_has_a_span_and_a_wait_has_one(engine_factory, tmp_pa
     assert [each.get("failure") for each in retried["attempts"]] == ["connection-lost", None]
     sent = [each["span_id"] for each in retried["attempts"]]
     assert [each[0].split("-")[2] for each in traceparents(dead) + traceparents(good)] == sent
-    ((_, begun, ended),) = waited["waits"]
+    ((begun, ended),) = waited["waits"]
     assert waited["begun"] <= begun <= ended <= waited["attempts"][0]["begun"]
 
 

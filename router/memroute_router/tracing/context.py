@@ -49,6 +49,8 @@ def traceparent(trace_id: str, span_id: str) -> bytes:
 
 def without_field(lines: bytes, name: bytes) -> bytes:
     """Header lines without one field. ``name``: in lower case, as the lines have it."""
+    if name not in lines:
+        return lines
     start = name + b": "
     if not lines.startswith(start) and b"\n" + start not in lines:
         return lines

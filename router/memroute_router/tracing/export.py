@@ -6,6 +6,7 @@ each engine that the request was sent to, of which the engine's own spans are ch
 """
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -40,6 +41,7 @@ SERVICE: Final = "memroute-router"
 # Time between two lines of the log that say the same. Unit: seconds. Source: chosen by hand.
 QUIET_SECONDS: Final = 60.0
 _NANOSECONDS: Final = 1_000_000_000
+_UNKNOWN: Final = (None, "", "-")
 _FIRST_ERROR_STATUS: Final = 500
 _FIRST_REFUSED_STATUS: Final = 400
 _OPERATIONS: Final = {
@@ -52,15 +54,16 @@ _OPERATIONS: Final = {
 """Paths whose operation has a well-known name; others are called by the end of their path."""
 
 
-class _GivenIds(IdGenerator):  # type: ignore[misc]
-    """The router has told engines the ids of their parents already."""
+class _GivenIds(RandomIdGenerator):  # type: ignore[misc]
+    """The router has told engines the ids of their parents already; others are new."""
 
     def __init__(self) -> None:
-        self.span_id = 0
+        self.span_id: int | None = None
         self.trace_id = 0
 
     def generate_span_id(self) -> int:
-        return self.span_id
+        given, self.span_id = self.span_id, None
+        return super().generate_span_id() if given is None else given
 
     def generate_trace_id(self) -> int:
         return self.trace_id
@@ -73,7 +76,9 @@ class Exporter:
         """``endpoint``: URL of a collector; without a path, OTLP's own is taken."""
         self._ids = _GivenIds()
         self._provider = TracerProvider(
-            resource=Resource.create({"service.name": SERVICE}),
+            resource=Resource.create(
+                {"service.name": os.environ.get("OTEL_SERVICE_NAME", "") or SERVICE}
+            ),
             id_generator=self._ids,
             sampler=ALWAYS_ON,
             shutdown_on_exit=False,
@@ -82,54 +87,62 @@ class Exporter:
             BatchSpanProcessor(OTLPSpanExporter(endpoint=traces_url(endpoint)))
         )
         self._tracer = self._provider.get_tracer("memroute")
+        self._epoch_seconds = 0.0
 
     def add(self, trace: dict[str, Any]) -> None:
         """The spans of one request."""
-        request = trace["request"]
-        operation = operation_of(request["path"])
-        gen_ai = {
+        self._epoch_seconds = trace["epoch_seconds"]
+        self._ids.trace_id = int(trace["trace_id"], 16)
+        operation = operation_of(trace["path"])
+        asked = {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": "memroute",
-            "gen_ai.request.model": request.get("model"),
-            "gen_ai.usage.input_tokens": request.get("prompt_tokens"),
-            "gen_ai.usage.output_tokens": request.get("output_tokens"),
-            "gen_ai.usage.cache_read.input_tokens": request.get("cached_tokens"),
+            "gen_ai.request.model": trace["model"],
         }
-        self._ids.trace_id = int(trace["trace_id"], 16)
+        used = {
+            "gen_ai.usage.input_tokens": trace["prompt_tokens"],
+            "gen_ai.usage.output_tokens": trace["output_tokens"],
+            "gen_ai.usage.cache_read.input_tokens": trace["cached_tokens"],
+        }
+        about = {
+            "http.request.method": "POST",
+            "url.path": trace["path"],
+            "http.response.status_code": trace["status"],
+            "client.address": trace["client"],
+            "error.type": _error_type(trace),
+            "memroute.request_id": trace["request_id"],
+            "memroute.outcome": trace["outcome"],
+            "memroute.cause": trace["cause"],
+            "memroute.tenant": trace["tenant"],
+            "memroute.refusal": trace["refusal"],
+            "memroute.expected_tokens": trace["expected_tokens"],
+            "memroute.expected_prompt_tokens": trace["expected_prompt_tokens"],
+        }
         root = self._span(
-            f"POST {request['path']}",
-            trace["span_id"],
+            f"POST {trace['path']}",
             self._remote(trace["parent_id"]),
             trace["begun"],
-            SpanKind.SERVER,
-            {
-                "http.request.method": "POST",
-                "url.path": request["path"],
-                "http.response.status_code": request["status"] or None,
-                "client.address": request.get("client"),
-                "error.type": _error_type(request),
-                "memroute.request_id": request["request_id"],
-                "memroute.outcome": request["outcome"],
-                "memroute.cause": request.get("cause"),
-                "memroute.tenant": request.get("tenant"),
-                "memroute.why": request.get("why"),
-                "memroute.expected_tokens": request.get("expected_tokens"),
-                "memroute.expected_prompt_tokens": request.get("expected_prompt_tokens"),
-            }
-            | gen_ai,
+            about | asked | used,
+            kind=SpanKind.SERVER,
         )
         inside = set_span_in_context(root, otel_context.Context())
-        for span_id, begun, ended in trace["waits"]:
-            self._span("queue", span_id, inside, begun, SpanKind.INTERNAL, {}).end(_nano(ended))
-        attempts = trace["attempts"]
-        for attempt in attempts:
-            is_last = attempt is attempts[-1]
-            self._attempt(
-                attempt, trace, f"{operation} {request['model']}", gen_ai, inside, is_last
-            )
-        if _has_failed(request):
-            root.set_status(Status(StatusCode.ERROR, request.get("why")))
-        root.end(_nano(trace["ended"]))
+        for begun, ended in trace["waits"]:
+            self._span("queue", inside, begun, {}).end(self._nano(ended))
+        *failed, last = trace["attempts"] or [None]
+        for attempt in failed:
+            self._attempt(attempt, f"{operation} {trace['model']}", inside, asked)
+        if last is not None:
+            engine = self._attempt(last, f"{operation} {trace['model']}", inside, asked | used)
+            if trace["first_byte"] is not None:
+                engine.add_event("first byte", timestamp=self._nano(trace["first_byte"]))
+                waited = trace["first_byte"] - last["begun"]
+                engine.set_attribute("gen_ai.response.time_to_first_chunk", waited)
+            if last["failure"] is not None or _has_failed(trace):
+                engine.set_status(Status(StatusCode.ERROR, last["failure"]))
+            engine.end(self._nano(last["ended"]))
+        if _has_failed(trace):
+            root.set_status(Status(StatusCode.ERROR, trace["refusal"] or None))
+        root.end(self._nano(trace["ended"]))
 
     def close(self) -> None:
         """Send what is left."""
@@ -138,63 +151,55 @@ class Exporter:
     def _attempt(
         self,
         attempt: dict[str, Any],
-        trace: dict[str, Any],
         name: str,
-        gen_ai: dict[str, Any],
         inside: otel_context.Context,
-        is_last: bool,
-    ) -> None:
+        gen_ai: dict[str, Any],
+    ) -> Span:
+        """The span of an engine; ended if the attempt has failed, and another followed."""
+        begun = attempt["begun"]
         chosen = {
             "memroute.replica": attempt["replica"],
-            "memroute.why": attempt["why"],
             "memroute.policy": attempt["policy"],
             "memroute.num_candidates": attempt["num_candidates"],
             "memroute.expected_wait_seconds": attempt["wait_seconds"],
             "memroute.expected_prefill_seconds": attempt["prefill_seconds"],
             "memroute.expected_cached_tokens": attempt["cached_tokens"],
+            "memroute.projected_ratio": attempt["projected_ratio"],
         }
-        begun = attempt["begun"]
-        choice = self._span(
-            "choose replica", attempt["choice_id"], inside, begun, SpanKind.INTERNAL, chosen
-        )
-        choice.end(_nano(begun))
-        host, _, port = attempt.get("authority", "").rpartition(":")
-        failure = attempt.get("failure")
+        self._span("choose replica", inside, begun, chosen).end(self._nano(begun))
+        host, _, port = attempt["authority"].rpartition(":")
+        failure = attempt["failure"]
+        self._ids.span_id = int(attempt["span_id"], 16)
         engine = self._span(
             name,
-            attempt["span_id"],
             inside,
             begun,
-            SpanKind.CLIENT,
-            {
-                "server.address": host.strip("[]") or None,
+            gen_ai
+            | {
+                "server.address": host.strip("[]"),
                 "server.port": int(port) if port.isdigit() else None,
                 "memroute.replica": attempt["replica"],
                 "error.type": failure,
-            }
-            | (gen_ai if is_last else {k: v for k, v in gen_ai.items() if "usage" not in k}),
+            },
+            kind=SpanKind.CLIENT,
         )
-        first_byte = trace["first_byte"]
-        if is_last and first_byte is not None:
-            engine.set_attribute("gen_ai.response.time_to_first_chunk", first_byte - begun)
-            engine.add_event("first byte", timestamp=_nano(first_byte))
-        if failure is not None or (is_last and _has_failed(trace["request"])):
+        if failure is not None:
             engine.set_status(Status(StatusCode.ERROR, failure))
-        engine.end(_nano(attempt["ended"]))
+            engine.end(self._nano(attempt["ended"]))
+        return engine
 
     def _span(
         self,
         name: str,
-        span_id: str,
         inside: otel_context.Context,
         begun: float,
-        kind: SpanKind,
         attributes: dict[str, Any],
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
     ) -> Span:
-        self._ids.span_id = int(span_id, 16)
-        known = {name: value for name, value in attributes.items() if value is not None}
+        known = {name: value for name, value in attributes.items() if value not in _UNKNOWN}
         return self._tracer.start_span(
-            name, context=inside, kind=kind, attributes=known, start_time=_nano(begun)
+            name, context=inside, kind=kind, attributes=known, start_time=self._nano(begun)
         )
 
     def _remote(self, parent_id: str | None) -> otel_context.Context:
@@ -205,6 +210,10 @@ class Exporter:
             self._ids.trace_id, int(parent_id, 16), is_remote=True, trace_flags=TraceFlags(1)
         )
         return set_span_in_context(NonRecordingSpan(parent), otel_context.Context())
+
+    def _nano(self, seconds: float) -> int:
+        """Nanoseconds since the epoch of a time on the router's monotonic clock."""
+        return int((seconds + self._epoch_seconds) * _NANOSECONDS)
 
 
 def operation_of(path: str) -> str:
@@ -227,10 +236,6 @@ def _error_type(request: dict[str, Any]) -> str | None:
     if request["outcome"] != "served":
         return str(request["outcome"])
     return str(request["status"]) if request["status"] >= _FIRST_REFUSED_STATUS else None
-
-
-def _nano(seconds: float) -> int:
-    return int(seconds * _NANOSECONDS)
 
 
 class QuietFilter(logging.Filter):
