@@ -31,11 +31,11 @@ MODULES = (
     ),
     *(f"memroute_router/{name}.py" for name in (
         "answers", "attempt", "claims", "engines/adapters", "engines/loads", "engines/others",
-        "engines/vllm", "events", "failure", "http/budget", "http/client", "http/connection",
-        "http/deadlines", "http/engine_pool", "http/errors", "http/exchange", "http/fields",
-        "http/framing",
-        "http/outbox", "http/server", "intake", "isolation", "journal", "lifecycle", "metrics",
-        "outcomes", "phases", "pools", "refusal", "scrape", "services", "surface", "usage",
+        "engines/vllm", "events", "exposition", "failure", "http/budget", "http/client",
+        "http/connection", "http/deadlines", "http/engine_pool", "http/errors", "http/exchange",
+        "http/fields", "http/framing", "http/outbox", "http/server", "intake", "isolation",
+        "journal", "lifecycle", "log_lines", "metrics", "outcomes", "phases", "pools", "refusal",
+        "scrape", "services", "surface", "usage",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",

@@ -18,7 +18,7 @@ import asyncio
 from typing import Final, Protocol
 
 from memroute.traffic.dispatch import Lease
-from memroute_router.events import FIRST_ERROR_STATUS, EventStream
+from memroute_router.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS, EventStream
 from memroute_router.failure import BEFORE_FIRST_BYTE, Failure, FailureCause
 from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.deadlines import monotonic
@@ -34,7 +34,6 @@ ELSEWHERE: Final = PUSH_BACK | {502, 504}
 # Of the answer of an engine that pushed back, for the client if nobody else takes the request.
 # Chosen by hand; errors of engines have fewer than 1,000 bytes.
 MAX_HELD_ANSWER_BYTES: Final = 64 * 1024
-_FIRST_REFUSED_STATUS: Final = 400
 # How a stream begins that is an error and nothing else. (Of unknown length: compiled, other tuples
 # are made anew at each look.)
 _ERROR_EVENTS: Final[tuple[bytes, ...]] = (b'data: {"error"', b"event: error")
@@ -350,7 +349,7 @@ class Attempt:
                 health.error(now_seconds=monotonic())
         owner = self._owner
         try:
-            self._let_go(is_complete=error_status < _FIRST_REFUSED_STATUS)
+            self._let_go(is_complete=error_status < FIRST_REFUSED_STATUS)
             if owner is not None:
                 owner.answer_ends(data)
         except Exception:

@@ -15,10 +15,11 @@ from typing import Final
 from memroute.traffic.request import RequestProfile
 from memroute_router.claims import TenantSource, read_claims
 from memroute_router.http.fields import SESSION_ID
+from memroute_router.names import NamesFor, unknown_model
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import Pool, Pools
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.refusal import Refusal
+from memroute_router.refusal import BODY, COMPRESSED, FIELD, Refusal
 from memroute_router.requests import UNKNOWN_FAMILY, BadRequestError, ParsedRequest
 from memroute_router.surface import Route
 
@@ -36,6 +37,8 @@ class IntakeServices:
     tokenizers: Tokenizers
     tenants: TenantSource
     trusts_headers: bool
+    names_for: NamesFor
+    """Which models a client may know of."""
 
 
 class Intake:
@@ -63,7 +66,10 @@ class Intake:
         coding = self._fields.get(b"content-encoding")
         if coding is not None and coding.lower() != b"identity":
             return Refusal(
-                outcome=Outcome.BAD_REQUEST, status=415, message="the body must not be compressed"
+                outcome=Outcome.BAD_REQUEST,
+                status=415,
+                message="the body must not be compressed",
+                cause=COMPRESSED,
             )
         try:
             parsed = route.parse(body, self._fields.get(b"content-type", b""))
@@ -73,16 +79,16 @@ class Intake:
                 status=400,
                 message=error.message,
                 parameter=error.parameter,
+                cause=BODY if error.parameter is None else FIELD,
             )
         self.parsed = parsed
         self.pool = self._services.pools.get(parsed.model)
         if self.pool is None:
-            known = ", ".join(self._services.pools.names()) or "none"
             name = parsed.model[:MAX_MODEL_CHARACTERS]
             return Refusal(
                 outcome=Outcome.UNKNOWN_MODEL,
                 status=404,
-                message=f"the model {name!r} does not exist; models: {known}",
+                message=unknown_model(name, self._services.names_for(self._fields)),
                 parameter="model",
                 reason=Outcome.UNKNOWN_MODEL.value,
             )

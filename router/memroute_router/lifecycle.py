@@ -35,7 +35,7 @@ from memroute.traffic.lengths import PromptParts
 from memroute.traffic.request import RequestProfile
 from memroute_router.answers import explained, given_id
 from memroute_router.attempt import PUSH_BACK, Attempt
-from memroute_router.events import FIRST_ERROR_STATUS
+from memroute_router.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS
 from memroute_router.failure import Failure, FailureCause
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
@@ -49,6 +49,8 @@ from memroute_router.phases import Happening, Phase, after
 from memroute_router.pools import Pool, Replica
 from memroute_router.refusal import (
     CRASHED,
+    ENGINE_ANSWER,
+    ERROR_IN_STREAM,
     EXHAUSTED,
     SHUTTING_DOWN,
     Refusal,
@@ -58,6 +60,7 @@ from memroute_router.refusal import (
 )
 from memroute_router.services import Services
 from memroute_router.surface import ROUTES, Route
+from memroute_router.tracing.trace import Trace
 
 LOGGER = logging.getLogger(__name__)
 # Looked up once, not for every request: a member of an enumeration costs 0.15 us.
@@ -75,9 +78,9 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_attempt", "_case", "_exchange", "_failed_on", "_failure", "_intake", "_model",
-        "_num_attempts", "_parts", "_phase", "_pool", "_queue_seconds", "_queued_at",
-        "_refusal", "_request_id", "_route", "_services", "_status", "profile", "tried",
+        "_attempt", "_case", "_cause", "_exchange", "_failed_on", "_failure", "_intake", "_model",
+        "_num_attempts", "_parts", "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal",
+        "_request_id", "_route", "_services", "_status", "_trace", "profile", "tried",
     )  # fmt: skip
 
     def __init__(self, services: Services, exchange: Exchange, route: Route, number: int) -> None:
@@ -113,6 +116,9 @@ class Lifecycle:
         # How it ends.
         self._status = 0
         self._refusal = ""
+        self._cause = ""
+        tracer = services.tracer
+        self._trace = None if tracer is None else tracer.begin(exchange.fields)
 
     # It arrives
 
@@ -194,6 +200,8 @@ class Lifecycle:
         self._num_attempts += 1
         if self._case is not None:
             self._case.sent(self, lease.replica.info.key)
+        if self._trace is not None:
+            self._trace.attempted(lease.choice)
         attempt = self._attempt = Attempt(self._services, self, self._exchange, lease)
         attempt.begin()
 
@@ -239,6 +247,9 @@ class Lifecycle:
         fields = exchange.fields
         came_through = fields.get(b"x-forwarded-for")
         peer = exchange.peer
+        lines = exchange.lines
+        if self._trace is not None:
+            lines = self._trace.lines(lines, authority)
         return (
             b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
             b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n%b\r\n"
@@ -250,7 +261,7 @@ class Lifecycle:
             peer if came_through is None else came_through + b", " + peer,
             fields.get(b"x-forwarded-proto") or exchange.scheme,
             fields.get(b"x-forwarded-host") or fields.get(b"host", b""),
-            exchange.lines,
+            lines,
         )
 
     def answer_begins(self, status: int, lines: bytes, length: int | None) -> None:
@@ -276,13 +287,19 @@ class Lifecycle:
 
     def attempt_failed(self, failure: Failure) -> None:
         """The answer broke off; or there is none, and another replica may be asked."""
+        if self._trace is not None:
+            self._trace.failed(failure.cause.value)
         if failure.cause is FailureCause.BROKEN:
-            replica = self._replica()
-            LOGGER.warning("answer broken off replica=%s error=%s", replica, failure.detail)
+            LOGGER.warning(
+                "answer broken off request=%s replica=%s error=%s",
+                self._request_id.decode(),
+                self._replica(),
+                failure.detail,
+            )
             self._break_off(
                 Happening.BREAK,
                 Outcome.STREAM_BROKEN,
-                f"the replica {replica} was lost while it answered; the answer is incomplete",
+                "the replica was lost while it answered; the answer is incomplete",
             )
         elif failure.cause is FailureCause.EXHAUSTED:
             LOGGER.error(
@@ -353,13 +370,17 @@ class Lifecycle:
 
     def _give_up(self, failure: Failure) -> None:
         if not failure.status:
-            self._refuse(Happening.REFUSE, replicas_failed(self._failed_on))
+            self._refuse(Happening.REFUSE, replicas_failed(self._failed_on, failure.cause.value))
             return
         # The engine's own words are the best answer; and a time to come back.
         is_push_back = failure.status in PUSH_BACK
         outcome = Outcome.ENGINE_PUSH_BACK if is_push_back else Outcome.ENGINE_ERROR
         self._status = failure.status
-        self._refusal = f"{len(self._failed_on)} replica(s) answered {failure.status}"
+        failed_on = self._failed_on
+        self._refusal = f"{len(failed_on)} replica(s) answered {failure.status}: " + ", ".join(
+            failed_on
+        )
+        self._cause = failure.cause.value
         self._end(Happening.REFUSE, outcome)
         retry_after = failure.retry_after or b"2"
         own = b"retry-after: %b\r\n%b: %b\r\n" % (retry_after, REASON, outcome.value.encode())
@@ -372,6 +393,7 @@ class Lifecycle:
         error_status = 0 if self._attempt is None else self._attempt.error_status
         if error_status >= FIRST_ERROR_STATUS:
             self._refusal = f"the engine ended its stream with an error ({error_status})"
+            self._cause = ERROR_IN_STREAM
             LOGGER.warning(
                 "engine error in a stream request=%s replica=%s status=%d",
                 self._request_id.decode(),
@@ -379,6 +401,10 @@ class Lifecycle:
                 error_status,
             )
             return Outcome.ENGINE_ERROR
+        if self._status < FIRST_REFUSED_STATUS:
+            return _SERVED
+        self._refusal = f"the engine answered {self._status}; its answer was passed on"
+        self._cause = ENGINE_ANSWER
         return _SERVED if self._status < FIRST_ERROR_STATUS else _ENGINE_ERROR
 
     def _break_off(self, happening: int, outcome: Outcome, message: str) -> None:
@@ -394,7 +420,9 @@ class Lifecycle:
 
     def _refuse(self, happening: int, refusal: Refusal) -> None:
         self._status = refusal.status
-        self._refusal = refusal.message
+        detail = refusal.log_detail
+        self._refusal = f"{refusal.message}: {detail}" if detail else refusal.message
+        self._cause = refusal.cause
         self._end(happening, refusal.outcome)
         self._exchange.respond(
             refusal.status,
@@ -410,7 +438,10 @@ class Lifecycle:
 
     def _waits_no_more(self) -> None:
         if self._queued_at is not None:
-            self._queue_seconds = monotonic() - self._queued_at
+            now = monotonic()
+            self._queue_seconds = now - self._queued_at
+            if self._trace is not None:
+                self._trace.waited(self._queued_at, now)
             self._queued_at = None
 
     def _end(self, happening: int, outcome: Outcome) -> None:
@@ -442,6 +473,18 @@ class Lifecycle:
                 )
         self._statistics().ended(record)
         self._services.journal.add(record)
+        if self._trace is not None:
+            self._trace_ended(self._trace, record)
+
+    def _trace_ended(self, trace: Trace, record: Record) -> None:
+        tracer, attempt = self._services.tracer, self._attempt
+        if tracer is not None:
+            tracer.ended(
+                trace,
+                record,
+                begun_at=self._exchange.received_at,
+                first_byte_at=None if attempt is None else attempt.first_byte_at,
+            )
 
     def _close(self) -> None:
         """Whatever has failed in the end itself: nothing is held, and the client is told."""
@@ -497,6 +540,17 @@ class Lifecycle:
 
     # The account
 
+    def waits(self, now_seconds: float) -> dict[str, object]:
+        """Who waits, and since when: for a page about the queue."""
+        queued_at = self._queued_at
+        return {
+            "request_id": self._request_id.decode(),
+            "model": self._model,
+            "client": self._exchange.peer.decode(),
+            "path": self._route.path.decode(),
+            "waited_seconds": None if queued_at is None else round(now_seconds - queued_at, 3),
+        }
+
     def _record(self, outcome: Outcome, now_seconds: float) -> Record:
         received_at = self._exchange.received_at
         attempt = self._attempt
@@ -517,9 +571,13 @@ class Lifecycle:
             status=self._status,
             replica=self._replica(),
             refusal=self._refusal,
+            cause=self._cause,
+            tenant=self.profile.tenant,
+            client=self._exchange.peer,
             choice=choice,
             attempts=self._num_attempts,
             expected_tokens=self.profile.expected_tokens,
+            expected_prompt_tokens=self.profile.num_prompt_tokens,
             prompt_tokens=prompt_tokens,
             cached_tokens=cached_tokens,
             output_tokens=output_tokens,
@@ -534,7 +592,7 @@ class Lifecycle:
 
     def _own_lines(self) -> bytes:
         """Our fields of every answer; with the reasons when the client asked for them."""
-        if EXPLAIN not in self._exchange.fields:
+        if EXPLAIN not in self._exchange.fields or not self._services.explains:
             return b"x-request-id: %b\r\n" % self._request_id
         why = self._refusal
         if not why and self._attempt is not None:

@@ -8,6 +8,7 @@ from memroute_router.intake import IntakeServices
 from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal
 from memroute_router.metrics import RouterMetrics
+from memroute_router.tracing.tracer import Tracer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,3 +32,7 @@ class Services:
     on_fault: OnFault
     id_prefix: bytes
     """Of the ids of requests that bring none; different for each router process."""
+    explains: bool = True
+    """Whether clients that ask are told which replica answered, and why."""
+    tracer: Tracer | None = None
+    """None: nothing is traced."""

@@ -64,6 +64,13 @@ class ServerLimits:
 
 
 Handler = Callable[[Exchange], None]
+OnRefusal = Callable[[bytes, bytes, int, str], None]
+"""Hears of requests that no handler has seen or ended: the client's address, the target as far as
+it was read, the status, and why."""
+
+
+def tell_nobody(_peer: bytes, _target: bytes, _status: int, _why: str) -> None:
+    """Nobody wants to hear of refusals."""
 
 
 class ReadBuffer:
@@ -88,6 +95,7 @@ class ServerState:
     outbox: Outbox
     on_fault: OnFault
     budget: BodyBudget
+    on_refusal: OnRefusal = tell_nobody
     reads: ReadBuffer = field(default_factory=ReadBuffer)
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
@@ -436,6 +444,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             exchange.abort()
         else:
             exchange.respond(500, error_body(500, "internal error"))
+        self._state.on_refusal(self.peer, exchange.target, 500, "internal error")
 
     def _crashed(self, sink: Sink, error: Exception) -> None:
         """What was to hear of its client has raised: its request fails, alone."""
@@ -511,6 +520,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Answer before the request is whole, and close: what follows cannot be understood."""
         if self._last_words is not None or self._is_deaf:
             return
+        self._state.on_refusal(self.peer, self._target, status, text)
         body = error_body(status, text)
         self._last_words = b"%b%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
             status_line(status), JSON, lines, len(body), body,
@@ -536,6 +546,9 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         if transport.can_write_eof():
             self.deadline_at = monotonic() + LINGER_SECONDS
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # the client has gone
+                transport.abort()
         else:
             transport.close()

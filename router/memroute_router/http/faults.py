@@ -23,3 +23,4 @@ def log_fault(place: str, error: Exception) -> None:
 DEADLINE: Final = "deadline"
 WRITE: Final = "write"
 CLIENT: Final = "client"
+OPERATIONS: Final = "operations"

@@ -9,8 +9,10 @@ from memroute_router.http.connection import (
     LINGER_SECONDS,
     ClientConnection,
     Handler,
+    OnRefusal,
     ServerLimits,
     ServerState,
+    tell_nobody,
 )
 from memroute_router.http.deadlines import Deadlines, monotonic
 from memroute_router.http.faults import OnFault, log_fault
@@ -32,10 +34,13 @@ class Server:
         limits: ServerLimits,
         tls: TLSFiles | None = None,
         on_fault: OnFault = log_fault,
+        on_refusal: OnRefusal = tell_nobody,
     ) -> None:
         self._deadlines = Deadlines(on_fault)
         self.budget = BodyBudget(limits.max_bodies_bytes)
-        self._state = ServerState(handler, limits, self._deadlines, outbox, on_fault, self.budget)
+        self._state = ServerState(
+            handler, limits, self._deadlines, outbox, on_fault, self.budget, on_refusal
+        )
         self._tls = tls
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
