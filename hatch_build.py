@@ -30,7 +30,9 @@ MODULES = (
         for path in REQUESTS.rglob("*.py") if path.name != "__init__.py"
     ),
     *(f"memroute_router/{name}.py" for name in (
-        "attempt", "claims", "engines/adapters", "engines/loads", "engines/others",
+        "access/gate", "access/newcomers", "access/quotas", "access/rules", "access/usage_asked",
+        "access/verdicts", "access/windows", "access/words", "attempt", "claims",
+        "engines/adapters", "engines/loads", "engines/others",
         "engines/vllm", "events", "http/client", "http/deadlines", "http/errors",
         "http/exchange", "http/fields", "http/framing", "http/outbox", "http/server", "intake",
         "journal", "lifecycle", "metrics", "outcomes", "phases", "pools", "refusal", "scrape",

@@ -8,6 +8,8 @@ import sys
 
 import uvloop
 
+from memroute_router.access.engine_key import EngineKeyError
+from memroute_router.access.keyfile import KeysError
 from memroute_router.app import run_router
 from memroute_router.peers import PeerSecretError
 from memroute_router.settings import parse_settings
@@ -35,6 +37,10 @@ def main() -> None:
             runner.run(run_router(settings))
         except ConfigError as error:
             sys.exit(f"memroute-router: {settings.config}: {error}")
+        except KeysError as error:
+            sys.exit(f"memroute-router: {settings.keys}: {error}")
+        except EngineKeyError as error:
+            sys.exit(f"memroute-router: {settings.engine_key_file}: {error}")
         except PeerSecretError as error:
             sys.exit(f"memroute-router: {settings.peer_secret_file}: {error}")
 

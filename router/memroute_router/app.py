@@ -19,11 +19,20 @@ import orjson
 from memroute.traffic.admission import QueueLimits
 from memroute.traffic.replica import max_age_seconds
 from memroute_kube import KubernetesClient
+from memroute_router.access.engine_key import EngineKey, EngineKeyError
+from memroute_router.access.gate import Gate
+from memroute_router.access.keyfile import KeysError
+from memroute_router.access.newcomers import KnownWords
+from memroute_router.access.proxies import TrustedProxies
+from memroute_router.access.rules import Grant
+from memroute_router.access.watched import POLL_SECONDS, WatchedFile
+from memroute_router.access.words import no_such_model
+from memroute_router.claims import TenantSource
 from memroute_router.discovery import Discovery
 from memroute_router.http.client import EnginePool
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
-from memroute_router.http.fields import JSON
+from memroute_router.http.fields import JSON, KEYED_REQUEST_FIELDS, REQUEST_FIELDS
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.server import Server, ServerLimits
 from memroute_router.intake import IntakeServices
@@ -89,7 +98,20 @@ class Router:
         )
         self.pools.peers.outbox.max_bytes_per_second = settings.peer_bytes_per_second
         self.peer_names = PeerNames(self.peers, [parse_peer(name) for name in settings.peer])
-        self.metrics = RouterMetrics(self.pools, self.peers)
+        self.gate: Gate | None = None
+        if settings.keys is not None:
+            self.gate = Gate(
+                Path(settings.keys),
+                num_routers=lambda: 1 + self.pools.peers.others.num,
+                weights=self.pools.tenant_weights,
+            )
+        self.engine_key: EngineKey | None = None
+        if settings.engine_key_file is not None:
+            self.engine_key = EngineKey(Path(settings.engine_key_file))
+        self.metrics = RouterMetrics(self.pools, self.peers, self.gate)
+        self.watched = self._watched_files()
+        for file in self.watched:
+            file.load()
         outbox = Outbox(loop)
         self.engines = EnginePool(outbox, connect_timeout_seconds=settings.connect_timeout_seconds)
         self.journal = Journal(settings.access_log)
@@ -116,7 +138,7 @@ class Router:
                     pools=self.pools,
                     tokenizers=self.tokenizers,
                     tenants=settings.tenants,
-                    trusts_headers=settings.trust_headers,
+                    words=KnownWords() if settings.tenants is TenantSource.KEY else None,
                 ),
                 engines=self.engines,
                 metrics=self.metrics,
@@ -126,6 +148,12 @@ class Router:
                     stalled_engine_seconds=settings.stalled_engine_seconds,
                 ),
                 id_prefix=secrets.token_hex(6).encode(),
+                trusts_headers=settings.trust_headers,
+                proxies=(
+                    TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
+                ),
+                gate=self.gate,
+                engine_key=self.engine_key,
             ),
             otherwise=self._answer_itself,
         )
@@ -141,6 +169,11 @@ class Router:
                 stalled_client_seconds=settings.stalled_client_seconds,
             ),
             tls=_server_tls(settings),
+            kinds=(
+                REQUEST_FIELDS
+                if self.gate is None and self.engine_key is None
+                else KEYED_REQUEST_FIELDS
+            ),
         )
         self.metrics.num_connections = lambda: self.server.num_connections
         self._membership: Membership | None = None
@@ -177,6 +210,7 @@ class Router:
             asyncio.create_task(membership.follow(), name="membership"),
             asyncio.create_task(self._tick_forever(), name="clock"),
             asyncio.create_task(self._follow_peers(client), name="peers"),
+            *(asyncio.create_task(_follow(file), name="watched file") for file in self.watched),
         ]
         stop = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -197,6 +231,30 @@ class Router:
             if task is not stop:
                 task.result()
         LOGGER.info("router stopped")
+
+    def _watched_files(self) -> list[WatchedFile]:
+        """The files that say who may ask, and with what the router does."""
+        found: list[WatchedFile] = []
+        reloads = self.metrics.access_reloads
+        if self.gate is not None and self._settings.keys is not None:
+            found.append(
+                WatchedFile(
+                    Path(self._settings.keys),
+                    self.gate.load,
+                    on_reload=lambda ok: reloads.labels("keys", _result(ok)).inc(),
+                    errors=KeysError,
+                )
+            )
+        if self.engine_key is not None and self._settings.engine_key_file is not None:
+            found.append(
+                WatchedFile(
+                    Path(self._settings.engine_key_file),
+                    self.engine_key.load,
+                    on_reload=lambda ok: reloads.labels("engine-key", _result(ok)).inc(),
+                    errors=EngineKeyError,
+                )
+            )
+        return found
 
     def on_upsert(self, replica: Replica) -> None:
         """A replica is there, or has changed."""
@@ -257,7 +315,13 @@ class Router:
             told = path.decode("ascii", "backslashreplace")
             exchange.respond(404, error_body(404, f"no such path: {told}"))
         elif own is not None and method in {b"GET", b"HEAD"}:
-            own(exchange)
+            refusal = None
+            if self.gate is not None:
+                refusal = self.gate.may_ask(path, exchange.fields)
+            if refusal is None:
+                own(exchange)
+            else:
+                exchange.respond(refusal.status, refusal.body(is_anthropic=False), refusal.lines())
         else:
             allowed = b"POST" if route is not None else b"GET, HEAD"
             exchange.respond(
@@ -271,22 +335,41 @@ class Router:
         exchange.respond(200 if ready else 503, text, TEXT)
 
     def _models(self, exchange: Exchange) -> None:
-        models = [self._model_document(name, pool) for name, pool in self._named()]
+        grant = self._grant_of(exchange)
+        models = [
+            self._model_document(name, pool)
+            for name in self.pools.names()
+            if (pool := self.pools.get(name)) is not None and (grant is None or grant.allows(name))
+        ]
         exchange.respond(200, orjson.dumps({"object": "list", "data": models}))
 
     def _model(self, exchange: Exchange) -> None:
         name = unquote_to_bytes(exchange.path[len(MODEL_PATH) :]).decode("utf-8", "replace")
+        grant = self._grant_of(exchange)
         pool = self.pools.get(name)
-        if pool is not None:
+        if pool is not None and (grant is None or grant.allows(name)):
             exchange.respond(200, orjson.dumps(self._model_document(name, pool)))
+            return
+        if grant is not None:
+            # The same words whether it exists or not.
+            refusal = no_such_model(name)
+            exchange.respond(refusal.status, refusal.body(is_anthropic=False), refusal.lines())
             return
         known = ", ".join(self.pools.names()) or "none"
         told = f"the model {name!r} does not exist; models: {known}"
         body = error_body(404, told, parameter="model", reason="unknown-model")
         exchange.respond(404, body)
 
-    def _named(self) -> list[tuple[str, Pool]]:
-        return [(name, pool) for name in self.pools.names() if (pool := self.pools.get(name))]
+    def _grant_of(self, exchange: Exchange) -> Grant | None:
+        """What the key of one that was let in may do; None: keys are off."""
+        if self.gate is None:
+            return None
+        found = self.gate.identify(exchange.fields)
+        if not isinstance(found, Grant):
+            # The gate has just let it in, unless its key has expired between two looks.
+            msg = "a request without a key has come past the gate"
+            raise TypeError(msg)
+        return found
 
     def _model_document(self, name: str, pool: Pool) -> dict[str, object]:
         replicas = pool.replicas.values()
@@ -350,6 +433,17 @@ class Router:
                 for replica in pool.replicas.values()
             ]
         )
+
+
+async def _follow(file: WatchedFile) -> None:
+    """Look whether it has changed, for ever."""
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        file.look()
+
+
+def _result(is_applied: bool) -> str:
+    return "applied" if is_applied else "refused"
 
 
 async def run_router(settings: RouterSettings) -> None:

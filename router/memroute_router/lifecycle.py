@@ -30,6 +30,9 @@ from memroute.traffic.admission import Reject
 from memroute.traffic.dispatch import Lease
 from memroute.traffic.lengths import PromptParts
 from memroute.traffic.request import RequestProfile
+from memroute_router.access.quotas import Permit
+from memroute_router.access.rules import Grant
+from memroute_router.access.usage_asked import edit
 from memroute_router.attempt import PUSH_BACK, Attempt, Failure, FailureCause
 from memroute_router.events import FIRST_ERROR_STATUS
 from memroute_router.http.deadlines import monotonic
@@ -68,9 +71,9 @@ class Lifecycle:
     """One request, from its arrival to its end. A ``Waiter``, a ``Sink``, an ``AttemptOwner``."""
 
     __slots__ = (
-        "_attempt", "_exchange", "_failure", "_intake", "_model", "_num_attempts", "_parts",
-        "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal", "_request_id",
-        "_route", "_services", "_status", "profile", "tried",
+        "_attempt", "_exchange", "_failure", "_grant", "_intake", "_model", "_num_attempts",
+        "_parts", "_permit", "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal",
+        "_request_id", "_route", "_services", "_status", "profile", "tried",
     )  # fmt: skip
 
     def __init__(self, services: Services, exchange: Exchange, route: Route, number: int) -> None:
@@ -80,10 +83,12 @@ class Lifecycle:
         self._route = route
         self._request_id = _given_id(exchange) or b"%b-%x" % (services.id_prefix, number)
         self._phase: int = Phase.INTAKE
-        # What was asked; the intake, and with it the document, only until the first byte.
-        self._intake: Intake | None = Intake(
-            services.intake, exchange.fields, received_at_seconds=exchange.received_at
-        )
+        self._grant: Grant | None = None
+        """What its key may do; None: keys are off."""
+        self._permit: Permit | None = None
+        """What it has taken of its tenant's quotas, until it ends."""
+        self._intake: Intake | None = None
+        """What was asked, and with it the document; only until the first byte."""
         self._model = ""
         self._parts: PromptParts | None = None
         """What its prompt was taken to hold; None where that was counted, or cut."""
@@ -105,16 +110,30 @@ class Lifecycle:
     # It arrives
 
     def begin(self) -> None:
-        """Parse, tokenize where that can be done, and ask for room."""
-        intake = self._intake
-        if intake is None:
-            return
-        exchange = self._exchange
+        """Ask whose it is, parse, tokenize where that can be done, and ask for room."""
+        services, exchange = self._services, self._exchange
+        gate = services.gate
+        grant: Grant | None = None
+        if gate is not None:
+            found = gate.identify(exchange.fields)
+            if isinstance(found, Refusal):
+                self._refuse(Happening.REFUSE, found)
+                return
+            grant = self._grant = found
+        intake = self._intake = Intake(
+            services.intake,
+            exchange.fields,
+            received_at_seconds=exchange.received_at,
+            trusts_headers=services.trusts_headers or self._is_from_proxy(),
+            grant=grant,
+        )
         refusal = intake.read(self._route, exchange.body)
         if intake.parsed is not None:
             self._model = intake.parsed.model[:MAX_MODEL_CHARACTERS]
         self._pool = intake.pool
         if refusal is not None:
+            if gate is not None and refusal.outcome is Outcome.FORBIDDEN:
+                gate.count_forbidden(refusal)
             self._refuse(Happening.REFUSE, refusal)
             return
         exchange.sink = self
@@ -132,7 +151,30 @@ class Lifecycle:
         self.profile = intake.profile()
         if intake.parsed is not None:
             self._parts = intake.parsed.parts
+        if self._grant is not None and not self._is_within_quotas(self._grant):
+            return
         self._seek_room()
+
+    def _is_within_quotas(self, grant: Grant) -> bool:
+        """Take what it needs of its tenant's quotas; False when it was refused for want of it."""
+        gate, pool, intake = self._services.gate, self._pool, self._intake
+        if gate is None or pool is None or intake is None:
+            return True
+        found = gate.reserve(grant, self.profile, pool)
+        if isinstance(found, Refusal):
+            self._refuse(Happening.REFUSE, found)
+            return False
+        self._permit = found
+        parsed = intake.parsed
+        edited = edit(
+            self._exchange.body,
+            self._route.path,
+            asks_usage=grant.has_token_limit and parsed is not None and parsed.is_stream,
+            cache_salt=grant.tenant.cache_salt,
+        )
+        self._exchange.body = edited.body
+        self._exchange.hides_usage = edited.hides_usage
+        return True
 
     def _seek_room(self) -> None:
         if self._pool is None:
@@ -190,8 +232,20 @@ class Lifecycle:
         """The head of the request, for an engine."""
         exchange = self._exchange
         fields = exchange.fields
+        peer, host = exchange.peer, fields.get(b"host", b"")
         came_through = fields.get(b"x-forwarded-for")
-        peer = exchange.peer
+        scheme, lines = exchange.scheme, exchange.lines
+        proto, forwarded_host = fields.get(b"x-forwarded-proto"), fields.get(b"x-forwarded-host")
+        if (came_through or proto or forwarded_host) and (
+            self._services.trusts_headers or self._is_from_proxy()
+        ):
+            # Whoever else sends them only says what it likes.
+            if came_through:
+                peer = came_through + b", " + peer
+            scheme, host = proto or scheme, forwarded_host or host
+        engine_key = self._services.engine_key
+        if engine_key is not None:
+            lines += engine_key.line
         return (
             b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
             b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n%b\r\n"
@@ -200,10 +254,10 @@ class Lifecycle:
             authority,
             len(exchange.body),
             self._request_id,
-            peer if came_through is None else came_through + b", " + peer,
-            fields.get(b"x-forwarded-proto") or exchange.scheme,
-            fields.get(b"x-forwarded-host") or fields.get(b"host", b""),
-            exchange.lines,
+            peer,
+            scheme,
+            host,
+            lines,
         )
 
     def answer_begins(self, status: int, lines: bytes, length: int | None) -> None:
@@ -226,10 +280,11 @@ class Lifecycle:
         if failure.cause is FailureCause.BROKEN:
             replica = self._replica()
             LOGGER.warning("answer broken off replica=%s error=%s", replica, failure.detail)
+            named = f" {replica}" if self._may_name_replicas() else ""
             self._break_off(
                 Happening.BREAK,
                 Outcome.STREAM_BROKEN,
-                f"the replica {replica} was lost while it answered; the answer is incomplete",
+                f"the replica{named} was lost while it answered; the answer is incomplete",
             )
         elif failure.cause is FailureCause.EXHAUSTED:
             LOGGER.error(
@@ -289,7 +344,8 @@ class Lifecycle:
 
     def _give_up(self, failure: Failure) -> None:
         if not failure.status:
-            self._refuse(Happening.REFUSE, replicas_failed(self.tried))
+            refusal = replicas_failed(self.tried, names_them=self._may_name_replicas())
+            self._refuse(Happening.REFUSE, refusal)
             return
         # The engine's own words are the best answer; and a time to come back.
         is_push_back = failure.status in PUSH_BACK
@@ -366,6 +422,9 @@ class Lifecycle:
                     actual=record.prompt_tokens,
                     now_seconds=now,
                 )
+        permit, gate = self._permit, self._services.gate
+        if permit is not None and gate is not None:
+            gate.settle(permit, record, self.profile, 0 if attempt is None else attempt.num_events)
         self._statistics().ended(record)
         self._services.journal.add(record)
 
@@ -409,7 +468,10 @@ class Lifecycle:
     def _own_lines(self) -> bytes:
         """Our fields of every answer; with the reasons when the client asked for them."""
         lines = b"x-request-id: %b\r\n" % self._request_id
-        if EXPLAIN in self._exchange.fields:
+        permit, gate = self._permit, self._services.gate
+        if permit is not None and gate is not None:
+            lines += gate.limit_lines(permit)
+        if EXPLAIN in self._exchange.fields and self._may_explain():
             why = self._refusal
             if not why and self._attempt is not None:
                 why = self._attempt.choice.why
@@ -423,6 +485,27 @@ class Lifecycle:
                 self.profile.expected_tokens,
             )
         return lines
+
+    def _may_explain(self) -> bool:
+        """Whether its client may know where it went, and how much of its prompt is cached there.
+
+        Where tenants are told apart by their words alone, engines that report their blocks would
+        tell one what the others have sent.
+        """
+        if self._grant is not None:
+            return self._grant.tenant.may_explain
+        if self._services.gate is not None:
+            return False
+        return not (self.profile.tenant and self.profile.blocks)
+
+    def _may_name_replicas(self) -> bool:
+        """Whether its client may know what replicas are called."""
+        return self._grant is None or self._grant.tenant.may_explain
+
+    def _is_from_proxy(self) -> bool:
+        """Whether it came from a proxy whose word is believed."""
+        proxies = self._services.proxies
+        return proxies is not None and proxies.trust(self._exchange.peer)
 
     def _unready(self) -> str:
         """Why nothing serves the model, as its ModelDeployment's condition says; empty if unknown.

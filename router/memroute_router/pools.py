@@ -153,10 +153,12 @@ class Pool(RequestPool[Replica]):
         call_later: Callable[..., object],
         on_error: Callable[[Exception], None],
         peers: PeerGroup,
+        tenant_weights: Mapping[str, float],
     ) -> None:
         """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone.
 
-        ``peers``: the other routers, the same for all pools.
+        ``peers``: the other routers, the same for all pools. ``tenant_weights``: of the tenants'
+        shares, likewise.
         """
         super().__init__(
             Dispatcher(
@@ -167,6 +169,7 @@ class Pool(RequestPool[Replica]):
                 common.queue_limits,
                 rng=rng,
                 peers=peers,
+                tenant_weights=tenant_weights,
             ),
             retries=retries,
             clock=time.monotonic,
@@ -271,6 +274,8 @@ class Pools:
         self._call_soon = call_soon
         self._call_later = call_later
         self.peers = PeerGroup()
+        self.tenant_weights: dict[str, float] = {}
+        """Of the shares of tenants whose weight is not 1; whoever knows the tenants keeps it."""
         self.by_model: dict[str, Pool] = {}
         self._by_adapter: dict[str, Pool] = {}
         self._model_of: dict[str, str] = {}
@@ -360,6 +365,7 @@ class Pools:
                 self._call_later,
                 self._on_error,
                 self.peers,
+                self.tenant_weights,
             )
         return self.by_model[model]
 

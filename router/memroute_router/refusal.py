@@ -34,6 +34,12 @@ class Refusal:
     """One word for machines; None where the status says it all."""
     retry_after_seconds: int | None = None
     """When to come back; None: not at all, as it is."""
+    code: str | None = None
+    """The ``code`` of the error's body, where clients look for another word than ``reason``."""
+    kind: str | None = None
+    """The ``type`` of the error's body; None: by the status."""
+    more_lines: bytes = b""
+    """Header fields of this refusal alone, as lines."""
 
     def lines(self) -> bytes:
         """The header fields, as lines."""
@@ -42,7 +48,7 @@ class Refusal:
             lines += b"%b: %b\r\n" % (REASON, self.reason.encode())
         if self.retry_after_seconds is not None:
             lines += b"retry-after: %d\r\n" % self.retry_after_seconds
-        return lines
+        return lines + self.more_lines
 
     def body(self, *, is_anthropic: bool) -> bytes:
         """The error as the client's API words it."""
@@ -50,7 +56,8 @@ class Refusal:
             self.status,
             self.message,
             parameter=self.parameter,
-            reason=self.reason,
+            reason=self.code or self.reason,
+            kind=self.kind,
             is_anthropic=is_anthropic,
         )
 
@@ -88,12 +95,16 @@ def rejected(reject: Reject, *, unready: str = "") -> Refusal:
     )
 
 
-def replicas_failed(tried: list[str]) -> Refusal:
-    """All that were tried failed before their first byte."""
+def replicas_failed(tried: list[str], *, names_them: bool = True) -> Refusal:
+    """All that were tried failed before their first byte.
+
+    ``names_them``: whether the client may know what the replicas are called.
+    """
+    which = f": {', '.join(tried)}" if names_them else ""
     return Refusal(
         outcome=Outcome.REPLICAS_FAILED,
         status=502,
-        message=f"{len(tried)} replica(s) failed before answering: {', '.join(tried)}",
+        message=f"{len(tried)} replica(s) failed before answering{which}",
         reason=Outcome.REPLICAS_FAILED.value,
         retry_after_seconds=2,
     )

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from memroute_router.access.engine_key import EngineKey
+from memroute_router.access.gate import Gate
+from memroute_router.access.proxies import TrustedProxies
 from memroute_router.http.client import EnginePool
 from memroute_router.intake import IntakeServices
 from memroute_router.journal import Journal
@@ -27,3 +30,11 @@ class Services:
     limits: LifecycleLimits
     id_prefix: bytes
     """Of the ids of requests that bring none; different for each router process."""
+    trusts_headers: bool = False
+    """Whether what header fields claim was checked before, whoever sends them."""
+    proxies: TrustedProxies | None = None
+    """Who else is believed; None: nobody."""
+    gate: Gate | None = None
+    """Who may ask; None: everybody."""
+    engine_key: EngineKey | None = None
+    """What the router authenticates with at engines; None: with what clients bring, or nothing."""

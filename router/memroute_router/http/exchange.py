@@ -55,8 +55,8 @@ class Exchange:
     """One request, received as a whole, and the means to answer it, once."""
 
     __slots__ = (
-        "_chunked", "_connection", "_head", "body", "fields", "has_started", "http_1_1",
-        "is_finished", "keep_alive", "lines", "method", "received_at", "sink", "target",
+        "_chunked", "_connection", "_head", "body", "fields", "has_started", "hides_usage",
+        "http_1_1", "is_finished", "keep_alive", "lines", "method", "received_at", "sink", "target",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +86,8 @@ class Exchange:
         """When it was whole, on the monotonic clock."""
         self.sink: Sink | None = None
         """Who is told of the client; whoever answers later sets it."""
+        self.hides_usage = False
+        """Whether the engine was asked for a stream's usage, and the client has not asked."""
         self.has_started = False
         self.is_finished = False
         self._chunked = False

@@ -82,6 +82,8 @@ class ServerState:
     limits: ServerLimits
     deadlines: Deadlines
     outbox: Outbox
+    kinds: dict[bytes, int]
+    """What becomes of each field of a request."""
     reads: ReadBuffer = field(default_factory=ReadBuffer)
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
@@ -133,7 +135,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._target = b""
         self._version = ""
         """Of HTTP, as the request says."""
-        self._head = Head(REQUEST_FIELDS)
+        self._head = Head(state.kinds)
         self._reading_head = True
         """Whether its end has not come: what comes later are trailers."""
         self._has_come_further = False
@@ -216,7 +218,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """A request begins."""
         self._receiving = True
         self._target = b""
-        self._head = Head(REQUEST_FIELDS)
+        self._head = Head(self._state.kinds)
         self._reading_head = True
         self._head_bytes = 0
         self._body = []
@@ -472,9 +474,13 @@ class Server:
         *,
         limits: ServerLimits,
         tls: ssl.SSLContext | None = None,
+        kinds: dict[bytes, int] | None = None,
     ) -> None:
+        """``kinds``: what becomes of each field of a request; None: ``REQUEST_FIELDS``."""
         self._deadlines = Deadlines()
-        self._state = ServerState(handler, limits, self._deadlines, outbox)
+        self._state = ServerState(
+            handler, limits, self._deadlines, outbox, REQUEST_FIELDS if kinds is None else kinds
+        )
         self._tls = tls
         self._server: asyncio.Server | None = None
 
