@@ -174,6 +174,7 @@ class Router:
                 if self.gate is None and self.engine_key is None
                 else KEYED_REQUEST_FIELDS
             ),
+            screen=None if self.gate is None else self.gate.screen,
         )
         self.metrics.num_connections = lambda: self.server.num_connections
         self._membership: Membership | None = None
@@ -184,7 +185,7 @@ class Router:
             b"/ready": self._ready,
             b"/metrics": lambda exchange: exchange.respond(200, self.metrics.render(), TEXT),
             b"/openapi.json": lambda exchange: exchange.respond(
-                200, orjson.dumps(openapi_document(self.pools.names()))
+                200, orjson.dumps(openapi_document(self._names_for(exchange)))
             ),
             b"/v1/models": self._models,
             b"/debug/decisions": lambda exchange: exchange.respond(
@@ -335,13 +336,17 @@ class Router:
         exchange.respond(200 if ready else 503, text, TEXT)
 
     def _models(self, exchange: Exchange) -> None:
-        grant = self._grant_of(exchange)
         models = [
             self._model_document(name, pool)
-            for name in self.pools.names()
-            if (pool := self.pools.get(name)) is not None and (grant is None or grant.allows(name))
+            for name in self._names_for(exchange)
+            if (pool := self.pools.get(name)) is not None
         ]
         exchange.respond(200, orjson.dumps({"object": "list", "data": models}))
+
+    def _names_for(self, exchange: Exchange) -> list[str]:
+        """The models that whoever asks may use."""
+        grant = self._grant_of(exchange)
+        return [name for name in self.pools.names() if grant is None or grant.allows(name)]
 
     def _model(self, exchange: Exchange) -> None:
         name = unquote_to_bytes(exchange.path[len(MODEL_PATH) :]).decode("utf-8", "replace")

@@ -37,7 +37,8 @@ MAX_FILE_BYTES: Final = 512 * 1024**2
 # Own paths that need no key: who asks for them is a kubelet or a load balancer.
 OPEN_PATHS: Final = frozenset({b"/health", b"/ready"})
 # Own paths that show what all tenants do: not for tenants.
-OPERATORS_PATHS: Final = (b"/debug/",)
+OPERATORS_PATHS: Final = (b"/debug/", b"/metrics")
+_ANTHROPIC_PATH: Final = b"/v1/messages"
 _FIRST_ERROR_STATUS: Final = 400
 _SERVED: Final = Outcome.SERVED
 
@@ -108,6 +109,16 @@ class Gate:
         if isinstance(found, Refusal):
             self._count(found)
         return found
+
+    def screen(
+        self, target: bytes, fields: Mapping[bytes, bytes]
+    ) -> tuple[int, bytes, bytes] | None:
+        """The answer to a request whose large body need not come: its key is none of ours."""
+        found = self.identify(fields)
+        if not isinstance(found, Refusal):
+            return None
+        is_anthropic = target.startswith(_ANTHROPIC_PATH)
+        return found.status, found.lines(), found.body(is_anthropic=is_anthropic)
 
     def may_ask(self, path: bytes, fields: Mapping[bytes, bytes]) -> Refusal | None:
         """Why one of the router's own paths is not for whoever asks; None: it is."""

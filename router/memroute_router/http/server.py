@@ -59,7 +59,14 @@ class ServerLimits:
     """How long a client may take nothing of its answer."""
 
 
+# Bytes of a body from which on its head is screened before the body arrives: the usual request is
+# whole with its first read, and is looked at once.
+SCREENED_BYTES: Final = 64 * 1024
+
 Handler = Callable[[Exchange], None]
+Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, bytes, bytes] | None]
+"""Why a request with this target and these fields need not send its body: status, header lines and
+body of the answer; None: it may."""
 
 
 class ReadBuffer:
@@ -84,6 +91,8 @@ class ServerState:
     outbox: Outbox
     kinds: dict[bytes, int]
     """What becomes of each field of a request."""
+    screen: Screen | None = None
+    """Who looks at requests with large bodies before those arrive; None: nobody."""
     reads: ReadBuffer = field(default_factory=ReadBuffer)
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
@@ -268,6 +277,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         if refusal is not None:
             self._refuse(*refusal)
             return
+        screen = self._state.screen
+        if screen is not None and _is_large(head.read):
+            answer = screen(self._target, head.read)
+            if answer is not None:
+                self._say_last(*answer)
+                return
         if b"expect" in head.read and self._exchange is None:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._has_come_further = True
@@ -440,9 +455,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Answer before the request is whole, and close: what follows cannot be understood."""
         if self._last_words is not None or self._is_deaf:
             return
-        body = error_body(status, text)
-        self._last_words = b"%b%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
-            status_line(status), JSON, lines, len(body), body,
+        self._say_last(status, JSON + lines, error_body(status, text))
+
+    def _say_last(self, status: int, lines: bytes, body: bytes) -> None:
+        """Answer with a whole answer, and close."""
+        self._last_words = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
+            status_line(status), lines, len(body), body,
         )  # fmt: skip
         self._body = []
         if self._exchange is None:
@@ -464,6 +482,11 @@ class ClientConnection(asyncio.BufferedProtocol):
             transport.close()
 
 
+def _is_large(read: dict[bytes, bytes]) -> bool:
+    """Whether the body is larger than what comes at once, or may be."""
+    return b"transfer-encoding" in read or int(read.get(b"content-length", b"0")) > SCREENED_BYTES
+
+
 class Server:
     """Listens and answers. Owns the listening socket and the connections."""
 
@@ -475,11 +498,20 @@ class Server:
         limits: ServerLimits,
         tls: ssl.SSLContext | None = None,
         kinds: dict[bytes, int] | None = None,
+        screen: Screen | None = None,
     ) -> None:
-        """``kinds``: what becomes of each field of a request; None: ``REQUEST_FIELDS``."""
+        """``kinds``: what becomes of each field of a request; None: ``REQUEST_FIELDS``.
+
+        ``screen``: looks at requests with large bodies before those arrive; None: nobody does.
+        """
         self._deadlines = Deadlines()
         self._state = ServerState(
-            handler, limits, self._deadlines, outbox, REQUEST_FIELDS if kinds is None else kinds
+            handler,
+            limits,
+            self._deadlines,
+            outbox,
+            REQUEST_FIELDS if kinds is None else kinds,
+            screen,
         )
         self._tls = tls
         self._server: asyncio.Server | None = None
