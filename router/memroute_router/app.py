@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -25,7 +25,7 @@ from memroute_router.access.keyfile import KeysError
 from memroute_router.access.newcomers import KnownWords
 from memroute_router.access.proxies import TrustedProxies
 from memroute_router.access.rules import Grant
-from memroute_router.access.watched import POLL_SECONDS, WatchedFile
+from memroute_router.access.watched import WatchedFile
 from memroute_router.access.words import no_such_model
 from memroute_router.claims import TenantSource
 from memroute_router.discovery import Discovery
@@ -211,7 +211,7 @@ class Router:
             asyncio.create_task(membership.follow(), name="membership"),
             asyncio.create_task(self._tick_forever(), name="clock"),
             asyncio.create_task(self._follow_peers(client), name="peers"),
-            *(asyncio.create_task(_follow(file), name="watched file") for file in self.watched),
+            *(asyncio.create_task(file.follow(), name="watched file") for file in self.watched),
         ]
         stop = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -233,15 +233,16 @@ class Router:
                 task.result()
         LOGGER.info("router stopped")
 
-    def _watched_files(self) -> list[WatchedFile]:
+    def _watched_files(self) -> list[WatchedFile[Any]]:
         """The files that say who may ask, and with what the router does."""
-        found: list[WatchedFile] = []
+        found: list[WatchedFile[Any]] = []
         reloads = self.metrics.access_reloads
         if self.gate is not None and self._settings.keys is not None:
             found.append(
                 WatchedFile(
                     Path(self._settings.keys),
-                    self.gate.load,
+                    self.gate.read,
+                    self.gate.apply,
                     on_reload=lambda ok: reloads.labels("keys", _result(ok)).inc(),
                     errors=KeysError,
                 )
@@ -250,7 +251,8 @@ class Router:
             found.append(
                 WatchedFile(
                     Path(self._settings.engine_key_file),
-                    self.engine_key.load,
+                    self.engine_key.read,
+                    self.engine_key.apply,
                     on_reload=lambda ok: reloads.labels("engine-key", _result(ok)).inc(),
                     errors=EngineKeyError,
                 )
@@ -438,13 +440,6 @@ class Router:
                 for replica in pool.replicas.values()
             ]
         )
-
-
-async def _follow(file: WatchedFile) -> None:
-    """Look whether it has changed, for ever."""
-    while True:
-        await asyncio.sleep(POLL_SECONDS)
-        file.look()
 
 
 def _result(is_applied: bool) -> str:

@@ -20,8 +20,8 @@ class EngineKey:
         self.line = b""
         """The header line of requests to engines."""
 
-    def load(self) -> tuple[Path, ...]:
-        """Read the file. Raises ``EngineKeyError``; nothing has changed then."""
+    def read(self) -> bytes:
+        """What the file says. Raises ``EngineKeyError``."""
         try:
             key = self._path.read_bytes().strip()
         except OSError as error:
@@ -30,5 +30,9 @@ class EngineKey:
         if not key or len(key) > _MAX_BYTES or not _CHARACTERS.issuperset(key):
             msg = "it must be one word of printable characters"
             raise EngineKeyError(msg)
+        return key
+
+    def apply(self, key: bytes) -> tuple[Path, ...]:
+        """It is this one from now on."""
         self.line = b"authorization: Bearer %b\r\n" % key
         return ()

@@ -42,6 +42,9 @@ _ANTHROPIC_PATH: Final = b"/v1/messages"
 _FIRST_ERROR_STATUS: Final = 400
 _SERVED: Final = Outcome.SERVED
 
+Keys = tuple[KeyRing, TokenVerifier | None]
+"""What the files say: keys, and who checks tokens, where there are issuers."""
+
 
 class Gate:
     """Owns the keys in force, and the quotas."""
@@ -71,11 +74,7 @@ class Gate:
 
     # What is in force.
 
-    def load(self) -> tuple[Path, ...]:
-        """Read the file of keys; the files of tokens' issuers. Raises ``KeysError``."""
-        return self.apply(*self.read())
-
-    def read(self) -> tuple[KeyRing, TokenVerifier | None]:
+    def read(self) -> Keys:
         """What the files say; nothing changes. May run in a thread. Raises ``KeysError``."""
         try:
             if self._path.stat().st_size > MAX_FILE_BYTES:
@@ -87,9 +86,10 @@ class Gate:
             raise KeysError(msg) from None
         return ring, TokenVerifier(ring, self._path.parent) if ring.issuers else None
 
-    def apply(self, ring: KeyRing, verifier: TokenVerifier | None) -> tuple[Path, ...]:
-        """These are in force from now on; the files of tokens' issuers."""
-        self._ring, self._verifier = ring, verifier
+    def apply(self, keys: Keys) -> tuple[Path, ...]:
+        """These are in force from now on; returns the files of tokens' issuers."""
+        ring, self._verifier = keys
+        self._ring = ring
         self.quotas.configure(ring)
         self._weights.clear()
         for tenant in ring.tenants.values():

@@ -3,14 +3,16 @@
 What cannot be used is said, in the log and by a metric, and what was read before stays in force.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 LOGGER = logging.getLogger(__name__)
 # How often files are looked at. Kubernetes takes up to a minute to bring a Secret to its pods.
 POLL_SECONDS: Final = 1.0
+T = TypeVar("T")
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -30,52 +32,79 @@ def stamp_of(paths: Iterable[Path]) -> Stamp:
     return tuple(found)
 
 
-class WatchedFile:
-    """One file (and what it names). Owns when it was read last."""
+class WatchedFile(Generic[T]):
+    """One file (and those that it names). Owns when it was read last."""
 
     def __init__(
         self,
         path: Path,
-        load: Callable[[], Iterable[Path]],
+        read: Callable[[], T],
+        apply: Callable[[T], Iterable[Path]],
         *,
         on_reload: Callable[[bool], None],
         errors: type[Exception],
     ) -> None:
-        """``load`` reads and applies it; it returns the other files that it has read.
+        """``read`` takes time, changes nothing, and raises ``errors``; it may run in a thread.
 
-        ``load`` raises ``errors`` and has changed nothing then. ``on_reload``: whether it could.
+        ``apply`` puts what was read in force, and returns the other files that were read.
+        ``on_reload``: whether it could be read.
         """
         self._path = path
-        self._load = load
+        self._read = read
+        self._put_in_force = apply
         self._on_reload = on_reload
         self._errors = errors
         self._paths: tuple[Path, ...] = (path,)
         self._stamp: Stamp = ()
 
     def load(self) -> None:
-        """Read it for the first time. Raises what ``load`` raises."""
+        """Read it for the first time. Raises what ``read`` raises."""
         self._stamp = stamp_of(self._paths)
-        self._read()
+        self._apply(self._read())
 
     def look(self) -> bool:
         """Read it again if it has changed; whether it had."""
-        stamp = stamp_of(self._paths)
-        if stamp == self._stamp:
+        if not self._has_changed():
             return False
-        # Noted first: what changes while it is read is read once more.
-        self._stamp = stamp
         try:
-            self._read()
+            found = self._read()
         except self._errors as error:
-            LOGGER.error("not applied, the last good one stays file=%s error=%s", self._path, error)  # noqa: TRY400 - the message says it all
-            self._on_reload(False)
+            self._refused(error)
         else:
-            LOGGER.info("applied file=%s", self._path)
-            self._on_reload(True)
+            self._applied(found)
         return True
 
-    def _read(self) -> None:
-        others = tuple(self._load())
+    async def follow(self) -> None:
+        """Apply every change, for ever. It is read in a thread: requests go on meanwhile."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            if not self._has_changed():
+                continue
+            try:
+                found = await asyncio.to_thread(self._read)
+            except self._errors as error:
+                self._refused(error)
+            else:
+                self._applied(found)
+
+    def _has_changed(self) -> bool:
+        stamp = stamp_of(self._paths)
+        has_changed = stamp != self._stamp
+        # Noted before it is read: what changes meanwhile is read once more.
+        self._stamp = stamp
+        return has_changed
+
+    def _refused(self, error: Exception) -> None:
+        LOGGER.error("not applied, the last good one stays file=%s error=%s", self._path, error)
+        self._on_reload(False)
+
+    def _applied(self, found: T) -> None:
+        self._apply(found)
+        LOGGER.info("applied file=%s", self._path)
+        self._on_reload(True)
+
+    def _apply(self, found: T) -> None:
+        others = tuple(self._put_in_force(found))
         if others != self._paths[1:]:
             self._paths = (self._path, *others)
             self._stamp = (*self._stamp[:1], *stamp_of(others))
