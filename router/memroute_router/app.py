@@ -7,7 +7,7 @@ import secrets
 import signal
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
@@ -24,7 +24,6 @@ from memroute_router.access.gate import Gate
 from memroute_router.access.keyfile import KeysError
 from memroute_router.access.newcomers import KnownWords
 from memroute_router.access.proxies import TrustedProxies
-from memroute_router.access.rules import Grant
 from memroute_router.access.watched import WatchedFile
 from memroute_router.access.words import no_such_model
 from memroute_router.claims import TenantSource
@@ -44,6 +43,7 @@ from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, 
 from memroute_router.pools import CommonSettings, Pool, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
+from memroute_router.refusal import Refusal
 from memroute_router.scrape import Scraper
 from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
@@ -185,7 +185,7 @@ class Router:
             b"/ready": self._ready,
             b"/metrics": lambda exchange: exchange.respond(200, self.metrics.render(), TEXT),
             b"/openapi.json": lambda exchange: exchange.respond(
-                200, orjson.dumps(openapi_document(self._names_for(exchange)))
+                200, orjson.dumps(openapi_document(self._names_for(exchange.fields) or ()))
             ),
             b"/v1/models": self._models,
             b"/debug/decisions": lambda exchange: exchange.respond(
@@ -340,24 +340,29 @@ class Router:
     def _models(self, exchange: Exchange) -> None:
         models = [
             self._model_document(name, pool)
-            for name in self._names_for(exchange)
+            for name in self._names_for(exchange.fields) or ()
             if (pool := self.pools.get(name)) is not None
         ]
         exchange.respond(200, orjson.dumps({"object": "list", "data": models}))
 
-    def _names_for(self, exchange: Exchange) -> list[str]:
-        """The models that whoever asks may use."""
-        grant = self._grant_of(exchange)
-        return [name for name in self.pools.names() if grant is None or grant.allows(name)]
+    def _names_for(self, fields: Mapping[bytes, bytes]) -> Sequence[str] | None:
+        """The models that whoever sends these fields may know of; None: nobody knows who asks."""
+        gate = self.gate
+        if gate is None:
+            return self.pools.names()
+        grant = gate.identify(fields)
+        if isinstance(grant, Refusal):
+            return None
+        return [name for name in self.pools.names() if grant.allows(name)]
 
     def _model(self, exchange: Exchange) -> None:
         name = unquote_to_bytes(exchange.path[len(MODEL_PATH) :]).decode("utf-8", "replace")
-        grant = self._grant_of(exchange)
         pool = self.pools.get(name)
-        if pool is not None and (grant is None or grant.allows(name)):
+        may_know = self._names_for(exchange.fields) or ()
+        if pool is not None and name in may_know:
             exchange.respond(200, orjson.dumps(self._model_document(name, pool)))
             return
-        if grant is not None:
+        if self.gate is not None:
             # The same words whether it exists or not.
             refusal = no_such_model(name)
             exchange.respond(refusal.status, refusal.body(is_anthropic=False), refusal.lines())
@@ -366,17 +371,6 @@ class Router:
         told = f"the model {name!r} does not exist; models: {known}"
         body = error_body(404, told, parameter="model", reason="unknown-model")
         exchange.respond(404, body)
-
-    def _grant_of(self, exchange: Exchange) -> Grant | None:
-        """What the key of one that was let in may do; None: keys are off."""
-        if self.gate is None:
-            return None
-        found = self.gate.identify(exchange.fields)
-        if not isinstance(found, Grant):
-            # The gate has just let it in, unless its key has expired between two looks.
-            msg = "a request without a key has come past the gate"
-            raise TypeError(msg)
-        return found
 
     def _model_document(self, name: str, pool: Pool) -> dict[str, object]:
         replicas = pool.replicas.values()

@@ -410,6 +410,8 @@ class Lifecycle:
             pool.withdraw(self)
         if attempt is not None:
             attempt.abandon()
+        if self._permit is not None:
+            self._settle(self._permit, outcome)
         self._intake = None
         now = monotonic()
         record = self._record(outcome, now)
@@ -422,11 +424,21 @@ class Lifecycle:
                     actual=record.prompt_tokens,
                     now_seconds=now,
                 )
-        permit, gate = self._permit, self._services.gate
-        if permit is not None and gate is not None:
-            gate.settle(permit, record, self.profile, 0 if attempt is None else attempt.num_events)
         self._statistics().ended(record)
         self._services.journal.add(record)
+
+    def _settle(self, permit: Permit, outcome: Outcome) -> None:
+        """What it has used counts for its tenant, instead of what was reserved."""
+        attempt, gate = self._attempt, self._services.gate
+        if gate is not None:
+            gate.settle(
+                permit,
+                self.profile,
+                usage=None if attempt is None else attempt.usage,
+                num_events=0 if attempt is None else attempt.num_events,
+                status=self._status,
+                is_served=outcome is _SERVED,
+            )
 
     # The account
 
@@ -500,7 +512,7 @@ class Lifecycle:
 
     def _may_name_replicas(self) -> bool:
         """Whether its client may know what replicas are called."""
-        return self._grant is None or self._grant.tenant.may_explain
+        return self._grant is None
 
     def _is_from_proxy(self) -> bool:
         """Whether it came from a proxy whose word is believed."""

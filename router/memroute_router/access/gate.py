@@ -23,10 +23,9 @@ from memroute_router.access.verdicts import (
 )
 from memroute_router.access.words import NOT_HERE, UNKNOWN_KEY
 from memroute_router.http.deadlines import monotonic
-from memroute_router.journal import Record
-from memroute_router.outcomes import Outcome
 from memroute_router.pools import Pool
 from memroute_router.refusal import Refusal
+from memroute_router.usage import Usage
 
 # Quantile of the answers' lengths that a tenant's minute is charged with until they have ended.
 RESERVED_QUANTILE: Final = 0.95
@@ -40,7 +39,6 @@ OPEN_PATHS: Final = frozenset({b"/health", b"/ready"})
 OPERATORS_PATHS: Final = (b"/debug/", b"/metrics")
 _ANTHROPIC_PATH: Final = b"/v1/messages"
 _FIRST_ERROR_STATUS: Final = 400
-_SERVED: Final = Outcome.SERVED
 
 Keys = tuple[KeyRing, TokenVerifier | None]
 """What the files say: keys, and who checks tokens, where there are issuers."""
@@ -169,20 +167,30 @@ class Gate:
             self._count(found)
         return found
 
-    def settle(self, permit: Permit, record: Record, profile: RequestProfile, events: int) -> None:
+    @staticmethod
+    def settle(
+        permit: Permit,
+        profile: RequestProfile,
+        *,
+        usage: Usage | None,
+        num_events: int,
+        status: int,
+        is_served: bool,
+    ) -> None:
         """The request is over: what it has used counts instead of what was reserved.
 
-        ``events``: with generated text, that its stream has shown.
+        ``usage``: what its engine has said of it; None: no engine was asked. ``num_events``: with
+        generated text, that its stream has shown. ``status``: of its answer; 0: there was none.
         """
         used = tokens_used(
-            was_sent=record.attempts > 0,
-            is_error=record.status >= _FIRST_ERROR_STATUS,
+            was_sent=usage is not None,
+            is_error=status >= _FIRST_ERROR_STATUS,
             reserved_tokens=permit.num_tokens,
             estimated_prompt_tokens=profile.num_prompt_tokens,
-            num_events=events,
-            prompt_tokens=record.prompt_tokens,
-            output_tokens=record.output_tokens,
-            is_served=record.outcome is _SERVED,
+            num_events=num_events,
+            prompt_tokens=None if usage is None else usage.prompt_tokens,
+            output_tokens=None if usage is None else usage.output_tokens,
+            is_served=is_served,
         )
         permit.settle(used, now_seconds=monotonic())
 
