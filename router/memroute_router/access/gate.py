@@ -31,6 +31,8 @@ from memroute_router.usage import Usage
 RESERVED_QUANTILE: Final = 0.95
 # How long the sum of a pool's capacities is taken for true.
 CAPACITY_SECONDS: Final = 1.0
+# Pools whose sum is kept: models come and go.
+MAX_CAPACITIES: Final = 1024
 # Bytes of the largest file of keys: a million keys have some 200 MB as JSON.
 MAX_FILE_BYTES: Final = 512 * 1024**2
 # Own paths that need no key: who asks for them is a kubelet or a load balancer.
@@ -212,6 +214,8 @@ class Gate:
             capacity = replica.ledger.capacity_tokens
             if capacity is not None:
                 total = capacity + (total or 0)
+        if len(self._capacities) >= MAX_CAPACITIES:
+            self._capacities.clear()
         self._capacities[pool.model] = now_seconds, total
         return total
 
