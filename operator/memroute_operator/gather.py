@@ -116,7 +116,8 @@ def gather(
     """
     cache = ReadingCache() if cache is None else cache
     pods = read_pods(store.pods.values(), cache.pods)
-    pods.replicas = (memory or PlanMemory()).stamp(
+    memory = PlanMemory() if memory is None else memory
+    pods.replicas = memory.stamp(
         pods.replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)
     )
     problems = {f"Pod {key}": why for key, why in pods.problems.items()}
@@ -135,6 +136,7 @@ def gather(
         inventory=Inventory(
             nodes=tuple(nodes),
             reservations=tuple(_reservations(pods, nodes, held)),
+            departed=memory.departed(now_seconds=now_seconds),
             live_pods=frozenset(pods.live),
         ),
         lost_nodes=frozenset(

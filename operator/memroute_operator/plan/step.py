@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from memroute.placement import Home, Refused, ReplicaKey, Solver, WantedReplica
 from memroute_operator.deployment import Deployment
 from memroute_operator.gather import Facts
+from memroute_operator.homes import read_homes
 from memroute_operator.plan.actions import Create, Delete, OpenGate, Outcome, PlanContext, Step
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping, sort_out
@@ -219,7 +219,8 @@ class _Planning:
 
     def _homes(self, deployment: Deployment) -> dict[int, Home]:
         """By index, where a replica ran before by its status, or was promised to be."""
-        homes = _ran_before(deployment.obj.get("status") or {})
+        ran = read_homes(deployment.obj.get("status"))
+        homes = {index: one.home() for index, one in ran.items()}
         for index in list(homes):
             claim = self._claims.get((deployment.key, index))
             if claim is not None:
@@ -315,22 +316,3 @@ def _names(
             index=chosen,
             attempt=attempts.get(chosen, 0),
         )
-
-
-def _ran_before(status: Mapping[str, Any]) -> dict[int, Home]:
-    """Where the replicas of a status ran, by index; what cannot be read is left out."""
-    homes: dict[int, Home] = {}
-    placements = status.get("placements")
-    for placement in placements if isinstance(placements, list) else ():
-        if not isinstance(placement, Mapping):
-            continue
-        index, node = placement.get("replica"), placement.get("node")
-        devices = placement.get("devices") or ()
-        if isinstance(index, int) and isinstance(node, str) and isinstance(devices, list | tuple):
-            held = placement.get("hbmBytes")
-            homes[index] = Home(
-                node=node,
-                device_uuids=tuple(str(uuid) for uuid in devices),
-                held_bytes=held if isinstance(held, int) else 0,
-            )
-    return homes
