@@ -9,7 +9,7 @@ usage ────────────────────────�
 
 | what | where |
 | --- | --- |
-| what the file says, as values | ``rules``, ``keyfile`` |
+| what the file says, as values | ``rules``, ``keyfile``, ``document`` |
 | may this request? (pure: facts in, verdict with its reason out) | ``verdicts``, ``windows`` |
 | what tenants have used in the last minute, and have under way | ``quotas`` |
 | the refusals, in the words of OpenAI's API | ``words`` |

@@ -29,13 +29,12 @@ jwt:
 """
 
 import binascii
-import re
-from datetime import UTC, date, datetime
 from typing import Any, Final
 
 import orjson
 import yaml
 
+from memroute_router.access.document import DocumentReader
 from memroute_router.access.rules import (
     Grant,
     KeyRing,
@@ -46,7 +45,6 @@ from memroute_router.access.rules import (
     TokenIssuer,
     digest_of,
 )
-from memroute_router.claims import MAX_PRIORITY, MAX_TENANT_BYTES
 
 # Characters of a key: 22 of base64 are 132 bits, too many to be guessed however fast a digest is
 # computed. The digests of shorter keys could be tried out.
@@ -59,8 +57,6 @@ _MIN_DIFFERENT_CHARACTERS: Final = 8
 MAX_KEYS: Final = 1_000_000
 MAX_TENANTS: Final = 100_000
 MAX_WEIGHT: Final = 1000.0
-_MAX_COUNT: Final = 10**12
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]*")
 _LIMIT_FIELDS: Final = {"requestsPerMinute", "tokensPerMinute", "maxRequests"}
 _TENANT_FIELDS: Final = _LIMIT_FIELDS | {
     "name", "models", "priority", "maxPriority", "minTTFTSeconds", "weight", "maxKVShareRatio",
@@ -109,18 +105,18 @@ def read_keys(text: str) -> KeyRing:
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Reader:
+class _Reader(DocumentReader):
     """Reads a document, collecting what is wrong with it."""
 
     def __init__(self) -> None:
-        self.problems: list[str] = []
+        super().__init__()
         self._by_digest: dict[bytes, Grant] = {}
         self._ids: set[str] = set()
 
     def ring(self, document: Any) -> KeyRing:
-        top = self._mapping(document, "the file", {"tenants", "jwt"})
+        top = self.mapping(document, "the file", {"tenants", "jwt"})
         tenants: dict[str, Tenant] = {}
-        listed = self._list(top, "tenants", "the file")
+        listed = self.list(top, "tenants", "the file")
         if not listed:
             self.problems.append("tenants must be a list of at least one tenant")
         if len(listed) > MAX_TENANTS:
@@ -130,7 +126,7 @@ class _Reader:
             self._tenant(tenants, entry, f"tenants[{index}]")
         issuers = [
             self._issuer(entry, f"jwt[{index}]")
-            for index, entry in enumerate(self._list(top, "jwt", "the file"))
+            for index, entry in enumerate(self.list(top, "jwt", "the file"))
         ]
         found = tuple(issuer for issuer in issuers if issuer is not None)
         if len({issuer.issuer for issuer in found}) < len(found):
@@ -140,8 +136,8 @@ class _Reader:
         return KeyRing(tenants=tenants, by_digest=self._by_digest, issuers=found)
 
     def _tenant(self, tenants: dict[str, Tenant], entry: Any, where: str) -> None:
-        document = self._mapping(entry, where, _TENANT_FIELDS)
-        name = self._name(document, "name", where)
+        document = self.mapping(entry, where, _TENANT_FIELDS)
+        name = self.name(document, "name", where)
         if name is None:
             return
         if name in tenants:
@@ -156,28 +152,28 @@ class _Reader:
             models=models,
             service=self._service(document, where),
             limits=self._limits(document, where),
-            share_weight=self._number(document, "weight", where, MAX_WEIGHT) or 1.0,
-            max_kv_share_ratio=self._number(document, "maxKVShareRatio", where, 1.0),
-            may_explain=self._flag(document, "explain", where),
-            cache_salt=self._text(document, "cacheSalt", where, least=16) or "",
+            share_weight=self.number(document, "weight", where, MAX_WEIGHT) or 1.0,
+            max_kv_share_ratio=self.number(document, "maxKVShareRatio", where, 1.0),
+            may_explain=self.flag(document, "explain", where),
+            cache_salt=self.text(document, "cacheSalt", where, least=16) or "",
         )
-        for index, key in enumerate(self._list(document, "keys", where)):
+        for index, key in enumerate(self.list(document, "keys", where)):
             self._key(tenant, key, f"{where}.keys[{index}]")
 
     def _service(self, document: dict[str, Any], where: str) -> ServiceClass:
-        priority = self._priority(document, "priority", where) or 0
-        most = self._priority(document, "maxPriority", where)
+        priority = self.priority(document, "priority", where) or 0
+        most = self.priority(document, "maxPriority", where)
         if most is not None and most < priority:
             self.problems.append(f"{where}.maxPriority must not be below its priority")
         return ServiceClass(
             priority=priority,
             max_priority=most,
-            min_ttft_seconds=self._number(document, "minTTFTSeconds", where, 3600.0),
+            min_ttft_seconds=self.number(document, "minTTFTSeconds", where, 3600.0),
         )
 
     def _key(self, tenant: Tenant, entry: Any, where: str) -> None:
-        document = self._mapping(entry, where, _KEY_FIELDS)
-        key_id = self._name(document, "id", where)
+        document = self.mapping(entry, where, _KEY_FIELDS)
+        key_id = self.name(document, "id", where)
         digest = self._digest(document, where)
         if key_id is None or digest is None:
             return
@@ -198,7 +194,7 @@ class _Reader:
             key_id,
             models=self._models(document, where),
             limits=limits if limits != Limits() else None,
-            expires_at=self._time(document, "expires", where),
+            expires_at=self.time(document, "expires", where),
         )
 
     def _digest(self, document: dict[str, Any], where: str) -> bytes | None:
@@ -224,12 +220,12 @@ class _Reader:
         return digest_of(plain.encode())
 
     def _issuer(self, entry: Any, where: str) -> TokenIssuer | None:
-        document = self._mapping(entry, where, _ISSUER_FIELDS)
-        issuer = self._text(document, "issuer", where, least=1)
-        audience = self._text(document, "audience", where, least=1)
-        jwks_file = self._text(document, "jwksFile", where, least=1)
-        claim = self._text(document, "tenantClaim", where, least=1) or "tenant"
-        algorithms = self._list(document, "algorithms", where) or ["RS256", "ES256", "EdDSA"]
+        document = self.mapping(entry, where, _ISSUER_FIELDS)
+        issuer = self.text(document, "issuer", where, least=1)
+        audience = self.text(document, "audience", where, least=1)
+        jwks_file = self.text(document, "jwksFile", where, least=1)
+        claim = self.text(document, "tenantClaim", where, least=1) or "tenant"
+        algorithms = self.list(document, "algorithms", where) or ["RS256", "ES256", "EdDSA"]
         if not all(name in ALGORITHMS for name in algorithms):
             self.problems.append(f"{where}.algorithms must be of {', '.join(ALGORITHMS)}")
             return None
@@ -246,117 +242,20 @@ class _Reader:
 
     def _limits(self, document: dict[str, Any], where: str) -> Limits:
         return Limits(
-            requests_per_minute=self._count(document, "requestsPerMinute", where),
-            tokens_per_minute=self._count(document, "tokensPerMinute", where),
-            max_requests=self._count(document, "maxRequests", where),
+            requests_per_minute=self.count(document, "requestsPerMinute", where),
+            tokens_per_minute=self.count(document, "tokensPerMinute", where),
+            max_requests=self.count(document, "maxRequests", where),
         )
 
     def _models(self, document: dict[str, Any], where: str) -> ModelNames | None:
         """None where there is no list."""
         if document.get("models") is None:
             return None
-        names = self._list(document, "models", where)
+        names = self.list(document, "models", where)
         if not all(isinstance(name, str) and name for name in names):
             self.problems.append(f"{where}.models must be texts")
             return ModelNames(())
         return ModelNames(names)
-
-    # Values.
-
-    def _mapping(self, document: Any, where: str, known: set[str]) -> dict[str, Any]:
-        if not isinstance(document, dict):
-            self.problems.append(f"{where} must be a mapping of {', '.join(sorted(known))}")
-            return {}
-        for name in document:
-            if name not in known:
-                # Its name, not its value; and not even that where it could be a key.
-                told = name if isinstance(name, str) and len(name) < MIN_KEY_CHARACTERS else "…"
-                self.problems.append(
-                    f"{where}.{told} is unknown; known: {', '.join(sorted(known))}"
-                )
-        return document
-
-    def _list(self, document: dict[str, Any], name: str, where: str) -> list[Any]:
-        value = document.get(name)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            self.problems.append(f"{where}.{name} must be a list")
-            return []
-        return value
-
-    def _name(self, document: dict[str, Any], name: str, where: str) -> str | None:
-        value = document.get(name)
-        if (
-            not isinstance(value, str)
-            or len(value) > MAX_TENANT_BYTES
-            or _NAME.fullmatch(value) is None
-        ):
-            self.problems.append(
-                f"{where}.{name} must be a text of letters, digits and ._:@/-, at most "
-                f"{MAX_TENANT_BYTES} characters"
-            )
-            return None
-        return value
-
-    def _text(self, document: dict[str, Any], name: str, where: str, *, least: int) -> str | None:
-        value = document.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, str) or len(value) < least or not value.isprintable():
-            self.problems.append(f"{where}.{name} must be a text of at least {least} characters")
-            return None
-        return value
-
-    def _flag(self, document: dict[str, Any], name: str, where: str) -> bool:
-        value = document.get(name, False)
-        if not isinstance(value, bool):
-            self.problems.append(f"{where}.{name} must be true or false")
-            return False
-        return value
-
-    def _count(self, document: dict[str, Any], name: str, where: str) -> int | None:
-        value = document.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MAX_COUNT:
-            self.problems.append(f"{where}.{name} must be a positive integer")
-            return None
-        return value
-
-    def _priority(self, document: dict[str, Any], name: str, where: str) -> int | None:
-        value = document.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_PRIORITY:
-            self.problems.append(f"{where}.{name} must be from {-MAX_PRIORITY} to {MAX_PRIORITY}")
-            return None
-        return value
-
-    def _number(self, document: dict[str, Any], name: str, where: str, most: float) -> float | None:
-        value = document.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= most:
-            self.problems.append(f"{where}.{name} must be above 0 and at most {most:g}")
-            return None
-        return float(value)
-
-    def _time(self, document: dict[str, Any], name: str, where: str) -> float | None:
-        value = document.get(name)
-        if value is None:
-            return None
-        if isinstance(value, str):
-            try:
-                value = datetime.fromisoformat(value)
-            except ValueError:
-                value = None
-        if isinstance(value, date) and not isinstance(value, datetime):
-            value = datetime(value.year, value.month, value.day, tzinfo=UTC)
-        if not isinstance(value, datetime):
-            self.problems.append(f"{where}.{name} must be a time, like 2027-01-31T00:00:00Z")
-            return None
-        return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).timestamp()
 
 
 def is_strong(key: str) -> bool:
