@@ -13,6 +13,12 @@ from memroute_router.refusal import Refusal
 # Characters of a model's name in a message.
 _MAX_TOLD_CHARACTERS: Final = 128
 _REQUEST_ERROR: Final = "invalid_request_error"
+REASONS: Final = (
+    "no-key", "unknown-key", "short-key", "expired-key", "invalid-token", "expired-token",
+    "model-forbidden", "operators-only", "requests-per-minute", "tokens-per-minute",
+    "request-too-large", "requests-in-flight", "kv-share",
+)  # fmt: skip
+"""Every word that ``x-memroute-reason`` can have from here; labels of a metric, too."""
 _CHALLENGE: Final = b"www-authenticate: Bearer\r\n"
 
 
