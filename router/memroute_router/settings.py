@@ -206,12 +206,19 @@ def _add_access(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--trusted-proxies",
-        type=parse_networks,
+        type=_networks,
         default=(),
         metavar="NETWORKS",
         help="addresses and networks, separated by commas, that are believed as with "
         "--trust-headers: the proxies before the router",
     )
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return parse_networks(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _add_limits(group: "argparse._ArgumentGroup") -> None:
