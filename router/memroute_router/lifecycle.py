@@ -406,12 +406,13 @@ class Lifecycle:
         self._exchange.sink = None
         pool, attempt = self._pool, self._attempt
         self._waits_no_more()
-        if is_queued and pool is not None:
-            pool.withdraw(self)
-        if attempt is not None:
-            attempt.abandon()
-        if self._permit is not None:
-            self._settle(self._permit, outcome)
+        try:
+            if is_queued and pool is not None:
+                pool.withdraw(self)
+            if attempt is not None:
+                attempt.abandon()
+        finally:
+            self._settle(outcome)
         self._intake = None
         now = monotonic()
         record = self._record(outcome, now)
@@ -427,10 +428,10 @@ class Lifecycle:
         self._statistics().ended(record)
         self._services.journal.add(record)
 
-    def _settle(self, permit: Permit, outcome: Outcome) -> None:
-        """What it has used counts for its tenant, instead of what was reserved."""
-        attempt, gate = self._attempt, self._services.gate
-        if gate is not None:
+    def _settle(self, outcome: Outcome) -> None:
+        """What it has used counts for its tenant, instead of what was reserved; once."""
+        attempt, gate, permit = self._attempt, self._services.gate, self._permit
+        if gate is not None and permit is not None and not permit.is_settled:
             gate.settle(
                 permit,
                 self.profile,

@@ -152,36 +152,6 @@ async def test_what_clients_say_of_their_way_and_urgency_ends_at_the_boundary(
     await rig.stop()
 
 
-async def test_urgency_is_what_the_key_allows(tmp_path, engine_factory):
-    """A flood that calls itself critical is still a flood."""
-    rig = await keyed_rig(
-        tmp_path,
-        tenant("alice", ALICE, priority=1, maxPriority=5, minTTFTSeconds=0.5),
-        tenant("bob", BOB, priority=-3),
-    )
-    engine = await engine_factory(whole())
-    rig.add("a", engine.port)
-    pool = rig.pools.get("m")
-    seen = []
-    submit = pool.submit
-    pool.submit = lambda waiter: (seen.append(waiter.profile), submit(waiter))[1]
-    for key, priority in (
-        (ALICE, b"3"),
-        (ALICE, b"900"),
-        (ALICE, b"-9"),
-        (ALICE, b""),
-        (BOB, b"9"),
-    ):
-        lines = b"x-memroute-ttft-ms: 100\r\n"
-        lines += b"x-memroute-priority: %b\r\n" % priority if priority else b""
-        assert (await ask(rig, key, lines=lines))[0] == 200
-    assert [(p.tenant, p.priority) for p in seen] == [
-        ("alice", 3), ("alice", 5), ("alice", -9), ("alice", 1), ("bob", -3),
-    ]  # fmt: skip
-    assert [p.deadline_seconds is None for p in seen] == [False] * 4 + [True]
-    await rig.stop()
-
-
 async def test_requests_per_minute_are_429_with_a_time_to_come_back(tmp_path, engine_factory):
     """By all keys of the tenant together: ten keys of one tenant are one tenant."""
     rig = await keyed_rig(
@@ -304,8 +274,6 @@ async def test_a_tenant_holds_no_more_than_its_share_of_the_memory_at_once(
     engine = await engine_factory(script)
     rig.add("a", engine.port)
     rig.trust_all()
-    data = body(max_tokens=1000)
-    rig.pools.get("m").settings = None
     text = "word " * 900
     data = body(messages=[{"role": "user", "content": text}], max_tokens=100)
     running = [asyncio.create_task(ask(rig, ALICE, data)) for _ in range(2)]

@@ -65,6 +65,28 @@ def test_a_proxy_that_is_trusted_may_say_more_than_a_key():
     assert granted_claims(grant, {}, trusts_headers=True).priority == 1
 
 
+@pytest.mark.parametrize(
+    ("service", "asked", "priority", "ttft"),
+    [
+        (ServiceClass(priority=1, max_priority=5, min_ttft_seconds=0.5), b"3", 3, 0.5),
+        (ServiceClass(priority=1, max_priority=5), b"900", 5, None),
+        (ServiceClass(priority=1, max_priority=5), b"-9", -9, None),
+        (ServiceClass(priority=1, max_priority=5), None, 1, None),
+        (ServiceClass(priority=1, max_priority=5), b"high", 0, None),
+        (ServiceClass(priority=-3), b"9", -3, None),
+        (ServiceClass(min_ttft_seconds=0.05), b"9", 0, 0.1),
+    ],
+)
+def test_urgency_is_what_the_key_allows(service, asked, priority, ttft):
+    """A flood that calls itself critical is still a flood."""
+    grant = Grant(Tenant(name="t", models=ModelNames(["*"]), service=service), "k")
+    fields = {b"x-memroute-ttft-ms": b"100"}
+    if asked is not None:
+        fields[b"x-memroute-priority"] = asked
+    claims = granted_claims(grant, fields, trusts_headers=False)
+    assert (claims.priority, claims.ttft_seconds) == (priority, ttft)
+
+
 def test_a_key_may_use_what_both_lists_have():
     """A key's own list only takes away."""
     tenant_of = Tenant(name="t", models=ModelNames(["llama-*"]))
