@@ -50,7 +50,7 @@ native: .native/.built ## compile the hot modules into .native (PYTHONPATH=.nati
 	@$(BIN)/python hatch_build.py .native > $(VENV)/native.txt
 	@touch $@
 
-NATIVE_TESTS := $(wildcard tests/unit/test_http_*.py tests/unit/test_router_*.py tests/unit/test_engine_*.py) \
+NATIVE_TESTS := $(wildcard tests/unit/test_access_*.py tests/unit/test_http_*.py tests/unit/test_router_*.py tests/unit/test_engine_*.py) \
   $(addprefix tests/unit/test_,admission.py block_index.py dispatcher.py fault_matrix.py hanging.py \
   kv_events.py learned.py ledger.py prefix_index.py replica_health.py routing.py step_time.py tokenizer.py \
   virtual_cluster.py waiting_line.py choosers.py dispatch_state_machine.py dispatch_waiting.py request_pool.py \

@@ -30,6 +30,8 @@ MODULES = (
         for path in REQUESTS.rglob("*.py") if path.name != "__init__.py"
     ),
     *(f"memroute_router/{name}.py" for name in (
+        "access/gate", "access/newcomers", "access/quotas", "access/rules", "access/usage_asked",
+        "access/verdicts", "access/windows", "access/words",
         "answers", "attempt", "claims", "engines/adapters", "engines/loads", "engines/others",
         "engines/vllm", "events", "exposition", "failure", "http/budget", "http/client",
         "http/connection", "http/deadlines", "http/engine_pool", "http/errors", "http/exchange",

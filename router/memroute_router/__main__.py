@@ -8,6 +8,8 @@ import sys
 
 import uvloop
 
+from memroute_router.access.engine_key import EngineKeyError
+from memroute_router.access.keyfile import KeysError
 from memroute_router.app import ListenError, run_router
 from memroute_router.peers import PeerSecretError
 from memroute_router.program_log import formatter
@@ -41,6 +43,10 @@ def main() -> None:
             sys.exit(f"memroute-router: {settings.config}: {error}")
         except (ListenError, TracingError) as error:
             sys.exit(f"memroute-router: {error}")
+        except KeysError as error:
+            sys.exit(f"memroute-router: {settings.keys}: {error}")
+        except EngineKeyError as error:
+            sys.exit(f"memroute-router: {settings.engine_key_file}: {error}")
         except PeerSecretError as error:
             sys.exit(f"memroute-router: {settings.peer_secret_file}: {error}")
 

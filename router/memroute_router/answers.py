@@ -25,11 +25,9 @@ def _printable(text: str) -> bytes:
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in text).encode()
 
 
-def explained(
-    request_id: bytes, *, replica: str, why: str, queue_seconds: float, reserved_tokens: int
-) -> bytes:
-    """Our header fields, with the reasons of what was decided."""
+def explained(*, replica: str, why: str, queue_seconds: float, reserved_tokens: int) -> bytes:
+    """The header fields that say what was decided, and why."""
     return (
-        b"x-request-id: %b\r\nx-memroute-replica: %b\r\nx-memroute-decision: %b\r\n"
+        b"x-memroute-replica: %b\r\nx-memroute-decision: %b\r\n"
         b"x-memroute-queue-seconds: %.3f\r\nx-memroute-reserved-tokens: %d\r\n"
-    ) % (request_id, replica.encode(), _printable(why), queue_seconds, reserved_tokens)
+    ) % (replica.encode(), _printable(why), queue_seconds, reserved_tokens)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -18,12 +18,20 @@ import orjson
 from memroute.traffic.admission import QueueLimits
 from memroute.traffic.replica import max_age_seconds
 from memroute_kube import KubernetesClient
+from memroute_router.access.engine_key import EngineKey, EngineKeyError
+from memroute_router.access.gate import Gate
+from memroute_router.access.keyfile import KeysError
+from memroute_router.access.newcomers import KnownWords
+from memroute_router.access.proxies import TrustedProxies
+from memroute_router.access.watched import WatchedFile
+from memroute_router.access.words import no_such_model
+from memroute_router.claims import TenantSource
 from memroute_router.discovery import Discovery
 from memroute_router.exposition import TEXT
 from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
-from memroute_router.http.fields import JSON
+from memroute_router.http.fields import JSON, KEYED_REQUEST_FIELDS, REQUEST_FIELDS
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.server import Server, ServerLimits
 from memroute_router.http.tls import TLSFiles, server_files
@@ -41,7 +49,7 @@ from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, 
 from memroute_router.pools import CommonSettings, Pool, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.refusal import LISTENER_CAUSES
+from memroute_router.refusal import LISTENER_CAUSES, Refusal
 from memroute_router.scrape import Scraper
 from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
@@ -111,7 +119,20 @@ class Router:
         )
         self.pools.peers.outbox.max_bytes_per_second = settings.peer_bytes_per_second
         self.peer_names = PeerNames(self.peers, [parse_peer(name) for name in settings.peer])
-        self.metrics = RouterMetrics(self.pools, self.peers)
+        self.gate: Gate | None = None
+        if settings.keys is not None:
+            self.gate = Gate(
+                Path(settings.keys),
+                num_routers=lambda: 1 + self.pools.peers.others.num,
+                weights=self.pools.tenant_weights,
+            )
+        self.engine_key: EngineKey | None = None
+        if settings.engine_key_file is not None:
+            self.engine_key = EngineKey(Path(settings.engine_key_file))
+        self.metrics = RouterMetrics(self.pools, self.peers, self.gate)
+        self.watched = self._watched_files()
+        for file in self.watched:
+            file.load()
         outbox = Outbox(loop, self.on_fault)
         self.engines = EnginePool(
             outbox,
@@ -147,8 +168,8 @@ class Router:
                     pools=self.pools,
                     tokenizers=self.tokenizers,
                     tenants=settings.tenants,
-                    trusts_headers=settings.trust_headers,
                     names_for=self._names_for,
+                    words=KnownWords() if settings.tenants is TenantSource.KEY else None,
                 ),
                 engines=self.engines,
                 metrics=self.metrics,
@@ -162,6 +183,12 @@ class Router:
                 id_prefix=secrets.token_hex(6).encode(),
                 explains=not settings.no_explain_header,
                 tracer=self.tracer,
+                trusts_headers=settings.trust_headers,
+                proxies=(
+                    TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
+                ),
+                gate=self.gate,
+                engine_key=self.engine_key,
             ),
             otherwise=self._answer_itself,
         )
@@ -180,6 +207,12 @@ class Router:
             tls=_server_tls(settings),
             on_fault=self.on_fault,
             on_refusal=self._listener_refused,
+            kinds=(
+                REQUEST_FIELDS
+                if self.gate is None and self.engine_key is None
+                else KEYED_REQUEST_FIELDS
+            ),
+            screen=None if self.gate is None else self.gate.screen,
         )
         self.metrics.num_connections = lambda: self.server.num_connections
         self._membership: Membership | None = None
@@ -222,6 +255,8 @@ class Router:
         supervisor.keep("clock", self._tick_forever)
         supervisor.keep("certificates", self._follow_certificates)
         supervisor.keep("peers", lambda: self._follow_peers(client))
+        for file in self.watched:
+            supervisor.keep("watched file", file.follow)
         if self.tracer is not None:
             supervisor.keep("traces", self.tracer.follow)
         await stopping.wait()
@@ -241,6 +276,32 @@ class Router:
         if self.tracer is not None:
             await self.tracer.close()
         LOGGER.info("router stopped")
+
+    def _watched_files(self) -> list[WatchedFile[Any]]:
+        """The files that say who may ask, and with what the router does."""
+        found: list[WatchedFile[Any]] = []
+        reloads = self.metrics.access_reloads
+        if self.gate is not None and self._settings.keys is not None:
+            found.append(
+                WatchedFile(
+                    Path(self._settings.keys),
+                    self.gate.read,
+                    self.gate.apply,
+                    on_reload=lambda ok: reloads.labels("keys", _result(ok)).inc(),
+                    errors=KeysError,
+                )
+            )
+        if self.engine_key is not None and self._settings.engine_key_file is not None:
+            found.append(
+                WatchedFile(
+                    Path(self._settings.engine_key_file),
+                    self.engine_key.read,
+                    self.engine_key.apply,
+                    on_reload=lambda ok: reloads.labels("engine-key", _result(ok)).inc(),
+                    errors=EngineKeyError,
+                )
+            )
+        return found
 
     def on_upsert(self, replica: Replica) -> None:
         """A replica is there, or has changed."""
@@ -333,7 +394,13 @@ class Router:
             told = path.decode("ascii", "backslashreplace")
             self._refuse(exchange, 404, f"no such path: {told}")
         elif own is not None and method in {b"GET", b"HEAD"}:
-            own(exchange)
+            refusal = None
+            if self.gate is not None:
+                refusal = self.gate.may_ask(path, exchange.fields)
+            if refusal is None:
+                own(exchange)
+            else:
+                self._refuse_as(exchange, refusal)
         else:
             allowed = "POST" if route is not None else "GET, HEAD"
             text = NO_CORS if method == b"OPTIONS" else ""
@@ -343,9 +410,17 @@ class Router:
         self._listener_refused(exchange.peer, exchange.target, status, text)
         exchange.respond(status, error_body(status, text), JSON + lines)
 
-    def _listener_refused(self, peer: bytes, target: bytes, status: int, why: str) -> None:
+    def _refuse_as(self, exchange: Exchange, refusal: Refusal) -> None:
+        self._listener_refused(
+            exchange.peer, exchange.target, refusal.status, refusal.message, refusal.outcome
+        )
+        exchange.respond(refusal.status, refusal.body(is_anthropic=False), refusal.lines())
+
+    def _listener_refused(
+        self, peer: bytes, target: bytes, status: int, why: str, outcome: Outcome | None = None
+    ) -> None:
         """A request was refused before it was one of the API: it is accounted for like those."""
-        outcome = _LISTENER_OUTCOMES.get(status, Outcome.BAD_REQUEST)
+        outcome = outcome or _LISTENER_OUTCOMES.get(status, Outcome.BAD_REQUEST)
         record = Record(
             ended_at=time.time(),
             request_id=b"-",
@@ -370,10 +445,6 @@ class Router:
         self.metrics.of(None).ended(record)
         self.journal.add(record)
 
-    def _names_for(self, _fields: Mapping[bytes, bytes]) -> Sequence[str] | None:
-        """The models that a client may know of: all of them, while there are no keys."""
-        return self.pools.names()
-
     def _openapi(self, exchange: Exchange) -> None:
         names = self._names_for(exchange.fields) or ()
         exchange.respond(200, orjson.dumps(openapi_document(names)))
@@ -388,11 +459,25 @@ class Router:
         models = [self._model_document(name, pool) for name, pool in self._named(exchange)]
         exchange.respond(200, orjson.dumps({"object": "list", "data": models}))
 
+    def _names_for(self, fields: Mapping[bytes, bytes]) -> Sequence[str] | None:
+        """The models that whoever sends these fields may know of; None: nobody knows who asks."""
+        gate = self.gate
+        if gate is None:
+            return self.pools.names()
+        grant = gate.identify(fields)
+        if isinstance(grant, Refusal):
+            return None
+        return [name for name in self.pools.names() if grant.allows(name)]
+
     def _model(self, exchange: Exchange) -> None:
         name = unquote_to_bytes(exchange.path[len(MODEL_PATH) :]).decode("utf-8", "replace")
         found = dict(self._named(exchange)).get(name)
         if found is not None:
             exchange.respond(200, orjson.dumps(self._model_document(name, found)))
+            return
+        if self.gate is not None:
+            # The same words whether it exists or not.
+            self._refuse_as(exchange, no_such_model(name))
             return
         told = unknown_model(name[:MAX_MODEL_CHARACTERS], self._names_for(exchange.fields))
         self._listener_refused(exchange.peer, exchange.target, 404, told)
@@ -418,6 +503,10 @@ class Router:
         if contexts:
             document["max_model_len"] = max(contexts)
         return document
+
+
+def _result(is_applied: bool) -> str:
+    return "applied" if is_applied else "refused"
 
 
 async def run_router(settings: RouterSettings) -> None:

@@ -294,7 +294,9 @@ class Attempt:
             if lease is not None:
                 lease.unseen()
         elif is_stream and lease is not None:
-            self._events = EventStream(lease.reservation.profile.num_choices)
+            self._events = EventStream(
+                lease.reservation.profile.num_choices, hides_usage=self._exchange.hides_usage
+            )
         elif length is None and connection.is_complete:
             length = len(data)
         if status >= FIRST_ERROR_STATUS:

@@ -19,6 +19,7 @@ from typing import Final
 
 import orjson
 
+from memroute_router.access.usage_asked import without_usage
 from memroute_router.usage import Usage, tail_of
 
 # An event longer than this (bytes) is passed on in pieces: the most that is held of one stream.
@@ -75,13 +76,17 @@ class EventStream:
     """
 
     __slots__ = (
-        "_edge", "_held", "_held_bytes", "_is_at_start", "_is_in_order", "_last", "_num_choices",
-        "_opening", "error_status", "is_inside", "num_data_events",
+        "_edge", "_held", "_held_bytes", "_hides_usage", "_is_at_start", "_is_in_order", "_last",
+        "_num_choices", "_opening", "error_status", "is_inside", "num_data_events",
     )  # fmt: skip
 
-    def __init__(self, num_choices: int = 1) -> None:
-        """``num_choices``: answers that were asked for (``n``)."""
+    def __init__(self, num_choices: int = 1, *, hides_usage: bool = False) -> None:
+        """``num_choices``: answers that were asked for (``n``).
+
+        ``hides_usage``: the event that carries nothing but the usage is read, and not passed on.
+        """
         self._num_choices = num_choices
+        self._hides_usage = hides_usage
         self._held: list[bytes] = []
         """Of the event whose end has not arrived."""
         self._held_bytes = 0
@@ -125,7 +130,7 @@ class EventStream:
         last = b"".join(held)
         self._held, self._held_bytes = [], 0
         self._take(last)
-        return passed + last
+        return passed + (without_usage(last) if self._hides_usage else last)
 
     def usage(self) -> Usage:
         """What the engine said of the request's tokens, as far as it has."""
@@ -169,6 +174,8 @@ class EventStream:
             data = data[:end]
         if data:
             self._take(data)
+            if self._hides_usage:
+                data = without_usage(data)
         if self._held_bytes > MAX_EVENT_BYTES:
             data += self._give_up()
         self._is_in_order = not self._held and bool(self.num_data_events) and self._num_choices == 1

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from memroute.traffic.request import RequestProfile
+from memroute_router.access.newcomers import KnownWords
+from memroute_router.access.rules import Grant, prefix_salt
+from memroute_router.access.verdicts import granted_claims
+from memroute_router.access.words import forbidden
 from memroute_router.claims import TenantSource, read_claims
 from memroute_router.http.fields import SESSION_ID
 from memroute_router.names import NamesFor, unknown_model
@@ -36,15 +40,19 @@ class IntakeServices:
     pools: Pools
     tokenizers: Tokenizers
     tenants: TenantSource
-    trusts_headers: bool
     names_for: NamesFor
     """Which models a client may know of."""
+    words: KnownWords | None = None
+    """Which of the words that tell tenants apart are tenants; None: those are believed."""
 
 
 class Intake:
     """One request on its way to its profile. Owns what was parsed of it."""
 
-    __slots__ = ("_fields", "_on_tokenized", "_received_at_seconds", "_services", "parsed", "pool")
+    __slots__ = (
+        "_fields", "_grant", "_on_tokenized", "_received_at_seconds", "_services",
+        "_trusts_headers", "parsed", "pool",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -52,11 +60,19 @@ class Intake:
         fields: Mapping[bytes, bytes],
         *,
         received_at_seconds: float,
+        trusts_headers: bool = False,
+        grant: Grant | None = None,
     ) -> None:
-        """``fields``: by lower-case name. ``received_at_seconds``: on the monotonic clock."""
+        """``fields``: by lower-case name. ``received_at_seconds``: on the monotonic clock.
+
+        ``trusts_headers``: whether what they claim was checked before. ``grant``: what the key may
+        do that they came with; None: keys are off.
+        """
         self._services = services
         self._fields = fields
         self._received_at_seconds = received_at_seconds
+        self._trusts_headers = trusts_headers
+        self._grant = grant
         self._on_tokenized: Callable[[], None] | None = None
         self.parsed: ParsedRequest | None = None
         self.pool: Pool | None = None
@@ -82,6 +98,10 @@ class Intake:
                 cause=BODY if error.parameter is None else FIELD,
             )
         self.parsed = parsed
+        grant = self._grant
+        if grant is not None and not grant.allows(parsed.model):
+            # By the name alone, before it is looked up: a key learns nothing of others' models.
+            return forbidden(parsed.model)
         self.pool = self._services.pools.get(parsed.model)
         if self.pool is None:
             name = parsed.model[:MAX_MODEL_CHARACTERS]
@@ -116,9 +136,25 @@ class Intake:
         if parsed is None or pool is None:
             msg = "a request without a model has no profile"
             raise RuntimeError(msg)
-        claims = read_claims(
-            self._fields, tenants=services.tenants, trusts_headers=services.trusts_headers
-        )
+        grant, words = self._grant, services.words
+        salt, shares_blocks = 0, True
+        if grant is not None:
+            claims = granted_claims(grant, self._fields, trusts_headers=self._trusts_headers)
+            tenant, salt = claims.tenant, grant.prefix_salt
+            # Engines that keep its prompts apart name their blocks in another way.
+            shares_blocks = not grant.tenant.cache_salt
+        else:
+            claims = read_claims(
+                self._fields, tenants=services.tenants, trusts_headers=self._trusts_headers
+            )
+            tenant = claims.tenant
+            if tenant:
+                salt = prefix_salt(tenant)
+                if words is not None:
+                    tenant = words.tenant(tenant, now_seconds=self._received_at_seconds)
+        if salt and parsed.prefix:
+            # What others have sent is no knowledge of this tenant's: docs/adr/0022.
+            parsed.prefix = tuple([key ^ salt for key in parsed.prefix])
         deadline = None
         if claims.ttft_seconds is not None:
             deadline = self._received_at_seconds + claims.ttft_seconds
@@ -129,13 +165,13 @@ class Intake:
             media=services.tokenizers.media(pool.model, pool.tokenizer_folder)
             if parsed.attachments
             else UNKNOWN_FAMILY,
-            tenant=claims.tenant,
+            tenant=tenant,
             priority=claims.priority,
             deadline_seconds=deadline,
             session=session,
             adapter="" if parsed.model == pool.model else parsed.model,
             draw=pool.draw(session),
-            block_tokens=pool.dispatcher.cached.blocks.block_tokens,
+            block_tokens=pool.dispatcher.cached.blocks.block_tokens if shares_blocks else 0,
         )
 
     def _tokenized(self, token_ids: list[int] | None) -> None:

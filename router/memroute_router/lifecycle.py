@@ -33,6 +33,9 @@ from memroute.traffic.admission import Reject
 from memroute.traffic.dispatch import Lease
 from memroute.traffic.lengths import PromptParts
 from memroute.traffic.request import RequestProfile
+from memroute_router.access.quotas import Permit
+from memroute_router.access.rules import Grant
+from memroute_router.access.usage_asked import edit
 from memroute_router.answers import explained, given_id
 from memroute_router.attempt import PUSH_BACK, Attempt
 from memroute_router.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS
@@ -78,9 +81,10 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_attempt", "_case", "_cause", "_exchange", "_failed_on", "_failure", "_intake", "_model",
-        "_num_attempts", "_parts", "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal",
-        "_request_id", "_route", "_services", "_status", "_trace", "profile", "tried",
+        "_attempt", "_case", "_cause", "_exchange", "_failed_on", "_failure", "_grant", "_intake",
+        "_model", "_num_attempts", "_parts", "_permit", "_phase", "_pool", "_queue_seconds",
+        "_queued_at", "_refusal", "_request_id", "_route", "_services", "_status", "_trace",
+        "profile", "tried",
     )  # fmt: skip
 
     def __init__(self, services: Services, exchange: Exchange, route: Route, number: int) -> None:
@@ -90,10 +94,12 @@ class Lifecycle:
         self._route = route
         self._request_id = given_id(exchange) or b"%b-%x" % (services.id_prefix, number)
         self._phase: int = Phase.INTAKE
-        # What was asked; the intake, and with it the document, only until the first byte.
-        self._intake: Intake | None = Intake(
-            services.intake, exchange.fields, received_at_seconds=exchange.received_at
-        )
+        self._grant: Grant | None = None
+        """What its key may do; None: keys are off."""
+        self._permit: Permit | None = None
+        """What it has taken of its tenant's quotas, until it ends."""
+        self._intake: Intake | None = None
+        """What was asked, and with it the document; only until the first byte."""
         self._model = ""
         self._parts: PromptParts | None = None
         """What its prompt was taken to hold; None where that was counted, or cut."""
@@ -123,17 +129,31 @@ class Lifecycle:
     # It arrives
 
     def begin(self) -> None:
-        """Parse, tokenize where that can be done, and ask for room."""
-        intake = self._intake
-        if intake is None:
-            return
-        exchange = self._exchange
+        """Ask whose it is, parse, tokenize where that can be done, and ask for room."""
+        services, exchange = self._services, self._exchange
         exchange.sink = self
+        gate = services.gate
+        grant: Grant | None = None
+        if gate is not None:
+            found = gate.identify(exchange.fields)
+            if isinstance(found, Refusal):
+                self._refuse(Happening.REFUSE, found)
+                return
+            grant = self._grant = found
+        intake = self._intake = Intake(
+            services.intake,
+            exchange.fields,
+            received_at_seconds=exchange.received_at,
+            trusts_headers=services.trusts_headers or self._is_from_proxy(),
+            grant=grant,
+        )
         refusal = intake.read(self._route, exchange.body)
         if intake.parsed is not None:
             self._model = intake.parsed.model[:MAX_MODEL_CHARACTERS]
         self._pool = intake.pool
         if refusal is not None:
+            if gate is not None and refusal.outcome is Outcome.FORBIDDEN:
+                gate.count_forbidden(refusal)
             self._refuse(Happening.REFUSE, refusal)
             return
         if intake.tokenize(self._tokenized):
@@ -158,8 +178,32 @@ class Lifecycle:
         self.profile = intake.profile()
         if intake.parsed is not None:
             self._parts = intake.parsed.parts
+        if self._grant is not None and not self._is_within_quotas(self._grant):
+            return
+        # As engines get it: what a key adds to it is the same when it is sent again.
         self._case = self._services.isolation.recognize(self._exchange.target, self._exchange.body)
         self._seek_room()
+
+    def _is_within_quotas(self, grant: Grant) -> bool:
+        """Take what it needs of its tenant's quotas; False when it was refused for want of it."""
+        gate, pool, intake = self._services.gate, self._pool, self._intake
+        if gate is None or pool is None or intake is None:
+            return True
+        found = gate.reserve(grant, self.profile, pool)
+        if isinstance(found, Refusal):
+            self._refuse(Happening.REFUSE, found)
+            return False
+        self._permit = found
+        parsed = intake.parsed
+        edited = edit(
+            self._exchange.body,
+            self._route.path,
+            asks_usage=grant.has_token_limit and parsed is not None and parsed.is_stream,
+            cache_salt=grant.tenant.cache_salt,
+        )
+        self._exchange.edit_body(edited.body)
+        self._exchange.hides_usage = edited.hides_usage
+        return True
 
     def _seek_room(self) -> None:
         pool = self._pool
@@ -245,9 +289,20 @@ class Lifecycle:
         """The head of the request, for an engine."""
         exchange = self._exchange
         fields = exchange.fields
+        peer, host = exchange.peer, fields.get(b"host", b"")
         came_through = fields.get(b"x-forwarded-for")
-        peer = exchange.peer
-        lines = exchange.lines
+        scheme, lines = exchange.scheme, exchange.lines
+        proto, forwarded_host = fields.get(b"x-forwarded-proto"), fields.get(b"x-forwarded-host")
+        if (came_through or proto or forwarded_host) and (
+            self._services.trusts_headers or self._is_from_proxy()
+        ):
+            # Whoever else sends them only says what it likes.
+            if came_through:
+                peer = came_through + b", " + peer
+            scheme, host = proto or scheme, forwarded_host or host
+        engine_key = self._services.engine_key
+        if engine_key is not None:
+            lines += engine_key.line
         if self._trace is not None:
             lines = self._trace.lines(lines, authority)
         return (
@@ -258,9 +313,9 @@ class Lifecycle:
             authority,
             len(exchange.body),
             self._request_id,
-            peer if came_through is None else came_through + b", " + peer,
-            fields.get(b"x-forwarded-proto") or exchange.scheme,
-            fields.get(b"x-forwarded-host") or fields.get(b"host", b""),
+            peer,
+            scheme,
+            host,
             lines,
         )
 
@@ -455,8 +510,11 @@ class Lifecycle:
             if is_queued and pool is not None:
                 pool.withdraw(self)
         finally:
-            if attempt is not None:
-                attempt.abandon()
+            try:
+                if attempt is not None:
+                    attempt.abandon()
+            finally:
+                self._settle(outcome)
         if self._case is not None:
             self._case.ends(self, is_answered=outcome is _SERVED)
         self._intake = None
@@ -538,6 +596,19 @@ class Lifecycle:
         exchange = self._exchange
         return self._services.isolation.open_case(exchange.target, exchange.body)
 
+    def _settle(self, outcome: Outcome) -> None:
+        """What it has used counts for its tenant, instead of what was reserved; once."""
+        attempt, gate, permit = self._attempt, self._services.gate, self._permit
+        if gate is not None and permit is not None and not permit.is_settled:
+            gate.settle(
+                permit,
+                self.profile,
+                usage=None if attempt is None else attempt.usage,
+                num_events=0 if attempt is None else attempt.num_events,
+                status=self._status,
+                is_served=outcome is _SERVED,
+            )
+
     # The account
 
     def waits(self, now_seconds: float) -> dict[str, object]:
@@ -592,18 +663,44 @@ class Lifecycle:
 
     def _own_lines(self) -> bytes:
         """Our fields of every answer; with the reasons when the client asked for them."""
-        if EXPLAIN not in self._exchange.fields or not self._services.explains:
-            return b"x-request-id: %b\r\n" % self._request_id
+        lines = b"x-request-id: %b\r\n" % self._request_id
+        permit, gate = self._permit, self._services.gate
+        if permit is not None and gate is not None:
+            lines += gate.limit_lines(permit)
+        if EXPLAIN not in self._exchange.fields or not self._may_explain():
+            return lines
         why = self._refusal
         if not why and self._attempt is not None:
             why = self._attempt.choice.why
-        return explained(
-            self._request_id,
+        return lines + explained(
             replica=self._replica(),
             why=why,
             queue_seconds=self._queue_seconds or 0.0,
             reserved_tokens=self.profile.expected_tokens,
         )
+
+    def _may_explain(self) -> bool:
+        """Whether its client may know where it went, and how much of its prompt is cached there.
+
+        Where tenants are told apart by their words alone, engines that report their blocks would
+        tell one what the others have sent.
+        """
+        if not self._services.explains:
+            return False
+        if self._grant is not None:
+            return self._grant.tenant.may_explain
+        if self._services.gate is not None:
+            return False
+        return not (self.profile.tenant and self.profile.blocks)
+
+    def _may_name_replicas(self) -> bool:
+        """Whether its client may know what replicas are called."""
+        return self._grant is None
+
+    def _is_from_proxy(self) -> bool:
+        """Whether it came from a proxy whose word is believed."""
+        proxies = self._services.proxies
+        return proxies is not None and proxies.trust(self._exchange.peer)
 
     def _unready(self) -> str:
         """Why nothing serves the model, as its ModelDeployment's condition says; empty if unknown.

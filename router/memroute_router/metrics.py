@@ -18,6 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from memroute.traffic.replica.predictions import RATIO_BUCKETS, Prediction
+from memroute_router.access.gate import Gate
 from memroute_router.doubts import Doubts
 from memroute_router.exposition import family_pieces
 from memroute_router.journal import Record
@@ -115,8 +116,13 @@ class PoolStatistics:
 class RouterMetrics:
     """The router's metric families. Owns its registry and the statistics of every pool."""
 
-    def __init__(self, pools: Pools, peers: PeerLink | None = None) -> None:
-        """``peers``: how other routers are heard; None: of a router that hears none."""
+    def __init__(
+        self, pools: Pools, peers: PeerLink | None = None, gate: Gate | None = None
+    ) -> None:
+        """``peers``: how other routers are heard; None: of a router that hears none.
+
+        ``gate``: who may ask; None: everybody.
+        """
         self._by_labels: dict[tuple[str, str], PoolStatistics] = {}
         self.loop_lag_seconds = 0.0
         """The latest: how late the event loop ran what was due."""
@@ -131,6 +137,13 @@ class RouterMetrics:
         self.doubts = Doubts()
         self.registry.register(_DoubtsCollector(self.doubts))
         self.registry.register(_PeerCollector(peers or PeerLink(pools.peers)))
+        self.registry.register(_GateCollector(gate))
+        self.access_reloads = Counter(
+            "memroute_router_access_reloads",
+            "Readings of the files of keys and of the engines' key.",
+            ("file", "result"),
+            registry=self.registry,
+        )
         self.scrape_errors = Counter(
             "memroute_router_scrape_errors", "Failed readings.", _REPLICA, registry=self.registry
         )
@@ -452,6 +465,41 @@ class _ProcessCollector(Collector):
         clients = _gauge("client_connections", "Client connections that are open.", ())
         clients.add_metric((), self._metrics.num_connections())
         yield from (lag, clients)
+
+
+class _GateCollector(Collector):
+    """Who was refused, and what each tenant has had. Labels are the file's words, not clients'."""
+
+    def __init__(self, gate: Gate | None) -> None:
+        self._gate = gate
+
+    def collect(self) -> Iterator[Metric]:
+        keys = _gauge("keys", "Keys that are in force.", ())
+        refused = CounterMetricFamily(
+            "memroute_router_access_refused",
+            "Requests refused by their key, or by its tenant's quotas.",
+            labels=("reason",),
+        )
+        requests = CounterMetricFamily(
+            "memroute_router_tenant_requests",
+            "Requests of the tenant that have ended.",
+            labels=("tenant",),
+        )
+        tokens = CounterMetricFamily(
+            "memroute_router_tenant_tokens",
+            "Tokens of those, as engines counted them; estimated where they did not.",
+            labels=("tenant",),
+        )
+        gate = self._gate
+        if gate is not None:
+            keys.add_metric((), gate.num_keys)
+            for reason, count in gate.refused.items():
+                refused.add_metric((reason,), count)
+            for name, use in gate.quotas.by_tenant.items():
+                if use.settled_requests:
+                    requests.add_metric((name,), use.settled_requests)
+                    tokens.add_metric((name,), use.settled_tokens)
+        yield from (keys, refused, requests, tokens)
 
 
 class _PeerCollector(Collector):

@@ -8,6 +8,9 @@ class Outcome(StrEnum):
 
     SERVED = "served"
     BAD_REQUEST = "bad-request"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate-limited"
     UNKNOWN_MODEL = "unknown-model"
     NEVER_FITS = "never-fits"
     SATURATED = "saturated"

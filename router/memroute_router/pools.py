@@ -157,10 +157,12 @@ class Pool(RequestPool[Replica]):
         call_later: Callable[..., object],
         on_error: Callable[[Exception], None],
         peers: PeerGroup,
+        tenant_weights: Mapping[str, float],
     ) -> None:
         """``call_soon``, ``call_later``: the event loop's; the queue moves on from there alone.
 
-        ``peers``: the other routers, the same for all pools.
+        ``peers``: the other routers, the same for all pools. ``tenant_weights``: of the tenants'
+        shares, likewise.
         """
         super().__init__(
             Dispatcher(
@@ -171,6 +173,7 @@ class Pool(RequestPool[Replica]):
                 common.queue_limits,
                 rng=rng,
                 peers=peers,
+                tenant_weights=tenant_weights,
             ),
             retries=retries,
             clock=time.monotonic,
@@ -275,6 +278,8 @@ class Pools:
         self._call_soon = call_soon
         self._call_later = call_later
         self.peers = PeerGroup()
+        self.tenant_weights: dict[str, float] = {}
+        """Of the shares of tenants whose weight is not 1; whoever knows the tenants keeps it."""
         self.by_model: dict[str, Pool] = {}
         self._by_adapter: dict[str, Pool] = {}
         """A model's own name goes before an adapter's."""
@@ -401,6 +406,7 @@ class Pools:
                 self._call_later,
                 self._on_error,
                 self.peers,
+                self.tenant_weights,
             )
         return self.by_model[model]
 

@@ -75,6 +75,12 @@ class Refusal:
     """Which of the causes that ``outcome`` can have, in one word, for the log."""
     log_detail: str = ""
     """What only those may know who run the router (names of pods): for the log alone."""
+    code: str | None = None
+    """The ``code`` of the error's body, where clients look for another word than ``reason``."""
+    kind: str | None = None
+    """The ``type`` of the error's body; None: by the status."""
+    more_lines: bytes = b""
+    """Header fields of this refusal alone, as lines."""
 
     def lines(self) -> bytes:
         """The header fields, as lines."""
@@ -83,7 +89,7 @@ class Refusal:
             lines += b"%b: %b\r\n" % (REASON, self.reason.encode())
         if self.retry_after_seconds is not None:
             lines += b"retry-after: %d\r\n" % self.retry_after_seconds
-        return lines
+        return lines + self.more_lines
 
     def body(self, *, is_anthropic: bool) -> bytes:
         """The error as the client's API words it."""
@@ -91,7 +97,8 @@ class Refusal:
             self.status,
             self.message,
             parameter=self.parameter,
-            reason=self.reason,
+            reason=self.code or self.reason,
+            kind=self.kind,
             is_anthropic=is_anthropic,
         )
 

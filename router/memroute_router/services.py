@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from memroute_router.access.engine_key import EngineKey
+from memroute_router.access.gate import Gate
+from memroute_router.access.proxies import TrustedProxies
 from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.faults import OnFault
 from memroute_router.intake import IntakeServices
@@ -36,3 +39,11 @@ class Services:
     """Whether clients that ask are told which replica answered, and why."""
     tracer: Tracer | None = None
     """None: nothing is traced."""
+    trusts_headers: bool = False
+    """Whether what header fields claim was checked before, whoever sends them."""
+    proxies: TrustedProxies | None = None
+    """Who else is believed; None: nobody."""
+    gate: Gate | None = None
+    """Who may ask; None: everybody."""
+    engine_key: EngineKey | None = None
+    """What the router authenticates with at engines; None: with what clients bring, or nothing."""

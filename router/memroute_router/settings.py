@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
+from memroute_router.access.proxies import Network, parse_networks
 from memroute_router.claims import TenantSource
 from memroute_router.journal import AccessLog
 from memroute_router.log_lines import LogFormat
@@ -73,8 +74,11 @@ class RouterSettings:
     max_queue_seconds: float
     hold_without_replicas: bool
     replica_wait_seconds: float
+    keys: str | None
+    engine_key_file: str | None
     tenants: TenantSource
     trust_headers: bool
+    trusted_proxies: tuple[Network, ...]
     max_connections: int
     max_body_bytes: int
     max_memory: int
@@ -135,6 +139,7 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         metavar="FILE",
         help="PEM file: clients must have a certificate that one of these authorities has signed",
     )
+    _add_access(parser.add_argument_group("who may ask"))
     _add_admission(parser.add_argument_group("admission"))
     _add_limits(parser.add_argument_group("limits"))
     _add_peers(parser.add_argument_group("other routers of the same replicas"))
@@ -182,6 +187,8 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
             parse_peer(peer)
     except ValueError as error:
         parser.error(f"--peer: {error}")
+    if parsed.keys and parsed.tenants is not TenantSource.NONE:
+        parser.error("--tenants has nothing to tell apart with --keys: keys name their tenants")
     if parsed.peer_selector and parsed.config:
         parser.error("--peer-selector asks the API server: not with --config")
     return RouterSettings(**(vars(parsed) | {"peer": tuple(parsed.peer)}))
@@ -228,6 +235,21 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
         help="hold requests while no replica is ready, for one that is being started, instead of "
         "refusing them at once",
     )
+
+
+def _add_access(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--keys",
+        metavar="FILE",
+        help="YAML or JSON file of tenants and the hashes of their keys: others get 401; read "
+        "again when it changes",
+    )
+    group.add_argument(
+        "--engine-key-file",
+        metavar="FILE",
+        help="holds what the router authenticates with at engines, instead of what clients bring; "
+        "read again when it changes",
+    )
     group.add_argument(
         "--replica-wait-seconds",
         type=float,
@@ -246,9 +268,24 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--trust-headers",
         action="store_true",
-        help="believe x-memroute-priority and x-memroute-ttft-ms (only behind something that "
-        "checks them)",
+        help="believe x-memroute-priority, x-memroute-ttft-ms and x-forwarded-*, whoever sends "
+        "them (only behind something that checks them)",
     )
+    group.add_argument(
+        "--trusted-proxies",
+        type=_networks,
+        default=(),
+        metavar="NETWORKS",
+        help="addresses and networks, separated by commas, that are believed as with "
+        "--trust-headers: the proxies before the router",
+    )
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return parse_networks(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _add_limits(group: "argparse._ArgumentGroup") -> None:

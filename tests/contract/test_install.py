@@ -292,3 +292,21 @@ def test_every_metric_of_the_dashboard_is_exported(repository, cluster, namespac
     }
     assert len(wanted) > 15
     assert wanted - exported == set()
+
+
+def test_keys_reach_the_router_by_secrets(repository, helm):
+    """Without a Secret there is neither a flag nor a volume: everybody may ask."""
+    pod, router = router_of(
+        helm, repository, "router.keys.secretName=our-keys", "router.engineKey.secretName=engines"
+    )
+    given = dict(zip(router["args"][::2], router["args"][1::2], strict=True))
+    assert given["--keys"] == "/etc/memroute/keys/keys.yaml"
+    assert given["--engine-key-file"] == "/etc/memroute/engine-key/key"
+    assert pod["volumes"] == [
+        {"name": "keys", "secret": {"secretName": "our-keys"}},
+        {"name": "engine-key", "secret": {"secretName": "engines"}},
+    ]
+    assert all(mount["readOnly"] for mount in router["volumeMounts"])
+    pod, router = router_of(helm, repository, "router.replicas=1")
+    assert "--keys" not in router["args"]
+    assert "volumes" not in pod

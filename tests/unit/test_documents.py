@@ -13,6 +13,7 @@ from memroute.traffic.admission import (
 from memroute.traffic.dispatch.waiting_room import EndOfWait
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing import Choice
+from memroute_router.access.words import REASONS
 from memroute_router.attempt import FailureCause
 from memroute_router.journal import Record
 from memroute_router.outcomes import Outcome
@@ -181,3 +182,13 @@ def test_the_metrics_that_the_runbook_names_exist(repository):
         text = (repository / "docs" / page).read_text()
         for name in re.findall(r"`?(memroute_router_[a-z_]+)", text):
             assert f"`{name}`" in known, f"{page}: {name}"
+
+
+def test_every_reason_of_a_refusal_by_key_is_in_both_pages(repository):
+    """A client's developer looks in one of them, the engineer on call in the other."""
+    source = repository / "router" / "memroute_router" / "access"
+    said = re.findall(r'"([a-z]+-[a-z-]+)",\n', (source / "quotas.py").read_text())
+    assert set(said) <= set(REASONS)
+    for page in ("how-to/when-it-refuses.md", "reference/errors.md"):
+        text = (repository / "docs" / page).read_text()
+        assert [reason for reason in REASONS if f"`{reason}`" not in text] == []

@@ -280,3 +280,20 @@ def test_a_whole_answer_behind_a_long_prompt_does_not_hide_what_a_stream_has_sho
     clock.lose_leader(now_seconds=0.03)
     clock.report_alone(3.3, 16.0, now_seconds=4.0)
     assert clock.alone_seconds == pytest.approx(0.02)
+
+
+def test_a_tenant_that_makes_many_groups_pushes_out_its_own():
+    """Sizes and limits are the client's to choose: what is learned of others' answers stays."""
+    lengths = OutputLengths()
+    for _ in range(30):
+        lengths.observe(100, tenant="honest", num_prompt_tokens=500, max_output_tokens=None)
+    for number in range(20_000):
+        lengths.observe(
+            4000,
+            tenant="odd",
+            num_prompt_tokens=1 << (number % 40),
+            max_output_tokens=1 << (number // 40 % 60),
+        )
+    assert lengths.num_groups == MAX_GROUPS
+    told = lengths.quantile(0.5, tenant="honest", num_prompt_tokens=500, max_output_tokens=None)
+    assert 90 < told < 110

@@ -376,7 +376,19 @@ async def test_retries_have_a_budget(engine_factory):
     await rig.stop()
 
 
-async def test_tracing_fields_travel_and_the_way_is_noted(rig, engine_factory):
+@pytest.mark.parametrize(
+    ("flags", "way"),
+    [
+        ([], b"127.0.0.1"),
+        (["--trust-headers"], b"10.1.1.1, 127.0.0.1"),
+        (["--trusted-proxies", "10.0.0.0/8,127.0.0.1"], b"10.1.1.1, 127.0.0.1"),
+        (["--trusted-proxies", "10.0.0.0/8"], b"127.0.0.1"),
+    ],
+)
+async def test_tracing_fields_travel_and_the_way_is_noted(flags, way, engine_factory):
+    """What a client says of its own way is believed only from who is known to tell the truth."""
+    rig = Rig(*flags)
+    await rig.start()
     engine = await engine_factory(whole())
     rig.add("a", engine.port)
     data = body()
@@ -393,7 +405,7 @@ async def test_tracing_fields_travel_and_the_way_is_noted(rig, engine_factory):
     assert headers["x-request-id"] == "mine-1"
     for line in (
         b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n",
-        b"x-request-id: mine-1\r\n", b"x-forwarded-for: 10.1.1.1, 127.0.0.1\r\n",
+        b"x-request-id: mine-1\r\n", b"x-forwarded-for: %b\r\n" % way,
         b"x-forwarded-host: api.example\r\n", b"x-forwarded-proto: http\r\n",
         b"authorization: Bearer key\r\n",
     ):  # fmt: skip
@@ -402,6 +414,7 @@ async def test_tracing_fields_travel_and_the_way_is_noted(rig, engine_factory):
     assert b"proxy-connection" not in seen
     (line,) = [line for line in rig.lines if "mine-1" in line] or [""]
     assert "key" not in line
+    await rig.stop()
 
 
 async def test_a_connection_too_many_is_told_so():

@@ -68,6 +68,7 @@ UNMEASURED = {
     "peers.reports.NO_SESSION": NAME,
     "peers.welcome.MAX_SESSIONS_TOLD": CHANGED,
     "prefixes.sessions.MAX_SESSIONS": MEMORY,
+    "prefixes.sessions.NEW_SESSIONS_RATIO": MEMORY,
     "replica.own_requests.MAX_ENDED": MEMORY,
     "replica.reading.MAX_AGE_PERIODS": LONG_SCRAPES,
     "routing.cost.ADAPTER_SECONDS": ADAPTERS,

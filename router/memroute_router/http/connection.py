@@ -22,7 +22,7 @@ from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange, Sink
 from memroute_router.http.faults import CLIENT, OnFault
-from memroute_router.http.fields import JSON, REASON, REQUEST_FIELDS, Head, status_line
+from memroute_router.http.fields import JSON, REASON, Head, status_line
 from memroute_router.http.framing import check_head, origin_form, without_offer
 from memroute_router.http.listening import client_address, untaken_bytes
 from memroute_router.http.outbox import Outbox
@@ -63,7 +63,14 @@ class ServerLimits:
     """How long a client may take nothing at all of its answer."""
 
 
+# Bytes of a body from which on its head is screened before the body arrives: the usual request is
+# whole with its first read, and is looked at once.
+SCREENED_BYTES: Final = 64 * 1024
+
 Handler = Callable[[Exchange], None]
+Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, bytes, bytes] | None]
+"""Why a request with this target and these fields need not send its body: status, header lines and
+body of the answer; None: it may."""
 OnRefusal = Callable[[bytes, bytes, int, str], None]
 """Hears of requests that no handler has seen or ended: the client's address, the target as far as
 it was read, the status, and why."""
@@ -95,7 +102,11 @@ class ServerState:
     outbox: Outbox
     on_fault: OnFault
     budget: BodyBudget
+    kinds: dict[bytes, int]
+    """What becomes of each field of a request."""
     on_refusal: OnRefusal = tell_nobody
+    screen: Screen | None = None
+    """Who looks at requests with large bodies before those arrive; None: nobody."""
     reads: ReadBuffer = field(default_factory=ReadBuffer)
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
@@ -148,7 +159,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._target = b""
         self._version = ""
         """Of HTTP, as the request says."""
-        self._head = Head(REQUEST_FIELDS)
+        self._head = Head(state.kinds)
         self._reading_head = True
         """Whether its end has not come: what comes later are trailers."""
         self._has_come_further = False
@@ -253,7 +264,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """A request begins."""
         self._receiving = True
         self._target = b""
-        self._head = Head(REQUEST_FIELDS)
+        self._head = Head(self._state.kinds)
         self._reading_head = True
         self._head_bytes = 0
         self._body = []
@@ -303,6 +314,15 @@ class ClientConnection(asyncio.BufferedProtocol):
         if refusal is not None:
             self._refuse(*refusal)
             return
+        screen = self._state.screen
+        if screen is not None and _is_large(head.read):
+            answer = screen(self._target, head.read)
+            if answer is not None:
+                self._state.on_refusal(
+                    self.peer, self._target, answer[0], "refused by its head, before its body"
+                )
+                self._say_last(*answer)
+                return
         if b"expect" in head.read and self._exchange is None:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._has_come_further = True
@@ -521,9 +541,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._last_words is not None or self._is_deaf:
             return
         self._state.on_refusal(self.peer, self._target, status, text)
-        body = error_body(status, text)
-        self._last_words = b"%b%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
-            status_line(status), JSON, lines, len(body), body,
+        self._say_last(status, JSON + lines, error_body(status, text))
+
+    def _say_last(self, status: int, lines: bytes, body: bytes) -> None:
+        """Answer with a whole answer, and close."""
+        self._last_words = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
+            status_line(status), lines, len(body), body,
         )  # fmt: skip
         self._drop_body()
         if self._exchange is None:
@@ -552,3 +575,8 @@ class ClientConnection(asyncio.BufferedProtocol):
                 transport.abort()
         else:
             transport.close()
+
+
+def _is_large(read: dict[bytes, bytes]) -> bool:
+    """Whether the body is larger than what comes at once, or may be."""
+    return b"transfer-encoding" in read or int(read.get(b"content-length", b"0")) > SCREENED_BYTES

@@ -8,7 +8,8 @@ TYPES = {
     504: "ServiceUnavailableError",
 }  # fmt: skip
 _ANTHROPIC_TYPES = {
-    400: "invalid_request_error", 404: "not_found_error", 413: "request_too_large",
+    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
+    404: "not_found_error", 413: "request_too_large",
     429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 
@@ -19,10 +20,14 @@ def error_body(
     *,
     parameter: str | None = None,
     reason: str | None = None,
+    kind: str | None = None,
     is_anthropic: bool = False,
 ) -> bytes:
-    """An error as JSON. ``reason``: our own word for why, which becomes the ``code``."""
-    kind = TYPES.get(status, "BadRequestError")
+    """An error as JSON. ``reason``: our own word for why, which becomes the ``code``.
+
+    ``kind``: its ``type`` for OpenAI's clients; None: by the status.
+    """
+    kind = kind or TYPES.get(status, "BadRequestError")
     if is_anthropic:
         kind = _ANTHROPIC_TYPES.get(status, "api_error")
     error = {"message": message, "type": kind, "param": parameter, "code": reason or status}

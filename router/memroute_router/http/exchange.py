@@ -60,8 +60,9 @@ class Exchange:
     """One request, received as a whole, and the means to answer it, once."""
 
     __slots__ = (
-        "_budget", "_chunked", "_connection", "_head", "body", "fields", "has_started", "http_1_1",
-        "is_finished", "keep_alive", "lines", "method", "received_at", "sink", "target",
+        "_budget", "_chunked", "_connection", "_head", "body", "fields", "has_started",
+        "hides_usage", "http_1_1", "is_finished", "keep_alive", "lines", "method", "received_at",
+        "sink", "target",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +95,8 @@ class Exchange:
         """When it was whole, on the monotonic clock."""
         self.sink: Sink | None = None
         """Who is told of the client; whoever answers later sets it."""
+        self.hides_usage = False
+        """Whether the engine was asked for a stream's usage, and the client has not asked."""
         self.has_started = False
         self.is_finished = False
         self._chunked = False
@@ -119,6 +122,11 @@ class Exchange:
         body, self.body = self.body, b""
         if body:
             self._budget.give_back(len(body))
+
+    def edit_body(self, body: bytes) -> None:
+        """Engines get another body than the client has sent."""
+        self._budget.give_back(len(self.body) - len(body))
+        self.body = body
 
     def start(self, status: int, lines: bytes, *, length: int | None) -> None:
         """Begin an answer of ``length`` bytes, or (None) of a length that nobody knows yet.

@@ -2,6 +2,8 @@
 
 Hop-by-hop fields (RFC 9110, 7.6.1) speak of one connection and end with it, as do the fields that
 ``Connection`` names. Framing is ours to write: what a peer said of lengths is never repeated.
+What proxies say of a request's way ends here, too: the router writes its own, and repeats theirs
+where it was told to believe them (``--trust-headers``, ``--trusted-proxies``).
 ``Accept-Encoding`` ends here too: engines are asked for bytes that the router can read. Progress,
 usage and errors of an answer stand in its body, and engines do not compress; a gateway before the
 router does it better.
@@ -33,8 +35,21 @@ _HOP_BY_HOP = (
     b"trailer", b"http2-settings",
 )  # fmt: skip
 
+# What proxies say of a request's way, beside the three fields that the router writes itself:
+# engines read none of it, and anybody can write it.
+_FORWARDED = (
+    b"forwarded", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip",
+    b"x-cluster-client-ip", b"x-envoy-external-address", b"x-original-forwarded-for",
+    b"x-original-host", b"x-original-uri", b"x-original-url", b"x-rewrite-url",
+    *(b"x-forwarded-" + name for name in (
+        b"access-token", b"by", b"client-cert", b"email", b"groups", b"method", b"path", b"port",
+        b"preferred-username", b"prefix", b"scheme", b"server", b"ssl", b"tls-client-cert",
+        b"tls-client-cert-info", b"uri", b"user",
+    )),
+)  # fmt: skip
+
 REQUEST_FIELDS: Final[dict[bytes, int]] = (
-    dict.fromkeys((*_HOP_BY_HOP, b"accept-encoding"), _ENDS)
+    dict.fromkeys((*_HOP_BY_HOP, *_FORWARDED, b"accept-encoding"), _ENDS)
     | dict.fromkeys(
         (
             b"connection", b"content-encoding", b"content-length", b"expect", b"host",
@@ -49,6 +64,13 @@ REQUEST_FIELDS: Final[dict[bytes, int]] = (
     }
 )  # fmt: skip
 """Requests; what is not named here is passed on as it came."""
+
+KEYED_REQUEST_FIELDS: Final[dict[bytes, int]] = (
+    REQUEST_FIELDS
+    | dict.fromkeys((b"authorization", b"x-api-key"), _READ)
+    | dict.fromkeys((b"api-key", b"cookie", b"x-goog-api-key"), _ENDS)
+)
+"""The same where engines get the router's own credential: a client's ends here."""
 
 RESPONSE_FIELDS: Final[dict[bytes, int]] = (
     dict.fromkeys((*_HOP_BY_HOP, b"upgrade"), _ENDS)

@@ -10,12 +10,14 @@ from memroute_router.http.connection import (
     ClientConnection,
     Handler,
     OnRefusal,
+    Screen,
     ServerLimits,
     ServerState,
     tell_nobody,
 )
 from memroute_router.http.deadlines import Deadlines, monotonic
 from memroute_router.http.faults import OnFault, log_fault
+from memroute_router.http.fields import REQUEST_FIELDS
 from memroute_router.http.listening import listening_sockets, stop_accepting
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.tls import TLSFiles
@@ -35,11 +37,25 @@ class Server:
         tls: TLSFiles | None = None,
         on_fault: OnFault = log_fault,
         on_refusal: OnRefusal = tell_nobody,
+        kinds: dict[bytes, int] | None = None,
+        screen: Screen | None = None,
     ) -> None:
+        """``kinds``: what becomes of each field of a request; None: ``REQUEST_FIELDS``.
+
+        ``screen``: looks at requests with large bodies before those arrive; None: nobody does.
+        """
         self._deadlines = Deadlines(on_fault)
         self.budget = BodyBudget(limits.max_bodies_bytes)
         self._state = ServerState(
-            handler, limits, self._deadlines, outbox, on_fault, self.budget, on_refusal
+            handler,
+            limits,
+            self._deadlines,
+            outbox,
+            on_fault,
+            self.budget,
+            REQUEST_FIELDS if kinds is None else kinds,
+            on_refusal,
+            screen,
         )
         self._tls = tls
         self._sockets: list[socket.socket] = []

@@ -1,8 +1,8 @@
 """Who is late, when not all can have their first token in time.
 
 Go through those that wait by their deadlines; whenever one would be late, set one of those so far
-aside: of the tenant that asks for most, so that a flood makes its own requests late, and of its
-requests
+aside: of the tenant that asks for most (for its weight), so that a flood makes its own requests
+late, and of its requests
 
 ```text
 requests, tokens   the one that takes longest: that makes the fewest late (Moore, Management
@@ -15,7 +15,7 @@ beside that is in ``dispatch``: ``token_yield``, ``size_shares``.)
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -81,9 +81,11 @@ class PrefillRate:
 class _Planned(Generic[T]):
     """One tenant's requests that can be in time, so far."""
 
-    __slots__ = ("by_key", "seconds")
+    __slots__ = ("by_key", "seconds", "weight")
 
-    def __init__(self) -> None:
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        """Of the tenant's share, relative to the others'."""
         self.seconds = 0.0
         self.by_key: list[tuple[float, int, float, QueuedRequest[T]]] = []
 
@@ -106,6 +108,7 @@ def mark_late(
     objective: OverloadObjective,
     start_seconds: float,
     now_seconds: float,
+    tenant_weights: Mapping[str, float] | None = None,
 ) -> float:
     """Say of each whether it will be late; returns when the prompts of the others are done.
 
@@ -123,7 +126,9 @@ def mark_late(
             continue
         tenant = planned.get(held.tenant)
         if tenant is None:
-            tenant = planned[held.tenant] = _Planned()
+            tenant = planned[held.tenant] = _Planned(
+                tenant_weights.get(held.tenant, 1.0) if tenant_weights else 1.0
+            )
         tenant.add(held, -float(held.order) if objective is _SIZES else -own, own)
         is_in_time = start + least <= held.deadline_seconds
         start += own / rate.num_replicas
@@ -136,4 +141,5 @@ def mark_late(
 
 
 def _seconds_of(planned: _Planned[T]) -> float:
-    return planned.seconds
+    """What it asks for, for its weight."""
+    return planned.seconds / planned.weight

@@ -1,19 +1,22 @@
 """The requests that wait for room: which goes next, which will be late, and how many may wait.
 
 **Order.** Priority first. Within a priority, tenants take turns by deficit round robin on tokens:
-each may spend a quantum, then the next. A tenant that had nothing waiting goes first, so that a
-tenant that asks seldom does not wait behind a flood. Within a tenant, the earliest deadline.
+each may spend a quantum (times its weight), then the next. A tenant that had nothing waiting goes
+first, so that a tenant that asks seldom does not wait behind a flood. Within a tenant, the earliest
+deadline.
 
 **Late.** Those that will be late, or would make others late, are set aside (``lateness``). They
 wait until nothing that can be in time is left.
 
 **Bounded** in requests, in tokens and in time. When it is full, the tenant that has most waiting
-makes room for the others. A request that is larger than the whole bound never waits.
+(for its weight) makes room for the others. A request that is larger than the whole bound never
+waits.
 """
 
 import heapq
 from bisect import insort
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Generic, TypeVar
@@ -71,10 +74,13 @@ class QueueRefusal(StrEnum):
 class _Flow(Generic[T]):
     """One tenant's requests of one priority."""
 
-    __slots__ = ("deficit_tokens", "held", "held_tokens")
+    __slots__ = ("deficit_tokens", "held", "held_tokens", "quantum_tokens", "weight")
 
-    def __init__(self) -> None:
-        self.deficit_tokens = QUANTUM_TOKENS
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        """Of the tenant's turns, relative to the others'."""
+        self.quantum_tokens = max(1, int(QUANTUM_TOKENS * weight))
+        self.deficit_tokens = self.quantum_tokens
         self.held_tokens = 0
         self.held: list[QueuedRequest[T]] = []
 
@@ -82,8 +88,12 @@ class _Flow(Generic[T]):
 class FairQueue(Generic[T]):
     """Owns who waits; the caller brings the clock."""
 
-    def __init__(self, limits: QueueLimits) -> None:
+    def __init__(
+        self, limits: QueueLimits, tenant_weights: Mapping[str, float] | None = None
+    ) -> None:
+        """``tenant_weights``: of tenants' turns, kept up by their owner; None: all have 1."""
         self.limits = limits
+        self._tenant_weights = tenant_weights
         self.held_tokens = 0
         """Tokens that the held requests are expected to need."""
         self._by_item: dict[T, QueuedRequest[T]] = {}
@@ -155,7 +165,7 @@ class FairQueue(Generic[T]):
             band = self._bands[held.priority] = OrderedDict()
         flow = band.get(held.tenant)
         if flow is None:
-            flow = band[held.tenant] = _Flow()
+            flow = band[held.tenant] = _Flow(self._weight(held.tenant))
             band.move_to_end(held.tenant, last=False)
         self._absent.pop((held.priority, held.tenant), None)
         insort(flow.held, held)
@@ -165,7 +175,7 @@ class FairQueue(Generic[T]):
         """Tokens that will be given room before one more of this tenant.
 
         That is all of greater priorities; of the same priority the tenant's own, and about as much
-        of each other tenant, because tenants take turns.
+        (for its weight) of each other tenant, because tenants take turns.
         """
         ahead = 0
         for other, band in self._bands.items():
@@ -174,8 +184,9 @@ class FairQueue(Generic[T]):
             elif other == priority:
                 flow = band.get(tenant)
                 own = flow.held_tokens if flow is not None else 0
+                turns = (own + QUANTUM_TOKENS) / self._weight(tenant)
                 ahead += sum(
-                    own if name == tenant else min(own + QUANTUM_TOKENS, flow.held_tokens)
+                    own if name == tenant else min(int(turns * flow.weight), flow.held_tokens)
                     for name, flow in band.items()
                 )
         return ahead
@@ -198,7 +209,8 @@ class FairQueue(Generic[T]):
                 return fattest.held[-1]
             flow = band.get(tenant)
             own = flow.held_tokens if flow is not None else 0
-            return fattest.held[-1] if fattest.held_tokens > own + num_tokens else None
+            needed = (own + num_tokens) / self._weight(tenant)
+            return fattest.held[-1] if _tokens_of(fattest) > needed else None
         return None
 
     def last(self, *, max_priority: int) -> QueuedRequest[T] | None:
@@ -240,11 +252,16 @@ class FairQueue(Generic[T]):
         flow.deficit_tokens -= held.num_tokens
         self.remove(held.item)
         if flow.deficit_tokens <= 0 and self._by_item:
-            flow.deficit_tokens += QUANTUM_TOKENS * (1 - flow.deficit_tokens // QUANTUM_TOKENS)
+            quantum = flow.quantum_tokens
+            flow.deficit_tokens += quantum * (1 - flow.deficit_tokens // quantum)
             if flow.held:
                 band.move_to_end(held.tenant)
             else:
                 self._forget(held.priority, held.tenant)
+
+    def _weight(self, tenant: str) -> float:
+        weights = self._tenant_weights
+        return weights.get(tenant, 1.0) if weights else 1.0
 
     def _leaves(self, priority: int, tenant: str) -> None:
         """The tenant has nothing waiting any more: its place is remembered for a while."""
@@ -280,6 +297,7 @@ class FairQueue(Generic[T]):
                 objective=objective,
                 start_seconds=start,
                 now_seconds=now_seconds,
+                tenant_weights=self._tenant_weights,
             )
 
     def in_order(self) -> list[QueuedRequest[T]]:
@@ -318,5 +336,6 @@ class FairQueue(Generic[T]):
         return list(self._by_item.values())
 
 
-def _tokens_of(flow: _Flow[T]) -> int:
-    return flow.held_tokens
+def _tokens_of(flow: _Flow[T]) -> float:
+    """What it has waiting, for its weight."""
+    return flow.held_tokens / flow.weight

@@ -22,7 +22,7 @@ Deciding, choosing and reserving are one step, so that two requests are never gi
 | which tenant is over its share? is waiting of any use? | ``fair_share``, ``overload`` |
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic
 
 from memroute.traffic.admission import ClosedReason, QueueLimits, Reject, hangs
@@ -56,12 +56,14 @@ class Dispatcher(Generic[T]):
         rng: RandomSource,
         find_hits: Callable[[T], Hits] | None = None,
         peers: PeerGroup | None = None,
+        tenant_weights: Mapping[str, float] | None = None,
     ) -> None:
         """``limits``: of what may wait, for each version of the model.
 
         ``find_hits``: tokens of a request's prompt that each replica has cached. None: guessed from
         what was sent where, by the blocks of its profile's ``prefix``. ``peers``: other routers of
-        the same replicas; None: there are none.
+        the same replicas; None: there are none. ``tenant_weights``: of tenants' shares, kept up by
+        their owner; tenants that are not in it have 1.
         """
         self.lengths = OutputLengths()
         self.events = TokensPerEvent()
@@ -69,7 +71,7 @@ class Dispatcher(Generic[T]):
         """What the pool predicts of its replicas, compared with what happens."""
         self.peers = peers or PeerGroup()
         self.cached = CachedPrompts(self.peers.others)
-        self.shares = FairShares()
+        self.shares = FairShares(tenant_weights)
         self.num_would_hold = 0
         """Requests that observe mode has sent, and enforce mode would have held."""
         self.closed_counts: dict[ClosedReason, int] = {}
@@ -86,7 +88,7 @@ class Dispatcher(Generic[T]):
             predictions=self.predictions,
         )
         self._room: WaitingRoom[T] = WaitingRoom(
-            limits, self._membership, self._selection, self.shares
+            limits, self._membership, self._selection, self.shares, tenant_weights
         )
         self.configure(settings)
 

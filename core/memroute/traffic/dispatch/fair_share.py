@@ -1,6 +1,7 @@
 """Which tenants have had more than their share of a pool while others wait."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final
 
 from memroute.traffic.replica import RateMeter
@@ -17,6 +18,9 @@ LEAST_TOKENS_PER_SECOND: Final = 1.0
 # Unit: ratio of the equal share. Source: chosen by hand.
 OVER_SHARE_RATIO: Final = 1.5
 
+_EQUAL: Final[dict[str, float]] = {}
+"""Weights where all tenants have the same."""
+
 
 class _Use:
     """Tokens that one tenant has asked for and was given, as rates of the last ten seconds."""
@@ -31,10 +35,13 @@ class _Use:
 class FairShares:
     """Owns what each tenant has asked for and was given; the caller brings the clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        """``weights``: of tenants' shares, kept up by their owner; tenants not in it have 1."""
+        self._weights = _EQUAL if weights is None else weights
         self._uses: OrderedDict[str, _Use] = OrderedDict()
         self._share_per_second = 0.0
-        """Tokens per second of an equal share, as of the last ``update``; 0 below two tenants."""
+        """Tokens per second of a share of weight 1, as of the last ``update``; 0 below two
+        tenants."""
 
     def asked(self, tenant: str, num_tokens: int, *, now_seconds: float) -> None:
         """A request of the tenant came that is expected to hold ``num_tokens``."""
@@ -45,16 +52,20 @@ class FairShares:
         self._use(tenant).given.add(num_tokens, now_seconds=now_seconds)
 
     def update(self, *, now_seconds: float) -> None:
-        """Compute the equal share again. With fewer than two active tenants there is none."""
-        rates = [
-            use.given.per_second(now_seconds=now_seconds) or 0.0 for use in self._uses.values()
-        ]
-        active = [rate for rate in rates if rate >= LEAST_TOKENS_PER_SECOND]
-        self._share_per_second = sum(active) / len(active) if len(active) > 1 else 0.0
+        """Compute the share again. With fewer than two active tenants there is none."""
+        total = weight = 0.0
+        num_active = 0
+        for tenant, use in self._uses.items():
+            rate = use.given.per_second(now_seconds=now_seconds) or 0.0
+            if rate >= LEAST_TOKENS_PER_SECOND:
+                total += rate
+                weight += self._weights.get(tenant, 1.0)
+                num_active += 1
+        self._share_per_second = total / weight if num_active > 1 else 0.0
 
     def is_over(self, tenant: str, *, now_seconds: float) -> bool:
-        """Whether the tenant asks for far more than its equal share, and has had the share."""
-        share = self._share_per_second
+        """Whether the tenant asks for far more than its share, and has had the share."""
+        share = self._share_per_second * self._weights.get(tenant, 1.0)
         use = self._uses.get(tenant)
         if share <= 0 or use is None:
             return False

@@ -8,7 +8,7 @@ late, and not in the expected wait of one more. All requests count against the s
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, Generic
 
 from memroute.traffic.admission import (
@@ -37,11 +37,15 @@ EARLY_SECONDS: Final = 0.1
 class WaitingLine(Generic[T]):
     """Owns the queues of one version and what is measured of them; the caller brings the clock."""
 
-    def __init__(self, limits: QueueLimits) -> None:
+    def __init__(
+        self, limits: QueueLimits, tenant_weights: Mapping[str, float] | None = None
+    ) -> None:
+        """``tenant_weights``: of tenants' turns, kept up by their owner; None: all have 1."""
         self.limits = limits
+        self._tenant_weights = tenant_weights
         self.drain = DrainMeter()
         self.overload = OverloadDetector()
-        self._room: FairQueue[Ask[T]] = FairQueue(limits)
+        self._room: FairQueue[Ask[T]] = FairQueue(limits, tenant_weights)
         self._queues: dict[str, FairQueue[Ask[T]]] = {ROOM: self._room}
         self._num_wanting: dict[str, int] = {}
         self._planned_at_seconds = -1.0
@@ -243,7 +247,7 @@ class WaitingLine(Generic[T]):
         queue = self._queues.get(what)
         if queue is None:
             limits = self.limits.for_replicas() if what == REPLICA else self.limits
-            queue = self._queues[what] = FairQueue(limits)
+            queue = self._queues[what] = FairQueue(limits, self._tenant_weights)
         return queue
 
     def _left(self, ask: Ask[T]) -> None:

@@ -4,6 +4,7 @@ There is one line for each version of the model, because versions share no repli
 is full delays no request for the other version, and does not make that request's wait look long.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Generic
 
@@ -44,8 +45,10 @@ class WaitingRoom(Generic[T]):
         membership: Membership,
         selection: Selection[T],
         shares: FairShares,
+        tenant_weights: Mapping[str, float] | None = None,
     ) -> None:
-        """``limits``: of what may wait, for each version."""
+        """``limits``: of what may wait, for each version. ``tenant_weights``: of their turns."""
+        self._tenant_weights = tenant_weights
         self._shares = shares
         self._sizes = SizeShares()
         self._yield = TokenYield()
@@ -78,7 +81,7 @@ class WaitingRoom(Generic[T]):
         """The line of this version; the empty version is that of a pool where all compete."""
         line = self._lines.get(version)
         if line is None:
-            line = self._lines[version] = WaitingLine(self._limits)
+            line = self._lines[version] = WaitingLine(self._limits, self._tenant_weights)
         return line
 
     def is_wanted(self, version: str, replica: str) -> bool:

@@ -4,8 +4,8 @@ A client says at most how long its answer may be, never how long it will be. Ans
 to prompts of one size under one limit resemble each other. So lengths are counted by (tenant,
 prompt bucket, limit bucket), in bins of an eighth of an octave. With too few answers in a group,
 all answers of the model count; with too few of those the length is unknown (None). Counts are
-halved as they grow, so that old traffic is forgotten. Tenants beyond a bound share their model's
-counts.
+halved as they grow, so that old traffic is forgotten. Groups are bounded, and a tenant that makes
+many pushes out its own: what is learned of the others stays.
 """
 
 import math
@@ -28,8 +28,8 @@ MAX_ANSWERS: Final = 1000
 # Answers after which a quantile of all of them is worked out anew: every request asks for it.
 # Unit: answers. Source: a bound of the work, chosen by hand.
 TELL_ANEW_ANSWERS: Final = 8
-# Groups of answers (by tenant, size and limit) that are remembered; the one used longest ago is
-# forgotten first.
+# Groups of answers (by tenant, size and limit) that are remembered. Beyond, the tenant with most
+# groups forgets the one that it used longest ago.
 # Unit: groups. Source: a bound of memory, chosen by hand.
 MAX_GROUPS: Final = 1000
 
@@ -84,7 +84,9 @@ class OutputLengths:
 
     def __init__(self) -> None:
         self._all = _Histogram()
-        self._groups: OrderedDict[tuple[str, int, int], _Histogram] = OrderedDict()
+        self._tenants: dict[str, OrderedDict[tuple[int, int], _Histogram]] = {}
+        """Groups of each tenant, the one used longest ago first."""
+        self._num_groups = 0
 
     def observe(
         self,
@@ -99,14 +101,18 @@ class OutputLengths:
             return
         index = _bin(num_tokens)
         self._all.add(index)
-        key = _group(tenant, num_prompt_tokens, max_output_tokens)
-        group = self._groups.get(key)
+        groups = self._tenants.get(tenant)
+        if groups is None:
+            groups = self._tenants[tenant] = OrderedDict()
+        key = _group(num_prompt_tokens, max_output_tokens)
+        group = groups.get(key)
         if group is None:
-            if len(self._groups) >= MAX_GROUPS:
-                self._groups.popitem(last=False)
-            group = self._groups[key] = _Histogram()
+            group = groups[key] = _Histogram()
+            self._num_groups += 1
+            if self._num_groups > MAX_GROUPS:
+                self._forget_one()
         else:
-            self._groups.move_to_end(key)
+            groups.move_to_end(key)
         group.add(index)
 
     def quantile(
@@ -123,7 +129,10 @@ class OutputLengths:
         ``after_tokens``: only answers longer than that count. At most ``max_output_tokens``; None
         when too few answers have ended.
         """
-        group = self._groups.get(_group(tenant, num_prompt_tokens, max_output_tokens))
+        groups = self._tenants.get(tenant)
+        group = None
+        if groups is not None:
+            group = groups.get(_group(num_prompt_tokens, max_output_tokens))
         told = None
         if group is not None and group.total >= MIN_ANSWERS:
             told = group.quantile(ratio, after_tokens)
@@ -137,7 +146,16 @@ class OutputLengths:
     @property
     def num_groups(self) -> int:
         """Groups that have counts of their own."""
-        return len(self._groups)
+        return self._num_groups
+
+    def _forget_one(self) -> None:
+        """Of the tenant that has most groups; of several, the one that came first."""
+        tenant = max(self._tenants, key=lambda name: len(self._tenants[name]))
+        groups = self._tenants[tenant]
+        groups.popitem(last=False)
+        self._num_groups -= 1
+        if not groups:
+            del self._tenants[tenant]
 
 
 def _bin(num_tokens: int) -> int:
@@ -146,9 +164,7 @@ def _bin(num_tokens: int) -> int:
     return min(NUM_BINS - 1, int(math.log2(num_tokens) * BINS_PER_OCTAVE))
 
 
-def _group(
-    tenant: str, num_prompt_tokens: int, max_output_tokens: int | None
-) -> tuple[str, int, int]:
+def _group(num_prompt_tokens: int, max_output_tokens: int | None) -> tuple[int, int]:
     """Prompts by factors of four, limits by factors of two; -1 for no limit."""
     limit = -1 if max_output_tokens is None else max_output_tokens.bit_length()
-    return tenant, num_prompt_tokens.bit_length() // 2, limit
+    return num_prompt_tokens.bit_length() // 2, limit

@@ -101,7 +101,7 @@ class CachedPrompts:
         if profile.blocks:
             self.blocks.sent(ledger.replica, profile.prefix)
         if profile.session:
-            self._sessions.served(session_key(profile), ledger.replica, profile.num_prompt_tokens)
+            self._sessions.sent(session_key(profile), ledger.replica, profile.num_prompt_tokens)
         return num_new
 
     def never_computed(self, replica: str, profile: RequestProfile, num_new: int) -> None:

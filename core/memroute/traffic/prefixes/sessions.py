@@ -4,10 +4,14 @@ A session's next request repeats what was said so far. Where the text shows that
 finds it. A named session is found whatever its text: images, tools, a template that rewrites the
 past. It attracts the next request as a cached prefix does, no more: the session leaves a replica
 that is full.
+
+Clients choose the names, and a client may name a new one with each request. So sessions that have
+come back are kept apart from those that have not: however many are named once, they push out one
+another, and no conversation that goes on.
 """
 
 from collections import OrderedDict
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from memroute.traffic.prefixes.rendezvous import text_key
@@ -17,32 +21,52 @@ from memroute.traffic.request import RequestProfile
 # forgotten first.
 # Unit: sessions. Source: a bound of memory, chosen by hand.
 MAX_SESSIONS: Final = 100_000
+# Part of those that may be sessions which have not come back.
+# Unit: ratio. Source: chosen by hand.
+NEW_SESSIONS_RATIO: Final = 0.5
 
 
 class SessionIndex:
     """Owns the last replica of each session; bounded."""
 
     def __init__(self) -> None:
-        self._served: OrderedDict[int, tuple[str, int]] = OrderedDict()
+        self._new: OrderedDict[int, tuple[str, int]] = OrderedDict()
+        self._going_on: OrderedDict[int, tuple[str, int]] = OrderedDict()
+        """Those that have come back."""
 
     def __len__(self) -> int:
-        return len(self._served)
+        return len(self._new) + len(self._going_on)
+
+    def sent(self, session: int, replica: str, num_tokens: int) -> None:
+        """A request of the session was sent to ``replica``: one that was known has come back."""
+        known = self._new.pop(session, None)
+        if known is None:
+            self.served(session, replica, num_tokens)
+            return
+        self._going_on[session] = (replica, num_tokens)
+        if len(self._going_on) > MAX_SESSIONS * (1.0 - NEW_SESSIONS_RATIO):
+            self._going_on.popitem(last=False)
 
     def served(self, session: int, replica: str, num_tokens: int) -> None:
         """The session was served on ``replica`` and holds ``num_tokens``: prompt and answer."""
-        self._served[session] = (replica, num_tokens)
-        self._served.move_to_end(session)
-        if len(self._served) > MAX_SESSIONS:
-            self._served.popitem(last=False)
+        if session in self._going_on:
+            self._going_on[session] = (replica, num_tokens)
+            self._going_on.move_to_end(session)
+            return
+        self._new[session] = (replica, num_tokens)
+        self._new.move_to_end(session)
+        if len(self._new) > MAX_SESSIONS * NEW_SESSIONS_RATIO:
+            self._new.popitem(last=False)
 
     def recent(self, most: int) -> list[tuple[int, str, int]]:
-        """The ``most`` sessions served last, the oldest first: session, replica, tokens."""
-        found = [(session, *last) for session, last in islice(reversed(self._served.items()), most)]
+        """At most ``most`` sessions with their replicas and tokens; those that go on come last."""
+        latest = chain(reversed(self._going_on.items()), reversed(self._new.items()))
+        found = [(session, *last) for session, last in islice(latest, most)]
         return found[::-1]
 
     def last(self, session: int) -> tuple[str, int] | None:
         """The session's last replica and its tokens; None when it is new or forgotten."""
-        return self._served.get(session)
+        return self._going_on.get(session) or self._new.get(session)
 
 
 def session_key(profile: RequestProfile) -> int:

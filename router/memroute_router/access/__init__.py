@@ -1,0 +1,24 @@
+"""Who may ask, for what, and how much: keys, tenants, quotas.
+
+```text
+fields ── credentials ──► key ── verdicts ──► Grant, or 401        before anything is parsed
+model ──────────────────────────── Grant ───► 403                  before a pool is looked up
+tokens ── quotas ────────────────────────────► Permit, or 429      before admission is asked
+usage ─────────────────────────── Permit ───► settled              when the request ends
+```
+
+| what | where |
+| --- | --- |
+| what the file says, as values | ``rules``, ``keyfile``, ``document`` |
+| may this request? (pure: facts in, verdict with its reason out) | ``verdicts``, ``windows`` |
+| what tenants have used in the last minute, and have under way | ``quotas`` |
+| the refusals, in the words of OpenAI's API | ``words`` |
+| files that are read again when they change | ``watched`` |
+| JSON Web Tokens | ``tokens`` |
+| one object for the router to ask | ``gate`` |
+| asking engines for the usage of a stream, and taking it out again | ``usage_asked`` |
+| tenants that are told apart by words that nobody has checked | ``newcomers`` |
+| whose word on a request's way is believed | ``proxies`` |
+
+Without ``--keys`` nothing of this is asked.
+"""

@@ -1,0 +1,224 @@
+"""The gate: one object that a router asks who may have what. There is one where keys are on.
+
+It owns the keys that are in force and what is used of them. Nothing is kept of a request before its
+key is known.
+"""
+
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Final
+
+from memroute.traffic.request import RequestProfile
+from memroute_router.access.keyfile import KeysError, read_keys
+from memroute_router.access.quotas import Permit, Quotas
+from memroute_router.access.rules import Grant, KeyRing
+from memroute_router.access.tokens import TokenVerifier
+from memroute_router.access.verdicts import (
+    authenticate,
+    is_token,
+    presented_key,
+    tokens_to_reserve,
+    tokens_used,
+)
+from memroute_router.access.words import NOT_HERE, UNKNOWN_KEY
+from memroute_router.http.deadlines import monotonic
+from memroute_router.pools import Pool
+from memroute_router.refusal import Refusal
+from memroute_router.usage import Usage
+
+# Quantile of the answers' lengths that a tenant's minute is charged with until they have ended.
+RESERVED_QUANTILE: Final = 0.95
+# How long the sum of a pool's capacities is taken for true.
+CAPACITY_SECONDS: Final = 1.0
+# Pools whose sum is kept: models come and go.
+MAX_CAPACITIES: Final = 1024
+# Bytes of the largest file of keys: a million keys have some 200 MB as JSON.
+MAX_FILE_BYTES: Final = 512 * 1024**2
+# Own paths that need no key: who asks for them is a kubelet or a load balancer.
+OPEN_PATHS: Final = frozenset({b"/health", b"/ready"})
+# Own paths that show what all tenants do: not for tenants.
+OPERATORS_PATHS: Final = (b"/debug/", b"/metrics")
+_ANTHROPIC_PATH: Final = b"/v1/messages"
+_FIRST_ERROR_STATUS: Final = 400
+
+Keys = tuple[KeyRing, TokenVerifier | None]
+"""What the files say: keys, and who checks tokens, where there are issuers."""
+
+
+class Gate:
+    """Owns the keys in force, and the quotas."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        num_routers: Callable[[], int],
+        weights: MutableMapping[str, float],
+    ) -> None:
+        """``num_routers``: that share the limits. ``weights``: of tenants' shares, kept up here."""
+        self._path = path
+        self._num_routers = num_routers
+        self._weights = weights
+        self._ring = KeyRing(tenants={}, by_digest={})
+        self._verifier: TokenVerifier | None = None
+        self._capacities: dict[str, tuple[float, int | None]] = {}
+        self.quotas = Quotas()
+        self.refused: dict[str, int] = {}
+        """Refusals by their reason."""
+
+    @property
+    def num_keys(self) -> int:
+        """Keys in force."""
+        return len(self._ring.by_digest)
+
+    # What is in force.
+
+    def read(self) -> Keys:
+        """What the files say; nothing changes. May run in a thread. Raises ``KeysError``."""
+        try:
+            if self._path.stat().st_size > MAX_FILE_BYTES:
+                msg = f"it is larger than {MAX_FILE_BYTES} bytes"
+                raise KeysError(msg)
+            ring = read_keys(self._path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"cannot read it: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+            raise KeysError(msg) from None
+        return ring, TokenVerifier(ring, self._path.parent) if ring.issuers else None
+
+    def apply(self, keys: Keys) -> tuple[Path, ...]:
+        """These are in force from now on; returns the files of tokens' issuers."""
+        ring, self._verifier = keys
+        self._ring = ring
+        self.quotas.configure(ring)
+        self._weights.clear()
+        for tenant in ring.tenants.values():
+            if tenant.share_weight != 1.0:
+                self._weights[tenant.name] = tenant.share_weight
+        return tuple(self._path.parent / issuer.jwks_file for issuer in ring.issuers)
+
+    # One request.
+
+    def identify(self, fields: Mapping[bytes, bytes]) -> Grant | Refusal:
+        """What the key that came with the fields may do; or why nothing."""
+        key = presented_key(fields)
+        now = time.time()
+        found = authenticate(key, self._ring, unix_seconds=now)
+        if found is UNKNOWN_KEY and self._verifier is not None and is_token(key):
+            found = self._verifier.verify(key, unix_seconds=now)
+        if isinstance(found, Refusal):
+            self._count(found)
+        return found
+
+    def screen(
+        self, target: bytes, fields: Mapping[bytes, bytes]
+    ) -> tuple[int, bytes, bytes] | None:
+        """The answer to a request whose large body need not come: its key is none of ours."""
+        found = self.identify(fields)
+        if not isinstance(found, Refusal):
+            return None
+        is_anthropic = target.startswith(_ANTHROPIC_PATH)
+        return found.status, found.lines(), found.body(is_anthropic=is_anthropic)
+
+    def may_ask(self, path: bytes, fields: Mapping[bytes, bytes]) -> Refusal | None:
+        """Why one of the router's own paths is not for whoever asks; None: it is."""
+        if path in OPEN_PATHS:
+            return None
+        found = self.identify(fields)
+        if isinstance(found, Refusal):
+            return found
+        if path.startswith(OPERATORS_PATHS):
+            self._count(NOT_HERE)
+            return NOT_HERE
+        return None
+
+    def reserve(self, grant: Grant, profile: RequestProfile, pool: Pool) -> Permit | Refusal:
+        """Take what the request needs of its quotas; or why it may not have it."""
+        tenant = grant.tenant
+        now = monotonic()
+        num_tokens = profile.expected_tokens
+        limit = tenant.limits.tokens_per_minute
+        if grant.limits is not None and grant.limits.tokens_per_minute is not None:
+            own = grant.limits.tokens_per_minute
+            limit = own if limit is None else min(limit, own)
+        if limit is not None:
+            num_tokens = tokens_to_reserve(
+                num_prompt_tokens=profile.num_prompt_tokens,
+                max_output_tokens=profile.max_output_tokens,
+                num_choices=profile.num_choices,
+                likely_output_tokens=pool.dispatcher.lengths.quantile(
+                    RESERVED_QUANTILE,
+                    tenant=profile.tenant,
+                    num_prompt_tokens=profile.num_prompt_tokens,
+                    max_output_tokens=profile.max_output_tokens,
+                ),
+                assumed_output_tokens=profile.assumed_output_tokens,
+                limit_tokens=limit,
+            )
+        has_share = tenant.max_kv_share_ratio is not None
+        found = self.quotas.ask(
+            grant,
+            pool.model,
+            num_tokens=num_tokens,
+            kv_tokens=profile.expected_tokens if has_share else 0,
+            capacity_tokens=self._capacity(pool, now) if has_share else None,
+            num_routers=self._num_routers(),
+            now_seconds=now,
+        )
+        if isinstance(found, Refusal):
+            self._count(found)
+        return found
+
+    @staticmethod
+    def settle(
+        permit: Permit,
+        profile: RequestProfile,
+        *,
+        usage: Usage | None,
+        num_events: int,
+        status: int,
+        is_served: bool,
+    ) -> None:
+        """The request is over: what it has used counts instead of what was reserved.
+
+        ``usage``: what its engine has said of it; None: no engine was asked. ``num_events``: with
+        generated text, that its stream has shown. ``status``: of its answer; 0: there was none.
+        """
+        used = tokens_used(
+            was_sent=usage is not None,
+            is_error=status >= _FIRST_ERROR_STATUS,
+            reserved_tokens=permit.num_tokens,
+            estimated_prompt_tokens=profile.num_prompt_tokens,
+            num_events=num_events,
+            prompt_tokens=None if usage is None else usage.prompt_tokens,
+            output_tokens=None if usage is None else usage.output_tokens,
+            is_served=is_served,
+        )
+        permit.settle(used, now_seconds=monotonic())
+
+    def limit_lines(self, permit: Permit) -> bytes:
+        """What is left of the limits, as header lines."""
+        return permit.lines(num_routers=self._num_routers(), now_seconds=monotonic())
+
+    def count_forbidden(self, refusal: Refusal) -> None:
+        """A key has asked for a model that it may not use."""
+        self._count(refusal)
+
+    def _capacity(self, pool: Pool, now_seconds: float) -> int | None:
+        """KV tokens that the pool's replicas hold together; None: nobody knows."""
+        known = self._capacities.get(pool.model)
+        if known is not None and now_seconds - known[0] < CAPACITY_SECONDS:
+            return known[1]
+        total: int | None = None
+        for replica in pool.replicas.values():
+            capacity = replica.ledger.capacity_tokens
+            if capacity is not None:
+                total = capacity + (total or 0)
+        if len(self._capacities) >= MAX_CAPACITIES:
+            self._capacities.clear()
+        self._capacities[pool.model] = now_seconds, total
+        return total
+
+    def _count(self, refusal: Refusal) -> None:
+        reason = refusal.reason or ""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
