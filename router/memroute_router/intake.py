@@ -153,7 +153,7 @@ class Intake:
                 if words is not None:
                     tenant = words.tenant(tenant, now_seconds=self._received_at_seconds)
         if salt and parsed.prefix:
-            # What others have sent is no knowledge of this tenant's: docs/adr/0022.
+            # What others have sent is no knowledge of this tenant's: docs/adr/0025.
             parsed.prefix = tuple([key ^ salt for key in parsed.prefix])
         deadline = None
         if claims.ttft_seconds is not None:
