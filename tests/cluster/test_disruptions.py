@@ -320,7 +320,9 @@ def test_a_webhook_that_fails_in_one_namespace_holds_up_no_other(
     """
     for name in ("a", "b", "c"):
         apply(cluster, namespace, name, replicas=1)
-    apply(cluster, elsewhere, "m", replicas=1)
+    # A name belongs to one namespace.
+    own = {"name": "Qwen/Qwen3-0.6B", "servedName": elsewhere}
+    apply(cluster, elsewhere, "m", model=own, replicas=1)
     for name in ("a", "b", "c"):
         wait_ready(cluster, namespace, name, timeout_seconds=90)
     wait_ready(cluster, elsewhere, "m")
