@@ -35,6 +35,7 @@ from opentelemetry.trace import (
 
 from memroute_router.log_lines import LogFormat
 from memroute_router.program_log import formatter
+from memroute_router.tracing.trace import named
 
 LOGGER = logging.getLogger(__name__)
 SERVICE: Final = "memroute-router"
@@ -261,11 +262,9 @@ def read_traces(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """What the router has written; a line that cannot be read is left out."""
     for line in lines:
         try:
-            trace = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        if isinstance(trace, dict):
-            yield trace
+            yield named(orjson.loads(line))
+        except (ValueError, TypeError):
+            LOGGER.warning("a trace cannot be read")
 
 
 def main() -> None:
