@@ -7,13 +7,15 @@ which makes it wait longer and never less, with one exception: readiness that is
 plausible difference of clocks counts, or every restart would blind the ledger for a minute.
 
 The claim of a successor is on the pod that it replaces. Between that pod's end and the creation
-of the successor the claim is remembered here.
+of the successor the claim is remembered here. So is what a pod held that has ended, for as long as
+a reading may still show it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from memroute.placement import Departed
 from memroute_operator.deployment import Deployment
 from memroute_operator.promises import Claim
 from memroute_operator.replica import Replica, Seen
@@ -24,6 +26,9 @@ CLOCK_DIFFERENCE_SECONDS = 300.0
 # How long the claim of a pod that has gone waits for its successor. It is created in the next
 # step, unless the API server refuses; after that its room is judged anew.
 CLAIM_SECONDS = 120.0
+# How long what a pod held is remembered after its end, in seconds: chosen by hand, above the age
+# of any reading that counts (``device_metrics``: collected 35 s before it was read, and 60 s old).
+DEPARTED_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,10 @@ class PlanMemory:
         self._since: dict[str, dict[str, tuple[object, float]]] = {}
         self._claimants: dict[str, Replica] = {}
         self._departed: dict[tuple[str, int], DepartedClaim] = {}
+        self._holding: dict[str, Mapping[str, int]] = {}
+        """Bytes by device of the pods that may have processes, by uid."""
+        self._ended: dict[str, tuple[Mapping[str, int], float]] = {}
+        """What pods held that have ended, and when we saw it, by uid."""
 
     def stamp(
         self, replicas: Iterable[Replica], *, now_seconds: float, now: datetime
@@ -57,7 +66,15 @@ class PlanMemory:
             stamped.append(replace(replica, seen=seen))
         self._since = since
         self._remember_claims(stamped, now_seconds)
+        self._remember_ended(stamped, now_seconds)
         return stamped
+
+    def departed(self, *, now_seconds: float) -> tuple[Departed, ...]:
+        """What has ended a while ago at most, as it was at the last ``stamp``."""
+        return tuple(
+            Departed(device_bytes=held, ended_seconds=now_seconds - at)
+            for held, at in self._ended.values()
+        )
 
     def departed_claims(self, deployments: Iterable[Deployment]) -> tuple[DepartedClaim, ...]:
         """Claims whose pod has gone and whose successor is still wanted as it was claimed."""
@@ -68,6 +85,20 @@ class PlanMemory:
             if wanted.get(one.deployment) == (one.deployment_uid, one.claim.revision)
         }
         return tuple(one for _, one in sorted(self._departed.items()))
+
+    def _remember_ended(self, replicas: list[Replica], now_seconds: float) -> None:
+        holding: dict[str, Mapping[str, int]] = {
+            r.uid: r.device_bytes for r in replicas if r.device_bytes and not r.is_terminal
+        }
+        for uid, held in self._holding.items():
+            if uid not in holding:
+                self._ended[uid] = (held, now_seconds)
+        self._holding = holding
+        self._ended = {
+            uid: (held, at)
+            for uid, (held, at) in self._ended.items()
+            if uid not in holding and now_seconds - at <= DEPARTED_SECONDS
+        }
 
     def _remember_claims(self, replicas: list[Replica], now_seconds: float) -> None:
         present = {replica.uid for replica in replicas}

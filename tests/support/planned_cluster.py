@@ -187,6 +187,7 @@ class Cluster:
         while self.now < end:
             self.now += 1.0
             self._kubelets()
+            self._run_out_of_memory()
             for node, wrong in self.nodes.items():
                 if "lost" in wrong or not self.exporters_up:
                     self.unread_at[node] = self.now
@@ -195,6 +196,19 @@ class Cluster:
             if self.now % SCRAPE_SECONDS == 0:
                 for planner in self.planners:
                     self.scrape(planner)
+
+    def _run_out_of_memory(self):
+        """No device holds more than it has: who loads last ends, and tries again."""
+        for uuid in self.foreign:
+            while self.used(uuid) > USABLE_BYTES:
+                loading = [
+                    one
+                    for one in self.replicas()
+                    if uuid in one.device_bytes
+                    and (since := self.stages[one.uid]["runs_since"]) is not None
+                    and 0 < self.now - since <= LOAD_SECONDS
+                ]
+                self.crash(max(loading, key=lambda one: self.stages[one.uid]["runs_since"]))
 
     def collect(self):
         """The exporters take their readings."""
@@ -310,6 +324,7 @@ class Cluster:
             inventory=Inventory(
                 nodes=tuple(self._node(planner, name) for name in self.nodes),
                 reservations=tuple(one for r in replicas for one in r.reservations()),
+                departed=planner.memory.departed(now_seconds=self.now),
             ),
             lost_nodes=frozenset(n for n, wrong in self.nodes.items() if "lost" in wrong),
             stale_nodes=frozenset(),

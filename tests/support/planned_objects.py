@@ -113,7 +113,7 @@ def seen(replica):
     )
 
 
-def facts(deployments, pods, nodes=(SHARED,), lost=(), live_pods=None, **seen_as):
+def facts(deployments, pods, nodes=(SHARED,), lost=(), live_pods=None, departed=(), **seen_as):
     """``seen_as``: by the pod's name, with _ for -, what is seen of it otherwise."""
     replicas = tuple(
         replace(one, seen=seen_as.get(one.pod_name.replace("-", "_"), seen(one)))
@@ -127,6 +127,7 @@ def facts(deployments, pods, nodes=(SHARED,), lost=(), live_pods=None, **seen_as
             nodes=tuple(nodes),
             reservations=tuple(one for r in replicas for one in r.reservations()),
             live_pods=live_pods,
+            departed=tuple(departed),
         ),
         lost_nodes=frozenset(lost),
         stale_nodes=frozenset(),

@@ -82,12 +82,39 @@ def test_an_operator_that_was_killed_in_between_gives_the_room_back_to_who_ran_t
     new = deployment("a", uid="a", concurrency=18)
     placement = {"replica": 0, "node": "a", "devices": ["GPU-a-0"], "hbmBytes": 40 * GIB}
     new.obj["status"] = {"placements": [placement]}
-    # The exporter still shows what the pod that has gone used.
-    gpu = replace(GPU, live_free_bytes=39 * GIB, live_age_seconds=35.0)
-    (create,) = plan_step(
-        facts([waiting, new], [], nodes=(replace(SHARED, devices=(gpu,)),)), context()
-    ).actions
+    # The exporter still shows what the pod that has gone used: nobody gets it before it does not.
+    used = replace(GPU, live_free_bytes=39 * GIB, live_age_seconds=35.0)
+    step = plan_step(
+        facts([waiting, new], [], nodes=(replace(SHARED, devices=(used,)),)), context()
+    )
+    assert step.actions == []
+    free = replace(GPU, live_free_bytes=GPU.usable_bytes, live_age_seconds=35.0)
+    step = plan_step(
+        facts([waiting, new], [], nodes=(replace(SHARED, devices=(free,)),)), context()
+    )
+    (create,) = step.actions
     assert create.placed.key.name == "a"
+
+
+def test_foreign_use_that_shows_after_the_claim_is_not_overlooked():
+    """Claimed while the exporter was away; by the time its room is wanted, others use it."""
+    old, new = deployment(concurrency=20), deployment(concurrency=38)
+    claim = plan_step(facts([new], [pod_of(old)]), context()).actions[0]
+    memory = PlanMemory()
+    pod = claimed(pod_of(old, **{ANNOTATION_DRAINING: DRAINED}), claim)
+    memory.stamp([replace(read_replica(pod), owner_uid="m")], now_seconds=0.0, now=NOW)
+    memory.stamp([], now_seconds=1.0, now=NOW)
+    for at, used, fits in ((11.0, 60 * GIB, False), (11.0, 10 * GIB, True)):
+        gpu = replace(GPU, live_free_bytes=GPU.usable_bytes - used, live_age_seconds=5.0)
+        step = plan_step(
+            facts(
+                [new], [], nodes=(replace(SHARED, devices=(gpu,)),),
+                departed=memory.departed(now_seconds=at),
+            ),
+            context(departed_claims=memory.departed_claims([new])),
+        )  # fmt: skip
+        assert [type(one) for one in step.actions] == ([Create] if fits else [])
+        assert bool(step.outcomes["default/m"].refused) is not fits
 
 
 def test_foreign_use_beside_the_old_replica_stays_counted():
@@ -310,6 +337,14 @@ def test_a_fleet_that_is_overbooked_at_once_is_not_drained_at_once():
     node = replace(SHARED, devices=small)
     step = plan_step(facts([a, b], pods, nodes=(node,)), context())
     assert len(step.overbooked) == 8
+    # Each says who leaves now and who waits: not that eight are drained while two are.
+    assert {pod for one in step.overbooked for pod in one.waiting} == {
+        f"default/b-{i}" for i in range(1, 7)
+    }
+    told = {one.device: one.message for one in step.overbooked}
+    assert "default/b-0 leaves it" in told["GPU-a-0"]
+    assert "its turn" not in told["GPU-a-0"]
+    assert "default/b-3 leaves it when its turn comes" in told["GPU-a-3"]
     assert kinds(step) == [("MarkDraining", "b-7"), ("MarkDraining", "b-0")]
     # It goes on with that one, and with the next one when it has gone.
     pods[8]["metadata"]["annotations"][ANNOTATION_DRAINING] = DRAINED

@@ -10,6 +10,7 @@ moved. Each decision carries its reason, ready for a status condition.
 """
 
 from memroute.placement.inventory import (
+    Departed,
     Device,
     Inventory,
     Node,
@@ -32,6 +33,7 @@ from memroute.placement.solver import Solver, claim_of, plan
 __all__ = [
     "OVERBOOKED_TOLERANCE_BYTES",
     "Decision",
+    "Departed",
     "Device",
     "Home",
     "Inventory",

@@ -84,6 +84,16 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Departed:
+    """What a replica of ours was promised that has ended: a reading may be from before that."""
+
+    device_bytes: Mapping[str, int]
+    """Bytes per device UUID (shared)."""
+    ended_seconds: float
+    """How long ago its pod was seen gone, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """One node, as far as placement cares."""
 
@@ -117,6 +127,7 @@ class Inventory:
 
     nodes: tuple[Node, ...]
     reservations: tuple[Reservation, ...] = ()
+    departed: tuple[Departed, ...] = ()
     live_pods: frozenset[str] | None = None
     """``namespace/name`` of all pods that exist, of anybody; None when nobody has looked.
     An exporter attributes a device to its last pod until it collects again: only an attribution

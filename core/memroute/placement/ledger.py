@@ -13,6 +13,8 @@ loaded since the reading was taken is not in it. Foreign use is worked out once,
 snapshot: it stays where it is when a plan asks what would be free without one of our replicas.
 """
 
+from collections import Counter
+
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode, Reservation
 
 # Driver readings are whole MiB, and their parts are rounded one by one.
@@ -41,6 +43,7 @@ class Ledger:
         self._live_pods = inventory.live_pods
         self._reserved_bytes: dict[str, int] = {}
         self._foreign_bytes: dict[str, int] = {}
+        self._certain_bytes: dict[str, int] = {}
         self._full_devices: set[str] = set()
         self._num_exclusive: dict[str, int] = {}
         self._num_exclusive_ready: dict[str, int] = {}
@@ -125,28 +128,17 @@ class Ledger:
         shared[uuid] = shared.get(uuid, 0) + num_bytes
 
     def _measure_foreign_use(self, inventory: Inventory) -> None:
-        shown: dict[str, int] = {}
-        ages = {
-            device.uuid: device.live_age_seconds
-            for node in inventory.nodes
-            for device in node.devices
-            if device.uuid is not None and device.live_age_seconds is not None
-        }
-        for reservation in inventory.reservations:
-            if reservation.ready_seconds is None:
-                continue
-            for uuid, num_bytes in reservation.device_bytes.items():
-                age = ages.get(uuid)
-                if age is not None and age <= reservation.ready_seconds:
-                    shown[uuid] = shown.get(uuid, 0) + num_bytes
+        own = _own_bytes(inventory)
         for node in inventory.nodes:
             for device in node.devices:
                 if device.uuid is None or device.live_free_bytes is None:
                     continue
                 used = device.usable_bytes - device.live_free_bytes
-                foreign = used - shown.get(device.uuid, 0)
-                if foreign > 0:
-                    self._foreign_bytes[device.uuid] = foreign
+                shown, maybe = own.get(device.uuid, (0, 0))
+                if used > shown:
+                    self._foreign_bytes[device.uuid] = used - shown
+                if used > shown + maybe:
+                    self._certain_bytes[device.uuid] = used - shown - maybe
 
     def _mark_full_devices(self) -> None:
         """Devices of shared nodes that some pod holds whole: a label was put on a node in use."""
@@ -223,12 +215,17 @@ class Ledger:
         used = self._reserved_bytes.get(uuid, 0) + self._foreign_bytes.get(uuid, 0)
         return max(0, device.usable_bytes - used)
 
-    def nominal_bytes(self, device: Device) -> int:
-        """Like ``free_bytes``, by promises alone: what an inherited claim is measured by."""
+    def claimable_bytes(self, device: Device) -> int:
+        """Bytes that a claim can count on, which was judged when it was written.
+
+        It gives way to what others use for certain. What a reading shows beyond that may be its
+        predecessor, or an engine of ours that loads and whose bytes are promised already.
+        """
         uuid = device.uuid
-        if uuid is None or uuid in self._full_devices:
+        if uuid is None or uuid in self._full_devices or device.unusable_reason is not None:
             return 0
-        return max(0, device.usable_bytes - self._reserved_bytes.get(uuid, 0))
+        used = self._reserved_bytes.get(uuid, 0) + self._certain_bytes.get(uuid, 0)
+        return max(0, device.usable_bytes - used)
 
     def num_free_devices(self, node: Node) -> int:
         """Whole devices of the node that the device plugin can still hand out."""
@@ -284,6 +281,33 @@ class Ledger:
             live = None
         free = device.usable_bytes if live is None else min(device.usable_bytes, live)
         return max(0, min(free, device.usable_bytes - promised))
+
+
+def _own_bytes(inventory: Inventory) -> dict[str, tuple[int, int]]:
+    """By device, the bytes in its last reading that are our own replicas'.
+
+    Those that it shows; and those of which it may show anything between nothing and all, because
+    the engine loads, or may have ended before the reading.
+    """
+    ages = {
+        device.uuid: device.live_age_seconds
+        for node in inventory.nodes
+        for device in node.devices
+        if device.uuid is not None and device.live_age_seconds is not None
+    }
+    shown, maybe = Counter[str](), Counter[str]()
+    for reservation in inventory.reservations:
+        if reservation.replaces is not None:
+            continue  # a claim: nothing runs on it yet
+        for uuid in reservation.device_bytes.keys() & ages.keys():
+            ready = reservation.ready_seconds
+            is_shown = ready is not None and ages[uuid] <= ready
+            (shown if is_shown else maybe)[uuid] += reservation.device_bytes[uuid]
+    for departed in inventory.departed:
+        for uuid in departed.device_bytes.keys() & ages.keys():
+            if ages[uuid] >= departed.ended_seconds:
+                maybe[uuid] += departed.device_bytes[uuid]
+    return {uuid: (shown[uuid], maybe[uuid]) for uuid in shown.keys() | maybe.keys()}
 
 
 def _without_own(device: Device, released: Reservation) -> int:

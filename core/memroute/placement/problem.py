@@ -52,12 +52,8 @@ class Home:
     node: str
     device_uuids: tuple[str, ...] = ()
     claimed_bytes: int | None = None
-    """Bytes per device that were claimed for it before its predecessor left. A claim was judged
-    when it was written, and counts as a promise: readings do not judge it again, because they
-    still show the predecessor. None for a replica that merely ran there: that one is judged."""
-    held_bytes: int = 0
-    """Bytes per device that it held when it ran there: a reading from before its end still shows
-    them, and they are not foreign."""
+    """Bytes per device that were claimed for it before its predecessor left; None for a replica
+    that merely ran there, which is judged like any other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memroute.placement.explanation import Explainer
-from memroute.placement.inventory import Device, Inventory, PlacementMode, Reservation
+from memroute.placement.inventory import Inventory, PlacementMode, Reservation
 from memroute.placement.ledger import Ledger
 from memroute.placement.pools import Candidate, Pools
 from memroute.placement.problem import (
@@ -209,7 +209,9 @@ class Solver:
             footprint = replica.footprint_on(devices[0].product if devices else None)
             if len(devices) != footprint.num_devices:
                 return None
-            free = min(self._room_at_home(device, home) for device in devices)
+            is_claimed = home.claimed_bytes is not None
+            room = self.ledger.claimable_bytes if is_claimed else self.ledger.free_bytes
+            free = min(room(device) for device in devices)
             promised = footprint.total_bytes
         if free < footprint.total_bytes:
             return None
@@ -220,16 +222,6 @@ class Solver:
             bytes_per_device=promised,
             leftover_bytes=free - footprint.total_bytes,
         )
-
-    def _room_at_home(self, device: Device, home: Home) -> int:
-        """Free bytes of a device for a replica that comes back to it."""
-        ledger = self.ledger
-        if home.claimed_bytes is not None:
-            return ledger.nominal_bytes(device)
-        if device.unusable_reason is not None:
-            return 0
-        foreign = max(0, ledger.foreign_bytes(device) - home.held_bytes)
-        return max(0, ledger.nominal_bytes(device) - foreign)
 
     def _placed(
         self, replica: WantedReplica, best: Candidate, *, rule: str | None = None

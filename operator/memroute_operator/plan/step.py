@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from memroute.placement import Home, Refused, ReplicaKey, Solver, WantedReplica
 from memroute_operator.deployment import Deployment
 from memroute_operator.gather import Facts
+from memroute_operator.homes import read_homes
 from memroute_operator.plan.actions import Create, Delete, OpenGate, Outcome, PlanContext, Step
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping, sort_out
-from memroute_operator.plan.overbooking import find_overbooked, who_leaves_now
+from memroute_operator.plan.overbooking import find_overbooked, who_leaves_now, with_turns
 from memroute_operator.plan.rollout import Replacement, Rollout, stay
 from memroute_operator.replica import Replica
 
@@ -90,7 +90,8 @@ class _Planning:
                 why = f"node {orphan.node} is unreachable"
                 self._step.actions.append(Delete(replica=orphan, why=why, force=True))
             elif not orphan.is_terminating:
-                self._step.actions.append(Delete(replica=orphan, why="its ModelDeployment is gone"))
+                why = "its ModelDeployment is gone"
+                self._step.actions.append(Delete(replica=orphan, why=why, only_as_seen=True))
 
     def _begin(self, deployment: Deployment, keeping: Keeping) -> None:
         """What needs no room: deletions, drains of what is too many, claims that are void."""
@@ -120,15 +121,17 @@ class _Planning:
     def _mend(self) -> None:
         """Drain the youngest from devices of which more was promised than they have."""
         found = find_overbooked(self._facts.replicas, self._solver.ledger, self._going)
+        leaving = {key for one in found for key in one.drained} - self._going
+        for replica in who_leaves_now(self._facts.replicas, leaving):
+            self._going.add(replica.key)
+            self._drains.drain(replica, why="its device is overbooked")
+        ending = {one.key for one in self._facts.replicas if one.is_terminating}
+        found = with_turns(found, self._going | ending)
         self._step.overbooked = found
         for replica in self._facts.replicas:
             outcome = self._step.outcomes.get(replica.deployment)
             if outcome is not None:
                 outcome.overbooked += [one for one in found if replica.key in one.pods]
-        leaving = {key for one in found for key in one.drained} - self._going
-        for replica in who_leaves_now(self._facts.replicas, leaving):
-            self._going.add(replica.key)
-            self._drains.drain(replica, why="its device is overbooked")
 
     def _replace(self, deployment: Deployment, keeping: Keeping) -> None:
         """Roll out an edited spec, and move off nodes that are cordoned."""
@@ -219,7 +222,8 @@ class _Planning:
 
     def _homes(self, deployment: Deployment) -> dict[int, Home]:
         """By index, where a replica ran before by its status, or was promised to be."""
-        homes = _ran_before(deployment.obj.get("status") or {})
+        ran = read_homes(deployment.obj.get("status"))
+        homes = {index: one.home() for index, one in ran.items()}
         for index in list(homes):
             claim = self._claims.get((deployment.key, index))
             if claim is not None:
@@ -315,22 +319,3 @@ def _names(
             index=chosen,
             attempt=attempts.get(chosen, 0),
         )
-
-
-def _ran_before(status: Mapping[str, Any]) -> dict[int, Home]:
-    """Where the replicas of a status ran, by index; what cannot be read is left out."""
-    homes: dict[int, Home] = {}
-    placements = status.get("placements")
-    for placement in placements if isinstance(placements, list) else ():
-        if not isinstance(placement, Mapping):
-            continue
-        index, node = placement.get("replica"), placement.get("node")
-        devices = placement.get("devices") or ()
-        if isinstance(index, int) and isinstance(node, str) and isinstance(devices, list | tuple):
-            held = placement.get("hbmBytes")
-            homes[index] = Home(
-                node=node,
-                device_uuids=tuple(str(uuid) for uuid in devices),
-                held_bytes=held if isinstance(held, int) else 0,
-            )
-    return homes
