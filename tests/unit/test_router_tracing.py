@@ -20,6 +20,7 @@ from memroute_router.tracing.context import (
     traceparent,
     without_field,
 )
+from memroute_router.tracing.trace import named
 from memroute_router.tracing.tracer import Tracer, TracingError, export_command
 from router_rig import Rig, body, exchange, held, raw, reset, until, whole
 
@@ -137,7 +138,7 @@ class Kept:
         await self.tracer.close()
 
     def traces(self):
-        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
+        return [named(json.loads(line)) for line in self.path.read_bytes().splitlines()]
 
 
 async def test_a_clients_trace_goes_on_through_the_router_to_the_engine(engine_factory, tmp_path):
@@ -177,7 +178,7 @@ async def test_each_attempt_has_a_span_and_a_wait_has_one(engine_factory, tmp_pa
         release.set()
         await asyncio.gather(first, second)
     retried, _, waited = kept.traces()
-    assert [each.get("failure") for each in retried["attempts"]] == ["connection-lost", None]
+    assert [each["failure"] for each in retried["attempts"]] == ["connection-lost", None]
     sent = [each["span_id"] for each in retried["attempts"]]
     assert [each[0].split("-")[2] for each in traceparents(dead) + traceparents(good)] == sent
     ((begun, ended),) = waited["waits"]
@@ -226,7 +227,7 @@ async def test_a_traceparent_that_cannot_be_read_begins_a_new_trace(engine_facto
 async def test_an_exporter_that_does_not_read_costs_traces_and_no_requests(
     engine_factory, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("memroute_router.tracing.tracer.MAX_WAITING_BYTES", 100_000)
+    monkeypatch.setattr("memroute_router.tracing.tracer.MAX_WAITING_BYTES", 10_000)
     monkeypatch.setattr("memroute_router.tracing.tracer.LAST_SECONDS", 0.1)
     stuck = [sys.executable, "-c", "import time; time.sleep(60)"]
     async with Kept(tmp_path / "t", command=stuck) as kept:
@@ -235,7 +236,7 @@ async def test_an_exporter_that_does_not_read_costs_traces_and_no_requests(
             assert (await exchange(kept.rig.port, raw(body())))[0] == 200
             kept.tracer._flush()
         pipe = kept.tracer._process.stdin
-        assert pipe.transport.get_write_buffer_size() < 110_000
+        assert pipe.transport.get_write_buffer_size() < 12_000
     assert kept.counts["dropped"] > 0
     assert kept.counts["sent"] + kept.counts["dropped"] == 300
 

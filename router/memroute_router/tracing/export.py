@@ -35,11 +35,14 @@ from opentelemetry.trace import (
 
 from memroute_router.log_lines import LogFormat
 from memroute_router.program_log import formatter
+from memroute_router.tracing.trace import named
 
 LOGGER = logging.getLogger(__name__)
 SERVICE: Final = "memroute-router"
 # Time between two lines of the log that say the same. Unit: seconds. Source: chosen by hand.
 QUIET_SECONDS: Final = 60.0
+# How far this process stands behind the router. Source: chosen by hand; nice(1)'s default.
+NICENESS: Final = 10
 _NANOSECONDS: Final = 1_000_000_000
 _UNKNOWN: Final = (None, "", "-")
 _FIRST_ERROR_STATUS: Final = 500
@@ -259,11 +262,9 @@ def read_traces(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """What the router has written; a line that cannot be read is left out."""
     for line in lines:
         try:
-            trace = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        if isinstance(trace, dict):
-            yield trace
+            yield named(orjson.loads(line))
+        except (ValueError, TypeError):
+            LOGGER.warning("a trace cannot be read")
 
 
 def main() -> None:
@@ -271,6 +272,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # A terminal sends them to both. The router's last traces are still to come.
         signal.signal(number, signal.SIG_IGN)
+    # Where the cores are full, requests go first.
+    os.nice(NICENESS)
     endpoint, log_format = sys.argv[1:]
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(LogFormat(log_format)))

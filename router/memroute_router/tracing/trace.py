@@ -5,6 +5,7 @@ microseconds. The exporting process makes names, attributes and the other ids of
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from memroute.traffic.routing import Choice
@@ -15,6 +16,19 @@ from memroute_router.tracing.context import Sampler, TraceContext, traceparent, 
 # Attempts of one request that get a span; ``--max-attempts`` is 3 by default.
 # Unit: spans. Source: a bound, chosen by hand.
 MAX_ATTEMPTS: Final = 16
+# Names are not written into the pipe with each request: they are two thirds of its bytes.
+TRACE_FIELDS: Final = (
+    "trace_id", "parent_id",
+    # Of the monotonic clock's 0; the times that follow are on that clock.
+    "epoch_seconds", "begun", "ended", "first_byte", "waits", "attempts",
+    "request_id", "path", "model", "tenant", "client", "outcome", "status", "cause", "refusal",
+    "expected_tokens", "expected_prompt_tokens", "prompt_tokens", "cached_tokens", "output_tokens",
+)  # fmt: skip
+ATTEMPT_FIELDS: Final = (
+    "span_id", "begun", "ended", "failure", "authority", "replica", "policy", "num_candidates",
+    "wait_seconds", "prefill_seconds", "cached_tokens", "projected_ratio",
+)  # fmt: skip
+Row = tuple[Any, ...]
 
 
 class Attempted:
@@ -70,50 +84,56 @@ class Trace:
             lines = without_field(lines, b"tracestate")
         return traceparent(self._trace_id, latest.span_id) + lines
 
-    def document(
-        self, record: Record, *, begun_at: float, first_byte_at: float | None
-    ) -> dict[str, Any]:
-        """What the exporting process makes spans of. ``epoch_seconds``: of monotonic time 0."""
+    def row(self, record: Record, *, begun_at: float, first_byte_at: float | None) -> Row:
+        """What the exporting process makes spans of: the values of ``TRACE_FIELDS``."""
         ended = monotonic()
-        return {
-            "trace_id": self._trace_id,
-            "parent_id": None if self._parent is None else self._parent.span_id,
-            "epoch_seconds": time.time() - ended,
-            "begun": begun_at,
-            "ended": ended,
-            "first_byte": first_byte_at,
-            "waits": self._waits,
-            "attempts": [_attempt(each, ended) for each in self._attempts],
-            "request_id": record.request_id.decode(),
-            "path": record.path.decode(),
-            "model": record.model,
-            "tenant": record.tenant,
-            "client": record.client.decode(),
-            "outcome": record.outcome.value,
-            "status": record.status,
-            "cause": record.cause,
-            "refusal": record.refusal,
-            "expected_tokens": record.expected_tokens,
-            "expected_prompt_tokens": record.expected_prompt_tokens,
-            "prompt_tokens": record.prompt_tokens,
-            "cached_tokens": record.cached_tokens,
-            "output_tokens": record.output_tokens,
-        }
+        return (
+            self._trace_id,
+            None if self._parent is None else self._parent.span_id,
+            time.time() - ended,
+            begun_at,
+            ended,
+            first_byte_at,
+            self._waits,
+            [_attempt(each, ended) for each in self._attempts],
+            record.request_id.decode(),
+            record.path.decode(),
+            record.model,
+            record.tenant,
+            record.client.decode(),
+            record.outcome,
+            record.status,
+            record.cause,
+            record.refusal,
+            record.expected_tokens,
+            record.expected_prompt_tokens,
+            record.prompt_tokens,
+            record.cached_tokens,
+            record.output_tokens,
+        )
 
 
-def _attempt(attempt: Attempted, ended: float) -> dict[str, Any]:
+def _attempt(attempt: Attempted, ended: float) -> Row:
+    """The values of ``ATTEMPT_FIELDS``."""
     choice = attempt.choice
-    return {
-        "span_id": attempt.span_id,
-        "begun": attempt.begun,
-        "ended": ended if attempt.ended is None else attempt.ended,
-        "failure": attempt.failure,
-        "authority": attempt.authority.decode(),
-        "replica": choice.replica,
-        "policy": choice.policy,
-        "num_candidates": choice.num_candidates,
-        "wait_seconds": choice.wait_seconds,
-        "prefill_seconds": choice.own_seconds,
-        "cached_tokens": choice.hit_tokens,
-        "projected_ratio": choice.projected_ratio,
-    }
+    return (
+        attempt.span_id,
+        attempt.begun,
+        ended if attempt.ended is None else attempt.ended,
+        attempt.failure,
+        attempt.authority.decode(),
+        choice.replica,
+        choice.policy,
+        choice.num_candidates,
+        choice.wait_seconds,
+        choice.own_seconds,
+        choice.hit_tokens,
+        choice.projected_ratio,
+    )
+
+
+def named(row: Sequence[Any]) -> dict[str, Any]:
+    """A row by its names, on the other side of the pipe. Raises ``ValueError`` where it is none."""
+    trace = dict(zip(TRACE_FIELDS, row, strict=True))
+    trace["attempts"] = [dict(zip(ATTEMPT_FIELDS, each, strict=True)) for each in trace["attempts"]]
+    return trace

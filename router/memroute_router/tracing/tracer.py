@@ -69,7 +69,7 @@ class Tracer:
         if len(self._waiting) >= MAX_WAITING_TRACES:
             self._on_traces("dropped", 1)
             return
-        self._waiting.append(trace.document(record, begun_at=begun_at, first_byte_at=first_byte_at))
+        self._waiting.append(trace.row(record, begun_at=begun_at, first_byte_at=first_byte_at))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
 
