@@ -9,6 +9,9 @@ from typing import Final
 
 # Every address of the machine, IPv6 and IPv4.
 ANY_ADDRESS: Final = "*"
+# How long asyncio may take to attach a connection to the server that has accepted it.
+# Unit: seconds. Source: chosen by hand; it is done in the next steps of the loop.
+ATTACH_SECONDS: Final = 2.0
 _MAPPED: Final = "::ffff:"
 
 
@@ -45,14 +48,15 @@ def client_address(name: str) -> bytes:
 
 
 def stop_accepting(server: asyncio.Server) -> None:
-    """Leave connections that come now to others who listen, where the loop can.
-
-    uvloop accepts until the server is closed, which does no harm there.
-    """
+    """Leave connections that come from now on to others who accept from the same sockets."""
     loop = server.get_loop()
-    if isinstance(loop, asyncio.SelectorEventLoop):
-        for each in server.sockets:
-            loop.remove_reader(each.fileno())
+    if not isinstance(loop, asyncio.SelectorEventLoop):
+        server.close()  # uvloop
+        return
+    for each in server.sockets:
+        loop.remove_reader(each.fileno())
+    # asyncio attaches what it has accepted to its server a little later, which must be open then.
+    loop.call_later(ATTACH_SECONDS, server.close)
 
 
 def untaken_bytes(transport: asyncio.Transport | None) -> int:

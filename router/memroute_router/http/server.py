@@ -73,8 +73,6 @@ class Server:
             self._servers.append(server)
         for server in before:
             stop_accepting(server)
-            # What it has accepted just now is not attached to it yet.
-            loop.call_later(LINGER_SECONDS, server.close)
 
     async def stop(self, *, timeout_seconds: float) -> None:
         """Take no new requests, let answers finish for so long, then end everything."""
