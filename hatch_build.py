@@ -34,7 +34,7 @@ MODULES = (
         "engines/vllm", "events", "failure", "http/budget", "http/client", "http/connection",
         "http/deadlines", "http/engine_pool", "http/errors", "http/exchange", "http/fields",
         "http/framing",
-        "http/outbox", "http/server", "intake", "isolation", "journal", "lifecycle", "metrics",
+        "http/outbox", "http/listening", "intake", "isolation", "journal", "lifecycle", "metrics",
         "outcomes", "phases", "pools", "refusal", "scrape", "services", "surface", "usage",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (

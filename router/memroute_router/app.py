@@ -23,8 +23,8 @@ from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON
+from memroute_router.http.listening import Server, ServerLimits
 from memroute_router.http.outbox import Outbox
-from memroute_router.http.server import Server, ServerLimits
 from memroute_router.http.tls import TLSFiles, server_files
 from memroute_router.intake import IntakeServices
 from memroute_router.isolation import Isolation
