@@ -35,7 +35,7 @@ MODULES = (
         "answers", "attempt", "claims", "engines/adapters", "engines/loads", "engines/others",
         "engines/vllm", "events", "exposition", "failure", "http/budget", "http/client",
         "http/connection", "http/deadlines", "http/engine_pool", "http/errors", "http/exchange",
-        "http/fields", "http/framing", "http/outbox", "http/server", "intake", "isolation",
+        "http/fields", "http/framing", "http/listening", "http/outbox", "intake", "isolation",
         "journal", "lifecycle", "log_lines", "metrics", "outcomes", "phases", "pools", "refusal",
         "scrape", "services", "surface", "usage",
     )),

@@ -1,7 +1,7 @@
 """The HTTP edge: requests in, the replica on which each costs least in seconds, bytes back.
 
 ```text
-http/server → lifecycle: intake (parse and size once)
+http/connection → lifecycle: intake (parse and size once)
             → Pool.submit (decide, choose and reserve in one step)
             → attempt (http/client: bytes forwarded, events counted) → the lease ends, exactly once
 

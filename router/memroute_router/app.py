@@ -32,8 +32,8 @@ from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON, KEYED_REQUEST_FIELDS, REQUEST_FIELDS
+from memroute_router.http.listening import Server, ServerLimits
 from memroute_router.http.outbox import Outbox
-from memroute_router.http.server import Server, ServerLimits
 from memroute_router.http.tls import TLSFiles, server_files
 from memroute_router.intake import MAX_MODEL_CHARACTERS, IntakeServices
 from memroute_router.isolation import Isolation

@@ -272,7 +272,7 @@ class Attempt:
         self._sent_at = now_seconds
         connection.expect_within(self._services.limits.first_byte_seconds, now_seconds=now_seconds)
         if self._owner is not None:
-            head = self._owner.request_head(connection.endpoint.authority)
+            head = self._owner.request_head(connection.upstream.endpoint.authority)
             connection.send(self, head, self._exchange.body)
 
     # The answer

@@ -201,7 +201,7 @@ class Lifecycle:
             asks_usage=grant.has_token_limit and parsed is not None and parsed.is_stream,
             cache_salt=grant.tenant.cache_salt,
         )
-        self._exchange.edit_body(edited.body)
+        self._exchange.body = edited.body
         self._exchange.hides_usage = edited.hides_usage
         return True
 

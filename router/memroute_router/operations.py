@@ -22,8 +22,8 @@ from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.faults import OPERATIONS, OnFault
 from memroute_router.http.fields import JSON
+from memroute_router.http.listening import Server, ServerLimits
 from memroute_router.http.outbox import Outbox
-from memroute_router.http.server import Server, ServerLimits
 from memroute_router.journal import Journal
 from memroute_router.metrics import RouterMetrics
 from memroute_router.openapi import operations_document

@@ -242,7 +242,10 @@ class EngineConnection(asyncio.Protocol):
             return
         if self._ends_by_close and not self.is_complete and error is None:
             self.is_complete = True
-            self._progressed(listener)
+            try:
+                listener.answer_progressed(self)
+            except Exception as failure:  # noqa: BLE001 - as below
+                self._crashed(listener, failure)
         elif not self.is_complete:
             cause = LossCause.CLOSED if error is None else LossCause.RESET
             self._lose(cause, f"connection lost: {error or 'closed by the engine'}")
@@ -266,7 +269,11 @@ class EngineConnection(asyncio.Protocol):
                 "malformed answer: it switches protocols, or goes on after its end",
             )
         elif self.has_head:
-            self._progressed(self._listener)
+            listener = self._listener
+            try:
+                listener.answer_progressed(self)
+            except Exception as error:  # noqa: BLE001 - a bug in one request is not the loop's
+                self._crashed(listener, error)
 
     def deadline_passed(self) -> None:
         """The engine took too long."""
@@ -326,12 +333,6 @@ class EngineConnection(asyncio.Protocol):
                 listener.answer_lost(self, cause, detail)
             except Exception as error:  # noqa: BLE001 - a bug in one request is not the loop's
                 self._crashed(listener, error)
-
-    def _progressed(self, listener: Listener) -> None:
-        try:
-            listener.answer_progressed(self)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._crashed(listener, error)
 
     def _crashed(self, listener: Listener, error: Exception) -> None:
         """The listener has raised: its request fails, alone."""

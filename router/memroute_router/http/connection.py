@@ -24,8 +24,8 @@ from memroute_router.http.exchange import Exchange, Sink
 from memroute_router.http.faults import CLIENT, OnFault
 from memroute_router.http.fields import JSON, REASON, Head, status_line
 from memroute_router.http.framing import check_head, origin_form, without_offer
-from memroute_router.http.listening import client_address, untaken_bytes
 from memroute_router.http.outbox import Outbox
+from memroute_router.http.sockets import client_address, untaken_bytes
 
 MAX_PIPELINED: Final = 16
 MAX_FRAMING_BYTES: Final = 64 * 1024

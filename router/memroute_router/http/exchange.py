@@ -60,9 +60,9 @@ class Exchange:
     """One request, received as a whole, and the means to answer it, once."""
 
     __slots__ = (
-        "_budget", "_chunked", "_connection", "_head", "body", "fields", "has_started",
-        "hides_usage", "http_1_1", "is_finished", "keep_alive", "lines", "method", "received_at",
-        "sink", "target",
+        "_budget", "_chunked", "_connection", "_head", "_held_bytes", "body", "fields",
+        "has_started", "hides_usage", "http_1_1", "is_finished", "keep_alive", "lines", "method",
+        "received_at", "sink", "target",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +89,7 @@ class Exchange:
         """The fields that the router reads, by lower-case name."""
         self.body = body
         self._budget = budget
+        self._held_bytes = len(body)
         self.keep_alive = keep_alive
         self.http_1_1 = http_1_1
         self.received_at = received_at
@@ -119,14 +120,10 @@ class Exchange:
 
     def drop_body(self) -> None:
         """Nobody will get the body any more."""
-        body, self.body = self.body, b""
-        if body:
-            self._budget.give_back(len(body))
-
-    def edit_body(self, body: bytes) -> None:
-        """Engines get another body than the client has sent."""
-        self._budget.give_back(len(self.body) - len(body))
-        self.body = body
+        self.body = b""
+        held, self._held_bytes = self._held_bytes, 0
+        if held:
+            self._budget.give_back(held)
 
     def start(self, status: int, lines: bytes, *, length: int | None) -> None:
         """Begin an answer of ``length`` bytes, or (None) of a length that nobody knows yet.

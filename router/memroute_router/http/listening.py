@@ -1,85 +1,118 @@
-"""Sockets to listen on, of either family of addresses, and clients' addresses as they come."""
+"""The listener: sockets, certificates, and the clients' connections (``connection.py``)."""
 
 import asyncio
-import fcntl
 import socket
-import sys
-import termios
-from typing import Final
+from typing import Any
 
-# Every address of the machine, IPv6 and IPv4.
-ANY_ADDRESS: Final = "*"
-_MAPPED: Final = "::ffff:"
+from memroute_router.http.budget import BodyBudget
+from memroute_router.http.connection import (
+    LINGER_SECONDS,
+    ClientConnection,
+    Handler,
+    OnRefusal,
+    Screen,
+    ServerLimits,
+    ServerState,
+    tell_nobody,
+)
+from memroute_router.http.deadlines import Deadlines, monotonic
+from memroute_router.http.faults import OnFault, log_fault
+from memroute_router.http.fields import REQUEST_FIELDS
+from memroute_router.http.outbox import Outbox
+from memroute_router.http.sockets import listening_sockets, stop_accepting
+from memroute_router.http.tls import TLSFiles
+
+__all__ = ["Server", "ServerLimits"]
 
 
-def listening_sockets(host: str, port: int) -> list[socket.socket]:
-    """Sockets that are bound and not yet listening. Raises ``OSError``.
+class Server:
+    """Listens and answers. Owns the listening socket and the connections."""
 
-    ``*`` and ``::`` are every address, IPv6 and IPv4, by one socket; where the machine has no IPv6,
-    every IPv4 address. A name is bound at each of its addresses.
-    """
-    if host in {ANY_ADDRESS, "::", ""}:
-        try:
-            return [_bound(socket.AF_INET6, ("::", port), is_dual=True)]
-        except OSError:
-            if host == "::":
-                raise
-            return [_bound(socket.AF_INET, ("0.0.0.0", port))]  # noqa: S104 - as asked
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    bound: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in dict.fromkeys(found):
-            bound.append(_bound(family, address))
-            if port == 0:
-                break  # a port that is free on one address may be taken on the next
-    except OSError:
-        for each in bound:
+    def __init__(
+        self,
+        handler: Handler,
+        outbox: Outbox,
+        *,
+        limits: ServerLimits,
+        tls: TLSFiles | None = None,
+        on_fault: OnFault = log_fault,
+        on_refusal: OnRefusal = tell_nobody,
+        kinds: dict[bytes, int] | None = None,
+        screen: Screen | None = None,
+    ) -> None:
+        """``kinds``: what becomes of each field of a request; None: ``REQUEST_FIELDS``.
+
+        ``screen``: looks at requests with large bodies before those arrive; None: nobody does.
+        """
+        self._deadlines = Deadlines(on_fault)
+        self.budget = BodyBudget(limits.max_bodies_bytes)
+        self._state = ServerState(
+            handler,
+            limits,
+            self._deadlines,
+            outbox,
+            on_fault,
+            self.budget,
+            REQUEST_FIELDS if kinds is None else kinds,
+            on_refusal,
+            screen,
+        )
+        self._tls = tls
+        self._sockets: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+
+    @property
+    def num_connections(self) -> int:
+        """Client connections that are open."""
+        return len(self._state.connections)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; the port. ``host``: an address, a name, or ``*`` for every address."""
+        self._sockets = listening_sockets(host, port)
+        await self._accept()
+        bound: int = self._sockets[0].getsockname()[1]
+        return bound
+
+    async def refresh_certificates(self) -> None:
+        """Use the files' certificates for new connections, where they have changed."""
+        if self._tls is not None and self._tls.refresh() and not self._state.is_stopping:
+            await self._accept()
+
+    async def _accept(self) -> None:
+        """Accept with the present certificates. No connection is refused in between.
+
+        The sockets stay; only who accepts from them changes. So a session that was begun under an
+        older certificate authority cannot be resumed.
+        """
+        loop = asyncio.get_running_loop()
+        before, self._servers = self._servers, []
+        context = None if self._tls is None else self._tls.context
+        for each in self._sockets:
+            server: Any = await loop.create_server(
+                lambda: ClientConnection(self._state), sock=each.dup(), backlog=4096, ssl=context
+            )
+            self._servers.append(server)
+        for server in before:
+            stop_accepting(server)
+
+    async def stop(self, *, timeout_seconds: float) -> None:
+        """Take no new requests, let answers finish for so long, then end everything."""
+        self._state.is_stopping = True
+        for server in self._servers:
+            server.close()
+        for each in self._sockets:
             each.close()
-        raise
-    return bound
-
-
-def client_address(name: str) -> bytes:
-    """A client's address as others know it: an IPv4 client of an IPv6 socket by its IPv4 one."""
-    return name.removeprefix(_MAPPED).encode()
-
-
-def stop_accepting(server: asyncio.Server) -> None:
-    """Leave connections that come now to others who listen, where the loop can.
-
-    uvloop accepts until the server is closed, which does no harm there.
-    """
-    loop = server.get_loop()
-    if isinstance(loop, asyncio.SelectorEventLoop):
-        for each in server.sockets:
-            loop.remove_reader(each.fileno())
-
-
-def untaken_bytes(transport: asyncio.Transport | None) -> int:
-    """What of all that was written the client's machine has not acknowledged."""
-    if transport is None:
-        return 0
-    waiting = transport.get_write_buffer_size()
-    made = transport.get_extra_info("socket")
-    if made is None:
-        return waiting
-    size = bytearray(4)
-    try:
-        fcntl.ioctl(made.fileno(), termios.TIOCOUTQ, size)
-    except OSError:
-        return waiting
-    return waiting + int.from_bytes(size, sys.byteorder)
-
-
-def _bound(family: int, address: tuple[object, ...], *, is_dual: bool = False) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if is_dual else 1)
-        made.setblocking(False)
-        made.bind(address)
-    except OSError:
-        made.close()
-        raise
-    return made
+        deadline = monotonic() + timeout_seconds
+        for connection in list(self._state.connections):
+            if not connection.is_busy:
+                connection.close()
+        while self._state.connections and monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        for connection in list(self._state.connections):
+            connection.shut_down()
+        last = monotonic() + LINGER_SECONDS
+        while self._state.connections and monotonic() < last:
+            await asyncio.sleep(0.02)
+        for connection in list(self._state.connections):
+            connection.abort()
+        self._deadlines.close()

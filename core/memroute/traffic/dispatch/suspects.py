@@ -124,8 +124,8 @@ class Suspects:
 
     def __init__(self) -> None:
         self._by_name: dict[bytes, _Suspicion] = {}
-        self._lengths: dict[int, int] = {}
-        """Bodies of suspects by their bytes: most requests need not be hashed."""
+        self.lengths: dict[int, int] = {}
+        """Suspects by the bytes of their bodies: a request of another length need not be hashed."""
         self._deaths: dict[str, _Death] = {}
         self._there: dict[object, _Presence] = {}
         """Suspects that wait for their first byte, by whoever asked."""
@@ -134,10 +134,6 @@ class Suspects:
 
     def __len__(self) -> int:
         return len(self._by_name)
-
-    def may_know(self, num_bytes: int) -> bool:
-        """Whether a request whose body has ``num_bytes`` may be a suspect: worth a hash."""
-        return num_bytes in self._lengths
 
     def is_suspect(self, name: bytes) -> bool:
         """Whether a replica has died with it of late."""
@@ -201,7 +197,7 @@ class Suspects:
         if suspicion is None:
             self._prune(now_seconds)
             suspicion = _Suspicion(num_bytes, lived_seconds)
-            self._lengths[num_bytes] = self._lengths.get(num_bytes, 0) + 1
+            self.lengths[num_bytes] = self.lengths.get(num_bytes, 0) + 1
         self._by_name[name] = suspicion
         is_same_death = (
             suspicion.replicas[-1:] == [replica] and suspicion.last_at_seconds >= death.at_seconds
@@ -299,8 +295,8 @@ class Suspects:
             self._errors.popleft()
 
     def _forget_length(self, num_bytes: int) -> None:
-        left = self._lengths.get(num_bytes, 0) - 1
+        left = self.lengths.get(num_bytes, 0) - 1
         if left > 0:
-            self._lengths[num_bytes] = left
+            self.lengths[num_bytes] = left
         else:
-            self._lengths.pop(num_bytes, None)
+            self.lengths.pop(num_bytes, None)
