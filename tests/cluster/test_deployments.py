@@ -181,7 +181,8 @@ def test_a_quota_that_refuses_pods_is_told_and_holds_nobody_up(cluster, namespac
     apply(cluster, namespace, "a")
     found = wait_condition(cluster, namespace, "a", "Ready", "PodRefused")
     assert "exceeded quota" in found["message"]
-    apply(cluster, "default", "later")
+    # A name belongs to one namespace.
+    apply(cluster, "default", "later", model={"name": "Qwen/Qwen3-0.6B", "servedName": "later"})
     wait_ready(cluster, "default", "later")
     cluster.kubectl("delete", "mdep", "later", "-n", "default")
     cluster.kubectl("delete", "quota", "none", "-n", namespace)
