@@ -71,8 +71,9 @@ _FAILED_ENDS: Final = frozenset(
         Outcome.SHUTTING_DOWN,
     }
 )
-"""An engine, or the router, failed, as with each status of 500 and above. What is in neither set and
-not served is the client's."""
+"""An engine, or the router, failed, as with each status of 500 and above.
+
+What is in neither set and not served is the client's."""
 
 
 # Members of enumerations, looked up once and not for every request: each look costs 0.15 us.
