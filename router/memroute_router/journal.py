@@ -19,6 +19,7 @@ from heapq import merge
 from typing import Final
 
 from memroute.traffic.routing import Choice
+from memroute_router.events import FIRST_ERROR_STATUS
 from memroute_router.log_lines import (
     LogFormat,
     json_line,
@@ -70,7 +71,9 @@ _FAILED_ENDS: Final = frozenset(
         Outcome.SHUTTING_DOWN,
     }
 )
-"""An engine, or the router, failed. What is in neither set and not served is the client's."""
+"""An engine, or the router, failed, as with each status of 500 and above.
+
+What is in neither set and not served is the client's."""
 
 
 # Members of enumerations, looked up once and not for every request: each look costs 0.15 us.
@@ -245,10 +248,10 @@ class Journal:
             self._served.append(record)
             if self._access_log is not _ALL:
                 return
-        elif outcome in _FAILED_ENDS:
-            self._failed.append(record)
         elif outcome in _REFUSED:
             self._refused.append(record)
+        elif outcome in _FAILED_ENDS or record.status >= FIRST_ERROR_STATUS:
+            self._failed.append(record)
         else:
             self._mistaken.append(record)
         if self._access_log is _OFF:
