@@ -32,11 +32,11 @@ MODULES = (
     *(f"memroute_router/{name}.py" for name in (
         "access/gate", "access/newcomers", "access/quotas", "access/rules", "access/usage_asked",
         "access/verdicts", "access/windows", "access/words", "attempt", "claims",
-        "engines/adapters", "engines/loads", "engines/others",
-        "engines/vllm", "events", "http/client", "http/deadlines", "http/errors",
+        "engines/adapters", "engines/loads", "engines/others", "engines/vllm", "events",
+        "exposition", "http/client", "http/deadlines", "http/errors",
         "http/exchange", "http/fields", "http/framing", "http/outbox", "http/server", "intake",
-        "journal", "lifecycle", "metrics", "outcomes", "phases", "pools", "refusal", "scrape",
-        "services", "surface", "usage",
+        "journal", "lifecycle", "log_lines", "metrics", "outcomes", "phases", "pools", "refusal",
+        "scrape", "services", "surface", "usage",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",

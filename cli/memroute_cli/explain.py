@@ -25,8 +25,8 @@ def explain(
         typer.Argument(help="of one request (x-request-id of its answer); else the last ones"),
     ] = None,
     router: Annotated[
-        str, typer.Option(help="where the router is (kubectl port-forward brings it here)")
-    ] = "http://localhost:8000",
+        str, typer.Option(help="its operations port (kubectl port-forward brings it here)")
+    ] = "http://localhost:8002",
     refused: Annotated[
         bool, typer.Option("--refused", help="those that were not served alone")
     ] = False,
@@ -35,16 +35,18 @@ def explain(
 ) -> None:
     """Why requests went where they went, waited, or were refused; and how the replicas stand.
 
-    A router remembers the last 256 requests. Of several routers each knows its own.
+    A router remembers the last 256 requests that were served, that were refused, that failed, and
+    that the client got wrong. Of several routers each knows its own.
     """
     decisions = _fetch(router, "/debug/decisions")
     replicas = _fetch(router, "/debug/replicas")
+    waiting = _fetch(router, "/debug/queue")
     if request_id is not None:
         decisions = [d for d in decisions if d.get("request_id") == request_id]
         if not decisions:
             typer.echo(
                 f"memroute explain: the router at {router} remembers no request {request_id!r} "
-                "(another router, or more than 256 requests ago)",
+                "(another router, or more than 256 of its kind ago)",
                 err=True,
             )
             raise typer.Exit(1)
@@ -52,10 +54,14 @@ def explain(
         decisions = [d for d in decisions if d.get("outcome") != "served"]
     decisions = decisions[:limit]
     if output is Output.JSON:
-        typer.echo(json.dumps({"decisions": decisions, "replicas": replicas}, indent=1))
+        typer.echo(
+            json.dumps({"decisions": decisions, "queue": waiting, "replicas": replicas}, indent=1)
+        )
         return
     console = Console(soft_wrap=False)
     console.print(_decisions(decisions))
+    if waiting:
+        console.print(_queue(waiting[:limit], len(waiting)))
     console.print(_replicas(replicas))
 
 
@@ -85,6 +91,23 @@ def _decisions(rows: list[dict[str, Any]]) -> Table:
             str(row.get("model", "-")),
             f"{row.get('status', '-')} {row.get('outcome', '-')}",
             str(row.get("replica", "-")),
+            "-" if waited is None else f"{waited:.3f}",
+            str(row.get("expected_tokens", "-")),
+            str(row.get("why", "-")),
+        )
+    return table
+
+
+def _queue(rows: list[dict[str, Any]], num_waiting: int) -> Table:
+    table = Table(title=f"{num_waiting} request(s) wait now, the longest first")
+    for name in ("request", "model", "tenant", "waited s", "reserved", "why"):
+        table.add_column(name, overflow="fold")
+    for row in sorted(rows, key=lambda row: -(row.get("waited_seconds") or 0.0)):
+        waited = row.get("waited_seconds")
+        table.add_row(
+            str(row.get("request_id", "-")),
+            str(row.get("model", "-")),
+            str(row.get("tenant") or "-"),
             "-" if waited is None else f"{waited:.3f}",
             str(row.get("expected_tokens", "-")),
             str(row.get("why", "-")),

@@ -15,11 +15,15 @@ from memroute_operator.readings.pages import (
 from memroute_operator.readings.samples import parse_samples
 from memroute_operator.readings.sources import SourceLog
 
+# Where a router's page is, if its pod does not say so by the name of a port: its operations port,
+# or its only port, as before there were two.
+OPERATIONS_PORT = 8002
 DEFAULT_PORT = 8000
 # Requests at one replica and a KV projection that are believed: a larger number is a page that
 # is wrong, and no number is better than a wrong one. Both far beyond what an engine takes.
 MAX_IN_FLIGHT = 1_000_000
 MAX_RATIO = 1_000.0
+_TRY_THE_OTHER = (PageFailureReason.NO_CONNECTION, PageFailureReason.STATUS)
 _PREFIX = "memroute_router_"
 _BY_POD = {
     f"{_PREFIX}requests_in_flight": MAX_IN_FLIGHT,
@@ -80,8 +84,7 @@ class RouterMetrics:
 
         async def read(pod: KubeObject) -> None:
             name = f"{pod['metadata'].get('namespace')}/{pod['metadata']['name']}"
-            port = container_port(pod, "http", DEFAULT_PORT)
-            page = await reader.read(pod.get("status", {}).get("podIP"), port)
+            page = await _read_page(reader, pod)
             if isinstance(page, str):
                 self.log.report(name, None)
                 pages[name] = page
@@ -135,6 +138,27 @@ class RouterMetrics:
                 for key, least in by_deployment.items()
                 if "targets_unmet" in least
             }
+
+
+async def _read_page(reader: PageReader, pod: KubeObject) -> str | PageFailure:
+    """The router's page, or why there is none.
+
+    Releases from before the operations port have it on the port of the API, and in an upgrade there
+    are both kinds. Where the pod declares a port of operations, that is asked first. The other is
+    asked where nothing listens, or what listens has no such page.
+    """
+    address = pod.get("status", {}).get("podIP")
+    declared = container_port(pod, "ops", 0)
+    ports = [declared or OPERATIONS_PORT, container_port(pod, "http", DEFAULT_PORT)]
+    if not declared:
+        ports.reverse()
+    found = await reader.read(address, ports[0])
+    if isinstance(found, str) or found.reason not in _TRY_THE_OTHER:
+        return found
+    other = await reader.read(address, ports[1])
+    if isinstance(other, str) or not has_no_process(other):
+        return other
+    return found
 
 
 def has_no_process(failure: PageFailure) -> bool:

@@ -10,10 +10,12 @@ import uvloop
 
 from memroute_router.access.engine_key import EngineKeyError
 from memroute_router.access.keyfile import KeysError
-from memroute_router.app import run_router
+from memroute_router.app import ListenError, run_router
 from memroute_router.peers import PeerSecretError
+from memroute_router.program_log import formatter
 from memroute_router.settings import parse_settings
 from memroute_router.static import ConfigError
+from memroute_router.tracing.tracer import TracingError
 
 GC_ALLOCATIONS = 20_000
 # Requests leave no cycles behind: the default of 700 would look for them every twenty requests.
@@ -25,7 +27,9 @@ KEPT_BYTES = 8 * 1024**2
 def main() -> None:
     """Run the router."""
     settings = parse_settings(sys.argv[1:])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(settings.log_format))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     _allow_many_connections()
     _keep_freed_memory()
     # What is there now stays: it need not be looked at again and again.
@@ -41,6 +45,8 @@ def main() -> None:
             sys.exit(f"memroute-router: {settings.keys}: {error}")
         except EngineKeyError as error:
             sys.exit(f"memroute-router: {settings.engine_key_file}: {error}")
+        except (ListenError, TracingError) as error:
+            sys.exit(f"memroute-router: {error}")
         except PeerSecretError as error:
             sys.exit(f"memroute-router: {settings.peer_secret_file}: {error}")
 

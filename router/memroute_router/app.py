@@ -28,33 +28,51 @@ from memroute_router.access.watched import WatchedFile
 from memroute_router.access.words import no_such_model
 from memroute_router.claims import TenantSource
 from memroute_router.discovery import Discovery
+from memroute_router.exposition import TEXT
 from memroute_router.http.client import EnginePool
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON, KEYED_REQUEST_FIELDS, REQUEST_FIELDS
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.server import Server, ServerLimits
-from memroute_router.intake import IntakeServices
-from memroute_router.journal import Journal
+from memroute_router.intake import MAX_MODEL_CHARACTERS, IntakeServices
+from memroute_router.journal import Journal, Record, safe_word
 from memroute_router.lifecycle import Proxy
 from memroute_router.metrics import RouterMetrics
+from memroute_router.names import unknown_model
 from memroute_router.openapi import openapi_document
+from memroute_router.operations import Operations
+from memroute_router.outcomes import Outcome
 from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, read_secret
 from memroute_router.pools import CommonSettings, Pool, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.refusal import Refusal
+from memroute_router.refusal import LISTENER_CAUSES, Refusal
 from memroute_router.scrape import Scraper
 from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
 from memroute_router.static import StaticMembership
 from memroute_router.surface import ROUTES
+from memroute_router.tracing.context import Sampler
+from memroute_router.tracing.tracer import Tracer, export_command
 
 LOGGER = logging.getLogger(__name__)
-TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 TICK_SECONDS = 0.25
 MODEL_PATH = b"/v1/models/"
 SPARE_FILES = 64
+NO_CORS = (
+    "; cross-origin requests of browsers (CORS) are not answered here: put a gateway that checks "
+    "origins before the router"
+)
+_LISTENER_OUTCOMES = {
+    401: Outcome.UNAUTHORIZED,
+    500: Outcome.INTERNAL_ERROR,
+    503: Outcome.ROUTER_EXHAUSTED,
+}
+
+
+class ListenError(Exception):
+    """A port cannot be listened on; the message says which, and why."""
 
 
 class Membership(Protocol):
@@ -114,7 +132,7 @@ class Router:
             file.load()
         outbox = Outbox(loop)
         self.engines = EnginePool(outbox, connect_timeout_seconds=settings.connect_timeout_seconds)
-        self.journal = Journal(settings.access_log)
+        self.journal = Journal(settings.access_log, log_format=settings.log_format)
         self.scraper = Scraper(
             self.engines,
             self.pools,
@@ -132,6 +150,7 @@ class Router:
                     *self.metrics.replica_labels(replica)
                 ).inc(),
             )
+        self.tracer = self._make_tracer(settings, rng)
         self.proxy = Proxy(
             Services(
                 intake=IntakeServices(
@@ -139,6 +158,7 @@ class Router:
                     tokenizers=self.tokenizers,
                     tenants=settings.tenants,
                     words=KnownWords() if settings.tenants is TenantSource.KEY else None,
+                    names_for=self._names_for,
                 ),
                 engines=self.engines,
                 metrics=self.metrics,
@@ -154,6 +174,8 @@ class Router:
                 ),
                 gate=self.gate,
                 engine_key=self.engine_key,
+                explains=not settings.no_explain_header,
+                tracer=self.tracer,
             ),
             otherwise=self._answer_itself,
         )
@@ -175,24 +197,24 @@ class Router:
                 else KEYED_REQUEST_FIELDS
             ),
             screen=None if self.gate is None else self.gate.screen,
+            on_refusal=self._listener_refused,
         )
         self.metrics.num_connections = lambda: self.server.num_connections
         self._membership: Membership | None = None
+        self._is_listening = False
         self._is_stopping = False
         self._started_at = int(time.time())
-        self._own_routes: dict[bytes, Callable[[Exchange], None]] = {
+        health: dict[bytes, Callable[[Exchange], None]] = {
             b"/health": lambda exchange: exchange.respond(200, b"ok\n", TEXT),
             b"/ready": self._ready,
-            b"/metrics": lambda exchange: exchange.respond(200, self.metrics.render(), TEXT),
-            b"/openapi.json": lambda exchange: exchange.respond(
-                200, orjson.dumps(openapi_document(self._names_for(exchange.fields) or ()))
-            ),
-            b"/v1/models": self._models,
-            b"/debug/decisions": lambda exchange: exchange.respond(
-                200, orjson.dumps([record.document() for record in self.journal.recent][::-1])
-            ),
-            b"/debug/replicas": lambda exchange: exchange.respond(200, self._replicas()),
         }
+        self._own_routes = health | {
+            b"/openapi.json": self._openapi,
+            b"/v1/models": self._models,
+        }
+        self.operations = Operations(
+            self.pools, self.metrics, self.journal, outbox, health=health, on_error=self._on_error
+        )
 
     async def run(
         self,
@@ -205,14 +227,22 @@ class Router:
         ``client``: of the API server that knows the routers' pods; None: there is none.
         """
         self._membership = membership
-        port = await self.server.start(self._settings.host, self._settings.port)
-        LOGGER.info("listening host=%s port=%d", self._settings.host, port)
+        settings = self._settings
+        ops_host = settings.ops_host or settings.host
+        # First: probes and scrapers come before clients may.
+        ops_port = await _listen(self.operations.server, ops_host, settings.ops_port, "--ops-port")
+        LOGGER.info("operations listening ops_host=%s ops_port=%d", ops_host, ops_port)
+        port = await _listen(self.server, settings.host, settings.port, "--port")
+        self._is_listening = True
+        LOGGER.info("listening host=%s port=%d", settings.host, port)
         loops = [
             asyncio.create_task(membership.follow(), name="membership"),
             asyncio.create_task(self._tick_forever(), name="clock"),
             asyncio.create_task(self._follow_peers(client), name="peers"),
             *(asyncio.create_task(file.follow(), name="watched file") for file in self.watched),
         ]
+        if self.tracer is not None:
+            loops.append(asyncio.create_task(self.tracer.follow(), name="traces"))
         stop = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
         self._is_stopping = True
@@ -227,7 +257,11 @@ class Router:
             await self.kv_events.close()
         self.tokenizers.close()
         await self.engines.close()
+        # Last: what a router that drains still has is read here.
+        await self.operations.server.stop(timeout_seconds=0)
         self.journal.flush()
+        if self.tracer is not None:
+            await self.tracer.close()
         for task in done:
             if task is not stop:
                 task.result()
@@ -273,6 +307,16 @@ class Router:
             self.kv_events.forget(replica.info.key)
         self.engines.abandon(replica.info.endpoint)
 
+    def _make_tracer(self, settings: RouterSettings, rng: Random) -> Tracer | None:
+        """Raises ``TracingError`` where traces are asked for and cannot be made."""
+        if settings.tracing_endpoint is None:
+            return None
+        return Tracer(
+            Sampler(settings.tracing_ratio, rng, trusts_clients=settings.trust_headers),
+            export_command(settings.tracing_endpoint, settings.log_format.value),
+            on_traces=lambda result, count: self.metrics.traces.labels(result).inc(count),
+        )
+
     def _on_error(self, error: Exception) -> None:
         """A bug of ours, in what was done for one request or replica: the others go on."""
         LOGGER.error("internal error", exc_info=error)
@@ -316,7 +360,7 @@ class Router:
             own = self._model
         if route is None and own is None:
             told = path.decode("ascii", "backslashreplace")
-            exchange.respond(404, error_body(404, f"no such path: {told}"))
+            self._refuse(exchange, 404, f"no such path: {told}")
         elif own is not None and method in {b"GET", b"HEAD"}:
             refusal = None
             if self.gate is not None:
@@ -324,25 +368,55 @@ class Router:
             if refusal is None:
                 own(exchange)
             else:
-                exchange.respond(refusal.status, refusal.body(is_anthropic=False), refusal.lines())
+                self._turn_away(exchange, refusal)
         else:
-            allowed = b"POST" if route is not None else b"GET, HEAD"
-            exchange.respond(
-                405, error_body(405, f"use {allowed.decode()}"), JSON + b"allow: %b\r\n" % allowed
-            )
+            allowed = "POST" if route is not None else "GET, HEAD"
+            text = NO_CORS if method == b"OPTIONS" else ""
+            self._refuse(exchange, 405, f"use {allowed}{text}", b"allow: %b\r\n" % allowed.encode())
+
+    def _refuse(self, exchange: Exchange, status: int, text: str, lines: bytes = b"") -> None:
+        self._listener_refused(exchange.peer, exchange.target, status, text)
+        exchange.respond(status, error_body(status, text), JSON + lines)
+
+    def _listener_refused(self, peer: bytes, target: bytes, status: int, why: str) -> None:
+        """A request was refused before it was one of the API: it is accounted for like those."""
+        outcome = _LISTENER_OUTCOMES.get(status, Outcome.BAD_REQUEST)
+        record = Record(
+            ended_at=time.time(),
+            request_id=b"-",
+            path=safe_word(target.partition(b"?")[0]),
+            model="",
+            outcome=outcome,
+            status=status,
+            replica="",
+            refusal=why,
+            cause=LISTENER_CAUSES.get(status, ""),
+            client=peer,
+            choice=None,
+            attempts=0,
+            expected_tokens=0,
+            prompt_tokens=None,
+            cached_tokens=None,
+            output_tokens=None,
+            queue_seconds=None,
+            first_byte_seconds=None,
+            seconds=0.0,
+        )
+        self.metrics.of(None).ended(record)
+        self.journal.add(record)
+
+    def _openapi(self, exchange: Exchange) -> None:
+        names = self._names_for(exchange.fields) or ()
+        exchange.respond(200, orjson.dumps(openapi_document(names)))
 
     def _ready(self, exchange: Exchange) -> None:
         is_synced = self._membership is not None and self._membership.is_synced
-        ready = is_synced and not self._is_stopping
+        ready = is_synced and self._is_listening and not self._is_stopping
         text = b"ready\n" if ready else b"the first lists are not complete, or stopping\n"
         exchange.respond(200 if ready else 503, text, TEXT)
 
     def _models(self, exchange: Exchange) -> None:
-        models = [
-            self._model_document(name, pool)
-            for name in self._names_for(exchange.fields) or ()
-            if (pool := self.pools.get(name)) is not None
-        ]
+        models = [self._model_document(name, pool) for name, pool in self._named(exchange)]
         exchange.respond(200, orjson.dumps({"object": "list", "data": models}))
 
     def _names_for(self, fields: Mapping[bytes, bytes]) -> Sequence[str] | None:
@@ -357,20 +431,27 @@ class Router:
 
     def _model(self, exchange: Exchange) -> None:
         name = unquote_to_bytes(exchange.path[len(MODEL_PATH) :]).decode("utf-8", "replace")
-        pool = self.pools.get(name)
-        may_know = self._names_for(exchange.fields) or ()
-        if pool is not None and name in may_know:
-            exchange.respond(200, orjson.dumps(self._model_document(name, pool)))
+        found = dict(self._named(exchange)).get(name)
+        if found is not None:
+            exchange.respond(200, orjson.dumps(self._model_document(name, found)))
             return
         if self.gate is not None:
             # The same words whether it exists or not.
-            refusal = no_such_model(name)
-            exchange.respond(refusal.status, refusal.body(is_anthropic=False), refusal.lines())
+            self._turn_away(exchange, no_such_model(name))
             return
-        known = ", ".join(self.pools.names()) or "none"
-        told = f"the model {name!r} does not exist; models: {known}"
+        told = unknown_model(name[:MAX_MODEL_CHARACTERS], self._names_for(exchange.fields))
+        self._listener_refused(exchange.peer, exchange.target, 404, told)
         body = error_body(404, told, parameter="model", reason="unknown-model")
         exchange.respond(404, body)
+
+    def _named(self, exchange: Exchange) -> list[tuple[str, Pool]]:
+        names = self._names_for(exchange.fields) or ()
+        return [(name, pool) for name in names if (pool := self.pools.get(name))]
+
+    def _turn_away(self, exchange: Exchange, refusal: Refusal) -> None:
+        """Refuse a request for one of the router's own paths."""
+        self._listener_refused(exchange.peer, exchange.target, refusal.status, refusal.message)
+        exchange.respond(refusal.status, refusal.body(is_anthropic=False), refusal.lines())
 
     def _model_document(self, name: str, pool: Pool) -> dict[str, object]:
         replicas = pool.replicas.values()
@@ -387,53 +468,6 @@ class Router:
         if contexts:
             document["max_model_len"] = max(contexts)
         return document
-
-    def _replicas(self) -> bytes:
-        now = self.pools.now_seconds()
-        return orjson.dumps(
-            [
-                {
-                    "replica": replica.info.key,
-                    "model": pool.model,
-                    "address": replica.info.endpoint.authority.decode(),
-                    "is_routable": replica.info.is_routable,
-                    "version": replica.info.version,
-                    "weight_ratio": replica.info.weight_ratio,
-                    "is_out": replica.health.is_out,
-                    "missing_metrics": sorted(replica.missing_metrics),
-                    "capacity_tokens": replica.ledger.capacity_tokens,
-                    "held_tokens": replica.ledger.held_tokens,
-                    "projected_tokens": replica.ledger.projected_tokens(),
-                    "reserved_tokens": replica.ledger.reserved_tokens,
-                    "foreign_tokens": replica.ledger.foreign_tokens,
-                    "sharing_ratio": round(replica.ledger.sharing_ratio, 3),
-                    "ceiling_ratio": round(replica.ledger.limits.ceiling_ratio, 3),
-                    "kv_event_blocks": (
-                        pool.dispatcher.cached.blocks.num_blocks(replica.info.key)
-                        if pool.dispatcher.cached.blocks.follows(replica.info.key)
-                        else None
-                    ),
-                    "running_limit": replica.ledger.limits.running_limit,
-                    "num_in_flight": replica.ledger.num_in_flight,
-                    "num_pending": replica.ledger.num_pending,
-                    "pending_tokens": replica.ledger.pending_tokens,
-                    "prefill_tokens_per_second": round(1 / replica.ledger.speed.token_seconds),
-                    "tpot_alone_seconds": (
-                        None
-                        if replica.ledger.alone_tpot_seconds is None
-                        else round(replica.ledger.alone_tpot_seconds, 5)
-                    ),
-                    "step_seconds": round(replica.ledger.steps.mean_seconds, 5),
-                    "reading_age_seconds": (
-                        None
-                        if replica.ledger.read_at_seconds < 0
-                        else round(now - replica.ledger.read_at_seconds, 3)
-                    ),
-                }
-                for pool in self.pools.by_model.values()
-                for replica in pool.replicas.values()
-            ]
-        )
 
 
 def _result(is_applied: bool) -> str:
@@ -474,6 +508,14 @@ async def run_router(settings: RouterSettings) -> None:
                 on_gone=router.on_gone,
             )
         await router.run(membership, stopping, client)
+
+
+async def _listen(server: Server, host: str, port: int, flag: str) -> int:
+    try:
+        return await server.start(host, port)
+    except OSError as error:
+        msg = f"cannot listen on {host}, port {port} ({flag}): {error.strerror or error}"
+        raise ListenError(msg) from error
 
 
 def _max_connections() -> int:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from memroute.traffic.dispatch import Lease
-from memroute_router.events import FIRST_ERROR_STATUS, EventStream
+from memroute_router.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS, EventStream
 from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
@@ -31,7 +31,6 @@ ELSEWHERE: Final = PUSH_BACK | {502, 504}
 # Of the answer of an engine that pushed back, for the client if nobody else takes the request.
 # Chosen by hand; errors of engines have fewer than 1,000 bytes.
 MAX_HELD_ANSWER_BYTES: Final = 64 * 1024
-_FIRST_REFUSED_STATUS: Final = 400
 
 
 class FailureCause(StrEnum):
@@ -362,7 +361,7 @@ class Attempt:
             elif self.status < FIRST_ERROR_STATUS:
                 health.error(now_seconds=monotonic())
         owner = self._owner
-        self._let_go(is_complete=error_status < _FIRST_REFUSED_STATUS)
+        self._let_go(is_complete=error_status < FIRST_REFUSED_STATUS)
         if owner is not None:
             owner.answer_ends(data)
 

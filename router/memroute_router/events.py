@@ -27,6 +27,7 @@ from memroute_router.usage import Usage, tail_of
 # Chosen by hand.
 MAX_EVENT_BYTES: Final = 1024 * 1024
 FIRST_ERROR_STATUS: Final = 500
+FIRST_REFUSED_STATUS: Final = 400
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 # The end of one event: an end of a line, and another.

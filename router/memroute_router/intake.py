@@ -19,10 +19,11 @@ from memroute_router.access.verdicts import granted_claims
 from memroute_router.access.words import forbidden
 from memroute_router.claims import TenantSource, read_claims
 from memroute_router.http.fields import SESSION_ID
+from memroute_router.names import NamesFor, unknown_model
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import Pool, Pools
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.refusal import Refusal
+from memroute_router.refusal import BODY, COMPRESSED, FIELD, Refusal
 from memroute_router.requests import UNKNOWN_FAMILY, BadRequestError, ParsedRequest
 from memroute_router.surface import Route
 
@@ -39,6 +40,8 @@ class IntakeServices:
     pools: Pools
     tokenizers: Tokenizers
     tenants: TenantSource
+    names_for: NamesFor
+    """Which models a client may know of."""
     words: KnownWords | None = None
     """Which of the words that tell tenants apart are tenants; None: those are believed."""
 
@@ -79,7 +82,10 @@ class Intake:
         coding = self._fields.get(b"content-encoding")
         if coding is not None and coding.lower() != b"identity":
             return Refusal(
-                outcome=Outcome.BAD_REQUEST, status=415, message="the body must not be compressed"
+                outcome=Outcome.BAD_REQUEST,
+                status=415,
+                message="the body must not be compressed",
+                cause=COMPRESSED,
             )
         try:
             parsed = route.parse(body, self._fields.get(b"content-type", b""))
@@ -89,6 +95,7 @@ class Intake:
                 status=400,
                 message=error.message,
                 parameter=error.parameter,
+                cause=BODY if error.parameter is None else FIELD,
             )
         self.parsed = parsed
         grant = self._grant
@@ -97,13 +104,11 @@ class Intake:
             return forbidden(parsed.model)
         self.pool = self._services.pools.get(parsed.model)
         if self.pool is None:
-            names = self._services.pools.names()
-            known = ", ".join(n for n in names if grant is None or grant.allows(n)) or "none"
             name = parsed.model[:MAX_MODEL_CHARACTERS]
             return Refusal(
                 outcome=Outcome.UNKNOWN_MODEL,
                 status=404,
-                message=f"the model {name!r} does not exist; models: {known}",
+                message=unknown_model(name, self._services.names_for(self._fields)),
                 parameter="model",
                 reason=Outcome.UNKNOWN_MODEL.value,
             )

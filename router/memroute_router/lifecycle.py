@@ -34,7 +34,7 @@ from memroute_router.access.quotas import Permit
 from memroute_router.access.rules import Grant
 from memroute_router.access.usage_asked import edit
 from memroute_router.attempt import PUSH_BACK, Attempt, Failure, FailureCause
-from memroute_router.events import FIRST_ERROR_STATUS
+from memroute_router.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import EXPLAIN, REASON, REQUEST_ID
@@ -46,6 +46,8 @@ from memroute_router.phases import Happening, Phase, after
 from memroute_router.pools import Pool, Replica
 from memroute_router.refusal import (
     CRASHED,
+    ENGINE_ANSWER,
+    ERROR_IN_STREAM,
     EXHAUSTED,
     SHUTTING_DOWN,
     Refusal,
@@ -55,6 +57,7 @@ from memroute_router.refusal import (
 )
 from memroute_router.services import Services
 from memroute_router.surface import ROUTES, Route
+from memroute_router.tracing.trace import Trace
 
 LOGGER = logging.getLogger(__name__)
 MAX_REQUEST_ID_BYTES: Final = 128
@@ -71,9 +74,9 @@ class Lifecycle:
     """One request, from its arrival to its end. A ``Waiter``, a ``Sink``, an ``AttemptOwner``."""
 
     __slots__ = (
-        "_attempt", "_exchange", "_failure", "_grant", "_intake", "_model", "_num_attempts",
-        "_parts", "_permit", "_phase", "_pool", "_queue_seconds", "_queued_at", "_refusal",
-        "_request_id", "_route", "_services", "_status", "profile", "tried",
+        "_attempt", "_cause", "_exchange", "_failure", "_grant", "_intake", "_model",
+        "_num_attempts", "_parts", "_permit", "_phase", "_pool", "_queue_seconds", "_queued_at",
+        "_refusal", "_request_id", "_route", "_services", "_status", "_trace", "profile", "tried",
     )  # fmt: skip
 
     def __init__(self, services: Services, exchange: Exchange, route: Route, number: int) -> None:
@@ -106,6 +109,9 @@ class Lifecycle:
         # How it ends.
         self._status = 0
         self._refusal = ""
+        self._cause = ""
+        tracer = services.tracer
+        self._trace = None if tracer is None else tracer.begin(exchange.fields)
 
     # It arrives
 
@@ -195,6 +201,8 @@ class Lifecycle:
         self._phase = after(self._phase, Happening.ADMIT)
         self._waits_no_more()
         self._num_attempts += 1
+        if self._trace is not None:
+            self._trace.attempted(lease.choice)
         attempt = self._attempt = Attempt(self._services, self, self._exchange, lease)
         attempt.begin()
 
@@ -215,6 +223,7 @@ class Lifecycle:
 
     def crashed(self) -> None:
         """A bug of ours, in a call that was not made for the client: its request fails alone."""
+        LOGGER.error("internal error ends request=%s", self._request_id.decode())
         if self._phase == Phase.OVER:
             return
         if self._phase == Phase.ANSWERING:
@@ -243,6 +252,8 @@ class Lifecycle:
             if came_through:
                 peer = came_through + b", " + peer
             scheme, host = proto or scheme, forwarded_host or host
+        if self._trace is not None:
+            lines = self._trace.lines(lines, authority)
         engine_key = self._services.engine_key
         if engine_key is not None:
             lines += engine_key.line
@@ -277,14 +288,19 @@ class Lifecycle:
 
     def attempt_failed(self, failure: Failure) -> None:
         """The answer broke off; or there is none, and another replica may be asked."""
+        if self._trace is not None:
+            self._trace.failed(failure.cause.value)
         if failure.cause is FailureCause.BROKEN:
-            replica = self._replica()
-            LOGGER.warning("answer broken off replica=%s error=%s", replica, failure.detail)
-            named = f" {replica}" if self._may_name_replicas() else ""
+            LOGGER.warning(
+                "answer broken off request=%s replica=%s error=%s",
+                self._request_id.decode(),
+                self._replica(),
+                failure.detail,
+            )
             self._break_off(
                 Happening.BREAK,
                 Outcome.STREAM_BROKEN,
-                f"the replica{named} was lost while it answered; the answer is incomplete",
+                "the replica was lost while it answered; the answer is incomplete",
             )
         elif failure.cause is FailureCause.EXHAUSTED:
             LOGGER.error(
@@ -344,14 +360,16 @@ class Lifecycle:
 
     def _give_up(self, failure: Failure) -> None:
         if not failure.status:
-            refusal = replicas_failed(self.tried, names_them=self._may_name_replicas())
-            self._refuse(Happening.REFUSE, refusal)
+            self._refuse(Happening.REFUSE, replicas_failed(self.tried, failure.cause.value))
             return
         # The engine's own words are the best answer; and a time to come back.
         is_push_back = failure.status in PUSH_BACK
         outcome = Outcome.ENGINE_PUSH_BACK if is_push_back else Outcome.ENGINE_ERROR
         self._status = failure.status
-        self._refusal = f"{len(self.tried)} replica(s) answered {failure.status}"
+        self._refusal = f"{len(self.tried)} replica(s) answered {failure.status}: " + ", ".join(
+            self.tried
+        )
+        self._cause = failure.cause.value
         self._end(Happening.REFUSE, outcome)
         retry_after = failure.retry_after or b"2"
         own = b"retry-after: %b\r\n%b: %b\r\n" % (retry_after, REASON, outcome.value.encode())
@@ -364,6 +382,7 @@ class Lifecycle:
         error_status = 0 if self._attempt is None else self._attempt.error_status
         if error_status >= FIRST_ERROR_STATUS:
             self._refusal = f"the engine ended its stream with an error ({error_status})"
+            self._cause = ERROR_IN_STREAM
             LOGGER.warning(
                 "engine error in a stream request=%s replica=%s status=%d",
                 self._request_id.decode(),
@@ -371,6 +390,10 @@ class Lifecycle:
                 error_status,
             )
             return Outcome.ENGINE_ERROR
+        if self._status < FIRST_REFUSED_STATUS:
+            return _SERVED
+        self._refusal = f"the engine answered {self._status}; its answer was passed on"
+        self._cause = ENGINE_ANSWER
         return _SERVED if self._status < FIRST_ERROR_STATUS else _ENGINE_ERROR
 
     def _break_off(self, happening: int, outcome: Outcome, message: str) -> None:
@@ -386,7 +409,9 @@ class Lifecycle:
 
     def _refuse(self, happening: int, refusal: Refusal) -> None:
         self._status = refusal.status
-        self._refusal = refusal.message
+        detail = refusal.log_detail
+        self._refusal = f"{refusal.message}: {detail}" if detail else refusal.message
+        self._cause = refusal.cause
         self._end(happening, refusal.outcome)
         self._exchange.respond(
             refusal.status,
@@ -396,7 +421,10 @@ class Lifecycle:
 
     def _waits_no_more(self) -> None:
         if self._queued_at is not None:
-            self._queue_seconds = monotonic() - self._queued_at
+            now = monotonic()
+            self._queue_seconds = now - self._queued_at
+            if self._trace is not None:
+                self._trace.waited(self._queued_at, now)
             self._queued_at = None
 
     def _end(self, happening: int, outcome: Outcome) -> None:
@@ -427,6 +455,18 @@ class Lifecycle:
                 )
         self._statistics().ended(record)
         self._services.journal.add(record)
+        if self._trace is not None:
+            self._trace_ended(self._trace, record)
+
+    def _trace_ended(self, trace: Trace, record: Record) -> None:
+        tracer, attempt = self._services.tracer, self._attempt
+        if tracer is not None:
+            tracer.ended(
+                trace,
+                record,
+                begun_at=self._exchange.received_at,
+                first_byte_at=None if attempt is None else attempt.first_byte_at,
+            )
 
     def _settle(self, outcome: Outcome) -> None:
         """What it has used counts for its tenant, instead of what was reserved; once."""
@@ -442,6 +482,17 @@ class Lifecycle:
             )
 
     # The account
+
+    def waits(self, now_seconds: float) -> dict[str, object]:
+        """Who waits, and since when: for a page about the queue."""
+        queued_at = self._queued_at
+        return {
+            "request_id": self._request_id.decode(),
+            "model": self._model,
+            "client": self._exchange.peer.decode(),
+            "path": self._route.path.decode(),
+            "waited_seconds": None if queued_at is None else round(now_seconds - queued_at, 3),
+        }
 
     def _record(self, outcome: Outcome, now_seconds: float) -> Record:
         received_at = self._exchange.received_at
@@ -463,9 +514,13 @@ class Lifecycle:
             status=self._status,
             replica=self._replica(),
             refusal=self._refusal,
+            cause=self._cause,
+            tenant=self.profile.tenant if self._grant is None else self._grant.tenant.name,
+            client=self._exchange.peer,
             choice=choice,
             attempts=self._num_attempts,
             expected_tokens=self.profile.expected_tokens,
+            expected_prompt_tokens=self.profile.num_prompt_tokens,
             prompt_tokens=prompt_tokens,
             cached_tokens=cached_tokens,
             output_tokens=output_tokens,
@@ -505,15 +560,13 @@ class Lifecycle:
         Where tenants are told apart by their words alone, engines that report their blocks would
         tell one what the others have sent.
         """
+        if not self._services.explains:
+            return False
         if self._grant is not None:
             return self._grant.tenant.may_explain
         if self._services.gate is not None:
             return False
         return not (self.profile.tenant and self.profile.blocks)
-
-    def _may_name_replicas(self) -> bool:
-        """Whether its client may know what replicas are called."""
-        return self._grant is None
 
     def _is_from_proxy(self) -> bool:
         """Whether it came from a proxy whose word is believed."""

@@ -4,10 +4,11 @@ Requests are counted in plain numbers, which become families when somebody asks:
 microsecond of counting, not ten. Values of replicas are read from the ledgers when asked.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -18,11 +19,13 @@ from prometheus_client.registry import Collector
 
 from memroute.traffic.replica.predictions import RATIO_BUCKETS, Prediction
 from memroute_router.access.gate import Gate
+from memroute_router.exposition import family_pieces
 from memroute_router.journal import Record
 from memroute_router.outcomes import Outcome
 from memroute_router.peers import PeerLink
 from memroute_router.pools import Pool, Pools, Replica
 
+LOGGER = logging.getLogger(__name__)
 _REPLICA = ("namespace", "model_deployment", "pod")
 _DEPLOYMENT = ("namespace", "model_deployment")
 _NOBODY: Final = "", ""
@@ -33,6 +36,9 @@ _LATENCY_BUCKETS: Final = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 ]  # fmt: skip
 _NUM_BUCKETS: Final = len(_LATENCY_BUCKETS)
+# Replicas that are read before a page may pause. Unit: replicas. Source: chosen by hand; 8 take
+# about 0.1 ms.
+_PAUSE_REPLICAS: Final = 8
 
 
 class LatencyHistogram:
@@ -120,7 +126,7 @@ class RouterMetrics:
         self.loop_lag_seconds = 0.0
         """The latest: how late the event loop ran what was due."""
         self.num_connections: Callable[[], int] = int
-        self.registry = CollectorRegistry()
+        self.registry = _Registry()
         self.registry.register(_LedgerCollector(pools))
         self.registry.register(_DispatchCollector(pools))
         self.registry.register(_TargetsCollector(pools))
@@ -154,6 +160,12 @@ class RouterMetrics:
             "Exceptions that are bugs of the router.",
             registry=self.registry,
         )
+        self.traces = Counter(
+            "memroute_router_traces",
+            "Traces given to the exporting process, or dropped because it is behind or gone.",
+            ("result",),
+            registry=self.registry,
+        )
         self.config_reloads = Counter(
             "memroute_router_config_reloads",
             "Readings of the configuration file.",
@@ -174,18 +186,64 @@ class RouterMetrics:
         """The label values of a replica's series."""
         return replica.info.namespace, replica.info.deployment, replica.info.pod
 
+    def pieces(self) -> Iterator[bytes]:
+        """The page, piece by piece; an empty one is a place to pause.
+
+        A collector that raises loses its own families, not the page: it is told and counted.
+        """
+        for collector in list(self.registry.collectors):
+            try:
+                for family in _steps_of(collector):
+                    if family is None:
+                        yield b""
+                        continue
+                    for piece in family_pieces(family):
+                        yield piece.encode("utf-8", "replace")
+            except Exception:
+                LOGGER.exception("metrics lost collector=%s", type(collector).__name__)
+                self.internal_errors.inc()
+
     def render(self) -> bytes:
-        """The page."""
-        return generate_latest(self.registry)
+        """The page, at once."""
+        return b"".join(self.pieces())
 
 
-class _StatisticsCollector(Collector):
+class _Registry(CollectorRegistry):
+    """Knows its collectors, in the order in which they came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.collectors: list[Collector] = []
+
+    def register(self, collector: Collector) -> None:
+        super().register(collector)
+        self.collectors.append(collector)
+
+
+class _SteppedCollector(Collector):
+    """Reads the values of many replicas, and can pause in between."""
+
+    def steps(self) -> Iterator[Metric | None]:
+        """The families; None is a place to pause."""
+        raise NotImplementedError
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self.steps():
+            if family is not None:
+                yield family
+
+
+def _steps_of(collector: Collector) -> Iterable[Metric | None]:
+    return collector.steps() if isinstance(collector, _SteppedCollector) else collector.collect()
+
+
+class _StatisticsCollector(_SteppedCollector):
     """Counters and histograms of every pool."""
 
     def __init__(self, by_labels: dict[tuple[str, str], PoolStatistics]) -> None:
         self._by_labels = by_labels
 
-    def collect(self) -> Iterator[Metric]:
+    def steps(self) -> Iterator[Metric | None]:
         requests = _counter("requests", "Requests by how they ended.", "outcome")
         shed = _counter("shed_tokens", "Expected tokens of refused requests.", "reason")
         retries = _counter("retries", "Requests sent to another replica.", "cause")
@@ -200,7 +258,8 @@ class _StatisticsCollector(Collector):
         )
         seconds = _histogram("request_seconds", "From the whole request to the end of the answer.")
         queue = _histogram("queue_seconds", "How long requests were held before their turn.")
-        for labels, statistics in self._by_labels.items():
+        for labels, statistics in list(self._by_labels.items()):
+            yield None
             for outcome, count in statistics.requests.items():
                 requests.add_metric((*labels, outcome.value), count)
             for reason, count in statistics.shed_tokens.items():
@@ -218,13 +277,13 @@ class _StatisticsCollector(Collector):
         yield from (first_byte, seconds, queue)
 
 
-class _LedgerCollector(Collector):
+class _LedgerCollector(_SteppedCollector):
     """Gauges of every replica: no series outlives it."""
 
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
 
-    def collect(self) -> Iterator[Metric]:
+    def steps(self) -> Iterator[Metric | None]:
         in_flight = _gauge("requests_in_flight", "Requests that this router has at the replica.")
         reserved = _gauge("reserved_tokens", "Tokens that this router has reserved on the replica.")
         projected = _gauge("kv_projected_ratio", "Projected KV cache use, 0 to 1 and above.")
@@ -240,8 +299,11 @@ class _LedgerCollector(Collector):
         step = _gauge("step_seconds", "Time per token of the answers there, of late.")
         blocks = _gauge("kv_event_blocks", "Cached blocks that the replica has told of.")
         now = self._pools.now_seconds()
-        for pool in self._pools.by_model.values():
-            for replica in pool.replicas.values():
+        for pool in list(self._pools.by_model.values()):
+            yield None
+            for number, replica in enumerate(list(pool.replicas.values())):
+                if not number % _PAUSE_REPLICAS:
+                    yield None
                 ledger = replica.ledger
                 labels = RouterMetrics.replica_labels(replica)
                 in_flight.add_metric(labels, ledger.num_in_flight)
@@ -271,13 +333,13 @@ class _LedgerCollector(Collector):
         yield from (pending, foreign, ceiling, rate, step, blocks)
 
 
-class _DispatchCollector(Collector):
+class _DispatchCollector(_SteppedCollector):
     """What every pool has decided, and who waits for it."""
 
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
 
-    def collect(self) -> Iterator[Metric]:
+    def steps(self) -> Iterator[Metric | None]:
         held = _gauge("queue_requests", "Requests that are held for their turn.", _DEPLOYMENT)
         held_tokens = _gauge("queue_tokens", "Expected tokens of held requests.", _DEPLOYMENT)
         orphans = _counter("kv_event_orphans", "Blocks told of whose parents were not known.")
@@ -285,7 +347,8 @@ class _DispatchCollector(Collector):
         closed = _counter("closed", "Replicas that were closed to a request as it came.", "reason")
         would_hold = _counter("would_hold", "Requests that would have been held, observing.")
         now = self._pools.now_seconds()
-        for pool in self._pools.by_model.values():
+        for pool in list(self._pools.by_model.values()):
+            yield None
             pool_labels = pool.labels
             for why, count in pool.dispatcher.closed_counts.items():
                 closed.add_metric((*pool_labels, why.value), count)
@@ -297,7 +360,7 @@ class _DispatchCollector(Collector):
         yield from (held, held_tokens, stale, closed, would_hold, orphans)
 
 
-class _TargetsCollector(Collector):
+class _TargetsCollector(_SteppedCollector):
     """Every pool's latency targets beside what its best replica needs with one request.
 
     What nobody knows yet has no series: 0 would read as "met".
@@ -306,7 +369,7 @@ class _TargetsCollector(Collector):
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
 
-    def collect(self) -> Iterator[Metric]:
+    def steps(self) -> Iterator[Metric | None]:
         tpot_target = _gauge("tpot_target_seconds", "Time per output token asked.", _DEPLOYMENT)
         ttft_target = _gauge("ttft_target_seconds", "Time to the first token asked.", _DEPLOYMENT)
         tpot = _gauge(
@@ -322,7 +385,8 @@ class _TargetsCollector(Collector):
         unmet = _gauge(
             "targets_unmet", "1 if no replica meets the targets even with one request.", _DEPLOYMENT
         )
-        for pool in self._pools.by_model.values():
+        for pool in list(self._pools.by_model.values()):
+            yield None
             labels, limits = pool.labels, pool.dispatcher.settings.limits
             tpot_target.add_metric(labels, limits.tpot_target_seconds)
             ttft_target.add_metric(labels, limits.ttft_target_seconds)
@@ -336,13 +400,13 @@ class _TargetsCollector(Collector):
         yield from (tpot_target, ttft_target, tpot, ttft, unmet)
 
 
-class _PredictionsCollector(Collector):
+class _PredictionsCollector(_SteppedCollector):
     """Every pool's predictions compared with what happened, and whether it trusts them."""
 
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
 
-    def collect(self) -> Iterator[Metric]:
+    def steps(self) -> Iterator[Metric | None]:
         ratios = HistogramMetricFamily(
             "memroute_router_prediction_ratio",
             "What happened over what was predicted, by what was predicted.",
@@ -353,7 +417,8 @@ class _PredictionsCollector(Collector):
             "1 while predictions are threefold off: routed by least request within memory.",
             _DEPLOYMENT,
         )
-        for pool in self._pools.by_model.values():
+        for pool in list(self._pools.by_model.values()):
+            yield None
             predictions = pool.dispatcher.predictions
             safe.add_metric(pool.labels, 0 if predictions.distrusted is None else 1)
             for which in Prediction:

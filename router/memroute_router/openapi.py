@@ -1,4 +1,4 @@
-"""The router's own description of what it serves: ``/openapi.json``."""
+"""The router's own description of what it serves: ``/openapi.json`` of each listener."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -92,7 +92,7 @@ _BODIES: dict[Parser, dict[str, Any]] = {
 _FORM = _body(file={"type": "string", "format": "binary"})
 _REFUSALS = {
     "400": "It cannot be understood, or can never fit: with the numbers.",
-    "404": "Nobody serves the model; the known ones are listed.",
+    "404": "Nobody serves the model; those that the client may know are listed.",
     "408": "It did not arrive in time.",
     "413": "Its body is too large.",
     "415": "Its body is compressed.",
@@ -114,15 +114,12 @@ def openapi_document(models: Sequence[str]) -> dict[str, Any]:
     paths: dict[str, Any] = {
         "/health": _get("Whether the process runs.", "text/plain"),
         "/ready": _get("Whether models and replicas are known.", "text/plain", unready=True),
-        "/metrics": _get("Prometheus metrics.", "text/plain"),
         "/openapi.json": _get("This document."),
         "/v1/models": _get("The models that are served."),
-        "/debug/decisions": _get("What became of the last requests."),
-        "/debug/replicas": _get("What each replica is believed to hold."),
     }
     model_path = _get("One model.")
     model_path["get"]["parameters"] = [
-        {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": "model", "in": "path", "required": True, "schema": model}
     ]
     model_path["get"]["responses"]["404"] = _error(_REFUSALS["404"])
     paths["/v1/models/{model}"] = model_path
@@ -140,11 +137,27 @@ def openapi_document(models: Sequence[str]) -> dict[str, Any]:
                 },
             }
         }
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "memroute-router", "version": "1"},
-        "paths": paths,
-    }
+    return _document("memroute-router", paths)
+
+
+def operations_document() -> dict[str, Any]:
+    """OpenAPI 3.1 of the operations listener."""
+    return _document(
+        "memroute-router, operations",
+        {
+            "/health": _get("Whether the process runs.", "text/plain"),
+            "/ready": _get("Whether models and replicas are known.", "text/plain", unready=True),
+            "/metrics": _get("Prometheus metrics.", "text/plain"),
+            "/openapi.json": _get("This document."),
+            "/debug/decisions": _get("What became of the last requests of every kind."),
+            "/debug/queue": _get("The requests that wait: for what, why, since when."),
+            "/debug/replicas": _get("What each replica is believed to hold."),
+        },
+    )
+
+
+def _document(title: str, paths: dict[str, Any]) -> dict[str, Any]:
+    return {"openapi": "3.1.0", "info": {"title": title, "version": "1"}, "paths": paths}
 
 
 def _get(text: str, kind: str = "application/json", *, unready: bool = False) -> dict[str, Any]:

@@ -6,8 +6,10 @@ where that makes sense.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
-from memroute.traffic.admission import Reject, RejectReason
+from memroute.traffic.admission import QueueRefusal, Reject, RejectReason
+from memroute.traffic.dispatch.waiting_room import EndOfWait
 from memroute_router.http.errors import error_body
 from memroute_router.http.fields import JSON, REASON
 from memroute_router.outcomes import Outcome
@@ -19,6 +21,42 @@ _STATUS = {
     RejectReason.SHUTTING_DOWN: 503,
     RejectReason.NO_READY_REPLICA: 503,
 }
+
+CAUSES: Final = {
+    QueueRefusal.REQUESTS.value: "requests-waiting",
+    QueueRefusal.TOKENS.value: "tokens-waiting",
+    QueueRefusal.TIME.value: "wait-too-long",
+    QueueRefusal.SIZE.value: "larger-than-queue",
+    EndOfWait.DISPLACED.value: "displaced",
+    EndOfWait.LATE.value: "late",
+    EndOfWait.EXPIRED.value: "waited-in-vain",
+}
+"""Why a request that would fit may not wait, in one word: ``cause`` in the log."""
+
+
+LISTENER_CAUSES: Final = {
+    400: "malformed",
+    401: "key",
+    404: "no-such-path",
+    405: "method",
+    408: "slow-request",
+    413: "body-too-large",
+    414: "target-too-long",
+    417: "expectation",
+    431: "fields-too-large",
+    500: "handler",
+    501: "coding",
+    503: "connections",
+    505: "version",
+}
+"""Why a request was refused before it was read as one of the API, by its status."""
+BODY: Final = "body"
+FIELD: Final = "field"
+COMPRESSED: Final = "compressed"
+"""Why a request of the API cannot be understood."""
+ENGINE_ANSWER: Final = "engine-answer"
+ERROR_IN_STREAM: Final = "error-in-stream"
+"""How an engine has said no, where that is passed on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +78,10 @@ class Refusal:
     """The ``type`` of the error's body; None: by the status."""
     more_lines: bytes = b""
     """Header fields of this refusal alone, as lines."""
+    cause: str = ""
+    """Which of the causes that ``outcome`` can have, in one word, for the log."""
+    log_detail: str = ""
+    """What only those may know who run the router (names of pods): for the log alone."""
 
     def lines(self) -> bytes:
         """The header fields, as lines."""
@@ -92,21 +134,20 @@ def rejected(reject: Reject, *, unready: str = "") -> Refusal:
         message=message,
         reason=reject.reason.value,
         retry_after_seconds=reject.retry_after_seconds,
+        cause=CAUSES.get(reject.because, ""),
     )
 
 
-def replicas_failed(tried: list[str], *, names_them: bool = True) -> Refusal:
-    """All that were tried failed before their first byte.
-
-    ``names_them``: whether the client may know what the replicas are called.
-    """
-    which = f": {', '.join(tried)}" if names_them else ""
+def replicas_failed(tried: list[str], cause: str = "") -> Refusal:
+    """All that were tried failed before their first byte; ``cause``: how the last one did."""
     return Refusal(
         outcome=Outcome.REPLICAS_FAILED,
         status=502,
-        message=f"{len(tried)} replica(s) failed before answering{which}",
+        message=f"{len(tried)} replica(s) failed before answering",
         reason=Outcome.REPLICAS_FAILED.value,
         retry_after_seconds=2,
+        cause=cause,
+        log_detail=", ".join(tried),
     )
 
 

@@ -9,6 +9,7 @@ from memroute_router.http.client import EnginePool
 from memroute_router.intake import IntakeServices
 from memroute_router.journal import Journal
 from memroute_router.metrics import RouterMetrics
+from memroute_router.tracing.tracer import Tracer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,3 +39,7 @@ class Services:
     """Who may ask; None: everybody."""
     engine_key: EngineKey | None = None
     """What the router authenticates with at engines; None: with what clients bring, or nothing."""
+    explains: bool = True
+    """Whether clients that ask are told which replica answered, and why."""
+    tracer: Tracer | None = None
+    """None: nothing is traced."""

@@ -8,7 +8,15 @@ from memroute.traffic.peers import MAX_BYTES_PER_SECOND
 from memroute_router.access.proxies import Network, parse_networks
 from memroute_router.claims import TenantSource
 from memroute_router.journal import AccessLog
+from memroute_router.log_lines import LogFormat
 from memroute_router.peers import DEFAULT_PEER_PORT, parse_peer
+
+# The port of metrics, health and debug pages. Source: the next that is free: 8000 is the API, 8001
+# the peers', 8080 and 8081 the operator's.
+DEFAULT_OPS_PORT = 8002
+
+# Of the requests that are traced, if any are. Source: chosen by hand; what most use.
+DEFAULT_TRACING_RATIO = 0.1
 
 EXAMPLES = """\
 on Kubernetes (as the chart starts it): replicas and models come from ModelDeployments
@@ -42,7 +50,7 @@ without Kubernetes: replicas and models come from a file, which is read again wh
   peers: [router-b:8001]               # other routers of these replicas (or --peer)
 
 to see what it decides
-  curl localhost:8000/debug/decisions; curl localhost:8000/debug/replicas
+  curl localhost:8002/debug/decisions; curl localhost:8002/debug/queue
   curl -H 'x-memroute-explain: 1' -i localhost:8000/v1/chat/completions -d '...'
 """
 
@@ -53,6 +61,8 @@ class RouterSettings:
 
     host: str
     port: int
+    ops_host: str | None
+    ops_port: int
     config: str | None
     namespace: str | None
     scrape_seconds: float
@@ -79,6 +89,10 @@ class RouterSettings:
     body_timeout_seconds: float
     shutdown_timeout_seconds: float
     access_log: AccessLog
+    log_format: LogFormat
+    no_explain_header: bool
+    tracing_endpoint: str | None
+    tracing_ratio: float
     tls_cert: str | None
     tls_key: str | None
     peer: tuple[str, ...]
@@ -100,6 +114,15 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
     where = parser.add_argument_group("where it listens, what it serves")
     where.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - a pod's own address
     where.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes any")
+    where.add_argument(
+        "--ops-host", metavar="HOST", help="address of the listener below (default: as --host)"
+    )
+    where.add_argument(
+        "--ops-port",
+        type=int,
+        default=DEFAULT_OPS_PORT,
+        help="port of metrics, health and debug pages, plain HTTP, not for clients; 0 takes any",
+    )
     where.add_argument("--config", help="YAML file of models and replicas: no Kubernetes")
     where.add_argument(
         "--namespace", help="serve the ModelDeployments of this namespace only (default: all)"
@@ -116,6 +139,31 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         choices=list(AccessLog),
         default=AccessLog.ALL,
         help="which requests get a line in the log",
+    )
+    parser.add_argument(
+        "--log-format",
+        type=LogFormat,
+        choices=list(LogFormat),
+        default=LogFormat.TEXT,
+        help="what a line of the log is",
+    )
+    parser.add_argument(
+        "--no-explain-header",
+        action="store_true",
+        help="tell no client which replica answered and why, also if it sends x-memroute-explain",
+    )
+    parser.add_argument(
+        "--tracing-endpoint",
+        metavar="URL",
+        help="an OpenTelemetry collector (OTLP over HTTP, as http://collector:4318): requests are "
+        "traced",
+    )
+    parser.add_argument(
+        "--tracing-ratio",
+        type=_ratio,
+        default=DEFAULT_TRACING_RATIO,
+        help="of the requests that are traced, 0 to 1; with --trust-headers what a client's "
+        "traceparent says goes before it",
     )
     parsed = parser.parse_args(argv)
     if parsed.config and parsed.namespace:
@@ -280,6 +328,14 @@ def _add_peers(group: "argparse._ArgumentGroup") -> None:
         default=MAX_BYTES_PER_SECOND,
         help="told to each of them at the most; over it, prompts' keys are left out first",
     )
+
+
+def _ratio(text: str) -> float:
+    ratio = float(text)
+    if not 0 <= ratio <= 1:
+        msg = f"{text!r} is not between 0 and 1"
+        raise argparse.ArgumentTypeError(msg)
+    return ratio
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

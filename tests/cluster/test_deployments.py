@@ -277,7 +277,7 @@ def test_another_tenants_bytes_are_not_promised(cluster, namespace, fault):
 def program_url(cluster, component):
     from cluster_support import program_address
 
-    port = {"operator": 8080, "router": 8000}[component]
+    port = {"operator": 8080, "router": 8002}[component]
     return f"http://{program_address(cluster, component)}:{port}"
 
 

@@ -16,7 +16,7 @@ from cluster_support import (
     wait_condition,
     wait_ready,
 )
-from router_load import Load, router_metric
+from router_load import Load, operations_url, router_metric
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_canary_gets_its_share_and_none_once_it_has_no_weight(cluster, namespa
         return found
 
     def both_serve():
-        page = httpx.get(f"{router_url}/debug/replicas", trust_env=False).json()
+        page = httpx.get(f"{operations_url(router_url)}/debug/replicas", trust_env=False).json()
         return sum(r["model"] == namespace and r["is_routable"] for r in page) == 2
 
     cluster.wait_for("the router to have both", both_serve)

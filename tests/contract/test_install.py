@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,46 @@ def test_chart_and_kustomize_base_install_the_same_objects(repository, helm):
         if obj["kind"] == "Service":
             assert obj["spec"].pop("type") == "ClusterIP"
     assert theirs == ours
+
+
+def test_network_policies_are_asked_for_and_are_the_same_from_both(repository, helm, tmp_path):
+    """Off by default: one that does not name the cluster's Prometheus blinds it without a word."""
+    overlay = tmp_path / "deploy" / "mine"
+    overlay.mkdir(parents=True)
+    for name in ("base", "components"):
+        shutil.copytree(repository / "deploy" / name, tmp_path / "deploy" / name)
+    shutil.copytree(repository / "crds", tmp_path / "crds")
+    (overlay / "kustomization.yaml").write_text(
+        "resources: [../base]\ncomponents: [../components/network-policies]\n"
+    )
+    ours = by_name(run(find_kubectl(), "kustomize", str(overlay)))
+    flag = "networkPolicy.enabled=true"
+    chart = str(repository / "helm" / "memroute")
+    theirs = by_name(
+        run(helm, "template", "memroute", chart, "-n", "memroute-system", "--set", flag)
+    )
+    names = [("NetworkPolicy", "memroute-router"), ("NetworkPolicy", "memroute-operator")]
+    assert [ours[name] for name in names] == [theirs[name] for name in names]
+    assert not {key for key in operator_objects(helm, repository) if key[0] == "NetworkPolicy"}
+    alone = operator_objects(helm, repository, flag, "networkPolicy.metricsNamespaces=null")
+    assert alone["NetworkPolicy", "memroute-operator"]["spec"]["ingress"] == []
+    _, _, operations = alone["NetworkPolicy", "memroute-router"]["spec"]["ingress"]
+    (only,) = operations["from"]
+    assert only["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
+    _, router = router_of(helm, repository)
+    assert {port["name"] for port in router["ports"]} == {"http", "ops"}
+
+
+def test_probes_and_scrapes_ask_the_operations_port(repository, helm):
+    """The public port serves no metrics, and may speak TLS, which probes by address do not."""
+    _, router = router_of(helm, repository)
+    assert router["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "ops"}
+    assert router["livenessProbe"]["httpGet"] == {"path": "/health", "port": "ops"}
+    settings = parse_settings([])
+    ports = {port["name"]: port["containerPort"] for port in router["ports"]}
+    assert ports == {"http": settings.port, "ops": settings.ops_port}
+    service = operator_objects(helm, repository)["Service", "memroute-router"]
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"]
 
 
 def test_a_volume_of_tokenizers_reaches_the_router(repository, helm, tmp_path):
@@ -156,11 +197,15 @@ def test_wrong_values_are_refused(repository, helm):
 
 def test_the_demo_overlay_and_the_samples_are_valid(repository, cluster):
     """Server-side dry run: the API server itself judges them."""
-    for folder in ("demo", "samples"):
+    policies = repository / "deploy" / "components" / "network-policies" / "policies.yaml"
+    for kind, path in (
+        ("-k", repository / "deploy" / "demo"),
+        ("-k", repository / "deploy" / "samples"),
+        ("-f", policies),
+    ):
         cluster.kubectl(
-            "apply", "--server-side", "--force-conflicts", "--dry-run=server",
-            "-k", str(repository / "deploy" / folder),
-        )  # fmt: skip
+            "apply", "--server-side", "--force-conflicts", "--dry-run=server", kind, str(path)
+        )
 
 
 def test_dockerfiles_lint(repository):
@@ -204,7 +249,7 @@ def test_every_metric_of_the_dashboard_is_exported(repository, cluster, namespac
         httpx.get(url, trust_env=False).text
         for url in (
             f"http://{operator}:8080/metrics",
-            f"http://{router}:8000/metrics",
+            f"http://{router}:8002/metrics",
             f"http://{engine}:8000/metrics",
         )
     ]

@@ -15,6 +15,7 @@ import pytest
 
 from router_rig import Engine, whole
 
+LISTENING = r"(?s)operations listening \S+ ops_port=(\d+).* listening host=\S+ port=(\d+)"
 EXAMPLES = os.environ.get("MEMROUTE_OPENAPI_EXAMPLES", "25")
 
 
@@ -38,20 +39,22 @@ def engine_port():
 
 @pytest.fixture
 def router(engine_port, tmp_path):
-    """The address of a router process in static mode."""
+    """The addresses of a router process in static mode: for clients, and for operations."""
     config = tmp_path / "router.yaml"
     config.write_text(f"models:\n  - name: m\n    replicas: [http://127.0.0.1:{engine_port}]\n")
     log = tmp_path / "log"
     command = [Path(sys.executable).parent / "memroute-router", "--config", config]
     with log.open("w") as output:
-        process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", "0"], stderr=output)
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", "0", "--ops-port", "0"], stderr=output
+        )
         try:
             deadline = time.monotonic() + 20
-            while not (told := re.search(r"listening host=\S+ port=(\d+)", log.read_text())):
+            while not (told := re.search(LISTENING, log.read_text())):
                 assert time.monotonic() < deadline, log.read_text()
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.05)
-            yield f"http://127.0.0.1:{told[1]}"
+            yield f"http://127.0.0.1:{told[2]}", f"http://127.0.0.1:{told[1]}"
         finally:
             process.terminate()
             assert process.wait(10) == 0
@@ -60,15 +63,17 @@ def router(engine_port, tmp_path):
 
 def test_every_answer_is_one_that_is_described(router, tmp_path):
     """Statuses, types and bodies as documented; what is described is accepted, the rest is not."""
-    command = [Path(sys.executable).parent / "schemathesis", "run", f"{router}/openapi.json"]
-    found = subprocess.run(
-        [*command, "--max-examples", EXAMPLES, "--seed", "1", "--no-color"],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stdout[-5000:]
-    assert "No issues found" in found.stdout
-    with urllib.request.urlopen(f"{router}/debug/replicas") as answer:
+    for url in router:
+        command = [Path(sys.executable).parent / "schemathesis", "run", f"{url}/openapi.json"]
+        found = subprocess.run(
+            [*command, "--max-examples", EXAMPLES, "--seed", "1", "--no-color"],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert found.returncode == 0, found.stdout[-5000:]
+        assert "No issues found" in found.stdout, found.stdout[-5000:]
+    _, operations = router
+    with urllib.request.urlopen(f"{operations}/debug/replicas") as answer:
         (replica,) = json.load(answer)
     assert (replica["reserved_tokens"], replica["num_in_flight"]) == (0, 0)
-    with urllib.request.urlopen(f"{router}/metrics") as answer:
+    with urllib.request.urlopen(f"{operations}/metrics") as answer:
         assert 'outcome="served"' in answer.read().decode()

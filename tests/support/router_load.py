@@ -8,10 +8,15 @@ import httpx
 import openai
 
 
+def operations_url(url):
+    """Where a router on a cluster has its metrics; ``url``: where it has its API."""
+    return url.removesuffix(":8000") + ":8002"
+
+
 def router_metric(url, name):
-    """``pod`` → value of one of the router's gauges."""
+    """``pod`` → value of one of the router's gauges. ``url``: of its API."""
     found = {}
-    for line in httpx.get(f"{url}/metrics", trust_env=False).text.splitlines():
+    for line in httpx.get(f"{operations_url(url)}/metrics", trust_env=False).text.splitlines():
         if line.startswith(f"memroute_router_{name}{{"):
             labels, value = line.rsplit(" ", 1)
             found[labels.split('pod="')[1].split('"')[0]] = float(value)

@@ -103,11 +103,13 @@ class Rig:
 
     async def start(self):
         self.port = await self.router.server.start("127.0.0.1", 0)
+        self.ops_port = await self.router.operations.server.start("127.0.0.1", 0)
         self._clock = asyncio.create_task(self.router._tick_forever())
 
     async def stop(self):
         self._clock.cancel()
         await self.router.server.stop(timeout_seconds=0)
+        await self.router.operations.server.stop(timeout_seconds=0)
         self.router.scraper.close()
         await self.router.engines.close()
         self.router.journal.flush()

@@ -12,8 +12,20 @@ from memroute.traffic.admission import (
 )
 from memroute.traffic.dispatch.waiting_room import EndOfWait
 from memroute.traffic.request import RequestProfile
+from memroute.traffic.routing import Choice
 from memroute_router.access.words import REASONS
+from memroute_router.attempt import FailureCause
+from memroute_router.journal import Record
 from memroute_router.outcomes import Outcome
+from memroute_router.refusal import (
+    BODY,
+    CAUSES,
+    COMPRESSED,
+    ENGINE_ANSWER,
+    ERROR_IN_STREAM,
+    FIELD,
+    LISTENER_CAUSES,
+)
 
 # Outcomes that are refusals, beside those that admission words.
 REFUSED = (
@@ -71,6 +83,59 @@ def test_the_runbook_knows_every_sentence_of_a_refusal(repository):
     )
     assert no_ready_replica().message in text
     assert f"*{nobody.message.rpartition(' replica(s) ')[2]}*" in text
+
+
+def test_the_runbook_has_a_row_for_every_outcome_and_every_cause(repository):
+    """The log says one word; the engineer on call looks it up."""
+    text = (repository / "docs" / "how-to" / "when-it-refuses.md").read_text()
+    table = text.split("## By cause")[1].split("\n## ")[0]
+    told = set(
+        re.findall(r"`([a-z-]+)`", "".join(re.findall(r"^\|.*?\|.*?\|", table, re.MULTILINE)))
+    )
+    final = {FailureCause.BROKEN, FailureCause.EXHAUSTED}
+    causes = {
+        *CAUSES.values(), *LISTENER_CAUSES.values(), BODY, FIELD, COMPRESSED, ENGINE_ANSWER,
+        ERROR_IN_STREAM, *REASONS, *(cause.value for cause in set(FailureCause) - final),
+    }  # fmt: skip
+    outcomes = {outcome.value for outcome in Outcome}
+    assert causes <= told
+    assert told <= causes | outcomes
+    for outcome in Outcome:
+        if outcome is not Outcome.SERVED:
+            assert f"`{outcome.value}` |" in text.split("## By cause")[0], outcome
+    for sentence, cause in CAUSES.items():
+        assert re.search(rf"\| `{cause}` \| \*{re.escape(sentence)}\*", table), cause
+
+
+def test_every_cause_that_the_router_writes_is_one_that_is_listed(repository):
+    """A word in place where it is said would pass the test above by."""
+    for source in (repository / "router" / "memroute_router").rglob("*.py"):
+        if source.name != "journal.py":
+            assert not re.findall(r"cause\s*=\s*f?\"[a-z]", source.read_text()), source
+
+
+def test_the_log_page_has_the_fields_of_a_line_in_their_order(repository):
+    """Whoever writes a parser for the log writes it from this page."""
+    text = (repository / "docs" / "reference" / "log.md").read_text()
+    told = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    choice = Choice(
+        replica="a", policy="memroute", num_candidates=1, wait_seconds=0.0, own_seconds=0.0,
+        hit_tokens=0, projected_ratio=None, closed={},
+    )  # fmt: skip
+    lines = [
+        Record(
+            ended_at=0.0, request_id=b"r", path=b"/", model="m", outcome=Outcome.SERVED,
+            status=200, replica="a", refusal=refusal, choice=choice, attempts=1,
+            expected_tokens=1, prompt_tokens=1, cached_tokens=1, output_tokens=1,
+            queue_seconds=1.0, first_byte_seconds=1.0, seconds=1.0, cause="c", tenant="t",
+            client=b"1",
+        )
+        for refusal in ("no", "")
+    ]  # fmt: skip
+    fields = [re.findall(r"(?:^| )(\w+)=", re.sub('"[^"]*"', "", each.line())) for each in lines]
+    assert [*fields[0], fields[1][-1]] == told
+    named = {"request_id" if name == "id" else name for name in told} - {"refusal"}
+    assert named == set(lines[1].document()) - {"ended_at"}
 
 
 def test_every_sentence_of_a_refusal_is_in_an_enum(repository):

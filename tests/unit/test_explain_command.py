@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memroute_cli.main import app
-from router_rig import Rig, body, exchange, raw, whole
+from router_rig import Rig, body, exchange, held, raw, until, whole
 
 
 def explain(*arguments):
@@ -26,7 +26,7 @@ async def rig(engine_factory):
 
 async def told(rig, *arguments):
     """The command runs in a thread: the router it asks is in this one."""
-    address = f"http://127.0.0.1:{rig.port}"
+    address = f"http://127.0.0.1:{rig.ops_port}"
     return await asyncio.to_thread(explain, "--router", address, *arguments)
 
 
@@ -49,6 +49,21 @@ async def test_it_says_why_a_request_was_refused(rig):
     assert "holds 1000 tokens per request" in decision["why"]
     (replica,) = json.loads(output)["replicas"]
     assert replica["capacity_tokens"] == 1000
+
+
+async def test_it_says_who_waits_and_for_what(rig, engine_factory):
+    rig.pools.remove_replica("default/a")
+    release = asyncio.Event()
+    engine = await engine_factory(held(release))
+    rig.add("b", engine.port, capacity=100)
+    asked = [asyncio.create_task(exchange(rig.port, raw(body(max_tokens=50)))) for _ in range(2)]
+    await until(lambda: engine.requests and rig.num_held)
+    status, output, _ = await told(rig)
+    assert status == 0
+    assert "1 request(s) wait now" in output
+    assert "default/b is the cheapest, and closed to it: memory" in output
+    release.set()
+    assert [(await each)[0] for each in asked] == [200, 200]
 
 
 async def test_a_request_that_nobody_remembers_is_an_error_that_says_so(rig):

@@ -323,6 +323,37 @@ async def test_a_router_that_has_not_started_has_nothing_and_one_that_is_silent_
         assert metrics.read_at_seconds is None
 
 
+def with_ports(**ports):
+    found = router()
+    declared = [{"name": name, "containerPort": port} for name, port in ports.items()]
+    found["spec"]["containers"][0]["ports"] = declared
+    return found
+
+
+async def read_in_flight(pod):
+    metrics = RouterMetrics()
+    async with open_page_reader() as reader:
+        await metrics.scrape(reader, [pod], lambda: 0.0)
+    return metrics.in_flight.get("d/m-0") if metrics.is_known else None
+
+
+async def test_routers_before_and_after_the_operations_port_are_both_read(monkeypatch):
+    """An upgrade rolls operator and routers in any order; drains see requests all the while."""
+
+    async def without_metrics(_request):
+        return web.Response(status=404)
+
+    async with serving(says(IN_FLIGHT % 1)) as page, serving(without_metrics) as api:
+        assert await read_in_flight(with_ports(http=api, ops=page)) == 1, "this release"
+        assert await read_in_flight(with_ports(http=page)) == 1, "the one before"
+        assert await read_in_flight(with_ports(http=page, ops=1)) == 1, "its image, our manifest"
+        monkeypatch.setattr("memroute_operator.router_metrics.OPERATIONS_PORT", page)
+        assert await read_in_flight(with_ports(http=api)) == 1, "our image, its manifest"
+        monkeypatch.setattr("memroute_operator.router_metrics.OPERATIONS_PORT", 1)
+        assert await read_in_flight(with_ports(http=api)) is None, "unknown is not idle"
+        assert await read_in_flight(with_ports(http=api, ops=1)) is None
+
+
 @pytest.mark.parametrize("value", ["NaN", "-Inf", "+Inf", "-1", "1e30", "nope"])
 def test_a_number_of_requests_that_cannot_be_is_not_idle(value):
     """Unknown is not 0: a drain that believes it cuts off everything under way."""

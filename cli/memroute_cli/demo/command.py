@@ -79,8 +79,9 @@ def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
         cluster.kubectl("apply", "--server-side", "-k", str(DEPLOY / "demo"))
         say("kubectl apply --server-side -k deploy/demo: operator and router as pods")
         operator_url = f"http://{_wait_pod(cluster, 'operator')}:8080"
-        router_url = f"http://{_wait_pod(cluster, 'router')}:8000"
-        say(f"operator {operator_url}/metrics, router {router_url}")
+        router = _wait_pod(cluster, "router")
+        router_url, ops_url = f"http://{router}:8000", f"http://{router}:8002"
+        say(f"operator {operator_url}/metrics, router {router_url}/v1 and {ops_url}/metrics")
         cluster.kubectl("apply", "-k", str(DEPLOY / "samples"))
         say("kubectl apply -k deploy/samples: chat, draft and large")
         for name in ("chat", "draft"):
@@ -88,7 +89,7 @@ def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
                 "wait", "--for=condition=Ready", f"mdep/{name}", "--timeout=90s", "-n", "default"
             )
         cluster.wait_for("a verdict on large", lambda: _is_refused(cluster, "large"))
-        cluster.wait_for("the router to see them", lambda: _routable(operator_url, router_url))
+        cluster.wait_for("the router to see them", lambda: _routable(operator_url, ops_url))
         console.print(cluster.kubectl("get", "mdep", "-n", "default"))
         traffic = Traffic(router_url, seed=seed)
         killed_pod, killed_at = "", None
@@ -97,10 +98,10 @@ def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
                 f"{seconds:.0f} s of traffic through the OpenAI client; one replica dies on the way"
             )
             killed_pod, killed_at = asyncio.run(
-                _drive(console, cluster, traffic, operator_url, router_url, seconds)
+                _drive(console, cluster, traffic, operator_url, ops_url, seconds)
             )
             say(f"traffic has ended: {len(traffic.answers)} requests")
-            result = _collect(cluster, traffic, operator_url, router_url, killed_pod, killed_at)
+            result = _collect(cluster, traffic, operator_url, ops_url, killed_pod, killed_at)
             found = checks(result)
             print_summary(console, result, found)
             passed = all(check.passed for check in found)
@@ -112,7 +113,7 @@ def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
             else "\n[bold red]the job was not done[/]: see the crosses above"
         )
         if keep:
-            _keep(console, cluster, operator_url, router_url)
+            _keep(console, cluster, operator_url, router_url, ops_url)
     return passed
 
 
@@ -138,8 +139,8 @@ def _is_refused(cluster: EmulatedCluster, name: str) -> bool:
     return False
 
 
-def _routable(operator_url: str, router_url: str) -> bool:
-    readings = read_programs(operator_url, router_url)
+def _routable(operator_url: str, ops_url: str) -> bool:
+    readings = read_programs(operator_url, ops_url)
     return sum(replica.is_routable for replica in readings.replicas) >= 3  # noqa: PLR2004
 
 
@@ -148,7 +149,7 @@ async def _drive(
     cluster: EmulatedCluster,
     traffic: Traffic,
     operator_url: str,
-    router_url: str,
+    ops_url: str,
     seconds: float,
 ) -> tuple[str, float | None]:
     """Send the traffic, kill the busiest chat replica on the way, show what happens."""
@@ -159,7 +160,7 @@ async def _drive(
     last_line = -LINE_SECONDS
     with showing or contextlib.nullcontext():
         while not sending.done():
-            readings = await asyncio.to_thread(read_programs, operator_url, router_url)
+            readings = await asyncio.to_thread(read_programs, operator_url, ops_url)
             elapsed = time.monotonic() - started
             if killed[1] is None and elapsed >= seconds * KILL_AT_RATIO:
                 pod = _busiest_chat(readings)
@@ -190,7 +191,7 @@ def _collect(
     cluster: EmulatedCluster,
     traffic: Traffic,
     operator_url: str,
-    router_url: str,
+    ops_url: str,
     killed_pod: str,
     killed_at: float | None,
 ) -> Result:
@@ -208,7 +209,7 @@ def _collect(
                 "wait", "--for=condition=Ready", f"mdep/{name}", "--timeout=20s", "-n", "default"
             )
     pods = cluster.get("pods", "-n", "default")
-    readings = read_programs(operator_url, router_url)
+    readings = read_programs(operator_url, ops_url)
     logs = [
         line
         for pod in pods
@@ -233,14 +234,16 @@ def _collect(
     )
 
 
-def _keep(console: Console, cluster: EmulatedCluster, operator_url: str, router_url: str) -> None:
+def _keep(
+    console: Console, cluster: EmulatedCluster, operator_url: str, router_url: str, ops_url: str
+) -> None:
     """Leave it running until Ctrl-C or SIGTERM."""
     console.rule("[bold]kept running")
     console.print(
         f"""kubeconfig   {cluster.kubeconfig}
 router       {router_url}/v1        (any API key; models chat, draft, large)
-decisions    {router_url}/debug/decisions
-metrics      {router_url}/metrics and {operator_url}/metrics
+decisions    {ops_url}/debug/decisions, who waits {ops_url}/debug/queue
+metrics      {ops_url}/metrics and {operator_url}/metrics
 
 try, in another terminal:
   export KUBECONFIG={cluster.kubeconfig}

@@ -42,11 +42,11 @@ class Readings:
     replicas: list[ReplicaRow] = field(default_factory=list)
 
 
-def read_programs(operator_url: str, router_url: str) -> Readings:
+def read_programs(operator_url: str, ops_url: str) -> Readings:
     """Read both programs' metrics once."""
     readings = Readings()
     _read_operator(readings, operator_url)
-    _read_router(readings, router_url)
+    _read_router(readings, ops_url)
     return readings
 
 

@@ -58,7 +58,10 @@ REQUEST_FIELDS: Final[dict[bytes, int]] = (
         ),
         _READ,
     )
-    | {b"authorization": _SEEN, b"content-type": _SEEN, b"x-api-key": _SEEN, SESSION_ID: _SEEN}
+    | {
+        b"authorization": _SEEN, b"content-type": _SEEN, b"traceparent": _SEEN,
+        b"x-api-key": _SEEN, SESSION_ID: _SEEN,
+    }
 )  # fmt: skip
 """Requests; what is not named here is passed on as it came."""
 
@@ -80,8 +83,10 @@ RESPONSE_FIELDS: Final[dict[bytes, int]] = (
 """Answers of engines, likewise."""
 _PARTS_OF_LINE: Final = 4
 _BLANK: Final = 0x20
-_LISTS: Final = frozenset({b"connection", b"upgrade", b"x-forwarded-for"})
-"""Of the fields that are read, those of which there may be several."""
+_LISTS: Final = frozenset({b"connection", b"traceparent", b"upgrade", b"x-forwarded-for"})
+"""Of the fields that are read, those of which there may be several.
+
+Several of ``traceparent`` make none: what they are joined to cannot be read."""
 
 STATUS_LINES: Final[dict[int, bytes]] = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode())

@@ -64,9 +64,16 @@ class ServerLimits:
 SCREENED_BYTES: Final = 64 * 1024
 
 Handler = Callable[[Exchange], None]
-Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, bytes, bytes] | None]
-"""Why a request with this target and these fields need not send its body: status, header lines and
-body of the answer; None: it may."""
+Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, str, bytes, bytes] | None]
+"""Why a request with this target and these fields need not send its body: status, why in words,
+header lines and body of the answer; None: it may."""
+OnRefusal = Callable[[bytes, bytes, int, str], None]
+"""Hears of requests that no handler has seen or ended: the client's address, the target as far as
+it was read, the status, and why."""
+
+
+def _tell_nobody(_peer: bytes, _target: bytes, _status: int, _why: str) -> None:
+    """Nobody wants to hear of refusals."""
 
 
 class ReadBuffer:
@@ -93,6 +100,7 @@ class ServerState:
     """What becomes of each field of a request."""
     screen: Screen | None = None
     """Who looks at requests with large bodies before those arrive; None: nobody."""
+    on_refusal: OnRefusal = _tell_nobody
     reads: ReadBuffer = field(default_factory=ReadBuffer)
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
@@ -400,6 +408,7 @@ class ClientConnection(asyncio.BufferedProtocol):
                 exchange.abort()
             else:
                 exchange.respond(500, error_body(500, "internal error"))
+            self._state.on_refusal(self.peer, exchange.target, 500, "internal error")
 
     def _goes_on(self, num_bytes: int) -> None:
         """A request is not whole after so many bytes more: is it in time, and not too large?
@@ -455,10 +464,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Answer before the request is whole, and close: what follows cannot be understood."""
         if self._last_words is not None or self._is_deaf:
             return
-        self._say_last(status, JSON + lines, error_body(status, text))
+        self._say_last(status, text, JSON + lines, error_body(status, text))
 
-    def _say_last(self, status: int, lines: bytes, body: bytes) -> None:
-        """Answer with a whole answer, and close."""
+    def _say_last(self, status: int, why: str, lines: bytes, body: bytes) -> None:
+        """Answer with a whole answer, and close; ``why`` is for the log."""
+        self._state.on_refusal(self.peer, self._target, status, why)
         self._last_words = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
             status_line(status), lines, len(body), body,
         )  # fmt: skip
@@ -477,7 +487,10 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         if transport.can_write_eof():
             self.deadline_at = monotonic() + LINGER_SECONDS
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # the client has gone
+                transport.abort()
         else:
             transport.close()
 
@@ -499,6 +512,7 @@ class Server:
         tls: ssl.SSLContext | None = None,
         kinds: dict[bytes, int] | None = None,
         screen: Screen | None = None,
+        on_refusal: OnRefusal = _tell_nobody,
     ) -> None:
         """``kinds``: what becomes of each field of a request; None: ``REQUEST_FIELDS``.
 
@@ -512,6 +526,7 @@ class Server:
             outbox,
             REQUEST_FIELDS if kinds is None else kinds,
             screen,
+            on_refusal,
         )
         self._tls = tls
         self._server: asyncio.Server | None = None

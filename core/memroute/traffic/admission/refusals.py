@@ -49,6 +49,9 @@ class Reject:
     message: str
     retry_after_seconds: int | None
     """None when coming back will not help."""
+    because: str = ""
+    """Why the request may not wait, or not longer: the end of the message, a value of
+    ``QueueRefusal`` or ``EndOfWait``. Empty where waiting was not the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,9 @@ class NotNow:
         message = f"{self.message}; {because}"
         if waited:
             message += f" ({waited:.1f} s)"
-        return Reject(reason=reason, message=message, retry_after_seconds=retry_after)
+        return Reject(
+            reason=reason, message=message, retry_after_seconds=retry_after, because=because
+        )
 
 
 def never_fits(profile: RequestProfile, replicas: Sequence[ReplicaLedger]) -> Reject:

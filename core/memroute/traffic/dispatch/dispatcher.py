@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Generic
 
 from memroute.traffic.admission import ClosedReason, QueueLimits, Reject, hangs
-from memroute.traffic.dispatch.ask import REPLICA, T
+from memroute.traffic.dispatch.ask import REPLICA, Ask, T
 from memroute.traffic.dispatch.fair_share import FairShares
 from memroute.traffic.dispatch.membership import Membership
 from memroute.traffic.dispatch.selection import Assignment, Selection
@@ -162,6 +162,10 @@ class Dispatcher(Generic[T]):
     def held_tokens(self) -> int:
         """Tokens that all held requests are expected to need."""
         return self._room.held_tokens
+
+    def waiting(self) -> list[Ask[T]]:
+        """The requests that are held, in the order in which they came, and what each waits for."""
+        return self._room.waiting()
 
     @property
     def has_turns(self) -> bool:

@@ -68,6 +68,10 @@ class WaitingRoom(Generic[T]):
         """Tokens that all held requests are expected to need."""
         return sum(line.held_tokens for line in self._lines.values())
 
+    def waiting(self) -> list[Ask[T]]:
+        """The requests that are held, in the order in which they came, and what each waits for."""
+        return list(self._asks.values())
+
     @property
     def has_turns(self) -> bool:
         """Whether ``turns`` may have something to say, now or when something changes."""

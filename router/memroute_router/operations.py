@@ -1,0 +1,82 @@
+"""The second listener: metrics, health and what the router thinks, for those who run it.
+
+```text
+--port      clients                    the APIs, /v1/models, /openapi.json, /health, /ready
+--ops-port  Prometheus, the operator,  /metrics, /debug/…, /openapi.json, /health, /ready
+            probes, `memroute explain`
+```
+
+Nothing here needs a key, and nothing here is for clients: it names other tenants' models, pods and
+their addresses. It is plain HTTP also where clients get HTTPS: probes and scrapers ask by address.
+A NetworkPolicy says who may come (``router.networkPolicy`` of the chart).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import orjson
+
+from memroute_router import debug
+from memroute_router.exposition import TEXT
+from memroute_router.http.errors import error_body
+from memroute_router.http.exchange import Exchange
+from memroute_router.http.fields import JSON
+from memroute_router.http.outbox import Outbox
+from memroute_router.http.server import Server, ServerLimits
+from memroute_router.journal import Journal
+from memroute_router.metrics import RouterMetrics
+from memroute_router.openapi import operations_document
+from memroute_router.pages import SteppedPage, json_list
+from memroute_router.pools import Pools
+
+# Scrapers, probes and people keep a handful open. Unit: connections. Source: a bound, by hand.
+MAX_CONNECTIONS: Final = 128
+# No route here has a body. Unit: bytes. Source: a bound, chosen by hand.
+MAX_BODY_BYTES: Final = 16 * 1024
+
+Answer = Callable[[Exchange], None]
+
+
+class Operations:
+    """Owns the listener for those who run the router, and its pages."""
+
+    def __init__(
+        self,
+        pools: Pools,
+        metrics: RouterMetrics,
+        journal: Journal,
+        outbox: Outbox,
+        *,
+        health: dict[bytes, Answer],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        """``health``: the paths by which probes ask, which the public listener has too."""
+
+        def page(pieces: Callable[[], Iterator[bytes]], lines: bytes) -> Answer:
+            return SteppedPage(pieces, lines, on_error=on_error).answer
+
+        self.routes: dict[bytes, Answer] = health | {
+            b"/metrics": page(metrics.pieces, TEXT),
+            b"/debug/decisions": page(lambda: json_list(debug.decisions(journal)), JSON),
+            b"/debug/replicas": page(lambda: json_list(debug.replicas(pools)), JSON),
+            b"/debug/queue": page(lambda: json_list(debug.queue(pools)), JSON),
+            b"/openapi.json": lambda exchange: exchange.respond(
+                200, orjson.dumps(operations_document())
+            ),
+        }
+        self.server = Server(
+            self.answer,
+            outbox,
+            limits=ServerLimits(max_connections=MAX_CONNECTIONS, max_body_bytes=MAX_BODY_BYTES),
+        )
+
+    def answer(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        route = self.routes.get(exchange.path)
+        if route is None:
+            paths = ", ".join(sorted(path.decode() for path in self.routes))
+            exchange.respond(404, error_body(404, f"no such path; there are {paths}"))
+        elif exchange.method in {b"GET", b"HEAD"}:
+            route(exchange)
+        else:
+            exchange.respond(405, error_body(405, "use GET, HEAD"), JSON + b"allow: GET, HEAD\r\n")
