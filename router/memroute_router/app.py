@@ -70,7 +70,11 @@ NO_CORS = (
     "; cross-origin requests of browsers (CORS) are not answered here: put a gateway that checks "
     "origins before the router"
 )
-_LISTENER_OUTCOMES = {500: Outcome.INTERNAL_ERROR, 503: Outcome.ROUTER_EXHAUSTED}
+_LISTENER_OUTCOMES = {
+    401: Outcome.UNAUTHORIZED,
+    500: Outcome.INTERNAL_ERROR,
+    503: Outcome.ROUTER_EXHAUSTED,
+}
 
 
 class ListenError(Exception):

@@ -643,7 +643,7 @@ class Lifecycle:
             replica=self._replica(),
             refusal=self._refusal,
             cause=self._cause,
-            tenant=self.profile.tenant,
+            tenant=self.profile.tenant if self._grant is None else self._grant.tenant.name,
             client=self._exchange.peer,
             choice=choice,
             attempts=self._num_attempts,
@@ -692,10 +692,6 @@ class Lifecycle:
         if self._services.gate is not None:
             return False
         return not (self.profile.tenant and self.profile.blocks)
-
-    def _may_name_replicas(self) -> bool:
-        """Whether its client may know what replicas are called."""
-        return self._grant is None
 
     def _is_from_proxy(self) -> bool:
         """Whether it came from a proxy whose word is believed."""

@@ -205,7 +205,7 @@ class RouterMetrics:
                         yield piece.encode("utf-8", "replace")
             except Exception:
                 LOGGER.exception("metrics lost collector=%s", type(collector).__name__)
-                self.internal_errors.inc()
+                self.internal_errors.labels("operations").inc()
 
     def render(self) -> bytes:
         """The page, at once."""

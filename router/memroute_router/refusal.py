@@ -36,6 +36,7 @@ CAUSES: Final = {
 
 LISTENER_CAUSES: Final = {
     400: "malformed",
+    401: "key",
     404: "no-such-path",
     405: "method",
     408: "slow-request",
@@ -156,9 +157,10 @@ def replicas_died(replicas: list[str], seconds: float) -> Refusal:
         outcome=Outcome.REPLICAS_DIED,
         status=502,
         message=(
-            f"{len(replicas)} replicas have died while they read this request "
-            f"({', '.join(replicas)}): it is sent to no other for {seconds:.0f} s"
+            f"{len(replicas)} replicas have died while they read this request: it is sent to "
+            f"no other for {seconds:.0f} s"
         ),
+        log_detail=", ".join(replicas),
         reason=Outcome.REPLICAS_DIED.value,
         retry_after_seconds=max(1, round(seconds)),
     )

@@ -95,7 +95,7 @@ def test_the_runbook_has_a_row_for_every_outcome_and_every_cause(repository):
     final = {FailureCause.BROKEN, FailureCause.EXHAUSTED}
     causes = {
         *CAUSES.values(), *LISTENER_CAUSES.values(), BODY, FIELD, COMPRESSED, ENGINE_ANSWER,
-        ERROR_IN_STREAM, *(cause.value for cause in set(FailureCause) - final),
+        ERROR_IN_STREAM, *REASONS, *(cause.value for cause in set(FailureCause) - final),
     }  # fmt: skip
     outcomes = {outcome.value for outcome in Outcome}
     assert causes <= told

@@ -69,7 +69,7 @@ def test_a_pod_that_we_made_is_a_replica():
         (annotated(placement_reason=5), "a name or a text of it is none"),
         (ours(metadata__creationTimestamp=5), "a name or a text of it is none"),
         (ours(spec="nonsense"), "AttributeError"),
-        (ours(status={"conditions": [5]}), "TypeError"),
+        (ours(status={"conditions": [5]}), "AttributeError"),
     ],
 )
 def test_a_pod_of_ours_that_cannot_be_read_is_kept_and_named(pod, why):

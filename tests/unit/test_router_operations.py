@@ -8,6 +8,7 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from memroute_router.exposition import family_pieces
+from memroute_router.http.budget import BodyBudget
 from memroute_router.http.exchange import Exchange
 from memroute_router.names import unknown_model
 from memroute_router.pages import MAX_WAITING, MIN_INTERVAL_SECONDS, SteppedPage, json_list
@@ -192,6 +193,7 @@ class Client:
                 keep_alive=True,
                 http_1_1=True,
                 received_at=0.0,
+                budget=BodyBudget(0),
             )
         )
 

@@ -21,7 +21,7 @@ from memroute_router.access.verdicts import (
     tokens_to_reserve,
     tokens_used,
 )
-from memroute_router.access.words import NOT_HERE, UNKNOWN_KEY
+from memroute_router.access.words import UNKNOWN_KEY
 from memroute_router.http.deadlines import monotonic
 from memroute_router.pools import Pool
 from memroute_router.refusal import Refusal
@@ -37,8 +37,6 @@ MAX_CAPACITIES: Final = 1024
 MAX_FILE_BYTES: Final = 512 * 1024**2
 # Own paths that need no key: who asks for them is a kubelet or a load balancer.
 OPEN_PATHS: Final = frozenset({b"/health", b"/ready"})
-# Own paths that show what all tenants do: not for tenants.
-OPERATORS_PATHS: Final = (b"/debug/", b"/metrics")
 _ANTHROPIC_PATH: Final = b"/v1/messages"
 _FIRST_ERROR_STATUS: Final = 400
 
@@ -112,25 +110,21 @@ class Gate:
 
     def screen(
         self, target: bytes, fields: Mapping[bytes, bytes]
-    ) -> tuple[int, bytes, bytes] | None:
+    ) -> tuple[int, str, bytes, bytes] | None:
         """The answer to a request whose large body need not come: its key is none of ours."""
         found = self.identify(fields)
         if not isinstance(found, Refusal):
             return None
         is_anthropic = target.startswith(_ANTHROPIC_PATH)
-        return found.status, found.lines(), found.body(is_anthropic=is_anthropic)
+        body = found.body(is_anthropic=is_anthropic)
+        return found.status, found.message, found.lines(), body
 
     def may_ask(self, path: bytes, fields: Mapping[bytes, bytes]) -> Refusal | None:
         """Why one of the router's own paths is not for whoever asks; None: it is."""
         if path in OPEN_PATHS:
             return None
         found = self.identify(fields)
-        if isinstance(found, Refusal):
-            return found
-        if path.startswith(OPERATORS_PATHS):
-            self._count(NOT_HERE)
-            return NOT_HERE
-        return None
+        return found if isinstance(found, Refusal) else None
 
     def reserve(self, grant: Grant, profile: RequestProfile, pool: Pool) -> Permit | Refusal:
         """Take what the request needs of its quotas; or why it may not have it."""

@@ -13,9 +13,10 @@ from memroute_router.refusal import Refusal
 # Characters of a model's name in a message.
 _MAX_TOLD_CHARACTERS: Final = 128
 _REQUEST_ERROR: Final = "invalid_request_error"
+MODEL_FORBIDDEN: Final = "model-forbidden"
 REASONS: Final = (
     "no-key", "unknown-key", "short-key", "expired-key", "invalid-token", "expired-token",
-    "model-forbidden", "operators-only", "requests-per-minute", "tokens-per-minute",
+    MODEL_FORBIDDEN, "requests-per-minute", "tokens-per-minute",
     "request-too-large", "requests-in-flight", "kv-share",
 )  # fmt: skip
 """Every word that ``x-memroute-reason`` can have from here; labels of a metric, too."""
@@ -28,6 +29,7 @@ def _unauthorized(reason: str, message: str) -> Refusal:
         status=401,
         message=message,
         reason=reason,
+        cause=reason,
         code="invalid_api_key",
         kind=_REQUEST_ERROR,
         more_lines=_CHALLENGE,
@@ -50,14 +52,6 @@ INVALID_TOKEN: Final = _unauthorized(
 EXPIRED_TOKEN: Final = _unauthorized(
     "expired-token", "Incorrect API key provided: the token has expired."
 )
-NOT_HERE: Final = Refusal(
-    outcome=Outcome.FORBIDDEN,
-    status=403,
-    message="An API key does not open this path.",
-    reason="operators-only",
-    code="forbidden",
-    kind=_REQUEST_ERROR,
-)
 
 
 def forbidden(model: str) -> Refusal:
@@ -67,7 +61,8 @@ def forbidden(model: str) -> Refusal:
         status=403,
         message=f"You do not have access to the model {model[:_MAX_TOLD_CHARACTERS]!r}.",
         parameter="model",
-        reason="model-forbidden",
+        reason=MODEL_FORBIDDEN,
+        cause=MODEL_FORBIDDEN,
         code="model_not_found",
         kind=_REQUEST_ERROR,
     )
@@ -101,6 +96,7 @@ def rate_limited(
         status=429,
         message=message,
         reason=reason,
+        cause=reason,
         code="rate_limit_exceeded",
         kind=kind,
         retry_after_seconds=retry_after_seconds,

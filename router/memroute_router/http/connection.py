@@ -68,9 +68,9 @@ class ServerLimits:
 SCREENED_BYTES: Final = 64 * 1024
 
 Handler = Callable[[Exchange], None]
-Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, bytes, bytes] | None]
-"""Why a request with this target and these fields need not send its body: status, header lines and
-body of the answer; None: it may."""
+Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, str, bytes, bytes] | None]
+"""Why a request with this target and these fields need not send its body: status, why in words,
+header lines and body of the answer; None: it may."""
 OnRefusal = Callable[[bytes, bytes, int, str], None]
 """Hears of requests that no handler has seen or ended: the client's address, the target as far as
 it was read, the status, and why."""
@@ -318,9 +318,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         if screen is not None and _is_large(head.read):
             answer = screen(self._target, head.read)
             if answer is not None:
-                self._state.on_refusal(
-                    self.peer, self._target, answer[0], "refused by its head, before its body"
-                )
                 self._say_last(*answer)
                 return
         if b"expect" in head.read and self._exchange is None:
@@ -540,11 +537,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Answer before the request is whole, and close: what follows cannot be understood."""
         if self._last_words is not None or self._is_deaf:
             return
-        self._state.on_refusal(self.peer, self._target, status, text)
-        self._say_last(status, JSON + lines, error_body(status, text))
+        self._say_last(status, text, JSON + lines, error_body(status, text))
 
-    def _say_last(self, status: int, lines: bytes, body: bytes) -> None:
-        """Answer with a whole answer, and close."""
+    def _say_last(self, status: int, why: str, lines: bytes, body: bytes) -> None:
+        """Answer with a whole answer, and close; ``why`` is for the log."""
+        self._state.on_refusal(self.peer, self._target, status, why)
         self._last_words = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
             status_line(status), lines, len(body), body,
         )  # fmt: skip
