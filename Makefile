@@ -67,7 +67,7 @@ chaos: binaries ## two operators, stopped and cut off at random: never two write
 
 DISRUPTION_SECONDS ?= 120
 disruptions: binaries ## all nodes silent, drains, a failing webhook, each for two minutes (DISRUPTION_SECONDS=120)
-	@MEMROUTE_DISRUPTION_SECONDS=$(DISRUPTION_SECONDS) $(BIN)/pytest -s tests/cluster/test_disruptions.py $(ARGS)
+	@MEMROUTE_DISRUPTION_SECONDS=$(DISRUPTION_SECONDS) $(BIN)/pytest -s tests/cluster/test_disruptions.py tests/cluster/test_dead_node.py $(ARGS)
 
 test: check native-test binaries ## everything: check, the compiled modules, then contract, cluster and end-to-end tests
 	@$(BIN)/pytest --durations=10 tests/contract tests/cluster tests/e2e $(ARGS)

@@ -5,10 +5,6 @@ Credentials, in this order: the ServiceAccount of the pod we run in; the kubecon
 """
 
 import json
-import math
-import socket
-import ssl
-import struct
 from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,12 +12,37 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ConnectionKey
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 
+from memroute_kube.connection import open_session
+from memroute_kube.errors import (
+    BAD_ANSWER,
+    BAD_REQUEST,
+    CONFLICT,
+    GONE,
+    MAX_ERROR_TEXT,
+    NOT_FOUND,
+    UNPROCESSABLE,
+    ApiError,
+    error_from,
+    no_answer,
+)
 from memroute_kube.resources import KubeObject, Resource
+
+# With the errors that callers of a client tell apart.
+__all__ = [
+    "APPLY_PATCH",
+    "CONFLICT",
+    "GONE",
+    "JSON_PATCH",
+    "MERGE_PATCH",
+    "NOT_FOUND",
+    "PAGE_SIZE",
+    "UNPROCESSABLE",
+    "ApiError",
+    "KubernetesClient",
+]
 
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 MERGE_PATCH = "application/merge-patch+json"
@@ -29,56 +50,14 @@ JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 # The API server itself gives up after 34 s; admission webhooks have 10 s by default.
 REQUEST_TIMEOUT_SECONDS = 30.0
-BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, CONFLICT, GONE = 400, 401, 404, 409, 410
-UNPROCESSABLE, INTERNAL_ERROR = 422, 500
-REQUEST_TIMEOUT = 408
-# Reasons of errors with status 0.
-UNREACHABLE, TIMEOUT, BAD_ANSWER = "Unreachable", "Timeout", "BadAnswer"
 # Objects of one page: half of what client-go's informers ask for. A pod has 10 kB, and reading a
 # page as JSON holds the interpreter: 65 ms for 500, which delays the Lease and every watch.
 PAGE_SIZE = 250
 # Writes that the API server attributes to a field manager (server-side apply names its own).
 MANAGED_METHODS = frozenset({"POST", "PATCH", "PUT"})
-# No error answer may make anybody wait longer than this for the next try, in seconds: chosen by
-# hand, above what API priority and fairness asks for (1 s) and below what looks like a hang.
-MAX_RETRY_AFTER_SECONDS = 120.0
-# For how long the kernel tries to deliver a call, in seconds, also for a process that is stopped:
-# what the operator's Lease lasts longer than its holder writes (10 less 7). Then it is dropped.
-UNDELIVERED_SECONDS = 3.0
-# How much of an answer that is no Status object is told.
-MAX_ERROR_TEXT = 500
-
 
 Page = tuple[list[KubeObject], str]
 """Objects of one page of a list, and the list's resourceVersion."""
-
-
-class ApiError(Exception):
-    """The API server refused, or could not be reached (``status`` 0)."""
-
-    def __init__(
-        self, status: int, reason: str, message: str, *, retry_after_seconds: float | None = None
-    ) -> None:
-        super().__init__(f"{status} {reason}: {message}")
-        self.status = status
-        self.reason = reason
-        """The machine-readable reason, such as ``NotFound`` or ``AlreadyExists``."""
-        self.message = message
-        self.retry_after_seconds = retry_after_seconds
-        """How long the server asks us to wait; None when it does not say."""
-
-    @property
-    def is_global(self) -> bool:
-        """Whether every other call would fail as well: no connection, or no valid credentials.
-
-        A call that took too long says nothing of others: an admission webhook may hang.
-        """
-        return self.status in (0, UNAUTHORIZED) and self.reason not in (TIMEOUT, BAD_ANSWER)
-
-    @property
-    def is_outcome_known(self) -> bool:
-        """Whether nothing was done for sure; else a write may have come through."""
-        return BAD_REQUEST <= self.status < INTERNAL_ERROR and self.status != REQUEST_TIMEOUT
 
 
 class KubernetesClient:
@@ -208,22 +187,27 @@ class KubernetesClient:
         *,
         grace_period_seconds: int | None = None,
         uid: str | None = None,
+        resource_version: str | None = None,
     ) -> KubeObject | None:
         """Delete an object; with ``uid``, only if it is still that one.
 
         What the server answers: the object while it terminates, or a Status. None when it is
-        gone already, which is fine.
+        gone already, which is fine. With ``resource_version``, only if it is still as it was seen:
+        raises ``ApiError`` 409 otherwise.
         """
         options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if grace_period_seconds is not None:
             options["gracePeriodSeconds"] = grace_period_seconds
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
+        expected = {"uid": uid, "resourceVersion": resource_version}
+        preconditions = {name: value for name, value in expected.items() if value is not None}
+        if preconditions:
+            options["preconditions"] = preconditions
         try:
             return await self.request("DELETE", resource.path(namespace, name), body=options)
         except ApiError as error:
             # A conflict here means that the name belongs to another object by now.
-            if error.status != NOT_FOUND and not (uid and error.status == CONFLICT):
+            is_another = uid is not None and resource_version is None and error.status == CONFLICT
+            if error.status != NOT_FOUND and not is_another:
                 raise
             return None
 
@@ -243,9 +227,9 @@ class KubernetesClient:
             async with response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError) as error:
-            raise _no_answer(error) from error
+            raise no_answer(error) from error
         if response.status >= BAD_REQUEST:
-            raise _error_from(response.status, text, response.headers)
+            raise error_from(response.status, text, response.headers)
         try:
             parsed = json.loads(text) if text else {}
         except ValueError as error:  # a proxy's page, or an answer that was cut off
@@ -286,12 +270,12 @@ class KubernetesClient:
             )
             async with response:
                 if response.status >= BAD_REQUEST:
-                    raise _error_from(response.status, await response.text(), response.headers)
+                    raise error_from(response.status, await response.text(), response.headers)
                 async for line in response.content:
                     yield _watch_event(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # ValueError: a line longer than any object, or text that is no UTF-8.
-            raise _no_answer(error) from error
+            raise no_answer(error) from error
 
     async def _send(
         self,
@@ -325,59 +309,8 @@ class KubernetesClient:
     def _open_session(self) -> aiohttp.ClientSession:
         # Not the client's own session: it retries and wraps answers, and a watch must stream.
         if self._session is None:
-            connector = _Connector(
-                ssl=_ssl_context(self._api.configuration), limit=0, socket_factory=_socket
-            )
-            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**21)
+            self._session = open_session(self._api.configuration)
         return self._session
-
-
-class _Connector(aiohttp.TCPConnector):
-    """A connection whose call is given up is reset at once.
-
-    ``close`` would first send what TLS has to say at an orderly end, and wait for the answer.
-    """
-
-    def _release(
-        self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
-    ) -> None:
-        if should_close and protocol.transport is not None:
-            protocol.transport.abort()
-        super()._release(key, protocol, should_close=should_close)
-
-
-def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket that forgets, when it is closed, what the kernel has not delivered.
-
-    A call that is given up while the network is cut would otherwise be sent again by the kernel
-    for some minutes, and arrive when nobody stands by it any more.
-    """
-    family, kind, protocol, *_ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        milliseconds = int(UNDELIVERED_SECONDS * 1000)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-    return made
-
-
-def _ssl_context(configuration: Configuration) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-    if configuration.cert_file:
-        context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
-    if not configuration.verify_ssl:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _no_answer(error: Exception) -> ApiError:
-    """No answer at all: too late, or no connection."""
-    # A connection that does not come about in time is no connection.
-    is_late = isinstance(error, TimeoutError) and not isinstance(
-        error, aiohttp.ConnectionTimeoutError
-    )
-    return ApiError(0, TIMEOUT if is_late else UNREACHABLE, repr(error))
 
 
 def _own_version() -> str:
@@ -393,31 +326,10 @@ def _watch_event(line: bytes) -> KubeObject:
         event: KubeObject = json.loads(line)
         is_error, obj = event["type"] == "ERROR", event["object"]
         if is_error:
-            raise _error_from(int(obj.get("code") or 0), json.dumps(obj), {})
+            raise error_from(int(obj.get("code") or 0), json.dumps(obj), {})
         _ = obj["metadata"]["resourceVersion"]  # what every reader of a watch needs
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         # The stream was cut off inside an event: what it said will be said again.
         text = line[:MAX_ERROR_TEXT].decode(errors="replace")
         raise ApiError(0, BAD_ANSWER, f"not a watch event: {text!r}") from error
     return event
-
-
-def _error_from(status: int, text: str, headers: Mapping[str, str]) -> ApiError:
-    """The error that an answer tells. The wait is told by the header, else in the Status."""
-    reason, message, wait = "", text[:MAX_ERROR_TEXT], headers.get("Retry-After")
-    try:
-        parsed = json.loads(text)
-        reason, message = str(parsed.get("reason") or ""), str(parsed.get("message") or text)
-        wait = wait or (parsed.get("details") or {}).get("retryAfterSeconds")
-    except (ValueError, AttributeError):
-        pass  # not a Status object: a proxy's page
-    return ApiError(status, reason, message, retry_after_seconds=_seconds(wait))
-
-
-def _seconds(text: object) -> float | None:
-    """A ``Retry-After`` in seconds, within bounds; None for a date or nonsense."""
-    try:
-        seconds = float(str(text))
-    except ValueError:
-        return None
-    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

@@ -77,6 +77,7 @@ POD_DISRUPTION_BUDGETS = Resource(
 RESOURCE_SLICES = Resource(
     group="resource.k8s.io", plural="resourceslices", kind="ResourceSlice", namespaced=False
 )
+RESOURCE_CLAIMS = Resource(group="resource.k8s.io", plural="resourceclaims", kind="ResourceClaim")
 RUNTIME_CLASSES = Resource(
     group="node.k8s.io", plural="runtimeclasses", kind="RuntimeClass", namespaced=False
 )

@@ -12,7 +12,7 @@ import socket
 
 import kopf
 
-from memroute_kube import RESOURCE_SLICES, KubeObject, KubernetesClient
+from memroute_kube import RESOURCE_CLAIMS, RESOURCE_SLICES, KubeObject, KubernetesClient
 from memroute_operator.elector import Elector, LeaseName, run_until_cancelled
 from memroute_operator.fence import AlwaysLeading, Fence, FencedClient
 from memroute_operator.handlers import build_registry
@@ -49,6 +49,9 @@ async def run_operator(settings: OperatorSettings) -> None:
         async def list_slices() -> list[KubeObject]:
             return (await client.list(RESOURCE_SLICES))[0]
 
+        async def list_claims() -> list[KubeObject]:
+            return (await client.list(RESOURCE_CLAIMS))[0]
+
         readings = Readings(
             reader,
             store.pods.values,
@@ -59,6 +62,7 @@ async def run_operator(settings: OperatorSettings) -> None:
             scrape_seconds=settings.scrape_seconds,
             on_change=store.mark_dirty,
             list_slices=list_slices,
+            list_claims=list_claims,
         )
         reconciler = Reconciler(client, store, settings, metrics, readings, fence=client.fence)
         # In the order in which they end: the Lease is given back once nothing is written any more.

@@ -130,6 +130,9 @@ class Applier:
             replica.pod_name,
             grace_period_seconds=0 if action.force else None,
             uid=replica.uid,
+            resource_version=replica.obj["metadata"]["resourceVersion"]
+            if action.only_as_seen
+            else None,
         )
         if answer is None:
             self._store.pods.forget(replica.key, replica.uid)

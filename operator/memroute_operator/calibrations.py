@@ -32,6 +32,10 @@ __all__ = [
 
 # Measurements in one status: a handful of accelerators times a handful of flags.
 MAX_KEPT = 16
+# How releases before 0.2 named the operator's --engine-image in a key. Which image that was when
+# it measured is not known any more, so those measurements are dropped; the engines that run are
+# read again within seconds of the operator's start.
+UNNAMED_IMAGE = "default"
 # Of the whole footprint: past it the estimate is worth a look.
 MAX_DRIFT_RATIO = 0.10
 # Measured overheads that are believed, against the laws' expectation. The laws are within a
@@ -45,8 +49,12 @@ OVERHEAD_MARGIN_BYTES = 4 * GIB
 MAX_TOKENS_DRIFT_RATIO = 0.25
 
 
-def calibration_key(spec: Mapping[str, Any], product: str) -> CalibrationKey:
-    """What must be equal for a measurement to count: taken from a ModelDeployment's spec."""
+def calibration_key(spec: Mapping[str, Any], product: str, image: str) -> CalibrationKey:
+    """What must be equal for a measurement to count: taken from a ModelDeployment's spec.
+
+    ``image``: what the engine runs. The operator's default is named like any other: what one
+    default has measured says nothing of the next.
+    """
     memory, engine = spec["memory"], spec["engine"]
     flags = {
         "quantization": memory["quantization"],
@@ -61,7 +69,7 @@ def calibration_key(spec: Mapping[str, Any], product: str) -> CalibrationKey:
             flags[name] = hashlib.sha256(text.encode()).hexdigest()[:10]
     return CalibrationKey(
         model=spec["model"]["name"],
-        engine=engine.get("image") or "default",
+        engine=image,
         flags=json.dumps(flags, sort_keys=True),
         product=product,
     )
@@ -73,11 +81,13 @@ def measure(
     footprint: ReplicaFootprint,
     *,
     product: str,
+    image: str,
     usable_bytes: int,
 ) -> Calibration | None:
     """The calibration that a report makes; None when it contradicts itself, or what can be.
 
-    ``footprint``: by the laws, not calibrated; ``usable_bytes``: of the engine's device.
+    ``footprint``: by the laws, not calibrated; ``image``: of the engine that reports;
+    ``usable_bytes``: of its device.
     """
     pool_bytes = kv_pool_bytes(report, footprint, spec["memory"].get("maxContextTokens"))
     if pool_bytes is None:
@@ -92,7 +102,7 @@ def measure(
     if overhead is None or not expected.expected * MIN_OVERHEAD_RATIO <= overhead <= most:
         return None
     return Calibration(
-        key=calibration_key(spec, product),
+        key=calibration_key(spec, product, image),
         overhead_bytes=overhead,
         expected_overhead_bytes=expected.expected,
     )
@@ -136,10 +146,12 @@ def drift_ratio(calibration: Calibration, footprint: ReplicaFootprint) -> float:
 
 
 def read_calibrations(objects: Iterable[KubeObject]) -> dict[CalibrationKey, Calibration]:
-    """All measurements that statuses hold."""
+    """All measurements that statuses hold, as far as it is known of which image."""
     found: dict[CalibrationKey, Calibration] = {}
     for obj in objects:
         for entry in obj.get("status", {}).get("calibrations") or ():
+            if entry["engine"] == UNNAMED_IMAGE:
+                continue
             key = CalibrationKey(
                 model=entry["model"], engine=entry["engine"], flags=entry["flags"],
                 product=entry["product"],
@@ -172,11 +184,18 @@ def write_calibrations(
 def calibrations_of(
     spec: Mapping[str, Any],
     calibrations: Mapping[CalibrationKey, Calibration],
+    default_image: str | None,
 ) -> dict[str, Calibration]:
-    """The measurements that speak of this spec, by product."""
+    """The measurements that speak of this spec, by product.
+
+    ``default_image``: what an engine runs whose spec names no image; None: nothing is known of it.
+    """
+    image = spec["engine"].get("image") or default_image
+    if image is None:
+        return {}
     products = {key.product for key in calibrations if key.model == spec["model"]["name"]}
     return {
         product: calibrations[key]
         for product in sorted(products)
-        if (key := calibration_key(spec, product)) in calibrations
+        if (key := calibration_key(spec, product, image)) in calibrations
     }

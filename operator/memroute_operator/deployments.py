@@ -23,6 +23,10 @@ from memroute_operator.deployment import (
 from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica
 
+# What Kubernetes puts on an object that is deleted with ``--cascade=orphan``, until its garbage
+# collector has taken the owner off all of its pods.
+ORPHAN_FINALIZER = "orphan"
+
 
 @dataclass(slots=True)
 class DeploymentCache:
@@ -39,24 +43,32 @@ def read_deployments(
     reports: Mapping[str, EngineReport | None],
     problems: dict[str, str],
     cache: DeploymentCache,
+    default_image: str | None,
 ) -> tuple[list[Deployment], frozenset[str]]:
-    """The deployments that want something, the oldest first; and those without name or uid.
+    """The deployments that want something, the oldest first; and those whose pods are left alone.
+
+    The latter are those without name or uid, and those that leave their pods behind.
 
     ``problems``: is given what could not be read, by ``Kind namespace/name``.
+    ``default_image``: what engines run whose spec names no image.
     """
     deployments: dict[str, Deployment] = {}
-    unreadable = set()
+    left_alone: set[str] = set()
     calibrations: dict[CalibrationKey, Calibration] = {}
     read, read_status = cache.deployments.round(), cache.calibrations.round()
     for obj in objects:
         try:
             deployment = read(obj, read_deployment)
             deployments[deployment.key] = deployment
+            metadata = obj["metadata"]
+            finalizers = metadata.get("finalizers") or ()
+            if "deletionTimestamp" in metadata and ORPHAN_FINALIZER in finalizers:
+                left_alone.add(deployment.key)
             if deployment.failure is not None and deployment.failure.reason == INTERNAL_ERROR:
                 problems[f"ModelDeployment {deployment.key}"] = deployment.failure.message
         except Exception as error:  # noqa: BLE001 - a named boundary: an object without name or uid
             problems[f"ModelDeployment {object_key(obj)}"] = repr(error)
-            unreadable.add(object_key(obj))
+            left_alone.add(object_key(obj))
         try:
             calibrations |= read_status(obj, _calibrations_in)
         except Exception as error:  # noqa: BLE001 - a named boundary: what a status holds is anybody's to edit
@@ -64,13 +76,13 @@ def read_deployments(
     replicas = [with_known_revision(one, deployments) for one in known_replicas]
     calibrations |= _measured(deployments, replicas, nodes, reports, problems)
     wanted = [
-        _calibrated(one, calibrations, problems)
+        _calibrated(one, calibrations, default_image, problems)
         for one in deployments.values()
         # One that is being deleted wants nothing any more: its pods are orphans by now.
         if "deletionTimestamp" not in one.obj["metadata"]
     ]
     wanted.sort(key=lambda deployment: (deployment.created_at, deployment.key))
-    return wanted, frozenset(unreadable)
+    return wanted, frozenset(left_alone)
 
 
 def _calibrations_in(obj: KubeObject) -> dict[CalibrationKey, Calibration]:
@@ -80,12 +92,13 @@ def _calibrations_in(obj: KubeObject) -> dict[CalibrationKey, Calibration]:
 def _calibrated(
     deployment: Deployment,
     calibrations: Mapping[CalibrationKey, Calibration],
+    default_image: str | None,
     problems: dict[str, str],
 ) -> Deployment:
     if deployment.footprint is None:
         return deployment
     try:
-        found = calibrations_of(deployment.obj["spec"], calibrations)
+        found = calibrations_of(deployment.obj["spec"], calibrations, default_image)
         calibrated = replace(deployment, calibrations=found)
         for product in found:
             # Sums are made when they are asked for: nonsense has to show here.
@@ -126,12 +139,18 @@ def _measured(
             continue
         if len(products) != 1 or (product := products.pop()) is None:
             continue  # which kind the device plugin has given is not known
+        # A replica of this revision runs the image that the spec names. One that the spec does
+        # not name is the default of whoever made the pod, which may have been another.
+        image = deployment.engine_image or replica.engine_image
+        if image is None:
+            continue
         try:
             calibration = measure(
                 deployment.obj["spec"],
                 report,
                 deployment.footprint,
                 product=product,
+                image=image,
                 usable_bytes=min(device.usable_bytes for device in node.devices),
             )
         except Exception as error:  # noqa: BLE001 - a named boundary: a report is whatever an engine wrote

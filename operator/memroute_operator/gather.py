@@ -103,6 +103,8 @@ def gather(
     held: Iterable[Reservation] = (),
     resource_slices: Mapping[str, Sequence[KubeObject]] = MappingProxyType({}),
     cache: ReadingCache | None = None,
+    default_image: str | None = None,
+    before: Facts | None = None,
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
@@ -111,7 +113,9 @@ def gather(
     ``now``: the wall clock. ``held``: what is
     to be counted though no pod shows it (engines on nodes that are cut off, pods on their way).
     ``resource_slices``: what DRA drivers publish, by node. ``cache``: what was read of objects
-    that have not changed since; without it, everything is read anew.
+    that have not changed since; without it, everything is read anew. ``default_image``: of
+    engines whose ModelDeployment names none; without it nothing measured counts for those.
+    ``before``: facts of a moment ago whose nodes are taken as they are: half of the work.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
     cache = ReadingCache() if cache is None else cache
@@ -121,12 +125,23 @@ def gather(
         pods.replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)
     )
     problems = {f"Pod {key}": why for key, why in pods.problems.items()}
-    nodes = _read_nodes(store, metrics, pods, resource_slices, now_seconds, problems)
-    deployments, no_deployments = read_deployments(
-        store.model_deployments.values(), pods.replicas, nodes, reports, problems, cache.deployments
+    if before is None:
+        nodes = _read_nodes(store, metrics, pods, resource_slices, now_seconds, problems)
+    else:
+        nodes = list(before.inventory.nodes)
+        told = before.unreadable_objects.items()
+        problems |= {name: why for name, why in told if name.startswith("Node ")}
+    deployments, left_alone = read_deployments(
+        store.model_deployments.values(),
+        pods.replicas,
+        nodes,
+        reports,
+        problems,
+        cache.deployments,
+        default_image,
     )
-    # Pods of an object that cannot be read are nobody's orphans.
-    replicas = [r for r in pods.replicas if r.deployment not in no_deployments]
+    # Pods of an object that cannot be read, or that leaves them behind, are nobody's orphans.
+    replicas = [r for r in pods.replicas if r.deployment not in left_alone]
     by_key = {deployment.key: deployment for deployment in deployments}
     replicas = [with_known_revision(one, by_key) for one in replicas]
     return Facts(

@@ -32,6 +32,11 @@ from memroute.placement import Reservation
 # Above this share of unreachable GPU nodes nothing is given up: half, as in Kubernetes' 55 %,
 # and a cluster of two nodes can still lose one.
 BRAKE_RATIO = 0.5
+# How many renewals of its Lease a kubelet may miss before it counts as lost for the brake.
+MISSED_RENEWALS = 2
+# A node that is still called ready when its Lease is older than this, in seconds, reports in
+# another way (virtual kubelets do): the Lease is no sign. Twice as long as Kubernetes' patience.
+NO_SIGN_SECONDS = 120.0
 # How much of the fleet may be given up in RATE_SECONDS: 10 % of the GPU nodes, at least one.
 # Kubernetes evicts one node in 10 s (0.1 a second); engines take minutes to load.
 RATE_RATIO = 0.1
@@ -54,6 +59,10 @@ class NodeSight:
     is_ready: bool
     is_silent: bool = False
     """Whether its kubelet has stopped to report (Ready is Unknown): engines may run there."""
+    silent_seconds: float | None = None
+    """For how long at least its kubelet has renewed no Lease; None when that is not known."""
+    renewal_seconds: float = 10.0
+    """How often it renews: a kubelet's default."""
     boot_id: str | None = None
     """Changes when the machine restarts, which ends every process on it."""
     shown_after_seconds: float | None = None
@@ -63,6 +72,22 @@ class NodeSight:
     def is_reachable(self) -> bool:
         """Whether its kubelet reports."""
         return self.exists and self.is_ready
+
+    @property
+    def is_renewing(self) -> bool:
+        """Whether its Lease shows that it is there."""
+        missed = MISSED_RENEWALS * self.renewal_seconds
+        return (
+            self.is_reachable and self.silent_seconds is not None and self.silent_seconds <= missed
+        )
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether it is unreachable, or will be called so soon: it has missed two renewals."""
+        if not self.is_reachable:
+            return True
+        silent = self.silent_seconds
+        return silent is not None and not self.is_renewing and silent <= NO_SIGN_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +110,8 @@ class LostNodes:
 
     _since: dict[str, float] = field(default_factory=dict)
     _given_up_at: dict[str, float] = field(default_factory=dict)
+    _counts_from: float | None = None
+    """Silences from before this do not count: we began to look, or the brake was on."""
     _rate_marks: list[float] = field(default_factory=list)
     """When nodes were given up: kept when they come back, because the rate goes on counting."""
 
@@ -95,9 +122,17 @@ class LostNodes:
         unreachable = {name for name, node in nodes.items() if not node.is_reachable}
         self._given_up_at = {n: at for n, at in self._given_up_at.items() if n in unreachable}
         self._rate_marks = [at for at in self._rate_marks if now_seconds - at < RATE_SECONDS]
-        is_braked = len(unreachable) > BRAKE_RATIO * len(nodes)
+        # With their Leases known, an outage is seen before the first node of it is called silent.
+        num_lost = sum(node.may_be_lost for node in nodes.values())
+        is_braked = num_lost > BRAKE_RATIO * len(nodes)
         # What ends the brake is that nodes come back. The others get the whole time from then on.
         known = {} if is_braked else self._since
+        # Nor does a silence count while nobody knows whether the other kubelets renew.
+        num_renewing = sum(node.is_renewing for node in nodes.values())
+        is_alone = num_renewing >= (1 - BRAKE_RATIO) * len(nodes)
+        if is_braked or self._counts_from is None:
+            self._counts_from = now_seconds
+        counted_seconds = now_seconds - self._counts_from if is_alone else 0.0
         self._since = {name: known.get(name, now_seconds) for name in sorted(unreachable)}
         allowed = max(1, int(RATE_RATIO * len(nodes)))
         kept: dict[str, str] = {}
@@ -106,12 +141,15 @@ class LostNodes:
             if name in self._given_up_at and not is_braked:
                 continue
             wait = node_lost_seconds if nodes[name].exists else QUARANTINE_SECONDS
+            lost_for = max(
+                now_seconds - self._since[name], _silent_for(nodes[name], counted_seconds)
+            )
             if is_braked:
                 kept[name] = (
-                    f"{len(unreachable)} of {len(nodes)} GPU nodes are unreachable, and nothing "
+                    f"{num_lost} of {len(nodes)} GPU nodes are unreachable, and nothing "
                     f"is given up while more than half of them are"
                 )
-            elif now_seconds - self._since[name] <= wait:
+            elif lost_for <= wait:
                 what = "unreachable" if nodes[name].exists else "without a Node object"
                 kept[name] = f"a node is given up after {wait:.0f} s {what}"
             elif len(self._rate_marks) >= allowed:
@@ -126,6 +164,16 @@ class LostNodes:
             num_nodes=len(nodes),
             is_braked=is_braked,
         )
+
+
+def _silent_for(node: NodeSight, at_most_seconds: float) -> float:
+    """For how long its kubelet has been silent by its Lease; 0 where that does not count.
+
+    It counts where Kubernetes agrees: a kubelet that says that it is not ready is there.
+    """
+    if not node.is_silent or node.silent_seconds is None:
+        return 0.0
+    return min(node.silent_seconds, at_most_seconds)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,9 +22,11 @@ from memroute_kube.resources import (
 from memroute_operator.deployment import Deployment
 from memroute_operator.promises import encode_reservation
 from memroute_operator.replica import (
+    ANNOTATION_ENGINE_IMAGE,
     ANNOTATION_PLACEMENT_REASON,
     ANNOTATION_REVISION,
     ANNOTATION_STARTED_WITH,
+    ENGINE_CONTAINER,
     START_GATE,
 )
 
@@ -148,6 +150,7 @@ def replica_pod(
                 ),
                 ANNOTATION_REVISION: deployment.legacy_revision or deployment.revision,
                 ANNOTATION_STARTED_WITH: deployment.revision,
+                ANNOTATION_ENGINE_IMAGE: deployment.engine_image or default_image,
                 ANNOTATION_PLACEMENT_REASON: placed.why,
                 ANNOTATION_SERVED_MODEL: deployment.served_name,
                 ANNOTATION_KV_CAPACITY_TOKENS: str(capacity),
@@ -179,7 +182,7 @@ def _engine_container(deployment: Deployment, placed: Placed, default_image: str
         )
     health = {"httpGet": {"path": "/health", "port": "http"}}
     container: dict[str, Any] = {
-        "name": "engine",
+        "name": ENGINE_CONTAINER,
         "image": deployment.engine_image or default_image,
         "args": engine_arguments(deployment, placed),
         "env": environment + list(deployment.engine_env),

@@ -21,6 +21,10 @@ _DEVICE = ("node", "device", "product")
 _DEPLOYMENT = ("namespace", "model_deployment")
 # Families of the last reconcile: name → what it says, labels.
 _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "device_info": (
+        "1; who says what the device's product and memory are (docs/how-to/describe-nodes.md).",
+        (*_DEVICE, "product_source", "memory_source"),
+    ),
     "device_usable_bytes": ("HBM that processes can use.", _DEVICE),
     "device_reserved_bytes": ("HBM promised to replicas.", _DEVICE),
     "device_live_free_bytes": ("HBM that the exporter reports free, while fresh.", _DEVICE),
@@ -179,6 +183,8 @@ def _set_devices(families: _Families, facts: Facts) -> None:
     for node in facts.inventory.nodes:
         for device in node.devices:
             labels = (node.name, device.uuid or str(device.index), device.product or "unknown")
+            sources = (device.product_source or "unknown", device.usable_source)
+            families.set("device_info", (*labels, *sources), 1)
             families.set("device_usable_bytes", labels, device.usable_bytes)
             promised = sum(size for size, _ in ledger.holders(device))
             reserved = device.usable_bytes if device.assigned_pod else promised

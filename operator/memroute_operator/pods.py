@@ -147,7 +147,7 @@ def describe_owner(pod: KubeObject) -> str:
     try:
         controller = controller_of(pod)
         if controller is None:
-            return "belongs to nobody (it has no controller)"
+            return "belongs to nobody (it has no controller) and stays until somebody deletes it"
         return f"belongs to {controller.get('kind')} {controller.get('name')}"
     except (AttributeError, KeyError, TypeError):
         return "has an owner that cannot be read"

@@ -125,6 +125,7 @@ def project_model_deployment(obj: KubeObject) -> KubeObject:
     metadata, _, _ = _parts(obj)
     kept = {key: value for key, value in obj.items() if key not in ("apiVersion", "kind")}
     kept["metadata"] = _metadata(metadata, lambda name: name not in _COPIES)
+    kept["metadata"] |= _only(metadata, ("finalizers",))
     return kept
 
 
@@ -155,7 +156,7 @@ def _holds(pod: KubeObject) -> tuple[object, ...]:
 def _deployment_matters(before: KubeObject, after: KubeObject) -> bool:
     def planned(obj: KubeObject) -> tuple[object, ...]:
         metadata, spec, status = _parts(obj)
-        names = ("uid", "generation", "deletionTimestamp", "labels", "annotations")
+        names = ("uid", "generation", "deletionTimestamp", "finalizers", "labels", "annotations")
         return _only(metadata, names), spec, status.get("calibrations")
 
     return planned(before) != planned(after)

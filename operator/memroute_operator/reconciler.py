@@ -34,6 +34,7 @@ from memroute_operator.lanes import Lanes
 from memroute_operator.listing import Lister
 from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.node_leases import MARK_SECONDS, NodeLeases
 from memroute_operator.plan import Action, Delete, Step
 from memroute_operator.readings.loops import Readings
 from memroute_operator.settings import OperatorSettings
@@ -111,6 +112,7 @@ class Reconciler:
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
         self._thinker = Thinker(
             planner=self._planner,
+            default_image=settings.engine_image,
             node_lost_seconds=settings.node_lost_seconds,
             drain_timeout_seconds=settings.drain_timeout_seconds,
         )
@@ -122,6 +124,8 @@ class Reconciler:
             clock=clock,
             rng=rng,
         )
+        self.leases = NodeLeases(client=client, clock=clock)
+        self._is_any_node_waited_for = False
         self._told: frozenset[str] = frozenset()
         self._garbage = Garbage()
 
@@ -137,6 +141,7 @@ class Reconciler:
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),
                 asyncio.create_task(self._resync_forever(), name="resync"),
                 asyncio.create_task(self._readings.run(), name="readings"),
+                asyncio.create_task(self._mark_leases_forever(), name="leases"),
             ]
             await asyncio.gather(*loops)
         finally:
@@ -201,6 +206,11 @@ class Reconciler:
             if began is None:
                 seconds = min(seconds, RETRY_LIST_SECONDS)
 
+    async def _mark_leases_forever(self) -> None:
+        while True:
+            await self._guarded("leases", self.leases.mark)
+            await asyncio.sleep(MARK_SECONDS)
+
     async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
         """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""
         try:
@@ -224,9 +234,12 @@ class Reconciler:
         Raises ``ApiError`` when nothing can be done at all.
         """
         started = self._clock()
+        if self._is_any_node_waited_for:
+            await self.leases.look()
         look = self._look()
         decided = await self._thinker.run(self._thinker.decide, look)
         facts, step, loss = decided.facts, decided.step, decided.loss
+        self._is_any_node_waited_for = bool(loss.kept)
         self._tell(facts, loss)
         self._readings.tell_notes(facts.inventory.nodes)
         failed: dict[str, str] = {}
@@ -235,7 +248,10 @@ class Reconciler:
         )
         if step.actions:
             # The answers are in the store: tell the status as it is now.
-            facts = await self._thinker.run(self._thinker.gather, self._look())
+            before = facts
+            facts = await self._thinker.run(
+                lambda look: self._thinker.gather(look, before), self._look()
+            )
         self._adoption.start(facts)
         self._budgets.start(facts)
         await self._statuses.write_all(facts, step, loss)
@@ -266,6 +282,7 @@ class Reconciler:
             avoided_nodes=self._failed_pods.avoided_nodes(now),
             in_flight=routers.in_flight if routers.is_known else None,
             in_flight_age_seconds=None if read_at is None else now - read_at,
+            silences=self.leases.silences(),
         )
 
     def _show(self, facts: Facts, step: Step, seconds: float, loss: NodeLoss) -> None:

@@ -24,9 +24,13 @@ ANNOTATION_REVISION = f"{GROUP}/revision"
 """What 0.1 knows a replica by: written for it, in case of a rollback."""
 ANNOTATION_STARTED_WITH = f"{GROUP}/started-with"
 """The revision of the spec that the engine was started with; absent on replicas of 0.1."""
+ANNOTATION_ENGINE_IMAGE = f"{GROUP}/engine-image"
+"""The image as the operator asked for it: a webhook (a mirror of registries) may have written
+another name of it into the container. Absent on replicas of 0.1."""
 ANNOTATION_PLACEMENT_REASON = f"{GROUP}/placement-reason"
 ANNOTATION_SUCCESSOR = f"{GROUP}/successor"
 """On a pod that is about to be replaced: the room that is kept for the replica after it."""
+ENGINE_CONTAINER = "engine"
 START_GATE = f"{GROUP}/start-order"
 """The scheduling gate of a replica that waits for another engine to start on its device."""
 
@@ -117,6 +121,8 @@ class Replica:
     failure: str | None
     """Why its engine does not run, in the words of the container's status."""
     why: str
+    engine_image: str | None = None
+    """The image that its engine was started with, as it was asked for; None when nobody says."""
     successor: Claim | None = None
     """What is kept for the replica that takes its place."""
     seen: Seen = Seen()
@@ -247,6 +253,7 @@ def read_replica(pod: KubeObject) -> Replica | None:
         created_at=metadata["creationTimestamp"],
         failure=failure,
         why=annotations.get(ANNOTATION_PLACEMENT_REASON, ""),
+        engine_image=annotations.get(ANNOTATION_ENGINE_IMAGE) or _container_image(pod),
         successor=read_claim(annotations.get(ANNOTATION_SUCCESSOR)),
         obj=pod,
     )
@@ -256,6 +263,14 @@ def is_terminal(pod: KubeObject) -> bool:
     """Whether the pod's containers have ended for good."""
     status = pod.get("status")
     return isinstance(status, Mapping) and status.get("phase") in ("Succeeded", "Failed")
+
+
+def _container_image(pod: KubeObject) -> str | None:
+    for container in pod["spec"].get("containers") or ():
+        if container.get("name") == ENGINE_CONTAINER:
+            image = container.get("image")
+            return image if isinstance(image, str) else None
+    return None
 
 
 def _is_gated(pod: KubeObject) -> bool:

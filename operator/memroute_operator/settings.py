@@ -135,7 +135,8 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         "--node-lost-seconds",
         type=float,
         default=30.0,
-        help="how long a node may be unreachable before its replicas are replaced",
+        help="how long a kubelet may be silent, or a node not ready, before its replicas are "
+        "replaced; counted from its last Lease where that is known",
     )
     timing = LeaseTiming()
     parser.add_argument(

@@ -1,62 +1,35 @@
 """The status of a ModelDeployment, from the facts and what the plan found."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any
 
 from memroute.footprint import Calibration, CalibrationKey
-from memroute.placement import RefusedReason
 from memroute.traffic.admission import AdmissionSettings, unmet_target
 from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
-from memroute_operator.apply import NAME_TAKEN
-from memroute_operator.backoff import Failure
-from memroute_operator.calibrations import (
-    MAX_DRIFT_RATIO,
-    drift_ratio,
-    read_calibrations,
-    write_calibrations,
+from memroute_operator.calibrations import read_calibrations, write_calibrations
+from memroute_operator.conditions import (
+    NO_TROUBLES,
+    Condition,
+    Troubles,
+    available,
+    footprint_drift,
+    overbooked,
+    placed,
+    progressing,
 )
-from memroute_operator.carry_out import POD_REFUSED
 from memroute_operator.deployment import INTERNAL_ERROR, Deployment, internal_error
-from memroute_operator.failed_pods import POD_FAILED
+from memroute_operator.placements import placement_fields
 from memroute_operator.plan import Outcome
-from memroute_operator.replica import Replica, ReplicaState
+from memroute_operator.replica import Replica
 from memroute_operator.router_metrics import TargetsReport
 from memroute_operator.status_writer import bounded
 from memroute_operator.templates import Templates
 
 PRESSURE_LEVELS = ((0.05, "Idle"), (0.5, "Low"), (0.8, "Moderate"), (0.95, "High"))
-MAX_LISTED = 3
-# Replicas that a message names one by one before it only counts.
 TARGETS_UNMET = "EngineSlowerThanTargets"
-
-Condition = tuple[str, str, str]
-"""Status (True, False, Unknown), reason, message."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Troubles:
-    """What keeps a deployment from what it wants, beside what the plan found."""
-
-    planning: str | None = None
-    """What planning it raised, as a sentence; None when it raised nothing."""
-    create: Failure | None = None
-    """Why the API server refuses its pods."""
-    names: tuple[str, ...] = ()
-    """Names of missing replicas that other pods have, a sentence each."""
-    failed_pods: tuple[Failure, ...] = ()
-    """Replicas that ended before their time and are not made again yet."""
-    actions: tuple[Failure, ...] = ()
-    """Deletes, marks and gates that the API server refuses."""
-    kept_nodes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Nodes that are unreachable and not given up → why."""
-
-
-NO_TROUBLES = Troubles()
 
 
 def deployment_status(
@@ -84,7 +57,7 @@ def deployment_status(
     conditions["DeviceMetricsFresh"] = _metrics_fresh(deployment, replicas, wanted, stale_nodes)
     conditions["Ready"] = _ready(deployment, conditions)
     if outcome.overbooked:
-        conditions["Overbooked"] = _overbooked(outcome)
+        conditions["Overbooked"] = overbooked(outcome)
     if targets is not None:
         conditions["TargetsMet"] = _targets_met(deployment, targets)
     template = None if templates is None else templates.condition(deployment, wanted)
@@ -98,13 +71,9 @@ def deployment_status(
         "updatedReplicas": sum(r.revision == deployment.revision for r in wanted),
         "selector": f"{LABEL_DEPLOYMENT}={deployment.name}",
         "summary": f"{len(serving)}/{deployment.replicas}",
-        "nodes": ",".join(sorted({replica.node for replica in replicas})),
         "kvCapacityTokens": sum(replica.kv_capacity_tokens for replica in serving),
         "kvPressure": _pressure(serving, kv_projected_ratio),
-        "placements": [
-            _placement(replica, assigned_devices.get(replica.key, ()))
-            for replica in sorted(replicas, key=lambda replica: replica.index)
-        ],
+        **placement_fields(replicas, assigned_devices),
         "conditions": _with_times(deployment, conditions, now),
     }
     if deployment.footprint is not None:
@@ -147,27 +116,6 @@ def _kept(deployment: Deployment) -> dict[CalibrationKey, Calibration]:
         return {}
 
 
-def _drift(deployment: Deployment) -> Condition | None:
-    """Whether an engine has measured something else than was estimated; None before one has."""
-    footprint = deployment.footprint
-    if footprint is None or not deployment.calibrations:
-        return None
-    drifts = {
-        product: drift_ratio(calibration, footprint)
-        for product, calibration in deployment.calibrations.items()
-    }
-    product = max(drifts, key=lambda name: abs(drifts[name]))
-    calibration = deployment.calibrations[product]
-    message = (
-        f"on {product} the engine takes {calibration.overhead_bytes / GIB:.2f} GiB beside weights "
-        f"and KV cache, {calibration.expected_overhead_bytes / GIB:.2f} were expected "
-        f"({drifts[product]:+.1%} of the footprint); the next placement goes by what was measured"
-    )
-    if abs(drifts[product]) > MAX_DRIFT_RATIO:
-        return "True", "EstimateOff", message
-    return "False", "EstimateHolds", message
-
-
 def _targets_met(deployment: Deployment, report: TargetsReport) -> Condition:
     """Whether its engines can meet ``spec.routing``'s targets; it serves in either case.
 
@@ -194,19 +142,6 @@ def _targets_met(deployment: Deployment, report: TargetsReport) -> Condition:
     return "True", "EngineFastEnough", "one request alone is served within the targets"
 
 
-def _placement(replica: Replica, assigned: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "replica": replica.index,
-        "pod": replica.pod_name,
-        "node": replica.node,
-        "devices": sorted(replica.device_bytes) or list(assigned),
-        "hbmBytes": replica.bytes_per_device,
-        "kvCapacityTokens": replica.kv_capacity_tokens,
-        "state": replica.state.value,
-        "why": replica.why,
-    }
-
-
 def _pressure(serving: list[Replica], ratios: Mapping[str, float] | None) -> str:
     known = [ratios[r.key] for r in serving if r.key in ratios] if ratios is not None else []
     if not known:
@@ -223,10 +158,10 @@ def _conditions(
         conditions["Resolved"] = ("False", deployment.failure.reason, deployment.failure.message)
     else:
         conditions["Resolved"] = ("True", "FootprintKnown", "computed from the architecture")
-    conditions["Placed"] = _placed(deployment, wanted, outcome, troubles)
-    conditions["Available"] = _available(deployment, wanted, troubles)
-    conditions["Progressing"] = _progressing(wanted, outcome, troubles)
-    if (drift := _drift(deployment)) is not None:
+    conditions["Placed"] = placed(deployment, wanted, outcome, troubles)
+    conditions["Available"] = available(deployment, wanted, troubles)
+    conditions["Progressing"] = progressing(wanted, outcome, troubles)
+    if (drift := footprint_drift(deployment)) is not None:
         conditions["FootprintDrift"] = drift
     return conditions
 
@@ -263,107 +198,6 @@ def _ready(deployment: Deployment, conditions: Mapping[str, Condition]) -> Condi
     if deployment.replicas == 0:
         return "True", "ScaledToZero", "no replica is wanted"
     return "True", "Serving", f"all {deployment.replicas} replica(s) serve the current spec"
-
-
-def _placed(
-    deployment: Deployment, wanted: list[Replica], outcome: Outcome, troubles: Troubles
-) -> Condition:
-    if deployment.failure is not None:
-        return "False", "FootprintUnknown", "nothing is placed before the footprint is known"
-    if troubles.planning is not None:
-        return "Unknown", INTERNAL_ERROR, troubles.planning
-    total = deployment.replicas
-    so_far = f"{len(wanted)} of {total} replica(s) placed{_held_by_stuck(outcome)}"
-    if len(wanted) < total and (hindrance := _hindrance(troubles)) is not None:
-        reason, message = hindrance
-        return "False", reason, f"{so_far}; {message}"
-    if not outcome.refused:
-        if len(wanted) == total:
-            return "True", "AllPlaced", so_far
-        return "Unknown", "Placing", so_far
-    first = outcome.refused[min(outcome.refused)]
-    status = "Unknown" if first.reason is RefusedReason.DEVICES_UNKNOWN else "False"
-    return status, first.reason.value, f"{so_far}; the next {first.message}"
-
-
-def _held_by_stuck(outcome: Outcome) -> str:
-    """The end of a sentence: who hangs in Terminating, and holds what others could have."""
-    if not outcome.stuck:
-        return ""
-    listed = ", ".join(f"{r.pod_name} on node {r.node}" for r in outcome.stuck[:MAX_LISTED])
-    return f"; hanging in Terminating, and holding their devices until they end: {listed}"
-
-
-def _overbooked(outcome: Outcome) -> Condition:
-    told = "; ".join(one.message for one in outcome.overbooked[:MAX_LISTED])
-    return "True", "DevicePromisedTwice", told
-
-
-def _hindrance(troubles: Troubles) -> tuple[str, str] | None:
-    """What keeps pods that have room from being made: reason and sentence."""
-    if troubles.names:
-        return NAME_TAKEN, "; ".join(troubles.names[:MAX_LISTED])
-    if troubles.create is not None:
-        return POD_REFUSED, f"the API server refused a pod: {troubles.create.told}"
-    if troubles.failed_pods:
-        told = "; ".join(failure.told for failure in troubles.failed_pods[:MAX_LISTED])
-        return POD_FAILED, f"{told}, elsewhere if there is room"
-    return None
-
-
-def _available(deployment: Deployment, wanted: list[Replica], troubles: Troubles) -> Condition:
-    serving = [replica for replica in wanted if replica.is_ready]
-    total = deployment.replicas
-    if len(serving) >= total:
-        return "True", "ReplicasServing", f"{len(serving)} of {total} replica(s) serve"
-    cut_off = [r for r in wanted if not r.is_ready and r.node in troubles.kept_nodes]
-    if cut_off:
-        listed = ", ".join(f"{r.pod_name} on node {r.node}" for r in cut_off[:MAX_LISTED])
-        why = troubles.kept_nodes[cut_off[0].node]
-        message = f"{len(serving)} of {total} replica(s) serve; unreachable: {listed}; kept: {why}"
-        return "False", "NodesUnreachable", message
-    broken = [r for r in wanted if r.state is ReplicaState.FAILED and r.failure]
-    if broken:
-        listed = "; ".join(f"{r.pod_name}: {r.failure}" for r in broken[:MAX_LISTED])
-        return (
-            "False",
-            "EngineFailing",
-            (
-                f"{len(serving)} of {total} replica(s) serve; {listed} "
-                f"(kubectl logs -n {deployment.namespace} {broken[0].pod_name})"
-            ),
-        )
-    waiting = [r for r in wanted if not r.is_ready]
-    listed = ", ".join(_state_of(replica) for replica in waiting[:MAX_LISTED])
-    message = f"{len(serving)} of {total} replica(s) serve" + (f"; {listed}" if listed else "")
-    return "False", "ReplicasNotServing", message
-
-
-def _state_of(replica: Replica) -> str:
-    said = replica.scheduler_message
-    told = f" (kube-scheduler: {said})" if said else ""
-    return f"{replica.pod_name} {replica.state.value}{told}"
-
-
-def _progressing(wanted: list[Replica], outcome: Outcome, troubles: Troubles) -> Condition:
-    if troubles.actions:
-        told = "; ".join(failure.told for failure in troubles.actions[:MAX_LISTED])
-        return "Unknown", "ActionRefused", f"the API server refused: {told}"
-    if outcome.rollout_blocked is not None:
-        return (
-            "False",
-            "RolloutBlocked",
-            f"the new spec {outcome.rollout_blocked.message}; the old replicas go on serving",
-        )
-    if outcome.rollout is not None:
-        return "True", "RolloutInProgress", outcome.rollout
-    if outcome.moves:
-        return "True", "ReplicasMoving", "; ".join(outcome.moves[:MAX_LISTED])
-    moving = [r for r in wanted if not r.is_ready or r.state is not ReplicaState.SERVING]
-    if moving:
-        listed = ", ".join(f"{r.pod_name} {r.state.value}" for r in moving[:MAX_LISTED])
-        return "True", "ReplicasStarting", listed
-    return "False", "Complete", "nothing is being changed"
 
 
 def _previous(deployment: Deployment) -> dict[str, KubeObject]:

@@ -11,6 +11,7 @@ from memroute_kube import ApiError
 from memroute_kube.client import CONFLICT
 from memroute_operator.backoff import Backoff
 from memroute_operator.carry_out import FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS, CarryOut
+from memroute_operator.conditions import Troubles
 from memroute_operator.deployment import Deployment
 from memroute_operator.failed_pods import FailedPods
 from memroute_operator.gather import Facts
@@ -22,7 +23,7 @@ from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Outcome, Step
 from memroute_operator.readings.loops import Readings
 from memroute_operator.replica import Replica
-from memroute_operator.status import Troubles, broken_status, deployment_status
+from memroute_operator.status import broken_status, deployment_status
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.templates import Templates
 

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from memroute_operator.gather import Facts, ReadingCache, gather, node_sights
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.lost_nodes import Ghosts, LostNodes, NodeLoss
 from memroute_operator.memory import PlanMemory
+from memroute_operator.node_leases import Silence
 from memroute_operator.plan import PlanContext, Step
 from memroute_operator.replica import ReplicaState
 from memroute_operator.store import StoreSnapshot
@@ -49,6 +50,8 @@ class Look:
     avoided_nodes: Mapping[str, frozenset[str]]
     in_flight: Mapping[str, int] | None
     in_flight_age_seconds: float | None
+    silences: Mapping[str, Silence] = field(default_factory=dict)
+    """Of kubelets, by node, where they are known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +69,15 @@ class Thinker:
     """Facts and plans. Owns what must be remembered from step to step."""
 
     def __init__(
-        self, *, planner: PatientPlanner, node_lost_seconds: float, drain_timeout_seconds: float
+        self,
+        *,
+        planner: PatientPlanner,
+        default_image: str,
+        node_lost_seconds: float,
+        drain_timeout_seconds: float,
     ) -> None:
         self._planner = planner
+        self._default_image = default_image
         self._node_lost_seconds = node_lost_seconds
         self._drain_timeout_seconds = drain_timeout_seconds
         self._lost_nodes = LostNodes()
@@ -108,6 +117,13 @@ class Thinker:
         """Gather and plan. For ``run``."""
         facts = self.gather(look)
         sights = node_sights(look.store, look.devices)
+        for name in sights.keys() & look.silences.keys():
+            silence = look.silences[name]
+            sights[name] = replace(
+                sights[name],
+                silent_seconds=silence.seconds,
+                renewal_seconds=silence.renewal_seconds,
+            )
         loss = self._lost_nodes.decide(
             facts.gpu_nodes(sights),
             node_lost_seconds=self._node_lost_seconds,
@@ -125,8 +141,11 @@ class Thinker:
         step = self._planner.plan(facts, context, now_seconds=look.now_seconds)
         return Decided(facts=facts, step=step, loss=loss, nodes=frozenset(sights))
 
-    def gather(self, look: Look) -> Facts:
-        """The facts of a look. For ``run``."""
+    def gather(self, look: Look, before: Facts | None = None) -> Facts:
+        """The facts of a look. For ``run``.
+
+        ``before``: facts of this step, whose nodes are taken as they are.
+        """
         facts = gather(
             look.store,
             look.devices,
@@ -137,6 +156,8 @@ class Thinker:
             now=look.now,
             held=look.held,
             cache=self._cache,
+            default_image=self._default_image,
+            before=before,
         )
         running = {
             replica.uid: replica.reservation()

@@ -15,6 +15,7 @@ from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true
 from memroute_simulator.controlplane import ControlPlane
 from memroute_simulator.controlplane.binaries import Report, report_to_stderr
+from memroute_simulator.controlplane.cluster import NODE_GRACE_SECONDS
 
 POLL_SECONDS = 0.1
 T = TypeVar("T")
@@ -27,9 +28,18 @@ class KubectlError(RuntimeError):
 class EmulatedCluster(ControlPlane):
     """A control plane that also runs a fleet of emulated nodes, and a kubectl to speak to it."""
 
-    def __init__(self, fleet: list[dict[str, Any]], *, report: Report = report_to_stderr) -> None:
-        """``fleet``: the entries of a fleet file (name, machine, gpuSharing)."""
-        super().__init__(report=report)
+    def __init__(
+        self,
+        fleet: list[dict[str, Any]],
+        *,
+        report: Report = report_to_stderr,
+        node_grace_seconds: int = NODE_GRACE_SECONDS,
+    ) -> None:
+        """``fleet``: the entries of a fleet file (name, machine, gpuSharing).
+
+        ``node_grace_seconds``: how long a node may be silent before it is unreachable.
+        """
+        super().__init__(report=report, node_grace_seconds=node_grace_seconds)
         self._fleet = fleet
 
     def start(self) -> None:

@@ -13,7 +13,14 @@ import time
 
 import pytest
 
-from cluster_support import apply, installed_cluster, pods_of, program_address, wait_ready
+from cluster_support import (
+    apply,
+    installed_cluster,
+    pods_of,
+    program_address,
+    wait_condition,
+    wait_ready,
+)
 from memroute_kube.resources import is_condition_true
 from router_load import Load, router_metric
 
@@ -33,6 +40,8 @@ OPERATOR_ARGS = [
 DISRUPTION_SECONDS = float(os.environ.get("MEMROUTE_DISRUPTION_SECONDS", "25"))
 # One stream every so often and model, in seconds: several are under way at any time.
 INTERVAL_SECONDS = 0.25
+# Of a stream that takes some ten seconds.
+LONG_TOKENS = 3000
 
 
 @pytest.fixture(scope="module")
@@ -347,3 +356,51 @@ def num_wanted(cluster, namespace):
         and "memroute.dev/draining" not in (pod["metadata"].get("annotations") or {})
         for pod in pods_of(cluster, namespace)
     )
+
+
+@pytest.mark.timeout(300)
+def test_a_model_that_is_deleted_ends_what_it_has_begun(cluster, namespace):
+    """``kubectl delete mdep``: its pods go with it at once, and their engines drain themselves.
+
+    No finalizer holds the object for that: without an operator it would never go.
+    """
+    load = serve(cluster, namespace, "m", replicas=2)
+    load.tokens = LONG_TOKENS
+    deleted = []
+
+    def delete():
+        time.sleep(2)  # several long streams are under way
+        deleted.append(time.monotonic())
+        cluster.kubectl("delete", "mdep", "m", "-n", namespace, "--wait=true", "--timeout=10s")
+        deleted.append(time.monotonic())
+        cluster.wait_for(
+            "its pods to go", lambda: not pods_of(cluster, namespace), timeout_seconds=90
+        )
+
+    under_load([load], delete)
+    begun = [end for end in load.ends if end[3] > 0]
+    under_way = [end for end in begun if end[0] < deleted[0]]
+    assert len(under_way) >= 4
+    assert [end for end in under_way if end[1] != "served"] == [], load.outcomes()
+    after = {end[1] for end in load.ends if end[0] > deleted[1] + 1}
+    assert after <= {"404 unknown-model", "503 no-ready-replica"}, load.outcomes()
+
+
+@pytest.mark.timeout(300)
+def test_replicas_that_are_left_behind_serve_on(cluster, namespace):
+    """``--cascade=orphan``: whoever migrates objects keeps its engines. They were deleted."""
+    apply(cluster, namespace, "m", replicas=2)
+    wait_ready(cluster, namespace, "m", timeout_seconds=90)
+    before = uids(cluster, namespace)
+    cluster.kubectl("delete", "mdep", "m", "-n", namespace, "--cascade=orphan", "--wait=true")
+    cluster.wait_for(
+        "the owner to be taken off them",
+        lambda: not any(p["metadata"].get("ownerReferences") for p in pods_of(cluster, namespace)),
+    )
+    time.sleep(6)  # past the operator's resync: it looks at all of them again
+    assert uids(cluster, namespace) == before
+    apply(cluster, namespace, "m", replicas=1)
+    wait_condition(cluster, namespace, "m", "Placed", "NameTaken")
+    assert uids(cluster, namespace) == before
+    cluster.kubectl("delete", "pod", "m-0", "m-1", "-n", namespace, "--wait=true")
+    wait_ready(cluster, namespace, "m", timeout_seconds=90)

@@ -12,7 +12,10 @@ def granted(cluster, program):
     name = f"memroute-{program}"
     role = json.loads(cluster.kubectl("get", "clusterrole", name, "-o", "json"))
     own = [
-        r for r in cluster.get("roles", "-n", "memroute-system") if r["metadata"]["name"] == name
+        r
+        for namespace in ("memroute-system", "kube-node-lease")
+        for r in cluster.get("roles", "-n", namespace)
+        if r["metadata"]["name"] in (name, f"{name}-node-leases")
     ]
     return {
         (group, resource, verb)

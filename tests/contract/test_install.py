@@ -127,12 +127,15 @@ def test_a_standby_operator_is_on_another_node_and_is_not_evicted_with_the_leade
 
 
 def test_the_lease_may_be_written_in_the_operators_own_namespace_alone(repository, helm):
-    """Nobody's else Leases (of nodes, of kube-controller-manager) are the operator's business."""
+    """Leases of nodes are read alone; nobody else's are any of the operator's business."""
     objects = operator_objects(helm, repository)
     role = objects["Role", "memroute-operator"]
     assert role["metadata"]["namespace"] == "models"
     named = [rule for rule in role["rules"] if rule["verbs"] != ["create"]]
     assert all(rule["resourceNames"] == ["memroute-operator"] for rule in named)
+    nodes = objects["Role", "memroute-operator-node-leases"]
+    assert nodes["metadata"]["namespace"] == "kube-node-lease"
+    assert [rule["verbs"] for rule in nodes["rules"]] == [["list"]]
     everywhere = objects["ClusterRole", "memroute-operator"]["rules"]
     assert not any("leases" in rule["resources"] for rule in everywhere)
     (operator,) = objects["Deployment", "memroute-operator"]["spec"]["template"]["spec"][

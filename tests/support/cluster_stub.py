@@ -24,7 +24,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from memroute_kube import KubernetesClient
 from memroute_kube.resources import object_key
 
-PLURALS = ("pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets")
+PLURALS = ("pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets", "leases")
 # Versions that a watch may still start from.
 KEPT_VERSIONS = 400
 STAMP = "2026-01-01T00:00:00Z"
@@ -217,6 +217,9 @@ class Cluster:
         uid = (options.get("preconditions") or {}).get("uid")
         if uid is not None and uid != known["metadata"]["uid"]:
             return status(409, "Conflict", "uid precondition")
+        version = (options.get("preconditions") or {}).get("resourceVersion")
+        if version is not None and version != known["metadata"]["resourceVersion"]:
+            return status(409, "Conflict", "resourceVersion precondition")
         if options.get("gracePeriodSeconds") == 0 or not known["spec"].get("nodeName"):
             self.remove(call.plural, key)
             return web.json_response(known)

@@ -17,9 +17,9 @@ KILLED = (0, 137, 143)
 
 
 @contextlib.contextmanager
-def installed_cluster(fleet, helm, chart, operator_args):
+def installed_cluster(fleet, helm, chart, operator_args, **options):
     """A control plane with these emulated nodes, and memroute installed by Helm."""
-    with EmulatedCluster(fleet) as cluster:
+    with EmulatedCluster(fleet, **options) as cluster:
         command = [helm, "install", "memroute", str(chart)]
         command += ["--namespace", "memroute-system", "--create-namespace", "--wait"]
         command += ["--set", "router.service.enabled=false", "--timeout", "120s"]

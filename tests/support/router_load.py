@@ -24,8 +24,8 @@ class Load:
     An end is when it was sent, how it ended, at which replica, and the tokens that came.
     """
 
-    def __init__(self, url, model):
-        self.url, self.model, self.ends = url, model, []
+    def __init__(self, url, model, *, tokens=150):
+        self.url, self.model, self.tokens, self.ends = url, model, tokens, []
 
     async def run(self, seconds, interval):
         """Send for so long, and wait for all answers."""
@@ -49,7 +49,7 @@ class Load:
             raw = await client.chat.completions.with_raw_response.create(
                 model=self.model,
                 messages=[{"role": "user", "content": "tok " * 100}],
-                max_tokens=150,
+                max_tokens=self.tokens,
                 stream=True,
                 extra_body={"ignore_eos": True},
                 extra_headers={"x-memroute-explain": "1"},
@@ -58,7 +58,7 @@ class Load:
             async for chunk in raw.parse():
                 # A chat's first chunk has a role and no content.
                 got += bool(chunk.choices and chunk.choices[0].delta.content)
-            outcome = "served" if got == 150 else f"short {got}"
+            outcome = "served" if got == self.tokens else f"short {got}"
         except openai.APIStatusError as error:
             outcome = f"{error.status_code} {error.response.headers.get('x-memroute-reason')}"
         except openai.APIConnectionError:

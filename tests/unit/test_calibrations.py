@@ -46,6 +46,7 @@ def test_a_report_becomes_the_overhead_of_the_next_placement():
         EngineReport(num_blocks=5565, utilization_ratio=0.92),
         FOOTPRINT,
         product="NVIDIA-GeForce-RTX-5090",
+        image="i",
         usable_bytes=int(31.36 * GIB),
     )
     assert abs(calibration.overhead_bytes / GIB - 1.37) < 0.01
@@ -55,18 +56,20 @@ def test_a_report_becomes_the_overhead_of_the_next_placement():
 
 def test_measurements_survive_in_the_status_and_count_for_equal_flags_only():
     report = EngineReport(num_blocks=5565, utilization_ratio=0.92)
-    calibration = measure(SPEC, report, FOOTPRINT, product="P", usable_bytes=int(31.36 * GIB))
+    calibration = measure(
+        SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=int(31.36 * GIB)
+    )
     status = {"calibrations": write_calibrations({calibration.key: calibration})}
     known = read_calibrations([{"status": status}, {"metadata": {}}])
-    assert calibrations_of(SPEC, known) == {"P": calibration}
+    assert calibrations_of(SPEC, known, "i") == {"P": calibration}
     other = SPEC | {"memory": {"quantization": "fp8", "kvCacheDtype": "auto"}}
-    assert calibration_key(other, "P") != calibration.key
-    assert calibrations_of(other, known) == {}
+    assert calibration_key(other, "P", "i") != calibration.key
+    assert calibrations_of(other, known, "i") == {}
 
 
 def test_a_report_larger_than_its_budget_is_dropped():
     report = EngineReport(num_blocks=10**6, utilization_ratio=0.9)
-    assert measure(SPEC, report, FOOTPRINT, product="P", usable_bytes=24 * GIB) is None
+    assert measure(SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=24 * GIB) is None
 
 
 H100_BYTES = int(79.2 * GIB)
@@ -83,7 +86,7 @@ def test_a_pool_is_as_large_as_its_blocks_whatever_their_size(block_size_tokens)
     report = EngineReport(
         num_blocks=pool // per_block, utilization_ratio=0.95, block_size_tokens=block_size_tokens
     )
-    calibration = measure(SPEC, report, FOOTPRINT, product="P", usable_bytes=H100_BYTES)
+    calibration = measure(SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=H100_BYTES)
     assert abs(calibration.overhead_bytes / GIB - 1.5) < 0.05
 
 
@@ -93,7 +96,7 @@ def test_an_overhead_that_cannot_be_is_not_learned(overhead_gib):
     pool = int(0.95 * H100_BYTES) - FOOTPRINT.weights.low - int(overhead_gib * GIB)
     blocks = pool // FOOTPRINT.kv_layout.bytes_per_block
     report = EngineReport(num_blocks=blocks, utilization_ratio=0.95)
-    assert measure(SPEC, report, FOOTPRINT, product="P", usable_bytes=H100_BYTES) is None
+    assert measure(SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=H100_BYTES) is None
 
 
 def test_blocks_that_contradict_the_tokens_are_not_learned():
@@ -103,8 +106,8 @@ def test_blocks_that_contradict_the_tokens_are_not_learned():
     usable = int(31.36 * GIB)
     good = EngineReport(**told, kv_cache_size_tokens=89_040)
     bad = EngineReport(**told, kv_cache_size_tokens=400_000)
-    assert measure(spec, good, FOOTPRINT, product="P", usable_bytes=usable) is not None
-    assert measure(spec, bad, FOOTPRINT, product="P", usable_bytes=usable) is None
+    assert measure(spec, good, FOOTPRINT, product="P", image="i", usable_bytes=usable) is not None
+    assert measure(spec, bad, FOOTPRINT, product="P", image="i", usable_bytes=usable) is None
 
 
 def test_blocks_of_several_ranks_are_counted_per_rank(data_directory):
@@ -121,7 +124,7 @@ def test_blocks_of_several_ranks_are_counted_per_rank(data_directory):
 )
 def test_one_engine_that_is_off_does_not_decide_for_all(overheads, chosen):
     """The largest did: one engine that started beside another process made all others larger."""
-    key = calibration_key(SPEC, "P")
+    key = calibration_key(SPEC, "P", "i")
     measured = [
         Calibration(key=key, overhead_bytes=one, expected_overhead_bytes=2) for one in overheads
     ]
@@ -141,4 +144,29 @@ def test_a_measurement_of_another_configuration_or_environment_does_not_count():
     """spec.model.config and env change what an engine needs as much as its flags do."""
     config = SPEC | {"model": SPEC["model"] | {"config": {"num_hidden_layers": 2}}}
     environment = SPEC | {"engine": {"type": "vllm", "env": [{"name": "A", "value": "1"}]}}
-    assert len({calibration_key(one, "P") for one in (SPEC, config, environment)}) == 3
+    assert len({calibration_key(one, "P", "i") for one in (SPEC, config, environment)}) == 3
+
+
+def test_what_one_default_image_has_measured_does_not_count_for_the_next():
+    """Both were called "default": after an upgrade the new engine was placed by the old one."""
+    report = EngineReport(num_blocks=5565, utilization_ratio=0.92)
+    known = measure(
+        SPEC, report, FOOTPRINT, product="P", image="vllm:v1", usable_bytes=int(31.36 * GIB)
+    )
+    calibrations = {known.key: known}
+    assert calibrations_of(SPEC, calibrations, "vllm:v1") == {"P": known}
+    assert calibrations_of(SPEC, calibrations, "vllm:v2") == {}
+    assert calibrations_of(SPEC, calibrations, None) == {}
+    named = SPEC | {"engine": {"type": "vllm", "image": "vllm:v1"}}
+    assert calibrations_of(named, calibrations, "vllm:v2") == {"P": known}
+
+
+def test_measurements_of_an_image_that_nobody_knows_any_more_are_dropped():
+    """Statuses of earlier releases hold them: the next one must not take them for its own."""
+    entry = {
+        "model": "m", "engine": "default", "flags": "{}", "product": "P",
+        "overheadBytes": 1, "expectedOverheadBytes": 2,
+    }  # fmt: skip
+    other = entry | {"engine": "vllm:v1"}
+    (kept,) = read_calibrations([{"status": {"calibrations": [entry, other]}}])
+    assert kept.engine == "vllm:v1"

@@ -13,6 +13,7 @@ from memroute.catalog import accelerator_by_name, architecture_for_model
 from memroute.footprint import ReplicaShape, replica_footprint
 from memroute.placement import (
     Inventory,
+    Ledger,
     PlacementMode,
     RefusedReason,
     ReplicaKey,
@@ -23,6 +24,7 @@ from memroute.units import GIB, MIB
 from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.nodes import read_node
 from memroute_operator.nodes.node import MAX_DEVICES
+from memroute_operator.nodes.resource_slices import kept_slices, read_resource_slices
 
 H100 = "NVIDIA-H100-80GB-HBM3"
 H100_USABLE = accelerator_by_name("H100").usable_bytes
@@ -425,6 +427,74 @@ def test_a_taint_of_the_dra_driver_takes_a_device_out_of_use():
     harmless = dra_gpu("GPU-1", taints=({"key": "x", "effect": "None"},))
     (node,) = read(Kind({}, gpus(2), slices=(resource_slice(tainted, harmless),)))
     assert [one.unusable_reason for one in node.devices] == ["DeviceTainted", None]
+
+
+def claim(*results):
+    """A ResourceClaim that has these devices: (device,) or (driver, pool, device, adminAccess)."""
+    listed = [
+        {"driver": driver, "pool": pool, "device": name, "request": "r"}
+        | ({} if admin is None else {"adminAccess": admin})
+        for driver, pool, name, admin in (
+            one if len(one) == 4 else ("gpu.nvidia.com", "n", one[0], None) for one in results
+        )
+    ]
+    return {"metadata": {}, "status": {"allocation": {"devices": {"results": listed}}}}
+
+
+def claimed_reasons(slices, *claims):
+    kept = kept_slices(slices, claims)["n"]
+    (node,) = read(Kind({}, gpus(len(slices[0]["spec"]["devices"])), slices=tuple(kept)))
+    return [one.unusable_reason for one in node.devices]
+
+
+TWO = (resource_slice(dra_gpu(), dra_gpu("GPU-1") | {"name": "gpu-1"}),)
+
+
+@pytest.mark.parametrize(
+    ("claims", "taken"),
+    [
+        ([], []),
+        ([claim(("gpu-1",))], [1]),
+        ([claim(("gpu-1",)), claim(("gpu-0",))], [0, 1]),
+        # Of another node's pool, another driver, or for looking only.
+        ([claim(("gpu.nvidia.com", "other", "gpu-1", None))], []),
+        ([claim(("gpu.amd.com", "n", "gpu-1", None))], []),
+        ([claim(("gpu.nvidia.com", "n", "gpu-1", True))], []),
+        ([claim(("gpu.nvidia.com", "n", "gpu-1", False))], [1]),
+        # Not allocated yet, and nonsense.
+        ([{"metadata": {}}, {"status": {"allocation": None}}, {"status": 5}, {}], []),
+        ([{"status": {"allocation": {"devices": {"results": [5, {"device": 7}, {}]}}}}], []),
+    ],
+)
+def test_a_device_that_somebody_claims_is_taken(claims, taken):
+    """r27: such a pod requests no ``nvidia.com/gpu``; its GPU was given to a replica as well."""
+    expected = ["HeldByResourceClaim" if number in taken else None for number in (0, 1)]
+    assert claimed_reasons(TWO, *claims) == expected
+
+
+def test_a_slice_that_is_claimed_takes_its_device_and_not_its_siblings():
+    """The driver lists a device and the slices that it could be cut into, side by side."""
+    devices = [dra_gpu()] + [
+        dra_gpu(f"MIG-{i}", "20480Mi", type="mig", profile="1g.20gb", parentUUID="GPU-0")
+        | {"name": f"gpu-0-mig-{i}"}
+        for i in (0, 1)
+    ]
+    problems = {
+        name: [one.problem for one in read_resource_slices(kept, "n")]
+        for name in ("gpu-0-mig-0", "gpu-0")
+        for kept in kept_slices((resource_slice(*devices),), (claim((name,)),)).values()
+    }
+    held = "HeldByResourceClaim"
+    assert problems == {"gpu-0-mig-0": [held, held, None], "gpu-0": [held, held, held]}
+
+
+def test_nothing_is_placed_on_a_claimed_device_of_a_shared_node():
+    """Its bytes are all there by every other source: only the claim says whose they are."""
+    kept = kept_slices(TWO, (claim(("gpu-0",)),))["n"]
+    labels = {"memroute.dev/gpu-sharing": "shared"}
+    (node,) = read(Kind(labels, {}, slices=tuple(kept)))
+    ledger = Ledger(Inventory(nodes=(node,), reservations=()))
+    assert [ledger.free_bytes(one) > 0 for one in node.devices] == [False, True]
 
 
 def test_live_readings_join_what_the_driver_publishes():

@@ -7,9 +7,12 @@ import random
 
 import pytest
 
-from cluster_stub import HANG, refuse
+from cluster_stub import HANG, STAMP, refuse
+from memroute_operator.apply import Applier
 from memroute_operator.carry_out import LATE_SECONDS
+from memroute_operator.plan import Delete
 from memroute_operator.reconciler import RETRY_LIST_SECONDS
+from memroute_operator.replica import read_replica
 from operator_rig import mdep, node, operator_rig, reading
 
 FOUR = [node(name, gpus=4) for name in ("a", "b")]
@@ -212,6 +215,53 @@ async def test_only_what_we_made_is_deleted(keeps_owner):
         if not keeps_owner:
             await rig.steps(5)
             assert rig.condition("default/b", "Placed")["reason"] == "InsufficientHBM"
+
+
+async def test_pods_that_are_to_be_left_behind_are_left_alone():
+    """``kubectl delete mdep --cascade=orphan``: they serve on, and what they hold stays theirs.
+
+    The object goes once the garbage collector has taken the owner off its pods. Until then they
+    looked like orphans, and were deleted.
+    """
+    async with operator_rig(nodes=[node()], mdeps=[mdep("m")]) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        rig.cluster.change(
+            "modeldeployments",
+            "default/m",
+            lambda obj: obj["metadata"].update(deletionTimestamp=STAMP, finalizers=["orphan"]),
+        )
+        await rig.steps(3)
+        pod = next(iter(rig.cluster.pods()))
+        rig.cluster.change("pods", "default/m-0", lambda p: p["metadata"].pop("ownerReferences"))
+        await rig.steps(2)
+        rig.cluster.remove("modeldeployments", "default/m")
+        await rig.steps(3)
+        rig.cluster.put("modeldeployments", mdep("m"))
+        rig.cluster.put("modeldeployments", mdep("b", model="Qwen/Qwen3-8B", concurrency=48))
+        await rig.steps(5)
+        (left,) = rig.cluster.pods()
+        assert left["metadata"]["uid"] == pod["metadata"]["uid"]
+        assert rig.cluster.count("DELETE", "pods") == 0
+        assert rig.condition("default/b", "Placed")["reason"] == "InsufficientHBM"
+        told = rig.condition("default/m", "Placed")
+        assert told["reason"] == "NameTaken"
+        assert "stays until somebody deletes it" in told["message"]
+
+
+async def test_a_pod_that_was_left_behind_unseen_is_not_deleted():
+    """The watch of pods lags: by the store it still has an owner, which is gone."""
+    async with operator_rig(nodes=[node()], mdeps=[mdep("m")]) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        stale = rig.store.pods.get("default/m-0")
+        rig.cluster.change("pods", "default/m-0", lambda p: p["metadata"].pop("ownerReferences"))
+        rig.cluster.remove("modeldeployments", "default/m")
+        await rig.catch_up()
+        replica = read_replica(stale)
+        orphan = Delete(replica=replica, why="its ModelDeployment is gone", only_as_seen=True)
+        applier = Applier(rig._client, rig.store, rig.settings)
+        assert not await applier.apply(orphan)
+        assert [p["metadata"]["name"] for p in rig.cluster.pods()] == ["m-0"]
+        assert rig.store.pods.get("default/m-0") is not None, "it is there, and stays counted"
 
 
 @pytest.mark.parametrize(

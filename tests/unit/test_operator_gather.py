@@ -51,6 +51,85 @@ async def test_what_an_engine_has_measured_is_kept_and_told():
         assert rig.cluster.count("PATCH", "modeldeployments") == patches
 
 
+def measured(rig, *, ratio):
+    """Every replica's engine reports this many times the overhead that was expected."""
+    (obj,) = rig.cluster.objects["modeldeployments"].values()
+    footprint = read_deployment(obj).footprint
+    expected = (footprint.peak_activation + footprint.cuda_graphs + footprint.non_torch).expected
+    facts = rig.reconciler._thinker.gather(rig.reconciler._look())
+    usable = min(d.usable_bytes for n in facts.inventory.nodes for d in n.devices)
+    pool = int(0.9 * usable) - footprint.weights.low - int(ratio * expected)
+    blocks = pool // footprint.kv_layout.bytes_per_block
+    for pod in rig.cluster.pods():
+        report = EngineReport(num_blocks=blocks, utilization_ratio=0.9)
+        rig.readings.engines.by_pod[pod["metadata"]["uid"]] = report
+
+
+def calibrated(rig):
+    """Whether replicas are sized by what was measured, and what its status holds."""
+    (obj,) = rig.cluster.objects["modeldeployments"].values()
+    status = obj["status"]
+    return status["footprint"]["source"] == "calibrated", [
+        one["engine"] for one in status["calibrations"]
+    ]
+
+
+async def test_a_new_default_image_is_not_sized_by_what_the_old_one_measured():
+    """Engines of the old image run on after an upgrade, and go on reporting."""
+    async with operator_rig(
+        nodes=[whole_gpus()], mdeps=[mdep("m", mode="exclusive")], argv=["--engine-image", "v:1"]
+    ) as old:
+        await old.until("it serves", lambda: old.is_ready("default/m"))
+        measured(old, ratio=1.5)
+        await old.steps(2)
+        assert calibrated(old) == (True, ["v:1"])
+        objects = {plural: list(kept.values()) for plural, kept in old.cluster.objects.items()}
+    async with operator_rig(
+        nodes=objects["nodes"],
+        pods=objects["pods"],
+        mdeps=objects["modeldeployments"],
+        argv=["--engine-image", "v:2"],
+    ) as new:
+        await new.steps(2)
+        measured(new, ratio=1.5)
+        await new.steps(2)
+        # What it says is kept: it counts again for whoever goes back.
+        assert calibrated(new) == (False, ["v:1"])
+
+
+async def test_a_mirror_of_registries_does_not_hide_what_was_measured():
+    """A webhook that writes another registry into pods is common: the image is the same."""
+    async with operator_rig(nodes=[whole_gpus()], mdeps=[mdep("m", mode="exclusive")]) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+
+        def mirrored(pod):
+            pod["spec"]["containers"][0]["image"] = "mirror.example/vllm:v"
+
+        rig.cluster.change("pods", "default/m-0", mirrored)
+        await rig.step()
+        measured(rig, ratio=1.5)
+        await rig.steps(2)
+        assert calibrated(rig) == (True, [rig.settings.engine_image])
+
+
+async def test_a_replica_of_an_earlier_release_measures_for_the_image_of_its_container():
+    """Such a pod does not say what was asked for; one without an image measures for nobody."""
+    async with operator_rig(nodes=[whole_gpus()], mdeps=[mdep("m", mode="exclusive")]) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+
+        def older(pod):
+            del pod["metadata"]["annotations"]["memroute.dev/engine-image"]
+            pod["spec"]["containers"][0]["image"] = "v:0"
+
+        rig.cluster.change("pods", "default/m-0", older)
+        await rig.step()
+        measured(rig, ratio=1.5)
+        facts = rig.reconciler._thinker.gather(rig.reconciler._look())
+        assert facts.replicas[0].engine_image == "v:0"
+        await rig.steps(2)
+        assert calibrated(rig) == (False, [])
+
+
 async def test_a_report_that_makes_no_sense_is_left_out():
     async with operator_rig(nodes=[whole_gpus()], mdeps=[mdep("m", mode="exclusive")]) as rig:
         await rig.until("it serves", lambda: rig.is_ready("default/m"))
@@ -122,3 +201,21 @@ async def test_credentials_come_from_a_kubeconfig(tmp_path, monkeypatch):
         ) as other:
             found, _ = await other.list(NODES, label_selector="a=b")
             assert len(found) == 1
+
+
+async def test_facts_after_a_steps_actions_have_its_nodes_and_the_new_pods():
+    """A status tells what was just created; 500 nodes are not read a second time for that."""
+    broken = node("b")
+    broken["spec"]["taints"] = [5]
+    async with operator_rig(nodes=[node("a"), broken], mdeps=[mdep("m")]) as rig:
+        rig.cluster.cut_off.add("b")
+        await rig.catch_up()
+        thinker, look = rig.reconciler._thinker, rig.reconciler._look
+        before = thinker.gather(look())
+        assert not before.replicas
+        await rig.steps(3)
+        after = thinker.gather(look(), before)
+        assert [replica.key for replica in after.replicas] == ["default/m-0"]
+        assert after.inventory.nodes == before.inventory.nodes
+        assert [one.owner for one in after.inventory.reservations] == ["default/m-0"]
+        assert "Node b" in after.unreadable_objects

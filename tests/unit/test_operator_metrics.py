@@ -31,6 +31,22 @@ def count(metrics, name):
     return generate_latest(metrics.registry).decode().count(f"\nmemroute_{name}{{")
 
 
+def test_it_is_told_who_says_what_a_device_is():
+    """A size by a label may be some GiB off what the exporter shows: where it is from counts."""
+    metrics, facts = OperatorMetrics(), facts_of(1)
+    metrics.on_reconciled(facts, {}, 0.1)
+    page = generate_latest(metrics.registry).decode().splitlines()
+    first = next(line for line in page if line.startswith("memroute_device_info{"))
+    device = facts.inventory.nodes[0].devices[0]
+    assert device.product_source
+    for label, value in (
+        ("device", device.uuid),
+        ("product_source", device.product_source),
+        ("memory_source", device.usable_source),
+    ):
+        assert f'{label}="{value}"' in first
+
+
 def test_no_scrape_lacks_a_series():
     """r18: gauges were cleared and set again under the scraper: 8 of 166 scrapes had holes."""
     metrics, facts = OperatorMetrics(), facts_of(20)

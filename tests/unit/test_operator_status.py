@@ -42,7 +42,10 @@ def test_an_overbooked_device_is_a_condition_while_it_is_one():
     told = conditions(of, [one], Outcome(overbooked=[over]))["Overbooked"]
     assert (told["status"], told["reason"]) == ("True", "DevicePromisedTwice")
     assert "a/GPU-0 is overbooked by 4.00 GiB" in told["message"]
-    assert "d/x is drained" in told["message"]
+    assert "d/x leaves it" in told["message"]
+    waits = replace(over, waiting=("d/x",))
+    told = conditions(of, [one], Outcome(overbooked=[waits]))["Overbooked"]
+    assert "d/x leaves it when its turn comes" in told["message"]
     assert "Overbooked" not in conditions(of, [one], Outcome())
 
 

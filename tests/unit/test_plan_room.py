@@ -337,6 +337,14 @@ def test_a_fleet_that_is_overbooked_at_once_is_not_drained_at_once():
     node = replace(SHARED, devices=small)
     step = plan_step(facts([a, b], pods, nodes=(node,)), context())
     assert len(step.overbooked) == 8
+    # Each says who leaves now and who waits: not that eight are drained while two are.
+    assert {pod for one in step.overbooked for pod in one.waiting} == {
+        f"default/b-{i}" for i in range(1, 7)
+    }
+    told = {one.device: one.message for one in step.overbooked}
+    assert "default/b-0 leaves it" in told["GPU-a-0"]
+    assert "its turn" not in told["GPU-a-0"]
+    assert "default/b-3 leaves it when its turn comes" in told["GPU-a-3"]
     assert kinds(step) == [("MarkDraining", "b-7"), ("MarkDraining", "b-0")]
     # It goes on with that one, and with the next one when it has gone.
     pods[8]["metadata"]["annotations"][ANNOTATION_DRAINING] = DRAINED

@@ -385,17 +385,24 @@ async def test_what_dra_drivers_publish_is_read_and_a_cluster_without_it_is_fine
         [{"metadata": {}, "spec": {"nodeName": "a"}}, {"metadata": {}, "spec": None}],
         ApiError(500, "InternalError", "etcd is away"),
     ]
+    claims = [[], ApiError(403, "Forbidden", "resourceclaims is forbidden")]
 
-    async def list_slices():
-        answer = answers.pop(0)
+    def told(answer):
         if isinstance(answer, ApiError):
             raise answer
         return answer
+
+    async def list_slices():
+        return told(answers.pop(0))
+
+    async def list_claims():
+        return told(claims.pop(0))
 
     async with open_page_reader() as reader:
         readings = Readings(
             reader, list, ReadingMetrics(CollectorRegistry()), exporters=[], exporter_port=1,
             routers=[], scrape_seconds=5, on_change=lambda: None, list_slices=list_slices,
+            list_claims=list_claims,
         )  # fmt: skip
         await readings.read_once()
         assert readings.slices_by_node == {}
@@ -403,6 +410,9 @@ async def test_what_dra_drivers_publish_is_read_and_a_cluster_without_it_is_fine
         assert list(readings.slices_by_node) == ["a"]
         await readings.read_once()
         assert list(readings.slices_by_node) == ["a"], "what was known stays known"
+        answers.append([{"metadata": {}, "spec": {"nodeName": "b"}}])
+        await readings.read_once()
+        assert list(readings.slices_by_node) == ["a"], "what may be taken is not given away"
 
 
 async def test_what_a_node_says_that_cannot_be_is_told_once(caplog):

@@ -28,6 +28,8 @@ class Delete:
     why: str
     force: bool = False
     """Without waiting for its node, which is gone."""
+    only_as_seen: bool = False
+    """Not if it has changed since: its owner may have been taken off it, to leave it behind."""
     avoid_node: bool = False
     """Whether the node has refused it: the next one is placed elsewhere for a while."""
 
@@ -72,16 +74,25 @@ class Overbooked:
     pods: tuple[str, ...]
     """Who was promised bytes of it, the youngest first."""
     drained: tuple[str, ...]
-    """Those that leave it."""
+    """Those that are to leave it."""
+    waiting: tuple[str, ...] = ()
+    """Those of them whose turn has not come."""
 
     @property
     def message(self) -> str:
         """The sentence for a status or a log."""
-        leaves = ", ".join(self.drained) or "nobody"
-        return (
+        over = (
             f"{self.node}/{self.device} is overbooked by {self.over_bytes / GIB:.2f} GiB "
-            f"({', '.join(self.pods)}); {leaves} is drained"
+            f"({', '.join(self.pods)})"
         )
+        leaves = [pod for pod in self.drained if pod not in self.waiting]
+        told = [f"{pod} leaves it" for pod in leaves]
+        told += [f"{pod} leaves it when its turn comes" for pod in self.waiting]
+        if self.waiting:
+            told.append(
+                "one replica of a ModelDeployment, and a tenth of all that serve, at a time"
+            )
+        return "; ".join([over, *(told or ["nobody leaves it"])])
 
 
 @dataclass(slots=True, kw_only=True)

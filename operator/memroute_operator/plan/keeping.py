@@ -94,7 +94,8 @@ def _must_go(deployment: Deployment, replica: Replica, context: PlanContext) -> 
     if replica.node in context.lost_nodes:
         return Delete(replica=replica, why=f"node {replica.node} is unreachable", force=True)
     if replica.owner_uid != deployment.uid:
-        return Delete(replica=replica, why="it belongs to a ModelDeployment that was deleted")
+        why = "it belongs to a ModelDeployment that was deleted"
+        return Delete(replica=replica, why=why, only_as_seen=True)
     if replica.is_terminal:
         why = replica.failure or "its containers have ended"
         return Delete(replica=replica, why=why, avoid_node=True)

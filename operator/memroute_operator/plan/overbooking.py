@@ -6,6 +6,7 @@ them leaves, drained like any other, until the rest fits.
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from memroute.placement import OVERBOOKED_TOLERANCE_BYTES, Device, Ledger
 from memroute_operator.plan.actions import Overbooked
@@ -57,6 +58,13 @@ def who_leaves_now(replicas: Sequence[Replica], leaving: Collection[str]) -> lis
             away.add(replica.deployment)
             now.append(replica)
     return now
+
+
+def with_turns(found: Iterable[Overbooked], going: Collection[str]) -> list[Overbooked]:
+    """The same, with those whose turn has not come. ``going``: pods that leave, or left."""
+    return [
+        replace(one, waiting=tuple(pod for pod in one.drained if pod not in going)) for one in found
+    ]
 
 
 def _who_leaves(device: Device, pods: list[Replica], leaving: set[str]) -> Overbooked | None:

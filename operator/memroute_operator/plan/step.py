@@ -10,7 +10,7 @@ from memroute_operator.homes import read_homes
 from memroute_operator.plan.actions import Create, Delete, OpenGate, Outcome, PlanContext, Step
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping, sort_out
-from memroute_operator.plan.overbooking import find_overbooked, who_leaves_now
+from memroute_operator.plan.overbooking import find_overbooked, who_leaves_now, with_turns
 from memroute_operator.plan.rollout import Replacement, Rollout, stay
 from memroute_operator.replica import Replica
 
@@ -90,7 +90,8 @@ class _Planning:
                 why = f"node {orphan.node} is unreachable"
                 self._step.actions.append(Delete(replica=orphan, why=why, force=True))
             elif not orphan.is_terminating:
-                self._step.actions.append(Delete(replica=orphan, why="its ModelDeployment is gone"))
+                why = "its ModelDeployment is gone"
+                self._step.actions.append(Delete(replica=orphan, why=why, only_as_seen=True))
 
     def _begin(self, deployment: Deployment, keeping: Keeping) -> None:
         """What needs no room: deletions, drains of what is too many, claims that are void."""
@@ -120,15 +121,17 @@ class _Planning:
     def _mend(self) -> None:
         """Drain the youngest from devices of which more was promised than they have."""
         found = find_overbooked(self._facts.replicas, self._solver.ledger, self._going)
+        leaving = {key for one in found for key in one.drained} - self._going
+        for replica in who_leaves_now(self._facts.replicas, leaving):
+            self._going.add(replica.key)
+            self._drains.drain(replica, why="its device is overbooked")
+        ending = {one.key for one in self._facts.replicas if one.is_terminating}
+        found = with_turns(found, self._going | ending)
         self._step.overbooked = found
         for replica in self._facts.replicas:
             outcome = self._step.outcomes.get(replica.deployment)
             if outcome is not None:
                 outcome.overbooked += [one for one in found if replica.key in one.pods]
-        leaving = {key for one in found for key in one.drained} - self._going
-        for replica in who_leaves_now(self._facts.replicas, leaving):
-            self._going.add(replica.key)
-            self._drains.drain(replica, why="its device is overbooked")
 
     def _replace(self, deployment: Deployment, keeping: Keeping) -> None:
         """Roll out an edited spec, and move off nodes that are cordoned."""

@@ -18,6 +18,7 @@ from memroute.placement import Node
 from memroute_kube import ApiError, KubeObject
 from memroute_operator.device_metrics import DeviceMetrics, find_exporters
 from memroute_operator.engine_reports import EngineReports
+from memroute_operator.nodes.resource_slices import kept_slices
 from memroute_operator.readings.news import News
 from memroute_operator.readings.pages import PageReader
 from memroute_operator.readings.sources import PodSelector, SourceLog
@@ -101,18 +102,19 @@ class Readings:
         scrape_seconds: float,
         on_change: Callable[[], None],
         list_slices: Callable[[], Awaitable[Sequence[KubeObject]]] | None = None,
+        list_claims: Callable[[], Awaitable[Sequence[KubeObject]]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``pods``: all pods that are known now; ``on_change``: something was read anew.
 
-        ``list_slices``: all ResourceSlices of the cluster, from the API server.
+        ``list_slices``, ``list_claims``: all ResourceSlices and ResourceClaims of the cluster.
         """
         self.devices = DeviceMetrics(scrape_seconds=scrape_seconds)
         self.routers = RouterMetrics()
         self.engines = EngineReports()
         self.slices_by_node: dict[str, list[KubeObject]] = {}
         """What DRA drivers publish of each node; empty where there are none."""
-        self._list_slices = list_slices
+        self._list_slices, self._list_claims = list_slices, list_claims
         self._slice_log = SourceLog("ResourceSlices")
         self._node_log = SourceLog("node")
         # A thousand engines that do not answer must not hold up the exporters.
@@ -214,19 +216,17 @@ class Readings:
         self._metrics.on_round("engine", num_unread, self.engines.log)
 
     async def _read_slices(self, over_seconds: float) -> None:
-        """List what DRA drivers publish. A cluster without them, or without the right, has none."""
-        if self._list_slices is None:
+        """List what DRA drivers publish, and what is claimed of it.
+
+        A cluster without drivers, or without the right, has none. Where claims cannot be listed,
+        nothing new is learned of slices either: a device that may be taken is not given away.
+        """
+        if self._list_slices is None or self._list_claims is None:
             return
         try:
-            listed = await self._list_slices()
+            slices, claims = await self._list_slices(), await self._list_claims()
         except ApiError as error:
             self._slice_log.report("API server", error.reason or str(error.status), str(error))
             return
         self._slice_log.report("API server", None)
-        by_node: dict[str, list[KubeObject]] = {}
-        for one in listed:
-            spec = one.get("spec")
-            node = spec.get("nodeName") if isinstance(spec, dict) else None
-            if isinstance(node, str):
-                by_node.setdefault(node, []).append({"metadata": {}, "spec": spec})
-        self.slices_by_node = by_node
+        self.slices_by_node = kept_slices(slices, claims)

@@ -1,0 +1,178 @@
+"""The conditions of a ModelDeployment in words, each by what it is about.
+
+| condition | about |
+| --- | --- |
+| ``Placed`` | whether every replica has devices; else why not, and what would help |
+| ``Available`` | whether every replica serves; else who does not, and why |
+| ``Progressing`` | what is being changed |
+| ``Overbooked`` | devices of which more was promised than they have |
+| ``FootprintDrift`` | whether engines need what was estimated |
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from memroute.placement import RefusedReason
+from memroute.units import GIB
+from memroute_operator.apply import NAME_TAKEN
+from memroute_operator.backoff import Failure
+from memroute_operator.calibrations import MAX_DRIFT_RATIO, drift_ratio
+from memroute_operator.carry_out import POD_REFUSED
+from memroute_operator.deployment import INTERNAL_ERROR, Deployment
+from memroute_operator.failed_pods import POD_FAILED
+from memroute_operator.plan import Outcome
+from memroute_operator.replica import Replica, ReplicaState
+
+# Replicas that a message names one by one before it only counts.
+MAX_LISTED = 3
+
+Condition = tuple[str, str, str]
+"""Status (True, False, Unknown), reason, message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Troubles:
+    """What keeps a deployment from what it wants, beside what the plan found."""
+
+    planning: str | None = None
+    """What planning it raised, as a sentence; None when it raised nothing."""
+    create: Failure | None = None
+    """Why the API server refuses its pods."""
+    names: tuple[str, ...] = ()
+    """Names of missing replicas that other pods have, a sentence each."""
+    failed_pods: tuple[Failure, ...] = ()
+    """Replicas that ended before their time and are not made again yet."""
+    actions: tuple[Failure, ...] = ()
+    """Deletes, marks and gates that the API server refuses."""
+    kept_nodes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Nodes that are unreachable and not given up → why."""
+
+
+NO_TROUBLES = Troubles()
+
+
+def footprint_drift(deployment: Deployment) -> Condition | None:
+    """Whether an engine has measured something else than was estimated; None before one has."""
+    footprint = deployment.footprint
+    if footprint is None or not deployment.calibrations:
+        return None
+    drifts = {
+        product: drift_ratio(calibration, footprint)
+        for product, calibration in deployment.calibrations.items()
+    }
+    product = max(drifts, key=lambda name: abs(drifts[name]))
+    calibration = deployment.calibrations[product]
+    message = (
+        f"on {product} the engine takes {calibration.overhead_bytes / GIB:.2f} GiB beside weights "
+        f"and KV cache, {calibration.expected_overhead_bytes / GIB:.2f} were expected "
+        f"({drifts[product]:+.1%} of the footprint); the next placement goes by what was measured"
+    )
+    if abs(drifts[product]) > MAX_DRIFT_RATIO:
+        return "True", "EstimateOff", message
+    return "False", "EstimateHolds", message
+
+
+def placed(
+    deployment: Deployment, wanted: list[Replica], outcome: Outcome, troubles: Troubles
+) -> Condition:
+    """``Placed``: whether every replica has devices, or what keeps the next one from them."""
+    if deployment.failure is not None:
+        return "False", "FootprintUnknown", "nothing is placed before the footprint is known"
+    if troubles.planning is not None:
+        return "Unknown", INTERNAL_ERROR, troubles.planning
+    total = deployment.replicas
+    so_far = f"{len(wanted)} of {total} replica(s) placed{_held_by_stuck(outcome)}"
+    if len(wanted) < total and (hindrance := _hindrance(troubles)) is not None:
+        reason, message = hindrance
+        return "False", reason, f"{so_far}; {message}"
+    if not outcome.refused:
+        if len(wanted) == total:
+            return "True", "AllPlaced", so_far
+        return "Unknown", "Placing", so_far
+    first = outcome.refused[min(outcome.refused)]
+    status = "Unknown" if first.reason is RefusedReason.DEVICES_UNKNOWN else "False"
+    return status, first.reason.value, f"{so_far}; the next {first.message}"
+
+
+def _held_by_stuck(outcome: Outcome) -> str:
+    """The end of a sentence: who hangs in Terminating, and holds what others could have."""
+    if not outcome.stuck:
+        return ""
+    listed = ", ".join(f"{r.pod_name} on node {r.node}" for r in outcome.stuck[:MAX_LISTED])
+    return f"; hanging in Terminating, and holding their devices until they end: {listed}"
+
+
+def overbooked(outcome: Outcome) -> Condition:
+    """``Overbooked``, for an outcome that has some: which devices, and who leaves them."""
+    told = "; ".join(one.message for one in outcome.overbooked[:MAX_LISTED])
+    return "True", "DevicePromisedTwice", told
+
+
+def _hindrance(troubles: Troubles) -> tuple[str, str] | None:
+    """What keeps pods that have room from being made: reason and sentence."""
+    if troubles.names:
+        return NAME_TAKEN, "; ".join(troubles.names[:MAX_LISTED])
+    if troubles.create is not None:
+        return POD_REFUSED, f"the API server refused a pod: {troubles.create.told}"
+    if troubles.failed_pods:
+        told = "; ".join(failure.told for failure in troubles.failed_pods[:MAX_LISTED])
+        return POD_FAILED, f"{told}, elsewhere if there is room"
+    return None
+
+
+def available(deployment: Deployment, wanted: list[Replica], troubles: Troubles) -> Condition:
+    """``Available``: whether every replica serves, or who does not."""
+    serving = [replica for replica in wanted if replica.is_ready]
+    total = deployment.replicas
+    if len(serving) >= total:
+        return "True", "ReplicasServing", f"{len(serving)} of {total} replica(s) serve"
+    cut_off = [r for r in wanted if not r.is_ready and r.node in troubles.kept_nodes]
+    if cut_off:
+        listed = ", ".join(f"{r.pod_name} on node {r.node}" for r in cut_off[:MAX_LISTED])
+        why = troubles.kept_nodes[cut_off[0].node]
+        message = f"{len(serving)} of {total} replica(s) serve; unreachable: {listed}; kept: {why}"
+        return "False", "NodesUnreachable", message
+    broken = [r for r in wanted if r.state is ReplicaState.FAILED and r.failure]
+    if broken:
+        listed = "; ".join(f"{r.pod_name}: {r.failure}" for r in broken[:MAX_LISTED])
+        return (
+            "False",
+            "EngineFailing",
+            (
+                f"{len(serving)} of {total} replica(s) serve; {listed} "
+                f"(kubectl logs -n {deployment.namespace} {broken[0].pod_name})"
+            ),
+        )
+    waiting = [r for r in wanted if not r.is_ready]
+    listed = ", ".join(_state_of(replica) for replica in waiting[:MAX_LISTED])
+    message = f"{len(serving)} of {total} replica(s) serve" + (f"; {listed}" if listed else "")
+    return "False", "ReplicasNotServing", message
+
+
+def _state_of(replica: Replica) -> str:
+    said = replica.scheduler_message
+    told = f" (kube-scheduler: {said})" if said else ""
+    return f"{replica.pod_name} {replica.state.value}{told}"
+
+
+def progressing(wanted: list[Replica], outcome: Outcome, troubles: Troubles) -> Condition:
+    """``Progressing``: whether something is being changed, and what."""
+    if troubles.actions:
+        told = "; ".join(failure.told for failure in troubles.actions[:MAX_LISTED])
+        return "Unknown", "ActionRefused", f"the API server refused: {told}"
+    if outcome.rollout_blocked is not None:
+        return (
+            "False",
+            "RolloutBlocked",
+            f"the new spec {outcome.rollout_blocked.message}; the old replicas go on serving",
+        )
+    if outcome.rollout is not None:
+        return "True", "RolloutInProgress", outcome.rollout
+    if outcome.moves:
+        return "True", "ReplicasMoving", "; ".join(outcome.moves[:MAX_LISTED])
+    moving = [r for r in wanted if not r.is_ready or r.state is not ReplicaState.SERVING]
+    if moving:
+        listed = ", ".join(f"{r.pod_name} {r.state.value}" for r in moving[:MAX_LISTED])
+        return "True", "ReplicasStarting", listed
+    return "False", "Complete", "nothing is being changed"
