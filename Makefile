@@ -54,7 +54,8 @@ NATIVE_TESTS := $(wildcard tests/unit/test_access_*.py tests/unit/test_http_*.py
   $(addprefix tests/unit/test_,admission.py block_index.py dispatcher.py fault_matrix.py hanging.py \
   kv_events.py learned.py ledger.py prefix_index.py replica_health.py routing.py step_time.py tokenizer.py \
   virtual_cluster.py waiting_line.py choosers.py dispatch_state_machine.py dispatch_waiting.py request_pool.py \
-  prompt_lengths.py request_attachments.py request_prefixes.py request_sizes.py)
+  prompt_lengths.py request_attachments.py request_prefixes.py request_sizes.py \
+  endings.py suspects.py connections.py certificates.py body_budget.py)
 native-test: .native/.built ## unit tests of the router and the engine model on the compiled modules
 	@PYTHONPATH=.native MEMROUTE_EXPECT_NATIVE=1 $(BIN)/pytest -q -p no:cacheprovider $(PARALLEL) $(NATIVE_TESTS) $(ARGS)
 

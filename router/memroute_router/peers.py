@@ -106,7 +106,7 @@ class PeerLink(asyncio.DatagramProtocol):
     async def start_when_it_can(self, host: str, port: int) -> None:
         """Listen, however long the port is somebody else's: the router serves alone meanwhile."""
         is_said = False
-        while True:
+        while self._transport is None:
             try:
                 await self.start(host, port)
             except OSError as error:

@@ -1,13 +1,13 @@
 """One contract for every engine's metrics page: what it says is read, what it lacks is None."""
 
 import contextlib
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memroute.traffic.replica import ReplicaReading
+from memroute.traffic.replica import ReplicaLedger, ReplicaReading
 from memroute_router.engines import is_worth_reading, read_metrics
 from memroute_router.engines.loads import parse_loads
 
@@ -212,3 +212,43 @@ def test_a_page_that_was_cut_anywhere_is_read_or_refused(engine, data):
     with contextlib.suppress(ValueError):
         reading = read_metrics(cut, taken_at_seconds=5.0)
         assert reading.num_requests_running in {None, 0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "-1", "1e400", "1e300"])
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm"])
+def test_a_value_that_cannot_be_is_unknown_and_breaks_no_ledger(engine, value):
+    """It raised half way through a ledger, which then looked fresh and was half read."""
+    page, _ = LACKS[engine]
+    odd = "\n".join(
+        line if line.startswith("#") or " " not in line else f"{line.rpartition(' ')[0]} {value}"
+        for line in page.splitlines()
+    )
+    reading = read_metrics(odd.encode(), taken_at_seconds=5.0)
+    assert reading.kv_cache_utilization_ratio is None
+    assert reading.num_requests_running is None
+    ledger = ReplicaLedger("r", promised_capacity_tokens=1000)
+    ledger.apply_reading(reading)
+    assert (ledger.foreign_tokens, ledger.held_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize("value", [b"1e308", b"-1", b"2", b"true", b"null", b'"x"', b"1e400"])
+def test_a_snapshot_with_a_value_that_cannot_be_is_no_reading_of_it(value):
+    body = LOADS.replace(b"0.25", value).replace(b"800", value)
+    try:
+        reading = parse_loads(body, taken_at_seconds=5.0)
+    except ValueError:
+        return
+    assert reading.kv_cache_utilization_ratio in (None, 0.0)
+    assert reading.kv_capacity_tokens in (None, 4)
+
+
+def test_what_ranks_hold_is_added_up_not_taken_from_the_fullest():
+    """Two ranks of 800 tokens, one half full, one empty: 400 tokens are held, not 800."""
+    reading = replace(
+        parse_loads(LOADS.replace(b"0.25", b"0.5"), taken_at_seconds=5.0),
+        kv_capacity_tokens=1600,
+    )
+    ledger = ReplicaLedger("r")
+    ledger.apply_reading(reading)
+    assert reading.kv_cache_utilization_ratio == 0.5
+    assert ledger.foreign_tokens == 400

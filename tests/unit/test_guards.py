@@ -428,3 +428,25 @@ async def test_a_client_that_says_no_more_is_gone(engine_factory):
     release.set()
     writer.close()
     await rig.stop()
+
+
+async def test_peers_are_heard_on_after_their_loop_was_started_again(monkeypatch):
+    """The port is this router's own: to wait until it is free would be to wait for ever."""
+    rig = Rig("--peer", "127.0.0.1:1", "--peer-port", "0", "--host", "127.0.0.1")
+    follows = []
+
+    async def follow():
+        follows.append(rig.router.peers.port)
+        if len(follows) == 1:
+            raise BugError
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("memroute_router.supervisor.FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(rig.router.peer_names, "follow", follow)
+    supervisor = Supervisor(rig.router.on_fault)
+    supervisor.keep("peers", lambda: rig.router._follow_peers(None))
+    await until(lambda: len(follows) == 2)
+    assert follows[0] == follows[1] != 0
+    assert faults(rig, "peers") == 1
+    await supervisor.close()
+    rig.router.peers.close()

@@ -262,3 +262,20 @@ async def test_a_prompt_goes_where_its_blocks_are(rig, tmp_path, unused_tcp_port
         )
         assert headers["x-memroute-replica"] == "default/b"
         assert "640 tokens cached" in headers["x-memroute-decision"]
+
+
+def test_a_rank_whose_cache_is_cleared_takes_nothing_from_the_others():
+    """Data-parallel ranks cache apart; one that restarts has lost its own blocks alone."""
+    index = BlockIndex()
+    index.follow("r")
+    for rank, hashes in ((0, [1]), (1, [1]), (2, [b"x"])):
+        event = {
+            "type": "BlockStored", "block_hashes": hashes, "parent_block_hash": None,
+            "token_ids": [rank] * 16, "block_size": 16,
+        }  # fmt: skip
+        apply_events(index, "r", [event], rank=rank)
+    assert index.num_blocks("r") == 3
+    apply_events(index, "r", [{"type": "AllBlocksCleared"}], rank=1)
+    assert index.num_blocks("r") == 2
+    apply_events(index, "r", [["AllBlocksCleared"]], rank=0)
+    assert index.names("r") == [b"rank 2/x"]

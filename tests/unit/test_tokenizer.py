@@ -1,6 +1,8 @@
 """Prompts counted as engines count them: a tokenizer and a template of this test's own."""
 
 import json
+import shutil
+import threading
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -124,3 +126,33 @@ async def test_the_router_counts_instead_of_estimating(folder, engine_factory):
     finally:
         rig.router.tokenizers.close()
         await rig.stop()
+
+
+async def test_a_tokenizer_is_read_beside_the_loop_and_again_where_it_could_not_be(
+    folder, tmp_path, monkeypatch, caplog
+):
+    """Ten megabytes stopped all streams for as long; and a folder that came late never counted."""
+    monkeypatch.setattr("memroute_router.prompts.tokenizer.AGAIN_SECONDS", 0.01)
+    names = []
+    load = PromptTokenizer.load.__func__
+
+    def watched(cls, path):
+        names.append(threading.current_thread().name)
+        return load(cls, path)
+
+    monkeypatch.setattr(PromptTokenizer, "load", classmethod(watched))
+    late = tmp_path / "late"
+    late.mkdir()
+    tokenizers = Tokenizers(None)
+    assert tokenizers.of("m", str(late)) is None
+
+    def again():
+        tokenizers.of("m", str(late))
+        return len(names) >= 3
+
+    await until(again)
+    assert caplog.text.count("no tokenizer, prompts are estimated") == 1
+    shutil.copy(folder / "org" / "m" / "tokenizer.json", late)
+    await until(lambda: tokenizers.of("m", str(late)) is not None)
+    assert all(name.startswith("tokenizer-read") for name in names)
+    tokenizers.close()
