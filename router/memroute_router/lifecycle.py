@@ -27,6 +27,7 @@ alone, and what it held is given back.
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from memroute.traffic.admission import Reject
@@ -548,6 +549,7 @@ class Lifecycle:
         """Whatever has failed in the end itself: nothing is held, and the client is told."""
         if self._attempt is not None:
             self._attempt.abandon()
+        self._settle(Outcome.INTERNAL_ERROR)
         exchange = self._exchange
         if exchange.is_finished:
             return
@@ -590,7 +592,8 @@ class Lifecycle:
             self._request_id.decode(),
             ",".join(case.died_with_it),
         )
-        return case.refusal()
+        refusal = case.refusal()
+        return None if refusal is None else replace(refusal, cause=failure.cause.value)
 
     def _open_case(self) -> Case:
         exchange = self._exchange
