@@ -309,10 +309,8 @@ async def test_a_collector_that_fails_loses_its_own_families_alone(rig, caplog):
     rig.router.metrics.registry.register(Odd())
     page = rig.router.metrics.render()
     assert b"memroute_router_loop_lag_seconds" in page
-    assert (
-        b'memroute_router_internal_errors_total{place="operations"} 1.0'
-        in page
-    )
+    counted = b'memroute_router_internal_errors_total{place="operations"} 1.0'
+    assert counted in rig.router.metrics.render()
     assert "collector=Odd" in caplog.text
 
 
