@@ -48,10 +48,13 @@ def parse_loads(
 
 def _mean(usages: list[float], capacities: list[float]) -> float | None:
     """What all ranks hold together, 0 to 1; None where there is one, or one does not say it."""
-    if len(usages) < 2 or len(usages) != len(capacities) or not sum(capacities):  # noqa: PLR2004
+    if len(usages) < 2 or len(usages) != len(capacities):  # noqa: PLR2004
         return None
-    held = sum(usage * capacity for usage, capacity in zip(usages, capacities, strict=True))
-    return held / sum(capacities)
+    held, total = 0.0, 0.0
+    for usage, capacity in zip(usages, capacities, strict=True):
+        held += usage * capacity
+        total += capacity
+    return held / total if total else None
 
 
 def _numbers(ranks: list[dict[str, Any]], name: str) -> list[float]:
