@@ -49,7 +49,7 @@ from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, 
 from memroute_router.pools import CommonSettings, Pool, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.refusal import LISTENER_CAUSES, Refusal
+from memroute_router.refusal import LISTENER_CAUSES, Refusal, unknown
 from memroute_router.scrape import Scraper
 from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
@@ -411,20 +411,37 @@ class Router:
             self._refuse(exchange, 405, f"use {allowed}{text}", b"allow: %b\r\n" % allowed.encode())
 
     def _refuse(self, exchange: Exchange, status: int, text: str, lines: bytes = b"") -> None:
-        self._listener_refused(exchange.peer, exchange.target, status, text)
+        self._listener_refused(exchange.peer, exchange.target, status, text, "")
         exchange.respond(status, error_body(status, text), JSON + lines)
 
     def _refuse_as(self, exchange: Exchange, refusal: Refusal) -> None:
-        self._listener_refused(
-            exchange.peer, exchange.target, refusal.status, refusal.message, refusal.outcome
+        self._account(
+            exchange.peer,
+            exchange.target,
+            refusal.status,
+            refusal.message,
+            cause=refusal.cause,
+            outcome=refusal.outcome,
         )
         exchange.respond(refusal.status, refusal.body(is_anthropic=False), refusal.lines())
 
     def _listener_refused(
-        self, peer: bytes, target: bytes, status: int, why: str, outcome: Outcome | None = None
+        self, peer: bytes, target: bytes, status: int, why: str, cause: str
     ) -> None:
-        """A request was refused before it was one of the API: it is accounted for like those."""
-        outcome = outcome or _LISTENER_OUTCOMES.get(status, Outcome.BAD_REQUEST)
+        """A request was refused before it was one of the API."""
+        self._account(
+            peer,
+            target,
+            status,
+            why,
+            cause=cause or LISTENER_CAUSES.get(status, ""),
+            outcome=_LISTENER_OUTCOMES.get(status, Outcome.BAD_REQUEST),
+        )
+
+    def _account(
+        self, peer: bytes, target: bytes, status: int, why: str, *, cause: str, outcome: Outcome
+    ) -> None:
+        """A refusal that no ``Lifecycle`` tells of is accounted for like those of requests."""
         record = Record(
             ended_at=time.time(),
             request_id=b"-",
@@ -434,7 +451,7 @@ class Router:
             status=status,
             replica="",
             refusal=why,
-            cause=LISTENER_CAUSES.get(status, ""),
+            cause=cause,
             client=peer,
             choice=None,
             attempts=0,
@@ -460,7 +477,8 @@ class Router:
         exchange.respond(200 if ready else 503, text, TEXT)
 
     def _models(self, exchange: Exchange) -> None:
-        models = [self._model_document(name, pool) for name, pool in self._named(exchange)]
+        named = self._named(exchange)
+        models = [self._model_document(name, named) for name in named]
         exchange.respond(200, orjson.dumps({"object": "list", "data": models}))
 
     def _names_for(self, fields: Mapping[bytes, bytes]) -> Sequence[str] | None:
@@ -475,24 +493,23 @@ class Router:
 
     def _model(self, exchange: Exchange) -> None:
         name = unquote_to_bytes(exchange.path[len(MODEL_PATH) :]).decode("utf-8", "replace")
-        found = dict(self._named(exchange)).get(name)
-        if found is not None:
-            exchange.respond(200, orjson.dumps(self._model_document(name, found)))
-            return
-        if self.gate is not None:
+        named = self._named(exchange)
+        if name in named:
+            exchange.respond(200, orjson.dumps(self._model_document(name, named)))
+        elif self.gate is not None:
             # The same words whether it exists or not.
             self._refuse_as(exchange, no_such_model(name))
-            return
-        told = unknown_model(name[:MAX_MODEL_CHARACTERS], self._names_for(exchange.fields))
-        self._listener_refused(exchange.peer, exchange.target, 404, told)
-        body = error_body(404, told, parameter="model", reason="unknown-model")
-        exchange.respond(404, body)
+        else:
+            told = unknown_model(name[:MAX_MODEL_CHARACTERS], self._names_for(exchange.fields))
+            self._refuse_as(exchange, unknown(told))
 
-    def _named(self, exchange: Exchange) -> list[tuple[str, Pool]]:
+    def _named(self, exchange: Exchange) -> dict[str, Pool]:
+        """The models that the client may know of."""
         names = self._names_for(exchange.fields) or ()
-        return [(name, pool) for name in names if (pool := self.pools.get(name))]
+        return {name: pool for name in names if (pool := self.pools.get(name))}
 
-    def _model_document(self, name: str, pool: Pool) -> dict[str, object]:
+    def _model_document(self, name: str, named: Mapping[str, Pool]) -> dict[str, object]:
+        pool = named[name]
         replicas = pool.replicas.values()
         contexts = [r.info.max_context_tokens for r in replicas if r.info.max_context_tokens]
         document: dict[str, object] = {
@@ -502,7 +519,7 @@ class Router:
             "owned_by": "memroute",
             "ready_replicas": sum(r.info.is_routable and not r.health.is_out for r in replicas),
         }
-        if name != pool.model:
+        if name != pool.model and pool.model in named:
             document["parent"] = pool.model
         if contexts:
             document["max_model_len"] = max(contexts)

@@ -23,7 +23,7 @@ from memroute_router.names import NamesFor, unknown_model
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import Pool, Pools
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.refusal import BODY, COMPRESSED, FIELD, Refusal
+from memroute_router.refusal import BODY, COMPRESSED, FIELD, Refusal, unknown
 from memroute_router.requests import UNKNOWN_FAMILY, BadRequestError, ParsedRequest
 from memroute_router.surface import Route
 
@@ -105,13 +105,7 @@ class Intake:
         self.pool = self._services.pools.get(parsed.model)
         if self.pool is None:
             name = parsed.model[:MAX_MODEL_CHARACTERS]
-            return Refusal(
-                outcome=Outcome.UNKNOWN_MODEL,
-                status=404,
-                message=unknown_model(name, self._services.names_for(self._fields)),
-                parameter="model",
-                reason=Outcome.UNKNOWN_MODEL.value,
-            )
+            return unknown(unknown_model(name, self._services.names_for(self._fields)))
         return None
 
     def tokenize(self, on_done: Callable[[], None]) -> bool:

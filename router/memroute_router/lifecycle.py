@@ -537,18 +537,24 @@ class Lifecycle:
 
     def _trace_ended(self, trace: Trace, record: Record) -> None:
         tracer, attempt = self._services.tracer, self._attempt
-        if tracer is not None:
+        if tracer is None:
+            return
+        try:
             tracer.ended(
                 trace,
                 record,
                 begun_at=self._exchange.received_at,
                 first_byte_at=None if attempt is None else attempt.first_byte_at,
             )
+        except Exception as error:  # noqa: BLE001 - the request is answered and accounted for
+            self._services.on_fault("trace", error)
 
     def _close(self) -> None:
         """Whatever has failed in the end itself: nothing is held, and the client is told."""
         if self._attempt is not None:
             self._attempt.abandon()
+        if self._case is not None:
+            self._case.ends(self, is_answered=False)
         self._settle(Outcome.INTERNAL_ERROR)
         exchange = self._exchange
         if exchange.is_finished:

@@ -36,7 +36,6 @@ CAUSES: Final = {
 
 LISTENER_CAUSES: Final = {
     400: "malformed",
-    401: "key",
     404: "no-such-path",
     405: "method",
     408: "slow-request",
@@ -121,6 +120,17 @@ EXHAUSTED = Refusal(
 
 CRASHED = Refusal(outcome=Outcome.INTERNAL_ERROR, status=500, message="internal error")
 """A bug of ours: nobody knows when to come back."""
+
+
+def unknown(message: str) -> Refusal:
+    """Nobody serves the model; ``message`` says which."""
+    return Refusal(
+        outcome=Outcome.UNKNOWN_MODEL,
+        status=404,
+        message=message,
+        parameter="model",
+        reason=Outcome.UNKNOWN_MODEL.value,
+    )
 
 
 def rejected(reject: Reject, *, unready: str = "") -> Refusal:

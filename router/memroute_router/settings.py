@@ -235,6 +235,13 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
         help="hold requests while no replica is ready, for one that is being started, instead of "
         "refusing them at once",
     )
+    group.add_argument(
+        "--replica-wait-seconds",
+        type=float,
+        default=300.0,
+        help="with --hold-without-replicas: how long a request may wait for a replica that is "
+        "being started",
+    )
 
 
 def _add_access(group: "argparse._ArgumentGroup") -> None:
@@ -249,13 +256,6 @@ def _add_access(group: "argparse._ArgumentGroup") -> None:
         metavar="FILE",
         help="holds what the router authenticates with at engines, instead of what clients bring; "
         "read again when it changes",
-    )
-    group.add_argument(
-        "--replica-wait-seconds",
-        type=float,
-        default=300.0,
-        help="with --hold-without-replicas: how long a request may wait for a replica that is "
-        "being started",
     )
     group.add_argument(
         "--tenants",

@@ -80,8 +80,18 @@ def test_network_policies_are_asked_for_and_are_the_same_from_both(repository, h
     names = [("NetworkPolicy", "memroute-router"), ("NetworkPolicy", "memroute-operator")]
     assert [ours[name] for name in names] == [theirs[name] for name in names]
     assert not {key for key in operator_objects(helm, repository) if key[0] == "NetworkPolicy"}
+    label = r"networkPolicy.metricsNamespaces[0].kubernetes\.io/metadata\.name=monitoring"
+    mine = operator_objects(helm, repository, flag, label)
+    for name, at in (("memroute-router", 2), ("memroute-operator", 0)):
+        admitted = mine["NetworkPolicy", name]["spec"]["ingress"][at]["from"]
+        assert [each["namespaceSelector"] for each in admitted if "namespaceSelector" in each] == [
+            {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+        ], "and not the default beside it: such a namespace does not have both labels"
     alone = operator_objects(helm, repository, flag, "networkPolicy.metricsNamespaces=null")
     assert alone["NetworkPolicy", "memroute-operator"]["spec"]["ingress"] == []
+    empty = ("--set-json", "networkPolicy.metricsNamespaces=[]")
+    command = [helm, "template", "memroute", chart, "-n", "models", "--set", flag, *empty]
+    assert by_name(run(*command)) == alone
     _, _, operations = alone["NetworkPolicy", "memroute-router"]["spec"]["ingress"]
     (only,) = operations["from"]
     assert only["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"

@@ -8,6 +8,7 @@ import pytest
 
 from access_rig import ALICE, BOB, EVE, ask, get, keyed_rig, request, tenant, write_keys
 from memroute_router.access.keyfile import KeysError
+from memroute_router.pools import PoolSettings
 from router_rig import CHUNK, Rig, begin_stream, body, exchange, send_chunk, whole
 
 USED = b'{"id":"x","choices":[],"usage":{"prompt_tokens":40,"completion_tokens":60}}'
@@ -67,6 +68,40 @@ async def test_a_large_body_without_a_key_need_not_come(tmp_path):
         assert (status, headers["connection"]) == (401, "close")
         assert json.loads(content)["error"]["code"] == "invalid_api_key"
     assert rig.router.gate.refused == {"no-key": 2}
+    rig.router.journal.flush()
+    lines = "".join(rig.lines).splitlines()
+    assert len(lines) == 2, "each is accounted for once"
+    assert all(" outcome=unauthorized status=401 cause=no-key " in line for line in lines)
+    await rig.stop()
+
+
+async def test_what_is_refused_at_the_routers_own_paths_says_why_in_the_log(tmp_path):
+    """A key that is refused there has its cause too; a model that is not there is no path."""
+    rig = await keyed_rig(tmp_path, tenant("alice", ALICE))
+    assert (await get(rig, b"/v1/models", BOB))[0] == 401
+    assert (await get(rig, b"/v1/models/x", ALICE))[0] == 404
+    rig.router.journal.flush()
+    first, second = "".join(rig.lines).splitlines()
+    assert " outcome=unauthorized status=401 cause=unknown-key " in first
+    assert " outcome=unknown-model status=404 cause=- " in second
+    await rig.stop()
+
+
+async def test_an_adapters_base_model_is_named_to_those_alone_who_may_use_it(
+    tmp_path, engine_factory
+):
+    """``parent`` is the name of another model."""
+    rig = await keyed_rig(
+        tmp_path, tenant("alice", ALICE, models=["m", "sql"]), tenant("bob", BOB, models=["sql"])
+    )
+    rig.add("a", (await engine_factory(whole())).port)
+    rig.pools.configure({"m": PoolSettings(namespace="", deployment="m", adapters=("sql",))})
+    for key, parent in ((ALICE, "m"), (BOB, None)):
+        _, _, listed = await get(rig, b"/v1/models", key)
+        (adapter,) = [each for each in json.loads(listed)["data"] if each["id"] == "sql"]
+        assert adapter.get("parent") == parent
+        _, _, one = await get(rig, b"/v1/models/sql", key)
+        assert json.loads(one).get("parent") == parent
     await rig.stop()
 
 

@@ -60,6 +60,10 @@ async def test_bodies_that_do_not_fit_are_told_to_come_back_and_small_ones_pass(
     assert {status for status, _, _ in refused} == {503}
     assert all(headers["x-memroute-reason"] == "router-exhausted" for _, headers, _ in refused)
     assert all(headers["retry-after"] == "1" for _, headers, _ in refused)
+    rig.router.journal.flush()
+    lines = "".join(rig.lines).splitlines()
+    assert len(lines) == 7
+    assert all(" outcome=router-exhausted status=503 cause=bodies " in line for line in lines)
     assert budget.held_bytes <= 29 * MIB
     assert (await exchange(rig.port, raw(body())))[0] == 200
     for task, (_, writer) in zip(answers, slow, strict=True):

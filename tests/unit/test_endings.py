@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from memroute.traffic.dispatch import AdmissionMode, request_name
+from memroute_router.lifecycle import Lifecycle
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import PoolSettings
 from router_rig import (
@@ -434,3 +435,26 @@ async def test_a_suspect_waits_for_a_replica_without_another_one(fleet_of):
     assert (await read_answer(reader))[0] == 200
     writer.close()
     await until(lambda: len(suspects) == 0)  # it was answered, and is forgiven
+
+
+async def test_a_suspect_whose_end_breaks_keeps_no_other_away(fleet_of, monkeypatch):
+    """What it held of a replica is given back, as its lease is, by whatever ends it."""
+    fleet = await fleet_of(1)
+    suspects = fleet.rig.router.isolation.suspects
+    data = body(user="x")
+    name = request_name(b"/v1/chat/completions", data)
+    suspects.died(name, "z", num_bytes=len(data), lived_seconds=0, now_seconds=0)
+    settle, calls = Lifecycle._settle, []
+
+    def breaks_once(self, outcome):
+        calls.append(outcome)
+        if len(calls) == 1:
+            raise RuntimeError
+        settle(self, outcome)
+
+    monkeypatch.setattr(Lifecycle, "_settle", breaks_once)
+    # Else it has left as its answer began.
+    monkeypatch.setattr(Lifecycle, "answer_begins", breaks_once)
+    assert (await exchange(fleet.rig.port, raw(data)))[0] == 500
+    assert fleet.rig.num_leases == 0
+    assert not suspects._there

@@ -20,7 +20,7 @@ from memroute_router.tracing.context import (
     traceparent,
     without_field,
 )
-from memroute_router.tracing.trace import named
+from memroute_router.tracing.trace import Trace, named
 from memroute_router.tracing.tracer import Tracer, TracingError, export_command
 from router_rig import Rig, body, exchange, held, raw, reset, until, whole
 
@@ -248,6 +248,26 @@ async def test_an_exporter_that_ends_is_started_again(tmp_path, monkeypatch, cap
     async with Kept(tmp_path / "t", command=ends):
         await until(lambda: tally.exists() and len(tally.read_text()) >= 2)
     assert "the exporter of traces has ended status=0" in caplog.text
+
+
+async def test_a_trace_that_breaks_costs_no_request_and_no_second_line(
+    engine_factory, tmp_path, monkeypatch
+):
+    """The request is answered, and accounted for, before anything is made of its trace."""
+
+    def broken(*_args, **_named):
+        raise RuntimeError
+
+    async with Kept(tmp_path / "t") as kept:
+        kept.rig.add("a", (await engine_factory(whole())).port)
+        monkeypatch.setattr(Trace, "row", broken)
+        assert (await exchange(kept.rig.port, asked()))[0] == 200
+        assert (await exchange(kept.rig.port, asked(data=b"no JSON")))[0] == 400
+        kept.rig.router.journal.flush()
+        lines = "".join(kept.rig.lines).splitlines()
+        assert [line.partition(" outcome=")[2].split()[0] for line in lines] == [
+            "served", "bad-request",
+        ]  # fmt: skip
 
 
 async def test_nothing_is_traced_by_default():

@@ -110,14 +110,14 @@ class Gate:
 
     def screen(
         self, target: bytes, fields: Mapping[bytes, bytes]
-    ) -> tuple[int, str, bytes, bytes] | None:
+    ) -> tuple[int, str, str, bytes, bytes] | None:
         """The answer to a request whose large body need not come: its key is none of ours."""
         found = self.identify(fields)
         if not isinstance(found, Refusal):
             return None
         is_anthropic = target.startswith(_ANTHROPIC_PATH)
         body = found.body(is_anthropic=is_anthropic)
-        return found.status, found.message, found.lines(), body
+        return found.status, found.message, found.cause, found.lines(), body
 
     def may_ask(self, path: bytes, fields: Mapping[bytes, bytes]) -> Refusal | None:
         """Why one of the router's own paths is not for whoever asks; None: it is."""

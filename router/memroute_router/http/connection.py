@@ -66,17 +66,19 @@ class ServerLimits:
 # Bytes of a body from which on its head is screened before the body arrives: the usual request is
 # whole with its first read, and is looked at once.
 SCREENED_BYTES: Final = 64 * 1024
+# Why 503 is said of a body: the bodies of all connections are as large as they may be.
+BODIES: Final = "bodies"
 
 Handler = Callable[[Exchange], None]
-Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, str, bytes, bytes] | None]
-"""Why a request with this target and these fields need not send its body: status, why in words,
-header lines and body of the answer; None: it may."""
-OnRefusal = Callable[[bytes, bytes, int, str], None]
+Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, str, str, bytes, bytes] | None]
+"""Why a request with this target and these fields need not send its body: status, why in words and
+in one word, header lines and body of the answer; None: it may."""
+OnRefusal = Callable[[bytes, bytes, int, str, str], None]
 """Hears of requests that no handler has seen or ended: the client's address, the target as far as
-it was read, the status, and why."""
+it was read, the status, why, and the same in one word (empty: the status says it)."""
 
 
-def tell_nobody(_peer: bytes, _target: bytes, _status: int, _why: str) -> None:
+def tell_nobody(_peer: bytes, _target: bytes, _status: int, _why: str, _cause: str) -> None:
     """Nobody wants to hear of refusals."""
 
 
@@ -336,6 +338,7 @@ class ClientConnection(asyncio.BufferedProtocol):
                 503,
                 "the router holds as many bytes of requests as it may",
                 b"retry-after: 1\r\n%b: router-exhausted\r\n" % REASON,
+                BODIES,
             )
         else:
             self._body.append(data)
@@ -461,7 +464,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             exchange.abort()
         else:
             exchange.respond(500, error_body(500, "internal error"))
-        self._state.on_refusal(self.peer, exchange.target, 500, "internal error")
+        self._state.on_refusal(self.peer, exchange.target, 500, "internal error", "")
 
     def _crashed(self, sink: Sink, error: Exception) -> None:
         """What was to hear of its client has raised: its request fails, alone."""
@@ -533,15 +536,15 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._parser = httptools.HttpRequestParser(self)
         return head + rest
 
-    def _refuse(self, status: int, text: str, lines: bytes = b"") -> None:
+    def _refuse(self, status: int, text: str, lines: bytes = b"", cause: str = "") -> None:
         """Answer before the request is whole, and close: what follows cannot be understood."""
         if self._last_words is not None or self._is_deaf:
             return
-        self._say_last(status, text, JSON + lines, error_body(status, text))
+        self._say_last(status, text, cause, JSON + lines, error_body(status, text))
 
-    def _say_last(self, status: int, why: str, lines: bytes, body: bytes) -> None:
-        """Answer with a whole answer, and close; ``why`` is for the log."""
-        self._state.on_refusal(self.peer, self._target, status, why)
+    def _say_last(self, status: int, why: str, cause: str, lines: bytes, body: bytes) -> None:
+        """Answer with a whole answer, and close; ``why`` and ``cause`` are for the log."""
+        self._state.on_refusal(self.peer, self._target, status, why, cause)
         self._last_words = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
             status_line(status), lines, len(body), body,
         )  # fmt: skip
