@@ -71,7 +71,9 @@ class Operations:
         self.server = Server(
             self.answer,
             outbox,
-            limits=ServerLimits(max_connections=MAX_CONNECTIONS, max_body_bytes=MAX_BODY_BYTES),
+            limits=ServerLimits(
+                max_connections=MAX_CONNECTIONS, makes_room=True, max_body_bytes=MAX_BODY_BYTES
+            ),
             on_fault=on_fault,
         )
 
