@@ -232,7 +232,13 @@ class Router:
             b"/v1/models": self._models,
         }
         self.operations = Operations(
-            self.pools, self.metrics, self.journal, outbox, health=health, on_fault=self.on_fault
+            self.pools,
+            self.metrics,
+            self.journal,
+            outbox,
+            isolation=self.isolation,
+            health=health,
+            on_fault=self.on_fault,
         )
 
     async def run(
