@@ -173,6 +173,9 @@ class Router:
                     tokenizers=self.tokenizers,
                     tenants=settings.tenants,
                     names_for=self._names_for,
+                    is_tenant_checked=(
+                        settings.tenants is TenantSource.HEADER and bool(settings.trusted_proxies)
+                    ),
                     words=KnownWords() if settings.tenants is TenantSource.KEY else None,
                 ),
                 engines=self.engines,
