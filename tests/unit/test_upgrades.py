@@ -202,6 +202,9 @@ def routed(uids, generation=1):
         (routed(["pod-other"], generation=0), None, 2),
         (routed(["pod-other"]), None, 0),
         (routed([]), None, 0),
+        # A newer release may name it in another way, and lists it for people all the same.
+        (routed([]) | {"placements": [{"pod": "m-0", "node": "a"}]}, None, 2),
+        (routed([]) | {"placements": [{"pod": "m-0", "node": "b"}, 5]}, None, 0),
         (routed(["p1"]), "somebody", 0),
         ({}, "somebody", 0),
         (None, None, 0),
