@@ -31,6 +31,8 @@ MAX_SESSION_BYTES: Final = 128
 # Characters of a model's name in messages, in the log and in the journal: the client chooses it.
 # Names of models that exist have fewer than 100. Chosen by hand.
 MAX_MODEL_CHARACTERS: Final = 128
+# Looked up once, not for every request.
+_NOBODY_NAMED: Final = TenantSource.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +144,7 @@ class Intake:
         else:
             tenants = services.tenants
             if services.is_tenant_checked and not self._trusts_headers:
-                tenants = TenantSource.NONE
+                tenants = _NOBODY_NAMED
             claims = read_claims(self._fields, tenants=tenants, trusts_headers=self._trusts_headers)
             tenant = claims.tenant
             if tenant:
