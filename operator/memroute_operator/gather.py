@@ -20,6 +20,7 @@ from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner, read
 from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica
 from memroute_operator.store import Known
+from memroute_operator.strangers import disown_strangers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,9 @@ class Facts:
     """The oldest first: who came first is placed first."""
     replicas: tuple[Replica, ...]
     unreadable_pods: tuple[UnreadablePod, ...]
-    """Pods of ours whose reservation cannot be read: each counts as all devices of its node."""
+    """Pods of ours whose reservation cannot be read: each counts as all devices of its node.
+
+    Without strangers, who count as what they request."""
     inventory: Inventory
     lost_nodes: frozenset[str]
     """Nodes of replicas that do not exist any more, or are not ready."""
@@ -120,6 +123,7 @@ def gather(
     """
     cache = ReadingCache() if cache is None else cache
     pods = read_pods(store.pods.values(), cache.pods)
+    disown_strangers(pods, store.model_deployments)
     memory = PlanMemory() if memory is None else memory
     pods.replicas = memory.stamp(
         pods.replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)

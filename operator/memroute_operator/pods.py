@@ -9,7 +9,8 @@
 
 Nobody knows what an unreadable pod holds (a newer operator may have written it, or somebody's
 hand), but it may well serve: it keeps its node to itself until a person looks, or the devices
-that its reservation names, where a node has exactly those.
+that its reservation names, where a node has exactly those. One of which its ModelDeployment does
+not know counts as foreign (``strangers.py``).
 """
 
 import json
@@ -178,6 +179,16 @@ def _count_foreign(pod: KubeObject, found: PodsRead) -> None:
         found.foreign_devices.setdefault(node, Counter()).update(held)
 
 
+def disown(pod: UnreadablePod, why: str, found: PodsRead) -> None:
+    """Count a pod that says it is ours, and is not, as other people's. Raises nothing."""
+    found.problems[pod.key] = f"{pod.why}; {why}: it holds what it requests, no more"
+    try:
+        _count_foreign(pod.obj, found)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        if pod.node is not None and not pod.is_terminal:
+            _count_whole_node(pod.node, found)
+
+
 def _count_stray(pod: KubeObject, found: PodsRead) -> None:
     """Its engine may run on: what it was promised is not free. Only where it really runs."""
     node = (pod.get("spec") or {}).get("nodeName")
@@ -209,10 +220,13 @@ def _count_at_its_worst(pod: KubeObject, error: Exception, found: PodsRead) -> N
         node = pod["spec"]["nodeName"]
         # Where the pod itself makes no sense, what it requests makes none either.
         if isinstance(node, str) and not isinstance(pod["spec"].get("containers"), list):
-            held = found.foreign_devices.setdefault(node, Counter())
-            held[ANY_RESOURCE] += EVERY_DEVICE
+            _count_whole_node(node, found)
     except (AttributeError, KeyError, TypeError) as nowhere:
         found.problems[f"?{len(found.problems)}"] = repr(nowhere)
+
+
+def _count_whole_node(node: str, found: PodsRead) -> None:
+    found.foreign_devices.setdefault(node, Counter())[ANY_RESOURCE] += EVERY_DEVICE
 
 
 def _add_unreadable(pod: KubeObject, why: str, found: PodsRead) -> None:

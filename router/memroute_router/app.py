@@ -173,6 +173,9 @@ class Router:
                     tokenizers=self.tokenizers,
                     tenants=settings.tenants,
                     names_for=self._names_for,
+                    is_tenant_checked=(
+                        settings.tenants is TenantSource.HEADER and bool(settings.trusted_proxies)
+                    ),
                     words=KnownWords() if settings.tenants is TenantSource.KEY else None,
                 ),
                 engines=self.engines,
@@ -232,7 +235,13 @@ class Router:
             b"/v1/models": self._models,
         }
         self.operations = Operations(
-            self.pools, self.metrics, self.journal, outbox, health=health, on_fault=self.on_fault
+            self.pools,
+            self.metrics,
+            self.journal,
+            outbox,
+            isolation=self.isolation,
+            health=health,
+            on_fault=self.on_fault,
         )
 
     async def run(

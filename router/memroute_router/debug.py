@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask
 from memroute.traffic.dispatch.request_pool import Waiter
+from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal
 from memroute_router.lifecycle import Lifecycle
 from memroute_router.pools import Pool, Pools, Replica
@@ -27,11 +28,27 @@ def replicas(pools: Pools) -> Iterator[dict[str, Any]]:
             yield _replica(pool, replica, pools.now_seconds())
 
 
-def queue(pools: Pools) -> Iterator[dict[str, Any]]:
+def queue(pools: Pools, isolation: Isolation) -> Iterator[dict[str, Any]]:
     """The requests that wait: whose, for which replica, why, since when."""
+    for suspect in isolation.waiting()[:MAX_SHOWN]:
+        if isinstance(suspect, Lifecycle):
+            yield _apart(suspect, pools.now_seconds())
     for pool in list(pools.by_model.values()):
         for ask in pool.dispatcher.waiting()[:MAX_SHOWN]:
             yield _waiting(pool, ask, pools.now_seconds())
+
+
+def _apart(suspect: Lifecycle, now_seconds: float) -> dict[str, Any]:
+    """A suspect that no replica's queue has: it waits for one without another suspect."""
+    profile = suspect.profile
+    return suspect.waits(now_seconds) | {
+        "tenant": profile.tenant,
+        "priority": profile.priority,
+        "waits_for": "apart",
+        "why": "a replica has died with it: it waits for one that has no other such request",
+        "expected_tokens": profile.expected_tokens,
+        "tried": list(suspect.tried),
+    }
 
 
 def _waiting(pool: Pool, ask: Ask[Waiter[Replica]], now_seconds: float) -> dict[str, Any]:

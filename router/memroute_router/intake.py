@@ -31,6 +31,8 @@ MAX_SESSION_BYTES: Final = 128
 # Characters of a model's name in messages, in the log and in the journal: the client chooses it.
 # Names of models that exist have fewer than 100. Chosen by hand.
 MAX_MODEL_CHARACTERS: Final = 128
+# Looked up once, not for every request.
+_NOBODY_NAMED: Final = TenantSource.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,8 @@ class IntakeServices:
     tenants: TenantSource
     names_for: NamesFor
     """Which models a client may know of."""
+    is_tenant_checked: bool = False
+    """Whether only those whose headers are trusted may name tenants: there are proxies who do."""
     words: KnownWords | None = None
     """Which of the words that tell tenants apart are tenants; None: those are believed."""
 
@@ -138,9 +142,10 @@ class Intake:
             # Engines that keep its prompts apart name their blocks in another way.
             shares_blocks = not grant.tenant.cache_salt
         else:
-            claims = read_claims(
-                self._fields, tenants=services.tenants, trusts_headers=self._trusts_headers
-            )
+            tenants = services.tenants
+            if services.is_tenant_checked and not self._trusts_headers:
+                tenants = _NOBODY_NAMED
+            claims = read_claims(self._fields, tenants=tenants, trusts_headers=self._trusts_headers)
             tenant = claims.tenant
             if tenant:
                 salt = prefix_salt(tenant)

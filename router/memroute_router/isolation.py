@@ -116,6 +116,10 @@ class Isolation:
         self._waiting: deque[Isolated] = deque()
         self._will_advance = False
 
+    def waiting(self) -> list[Isolated]:
+        """Those that wait, in the order in which they are asked to try again."""
+        return list(self._waiting)
+
     @property
     def num_waiting(self) -> int:
         """Suspects that wait for a replica without another one."""

@@ -1,8 +1,7 @@
 """Which models a client may know of.
 
-Without keys everybody may know every name. Where keys say which models they are for, whoever checks
-keys puts another ``NamesFor`` in place, in ``app.py``: error messages, ``/v1/models`` and
-``/openapi.json`` all ask it.
+Without keys everybody may know every name; with keys those that the key may use. Error messages,
+``/v1/models`` and ``/openapi.json`` all ask one ``NamesFor`` (in ``app.py``).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -24,6 +24,7 @@ from memroute_router.http.faults import OPERATIONS, OnFault
 from memroute_router.http.fields import JSON
 from memroute_router.http.listening import Server, ServerLimits
 from memroute_router.http.outbox import Outbox
+from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal
 from memroute_router.metrics import RouterMetrics
 from memroute_router.openapi import operations_document
@@ -48,6 +49,7 @@ class Operations:
         journal: Journal,
         outbox: Outbox,
         *,
+        isolation: Isolation,
         health: dict[bytes, Answer],
         on_fault: OnFault,
     ) -> None:
@@ -63,7 +65,7 @@ class Operations:
             b"/metrics": page(metrics.pieces, TEXT),
             b"/debug/decisions": page(lambda: json_list(debug.decisions(journal)), JSON),
             b"/debug/replicas": page(lambda: json_list(debug.replicas(pools)), JSON),
-            b"/debug/queue": page(lambda: json_list(debug.queue(pools)), JSON),
+            b"/debug/queue": page(lambda: json_list(debug.queue(pools, isolation)), JSON),
             b"/openapi.json": lambda exchange: exchange.respond(
                 200, orjson.dumps(operations_document())
             ),
@@ -71,7 +73,9 @@ class Operations:
         self.server = Server(
             self.answer,
             outbox,
-            limits=ServerLimits(max_connections=MAX_CONNECTIONS, max_body_bytes=MAX_BODY_BYTES),
+            limits=ServerLimits(
+                max_connections=MAX_CONNECTIONS, makes_room=True, max_body_bytes=MAX_BODY_BYTES
+            ),
             on_fault=on_fault,
         )
 

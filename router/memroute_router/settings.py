@@ -263,7 +263,8 @@ def _add_access(group: "argparse._ArgumentGroup") -> None:
         choices=list(TenantSource),
         default=TenantSource.NONE,
         help="what tells tenants apart, who share fairly: none, the key they authenticate with, "
-        "or the header x-memroute-tenant (only behind something that sets it)",
+        "or the header x-memroute-tenant (only behind something that sets it; with "
+        "--trusted-proxies, theirs alone)",
     )
     group.add_argument(
         "--trust-headers",

@@ -423,6 +423,11 @@ def _smuggling() -> Iterator[Case]:
 def _pipelines() -> Iterator[Case]:
     offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
     yield served("six hundred offers of h2c at once", post(offer) * 600, num=600)
+    named = (
+        b"Authorization: Bearer k\r\nX-Session-Id: s\r\n"
+        b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n"
+    )
+    yield served("an offer of h2c with a key, a session and a trace", post(offer + named))
     yield served("two requests at once", post() * 2, num=2)
     yield served("forty requests at once", post() * 40, num=40)
     yield Case(

@@ -1,13 +1,16 @@
 """Quotas: how much in any minute, and at once."""
 
+import json
 import random
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memroute_router.access.quotas import Permit, Quotas
 from memroute_router.access.rules import Grant, KeyRing, Limits, ModelNames, Tenant, digest_of
+from memroute_router.access.usage_asked import edit
 from memroute_router.access.verdicts import tokens_to_reserve, tokens_used
 from memroute_router.access.windows import SLOT_SECONDS, MinuteWindow, whole_seconds
 
@@ -209,3 +212,20 @@ def test_a_tenant_that_leaves_the_file_ends_what_it_has_under_way():
     permit.settle(5, now_seconds=1.0)
     late.settle(5, now_seconds=1.0)
     assert quotas.by_tenant == {}
+
+
+def test_no_spelling_of_a_field_keeps_the_router_from_asking():
+    """A tenant whose engine does not say how much it had is charged for the events it was sent."""
+    names = (
+        (b'"stream_options"', rb'"stream\u005foptions"'),
+        (b'"cache_salt"', rb'"cache\u005fsalt"'),
+    )
+    for asked, salt in zip(*names, strict=True):
+        data = b'{"model":"m",%b:{"include_usage":false},%b:null} \n' % (asked, salt)
+        edited = edit(data, b"/v1/completions", asks_usage=True, cache_salt="s")
+        document = orjson.loads(edited.body)
+        assert document == {
+            "model": "m", "stream_options": {"include_usage": True}, "cache_salt": "s",
+        }  # fmt: skip
+        assert document == json.loads(edited.body), "of the two the last one counts, as for engines"
+        assert edited.hides_usage

@@ -187,6 +187,28 @@ async def test_what_clients_say_of_their_way_and_urgency_ends_at_the_boundary(
     await rig.stop()
 
 
+@pytest.mark.parametrize(
+    ("flags", "tenant_of_line"),
+    [
+        ([], "theirs"),
+        (["--trusted-proxies", "127.0.0.1"], "theirs"),
+        (["--trusted-proxies", "10.0.0.0/8"], "-"),
+        (["--trusted-proxies", "10.0.0.0/8", "--trust-headers"], "theirs"),
+    ],
+)
+async def test_where_proxies_are_named_they_alone_name_tenants(
+    engine_factory, flags, tenant_of_line
+):
+    """Whoever comes past the proxy would choose whose share he takes."""
+    rig = Rig("--tenants", "header", *flags)
+    await rig.start()
+    rig.add("a", (await engine_factory(whole())).port)
+    assert (await ask(rig, lines=b"x-memroute-tenant: theirs\r\n"))[0] == 200
+    rig.router.journal.flush()
+    assert f" tenant={tenant_of_line} " in "".join(rig.lines)
+    await rig.stop()
+
+
 async def test_requests_per_minute_are_429_with_a_time_to_come_back(tmp_path, engine_factory):
     """By all keys of the tenant together: ten keys of one tenant are one tenant."""
     rig = await keyed_rig(

@@ -430,6 +430,10 @@ async def test_a_suspect_waits_for_a_replica_without_another_one(fleet_of):
     writer.write(raw(data))
     await until(lambda: fleet.rig.router.isolation.num_waiting == 1)
     assert not fleet.engines[0].requests
+    _, _, page = await exchange(fleet.rig.ops_port, b"GET /debug/queue HTTP/1.1\r\nhost: x\r\n\r\n")
+    (waiting,) = json.loads(page)
+    assert (waiting["model"], waiting["waits_for"]) == ("m", "apart")
+    assert waiting["waited_seconds"] >= 0
     suspects.left(other)
     fleet.rig.router.isolation.changed()
     assert (await read_answer(reader))[0] == 200

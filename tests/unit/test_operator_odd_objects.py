@@ -202,9 +202,10 @@ def test_no_object_ends_a_reconcile_and_no_other_deployment_pays(pods, nodes, md
 @given(pod=POD)
 def test_a_pod_is_deleted_only_if_it_is_ours_and_can_be_read(pod):
     """By label and controller; an unreadable one counts as what it names, else as its node."""
-    whole = whole_node()
+    whole, of = whole_node(), whole_mdep()
     whole["spec"] = {}
-    store = build_store([pod], [whole], [])
+    of["spec"]["replicas"] = 0
+    store = build_store([pod], [whole], [of])
     facts, step, _ = run(store)
     metadata = pod.get("metadata")
     for action in step.actions:

@@ -11,6 +11,7 @@ from memroute_router.exposition import family_pieces
 from memroute_router.http.budget import BodyBudget
 from memroute_router.http.exchange import Exchange
 from memroute_router.names import unknown_model
+from memroute_router.operations import MAX_CONNECTIONS
 from memroute_router.pages import MAX_WAITING, MIN_INTERVAL_SECONDS, SteppedPage, json_list
 from router_rig import Rig, body, exchange, held, raw, reset, until, whole
 
@@ -50,6 +51,20 @@ async def test_the_operations_port_proxies_nothing(rig, engine_factory):
         assert status == 404
         assert b"/debug/queue" in content, "it says what there is"
     assert not engine.requests
+
+
+@pytest.mark.parametrize("asked", [b"", b"GET /health HT", get(b"/metrics")])
+async def test_nobody_keeps_probes_out_by_opening_connections(rig, asked):
+    """A pod that held all of them would have the kubelet restart the router."""
+    others = []
+    for _ in range(MAX_CONNECTIONS + 10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.ops_port)
+        writer.write(asked)
+        others.append((reader, writer))
+    assert (await exchange(rig.ops_port, get(b"/health")))[0] == 200
+    assert rig.router.operations.server.num_connections <= MAX_CONNECTIONS
+    for _, writer in others:
+        writer.close()
 
 
 async def test_both_ports_say_whether_the_router_is_well(rig):

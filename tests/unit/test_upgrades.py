@@ -179,6 +179,56 @@ def test_a_reservation_that_cannot_be_read_holds_its_whole_node(text):
     assert (held.node, held.num_exclusive_devices) == ("a", 2)
 
 
+def routed(uids, generation=1):
+    """A status that names these pods; ``generation``: at which it did so."""
+    return {
+        "observedGeneration": 1,
+        "routing": {
+            "observedGeneration": generation,
+            "replicas": [
+                {"servedName": "x", "pods": {f"m-{n}": uid for n, uid in enumerate(uids)}}
+            ],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "owner", "held"),
+    [
+        # What a newer release has made it has named, too.
+        (routed(["p1"]), None, 2),
+        # A new one, and what an operator or a CRD of 0.1 leaves: its owner is all that is known.
+        ({}, None, 2),
+        (routed(["pod-other"], generation=0), None, 2),
+        (routed(["pod-other"]), None, 0),
+        (routed([]), None, 0),
+        # A newer release may name it in another way, and lists it for people all the same.
+        (routed([]) | {"placements": [{"pod": "m-0", "node": "a"}]}, None, 2),
+        (routed([]) | {"placements": [{"pod": "m-0", "node": "b"}, 5]}, None, 0),
+        (routed(["p1"]), "somebody", 0),
+        ({}, "somebody", 0),
+        (None, None, 0),
+    ],
+)
+def test_a_pod_that_nobody_vouches_for_blocks_no_node(status, owner, held):
+    """Our label, an owner and nonsense as a reservation: anybody who may create a pod can."""
+    of = deployment()
+    pod = pod_of(of, **{ANNOTATION_RESERVATION: "not JSON"})
+    if owner is not None:
+        pod["metadata"]["ownerReferences"][0]["uid"] = owner
+    store = Store()
+    store.nodes.upsert(NODE)
+    if status is not None:
+        store.model_deployments.upsert(of.obj | {"status": status})
+    store.pods.upsert(pod)
+    facts = gather(store, DeviceMetrics(scrape_seconds=5.0), now_seconds=0.0)
+    assert sum(one.num_exclusive_devices for one in facts.inventory.reservations) == held
+    assert len(facts.unreadable_pods) == (1 if held else 0)
+    assert ("it holds what it requests" in facts.unreadable_objects["Pod default/m-0"]) == (
+        not held
+    )
+
+
 def test_a_reservation_that_names_devices_that_are_there_holds_the_whole_of_those():
     (pod,) = facts_of(
         deployment(),

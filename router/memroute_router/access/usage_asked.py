@@ -18,7 +18,7 @@ USAGE_PATHS: Final = frozenset({b"/v1/chat/completions", b"/v1/completions"})
 SALT_PATHS: Final = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/responses"})
 _OPTIONS: Final = b'"stream_options"'
 _SALT: Final = b'"cache_salt"'
-_ASKED: Final = b'"stream_options":{"include_usage":true},'
+_ASKED: Final = b',"stream_options":{"include_usage":true}'
 # An event whose list of choices is empty and that carries a usage. Inside a JSON string every
 # quotation mark is escaped: no text of a model can look like it.
 _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
@@ -49,13 +49,15 @@ def edit(body: bytes, path: bytes, *, asks_usage: bool, cache_salt: str) -> Edit
         return Edited(body, hides_usage=False)
     if (asks_usage and _OPTIONS in body) or (salts and _SALT in body):
         return _rewrite(body, asks_usage=asks_usage, cache_salt=cache_salt if salts else "")
-    start = body.find(b"{") + 1
-    if not start:
+    # Behind the client's fields, of which there is one at least: the model. Of a name that is there
+    # twice the last one counts, and a client's may be written with escapes ("stream\u005foptions").
+    end = body.rfind(b"}")
+    if end < 0:
         return Edited(body, hides_usage=False)
     added = _ASKED if asks_usage else b""
     if salts:
-        added += b'"cache_salt":%b,' % orjson.dumps(cache_salt)
-    return Edited(body[:start] + added + body[start:], hides_usage=asks_usage)
+        added += b',"cache_salt":%b' % orjson.dumps(cache_salt)
+    return Edited(body[:end] + added + body[end:], hides_usage=asks_usage)
 
 
 def _rewrite(body: bytes, *, asks_usage: bool, cache_salt: str) -> Edited:

@@ -48,6 +48,9 @@ class ServerLimits:
 
     max_connections: int = 10_000
     """More get 503 at once: each may need a second file descriptor, for its engine."""
+    makes_room: bool = False
+    """Whether one more closes the one that would be closed next, instead of getting 503: where
+    probes ask, nobody may keep them out by opening connections. It looks at all of them."""
     max_body_bytes: int = 32 * 1024**2
     # A context of a million tokens is about 4 MB of text; images and audio take the rest.
     max_bodies_bytes: int = 1024**3
@@ -197,6 +200,9 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._state.deadlines.watch(self)
         self.deadline_at = monotonic() + self._state.limits.idle_seconds
         if len(self._state.connections) > self._state.limits.max_connections:
+            if self._state.limits.makes_room:
+                self._make_room()
+                return
             self._refuse(503, "too many connections", b"retry-after: 1\r\n")
 
     def connection_lost(self, _error: Exception | None) -> None:  # noqa: D102
@@ -436,6 +442,15 @@ class ClientConnection(asyncio.BufferedProtocol):
         elif exchange is None:
             self.close()
 
+    def _make_room(self) -> None:
+        """Close the connection whose deadline comes first; one that is being answered has none."""
+        others = [each for each in self._state.connections if each is not self]
+        if others:
+            first = min(others, key=_deadline_of)
+            # At once: its end is told later, and another may come before.
+            self._state.connections.discard(first)
+            first.abort()
+
     def _answer_next(self) -> None:
         if self._exchange is None and self._waiting:
             if self._transport is not None:
@@ -575,6 +590,10 @@ class ClientConnection(asyncio.BufferedProtocol):
                 transport.abort()
         else:
             transport.close()
+
+
+def _deadline_of(connection: ClientConnection) -> float:
+    return connection.deadline_at
 
 
 def _is_large(read: dict[bytes, bytes]) -> bool:

@@ -138,6 +138,10 @@ class Head:
         else:
             self.twice = name
 
+    def ended(self) -> list[tuple[bytes, bytes]]:
+        """The fields that are read and do not travel on, by lower-case name."""
+        return [field for field in self.read.items() if self._kinds.get(field[0]) == _READ]
+
     def lines(self) -> bytes:
         """What travels on: lines, each ended."""
         connection = self.read.get(b"connection")

@@ -52,8 +52,8 @@ def without_offer(method: bytes, target: bytes, head: Head) -> bytes:
         return b""
     kept = b"".join(
         b"%b: %b\r\n" % field
-        for field in head.read.items()
-        if field[0] not in {b"connection", b"content-type", b"upgrade"}
+        for field in head.ended()
+        if field[0] not in {b"connection", b"upgrade"}
     )
     return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, head.lines(), kept)
 
