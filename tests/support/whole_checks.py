@@ -41,17 +41,6 @@ ERRORS = documented_errors(
 )
 
 
-def wrong_answers(client, *, is_owed):
-    """What is wrong with what a client got; ``is_owed``: it was to get something."""
-    said = client.conversation
-    ids = [request.request_id for request in said.requests]
-    for answer in client.answers:
-        for problem in wrong_answer(answer):
-            yield f"{ids}: {problem}"
-    if is_owed and said.stays and not client.is_refused and not client.answers:
-        yield f"{ids}: the connection was closed without an answer"
-
-
 def wrong_answer(answer):
     fields, status = answer.fields, answer.status
     if fields.get("content-type", "").startswith("text/plain"):
@@ -142,27 +131,37 @@ def internal_errors(router):
                 yield f"internal errors: {sample.labels} {sample.value}"
 
 
-def wrong_records(records, clients):
-    """What is wrong with the ends in the log: one for each request, and it says what was sent."""
+def wrong_ends(records, clients, *, ends_early):
+    """What is wrong with what clients got, and with the ends in the log: one for each request.
+
+    ``ends_early``: the router was stopped while it answered.
+    """
     ends = collections.Counter(record.get("request_id", "-") for record in records)
     for name, num in ends.items():
         if num != 1 and name.startswith("q"):
             yield f"{name} has {num} ends"
     by_id = {record.get("request_id", "-"): record for record in records}
     for client in clients:
-        for answer in client.answers:
-            name = answer.fields.get("x-request-id")
-            if name is None:
-                continue
-            if name not in by_id:
-                yield f"{name} was answered and has no end"
-            else:
-                yield from _wrong_record(by_id[name], answer, stays=client.conversation.stays)
+        ids = [request.request_id for request in client.conversation.requests]
+        # A connection that is broken off takes with it what its client has not read yet.
+        is_cut = ends_early or any(by_id[i]["outcome"] in CUT_OFF for i in ids if i in by_id)
+        is_owed = client.conversation.stays and not client.is_refused and not is_cut
+        for problem in _wrong_answers(client, by_id, is_owed=is_owed):
+            yield f"{ids}: {problem}"
 
 
-def _wrong_record(record, answer, *, stays):
-    if not answer.is_whole:
-        if stays and record["outcome"] not in CUT_OFF:
+def _wrong_answers(client, by_id, *, is_owed):
+    if is_owed and not client.answers:
+        yield "the connection was closed without an answer"
+    for answer in client.answers:
+        yield from wrong_answer(answer)
+        name = answer.fields.get("x-request-id")
+        record = by_id.get(name)
+        if not answer.is_whole and is_owed:
             yield f"its answer is cut off: {record}"
-    elif record["status"] != answer.status:
-        yield f"{record} and the client was told {answer.status}"
+        if name is None:
+            continue
+        if record is None:
+            yield f"{name} was answered and has no end"
+        elif answer.is_whole and record["status"] != answer.status:
+            yield f"{record} and the client was told {answer.status}"

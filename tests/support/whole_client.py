@@ -51,7 +51,8 @@ def draw_conversation(rng, number, *, has_keys):
     """What a client does, from the seed alone."""
     num = rng.choice((1,) * 8 + (2, 3, 6))
     requests = tuple(
-        draw_request(rng, f"q{number}-{each}", has_keys=has_keys) for each in range(num)
+        draw_request(rng, f"q{number}-{each}", has_keys=has_keys, is_last=each == num - 1)
+        for each in range(num)
     )
     size = sum(len(request.data) for request in requests)
     cuts = sorted(rng.randrange(size + 1) for _ in range(rng.choice((0, 0, 0, 1, 3))))

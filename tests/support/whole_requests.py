@@ -181,8 +181,8 @@ def chunked(rng, body):
     return found + b"0\r\n" + rng.choice((b"", b"", b"x-trailer: 1\r\n")) + b"\r\n"
 
 
-def field_lines(rng, *, has_keys):
-    """Fields beside those of the framing."""
+def field_lines(rng, *, has_keys, is_last):
+    """Fields beside those of the framing. Only the last of a connection says that it is."""
     lines = b""
     if rng.random() < (0.96 if has_keys else 0.4):
         key = rng.choice(KEYS).encode()
@@ -197,7 +197,7 @@ def field_lines(rng, *, has_keys):
         (0.1, b"x-forwarded-for", (b"1.2.3.4", b"x")),
         (0.05, b"expect", (b"100-continue",) * 5 + (b"x",)),
         (0.02, b"content-encoding", (b"gzip", b"identity")),
-        (0.1, b"connection", (b"close", b"keep-alive", b"x-session-id")),
+        (0.1, b"connection", (b"keep-alive", b"x-session-id", *[b"close"] * is_last)),
         (0.1, b"accept-encoding", (b"gzip",)),
     ):
         if rng.random() < chance:
@@ -205,13 +205,13 @@ def field_lines(rng, *, has_keys):
     return lines
 
 
-def draw_request(rng, request_id, *, has_keys):
-    """One request."""
+def draw_request(rng, request_id, *, has_keys, is_last):
+    """One request; ``is_last``: of its connection."""
     dice = rng.random()
     if dice < 0.04:
         return Drawn(data=rng.choice(CORPUS).data, request_id="", is_sound=False)
     lines = b"host: x\r\nx-request-id: %b\r\n" % request_id.encode()
-    lines += field_lines(rng, has_keys=has_keys)
+    lines += field_lines(rng, has_keys=has_keys, is_last=is_last)
     if dice < 0.09:
         method, path = rng.choice(OTHERS)
         head = f"{method} {path} HTTP/1.1\r\n".encode() + lines

@@ -19,7 +19,7 @@ from memroute_router.http.client import Endpoint
 from memroute_router.pools import PoolSettings, ReplicaInfo
 from memroute_router.static import ConfigError, StaticMembership
 from router_rig import Rig
-from whole_checks import idle_beside, internal_errors, left_of, wrong_answers, wrong_records
+from whole_checks import idle_beside, internal_errors, left_of, wrong_ends
 from whole_client import Client
 from whole_engine import WholeEngine
 from whole_history import draw_history
@@ -317,8 +317,6 @@ class World:
         records = [json.loads(line) for line in "".join(self.rig.lines).splitlines()]
         self.count.outcomes.update(record["outcome"] for record in records)
         clients = [client for client, _ in self._clients]
-        for client in clients:
-            for problem in wrong_answers(client, is_owed=not self._history.ends_early):
-                self._tell(problem)
-        for problem in (*internal_errors(self.rig.router), *wrong_records(records, clients)):
+        ends = wrong_ends(records, clients, ends_early=self._history.ends_early)
+        for problem in (*internal_errors(self.rig.router), *ends):
             self._tell(problem)
