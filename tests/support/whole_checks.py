@@ -71,8 +71,15 @@ def wrong_error(answer, reason):
 
 
 def idle_beside(pool):
-    """Each request of a pool that waits while an idle replica could hold it, with that."""
+    """Each request of a pool that waits while an idle replica could hold it, with that.
+
+    While it is in time, it may wait for a replica that is cheaper (which has its prompt, say): that
+    is routing's choice, and over once its target is at risk.
+    """
+    now = pool.now_seconds()
     for ask in pool.dispatcher.waiting():
+        if now < ask.deadline_seconds:
+            continue
         for backend in pool.dispatcher.backends.values():
             if _could_take(ask, backend, pool.dispatcher.settings.shares):
                 yield ask, backend
