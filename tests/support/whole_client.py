@@ -9,6 +9,8 @@ from whole_requests import draw_request
 # How long a client that stays waits for what it has asked for. Unit: seconds. Source: above all
 # limits of the router under test together.
 PATIENCE_SECONDS = 25.0
+GONE = OSError, RuntimeError
+"""What is raised where the other side has gone; the latter by uvloop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +104,11 @@ class Client:
                         await self._drain(reader)
                     return
                 await reading
-        except OSError:
+        except GONE:
             pass
         finally:
             reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
+            with contextlib.suppress(asyncio.CancelledError, *GONE):
                 await reading
             writer.close()
 
@@ -127,7 +129,7 @@ class Client:
             case "reset":
                 writer.transport.abort()
             case "half-close":
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(*GONE):
                     writer.write_eof()
             case _:
                 writer.close()

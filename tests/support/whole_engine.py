@@ -41,17 +41,27 @@ class WholeEngine:
         self._is_closed = False
 
     async def start(self):
-        if self._server is None:
-            self._server = await asyncio.start_server(
-                self._serve, "127.0.0.1", self.port, limit=2**20
-            )
-            self.port = self._server.sockets[0].getsockname()[1]
+        """Listen, on the port of before; what listened there may take a moment to go."""
+        async with asyncio.timeout(5):
+            while self._server is None:
+                try:
+                    self._server = await asyncio.start_server(
+                        self._serve, "127.0.0.1", self.port, limit=2**20
+                    )
+                except OSError:
+                    await asyncio.sleep(0.01)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     def die(self):
-        """Nobody listens, and every connection is reset."""
+        """Soon nobody listens, and every connection is reset."""
         server, self._server = self._server, None
         if server is not None:
-            server.close()
+            loop = asyncio.get_running_loop()
+            if isinstance(loop, asyncio.SelectorEventLoop):
+                # What was accepted in this very turn has to find its server open.
+                for each in server.sockets:
+                    loop.remove_reader(each.fileno())
+            loop.call_later(0.02, server.close)
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -86,7 +96,7 @@ class WholeEngine:
                 if await self._answer(way, rng, reader, writer, b'"stream": true' in body) is False:
                     return
                 await writer.drain()
-        except (asyncio.IncompleteReadError, OSError):
+        except (asyncio.IncompleteReadError, OSError, RuntimeError):
             pass
         finally:
             self._writers.discard(writer)
