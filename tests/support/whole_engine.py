@@ -21,7 +21,7 @@ MINE = b"x-engine: 1\r\n"
 # How often each happens, relative to the others.
 WAYS = {
     "whole": 30, "stream": 30, "stream that ends by closing": 2, "empty": 2, "no content": 1,
-    "slow": 4, "silent": 2, "stalls": 2, "reset": 5, "hangs up": 3, "hangs up in the middle": 4,
+    "slow": 14, "silent": 2, "stalls": 2, "reset": 5, "hangs up": 3, "hangs up in the middle": 4,
     "reset in the middle": 4, "too short": 2, "too long": 2, "nonsense": 2, "nonsense inside": 2,
     "switches": 1, "interim": 2, "many fields": 1, "two answers": 2, "error event": 4,
     "error event at once": 2, "429": 4, "503": 4, "500": 4, "502": 2, "504": 2, "400": 3,

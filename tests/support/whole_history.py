@@ -26,6 +26,9 @@ class History:
     has_keys: bool
     uses_file: bool
     """Whether replicas and settings come from a file, or one by one as from Kubernetes."""
+    has_engine_key: bool
+    has_little_room: bool
+    """Whether bodies may hold so little in all that some are turned away."""
     ends_early: bool
     """Whether the router is stopped while it answers."""
     blocks: list
@@ -40,6 +43,8 @@ def draw_history(rng):
     return History(
         has_keys=has_keys,
         uses_file=rng.random() < 0.3,
+        has_engine_key=rng.random() < 0.3,
+        has_little_room=rng.random() < 0.2,
         ends_early=rng.random() < 0.15,
         blocks=[rng.choice((8, 64, 1000)) for _ in range(NUM_ENGINES)],
         flags=draw_flags(rng, has_keys=has_keys),

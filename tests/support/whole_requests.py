@@ -80,8 +80,7 @@ def part(rng):
         {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
         {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
         {"type": "file", "file": {"file_data": "AAAA"}},
-        {"type": rng.choice(ODD)},
-        rng.choice(ODD),
+        rng.choice(({"type": rng.choice(ODD)}, rng.choice(ODD))),
     ))  # fmt: skip
 
 
@@ -94,8 +93,9 @@ def prompt(rng):
     """A prompt of a completion: a text, ids, or a list of either."""
     ids = [rng.randrange(-1, 50_000) for _ in range(rng.randrange(40))]
     return rng.choice((
-        text(rng), ids, [text(rng) for _ in range(rng.randrange(9))], [ids, ids[:3]],
-        [ids, "text"], "", [], [[]], [text(rng)] * rng.choice((2, 64, 5000)),
+        text(rng), text(rng), ids, [text(rng) for _ in range(rng.randrange(9))], [ids, ids[:3]],
+        [text(rng)] * rng.choice((2, 2, 64, 64, 5000)),
+        rng.choice(([ids, "text"], "", [], [[]], None)),
     ))  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def document(rng, path):
     ):
         if rng.random() < chance:
             found[name] = rng.choice(values)
-    while rng.random() < 0.12:
+    while rng.random() < 0.1:
         found[rng.choice(FIELDS)] = rng.choice(ODD)
     return found
 

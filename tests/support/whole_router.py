@@ -29,6 +29,8 @@ from whole_requests import ALICE, BOB
 # turns are given out every 10 ms, and what an idle replica was last is told by its next reading.
 MAX_LOOKS = 40
 LOOK_SECONDS = 0.01
+# What bodies may hold in all where that is little. Unit: bytes. Source: one of the largest fits.
+FEW_BYTES = 60_000
 # How long what is left of a history may take to go. Unit: seconds. Source: chosen by hand, above
 # all limits of the router under test.
 SETTLE_SECONDS = 10.0
@@ -106,7 +108,14 @@ class World:
         flags = self._history.flags
         if self._history.has_keys:
             flags = [*flags, "--keys", self._write_keys("same")]
+        if self._history.has_engine_key:
+            path = self._directory / f"{self.seed}-engine-key"
+            path.write_text("engine-secret")
+            flags = [*flags, "--engine-key-file", str(path)]
         self.rig = Rig(*flags, body_bytes=50_000)
+        if self._history.has_little_room:
+            budget = self.rig.router.server.budget
+            budget._max_bytes, budget._max_large_bytes = FEW_BYTES, FEW_BYTES - 10_000
         for engine in self.engines:
             await engine.start()
         router = self.rig.router
