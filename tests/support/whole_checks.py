@@ -147,6 +147,9 @@ def wrong_ends(records, clients, *, ends_early):
     for name, num in ends.items():
         if num != 1 and name.startswith("q"):
             yield f"{name} has {num} ends"
+    for record in records:
+        if record["status"] >= FIRST_ERROR and not (record.get("why") and record.get("cause", "-")):
+            yield f"the log does not say why: {record}"
     by_id = {record.get("request_id", "-"): record for record in records}
     for client in clients:
         ids = [request.request_id for request in client.conversation.requests]

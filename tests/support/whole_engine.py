@@ -40,6 +40,11 @@ class WholeEngine:
         self._server = None
         self._is_closed = False
 
+    @property
+    def num_open(self):
+        """Connections."""
+        return len(self._writers)
+
     async def start(self):
         """Listen, on the port of before; what listened there may take a moment to go."""
         async with asyncio.timeout(5):

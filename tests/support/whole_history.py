@@ -17,6 +17,8 @@ EVENTS = {
 PAGES = ("/metrics", "/debug/queue", "/debug/replicas", "/debug/decisions", "/health", "/ready")
 # Part of the steps that are requests. Unit: ratio.
 ASKED_RATIO = 0.75
+# Part of the histories that are twenty times as long as the others. Unit: ratio.
+LONG_RATIO = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ def draw_flags(rng, *, has_keys):
         "--stalled-client-seconds", rng.choice(("0.5", "2")),
         "--header-timeout-seconds", rng.choice(("0.5", "2")),
         "--body-timeout-seconds", rng.choice(("0.5", "2")),
-        "--idle-timeout-seconds", rng.choice(("0.3", "5")),
+        "--idle-timeout-seconds", rng.choice(("2", "5")),
         "--max-queue-seconds", rng.choice(("0", "0.2", "2")),
         "--max-queued-requests", rng.choice(("2", "1024")),
         "--max-attempts", rng.choice(("1", "3", "3")),
@@ -83,7 +85,8 @@ def draw_flags(rng, *, has_keys):
 
 def draw_steps(rng, *, has_keys):
     steps = [("add", draw_replica(rng, name)) for name in NAMES[: rng.randrange(1, 4)]]
-    for number in range(rng.randrange(20, 70)):
+    num = rng.randrange(20, 70) * (20 if rng.random() < LONG_RATIO else 1)
+    for number in range(num):
         if rng.random() < ASKED_RATIO:
             said = draw_conversation(rng, number, has_keys=has_keys)
             steps.append(("ask", said, rng.choice((0, 0, 0.002, 0.01))))

@@ -132,6 +132,13 @@ class World:
 
     async def _stop(self):
         await self.rig.stop()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SETTLE_SECONDS
+        while any(engine.num_open for engine in self.engines) and loop.time() < until:
+            await asyncio.sleep(0.01)
+        for engine in self.engines:
+            if engine.num_open:
+                self._tell(f"engine {engine.name} has {engine.num_open} connections left")
         await asyncio.gather(*(engine.close() for engine in self.engines))
 
     async def _do(self, what, about, *more):
