@@ -22,6 +22,7 @@ from memroute_router.http.connection import ClientConnection
 from memroute_router.http.exchange import Exchange
 from memroute_router.lifecycle import Lifecycle
 from memroute_router.pools import Pool, Replica
+from whole_checks import ERRORS
 from whole_router import Count, FoundError, World
 
 SECONDS = float(os.environ.get("MEMROUTE_WHOLE_SECONDS", "6"))
@@ -139,3 +140,12 @@ def test_whatever_comes_the_router_stays_whole(tmp_path, bugs, make_loop):
         problems = runner.run(play_until(next_seeds(), tmp_path, bugs, SECONDS / 2))
     if problems:
         raise FoundError("\n".join(problems))
+
+
+def test_what_is_documented_is_read():
+    """Else whatever a router answers would be documented, or nothing."""
+    assert ERRORS[502] == {"replicas-failed": True, "replicas-died": True, "engine-error": True}
+    assert ERRORS[504] == {"queue-timeout": True, "engine-error": True}
+    assert ERRORS[500] == {None: False}
+    assert ERRORS[429]["kv-share"] is False
+    assert ERRORS[401].keys() >= {"no-key", "expired-token"}
