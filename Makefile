@@ -11,7 +11,7 @@ VLLM := 0.32.0
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance differential odd-objects histories fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance differential odd-objects whole-router histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -90,6 +90,10 @@ differential: $(STAMP) ## malformed requests through Envoy as well: no second re
 
 odd-objects: $(STAMP) ## odd pods, nodes, ModelDeployments and pages: 10,000 examples each (ten minutes)
 	@MEMROUTE_FUZZ_EXAMPLES=10000 $(BIN)/pytest -q $(PARALLEL) --timeout 3600 tests/unit/test_operator_odd_objects.py tests/unit/test_router_odd_objects.py tests/unit/test_reading_pages.py $(ARGS)
+
+WHOLE_SECONDS ?= 3600
+whole-router: $(STAMP) ## random histories of the whole router over sockets, new ones for an hour (WHOLE_SECONDS=3600)
+	@MEMROUTE_WHOLE_SECONDS=$(WHOLE_SECONDS) $(BIN)/pytest -s tests/unit/test_router_whole.py $(ARGS)
 
 HISTORIES ?= 500
 histories: $(STAMP) ## random histories of planned clusters, new ones each time (HISTORIES=500: some minutes)

@@ -8,6 +8,7 @@ import pytest
 
 from memroute_router.http.client import Endpoint, Upstream
 from memroute_router.http.engine_pool import MAX_IDLE_SECONDS, EnginePool
+from memroute_router.http.listening import Server, ServerLimits
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.resolver import Resolver
 from memroute_router.pools import ReplicaInfo
@@ -351,3 +352,73 @@ async def test_the_router_listens_on_both_families(engine_factory, host):
         assert b"x-forwarded-for: 127.0.0.1\r\n" in told[0]
         assert b"x-forwarded-for: ::1\r\n" in told[1]
     await rig.stop()
+
+
+class Pipeline:
+    """One client connection of a server that answers when it is told to."""
+
+    async def start(self):
+        self.asked = []
+        loop = asyncio.get_running_loop()
+        self._server = Server(self.asked.append, Outbox(loop), limits=ServerLimits())
+        port = await self._server.start("127.0.0.1", 0)
+        self.reader, self._writer = await asyncio.open_connection("127.0.0.1", port)
+        await until(lambda: self._server.num_connections)
+        (self._connection,) = self._server._state.connections
+
+    async def stop(self):
+        self._writer.close()
+        await self._server.stop(timeout_seconds=0)
+
+    def arrives(self, data):
+        """As if the loop had read it just now."""
+        self._server._state.reads.view[: len(data)] = data
+        self._connection.buffer_updated(len(data))
+
+    def answer(self, number):
+        self.asked[number].respond(200, self.asked[number].path)
+
+
+@pytest.fixture
+async def pipeline():
+    it = Pipeline()
+    await it.start()
+    yield it
+    await it.stop()
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "content"),
+    [
+        (b"GET /c HTTP/1.1\r\nhost: x\r\n\r\n", 200, b"/c"),
+        (b"nonsense\r\n\r\n", 400, None),
+    ],
+)
+async def test_what_arrives_between_two_answers_is_answered_after_those_that_wait(
+    pipeline, last, status, content
+):
+    """Else its client, or a proxy that shares the connection, takes one answer for another."""
+    pipeline.arrives(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n")
+    pipeline.arrives(b"GET /b HTTP/1.1\r\nhost: x\r\n\r\n")
+    pipeline.answer(0)
+    pipeline.arrives(last)  # in the turn of the loop before /b has its turn
+    await until(lambda: len(pipeline.asked) >= 2)
+    assert pipeline.asked[1].path == b"/b"
+    pipeline.answer(1)
+    if content is not None:
+        await until(lambda: len(pipeline.asked) == 3)
+        pipeline.answer(2)
+    answers = [await read_answer(pipeline.reader) for _ in range(3)]
+    assert [answer[0] for answer in answers] == [200, 200, status]
+    assert [answer[2] for answer in answers[:2]] == [b"/a", b"/b"]
+    assert content is None or answers[2][2] == content
+
+
+async def test_a_connection_with_a_request_that_has_its_turn_next_is_busy(pipeline):
+    """A router that stops lets it be answered."""
+    pipeline.arrives(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\nGET /b HTTP/1.1\r\nhost: x\r\n\r\n")
+    pipeline.answer(0)
+    assert pipeline._connection.is_busy
+    await until(lambda: len(pipeline.asked) == 2)
+    pipeline.answer(1)
+    assert not pipeline._connection.is_busy

@@ -182,8 +182,16 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is being answered or received."""
-        return self._exchange is not None or self._receiving
+        """Whether a request is being answered, has its turn next, or is being received."""
+        return self._exchange is not None or self._receiving or bool(self._waiting)
+
+    @property
+    def _is_next(self) -> bool:
+        """Whether what arrives now is answered next: none is being answered, and none waits.
+
+        Between two answers none is being answered, and one that has waited has its turn.
+        """
+        return self._exchange is None and not self._waiting
 
     # asyncio.BufferedProtocol
 
@@ -328,7 +336,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             if answer is not None:
                 self._say_last(*answer)
                 return
-        if b"expect" in head.read and self._exchange is None:
+        if b"expect" in head.read and self._is_next:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._has_come_further = True
 
@@ -367,7 +375,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             received_at=monotonic(),
             budget=self._state.budget,
         )
-        if self._exchange is None:
+        if self._is_next:
             self._answer(exchange)
             return
         if self._waiting is None:
@@ -564,7 +572,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             status_line(status), lines, len(body), body,
         )  # fmt: skip
         self._drop_body()
-        if self._exchange is None:
+        if self._is_next:
             self.write(self._last_words)
             self._linger()
 

@@ -1,0 +1,151 @@
+"""Random histories of the whole router over sockets: what must be true is true of all of them.
+
+A few seconds in ``make check``; ``make whole-router`` plays new ones for an hour
+(``MEMROUTE_WHOLE_SECONDS``). Half of the time is asyncio's loop, half is uvloop's, which the router
+runs on. ``MEMROUTE_WHOLE_SEED=7`` plays one again.
+"""
+
+import asyncio
+import gc
+import itertools
+import logging
+import os
+import time
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from memroute_router.attempt import Attempt
+from memroute_router.http.client import EngineConnection
+from memroute_router.http.connection import ClientConnection
+from memroute_router.http.exchange import Exchange
+from memroute_router.lifecycle import Lifecycle
+from memroute_router.pools import Pool, Replica
+from whole_checks import ERRORS
+from whole_router import Count, FoundError, World
+
+SECONDS = float(os.environ.get("MEMROUTE_WHOLE_SECONDS", "6"))
+SEED = os.environ.get("MEMROUTE_WHOLE_SEED")
+# Histories that are played beside each other: most of each is waiting.
+NUM_BESIDE = 12
+# From here on a run is a long one: its histories are new each time.
+LONG_SECONDS = 60
+KINDS = (Attempt, ClientConnection, EngineConnection, Exchange, Lifecycle, Pool, Replica)
+# RSS that may be added after the first tenth of a run, which fills caches. Unit: bytes.
+MAX_GROWTH_BYTES = 48 * 1024**2
+REPORT_SECONDS = 30.0
+
+
+class Bugs(logging.Handler):
+    """What the router logs with an exception is a bug of ours."""
+
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self.found = []
+        self._format = logging.Formatter()
+
+    def emit(self, record):
+        if record.exc_info:
+            self.found.append(self._format.format(record))
+
+
+@pytest.fixture
+def bugs():
+    handler, logger = Bugs(), logging.getLogger("memroute_router")
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
+    yield handler.found
+    logger.removeHandler(handler)
+    logger.level, logger.propagate = before
+
+
+def rss_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def alive():
+    """Objects of requests, connections and pools that something still holds."""
+    gc.collect()
+    found = {}
+    for each in gc.get_objects():
+        if isinstance(each, KINDS):
+            found[type(each).__name__] = found.get(type(each).__name__, 0) + 1
+    return found
+
+
+async def play_beside(seeds, directory, total):
+    """Play histories beside each other; what was found of all of them."""
+    worlds = [World(seed, directory) for seed in seeds]
+    ends = await asyncio.gather(*(world.play() for world in worlds), return_exceptions=True)
+    problems = [problem for world in worlds for problem in world.problems]
+    for world, end in zip(worlds, ends, strict=True):
+        if isinstance(end, BaseException):
+            problems.append(f"seed {world.seed}: {end!r}")
+            if not isinstance(end, Exception):
+                raise end
+        total.add(world.count)
+    await asyncio.sleep(0.3)  # the last timers end, and the last sockets are closed
+    return problems
+
+
+def tell(line):
+    print(line, flush=True)  # noqa: T201
+
+
+def next_seeds():
+    """That of ``MEMROUTE_WHOLE_SEED``; else the same each time, and new ones for a long run."""
+    if SEED:
+        yield [int(SEED)]
+        return
+    first = 0 if SECONDS < LONG_SECONDS else int(time.time()) * 1000
+    for number in itertools.count():
+        yield range(first + number * NUM_BESIDE, first + (number + 1) * NUM_BESIDE)
+
+
+async def play_until(seeds, directory, bugs, seconds):
+    """Play histories until something is found, or the time is over; how many, and what."""
+    uncaught = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
+    total, begun = Count(), time.monotonic()
+    told_at, base_bytes = begun, None
+    for some in seeds:
+        problems = await play_beside(some, directory, total)
+        problems += bugs + [repr(context) for context in uncaught]
+        if not problems and (left := alive()):
+            problems = [f"seeds {list(some)}: left in memory: {left}"]
+        now = time.monotonic()
+        if base_bytes is None and now - begun > seconds / 10:
+            base_bytes = rss_bytes()
+        if now - told_at > REPORT_SECONDS:
+            told_at = now
+            tell(f"{now - begun:.0f} s, {some}, {rss_bytes() >> 20} MiB: {total}")
+        if problems or now - begun > seconds:
+            break
+    if not problems and seconds > LONG_SECONDS and rss_bytes() - base_bytes > MAX_GROWTH_BYTES:
+        problems = [f"it grew from {base_bytes >> 20} to {rss_bytes() >> 20} MiB"]
+    tell(f"{time.monotonic() - begun:.0f} s, {total}, {total.looks} looks at queues")
+    return problems
+
+
+# Of asyncio: what a listener accepts in the very turn of the loop in which it is closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.timeout(SECONDS * 1.5 + 120)
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_whatever_comes_the_router_stays_whole(tmp_path, bugs, make_loop):
+    """No 5xx but those documented, nothing left, nobody waits beside an idle replica, no bug."""
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        problems = runner.run(play_until(next_seeds(), tmp_path, bugs, SECONDS / 2))
+    if problems:
+        raise FoundError("\n".join(problems))
+
+
+def test_what_is_documented_is_read():
+    """Else whatever a router answers would be documented, or nothing."""
+    assert ERRORS[502] == {"replicas-failed": True, "replicas-died": True, "engine-error": True}
+    assert ERRORS[504] == {"queue-timeout": True, "engine-error": True}
+    assert ERRORS[500] == {None: False}
+    assert ERRORS[429]["kv-share"] is False
+    assert ERRORS[401].keys() >= {"no-key", "expired-token"}
