@@ -16,7 +16,7 @@ from cluster_support import (
     wait_ready,
 )
 from memroute_operator.name_grants import GRANTS_NAME
-from router_load import router_metric
+from router_load import operations_url, router_metric
 
 SYSTEM = "memroute-system"
 
@@ -73,7 +73,7 @@ def test_a_forged_pod_and_a_taken_name_get_nothing_until_an_administrator_says_s
         return {pod for pod, value in router_metric(url, "replica_routable").items() if value == 1}
 
     def doubted():
-        page = httpx.get(f"{url}/metrics", trust_env=False).text
+        page = httpx.get(f"{operations_url(url)}/metrics", trust_env=False).text
         lines = [one for one in page.splitlines() if "doubted_objects{" in one]
         return {one.split('reason="')[1].split('"')[0] for one in lines if '"Pod"' in one}
 
