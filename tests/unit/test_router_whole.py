@@ -127,6 +127,8 @@ async def play_until(seeds, directory, bugs, seconds):
     if not problems and seconds > LONG_SECONDS and rss_bytes() - base_bytes > MAX_GROWTH_BYTES:
         problems = [f"it grew from {base_bytes >> 20} to {rss_bytes() >> 20} MiB"]
     tell(f"{time.monotonic() - begun:.0f} s, {total}, {total.looks} looks at queues")
+    for problem in problems:
+        tell(problem)
     return problems
 
 
