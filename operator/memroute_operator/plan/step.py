@@ -224,10 +224,6 @@ class _Planning:
         """By index, where a replica ran before by its status, or was promised to be."""
         ran = read_homes(deployment.obj.get("status"))
         homes = {index: one.home() for index, one in ran.items()}
-        for index in list(homes):
-            claim = self._claims.get((deployment.key, index))
-            if claim is not None:
-                homes[index] = claim.claim.home()
         for (key, index), one in self._claims.items():
             if key == deployment.key:
                 homes[index] = one.claim.home()
