@@ -203,6 +203,11 @@ class Rig:
 
     # -- what tests ask -----------------------------------------------------------------------
 
+    def recover(self, fault=lambda _call: None):
+        """Nothing but `fault` fails any more, however slow the machine is that answers."""
+        self.cluster.fault = fault
+        self._client.request_seconds = 60.0
+
     def condition(self, key, kind="Ready"):
         """A condition of a ModelDeployment as anybody sees it."""
         conditions = (

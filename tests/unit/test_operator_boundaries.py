@@ -95,7 +95,7 @@ async def test_a_pod_that_may_have_been_created_keeps_its_room():
         )
         await rig.step()
         assert rig.cluster.count("POST", "pods") == 1
-        rig.cluster.fault = lambda _call: None
+        rig.recover()
         await rig.steps(5)
         assert rig.cluster.pods() == [], "m1's may still come: neither is tried meanwhile"
         rig.now += 60
@@ -510,10 +510,12 @@ async def test_twenty_deployments_converge_while_calls_fail_at_random(seed):
     async with operator_rig(nodes=nodes, mdeps=mdeps, request_seconds=0.2, seed=seed) as rig:
         rig.cluster.fault = fault
         await rig.steps(10)
-        rig.cluster.fault = lambda call: (
-            refuse(500, "InternalError", "failed calling webhook")
-            if (call.method, call.plural, call.namespace) == ("POST", "pods", "team-x")
-            else None
+        rig.recover(
+            lambda call: (
+                refuse(500, "InternalError", "failed calling webhook")
+                if (call.method, call.plural, call.namespace) == ("POST", "pods", "team-x")
+                else None
+            )
         )
         keys = [f"team-{i}/m" for i in range(20)]
         await rig.until("all of them", lambda: all(map(rig.is_ready, keys)), at_most=120)
