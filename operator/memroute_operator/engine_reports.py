@@ -76,6 +76,11 @@ def _ratio(text: str | None) -> float | None:
     return value if 0.0 < value <= 1.0 else None
 
 
+def find_engines(pods: Iterable[KubeObject]) -> list[KubeObject]:
+    """The pods that are replicas."""
+    return [pod for pod in pods if LABEL_DEPLOYMENT in (pod["metadata"].get("labels") or {})]
+
+
 @dataclass(slots=True)
 class EngineReports:
     """Reports by the pod's uid; None for an engine that has none to give."""
@@ -83,25 +88,21 @@ class EngineReports:
     by_pod: dict[str, EngineReport | None] = field(default_factory=dict)
     log: SourceLog = field(default_factory=lambda: SourceLog("engine"))
 
-    def unread(self, pods: Iterable[KubeObject]) -> list[KubeObject]:
-        """Ready engines that were not read yet. Reports of pods that are gone are dropped."""
-        replicas = [
-            pod for pod in pods if LABEL_DEPLOYMENT in (pod["metadata"].get("labels") or {})
-        ]
-        alive = {pod["metadata"]["uid"] for pod in replicas}
+    def unread(self, engines: Sequence[KubeObject]) -> list[KubeObject]:
+        """Ready engines that were not read yet. Reports of those that are gone are dropped."""
+        alive = {pod["metadata"]["uid"] for pod in engines}
         self.by_pod = {uid: report for uid, report in self.by_pod.items() if uid in alive}
-        self.log.keep(_name(pod) for pod in replicas)
+        self.log.keep(_name(pod) for pod in engines)
         return [
             pod
-            for pod in replicas
+            for pod in engines
             if pod["metadata"]["uid"] not in self.by_pod and is_condition_true(pod, "Ready")
         ]
 
     async def scrape(
-        self, reader: PageReader, pods: Iterable[KubeObject], *, over_seconds: float = 0.0
+        self, reader: PageReader, unread: Sequence[KubeObject], *, over_seconds: float = 0.0
     ) -> None:
-        """Read every ready engine that was not read yet."""
-        unread: Sequence[KubeObject] = self.unread(pods)
+        """Read those of ``unread``."""
 
         async def read(pod: KubeObject) -> None:
             page = await reader.read(pod.get("status", {}).get("podIP"), ENGINE_PORT)
