@@ -146,12 +146,11 @@ class Readings:
 
     def tell_notes(self, nodes: Iterable[Node]) -> None:
         """Log what sources have said of nodes that cannot be, when it changes, and count it."""
-        listed = list(nodes)
-        for node in listed:
-            trouble = "contradicts-node" if node.notes else None
-            self._node_log.report(node.name, trouble, "; ".join(node.notes))
-        self._node_log.keep(node.name for node in listed)
-        self._metrics.on_round("node", len(listed), self._node_log)
+        notes = {node.name: node.notes for node in nodes}
+        for name, said in notes.items():
+            self._node_log.report(name, "contradicts-node" if said else None, "; ".join(said))
+        self._node_log.keep(notes)
+        self._metrics.on_round("node", len(notes), self._node_log)
 
     async def run(self) -> None:
         """Read for ever. Ends only by cancellation."""
