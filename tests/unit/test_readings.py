@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -106,12 +108,30 @@ async def test_five_hundred_exporters_and_a_thousand_engines_are_all_read_at_onc
         devices, reports = DeviceMetrics(scrape_seconds=5), EngineReports()
         await asyncio.gather(
             devices.scrape(reader.lane(), exporters, counter()),
-            reports.scrape(reader.lane(), engines),
+            reports.scrape(reader.lane(), engines, counter()),
         )
     assert len(devices.readings) == 500
     assert len(reports.by_pod) == 1000
     assert not devices.log.troubles
     assert not reports.log.troubles
+
+
+async def test_an_engine_that_cannot_be_read_is_asked_less_and_less(monkeypatch):
+    """A NetworkPolicy keeps the operator out for good; one that comes late is read in the end."""
+    monkeypatch.setattr(engine_reports, "ENGINE_PORT", 1)  # nobody listens
+    labels = {"memroute.dev/model-deployment": "m"}
+    engine, reports, asked_at = pod("m-0", labels=labels), EngineReports(), []
+    rounds = [15.0 * n for n in range(240)]
+    async with open_page_reader() as reader:
+        for now in rounds:
+            unread = reports.unread([engine], now)
+            asked_at += [now] * len(unread)
+            await reports.scrape(reader.lane(), unread, partial(float, now))
+    assert 6 <= len(asked_at) <= 14
+    assert max(b - a for a, b in itertools.pairwise(asked_at)) <= 615.0
+    assert reports.unread([], rounds[-1]) == []
+    (new,) = reports.unread([engine, pod("new", labels=labels)], rounds[-1])
+    assert new["metadata"]["name"] == "new"
 
 
 async def test_pods_may_have_ipv6_addresses():

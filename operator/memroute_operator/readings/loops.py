@@ -208,8 +208,10 @@ class Readings:
 
     async def _read_engines(self, over_seconds: float) -> None:
         # The first round after a start reads all engines of the cluster: seconds, not a burst.
-        unread = self.engines.unread(self._find_engines())
-        await self.engines.scrape(self._engine_lane, unread, over_seconds=min(over_seconds, 5.0))
+        unread = self.engines.unread(self._find_engines(), self._clock())
+        await self.engines.scrape(
+            self._engine_lane, unread, self._clock, over_seconds=min(over_seconds, 5.0)
+        )
         self._metrics.on_round("engine", len(unread), self.engines.log)
 
     async def _read_slices(self, over_seconds: float) -> None:
