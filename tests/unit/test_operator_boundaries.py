@@ -14,6 +14,7 @@ from memroute_operator.plan import Delete
 from memroute_operator.reconciler import RETRY_LIST_SECONDS
 from memroute_operator.replica import read_replica
 from operator_rig import mdep, node, operator_rig, reading
+from sizes import size
 
 FOUR = [node(name, gpus=4) for name in ("a", "b")]
 
@@ -484,7 +485,7 @@ FAULTS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(size(1, 3)))
 async def test_twenty_deployments_converge_while_calls_fail_at_random(seed):
     """Bar 7: one in four calls answers 409, 410, 422, 429, 500, 504 or never; watches end.
 
