@@ -273,9 +273,10 @@ FIELDS = (
     st.dictionaries(
         st.sampled_from(FIELDS),
         JSON | st.lists(st.dictionaries(KEYS, JSON), min_size=1, max_size=3),
+        max_size=size(4, len(FIELDS)),
     ),
 )
-@settings(max_examples=size(40, 150), deadline=None)
+@settings(max_examples=size(60, 150), deadline=None)
 def test_no_document_is_too_odd_to_be_read_or_refused(route, document):
     """Anything else would be a 500, and a traceback, for what a client wrote."""
     try:
