@@ -32,11 +32,11 @@ async def serving(tmp_path, *router_flags):
     await rig.start()
     replica = rig.add("a", server.port, context=1024, capacity=None)
     rig.router.scraper.follow(replica)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while replica.ledger.reading is None:
             await asyncio.sleep(0.01)
     yield f"http://127.0.0.1:{rig.port}"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while rig.num_leases:
             await asyncio.sleep(0.01)
     await rig.stop()

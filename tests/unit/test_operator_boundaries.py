@@ -90,7 +90,7 @@ async def test_a_pod_that_may_have_been_created_keeps_its_room():
     One device of 79 GiB; each wants more than half of it.
     """
     big = [mdep(name, model="Qwen/Qwen3-8B", concurrency=20) for name in ("m1", "m2")]
-    async with operator_rig(nodes=[node()], mdeps=big, request_seconds=0.1) as rig:
+    async with operator_rig(nodes=[node()], mdeps=big, request_seconds=1.0) as rig:
         rig.cluster.fault = lambda call: (
             HANG if call.method == "POST" and call.plural == "pods" else None
         )
