@@ -30,7 +30,7 @@ from whole_router import Count, FoundError, World
 SECONDS = float(os.environ.get("MEMROUTE_WHOLE_SECONDS") or size(2, 6))
 SEED = os.environ.get("MEMROUTE_WHOLE_SEED")
 # Histories that are played beside each other: most of each is waiting.
-NUM_BESIDE = 12
+NUM_BESIDE = size(6, 12)
 # From here on a run is a long one: its histories are new each time.
 LONG_SECONDS = 60
 KINDS = (Attempt, ClientConnection, EngineConnection, Exchange, Lifecycle, Pool, Replica)

@@ -44,7 +44,7 @@ def facts_of(outcomes):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_serves_an_easy_load(policy):
-    outcomes = Cluster(fleet(policy=policy)).run(chats(100, 8))
+    outcomes = Cluster(fleet(policy=policy)).run(chats(size(50, 100), 8))
     assert {o.status for o in outcomes} == {OutcomeStatus.SERVED}
     assert summarize(outcomes, LatencyTarget()).attainment_ratio == 1.0
 
@@ -108,7 +108,10 @@ def test_routers_come_and_go_and_nobody_is_lost():
 
 @pytest.mark.parametrize("policy", ["memroute", "lmetric", "gie-kv-queue"])
 def test_the_same_seed_gives_the_same_run(policy):
-    runs = [facts_of(Cluster(fleet(policy=policy), seed=7).run(chats(rate=60))) for _ in range(2)]
+    runs = [
+        facts_of(Cluster(fleet(policy=policy), seed=7).run(chats(size(100, 200), 60)))
+        for _ in range(2)
+    ]
     assert runs[0] == runs[1]
 
 
