@@ -108,10 +108,8 @@ def test_routers_come_and_go_and_nobody_is_lost():
 
 @pytest.mark.parametrize("policy", ["memroute", "lmetric", "gie-kv-queue"])
 def test_the_same_seed_gives_the_same_run(policy):
-    runs = [
-        facts_of(Cluster(fleet(policy=policy), seed=7).run(chats(size(100, 200), 60)))
-        for _ in range(2)
-    ]
+    load = chats(size(100, 200), 60)
+    runs = [facts_of(Cluster(fleet(policy=policy), seed=7).run(load)) for _ in range(2)]
     assert runs[0] == runs[1]
 
 
