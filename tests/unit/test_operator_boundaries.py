@@ -14,6 +14,7 @@ from memroute_operator.plan import Delete
 from memroute_operator.reconciler import RETRY_LIST_SECONDS
 from memroute_operator.replica import read_replica
 from operator_rig import mdep, node, operator_rig, reading
+from sizes import size
 
 FOUR = [node(name, gpus=4) for name in ("a", "b")]
 
@@ -89,7 +90,7 @@ async def test_a_pod_that_may_have_been_created_keeps_its_room():
     One device of 79 GiB; each wants more than half of it.
     """
     big = [mdep(name, model="Qwen/Qwen3-8B", concurrency=20) for name in ("m1", "m2")]
-    async with operator_rig(nodes=[node()], mdeps=big, request_seconds=0.1) as rig:
+    async with operator_rig(nodes=[node()], mdeps=big, request_seconds=1.0) as rig:
         rig.cluster.fault = lambda call: (
             HANG if call.method == "POST" and call.plural == "pods" else None
         )
@@ -484,7 +485,7 @@ FAULTS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(size(1, 3)))
 async def test_twenty_deployments_converge_while_calls_fail_at_random(seed):
     """Bar 7: one in four calls answers 409, 410, 422, 429, 500, 504 or never; watches end.
 

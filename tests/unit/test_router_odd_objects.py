@@ -3,8 +3,6 @@
 500 examples by default; ``make odd-objects`` tries 10,000.
 """
 
-import os
-
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -13,9 +11,10 @@ from memroute_operator.served_names import NameClaim, decide_names
 from memroute_router.kube_objects import read_model_deployment
 from memroute_router.name_book import NameBook, serving
 from router_objects import BORN, CONTEXT, BeliefsRig, deployment, pod, told, told_by_0_1
+from sizes import examples
 from spoiled_objects import spoiled
 
-EXAMPLES = int(os.environ.get("MEMROUTE_FUZZ_EXAMPLES", "500"))
+EXAMPLES = examples()
 ROUTING = {
     "kvWatermarkRatio": 0.9, "assumedOutputTokens": 1, "policy": "llm-d", "weight": 1,
     "prefillTokensPerSecond": 1.0, "admission": "enforce", "ttftTargetSeconds": 1,
