@@ -28,6 +28,7 @@ from memroute_router.access.words import no_such_model
 from memroute_router.claims import TenantSource
 from memroute_router.discovery import Discovery
 from memroute_router.exposition import TEXT
+from memroute_router.http.clients import Clients
 from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
@@ -66,12 +67,16 @@ TICK_SECONDS = 0.25
 CERTIFICATE_SECONDS = 2.0
 MODEL_PATH = b"/v1/models/"
 SPARE_FILES = 64
+# Of the connections, what one client's requests may hold. Unit: ratio. Source: chosen by hand: a
+# gateway before the router is one client, and the rest is for probes and other gateways.
+ONE_CLIENT_RATIO = 0.9
 NO_CORS = (
     "; cross-origin requests of browsers (CORS) are not answered here: put a gateway that checks "
     "origins before the router"
 )
 _LISTENER_OUTCOMES = {
     401: Outcome.UNAUTHORIZED,
+    429: Outcome.RATE_LIMITED,
     500: Outcome.INTERNAL_ERROR,
     503: Outcome.ROUTER_EXHAUSTED,
 }
@@ -166,6 +171,9 @@ class Router:
                 on_fault=self.on_fault,
             )
         self.tracer = self._make_tracer(settings, rng)
+        proxies: TrustedProxies | None = None
+        if settings.trusted_proxies or settings.trust_headers:
+            proxies = TrustedProxies(settings.trusted_proxies, trusts_all=settings.trust_headers)
         self.proxy = Proxy(
             Services(
                 intake=IntakeServices(
@@ -191,19 +199,20 @@ class Router:
                 explains=not settings.no_explain_header,
                 tracer=self.tracer,
                 trusts_headers=settings.trust_headers,
-                proxies=(
-                    TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
-                ),
+                proxies=proxies if settings.trusted_proxies else None,
                 gate=self.gate,
                 engine_key=self.engine_key,
             ),
             otherwise=self._answer_itself,
         )
+        max_connections = settings.max_connections or _max_connections()
         self.server = Server(
             self.proxy.handle,
             outbox,
             limits=ServerLimits(
-                max_connections=settings.max_connections or _max_connections(),
+                max_connections=max_connections,
+                max_client_connections=settings.max_client_connections,
+                max_client_requests=settings.max_client_requests or _for_one(max_connections),
                 max_body_bytes=settings.max_body_bytes,
                 max_bodies_bytes=bodies_bytes(settings.max_memory or memory_limit_bytes()),
                 idle_seconds=settings.idle_timeout_seconds,
@@ -220,8 +229,12 @@ class Router:
                 else KEYED_REQUEST_FIELDS
             ),
             screen=None if self.gate is None else self.gate.screen,
+            clients=Clients(
+                is_proxy=None if proxies is None else proxies.is_proxy,
+                told_by=None if proxies is None else proxies.client_of,
+            ),
         )
-        self.metrics.num_connections = lambda: self.server.num_connections
+        self.metrics.server = self.server
         self._membership: Membership | None = None
         self._is_listening = False
         self._is_stopping = False
@@ -591,6 +604,11 @@ def _max_connections() -> int:
     """Half of the files that the process may open, less some for everything else."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, (allowed - SPARE_FILES) // 2)
+
+
+def _for_one(max_connections: int) -> int:
+    """Requests that one client may have under way: what is left is for the others."""
+    return max(1, int(ONE_CLIENT_RATIO * max_connections))
 
 
 def _server_tls(settings: RouterSettings) -> TLSFiles | None:

@@ -80,6 +80,8 @@ class RouterSettings:
     trust_headers: bool
     trusted_proxies: tuple[Network, ...]
     max_connections: int
+    max_client_connections: int
+    max_client_requests: int
     max_body_bytes: int
     max_memory: int
     connect_timeout_seconds: float
@@ -297,6 +299,20 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
         help="clients' connections, more get 503; 0: half of the files that may be open",
     )
     group.add_argument(
+        "--max-client-connections",
+        type=_count,
+        default=0,
+        help="of one address (of IPv6, its /64), more get 429; those of --trusted-proxies and "
+        "--trust-headers excepted; 0: no number: who has most makes room when all are taken",
+    )
+    group.add_argument(
+        "--max-client-requests",
+        type=_count,
+        default=0,
+        help="of one address that may be under way, more get 429; behind --trusted-proxies of the "
+        "address that they tell; 0: nine tenths of --max-connections",
+    )
+    group.add_argument(
         "--max-body-bytes", type=int, default=32 * 1024**2, help="a larger request is 413"
     )
     group.add_argument(
@@ -356,6 +372,14 @@ def _add_peers(group: "argparse._ArgumentGroup") -> None:
         default=MAX_BYTES_PER_SECOND,
         help="told to each of them at the most; over it, prompts' keys are left out first",
     )
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        msg = f"{text!r} is below 0"
+        raise argparse.ArgumentTypeError(msg)
+    return count
 
 
 def _ratio(text: str) -> float:

@@ -23,6 +23,7 @@ from memroute_router.access.verdicts import (
 )
 from memroute_router.access.words import UNKNOWN_KEY
 from memroute_router.http.deadlines import monotonic
+from memroute_router.http.errors import ANTHROPIC_PATH
 from memroute_router.pools import Pool
 from memroute_router.refusal import Refusal
 from memroute_router.usage import Usage
@@ -37,7 +38,6 @@ MAX_CAPACITIES: Final = 1024
 MAX_FILE_BYTES: Final = 512 * 1024**2
 # Own paths that need no key: who asks for them is a kubelet or a load balancer.
 OPEN_PATHS: Final = frozenset({b"/health", b"/ready"})
-_ANTHROPIC_PATH: Final = b"/v1/messages"
 _FIRST_ERROR_STATUS: Final = 400
 
 Keys = tuple[KeyRing, TokenVerifier | None]
@@ -115,7 +115,7 @@ class Gate:
         found = self.identify(fields)
         if not isinstance(found, Refusal):
             return None
-        is_anthropic = target.startswith(_ANTHROPIC_PATH)
+        is_anthropic = target.startswith(ANTHROPIC_PATH)
         body = found.body(is_anthropic=is_anthropic)
         return found.status, found.message, found.cause, found.lines(), body
 
