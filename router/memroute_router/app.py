@@ -181,6 +181,7 @@ class Router:
                     tokenizers=self.tokenizers,
                     tenants=settings.tenants,
                     names_for=self._names_for,
+                    media_hosts=settings.media_hosts,
                     is_tenant_checked=(
                         settings.tenants is TenantSource.HEADER and bool(settings.trusted_proxies)
                     ),

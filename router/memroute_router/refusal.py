@@ -49,9 +49,12 @@ LISTENER_CAUSES: Final = {
     505: "version",
 }
 """Why a request was refused before it was read as one of the API, by its status."""
+INVALID_REQUEST: Final = "invalid_request_error"
+"""The ``type`` of an error that OpenAI's own API has a ``code`` for."""
 BODY: Final = "body"
 FIELD: Final = "field"
 COMPRESSED: Final = "compressed"
+MEDIA_HOST: Final = "media-host"
 """Why a request of the API cannot be understood."""
 ENGINE_ANSWER: Final = "engine-answer"
 ERROR_IN_STREAM: Final = "error-in-stream"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
+from memroute_router.access.media_hosts import MediaHosts, parse_media_hosts
 from memroute_router.access.proxies import Network, parse_networks
 from memroute_router.claims import TenantSource
 from memroute_router.journal import AccessLog
@@ -79,6 +80,7 @@ class RouterSettings:
     tenants: TenantSource
     trust_headers: bool
     trusted_proxies: tuple[Network, ...]
+    media_hosts: MediaHosts | None
     max_connections: int
     max_client_connections: int
     max_client_requests: int
@@ -282,6 +284,21 @@ def _add_access(group: "argparse._ArgumentGroup") -> None:
         help="addresses and networks, separated by commas, that are believed as with "
         "--trust-headers: the proxies before the router",
     )
+    group.add_argument(
+        "--media-hosts",
+        type=_media_hosts,
+        metavar="HOSTS",
+        help="hosts, separated by commas, from which requests may have engines fetch images and "
+        "the like, as cdn.example.com, *.example.com or 10.0.0.7:8080; none: only what comes as "
+        "data: (default: from anywhere)",
+    )
+
+
+def _media_hosts(text: str) -> MediaHosts:
+    try:
+        return parse_media_hosts(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _networks(text: str) -> tuple[Network, ...]:

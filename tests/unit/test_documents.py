@@ -27,6 +27,7 @@ from memroute_router.refusal import (
     ERROR_IN_STREAM,
     FIELD,
     LISTENER_CAUSES,
+    MEDIA_HOST,
 )
 
 # Outcomes that are refusals, beside those that admission words.
@@ -98,7 +99,7 @@ def test_the_runbook_has_a_row_for_every_outcome_and_every_cause(repository):
     causes = {
         *CAUSES.values(), *LISTENER_CAUSES.values(), BODIES, BODY, FIELD, COMPRESSED, ENGINE_ANSWER,
         ERROR_IN_STREAM, LimitKind.CLIENT_CONNECTIONS.value, LimitKind.CLIENT_REQUESTS.value,
-        *REASONS, *(cause.value for cause in set(FailureCause) - final),
+        MEDIA_HOST, *REASONS, *(cause.value for cause in set(FailureCause) - final),
     }  # fmt: skip
     outcomes = {outcome.value for outcome in Outcome}
     assert causes <= told

@@ -8,11 +8,10 @@ the rest. No refusal quotes a key, and none tells of models that the key may not
 from typing import Final
 
 from memroute_router.outcomes import Outcome
-from memroute_router.refusal import Refusal
+from memroute_router.refusal import INVALID_REQUEST, Refusal
 
 # Characters of a model's name in a message.
 _MAX_TOLD_CHARACTERS: Final = 128
-_REQUEST_ERROR: Final = "invalid_request_error"
 MODEL_FORBIDDEN: Final = "model-forbidden"
 REASONS: Final = (
     "no-key", "unknown-key", "short-key", "expired-key", "invalid-token", "expired-token",
@@ -31,7 +30,7 @@ def _unauthorized(reason: str, message: str) -> Refusal:
         reason=reason,
         cause=reason,
         code="invalid_api_key",
-        kind=_REQUEST_ERROR,
+        kind=INVALID_REQUEST,
         more_lines=_CHALLENGE,
     )
 
@@ -64,7 +63,7 @@ def forbidden(model: str) -> Refusal:
         reason=MODEL_FORBIDDEN,
         cause=MODEL_FORBIDDEN,
         code="model_not_found",
-        kind=_REQUEST_ERROR,
+        kind=INVALID_REQUEST,
     )
 
 
@@ -78,7 +77,7 @@ def no_such_model(model: str) -> Refusal:
         parameter="model",
         reason=Outcome.UNKNOWN_MODEL.value,
         code="model_not_found",
-        kind=_REQUEST_ERROR,
+        kind=INVALID_REQUEST,
     )
 
 
