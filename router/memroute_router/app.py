@@ -148,7 +148,9 @@ class Router:
             connect_timeout_seconds=settings.connect_timeout_seconds,
             on_fault=self.on_fault,
         )
-        self.isolation = Isolation(loop.call_soon, self.on_fault)
+        self.isolation = Isolation(
+            loop.call_soon, self.on_fault, max_waiting=settings.max_queued_requests
+        )
         self.journal = Journal(settings.access_log, log_format=settings.log_format)
         self.scraper = Scraper(
             self.engines,

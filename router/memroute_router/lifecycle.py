@@ -57,6 +57,7 @@ from memroute_router.refusal import (
     ERROR_IN_STREAM,
     EXHAUSTED,
     SHUTTING_DOWN,
+    TOO_MANY_APART,
     Refusal,
     last_events,
     rejected,
@@ -217,8 +218,7 @@ class Lifecycle:
                 self._refuse(Happening.REFUSE, refusal)
                 return
             if not self._is_apart(case, pool):
-                self._held()
-                self._services.isolation.wait(self)
+                self._wait_apart(pool)
                 return
         verdict = pool.submit(self)
         if verdict is None:
@@ -585,6 +585,18 @@ class Lifecycle:
             return False
         self.tried = avoided
         return True
+
+    def _wait_apart(self, pool: Pool) -> None:
+        """Wait for a replica without another suspect, if as many do not wait already."""
+        isolation = self._services.isolation
+        if self._queued_at is not None or isolation.may_wait(pool):
+            self._held()
+            isolation.wait(self, pool)
+        elif self._failure is not None:
+            self._give_up(self._failure)
+        else:
+            self._statistics().shed(TOO_MANY_APART.outcome.value, self.profile.expected_tokens)
+            self._refuse(Happening.REFUSE, TOO_MANY_APART)
 
     def _was_killed(self, failure: Failure) -> Refusal | None:
         """A replica died with it; the refusal if it is to blame."""

@@ -470,12 +470,19 @@ class _ProcessCollector(Collector):
             "Connections and requests of clients that a bound has met.",
             labels=("reason",),
         )
+        bodies = CounterMetricFamily(
+            "memroute_router_bodies_refused",
+            "Requests whose bodies did not fit beside the others'.",
+        )
+        held = _gauge("bodies_bytes", "What bodies of requests hold of --max-memory now.", ())
         server = self._metrics.server
+        bodies.add_metric((), 0 if server is None else server.budget.num_refused)
+        held.add_metric((), 0 if server is None else server.budget.held_bytes)
         clients.add_metric((), 0 if server is None else server.num_connections)
         if server is not None:
             for kind, count in server.clients.refused.items():
                 refused.add_metric((kind.value,), count)
-        yield from (lag, clients, refused)
+        yield from (lag, clients, refused, bodies, held)
 
 
 class _GateCollector(Collector):

@@ -120,6 +120,17 @@ EXHAUSTED = Refusal(
     reason=Outcome.ROUTER_EXHAUSTED.value,
     retry_after_seconds=1,
 )
+TOO_MANY_APART = Refusal(
+    outcome=Outcome.SATURATED,
+    status=429,
+    message=(
+        "replicas have died with this request, and it would have to wait for one that has no "
+        f"other such request; {QueueRefusal.REQUESTS.value}"
+    ),
+    reason=RejectReason.SATURATED.value,
+    retry_after_seconds=2,
+    cause=CAUSES[QueueRefusal.REQUESTS.value],
+)
 
 CRASHED = Refusal(outcome=Outcome.INTERNAL_ERROR, status=500, message="internal error")
 """A bug of ours: nobody knows when to come back."""

@@ -48,6 +48,13 @@ EXPIRED_KEY: Final = _unauthorized("expired-key", "Incorrect API key provided: i
 INVALID_TOKEN: Final = _unauthorized(
     "invalid-token", "Incorrect API key provided: the token is not valid."
 )
+INVALID_TIMES: Final = _unauthorized(
+    "invalid-token",
+    "Incorrect API key provided: exp, nbf and iat of a token must be seconds since 1970.",
+)
+EARLY_TOKEN: Final = _unauthorized(
+    "invalid-token", "Incorrect API key provided: the token is not valid yet."
+)
 EXPIRED_TOKEN: Final = _unauthorized(
     "expired-token", "Incorrect API key provided: the token has expired."
 )
