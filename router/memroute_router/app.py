@@ -273,9 +273,13 @@ class Router:
         self._membership = membership
         settings = self._settings
         ops_host = settings.ops_host or settings.host
-        # First: probes and scrapers come before clients may.
-        ops_port = await _listen(self.operations.server, ops_host, settings.ops_port, "--ops-port")
-        LOGGER.info("operations listening ops_host=%s ops_port=%d", ops_host, ops_port)
+        if settings.ops_port:
+            # First: probes and scrapers come before clients may.
+            server = self.operations.server
+            ops_port = await _listen(server, ops_host, settings.ops_port, "--ops-port")
+            LOGGER.info("operations listening ops_host=%s ops_port=%d", ops_host, ops_port)
+        else:
+            LOGGER.warning("operations not served, nor metrics: --ops-port is 0")
         port = await _listen(self.server, settings.host, settings.port, "--port")
         self._is_listening = True
         LOGGER.info("listening host=%s port=%d", settings.host, port)

@@ -6,6 +6,9 @@
             probes, `memroute explain`
 ```
 
+With ``--ops-port 0`` there is no second listener, and nobody serves its pages: the public port
+never does, so that no flag can show one tenant's names to another.
+
 Nothing here needs a key, and nothing here is for clients: it names other tenants' models, pods and
 their addresses. It is plain HTTP also where clients get HTTPS: probes and scrapers ask by address.
 A NetworkPolicy says who may come (``router.networkPolicy`` of the chart).

@@ -130,7 +130,8 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         "--ops-port",
         type=int,
         default=DEFAULT_OPS_PORT,
-        help="port of metrics, health and debug pages, plain HTTP, not for clients; 0 takes any",
+        help="port of metrics, health and debug pages, plain HTTP, not for clients; 0: there is "
+        "none, and nothing serves metrics",
     )
     where.add_argument("--config", help="YAML file of models and replicas: no Kubernetes")
     where.add_argument(

@@ -291,7 +291,9 @@ async def test_a_loop_that_ends_or_raises_is_started_again(monkeypatch):
 async def test_a_router_whose_membership_breaks_serves_on(engine_factory, monkeypatch):
     """It ended the process, and with it all streams of all models."""
     monkeypatch.setattr("memroute_router.supervisor.FIRST_PAUSE_SECONDS", 0.001)
-    rig = Rig("--host", "127.0.0.1", "--port", "0", "--shutdown-timeout-seconds", "0")
+    rig = Rig(
+        "--host", "127.0.0.1", "--port", "0", "--ops-port", "0", "--shutdown-timeout-seconds", "0"
+    )
     engine = await engine_factory(whole())
     rig.add("a", engine.port)
     rig.trust_all()
