@@ -23,7 +23,6 @@ from memroute_router.access.gate import Gate
 from memroute_router.access.keyfile import KeysError
 from memroute_router.access.newcomers import KnownWords
 from memroute_router.access.proxies import TrustedProxies
-from memroute_router.access.watched import WatchedFile
 from memroute_router.access.words import no_such_model
 from memroute_router.claims import TenantSource
 from memroute_router.discovery import Discovery
@@ -59,6 +58,7 @@ from memroute_router.supervisor import Supervisor
 from memroute_router.surface import ROUTES
 from memroute_router.tracing.context import Sampler
 from memroute_router.tracing.tracer import Tracer, export_command
+from memroute_router.watched import WatchedFiles
 
 LOGGER = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
@@ -310,28 +310,30 @@ class Router:
             await self.tracer.close()
         LOGGER.info("router stopped")
 
-    def _watched_files(self) -> list[WatchedFile[Any]]:
+    def _watched_files(self) -> list[WatchedFiles[Any]]:
         """The files that say who may ask, and with what the router does."""
-        found: list[WatchedFile[Any]] = []
+        found: list[WatchedFiles[Any]] = []
         reloads = self.metrics.access_reloads
         if self.gate is not None and self._settings.keys is not None:
             found.append(
-                WatchedFile(
-                    Path(self._settings.keys),
+                WatchedFiles(
+                    "keys",
+                    (Path(self._settings.keys),),
                     self.gate.read,
                     self.gate.apply,
                     on_reload=lambda ok: reloads.labels("keys", _result(ok)).inc(),
-                    errors=KeysError,
+                    errors=(KeysError,),
                 )
             )
         if self.engine_key is not None and self._settings.engine_key_file is not None:
             found.append(
-                WatchedFile(
-                    Path(self._settings.engine_key_file),
+                WatchedFiles(
+                    "engine key",
+                    (Path(self._settings.engine_key_file),),
                     self.engine_key.read,
                     self.engine_key.apply,
                     on_reload=lambda ok: reloads.labels("engine-key", _result(ok)).inc(),
-                    errors=EngineKeyError,
+                    errors=(EngineKeyError,),
                 )
             )
         return found

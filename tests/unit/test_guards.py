@@ -317,7 +317,7 @@ async def test_a_router_whose_membership_breaks_serves_on(engine_factory, monkey
 
 
 async def test_a_file_whose_application_breaks_is_read_again(rig, tmp_path, monkeypatch):
-    monkeypatch.setattr("memroute_router.static.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("memroute_router.watched.POLL_SECONDS", 0.01)
     path = tmp_path / "router.yaml"
     path.write_text("models: [{name: m, replicas: ['http://127.0.0.1:1']}]")
     reloads = []

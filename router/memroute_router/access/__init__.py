@@ -13,7 +13,7 @@ usage ────────────────────────�
 | may this request? (pure: facts in, verdict with its reason out) | ``verdicts``, ``windows`` |
 | what tenants have used in the last minute, and have under way | ``quotas`` |
 | the refusals, in the words of OpenAI's API | ``words`` |
-| files that are read again when they change | ``watched`` |
+| files that are read again when they change | ``memroute_router.watched`` |
 | JSON Web Tokens | ``tokens`` |
 | one object for the router to ask | ``gate`` |
 | asking engines for the usage of a stream, and taking it out again | ``usage_asked`` |
