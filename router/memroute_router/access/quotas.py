@@ -8,7 +8,7 @@ from typing import Final
 
 from memroute_router.access.rules import Grant, KeyRing, Limits
 from memroute_router.access.windows import MinuteWindow, whole_seconds
-from memroute_router.access.words import rate_limited
+from memroute_router.access.words import over_limit
 from memroute_router.refusal import Refusal
 
 # When to come back where room depends on the tenant's own requests, not on a clock. Chosen by hand.
@@ -50,58 +50,57 @@ class Use:
 
         ``num_routers``: that share the limits, each an equal part.
         """
-        limits, whose = self.limits, f"for {model} in {self.name}"
+        limits = self.limits
         most = limits.max_requests
         if most is not None and self.num_requests >= max(1, most // num_routers):
-            return rate_limited(
-                "requests-in-flight",
-                f"Rate limit reached {whose} on requests at once: Limit {most}, "
-                f"Used {self.num_requests}. Please try again when one has ended.",
-                kind="requests",
+            return over_limit(
+                "requests-in-flight", "requests at once", f"{model} in {self.name}",
+                limit=most, used=self.num_requests, requested=1,
                 retry_after_seconds=BUSY_RETRY_SECONDS,
                 more_lines=self.lines(num_routers=num_routers, now_seconds=now_seconds),
-            )
+            )  # fmt: skip
+        refusal: Refusal | None = None
         window, limit = self.requests, limits.requests_per_minute
         if window is not None and limit is not None:
-            wait = window.seconds_until(1, max(1, limit // num_routers), now_seconds=now_seconds)
-            if wait is None or wait > 0.0:
-                again = whole_seconds(wait or 0.0)
-                return rate_limited(
-                    "requests-per-minute",
-                    f"Rate limit reached {whose} on requests per min (RPM): Limit {limit}, "
-                    f"Used {window.total}, Requested 1. Please try again in {again}s.",
-                    kind="requests",
-                    retry_after_seconds=again,
-                    more_lines=self.lines(num_routers=num_routers, now_seconds=now_seconds),
-                )
+            refusal = self._over(
+                "requests-per-minute", "requests per min (RPM)", window, limit, 1, model,
+                num_routers=num_routers, now_seconds=now_seconds,
+            )  # fmt: skip
         window, limit = self.tokens, limits.tokens_per_minute
-        if window is not None and limit is not None:
-            own = max(1, limit // num_routers)
-            wait = window.seconds_until(num_tokens, own, now_seconds=now_seconds)
-            more_lines = b""
-            if wait is None or wait > 0.0:
-                more_lines = self.lines(num_routers=num_routers, now_seconds=now_seconds)
-            if wait is None:
-                return rate_limited(
-                    "request-too-large",
-                    f"Request too large {whose} on tokens per min (TPM): Limit {own}, "
-                    f"Requested {num_tokens}. The input or output tokens must be reduced.",
-                    kind="tokens",
-                    retry_after_seconds=None,
-                    more_lines=more_lines,
-                )
-            if wait > 0.0:
-                again = whole_seconds(wait)
-                return rate_limited(
-                    "tokens-per-minute",
-                    f"Rate limit reached {whose} on tokens per min (TPM): Limit {limit}, "
-                    f"Used {window.total}, Requested {num_tokens}. "
-                    f"Please try again in {again}s.",
-                    kind="tokens",
-                    retry_after_seconds=again,
-                    more_lines=more_lines,
-                )
-        return None
+        if refusal is None and window is not None and limit is not None:
+            refusal = self._over(
+                "tokens-per-minute", "tokens per min (TPM)", window, limit, num_tokens, model,
+                num_routers=num_routers, now_seconds=now_seconds,
+            )  # fmt: skip
+        return refusal
+
+    def _over(
+        self,
+        reason: str,
+        what: str,
+        window: MinuteWindow,
+        limit: int,
+        requested: int,
+        model: str,
+        *,
+        num_routers: int,
+        now_seconds: float,
+    ) -> Refusal | None:
+        """Why so much more is not within a limit of the minute; None: it is."""
+        own = max(1, limit // num_routers)
+        wait = window.seconds_until(requested, own, now_seconds=now_seconds)
+        if wait == 0.0:
+            return None
+        return over_limit(
+            "request-too-large" if wait is None else reason,
+            what,
+            f"{model} in {self.name}",
+            limit=own if wait is None else limit,
+            used=window.total,
+            requested=requested,
+            retry_after_seconds=None if wait is None else whole_seconds(wait),
+            more_lines=self.lines(num_routers=num_routers, now_seconds=now_seconds),
+        )
 
     def lines(self, *, num_routers: int, now_seconds: float) -> bytes:
         """What OpenAI's clients read of their limits, as header lines; empty without limits."""
@@ -151,15 +150,14 @@ class TenantUse(Use):
         used = self.kv_tokens.get(model, 0)
         if used + num_tokens <= most:
             return None
-        can_fit = num_tokens <= most
-        return rate_limited(
+        return over_limit(
             "kv-share",
-            f"Rate limit reached for {model} in {self.name} on tokens at once: Limit {most} "
-            f"({ratio:.0%} of what the model's replicas hold), Used {used}, "
-            f"Requested {num_tokens}. "
-            + ("Please try again when one has ended." if can_fit else "It must be smaller."),
-            kind="tokens",
-            retry_after_seconds=BUSY_RETRY_SECONDS if can_fit else None,
+            f"tokens at once ({ratio:.0%} of what the model's replicas hold)",
+            f"{model} in {self.name}",
+            limit=most,
+            used=used,
+            requested=num_tokens,
+            retry_after_seconds=BUSY_RETRY_SECONDS if num_tokens <= most else None,
         )
 
 

@@ -62,41 +62,67 @@ EXPIRED_TOKEN: Final = _unauthorized(
 
 def forbidden(model: str) -> Refusal:
     """The key may not use a model of that name, whether there is one or not."""
-    return Refusal(
-        outcome=Outcome.FORBIDDEN,
-        status=403,
-        message=f"You do not have access to the model {model[:_MAX_TOLD_CHARACTERS]!r}.",
-        parameter="model",
-        reason=MODEL_FORBIDDEN,
-        cause=MODEL_FORBIDDEN,
-        code="model_not_found",
-        kind=INVALID_REQUEST,
+    return _no_model(
+        Outcome.FORBIDDEN,
+        403,
+        MODEL_FORBIDDEN,
+        f"You do not have access to the model {_told(model)}.",
     )
 
 
 def no_such_model(model: str) -> Refusal:
     """For who asks what a model is: it is not there, or is not theirs to see."""
+    return _no_model(
+        Outcome.UNKNOWN_MODEL,
+        404,
+        Outcome.UNKNOWN_MODEL.value,
+        f"The model {_told(model)} does not exist or you do not have access to it.",
+    )
+
+
+def _no_model(outcome: Outcome, status: int, reason: str, message: str) -> Refusal:
     return Refusal(
-        outcome=Outcome.UNKNOWN_MODEL,
-        status=404,
-        message=f"The model {model[:_MAX_TOLD_CHARACTERS]!r} does not exist or you do not have "
-        "access to it.",
+        outcome=outcome,
+        status=status,
+        message=message,
         parameter="model",
-        reason=Outcome.UNKNOWN_MODEL.value,
+        reason=reason,
+        cause=reason if outcome is Outcome.FORBIDDEN else "",
         code="model_not_found",
         kind=INVALID_REQUEST,
     )
 
 
-def rate_limited(
+def _told(model: str) -> str:
+    return repr(model[:_MAX_TOLD_CHARACTERS])
+
+
+def over_limit(
     reason: str,
-    message: str,
+    what: str,
+    whose: str,
     *,
-    kind: str,
+    limit: int,
+    used: int,
+    requested: int,
     retry_after_seconds: int | None,
     more_lines: bytes = b"",
 ) -> Refusal:
-    """More was asked for than the tenant or the key may have now."""
+    """More was asked for than the tenant or the key may have now, in the words of OpenAI's API.
+
+    ``what`` is limited, as "tokens per min (TPM)"; ``whose`` limit it is, as "m in search".
+    ``retry_after_seconds``: None: never, it is larger than the limit itself.
+    """
+    kind = "tokens" if what.startswith("tokens") else "requests"
+    told = f"on {what}: Limit {limit}, Used {used}, Requested {requested}."
+    if retry_after_seconds is None:
+        message = (
+            f"Request too large for {whose} {told} The input or output tokens must be reduced."
+        )
+    else:
+        message = (
+            f"Rate limit reached for {whose} {told} Please try again in {retry_after_seconds}s."
+        )
     return Refusal(
         outcome=Outcome.RATE_LIMITED,
         status=429,
