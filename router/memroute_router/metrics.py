@@ -477,12 +477,17 @@ class _ProcessCollector(Collector):
         held = _gauge("bodies_bytes", "What bodies of requests hold of --max-memory now.", ())
         server = self._metrics.server
         bodies.add_metric((), 0 if server is None else server.budget.num_refused)
-        held.add_metric((), 0 if server is None else server.budget.held_bytes)
+        bodies_bytes = (
+            0 if server is None else server.budget.held_bytes - server.budget.unsent_bytes
+        )
+        held.add_metric((), bodies_bytes)
+        unsent = _gauge("unsent_bytes", "Of answers, what waits for clients that are slow.", ())
+        unsent.add_metric((), 0 if server is None else server.budget.unsent_bytes)
         clients.add_metric((), 0 if server is None else server.num_connections)
         if server is not None:
             for kind, count in server.clients.refused.items():
                 refused.add_metric((kind.value,), count)
-        yield from (lag, clients, refused, bodies, held)
+        yield from (lag, clients, refused, bodies, held, unsent)
 
 
 class _GateCollector(Collector):

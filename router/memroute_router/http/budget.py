@@ -1,8 +1,13 @@
-"""What bodies of requests may hold in all, over all connections.
+"""What bodies of requests, and answers that clients do not take, may hold in all.
 
 A body is counted from its first byte until nobody needs it: until the first byte of the answer,
 after which no other replica gets it. Small bodies have a tenth for themselves, so that a few
 clients with large ones, or slow ones, do not turn away everybody.
+
+An answer that its client takes slowly waits in the buffer of its connection. Up to a mark (64 KiB)
+that is not looked at: nothing is counted for each event. Past it the engine is no longer read, and
+what waits is counted here until the client has caught up; what was counted leaves less room for
+bodies. Where it is half of all, the connection that has been slow for longest is broken off.
 """
 
 from typing import Final
@@ -11,17 +16,27 @@ from typing import Final
 SMALL_BYTES: Final = 64 * 1024
 # Part of the budget that large bodies may take. Unit: ratio. Source: chosen by hand.
 LARGE_RATIO: Final = 0.9
+# Part of the budget that answers may hold which clients do not take. Unit: ratio. Source: chosen by
+# hand: slow clients alone turn nobody's body away.
+UNSENT_RATIO: Final = 0.5
 
 
 class BodyBudget:
-    """Owns the count of bytes that bodies hold."""
+    """Owns the count of bytes that bodies hold, and answers that clients do not take."""
 
-    __slots__ = ("_max_bytes", "_max_large_bytes", "held_bytes", "num_refused")
+    __slots__ = (
+        "_max_bytes", "_max_large_bytes", "_max_unsent_bytes", "held_bytes", "num_refused",
+        "unsent_bytes",
+    )  # fmt: skip
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._max_large_bytes = int(LARGE_RATIO * max_bytes)
+        self._max_unsent_bytes = int(UNSENT_RATIO * max_bytes)
         self.held_bytes = 0
+        """Of both."""
+        self.unsent_bytes = 0
+        """Of answers, where their clients are slow."""
         self.num_refused = 0
         """Requests that were turned away."""
 
@@ -33,6 +48,16 @@ class BodyBudget:
             return False
         self.held_bytes = held
         return True
+
+    @property
+    def is_unsent_over(self) -> bool:
+        """Whether answers that clients do not take hold more than they may."""
+        return self.unsent_bytes > self._max_unsent_bytes
+
+    def add_unsent(self, num_bytes: int) -> None:
+        """So many bytes of answers more wait for their clients; less, where it is negative."""
+        self.unsent_bytes += num_bytes
+        self.held_bytes += num_bytes
 
     def give_back(self, num_bytes: int) -> None:
         """Nobody needs so many bytes any more."""

@@ -40,6 +40,8 @@ class LimitKind(StrEnum):
     CLIENT_REQUESTS = "client-requests"
     DISPLACED = "displaced"
     """A connection that was not being answered has made room for a client with fewer."""
+    SLOW = "slow"
+    """An answer was broken off: clients did not take theirs, and memory was short."""
 
 
 class Occupant(Protocol):
