@@ -134,6 +134,10 @@ class Router:
                 Path(settings.keys),
                 num_routers=lambda: 1 + self.pools.peers.others.num,
                 weights=self.pools.tenant_weights,
+                call_soon=loop.call_soon,
+                on_fault=self.on_fault,
+                max_wait_seconds=settings.max_queue_seconds,
+                max_waiting=settings.max_queued_requests,
             )
         self.engine_key: EngineKey | None = None
         if settings.engine_key_file is not None:
@@ -256,6 +260,7 @@ class Router:
             self.journal,
             outbox,
             isolation=self.isolation,
+            lines=None if self.gate is None else self.gate.lines,
             health=health,
             on_fault=self.on_fault,
         )
@@ -381,6 +386,7 @@ class Router:
             await asyncio.sleep(TICK_SECONDS)
             self.metrics.loop_lag_seconds = max(0.0, time.monotonic() - due)
             for place, tick in (
+                ("kv-share", self._tick_gate),
                 ("pool", self.pools.tick),
                 ("isolation", self.isolation.tick),
                 ("connect", self.engines.tick),
@@ -391,6 +397,10 @@ class Router:
                     tick()
                 except Exception as error:  # noqa: BLE001 - the others have their turn
                     self.on_fault(place, error)
+
+    def _tick_gate(self) -> None:
+        if self.gate is not None:
+            self.gate.tick()
 
     async def _follow_certificates(self) -> None:
         """Serve with the certificates that the files have now, for ever."""

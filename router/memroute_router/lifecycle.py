@@ -211,6 +211,11 @@ class Lifecycle:
         pool = self._pool
         if pool is None:
             return
+        permit, gate = self._permit, self._services.gate
+        if permit is not None and permit.lacks_share and gate is not None:
+            self._held()
+            gate.wait_for_share(self, permit, self.profile, pool)
+            return
         case = self._case
         if case is not None:
             refusal = case.refusal()
@@ -568,10 +573,16 @@ class Lifecycle:
                 CRASHED.lines(),
             )
 
+    def waited_in_vain(self) -> None:
+        """Its tenant has had no KV tokens free of its share, for as long as it may wait."""
+        gate, permit, pool = self._services.gate, self._permit, self._pool
+        if gate is not None and permit is not None and pool is not None:
+            self._refuse(Happening.REFUSE, gate.share_refusal(permit, pool))
+
     # A suspect, kept apart from others
 
     def try_again(self) -> None:
-        """A replica may be free of other suspects now."""
+        """A replica may be free of other suspects now; or its tenant's share has room for it."""
         if self._phase != Phase.QUEUED:
             return
         self._phase = after(self._phase, Happening.SEEK)

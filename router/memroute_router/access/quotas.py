@@ -136,26 +136,28 @@ class TenantUse(Use):
         self.settled_tokens = 0
         """Of requests that have ended, since the router began."""
 
-    def share_refusal(
-        self, model: str, num_tokens: int, capacity_tokens: int | None, *, num_routers: int
-    ) -> Refusal | None:
-        """Why it may not have so many more KV tokens of the model; None: it may.
+    def share_tokens(self, capacity_tokens: int | None, *, num_routers: int) -> int | None:
+        """KV tokens of a model that it may have under way here; None: as many as there are.
 
         ``capacity_tokens``: of all replicas of the model; None: nobody knows, nothing is refused.
         """
         ratio = self.max_kv_share_ratio
         if ratio is None or capacity_tokens is None:
             return None
-        most = int(ratio * capacity_tokens / num_routers)
-        used = self.kv_tokens.get(model, 0)
-        if used + num_tokens <= most:
-            return None
+        return int(ratio * capacity_tokens / num_routers)
+
+    def share_refusal(self, model: str, num_tokens: int, most: int) -> Refusal:
+        """Why it may not have so many more KV tokens of the model, of which it may have ``most``.
+
+        None waits for a share that it is larger than.
+        """
+        ratio = self.max_kv_share_ratio or 0.0
         return over_limit(
             "kv-share",
             f"tokens at once ({ratio:.0%} of what the model's replicas hold)",
             f"{model} in {self.name}",
             limit=most,
-            used=used,
+            used=self.kv_tokens.get(model, 0),
             requested=num_tokens,
             retry_after_seconds=BUSY_RETRY_SECONDS if num_tokens <= most else None,
         )
@@ -164,7 +166,10 @@ class TenantUse(Use):
 class Permit:
     """What one request has taken of its quotas, until it is settled; exactly once."""
 
-    __slots__ = ("_key", "_kv_tokens", "_slots", "_tenant", "is_settled", "model", "num_tokens")
+    __slots__ = (
+        "_key", "_slots", "_tenant", "is_settled", "kv_tokens", "lacks_share", "model",
+        "num_tokens",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -174,12 +179,18 @@ class Permit:
         *,
         num_tokens: int,
         kv_tokens: int,
+        lacks_share: bool = False,
         now_seconds: float,
     ) -> None:
-        """``num_tokens``: of the minute; ``kv_tokens``: held at once, 0 where nothing asks."""
+        """``num_tokens``: of the minute; ``kv_tokens``: held at once, 0 where nothing asks.
+
+        ``lacks_share``: the latter are not taken yet (``take_share``).
+        """
         self._tenant = tenant
         self._key = key
-        self._kv_tokens = kv_tokens
+        self.kv_tokens = kv_tokens
+        self.lacks_share = True
+        """Whether it waits for its tenant's share of the KV tokens."""
         self._slots: list[tuple[MinuteWindow, int]] = []
         self.model = model
         self.num_tokens = num_tokens
@@ -187,8 +198,25 @@ class Permit:
         self._take(tenant, now_seconds)
         if key is not None:
             self._take(key, now_seconds)
-        if kv_tokens:
-            tenant.kv_tokens[model] = tenant.kv_tokens.get(model, 0) + kv_tokens
+        if not lacks_share:
+            self.take_share()
+
+    @property
+    def tenant(self) -> TenantUse:
+        """What its tenant uses."""
+        return self._tenant
+
+    @property
+    def tenant_name(self) -> str:
+        """Whose it is."""
+        return self._tenant.name
+
+    def take_share(self) -> None:
+        """Its KV tokens count in its tenant's share from now on."""
+        self.lacks_share = False
+        if self.kv_tokens:
+            held = self._tenant.kv_tokens
+            held[self.model] = held.get(self.model, 0) + self.kv_tokens
 
     def settle(self, num_tokens: int, *, now_seconds: float) -> None:
         """The request is over, and has used so many. Raises ``RuntimeError`` the second time."""
@@ -204,8 +232,8 @@ class Permit:
         tenant.settled_tokens += num_tokens
         if self._key is not None:
             self._key.num_requests -= 1
-        if self._kv_tokens:
-            left = tenant.kv_tokens.get(self.model, 0) - self._kv_tokens
+        if self.kv_tokens and not self.lacks_share:
+            left = tenant.kv_tokens.get(self.model, 0) - self.kv_tokens
             if left > 0:
                 tenant.kv_tokens[self.model] = left
             else:
@@ -263,8 +291,14 @@ class Quotas:
         capacity_tokens: int | None,
         num_routers: int,
         now_seconds: float,
+        may_wait: bool = False,
+        others_wait: bool = False,
     ) -> Permit | Refusal:
-        """Take what one request needs, all of it or nothing."""
+        """Take what one request needs, all of it or nothing.
+
+        ``may_wait``: for its tenant's share of KV tokens, which it then lacks; ``others_wait``:
+        requests of the tenant do, and it comes behind them.
+        """
         tenant = self.by_tenant.get(grant.tenant.name)
         if tenant is None:
             # Its tenant has left the file since the request came.
@@ -277,17 +311,20 @@ class Quotas:
             refusal = key.refusal(
                 model, num_tokens, num_routers=num_routers, now_seconds=now_seconds
             )
-        if refusal is None:
-            refusal = tenant.share_refusal(
-                model, kv_tokens, capacity_tokens, num_routers=num_routers
-            )
         if refusal is not None:
             return refusal
+        most = tenant.share_tokens(capacity_tokens, num_routers=num_routers)
+        lacks_share = False
+        if most is not None:
+            lacks_share = others_wait or tenant.kv_tokens.get(model, 0) + kv_tokens > most
+            if lacks_share and (kv_tokens > most or not may_wait):
+                return tenant.share_refusal(model, kv_tokens, most)
         return Permit(
             tenant,
             key,
             model,
             num_tokens=num_tokens,
             kv_tokens=kv_tokens,
+            lacks_share=lacks_share,
             now_seconds=now_seconds,
         )
