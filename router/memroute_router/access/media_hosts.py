@@ -57,6 +57,11 @@ _UNSEEN: Final = frozenset({
 })  # fmt: skip
 _TOOL_USES: Final = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 _TEXT_SOURCES: Final = frozenset({"text", "content"})
+# Types of parts whose own ``url`` is an address to fetch.
+_KINDS: Final = frozenset({
+    "url", "image", "audio", "video", "file", "image_url", "audio_url", "video_url",
+    "input_image", "input_audio", "input_video", "input_file",
+})  # fmt: skip
 # Fields by which one engine is told to connect to another one, for its KV cache.
 _PEERS: Final = ("remote_host", "bootstrap_host")
 
@@ -127,8 +132,7 @@ class MediaHosts:
                 if where.get(name) is not None:
                     msg = f"{name}: engines are not told by clients where to connect to"
                     raise BadRequestError(msg, name, reason=MEDIA_HOST, code="invalid_url")
-        text = document.get("text")
-        if isinstance(text, dict):  # the schema of an answer (Responses)
+        if isinstance(document.get("text"), dict):  # the schema of an answer (Responses)
             document = {name: value for name, value in document.items() if name != "text"}
         self._walk(document)
 
@@ -158,7 +162,8 @@ class MediaHosts:
     ) -> None:
         """The fields of an object; ``is_media``: of the value of a field that names media."""
         kind = part.get("type")
-        is_tool_use = isinstance(kind, str) and kind in _TOOL_USES
+        # A body says no type: engines would read its input all the same.
+        is_tool_use = node[1] is not None and isinstance(kind, str) and kind in _TOOL_USES
         for name, value in part.items():
             if name in _UNSEEN or (is_tool_use and name == "input"):
                 continue
@@ -172,7 +177,8 @@ class MediaHosts:
                 if not is_text and ":" in value and not value.startswith("data:"):
                     self._check(value, name, node)
             elif (names_media and name not in _WORDS_AS_TEXT) or (
-                name in {"url", "uri", "path"} and (is_media or kind == "url")
+                name in {"url", "uri", "path"}
+                and (is_media or (isinstance(kind, str) and kind in _KINDS))
             ):
                 self._check(value, name, node)
 
