@@ -199,6 +199,8 @@ FETCHED = [
     user({"type": "input_image", "image_url": "BAD"}),
     user({"image_url": "BAD"}),
     user({"type": "image", "url": "BAD"}),
+    user({"type": "image", "source": "BAD"}),
+    user({"type": "document", "source": "BAD"}),
     {"multi_modal_data": {"image": ["BAD"]}},
     user({"type": "file", "file": {"file_data": "BAD"}}),
     user({"type": "image", "image": "BAD"}),
