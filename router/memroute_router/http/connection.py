@@ -17,9 +17,10 @@ from typing import Final, cast
 
 import httptools
 
-from memroute_router.http.budget import BodyBudget
+from memroute_router.http.budget import BodyBudget, UnsentAnswers
+from memroute_router.http.clients import Client, Clients, LimitKind
 from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
-from memroute_router.http.errors import error_body
+from memroute_router.http.errors import ANTHROPIC_PATH, error_body
 from memroute_router.http.exchange import Exchange, Sink
 from memroute_router.http.faults import CLIENT, OnFault
 from memroute_router.http.fields import JSON, REASON, Head, status_line
@@ -51,6 +52,11 @@ class ServerLimits:
     makes_room: bool = False
     """Whether one more closes the one that would be closed next, instead of getting 503: where
     probes ask, nobody may keep them out by opening connections. It looks at all of them."""
+    max_client_connections: int = 0
+    """Of one client, a proxy that is believed excepted; 0: as many as there are while others need
+    none (``clients.py``)."""
+    max_client_requests: int = 0
+    """Of one client, being answered; 0: as many as there are."""
     max_body_bytes: int = 32 * 1024**2
     # A context of a million tokens is about 4 MB of text; images and audio take the rest.
     max_bodies_bytes: int = 1024**3
@@ -71,6 +77,10 @@ class ServerLimits:
 SCREENED_BYTES: Final = 64 * 1024
 # Why 503 is said of a body: the bodies of all connections are as large as they may be.
 BODIES: Final = "bodies"
+_RETRY_SOON: Final = b"retry-after: 1\r\n"
+# Looked up once, not for every connection.
+_CLIENT_CONNECTIONS: Final = LimitKind.CLIENT_CONNECTIONS
+_CLIENT_REQUESTS: Final = LimitKind.CLIENT_REQUESTS
 
 Handler = Callable[[Exchange], None]
 Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, str, str, bytes, bytes] | None]
@@ -112,9 +122,14 @@ class ServerState:
     on_refusal: OnRefusal = tell_nobody
     screen: Screen | None = None
     """Who looks at requests with large bodies before those arrive; None: nobody."""
+    clients: Clients = field(default_factory=Clients)
     reads: ReadBuffer = field(default_factory=ReadBuffer)
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
+    unsent: UnsentAnswers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unsent = UnsentAnswers(self.budget)
 
 
 class ClientConnection(asyncio.BufferedProtocol):
@@ -122,8 +137,10 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "__weakref__",
+        "_asking",
         "_body",
         "_body_bytes",
+        "_client",
         "_declined",
         "_exchange",
         "_has_come_further",
@@ -154,6 +171,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._exchange: Exchange | None = None
         self._waiting: deque[Exchange] | None = None
+        self._client: Client | None = None
+        """Who has the connection."""
+        self._asking: Client | None = None
+        """Whose request is being answered: the client's, or of whom a proxy has it."""
         self._receiving: bool = False
         self._is_deaf = False
         """Whether what still comes is thrown away: a refusal was the last word."""
@@ -186,6 +207,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         return self._exchange is not None or self._receiving or bool(self._waiting)
 
     @property
+    def is_answering(self) -> bool:
+        """Whether a request is being answered, or has its turn next."""
+        return self._exchange is not None or bool(self._waiting)
+
+    @property
     def _is_next(self) -> bool:
         """Whether what arrives now is answered next: none is being answered, and none waits.
 
@@ -204,17 +230,32 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.peer = client_address(str(name[0]))
         if transport.get_extra_info("sslcontext"):
             self.scheme = b"https"
-        self._state.connections.add(self)
-        self._state.deadlines.watch(self)
-        self.deadline_at = monotonic() + self._state.limits.idle_seconds
-        if len(self._state.connections) > self._state.limits.max_connections:
-            if self._state.limits.makes_room:
+        state, limits = self._state, self._state.limits
+        client = self._client = state.clients.connected(self.peer, self)
+        state.connections.add(self)
+        state.deadlines.watch(self)
+        self.deadline_at = monotonic() + limits.idle_seconds
+        if len(state.connections) > limits.max_connections:
+            if limits.makes_room:
                 self._make_room()
-                return
-            self._refuse(503, "too many connections", b"retry-after: 1\r\n")
+            elif not self._displaces(client):
+                state.clients.refused[LimitKind.CONNECTIONS] += 1
+                self._refuse(503, "too many connections", _RETRY_SOON)
+        elif (
+            limits.max_client_connections
+            and len(client.connections) > limits.max_client_connections
+            and not client.is_proxy
+        ):
+            state.clients.refused[_CLIENT_CONNECTIONS] += 1
+            self._refuse(
+                429,
+                f"too many connections from your address: at most {limits.max_client_connections}",
+                b"%b%b: %b\r\n" % (_RETRY_SOON, REASON, _CLIENT_CONNECTIONS.value.encode()),
+                _CLIENT_CONNECTIONS.value,
+            )
 
     def connection_lost(self, _error: Exception | None) -> None:  # noqa: D102
-        self._state.connections.discard(self)
+        self._forget()
         self._state.deadlines.forget(self)
         self._transport = None
         self._parser = None  # it holds our callbacks: a cycle
@@ -234,6 +275,8 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self._crashed(sink, error)
 
     def pause_writing(self) -> None:  # noqa: D102
+        if self._is_too_slow():
+            return
         self._untaken_bytes = untaken_bytes(self._transport)
         self.deadline_at = monotonic() + self._state.limits.stalled_client_seconds
         sink = None if self._exchange is None else self._exchange.sink
@@ -244,6 +287,7 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self._crashed(sink, error)
 
     def resume_writing(self) -> None:  # noqa: D102
+        self._state.unsent.taken(self)
         self.deadline_at = NEVER
         self._untaken_bytes = NOT_PAUSED
         sink = None if self._exchange is None else self._exchange.sink
@@ -407,6 +451,9 @@ class ClientConnection(asyncio.BufferedProtocol):
     def exchange_done(self, *, keep_alive: bool) -> None:
         """The answer is complete."""
         self._exchange = None
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            self._state.clients.left(asking)
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -455,9 +502,32 @@ class ClientConnection(asyncio.BufferedProtocol):
         others = [each for each in self._state.connections if each is not self]
         if others:
             first = min(others, key=_deadline_of)
-            # At once: its end is told later, and another may come before.
-            self._state.connections.discard(first)
-            first.abort()
+            first.displaced()
+
+    def _displaces(self, client: Client) -> bool:
+        """Whether another client's connection has made room for this one."""
+        other = self._state.clients.place_for(client)
+        if other is None:
+            return False
+        self._state.clients.refused[LimitKind.DISPLACED] += 1
+        cast("ClientConnection", other).displaced()
+        return True
+
+    def displaced(self) -> None:
+        """Make room for another, at once: the end is told later, and more may come before."""
+        self._forget()
+        self.abort()
+
+    def _forget(self) -> None:
+        """It is none of the open connections any more."""
+        state = self._state
+        state.connections.discard(self)
+        state.unsent.taken(self)
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            state.clients.left(asking)
+        if self._client is not None:
+            state.clients.disconnected(self._client, self)
 
     def _answer_next(self) -> None:
         if self._exchange is None and self._waiting:
@@ -468,11 +538,40 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _answer(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self.deadline_at = NEVER
+        client = self._client
+        if client is not None:
+            if client.is_proxy:
+                client = self._state.clients.told(client, self.peer, exchange.fields)
+            client.num_requests += 1
+            self._asking = client
+            most = self._state.limits.max_client_requests
+            if most and client.num_requests > most and exchange.method == b"POST":
+                self._refuse_busy(exchange, most)
+                return
         try:
             self._state.handler(exchange)
         except Exception as error:  # noqa: BLE001 - a bug in one request
             self._state.on_fault(CLIENT, error)
             self._failed(exchange)
+
+    def _refuse_busy(self, exchange: Exchange, most: int) -> None:
+        """Its client has as many requests being answered as it may. What only reads is answered."""
+        self._state.clients.refused[_CLIENT_REQUESTS] += 1
+        reason = _CLIENT_REQUESTS.value
+        message = (
+            f"Rate limit reached for your address on requests at once: Limit {most}. "
+            "Please try again when one has ended."
+        )
+        self._state.on_refusal(self.peer, exchange.target, 429, message, reason)
+        body = error_body(
+            429,
+            message,
+            reason="rate_limit_exceeded",
+            kind="requests",
+            is_anthropic=exchange.target.startswith(ANTHROPIC_PATH),
+        )
+        own = b"%b%b: %b\r\n" % (_RETRY_SOON, REASON, reason.encode())
+        exchange.respond(429, body, JSON + own)
 
     def _failed(self, exchange: Exchange) -> None:
         """A bug of ours, while the request was begun: it ends, and so does what was begun."""
@@ -496,6 +595,16 @@ class ClientConnection(asyncio.BufferedProtocol):
             sink.crashed()
         except Exception as another:  # noqa: BLE001 - as above
             self._state.on_fault(CLIENT, another)
+
+    def _is_too_slow(self) -> bool:
+        """Count what waits for its client; whether it was broken off, for it is too much in all."""
+        unsent, transport = self._state.unsent, self._transport
+        if transport is None or self in unsent.waiting:
+            return False
+        num_broken = unsent.wait(self, transport.get_write_buffer_size())
+        if num_broken:
+            self._state.clients.refused[LimitKind.SLOW] += num_broken
+        return self not in unsent.waiting
 
     def _has_taken_more(self) -> bool:
         """Whether a slow client has taken anything since the last look; then it has more time.
