@@ -133,8 +133,12 @@ def _targets_met(deployment: Deployment, report: TargetsReport) -> Condition:
         routing = deployment.obj["spec"].get("routing") or {}
         defaults = AdmissionSettings()
         settings = AdmissionSettings(
-            ttft_target_seconds=routing.get("ttftTargetSeconds", defaults.ttft_target_seconds),
-            tpot_target_seconds=routing.get("tpotTargetSeconds", defaults.tpot_target_seconds),
+            ttft_target_seconds=_seconds(
+                routing.get("ttftTargetMilliseconds"), defaults.ttft_target_seconds
+            ),
+            tpot_target_seconds=_seconds(
+                routing.get("tpotTargetMilliseconds"), defaults.tpot_target_seconds
+            ),
         )
         unmet = unmet_target(report.alone, settings)
         if unmet is not None:
@@ -148,6 +152,10 @@ def _targets_met(deployment: Deployment, report: TargetsReport) -> Condition:
             # The router has not taken it back: too close to the target.
             return "False", TARGETS_UNMET, previous["message"]
     return "True", "EngineFastEnough", "one request alone is served within the targets"
+
+
+def _seconds(milliseconds: int | None, default: float) -> float:
+    return default if milliseconds is None else milliseconds / 1e3
 
 
 def _pressure(serving: list[Replica], ratios: Mapping[str, float] | None) -> str:

@@ -103,11 +103,11 @@ def test_defaults_make_a_model_name_enough(cluster, namespace):
     assert spec["memory"] == {
         "maxContextTokens": 8192,
         "concurrency": 4,
-        "kvCacheDtype": "auto",
-        "quantization": "none",
+        "kvCacheDtype": "Auto",
+        "quantization": "Auto",
     }
-    assert spec["placement"] == {"mode": "exclusive", "strategy": "pack"}
-    assert spec["engine"] == {"type": "vllm"}
+    assert spec["placement"] == {"mode": "Exclusive", "strategy": "Pack"}
+    assert spec["engine"] == {"type": "VLLM"}
 
 
 def test_explain_teaches(cluster):

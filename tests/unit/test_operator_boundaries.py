@@ -307,7 +307,7 @@ async def test_accelerators_of_others_are_read_as_quantities(amount, fits):
     del plain["metadata"]["labels"]["memroute.dev/gpu-sharing"]
     plain["status"]["allocatable"] = {"nvidia.com/gpu": "4"}
     async with operator_rig(
-        nodes=[plain], mdeps=[mdep("m", mode="exclusive")], pods=[foreign(amount=amount)]
+        nodes=[plain], mdeps=[mdep("m", mode="Exclusive")], pods=[foreign(amount=amount)]
     ) as rig:
         await rig.steps(5)
         assert rig.is_ready("default/m") == fits

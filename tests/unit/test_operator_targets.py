@@ -62,7 +62,7 @@ def test_what_engines_need_is_remembered_while_a_router_does_not_answer():
 
 def deployment(generation=1, **routing):
     memory = {
-        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "auto", "quantization": "none",
+        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "Auto", "quantization": "Auto",
     }  # fmt: skip
     return read_deployment(
         {
@@ -72,12 +72,12 @@ def deployment(generation=1, **routing):
             },
             "spec": {
                 "model": {"name": "Qwen/Qwen3-8B"},
-                "engine": {"type": "vllm"},
+                "engine": {"type": "VLLM"},
                 "memory": memory,
                 "parallelism": {"tensorParallelSize": 1},
                 "replicas": 0,
-                "placement": {"mode": "exclusive", "strategy": "pack"},
-                "routing": {"ttftTargetSeconds": 1, "tpotTargetSeconds": 0.05} | routing,
+                "placement": {"mode": "Exclusive", "strategy": "Pack"},
+                "routing": {"ttftTargetMilliseconds": 1000, "tpotTargetMilliseconds": 50} | routing,
             },
         }
     )  # fmt: skip
@@ -127,7 +127,7 @@ def test_targets_that_the_engines_meet_are_told_as_met():
 
 def test_the_spec_is_what_is_asked():
     """A router may not have heard of a new target; an old object may have none: then 50 ms."""
-    of = deployment(tpotTargetSeconds=0.15)
+    of = deployment(tpotTargetMilliseconds=150)
     assert conditions(of, unmet(68))["TargetsMet"]["status"] == "True"
     del of.obj["spec"]["routing"]
     assert conditions(of, unmet(68))["TargetsMet"]["message"] == SENTENCE

@@ -28,15 +28,15 @@ MODEL_DEPLOYMENT = {
     },
     "spec": {
         "model": {"name": "Qwen/Qwen3-8B"},
-        "engine": {"type": "vllm"},
+        "engine": {"type": "VLLM"},
         "memory": {
             "maxContextTokens": 8192, "concurrency": 4,
-            "kvCacheDtype": "auto", "quantization": "none",
+            "kvCacheDtype": "Auto", "quantization": "Auto",
         },
         "parallelism": {"tensorParallelSize": 1},
         "replicas": 1,
-        "placement": {"mode": "exclusive", "strategy": "pack"},
-        "routing": {"kvWatermarkRatio": 0.95, "assumedOutputTokens": 256},
+        "placement": {"mode": "Exclusive", "strategy": "Pack"},
+        "routing": {"kvWatermarkPercent": 95, "assumedOutputTokens": 256},
     },
 }  # fmt: skip
 NODE = {
@@ -291,5 +291,5 @@ def test_what_the_operator_puts_into_a_pod_has_not_changed():
     must be restarted for it, raise ``revision.TEMPLATE_VERSION``: it replaces every replica of
     every cluster, one at a time. Tell it in the CHANGELOG in both cases.
     """
-    shared = deployment(placement__mode="shared")
+    shared = deployment(placement__mode="Shared")
     assert (TEMPLATES.of(deployment()), TEMPLATES.of(shared)) == ("644fb04836", "12e36b8353")
