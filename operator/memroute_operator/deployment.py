@@ -72,6 +72,8 @@ class Deployment:
     """Changes when a running replica no longer is what the spec asks for."""
     legacy_revision: str | None = None
     """What 0.1 stamps on replicas of this spec; None when it could not start them."""
+    paused: bool = False
+    """Whether nothing of its replicas is to be changed."""
     obj: KubeObject = field(repr=False)
     calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))
     """What engines of this very spec have measured, by product."""
@@ -120,6 +122,7 @@ def _read(obj: KubeObject) -> Deployment:
         engine_args=tuple(_text(argument) for argument in spec["engine"].get("args") or ()),
         engine_env=tuple(dict(variable) for variable in spec["engine"].get("env") or ()),
         replicas=_whole(spec["replicas"]),
+        paused=bool(spec.get("paused")),
         mode=PLACEMENT_MODES.read(placement["mode"]),
         strategy=PLACEMENT_STRATEGIES.read(placement["strategy"]),
         node_selector=dict(placement.get("nodeSelector") or {}),

@@ -65,7 +65,8 @@ def test_what_an_engine_measures_is_kept_and_used_next(cluster, namespace):
 
     (measured,) = cluster.wait_for("the engine's report", calibrations, timeout_seconds=30)
     assert GIB // 2 < measured["overheadBytes"] < 4 * GIB
-    assert condition(cluster, namespace, "m", "FootprintDrift")["status"] in {"True", "False"}
+    # There only while it is so.
+    assert condition(cluster, namespace, "m", "FootprintDrift")["status"] in {"True", None}
     assert get_deployment(cluster, namespace, "m")["status"]["footprint"]["source"] == "calibrated"
     before = promised_tokens(cluster, namespace)
     # The same node again: on one with several kinds of devices the largest need would count.
@@ -292,9 +293,9 @@ def test_stale_readings_are_visible_and_placement_goes_on(cluster, namespace, fa
     fault("gpu-a", "exporter-down", "true")
     fault("gpu-b", "exporter-down", "true")
     apply(cluster, namespace, "m")
-    wait_condition(cluster, namespace, "m", "DeviceMetricsFresh", "DeviceMetricsStale")
+    wait_condition(cluster, namespace, "m", "DeviceMetricsStale", "ExporterSilent")
     wait_ready(cluster, namespace, "m")
-    assert condition(cluster, namespace, "m", "DeviceMetricsFresh")["status"] == "False"
+    assert condition(cluster, namespace, "m", "DeviceMetricsStale")["status"] == "True"
 
 
 def test_a_lost_gpu_kills_its_engine_and_the_reason_is_told(cluster, namespace, fault):

@@ -77,7 +77,7 @@ def test_pods_with_ipv6_addresses_are_read_and_served(cluster, namespace):
     wait_ready(cluster, namespace, "m")
     (pod,) = pods_of(cluster, namespace)
     assert ":" in pod["status"]["podIP"]
-    assert condition(cluster, namespace, "m", "DeviceMetricsFresh")["status"] is not None
+    assert condition(cluster, namespace, "m", "Available")["status"] is not None
 
 
 def run_pod(cluster, namespace, name, image="pause"):

@@ -152,9 +152,9 @@ def test_targets_that_no_engine_meets_do_not_stop_the_service(cluster, namespace
     outcomes = collections.Counter(outcome for _, outcome, _, _ in load.ends)
     assert set(outcomes) == {"served"}, outcomes
     told = wait_condition(
-        cluster, namespace, "m", "TargetsMet", "EngineSlowerThanTargets", timeout_seconds=60
+        cluster, namespace, "m", "TargetsUnmet", "EngineSlowerThanTargets", timeout_seconds=60
     )
-    assert "per token alone, 0.5 ms asked" in told["message"]
+    assert "per token alone, 1 ms asked" in told["message"]
     assert condition(cluster, namespace, "m", "Ready")["status"] == "True"
 
 

@@ -438,8 +438,8 @@ async def test_one_late_exporter_concerns_those_who_run_there():
                 rig.readings.devices.readings[name] = reading(name, 1, rig.now + 100)
             await rig.step(100)
         assert rig.cluster.count("PATCH", "modeldeployments") == before + 1
-        told = rig.condition("default/there", "DeviceMetricsFresh")
-        assert told["status"] == "False"
+        told = rig.condition("default/there", "DeviceMetricsStale")
+        assert told["status"] == "True"
         assert late not in told["message"]
 
 
