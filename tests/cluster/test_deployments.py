@@ -224,13 +224,18 @@ def test_an_engine_that_cannot_start_is_reported_with_where_to_look(cluster, nam
 
 
 def test_a_lost_scheduling_race_is_planned_again(cluster, namespace):
-    """While kube-scheduler is stopped, a foreign pod takes the very GPU that was planned."""
+    """While kube-scheduler is stopped, a foreign pod takes all GPUs of the planned node."""
     scheduler = cluster.process("kube-scheduler")
     scheduler.send_signal(signal.SIGSTOP)
     try:
         apply(cluster, namespace, "m", placement={"mode": "Exclusive"})
         (pod,) = cluster.wait_for("the pinned pod", lambda: pods_of(cluster, namespace))
         node = json.loads(pod["metadata"]["annotations"]["memroute.dev/reservation"])["node"]
+        (gpus,) = (
+            one["status"]["allocatable"]["nvidia.com/gpu"]
+            for one in cluster.get("nodes")
+            if one["metadata"]["name"] == node
+        )
         thief = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -243,7 +248,7 @@ def test_a_lost_scheduling_race_is_planned_again(cluster, namespace):
                     {
                         "name": "c",
                         "image": "pause",
-                        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+                        "resources": {"limits": {"nvidia.com/gpu": gpus}},
                     }
                 ],
             },
