@@ -105,7 +105,7 @@ def safetensors(tensors: dict[str, tuple[str, list[int], int]]) -> bytes:
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + bytes(index % 251 for index in range(offset))
+    return struct.pack("<Q", len(text)) + text + (bytes(range(251)) * (offset // 251 + 1))[:offset]
 
 
 TINY_CONFIG = {
@@ -260,6 +260,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     timeout = 5.0
     server: _Server
 
