@@ -64,7 +64,7 @@ MAX_ERROR_BYTES = 64 * 1024
 # Seconds without a byte, and to connect: huggingface_hub's own.
 READ_SECONDS = 10.0
 # Waits before another try of what may pass (a reset, a 502), in seconds: chosen by hand, because
-# a person waits. A 429 is not tried again: it says when.
+# a person waits. A 429 is not tried again: it says when. Nor is a host that nobody listens on.
 RETRY_SECONDS = (0.5, 2.0)
 
 
@@ -296,7 +296,8 @@ class _Reading:
                 return await self._get_once(url, max_bytes, what)
             except HubError as error:
                 is_passing = error.reason in {HubReason.HUB_UNREACHABLE, HubReason.HUB_FAILING}
-                if not is_passing or error.retry_after_seconds is not None:
+                is_unknown = isinstance(error.__cause__, httpx2.ConnectError)
+                if not is_passing or is_unknown or error.retry_after_seconds is not None:
                     raise
             await self._hub._pause(wait)  # noqa: SLF001 - a part of the hub
         return await self._get_once(url, max_bytes, what)

@@ -78,14 +78,17 @@ class HubModel:
         known = [size for size in sizes if size is not None]
         return sum(known) if known and len(known) == len(sizes) else self.index_total_bytes
 
+    @property
+    def config_text(self) -> str:
+        """The configuration as JSON: the same text for the same facts."""
+        return json.dumps(self.config, sort_keys=True)
+
     def architecture(self) -> ModelArchitecture:
         """What the configuration describes: the same object for the same facts.
 
         Raises what ``architecture_from_json`` raises.
         """
-        return architecture_from_json(
-            json.dumps(self.config, sort_keys=True), self.checkpoint_bytes
-        )
+        return architecture_from_json(self.config_text, self.checkpoint_bytes)
 
     def document(self) -> dict[str, Any]:
         """As JSON: what a cache keeps."""

@@ -231,6 +231,10 @@ class FakeHub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more; what hangs ends."""
         self.closing.set()
         for server in (self._hub, self._cdn):
             server.shutdown()

@@ -152,14 +152,9 @@ async def test_with_access_gated_and_private_models_are_read(hub):
 
 
 async def test_no_token_reaches_another_host(hub):
-    """A large index lies on the CDN: its logs are not the hub's."""
-    for name in ("tokenizer_config.json", "model.safetensors.index.json"):
-        hub.faults[name] = [fake_hub.redirect(f"{hub.cdn_url}/org/gated/{{}}/{name}")]
-    commit = hub.repositories["org/gated"].commit
-    hub.faults["tokenizer_config.json"] = [
-        fake_hub.redirect(f"{hub.cdn_url}/org/gated/{commit}/generation_config.json")
-    ]
-    hub.faults.pop("model.safetensors.index.json")
+    """A file that the hub sends elsewhere for, to its CDN: those logs are not the hub's."""
+    elsewhere = f"{hub.cdn_url}/org/gated/{hub.repositories['org/gated'].commit}/config.json"
+    hub.faults["config.json"] = [fake_hub.redirect(elsewhere)]
     await resolve(hub, "org/gated", token=GOOD_TOKEN)
     asked = [request for request in hub.requests if request.is_cdn]
     assert len(asked) == 1
@@ -214,8 +209,7 @@ async def test_a_hub_that_says_nothing_holds_nobody_up(hub, file, fault):
 
 
 async def test_no_network_is_told_with_the_remedy(hub):
-    hub.__exit__()
-    hub.__exit__ = lambda: None
+    hub.close()
     error = await refusal(hub, "org/tiny")
     assert error.reason is HubReason.HUB_UNREACHABLE
     assert "HF_ENDPOINT" in error.message

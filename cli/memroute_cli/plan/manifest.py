@@ -5,7 +5,7 @@ from typing import Any
 
 from memroute.footprint import KVCacheDtype, Quantization
 from memroute.sizing import Option
-from memroute_cli.plan.inputs import NamedModel
+from memroute_cli.plan.models import NamedModel
 from memroute_cli.plan.targets import reachable_targets
 
 QUANTIZATIONS = {Quantization.NONE, Quantization.FP8, Quantization.AWQ, Quantization.GPTQ}

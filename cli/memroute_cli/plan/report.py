@@ -9,8 +9,8 @@ from rich.text import Text
 
 from memroute.sizing import NoOption, Option, Question
 from memroute.units import GIB, format_gib
-from memroute_cli.plan.inputs import NamedModel
 from memroute_cli.plan.manifest import model_deployment
+from memroute_cli.plan.models import NamedModel
 from memroute_cli.plan.targets import reachable_targets
 
 
@@ -47,6 +47,7 @@ def print_answers(console: Console, answers: Answers, prices: dict[str, float]) 
     question = answers.question
     console.print()
     console.print(Text(answers.model.name, style="bold"))
+    console.print(Text(f"facts: {answers.model.facts.sentence}"))
     console.print(
         f"{question.concurrency} x {question.max_context_tokens:,} tokens of context must fit; "
         f"a usual request is {question.prompt_tokens:,} + {question.output_tokens:,} tokens"
@@ -133,7 +134,7 @@ def target_sentences(option: Option) -> list[str]:
 
 def _notes(answers: Answers) -> list[str]:
     options = [option for option in answers.found if isinstance(option, Option)]
-    notes = []
+    notes = list(answers.model.facts.notes)
     if not answers.model.architecture.is_exact:
         notes.append(
             f"The family {answers.model.architecture.family!r} is not known: weights are the bytes "
@@ -165,6 +166,7 @@ def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
     best = answers.best(prices)
     return {
         "model": answers.model.name,
+        "facts": {"source": answers.model.facts.source, **dict(answers.model.facts.details)},
         "isExact": answers.model.architecture.is_exact,
         "options": [_option_document(found, prices) for found in answers.found],
         "modelDeployment": None if best is None else model_deployment(answers.model, best),
