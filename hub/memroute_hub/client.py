@@ -27,6 +27,7 @@ from memroute_hub.documents import UnreadableDocumentError, parse_object, read_o
 from memroute_hub.errors import HubError, HubReason
 from memroute_hub.facts import (
     WEIGHT_SUFFIXES,
+    FactsSource,
     HubModel,
     RepositoryFile,
     index_facts,
@@ -176,7 +177,8 @@ class _Reading:
             raise failures.no_hub(asked, "it names neither a commit nor files")
         known = self._hub._known(name, commit)  # noqa: SLF001 - a part of the hub
         if known is not None:
-            return known
+            # The hub has just said that this is the commit, which cannot have changed.
+            return replace(known, source=FactsSource.HUB)
         files = {one.path: one for one in map(_sibling, listed[:MAX_LISTED_FILES]) if one}
         if CONFIG not in files:
             message = f"{name} has no {CONFIG}: {without_config(files.values())}"

@@ -377,8 +377,11 @@ async def test_a_cache_that_somebody_has_spoilt_is_read_anew(hub, tmp_path, text
     await resolve(hub, "org/tiny", cache=tmp_path)
     for path in tmp_path.rglob("*.json"):
         path.write_text(text)
-    assert (await resolve(hub, "org/tiny", cache=tmp_path)).source is FactsSource.HUB
-    assert (await resolve(hub, "org/tiny", cache=tmp_path)).source is FactsSource.CACHE
+    model = await resolve(hub, "org/tiny", cache=tmp_path)
+    assert len(hub.requests) > 6
+    assert (await resolve(hub, f"org/tiny@{model.commit}", cache=tmp_path)) == replace(
+        model, revision=model.commit, source=FactsSource.CACHE
+    )
 
 
 async def test_a_cache_that_cannot_be_written_is_no_failure(hub, tmp_path):

@@ -180,6 +180,7 @@ def test_offline_what_was_read_before_serves(hub):
         status, _, errors = plan(name, "--offline")
         assert status == 2
         assert "not in the cache" in errors
+    assert f"plan {CATALOGUED} without a revision" in errors
     assert hub.requests == []
 
 

@@ -101,7 +101,10 @@ def read_model(name: str, checkpoint: str | None, hub: HubOptions | None = None)
 
 def close_names(name: str) -> str:
     """Names of the catalogue that may have been meant, as the end of a sentence; or nothing."""
-    wanted = name.rsplit("/", 1)[-1].partition("@")[0].casefold()
+    repository, at, _ = name.partition("@")
+    if at and repository.casefold() in {known.casefold() for known in MODELS}:
+        return f"; the catalogue has it as it was published: plan {repository} without a revision"
+    wanted = repository.rsplit("/", 1)[-1].casefold()
     close = [known for known in MODELS if wanted[:6] in known.casefold()][:MAX_CLOSE_NAMES]
     return f"; did you mean {', or '.join(close)}?" if wanted and close else ""
 
