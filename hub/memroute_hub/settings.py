@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
+from huggingface_hub.constants import _HF_DEFAULT_ENDPOINT
 
 from memroute_hub.errors import HubError, HubReason
 
@@ -91,6 +92,11 @@ def checked_endpoint(text: str | None) -> str:
         message = "the URL of a hub has neither a user nor a question mark: give a token instead"
         raise SettingsError(message)
     return endpoint
+
+
+def usual_endpoint() -> str:
+    """The hub that a program asks which was told of none."""
+    return _HF_DEFAULT_ENDPOINT
 
 
 def is_offline_by_environment() -> bool:

@@ -63,8 +63,12 @@ def calibration_key(spec: Mapping[str, Any], product: str, image: str) -> Calibr
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
         "args": list(engine.get("args") or ()),
     }
-    # Both change what an engine needs; named only where given, so that keys stay as they were.
-    for name, value in (("config", spec["model"].get("config")), ("env", engine.get("env"))):
+    # All change what an engine needs; named only where given, so that keys stay as they were.
+    for name, value in (
+        ("config", spec["model"].get("config")),
+        ("source", spec["model"].get("source")),
+        ("env", engine.get("env")),
+    ):
         if value:
             text = json.dumps(value, sort_keys=True)
             flags[name] = hashlib.sha256(text.encode()).hexdigest()[:10]

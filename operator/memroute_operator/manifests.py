@@ -78,6 +78,8 @@ def engine_arguments(deployment: Deployment, placed: Placed) -> list[str]:
         "--kv-cache-dtype", shape.kv_cache_dtype.value,
         "--shutdown-timeout", str(SHUTDOWN_TIMEOUT_SECONDS),
     ]  # fmt: skip
+    if deployment.engine_revision is not None:
+        arguments += ["--revision", deployment.engine_revision]
     if shape.quantization.value != "none":
         arguments += ["--quantization", shape.quantization.value]
     if placed.mode is PlacementMode.SHARED:
@@ -180,6 +182,13 @@ def _engine_container(deployment: Deployment, placed: Placed, default_image: str
         environment.append(
             {"name": "NVIDIA_VISIBLE_DEVICES", "value": ",".join(placed.device_uuids)}
         )
+    own = {variable.get("name") for variable in deployment.engine_env}
+    endpoint = None if deployment.pin is None else deployment.pin.endpoint
+    environment += [
+        variable
+        for variable in deployment.source.environment(endpoint)
+        if variable["name"] not in own
+    ]
     health = {"httpGet": {"path": "/health", "port": "http"}}
     container: dict[str, Any] = {
         "name": ENGINE_CONTAINER,

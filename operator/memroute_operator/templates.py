@@ -29,13 +29,13 @@ class Templates:
 
     default_image: str
     shared_runtime_class: str | None
-    _known: dict[tuple[str, str], str] = field(default_factory=dict)
+    _known: dict[tuple[str, str, str | None], str] = field(default_factory=dict)
 
     def of(self, deployment: Deployment) -> str | None:
         """What a new replica would carry; None before its footprint is known."""
         if deployment.footprint is None:
             return None
-        key = (deployment.uid, deployment.revision)
+        key = (deployment.uid, deployment.revision, deployment.engine_revision)
         if key not in self._known:
             if len(self._known) >= MAX_REMEMBERED:
                 self._known.clear()

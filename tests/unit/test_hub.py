@@ -10,21 +10,11 @@ from hypothesis import strategies as st
 import fake_hub
 from fake_hub import GOOD_TOKEN, POOR_TOKEN, SHARDS, FakeHub, Repository, commit_of, tiny_files
 from memroute.footprint import num_parameters
-from memroute_hub import (
-    FactsSource,
-    HubError,
-    HubReason,
-    HubSettings,
-    SettingsError,
-    Token,
-    checked_endpoint,
-    model_from_document,
-    open_hub,
-    parse_name,
-)
-from memroute_hub.client import MAX_BYTES
+from memroute_hub import FactsSource, HubError, HubReason, model_from_document, parse_name
+from memroute_hub.client import MAX_BYTES, open_hub
 from memroute_hub.documents import UnreadableDocumentError, parse_object
 from memroute_hub.facts import RepositoryFile, weight_files
+from memroute_hub.settings import HubSettings, SettingsError, Token, checked_endpoint
 
 LISTED_BYTES = sum(len(tiny_files()[name]) for name in SHARDS)
 

@@ -9,19 +9,14 @@ from memroute.footprint.architecture import architecture_from_json
 from memroute.units import format_gib
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import Facts, HubOptions, NamedModel, close_names
-from memroute_hub import (
-    FactsSource,
-    HubError,
-    HubModel,
-    HubReason,
+from memroute_hub import FactsSource, HubError, HubModel, HubReason, ModelName, parse_name
+from memroute_hub.client import open_hub
+from memroute_hub.settings import (
     HubSettings,
-    ModelName,
     SettingsError,
     Token,
     checked_endpoint,
     is_offline_by_environment,
-    open_hub,
-    parse_name,
     personal_cache,
     personal_token,
 )
