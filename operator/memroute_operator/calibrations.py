@@ -48,6 +48,8 @@ OVERHEAD_MARGIN_BYTES = 4 * GIB
 # How far the tokens that an engine reports may be from those that its blocks make, chosen by
 # hand: rounding to blocks is a few percent, a wrong block size at least a factor of two.
 MAX_TOKENS_DRIFT_RATIO = 0.25
+# Of spec.engine: what changes the memory that an engine takes.
+TUNING_FIELDS = ("maxSequences", "maxBatchedTokens", "blockSizeTokens", "execution")
 
 
 def calibration_key(spec: Mapping[str, Any], product: str, image: str) -> CalibrationKey:
@@ -63,7 +65,10 @@ def calibration_key(spec: Mapping[str, Any], product: str, image: str) -> Calibr
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
         "args": list(engine.get("args") or ()),
     }
-    # All change what an engine needs; named only where given, so that keys stay as they were.
+    # These change what an engine needs; named only where given, so that keys stay as they were.
+    for name in TUNING_FIELDS:
+        if engine.get(name) is not None:
+            flags[name] = engine[name]
     for name, value in (
         ("config", spec["model"].get("config")),
         ("source", spec["model"].get("source")),

@@ -16,15 +16,18 @@ from memroute.footprint import (
     architecture_from_json,
     replica_footprint,
 )
+from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.placement import PlacementMode, PlacementStrategy
 from memroute_hub import HubError, ModelName, checked_name
 from memroute_kube import KubeObject
 from memroute_kube.memory_words import (
+    EXECUTIONS,
     KV_CACHE_DTYPES,
     PLACEMENT_MODES,
     PLACEMENT_STRATEGIES,
     QUANTIZATIONS,
 )
+from memroute_operator.engines.owned_flags import adapters_of, refusal
 from memroute_operator.hub_source import HubSource, read_hub_source
 from memroute_operator.model_pins import ModelPin, read_pin
 from memroute_operator.revision import legacy_revision_of, revision_of
@@ -45,6 +48,10 @@ class RevisionUnknownError(MemrouteError):
 
 class ContextTooLongError(MemrouteError):
     """A ModelDeployment asks for longer requests than the model was made for."""
+
+
+class OwnedFlagError(MemrouteError):
+    """``engine.args`` set what memroute owns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,10 +242,12 @@ def _resolve(
     spec: dict[str, Any], source: HubSource, pin: ModelPin | None
 ) -> tuple[ReplicaShape | None, ReplicaFootprint | None, ResolveFailure | None]:
     try:
-        shape = _shape(spec, _architecture(spec["model"], source, pin))
+        shape = _shape(spec, source, pin)
         footprint = replica_footprint(shape)
         # Sums are made when they are asked for: a number past all bounds has to show here.
         total = footprint.total_bytes
+    except OwnedFlagError as error:
+        reason, message = "FlagOwned", str(error)
     except ContextTooLongError as error:
         reason, message = "ContextTooLong", str(error)
     except (UnknownModelError, RevisionUnknownError) as error:
@@ -256,8 +265,13 @@ def _resolve(
     return None, None, ResolveFailure(reason=reason, message=message)
 
 
-def _shape(spec: dict[str, Any], architecture: ModelArchitecture) -> ReplicaShape:
-    memory = spec["memory"]
+def _shape(spec: dict[str, Any], source: HubSource, pin: ModelPin | None) -> ReplicaShape:
+    memory, engine = spec["memory"], spec["engine"]
+    arguments = [_text(argument) for argument in engine.get("args") or ()]
+    if (told := refusal(arguments)) is not None:
+        raise OwnedFlagError(told)
+    adapters = adapters_of(arguments)
+    architecture = _architecture(spec["model"], source, pin)
     wanted = memory["maxContextTokens"]
     longest = architecture.max_context_tokens
     if longest is not None and wanted > longest:
@@ -270,6 +284,12 @@ def _shape(spec: dict[str, Any], architecture: ModelArchitecture) -> ReplicaShap
         quantization=QUANTIZATIONS.read(memory["quantization"]),
         kv_cache_dtype=KV_CACHE_DTYPES.read(memory["kvCacheDtype"]),
         tensor_parallel_size=spec["parallelism"]["tensorParallelSize"],
+        max_num_seqs=engine.get("maxSequences") or MAX_NUM_SEQS,
+        max_num_batched_tokens=engine.get("maxBatchedTokens") or MAX_NUM_BATCHED_TOKENS,
+        block_size_tokens=engine.get("blockSizeTokens"),
+        is_eager=EXECUTIONS.read(engine.get("execution") or EXECUTIONS.default),
+        max_adapters=adapters.max_adapters,
+        max_adapter_rank=adapters.max_rank,
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from memroute_kube.memory_words import (
     ENGINE_TYPES,
+    EXECUTIONS,
     KV_CACHE_DTYPES,
     PLACEMENT_MODES,
     QUANTIZATIONS,
@@ -67,6 +68,10 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         "image": engine.get("image"),
         "args": list(engine.get("args") or ()),
         "env": _environment(engine.get("env") or ()),
+        "maxSequences": engine.get("maxSequences"),
+        "maxBatchedTokens": engine.get("maxBatchedTokens"),
+        "blockSizeTokens": engine.get("blockSizeTokens"),
+        "isEager": EXECUTIONS.meaning(engine.get("execution")) or None,
         "maxContextTokens": memory["maxContextTokens"],
         "concurrency": memory["concurrency"] if is_shared else None,
         "kvCacheDtype": KV_CACHE_DTYPES.read(memory["kvCacheDtype"]).value,

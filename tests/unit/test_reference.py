@@ -63,7 +63,15 @@ def test_the_settings_page_lists_exactly_the_flags(repository):
         assert {name for name in names(part) if name.startswith("--")} == flags
     flags = {flag for action in engine_parser()._actions for flag in action.option_strings}
     told = {name for name in names(engine_part) if name.startswith("--")}
-    short = {"-h", "--help", "-tp", "-pp", "-dp", "--no-enable-prefix-caching"}
+    short = {
+        "-h",
+        "--help",
+        "-tp",
+        "-pp",
+        "-dp",
+        "--no-enable-prefix-caching",
+        "--no-enforce-eager",
+    }
     assert told == flags - short
 
 
