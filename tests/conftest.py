@@ -41,6 +41,7 @@ OPERATOR_ARGS = [
     "--resync-seconds=10",
     "--node-lost-seconds=3",
     "--drain-timeout-seconds=15",
+    "--offline",
 ]
 NUM_LOG_LINES = 40
 """Of each operator's log, when a test fails."""

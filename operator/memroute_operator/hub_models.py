@@ -24,7 +24,6 @@ from memroute_hub import TRANSIENT, HubError, HubModel, HubReason, ModelName
 from memroute_operator.backoff import Backoff, Failure
 from memroute_operator.deployment import (
     INTERNAL_ERROR,
-    MODEL_UNKNOWN,
     Deployment,
     ResolveFailure,
     internal_error,
@@ -44,6 +43,8 @@ LASTING_WAIT_SECONDS = 60.0
 TICK_SECONDS = 1.0
 # Reasons of conditions.
 MODEL_RESOLVING, CONFIG_TOO_LARGE = "ModelResolving", "ConfigTooLarge"
+# What came of a read that went well, as a metric label beside those.
+READ = "Read"
 _TRANSIENT_REASONS = frozenset(reason.value for reason in TRANSIENT)
 
 
@@ -59,13 +60,14 @@ class HubModels:
         is_offline: bool,
         on_change: Callable[[], None],
         on_bug: Callable[[str, Exception], None],
+        on_read: Callable[[str], None],
         clock: Callable[[], float],
         rng: random.Random,
     ) -> None:
         """``resolve``: asks the hub at ``endpoint``, with a time limit; raises ``HubError``.
 
         ``usual_endpoint``: what engines ask that were told of no other; ``is_offline``: ask
-        nothing. ``on_change``: there is something new to tell.
+        nothing. ``on_change``: there is something new to tell; ``on_read``: what came of a read.
         """
         self._resolve = resolve
         self._endpoint = endpoint
@@ -73,6 +75,7 @@ class HubModels:
         self._is_offline = is_offline
         self._on_change = on_change
         self._on_bug = on_bug
+        self._on_read = on_read
         self._clock = clock
         self._rng = rng
         self._wanted: dict[ModelName, None] = {}
@@ -105,6 +108,12 @@ class HubModels:
         if pin is not None:
             failure = _resolving(f"{name} is {pin.commit[:12]}: its facts are being pinned")
             return replace(deployment, pin=pin, failure=failure)
+        if self._is_offline and deployment.failure is not None:
+            message = (
+                f"{deployment.failure.message}. This operator asks no hub (--offline): give its "
+                f"config.json as spec.model.config"
+            )
+            return replace(deployment, failure=replace(deployment.failure, message=message))
         return replace(deployment, failure=self._failure(name))
 
     def start_due(self) -> None:
@@ -169,6 +178,7 @@ class HubModels:
             else:
                 self._failures.succeeded(name)
                 self._pins[name] = pin
+                self._on_read(READ)
                 LOGGER.info("model read name=%s commit=%s", name, pin.commit)
         finally:
             if self._running.get(name) is asyncio.current_task():
@@ -187,6 +197,7 @@ class HubModels:
             chance=self._rng.random(),
             retry_after_seconds=retry_after_seconds,
         )
+        self._on_read(reason)
         LOGGER.warning(
             "model not read name=%s reason=%s error=%s retry_seconds=%.0f",
             name, reason, message, failure.retry_seconds,
@@ -194,12 +205,6 @@ class HubModels:
         return failure
 
     def _failure(self, name: ModelName) -> ResolveFailure:
-        if self._is_offline:
-            message = (
-                f"{name} is not in the catalogue, and this operator asks no hub (--offline): give "
-                f"its config.json as spec.model.config"
-            )
-            return ResolveFailure(reason=MODEL_UNKNOWN, message=message)
         failure = self._failures.last(name) or self._limit
         if failure is None:
             return _resolving(f"{name} is being read from {self._endpoint}")

@@ -108,6 +108,7 @@ class Reconciler:
                 is_offline=settings.offline,
                 on_change=store.mark_dirty,
                 on_bug=self._on_bug,
+                on_read=metrics.on_hub_read,
                 clock=clock,
                 rng=rng,
             )
