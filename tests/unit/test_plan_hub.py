@@ -77,7 +77,11 @@ def test_a_manifest_says_which_commit_it_is_of(hub):
     status, text, _ = plan("org/tiny", "--context", "2048", "--output", "yaml")
     assert status == 0
     assert text.startswith(f"# org/tiny as on {hub.url}, main = ")
-    assert yaml.safe_load(text)["spec"]["model"]["name"] == "org/tiny"
+    commit = hub.repositories["org/tiny"].commit
+    assert yaml.safe_load(text)["spec"]["model"] == {
+        "name": "org/tiny",
+        "source": {"hub": {"revision": commit}},
+    }
 
 
 def test_a_name_of_the_catalogue_asks_nobody(hub):

@@ -31,7 +31,10 @@ def model_deployment(model: NamedModel, option: Option) -> dict[str, Any] | None
     if quantization != QUANTIZATIONS.default:
         memory["quantization"] = quantization
     described: dict[str, Any] = {"name": model.name}
-    if model.config is not None:
+    if model.facts.commit is not None:
+        # The operator reads it at this very commit, and engines load it.
+        described["source"] = {"hub": {"revision": model.facts.commit}}
+    elif model.config is not None:
         described["config"] = model.config
         if model.architecture.checkpoint_bytes is not None:
             described["checkpointBytes"] = model.architecture.checkpoint_bytes
