@@ -31,6 +31,7 @@ from memroute_hub.facts import (
     HubModel,
     RepositoryFile,
     index_facts,
+    is_index_needed,
     size_or_none,
     tokens_or_none,
     weight_files,
@@ -55,6 +56,9 @@ MAX_BYTES = {
     TOKENIZER: 16 * MIB,
     INDEX: 64 * MIB,
 }
+# Bytes of an index that is read for its own total alone, chosen by hand: ten times that of a dense
+# model of 70B. That of a large mixture of experts has 20 MiB.
+SMALL_INDEX_BYTES = MIB
 # Bytes of the list of files: 300 a file, of which some repositories have thousands.
 MAX_LIST_BYTES = 16 * MIB
 MAX_LISTED_FILES = 50_000
@@ -187,7 +191,7 @@ class _Reading:
             files |= await self._tree(commit)
         config = await self._needed(CONFIG, commit, files)
         quantization = await self._optional(QUANTIZATION, commit, files)
-        index_total, indexed = index_facts(await self._unneeded(INDEX, commit, files) or {})
+        index_total, indexed = index_facts(await self._index(commit, files))
         tokenizer = await self._unneeded(TOKENIZER, commit, files) or {}
         generation = await self._unneeded(GENERATION, commit, files) or {}
         return HubModel(
@@ -239,6 +243,14 @@ class _Reading:
         except ValueError:
             return None
         return url if is_own else None
+
+    async def _index(self, commit: str, files: dict[str, RepositoryFile]) -> dict[str, Any]:
+        """The index where it is small, or says what the list does not; else nothing."""
+        listed = files.get(INDEX)
+        size = None if listed is None else listed.size_bytes
+        if size is not None and size > SMALL_INDEX_BYTES and not is_index_needed(files):
+            return {}
+        return await self._unneeded(INDEX, commit, files) or {}
 
     async def _needed(
         self, file: str, commit: str, files: dict[str, RepositoryFile]

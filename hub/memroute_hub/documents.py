@@ -13,6 +13,9 @@ from memroute_hub.errors import HubError, HubReason
 # Levels of nesting, chosen by hand: published configurations have six at the most, and Python's
 # own reader gives up at about a thousand.
 MAX_DEPTH = 32
+# Items of all its lists and objects, chosen by hand: an index of 200,000 tensors has half of
+# that. As Python objects a million are some 100 MB, whatever few bytes each took.
+MAX_ITEMS = 1_000_000
 # Digits of a whole number that is kept as one. Tokenizers write "no limit" as 10^30: a float.
 MAX_DIGITS = 18
 
@@ -32,6 +35,9 @@ def read_object(data: bytes, what: str) -> dict[str, Any]:
 
 def parse_object(data: bytes) -> dict[str, Any]:
     """A JSON object. Raises ``UnreadableDocumentError``, whose text continues a sentence."""
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MAX_ITEMS:
+        problem = f"has more than {MAX_ITEMS:,} items"
+        raise UnreadableDocumentError(problem)
     try:
         document = json.loads(
             data.decode("utf-8-sig"),

@@ -1,6 +1,7 @@
 """What of a repository decides memory, from its list of files and its small JSON files. Pure."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,8 @@ MAX_WEIGHT_FILES = 10_000
 MAX_NAMED_FILES = 3
 # An exbibyte: a size past it is nonsense.
 MAX_FILE_BYTES = 2**60
+# One of the parts of a checkpoint: model-00001-of-00004.safetensors.
+_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 # Engines take the first of these of which there is any file (vLLM's order).
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 # Optimizer and training state beside .bin weights, and the same weights in another layout.
@@ -76,7 +79,8 @@ class HubModel:
         """
         sizes = [one.size_bytes for one in self.weight_files]
         known = [size for size in sizes if size is not None]
-        return sum(known) if known and len(known) == len(sizes) else self.index_total_bytes
+        total = sum(known) if len(known) == len(sizes) else 0
+        return total or self.index_total_bytes or None
 
     @property
     def config_text(self) -> str:
@@ -191,6 +195,16 @@ def weight_files(
             own = [one for one in own if one.path in indexed]
         return tuple((own or found)[:MAX_WEIGHT_FILES])
     return ()
+
+
+def is_index_needed(files: Mapping[str, RepositoryFile]) -> bool:
+    """Whether the list alone does not say which files are the weights, or how large they are."""
+    listed = weight_files(files.values(), None)
+    if any(one.size_bytes is None for one in listed):
+        return True
+    parts = [_PART.fullmatch(one.path) for one in listed]
+    # One file, or all the parts of one series, are what they look like.
+    return len(listed) > 1 and len({part and (part[1], part[2]) for part in parts}) > 1
 
 
 def index_facts(index: Mapping[str, Any]) -> tuple[int | None, frozenset[str]]:

@@ -199,7 +199,7 @@ def _no_repository(asked: Asked) -> HubError:
 
 def _rate_limited(headers: Mapping[str, str], asked: Asked, now: datetime) -> HubError:
     wait = retry_after_seconds(headers, now)
-    when = "try again later" if wait is None else f"try again in {wait:.0f} s"
+    when = f"try again in {wait:.0f} s" if wait else "try again later"
     more = "" if asked.has_token else f"; a token raises the limit ({asked.token_hint})"
     message = f"{asked.endpoint} takes no more requests for now (429): {when}{more}"
     return HubError(HubReason.RATE_LIMITED, message, retry_after_seconds=wait)

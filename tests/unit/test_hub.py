@@ -11,7 +11,7 @@ import fake_hub
 from fake_hub import GOOD_TOKEN, POOR_TOKEN, SHARDS, FakeHub, Repository, commit_of, tiny_files
 from memroute.footprint import num_parameters
 from memroute_hub import FactsSource, HubError, HubReason, model_from_document, parse_name
-from memroute_hub.client import MAX_BYTES, open_hub
+from memroute_hub.client import MAX_BYTES, SMALL_INDEX_BYTES, open_hub
 from memroute_hub.documents import UnreadableDocumentError, parse_object
 from memroute_hub.facts import RepositoryFile, weight_files
 from memroute_hub.settings import HubSettings, SettingsError, Token, checked_endpoint
@@ -259,6 +259,7 @@ async def test_without_a_config_json_it_says_what_is_there(hub, files, words):
         b'{"a": NaN}',
         b'{"a": 1e999}',
         b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": [' + b"[]," * 600_000 + b"1]}",
     ],
 )
 async def test_a_config_json_that_is_none_is_told(hub, config):
@@ -303,6 +304,19 @@ async def test_without_any_size_the_index_says_what_the_tensors_have(hub):
     hub.repositories["org/mirrored"] = Repository(tiny_files(), has_sizes=False)
     hub.faults["tree"] = [fake_hub.body(b"[]")]
     assert (await resolve(hub, "org/mirrored")).checkpoint_bytes == 65536 + 32768
+
+
+async def test_a_large_index_is_read_only_where_the_list_leaves_something_open(hub):
+    """That of a mixture of experts has 20 MiB, and says nothing new of files with sizes."""
+    files = tiny_files()
+    index = json.loads(files["model.safetensors.index.json"]) | {"x": "y" * SMALL_INDEX_BYTES}
+    files["model.safetensors.index.json"] = json.dumps(index).encode()
+    hub.repositories["org/large"] = Repository(files)
+    assert (await resolve(hub, "org/large")).checkpoint_bytes == LISTED_BYTES
+    assert not any("index.json" in path for path in hub.paths)
+    # A second checkpoint beside it: only the index says which of them engines load.
+    hub.repositories["org/two"] = Repository(files | {"other.safetensors": b"x" * 10**6})
+    assert (await resolve(hub, "org/two")).checkpoint_bytes == LISTED_BYTES
 
 
 async def test_a_list_that_goes_on_elsewhere_is_not_followed(hub):

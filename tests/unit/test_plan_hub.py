@@ -73,6 +73,17 @@ def test_an_unknown_family_is_sized_by_its_files(hub):
     assert "bounded by full attention" in text
 
 
+def test_a_configuration_that_leaves_a_size_out_is_sized_by_its_files(hub):
+    """Many lean on the defaults of their class; the hub knows what the files weigh."""
+    files = tiny_files()
+    config = json.loads(files["config.json"])
+    del config["intermediate_size"]
+    hub.repositories["org/short"] = Repository(files | {"config.json": json.dumps(config).encode()})
+    status, text, _ = plan("org/short", "--context", "1024", "--prompt-tokens", "512")
+    assert status == 0
+    assert "leaves out sizes that the formula needs" in text
+
+
 def test_a_manifest_says_which_commit_it_is_of(hub):
     status, text, _ = plan("org/tiny", "--context", "2048", "--output", "yaml")
     assert status == 0

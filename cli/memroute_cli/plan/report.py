@@ -7,6 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memroute.footprint.architecture import KNOWN_FAMILIES
 from memroute.sizing import NoOption, Option, Question
 from memroute.units import GIB, format_gib
 from memroute_cli.plan.manifest import model_deployment
@@ -135,9 +136,15 @@ def target_sentences(option: Option) -> list[str]:
 def _notes(answers: Answers) -> list[str]:
     options = [option for option in answers.found if isinstance(option, Option)]
     notes = list(answers.model.facts.notes)
-    if not answers.model.architecture.is_exact:
+    architecture = answers.model.architecture
+    if not architecture.is_exact and architecture.family in KNOWN_FAMILIES:
         notes.append(
-            f"The family {answers.model.architecture.family!r} is not known: weights are the bytes "
+            "Its config.json leaves out sizes that the formula needs: weights are the bytes of its "
+            "checkpoint, split evenly, and rates are not known."
+        )
+    elif not architecture.is_exact:
+        notes.append(
+            f"The family {architecture.family!r} is not known: weights are the bytes "
             "of its checkpoint, and its cache is bounded by full attention on every layer."
         )
     if any(not option.footprint.weights_estimate.is_vision_exact for option in options):
