@@ -157,7 +157,7 @@ def _deployment_matters(before: KubeObject, after: KubeObject) -> bool:
     def planned(obj: KubeObject) -> tuple[object, ...]:
         metadata, spec, status = _parts(obj)
         names = ("uid", "generation", "deletionTimestamp", "finalizers", "labels", "annotations")
-        return _only(metadata, names), spec, status.get("calibrations"), status.get("model")
+        return _only(metadata, names), spec, status.get("model")
 
     return planned(before) != planned(after)
 
