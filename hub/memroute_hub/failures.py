@@ -98,7 +98,7 @@ def unanswered(error: Exception, asked: Asked) -> HubError:
         )
     if isinstance(error, httpx2.TooManyRedirects | httpx2.DecodingError | httpx2.InvalidURL):
         return no_hub(asked, f"its answer leads nowhere ({printable(str(error), 120)})")
-    cause = printable(str(error) or type(error).__name__, 160)
+    cause = printable(_innermost(error), 160)
     hint = (
         "give the authority that signed its certificate in SSL_CERT_FILE"
         if "CERTIFICATE" in cause.upper()
@@ -107,6 +107,21 @@ def unanswered(error: Exception, asked: Asked) -> HubError:
     )
     message = f"{asked.endpoint} cannot be reached ({cause}): {hint}"
     return HubError(HubReason.HUB_UNREACHABLE, message)
+
+
+def _innermost(error: BaseException) -> str:
+    """The operating system's own words where there are any: "Connection refused"."""
+    words, one = str(error) or type(error).__name__, error
+    for _ in range(8):
+        if isinstance(one, BaseExceptionGroup):
+            one = one.exceptions[0]
+        if isinstance(one, OSError) and one.errno is not None:
+            words = str(one)
+        following = one.__cause__ or one.__context__
+        if following is None:
+            break
+        one = following
+    return words
 
 
 def no_hub(asked: Asked, what: str) -> HubError:

@@ -11,9 +11,10 @@ import fake_hub
 from fake_hub import GOOD_TOKEN, POOR_TOKEN, SHARDS, FakeHub, Repository, commit_of, tiny_files
 from memroute.footprint import num_parameters
 from memroute_hub import FactsSource, HubError, HubReason, model_from_document, parse_name
-from memroute_hub.client import MAX_BYTES, SMALL_INDEX_BYTES, open_hub
+from memroute_hub.client import open_hub
 from memroute_hub.documents import UnreadableDocumentError, parse_object
 from memroute_hub.facts import RepositoryFile, weight_files
+from memroute_hub.reading import MAX_BYTES, SMALL_INDEX_BYTES
 from memroute_hub.settings import HubSettings, SettingsError, Token, checked_endpoint
 
 LISTED_BYTES = sum(len(tiny_files()[name]) for name in SHARDS)
@@ -203,6 +204,7 @@ async def test_no_network_is_told_with_the_remedy(hub):
     error = await refusal(hub, "org/tiny")
     assert error.reason is HubReason.HUB_UNREACHABLE
     assert "HF_ENDPOINT" in error.message
+    assert "Connect call failed" in error.message, "as the operating system says it"
 
 
 async def test_a_name_that_resolves_nowhere_is_no_network(hub):
@@ -298,6 +300,12 @@ async def test_a_mirror_without_sizes_in_its_list_is_asked_for_the_long_one(hub)
     model = await resolve(hub, "org/mirrored")
     assert model.checkpoint_bytes == LISTED_BYTES
     assert sum("/tree/" in path for path in hub.paths) == 3
+
+
+async def test_a_mirror_without_a_long_list_is_no_failure(hub):
+    hub.repositories["org/mirrored"] = Repository(tiny_files(), has_sizes=False)
+    hub.faults["tree"] = [fake_hub.status(404)]
+    assert (await resolve(hub, "org/mirrored")).checkpoint_bytes == 65536 + 32768
 
 
 async def test_without_any_size_the_index_says_what_the_tensors_have(hub):
@@ -402,6 +410,12 @@ def test_what_cannot_be_a_name_is_asked_of_nobody(text):
     with pytest.raises(HubError) as caught:
         parse_name(text)
     assert caught.value.reason is HubReason.MODEL_NAME_INVALID
+
+
+@pytest.mark.parametrize("text", ["org/a--b", "org/x..y", "org/x.git", f"org/{'x' * 97}"])
+async def test_what_no_hub_allows_is_asked_of_none(hub, text):
+    assert (await refusal(hub, text)).reason is HubReason.MODEL_NAME_INVALID
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def spoil(hub, file, fault):
 )  # fmt: skip
 def test_each_trouble_gets_one_sentence_and_status_2(hub, monkeypatch, name, fault, words):
     """Bar 6: unknown repository, gated, no config.json, and the rest of what hubs do."""
-    monkeypatch.setattr("memroute_hub.client.RETRY_SECONDS", ())
+    monkeypatch.setattr("memroute_hub.transport.RETRY_SECONDS", ())
     if fault is not None:
         spoil(hub, *fault)
     status, text, errors = plan(name)
@@ -200,7 +200,7 @@ def test_offline_what_was_read_before_serves(hub):
 
 
 def test_a_hub_that_is_down_leaves_what_was_known(hub, monkeypatch):
-    monkeypatch.setattr("memroute_hub.client.RETRY_SECONDS", ())
+    monkeypatch.setattr("memroute_hub.transport.RETRY_SECONDS", ())
     plan("org/tiny", "--context", "2048")
     spoil(hub, "api", fake_hub.status(503))
     status, text, _ = plan("org/tiny", "--context", "2048")
