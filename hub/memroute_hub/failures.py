@@ -105,7 +105,7 @@ def unanswered(error: Exception, asked: Asked) -> HubError:
         else "see to the network (HTTPS_PROXY is honoured), or choose another hub (HF_ENDPOINT or "
         "--hub-endpoint)"
     )
-    message = f"{asked.endpoint} cannot be reached ({cause}): {hint}"
+    message = f"{asked.endpoint} cannot be reached for {asked.name} ({cause}): {hint}"
     return HubError(HubReason.HUB_UNREACHABLE, message)
 
 
