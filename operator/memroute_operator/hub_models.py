@@ -39,10 +39,14 @@ FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 5.0, 300.0
 # The least wait, in seconds, after what a person must change first: nobody grants access in
 # seconds, and everybody wants it noticed within minutes.
 LASTING_WAIT_SECONDS = 60.0
+# How long a pin may take into a status, in seconds: chosen by hand, many steps. Past it, it was
+# written and is not there: the schema of an older release drops the field.
+PIN_SECONDS = 30.0
 # How often what waits is looked at, in seconds.
 TICK_SECONDS = 1.0
 # Reasons of conditions.
 MODEL_RESOLVING, CONFIG_TOO_LARGE = "ModelResolving", "ConfigTooLarge"
+CRD_OUTDATED = "CRDOutdated"
 # What came of a read that went well, as a metric label beside those.
 READ = "Read"
 _TRANSIENT_REASONS = frozenset(reason.value for reason in TRANSIENT)
@@ -79,7 +83,8 @@ class HubModels:
         self._clock = clock
         self._rng = rng
         self._wanted: dict[ModelName, None] = {}
-        self._pins: dict[ModelName, ModelPin] = {}
+        self._pins: dict[ModelName, tuple[ModelPin, float]] = {}
+        # With the time at which it was known.
         self._failures: Backoff[ModelName] = Backoff(
             first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
         )
@@ -104,9 +109,15 @@ class HubModels:
         name = deployment.hub_name
         if name is None:
             return deployment
-        pin = self._pins.get(name)
-        if pin is not None:
+        if name in self._pins:
+            pin, known_at = self._pins[name]
             failure = _resolving(f"{name} is {pin.commit[:12]}: its facts are being pinned")
+            if self._clock() - known_at > PIN_SECONDS:
+                message = (
+                    f"what the hub said of {name} was written to status.model and is not there: "
+                    f"the CRD is older than this operator; apply the crds/ of its release"
+                )
+                failure = ResolveFailure(reason=CRD_OUTDATED, message=message)
             return replace(deployment, pin=pin, failure=failure)
         if self._is_offline and deployment.failure is not None:
             message = (
@@ -177,7 +188,7 @@ class HubModels:
                 self._failed(name, CONFIG_TOO_LARGE, message, MAX_WAIT_SECONDS)
             else:
                 self._failures.succeeded(name)
-                self._pins[name] = pin
+                self._pins[name] = (pin, self._clock())
                 self._on_read(READ)
                 LOGGER.info("model read name=%s commit=%s", name, pin.commit)
         finally:

@@ -112,8 +112,12 @@ def replica_pod(
     default_image: str,
     shared_runtime_class: str | None,
     template: str | None = None,
+    hub_endpoint: str | None = None,
 ) -> KubeObject:
-    """The manifest of a replica's pod. ``template``: its hash, to be found again by."""
+    """The manifest of a replica's pod. ``template``: its hash, to be found again by.
+
+    ``hub_endpoint``: where engines find models; None for the usual hub.
+    """
     shape = deployment.shape
     assert shape is not None  # noqa: S101
     shared = placed.mode is PlacementMode.SHARED
@@ -130,7 +134,7 @@ def replica_pod(
             {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
             {"key": TAINT_SHARED, "operator": "Exists", "effect": "NoSchedule"},
         ],
-        "containers": [_engine_container(deployment, placed, default_image)],
+        "containers": [_engine_container(deployment, placed, default_image, hub_endpoint)],
         "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
     }
     if is_gated:
@@ -177,7 +181,9 @@ def _on_node(node: str) -> dict[str, Any]:
     }
 
 
-def _engine_container(deployment: Deployment, placed: Placed, default_image: str) -> dict[str, Any]:
+def _engine_container(
+    deployment: Deployment, placed: Placed, default_image: str, hub_endpoint: str | None
+) -> dict[str, Any]:
     environment: list[dict[str, Any]] = [
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     ]
@@ -186,10 +192,9 @@ def _engine_container(deployment: Deployment, placed: Placed, default_image: str
             {"name": "NVIDIA_VISIBLE_DEVICES", "value": ",".join(placed.device_uuids)}
         )
     own = {variable.get("name") for variable in deployment.engine_env}
-    endpoint = None if deployment.pin is None else deployment.pin.endpoint
     environment += [
         variable
-        for variable in deployment.source.environment(endpoint)
+        for variable in deployment.source.environment(hub_endpoint)
         if variable["name"] not in own
     ]
     health = {"httpGet": {"path": "/health", "port": "http"}}

@@ -124,6 +124,7 @@ class Reconciler:
             templates=Templates(
                 default_image=settings.engine_image,
                 shared_runtime_class=settings.shared_runtime_class,
+                hub_endpoint=settings.engines_hub_endpoint,
             ),
             grants=self._grants,
             metrics=metrics,

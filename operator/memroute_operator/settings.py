@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memroute_hub.settings import SettingsError, checked_endpoint, is_offline_by_environment
+from memroute_hub.settings import (
+    SettingsError,
+    checked_endpoint,
+    is_offline_by_environment,
+    usual_endpoint,
+)
 from memroute_operator.leadership import LeaseTiming
 from memroute_operator.readings.sources import PodSelector, SelectorError, parse_pod_selector
 
@@ -58,6 +63,11 @@ class OperatorSettings:
             renew_seconds=self.lease_renew_seconds,
             retry_seconds=self.lease_retry_seconds,
         )
+
+    @property
+    def engines_hub_endpoint(self) -> str | None:
+        """What engines are told of the hub; None where they find it by themselves."""
+        return None if self.hub_endpoint == usual_endpoint() else self.hub_endpoint
 
 
 def _text_or_none(text: str) -> str | None:
@@ -189,8 +199,8 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         "--hub-endpoint",
         type=_endpoint,
         default="",
-        help="hub that knows models which the catalogue does not; engines that start by what it "
-        "said load from it; without it HF_ENDPOINT, else the public one",
+        help="hub that knows models which the catalogue does not; engines load from it too; "
+        "without it HF_ENDPOINT, else the public one",
     )
     parser.add_argument(
         "--hub-token-file",

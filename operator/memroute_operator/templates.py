@@ -29,6 +29,7 @@ class Templates:
 
     default_image: str
     shared_runtime_class: str | None
+    hub_endpoint: str | None = None
     _known: dict[tuple[str, str, str | None], str] = field(default_factory=dict)
 
     def of(self, deployment: Deployment) -> str | None:
@@ -59,6 +60,7 @@ class Templates:
             is_gated=False,
             default_image=self.default_image,
             shared_runtime_class=self.shared_runtime_class,
+            hub_endpoint=self.hub_endpoint,
         )
         text = json.dumps(pod["spec"], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]

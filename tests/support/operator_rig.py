@@ -123,6 +123,7 @@ class Rig:
         self._seen = {}
         self._loops = []
         self.has_exporters = True
+        self.waits_for_hub = True
         self._listed_at = self.now
 
     def clock(self):
@@ -157,7 +158,8 @@ class Rig:
         pause = await self.reconciler.reconcile_guarded()
         if self.reconciler.hub_models is not None:
             self.reconciler.hub_models.start_due()
-            await self.reconciler.hub_models.settle()
+            if self.waits_for_hub:
+                await self.reconciler.hub_models.settle()
         if self.reconciler.lister.is_wanted or self.now - self._listed_at >= RESYNC_SECONDS:
             self._listed_at = self.now
             await self.reconciler.list_guarded()

@@ -137,12 +137,12 @@ def test_a_pin_is_what_the_footprint_and_the_engine_go_by():
     container = pod_of(found)["spec"]["containers"][0]
     at = container["args"].index("--revision")
     assert container["args"][at + 1] == COMMIT
-    assert {"name": "HF_ENDPOINT", "value": ENDPOINT} in container["env"]
 
 
 def test_the_usual_hub_is_named_to_no_engine():
-    found = read_deployment(pinned(of_hub(), endpoint=usual_endpoint()))
-    names = {variable["name"] for variable in pod_of(found)["spec"]["containers"][0]["env"]}
+    names = {
+        v["name"] for v in pod_of(read_deployment(pinned(of_hub())))["spec"]["containers"][0]["env"]
+    }
     assert "HF_ENDPOINT" not in names
 
 
@@ -294,6 +294,15 @@ async def test_what_nobody_wants_any_more_is_not_waited_for():
     assert hub.running == 0
 
 
+async def test_a_pin_that_does_not_stay_says_that_the_crd_is_old():
+    """Helm upgrades no CRDs: an older schema drops the field that it does not know."""
+    models = Models(ScriptedHub())
+    await models.ask(of_hub())
+    (told,) = await models.ask(of_hub(), after_seconds=31.0)
+    assert (told.failure.reason, told.failure.is_lasting) == ("CRDOutdated", True)
+    assert told.pin is not None, "it is written again"
+
+
 async def test_a_configuration_that_no_status_holds_is_told():
     large = hub_model(x="y" * MAX_CONFIG_CHARACTERS)
     (told,) = await Models(ScriptedHub({"org/tiny": large})).ask(of_hub())
@@ -385,6 +394,21 @@ async def test_what_a_person_must_change_stalls_it_and_what_passes_does_not():
         assert rig.cluster.count("PATCH", "modeldeployments") == patches, "nothing has changed"
 
 
+async def test_a_hub_that_hangs_delays_nothing_else():
+    """A step never waits for a hub."""
+    hub = ScriptedHub()
+    hub.gate = asyncio.Event()
+    objs = [of_hub(), mdep("good")]
+    async with operator_rig(nodes=GPUS, mdeps=objs, resolve_model=hub) as rig:
+        rig.waits_for_hub = False
+        await rig.until("the other", lambda: rig.is_ready("default/good"), at_most=10)
+        assert rig.condition("default/m", "Resolved")["reason"] == "ModelResolving"
+        assert hub.running == 1
+        hub.gate.set()
+        rig.waits_for_hub = True
+        await rig.until("it as well", lambda: rig.is_ready("default/m"))
+
+
 async def test_against_a_hub_that_answers():
     """The whole way: gated, then granted; the operator's own token reads, the engines' loads."""
     files = tiny_files()
@@ -413,4 +437,7 @@ async def test_against_a_hub_that_answers():
             status = rig.cluster.objects["modeldeployments"]["default/m"]["status"]
             assert status["model"]["commit"] == hub.repositories["org/tiny"].commit
             assert status["model"]["endpoint"] == hub.url
+            (pod,) = rig.cluster.pods()
+            variable = {"name": "HF_ENDPOINT", "value": hub.url}
+            assert variable in pod["spec"]["containers"][0]["env"]
             assert status["model"]["checkpointBytes"] == sum(len(files[n]) for n in fake_hub.SHARDS)
