@@ -178,7 +178,10 @@ def _conditions(
         known = "False" if failure.is_lasting else "Unknown"
         conditions["Resolved"] = (known, failure.reason, failure.message)
     else:
-        conditions["Resolved"] = ("True", "FootprintKnown", "computed from the architecture")
+        pin = deployment.pin
+        of = "" if pin is None else f" of {pin.name.repository} at commit {pin.commit[:12]}"
+        told = f"computed from the architecture{of}"
+        conditions["Resolved"] = ("True", "FootprintKnown", told)
     conditions["Placed"] = placed(deployment, wanted, outcome, troubles)
     conditions["Progressing"] = progressing(wanted, outcome, troubles)
     return conditions

@@ -331,6 +331,7 @@ async def test_a_model_of_the_hub_is_pinned_and_then_serves():
         status = rig.cluster.objects["modeldeployments"]["default/m"]["status"]
         assert status["model"]["commit"] == COMMIT
         assert json.loads(status["model"]["config"]) == TINY_CONFIG
+        assert COMMIT[:12] in rig.condition("default/m", "Resolved")["message"]
         (pod,) = rig.cluster.pods()
         assert COMMIT in pod["spec"]["containers"][0]["args"]
 

@@ -183,13 +183,16 @@ def test_another_hub_can_be_named(hub, monkeypatch):
     assert "--hub-endpoint" in errors
 
 
-def test_offline_what_was_read_before_serves(hub):
+def test_offline_what_was_read_before_serves(hub, monkeypatch):
     """A laptop in a train, a build without egress."""
     online = facts("org/tiny", "--context", "2048")
     hub.requests.clear()
     offline = facts("org/tiny", "--context", "2048", "--offline")
     assert (offline["source"], offline["commit"]) == ("cache", online["commit"])
     assert "offline" in offline["staleBecause"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert facts("org/tiny", "--context", "2048") == offline
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     assert facts(CATALOGUED, "--offline") == {"source": "catalogue"}
     for name in ("org/other", f"{CATALOGUED}@main"):
         status, _, errors = plan(name, "--offline")
