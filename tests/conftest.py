@@ -41,7 +41,6 @@ OPERATOR_ARGS = [
     "--resync-seconds=10",
     "--node-lost-seconds=3",
     "--drain-timeout-seconds=15",
-    "--offline",
 ]
 NUM_LOG_LINES = 40
 """Of each operator's log, when a test fails."""
@@ -88,8 +87,7 @@ def cluster(repository, helm, hub):
     from cluster_support import installed_cluster
 
     chart = repository / "helm" / "memroute"
-    arguments = [argument for argument in OPERATOR_ARGS if argument != "--offline"]
-    arguments.append(f"--hub-endpoint={hub.url}")
+    arguments = [*OPERATOR_ARGS, f"--hub-endpoint={hub.url}"]
     with installed_cluster(TEST_FLEET, helm, chart, arguments) as it:
         yield it
 
