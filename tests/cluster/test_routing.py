@@ -38,6 +38,11 @@ def two_replicas(cluster, namespace, url):
     return Load(url, namespace)
 
 
+def is_past(over_at):
+    """Whether it is later than the time that stands there: kubectl takes as long as it takes."""
+    return lambda: bool(over_at) and time.monotonic() > over_at[0]
+
+
 def test_a_replica_killed_under_load_costs_only_the_streams_it_had_begun(
     cluster, namespace, router_url
 ):
@@ -48,7 +53,8 @@ def test_a_replica_killed_under_load_costs_only_the_streams_it_had_begun(
     load = two_replicas(cluster, namespace, router_url)
 
     async def scenario():
-        sending = asyncio.create_task(load.run(5, 0.04))
+        over_at = []
+        sending = asyncio.create_task(load.run_until(is_past(over_at), 0.04))
         await asyncio.sleep(2)
         killed_at = time.monotonic()
         await asyncio.to_thread(
@@ -56,6 +62,7 @@ def test_a_replica_killed_under_load_costs_only_the_streams_it_had_begun(
             "simulator.memroute.dev/kill=now",
         )  # fmt: skip
         killed_after = time.monotonic()
+        over_at.append(killed_after + 2)
         await sending
         return killed_at, killed_after
 
@@ -84,9 +91,11 @@ def test_a_replica_that_drains_finishes_what_it_has(cluster, namespace, router_u
     load = two_replicas(cluster, namespace, router_url)
 
     async def scenario():
-        sending = asyncio.create_task(load.run(8, 0.1))
+        over_at = []
+        sending = asyncio.create_task(load.run_until(is_past(over_at), 0.1))
         await asyncio.sleep(2)
         await asyncio.to_thread(cluster.kubectl, "scale", "mdep/m", "--replicas=1", "-n", namespace)
+        over_at.append(time.monotonic() + 5)
         await sending
 
     asyncio.run(scenario())
