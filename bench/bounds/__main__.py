@@ -10,12 +10,14 @@ import asyncio
 import json
 import resource
 import shutil
+import socket
 import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.arguments import positive, whole_number
 from bench.bounds.engines import KINDS, serve
@@ -35,6 +37,8 @@ START_SECONDS = 60.0
 # A scenario that does not end by itself is ended after so long more. Unit: seconds.
 GRACE_SECONDS = 60.0
 MAX_TOLD = 4
+# Where the router takes so many times what it may, the scenario is ended.
+MAX_RATIO = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +133,7 @@ def _room_for(connections: int) -> int:
     most = (hard - SPARE_FILES) // 2
     if most >= connections:
         return connections
-    print(
-        f"ulimit -n is {hard}: {most} connections instead of {connections}", file=sys.stderr
-    )
+    print(f"ulimit -n is {hard}: {most} connections instead of {connections}", file=sys.stderr)
     return most
 
 
@@ -172,8 +174,13 @@ def _router(
     arguments: argparse.Namespace, ports: dict[str, int], folder: Path
 ) -> tuple[Server, str]:
     """The real program, as users start it, on a free port."""
+    # Nothing keeps requests from the hostile engines: the router has to bear whatever they do.
     models = [
-        {"name": name, "replicas": [{"url": f"http://127.0.0.1:{ports[name]}"}]}
+        {
+            "name": name,
+            "replicas": [{"url": f"http://127.0.0.1:{ports[name]}"}],
+            "admission": "enforce" if name == "honest" else "off",
+        }
         for name in ("honest", *KINDS)
     ]
     (folder / "router.yaml").write_text(json.dumps({"models": models}))
@@ -209,6 +216,9 @@ async def _measure(
         sys.executable, "-m", "bench.bounds.scenarios", name, *words,
         cwd=ROOT, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
+    watching = asyncio.create_task(
+        _end_beyond(MAX_RATIO * arguments.max_memory * MIB, pid, hostile)
+    )
     try:
         async with asyncio.timeout(arguments.seconds + GRACE_SECONDS):
             said, _ = await hostile.communicate()
@@ -216,9 +226,12 @@ async def _measure(
         hostile.kill()
         await hostile.wait()
         said = b""
+    watching.cancel()
     await asyncio.sleep(SETTLE_SECONDS)
     asking.cancel()
-    document = json.loads(said) if said else {"told": {"(did not end)": 1}, "most_open": 0}
+    document: dict[str, Any] = {"told": {"(did not end)": 1}, "most_open": 0}
+    if said:
+        document = json.loads(said)
     has_ended = not router.is_running
     return Result(
         name=name,
@@ -232,9 +245,16 @@ async def _measure(
     )
 
 
-def _free_port() -> int:
-    import socket
+async def _end_beyond(num_bytes: int, pid: int, hostile: asyncio.subprocess.Process) -> None:
+    """End the hostile clients before they take the whole machine with the router."""
+    while True:
+        await asyncio.sleep(0.1)
+        if resident_bytes(pid) > num_bytes:
+            hostile.kill()
+            return
 
+
+def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]

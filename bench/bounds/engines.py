@@ -4,6 +4,8 @@
 | --- | --- |
 | ``quick`` | a short answer, whole or streamed, at once |
 | ``slow`` | the same after two seconds |
+| ``paced`` | a stream that never ends, an event twice a second |
+| ``burst`` | 400 KB at once of an answer that never ends |
 | ``firehose`` | a stream of events without an end, as fast as it is read |
 | ``endless-event`` | a stream that is one event without an end |
 | ``endless-refusal`` | 503 with a body without an end |
@@ -35,6 +37,8 @@ WHOLE: Final = (
     + b"}"
 )
 SLOW_SECONDS: Final = 2.0
+PACE_SECONDS: Final = 0.5
+BURST_BYTES: Final = 400 * 1024
 PIECE_BYTES: Final = 64 * 1024
 _STREAM_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -62,7 +66,7 @@ ENDLESS: Final[dict[str, tuple[bytes, bytes]]] = {
         b"%x\r\n%b\r\n" % (PIECE_BYTES, b" " * PIECE_BYTES),
     ),
 }
-KINDS: Final = ("quick", "slow", *ENDLESS)
+KINDS: Final = ("quick", "slow", "paced", "burst", *ENDLESS)
 
 
 class Engine(asyncio.Protocol):
@@ -126,12 +130,24 @@ class Engine(asyncio.Protocol):
             first, self._repeated = endless
             self._write(first)
             self._pour()
+        elif self._kind == "burst":
+            first, _ = ENDLESS["endless-body"]
+            self._write(b"%b%x\r\n%b\r\n" % (first, BURST_BYTES, b" " * BURST_BYTES))
+        elif self._kind == "paced":
+            self._write(_STREAM_HEAD)
+            self._go_on()
         elif self._is_stream:
             pieces = (*[EVENT] * 8, b'data: {"choices":[],"usage":' + USAGE + b"}\n\n")
             chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]
             self._write(_STREAM_HEAD + b"".join(chunks) + b"0\r\n\r\n")
         else:
             self._write(_whole(WHOLE))
+
+    def _go_on(self) -> None:
+        """An event now, and the next one later."""
+        if self._transport is not None:
+            self._write(b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
+            asyncio.get_running_loop().call_later(PACE_SECONDS, self._go_on)
 
     def _pour(self) -> None:
         """Once for each turn of the loop, while it is taken."""

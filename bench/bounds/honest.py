@@ -90,9 +90,7 @@ class Honest:
         return await _answer(*self._kept, asked)
 
 
-async def _answer(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: bytes
-) -> str:
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: bytes) -> str:
     writer.write(asked)
     head = await reader.readuntil(b"\r\n\r\n")
     length = _LENGTH.search(head)

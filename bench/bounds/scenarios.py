@@ -78,8 +78,8 @@ async def slow_bodies(crowd: Crowd, extent: Extent) -> None:
 
 
 async def slow_readers(crowd: Crowd, extent: Extent) -> None:
-    """Streams without an end, asked for and not read."""
-    asked = request(chat("firehose", more=b',"stream":true'))
+    """Long answers, asked for and not read."""
+    asked = request(chat("burst"))
     await crowd.keep(extent.connections, lambda _: asked, seconds=extent.seconds, reads=False)
 
 
@@ -167,9 +167,7 @@ async def pipelined_bodies(crowd: Crowd, extent: Extent) -> None:
 async def pipelined_heads(crowd: Crowd, extent: Extent) -> None:
     """Sixteen heads of 60 KB on each connection, behind a request that takes its time."""
     asked = request(chat("slow")) + request(chat("slow"), _fields(60 * KIB)) * (PIPELINED - 1)
-    await crowd.keep(
-        min(extent.connections, 2000), lambda _: asked, seconds=extent.seconds
-    )
+    await crowd.keep(min(extent.connections, 2000), lambda _: asked, seconds=extent.seconds)
 
 
 async def unknown_models(crowd: Crowd, extent: Extent) -> None:
@@ -182,8 +180,8 @@ async def unknown_models(crowd: Crowd, extent: Extent) -> None:
 
 async def streams_begun(crowd: Crowd, extent: Extent) -> None:
     """Streams that have begun, each of a body of 105 KB, read as they come (d19)."""
-    asked = request(chat("firehose", b"word " * 21_000, b',"stream":true'))
-    await crowd.keep(64, lambda _: asked, seconds=extent.seconds)
+    asked = request(chat("paced", b"word " * 21_000, b',"stream":true'))
+    await crowd.keep(min(extent.connections, 2000), lambda _: asked, seconds=extent.seconds)
 
 
 async def words(crowd: Crowd, extent: Extent) -> None:

@@ -27,6 +27,7 @@ from memroute_router.access.watched import WatchedFile
 from memroute_router.access.words import no_such_model
 from memroute_router.claims import TenantSource
 from memroute_router.discovery import Discovery
+from memroute_router.documents import DocumentRoom
 from memroute_router.exposition import TEXT
 from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.errors import error_body
@@ -39,7 +40,13 @@ from memroute_router.intake import MAX_MODEL_CHARACTERS, IntakeServices
 from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal, Record, safe_word
 from memroute_router.lifecycle import Proxy
-from memroute_router.memory import bodies_bytes, memory_limit_bytes
+from memroute_router.memory import (
+    MemoryWatch,
+    bodies_bytes,
+    documents_bytes,
+    memory_limit_bytes,
+    num_connections,
+)
 from memroute_router.metrics import RouterMetrics
 from memroute_router.names import unknown_model
 from memroute_router.openapi import openapi_document
@@ -166,6 +173,8 @@ class Router:
                 on_fault=self.on_fault,
             )
         self.tracer = self._make_tracer(settings, rng)
+        memory_bytes = settings.max_memory or memory_limit_bytes()
+        self._memory = MemoryWatch(memory_bytes)
         self.proxy = Proxy(
             Services(
                 intake=IntakeServices(
@@ -177,6 +186,7 @@ class Router:
                         settings.tenants is TenantSource.HEADER and bool(settings.trusted_proxies)
                     ),
                     words=KnownWords() if settings.tenants is TenantSource.KEY else None,
+                    documents=DocumentRoom(documents_bytes(memory_bytes)),
                 ),
                 engines=self.engines,
                 metrics=self.metrics,
@@ -203,9 +213,9 @@ class Router:
             self.proxy.handle,
             outbox,
             limits=ServerLimits(
-                max_connections=settings.max_connections or _max_connections(),
+                max_connections=settings.max_connections or _max_connections(memory_bytes),
                 max_body_bytes=settings.max_body_bytes,
-                max_bodies_bytes=bodies_bytes(settings.max_memory or memory_limit_bytes()),
+                max_bodies_bytes=bodies_bytes(memory_bytes),
                 idle_seconds=settings.idle_timeout_seconds,
                 header_seconds=settings.header_timeout_seconds,
                 body_seconds=settings.body_timeout_seconds,
@@ -364,6 +374,7 @@ class Router:
                 ("connect", self.engines.tick),
                 ("scrape", self.scraper.tick),
                 ("peers", self.peers.tick),
+                ("memory", lambda: self._memory.tick(time.monotonic())),
             ):
                 try:
                     tick()
@@ -587,10 +598,10 @@ async def _listen(server: Server, host: str, port: int, flag: str) -> int:
         raise ListenError(msg) from error
 
 
-def _max_connections() -> int:
-    """Half of the files that the process may open, less some for everything else."""
+def _max_connections(memory_bytes: int) -> int:
+    """Half of the files that the process may open, less some; or what there is memory for."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (allowed - SPARE_FILES) // 2)
+    return max(1, min((allowed - SPARE_FILES) // 2, num_connections(memory_bytes)))
 
 
 def _server_tls(settings: RouterSettings) -> TLSFiles | None:

@@ -191,7 +191,7 @@ class Attempt:
         """More of the answer has arrived: pass it on."""
         is_first = self.first_byte_at is None
         if is_first and connection.status in ELSEWHERE:
-            if connection.is_complete:
+            if connection.is_complete or connection.has_more_than(MAX_HELD_ANSWER_BYTES):
                 self._pushed_back(connection)
             return
         data = connection.take_body()

@@ -135,7 +135,7 @@ async def test_a_client_that_leaves_gives_back_what_waits_behind_its_request(rig
     rig.add("a", (await engine_factory(held(never))).port)
     _, writer = await begin(rig, raw(body()) * 4)
     budget = rig.router.server.budget
-    await until(lambda: budget.held_bytes == 4 * len(body()))
+    await until(lambda: budget.held_bytes >= 4 * len(body()))
     writer.close()
     await until(lambda: budget.held_bytes == 0)
     never.set()

@@ -23,7 +23,11 @@ from memroute_router.http.tls import EngineTLS
 MAX_COPIED_BYTES: Final = 8192
 # Head and body leave as one piece up to here: a copy costs less than a second buffer.
 MAX_HEADERS: Final = 200
+# Of an answer, and of whatever else comes without any of its body: interim answers, trailers,
+# framing. The parser keeps a field until it has ended. Unit: bytes. Source: chosen by hand.
 MAX_HEADER_BYTES: Final = 128 * 1024
+# Interim answers (100 to 199) before the real one. Source: chosen by hand; engines send one.
+MAX_INTERIM: Final = 16
 
 _NOTHING: list[bytes] = []
 
@@ -130,9 +134,28 @@ class EngineConnection(asyncio.Protocol):
     """One connection to an engine, and the answer that arrives on it."""
 
     __slots__ = (
-        "__weakref__", "_deadlines", "_ends_by_close", "_keep_alive", "_listener", "_on_fault",
-        "_outbox", "_parser", "_pieces", "_transport", "_unsent", "_upgrades", "deadline_at",
-        "has_head", "head", "heard_at", "is_complete", "status", "upstream", "was_reused",
+        "__weakref__",
+        "_deadlines",
+        "_ends_by_close",
+        "_keep_alive",
+        "_listener",
+        "_num_interim",
+        "_on_fault",
+        "_outbox",
+        "_parser",
+        "_pieces",
+        "_transport",
+        "_unsent",
+        "_upgrades",
+        "_vain_bytes",
+        "deadline_at",
+        "has_head",
+        "head",
+        "heard_at",
+        "is_complete",
+        "status",
+        "upstream",
+        "was_reused",
     )  # fmt: skip
 
     def __init__(
@@ -157,6 +180,9 @@ class EngineConnection(asyncio.Protocol):
         self._keep_alive = False
         self._ends_by_close = False
         self._upgrades = False
+        self._num_interim: int = 0
+        self._vain_bytes: int = 0
+        """That have come since a read that had some of the body."""
         self._pieces: list[bytes] = []
 
     @property
@@ -176,6 +202,7 @@ class EngineConnection(asyncio.Protocol):
         self.head = Head(RESPONSE_FIELDS)
         self.has_head = self.is_complete = False
         self._ends_by_close = False
+        self._num_interim = self._vain_bytes = 0
         self._pieces = []
         self._unsent = [request + body] if len(body) < MAX_COPIED_BYTES else [request, body]
         self._outbox.add(self)
@@ -197,6 +224,10 @@ class EngineConnection(asyncio.Protocol):
             return b""
         self._pieces = []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def has_more_than(self, num_bytes: int) -> bool:
+        """Whether more than so much of the body has arrived since it was taken last."""
+        return sum([len(piece) for piece in self._pieces]) > num_bytes
 
     def expect_within(self, seconds: float, *, now_seconds: float) -> None:
         """The listener is told that the answer is lost unless something arrives in time."""
@@ -258,6 +289,7 @@ class EngineConnection(asyncio.Protocol):
             self.close()
             return
         self.heard_at = monotonic()
+        self._vain_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -268,6 +300,8 @@ class EngineConnection(asyncio.Protocol):
                 LossCause.MALFORMED,
                 "malformed answer: it switches protocols, or goes on after its end",
             )
+        elif self._vain_bytes > MAX_HEADER_BYTES:
+            self._lose(LossCause.MALFORMED, "malformed answer: fields or framing without an end")
         elif self.has_head:
             listener = self._listener
             try:
@@ -307,6 +341,10 @@ class EngineConnection(asyncio.Protocol):
         if 100 <= status < 200:  # noqa: PLR2004 - an interim answer: the real one follows
             self._upgrades = status == 101  # noqa: PLR2004 - we asked for no other protocol
             self.head = Head(RESPONSE_FIELDS)
+            self._num_interim += 1
+            if self._num_interim > MAX_INTERIM:
+                msg = "interim answers without an end"
+                raise ValueError(msg)
             return
         self.status = status
         self.has_head = True
@@ -316,6 +354,7 @@ class EngineConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
         self._pieces.append(data)
+        self._vain_bytes = 0
 
     def on_message_complete(self) -> None:
         """The answer is complete."""

@@ -17,7 +17,7 @@ from typing import Final, cast
 
 import httptools
 
-from memroute_router.http.budget import BodyBudget
+from memroute_router.http.budget import SMALL_BYTES, BodyBudget
 from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange, Sink
@@ -36,8 +36,12 @@ LINGER_SECONDS: Final = 2.0
 # reset the connection, and with it the refusal before it was read.
 READ_BUFFER_BYTES: Final = 256 * 1024
 # What one read takes at most: as much as uvloop reads at once by itself.
-WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
-# What may wait for a slow client before its engine is no longer read.
+WRITE_HIGH_WATER_BYTES: Final = 16 * 1024
+# What may wait for a slow client before its engine is no longer read, and it counts.
+FREE_HEAD_BYTES: Final = 4 * 1024
+# A head that came at once, and is no larger, is not counted: it is what a connection costs anyway.
+WAITING_BYTES: Final = 4 * 1024
+# What a request that waits behind another one costs beside its bytes: its objects.
 NOT_PAUSED: Final = -1
 # Instead of a number of bytes: the client takes what there is.
 
@@ -69,8 +73,9 @@ class ServerLimits:
 # Bytes of a body from which on its head is screened before the body arrives: the usual request is
 # whole with its first read, and is looked at once.
 SCREENED_BYTES: Final = 64 * 1024
-# Why 503 is said of a body: the bodies of all connections are as large as they may be.
+# Why 503 is said of a request: what is held of all requests is as much as it may be.
 BODIES: Final = "bodies"
+_NO_ROOM: Final = "the router holds as many bytes of requests as it may"
 
 Handler = Callable[[Exchange], None]
 Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, str, str, bytes, bytes] | None]
@@ -127,8 +132,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         "_declined",
         "_exchange",
         "_has_come_further",
+        "_has_ended_one",
         "_head",
         "_head_bytes",
+        "_held_head_bytes",
+        "_held_untaken_bytes",
+        "_is_arriving",
         "_is_deaf",
         "_last_words",
         "_parser",
@@ -169,6 +178,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Whether its end has not come: what comes later are trailers."""
         self._has_come_further = False
         """Whether its head has begun, or its body, since its deadline was set."""
+        self._has_ended_one = False
+        """Whether a request has ended in what was read last: what follows is of another."""
         self._head_bytes = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -179,6 +190,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.deadline_at = NEVER
         self._untaken_bytes: int = NOT_PAUSED
         """Of the answer, what a client that is slow had not taken at the last look."""
+        self._is_arriving = False
+        """Whether a request has not come with one read: it may have to give up its place."""
+        self._held_head_bytes: int = 0
+        """That are counted, of a head that is not whole."""
+        self._held_untaken_bytes: int = 0
+        """That are counted, of an answer, because its client is slow."""
 
     @property
     def is_busy(self) -> bool:
@@ -222,6 +239,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         for each in waiting or ():
             each.drop_body()
         self._drop_body()
+        if self._is_arriving:
+            self._arrived()
+        if self._held_untaken_bytes:
+            self._taken()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.drop_body()
@@ -235,6 +256,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:  # noqa: D102
         self._untaken_bytes = untaken_bytes(self._transport)
+        self._hold_untaken()
         self.deadline_at = monotonic() + self._state.limits.stalled_client_seconds
         sink = None if self._exchange is None else self._exchange.sink
         if sink is not None:
@@ -246,6 +268,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:  # noqa: D102
         self.deadline_at = NEVER
         self._untaken_bytes = NOT_PAUSED
+        self._taken()
         sink = None if self._exchange is None else self._exchange.sink
         if sink is not None:
             try:
@@ -260,7 +283,8 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, num_bytes: int) -> None:  # noqa: D102
         data: bytes | memoryview = self._state.reads.view[:num_bytes]
-        while data and not self._is_deaf and self._parser is not None:
+        self._has_ended_one = False
+        while data and self._last_words is None and not self._is_deaf and self._parser is not None:
             data = self._feed(self._parser, data)
 
     def deadline_passed(self) -> None:
@@ -348,20 +372,24 @@ class ClientConnection(asyncio.BufferedProtocol):
         elif self._last_words is not None or self._is_deaf:
             return
         elif not self._state.budget.take(len(data), self._body_bytes):
-            self._refuse(
-                503,
-                "the router holds as many bytes of requests as it may",
-                b"retry-after: 1\r\n%b: router-exhausted\r\n" % REASON,
-                BODIES,
-            )
-        else:
+            self._refuse_full()
+        elif self._last_words is None:
             self._body.append(data)
+        else:
+            self._state.budget.give_back(len(data))  # its own place was given up meanwhile
 
     def on_message_complete(self) -> None:
         """The request is whole: answer it now, or after those before it."""
         if self._is_deaf or self._last_words is not None or self._parser is None or self._declined:
             return
+        head_bytes = 0
+        if self._is_arriving or self._head.num_bytes > FREE_HEAD_BYTES or not self._is_next:
+            if not self._holds_head():
+                self._refuse_full()
+                return
+            head_bytes = self._head.num_bytes + WAITING_BYTES
         self._receiving = False
+        self._has_ended_one = True
         body, self._body = self._body, []
         exchange = Exchange(
             self,
@@ -374,6 +402,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             http_1_1=self._version == "1.1",
             received_at=monotonic(),
             budget=self._state.budget,
+            head_bytes=head_bytes,
         )
         if self._is_next:
             self._answer(exchange)
@@ -522,10 +551,21 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self.deadline_at = monotonic() + (
                     limits.header_seconds if self._reading_head else limits.body_seconds
                 )
+        budget = self._state.budget
+        budget.slow(self)
+        self._is_arriving = True
         if self._reading_head:
-            self._head_bytes += num_bytes
+            if not self._has_ended_one:
+                # Else nobody knows how many of them are of this head.
+                self._head_bytes += num_bytes
             if self._head_bytes > self._state.limits.max_header_bytes:
                 self._refuse(431, "the header fields are too large")
+            elif not budget.take(num_bytes, SMALL_BYTES):
+                self._refuse_full()
+            elif self._is_arriving:
+                self._held_head_bytes += num_bytes
+            else:
+                budget.give_back(num_bytes)  # as in on_body
             return
         self._raw_bytes += num_bytes
         if self._raw_bytes > MAX_FRAMING_PER_BYTE * self._body_bytes + MAX_FRAMING_BYTES:
@@ -559,6 +599,61 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._parser = httptools.HttpRequestParser(self)
         return head + rest
 
+    # What is held for it
+
+    def give_up(self) -> None:
+        """Its client is slow, and others need the room: what has come of its request is dropped.
+
+        Of an answer no part can be left out: the connection is closed.
+        """
+        try:
+            if self._untaken_bytes == NOT_PAUSED:
+                self._refuse_full()
+            else:
+                self.abort()
+        except Exception as error:  # noqa: BLE001 - whoever needs the room is another
+            self._state.on_fault(CLIENT, error)
+        self._drop_body()
+        self._taken()
+
+    def _hold_untaken(self) -> None:
+        """The client is slow: what it has not taken counts, as far as the transport has it."""
+        transport, budget = self._transport, self._state.budget
+        if transport is None:
+            return
+        budget.slow(self)
+        untaken = transport.get_write_buffer_size()
+        if budget.take(untaken, SMALL_BYTES + 1):
+            self._held_untaken_bytes += untaken
+        else:
+            self.abort()
+
+    def _taken(self) -> None:
+        """The client has caught up, or is gone."""
+        budget = self._state.budget
+        held, self._held_untaken_bytes = self._held_untaken_bytes, 0
+        budget.give_back(held)
+        if not self._is_arriving:
+            budget.not_slow(self)
+
+    def _arrived(self) -> None:
+        """The request is whole, or dropped: nothing is counted for its not being so."""
+        self._is_arriving = False
+        budget = self._state.budget
+        held, self._held_head_bytes = self._held_head_bytes, 0
+        budget.give_back(held)
+        if not self._held_untaken_bytes:
+            budget.not_slow(self)
+
+    def _holds_head(self) -> bool:
+        """Count the head of a request that is whole, instead of what came of it; False: no room."""
+        if self._is_arriving:
+            self._arrived()
+        return self._state.budget.take(self._head.num_bytes + WAITING_BYTES, SMALL_BYTES)
+
+    def _refuse_full(self) -> None:
+        self._refuse(503, _NO_ROOM, b"retry-after: 1\r\n%b: router-exhausted\r\n" % REASON, BODIES)
+
     def _refuse(self, status: int, text: str, lines: bytes = b"", cause: str = "") -> None:
         """Answer before the request is whole, and close: what follows cannot be understood."""
         if self._last_words is not None or self._is_deaf:
@@ -571,6 +666,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._last_words = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
             status_line(status), lines, len(body), body,
         )  # fmt: skip
+        self._reading_head = False  # of the rest of this read no field is kept
         self._drop_body()
         if self._is_next:
             self.write(self._last_words)
@@ -581,6 +677,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         pieces, self._body = self._body, []
         for piece in pieces:
             self._state.budget.give_back(len(piece))
+        if self._is_arriving:
+            self._arrived()
 
     def _linger(self) -> None:
         """Say no more, hear no more, and close when the client has, or soon."""

@@ -56,6 +56,9 @@ class Connection(Protocol):
         ...
 
 
+_NO_FIELDS: dict[bytes, bytes] = {}
+
+
 class Exchange:
     """One request, received as a whole, and the means to answer it, once."""
 
@@ -78,8 +81,9 @@ class Exchange:
         http_1_1: bool,
         received_at: float,
         budget: BodyBudget,
+        head_bytes: int = 0,
     ) -> None:
-        """``budget``: has counted the body."""
+        """``budget``: has counted the body, and ``head_bytes`` of the head."""
         self._connection = connection
         self.method = method
         self.target = target
@@ -89,7 +93,7 @@ class Exchange:
         """The fields that the router reads, by lower-case name."""
         self.body = body
         self._budget = budget
-        self._held_bytes = len(body)
+        self._held_bytes = len(body) + head_bytes
         self.keep_alive = keep_alive
         self.http_1_1 = http_1_1
         self.received_at = received_at
@@ -119,8 +123,9 @@ class Exchange:
         return self._connection.scheme
 
     def drop_body(self) -> None:
-        """Nobody will get the body any more."""
-        self.body = b""
+        """No engine will get the request any more: neither its body nor its fields."""
+        self.body = self.lines = b""
+        self.fields = _NO_FIELDS
         held, self._held_bytes = self._held_bytes, 0
         if held:
             self._budget.give_back(held)
