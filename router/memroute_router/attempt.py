@@ -295,7 +295,9 @@ class Attempt:
                 lease.unseen()
         elif is_stream and lease is not None:
             self._events = EventStream(
-                lease.reservation.profile.num_choices, hides_usage=self._exchange.hides_usage
+                lease.reservation.profile.num_choices,
+                hides_usage=self._exchange.hides_usage,
+                budget=self._exchange.budget,
             )
         elif length is None and connection.is_complete:
             length = len(data)
@@ -406,6 +408,8 @@ class Attempt:
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
+        if self._events is not None:
+            self._events.end()
         lease, self._lease = self._lease, None
         if lease is None:
             return

@@ -13,8 +13,8 @@ SMALL_BODY_BYTES: Final = 64 * 1024
 # Bytes of objects for each of these characters, wherever it stands. Source: measured on CPython
 # 3.11 (an empty list, a number with its place in a list, a key with its place); in text they are
 # counted in vain.
-_BYTES_PER_COMMA: Final = 80
-_BYTES_PER_OPENING: Final = 64
+_BYTES_PER_COMMA: Final = 96
+_BYTES_PER_OPENING: Final = 80
 _BYTES_PER_COLON: Final = 128
 # Bytes of objects for each byte of text: its string, what is joined of it, and that in UTF-8, where
 # the widest character takes one byte, two, or four. Source: measured, rounded up.

@@ -38,11 +38,14 @@ class SlowHolder(Protocol):
 class BodyBudget:
     """Owns the count of bytes that are held, and the order in which slow clients give them up."""
 
-    __slots__ = ("_max_bytes", "_max_large_bytes", "_slow", "held_bytes", "num_refused")
+    __slots__ = (
+        "_max_bytes", "_max_large_bytes", "_slow", "_slow_seconds", "held_bytes", "num_refused",
+    )  # fmt: skip
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._max_large_bytes = int(LARGE_RATIO * max_bytes)
+        self._slow_seconds = SLOW_SECONDS
         self._slow: dict[SlowHolder, float] = {}
         """Since when, the slowest first."""
         self.held_bytes = 0
@@ -74,7 +77,7 @@ class BodyBudget:
     def _has_made_room(self, most: int) -> bool:
         """Whether no more than ``most`` bytes are held, once the slowest have given up theirs."""
         slow = self._slow
-        latest = monotonic() - SLOW_SECONDS
+        latest = monotonic() - self._slow_seconds
         while self.held_bytes > most and slow:
             first = next(iter(slow))
             if slow[first] > latest:

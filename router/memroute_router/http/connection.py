@@ -241,8 +241,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._drop_body()
         if self._is_arriving:
             self._arrived()
-        if self._held_untaken_bytes:
-            self._taken()
+        self._taken()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.drop_body()
@@ -410,6 +409,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._waiting is None:
             self._waiting = deque()
         self._waiting.append(exchange)
+        self._state.budget.slow(self)
         if len(self._waiting) >= MAX_PIPELINED and self._transport is not None:
             self._transport.pause_reading()
 
@@ -492,7 +492,9 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._exchange is None and self._waiting:
             if self._transport is not None:
                 self._transport.resume_reading()
-            self._answer(self._waiting.popleft())
+            first = self._waiting.popleft()
+            self._not_slow()
+            self._answer(first)
 
     def _answer(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -541,7 +543,8 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _goes_on(self, num_bytes: int) -> None:
         """A request is not whole after so many bytes more: is it in time, and not too large?
 
-        The parser tells of most bytes, not of all.
+        The parser tells of most bytes, not of all. Where another request has ended among them,
+        nobody knows how many are of this one: they are not held against it.
         """
         if self._has_come_further:
             # Here and not as it begins: most requests are whole at once, and need no deadline.
@@ -556,7 +559,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._is_arriving = True
         if self._reading_head:
             if not self._has_ended_one:
-                # Else nobody knows how many of them are of this head.
                 self._head_bytes += num_bytes
             if self._head_bytes > self._state.limits.max_header_bytes:
                 self._refuse(431, "the header fields are too large")
@@ -567,7 +569,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             else:
                 budget.give_back(num_bytes)  # as in on_body
             return
-        self._raw_bytes += num_bytes
+        if not self._has_ended_one:
+            self._raw_bytes += num_bytes
         if self._raw_bytes > MAX_FRAMING_PER_BYTE * self._body_bytes + MAX_FRAMING_BYTES:
             self._refuse(413, "the framing of the body is too large")
 
@@ -602,10 +605,14 @@ class ClientConnection(asyncio.BufferedProtocol):
     # What is held for it
 
     def give_up(self) -> None:
-        """Its client is slow, and others need the room: what has come of its request is dropped.
+        """Its client is slow, and others need the room: its requests that wait are dropped.
 
-        Of an answer no part can be left out: the connection is closed.
+        So is one that has not come to its end. Of an answer no part can be left out: the connection
+        is closed.
         """
+        waiting, self._waiting = self._waiting, None
+        for each in waiting or ():
+            each.drop_body()
         try:
             if self._untaken_bytes == NOT_PAUSED:
                 self._refuse_full()
@@ -633,8 +640,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         budget = self._state.budget
         held, self._held_untaken_bytes = self._held_untaken_bytes, 0
         budget.give_back(held)
-        if not self._is_arriving:
-            budget.not_slow(self)
+        self._not_slow()
 
     def _arrived(self) -> None:
         """The request is whole, or dropped: nothing is counted for its not being so."""
@@ -642,8 +648,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         budget = self._state.budget
         held, self._held_head_bytes = self._held_head_bytes, 0
         budget.give_back(held)
-        if not self._held_untaken_bytes:
-            budget.not_slow(self)
+        self._not_slow()
+
+    def _not_slow(self) -> None:
+        """One of the causes for which it was has ended."""
+        if not self._waiting and not self._is_arriving and not self._held_untaken_bytes:
+            self._state.budget.not_slow(self)
 
     def _holds_head(self) -> bool:
         """Count the head of a request that is whole, instead of what came of it; False: no room."""

@@ -63,7 +63,7 @@ class Exchange:
     """One request, received as a whole, and the means to answer it, once."""
 
     __slots__ = (
-        "_budget", "_chunked", "_connection", "_head", "_held_bytes", "body", "fields",
+        "_chunked", "_connection", "_head", "_held_bytes", "body", "budget", "fields",
         "has_started", "hides_usage", "http_1_1", "is_finished", "keep_alive", "lines", "method",
         "received_at", "sink", "target",
     )  # fmt: skip
@@ -92,7 +92,7 @@ class Exchange:
         self.fields = fields
         """The fields that the router reads, by lower-case name."""
         self.body = body
-        self._budget = budget
+        self.budget = budget
         self._held_bytes = len(body) + head_bytes
         self.keep_alive = keep_alive
         self.http_1_1 = http_1_1
@@ -128,7 +128,7 @@ class Exchange:
         self.fields = _NO_FIELDS
         held, self._held_bytes = self._held_bytes, 0
         if held:
-            self._budget.give_back(held)
+            self.budget.give_back(held)
 
     def start(self, status: int, lines: bytes, *, length: int | None) -> None:
         """Begin an answer of ``length`` bytes, or (None) of a length that nobody knows yet.
