@@ -11,7 +11,7 @@ from bench.bounds.scenarios import chat, request
 
 # It comes from another address than the hostile ones.
 ADDRESS: Final = "127.0.200.1"
-TIMEOUT_SECONDS: Final = 10.0
+TIMEOUT_SECONDS: Final = 15.0
 # Between two requests. Unit: seconds.
 PAUSE_SECONDS: Final = 0.05
 _OK: Final = b"HTTP/1.1 200 "

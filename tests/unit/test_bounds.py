@@ -434,3 +434,20 @@ def test_the_parts_of_the_limit_leave_room_for_what_is_not_counted():
     assert num_connections(1024 * MIB) == 14_336
     assert num_connections(1) == 256
     assert documents_bytes(1) == 128 * MIB
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_head(rig, engine_factory):
+    """Ten thousand clients that wait after 60 KB of fields held 350 MB; an engine's, likewise."""
+
+    async def script(_engine, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-a: " + b"v" * 60_000)
+        writer.write(b"\r\n\r\n{}")
+
+    rig.add("a", (await engine_factory(script)).port)
+    asked = raw(body()).replace(b"host: x", b"host: x\r\nx-a: " + b"v" * 60_000)
+    reader, writer = await begin(rig, asked)
+    assert (await read_answer(reader))[0] == 200
+    (connection,) = rig.router.server._state.connections
+    assert connection._head.num_bytes == 0
+    assert [kept.head.num_bytes for kept in rig.replicas[0].upstream.idle][-1] == 0
+    writer.close()

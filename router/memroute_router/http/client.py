@@ -29,6 +29,9 @@ MAX_HEADER_BYTES: Final = 128 * 1024
 # Interim answers (100 to 199) before the real one. Source: chosen by hand; engines send one.
 MAX_INTERIM: Final = 16
 
+# Of the last answer's fields, what an idle connection may keep. Unit: bytes. Chosen by hand.
+MAX_KEPT_HEAD_BYTES: Final = 2 * 1024
+
 _NOTHING: list[bytes] = []
 
 
@@ -249,6 +252,11 @@ class EngineConnection(asyncio.Protocol):
         self._listener = None
         self.deadline_at = NEVER
         return self.is_complete and self._keep_alive and self.is_open
+
+    def keep_no_head(self) -> None:
+        """Nobody reads the answer's fields any more, and it may be long until the next ones."""
+        if self.head.num_bytes > MAX_KEPT_HEAD_BYTES:
+            self.head = Head(RESPONSE_FIELDS)
 
     def close(self) -> None:
         """Close at once; the engine cancels what it was computing."""

@@ -118,6 +118,8 @@ class ServerState:
     screen: Screen | None = None
     """Who looks at requests with large bodies before those arrive; None: nobody."""
     reads: ReadBuffer = field(default_factory=ReadBuffer)
+    no_head: Head = field(default_factory=lambda: Head({}))
+    """Of connections that have no request."""
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
 
@@ -173,7 +175,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._target = b""
         self._version = ""
         """Of HTTP, as the request says."""
-        self._head = Head(state.kinds)
+        self._head = state.no_head
         self._reading_head = True
         """Whether its end has not come: what comes later are trailers."""
         self._has_come_further = False
@@ -403,6 +405,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             budget=self._state.budget,
             head_bytes=head_bytes,
         )
+        self._head = self._state.no_head  # an idle connection keeps nothing of its last request
         if self._is_next:
             self._answer(exchange)
             return
@@ -677,6 +680,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             status_line(status), lines, len(body), body,
         )  # fmt: skip
         self._reading_head = False  # of the rest of this read no field is kept
+        self._head = self._state.no_head
         self._drop_body()
         if self._is_next:
             self.write(self._last_words)
