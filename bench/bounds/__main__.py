@@ -266,33 +266,45 @@ def _print_head(arguments: argparse.Namespace) -> None:
         print(f"router under --max-memory {arguments.max_memory} MiB; {time.strftime('%F %T')}")
         print(
             f"{'scenario':34}{'open':>7}  {'RSS MiB before':>14}{'peak':>6}{'after':>6}  "
-            f"{'honest':>12}{'p95 ms':>8}  told"
+            f"{'honest':>12}{'p95':>7}{'max ms':>8}  told"
         )
 
 
 def _print(result: Result, arguments: argparse.Namespace) -> None:
     honest = result.honest
     success, p95 = honest.success_ratio, honest.p95_seconds
+    slowest = max(honest.seconds, default=None)
     told = ", ".join(f"{count} x {what}" for what, count in result.told.most_common(MAX_TOLD))
     if arguments.json:
         facts = {
-            "scenario": result.name, "open": result.most_open, "before_bytes": result.before_bytes,
-            "peak_bytes": result.peak_bytes, "after_bytes": result.after_bytes,
-            "honest_success_ratio": success, "honest_p95_seconds": p95,
-            "honest_failures": dict(honest.failures), "told": dict(result.told),
-        }  # fmt: skip
+            "scenario": result.name,
+            "open": result.most_open,
+            "before_bytes": result.before_bytes,
+            "peak_bytes": result.peak_bytes,
+            "after_bytes": result.after_bytes,
+            "honest_success_ratio": success,
+            "honest_p95_seconds": p95,
+            "honest_max_seconds": slowest,
+            "honest_failures": dict(honest.failures),
+            "told": dict(result.told),
+        }
         print(json.dumps(facts), flush=True)
         return
     total = len(honest.seconds) + honest.failures.total()
     print(
         f"{result.name:34}{result.most_open:>7}  {result.before_bytes / MIB:>14.0f}"
         f"{result.peak_bytes / MIB:>6.0f}{result.after_bytes / MIB:>6.0f}  "
-        f"{f'{len(honest.seconds)}/{total}':>12}{'-' if p95 is None else f'{1e3 * p95:.0f}':>8}  "
+        f"{f'{len(honest.seconds)}/{total}':>12}{_milliseconds(p95):>7}"
+        f"{_milliseconds(slowest):>8}  "
         f"{told}",
         flush=True,
     )
     for why, count in honest.failures.most_common(MAX_TOLD):
         print(f"{'':34}honest client: {count} x {why}", flush=True)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1e3 * seconds:.0f}"
 
 
 if __name__ == "__main__":

@@ -40,8 +40,13 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         self.transport = transport  # type: ignore[assignment]  # uvloop's do not inherit
         if not self._reads:
-            transport.pause_reading()  # type: ignore[attr-defined]  # as above
+            # Not now: uvloop begins to read when this has returned.
+            asyncio.get_running_loop().call_soon(self._pause)
         self.send(self._first)
+
+    def _pause(self) -> None:
+        if self.transport is not None:
+            self.transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         self.heard.set()
