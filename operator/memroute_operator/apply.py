@@ -51,6 +51,7 @@ def promised(action: Create) -> Reservation:
         device_bytes=dict.fromkeys(placed.device_uuids, placed.bytes_per_device) if shared else {},
         num_exclusive_devices=0 if shared else placed.num_devices,
         exclusive_bytes=0 if shared else placed.bytes_per_device,
+        resource=placed.resource,
     )
 
 

@@ -128,13 +128,18 @@ def _measured(
 ) -> dict[CalibrationKey, Calibration]:
     """What engines of the current specs have measured, as far as they agree."""
     found: dict[CalibrationKey, list[Calibration]] = {}
-    by_name = {node.name: node for node in nodes}
+    by_name: dict[str, Node] = {}
+    for node in nodes:
+        by_name.setdefault(node.name, node)
+    by_resource = {(node.name, node.resource): node for node in nodes}
     for replica in replicas:
-        report, node = reports.get(replica.uid), by_name.get(replica.node)
+        report = reports.get(replica.uid)
+        home = by_resource.get((replica.node, replica.resource or ""))
+        home = home or by_name.get(replica.node)
         deployment = deployments.get(replica.deployment)
-        if report is None or node is None or deployment is None:
+        if report is None or home is None or deployment is None:
             continue
-        products = {device.product for device in node.devices}
+        products = {device.product for device in home.devices}
         if deployment.footprint is None or replica.revision != deployment.revision:
             continue
         if len(products) != 1 or (product := products.pop()) is None:
@@ -151,7 +156,7 @@ def _measured(
                 deployment.footprint,
                 product=product,
                 image=image,
-                usable_bytes=min(device.usable_bytes for device in node.devices),
+                usable_bytes=min(device.usable_bytes for device in home.devices),
             )
         except Exception as error:  # noqa: BLE001 - a named boundary: a report is whatever an engine wrote
             problems[f"Pod {replica.key} report"] = repr(error)

@@ -15,7 +15,7 @@ from memroute_operator.deployments import DeploymentCache, read_deployments, wit
 from memroute_operator.device_metrics import MAX_COLLECT_SECONDS, DeviceMetrics, NodeReading
 from memroute_operator.lost_nodes import NodeSight
 from memroute_operator.memory import PlanMemory
-from memroute_operator.nodes import main_pool, read_node
+from memroute_operator.nodes import planned, read_node
 from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner, read_pods
 from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica
@@ -179,7 +179,7 @@ def _read_nodes(
     problems: dict[str, str],
 ) -> list[Node]:
     """The nodes; one that cannot be read has nothing to give."""
-    nodes = []
+    nodes: list[Node] = []
     for key, obj in sorted((object_key(obj), obj) for obj in store.nodes.values()):
         try:
             found = read_node(
@@ -190,7 +190,7 @@ def _read_nodes(
                 resource_slices=resource_slices.get(key, ()),
                 existing_pods=pods.live,
             )
-            nodes.append(main_pool(found))
+            nodes += planned(found)
         except Exception as error:  # noqa: BLE001 - a named boundary: one node is one node's problem
             problems[f"Node {key}"] = repr(error)
             nodes.append(Node(name=key, mode=PlacementMode.EXCLUSIVE, unusable_reason="Unreadable"))
@@ -237,10 +237,11 @@ def _reservations(
     yield from (one for replica in pods.replicas for one in replica.reservations())
     yield from pods.strays
     yield from held
-    by_name = {node.name: node for node in nodes}
-    for pod in pods.unreadable:
-        if not pod.is_terminal and pod.node in by_name:
-            yield pod.reservation(by_name[pod.node])
+    unreadable = [pod for pod in pods.unreadable if not pod.is_terminal]
+    names = {pod.node for pod in unreadable}
+    for node in nodes:
+        if node.name in names:
+            yield from (pod.reservation(node) for pod in unreadable if pod.node == node.name)
 
 
 def _taken_names(store: Known, deployments: Iterable[Deployment], pods: PodsRead) -> dict[str, str]:

@@ -64,6 +64,7 @@ class UnreadablePod:
             device_bytes=usable,
             num_exclusive_devices=num_devices,
             exclusive_bytes=max((d.usable_bytes for d in node.devices), default=0),
+            resource=node.resource,
         )
 
 

@@ -25,6 +25,8 @@ class Promise:
     """Bytes by device UUID; empty for an exclusive replica."""
     num_devices: int
     bytes_per_device: int
+    resource: str | None = None
+    """What an exclusive replica asks the device plugin for; None where it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ class Claim:
             device_bytes=promise.device_bytes,
             num_exclusive_devices=0 if shared else promise.num_devices,
             exclusive_bytes=0 if shared else promise.bytes_per_device,
+            resource=promise.resource,
             replaces=predecessor,
         )
 
@@ -54,6 +57,7 @@ class Claim:
         return Home(
             node=self.promise.node,
             device_uuids=tuple(sorted(self.promise.device_bytes)),
+            resource=self.promise.resource,
             claimed_bytes=self.promise.bytes_per_device,
         )
 
@@ -68,6 +72,8 @@ def _document(placed: Placed) -> dict[str, object]:
     }
     if placed.device_uuids:
         document["devices"] = dict.fromkeys(placed.device_uuids, placed.bytes_per_device)
+    else:
+        document["resource"] = placed.resource
     return document
 
 
@@ -121,6 +127,7 @@ def _promise(document: dict[str, object]) -> Promise | None:
     count = _whole(document.get("count"), at_most=MAX_DEVICES)
     size = _whole(document.get("bytesPerDevice"), at_most=MAX_DEVICE_BYTES)
     device_bytes = _device_bytes(document.get("devices", {}))
+    resource = document.get("resource")
     if (
         not _is_known_version(document)
         or not isinstance(mode, str)
@@ -130,6 +137,7 @@ def _promise(document: dict[str, object]) -> Promise | None:
         or size is None
         or device_bytes is None
         or (mode == PlacementMode.SHARED) != bool(device_bytes)
+        or not isinstance(resource, str | None)
     ):
         return None
     return Promise(
@@ -138,6 +146,7 @@ def _promise(document: dict[str, object]) -> Promise | None:
         device_bytes=device_bytes,
         num_devices=count,
         bytes_per_device=size,
+        resource=resource,
     )
 
 

@@ -18,6 +18,7 @@ from memroute_kube.resources import (
     LABEL_REPLICA,
     is_condition_true,
 )
+from memroute_operator.pod_resources import requested_devices
 from memroute_operator.promises import Claim, read_claim, read_promise
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
@@ -97,6 +98,8 @@ class Replica:
     device_bytes: dict[str, int]
     num_devices: int
     bytes_per_device: int
+    resource: str | None = None
+    """What it asked the device plugin for; None when it is on shared devices."""
     kv_capacity_tokens: int
     state: ReplicaState
     is_ready: bool
@@ -189,6 +192,7 @@ class Replica:
             device_bytes=self.device_bytes,
             num_exclusive_devices=0 if shared else self.num_devices,
             exclusive_bytes=0 if shared else self.bytes_per_device,
+            resource=self.resource,
             ready_seconds=self.seen.serving_seconds,
             is_moving=self.occupies_start or (self.is_gated and not self.is_terminating),
             is_stuck=self.is_stuck,
@@ -237,6 +241,8 @@ def read_replica(pod: KubeObject) -> Replica | None:
         device_bytes=dict(promise.device_bytes),
         num_devices=promise.num_devices,
         bytes_per_device=promise.bytes_per_device,
+        # Reservations of 0.1 do not say it, and the pod does.
+        resource=promise.resource or next(iter(requested_devices(pod)), None),
         kv_capacity_tokens=_count(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS)) or 0,
         state=_state(pod, failure),
         is_ready=is_condition_true(pod, "Ready"),

@@ -23,12 +23,12 @@ from memroute_router.access.gate import Gate
 from memroute_router.access.keyfile import KeysError
 from memroute_router.access.newcomers import KnownWords
 from memroute_router.access.proxies import TrustedProxies
-from memroute_router.access.watched import WatchedFile
 from memroute_router.access.words import no_such_model
 from memroute_router.claims import TenantSource
 from memroute_router.discovery import Discovery
 from memroute_router.documents import DocumentRoom
 from memroute_router.exposition import TEXT
+from memroute_router.http.clients import Clients
 from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
@@ -65,6 +65,7 @@ from memroute_router.supervisor import Supervisor
 from memroute_router.surface import ROUTES
 from memroute_router.tracing.context import Sampler
 from memroute_router.tracing.tracer import Tracer, export_command
+from memroute_router.watched import WatchedFiles
 
 LOGGER = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
@@ -73,12 +74,16 @@ TICK_SECONDS = 0.25
 CERTIFICATE_SECONDS = 2.0
 MODEL_PATH = b"/v1/models/"
 SPARE_FILES = 64
+# Of the connections, what one client's requests may hold. Unit: ratio. Source: chosen by hand: a
+# gateway before the router is one client, and the rest is for probes and other gateways.
+ONE_CLIENT_RATIO = 0.9
 NO_CORS = (
     "; cross-origin requests of browsers (CORS) are not answered here: put a gateway that checks "
     "origins before the router"
 )
 _LISTENER_OUTCOMES = {
     401: Outcome.UNAUTHORIZED,
+    429: Outcome.RATE_LIMITED,
     500: Outcome.INTERNAL_ERROR,
     503: Outcome.ROUTER_EXHAUSTED,
 }
@@ -136,6 +141,10 @@ class Router:
                 Path(settings.keys),
                 num_routers=lambda: 1 + self.pools.peers.others.num,
                 weights=self.pools.tenant_weights,
+                call_soon=loop.call_soon,
+                on_fault=self.on_fault,
+                max_wait_seconds=settings.max_queue_seconds,
+                max_waiting=settings.max_queued_requests,
             )
         self.engine_key: EngineKey | None = None
         if settings.engine_key_file is not None:
@@ -150,7 +159,9 @@ class Router:
             connect_timeout_seconds=settings.connect_timeout_seconds,
             on_fault=self.on_fault,
         )
-        self.isolation = Isolation(loop.call_soon, self.on_fault)
+        self.isolation = Isolation(
+            loop.call_soon, self.on_fault, max_waiting=settings.max_queued_requests
+        )
         self.journal = Journal(settings.access_log, log_format=settings.log_format)
         self.scraper = Scraper(
             self.engines,
@@ -175,6 +186,9 @@ class Router:
         self.tracer = self._make_tracer(settings, rng)
         memory_bytes = settings.max_memory or memory_limit_bytes()
         self._memory = MemoryWatch(memory_bytes)
+        proxies: TrustedProxies | None = None
+        if settings.trusted_proxies or settings.trust_headers:
+            proxies = TrustedProxies(settings.trusted_proxies, trusts_all=settings.trust_headers)
         self.proxy = Proxy(
             Services(
                 intake=IntakeServices(
@@ -182,6 +196,7 @@ class Router:
                     tokenizers=self.tokenizers,
                     tenants=settings.tenants,
                     names_for=self._names_for,
+                    media_hosts=settings.media_hosts,
                     is_tenant_checked=(
                         settings.tenants is TenantSource.HEADER and bool(settings.trusted_proxies)
                     ),
@@ -201,19 +216,20 @@ class Router:
                 explains=not settings.no_explain_header,
                 tracer=self.tracer,
                 trusts_headers=settings.trust_headers,
-                proxies=(
-                    TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
-                ),
+                proxies=proxies if settings.trusted_proxies else None,
                 gate=self.gate,
                 engine_key=self.engine_key,
             ),
             otherwise=self._answer_itself,
         )
+        max_connections = settings.max_connections or _max_connections(memory_bytes)
         self.server = Server(
             self.proxy.handle,
             outbox,
             limits=ServerLimits(
-                max_connections=settings.max_connections or _max_connections(memory_bytes),
+                max_connections=max_connections,
+                max_client_connections=settings.max_client_connections,
+                max_client_requests=settings.max_client_requests or _for_one(max_connections),
                 max_body_bytes=settings.max_body_bytes,
                 max_bodies_bytes=bodies_bytes(memory_bytes),
                 idle_seconds=settings.idle_timeout_seconds,
@@ -230,8 +246,12 @@ class Router:
                 else KEYED_REQUEST_FIELDS
             ),
             screen=None if self.gate is None else self.gate.screen,
+            clients=Clients(
+                is_proxy=None if proxies is None else proxies.is_proxy,
+                told_by=None if proxies is None else proxies.client_of,
+            ),
         )
-        self.metrics.num_connections = lambda: self.server.num_connections
+        self.metrics.server = self.server
         self._membership: Membership | None = None
         self._is_listening = False
         self._is_stopping = False
@@ -250,6 +270,7 @@ class Router:
             self.journal,
             outbox,
             isolation=self.isolation,
+            lines=None if self.gate is None else self.gate.lines,
             health=health,
             on_fault=self.on_fault,
         )
@@ -267,9 +288,13 @@ class Router:
         self._membership = membership
         settings = self._settings
         ops_host = settings.ops_host or settings.host
-        # First: probes and scrapers come before clients may.
-        ops_port = await _listen(self.operations.server, ops_host, settings.ops_port, "--ops-port")
-        LOGGER.info("operations listening ops_host=%s ops_port=%d", ops_host, ops_port)
+        if settings.ops_port:
+            # First: probes and scrapers come before clients may.
+            server = self.operations.server
+            ops_port = await _listen(server, ops_host, settings.ops_port, "--ops-port")
+            LOGGER.info("operations listening ops_host=%s ops_port=%d", ops_host, ops_port)
+        else:
+            LOGGER.warning("operations not served, nor metrics: --ops-port is 0")
         port = await _listen(self.server, settings.host, settings.port, "--port")
         self._is_listening = True
         LOGGER.info("listening host=%s port=%d", settings.host, port)
@@ -300,28 +325,30 @@ class Router:
             await self.tracer.close()
         LOGGER.info("router stopped")
 
-    def _watched_files(self) -> list[WatchedFile[Any]]:
+    def _watched_files(self) -> list[WatchedFiles[Any]]:
         """The files that say who may ask, and with what the router does."""
-        found: list[WatchedFile[Any]] = []
+        found: list[WatchedFiles[Any]] = []
         reloads = self.metrics.access_reloads
         if self.gate is not None and self._settings.keys is not None:
             found.append(
-                WatchedFile(
-                    Path(self._settings.keys),
+                WatchedFiles(
+                    "keys",
+                    (Path(self._settings.keys),),
                     self.gate.read,
                     self.gate.apply,
                     on_reload=lambda ok: reloads.labels("keys", _result(ok)).inc(),
-                    errors=KeysError,
+                    errors=(KeysError,),
                 )
             )
         if self.engine_key is not None and self._settings.engine_key_file is not None:
             found.append(
-                WatchedFile(
-                    Path(self._settings.engine_key_file),
+                WatchedFiles(
+                    "engine key",
+                    (Path(self._settings.engine_key_file),),
                     self.engine_key.read,
                     self.engine_key.apply,
                     on_reload=lambda ok: reloads.labels("engine-key", _result(ok)).inc(),
-                    errors=EngineKeyError,
+                    errors=(EngineKeyError,),
                 )
             )
         return found
@@ -369,6 +396,7 @@ class Router:
             await asyncio.sleep(TICK_SECONDS)
             self.metrics.loop_lag_seconds = max(0.0, time.monotonic() - due)
             for place, tick in (
+                ("kv-share", self._tick_gate),
                 ("pool", self.pools.tick),
                 ("isolation", self.isolation.tick),
                 ("connect", self.engines.tick),
@@ -380,6 +408,10 @@ class Router:
                     tick()
                 except Exception as error:  # noqa: BLE001 - the others have their turn
                     self.on_fault(place, error)
+
+    def _tick_gate(self) -> None:
+        if self.gate is not None:
+            self.gate.tick()
 
     async def _follow_certificates(self) -> None:
         """Serve with the certificates that the files have now, for ever."""
@@ -602,6 +634,11 @@ def _max_connections(memory_bytes: int) -> int:
     """Half of the files that the process may open, less some; or what there is memory for."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, min((allowed - SPARE_FILES) // 2, num_connections(memory_bytes)))
+
+
+def _for_one(max_connections: int) -> int:
+    """Requests that one client may have under way: what is left is for the others."""
+    return max(1, int(ONE_CLIENT_RATIO * max_connections))
 
 
 def _server_tls(settings: RouterSettings) -> TLSFiles | None:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask
 from memroute.traffic.dispatch.request_pool import Waiter
+from memroute_router.access.share_line import PLACE, ShareLines
 from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal
 from memroute_router.lifecycle import Lifecycle
@@ -13,6 +14,8 @@ from memroute_router.pools import Pool, Pools, Replica
 # Requests that are shown of one model; the metric ``memroute_router_queue_requests`` has them all.
 # Unit: requests. Source: a bound, chosen by hand; as many as a line may hold by default.
 MAX_SHOWN: Final = 1024
+_APART: Final = "a replica has died with it: it waits for one that has no other such request"
+_SHARE: Final = "its tenant has its share of the model's KV tokens under way (maxKVShareRatio)"
 
 
 def decisions(journal: Journal) -> Iterator[dict[str, Any]]:
@@ -28,26 +31,34 @@ def replicas(pools: Pools) -> Iterator[dict[str, Any]]:
             yield _replica(pool, replica, pools.now_seconds())
 
 
-def queue(pools: Pools, isolation: Isolation) -> Iterator[dict[str, Any]]:
-    """The requests that wait: whose, for which replica, why, since when."""
+def queue(
+    pools: Pools, isolation: Isolation, lines: ShareLines | None = None
+) -> Iterator[dict[str, Any]]:
+    """The requests that wait: whose, for which replica, why, since when.
+
+    ``lines``: of those that wait for their tenant's share; None: no tenant has one.
+    """
     for suspect in isolation.waiting()[:MAX_SHOWN]:
         if isinstance(suspect, Lifecycle):
-            yield _apart(suspect, pools.now_seconds())
+            yield _elsewhere(suspect, pools.now_seconds(), "apart", _APART)
+    for place in [] if lines is None else lines.waiting()[:MAX_SHOWN]:
+        if isinstance(place.request, Lifecycle):
+            yield _elsewhere(place.request, pools.now_seconds(), PLACE, _SHARE)
     for pool in list(pools.by_model.values()):
         for ask in pool.dispatcher.waiting()[:MAX_SHOWN]:
             yield _waiting(pool, ask, pools.now_seconds())
 
 
-def _apart(suspect: Lifecycle, now_seconds: float) -> dict[str, Any]:
-    """A suspect that no replica's queue has: it waits for one without another suspect."""
-    profile = suspect.profile
-    return suspect.waits(now_seconds) | {
+def _elsewhere(request: Lifecycle, now_seconds: float, waits_for: str, why: str) -> dict[str, Any]:
+    """A request that waits, and that no line of its pool has."""
+    profile = request.profile
+    return request.waits(now_seconds) | {
         "tenant": profile.tenant,
         "priority": profile.priority,
-        "waits_for": "apart",
-        "why": "a replica has died with it: it waits for one that has no other such request",
+        "waits_for": waits_for,
+        "why": why,
         "expected_tokens": profile.expected_tokens,
-        "tried": list(suspect.tried),
+        "tried": list(request.tried),
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from memroute.traffic.request import RequestProfile
+from memroute_router.access.media_hosts import MediaHosts
 from memroute_router.access.newcomers import KnownWords
 from memroute_router.access.rules import Grant, prefix_salt
 from memroute_router.access.verdicts import granted_claims
@@ -29,12 +30,13 @@ from memroute_router.refusal import (
     COMPRESSED,
     DOCUMENTS_FULL,
     FIELD,
+    INVALID_REQUEST,
     Refusal,
     document_too_large,
     unknown,
 )
 from memroute_router.requests import UNKNOWN_FAMILY, BadRequestError, ParsedRequest
-from memroute_router.surface import Route
+from memroute_router.surface import Check, Route
 
 MAX_SESSION_BYTES: Final = 128
 # Characters of a model's name in messages, in the log and in the journal: the client chooses it.
@@ -55,6 +57,8 @@ class IntakeServices:
     """Which models a client may know of."""
     is_tenant_checked: bool = False
     """Whether only those whose headers are trusted may name tenants: there are proxies who do."""
+    media_hosts: MediaHosts | None = None
+    """From where engines may be told to fetch; None: from anywhere."""
     words: KnownWords | None = None
     """Which of the words that tell tenants apart are tenants; None: those are believed."""
     documents: DocumentRoom | None = None
@@ -118,14 +122,19 @@ class Intake:
 
     def _parse(self, route: Route, body: bytes) -> Refusal | None:
         try:
-            parsed = route.parse(body, self._fields.get(b"content-type", b""))
+            parsed = route.parse(
+                body, self._fields.get(b"content-type", b""), self._check_of_media()
+            )
         except BadRequestError as error:
             return Refusal(
                 outcome=Outcome.BAD_REQUEST,
                 status=400,
                 message=error.message,
                 parameter=error.parameter,
-                cause=BODY if error.parameter is None else FIELD,
+                reason=error.reason,
+                code=error.code,
+                kind=None if error.code is None else INVALID_REQUEST,
+                cause=error.reason or (BODY if error.parameter is None else FIELD),
             )
         self.parsed = parsed
         grant = self._grant
@@ -204,6 +213,17 @@ class Intake:
             draw=pool.draw(session),
             block_tokens=pool.dispatcher.cached.blocks.block_tokens if shares_blocks else 0,
         )
+
+    def _check_of_media(self) -> Check | None:
+        """What is asked before engines are told to fetch something; None: they may, from anywhere.
+
+        A tenant's own list counts instead of the router's.
+        """
+        grant = self._grant
+        hosts = None if grant is None else grant.tenant.media_hosts
+        if hosts is None:
+            hosts = self._services.media_hosts
+        return None if hosts is None else hosts.check
 
     def _tokenized(self, token_ids: list[int] | None) -> None:
         """The prompt's tokens are known now, or (None) will not be."""

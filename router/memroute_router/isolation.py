@@ -5,9 +5,8 @@
 came, and what is remembered of all.
 """
 
-from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from memroute.traffic.dispatch import Suspects, request_name
 from memroute.traffic.dispatch.suspects import MAX_APART_SECONDS
@@ -15,6 +14,9 @@ from memroute_router.http.deadlines import monotonic
 from memroute_router.http.faults import OnFault
 from memroute_router.pools import Pool
 from memroute_router.refusal import Refusal, replicas_died
+
+# As ``--max-queued-requests``.
+DEFAULT_MAX_WAITING: Final = 1024
 
 
 class Isolated(Protocol):
@@ -109,11 +111,19 @@ class Case:
 class Isolation:
     """The suspects of a router, and those of them that wait."""
 
-    def __init__(self, call_soon: Callable[..., object], on_fault: OnFault) -> None:
+    def __init__(
+        self,
+        call_soon: Callable[..., object],
+        on_fault: OnFault,
+        *,
+        max_waiting: int = DEFAULT_MAX_WAITING,
+    ) -> None:
+        """``max_waiting``: of one model, together with those that wait for room."""
         self.suspects = Suspects()
         self._call_soon = call_soon
         self._on_fault = on_fault
-        self._waiting: deque[Isolated] = deque()
+        self._max_waiting = max_waiting
+        self._waiting: dict[Isolated, Pool] = {}
         self._will_advance = False
 
     def waiting(self) -> list[Isolated]:
@@ -140,14 +150,20 @@ class Isolation:
         """No connection to the replica could be opened."""
         self.suspects.unreachable(replica, now_seconds=monotonic())
 
-    def wait(self, request: Isolated) -> None:
-        """It is asked to try again, soon."""
-        self._waiting.append(request)
+    def may_wait(self, pool: Pool) -> bool:
+        """Whether one more of the model's requests may wait, here or for room."""
+        return pool.num_held + pool.dispatcher.num_apart < self._max_waiting
+
+    def wait(self, request: Isolated, pool: Pool) -> None:
+        """It is asked to try again, soon. The caller has asked ``may_wait``."""
+        self._waiting[request] = pool
+        pool.dispatcher.num_apart += 1
 
     def withdraw(self, request: Isolated) -> None:
         """It waits no more."""
-        if request in self._waiting:
-            self._waiting.remove(request)
+        pool = self._waiting.pop(request, None)
+        if pool is not None:
+            pool.dispatcher.num_apart -= 1
 
     def changed(self) -> None:
         """A replica may be free of suspects now."""
@@ -162,8 +178,9 @@ class Isolation:
 
     def _advance(self) -> None:
         self._will_advance = False
-        waiting, self._waiting = self._waiting, deque()
-        for request in waiting:
+        waiting, self._waiting = self._waiting, {}
+        for request, pool in waiting.items():
+            pool.dispatcher.num_apart -= 1
             try:
                 request.try_again()
             except Exception as error:  # noqa: BLE001 - the others have their turn

@@ -57,6 +57,7 @@ from memroute_router.refusal import (
     ERROR_IN_STREAM,
     EXHAUSTED,
     SHUTTING_DOWN,
+    TOO_MANY_APART,
     Refusal,
     last_events,
     rejected,
@@ -212,6 +213,11 @@ class Lifecycle:
         pool = self._pool
         if pool is None:
             return
+        permit, gate = self._permit, self._services.gate
+        if permit is not None and permit.lacks_share and gate is not None:
+            self._held()
+            gate.wait_for_share(self, permit, self.profile, pool)
+            return
         case = self._case
         if case is not None:
             refusal = case.refusal()
@@ -219,8 +225,7 @@ class Lifecycle:
                 self._refuse(Happening.REFUSE, refusal)
                 return
             if not self._is_apart(case, pool):
-                self._held()
-                self._services.isolation.wait(self)
+                self._wait_apart(pool)
                 return
         verdict = pool.submit(self)
         if verdict is None:
@@ -570,10 +575,16 @@ class Lifecycle:
                 CRASHED.lines(),
             )
 
+    def waited_in_vain(self) -> None:
+        """Its tenant has had no KV tokens free of its share, for as long as it may wait."""
+        gate, permit, pool = self._services.gate, self._permit, self._pool
+        if gate is not None and permit is not None and pool is not None:
+            self._refuse(Happening.REFUSE, gate.share_refusal(permit, pool))
+
     # A suspect, kept apart from others
 
     def try_again(self) -> None:
-        """A replica may be free of other suspects now."""
+        """A replica may be free of other suspects now; or its tenant's share has room for it."""
         if self._phase != Phase.QUEUED:
             return
         self._phase = after(self._phase, Happening.SEEK)
@@ -587,6 +598,18 @@ class Lifecycle:
             return False
         self.tried = avoided
         return True
+
+    def _wait_apart(self, pool: Pool) -> None:
+        """Wait for a replica without another suspect, if as many do not wait already."""
+        isolation = self._services.isolation
+        if self._queued_at is not None or isolation.may_wait(pool):
+            self._held()
+            isolation.wait(self, pool)
+        elif self._failure is not None:
+            self._give_up(self._failure)
+        else:
+            self._statistics().shed(TOO_MANY_APART.outcome.value, self.profile.expected_tokens)
+            self._refuse(Happening.REFUSE, TOO_MANY_APART)
 
     def _was_killed(self, failure: Failure) -> Refusal | None:
         """A replica died with it; the refusal if it is to blame."""

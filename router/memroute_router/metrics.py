@@ -5,7 +5,7 @@ microsecond of counting, not ten. Values of replicas are read from the ledgers w
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
@@ -21,6 +21,7 @@ from memroute.traffic.replica.predictions import RATIO_BUCKETS, Prediction
 from memroute_router.access.gate import Gate
 from memroute_router.doubts import Doubts
 from memroute_router.exposition import family_pieces
+from memroute_router.http.listening import Server
 from memroute_router.journal import Record
 from memroute_router.outcomes import Outcome
 from memroute_router.peers import PeerLink
@@ -126,7 +127,8 @@ class RouterMetrics:
         self._by_labels: dict[tuple[str, str], PoolStatistics] = {}
         self.loop_lag_seconds = 0.0
         """The latest: how late the event loop ran what was due."""
-        self.num_connections: Callable[[], int] = int
+        self.server: Server | None = None
+        """Where clients come; set once it is there."""
         self.registry = _Registry()
         self.registry.register(_LedgerCollector(pools))
         self.registry.register(_DispatchCollector(pools))
@@ -463,8 +465,29 @@ class _ProcessCollector(Collector):
         lag = _gauge("loop_lag_seconds", "How late the event loop last ran what was due.", ())
         lag.add_metric((), self._metrics.loop_lag_seconds)
         clients = _gauge("client_connections", "Client connections that are open.", ())
-        clients.add_metric((), self._metrics.num_connections())
-        yield from (lag, clients)
+        refused = CounterMetricFamily(
+            "memroute_router_clients_refused",
+            "Connections and requests of clients that a bound has met.",
+            labels=("reason",),
+        )
+        bodies = CounterMetricFamily(
+            "memroute_router_bodies_refused",
+            "Requests whose bodies did not fit beside the others'.",
+        )
+        held = _gauge("bodies_bytes", "What bodies of requests hold of --max-memory now.", ())
+        server = self._metrics.server
+        bodies.add_metric((), 0 if server is None else server.budget.num_refused)
+        bodies_bytes = (
+            0 if server is None else server.budget.held_bytes - server.budget.unsent_bytes
+        )
+        held.add_metric((), bodies_bytes)
+        unsent = _gauge("unsent_bytes", "Of answers, what waits for clients that are slow.", ())
+        unsent.add_metric((), 0 if server is None else server.budget.unsent_bytes)
+        clients.add_metric((), 0 if server is None else server.num_connections)
+        if server is not None:
+            for kind, count in server.clients.refused.items():
+                refused.add_metric((kind.value,), count)
+        yield from (lag, clients, refused, bodies, held, unsent)
 
 
 class _GateCollector(Collector):

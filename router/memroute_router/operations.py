@@ -6,6 +6,9 @@
             probes, `memroute explain`
 ```
 
+With ``--ops-port 0`` there is no second listener, and nobody serves its pages: the public port
+never does, so that no flag can show one tenant's names to another.
+
 Nothing here needs a key, and nothing here is for clients: it names other tenants' models, pods and
 their addresses. It is plain HTTP also where clients get HTTPS: probes and scrapers ask by address.
 A NetworkPolicy says who may come (``router.networkPolicy`` of the chart).
@@ -17,6 +20,7 @@ from typing import Final
 import orjson
 
 from memroute_router import debug
+from memroute_router.access.share_line import ShareLines
 from memroute_router.exposition import TEXT
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
@@ -50,10 +54,14 @@ class Operations:
         outbox: Outbox,
         *,
         isolation: Isolation,
+        lines: ShareLines | None,
         health: dict[bytes, Answer],
         on_fault: OnFault,
     ) -> None:
-        """``health``: the paths by which probes ask, which the public listener has too."""
+        """``lines``: of requests that wait for a share; None: there are no keys.
+
+        ``health``: the paths by which probes ask, which the public listener has too.
+        """
 
         def failed(error: Exception) -> None:
             on_fault(OPERATIONS, error)
@@ -65,7 +73,7 @@ class Operations:
             b"/metrics": page(metrics.pieces, TEXT),
             b"/debug/decisions": page(lambda: json_list(debug.decisions(journal)), JSON),
             b"/debug/replicas": page(lambda: json_list(debug.replicas(pools)), JSON),
-            b"/debug/queue": page(lambda: json_list(debug.queue(pools, isolation)), JSON),
+            b"/debug/queue": page(lambda: json_list(debug.queue(pools, isolation, lines)), JSON),
             b"/openapi.json": lambda exchange: exchange.respond(
                 200, orjson.dumps(operations_document())
             ),

@@ -71,7 +71,7 @@ class Happening:
     CRASH: Final = 14
     """A bug of ours, in whatever was done for the request."""
     SEEK: Final = 15
-    """A suspect that was kept apart from others may ask for room."""
+    """A suspect that was kept apart, or one that lacked its tenant's share, may ask for room."""
 
 
 _WAITS: Final = (Phase.TOKENIZING, Phase.QUEUED, Phase.ATTEMPTING, Phase.ANSWERING)

@@ -415,6 +415,7 @@ class Pools:
             not pool.replicas
             and pool.settings is None
             and not pool.num_held
+            and not pool.dispatcher.num_apart
             and not pool.num_leaving
         ):
             self.by_model.pop(pool.model, None)

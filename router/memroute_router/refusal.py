@@ -49,10 +49,13 @@ LISTENER_CAUSES: Final = {
     505: "version",
 }
 """Why a request was refused before it was read as one of the API, by its status."""
+INVALID_REQUEST: Final = "invalid_request_error"
+"""The ``type`` of an error that OpenAI's own API has a ``code`` for."""
 BODY: Final = "body"
 FIELD: Final = "field"
 COMPRESSED: Final = "compressed"
 DOCUMENT_TOO_LARGE: Final = "document-too-large"
+MEDIA_HOST: Final = "media-host"
 """Why a request of the API cannot be understood."""
 DOCUMENTS: Final = "documents"
 """Why a request cannot be read now."""
@@ -119,6 +122,17 @@ EXHAUSTED = Refusal(
     message="the router has no file descriptor, port or memory left for one more request",
     reason=Outcome.ROUTER_EXHAUSTED.value,
     retry_after_seconds=1,
+)
+TOO_MANY_APART = Refusal(
+    outcome=Outcome.SATURATED,
+    status=429,
+    message=(
+        "replicas have died with this request, and it would have to wait for one that has no "
+        f"other such request; {QueueRefusal.REQUESTS.value}"
+    ),
+    reason=RejectReason.SATURATED.value,
+    retry_after_seconds=2,
+    cause=CAUSES[QueueRefusal.REQUESTS.value],
 )
 
 DOCUMENTS_FULL = Refusal(

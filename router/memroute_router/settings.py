@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
+from memroute_router.access.media_hosts import MediaHosts, parse_media_hosts
 from memroute_router.access.proxies import Network, parse_networks
 from memroute_router.claims import TenantSource
 from memroute_router.journal import AccessLog
@@ -79,7 +80,10 @@ class RouterSettings:
     tenants: TenantSource
     trust_headers: bool
     trusted_proxies: tuple[Network, ...]
+    media_hosts: MediaHosts | None
     max_connections: int
+    max_client_connections: int
+    max_client_requests: int
     max_body_bytes: int
     max_memory: int
     connect_timeout_seconds: float
@@ -126,7 +130,8 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         "--ops-port",
         type=int,
         default=DEFAULT_OPS_PORT,
-        help="port of metrics, health and debug pages, plain HTTP, not for clients; 0 takes any",
+        help="port of metrics, health and debug pages, plain HTTP, not for clients; 0: there is "
+        "none, and nothing serves metrics",
     )
     where.add_argument("--config", help="YAML file of models and replicas: no Kubernetes")
     where.add_argument(
@@ -280,6 +285,21 @@ def _add_access(group: "argparse._ArgumentGroup") -> None:
         help="addresses and networks, separated by commas, that are believed as with "
         "--trust-headers: the proxies before the router",
     )
+    group.add_argument(
+        "--media-hosts",
+        type=_media_hosts,
+        metavar="HOSTS",
+        help="hosts, separated by commas, from which requests may have engines fetch images and "
+        "the like, as cdn.example.com, *.example.com or 10.0.0.7:8080; none: only what comes as "
+        "data: (default: from anywhere)",
+    )
+
+
+def _media_hosts(text: str) -> MediaHosts:
+    try:
+        return parse_media_hosts(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _networks(text: str) -> tuple[Network, ...]:
@@ -295,6 +315,20 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
         type=int,
         default=0,
         help="clients' connections, more get 503; 0: half of the files that may be open",
+    )
+    group.add_argument(
+        "--max-client-connections",
+        type=_count,
+        default=0,
+        help="of one address (of IPv6, its /64), more get 429; those of --trusted-proxies and "
+        "--trust-headers excepted; 0: no number: who has most makes room when all are taken",
+    )
+    group.add_argument(
+        "--max-client-requests",
+        type=_count,
+        default=0,
+        help="of one address that may be under way, more get 429; behind --trusted-proxies of the "
+        "address that they tell; 0: nine tenths of --max-connections",
     )
     group.add_argument(
         "--max-body-bytes", type=int, default=32 * 1024**2, help="a larger request is 413"
@@ -356,6 +390,14 @@ def _add_peers(group: "argparse._ArgumentGroup") -> None:
         default=MAX_BYTES_PER_SECOND,
         help="told to each of them at the most; over it, prompts' keys are left out first",
     )
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        msg = f"{text!r} is below 0"
+        raise argparse.ArgumentTypeError(msg)
+    return count
 
 
 def _ratio(text: str) -> float:

@@ -4,8 +4,6 @@ A file that cannot be used is refused as a whole, with every reason at once, and
 before stays in force. At start there is nothing before: the router does not start.
 """
 
-import asyncio
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,9 +31,8 @@ from memroute_router.pools import (
     Replica,
     ReplicaInfo,
 )
+from memroute_router.watched import WatchedFiles
 
-LOGGER = logging.getLogger(__name__)
-POLL_SECONDS = 1.0
 _PORTS = {"http": 80, "https": 443}
 _TLS_FIELDS = ("engineCA", "engineCertificate", "engineKey", "engineServerName")
 _TOP_FIELDS = {"models", "peers", *_TLS_FIELDS}
@@ -315,26 +312,43 @@ class StaticMembership:
         ``on_retired``: of replicas that are in the file no more. They may live on, so that what
         runs there goes on to its end.
         """
-        self._on_fault = on_fault
         self._path = path
         self._pools = pools
         self._on_upsert = on_upsert
         self._on_retired = on_retired
-        self._on_reload = on_reload
         self._on_peers = on_peers
         self._keys: set[str] = set()
-        self._stamp = math.nan, -1
-        self._wanted = asyncio.Event()
+        self._file = WatchedFiles(
+            "configuration",
+            (path,),
+            self._read,
+            self._apply,
+            errors=(ConfigError,),
+            on_reload=on_reload,
+            on_bug=lambda error: on_fault("membership", error),
+        )
         self.is_synced = False
 
     def load(self) -> None:
         """Read the file and apply it. Raises ``ConfigError``; nothing has changed then."""
+        self._file.load()
+
+    def reload_soon(self) -> None:
+        """Read the file again, changed or not: SIGHUP."""
+        self._file.reload_soon()
+
+    async def follow(self) -> None:
+        """Apply every change of the file, for ever."""
+        await self._file.follow()
+
+    def _read(self) -> StaticConfig:
         try:
-            self._stamp = self._current_stamp()
-            config = read_config(self._path.read_text())
+            return read_config(self._path.read_text())
         except (OSError, UnicodeDecodeError) as error:
             msg = f"cannot read it: {error}"
             raise ConfigError(msg) from error
+
+    def _apply(self, config: StaticConfig) -> tuple[Path, ...]:
         keys = {info.key for info in config.replicas}
         for key in self._keys - keys:
             replica = self._pools.retire_replica(key)
@@ -346,36 +360,4 @@ class StaticMembership:
         self._pools.configure(config.settings)
         self._on_peers(config.peers)
         self.is_synced = True
-
-    def reload_soon(self) -> None:
-        """Read the file again, changed or not: SIGHUP."""
-        self._wanted.set()
-
-    async def follow(self) -> None:
-        """Apply every change of the file, for ever."""
-        while True:
-            try:
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._wanted.wait()
-            except TimeoutError:
-                if self._current_stamp() == self._stamp:
-                    continue
-            self._wanted.clear()
-            try:
-                self.load()
-            except ConfigError as error:
-                LOGGER.error("configuration not applied file=%s error=%s", self._path, error)  # noqa: TRY400 - the message says it all
-                self._on_reload(False)
-            except Exception as error:  # noqa: BLE001 - the next reading may be better
-                self._on_fault("membership", error)
-                self._on_reload(False)
-            else:
-                LOGGER.info("configuration applied file=%s", self._path)
-                self._on_reload(True)
-
-    def _current_stamp(self) -> tuple[float, int]:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return math.inf, -1
-        return status.st_mtime, status.st_size
+        return ()

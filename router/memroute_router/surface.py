@@ -24,6 +24,7 @@ from memroute_router.requests import (
 )
 
 Parser = Callable[[dict[str, Any]], ParsedRequest]
+Check = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +37,11 @@ class Route:
     """None: the body is a form."""
     is_anthropic: bool = False
 
-    def parse(self, body: bytes, content_type: bytes) -> ParsedRequest:
-        """What admission needs to know. Raises ``BadRequestError``."""
+    def parse(self, body: bytes, content_type: bytes, check: Check | None = None) -> ParsedRequest:
+        """What admission needs to know. Raises ``BadRequestError``.
+
+        ``check``: is shown the document, and raises the same where that holds what it may not.
+        """
         if self.parse_document is None:
             return parse_audio_form(body, content_type)
         try:
@@ -48,6 +52,8 @@ class Route:
         if not isinstance(document, dict):
             msg = "the body is not a JSON object"
             raise BadRequestError(msg)
+        if check is not None:
+            check(document)
         return self.parse_document(document)
 
 

@@ -23,7 +23,12 @@ FLEET = [
     {"name": "plain", "machine": "plain"},
     {"name": "time-sliced", "machine": "l4-1", "deviceSharing": "time-slicing"},
     {"name": "mig", "machine": "h100-1", "migStrategy": "single", "migSlices": {"1g.20gb": 2}},
-    {"name": "mixed", "machine": "h100-1", "migStrategy": "mixed", "migSlices": {"3g.40gb": 2}},
+    {
+        "name": "mixed",
+        "machine": "h100-1",
+        "migStrategy": "mixed",
+        "migSlices": {"3g.40gb": 1, "1g.20gb": 1},
+    },
     {"name": "gke", "machine": "l4-1", "labels": "gke"},
     {"name": "bare", "machine": "l4-1", "labels": "none"},
     {"name": "v6", "machine": "l4-1", "gpuSharing": "shared", "ipFamily": "ipv6"},
@@ -59,6 +64,19 @@ def test_a_replica_serves_where_the_memory_is_known_otherwise(cluster, namespace
     """By the labels of MIG slices, under either name, and by what GKE says of its nodes."""
     apply(cluster, namespace, "m", placement=on(node))
     wait_ready(cluster, namespace, "m")
+
+
+def test_slices_of_every_profile_are_planned_on(cluster, namespace):
+    """One kind of a node was: the others stayed empty while replicas waited for room."""
+    apply(cluster, namespace, "m", placement=on("mixed"), replicas=2)
+    wait_ready(cluster, namespace, "m")
+    limits = [
+        pod["spec"]["containers"][0]["resources"]["limits"] for pod in pods_of(cluster, namespace)
+    ]
+    asked = sorted(name for one in limits for name in one if name.startswith("nvidia.com/"))
+    assert asked == ["nvidia.com/mig-1g.20gb", "nvidia.com/mig-3g.40gb"]
+    apply(cluster, namespace, "m", placement=on("mixed"), replicas=3)
+    wait_condition(cluster, namespace, "m", "Placed", "InsufficientHBM")
 
 
 def test_a_node_that_nobody_describes_is_unknown_until_somebody_does(cluster, namespace):

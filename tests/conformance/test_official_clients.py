@@ -29,7 +29,8 @@ def router(folder, engine):
     """The addresses of a router process before one engine: for clients, and for operations."""
     config, log = folder / "router.yaml", folder / "router.log"
     config.write_text(f"models:\n  - name: tiny\n    replicas: [{engine}]\n")
-    command = [ROUTER, "--config", config, "--host", "127.0.0.1", "--port", "0", "--ops-port", "0"]
+    command = [ROUTER, "--config", config, "--host", "127.0.0.1", "--port", "0"]
+    command += ["--ops-port", "18791"]
     with log.open("w") as output:
         process = subprocess.Popen(command, stderr=output)
         try:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -37,6 +38,13 @@ def engine_port():
     loop.close()
 
 
+def free_port():
+    """0 is no port: there would be no operations."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
 @pytest.fixture
 def router(engine_port, tmp_path):
     """The addresses of a router process in static mode: for clients, and for operations."""
@@ -46,7 +54,8 @@ def router(engine_port, tmp_path):
     command = [Path(sys.executable).parent / "memroute-router", "--config", config]
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", "0", "--ops-port", "0"], stderr=output
+            [*command, "--host", "127.0.0.1", "--port", "0", "--ops-port", str(free_port())],
+            stderr=output,
         )
         try:
             deadline = time.monotonic() + 20

@@ -9,7 +9,7 @@ import pytest
 from access_rig import ALICE, BOB, EVE, ask, get, keyed_rig, request, tenant, write_keys
 from memroute_router.access.keyfile import KeysError
 from memroute_router.pools import PoolSettings
-from router_rig import CHUNK, Rig, begin_stream, body, exchange, send_chunk, whole
+from router_rig import CHUNK, Rig, begin_stream, body, exchange, held, send_chunk, until, whole
 
 USED = b'{"id":"x","choices":[],"usage":{"prompt_tokens":40,"completion_tokens":60}}'
 
@@ -318,7 +318,11 @@ async def test_tokens_are_reserved_and_settled_by_what_the_engine_counted(tmp_pa
 async def test_a_tenant_holds_no_more_than_its_share_of_the_memory_at_once(
     tmp_path, engine_factory
 ):
-    """A quarter of 10,000 tokens: two requests of 1,000 and some fit, a third has to wait."""
+    """A quarter of 10,000 tokens: two requests of 1,000 and some fit, a third has to wait.
+
+    It waits as for room, and nobody else waits for it; what is larger than all that it may have is
+    told so at once.
+    """
     rig = await keyed_rig(
         tmp_path, tenant("alice", ALICE, maxKVShareRatio=0.25), tenant("bob", BOB)
     )
@@ -337,14 +341,90 @@ async def test_a_tenant_holds_no_more_than_its_share_of_the_memory_at_once(
     async with asyncio.timeout(5):
         while len(engine.requests) < 2:
             await asyncio.sleep(0.002)
-    status, headers, answer = await ask(rig, ALICE, data)
+    running.append(asyncio.create_task(ask(rig, ALICE, data)))
+    lines = rig.router.gate.lines
+    await until(lambda: len(lines) == 1)
+    _, _, page = await exchange(rig.ops_port, b"GET /debug/queue HTTP/1.1\r\nhost: x\r\n\r\n")
+    (waiting,) = json.loads(page)
+    assert (waiting["tenant"], waiting["waits_for"]) == ("alice", "kv-share")
+    large = body(messages=[{"role": "user", "content": text}], max_tokens=200, n=10)
+    status, headers, answer = await ask(rig, ALICE, large)
     assert (status, headers["x-memroute-reason"]) == (429, "kv-share")
+    assert "retry-after" not in headers
     assert "25% of what the model's replicas hold" in answer["error"]["message"]
     other = asyncio.create_task(ask(rig, BOB, data))
+    await until(lambda: len(engine.requests) == 3)
     release.set()
-    assert [result[0] for result in await asyncio.gather(*running, other)] == [200] * 3
+    assert [result[0] for result in await asyncio.gather(*running, other)] == [200] * 4
     assert rig.router.gate.quotas.by_tenant["alice"].kv_tokens == {}
+    assert rig.pools.get("m").dispatcher.num_apart == len(lines) == 0
     assert (await ask(rig, ALICE, data))[0] == 200
+    await rig.stop()
+
+
+async def sharing(tmp_path, engine_factory, *flags):
+    """Alice may have one request of about 1,000 tokens under way; it does not end by itself."""
+    rig = await keyed_rig(tmp_path, tenant("alice", ALICE, maxKVShareRatio=0.15), flags=flags)
+    release = asyncio.Event()
+    engine = await engine_factory(held(release))
+    rig.add("a", engine.port)
+    rig.trust_all()
+    data = body(messages=[{"role": "user", "content": "word " * 900}], max_tokens=100)
+    first = asyncio.create_task(ask(rig, ALICE, data))
+    await until(lambda: len(engine.requests) == 1)
+    return rig, engine, release, data, first
+
+
+async def test_who_waits_for_a_share_in_vain_is_told_so(tmp_path, engine_factory):
+    """As long as for room, no longer, and it says which limit it was."""
+    rig, _, release, data, first = await sharing(
+        tmp_path, engine_factory, "--max-queue-seconds", "0.2"
+    )
+    status, headers, answer = await ask(rig, ALICE, data)
+    assert (status, headers["x-memroute-reason"], headers["retry-after"]) == (429, "kv-share", "1")
+    assert answer["error"]["code"] == "rate_limit_exceeded"
+    assert rig.router.gate.refused == {"kv-share": 1}
+    release.set()
+    assert (await first)[0] == 200
+    assert rig.router.gate.quotas.by_tenant["alice"].kv_tokens == {}
+    rig.router.journal.flush()
+    assert "outcome=rate-limited status=429 cause=kv-share" in "".join(rig.lines)
+    await rig.stop()
+
+
+@pytest.mark.parametrize(
+    "flags", [("--max-queue-seconds", "0"), ("--max-queued-requests", "0")], ids=["time", "places"]
+)
+async def test_where_nothing_may_wait_nothing_waits_for_a_share(tmp_path, engine_factory, flags):
+    rig, _, release, data, first = await sharing(tmp_path, engine_factory, *flags)
+    status, headers, _ = await ask(rig, ALICE, data)
+    assert (status, headers["x-memroute-reason"], headers["retry-after"]) == (429, "kv-share", "1")
+    release.set()
+    assert (await first)[0] == 200
+    await rig.stop()
+
+
+async def test_a_client_that_leaves_while_it_waits_for_a_share_leaves_nothing(
+    tmp_path, engine_factory
+):
+    """And whoever is behind it moves up: a small one that fits beside what is under way."""
+    rig, engine, release, data, first = await sharing(tmp_path, engine_factory)
+    lines = rig.router.gate.lines
+    _, gone = await asyncio.open_connection("127.0.0.1", rig.port)
+    gone.write(request(ALICE, data))
+    await until(lambda: len(lines) == 1)
+    behind = asyncio.create_task(ask(rig, ALICE))
+    await until(lambda: len(lines) == 2)
+    assert len(engine.requests) == 1
+    gone.close()
+    await until(lambda: len(engine.requests) == 2)
+    release.set()
+    assert [answer[0] for answer in await asyncio.gather(first, behind)] == [200, 200]
+    assert not lines._lines
+    assert not lines._by_permit
+    assert rig.pools.get("m").dispatcher.num_apart == 0
+    assert rig.router.gate.quotas.by_tenant["alice"].kv_tokens == {}
+    assert rig.router.gate.quotas.by_tenant["alice"].num_requests == 0
     await rig.stop()
 
 

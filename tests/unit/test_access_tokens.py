@@ -98,6 +98,43 @@ async def test_every_other_token_is_401(tmp_path, engine_factory, make, reason):
     await rig.stop()
 
 
+ODD_TIMES = [
+    "Infinity", "-Infinity", "NaN", "1e999", "-1", "-0.5", "1" + "0" * 400, "1" + "0" * 5000,
+    "253402300800", "1e300", "true", "false", "null", '"9999999999"', '"soon"', '""', "[]", "{}",
+    "[9999999999]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ODD_TIMES, ids=lambda value: value[:12])
+@pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
+async def test_a_time_that_is_no_number_of_seconds_is_401_and_says_so(tmp_path, name, value):
+    """Signed by the issuer all the same; 500 would be the router's fault, and 200 for ever."""
+    rig = await rig_of(tmp_path, public(SIGNER, "one"))
+    verifier = rig.router.gate._verifier
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "exp": 9_999_999_999, "tenant": "alice"}
+    text = json.dumps(claims | {name: 0}).replace(f'"{name}": 0', f'"{name}": {value}')
+    token = jwt.PyJWS().encode(text.encode(), SIGNER, "RS256", {"kid": "one"})
+    status, headers, answer = await ask(rig, token)
+    assert (status, headers["x-memroute-reason"]) == (401, "invalid-token")
+    if len(value) < 4300:  # of more digits Python's parser makes no number, and no token of it
+        assert "exp, nbf and iat" in answer["error"]["message"]
+    assert not verifier._checked
+    assert not rig.router.metrics.internal_errors._metrics
+    await rig.stop()
+
+
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+async def test_a_token_of_the_future_says_that_it_is_early(tmp_path, claim):
+    """Clocks may be half a minute apart, no more."""
+    rig = await rig_of(tmp_path, public(SIGNER, "one"))
+    for ahead, status in ((LEEWAY_SECONDS / 2, 404), (600, 401)):
+        token = signed(**{claim: time.time() + ahead})
+        told, _, answer = await ask(rig, token)
+        assert told == status
+    assert "not valid yet" in answer["error"]["message"]
+    await rig.stop()
+
+
 async def test_what_was_checked_once_still_expires(tmp_path):
     rig = await rig_of(tmp_path, public(SIGNER, "one"))
     verifier = rig.router.gate._verifier

@@ -1,6 +1,7 @@
 """Bodies of requests in all: bounded, counted while somebody needs them, and given back."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -51,6 +52,7 @@ async def test_bodies_that_do_not_fit_are_told_to_come_back_and_small_ones_pass(
     """Thirty clients that begin 8 MiB each were the end of a pod of 1 GiB."""
     rig.add("a", (await engine_factory(whole())).port, capacity=10**9)
     budget = limited(rig, 32 * MIB)
+    budget._slow_seconds = 3600.0  # nobody is slow
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
     slow = [await begin(rig, head % (16 * MIB) + b" " * (8 * MIB)) for _ in range(10)]
     answers = [asyncio.create_task(read_answer(reader)) for reader, _ in slow]
@@ -65,6 +67,10 @@ async def test_bodies_that_do_not_fit_are_told_to_come_back_and_small_ones_pass(
     assert len(lines) == 7
     assert all(" outcome=router-exhausted status=503 cause=bodies " in line for line in lines)
     assert budget.held_bytes <= 29 * MIB
+    page = rig.router.metrics.render().decode()
+    assert "memroute_router_bodies_refused_total 7.0\n" in page
+    told = re.search(r"^memroute_router_bodies_bytes (\S+)$", page, re.MULTILINE)
+    assert float(told[1]) == budget.held_bytes
     assert (await exchange(rig.port, raw(body())))[0] == 200
     for task, (_, writer) in zip(answers, slow, strict=True):
         task.cancel()

@@ -11,7 +11,7 @@ import pytest
 
 from memroute_router.documents import DocumentRoom, document_bytes
 from memroute_router.events import MAX_EVENT_BYTES, EventStream
-from memroute_router.http.budget import SMALL_BYTES, BodyBudget
+from memroute_router.http.budget import BodyBudget
 from memroute_router.memory import MemoryWatch, documents_bytes, num_connections
 from memroute_router.surface import ROUTES
 from router_rig import (
@@ -185,34 +185,6 @@ async def test_what_waits_behind_a_request_makes_room(rig, engine_factory):
     assert (status, headers["x-memroute-reason"]) == (503, "router-exhausted")
     assert await reader.read() == b""
     writer.close()
-    await until(lambda: budget.held_bytes == 0 and not budget._slow)
-
-
-async def test_what_a_slow_reader_has_not_taken_counts_and_makes_room(rig, engine_factory):
-    """A quarter of a megabyte for each of ten thousand streams that nobody reads."""
-    never = asyncio.Event()
-
-    async def script(_engine, writer):
-        begin_stream(writer)
-        for _ in range(200):
-            send_chunk(writer, b"data: " + b"x" * 65_000 + b"\n\n")
-        await never.wait()
-
-    rig.add("a", (await engine_factory(script)).port)
-    budget = limited(rig, MIB, slow_seconds=3600.0)
-    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, limit=1024)
-    writer.write(raw(body(stream=True)))
-    await reader.readuntil(b"\r\n\r\n")
-    await until(lambda: budget._slow and budget.held_bytes > SMALL_BYTES)
-    kept = budget.held_bytes
-    budget._slow_seconds = 0.0
-    limited(rig, kept + 1000)
-    slow_one = await begin(rig, slow("body"))
-    await until(lambda: rig.num_leases == 0)
-    assert budget.held_bytes <= 60_000
-    slow_one[1].close()
-    writer.close()
-    never.set()
     await until(lambda: budget.held_bytes == 0 and not budget._slow)
 
 

@@ -3,7 +3,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch_rig import Asking, answer, end, pool, read
-from memroute.traffic.admission import AdmissionSettings, QueueLimits, Reject, RejectReason
+from memroute.traffic.admission import (
+    AdmissionSettings,
+    QueueLimits,
+    QueueRefusal,
+    Reject,
+    RejectReason,
+)
 from memroute.traffic.dispatch import AdmissionMode, Assignment, Backend, DispatchSettings
 
 
@@ -80,6 +86,19 @@ def test_a_full_queue_says_when_to_come_back():
     assert verdict.reason is RejectReason.SATURATED
     assert verdict.retry_after_seconds >= 1
     assert "too many requests wait" in verdict.message
+
+
+def test_who_is_kept_apart_counts_in_what_may_wait():
+    """Suspects wait elsewhere, and hold as much of the router as others do."""
+    made = pool(replicas=1, limits=QueueLimits(max_requests=3, max_tokens=10**6, max_seconds=10))
+    made.submit(Asking(prompt=500, output=100), now_seconds=0.0)
+    made.num_apart = 2
+    assert made.submit(Asking(prompt=500, output=100), now_seconds=0.0) is None
+    assert made.submit(Asking(prompt=500, output=100), now_seconds=0.0).because == (
+        QueueRefusal.REQUESTS.value
+    )
+    made.num_apart = 1
+    assert made.submit(Asking(prompt=500, output=100), now_seconds=0.0) is None
 
 
 def test_nobody_waits_who_has_left():

@@ -15,6 +15,7 @@ from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing import Choice
 from memroute_router.access.words import REASONS
 from memroute_router.attempt import FailureCause
+from memroute_router.http.clients import LimitKind
 from memroute_router.http.connection import BODIES
 from memroute_router.journal import Record
 from memroute_router.outcomes import Outcome
@@ -28,6 +29,7 @@ from memroute_router.refusal import (
     ERROR_IN_STREAM,
     FIELD,
     LISTENER_CAUSES,
+    MEDIA_HOST,
 )
 
 # Outcomes that are refusals, beside those that admission words.
@@ -98,7 +100,8 @@ def test_the_runbook_has_a_row_for_every_outcome_and_every_cause(repository):
     final = {FailureCause.BROKEN, FailureCause.EXHAUSTED}
     causes = {
         *CAUSES.values(), *LISTENER_CAUSES.values(), BODIES, BODY, FIELD, COMPRESSED, ENGINE_ANSWER,
-        DOCUMENT_TOO_LARGE, DOCUMENTS, ERROR_IN_STREAM, *REASONS,
+        DOCUMENT_TOO_LARGE, DOCUMENTS, ERROR_IN_STREAM, LimitKind.CLIENT_CONNECTIONS.value,
+        LimitKind.CLIENT_REQUESTS.value, MEDIA_HOST, *REASONS,
         *(cause.value for cause in set(FailureCause) - final),
     }  # fmt: skip
     outcomes = {outcome.value for outcome in Outcome}

@@ -441,6 +441,43 @@ async def test_a_suspect_waits_for_a_replica_without_another_one(fleet_of):
     await until(lambda: len(suspects) == 0)  # it was answered, and is forgiven
 
 
+async def test_suspects_that_wait_count_in_what_may_wait(fleet_of):
+    """Else whoever has killed a replica could make the router hold requests without number."""
+    fleet = await fleet_of(1, at_once, "--max-queued-requests", "3")
+    suspects = fleet.rig.router.isolation.suspects
+    bodies = [body(user=f"user {number}") for number in range(6)]
+    for data in bodies:
+        suspects.died(
+            request_name(b"/v1/chat/completions", data),
+            "z", num_bytes=len(data), lived_seconds=0, now_seconds=0,
+        )  # fmt: skip
+    other = object()
+    suspects.entered(other, b"other", "default/a", now_seconds=fleet.rig.pools.now_seconds())
+    waiting = []
+    for data in bodies[:3]:
+        waiting.append(await asyncio.open_connection("127.0.0.1", fleet.rig.port))
+        waiting[-1][1].write(raw(data))
+    isolation, pool = fleet.rig.router.isolation, fleet.rig.pools.get("m")
+    await until(lambda: isolation.num_waiting == 3)
+    isolation.changed()  # they ask again, and keep their places
+    for data in bodies[3:]:
+        status, headers, content = await exchange(fleet.rig.port, raw(data))
+        assert (status, headers["retry-after"]) == (429, "2")
+        assert headers["x-memroute-reason"] == "saturated"
+        assert "too many requests wait" in json.loads(content)["error"]["message"]
+    assert isolation.num_waiting == pool.dispatcher.num_apart == 3
+    waiting[0][1].close()
+    await until(lambda: isolation.num_waiting == 2)
+    suspects.left(other)
+    isolation.changed()
+    for reader, writer in waiting[1:]:
+        assert (await read_answer(reader))[0] == 200
+        writer.close()
+    await until(lambda: not isolation.num_waiting and not pool.dispatcher.num_apart)
+    fleet.rig.router.journal.flush()
+    assert "".join(fleet.rig.lines).count(" status=429 cause=requests-waiting ") == 3
+
+
 async def test_a_suspect_whose_end_breaks_keeps_no_other_away(fleet_of, monkeypatch):
     """What it held of a replica is given back, as its lease is, by whatever ends it."""
     fleet = await fleet_of(1)

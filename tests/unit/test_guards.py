@@ -291,7 +291,9 @@ async def test_a_loop_that_ends_or_raises_is_started_again(monkeypatch):
 async def test_a_router_whose_membership_breaks_serves_on(engine_factory, monkeypatch):
     """It ended the process, and with it all streams of all models."""
     monkeypatch.setattr("memroute_router.supervisor.FIRST_PAUSE_SECONDS", 0.001)
-    rig = Rig("--host", "127.0.0.1", "--port", "0", "--shutdown-timeout-seconds", "0")
+    rig = Rig(
+        "--host", "127.0.0.1", "--port", "0", "--ops-port", "0", "--shutdown-timeout-seconds", "0"
+    )
     engine = await engine_factory(whole())
     rig.add("a", engine.port)
     rig.trust_all()
@@ -315,7 +317,7 @@ async def test_a_router_whose_membership_breaks_serves_on(engine_factory, monkey
 
 
 async def test_a_file_whose_application_breaks_is_read_again(rig, tmp_path, monkeypatch):
-    monkeypatch.setattr("memroute_router.static.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("memroute_router.watched.POLL_SECONDS", 0.01)
     path = tmp_path / "router.yaml"
     path.write_text("models: [{name: m, replicas: ['http://127.0.0.1:1']}]")
     reloads = []

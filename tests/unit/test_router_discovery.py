@@ -107,7 +107,8 @@ class Routing:
     """A router that follows a stub of the API server."""
 
     def __init__(self, client):
-        argv = ["--host", "127.0.0.1", "--port", "0", "--shutdown-timeout-seconds", "0.1"]
+        argv = ["--host", "127.0.0.1", "--port", "0", "--ops-port", "0"]
+        argv += ["--shutdown-timeout-seconds", "0.1"]
         self.router = Router(parse_settings([*argv]), random.Random(1))
         self.pauses = []
         self.discovery = Discovery(

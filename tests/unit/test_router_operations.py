@@ -53,6 +53,31 @@ async def test_the_operations_port_proxies_nothing(rig, engine_factory):
     assert not engine.requests
 
 
+async def test_without_a_port_for_operations_nobody_serves_their_pages(caplog):
+    """No flag shows one tenant's names to another: probes are all that is left."""
+
+    class Membership:
+        is_synced = True
+
+        async def follow(self):
+            await asyncio.Event().wait()
+
+    flags = ("--host", "127.0.0.1", "--port", "0", "--ops-port", "0")
+    rig = Rig(*flags, "--shutdown-timeout-seconds", "0")
+    stopping = asyncio.Event()
+    running = asyncio.create_task(rig.router.run(Membership(), stopping))
+    await until(lambda: rig.router._is_listening)
+    port = rig.router.server._sockets[0].getsockname()[1]
+    for path in OPERATIONS:
+        assert (await exchange(port, get(path)))[0] == 404
+    for path in (b"/health", b"/ready"):
+        assert (await exchange(port, get(path)))[0] == 200
+    assert not rig.router.operations.server._sockets
+    stopping.set()
+    await running
+    assert "nor metrics: --ops-port is 0" in caplog.text
+
+
 @pytest.mark.parametrize("asked", [b"", b"GET /health HT", get(b"/metrics")])
 async def test_nobody_keeps_probes_out_by_opening_connections(rig, asked):
     """A pod that held all of them would have the kubelet restart the router."""

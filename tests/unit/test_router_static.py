@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from memroute_router import static
 from memroute_router.settings import parse_settings
 from memroute_router.static import ConfigError, StaticMembership, read_config
 from memroute_simulator.controlplane.certificates import CertificateAuthority
@@ -107,7 +106,7 @@ async def rig():
 
 async def test_a_change_is_applied_and_a_broken_file_changes_nothing(rig, tmp_path, monkeypatch):
     """Requests go on in the meantime, to those who stay."""
-    monkeypatch.setattr(static, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr("memroute_router.watched.POLL_SECONDS", 0.05)
     old, new = Engine(whole(b'{"old":1}')), Engine(whole(b'{"new":1}'))
     await old.start()
     await new.start()

@@ -1,6 +1,7 @@
 """Prompts counted as engines count them: a tokenizer and a template of this test's own."""
 
 import json
+import math
 import shutil
 import threading
 
@@ -99,6 +100,42 @@ async def test_models_are_found_by_their_names_and_nowhere_else(folder):
     assert tokenizers.of("org/other", None) is None
     assert tokenizers.of("../" + folder.name + "/org/m/../../..", None) is None
     await until(lambda: tokenizers.of("whatever", str(folder / "org" / "m")) is not None)
+    tokenizers.close()
+
+
+ODD_NAMES = [
+    "..", "../m", "org/../../secret", "org/m/..", "org/./m", ".", "", "/", "/etc", "org//m",
+    "org/m/", "m\0", "\0", "org/\0/m", "a\nb", "x" * 256, "/".join("x" * 200), "\udcff", "..\0",
+    "....//m", "org/m/../../../secret",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
+async def test_no_models_name_leaves_the_folder_or_fails(folder, caplog, name):
+    """Who may create a ModelDeployment names it; the router reads where its name leads."""
+    for copy in ("secret", "inner/org/m"):
+        shutil.copytree(folder / "org" / "m", folder / copy)
+        (folder / copy / "config.json").write_text('{"model_type": "gemma3"}')
+    tokenizers = Tokenizers(folder / "inner")
+    for _ in range(2):
+        assert tokenizers.of(name, None) is None
+    assert tokenizers.media(name, None).name == "unknown"
+    assert not tokenizers._again_at_seconds
+    tokenizers.close()
+    assert not caplog.records
+
+
+async def test_a_link_out_of_the_folder_is_not_followed(folder):
+    """What is beside the folder is not its, however it is reached."""
+    (folder / "org" / "m" / "config.json").write_text('{"model_type": "gemma3"}')
+    inner = folder / "inner"
+    inner.mkdir()
+    (inner / "link").symlink_to(folder / "org" / "m")
+    tokenizers = Tokenizers(inner)
+    assert tokenizers.of("link", None) is None
+    await until(lambda: tokenizers._again_at_seconds[inner / "link"] < math.inf)
+    assert tokenizers.of("link", None) is None
+    assert tokenizers.media("link", None).name == "unknown"
     tokenizers.close()
 
 

@@ -143,6 +143,27 @@ def test_a_replica_of_release_0_1_is_marked_while_its_hash_tells_what_it_runs():
     assert unmarked(facts_of(edited, pod_of(of, **old))) == {}
 
 
+def test_a_replica_of_release_0_1_holds_what_its_container_asks_for():
+    """Its reservation does not say of which resource its devices are."""
+    pod = pod_of(deployment())
+    text = json.loads(pod["metadata"]["annotations"][ANNOTATION_RESERVATION])
+    assert text.pop("resource") == "nvidia.com/gpu"
+    pod["metadata"]["annotations"][ANNOTATION_RESERVATION] = json.dumps(text)
+    pod["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/mig-3g.40gb": "1"}}
+    (held,) = facts_of(deployment(), pod).inventory.reservations
+    assert held.resource == "nvidia.com/mig-3g.40gb"
+
+
+@pytest.mark.parametrize("resource", [5, ["nvidia.com/gpu"], True])
+def test_a_reservation_of_a_resource_that_is_no_name_cannot_be_read(resource):
+    pod = pod_of(deployment())
+    text = json.loads(pod["metadata"]["annotations"][ANNOTATION_RESERVATION])
+    pod["metadata"]["annotations"][ANNOTATION_RESERVATION] = json.dumps(
+        text | {"resource": resource}
+    )
+    assert [one.key for one in facts_of(deployment(), pod).unreadable_pods] == ["default/m-0"]
+
+
 def newer(**fields):
     """A reservation of a version that is still to come."""
     return json.dumps({"v": 2, "mode": "exclusive", "node": "a"} | fields)

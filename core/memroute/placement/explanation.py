@@ -39,11 +39,11 @@ class Explainer:
 
     def explain(self, replica: WantedReplica) -> Refused:
         """The refusal of a replica that no candidate was found for."""
-        names = self._pools.eligible(replica)
-        if not names:
+        keys = self._pools.eligible(replica)
+        if not keys:
             return _no_eligible_node(self._ledger, replica)
         shared = replica.mode is PlacementMode.SHARED
-        eligible = [node for node in self._ledger.nodes if node.name in names]
+        eligible = [node for node in self._ledger.nodes if node.key in keys]
         unknown = _devices_unknown(eligible, replica, shared=shared)
         if unknown is not None:
             return unknown
@@ -81,7 +81,7 @@ class Explainer:
         if known is None or known[0] != ledger.version:
             known = self._closest[key] = (ledger.version, _closest(ledger, nodes, num_devices))
         closest = known[1]
-        considered = f"{sum(len(node.devices) for node in nodes)} device(s) on {len(nodes)} node(s)"
+        considered = _considered(nodes)
         if closest is None:
             return f"{considered}, no node has {num_devices} devices"
         free, device = closest
@@ -153,9 +153,15 @@ def _need(replica: WantedReplica) -> str:
     )
 
 
+def _considered(nodes: list[Node]) -> str:
+    num_devices, num_nodes = sum(len(one.devices) for one in nodes), len({n.name for n in nodes})
+    return f"{num_devices} device(s) on {num_nodes} node(s)"
+
+
 def _names(nodes: list[Node]) -> str:
-    listed = ", ".join(node.name for node in nodes[:MAX_NAMES])
-    more = len(nodes) - MAX_NAMES
+    names = list(dict.fromkeys(node.name for node in nodes))
+    listed = ", ".join(names[:MAX_NAMES])
+    more = len(names) - MAX_NAMES
     return f"{listed} and {more} more" if more > 0 else listed
 
 
@@ -226,17 +232,17 @@ def _closest(ledger: Ledger, nodes: list[Node], num_devices: int) -> _Closest | 
 
 def _nearest_miss_exclusive(ledger: Ledger, nodes: list[Node], replica: WantedReplica) -> str:
     need = replica.footprint.total_bytes
-    considered = f"{sum(len(node.devices) for node in nodes)} device(s) on {len(nodes)} node(s)"
-    offered = {node.name: _offered_bytes(ledger, node) for node in nodes}
-    large_enough = [node for node in nodes if offered[node.name] >= need]
+    considered = _considered(nodes)
+    offered = {node.key: _offered_bytes(ledger, node) for node in nodes}
+    large_enough = [node for node in nodes if offered[node.key] >= need]
     if large_enough:
-        freest = max(large_enough, key=lambda node: (ledger.num_free_devices(node), node.name))
+        freest = max(large_enough, key=lambda node: (ledger.num_free_devices(node), node.key))
         return (
             f"{considered}: closest {freest.name} has {ledger.num_free_devices(freest)} of "
             f"{freest.num_allocatable} device(s) free, {replica.footprint.num_devices} wanted"
         )
-    largest = max(nodes, key=lambda node: (offered[node.name], node.name))
-    available = offered[largest.name]
+    largest = max(nodes, key=lambda node: (offered[node.key], node.key))
+    available = offered[largest.key]
     return (
         f"{considered}: closest {largest.name} offers {format_gib(available)} per device, "
         f"short by {format_gib(need - available)}"

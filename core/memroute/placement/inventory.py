@@ -71,6 +71,8 @@ class Reservation:
     num_exclusive_devices: int = 0
     exclusive_bytes: int = 0
     """Bytes promised on each of the whole devices."""
+    resource: str | None = None
+    """Of which resource the whole devices are; None where nobody says."""
     ready_seconds: float | None = None
     """How long its engine has been seen holding all it was promised; None while it loads.
     Only a reading younger than that shows all of it."""
@@ -95,7 +97,7 @@ class Departed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One node, as far as placement cares."""
+    """One node, as far as placement cares; once for each resource that it hands out."""
 
     name: str
     mode: PlacementMode

@@ -30,6 +30,10 @@ class Ledger:
     def __init__(self, inventory: Inventory, *, ignore_use: bool = False) -> None:
         """``ignore_use``: as if nothing ran anywhere ("would it fit an empty cluster?")."""
         self.nodes = inventory.nodes
+        self.by_name: dict[str, list[Node]] = {}
+        """The node of a name, once for each resource that it hands out."""
+        for node in inventory.nodes:
+            self.by_name.setdefault(node.name, []).append(node)
         self.version = 0
         """Grows with each change: what was worked out under another version is out of date."""
         self.by_owner: dict[str, Reservation] = {}
@@ -109,14 +113,26 @@ class Ledger:
             self.busy_devices.update(reservation.device_bytes)
         if reservation.is_stuck:
             self.stuck_devices.update(reservation.device_bytes)
-        count, node = reservation.num_exclusive_devices, reservation.node
+        count = reservation.num_exclusive_devices
         if count:
-            if predecessor is not None and predecessor.node == node:
+            key = self.key_of(reservation)
+            if predecessor is not None and self.key_of(predecessor) == key:
                 count = max(0, count - predecessor.num_exclusive_devices)
-            self._num_exclusive[node] = self._num_exclusive.get(node, 0) + count * sign
+            self._num_exclusive[key] = self._num_exclusive.get(key, 0) + count * sign
             if reservation.ready_seconds is not None:
-                ready = self._num_exclusive_ready.get(node, 0)
-                self._num_exclusive_ready[node] = ready + count * sign
+                ready = self._num_exclusive_ready.get(key, 0)
+                self._num_exclusive_ready[key] = ready + count * sign
+
+    def key_of(self, reservation: Reservation) -> str:
+        """The key of the node that it is on, with the resource of which it holds devices.
+
+        Where nobody says which, or the node has none of it any more, its first: it counts.
+        """
+        nodes = self.by_name.get(reservation.node)
+        if not nodes:
+            return reservation.node
+        found = (node.key for node in nodes if node.resource == reservation.resource)
+        return next(found, nodes[0].key)
 
     def _count_bytes(self, reservation: Reservation, uuid: str, num_bytes: int) -> None:
         self._reserved_bytes[uuid] = self._reserved_bytes.get(uuid, 0) + num_bytes
@@ -143,7 +159,7 @@ class Ledger:
     def _mark_full_devices(self) -> None:
         """Devices of shared nodes that some pod holds whole: a label was put on a node in use."""
         for node in self.nodes:
-            num_whole = node.num_foreign_devices + self._num_exclusive.get(node.name, 0)
+            num_whole = node.num_foreign_devices + self._num_exclusive.get(node.key, 0)
             if node.mode is not PlacementMode.SHARED or not num_whole:
                 continue
             known = {
@@ -231,10 +247,16 @@ class Ledger:
         """Whole devices of the node that the device plugin can still hand out."""
         if self._ignore_use:
             return node.num_allocatable
-        held = node.num_foreign_devices + self._num_exclusive.get(node.name, 0)
+        held = node.num_foreign_devices + self._num_exclusive.get(node.key, 0)
         shared = self._shared_on_node.get(node.name)
         if shared:  # the label was taken off a node in use
-            held += sum(1 for num_bytes in shared.values() if num_bytes > 0)
+            others = {
+                device.uuid
+                for other in self.by_name[node.name]
+                if other is not node
+                for device in other.devices
+            }
+            held += sum(1 for uuid, size in shared.items() if size > 0 and uuid not in others)
         return max(0, node.num_allocatable - held)
 
     def exclusive_bytes(self, node: Node) -> int:
@@ -246,7 +268,9 @@ class Ledger:
         """
         if self._ignore_use:
             return min((device.usable_bytes for device in node.devices), default=0)
-        released = self._released if self._released and self._released.node == node.name else None
+        released = self._released
+        if released is not None and self.key_of(released) != node.key:
+            released = None
         own: list[int] = []
         unassigned: list[tuple[int, Device]] = []
         num_unusable = 0
@@ -262,7 +286,7 @@ class Ledger:
             return 0  # the device plugin still hands it out, and nobody can tell it not to
         unassigned.sort(key=lambda item: item[0])
         num_assigned = len(node.devices) - len(unassigned) - len(own) - num_unusable
-        num_running = node.num_foreign_devices + self._num_exclusive_ready.get(node.name, 0)
+        num_running = node.num_foreign_devices + self._num_exclusive_ready.get(node.key, 0)
         others = max(0, num_running - num_assigned)
         if released is not None and not own and released.ready_seconds is not None:
             # Unattributed: of the fullest devices, those after the others' are taken to be its own.

@@ -20,7 +20,8 @@ FootprintOn = Callable[[str | None], ReplicaFootprint]
 
 Entry = tuple[int, int, int, str]
 """Shared: free bytes, whether an engine starts there, free bytes of the whole node, node.
-Exclusive: bytes per device, 0, free devices, node. In the order in which they are preferred."""
+Exclusive: bytes per device, 0, free devices, node. In the order in which they are preferred.
+The node by its key: it is there once for each resource that it hands out."""
 PoolKey = tuple[str | None, ...]
 """The products of the devices: one for shared entries, all of the node for exclusive ones."""
 
@@ -46,19 +47,19 @@ class Pools:
     def __init__(self, ledger: Ledger) -> None:
         """Nothing is sorted before something is asked: most steps place nothing."""
         self._ledger = ledger
-        self._nodes = {node.name: node for node in ledger.nodes}
+        self._nodes = {node.key: node for node in ledger.nodes}
         self._sorted: dict[tuple[PlacementMode, bool], dict[PoolKey, list[Entry]]] | None = None
         self._of_node: dict[str, list[tuple[list[Entry], Entry]]] = {}
         self._eligible: dict[tuple[object, ...], frozenset[str]] = {}
         self._may_be_stuck = False
 
     def eligible(self, replica: WantedReplica) -> frozenset[str]:
-        """Names of the nodes that may take the replica, whatever their memory."""
+        """Keys of the nodes that may take the replica, whatever their memory."""
         key = replica.eligibility_key
         found = self._eligible.get(key)
         if found is None:
             found = self._eligible[key] = frozenset(
-                node.name for node in self._ledger.nodes if ineligible_reason(node, replica) is None
+                node.key for node in self._ledger.nodes if ineligible_reason(node, replica) is None
             )
         return found
 
@@ -66,10 +67,9 @@ class Pools:
         """Sort a node's entries in again, after a booking on it."""
         if self._sorted is None:
             return
-        for entries, entry in self._of_node.pop(node_name, ()):
-            del entries[bisect_left(entries, entry)]
-        node = self._nodes.get(node_name)
-        if node is not None:
+        for node in self._ledger.by_name.get(node_name, ()):
+            for entries, entry in self._of_node.pop(node.key, ()):
+                del entries[bisect_left(entries, entry)]
             for entries, entry in self._entries(node):
                 insort(entries, entry)
 
@@ -114,7 +114,7 @@ class Pools:
             if num_free:
                 products = tuple(sorted({device.product or "" for device in node.devices}))
                 pool = self._sorted[PlacementMode.EXCLUSIVE, False].setdefault(products, [])
-                found.append((pool, (ledger.exclusive_bytes(node), 0, num_free, node.name)))
+                found.append((pool, (ledger.exclusive_bytes(node), 0, num_free, node.key)))
         else:
             free = [(device, ledger.free_bytes(device)) for device in node.devices]
             total = sum(size for _, size in free)
@@ -126,8 +126,8 @@ class Pools:
             }  # fmt: skip
             for product, is_stuck, size, busy in seen:
                 pool = self._sorted[PlacementMode.SHARED, is_stuck].setdefault((product,), [])
-                found.append((pool, (size, busy, total, node.name)))
-        self._of_node[node.name] = found
+                found.append((pool, (size, busy, total, node.key)))
+        self._of_node[node.key] = found
         return found
 
     def _pack(
@@ -163,16 +163,18 @@ class Pools:
         eligible: frozenset[str],
     ) -> Candidate | None:
         """The node with the fewest siblings, then the one that leaves most."""
-        siblings = self._ledger.nodes_of(replica.key.deployment)
+        names = self._ledger.nodes_of(replica.key.deployment)
+        siblings = {key for key in eligible if self._nodes[key].name in names} if names else set()
         found = self._freest(pools, replica, footprint_on, eligible - siblings)
         if found is not None:
             return found
         by_count: dict[int, set[str]] = {}
-        for name in siblings & eligible:
+        for key in siblings:
+            name = self._nodes[key].name
             count = self._ledger.replicas_on_node(replica.key.deployment, name)
-            by_count.setdefault(count, set()).add(name)
-        for _, names in sorted(by_count.items()):
-            found = self._freest(pools, replica, footprint_on, frozenset(names))
+            by_count.setdefault(count, set()).add(key)
+        for _, keys in sorted(by_count.items()):
+            found = self._freest(pools, replica, footprint_on, frozenset(keys))
             if found is not None:
                 return found
         return None
@@ -182,7 +184,7 @@ class Pools:
         pools: Mapping[PoolKey, list[Entry]],
         replica: WantedReplica,
         footprint_on: FootprintOn,
-        names: frozenset[str],
+        keys: frozenset[str],
     ) -> Candidate | None:
         best: Candidate | None = None
         for products, entries in pools.items():
@@ -191,7 +193,7 @@ class Pools:
                 # The emptiest device of a node bounds what a group on it can leave.
                 if best is not None and entry[0] - footprint.total_bytes <= best.leftover_bytes:
                     break
-                if entry[3] not in names:
+                if entry[3] not in keys:
                     continue
                 candidate = self._on(entry, replica, products, footprint)
                 if candidate is not None and (

@@ -51,6 +51,8 @@ class Home:
 
     node: str
     device_uuids: tuple[str, ...] = ()
+    resource: str | None = None
+    """Of which resource its whole devices were; None where nobody says."""
     claimed_bytes: int | None = None
     """Bytes per device that were claimed for it before its predecessor left; None for a replica
     that merely ran there, which is judged like any other."""
@@ -128,6 +130,7 @@ class Placed:
             device_bytes=dict.fromkeys(self.device_uuids, self.bytes_per_device),
             num_exclusive_devices=0 if self.device_uuids else self.num_devices,
             exclusive_bytes=0 if self.device_uuids else self.bytes_per_device,
+            resource=self.resource,
             is_moving=True,
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memroute.placement.explanation import Explainer
-from memroute.placement.inventory import Inventory, PlacementMode, Reservation
+from memroute.placement.inventory import Inventory, Node, PlacementMode, Reservation
 from memroute.placement.ledger import Ledger
 from memroute.placement.pools import Candidate, Pools
 from memroute.placement.problem import (
@@ -48,7 +48,6 @@ class Solver:
         self.num_explained = 0
         """Explanations that were worked out; the others are copies."""
         self._pools = Pools(self.ledger)
-        self._nodes = {node.name: node for node in inventory.nodes}
         self._explainer = Explainer(inventory, self.ledger, self._pools)
         self._refused: dict[tuple[object, ...], tuple[WantedReplica, Refused]] = {}
 
@@ -141,8 +140,13 @@ class Solver:
     def holds(self, owner: str) -> bool:
         """Whether the claim of a pod's successor still has its room, once the pod has gone."""
         claim = self.ledger.claims.get(owner)
-        node = None if claim is None else self._nodes.get(claim.node)
-        if claim is None or node is None or node.unusable_reason is not None:
+        if claim is None:
+            return False
+        key = self.ledger.key_of(claim)
+        node = next(
+            (one for one in self.ledger.by_name.get(claim.node, ()) if one.key == key), None
+        )
+        if node is None or node.unusable_reason is not None:
             return False
         taken = self.ledger.release(owner)
         if claim.num_exclusive_devices:
@@ -190,10 +194,21 @@ class Solver:
         return refused
 
     def _at_home(self, replica: WantedReplica, home: Home) -> Candidate | None:
-        """The replica where it was; None when it does not fit there any more."""
-        node = self._nodes.get(home.node)
-        if node is None or home.node not in self._pools.eligible(replica):
-            return None
+        """The replica where it was; None when it does not fit there any more.
+
+        Where nobody says which devices it had of a node that has several kinds, the tightest fit.
+        """
+        eligible = self._pools.eligible(replica)
+        nodes = [one for one in self.ledger.by_name.get(home.node, ()) if one.key in eligible]
+        known = [one for one in nodes if one.resource == home.resource]
+        found = (self._at_home_on(node, replica, home) for node in known or nodes)
+        return min(
+            (one for one in found if one is not None),
+            key=lambda one: one.leftover_bytes,
+            default=None,
+        )
+
+    def _at_home_on(self, node: Node, replica: WantedReplica, home: Home) -> Candidate | None:
         if replica.mode is PlacementMode.EXCLUSIVE:
             footprint = max(
                 (replica.footprint_on(device.product) for device in node.devices),
@@ -231,7 +246,7 @@ class Solver:
         where = (
             ", ".join(device.display_name for device in best.devices)
             if shared
-            else f"{footprint.num_devices} whole device(s) of {best.node.name}"
+            else f"{footprint.num_devices} {_kind(best.node)} of {best.node.name}"
         )
         if rule is None:
             is_spread = replica.strategy is PlacementStrategy.SPREAD
@@ -264,6 +279,11 @@ def _is_movable(replica: WantedReplica) -> bool:
     Who has a home goes there, and who asked to be spread was given a node for other reasons.
     """
     return replica.home is None and replica.strategy is PlacementStrategy.PACK
+
+
+def _kind(node: Node) -> str:
+    is_slice = any(device.is_slice for device in node.devices)
+    return node.resource if is_slice else "whole device(s)"
 
 
 def claim_of(placed: Placed, predecessor: str) -> Reservation:

@@ -14,14 +14,15 @@ class LedgerView:
 
     def __init__(self, ledger: Ledger, taken_back: Sequence[Reservation]) -> None:
         self._nodes: Sequence[Node] = ledger.nodes
-        self._position = {node.name: n for n, node in enumerate(ledger.nodes)}
+        self._ledger = ledger
+        self._position = {node.key: n for n, node in enumerate(ledger.nodes)}
         back_bytes: dict[str, int] = {}
         back_devices: dict[str, int] = {}
         for one in taken_back:
             for uuid, size in one.device_bytes.items():
                 back_bytes[uuid] = back_bytes.get(uuid, 0) + size
-            held = back_devices.get(one.node, 0)
-            back_devices[one.node] = held + one.num_exclusive_devices
+            key = ledger.key_of(one)
+            back_devices[key] = back_devices.get(key, 0) + one.num_exclusive_devices
         shared = {
             n: node for n, node in enumerate(ledger.nodes) if node.mode is PlacementMode.SHARED
         }
@@ -41,7 +42,7 @@ class LedgerView:
                 for n, node in enumerate(ledger.nodes)
             },
             whole={
-                n: ledger.num_free_devices(node) + back_devices.get(node.name, 0)
+                n: ledger.num_free_devices(node) + back_devices.get(node.key, 0)
                 for n, node in enumerate(ledger.nodes)
             },
             whole_units={
@@ -52,13 +53,13 @@ class LedgerView:
         products = {device.product for node in ledger.nodes for device in node.devices}
         self.products: list[str | None] = [*products, *({None} - products)]
 
-    def positions(self, names: Iterable[str]) -> frozenset[int]:
-        """Of nodes, by their names."""
-        return frozenset(self._position[name] for name in names)
+    def positions(self, keys: Iterable[str]) -> frozenset[int]:
+        """Of nodes, by their keys."""
+        return frozenset(self._position[key] for key in keys)
 
     def place_of(self, placed: Placed) -> Place:
         """Where a replica was placed, by position."""
-        n = self._position[placed.node]
+        n = self._position[self._ledger.key_of(placed.reservation())]
         by_uuid = {device.uuid: index for index, device in enumerate(self._nodes[n].devices)}
         return n, tuple(by_uuid[uuid] for uuid in placed.device_uuids)
 

@@ -1,5 +1,5 @@
 """What a node has: devices, their memory, and where each fact comes from."""
 
-from memroute_operator.nodes.node import main_pool, read_node
+from memroute_operator.nodes.node import planned, read_node
 
-__all__ = ["main_pool", "read_node"]
+__all__ = ["planned", "read_node"]

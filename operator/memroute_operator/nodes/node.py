@@ -52,24 +52,12 @@ def read_node(
     )
 
 
-def main_pool(pools: tuple[Node, ...]) -> Node:
-    """The part of a node that is planned on while placement knows each node by its name once.
-
-    The whole devices where there are some, else the slices with most memory.
-    """
-    whole, *slices = pools
-    if not slices or (whole.devices and whole.num_allocatable):
-        return whole
-
-    def bytes_of(node: Node) -> int:
-        return min((device.usable_bytes for device in node.devices), default=0)
-
-    chosen = max(slices, key=lambda node: (bytes_of(node), node.resource))
-    left_out = [node.resource for node in slices if node is not chosen]
-    if not left_out:
-        return chosen
-    note = f"{', '.join(left_out)} are not planned on: only {chosen.resource} is"
-    return replace(chosen, notes=(*chosen.notes, note))
+def planned(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Those of ``read_node`` that are planned on: without the whole devices where all are cut."""
+    whole, *slices = nodes
+    if slices and not (whole.devices or whole.num_allocatable):
+        return tuple(slices)
+    return nodes
 
 
 class _NodeReader:

@@ -12,8 +12,10 @@ usage ────────────────────────�
 | what the file says, as values | ``rules``, ``keyfile``, ``document`` |
 | may this request? (pure: facts in, verdict with its reason out) | ``verdicts``, ``windows`` |
 | what tenants have used in the last minute, and have under way | ``quotas`` |
+| who waits for its tenant's share of KV tokens | ``share_line`` |
+| from where engines may be told to fetch | ``media_hosts`` |
 | the refusals, in the words of OpenAI's API | ``words`` |
-| files that are read again when they change | ``watched`` |
+| files that are read again when they change | ``memroute_router.watched`` |
 | JSON Web Tokens | ``tokens`` |
 | one object for the router to ask | ``gate`` |
 | asking engines for the usage of a stream, and taking it out again | ``usage_asked`` |

@@ -13,6 +13,7 @@ from memroute.traffic.request import RequestProfile
 from memroute_router.access.keyfile import KeysError, read_keys
 from memroute_router.access.quotas import Permit, Quotas
 from memroute_router.access.rules import Grant, KeyRing
+from memroute_router.access.share_line import ShareLines, ShareWaiter
 from memroute_router.access.tokens import TokenVerifier
 from memroute_router.access.verdicts import (
     authenticate,
@@ -23,6 +24,8 @@ from memroute_router.access.verdicts import (
 )
 from memroute_router.access.words import UNKNOWN_KEY
 from memroute_router.http.deadlines import monotonic
+from memroute_router.http.errors import ANTHROPIC_PATH
+from memroute_router.http.faults import OnFault
 from memroute_router.pools import Pool
 from memroute_router.refusal import Refusal
 from memroute_router.usage import Usage
@@ -37,7 +40,6 @@ MAX_CAPACITIES: Final = 1024
 MAX_FILE_BYTES: Final = 512 * 1024**2
 # Own paths that need no key: who asks for them is a kubelet or a load balancer.
 OPEN_PATHS: Final = frozenset({b"/health", b"/ready"})
-_ANTHROPIC_PATH: Final = b"/v1/messages"
 _FIRST_ERROR_STATUS: Final = 400
 
 Keys = tuple[KeyRing, TokenVerifier | None]
@@ -53,8 +55,15 @@ class Gate:
         *,
         num_routers: Callable[[], int],
         weights: MutableMapping[str, float],
+        call_soon: Callable[..., object],
+        on_fault: OnFault,
+        max_wait_seconds: float,
+        max_waiting: int,
     ) -> None:
-        """``num_routers``: that share the limits. ``weights``: of tenants' shares, kept up here."""
+        """``num_routers``: that share the limits. ``weights``: of tenants' shares, kept up here.
+
+        ``max_wait_seconds``, ``max_waiting``: of requests that wait for their tenant's share.
+        """
         self._path = path
         self._num_routers = num_routers
         self._weights = weights
@@ -62,6 +71,13 @@ class Gate:
         self._verifier: TokenVerifier | None = None
         self._capacities: dict[str, tuple[float, int | None]] = {}
         self.quotas = Quotas()
+        self.lines = ShareLines(
+            call_soon,
+            on_fault,
+            may_have=self._may_have,
+            max_seconds=max_wait_seconds,
+            max_waiting=max_waiting,
+        )
         self.refused: dict[str, int] = {}
         """Refusals by their reason."""
 
@@ -115,7 +131,7 @@ class Gate:
         found = self.identify(fields)
         if not isinstance(found, Refusal):
             return None
-        is_anthropic = target.startswith(_ANTHROPIC_PATH)
+        is_anthropic = target.startswith(ANTHROPIC_PATH)
         body = found.body(is_anthropic=is_anthropic)
         return found.status, found.message, found.cause, found.lines(), body
 
@@ -158,13 +174,44 @@ class Gate:
             capacity_tokens=self._capacity(pool, now) if has_share else None,
             num_routers=self._num_routers(),
             now_seconds=now,
+            may_wait=has_share and self.lines.may_wait(pool),
+            others_wait=has_share and self.lines.others_wait(tenant.name, pool.model),
         )
         if isinstance(found, Refusal):
             self._count(found)
         return found
 
-    @staticmethod
+    def wait_for_share(
+        self, request: ShareWaiter, permit: Permit, profile: RequestProfile, pool: Pool
+    ) -> None:
+        """Hold a request whose permit lacks its tenant's share of KV tokens."""
+        now = monotonic()
+        deadline = profile.deadline_seconds
+        if deadline is None:
+            deadline = now + pool.dispatcher.settings.limits.ttft_target_seconds
+        self.lines.wait(
+            request,
+            permit,
+            pool,
+            priority=profile.priority,
+            deadline_seconds=deadline,
+            now_seconds=now,
+        )
+
+    def share_refusal(self, permit: Permit, pool: Pool) -> Refusal:
+        """Why a request has waited for its tenant's share in vain."""
+        most = self._share_tokens(permit, pool) or 0
+        refusal = permit.tenant.share_refusal(permit.model, permit.kv_tokens, most)
+        self._count(refusal)
+        return refusal
+
+    def tick(self) -> None:
+        """Time passes for those that wait for a share."""
+        if len(self.lines):
+            self.lines.tick(now_seconds=monotonic())
+
     def settle(
+        self,
         permit: Permit,
         profile: RequestProfile,
         *,
@@ -188,7 +235,11 @@ class Gate:
             output_tokens=None if usage is None else usage.output_tokens,
             is_served=is_served,
         )
+        if permit.lacks_share:
+            self.lines.withdraw(permit)
         permit.settle(used, now_seconds=monotonic())
+        if permit.kv_tokens:
+            self.lines.changed()
 
     def limit_lines(self, permit: Permit) -> bytes:
         """What is left of the limits, as header lines."""
@@ -197,6 +248,17 @@ class Gate:
     def count_forbidden(self, refusal: Refusal) -> None:
         """A key has asked for a model that it may not use."""
         self._count(refusal)
+
+    def _may_have(self, permit: Permit, pool: Pool) -> bool:
+        """Whether so much of its tenant's share is free now."""
+        most = self._share_tokens(permit, pool)
+        used = permit.tenant.kv_tokens.get(permit.model, 0)
+        return most is None or used + permit.kv_tokens <= most
+
+    def _share_tokens(self, permit: Permit, pool: Pool) -> int | None:
+        return permit.tenant.share_tokens(
+            self._capacity(pool, monotonic()), num_routers=self._num_routers()
+        )
 
     def _capacity(self, pool: Pool, now_seconds: float) -> int | None:
         """KV tokens that the pool's replicas hold together; None: nobody knows."""

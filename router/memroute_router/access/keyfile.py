@@ -12,6 +12,7 @@ tenants:
     requestsPerMinute: 600
     tokensPerMinute: 200000
     maxRequests: 100                # under way at once
+    mediaHosts: [cdn.example.com]   # from where engines may fetch; []: only data:
     explain: true                   # may ask why, by x-memroute-explain
     cacheSalt: "…"                  # engines keep its cached prompts apart
     keys:
@@ -35,6 +36,7 @@ import orjson
 import yaml
 
 from memroute_router.access.document import DocumentReader
+from memroute_router.access.media_hosts import MediaHosts
 from memroute_router.access.rules import (
     Grant,
     KeyRing,
@@ -60,7 +62,7 @@ MAX_WEIGHT: Final = 1000.0
 _LIMIT_FIELDS: Final = {"requestsPerMinute", "tokensPerMinute", "maxRequests"}
 _TENANT_FIELDS: Final = _LIMIT_FIELDS | {
     "name", "models", "priority", "maxPriority", "minTTFTSeconds", "weight", "maxKVShareRatio",
-    "explain", "cacheSalt", "keys",
+    "mediaHosts", "explain", "cacheSalt", "keys",
 }  # fmt: skip
 _KEY_FIELDS: Final = _LIMIT_FIELDS | {"id", "sha256", "key", "expires", "models"}
 _ISSUER_FIELDS: Final = {"issuer", "audience", "jwksFile", "tenantClaim", "algorithms"}
@@ -154,6 +156,7 @@ class _Reader(DocumentReader):
             limits=self._limits(document, where),
             share_weight=self.number(document, "weight", where, MAX_WEIGHT) or 1.0,
             max_kv_share_ratio=self.number(document, "maxKVShareRatio", where, 1.0),
+            media_hosts=self._media_hosts(document, where),
             may_explain=self.flag(document, "explain", where),
             cache_salt=self.text(document, "cacheSalt", where, least=16) or "",
         )
@@ -246,6 +249,19 @@ class _Reader(DocumentReader):
             tokens_per_minute=self.count(document, "tokensPerMinute", where),
             max_requests=self.count(document, "maxRequests", where),
         )
+
+    def _media_hosts(self, document: dict[str, Any], where: str) -> MediaHosts | None:
+        if document.get("mediaHosts") is None:
+            return None
+        names = self.list(document, "mediaHosts", where)
+        try:
+            return MediaHosts(names)
+        except ValueError:
+            self.problems.append(
+                f"{where}.mediaHosts must be hosts, like cdn.example.com, *.example.com or "
+                "10.0.0.7:8080"
+            )
+            return MediaHosts(())
 
     def _models(self, document: dict[str, Any], where: str) -> ModelNames | None:
         """None where there is no list."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from memroute_router.access.rules import Grant, KeyRing, Limits
 from memroute_router.access.windows import MinuteWindow, whole_seconds
-from memroute_router.access.words import rate_limited
+from memroute_router.access.words import over_limit
 from memroute_router.refusal import Refusal
 
 # When to come back where room depends on the tenant's own requests, not on a clock. Chosen by hand.
@@ -50,58 +50,57 @@ class Use:
 
         ``num_routers``: that share the limits, each an equal part.
         """
-        limits, whose = self.limits, f"for {model} in {self.name}"
+        limits = self.limits
         most = limits.max_requests
         if most is not None and self.num_requests >= max(1, most // num_routers):
-            return rate_limited(
-                "requests-in-flight",
-                f"Rate limit reached {whose} on requests at once: Limit {most}, "
-                f"Used {self.num_requests}. Please try again when one has ended.",
-                kind="requests",
+            return over_limit(
+                "requests-in-flight", "requests at once", f"{model} in {self.name}",
+                limit=most, used=self.num_requests, requested=1,
                 retry_after_seconds=BUSY_RETRY_SECONDS,
                 more_lines=self.lines(num_routers=num_routers, now_seconds=now_seconds),
-            )
+            )  # fmt: skip
+        refusal: Refusal | None = None
         window, limit = self.requests, limits.requests_per_minute
         if window is not None and limit is not None:
-            wait = window.seconds_until(1, max(1, limit // num_routers), now_seconds=now_seconds)
-            if wait is None or wait > 0.0:
-                again = whole_seconds(wait or 0.0)
-                return rate_limited(
-                    "requests-per-minute",
-                    f"Rate limit reached {whose} on requests per min (RPM): Limit {limit}, "
-                    f"Used {window.total}, Requested 1. Please try again in {again}s.",
-                    kind="requests",
-                    retry_after_seconds=again,
-                    more_lines=self.lines(num_routers=num_routers, now_seconds=now_seconds),
-                )
+            refusal = self._over(
+                "requests-per-minute", "requests per min (RPM)", window, limit, 1, model,
+                num_routers=num_routers, now_seconds=now_seconds,
+            )  # fmt: skip
         window, limit = self.tokens, limits.tokens_per_minute
-        if window is not None and limit is not None:
-            own = max(1, limit // num_routers)
-            wait = window.seconds_until(num_tokens, own, now_seconds=now_seconds)
-            more_lines = b""
-            if wait is None or wait > 0.0:
-                more_lines = self.lines(num_routers=num_routers, now_seconds=now_seconds)
-            if wait is None:
-                return rate_limited(
-                    "request-too-large",
-                    f"Request too large {whose} on tokens per min (TPM): Limit {own}, "
-                    f"Requested {num_tokens}. The input or output tokens must be reduced.",
-                    kind="tokens",
-                    retry_after_seconds=None,
-                    more_lines=more_lines,
-                )
-            if wait > 0.0:
-                again = whole_seconds(wait)
-                return rate_limited(
-                    "tokens-per-minute",
-                    f"Rate limit reached {whose} on tokens per min (TPM): Limit {limit}, "
-                    f"Used {window.total}, Requested {num_tokens}. "
-                    f"Please try again in {again}s.",
-                    kind="tokens",
-                    retry_after_seconds=again,
-                    more_lines=more_lines,
-                )
-        return None
+        if refusal is None and window is not None and limit is not None:
+            refusal = self._over(
+                "tokens-per-minute", "tokens per min (TPM)", window, limit, num_tokens, model,
+                num_routers=num_routers, now_seconds=now_seconds,
+            )  # fmt: skip
+        return refusal
+
+    def _over(
+        self,
+        reason: str,
+        what: str,
+        window: MinuteWindow,
+        limit: int,
+        requested: int,
+        model: str,
+        *,
+        num_routers: int,
+        now_seconds: float,
+    ) -> Refusal | None:
+        """Why so much more is not within a limit of the minute; None: it is."""
+        own = max(1, limit // num_routers)
+        wait = window.seconds_until(requested, own, now_seconds=now_seconds)
+        if wait == 0.0:
+            return None
+        return over_limit(
+            "request-too-large" if wait is None else reason,
+            what,
+            f"{model} in {self.name}",
+            limit=own if wait is None else limit,
+            used=window.total,
+            requested=requested,
+            retry_after_seconds=None if wait is None else whole_seconds(wait),
+            more_lines=self.lines(num_routers=num_routers, now_seconds=now_seconds),
+        )
 
     def lines(self, *, num_routers: int, now_seconds: float) -> bytes:
         """What OpenAI's clients read of their limits, as header lines; empty without limits."""
@@ -137,36 +136,40 @@ class TenantUse(Use):
         self.settled_tokens = 0
         """Of requests that have ended, since the router began."""
 
-    def share_refusal(
-        self, model: str, num_tokens: int, capacity_tokens: int | None, *, num_routers: int
-    ) -> Refusal | None:
-        """Why it may not have so many more KV tokens of the model; None: it may.
+    def share_tokens(self, capacity_tokens: int | None, *, num_routers: int) -> int | None:
+        """KV tokens of a model that it may have under way here; None: as many as there are.
 
         ``capacity_tokens``: of all replicas of the model; None: nobody knows, nothing is refused.
         """
         ratio = self.max_kv_share_ratio
         if ratio is None or capacity_tokens is None:
             return None
-        most = int(ratio * capacity_tokens / num_routers)
-        used = self.kv_tokens.get(model, 0)
-        if used + num_tokens <= most:
-            return None
-        can_fit = num_tokens <= most
-        return rate_limited(
+        return int(ratio * capacity_tokens / num_routers)
+
+    def share_refusal(self, model: str, num_tokens: int, most: int) -> Refusal:
+        """Why it may not have so many more KV tokens of the model, of which it may have ``most``.
+
+        None waits for a share that it is larger than.
+        """
+        ratio = self.max_kv_share_ratio or 0.0
+        return over_limit(
             "kv-share",
-            f"Rate limit reached for {model} in {self.name} on tokens at once: Limit {most} "
-            f"({ratio:.0%} of what the model's replicas hold), Used {used}, "
-            f"Requested {num_tokens}. "
-            + ("Please try again when one has ended." if can_fit else "It must be smaller."),
-            kind="tokens",
-            retry_after_seconds=BUSY_RETRY_SECONDS if can_fit else None,
+            f"tokens at once ({ratio:.0%} of what the model's replicas hold)",
+            f"{model} in {self.name}",
+            limit=most,
+            used=self.kv_tokens.get(model, 0),
+            requested=num_tokens,
+            retry_after_seconds=BUSY_RETRY_SECONDS if num_tokens <= most else None,
         )
 
 
 class Permit:
     """What one request has taken of its quotas, until it is settled; exactly once."""
 
-    __slots__ = ("_key", "_kv_tokens", "_slots", "_tenant", "is_settled", "model", "num_tokens")
+    __slots__ = (
+        "_key", "_slots", "_tenant", "is_settled", "kv_tokens", "lacks_share", "model",
+        "num_tokens",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -176,12 +179,18 @@ class Permit:
         *,
         num_tokens: int,
         kv_tokens: int,
+        lacks_share: bool = False,
         now_seconds: float,
     ) -> None:
-        """``num_tokens``: of the minute; ``kv_tokens``: held at once, 0 where nothing asks."""
+        """``num_tokens``: of the minute; ``kv_tokens``: held at once, 0 where nothing asks.
+
+        ``lacks_share``: the latter are not taken yet (``take_share``).
+        """
         self._tenant = tenant
         self._key = key
-        self._kv_tokens = kv_tokens
+        self.kv_tokens = kv_tokens
+        self.lacks_share = True
+        """Whether it waits for its tenant's share of the KV tokens."""
         self._slots: list[tuple[MinuteWindow, int]] = []
         self.model = model
         self.num_tokens = num_tokens
@@ -189,8 +198,25 @@ class Permit:
         self._take(tenant, now_seconds)
         if key is not None:
             self._take(key, now_seconds)
-        if kv_tokens:
-            tenant.kv_tokens[model] = tenant.kv_tokens.get(model, 0) + kv_tokens
+        if not lacks_share:
+            self.take_share()
+
+    @property
+    def tenant(self) -> TenantUse:
+        """What its tenant uses."""
+        return self._tenant
+
+    @property
+    def tenant_name(self) -> str:
+        """Whose it is."""
+        return self._tenant.name
+
+    def take_share(self) -> None:
+        """Its KV tokens count in its tenant's share from now on."""
+        self.lacks_share = False
+        if self.kv_tokens:
+            held = self._tenant.kv_tokens
+            held[self.model] = held.get(self.model, 0) + self.kv_tokens
 
     def settle(self, num_tokens: int, *, now_seconds: float) -> None:
         """The request is over, and has used so many. Raises ``RuntimeError`` the second time."""
@@ -206,8 +232,8 @@ class Permit:
         tenant.settled_tokens += num_tokens
         if self._key is not None:
             self._key.num_requests -= 1
-        if self._kv_tokens:
-            left = tenant.kv_tokens.get(self.model, 0) - self._kv_tokens
+        if self.kv_tokens and not self.lacks_share:
+            left = tenant.kv_tokens.get(self.model, 0) - self.kv_tokens
             if left > 0:
                 tenant.kv_tokens[self.model] = left
             else:
@@ -265,8 +291,14 @@ class Quotas:
         capacity_tokens: int | None,
         num_routers: int,
         now_seconds: float,
+        may_wait: bool = False,
+        others_wait: bool = False,
     ) -> Permit | Refusal:
-        """Take what one request needs, all of it or nothing."""
+        """Take what one request needs, all of it or nothing.
+
+        ``may_wait``: for its tenant's share of KV tokens, which it then lacks; ``others_wait``:
+        requests of the tenant do, and it comes behind them.
+        """
         tenant = self.by_tenant.get(grant.tenant.name)
         if tenant is None:
             # Its tenant has left the file since the request came.
@@ -279,17 +311,20 @@ class Quotas:
             refusal = key.refusal(
                 model, num_tokens, num_routers=num_routers, now_seconds=now_seconds
             )
-        if refusal is None:
-            refusal = tenant.share_refusal(
-                model, kv_tokens, capacity_tokens, num_routers=num_routers
-            )
         if refusal is not None:
             return refusal
+        most = tenant.share_tokens(capacity_tokens, num_routers=num_routers)
+        lacks_share = False
+        if most is not None:
+            lacks_share = others_wait or tenant.kv_tokens.get(model, 0) + kv_tokens > most
+            if lacks_share and (kv_tokens > most or not may_wait):
+                return tenant.share_refusal(model, kv_tokens, most)
         return Permit(
             tenant,
             key,
             model,
             num_tokens=num_tokens,
             kv_tokens=kv_tokens,
+            lacks_share=lacks_share,
             now_seconds=now_seconds,
         )

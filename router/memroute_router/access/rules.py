@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import Final
 
+from memroute_router.access.media_hosts import MediaHosts
+
 # Characters of a model's name that are compared with an allow-list: names that exist have fewer
 # than 100, and the client chooses what is sent. Chosen by hand.
 MAX_MODEL_CHARACTERS: Final = 512
@@ -69,6 +71,8 @@ class Tenant:
     """Of its share where tenants compete, relative to the others'."""
     max_kv_share_ratio: float | None = None
     """Of the KV tokens that a model's replicas hold: the most it may have under way."""
+    media_hosts: MediaHosts | None = None
+    """From where its requests may have engines fetch; None: as the router's own list says."""
     may_explain: bool = False
     """Whether it is told by ``x-memroute-explain`` where its requests go, and why."""
     cache_salt: str = ""

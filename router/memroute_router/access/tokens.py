@@ -15,7 +15,12 @@ from typing import Any, Final
 
 from memroute_router.access.keyfile import KeysError
 from memroute_router.access.rules import Grant, KeyRing, Tenant, TokenIssuer, digest_of
-from memroute_router.access.words import EXPIRED_TOKEN, INVALID_TOKEN
+from memroute_router.access.words import (
+    EARLY_TOKEN,
+    EXPIRED_TOKEN,
+    INVALID_TIMES,
+    INVALID_TOKEN,
+)
 from memroute_router.refusal import Refusal
 
 # Tokens whose verdict is kept, some 10 MB; the one used longest ago is forgotten first, and is
@@ -25,6 +30,9 @@ MAX_TOKENS: Final = 20_000
 LEEWAY_SECONDS: Final = 30.0
 # Of an issuer's keys, in its file: more than any has.
 MAX_ISSUER_KEYS: Final = 1000
+# The end of the year 9999: what is later, or before 1970, is no time that an issuer has meant.
+MAX_UNIX_SECONDS: Final = 253_402_300_799
+_TIMES: Final = ("exp", "nbf", "iat")
 _MAX_SUBJECT_CHARACTERS: Final = 64
 
 
@@ -51,7 +59,7 @@ class TokenVerifier:
         digest = digest_of(token)
         grant = self._checked.get(digest)
         if grant is None:
-            found = self._check(token)
+            found = self._check(token, unix_seconds)
             if isinstance(found, Refusal):
                 return found
             grant = found
@@ -65,7 +73,7 @@ class TokenVerifier:
             return EXPIRED_TOKEN
         return grant
 
-    def _check(self, token: bytes) -> Grant | Refusal:
+    def _check(self, token: bytes, unix_seconds: float) -> Grant | Refusal:
         jwt = self._jwt
         try:
             header = jwt.get_unverified_header(token)
@@ -79,14 +87,20 @@ class TokenVerifier:
                 algorithms=[name for name in issuer.algorithms if _suits(name, key)],
                 audience=issuer.audience,
                 issuer=issuer.issuer,
-                leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "iss", "aud"]},
+                # Times are checked below: the library takes texts for numbers, and fails on others.
+                options={
+                    "require": ["iss", "aud"],
+                    "verify_exp": False,
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                },
             )
-        except jwt.ExpiredSignatureError:
-            return EXPIRED_TOKEN
         except (jwt.PyJWTError, KeyError, TypeError, ValueError, RecursionError):
             # Nothing that stands in a token can be more than a token that is not valid.
             return INVALID_TOKEN
+        refusal = time_refusal(claims, unix_seconds=unix_seconds)
+        if refusal is not None:
+            return refusal
         tenant = _tenant_of(claims, issuer, self._tenants)
         if tenant is None:
             return INVALID_TOKEN
@@ -116,6 +130,30 @@ class TokenVerifier:
             msg = f"jwksFile {path.name}: it has no public key for signatures"
             raise KeysError(msg)
         return keys
+
+
+def time_refusal(claims: Mapping[str, Any], *, unix_seconds: float) -> Refusal | None:
+    """Why a token with these claims does not count at the time; None: it does.
+
+    ``exp``, ``nbf`` and ``iat`` are numbers of seconds (RFC 7519, NumericDate). JSON as Python
+    reads it has more: ``Infinity``, ``NaN``, ``true``, numbers of a thousand digits.
+    """
+    times = {name: claims[name] for name in _TIMES if name in claims}
+    if "exp" not in times or not all(map(_is_time, times.values())):
+        return INVALID_TIMES
+    if unix_seconds >= times["exp"] + LEEWAY_SECONDS:
+        return EXPIRED_TOKEN
+    if max(times.get("nbf", 0), times.get("iat", 0)) > unix_seconds + LEEWAY_SECONDS:
+        return EARLY_TOKEN
+    return None
+
+
+def _is_time(value: object) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 0 <= value <= MAX_UNIX_SECONDS
+    )
 
 
 def _find(keys: Mapping[str | None, Any], key_id: object) -> Any:

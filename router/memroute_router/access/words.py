@@ -8,11 +8,10 @@ the rest. No refusal quotes a key, and none tells of models that the key may not
 from typing import Final
 
 from memroute_router.outcomes import Outcome
-from memroute_router.refusal import Refusal
+from memroute_router.refusal import INVALID_REQUEST, Refusal
 
 # Characters of a model's name in a message.
 _MAX_TOLD_CHARACTERS: Final = 128
-_REQUEST_ERROR: Final = "invalid_request_error"
 MODEL_FORBIDDEN: Final = "model-forbidden"
 REASONS: Final = (
     "no-key", "unknown-key", "short-key", "expired-key", "invalid-token", "expired-token",
@@ -31,7 +30,7 @@ def _unauthorized(reason: str, message: str) -> Refusal:
         reason=reason,
         cause=reason,
         code="invalid_api_key",
-        kind=_REQUEST_ERROR,
+        kind=INVALID_REQUEST,
         more_lines=_CHALLENGE,
     )
 
@@ -49,6 +48,13 @@ EXPIRED_KEY: Final = _unauthorized("expired-key", "Incorrect API key provided: i
 INVALID_TOKEN: Final = _unauthorized(
     "invalid-token", "Incorrect API key provided: the token is not valid."
 )
+INVALID_TIMES: Final = _unauthorized(
+    "invalid-token",
+    "Incorrect API key provided: exp, nbf and iat of a token must be seconds since 1970.",
+)
+EARLY_TOKEN: Final = _unauthorized(
+    "invalid-token", "Incorrect API key provided: the token is not valid yet."
+)
 EXPIRED_TOKEN: Final = _unauthorized(
     "expired-token", "Incorrect API key provided: the token has expired."
 )
@@ -56,41 +62,67 @@ EXPIRED_TOKEN: Final = _unauthorized(
 
 def forbidden(model: str) -> Refusal:
     """The key may not use a model of that name, whether there is one or not."""
-    return Refusal(
-        outcome=Outcome.FORBIDDEN,
-        status=403,
-        message=f"You do not have access to the model {model[:_MAX_TOLD_CHARACTERS]!r}.",
-        parameter="model",
-        reason=MODEL_FORBIDDEN,
-        cause=MODEL_FORBIDDEN,
-        code="model_not_found",
-        kind=_REQUEST_ERROR,
+    return _no_model(
+        Outcome.FORBIDDEN,
+        403,
+        MODEL_FORBIDDEN,
+        f"You do not have access to the model {_told(model)}.",
     )
 
 
 def no_such_model(model: str) -> Refusal:
     """For who asks what a model is: it is not there, or is not theirs to see."""
-    return Refusal(
-        outcome=Outcome.UNKNOWN_MODEL,
-        status=404,
-        message=f"The model {model[:_MAX_TOLD_CHARACTERS]!r} does not exist or you do not have "
-        "access to it.",
-        parameter="model",
-        reason=Outcome.UNKNOWN_MODEL.value,
-        code="model_not_found",
-        kind=_REQUEST_ERROR,
+    return _no_model(
+        Outcome.UNKNOWN_MODEL,
+        404,
+        Outcome.UNKNOWN_MODEL.value,
+        f"The model {_told(model)} does not exist or you do not have access to it.",
     )
 
 
-def rate_limited(
+def _no_model(outcome: Outcome, status: int, reason: str, message: str) -> Refusal:
+    return Refusal(
+        outcome=outcome,
+        status=status,
+        message=message,
+        parameter="model",
+        reason=reason,
+        cause=reason if outcome is Outcome.FORBIDDEN else "",
+        code="model_not_found",
+        kind=INVALID_REQUEST,
+    )
+
+
+def _told(model: str) -> str:
+    return repr(model[:_MAX_TOLD_CHARACTERS])
+
+
+def over_limit(
     reason: str,
-    message: str,
+    what: str,
+    whose: str,
     *,
-    kind: str,
+    limit: int,
+    used: int,
+    requested: int,
     retry_after_seconds: int | None,
     more_lines: bytes = b"",
 ) -> Refusal:
-    """More was asked for than the tenant or the key may have now."""
+    """More was asked for than the tenant or the key may have now, in the words of OpenAI's API.
+
+    ``what`` is limited, as "tokens per min (TPM)"; ``whose`` limit it is, as "m in search".
+    ``retry_after_seconds``: None: never, it is larger than the limit itself.
+    """
+    kind = "tokens" if what.startswith("tokens") else "requests"
+    told = f"on {what}: Limit {limit}, Used {used}, Requested {requested}."
+    if retry_after_seconds is None:
+        message = (
+            f"Request too large for {whose} {told} The input or output tokens must be reduced."
+        )
+    else:
+        message = (
+            f"Rate limit reached for {whose} {told} Please try again in {retry_after_seconds}s."
+        )
     return Refusal(
         outcome=Outcome.RATE_LIMITED,
         status=429,

@@ -5,13 +5,17 @@
 | a body | its first byte | the first byte of the answer, after which no other replica gets it |
 | a head, where it is large or is not whole | it is known to be | likewise |
 | what waits behind another request of its connection, with its head | it is whole | likewise |
-| what a slow client has not taken of its answer | it is slow | it has caught up |
+| what a slow client has not taken of its answer | its engine is not read | it has caught up |
 | what has come of a long event of a stream | it is long | its end |
 
 Small bodies have a tenth for themselves, so that a few clients with large ones do not turn away
-everybody. What is held for slow clients makes room for others: first of all for whoever has been
-slow for longest. So requests that come at once are answered, however many others never come to an
-end.
+everybody. Requests that do not come to an end, or wait behind another one, make room for others,
+whatever has been so for longest first. So requests that come at once are answered.
+
+An answer that its client takes slowly waits in the buffer of its connection. Up to a mark (16 KiB)
+that is not looked at: nothing is counted for each event. Past it the engine is no longer read, and
+what waits is counted here until the client has caught up; what was counted leaves less room for
+bodies. Where it is half of all, the connection that has been slow for longest is broken off.
 """
 
 from typing import Final, Protocol
@@ -22,13 +26,16 @@ from memroute_router.http.deadlines import monotonic
 SMALL_BYTES: Final = 64 * 1024
 # Part of the budget that large bodies may take. Unit: ratio. Source: chosen by hand.
 LARGE_RATIO: Final = 0.9
+# Part of the budget that answers may hold which clients do not take. Unit: ratio. Source: chosen by
+# hand: slow clients alone turn nobody's body away.
+UNSENT_RATIO: Final = 0.5
 # Who has been slow for so long makes room for others. Unit: seconds. Source: chosen by hand; a body
 # of 10 MB comes in one over a gigabit.
 SLOW_SECONDS: Final = 1.0
 
 
 class SlowHolder(Protocol):
-    """A connection that holds bytes, and whose client is slow to send or to take them."""
+    """A connection that holds bytes of a request which is not whole, or not answered next."""
 
     def give_up(self) -> None:
         """Give back what is held for the client, now, and tell it. Does not raise."""
@@ -39,16 +46,21 @@ class BodyBudget:
     """Owns the count of bytes that are held, and the order in which slow clients give them up."""
 
     __slots__ = (
-        "_max_bytes", "_max_large_bytes", "_slow", "_slow_seconds", "held_bytes", "num_refused",
+        "_max_bytes", "_max_large_bytes", "_max_unsent_bytes", "_slow", "_slow_seconds",
+        "held_bytes", "num_refused", "unsent_bytes",
     )  # fmt: skip
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._max_large_bytes = int(LARGE_RATIO * max_bytes)
+        self._max_unsent_bytes = int(UNSENT_RATIO * max_bytes)
         self._slow_seconds = SLOW_SECONDS
         self._slow: dict[SlowHolder, float] = {}
         """Since when, the slowest first."""
         self.held_bytes = 0
+        """Of requests and of answers."""
+        self.unsent_bytes = 0
+        """Of answers, where their clients are slow."""
         self.num_refused = 0
         """Requests that were turned away."""
 
@@ -65,13 +77,23 @@ class BodyBudget:
         """Nobody needs so many bytes any more."""
         self.held_bytes -= num_bytes
 
+    @property
+    def is_unsent_over(self) -> bool:
+        """Whether answers that clients do not take hold more than they may."""
+        return self.unsent_bytes > self._max_unsent_bytes
+
+    def add_unsent(self, num_bytes: int) -> None:
+        """So many bytes of answers more wait for their clients; less, where it is negative."""
+        self.unsent_bytes += num_bytes
+        self.held_bytes += num_bytes
+
     def slow(self, holder: SlowHolder) -> None:
-        """The client has not sent, or taken, all that it should have."""
+        """The client has not sent all of a request, or has sent one before it was answered."""
         if holder not in self._slow:
             self._slow[holder] = monotonic()
 
     def not_slow(self, holder: SlowHolder) -> None:
-        """It has now, or has gone."""
+        """It has now, or was answered, or has gone."""
         self._slow.pop(holder, None)
 
     def _has_made_room(self, most: int) -> bool:

@@ -18,8 +18,9 @@ from typing import Final, cast
 import httptools
 
 from memroute_router.http.budget import SMALL_BYTES, BodyBudget
+from memroute_router.http.clients import Client, Clients, LimitKind
 from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
-from memroute_router.http.errors import error_body
+from memroute_router.http.errors import ANTHROPIC_PATH, error_body
 from memroute_router.http.exchange import Exchange, Sink
 from memroute_router.http.faults import CLIENT, OnFault
 from memroute_router.http.fields import JSON, REASON, Head, status_line
@@ -55,6 +56,11 @@ class ServerLimits:
     makes_room: bool = False
     """Whether one more closes the one that would be closed next, instead of getting 503: where
     probes ask, nobody may keep them out by opening connections. It looks at all of them."""
+    max_client_connections: int = 0
+    """Of one client, a proxy that is believed excepted; 0: as many as there are while others need
+    none (``clients.py``)."""
+    max_client_requests: int = 0
+    """Of one client, being answered; 0: as many as there are."""
     max_body_bytes: int = 32 * 1024**2
     # A context of a million tokens is about 4 MB of text; images and audio take the rest.
     max_bodies_bytes: int = 1024**3
@@ -76,6 +82,10 @@ SCREENED_BYTES: Final = 64 * 1024
 # Why 503 is said of a request: what is held of all requests is as much as it may be.
 BODIES: Final = "bodies"
 _NO_ROOM: Final = "the router holds as many bytes of requests as it may"
+_RETRY_SOON: Final = b"retry-after: 1\r\n"
+# Looked up once, not for every connection.
+_CLIENT_CONNECTIONS: Final = LimitKind.CLIENT_CONNECTIONS
+_CLIENT_REQUESTS: Final = LimitKind.CLIENT_REQUESTS
 
 Handler = Callable[[Exchange], None]
 Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, str, str, bytes, bytes] | None]
@@ -117,6 +127,10 @@ class ServerState:
     on_refusal: OnRefusal = tell_nobody
     screen: Screen | None = None
     """Who looks at requests with large bodies before those arrive; None: nobody."""
+    clients: Clients = field(default_factory=Clients)
+    slow: dict["ClientConnection", int] = field(default_factory=dict)
+    """Those whose clients do not take their answers, the one that is slow for longest first, and
+    how many bytes wait for each."""
     reads: ReadBuffer = field(default_factory=ReadBuffer)
     no_head: Head = field(default_factory=lambda: Head({}))
     """Of connections that have no request."""
@@ -129,8 +143,10 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "__weakref__",
+        "_asking",
         "_body",
         "_body_bytes",
+        "_client",
         "_declined",
         "_exchange",
         "_has_come_further",
@@ -138,7 +154,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         "_head",
         "_head_bytes",
         "_held_head_bytes",
-        "_held_untaken_bytes",
         "_is_arriving",
         "_is_deaf",
         "_last_words",
@@ -165,6 +180,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._exchange: Exchange | None = None
         self._waiting: deque[Exchange] | None = None
+        self._client: Client | None = None
+        """Who has the connection."""
+        self._asking: Client | None = None
+        """Whose request is being answered: the client's, or of whom a proxy has it."""
         self._receiving: bool = False
         self._is_deaf = False
         """Whether what still comes is thrown away: a refusal was the last word."""
@@ -196,13 +215,16 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Whether a request has not come with one read: it may have to give up its place."""
         self._held_head_bytes: int = 0
         """That are counted, of a head that is not whole."""
-        self._held_untaken_bytes: int = 0
-        """That are counted, of an answer, because its client is slow."""
 
     @property
     def is_busy(self) -> bool:
         """Whether a request is being answered, has its turn next, or is being received."""
         return self._exchange is not None or self._receiving or bool(self._waiting)
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request is being answered, or has its turn next."""
+        return self._exchange is not None or bool(self._waiting)
 
     @property
     def _is_next(self) -> bool:
@@ -223,17 +245,32 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.peer = client_address(str(name[0]))
         if transport.get_extra_info("sslcontext"):
             self.scheme = b"https"
-        self._state.connections.add(self)
-        self._state.deadlines.watch(self)
-        self.deadline_at = monotonic() + self._state.limits.idle_seconds
-        if len(self._state.connections) > self._state.limits.max_connections:
-            if self._state.limits.makes_room:
+        state, limits = self._state, self._state.limits
+        client = self._client = state.clients.connected(self.peer, self)
+        state.connections.add(self)
+        state.deadlines.watch(self)
+        self.deadline_at = monotonic() + limits.idle_seconds
+        if len(state.connections) > limits.max_connections:
+            if limits.makes_room:
                 self._make_room()
-                return
-            self._refuse(503, "too many connections", b"retry-after: 1\r\n")
+            elif not self._displaces(client):
+                state.clients.refused[LimitKind.CONNECTIONS] += 1
+                self._refuse(503, "too many connections", _RETRY_SOON)
+        elif (
+            limits.max_client_connections
+            and len(client.connections) > limits.max_client_connections
+            and not client.is_proxy
+        ):
+            state.clients.refused[_CLIENT_CONNECTIONS] += 1
+            self._refuse(
+                429,
+                f"too many connections from your address: at most {limits.max_client_connections}",
+                b"%b%b: %b\r\n" % (_RETRY_SOON, REASON, _CLIENT_CONNECTIONS.value.encode()),
+                _CLIENT_CONNECTIONS.value,
+            )
 
     def connection_lost(self, _error: Exception | None) -> None:  # noqa: D102
-        self._state.connections.discard(self)
+        self._forget()
         self._state.deadlines.forget(self)
         self._transport = None
         self._parser = None  # it holds our callbacks: a cycle
@@ -241,9 +278,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         for each in waiting or ():
             each.drop_body()
         self._drop_body()
-        if self._is_arriving:
-            self._arrived()
-        self._taken()
+        self._state.budget.not_slow(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.drop_body()
@@ -256,8 +291,9 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self._crashed(sink, error)
 
     def pause_writing(self) -> None:  # noqa: D102
+        if self._is_too_slow():
+            return
         self._untaken_bytes = untaken_bytes(self._transport)
-        self._hold_untaken()
         self.deadline_at = monotonic() + self._state.limits.stalled_client_seconds
         sink = None if self._exchange is None else self._exchange.sink
         if sink is not None:
@@ -267,9 +303,9 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self._crashed(sink, error)
 
     def resume_writing(self) -> None:  # noqa: D102
+        self._caught_up()
         self.deadline_at = NEVER
         self._untaken_bytes = NOT_PAUSED
-        self._taken()
         sink = None if self._exchange is None else self._exchange.sink
         if sink is not None:
             try:
@@ -439,6 +475,9 @@ class ClientConnection(asyncio.BufferedProtocol):
     def exchange_done(self, *, keep_alive: bool) -> None:
         """The answer is complete."""
         self._exchange = None
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            self._state.clients.left(asking)
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -487,9 +526,32 @@ class ClientConnection(asyncio.BufferedProtocol):
         others = [each for each in self._state.connections if each is not self]
         if others:
             first = min(others, key=_deadline_of)
-            # At once: its end is told later, and another may come before.
-            self._state.connections.discard(first)
-            first.abort()
+            first.displaced()
+
+    def _displaces(self, client: Client) -> bool:
+        """Whether another client's connection has made room for this one."""
+        other = self._state.clients.place_for(client)
+        if other is None:
+            return False
+        self._state.clients.refused[LimitKind.DISPLACED] += 1
+        cast("ClientConnection", other).displaced()
+        return True
+
+    def displaced(self) -> None:
+        """Make room for another, at once: the end is told later, and more may come before."""
+        self._forget()
+        self.abort()
+
+    def _forget(self) -> None:
+        """It is none of the open connections any more."""
+        state = self._state
+        state.connections.discard(self)
+        self._caught_up()
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            state.clients.left(asking)
+        if self._client is not None:
+            state.clients.disconnected(self._client, self)
 
     def _answer_next(self) -> None:
         if self._exchange is None and self._waiting:
@@ -502,11 +564,40 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _answer(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self.deadline_at = NEVER
+        client = self._client
+        if client is not None:
+            if client.is_proxy:
+                client = self._state.clients.told(client, self.peer, exchange.fields)
+            client.num_requests += 1
+            self._asking = client
+            most = self._state.limits.max_client_requests
+            if most and client.num_requests > most and exchange.method == b"POST":
+                self._refuse_busy(exchange, most)
+                return
         try:
             self._state.handler(exchange)
         except Exception as error:  # noqa: BLE001 - a bug in one request
             self._state.on_fault(CLIENT, error)
             self._failed(exchange)
+
+    def _refuse_busy(self, exchange: Exchange, most: int) -> None:
+        """Its client has as many requests being answered as it may. What only reads is answered."""
+        self._state.clients.refused[_CLIENT_REQUESTS] += 1
+        reason = _CLIENT_REQUESTS.value
+        message = (
+            f"Rate limit reached for your address on requests at once: Limit {most}. "
+            "Please try again when one has ended."
+        )
+        self._state.on_refusal(self.peer, exchange.target, 429, message, reason)
+        body = error_body(
+            429,
+            message,
+            reason="rate_limit_exceeded",
+            kind="requests",
+            is_anthropic=exchange.target.startswith(ANTHROPIC_PATH),
+        )
+        own = b"%b%b: %b\r\n" % (_RETRY_SOON, REASON, reason.encode())
+        exchange.respond(429, body, JSON + own)
 
     def _failed(self, exchange: Exchange) -> None:
         """A bug of ours, while the request was begun: it ends, and so does what was begun."""
@@ -530,6 +621,30 @@ class ClientConnection(asyncio.BufferedProtocol):
             sink.crashed()
         except Exception as another:  # noqa: BLE001 - as above
             self._state.on_fault(CLIENT, another)
+
+    def _is_too_slow(self) -> bool:
+        """Count what waits for its client; whether it was broken off to make room.
+
+        The engine is read no more meanwhile: what waits does not grow.
+        """
+        state, transport = self._state, self._transport
+        if transport is None or self in state.slow:
+            return False
+        num_bytes = transport.get_write_buffer_size()
+        state.slow[self] = num_bytes
+        state.budget.add_unsent(num_bytes)
+        while state.budget.is_unsent_over and state.slow:
+            slowest = next(iter(state.slow))
+            state.clients.refused[LimitKind.SLOW] += 1
+            slowest.abort()
+            slowest._caught_up()  # noqa: SLF001 - a connection like this one
+        return self not in state.slow
+
+    def _caught_up(self) -> None:
+        """Nothing of its answer is counted any more."""
+        num_bytes = self._state.slow.pop(self, 0)
+        if num_bytes:
+            self._state.budget.add_unsent(-num_bytes)
 
     def _has_taken_more(self) -> bool:
         """Whether a slow client has taken anything since the last look; then it has more time.
@@ -608,42 +723,18 @@ class ClientConnection(asyncio.BufferedProtocol):
     # What is held for it
 
     def give_up(self) -> None:
-        """Its client is slow, and others need the room: its requests that wait are dropped.
+        """Others need the room: requests that wait are dropped, and one that is not whole.
 
-        So is one that has not come to its end. Of an answer no part can be left out: the connection
-        is closed.
+        What is being answered is answered to its end.
         """
         waiting, self._waiting = self._waiting, None
         for each in waiting or ():
             each.drop_body()
         try:
-            if self._untaken_bytes == NOT_PAUSED:
-                self._refuse_full()
-            else:
-                self.abort()
+            self._refuse_full()
         except Exception as error:  # noqa: BLE001 - whoever needs the room is another
             self._state.on_fault(CLIENT, error)
         self._drop_body()
-        self._taken()
-
-    def _hold_untaken(self) -> None:
-        """The client is slow: what it has not taken counts, as far as the transport has it."""
-        transport, budget = self._transport, self._state.budget
-        if transport is None:
-            return
-        budget.slow(self)
-        untaken = transport.get_write_buffer_size()
-        if budget.take(untaken, SMALL_BYTES + 1):
-            self._held_untaken_bytes += untaken
-        else:
-            self.abort()
-
-    def _taken(self) -> None:
-        """The client has caught up, or is gone."""
-        budget = self._state.budget
-        held, self._held_untaken_bytes = self._held_untaken_bytes, 0
-        budget.give_back(held)
-        self._not_slow()
 
     def _arrived(self) -> None:
         """The request is whole, or dropped: nothing is counted for its not being so."""
@@ -655,7 +746,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _not_slow(self) -> None:
         """One of the causes for which it was has ended."""
-        if not self._waiting and not self._is_arriving and not self._held_untaken_bytes:
+        if not self._waiting and not self._is_arriving:
             self._state.budget.not_slow(self)
 
     def _holds_head(self) -> bool:
@@ -665,7 +756,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         return self._state.budget.take(self._head.num_bytes + WAITING_BYTES, SMALL_BYTES)
 
     def _refuse_full(self) -> None:
-        self._refuse(503, _NO_ROOM, b"retry-after: 1\r\n%b: router-exhausted\r\n" % REASON, BODIES)
+        self._refuse(503, _NO_ROOM, b"%b%b: router-exhausted\r\n" % (_RETRY_SOON, REASON), BODIES)
 
     def _refuse(self, status: int, text: str, lines: bytes = b"", cause: str = "") -> None:
         """Answer before the request is whole, and close: what follows cannot be understood."""

@@ -1,7 +1,11 @@
 """The one shape of an error: OpenAI's, with Anthropic's outer field where its clients ask."""
 
+from typing import Final
+
 import orjson
 
+# How the paths of Anthropic's API begin.
+ANTHROPIC_PATH: Final = b"/v1/messages"
 TYPES = {
     404: "NotFoundError", 408: "RequestTimeoutError", 429: "RateLimitError",
     500: "InternalServerError", 502: "ServiceUnavailableError", 503: "ServiceUnavailableError",

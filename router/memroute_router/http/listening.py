@@ -5,6 +5,7 @@ import socket
 from typing import Any
 
 from memroute_router.http.budget import BodyBudget
+from memroute_router.http.clients import Clients
 from memroute_router.http.connection import (
     LINGER_SECONDS,
     ClientConnection,
@@ -39,13 +40,16 @@ class Server:
         on_refusal: OnRefusal = tell_nobody,
         kinds: dict[bytes, int] | None = None,
         screen: Screen | None = None,
+        clients: Clients | None = None,
     ) -> None:
         """``kinds``: what becomes of each field of a request; None: ``REQUEST_FIELDS``.
 
         ``screen``: looks at requests with large bodies before those arrive; None: nobody does.
+        ``clients``: who has what of it; None: no proxy is believed.
         """
         self._deadlines = Deadlines(on_fault)
         self.budget = BodyBudget(limits.max_bodies_bytes)
+        self.clients = Clients() if clients is None else clients
         self._state = ServerState(
             handler,
             limits,
@@ -56,6 +60,7 @@ class Server:
             REQUEST_FIELDS if kinds is None else kinds,
             on_refusal,
             screen,
+            self.clients,
         )
         self._tls = tls
         self._sockets: list[socket.socket] = []
@@ -87,9 +92,15 @@ class Server:
         loop = asyncio.get_running_loop()
         before, self._servers = self._servers, []
         context = None if self._tls is None else self._tls.context
+        # A handshake is a head that has to come: no connection is counted before it has ended.
+        handshake_seconds = None if context is None else self._state.limits.header_seconds
         for each in self._sockets:
             server: Any = await loop.create_server(
-                lambda: ClientConnection(self._state), sock=each.dup(), backlog=4096, ssl=context
+                lambda: ClientConnection(self._state),
+                sock=each.dup(),
+                backlog=4096,
+                ssl=context,
+                ssl_handshake_timeout=handshake_seconds,
             )
             self._servers.append(server)
         for server in before:

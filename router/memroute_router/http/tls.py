@@ -1,52 +1,39 @@
-"""Certificates in files, and what is made of them; made anew when a file changes.
+"""TLS: certificates, and what is made of them; made anew when a file changes (``watched.py``)."""
 
-What cannot be used is refused when it is first read, and kept out later: the last good certificates
-stay in force, and the log says so once. Files that do not fit together (a new certificate beside
-an old key, half way through a rotation) are read again at the next look.
-"""
-
-import logging
 import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-LOGGER = logging.getLogger(__name__)
+from memroute_router.watched import WatchedFiles
+
 # Between two looks at the files. Unit: seconds. Source: chosen by hand; a rotated certificate is
 # valid for hours beside the new one.
 LOOK_SECONDS: Final = 1.0
 
 
 class TLSFiles:
-    """A context made of files. Owns the context, and what the files were like when it was made."""
+    """A context made of files. Owns the context, and when the files were looked at."""
 
     def __init__(self, make: Callable[[], ssl.SSLContext], paths: tuple[str, ...]) -> None:
         """Raises ``OSError`` (``ssl.SSLError`` is one) where they cannot be used."""
-        self._make = make
-        self._paths = paths
-        self._stamp = self._current_stamp()
+        self.context: ssl.SSLContext
+        self._files = WatchedFiles(
+            "certificates",
+            map(Path, paths),
+            make,
+            self._apply,
+            errors=(OSError, ValueError),
+        )
         self._looked_at = time.monotonic()
-        self._told = ""
-        self.context = make()
+        self._files.load()
 
     def refresh(self) -> bool:
         """Look at the files; True where the context is a new one."""
         self._looked_at = time.monotonic()
-        stamp = self._current_stamp()
-        if stamp == self._stamp:
-            return False
-        files = ",".join(self._paths)
-        try:
-            context = self._make()
-        except (OSError, ValueError) as error:
-            if str(error) != self._told:
-                self._told = str(error)
-                LOGGER.error("certificates not applied files=%s error=%s", files, error)  # noqa: TRY400 - the message says it all
-            return False
-        self.context, self._stamp, self._told = context, stamp, ""
-        LOGGER.info("certificates applied files=%s", files)
-        return True
+        before = self.context
+        return self._files.look() and self.context is not before
 
     def latest(self) -> ssl.SSLContext:
         """The context, of files that were looked at within the last second."""
@@ -54,16 +41,9 @@ class TLSFiles:
             self.refresh()
         return self.context
 
-    def _current_stamp(self) -> tuple[tuple[int, int, int], ...]:
-        found = []
-        for path in self._paths:
-            try:
-                status = Path(path).stat()
-            except OSError:
-                found.append((-1, -1, -1))
-            else:
-                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return tuple(found)
+    def _apply(self, context: ssl.SSLContext) -> tuple[Path, ...]:
+        self.context = context
+        return ()
 
 
 class EngineTLS:

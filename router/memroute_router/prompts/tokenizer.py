@@ -29,6 +29,8 @@ LOGGER = logging.getLogger(__name__)
 NUM_THREADS = 2
 MAX_WAITING = 64
 # More prompts than that at once are estimated: the router would fall behind.
+# Of a name of a file, on every file system that there is. Unit: bytes.
+MAX_NAME_BYTES = 255
 AGAIN_SECONDS = 30.0
 # Before a folder that cannot be used is read again: it may be on its way. Chosen by hand.
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
@@ -129,11 +131,8 @@ class Tokenizers:
         A folder that cannot be used is read again after a while; what is wrong with it is said each
         time that it is something else.
         """
-        if own_folder is not None:
-            path = Path(own_folder)
-        elif self.folder is not None:
-            path = self.folder / model
-        else:
+        path = self._path(model, own_folder)
+        if path is None:
             return None
         found = self._loaded.get(path)
         if found is None and time.monotonic() >= self._again_at_seconds.get(path, 0.0):
@@ -217,12 +216,8 @@ class Tokenizers:
         return tokenizer
 
     def _config(self, model: str, own_folder: str | None) -> dict[str, Any] | None:
-        path = None
-        if own_folder is not None:
-            path = Path(own_folder)
-        elif self.folder is not None and self._is_inside(self.folder / model):
-            path = self.folder / model
-        if path is None:
+        path = self._path(model, own_folder)
+        if path is None or (own_folder is None and not self._is_inside(path)):
             return None
         try:
             config = json.loads((path / "config.json").read_text())
@@ -230,9 +225,33 @@ class Tokenizers:
             return None
         return config if isinstance(config, dict) else None
 
+    def _path(self, model: str, own_folder: str | None) -> Path | None:
+        """Where a model's tokenizer should be; None: nowhere."""
+        if own_folder is not None:
+            return Path(own_folder)
+        if self.folder is None or not is_folder_name(model):
+            return None
+        return self.folder / model
+
     def _is_inside(self, path: Path) -> bool:
-        """A model's name may hold anything, ``..`` too."""
+        """Whether it is in the folder, whatever links lead to."""
         return self.folder is not None and path.resolve().is_relative_to(self.folder.resolve())
+
+
+def is_folder_name(model: str) -> bool:
+    """Whether a model's name may name a folder below another one, as ``org/model``.
+
+    Whoever may create a ModelDeployment chooses it: ``..``, ``/`` at its beginning, a NUL.
+    """
+    try:
+        num_bytes = len(model.encode())
+    except UnicodeEncodeError:
+        return False
+    return (
+        0 < num_bytes <= MAX_NAME_BYTES
+        and model.isprintable()
+        and not {"", ".", ".."}.intersection(model.split("/"))
+    )
 
 
 def _template_of(config: dict[str, Any]) -> str | None:

@@ -163,6 +163,15 @@ class Dispatcher(Generic[T]):
         """Tokens that all held requests are expected to need."""
         return self._room.held_tokens
 
+    @property
+    def num_apart(self) -> int:
+        """Requests that somebody else keeps apart from others: they count in what may wait."""
+        return self._room.num_apart
+
+    @num_apart.setter
+    def num_apart(self, count: int) -> None:
+        self._room.num_apart = count
+
     def waiting(self) -> list[Ask[T]]:
         """The requests that are held, in the order in which they came, and what each waits for."""
         return self._room.waiting()

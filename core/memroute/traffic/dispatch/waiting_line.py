@@ -60,13 +60,18 @@ class WaitingLine(Generic[T]):
 
     # Which requests wait, and for what.
 
-    def refusal(self, ask: Ask[T], *, expected_wait_seconds: float | None) -> Refusal | None:
-        """Why one more request may not wait; None when it may."""
+    def refusal(
+        self, ask: Ask[T], *, expected_wait_seconds: float | None, num_apart: int = 0
+    ) -> Refusal | None:
+        """Why one more request may not wait; None when it may.
+
+        ``num_apart``: requests that wait elsewhere, under the same limit.
+        """
         queue = self._queue(ask.waits_for)
         return queue.refusal(
             ask.num_tokens,
             expected_wait_seconds=expected_wait_seconds,
-            other_requests=len(self) - len(queue),
+            other_requests=len(self) - len(queue) + num_apart,
             other_tokens=self.held_tokens - queue.held_tokens,
         )
 

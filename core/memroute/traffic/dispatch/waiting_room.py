@@ -58,6 +58,9 @@ class WaitingRoom(Generic[T]):
         self._lines: dict[str, WaitingLine[T]] = {}
         self._asks: dict[T, Ask[T]] = {}
         self._displaced: dict[T, Reject] = {}
+        self.num_apart = 0
+        """Requests of the pool that are kept apart from others and wait elsewhere: they count in
+        what may wait. Kept up by whoever keeps them."""
         self._versions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -138,7 +141,11 @@ class WaitingRoom(Generic[T]):
                 line.drain.memory_binds(now_seconds=now_seconds)
         expected = line.expected_wait_seconds(ask, now_seconds=now_seconds)
         # A request that has failed on a replica was admitted before: it may wait its full time.
-        refusal = line.refusal(ask, expected_wait_seconds=None if ask.ticket.tried else expected)
+        refusal = line.refusal(
+            ask,
+            expected_wait_seconds=None if ask.ticket.tried else expected,
+            num_apart=self.num_apart,
+        )
         if refusal in {QueueRefusal.REQUESTS, QueueRefusal.TOKENS}:
             victim = line.victim(ask)
             if victim is not None:
