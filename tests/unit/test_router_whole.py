@@ -153,13 +153,14 @@ async def play_until(seeds, directory, bugs, seconds):
     return problems
 
 
-@pytest.mark.usefixtures("unraisable")
 @pytest.mark.timeout(SECONDS * 1.5 + 120)
 @pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_whatever_comes_the_router_stays_whole(tmp_path, bugs, make_loop):
+def test_whatever_comes_the_router_stays_whole(tmp_path, bugs, unraisable, make_loop):
     """No 5xx but those documented, nothing left, nobody waits beside an idle replica, no bug."""
     with asyncio.Runner(loop_factory=make_loop) as runner:
         problems = runner.run(play_until(next_seeds(), tmp_path, bugs, SECONDS / 2))
+    # asyncio warns of what a listener accepts in the very turn of the loop in which it is closed.
+    problems += [told for told in unraisable if not told.startswith("ResourceWarning")]
     if problems:
         raise FoundError("\n".join(problems))
 
