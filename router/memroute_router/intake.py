@@ -217,10 +217,10 @@ class Intake:
     def _check_of_media(self) -> Check | None:
         """What is asked before engines are told to fetch something; None: they may, from anywhere.
 
-        A tenant's own list counts instead of the router's.
+        A key's own list, or its tenant's, counts instead of the router's.
         """
         grant = self._grant
-        hosts = None if grant is None else grant.tenant.media_hosts
+        hosts = None if grant is None else grant.media_hosts
         if hosts is None:
             hosts = self._services.media_hosts
         return None if hosts is None else hosts.check

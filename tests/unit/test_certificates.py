@@ -268,3 +268,16 @@ async def test_a_rotation_is_seen_without_being_told(tmp_path, monkeypatch):
     await until(lambda: rig.router.server._tls.context is not before)
     following.cancel()
     await rig.stop()
+
+
+async def test_a_handshake_that_does_not_come_to_its_end_ends(served, tmp_path):
+    """No connection is counted before: without an end they would take all files there are."""
+    files = Files(tmp_path)
+    rig = await served("--tls-cert", str(files.sign("router")), "--header-timeout-seconds", "0.05")
+    for sent in (b"", b"\x16\x03\x01\x02\x00\x01"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(sent)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+    assert rig.router.server.num_connections == 0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from access_rig import ALICE, BOB, ask, keyed_rig, tenant, write_keys
+from access_rig import ALICE, BOB, EVE, ask, keyed_rig, tenant, write_keys
 from memroute_router.access.keyfile import KeysError, read_keys
 from memroute_router.access.media_hosts import MAX_NODES, MediaHosts, parse_media_hosts
 from memroute_router.requests import BadRequestError
@@ -198,6 +198,10 @@ FETCHED = [
     user({"type": "input_audio", "input_audio": {"data": "BAD", "format": "wav"}}),
     user({"type": "input_image", "image_url": "BAD"}),
     user({"image_url": "BAD"}),
+    user({"type": "image", "url": "BAD"}),
+    user({"type": "image", "source": "BAD"}),
+    user({"type": "document", "source": "BAD"}),
+    {"multi_modal_data": {"image": ["BAD"]}},
     user({"type": "file", "file": {"file_data": "BAD"}}),
     user({"type": "image", "image": "BAD"}),
     user({"type": "video", "video": ["BAD"]}),
@@ -224,6 +228,9 @@ FETCHED = [
     {"input": [[{"role": "user", "content": [IMAGE]}]]},
     {"input": [{"text": "x", "image": "BAD"}]},
     {"input": {"content": [IMAGE]}},
+    {"input": [{"content": [IMAGE]}], "type": "tool_use"},
+    {"input": [{"content": [IMAGE]}], "text": {}},
+    {"query": "x", "documents": [{"content": [IMAGE]}], "messages": []},
     {"query": "x", "documents": [{"image": "BAD"}]},
     {"query": {"content": [IMAGE]}, "documents": ["a"]},
     {"data_1": "x", "data_2": {"content": [{"type": "video_url", "video_url": {"url": "BAD"}}]}},
@@ -266,6 +273,7 @@ def test_an_address_is_found_wherever_an_engine_would_fetch_it(document, address
         {"text": {"format": {"schema": {"properties": {"image_url": {"default": METADATA}}}}}},
         {"metadata": {"image_url": METADATA}},
         {"documents": [{"title": "t", "text": "x", "url": METADATA}], "messages": []},
+        user({"type": "url_citation", "url": METADATA}),
         {"messages": [], "audio": {"voice": "alloy", "format": "wav"}, "modalities": ["audio"]},
         user({"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}),
         user({"type": "file", "file": {"file_id": "file-1", "filename": "a:b.pdf"}}),
@@ -344,6 +352,23 @@ async def test_every_path_with_a_json_body_is_looked_at(engine_factory):
             data = body(**document, input="x", query="x", documents=["y"])
             assert (await exchange(rig.port, raw(data, path)))[0] == 400, path
     assert not engine.requests
+    await rig.stop()
+
+
+async def test_a_keys_own_list_counts_instead_of_its_tenants(tmp_path, engine_factory):
+    keys = [
+        {"id": "one", "key": ALICE, "mediaHosts": ["one.example"]},
+        {"id": "two", "key": BOB},
+        {"id": "none", "key": EVE, "mediaHosts": []},
+    ]
+    rig = await keyed_rig(tmp_path, tenant("t", *keys, mediaHosts=["tenant.example"]))
+    rig.add("a", (await engine_factory(whole())).port)
+    for key, host in ((ALICE, "one"), (BOB, "tenant"), (EVE, "no")):
+        for named in ("one", "tenant"):
+            part = {"type": "image_url", "image_url": {"url": f"https://{named}.example/x"}}
+            status = (await ask(rig, key, body(**user(part))))[0]
+            assert status == (200 if named == host else 400)
+        assert (await ask(rig, key, body(**user({"image_url": DATA}))))[0] == 200
     await rig.stop()
 
 

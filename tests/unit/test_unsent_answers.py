@@ -92,13 +92,13 @@ async def test_who_is_slow_for_longest_makes_room(rig, engine_factory):
     clients = []
     for number in range(8):
         clients.append(await slow_client(rig, raw(body(stream=True))))
-        await until(lambda: len(rig.router.server._state.slow) + broken_off(rig) > number)  # noqa: B023
+        await until(lambda: len(rig.router.server._state.unsent.waiting) + broken_off(rig) > number)  # noqa: B023
         assert budget.unsent_bytes <= 700 * KIB
     assert broken_off(rig) >= 1
     reader, _ = clients[0]
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await reader.readexactly(1024**3)
-    newest = list(rig.router.server._state.slow)[-1]
+    newest = list(rig.router.server._state.unsent.waiting)[-1]
     assert newest.is_answering
     for _, writer in clients:
         writer.transport.abort()

@@ -64,7 +64,7 @@ _TENANT_FIELDS: Final = _LIMIT_FIELDS | {
     "name", "models", "priority", "maxPriority", "minTTFTSeconds", "weight", "maxKVShareRatio",
     "mediaHosts", "explain", "cacheSalt", "keys",
 }  # fmt: skip
-_KEY_FIELDS: Final = _LIMIT_FIELDS | {"id", "sha256", "key", "expires", "models"}
+_KEY_FIELDS: Final = _LIMIT_FIELDS | {"id", "sha256", "key", "expires", "models", "mediaHosts"}
 _ISSUER_FIELDS: Final = {"issuer", "audience", "jwksFile", "tenantClaim", "algorithms"}
 # Signatures that only the issuer can make. HS256 and its like, where whoever can check a token can
 # make one, and "none" are never taken.
@@ -198,6 +198,7 @@ class _Reader(DocumentReader):
             models=self._models(document, where),
             limits=limits if limits != Limits() else None,
             expires_at=self.time(document, "expires", where),
+            media_hosts=self._media_hosts(document, where),
         )
 
     def _digest(self, document: dict[str, Any], where: str) -> bytes | None:

@@ -45,8 +45,8 @@ _MEDIA: Final = frozenset({
     "image", "images", "audio", "audios", "video", "videos", "file", "input_image", "input_audio",
     "input_video", "input_file", "ref_audio", "source",
 })  # fmt: skip
-# Those of them that are words where they are a text: who is cited, how an answer is to sound.
-_WORDS_AS_TEXT: Final = frozenset({"source"})
+# Where this one is a text, it says who is cited, unless the part is one of ``_KINDS``.
+_SOURCE: Final = "source"
 # Inside such a value: fields that hold base64, of which nothing is fetched.
 _DATA: Final = frozenset({"data", "file_data", "b64_json", "base64"})
 # What no engine takes media from, wherever it stands: schemas, and what a model has said to tools.
@@ -57,6 +57,13 @@ _UNSEEN: Final = frozenset({
 })  # fmt: skip
 _TOOL_USES: Final = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 _TEXT_SOURCES: Final = frozenset({"text", "content"})
+# Names of addresses, inside such a value and in parts of the types below.
+_ADDRESSES: Final = frozenset({"url", "uri", "path"})
+# Types of parts whose own ``url`` is an address to fetch.
+_KINDS: Final = frozenset({
+    "url", "image", "audio", "video", "file", "image_url", "audio_url", "video_url",
+    "input_image", "input_audio", "input_video", "input_file", "document",
+})  # fmt: skip
 # Fields by which one engine is told to connect to another one, for its KV cache.
 _PEERS: Final = ("remote_host", "bootstrap_host")
 
@@ -127,8 +134,7 @@ class MediaHosts:
                 if where.get(name) is not None:
                     msg = f"{name}: engines are not told by clients where to connect to"
                     raise BadRequestError(msg, name, reason=MEDIA_HOST, code="invalid_url")
-        text = document.get("text")
-        if isinstance(text, dict):  # the schema of an answer (Responses)
+        if isinstance(document.get("text"), dict):  # the schema of an answer (Responses)
             document = {name: value for name, value in document.items() if name != "text"}
         self._walk(document)
 
@@ -157,23 +163,23 @@ class MediaHosts:
         self, part: dict[str, Any], node: Node, inner: list[tuple[Node, bool]], *, is_media: bool
     ) -> None:
         """The fields of an object; ``is_media``: of the value of a field that names media."""
-        kind = part.get("type")
-        is_tool_use = isinstance(kind, str) and kind in _TOOL_USES
+        given = part.get("type")
+        kind = given if isinstance(given, str) else ""
+        # A body says no type: engines would read its input all the same.
+        is_tool_use = node[1] is not None and kind in _TOOL_USES
         for name, value in part.items():
             if name in _UNSEEN or (is_tool_use and name == "input"):
                 continue
-            names_media = name in _MEDIA or name.endswith(("_url", "_uri"))
             if isinstance(value, dict | list):
-                inner.append(((value, node, name), names_media or (is_media and name != "content")))
+                is_inside = _names_media(name) or (is_media and name != "content")
+                inner.append(((value, node, name), is_inside))
             elif not isinstance(value, str):
                 continue
             elif name in _DATA and (is_media or name == "file_data"):
-                is_text = isinstance(kind, str) and kind in _TEXT_SOURCES
-                if not is_text and ":" in value and not value.startswith("data:"):
+                # Base64 has no colon; a document of plain text may have.
+                if ":" in value and kind not in _TEXT_SOURCES:
                     self._check(value, name, node)
-            elif (names_media and name not in _WORDS_AS_TEXT) or (
-                name in {"url", "uri", "path"} and (is_media or kind == "url")
-            ):
+            elif _is_address(name, kind, is_media=is_media):
                 self._check(value, name, node)
 
     def _check(self, value: str, name: str | int, node: Node) -> None:
@@ -198,6 +204,20 @@ def parse_media_hosts(text: str) -> MediaHosts:
     """Hosts, separated by commas; ``none``: no host at all. Raises ``ValueError``."""
     words = [word.strip() for word in text.split(",")]
     return MediaHosts([] if words == ["none"] else words)
+
+
+def _names_media(name: str) -> bool:
+    return name in _MEDIA or name.endswith(("_url", "_uri"))
+
+
+def _is_address(name: str, kind: str, *, is_media: bool) -> bool:
+    """Whether engines take a text under this name, in a part of this type, for an address.
+
+    ``is_media``: the part is itself the value of a field that names media.
+    """
+    if name == _SOURCE:
+        return kind in _KINDS
+    return _names_media(name) or (name in _ADDRESSES and (is_media or kind in _KINDS))
 
 
 def _plain_host(host: str) -> str | None:

@@ -72,7 +72,7 @@ class Tenant:
     max_kv_share_ratio: float | None = None
     """Of the KV tokens that a model's replicas hold: the most it may have under way."""
     media_hosts: MediaHosts | None = None
-    """From where its requests may have engines fetch; None: as the router's own list says."""
+    """From where requests of its keys may have engines fetch."""
     may_explain: bool = False
     """Whether it is told by ``x-memroute-explain`` where its requests go, and why."""
     cache_salt: str = ""
@@ -87,7 +87,9 @@ class Tenant:
 class Grant:
     """What one key, or token, may do; never changed. A plain class: every request reads it."""
 
-    __slots__ = ("expires_at", "key_id", "limits", "models", "prefix_salt", "tenant")
+    __slots__ = (
+        "expires_at", "key_id", "limits", "media_hosts", "models", "prefix_salt", "tenant",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -97,8 +99,12 @@ class Grant:
         models: ModelNames | None = None,
         limits: Limits | None = None,
         expires_at: float | None = None,
+        media_hosts: MediaHosts | None = None,
     ) -> None:
-        """``models``, ``limits``: of this key alone, beside its tenant's."""
+        """``models``, ``limits``: of this key alone, beside its tenant's.
+
+        ``media_hosts``: instead of its tenant's, which may have some of its own.
+        """
         self.tenant = tenant
         self.key_id = key_id
         """What the key is called in the file; no secret."""
@@ -107,6 +113,8 @@ class Grant:
         self.expires_at = expires_at
         """Seconds since the epoch; None: never."""
         self.prefix_salt = tenant.prefix_salt
+        self.media_hosts = tenant.media_hosts if media_hosts is None else media_hosts
+        """From where its requests may have engines fetch; None: as the router's own list says."""
 
     def allows(self, model: str) -> bool:
         """Whether requests may name the model: by its name alone, whether it exists or not."""

@@ -107,3 +107,43 @@ class BodyBudget:
             del slow[first]
             first.give_up()
         return self.held_bytes <= most
+
+
+class SlowConnection(Protocol):
+    """One whose client does not take its answer."""
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
+
+
+class UnsentAnswers:
+    """Owns which connections have answers that wait for their clients, and how many bytes each."""
+
+    __slots__ = ("_budget", "waiting")
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self.waiting: dict[SlowConnection, int] = {}
+        """The one that is slow for longest first."""
+
+    def wait(self, connection: SlowConnection, num_bytes: int) -> int:
+        """So much waits for its client, and grows no more: its engine is not read.
+
+        Returns how many connections were broken off to make room; it may be one of them.
+        """
+        self.waiting[connection] = num_bytes
+        self._budget.add_unsent(num_bytes)
+        num_broken = 0
+        while self._budget.is_unsent_over and self.waiting:
+            slowest = next(iter(self.waiting))
+            self.taken(slowest)
+            slowest.abort()
+            num_broken += 1
+        return num_broken
+
+    def taken(self, connection: SlowConnection) -> None:
+        """Nothing of its answer waits any more; nothing happens where nothing did."""
+        num_bytes = self.waiting.pop(connection, 0)
+        if num_bytes:
+            self._budget.add_unsent(-num_bytes)

@@ -17,7 +17,7 @@ from typing import Final, cast
 
 import httptools
 
-from memroute_router.http.budget import SMALL_BYTES, BodyBudget
+from memroute_router.http.budget import SMALL_BYTES, BodyBudget, UnsentAnswers
 from memroute_router.http.clients import Client, Clients, LimitKind
 from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
 from memroute_router.http.errors import ANTHROPIC_PATH, error_body
@@ -128,14 +128,15 @@ class ServerState:
     screen: Screen | None = None
     """Who looks at requests with large bodies before those arrive; None: nobody."""
     clients: Clients = field(default_factory=Clients)
-    slow: dict["ClientConnection", int] = field(default_factory=dict)
-    """Those whose clients do not take their answers, the one that is slow for longest first, and
-    how many bytes wait for each."""
     reads: ReadBuffer = field(default_factory=ReadBuffer)
     no_head: Head = field(default_factory=lambda: Head({}))
     """Of connections that have no request."""
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
+    unsent: UnsentAnswers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unsent = UnsentAnswers(self.budget)
 
 
 class ClientConnection(asyncio.BufferedProtocol):
@@ -303,7 +304,7 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self._crashed(sink, error)
 
     def resume_writing(self) -> None:  # noqa: D102
-        self._caught_up()
+        self._state.unsent.taken(self)
         self.deadline_at = NEVER
         self._untaken_bytes = NOT_PAUSED
         sink = None if self._exchange is None else self._exchange.sink
@@ -546,7 +547,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """It is none of the open connections any more."""
         state = self._state
         state.connections.discard(self)
-        self._caught_up()
+        state.unsent.taken(self)
         asking, self._asking = self._asking, None
         if asking is not None:
             state.clients.left(asking)
@@ -623,28 +624,14 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._state.on_fault(CLIENT, another)
 
     def _is_too_slow(self) -> bool:
-        """Count what waits for its client; whether it was broken off to make room.
-
-        The engine is read no more meanwhile: what waits does not grow.
-        """
-        state, transport = self._state, self._transport
-        if transport is None or self in state.slow:
+        """Count what waits for its client; whether it was broken off, for it is too much in all."""
+        unsent, transport = self._state.unsent, self._transport
+        if transport is None or self in unsent.waiting:
             return False
-        num_bytes = transport.get_write_buffer_size()
-        state.slow[self] = num_bytes
-        state.budget.add_unsent(num_bytes)
-        while state.budget.is_unsent_over and state.slow:
-            slowest = next(iter(state.slow))
-            state.clients.refused[LimitKind.SLOW] += 1
-            slowest.abort()
-            slowest._caught_up()  # noqa: SLF001 - a connection like this one
-        return self not in state.slow
-
-    def _caught_up(self) -> None:
-        """Nothing of its answer is counted any more."""
-        num_bytes = self._state.slow.pop(self, 0)
-        if num_bytes:
-            self._state.budget.add_unsent(-num_bytes)
+        num_broken = unsent.wait(self, transport.get_write_buffer_size())
+        if num_broken:
+            self._state.clients.refused[LimitKind.SLOW] += num_broken
+        return self not in unsent.waiting
 
     def _has_taken_more(self) -> bool:
         """Whether a slow client has taken anything since the last look; then it has more time.

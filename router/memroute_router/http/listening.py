@@ -93,7 +93,7 @@ class Server:
         before, self._servers = self._servers, []
         context = None if self._tls is None else self._tls.context
         # A handshake is a head that has to come: no connection is counted before it has ended.
-        handshake_seconds = None if context is None else self._state.limits.header_seconds
+        handshake_seconds = None if context is None else self._state.limits.header_seconds or None
         for each in self._sockets:
             server: Any = await loop.create_server(
                 lambda: ClientConnection(self._state),
