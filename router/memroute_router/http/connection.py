@@ -100,6 +100,10 @@ def tell_nobody(_peer: bytes, _target: bytes, _status: int, _why: str, _cause: s
     """Nobody wants to hear of refusals."""
 
 
+class RefusedError(Exception):
+    """Nothing of the rest of a read is looked at: its parser would go on to the end of it."""
+
+
 class ReadBuffer:
     """What was read last, from whichever connection: filled and parsed in one step of the loop.
 
@@ -340,6 +344,8 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._last_words is not None:
+            raise RefusedError
         self._receiving = True
         self._target = b""
         self._head = Head(self._state.kinds)
@@ -358,6 +364,8 @@ class ClientConnection(asyncio.BufferedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field; trailers come here too, and end here."""
         if not self._reading_head:
+            if self._last_words is not None:
+                raise RefusedError
             return
         head, limits = self._head, self._state.limits
         head.add(name, value)
@@ -686,6 +694,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         except httptools.HttpParserUpgrade as offer:
             return self._decline(bytes(data[offer.args[0] :]))
         except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, RefusedError):
+                return b""
             self._state.on_fault(CLIENT, error)
             self._refuse(500, "internal error")
         except httptools.HttpParserError as error:
