@@ -1,6 +1,5 @@
 """Servers that benchmarks and tests start: what is told when they do not, and that none stays."""
 
-import socket
 import sys
 import time
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.server import Server, ServerError, is_ok, serving
+from ports import free_port
 
 SERVES = """\
 import http.server, sys
@@ -25,9 +25,7 @@ child.wait()
 
 @pytest.fixture
 def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 def server(code, port, folder):

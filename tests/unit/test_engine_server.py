@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import re
-import socket
 import time
 
 import aiohttp
@@ -21,6 +20,7 @@ from memroute_simulator.engine.metrics.vllm import token_buckets
 from memroute_simulator.engine.model import EngineRequest, TokenContent
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.replica import Ticket, VirtualReplica
+from ports import free_port
 
 SCALE = 20
 # The tiny model's steps take half a millisecond: too short to tell from the clock's own grain.
@@ -384,10 +384,7 @@ async def test_an_engine_out_of_memory_tells_its_streams_and_dies(tmp_path):
 
 async def test_kv_events_say_what_is_stored_and_removed(tmp_path):
     """Sequence numbers without gaps; maps as 0.25 and later send; a replay gives them again."""
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
-            each.bind(("127.0.0.1", 0))
-        port, replay_port = one.getsockname()[1], other.getsockname()[1]
+    port, replay_port = free_port(), free_port()
     config = {
         "enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"tcp://*:{port}",
         "replay_endpoint": f"tcp://*:{replay_port}",

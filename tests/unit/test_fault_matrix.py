@@ -22,6 +22,7 @@ from itertools import product
 import pytest
 
 from memroute_router.outcomes import Outcome
+from ports import free_port
 from router_rig import Engine, Rig, begin_stream, body, raw, send_chunk, until, whole
 
 PHASES = (
@@ -176,9 +177,7 @@ class Scene:
         return False
 
     def _nobody_listens(self):
-        with socket.socket() as closed:
-            closed.bind(("127.0.0.1", 0))
-            return closed.getsockname()[1]
+        return free_port()
 
     def _nobody_accepts(self):
         """A port whose backlog is full: connecting takes for ever."""

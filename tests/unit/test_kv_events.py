@@ -15,6 +15,7 @@ from memroute.traffic.prefixes import BlockIndex, block_keys
 from memroute_router.prompts.kv_events import apply_events, read_sources
 from memroute_simulator.engine.arguments import parse_arguments
 from memroute_simulator.engine.http.app import EngineServer
+from ports import free_port
 from router_rig import Rig, exchange, raw, until, whole
 
 STORED = {
@@ -216,7 +217,7 @@ async def test_a_replica_that_goes_is_heard_no_more(rig, engine_factory, publish
     await until(lambda: not index.follows("default/a"))
 
 
-async def test_a_prompt_goes_where_its_blocks_are(rig, tmp_path, unused_tcp_port_factory):
+async def test_a_prompt_goes_where_its_blocks_are(rig, tmp_path):
     """Two simulated engines, asked directly before the router ever saw a request."""
     from aiohttp.test_utils import TestServer
 
@@ -224,7 +225,7 @@ async def test_a_prompt_goes_where_its_blocks_are(rig, tmp_path, unused_tcp_port
     async with contextlib.AsyncExitStack() as stack:
         ports = []
         for _ in range(2):
-            live, replay = unused_tcp_port_factory(), unused_tcp_port_factory()
+            live, replay = free_port(), free_port()
             config = {
                 "enable_kv_cache_events": True, "publisher": "zmq",
                 "endpoint": f"tcp://*:{live}", "replay_endpoint": f"tcp://*:{replay}",

@@ -1,7 +1,5 @@
 """What the probes are told: a hung loop gets a restart, a slow one and a standby do not."""
 
-import socket
-
 import httpx
 import pytest
 
@@ -13,6 +11,7 @@ from memroute_operator.health import (
     readiness,
     serve_health,
 )
+from ports import free_port
 
 
 class Clock:
@@ -108,9 +107,7 @@ def test_ready_is_who_has_listed_everything_and_not_too_long_ago(clock):
 
 def test_probes_are_answered_with_the_reason(clock):
     """``kubectl describe`` shows the body of a failed probe: it must say what is wrong."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     marks = Marks(clock=clock)
     serve_health("127.0.0.1", port, marks, resync_seconds=60)
     url = f"http://127.0.0.1:{port}"
