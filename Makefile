@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+# Byte code is kept, also where images of Python say not to: half of what starting the tests costs.
+unexport PYTHONDONTWRITEBYTECODE
 # Workers of pytest: a core each, four at most (each imports everything anew).
 PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 CONFORMANCE := .venv-conformance
@@ -30,12 +32,14 @@ $(STAMP): requirements/dev.txt pyproject.toml
 demo: $(STAMP) ## run the whole product here, without a GPU (ARGS=--keep leaves it running)
 	@$(BIN)/memroute demo $(ARGS)
 
-check: $(STAMP) ## format, lint, types, import contracts, unit tests: seconds
+# The types are checked beside the tests: on two cores that is as long as the two take together.
+check: $(STAMP) ## format, lint, types, import contracts, unit tests: under a minute
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports > $(VENV)/contracts.txt 2>&1 || { cat $(VENV)/contracts.txt; exit 1; }
-	@$(BIN)/pytest -q $(PARALLEL) tests/unit $(ARGS)
+	@$(BIN)/mypy --no-error-summary > $(VENV)/types.txt 2>&1 & types=$$!; \
+	  $(BIN)/pytest -q $(PARALLEL) tests/unit $(ARGS); tests=$$?; \
+	  wait $$types || { cat $(VENV)/types.txt; exit 1; }; exit $$tests
 
 unit: $(STAMP) ## unit tests alone
 	@$(BIN)/pytest $(PARALLEL) tests/unit $(ARGS)
@@ -70,6 +74,8 @@ DISRUPTION_SECONDS ?= 120
 disruptions: binaries ## all nodes silent, drains, a failing webhook, each for two minutes (DISRUPTION_SECONDS=120)
 	@MEMROUTE_DISRUPTION_SECONDS=$(DISRUPTION_SECONDS) $(BIN)/pytest -s tests/cluster/test_disruptions.py tests/cluster/test_dead_node.py $(ARGS)
 
+# Random tests and simulations at their full sizes: `make check` tries a part (tests/support/sizes.py).
+test: export MEMROUTE_FULL_SIZES = 1
 test: check native-test binaries ## everything: check, the compiled modules, then contract, cluster and end-to-end tests
 	@$(BIN)/pytest --durations=10 tests/contract tests/cluster tests/e2e $(ARGS)
 

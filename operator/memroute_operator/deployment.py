@@ -10,16 +10,23 @@ from memroute.catalog import architecture_for_model
 from memroute.errors import MemrouteError, UnknownModelError, UnsupportedShapeError
 from memroute.footprint import (
     Calibration,
-    KVCacheDtype,
     ModelArchitecture,
-    Quantization,
     ReplicaFootprint,
     ReplicaShape,
     architecture_from_json,
     replica_footprint,
 )
+from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.placement import PlacementMode, PlacementStrategy
 from memroute_kube import KubeObject
+from memroute_kube.memory_words import (
+    EXECUTIONS,
+    KV_CACHE_DTYPES,
+    PLACEMENT_MODES,
+    PLACEMENT_STRATEGIES,
+    QUANTIZATIONS,
+)
+from memroute_operator.engines.owned_flags import adapters_of, refusal
 from memroute_operator.revision import legacy_revision_of, revision_of
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
@@ -32,6 +39,10 @@ MAX_FOOTPRINT_BYTES = 2**50
 
 class ContextTooLongError(MemrouteError):
     """A ModelDeployment asks for longer requests than the model was made for."""
+
+
+class OwnedFlagError(MemrouteError):
+    """``engine.args`` set what memroute owns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +79,8 @@ class Deployment:
     """Changes when a running replica no longer is what the spec asks for."""
     legacy_revision: str | None = None
     """What 0.1 stamps on replicas of this spec; None when it could not start them."""
+    paused: bool = False
+    """Whether nothing of its replicas is to be changed."""
     obj: KubeObject = field(repr=False)
     calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))
     """What engines of this very spec have measured, by product."""
@@ -116,8 +129,9 @@ def _read(obj: KubeObject) -> Deployment:
         engine_args=tuple(_text(argument) for argument in spec["engine"].get("args") or ()),
         engine_env=tuple(dict(variable) for variable in spec["engine"].get("env") or ()),
         replicas=_whole(spec["replicas"]),
-        mode=PlacementMode(placement["mode"]),
-        strategy=PlacementStrategy(placement["strategy"]),
+        paused=bool(spec.get("paused")),
+        mode=PLACEMENT_MODES.read(placement["mode"]),
+        strategy=PLACEMENT_STRATEGIES.read(placement["strategy"]),
         node_selector=dict(placement.get("nodeSelector") or {}),
         max_context_tokens=_whole(memory["maxContextTokens"]),
         shape=shape,
@@ -194,6 +208,8 @@ def _resolve(
         footprint = replica_footprint(shape)
         # Sums are made when they are asked for: a number past all bounds has to show here.
         total = footprint.total_bytes
+    except OwnedFlagError as error:
+        reason, message = "FlagOwned", str(error)
     except ContextTooLongError as error:
         reason, message = "ContextTooLong", str(error)
     except UnknownModelError as error:
@@ -212,7 +228,11 @@ def _resolve(
 
 
 def _shape(spec: dict[str, Any]) -> ReplicaShape:
-    memory = spec["memory"]
+    memory, engine = spec["memory"], spec["engine"]
+    arguments = [_text(argument) for argument in engine.get("args") or ()]
+    if (told := refusal(arguments)) is not None:
+        raise OwnedFlagError(told)
+    adapters = adapters_of(arguments)
     architecture = _architecture(spec["model"])
     wanted = memory["maxContextTokens"]
     longest = architecture.max_context_tokens
@@ -223,9 +243,15 @@ def _shape(spec: dict[str, Any]) -> ReplicaShape:
         architecture=architecture,
         max_context_tokens=wanted,
         concurrency=memory["concurrency"],
-        quantization=Quantization(memory["quantization"]),
-        kv_cache_dtype=KVCacheDtype(memory["kvCacheDtype"]),
+        quantization=QUANTIZATIONS.read(memory["quantization"]),
+        kv_cache_dtype=KV_CACHE_DTYPES.read(memory["kvCacheDtype"]),
         tensor_parallel_size=spec["parallelism"]["tensorParallelSize"],
+        max_num_seqs=engine.get("maxSequences") or MAX_NUM_SEQS,
+        max_num_batched_tokens=engine.get("maxBatchedTokens") or MAX_NUM_BATCHED_TOKENS,
+        block_size_tokens=engine.get("blockSizeTokens"),
+        is_eager=EXECUTIONS.read(engine.get("execution") or EXECUTIONS.default),
+        max_adapters=adapters.max_adapters,
+        max_adapter_rank=adapters.max_rank,
     )
 
 

@@ -58,7 +58,7 @@ def mortal_operator(cluster):
 
 
 def spec(rng):
-    mode = rng.choice(["shared", "shared", "exclusive"])
+    mode = rng.choice(["Shared", "Shared", "Exclusive"])
     return {
         "placement": {"mode": mode},
         "replicas": rng.randint(0, 2),
@@ -95,7 +95,7 @@ def test_an_operator_killed_anywhere_converges(cluster, namespace, mortal_operat
         # One last spec for each, so that the end is known.
         wanted = {
             "m0": {"replicas": 2},
-            "m1": {"replicas": 1, "placement": {"mode": "exclusive"}},
+            "m1": {"replicas": 1, "placement": {"mode": "Exclusive"}},
             "m2": {"replicas": 2, "memory": {"maxContextTokens": 4096}},
         }
         for name in ("m3", "m4"):

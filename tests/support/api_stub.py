@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, Configuration
 
 from memroute_kube import KubernetesClient
+from one_authority import authority_file
 
 
 class ApiStub:
@@ -31,6 +32,7 @@ class ApiStub:
         """A client's view of it."""
         configuration = Configuration()
         configuration.host = str(server.make_url("")).rstrip("/")
+        configuration.ssl_ca_cert = authority_file()
         return ApiClient(configuration)
 
     async def handle(self, request):

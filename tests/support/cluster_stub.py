@@ -23,6 +23,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from memroute_kube import KubernetesClient
 from memroute_kube.resources import object_key
+from one_authority import authority_file
 
 PLURALS = (
     "pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets", "leases", "configmaps",
@@ -322,6 +323,7 @@ async def cluster_stub(*, request_seconds=5.0, client_class=KubernetesClient):
     await server.start_server(shutdown_timeout=0.1)
     configuration = Configuration()
     configuration.host = str(server.make_url("")).rstrip("/")
+    configuration.ssl_ca_cert = authority_file()
     client = client_class(ApiClient(configuration), component="memroute-operator")
     client.request_seconds = request_seconds
     try:

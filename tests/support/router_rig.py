@@ -15,8 +15,8 @@ CHUNK = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
 
 
 async def until(condition):
-    """Wait for something to become true; it must within 5 s."""
-    async with asyncio.timeout(5):
+    """Wait for something to become true; it must within 30 s, however busy the machine is."""
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.002)
 

@@ -6,7 +6,7 @@ import json
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from access_rig import ALICE, BOB, tenant
@@ -14,6 +14,7 @@ from memroute_router.access.keyfile import KeysError, is_strong, read_keys
 from memroute_router.access.rules import Limits, ModelNames
 from memroute_router.access.verdicts import authenticate, presented_key
 from memroute_router.access.words import EXPIRED_KEY, NO_KEY, SHORT_KEY, UNKNOWN_KEY
+from sizes import size
 
 
 def keys(*tenants, **more):
@@ -141,6 +142,7 @@ def test_no_reason_quotes_the_file(text):
     assert ALICE not in str(error.value)
 
 
+@settings(max_examples=size(30, 60))
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

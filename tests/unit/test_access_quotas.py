@@ -13,6 +13,7 @@ from memroute_router.access.rules import Grant, KeyRing, Limits, ModelNames, Ten
 from memroute_router.access.usage_asked import edit
 from memroute_router.access.verdicts import tokens_to_reserve, tokens_used
 from memroute_router.access.windows import SLOT_SECONDS, MinuteWindow, whole_seconds
+from sizes import size
 
 
 def ring(*, limits=None, share=None, key_limits=None):
@@ -70,7 +71,7 @@ def test_more_than_was_reserved_counts_from_when_it_is_seen():
     assert window.total == 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(size(1, 3)))
 @pytest.mark.parametrize("sets_limits", [False, True])
 def test_token_limits_hold_within_two_percent(seed, sets_limits):
     """A tenant that asks for all it can get, for ten minutes, with answers of unknown lengths.

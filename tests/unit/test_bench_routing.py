@@ -54,9 +54,9 @@ def test_intervals_are_students():
 def test_there_are_at_least_nine_workloads_and_each_is_seeded():
     assert len(CASES) >= 9
     for case in CASES.values():
-        one, two = (case.workload(case.first_rate, 1) for _ in range(2))
+        one, two = (case.generate(case.first_rate, 1, 40) for _ in range(2))
         assert one.sessions[:20] == two.sessions[:20]
-        assert one.sessions[:20] != case.workload(case.first_rate, 2).sessions[:20]
+        assert one.sessions[:20] != case.generate(case.first_rate, 2, 40).sessions[:20]
 
 
 def test_a_trace_can_take_the_place_of_the_workloads(tmp_path):

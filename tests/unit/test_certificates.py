@@ -43,7 +43,7 @@ async def ask(port, context):
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
     try:
         writer.write(raw(body()))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return (await read_answer(reader))[0]
     finally:
         writer.close()

@@ -71,7 +71,7 @@ async def begin(rig, model="m"):
 
 
 async def rest(reader):
-    return await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), 5)
+    return await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), 30)
 
 
 async def test_a_file_with_https_replicas_is_read_again_and_nothing_is_forgotten(rig, tmp_path):
@@ -116,7 +116,10 @@ ONE = "models: [{name: m, replicas: [URL]}]"
         ("models: [{name: m, replicas: [URL]}, {name: alias, replicas: [URL]}]", ONE),
         (ONE, "models: [{name: m, replicas: [{url: URL, name: gpu-1}]}]"),
         ("models: [{name: m, replicas: [{url: URL, name: a}]}]", ONE),
-        (ONE, "models: [{name: m, replicas: [{url: URL, weight: 2}], ttftTargetSeconds: 3}]"),
+        (
+            ONE,
+            "models: [{name: m, replicas: [{url: URL, weight: 2}], ttftTargetMilliseconds: 3000}]",
+        ),
         (ONE, "models: [{name: m, replicas: ['http://127.0.0.1:1']}]"),
         (ONE, "models: [{name: other, replicas: [URL]}]"),
         (
@@ -267,9 +270,10 @@ async def test_a_name_that_is_not_resolved_delays_no_other(engine_factory):
         return done.wait()
 
     slow = [asyncio.create_task(ask("slow.example")) for _ in range(20)]
-    await asyncio.wait_for(ask("quick.example"), 1)
-    await asyncio.wait_for(ask("none.example"), 1)
-    await asyncio.wait_for(ask("127.0.0.1"), 1)
+    await ask("quick.example")
+    await ask("none.example")
+    await ask("127.0.0.1")
+    assert "slow.example" not in got
     assert got["quick.example"].is_open  # the second of its addresses
     assert got["none.example"] == "not-connected"
     await asyncio.gather(*slow)

@@ -216,7 +216,7 @@ def told(received):
 
 async def receive(reader, *, ends_by_close, ends_by_chunk):
     """What the client gets before it leaves."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         if ends_by_chunk:
             return await reader.readuntil(b"\r\n0\r\n\r\n")
         if ends_by_close:
@@ -291,7 +291,7 @@ async def test_before_the_first_byte_another_replica_answers(fault, phase, is_st
     scene.rig.add("good", good.port)
     scene.rig.prefer("a")
     reader, writer = await scene.send()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         received = await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(len(ANSWER))
     assert told(received) == "whole"
     assert len(good.requests) == 1

@@ -74,6 +74,7 @@ async def test_no_answer_in_time_is_that_calls_alone_and_no_connection_is_everyb
         assert not late.value.is_global
         assert not late.value.is_outcome_known
         client._api.configuration.host = "http://127.0.0.1:1"
+        client.request_seconds = 30.0
         with pytest.raises(ApiError) as refused:
             await client.create(PODS, "n", pod("p"))
         assert refused.value.is_global

@@ -1,7 +1,6 @@
 """What kinds of nodes have, by everything that is said of them; or what would tell."""
 
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -25,7 +24,9 @@ from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.nodes import read_node
 from memroute_operator.nodes.node import MAX_DEVICES
 from memroute_operator.nodes.resource_slices import kept_slices, read_resource_slices
+from sizes import examples
 
+EXAMPLES = examples()
 H100 = "NVIDIA-H100-80GB-HBM3"
 H100_USABLE = accelerator_by_name("H100").usable_bytes
 
@@ -594,7 +595,7 @@ SLICES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=int(os.environ.get("MEMROUTE_FUZZ_EXAMPLES", "500")))
+@settings(max_examples=EXAMPLES)
 @given(LABELS, LABELS, COUNTS, COUNTS, PAGES, SLICES)
 def test_no_node_is_too_odd_to_be_read(labels, annotations, capacity, allocatable, page, slices):
     """Whatever stands on it: no exception, no device larger than what says so, no endless list."""

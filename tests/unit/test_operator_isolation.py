@@ -195,7 +195,7 @@ async def test_a_lane_takes_one_thing_at_a_time_and_a_namespace_a_few():
     assert "good/m" in running
     assert len(lanes.busy) == MAX_PER_NAMESPACE + 4
     gate.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while lanes.busy:
             await asyncio.sleep(0)
     lanes.settle_seconds = 5
@@ -217,7 +217,7 @@ async def test_a_lane_that_hangs_is_waited_for_once():
     lanes.start("bad/m", gate.wait)
     await lanes.settle()
     lanes.settle_seconds = 3600
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await lanes.settle()
         lanes.start("good/m", lambda: asyncio.sleep(0))
         await lanes.settle()
@@ -250,7 +250,7 @@ async def test_a_lane_that_ends_late_is_looked_at():
     await lanes.settle()
     assert ended == []
     gate.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not ended:
             await asyncio.sleep(0)
     lanes.settle_seconds = 5

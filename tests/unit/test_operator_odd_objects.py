@@ -4,7 +4,6 @@
 """
 
 import copy
-import os
 import random
 from datetime import UTC, datetime
 
@@ -23,9 +22,10 @@ from memroute_operator.routing_status import routing_statuses
 from memroute_operator.status import broken_status, deployment_status
 from memroute_operator.store import Store
 from operator_rig import mdep, node, reading
+from sizes import examples
 from spoiled_objects import ODD, RESERVATION, spoiled
 
-EXAMPLES = int(os.environ.get("MEMROUTE_FUZZ_EXAMPLES", "500"))
+EXAMPLES = examples()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = {
     "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 4, "num_attention_heads": 32,
@@ -96,17 +96,13 @@ def whole_mdep():
         "servedName": "x",
     }  # fmt: skip
     found["spec"]["engine"] |= {
-        "image": "i", "args": ["--block-size=32"], "env": [{"name": "A", "value": "b"}],
+        "image": "i", "args": ["--seed=32"], "env": [{"name": "A", "value": "b"}],
     }  # fmt: skip
     found["spec"]["placement"]["nodeSelector"] = {"pool": "a"}
     found["status"] = {
         "conditions": [
             {"type": "Ready", "status": "True", "reason": "Serving", "message": "m",
              "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}
-        ],
-        "calibrations": [
-            {"model": "acme/x", "engine": "i", "flags": "{}", "product": "P",
-             "overheadBytes": 1, "expectedOverheadBytes": 1}
         ],
         "placements": [{"replica": 0, "node": "a", "devices": ["GPU-a-0"]}],
         "observedGeneration": 1,

@@ -330,5 +330,5 @@ async def test_a_list_out_of_turn_is_taken_when_it_is_wanted():
         lister = Lister(client, Store(), lambda: 0.0)
         lister.want()
         assert lister.is_wanted
-        await asyncio.wait_for(lister.wait_due(0.01), 5)
+        await asyncio.wait_for(lister.wait_due(0.01), 30)
         assert not lister.is_wanted

@@ -16,9 +16,11 @@ from memroute_simulator.virtual.cluster import Cluster, Fleet
 from memroute_simulator.virtual.outcome import LatencyTarget, OutcomeStatus
 from memroute_simulator.virtual.router import RouterSettings
 from memroute_simulator.workloads.request import WorkloadRequest, open_loop
+from sizes import size
 
 SMALL, LARGE = 500, 8000
 TARGET = LatencyTarget()
+NUM_REQUESTS = size(450, 900)
 
 
 def request(num_prompt_tokens, num_output_tokens, *, number):
@@ -30,7 +32,7 @@ def request(num_prompt_tokens, num_output_tokens, *, number):
     )
 
 
-def served(objective, *, num_requests=900, rate=30.0):
+def served(objective, *, num_requests=NUM_REQUESTS, rate=30.0):
     """Attainment of small and of large requests, half of each, on one engine that is overloaded."""
     rng = random.Random(7)
     now, times, requests = 0.0, [], []
@@ -48,8 +50,8 @@ def served(objective, *, num_requests=900, rate=30.0):
         num_requests // 5 :
     ]
     ratios = []
-    for size in (SMALL, LARGE):
-        own = [o for o in outcomes if o.asked.num_prompt_tokens == size]
+    for tokens in (SMALL, LARGE):
+        own = [o for o in outcomes if o.asked.num_prompt_tokens == tokens]
         ratios.append(sum(TARGET.is_met(o) for o in own) / len(own))
     return ratios
 

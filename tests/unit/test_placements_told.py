@@ -45,18 +45,18 @@ def size(fields):
 
 
 @pytest.mark.parametrize(
-    "replicas",
+    "facts",
     [
-        fleet(5000),
-        fleet(5000, per_device=1),
-        fleet(5000, per_device=1, num_devices=8, node_name="n{}." + "x" * 240),
-        fleet(5000, mode="exclusive", per_device=8),
+        {},
+        {"per_device": 1},
+        {"per_device": 1, "num_devices": 8, "node_name": "n{}." + "x" * 240},
+        {"mode": "exclusive", "per_device": 8},
     ],
     ids=["shared", "one-each", "eight-devices-and-long-names", "exclusive"],
 )
-def test_a_status_of_5000_replicas_is_one_that_etcd_takes(replicas):
+def test_a_status_of_5000_replicas_is_one_that_etcd_takes(facts):
     """At 341 bytes each it was refused from about 4,600 replicas on, and said nothing any more."""
-    fields = placement_fields(replicas, {})
+    fields = placement_fields(fleet(5000, **facts), {})
     assert size(fields) < ETCD_BYTES / 2
     assert len(fields["placements"]) <= 100
     assert fields["placementsLeftOut"] == 5000 - len(fields["placements"])

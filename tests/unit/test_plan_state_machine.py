@@ -1,6 +1,6 @@
 """Histories of a planner in a cluster that does as it likes.
 
-``MEMROUTE_HISTORIES`` sets how many are tried (50 by default, 500 in the long run).
+``MEMROUTE_HISTORIES`` sets how many are tried: 50 in ``make check``, 500 in the long run.
 """
 
 import os

@@ -1,7 +1,6 @@
 """Accelerators of a pod are counted as kube-scheduler counts them."""
 
 import json
-import os
 from collections import Counter
 
 import pytest
@@ -10,9 +9,10 @@ from hypothesis import strategies as st
 
 from memroute_kube.quantities import MAX_QUANTITY, parse_count, parse_quantity
 from memroute_operator.pod_resources import EVERY_DEVICE, requested_devices
+from sizes import examples
 
 GPU = "nvidia.com/gpu"
-EXAMPLES = int(os.environ.get("MEMROUTE_FUZZ_EXAMPLES", "500"))
+EXAMPLES = examples()
 
 
 def container(count=None, *, resource=GPU, sidecar=False, kind="limits"):

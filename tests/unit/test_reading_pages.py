@@ -1,7 +1,6 @@
 """Whatever stands on a page, nothing leaves a scrape but readings within their bounds."""
 
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,10 @@ from memroute_operator.readings.exporter_page import (
 )
 from memroute_operator.readings.samples import parse_labels, parse_samples
 from memroute_operator.router_metrics import RouterMetrics
+from sizes import examples
 
 # The issue asks for 10,000; ordinary runs take 500.
-EXAMPLES = int(os.environ.get("MEMROUTE_FUZZ_EXAMPLES", "500"))
+EXAMPLES = examples()
 PAGES = [path.read_text() for path in sorted(Path(__file__).parents[1].glob("data/*.txt"))]
 
 NUMBERS = st.one_of(

@@ -14,6 +14,7 @@ from memroute.traffic.dispatch import Assignment, Backend, Dispatcher, DispatchS
 from memroute.traffic.replica import ReplicaLedger
 from memroute_router.requests import BadRequestError
 from memroute_router.surface import ROUTES
+from sizes import size
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 MESSAGES, RESPONSES, RERANK = "/v1/messages", "/v1/responses", "/v1/rerank"
@@ -272,9 +273,10 @@ FIELDS = (
     st.dictionaries(
         st.sampled_from(FIELDS),
         JSON | st.lists(st.dictionaries(KEYS, JSON), min_size=1, max_size=3),
+        max_size=size(4, len(FIELDS)),
     ),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=size(60, 150), deadline=None)
 def test_no_document_is_too_odd_to_be_read_or_refused(route, document):
     """Anything else would be a 500, and a traceback, for what a client wrote."""
     try:

@@ -1,8 +1,8 @@
 """Random histories of the whole router over sockets: what must be true is true of all of them.
 
-A few seconds in ``make check``; ``make whole-router`` plays new ones for an hour
-(``MEMROUTE_WHOLE_SECONDS``). Half of the time is asyncio's loop, half is uvloop's, which the router
-runs on. ``MEMROUTE_WHOLE_SEED=7`` plays one again.
+Two seconds in ``make check``, six in ``make test``; ``make whole-router`` plays new ones for an
+hour (``MEMROUTE_WHOLE_SECONDS``). Half of the time is asyncio's loop, half is uvloop's, which the
+router runs on. ``MEMROUTE_WHOLE_SEED=7`` plays one again.
 """
 
 import asyncio
@@ -25,13 +25,14 @@ from memroute_router.http.connection import ClientConnection
 from memroute_router.http.exchange import Exchange
 from memroute_router.lifecycle import Lifecycle
 from memroute_router.pools import Pool, Replica
+from sizes import size
 from whole_checks import ERRORS
 from whole_router import Count, FoundError, World
 
-SECONDS = float(os.environ.get("MEMROUTE_WHOLE_SECONDS", "6"))
+SECONDS = float(os.environ.get("MEMROUTE_WHOLE_SECONDS") or size(2, 6))
 SEED = os.environ.get("MEMROUTE_WHOLE_SEED")
 # Histories that are played beside each other: most of each is waiting.
-NUM_BESIDE = 12
+NUM_BESIDE = size(6, 12)
 # From here on a run is a long one: its histories are new each time.
 LONG_SECONDS = 60
 KINDS = (Attempt, ClientConnection, EngineConnection, Exchange, Lifecycle, Pool, Replica)

@@ -14,6 +14,7 @@ from memroute_simulator.virtual.outcome import (
     OutcomeStatus,
     summarize,
 )
+from sizes import size
 
 CASE = CASES["sharegpt"]
 
@@ -52,16 +53,16 @@ def test_in_the_real_mix_an_idle_fleet_serves_all_that_stay():
     assert summarize(outcomes, LatencyTarget()).attainment_ratio >= 0.99
 
 
-@pytest.mark.parametrize("mix", ["events-20", "events-20-untold", "speculation-3"])
+@pytest.mark.parametrize("mix", ["events-20", "events-20-untold", "speculation-3"][: size(2, 3)])
 def test_the_router_learns_what_an_event_carries_from_what_it_can_see(mix):
     """From usage where clients ask for it, from the engine's counters where none does."""
-    cluster, _ = outcomes_of(MIXES[mix], count=600)
+    cluster, _ = outcomes_of(MIXES[mix], count=size(300, 600))
     sizes = MIXES[mix].event_tokens
     learned = cluster.routers[0].dispatcher.events.ratio
     assert learned == pytest.approx(sum(sizes) / len(sizes), rel=0.2)
 
 
-@pytest.mark.parametrize("share", [30, 80, 95])
+@pytest.mark.parametrize("share", [80, 30, 95][: size(1, 3)])
 def test_a_mix_of_whole_and_streamed_answers_refuses_nothing_at_a_third_of_the_capacity(share):
     """Before, the law of prompts was overestimated by all prompts over streamed ones."""
     cluster, outcomes = outcomes_of(MIXES[f"whole-{share}"], rate=40.0, count=600)
@@ -72,7 +73,7 @@ def test_a_mix_of_whole_and_streamed_answers_refuses_nothing_at_a_third_of_the_c
 def test_a_client_that_is_refused_comes_back_after_what_it_was_told():
     """Ten times what the caches hold for a while: many are refused, some of those served later."""
     mix = replace(PLAIN, max_client_attempts=4)
-    _, outcomes = outcomes_of(mix, rate=50.0, count=400, case=CASES["kv-cliff"])
+    _, outcomes = outcomes_of(mix, rate=50.0, count=size(200, 400), case=CASES["kv-cliff"])
     again = [outcome for outcome in outcomes if outcome.num_attempts > 1]
     assert again
     assert any(outcome.status is OutcomeStatus.SERVED for outcome in again)
@@ -103,7 +104,7 @@ def test_goodput_is_told_in_tokens_and_by_size():
     assert summary.goodput_tokens_per_second > summary.output_tokens_per_second
 
 
-@pytest.mark.parametrize("share", [50, 100])
+@pytest.mark.parametrize("share", [100, 50][: size(1, 2)])
 def test_a_replica_that_hangs_is_left_without_streams(share):
     """Whole answers show nothing: the engine's counters stand still, and what waits there moves.
 

@@ -1,3 +1,4 @@
+import functools
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from memroute_simulator.virtual.peer_network import PeerSettings
 from memroute_simulator.virtual.router import MEMROUTE, ORACLE, POLICIES, RouterSettings
 from memroute_simulator.workloads import workload_by_name
 from memroute_simulator.workloads.request import Session, Workload, WorkloadRequest
+from sizes import size
 
 H100 = accelerator_by_name("H100")
 LLAMA = architecture_for_model("meta-llama/Llama-3.1-8B")
@@ -42,30 +44,20 @@ def facts_of(outcomes):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_serves_an_easy_load(policy):
-    outcomes = Cluster(fleet(policy=policy)).run(chats(100, 8))
+    outcomes = Cluster(fleet(policy=policy)).run(chats(size(50, 100), 8))
     assert {o.status for o in outcomes} == {OutcomeStatus.SERVED}
     assert summarize(outcomes, LatencyTarget()).attainment_ratio == 1.0
 
 
 def test_memroute_knows_of_caches_what_a_real_router_could_know():
     """Four routers that share nothing: only an oracle sees what the others have sent."""
-    load = workload_by_name(
-        "shared-prefix-small", num_requests=200, rate_per_second=10, seed=1,
-        max_context_tokens=16_000,
-    )  # fmt: skip
-    hits = {
-        policy: summarize(
-            Cluster(fleet(count=4, policy=policy, num_routers=4, peers=None)).run(load),
-            LatencyTarget(),
-        ).prefix_hit_ratio
-        for policy in (MEMROUTE, ORACLE)
-    }
-    assert hits[MEMROUTE] < 0.9 * hits[ORACLE]
+    assert found(None) < 0.9 * found(None, policy=ORACLE)
 
 
-def shared(count=300, rate=20.0):
+@functools.cache
+def shared():
     return workload_by_name(
-        "shared-prefix-small", num_requests=count, rate_per_second=rate, seed=1,
+        "shared-prefix-small", num_requests=size(200, 300), rate_per_second=20.0, seed=1,
         max_context_tokens=16_000,
     )  # fmt: skip
 
@@ -76,14 +68,15 @@ def hits_of(cluster, load, events=()):
     return summarize(outcomes, LatencyTarget()).prefix_hit_ratio
 
 
+@functools.cache
+def found(peers, *, num_routers=4, policy=MEMROUTE):
+    """The share of prompts that four replicas have cached, behind so many routers."""
+    facts = {"policy": policy, "num_routers": num_routers, "peers": peers}
+    return hits_of(Cluster(fleet(count=4, **facts)), shared())
+
+
 def test_routers_that_tell_each_other_find_as_much_cached_as_one():
     """Also while one datagram in twenty is lost; where all are, they agree without a word."""
-
-    def found(peers, num_routers=4):
-        return hits_of(
-            Cluster(fleet(count=4, policy=MEMROUTE, num_routers=num_routers, peers=peers)), shared()
-        )
-
     one, apart = found(None, num_routers=1), found(None)
     assert apart < 0.95 * one
     assert found(PeerSettings()) > 0.97 * one
@@ -103,8 +96,7 @@ def test_routers_come_and_go_and_nobody_is_lost():
             (9.0, FleetChange.ROUTER_JOINS, "router-3"),
         )
     ]
-    alone = Cluster(fleet(count=4, policy=MEMROUTE))
-    assert hits_of(cluster, shared(), events) > 0.9 * hits_of(alone, shared())
+    assert hits_of(cluster, shared(), events) > 0.9 * found(None, num_routers=1)
     assert sorted(router.name for router in cluster.routers) == ["router-0", "router-2", "router-3"]
     for router in cluster.routers:
         others = {other.name for other in cluster.routers} - {router.name}
@@ -116,11 +108,12 @@ def test_routers_come_and_go_and_nobody_is_lost():
 
 @pytest.mark.parametrize("policy", ["memroute", "lmetric", "gie-kv-queue"])
 def test_the_same_seed_gives_the_same_run(policy):
-    runs = [facts_of(Cluster(fleet(policy=policy), seed=7).run(chats(rate=60))) for _ in range(2)]
+    load = chats(size(100, 200), 60)
+    runs = [facts_of(Cluster(fleet(policy=policy), seed=7).run(load)) for _ in range(2)]
     assert runs[0] == runs[1]
 
 
-@settings(max_examples=15)
+@settings(max_examples=size(8, 15))
 @given(
     st.sampled_from(["memroute", "lmetric", "gie-kv-queue", "round-robin"]),
     st.integers(1, 4), st.integers(1, 3), st.integers(0, 100),
@@ -202,7 +195,7 @@ def test_a_session_waits_for_its_answer_and_thinks():
 def test_stale_readings_hurt_those_who_trust_them_alone():
     """Unequal replicas under load: least-kv at 15 s loses most of what it attains at 50 ms."""
     spec = ((engine(200_000), 2), (engine(24_000), 2))
-    load = chats(1000, 38, 2)
+    load = chats(*size((500, 50), (1000, 38)), 2)
     attained = [
         summarize(
             Cluster(Fleet(engines=spec, policy="least-kv",

@@ -14,6 +14,7 @@ from memroute_simulator.workloads import (
 )
 from memroute_simulator.workloads.lengths import Quantiles
 from memroute_simulator.workloads.traces import TraceError
+from sizes import size
 
 PUBLISHED = {
     # (requests, input quantiles, output quantiles) at p25, p50, p75, p90, p95, p99.
@@ -35,6 +36,7 @@ MEANS = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_lengths_have_the_published_quantiles(name):
     count, inputs, outputs = PUBLISHED[name]
+    count = size(min(5000, count), count)
     workload = workload_by_name(name, num_requests=count, seed=3)
     for published, values in (
         (inputs, sorted(r.num_prompt_tokens for r in workload.requests())),
@@ -49,7 +51,7 @@ def test_lengths_have_the_published_quantiles(name):
 
 @pytest.mark.parametrize("name", MEANS)
 def test_lengths_have_the_published_means(name):
-    workload = workload_by_name(name, num_requests=10_000, seed=5)
+    workload = workload_by_name(name, num_requests=size(5000, 10_000), seed=5)
     inputs = statistics.mean(r.num_prompt_tokens for r in workload.requests())
     outputs = statistics.mean(r.num_output_tokens for r in workload.requests())
     assert inputs == pytest.approx(MEANS[name][0], rel=0.1)

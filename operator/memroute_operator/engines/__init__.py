@@ -1,0 +1,1 @@
+"""What the operator knows of engines: their flags, and which of them are its own."""
