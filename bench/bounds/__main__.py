@@ -179,7 +179,7 @@ def _router(
         {
             "name": name,
             "replicas": [{"url": f"http://127.0.0.1:{ports[name]}"}],
-            "admission": "enforce" if name == "honest" else "off",
+            "admission": "Enforce" if name == "honest" else "Disabled",
         }
         for name in ("honest", *KINDS)
     ]
