@@ -72,12 +72,23 @@ def helm():
 
 
 @pytest.fixture(scope="session")
-def cluster(repository, helm):
+def hub():
+    """The hub that the cluster's operator asks: one tiny model, once open and once gated."""
+    from fake_hub import FakeHub, Repository, tiny_files
+
+    gated = Repository(tiny_files(), is_gated=True)
+    with FakeHub({"org/tiny": Repository(tiny_files()), "org/gated": gated}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cluster(repository, helm, hub):
     """The one control plane of a test run, with emulated nodes, memroute installed by Helm."""
     from cluster_support import installed_cluster
 
     chart = repository / "helm" / "memroute"
-    with installed_cluster(TEST_FLEET, helm, chart, OPERATOR_ARGS) as it:
+    arguments = [*OPERATOR_ARGS, f"--hub-endpoint={hub.url}"]
+    with installed_cluster(TEST_FLEET, helm, chart, arguments) as it:
         yield it
 
 

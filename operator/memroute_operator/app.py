@@ -6,12 +6,15 @@ that asks the fence, which asks the election.
 
 import asyncio
 import logging
+import os
 import secrets
 import signal
 import socket
 
 import kopf
 
+from memroute_hub.client import open_hub
+from memroute_hub.settings import HubSettings, Token
 from memroute_kube import RESOURCE_CLAIMS, RESOURCE_SLICES, KubeObject, KubernetesClient
 from memroute_operator.elector import Elector, LeaseName, run_until_cancelled
 from memroute_operator.fence import AlwaysLeading, Fence, FencedClient
@@ -41,6 +44,7 @@ async def run_operator(settings: OperatorSettings) -> None:
         await FencedClient.from_environment(component=COMPONENT) as client,
         await KubernetesClient.from_environment(component=COMPONENT) as lease_client,
         open_page_reader() as reader,
+        open_hub(_hub_settings(settings)) as hub,
     ):
         elector = _elector(settings, lease_client, metrics, marks)
         metrics.on_leading(elector is None)
@@ -64,7 +68,15 @@ async def run_operator(settings: OperatorSettings) -> None:
             list_slices=list_slices,
             list_claims=list_claims,
         )
-        reconciler = Reconciler(client, store, settings, metrics, readings, fence=client.fence)
+        reconciler = Reconciler(
+            client,
+            store,
+            settings,
+            metrics,
+            readings,
+            fence=client.fence,
+            resolve_model=hub.resolve,
+        )
         # In the order in which they end: the Lease is given back once nothing is written any more.
         tasks = [
             asyncio.create_task(reconciler.run(), name="reconciler"),
@@ -84,6 +96,17 @@ async def run_operator(settings: OperatorSettings) -> None:
             if not task.cancelled():
                 task.result()
     LOGGER.info("operator stopped")
+
+
+def _hub_settings(settings: OperatorSettings) -> HubSettings:
+    """The operator's own questions: no cache on its disk, because statuses keep what was said."""
+    file = settings.hub_token_file
+    return HubSettings(
+        endpoint=settings.hub_endpoint,
+        token=Token(value=os.environ.get("HF_TOKEN")) if file is None else Token(file=file),
+        is_offline=settings.offline,
+        token_hint="the operator's --hub-token-file or HF_TOKEN",  # noqa: S106 - words, no token
+    )
 
 
 def _end_on_signals(stopping: asyncio.Event) -> None:

@@ -65,6 +65,7 @@ class Applier:
         self._templates = Templates(
             default_image=settings.engine_image,
             shared_runtime_class=settings.shared_runtime_class,
+            hub_endpoint=settings.engines_hub_endpoint,
         )
 
     async def apply(self, action: Action) -> bool:
@@ -101,6 +102,7 @@ class Applier:
             is_gated=action.is_gated,
             default_image=self._settings.engine_image,
             shared_runtime_class=self._settings.shared_runtime_class,
+            hub_endpoint=self._settings.engines_hub_endpoint,
             template=self._templates.of(action.deployment),
         )
         try:

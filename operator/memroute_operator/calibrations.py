@@ -60,7 +60,11 @@ def calibration_key(spec: Mapping[str, Any], product: str, image: str) -> Calibr
     for name in TUNING_FIELDS:
         if engine.get(name) is not None:
             flags[name] = engine[name]
-    for name, value in (("config", spec["model"].get("config")), ("env", engine.get("env"))):
+    for name, value in (
+        ("config", spec["model"].get("config")),
+        ("source", spec["model"].get("source")),
+        ("env", engine.get("env")),
+    ):
         if value:
             text = json.dumps(value, sort_keys=True)
             flags[name] = hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -18,6 +18,7 @@ from memroute.footprint import (
 )
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.placement import PlacementMode, PlacementStrategy
+from memroute_hub import HubError, ModelName, checked_name
 from memroute_kube import KubeObject
 from memroute_kube.memory_words import (
     EXECUTIONS,
@@ -27,14 +28,22 @@ from memroute_kube.memory_words import (
     QUANTIZATIONS,
 )
 from memroute_operator.engines.owned_flags import adapters_of, refusal
+from memroute_operator.hub_source import HubSource, read_hub_source
+from memroute_operator.model_pins import ModelPin, read_pin
 from memroute_operator.revision import legacy_revision_of, revision_of
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
 INTERNAL_ERROR = "InternalError"
+# The reason of a model that is neither in the catalogue nor described, nor read from a hub yet.
+MODEL_UNKNOWN = "ModelUnknown"
 # As many as the schema of spec.replicas allows.
 MAX_REPLICAS = 1000
 # A pebibyte per device: past it a configuration is nonsense, and sums leave a float's range.
 MAX_FOOTPRINT_BYTES = 2**50
+
+
+class RevisionUnknownError(MemrouteError):
+    """A ModelDeployment asks for a revision that no hub was asked about yet."""
 
 
 class ContextTooLongError(MemrouteError):
@@ -51,6 +60,8 @@ class ResolveFailure:
 
     reason: str
     message: str
+    is_lasting: bool = True
+    """Whether a person must change something first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +95,21 @@ class Deployment:
     obj: KubeObject = field(repr=False)
     calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))
     """What engines of this very spec have measured, by product."""
+    source: HubSource = field(default_factory=HubSource)
+    pin: ModelPin | None = None
+    """What a hub has said of its model; None for one that is known without a hub."""
+    hub_name: ModelName | None = None
+    """What a hub has to be asked before the model is known; None when it is, or never will be."""
 
     @property
     def key(self) -> str:
         """``namespace/name``."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def engine_revision(self) -> str | None:
+        """What the engine is told to load: the commit, else what the spec says, if it does."""
+        return self.source.revision if self.pin is None else self.pin.commit
 
     def footprint_on(self, product: str | None) -> ReplicaFootprint:
         """What a replica needs on that kind of accelerator: as measured, else as estimated.
@@ -116,7 +137,11 @@ def read_deployment(obj: KubeObject) -> Deployment:
 def _read(obj: KubeObject) -> Deployment:
     metadata, spec = obj["metadata"], obj["spec"]
     memory, placement = spec["memory"], spec["placement"]
-    shape, footprint, failure = _resolve(spec)
+    source = read_hub_source(spec["model"])
+    name = _hub_name(spec["model"], source)
+    pin = None if name is None else read_pin(obj.get("status"), name)
+    shape, footprint, failure = _resolve(spec, source, pin)
+    is_unknown = failure is not None and failure.reason == MODEL_UNKNOWN
     return Deployment(
         namespace=_text(metadata["namespace"]),
         name=_text(metadata["name"]),
@@ -140,6 +165,9 @@ def _read(obj: KubeObject) -> Deployment:
         revision=revision_of(spec),
         legacy_revision=legacy_revision_of(spec),
         obj=obj,
+        source=source,
+        pin=pin,
+        hub_name=name if is_unknown else None,
     )
 
 
@@ -200,11 +228,21 @@ def internal_error(error: Exception) -> str:
     )
 
 
+def _hub_name(model: dict[str, Any], source: HubSource) -> ModelName | None:
+    """What a hub would be asked; None for a model that is described, or cannot be on a hub."""
+    if model.get("config") is not None:
+        return None
+    try:
+        return checked_name(_text(model["name"]), source.revision)
+    except HubError:
+        return None
+
+
 def _resolve(
-    spec: dict[str, Any],
+    spec: dict[str, Any], source: HubSource, pin: ModelPin | None
 ) -> tuple[ReplicaShape | None, ReplicaFootprint | None, ResolveFailure | None]:
     try:
-        shape = _shape(spec)
+        shape = _shape(spec, source, pin)
         footprint = replica_footprint(shape)
         # Sums are made when they are asked for: a number past all bounds has to show here.
         total = footprint.total_bytes
@@ -212,8 +250,8 @@ def _resolve(
         reason, message = "FlagOwned", str(error)
     except ContextTooLongError as error:
         reason, message = "ContextTooLong", str(error)
-    except UnknownModelError as error:
-        reason, message = "ModelUnknown", str(error)
+    except (UnknownModelError, RevisionUnknownError) as error:
+        reason, message = MODEL_UNKNOWN, str(error)
     except UnsupportedShapeError as error:
         reason, message = "UnsupportedShape", str(error)
     except MemrouteError as error:
@@ -227,13 +265,13 @@ def _resolve(
     return None, None, ResolveFailure(reason=reason, message=message)
 
 
-def _shape(spec: dict[str, Any]) -> ReplicaShape:
+def _shape(spec: dict[str, Any], source: HubSource, pin: ModelPin | None) -> ReplicaShape:
     memory, engine = spec["memory"], spec["engine"]
     arguments = [_text(argument) for argument in engine.get("args") or ()]
     if (told := refusal(arguments)) is not None:
         raise OwnedFlagError(told)
     adapters = adapters_of(arguments)
-    architecture = _architecture(spec["model"])
+    architecture = _architecture(spec["model"], source, pin)
     wanted = memory["maxContextTokens"]
     longest = architecture.max_context_tokens
     if longest is not None and wanted > longest:
@@ -255,10 +293,25 @@ def _shape(spec: dict[str, Any]) -> ReplicaShape:
     )
 
 
-def _architecture(model: dict[str, Any]) -> ModelArchitecture:
-    """From the configuration in the spec, else from the catalogue."""
+def _architecture(
+    model: dict[str, Any], source: HubSource, pin: ModelPin | None
+) -> ModelArchitecture:
+    """From the configuration in the spec, else as pinned, else from the catalogue.
+
+    The catalogue knows one version of a model: it does not stand in for a revision.
+    """
     config = model.get("config")
-    if config is None:
-        return architecture_for_model(model["name"])
     # The same object for the same text: footprints are remembered by it.
-    return architecture_from_json(json.dumps(config, sort_keys=True), model.get("checkpointBytes"))
+    if config is not None:
+        text = json.dumps(config, sort_keys=True)
+        return architecture_from_json(text, model.get("checkpointBytes"))
+    if pin is not None:
+        size = model.get("checkpointBytes")
+        return architecture_from_json(pin.config, pin.checkpoint_bytes if size is None else size)
+    if source.revision is not None:
+        message = (
+            f"revision {source.revision} of {model['name']} has not been read from a hub; without "
+            f"a hub, give its config.json as spec.model.config"
+        )
+        raise RevisionUnknownError(message)
+    return architecture_for_model(model["name"])

@@ -33,7 +33,9 @@ ABNORMAL = (
 # The reason of what waits until spec.paused is false again.
 PAUSED = "Paused"
 # Not ready because something is under way: nothing to warn of.
-EXPECTED_REASONS = frozenset({"ReplicasNotServing", "Placing", "RolloutInProgress", PAUSED})
+EXPECTED_REASONS = frozenset(
+    {"ReplicasNotServing", "Placing", "RolloutInProgress", "ModelResolving", PAUSED}
+)
 # No device of the cluster is large enough: room that becomes free does not help.
 NEVER = RefusedReason.NO_DEVICE_LARGE_ENOUGH
 

@@ -77,6 +77,8 @@ def engine_arguments(deployment: Deployment, placed: Placed) -> list[str]:
         "--kv-cache-dtype", shape.kv_cache_dtype.value,
         "--shutdown-timeout", str(SHUTDOWN_TIMEOUT_SECONDS),
     ]  # fmt: skip
+    if deployment.engine_revision is not None:
+        arguments += ["--revision", deployment.engine_revision]
     if shape.block_size_tokens is not None:
         arguments += ["--block-size", str(shape.block_size_tokens)]
     if shape.is_eager:
@@ -110,8 +112,12 @@ def replica_pod(
     default_image: str,
     shared_runtime_class: str | None,
     template: str | None = None,
+    hub_endpoint: str | None = None,
 ) -> KubeObject:
-    """The manifest of a replica's pod. ``template``: its hash, to be found again by."""
+    """The manifest of a replica's pod. ``template``: its hash, to be found again by.
+
+    ``hub_endpoint``: where engines find models; None for the usual hub.
+    """
     shape = deployment.shape
     assert shape is not None  # noqa: S101
     shared = placed.mode is PlacementMode.SHARED
@@ -128,7 +134,7 @@ def replica_pod(
             {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
             {"key": TAINT_SHARED, "operator": "Exists", "effect": "NoSchedule"},
         ],
-        "containers": [_engine_container(deployment, placed, default_image)],
+        "containers": [_engine_container(deployment, placed, default_image, hub_endpoint)],
         "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
     }
     if is_gated:
@@ -175,7 +181,9 @@ def _on_node(node: str) -> dict[str, Any]:
     }
 
 
-def _engine_container(deployment: Deployment, placed: Placed, default_image: str) -> dict[str, Any]:
+def _engine_container(
+    deployment: Deployment, placed: Placed, default_image: str, hub_endpoint: str | None
+) -> dict[str, Any]:
     environment: list[dict[str, Any]] = [
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     ]
@@ -183,6 +191,12 @@ def _engine_container(deployment: Deployment, placed: Placed, default_image: str
         environment.append(
             {"name": "NVIDIA_VISIBLE_DEVICES", "value": ",".join(placed.device_uuids)}
         )
+    own = {variable.get("name") for variable in deployment.engine_env}
+    environment += [
+        variable
+        for variable in deployment.source.environment(hub_endpoint)
+        if variable["name"] not in own
+    ]
     health = {"httpGet": {"path": "/health", "port": "http"}}
     container: dict[str, Any] = {
         "name": ENGINE_CONTAINER,

@@ -107,6 +107,12 @@ class OperatorMetrics:
             ("where",),
             registry=self.registry,
         )
+        self._hub_reads = Counter(
+            "memroute_operator_hub_reads",
+            "Models that a hub was asked for, by what came of it.",
+            ("result",),
+            registry=self.registry,
+        )
         self._reconcile = Histogram(
             "memroute_operator_reconcile_seconds",
             "Time of one reconcile of everything.",
@@ -156,6 +162,10 @@ class OperatorMetrics:
     def on_internal_error(self, where: str) -> None:
         """An exception that nobody expected was caught at a named boundary."""
         self._internal_errors.labels(where=where).inc()
+
+    def on_hub_read(self, result: str) -> None:
+        """A hub was asked for a model; ``result``: ``Read``, or the reason of the failure."""
+        self._hub_reads.labels(result=result).inc()
 
     def on_error(self) -> None:
         """A reconcile was ended by an API error."""

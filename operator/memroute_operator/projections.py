@@ -155,9 +155,9 @@ def _holds(pod: KubeObject) -> tuple[object, ...]:
 
 def _deployment_matters(before: KubeObject, after: KubeObject) -> bool:
     def planned(obj: KubeObject) -> tuple[object, ...]:
-        metadata, spec, _ = _parts(obj)
+        metadata, spec, status = _parts(obj)
         names = ("uid", "generation", "deletionTimestamp", "finalizers", "labels", "annotations")
-        return _only(metadata, names), spec
+        return _only(metadata, names), spec, status.get("model")
 
     return planned(before) != planned(after)
 

@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+from memroute_hub import HubModel, ModelName
+from memroute_hub.settings import usual_endpoint
 from memroute_kube import ApiError, KubernetesClient
 from memroute_operator.adoption import Adoption
 from memroute_operator.apply import Applier
@@ -30,6 +32,7 @@ from memroute_operator.failed_pods import REPLICA_FAILED, FailedPods
 from memroute_operator.fence import AlwaysLeading, Fence
 from memroute_operator.garbage import Garbage
 from memroute_operator.gather import Facts
+from memroute_operator.hub_models import HubModels
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.lanes import Lanes
 from memroute_operator.listing import Lister
@@ -75,12 +78,14 @@ class Reconciler:
         readings: Readings,
         fence: Fence | None = None,
         *,
+        resolve_model: Callable[[ModelName], Awaitable[HubModel]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         """``readings``: what exporters, routers and engines say; ``clock``: monotonic seconds.
 
         ``fence``: None when nobody else writes; ``client`` must be one that asks it.
+        ``resolve_model``: asks the hub; None without one.
         """
         rng = rng or random.Random()  # noqa: S311 - jitter
         self._store = store
@@ -95,7 +100,21 @@ class Reconciler:
         self._failed_pods = FailedPods(rng)
         self._planner = PatientPlanner(self._on_bug, rng)
         self._grants = NameGrants(client=client, namespace=settings.lease_namespace)
+        self.hub_models = None
+        if resolve_model is not None:
+            self.hub_models = HubModels(
+                resolve_model,
+                endpoint=settings.hub_endpoint,
+                usual_endpoint=usual_endpoint(),
+                is_offline=settings.offline,
+                on_change=store.mark_dirty,
+                on_bug=self._on_bug,
+                on_read=metrics.on_hub_read,
+                clock=clock,
+                rng=rng,
+            )
         self._statuses = Statuses(
+            hub_models=self.hub_models,
             writer=StatusWriter(client, store, self._events, clock),
             lanes=self._lanes,
             hands=self._hands,
@@ -105,6 +124,7 @@ class Reconciler:
             templates=Templates(
                 default_image=settings.engine_image,
                 shared_runtime_class=settings.shared_runtime_class,
+                hub_endpoint=settings.engines_hub_endpoint,
             ),
             grants=self._grants,
             metrics=metrics,
@@ -152,6 +172,8 @@ class Reconciler:
                 asyncio.create_task(self._readings.run(), name="readings"),
                 asyncio.create_task(self._mark_leases_forever(), name="leases"),
             ]
+            if self.hub_models is not None:
+                loops.append(asyncio.create_task(self.hub_models.run(), name="hub"))
             await asyncio.gather(*loops)
         finally:
             for task in loops:
@@ -271,6 +293,8 @@ class Reconciler:
         facts, step, loss = decided.facts, decided.step, decided.loss
         self._is_any_node_waited_for = bool(loss.kept)
         self._tell(facts, loss)
+        if self.hub_models is not None:
+            self.hub_models.want(facts.deployments)
         self._readings.tell_notes(facts.inventory.nodes)
         failed: dict[str, str] = {}
         await self._hands.carry_out(

@@ -55,10 +55,14 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
     model, engine, memory = spec["model"], spec["engine"], spec["memory"]
     mode = PLACEMENT_MODES.read(spec["placement"]["mode"]).value
     is_shared = mode == "shared"
+    hub = (model.get("source") or {}).get("hub") or {}
     return {
         "model": model["name"],
         "servedName": model.get("servedName") or model["name"],
         "config": model.get("config") if is_shared else None,
+        # As it is written: the commit that it was pinned to moves no more.
+        "modelRevision": hub.get("revision"),
+        "tokenSecret": hub.get("tokenSecretRef"),
         "engine": None if engine.get("type") is None else ENGINE_TYPES.read(engine["type"]),
         # None for the operator's --engine-image: another one of those replaces nothing.
         "image": engine.get("image"),

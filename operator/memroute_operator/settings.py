@@ -6,6 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memroute_hub.settings import (
+    SettingsError,
+    checked_endpoint,
+    is_offline_by_environment,
+    usual_endpoint,
+)
 from memroute_operator.leadership import LeaseTiming
 from memroute_operator.readings.sources import PodSelector, SelectorError, parse_pod_selector
 
@@ -45,6 +51,9 @@ class OperatorSettings:
     lease_duration_seconds: float
     lease_renew_seconds: float
     lease_retry_seconds: float
+    hub_endpoint: str
+    hub_token_file: Path | None
+    offline: bool
 
     @property
     def lease_timing(self) -> LeaseTiming:
@@ -55,9 +64,21 @@ class OperatorSettings:
             retry_seconds=self.lease_retry_seconds,
         )
 
+    @property
+    def engines_hub_endpoint(self) -> str | None:
+        """What engines are told of the hub; None where they find it by themselves."""
+        return None if self.hub_endpoint == usual_endpoint() else self.hub_endpoint
+
 
 def _text_or_none(text: str) -> str | None:
     return text or None
+
+
+def _endpoint(text: str) -> str:
+    try:
+        return checked_endpoint(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def own_namespace() -> str | None:
@@ -173,6 +194,25 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         type=float,
         default=timing.retry_seconds,
         help="how often the leader renews, and a standby looks",
+    )
+    parser.add_argument(
+        "--hub-endpoint",
+        type=_endpoint,
+        default="",
+        help="hub that knows models which the catalogue does not; engines load from it too; "
+        "without it HF_ENDPOINT, else the public one",
+    )
+    parser.add_argument(
+        "--hub-token-file",
+        type=Path,
+        help="holds the operator's own token for gated and private models, read at each use; "
+        "without it HF_TOKEN; engines have theirs from source.hub.tokenSecretRef",
+    )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        default=is_offline_by_environment(),
+        help="ask no hub: the catalogue and spec.model.config alone say what a model needs",
     )
     values = vars(parser.parse_args(argv))
     exporters = values.pop("exporter_selector") or [

@@ -96,6 +96,10 @@ def deployment_status(
         **placement_fields(replicas, assigned_devices),
         "conditions": _with_times(deployment, conditions, now),
     }
+    if deployment.pin is not None:
+        status["model"] = deployment.pin.document()
+    elif deployment.footprint is not None:
+        status["model"] = None  # known without a hub
     if routing is not None:
         status["routing"] = routing.told.document(deployment.generation)
     if deployment.footprint is not None:
@@ -169,10 +173,15 @@ def _conditions(
     deployment: Deployment, wanted: list[Replica], outcome: Outcome, troubles: Troubles
 ) -> dict[str, Condition]:
     conditions: dict[str, Condition] = {}
-    if deployment.failure is not None:
-        conditions["Resolved"] = ("False", deployment.failure.reason, deployment.failure.message)
+    failure = deployment.failure
+    if failure is not None:
+        known = "False" if failure.is_lasting else "Unknown"
+        conditions["Resolved"] = (known, failure.reason, failure.message)
     else:
-        conditions["Resolved"] = ("True", "FootprintKnown", "computed from the architecture")
+        pin = deployment.pin
+        of = "" if pin is None else f" of {pin.name.repository} at commit {pin.commit[:12]}"
+        told = f"computed from the architecture{of}"
+        conditions["Resolved"] = ("True", "FootprintKnown", told)
     conditions["Placed"] = placed(deployment, wanted, outcome, troubles)
     conditions["Progressing"] = progressing(wanted, outcome, troubles)
     return conditions

@@ -15,6 +15,7 @@ from memroute_operator.conditions import Troubles
 from memroute_operator.deployment import Deployment
 from memroute_operator.failed_pods import FailedPods
 from memroute_operator.gather import Facts
+from memroute_operator.hub_models import HubModels
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.lanes import Lanes
 from memroute_operator.loop_lag import Turns
@@ -49,6 +50,8 @@ class Statuses:
     on_bug: Callable[[str, Exception], None]
     clock: Callable[[], float]
     rng: random.Random
+    hub_models: HubModels | None = None
+    """What hubs say of models; None where none is asked."""
     router_url: str | None = None
     """Where clients find the routers; None where nobody has said."""
     _failures: Backoff[str] = field(
@@ -120,7 +123,7 @@ class Statuses:
         routers = self.readings.routers
         try:
             return deployment_status(
-                deployment,
+                deployment if self.hub_models is None else self.hub_models.told(deployment),
                 replicas,
                 outcome or Outcome(kept={replica.key for replica in replicas}),
                 assigned_devices=assigned,

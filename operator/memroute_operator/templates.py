@@ -29,13 +29,14 @@ class Templates:
 
     default_image: str
     shared_runtime_class: str | None
-    _known: dict[tuple[str, str], str] = field(default_factory=dict)
+    hub_endpoint: str | None = None
+    _known: dict[tuple[str, str, str | None], str] = field(default_factory=dict)
 
     def of(self, deployment: Deployment) -> str | None:
         """What a new replica would carry; None before its footprint is known."""
         if deployment.footprint is None:
             return None
-        key = (deployment.uid, deployment.revision)
+        key = (deployment.uid, deployment.revision, deployment.engine_revision)
         if key not in self._known:
             if len(self._known) >= MAX_REMEMBERED:
                 self._known.clear()
@@ -59,6 +60,7 @@ class Templates:
             is_gated=False,
             default_image=self.default_image,
             shared_runtime_class=self.shared_runtime_class,
+            hub_endpoint=self.hub_endpoint,
         )
         text = json.dumps(pod["spec"], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -204,8 +204,8 @@ def test_a_quota_that_refuses_pods_is_told_and_holds_nobody_up(cluster, namespac
 
 def test_an_unknown_model_is_named(cluster, namespace):
     apply(cluster, namespace, "m", model={"name": "acme/unheard-of"})
-    found = wait_condition(cluster, namespace, "m", "Resolved", "ModelUnknown")
-    assert "Qwen/Qwen3-8B" in found["message"]
+    found = wait_condition(cluster, namespace, "m", "Resolved", "RepositoryNotFound")
+    assert "acme/unheard-of" in found["message"]
 
 
 def test_deleting_leaves_nothing(cluster, namespace):

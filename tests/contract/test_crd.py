@@ -54,6 +54,18 @@ NONSENSE = {
         {"model": {"name": "https://huggingface.co/Qwen/Qwen3-8B"}},
         "must be owner/name",
     ),
+    "a revision with spaces": (
+        {"model": MODEL | {"source": {"hub": {"revision": "my branch"}}}},
+        "is a branch, a tag or a commit",
+    ),
+    "a revision that climbs": (
+        {"model": MODEL | {"source": {"hub": {"revision": "refs/../x"}}}},
+        "is a branch, a tag or a commit",
+    ),
+    "a token without a Secret": (
+        {"model": MODEL | {"source": {"hub": {"tokenSecretRef": {"key": "token"}}}}},
+        "tokenSecretRef.name: Required value",
+    ),
     "a text for a config": (
         {"model": MODEL | {"config": "config.json"}},
         "spec.model.config in body must be of type object",

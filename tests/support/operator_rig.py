@@ -103,7 +103,8 @@ class _NoReader:
 class Rig:
     """One operator. ``step`` it; look at the cluster."""
 
-    def __init__(self, cluster, client, *, seed=1, argv=()):
+    def __init__(self, cluster, client, *, seed=1, argv=(), resolve_model=None):
+        """``resolve_model``: the hub; None for an operator that has none."""
         self.cluster = cluster
         self.now = 1000.0
         self.store = Store()
@@ -116,12 +117,13 @@ class Rig:
         )  # fmt: skip
         self.reconciler = Reconciler(
             client, self.store, self.settings, self.metrics, self.readings,
-            clock=self.clock, rng=random.Random(seed),
+            clock=self.clock, rng=random.Random(seed), resolve_model=resolve_model,
         )  # fmt: skip
         self._client = client
         self._seen = {}
         self._loops = []
         self.has_exporters = True
+        self.waits_for_hub = True
         self._listed_at = self.now
 
     def clock(self):
@@ -154,6 +156,10 @@ class Rig:
                     gpus = int(obj["metadata"]["labels"]["nvidia.com/gpu.count"])
                     self.readings.devices.readings[name] = reading(name, gpus, self.now)
         pause = await self.reconciler.reconcile_guarded()
+        if self.reconciler.hub_models is not None:
+            self.reconciler.hub_models.start_due()
+            if self.waits_for_hub:
+                await self.reconciler.hub_models.settle()
         if self.reconciler.lister.is_wanted or self.now - self._listed_at >= RESYNC_SECONDS:
             self._listed_at = self.now
             await self.reconciler.list_guarded()

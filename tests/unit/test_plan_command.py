@@ -217,7 +217,8 @@ def test_known_models_and_accelerators_are_listed():
     ("arguments", "words"),
     [
         ((), "name at least one model"),
-        (("Qwen/Qwen3-9B",), "did you mean"),
+        (("Qwen3-9B",), "did you mean"),
+        (("Qwen/Qwen3-9B", "--offline"), "did you mean"),
         (("Qwen/Qwen3-8B", "-a", "H101"), "accelerator 'H101' is not known"),
         (("Qwen/Qwen3-8B", "--precision", "int3"), "--precision int3: one of auto"),
         (("Qwen/Qwen3-8B", "--kv-cache-dtype", "fp7"), "--kv-cache-dtype fp7"),

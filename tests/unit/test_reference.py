@@ -9,6 +9,7 @@ import yaml
 import api_reference
 from memroute.traffic.admission import OverloadObjective, QueueLimits, RejectReason
 from memroute.traffic.dispatch import AdmissionMode
+from memroute_hub import HubReason
 from memroute_kube.memory_words import (
     ENGINE_TYPES,
     EXECUTIONS,
@@ -17,6 +18,8 @@ from memroute_kube.memory_words import (
     PLACEMENT_STRATEGIES,
     QUANTIZATIONS,
 )
+from memroute_operator.deployment import MODEL_UNKNOWN
+from memroute_operator.hub_models import CONFIG_TOO_LARGE, CRD_OUTDATED, MODEL_RESOLVING
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.failure import FailureCause
@@ -85,6 +88,17 @@ def test_the_errors_page_knows_every_reason(repository):
     text = (repository / "docs" / "reference" / "errors.md").read_text()
     for reason in RejectReason:
         assert f"`{reason.value}`" in text
+
+
+def test_the_settings_page_knows_every_reason_of_a_hub(repository):
+    """What keeps a model from being known is looked up there at night."""
+    text = (repository / "docs" / "reference" / "settings.md").read_text()
+    part = text.split("### Models that a hub was asked for")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
+    told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    # An operator has words of its own for being offline.
+    hubs = {reason.value for reason in HubReason} - {"HubOffline"}
+    assert told == hubs | {MODEL_RESOLVING, MODEL_UNKNOWN, CONFIG_TOO_LARGE, CRD_OUTDATED}
 
 
 def anchors(text):

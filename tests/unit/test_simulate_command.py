@@ -159,7 +159,8 @@ def test_what_there_is_can_be_listed():
         (("--file", "/nope.yaml"), "cannot read /nope.yaml"),
     ],
 )
-def test_nonsense_is_refused_in_words(arguments, told):
+def test_nonsense_is_refused_in_words(monkeypatch, arguments, told):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = simulate(*arguments)
     assert result.exit_code == 2
     assert told in result.output

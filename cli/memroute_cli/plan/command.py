@@ -13,12 +13,14 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from memroute.catalog import ACCELERATORS, MODELS, architecture_for_model
+from memroute.catalog import ACCELERATORS, MODELS, Accelerator, architecture_for_model
 from memroute.footprint import num_parameters
 from memroute.placement import Inventory, Placed
-from memroute.sizing import NoOption, Option, answer, options_for
+from memroute.sizing import NoOption, Option, Question, answer, options_for
 from memroute.units import format_gib
 from memroute_cli.plan import fleet, inputs, report
+from memroute_cli.plan.files import PlanError
+from memroute_cli.plan.models import HubOptions, NamedModel, read_model
 from memroute_cli.plan.plot import draw
 
 WIDTH_WITHOUT_TERMINAL = 160
@@ -29,7 +31,8 @@ def plan(
         list[str] | None,
         typer.Argument(
             metavar="MODEL...",
-            help="Hugging Face names (see --list), or paths of config.json files.",
+            help="owner/name as on the hub, owner/name@revision for one of its versions, or the "
+            "path of a config.json. Names of --list need no network.",
             show_default=False,
         ),
     ] = None,
@@ -84,6 +87,28 @@ def plan(
         list[str] | None,
         typer.Option(metavar="NAME=PER_HOUR", help="Price of one accelerator: H100=2.50."),
     ] = None,
+    hub_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The hub that knows models which the catalogue does not. Default: HF_ENDPOINT, "
+            "else the public one.",
+        ),
+    ] = None,
+    hub_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Holds a token for gated and private models. Default: HF_TOKEN, else what "
+            "`hf auth login` has saved."
+        ),
+    ] = None,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Ask no hub: the catalogue, and what was read before. HF_HUB_OFFLINE=1 as well.",
+        ),
+    ] = False,
     every: Annotated[
         bool, typer.Option("--all", help="Show every precision and number of devices.")
     ] = False,
@@ -111,45 +136,63 @@ def plan(
             else inputs.read_accelerators(accelerator or [])
         )
         prices = inputs.read_prices(price or [])
+        hub = HubOptions(endpoint=hub_endpoint, token_file=hub_token_file, is_offline=offline)
         answers = []
         for name in names:
-            model = inputs.read_model(name, checkpoint)
+            model = read_model(name, checkpoint, hub)
             question = inputs.read_question(
                 model, context=context, concurrency=concurrency, prompt_tokens=prompt_tokens,
                 output_tokens=output_tokens, precision=precision, kv_cache_dtype=kv_cache_dtype,
                 tensor_parallel=tensor_parallel,
                 start_log=None if start_log is None else inputs.read_log(start_log),
             )  # fmt: skip
-            found: list[Option | NoOption] = []
-            for kind in accelerators:
-                several = list(options_for(question, kind)) if every else []
-                found += several or [answer(question, kind)]
-            answers.append(report.Answers(model=model, question=question, found=tuple(found)))
+            found = _found(model, question, accelerators, every=every)
+            answers.append(report.Answers(model=model, question=question, found=found))
         fits = _print(console, answers, prices, output)
         if fleet_now is not None:
             fits = _print_places(console, fleet_now, answers, prices, output) and fits
         if plot is not None:
             _draw(plot, answers[0], prices)
-    except inputs.PlanError as error:
+    except PlanError as error:
         print(f"memroute plan: {error}", file=sys.stderr)  # noqa: T201 - what a person reads
         raise typer.Exit(2) from error
     raise typer.Exit(0 if fits else 1)
 
 
+def _found(
+    model: NamedModel, question: Question, accelerators: list[Accelerator], *, every: bool
+) -> tuple[Option | NoOption, ...]:
+    """The answers for one model. Raises ``PlanError`` where its configuration makes no sense."""
+    found: list[Option | NoOption] = []
+    try:
+        for kind in accelerators:
+            several = list(options_for(question, kind)) if every else []
+            found += several or [answer(question, kind)]
+    except Exception as error:
+        if model.config is None:
+            raise
+        # A named boundary: a configuration may hold any number, and overflow anywhere.
+        msg = (
+            f"{model.name}: its config.json makes no sense ({type(error).__name__}: {error!s:.200})"
+        )
+        raise PlanError(msg) from error
+    return tuple(found)
+
+
 def _names(models: list[str] | None, output: str) -> list[str]:
     if not models:
         msg = "name at least one model, such as Qwen/Qwen3-8B; --list shows what is known"
-        raise inputs.PlanError(msg)
+        raise PlanError(msg)
     if output not in {"table", "json", "yaml"}:
         msg = f"--output {output}: one of table, json, yaml"
-        raise inputs.PlanError(msg)
+        raise PlanError(msg)
     return models
 
 
 def _fleet(path: Path | None, *, cluster: bool) -> Inventory | None:
     if path is not None and cluster:
         msg = "--inventory and --cluster exclude each other"
-        raise inputs.PlanError(msg)
+        raise PlanError(msg)
     if path is not None:
         return fleet.saved_inventory(path)
     return fleet.live_inventory() if cluster else None
@@ -176,7 +219,7 @@ def _print(
                 sys.stderr.write(f"memroute plan: {one.model.name} fits nowhere: {told}\n")
         if not manifests and all(one.best(prices) is not None for one in answers):
             msg = "a ModelDeployment cannot ask for that precision: use none, fp8, awq or gptq"
-            raise inputs.PlanError(msg)
+            raise PlanError(msg)
     else:
         for one in answers:
             report.print_answers(console, one, prices)
@@ -189,6 +232,8 @@ def _manifest_text(
     """YAML; a comment says why its targets are not the defaults."""
     best = answers.best(prices)
     sentences = [] if best is None else report.target_sentences(best)
+    if answers.model.facts.commit is not None:
+        sentences.insert(0, f"{answers.model.name} as on {answers.model.facts.sentence}")
     comments = "".join(f"# {sentence}\n" for sentence in sentences)
     return comments + yaml.safe_dump(manifest, sort_keys=False)
 
@@ -217,12 +262,12 @@ def _draw(path: Path, answers: report.Answers, prices: dict[str, float]) -> None
     best = answers.best(prices)
     if best is None:
         msg = f"--plot: {answers.model.name} fits nowhere, so there is nothing to draw"
-        raise inputs.PlanError(msg)
+        raise PlanError(msg)
     try:
         draw(answers.model.name, best, path)
     except (OSError, ValueError) as error:
         msg = f"--plot {path}: {error}"
-        raise inputs.PlanError(msg) from error
+        raise PlanError(msg) from error
 
 
 def _list(console: Console) -> None:

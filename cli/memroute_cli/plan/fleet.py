@@ -16,7 +16,7 @@ from memroute.placement import (
     plan,
 )
 from memroute.sizing import Option
-from memroute_cli.plan.inputs import PlanError, read_document
+from memroute_cli.plan.files import PlanError, read_document
 from memroute_kube import ApiError, KubernetesClient
 from memroute_kube.resources import NODES, PODS
 from memroute_operator.device_metrics import DeviceMetrics

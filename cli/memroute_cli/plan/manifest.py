@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from memroute.sizing import Option
-from memroute_cli.plan.inputs import NamedModel
+from memroute_cli.plan.models import NamedModel
 from memroute_cli.plan.targets import reachable_targets
 from memroute_kube.memory_words import KV_CACHE_DTYPES, QUANTIZATIONS
 
@@ -31,7 +31,10 @@ def model_deployment(model: NamedModel, option: Option) -> dict[str, Any] | None
     if quantization != QUANTIZATIONS.default:
         memory["quantization"] = quantization
     described: dict[str, Any] = {"name": model.name}
-    if model.config is not None:
+    if model.facts.commit is not None:
+        # The operator reads it at this very commit, and engines load it.
+        described["source"] = {"hub": {"revision": model.facts.commit}}
+    elif model.config is not None:
         described["config"] = model.config
         if model.architecture.checkpoint_bytes is not None:
             described["checkpointBytes"] = model.architecture.checkpoint_bytes

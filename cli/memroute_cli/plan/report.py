@@ -7,10 +7,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memroute.footprint.architecture import KNOWN_FAMILIES
 from memroute.sizing import NoOption, Option, Question
 from memroute.units import GIB, format_gib
-from memroute_cli.plan.inputs import NamedModel
 from memroute_cli.plan.manifest import model_deployment
+from memroute_cli.plan.models import NamedModel
 from memroute_cli.plan.targets import reachable_targets
 
 
@@ -47,6 +48,7 @@ def print_answers(console: Console, answers: Answers, prices: dict[str, float]) 
     question = answers.question
     console.print()
     console.print(Text(answers.model.name, style="bold"))
+    console.print(Text(f"facts: {answers.model.facts.sentence}"))
     console.print(
         f"{question.concurrency} x {question.max_context_tokens:,} tokens of context must fit; "
         f"a usual request is {question.prompt_tokens:,} + {question.output_tokens:,} tokens"
@@ -133,10 +135,16 @@ def target_sentences(option: Option) -> list[str]:
 
 def _notes(answers: Answers) -> list[str]:
     options = [option for option in answers.found if isinstance(option, Option)]
-    notes = []
-    if not answers.model.architecture.is_exact:
+    notes = list(answers.model.facts.notes)
+    architecture = answers.model.architecture
+    if not architecture.is_exact and architecture.family in KNOWN_FAMILIES:
         notes.append(
-            f"The family {answers.model.architecture.family!r} is not known: weights are the bytes "
+            "Its config.json leaves out sizes that the formula needs: weights are the bytes of its "
+            "checkpoint, split evenly, and rates are not known."
+        )
+    elif not architecture.is_exact:
+        notes.append(
+            f"The family {architecture.family!r} is not known: weights are the bytes "
             "of its checkpoint, and its cache is bounded by full attention on every layer."
         )
     if any(not option.footprint.weights_estimate.is_vision_exact for option in options):
@@ -165,6 +173,7 @@ def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
     best = answers.best(prices)
     return {
         "model": answers.model.name,
+        "facts": {"source": answers.model.facts.source, **dict(answers.model.facts.details)},
         "isExact": answers.model.architecture.is_exact,
         "options": [_option_document(found, prices) for found in answers.found],
         "modelDeployment": None if best is None else model_deployment(answers.model, best),

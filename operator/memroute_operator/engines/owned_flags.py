@@ -43,6 +43,7 @@ OWNED: Mapping[str, _Owner] = {
     "--config": _Owner("memroute cannot see what the file says", "engine.args for each flag"),
     "--help": _HELP,
     "--model": _Owner("the footprint is that of spec.model", "model.name"),
+    "--revision": _Owner("the footprint is that of one commit", "model.source.hub.revision"),
     "--served-model-name": _Owner("routers and operator go by it", "model.servedName"),
     "--max-model-len": _Owner("the KV cache is sized by it", "memory.maxContextTokens"),
     "--kv-cache-dtype": _Owner("the KV cache is sized by it", "memory.kvCacheDtype"),

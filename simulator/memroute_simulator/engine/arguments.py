@@ -70,6 +70,8 @@ class EngineArguments:
     enable_server_load_tracking: bool = False
     shutdown_timeout_seconds: float = 0.0
     seed: int = 0
+    revision: str | None = None
+    """Of the model on the hub; None: whatever is known of it."""
     time_scale: float = 1.0
     accelerator: str | None = None
     kind: EngineKind = EngineKind.VLLM
@@ -91,10 +93,15 @@ class EngineArguments:
             expert_parallel=self.enable_expert_parallel,
         )
 
+    @property
+    def has_folder(self) -> bool:
+        """Whether the model is a folder of this disk."""
+        return (Path(self.model) / "config.json").is_file()
+
     def architecture(self) -> ModelArchitecture:
         """By the catalogue, or by the ``config.json`` of a folder. Raises ``MemrouteError``."""
-        path = Path(self.model) / "config.json"
-        if path.is_file():
+        if self.has_folder:
+            path = Path(self.model) / "config.json"
             return architecture_from_config(json.loads(path.read_text()))
         return architecture_for_model(self.model)
 
@@ -163,6 +170,7 @@ def engine_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", required=True, help="a name from the catalogue, or a folder with config.json")
+    add("--revision", help="of the model on the hub of HF_ENDPOINT: its architecture is read there")
     add("--served-model-name", nargs="+", help="names clients ask for (default: the model)")
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000)

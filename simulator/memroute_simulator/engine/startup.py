@@ -23,6 +23,7 @@ from memroute.footprint import (
 )
 from memroute.units import GIB
 from memroute_simulator.engine.arguments import EngineArguments
+from memroute_simulator.engine.hub_models import ModelNotFoundError, architecture_of
 from memroute_simulator.engine.spec import EngineSpec
 
 LOAD_BYTES_PER_SECOND = 16e9
@@ -67,7 +68,10 @@ class DriverClient:
 
 async def start_engine(arguments: EngineArguments, driver: DriverClient) -> EngineSpec:
     """Allocate everything on every rank's device. Raises ``EngineStartError``."""
-    architecture = arguments.architecture()
+    try:
+        architecture = await architecture_of(arguments)
+    except ModelNotFoundError as error:
+        raise EngineStartError(str(error)) from error
     tp = arguments.tensor_parallel_size
     devices = await driver.devices()
     if len(devices) < tp:

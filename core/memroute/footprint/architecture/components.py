@@ -216,7 +216,11 @@ class ModelArchitecture:
     checkpoint_bytes: int | None = None
     """Bytes of the published checkpoint, where they are known."""
     is_exact: bool = True
-    """False where the family is unknown: weights from the checkpoint, cache as an upper bound."""
+    """False where the family is unknown: weights from the checkpoint, cache as an upper bound.
+
+    False as well where a known family's configuration leaves out a size and the checkpoint's bytes
+    are known: weights from the checkpoint, cache as it is.
+    """
 
     def __repr__(self) -> str:
         """Family and size: a stack of layers is no reading."""

@@ -97,14 +97,18 @@ def architecture_from_config(
         tied = top.raw("tie_word_embeddings")
     if tied is None:
         tied = family is not None and family.tied_by_default
+    hidden_size = reader.positive("hidden_size")
+    layers = _bounding_layers(reader) if family is None else family.read_layers(reader)
+    vocab_size = reader.optional_int("vocab_size") or (family.vocab_size if family else None)
+    says_all = vocab_size is not None and all(one.feed_forwards is not None for one in layers)
     return ModelArchitecture(
         family=reader.family,
-        hidden_size=reader.positive("hidden_size"),
-        layers=_bounding_layers(reader) if family is None else family.read_layers(reader),
+        hidden_size=hidden_size,
+        layers=layers,
         max_context_tokens=reader.optional_int(
             "max_position_embeddings", "max_sequence_length", "seq_length"
         ),
-        vocab_size=reader.optional_int("vocab_size") or (family.vocab_size if family else None),
+        vocab_size=vocab_size,
         tied_embeddings=bool(tied),
         num_final_norm_vectors=family.num_final_norm_vectors if family else 1,
         num_mtp_layers=reader.count("num_nextn_predict_layers", "mtp_num_hidden_layers"),
@@ -115,7 +119,7 @@ def architecture_from_config(
         ),
         vision=_vision_tower(config),
         checkpoint_bytes=checkpoint_bytes,
-        is_exact=family is not None,
+        is_exact=family is not None and (says_all or checkpoint_bytes is None),
     )
 
 
