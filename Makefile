@@ -13,7 +13,7 @@ VLLM := 0.32.0
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance differential odd-objects whole-router histories fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance differential odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -104,6 +104,9 @@ whole-router: $(STAMP) ## random histories of the whole router over sockets, new
 HISTORIES ?= 500
 histories: $(STAMP) ## random histories of planned clusters, new ones each time (HISTORIES=500: some minutes)
 	@MEMROUTE_HISTORIES=$(HISTORIES) $(BIN)/pytest -q --timeout 3600 tests/unit/test_plan_state_machine.py $(ARGS)
+
+bounds: $(STAMP) ## a running router under --max-memory against hostile clients and engines (opt-in: ten minutes)
+	@$(BIN)/python -m bench.bounds $(ARGS)
 
 FUZZ_SECONDS ?= 1200
 fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_SECONDS=1200)

@@ -86,6 +86,16 @@ class Server:
                 raise ServerError(msg)
             time.sleep(0.1)
 
+    @property
+    def pid(self) -> int:
+        """Of the process itself; 0: there is none."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def usage(self) -> Usage:
         """CPU time and resident memory of it and its children, now."""
         cpu, rss = 0.0, 0

@@ -26,6 +26,7 @@ from memroute_router.access.proxies import TrustedProxies
 from memroute_router.access.words import no_such_model
 from memroute_router.claims import TenantSource
 from memroute_router.discovery import Discovery
+from memroute_router.documents import DocumentRoom
 from memroute_router.exposition import TEXT
 from memroute_router.http.clients import Clients
 from memroute_router.http.engine_pool import EnginePool
@@ -39,7 +40,13 @@ from memroute_router.intake import MAX_MODEL_CHARACTERS, IntakeServices
 from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal, Record, safe_word
 from memroute_router.lifecycle import Proxy
-from memroute_router.memory import bodies_bytes, memory_limit_bytes
+from memroute_router.memory import (
+    MemoryWatch,
+    bodies_bytes,
+    documents_bytes,
+    memory_limit_bytes,
+    num_connections,
+)
 from memroute_router.metrics import RouterMetrics
 from memroute_router.names import unknown_model
 from memroute_router.openapi import openapi_document
@@ -177,6 +184,8 @@ class Router:
                 on_fault=self.on_fault,
             )
         self.tracer = self._make_tracer(settings, rng)
+        memory_bytes = settings.max_memory or memory_limit_bytes()
+        self._memory = MemoryWatch(memory_bytes)
         proxies: TrustedProxies | None = None
         if settings.trusted_proxies or settings.trust_headers:
             proxies = TrustedProxies(settings.trusted_proxies, trusts_all=settings.trust_headers)
@@ -192,6 +201,7 @@ class Router:
                         settings.tenants is TenantSource.HEADER and bool(settings.trusted_proxies)
                     ),
                     words=KnownWords() if settings.tenants is TenantSource.KEY else None,
+                    documents=DocumentRoom(documents_bytes(memory_bytes)),
                 ),
                 engines=self.engines,
                 metrics=self.metrics,
@@ -212,7 +222,7 @@ class Router:
             ),
             otherwise=self._answer_itself,
         )
-        max_connections = settings.max_connections or _max_connections()
+        max_connections = settings.max_connections or _max_connections(memory_bytes)
         self.server = Server(
             self.proxy.handle,
             outbox,
@@ -221,7 +231,7 @@ class Router:
                 max_client_connections=settings.max_client_connections,
                 max_client_requests=settings.max_client_requests or _for_one(max_connections),
                 max_body_bytes=settings.max_body_bytes,
-                max_bodies_bytes=bodies_bytes(settings.max_memory or memory_limit_bytes()),
+                max_bodies_bytes=bodies_bytes(memory_bytes),
                 idle_seconds=settings.idle_timeout_seconds,
                 header_seconds=settings.header_timeout_seconds,
                 body_seconds=settings.body_timeout_seconds,
@@ -392,6 +402,7 @@ class Router:
                 ("connect", self.engines.tick),
                 ("scrape", self.scraper.tick),
                 ("peers", self.peers.tick),
+                ("memory", lambda: self._memory.tick(time.monotonic())),
             ):
                 try:
                     tick()
@@ -619,10 +630,10 @@ async def _listen(server: Server, host: str, port: int, flag: str) -> int:
         raise ListenError(msg) from error
 
 
-def _max_connections() -> int:
-    """Half of the files that the process may open, less some for everything else."""
+def _max_connections(memory_bytes: int) -> int:
+    """Half of the files that the process may open, less some; or what there is memory for."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (allowed - SPARE_FILES) // 2)
+    return max(1, min((allowed - SPARE_FILES) // 2, num_connections(memory_bytes)))
 
 
 def _for_one(max_connections: int) -> int:

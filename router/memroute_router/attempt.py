@@ -191,7 +191,7 @@ class Attempt:
         """More of the answer has arrived: pass it on."""
         is_first = self.first_byte_at is None
         if is_first and connection.status in ELSEWHERE:
-            if connection.is_complete:
+            if connection.is_complete or connection.has_more_than(MAX_HELD_ANSWER_BYTES):
                 self._pushed_back(connection)
             return
         data = connection.take_body()
@@ -295,7 +295,9 @@ class Attempt:
                 lease.unseen()
         elif is_stream and lease is not None:
             self._events = EventStream(
-                lease.reservation.profile.num_choices, hides_usage=self._exchange.hides_usage
+                lease.reservation.profile.num_choices,
+                hides_usage=self._exchange.hides_usage,
+                budget=self._exchange.budget,
             )
         elif length is None and connection.is_complete:
             length = len(data)
@@ -406,6 +408,8 @@ class Attempt:
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
+        if self._events is not None:
+            self._events.end()
         lease, self._lease = self._lease, None
         if lease is None:
             return

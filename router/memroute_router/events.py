@@ -20,6 +20,7 @@ from typing import Final
 import orjson
 
 from memroute_router.access.usage_asked import without_usage
+from memroute_router.http.budget import SMALL_BYTES, BodyBudget
 from memroute_router.usage import Usage, tail_of
 
 # An event longer than this (bytes) is passed on in pieces: the most that is held of one stream.
@@ -76,15 +77,27 @@ class EventStream:
     """
 
     __slots__ = (
-        "_edge", "_held", "_held_bytes", "_hides_usage", "_is_at_start", "_is_in_order", "_last",
-        "_num_choices", "_opening", "error_status", "is_inside", "num_data_events",
+        "_budget", "_counted_bytes", "_edge", "_held", "_held_bytes", "_hides_usage",
+        "_is_at_start", "_is_in_order", "_last", "_num_choices", "_opening", "error_status",
+        "is_inside", "num_data_events",
     )  # fmt: skip
 
-    def __init__(self, num_choices: int = 1, *, hides_usage: bool = False) -> None:
+    def __init__(
+        self,
+        num_choices: int = 1,
+        *,
+        hides_usage: bool = False,
+        budget: BodyBudget | None = None,
+    ) -> None:
         """``num_choices``: answers that were asked for (``n``).
 
         ``hides_usage``: the event that carries nothing but the usage is read, and not passed on.
+
+        ``budget``: counts what is held of a long event; where there is no room, the event is passed
+        on in pieces. None: nobody counts.
         """
+        self._budget = budget
+        self._counted_bytes: int = 0
         self._num_choices = num_choices
         self._hides_usage = hides_usage
         self._held: list[bytes] = []
@@ -128,7 +141,7 @@ class EventStream:
         if not held:
             return passed
         last = b"".join(held)
-        self._held, self._held_bytes = [], 0
+        self._let_go()
         self._take(last)
         return passed + (without_usage(last) if self._hides_usage else last)
 
@@ -164,9 +177,9 @@ class EventStream:
             held.append(data)
             if not straddles and not _end_of_events(data):
                 self._held_bytes += len(data)
-                return self._give_up() if self._held_bytes > MAX_EVENT_BYTES else b""
+                return self._give_up() if self._is_too_long() else b""
             data = b"".join(held)
-            self._held, self._held_bytes = [], 0
+            self._let_go()
         end = _end_of_events(data)
         if end < len(data):
             half = data[end:]
@@ -176,7 +189,7 @@ class EventStream:
             self._take(data)
             if self._hides_usage:
                 data = without_usage(data)
-        if self._held_bytes > MAX_EVENT_BYTES:
+        if self._held_bytes > SMALL_BYTES and self._is_too_long():
             data += self._give_up()
         self._is_in_order = not self._held and bool(self.num_data_events) and self._num_choices == 1
         return data
@@ -184,14 +197,39 @@ class EventStream:
     def _give_up(self) -> bytes:
         """The beginning of an event that is too long to be held. It is counted now."""
         begun = b"".join(self._held)
-        self._held, self._held_bytes = [], 0
+        self._let_go()
         self._take(begun)
         self.is_inside = True
         self._edge = begun[-1:]
         return begun
 
+    def end(self) -> None:
+        """The answer comes to no end: what is held of it counts no more."""
+        if self._counted_bytes:
+            self._let_go()
+
+    def _is_too_long(self) -> bool:
+        """Whether more is held than may be; counts it."""
+        held, budget = self._held_bytes, self._budget
+        if held <= SMALL_BYTES or budget is None:
+            return held > MAX_EVENT_BYTES
+        if held > MAX_EVENT_BYTES or not budget.take(held - self._counted_bytes, held):
+            return True
+        self._counted_bytes = held
+        return False
+
+    def _let_go(self) -> None:
+        """Nothing is held any more."""
+        self._held, self._held_bytes = [], 0
+        counted, self._counted_bytes = self._counted_bytes, 0
+        if counted and self._budget is not None:
+            self._budget.give_back(counted)
+
     def _go_on(self, data: bytes) -> bytes:
         """More of the long event, and what follows its end."""
+        if b"\n" not in data and b"\r" not in data:
+            self._edge = data[-1:]
+            return data
         found = _END_OF_EVENT.search(self._edge + data)
         if found is None:
             self._edge = data[-1:]

@@ -19,12 +19,22 @@ from memroute_router.access.rules import Grant, prefix_salt
 from memroute_router.access.verdicts import granted_claims
 from memroute_router.access.words import forbidden
 from memroute_router.claims import TenantSource, read_claims
+from memroute_router.documents import SMALL_BODY_BYTES, DocumentRoom, document_bytes
 from memroute_router.http.fields import SESSION_ID
 from memroute_router.names import NamesFor, unknown_model
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import Pool, Pools
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.refusal import BODY, COMPRESSED, FIELD, INVALID_REQUEST, Refusal, unknown
+from memroute_router.refusal import (
+    BODY,
+    COMPRESSED,
+    DOCUMENTS_FULL,
+    FIELD,
+    INVALID_REQUEST,
+    Refusal,
+    document_too_large,
+    unknown,
+)
 from memroute_router.requests import UNKNOWN_FAMILY, BadRequestError, ParsedRequest
 from memroute_router.surface import Check, Route
 
@@ -51,13 +61,15 @@ class IntakeServices:
     """From where engines may be told to fetch; None: from anywhere."""
     words: KnownWords | None = None
     """Which of the words that tell tenants apart are tenants; None: those are believed."""
+    documents: DocumentRoom | None = None
+    """What bodies may take as objects; None: whatever they do."""
 
 
 class Intake:
     """One request on its way to its profile. Owns what was parsed of it."""
 
     __slots__ = (
-        "_fields", "_grant", "_on_tokenized", "_received_at_seconds", "_services",
+        "_fields", "_grant", "_held_bytes", "_on_tokenized", "_received_at_seconds", "_services",
         "_trusts_headers", "parsed", "pool",
     )  # fmt: skip
 
@@ -81,6 +93,8 @@ class Intake:
         self._trusts_headers = trusts_headers
         self._grant = grant
         self._on_tokenized: Callable[[], None] | None = None
+        self._held_bytes = 0
+        """Counted of its document; given back when that is done with."""
         self.parsed: ParsedRequest | None = None
         self.pool: Pool | None = None
 
@@ -94,6 +108,19 @@ class Intake:
                 message="the body must not be compressed",
                 cause=COMPRESSED,
             )
+        if len(body) > SMALL_BODY_BYTES and route.parse_document is not None:
+            refusal = self._hold(document_bytes(body))
+            if refusal is not None:
+                return refusal
+        refusal = None
+        try:
+            refusal = self._parse(route, body)
+        finally:
+            if refusal is not None or self.parsed is None:
+                self._let_go()
+        return refusal
+
+    def _parse(self, route: Route, body: bytes) -> Refusal | None:
         try:
             parsed = route.parse(
                 body, self._fields.get(b"content-type", b""), self._check_of_media()
@@ -122,6 +149,12 @@ class Intake:
 
     def tokenize(self, on_done: Callable[[], None]) -> bool:
         """Whether the prompt is being tokenized; ``on_done`` is called later if so."""
+        if self._is_tokenized_soon(on_done):
+            return True
+        self._let_go()
+        return False
+
+    def _is_tokenized_soon(self, on_done: Callable[[], None]) -> bool:
         parsed, pool = self.parsed, self.pool
         if parsed is None or pool is None:
             return False
@@ -194,11 +227,30 @@ class Intake:
 
     def _tokenized(self, token_ids: list[int] | None) -> None:
         """The prompt's tokens are known now, or (None) will not be."""
+        self._let_go()
         if token_ids and self.parsed is not None:
             self.parsed.tokenized(token_ids)
         on_done, self._on_tokenized = self._on_tokenized, None
         if on_done is not None:
             on_done()
+
+    def _hold(self, num_bytes: int) -> Refusal | None:
+        """Count what the document will take; the refusal if it may not."""
+        room = self._services.documents
+        if room is None:
+            return None
+        if num_bytes > room.max_bytes:
+            return document_too_large(num_bytes, room.max_bytes)
+        if not room.take(num_bytes):
+            return DOCUMENTS_FULL
+        self._held_bytes = num_bytes
+        return None
+
+    def _let_go(self) -> None:
+        """The document is done with, or will be in this step."""
+        held, self._held_bytes = self._held_bytes, 0
+        if held and self._services.documents is not None:
+            self._services.documents.give_back(held)
 
     def _session(self, parsed: ParsedRequest) -> str:
         """What the client calls the conversation: a header's word goes before the body's."""

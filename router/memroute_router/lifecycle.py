@@ -10,7 +10,7 @@ begin ── intake ── admit ─┬─ refused ─────────�
 
 | what | where | lives |
 | --- | --- | --- |
-| parsed, tokenized, sized | ``intake.py`` | until the first byte |
+| parsed, tokenized, sized | ``intake.py`` | until it is sized |
 | one lease, one connection, one answer | ``attempt.py`` | until it ends; a retry is another |
 | requests with which a replica has died | ``isolation.py`` | for ten minutes |
 | the client, what to do with an ending, the account | here | until the request ends |
@@ -101,7 +101,7 @@ class Lifecycle:
         self._permit: Permit | None = None
         """What it has taken of its tenant's quotas, until it ends."""
         self._intake: Intake | None = None
-        """What was asked, and with it the document; only until the first byte."""
+        """What was asked, and with it the document; only until it is sized."""
         self._model = ""
         self._parts: PromptParts | None = None
         """What its prompt was taken to hold; None where that was counted, or cut."""
@@ -184,6 +184,8 @@ class Lifecycle:
             return
         # As engines get it: what a key adds to it is the same when it is sent again.
         self._case = self._services.isolation.recognize(self._exchange.target, self._exchange.body)
+        # The document is many times the size of the body: it does not wait with the request.
+        self._intake = None
         self._seek_room()
 
     def _is_within_quotas(self, grant: Grant) -> bool:
@@ -336,10 +338,10 @@ class Lifecycle:
             (case or self._open_case()).errored(attempt.replica)
         if case is not None:
             case.left(self)
-        # No other replica will get them: a stream may last for minutes.
-        self._intake = None
+        own_lines = self._own_lines()
+        # No other replica will get it: a stream may last for minutes.
         exchange.drop_body()
-        exchange.start(status, lines + self._own_lines(), length=length)
+        exchange.start(status, lines + own_lines, length=length)
 
     def answer_ends(self, rest: bytes) -> None:
         """The whole answer is there."""

@@ -54,8 +54,11 @@ INVALID_REQUEST: Final = "invalid_request_error"
 BODY: Final = "body"
 FIELD: Final = "field"
 COMPRESSED: Final = "compressed"
+DOCUMENT_TOO_LARGE: Final = "document-too-large"
 MEDIA_HOST: Final = "media-host"
 """Why a request of the API cannot be understood."""
+DOCUMENTS: Final = "documents"
+"""Why a request cannot be read now."""
 ENGINE_ANSWER: Final = "engine-answer"
 ERROR_IN_STREAM: Final = "error-in-stream"
 """How an engine has said no, where that is passed on."""
@@ -132,8 +135,29 @@ TOO_MANY_APART = Refusal(
     cause=CAUSES[QueueRefusal.REQUESTS.value],
 )
 
+DOCUMENTS_FULL = Refusal(
+    outcome=Outcome.ROUTER_EXHAUSTED,
+    status=503,
+    message="the router reads as many large requests as it has memory for",
+    reason=Outcome.ROUTER_EXHAUSTED.value,
+    retry_after_seconds=1,
+    cause=DOCUMENTS,
+)
 CRASHED = Refusal(outcome=Outcome.INTERNAL_ERROR, status=500, message="internal error")
 """A bug of ours: nobody knows when to come back."""
+
+
+def document_too_large(num_bytes: int, max_bytes: int) -> Refusal:
+    """To read the body may take more memory than all bodies may."""
+    return Refusal(
+        outcome=Outcome.BAD_REQUEST,
+        status=413,
+        message=(
+            f"the body has too many values, or too much wide text: to read it may take "
+            f"{num_bytes // 1024**2} MiB, and the router has {max_bytes // 1024**2} for that"
+        ),
+        cause=DOCUMENT_TOO_LARGE,
+    )
 
 
 def unknown(message: str) -> Refusal:

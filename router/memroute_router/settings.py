@@ -314,7 +314,8 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
         "--max-connections",
         type=int,
         default=0,
-        help="clients' connections, more get 503; 0: half of the files that may be open",
+        help="clients' connections, more get 503; 0: half of the files that may be open, or "
+        "as many as --max-memory has room for",
     )
     group.add_argument(
         "--max-client-connections",
@@ -338,7 +339,7 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
         type=int,
         default=0,
         metavar="BYTES",
-        help="that the process may take: bodies that do not fit get 503; 0: what its container "
+        help="that the process may take: requests that do not fit get 503; 0: what its container "
         "may take, else half of the machine's",
     )
     for name, seconds, what in (

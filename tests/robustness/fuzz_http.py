@@ -1,8 +1,9 @@
 """Coverage-guided fuzzing of the data path: ``make fuzz`` (FUZZ_SECONDS=1200).
 
 Each input is one client connection and what the engine answers on it: bytes of both, how they are
-cut, who leaves when. Nothing may raise, and afterwards nothing may be left: no lease, no token, no
-connection, no timer. The seeds are the corpus of malformed requests and some answers.
+cut, who leaves when, who is slow, how much may be held. Nothing may raise, and afterwards nothing
+may be left: no lease, no token, no connection, no timer, no byte that is counted. The seeds are the
+corpus of malformed requests and some answers.
 """
 
 import asyncio
@@ -89,6 +90,9 @@ class Wire:
     def set_write_buffer_limits(self, high):
         pass
 
+    def get_write_buffer_size(self):
+        return 20_000
+
     def get_extra_info(self, name):
         return ("127.0.0.1", 1) if name == "peername" else None
 
@@ -157,6 +161,7 @@ class Target:
         services = self.router.proxy._services
         object.__setattr__(services, "engines", self.engines)
         self.state = server._state
+        self.state.budget._slow_seconds = 0.0
         self.replica = self.router.pools.upsert_replica(
             ReplicaInfo(
                 namespace="", pod="a", deployment="m", served_model="m",
@@ -168,23 +173,35 @@ class Target:
     async def _one(self, given):
         self.replica.health.answered()
         self.engines.prepare(cut(given.answer, given.answer_piece_bytes), ends=given.engine_ends)
+        budget = self.state.budget
+        budget._max_bytes = budget._max_large_bytes = 40_000 if given.is_full else 1 << 30
+        others = [Other(budget) for _ in range(3)]
         wire = Wire(self.loop)
         wire.attach(ClientConnection(self.state))
-        for piece in cut(given.request, given.request_piece_bytes):
+        for number, piece in enumerate(cut(given.request, given.request_piece_bytes)):
             if wire.is_closing():
                 break
+            if given.is_slow and number == given.slow_at:
+                wire.protocol.pause_writing()
             _deliver(wire.protocol, piece)
+            if given.is_full:
+                others[number % 3].wants(15_000)
             if not given.client_leaves:
                 await asyncio.sleep(0)
         if not given.client_leaves:
             for _ in range(4):
                 await asyncio.sleep(0)
+        if given.is_slow and given.catches_up and not wire.is_closing():
+            wire.protocol.resume_writing()
+            await asyncio.sleep(0)
+        for other in others:
+            other.give_up()
         wire.close()
         await self._nothing_is_left()
 
     async def _nothing_is_left(self):
         for _ in range(60):
-            if not self.state.connections and not any(self.engines._busy.values()):
+            if not self.state.connections and not self.replica.upstream.busy:
                 break
             await asyncio.sleep(0)
         ledger = self.replica.ledger
@@ -192,14 +209,17 @@ class Target:
             "leases": ledger.num_in_flight,
             "tokens": ledger.reserved_tokens,
             "clients": len(self.state.connections),
-            "engine connections": sum(map(len, self.engines._busy.values())),
+            "engine connections": len(self.replica.upstream.busy),
+            "bytes": self.state.budget.held_bytes,
+            "slow clients": len(self.state.budget._slow),
+            "documents": self.router.proxy._services.intake.documents.held_bytes,
         }
         if any(left.values()):
             msg = f"left behind: {left}"
             raise RuntimeError(msg)
-        for idle in self.engines._idle.values():
-            while idle:
-                idle.pop().close()
+        idle = self.replica.upstream.idle
+        while idle:
+            idle.pop().close()
 
 
 def resident_bytes():
@@ -222,6 +242,23 @@ def cut(data, size):
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
+class Other:
+    """Another client, who needs room, and gives it up when somebody else does."""
+
+    def __init__(self, budget):
+        self._budget, self._num_bytes = budget, 0
+
+    def wants(self, num_bytes):
+        self._budget.slow(self)
+        if self._budget.take(num_bytes, num_bytes):
+            self._num_bytes += num_bytes
+
+    def give_up(self):
+        num_bytes, self._num_bytes = self._num_bytes, 0
+        self._budget.give_back(num_bytes)
+        self._budget.not_slow(self)
+
+
 class Input:
     """Six bytes that say how, the engine's answer, the request."""
 
@@ -229,6 +266,10 @@ class Input:
         head, rest = data[:6].ljust(6, b"\0"), data[6:]
         self.client_leaves = bool(head[0] & 1)
         self.engine_ends = bool(head[0] & 2)
+        self.is_slow = bool(head[0] & 8)
+        self.catches_up = bool(head[0] & 16)
+        self.is_full = bool(head[0] & 32)
+        self.slow_at = head[0] >> 6
         self.request_piece_bytes = 16 * head[1] + 1 if head[1] < 250 else 1 << 20
         self.answer_piece_bytes = 8 * head[2] + 1 if head[2] < 250 else 1 << 20
         size = int.from_bytes(head[3:5], "big") % 2000
@@ -242,7 +283,7 @@ def write_seeds(folder):
     folder.mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(cases()):
         for answer in range(len(ANSWERS)) if case.num_forwarded else (0,):
-            for flags, size in ((4, 255), (4, 1), (6, 255)):
+            for flags, size in ((4, 255), (4, 1), (6, 255), (12, 1), (60, 2), (36, 2)):
                 head = bytes([flags, size, size, 0, 0, answer])
                 (folder / f"{index}-{answer}-{flags}-{size}").write_bytes(head + case.data[:8000])
 

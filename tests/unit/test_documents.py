@@ -23,6 +23,8 @@ from memroute_router.refusal import (
     BODY,
     CAUSES,
     COMPRESSED,
+    DOCUMENT_TOO_LARGE,
+    DOCUMENTS,
     ENGINE_ANSWER,
     ERROR_IN_STREAM,
     FIELD,
@@ -98,8 +100,9 @@ def test_the_runbook_has_a_row_for_every_outcome_and_every_cause(repository):
     final = {FailureCause.BROKEN, FailureCause.EXHAUSTED}
     causes = {
         *CAUSES.values(), *LISTENER_CAUSES.values(), BODIES, BODY, FIELD, COMPRESSED, ENGINE_ANSWER,
-        ERROR_IN_STREAM, LimitKind.CLIENT_CONNECTIONS.value, LimitKind.CLIENT_REQUESTS.value,
-        MEDIA_HOST, *REASONS, *(cause.value for cause in set(FailureCause) - final),
+        DOCUMENT_TOO_LARGE, DOCUMENTS, ERROR_IN_STREAM, LimitKind.CLIENT_CONNECTIONS.value,
+        LimitKind.CLIENT_REQUESTS.value, MEDIA_HOST, *REASONS,
+        *(cause.value for cause in set(FailureCause) - final),
     }  # fmt: skip
     outcomes = {outcome.value for outcome in Outcome}
     assert causes <= told

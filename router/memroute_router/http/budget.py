@@ -1,16 +1,26 @@
-"""What bodies of requests, and answers that clients do not take, may hold in all.
+"""What the router holds of clients' bytes in all, over all connections.
 
-A body is counted from its first byte until nobody needs it: until the first byte of the answer,
-after which no other replica gets it. Small bodies have a tenth for themselves, so that a few
-clients with large ones, or slow ones, do not turn away everybody.
+| counted | from | until |
+| --- | --- | --- |
+| a body | its first byte | the first byte of the answer, after which no other replica gets it |
+| a head, where it is large or is not whole | it is known to be | likewise |
+| what waits behind another request of its connection, with its head | it is whole | likewise |
+| what a slow client has not taken of its answer | its engine is not read | it has caught up |
+| what has come of a long event of a stream | it is long | its end |
 
-An answer that its client takes slowly waits in the buffer of its connection. Up to a mark (64 KiB)
+Small bodies have a tenth for themselves, so that a few clients with large ones do not turn away
+everybody. Requests that do not come to an end, or wait behind another one, make room for others,
+whatever has been so for longest first. So requests that come at once are answered.
+
+An answer that its client takes slowly waits in the buffer of its connection. Up to a mark (16 KiB)
 that is not looked at: nothing is counted for each event. Past it the engine is no longer read, and
 what waits is counted here until the client has caught up; what was counted leaves less room for
 bodies. Where it is half of all, the connection that has been slow for longest is broken off.
 """
 
 from typing import Final, Protocol
+
+from memroute_router.http.deadlines import monotonic
 
 # Bodies up to here are small. Unit: bytes. Source: chosen by hand; a long conversation as text.
 SMALL_BYTES: Final = 64 * 1024
@@ -19,22 +29,36 @@ LARGE_RATIO: Final = 0.9
 # Part of the budget that answers may hold which clients do not take. Unit: ratio. Source: chosen by
 # hand: slow clients alone turn nobody's body away.
 UNSENT_RATIO: Final = 0.5
+# Who has been slow for so long makes room for others. Unit: seconds. Source: chosen by hand; a body
+# of 10 MB comes in one over a gigabit.
+SLOW_SECONDS: Final = 1.0
+
+
+class SlowHolder(Protocol):
+    """A connection that holds bytes of a request which is not whole, or not answered next."""
+
+    def give_up(self) -> None:
+        """Give back what is held for the client, now, and tell it. Does not raise."""
+        ...
 
 
 class BodyBudget:
-    """Owns the count of bytes that bodies hold, and answers that clients do not take."""
+    """Owns the count of bytes that are held, and the order in which slow clients give them up."""
 
     __slots__ = (
-        "_max_bytes", "_max_large_bytes", "_max_unsent_bytes", "held_bytes", "num_refused",
-        "unsent_bytes",
+        "_max_bytes", "_max_large_bytes", "_max_unsent_bytes", "_slow", "_slow_seconds",
+        "held_bytes", "num_refused", "unsent_bytes",
     )  # fmt: skip
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._max_large_bytes = int(LARGE_RATIO * max_bytes)
         self._max_unsent_bytes = int(UNSENT_RATIO * max_bytes)
+        self._slow_seconds = SLOW_SECONDS
+        self._slow: dict[SlowHolder, float] = {}
+        """Since when, the slowest first."""
         self.held_bytes = 0
-        """Of both."""
+        """Of requests and of answers."""
         self.unsent_bytes = 0
         """Of answers, where their clients are slow."""
         self.num_refused = 0
@@ -42,12 +66,16 @@ class BodyBudget:
 
     def take(self, num_bytes: int, body_bytes: int) -> bool:
         """Count ``num_bytes`` more of a body that has ``body_bytes`` with them; False: no room."""
-        held = self.held_bytes + num_bytes
-        if held > (self._max_bytes if body_bytes <= SMALL_BYTES else self._max_large_bytes):
+        most = self._max_bytes if body_bytes <= SMALL_BYTES else self._max_large_bytes
+        if self.held_bytes + num_bytes > most and not self._has_made_room(most - num_bytes):
             self.num_refused += 1
             return False
-        self.held_bytes = held
+        self.held_bytes += num_bytes
         return True
+
+    def give_back(self, num_bytes: int) -> None:
+        """Nobody needs so many bytes any more."""
+        self.held_bytes -= num_bytes
 
     @property
     def is_unsent_over(self) -> bool:
@@ -59,9 +87,26 @@ class BodyBudget:
         self.unsent_bytes += num_bytes
         self.held_bytes += num_bytes
 
-    def give_back(self, num_bytes: int) -> None:
-        """Nobody needs so many bytes any more."""
-        self.held_bytes -= num_bytes
+    def slow(self, holder: SlowHolder) -> None:
+        """The client has not sent all of a request, or has sent one before it was answered."""
+        if holder not in self._slow:
+            self._slow[holder] = monotonic()
+
+    def not_slow(self, holder: SlowHolder) -> None:
+        """It has now, or was answered, or has gone."""
+        self._slow.pop(holder, None)
+
+    def _has_made_room(self, most: int) -> bool:
+        """Whether no more than ``most`` bytes are held, once the slowest have given up theirs."""
+        slow = self._slow
+        latest = monotonic() - self._slow_seconds
+        while self.held_bytes > most and slow:
+            first = next(iter(slow))
+            if slow[first] > latest:
+                break  # not for long enough, nor are those behind it
+            del slow[first]
+            first.give_up()
+        return self.held_bytes <= most
 
 
 class SlowConnection(Protocol):

@@ -23,7 +23,14 @@ from memroute_router.http.tls import EngineTLS
 MAX_COPIED_BYTES: Final = 8192
 # Head and body leave as one piece up to here: a copy costs less than a second buffer.
 MAX_HEADERS: Final = 200
+# Of an answer, and of whatever else comes without any of its body: interim answers, trailers,
+# framing. The parser keeps a field until it has ended. Unit: bytes. Source: chosen by hand.
 MAX_HEADER_BYTES: Final = 128 * 1024
+# Interim answers (100 to 199) before the real one. Source: chosen by hand; engines send one.
+MAX_INTERIM: Final = 16
+
+# Of the last answer's fields, what an idle connection may keep. Unit: bytes. Chosen by hand.
+MAX_KEPT_HEAD_BYTES: Final = 2 * 1024
 
 _NOTHING: list[bytes] = []
 
@@ -130,9 +137,28 @@ class EngineConnection(asyncio.Protocol):
     """One connection to an engine, and the answer that arrives on it."""
 
     __slots__ = (
-        "__weakref__", "_deadlines", "_ends_by_close", "_keep_alive", "_listener", "_on_fault",
-        "_outbox", "_parser", "_pieces", "_transport", "_unsent", "_upgrades", "deadline_at",
-        "has_head", "head", "heard_at", "is_complete", "status", "upstream", "was_reused",
+        "__weakref__",
+        "_deadlines",
+        "_ends_by_close",
+        "_keep_alive",
+        "_listener",
+        "_num_interim",
+        "_on_fault",
+        "_outbox",
+        "_parser",
+        "_pieces",
+        "_transport",
+        "_unsent",
+        "_upgrades",
+        "_vain_bytes",
+        "deadline_at",
+        "has_head",
+        "head",
+        "heard_at",
+        "is_complete",
+        "status",
+        "upstream",
+        "was_reused",
     )  # fmt: skip
 
     def __init__(
@@ -157,6 +183,9 @@ class EngineConnection(asyncio.Protocol):
         self._keep_alive = False
         self._ends_by_close = False
         self._upgrades = False
+        self._num_interim: int = 0
+        self._vain_bytes: int = 0
+        """That have come since a read that had some of the body."""
         self._pieces: list[bytes] = []
 
     @property
@@ -176,6 +205,7 @@ class EngineConnection(asyncio.Protocol):
         self.head = Head(RESPONSE_FIELDS)
         self.has_head = self.is_complete = False
         self._ends_by_close = False
+        self._num_interim = self._vain_bytes = 0
         self._pieces = []
         self._unsent = [request + body] if len(body) < MAX_COPIED_BYTES else [request, body]
         self._outbox.add(self)
@@ -198,6 +228,10 @@ class EngineConnection(asyncio.Protocol):
         self._pieces = []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def has_more_than(self, num_bytes: int) -> bool:
+        """Whether more than so much of the body has arrived since it was taken last."""
+        return sum([len(piece) for piece in self._pieces]) > num_bytes
+
     def expect_within(self, seconds: float, *, now_seconds: float) -> None:
         """The listener is told that the answer is lost unless something arrives in time."""
         self.deadline_at = now_seconds + seconds
@@ -218,6 +252,11 @@ class EngineConnection(asyncio.Protocol):
         self._listener = None
         self.deadline_at = NEVER
         return self.is_complete and self._keep_alive and self.is_open
+
+    def keep_no_head(self) -> None:
+        """Nobody reads the answer's fields any more, and it may be long until the next ones."""
+        if self.head.num_bytes > MAX_KEPT_HEAD_BYTES:
+            self.head = Head(RESPONSE_FIELDS)
 
     def close(self) -> None:
         """Close at once; the engine cancels what it was computing."""
@@ -258,6 +297,7 @@ class EngineConnection(asyncio.Protocol):
             self.close()
             return
         self.heard_at = monotonic()
+        self._vain_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -268,6 +308,8 @@ class EngineConnection(asyncio.Protocol):
                 LossCause.MALFORMED,
                 "malformed answer: it switches protocols, or goes on after its end",
             )
+        elif self._vain_bytes > MAX_HEADER_BYTES:
+            self._lose(LossCause.MALFORMED, "malformed answer: fields or framing without an end")
         elif self.has_head:
             listener = self._listener
             try:
@@ -307,6 +349,10 @@ class EngineConnection(asyncio.Protocol):
         if 100 <= status < 200:  # noqa: PLR2004 - an interim answer: the real one follows
             self._upgrades = status == 101  # noqa: PLR2004 - we asked for no other protocol
             self.head = Head(RESPONSE_FIELDS)
+            self._num_interim += 1
+            if self._num_interim > MAX_INTERIM:
+                msg = "interim answers without an end"
+                raise ValueError(msg)
             return
         self.status = status
         self.has_head = True
@@ -316,6 +362,7 @@ class EngineConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
         self._pieces.append(data)
+        self._vain_bytes = 0
 
     def on_message_complete(self) -> None:
         """The answer is complete."""

@@ -17,7 +17,7 @@ from typing import Final, cast
 
 import httptools
 
-from memroute_router.http.budget import BodyBudget, UnsentAnswers
+from memroute_router.http.budget import SMALL_BYTES, BodyBudget, UnsentAnswers
 from memroute_router.http.clients import Client, Clients, LimitKind
 from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
 from memroute_router.http.errors import ANTHROPIC_PATH, error_body
@@ -37,8 +37,12 @@ LINGER_SECONDS: Final = 2.0
 # reset the connection, and with it the refusal before it was read.
 READ_BUFFER_BYTES: Final = 256 * 1024
 # What one read takes at most: as much as uvloop reads at once by itself.
-WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
-# What may wait for a slow client before its engine is no longer read.
+WRITE_HIGH_WATER_BYTES: Final = 16 * 1024
+# What may wait for a slow client before its engine is no longer read, and it counts.
+FREE_HEAD_BYTES: Final = 4 * 1024
+# A head that came at once, and is no larger, is not counted: it is what a connection costs anyway.
+WAITING_BYTES: Final = 4 * 1024
+# What a request that waits behind another one costs beside its bytes: its objects.
 NOT_PAUSED: Final = -1
 # Instead of a number of bytes: the client takes what there is.
 
@@ -75,8 +79,9 @@ class ServerLimits:
 # Bytes of a body from which on its head is screened before the body arrives: the usual request is
 # whole with its first read, and is looked at once.
 SCREENED_BYTES: Final = 64 * 1024
-# Why 503 is said of a body: the bodies of all connections are as large as they may be.
+# Why 503 is said of a request: what is held of all requests is as much as it may be.
 BODIES: Final = "bodies"
+_NO_ROOM: Final = "the router holds as many bytes of requests as it may"
 _RETRY_SOON: Final = b"retry-after: 1\r\n"
 # Looked up once, not for every connection.
 _CLIENT_CONNECTIONS: Final = LimitKind.CLIENT_CONNECTIONS
@@ -93,6 +98,10 @@ it was read, the status, why, and the same in one word (empty: the status says i
 
 def tell_nobody(_peer: bytes, _target: bytes, _status: int, _why: str, _cause: str) -> None:
     """Nobody wants to hear of refusals."""
+
+
+class RefusedError(Exception):
+    """Nothing of the rest of a read is looked at: its parser would go on to the end of it."""
 
 
 class ReadBuffer:
@@ -124,6 +133,8 @@ class ServerState:
     """Who looks at requests with large bodies before those arrive; None: nobody."""
     clients: Clients = field(default_factory=Clients)
     reads: ReadBuffer = field(default_factory=ReadBuffer)
+    no_head: Head = field(default_factory=lambda: Head({}))
+    """Of connections that have no request."""
     is_stopping: bool = False
     connections: set["ClientConnection"] = field(default_factory=set)
     unsent: UnsentAnswers = field(init=False)
@@ -144,8 +155,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         "_declined",
         "_exchange",
         "_has_come_further",
+        "_has_ended_one",
         "_head",
         "_head_bytes",
+        "_held_head_bytes",
+        "_is_arriving",
         "_is_deaf",
         "_last_words",
         "_parser",
@@ -185,11 +199,13 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._target = b""
         self._version = ""
         """Of HTTP, as the request says."""
-        self._head = Head(state.kinds)
+        self._head = state.no_head
         self._reading_head = True
         """Whether its end has not come: what comes later are trailers."""
         self._has_come_further = False
         """Whether its head has begun, or its body, since its deadline was set."""
+        self._has_ended_one = False
+        """Whether a request has ended in what was read last: what follows is of another."""
         self._head_bytes = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -200,6 +216,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.deadline_at = NEVER
         self._untaken_bytes: int = NOT_PAUSED
         """Of the answer, what a client that is slow had not taken at the last look."""
+        self._is_arriving = False
+        """Whether a request has not come with one read: it may have to give up its place."""
+        self._held_head_bytes: int = 0
+        """That are counted, of a head that is not whole."""
 
     @property
     def is_busy(self) -> bool:
@@ -263,6 +283,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         for each in waiting or ():
             each.drop_body()
         self._drop_body()
+        self._state.budget.not_slow(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.drop_body()
@@ -304,7 +325,8 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, num_bytes: int) -> None:  # noqa: D102
         data: bytes | memoryview = self._state.reads.view[:num_bytes]
-        while data and not self._is_deaf and self._parser is not None:
+        self._has_ended_one = False
+        while data and self._last_words is None and not self._is_deaf and self._parser is not None:
             data = self._feed(self._parser, data)
 
     def deadline_passed(self) -> None:
@@ -322,6 +344,8 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._last_words is not None:
+            raise RefusedError
         self._receiving = True
         self._target = b""
         self._head = Head(self._state.kinds)
@@ -340,6 +364,8 @@ class ClientConnection(asyncio.BufferedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field; trailers come here too, and end here."""
         if not self._reading_head:
+            if self._last_words is not None:
+                raise RefusedError
             return
         head, limits = self._head, self._state.limits
         head.add(name, value)
@@ -392,20 +418,24 @@ class ClientConnection(asyncio.BufferedProtocol):
         elif self._last_words is not None or self._is_deaf:
             return
         elif not self._state.budget.take(len(data), self._body_bytes):
-            self._refuse(
-                503,
-                "the router holds as many bytes of requests as it may",
-                b"retry-after: 1\r\n%b: router-exhausted\r\n" % REASON,
-                BODIES,
-            )
-        else:
+            self._refuse_full()
+        elif self._last_words is None:
             self._body.append(data)
+        else:
+            self._state.budget.give_back(len(data))  # its own place was given up meanwhile
 
     def on_message_complete(self) -> None:
         """The request is whole: answer it now, or after those before it."""
         if self._is_deaf or self._last_words is not None or self._parser is None or self._declined:
             return
+        head_bytes = 0
+        if self._is_arriving or self._head.num_bytes > FREE_HEAD_BYTES or not self._is_next:
+            if not self._holds_head():
+                self._refuse_full()
+                return
+            head_bytes = self._head.num_bytes + WAITING_BYTES
         self._receiving = False
+        self._has_ended_one = True
         body, self._body = self._body, []
         exchange = Exchange(
             self,
@@ -418,13 +448,16 @@ class ClientConnection(asyncio.BufferedProtocol):
             http_1_1=self._version == "1.1",
             received_at=monotonic(),
             budget=self._state.budget,
+            head_bytes=head_bytes,
         )
+        self._head = self._state.no_head  # an idle connection keeps nothing of its last request
         if self._is_next:
             self._answer(exchange)
             return
         if self._waiting is None:
             self._waiting = deque()
         self._waiting.append(exchange)
+        self._state.budget.slow(self)
         if len(self._waiting) >= MAX_PIPELINED and self._transport is not None:
             self._transport.pause_reading()
 
@@ -533,7 +566,9 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._exchange is None and self._waiting:
             if self._transport is not None:
                 self._transport.resume_reading()
-            self._answer(self._waiting.popleft())
+            first = self._waiting.popleft()
+            self._not_slow()
+            self._answer(first)
 
     def _answer(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -621,7 +656,8 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _goes_on(self, num_bytes: int) -> None:
         """A request is not whole after so many bytes more: is it in time, and not too large?
 
-        The parser tells of most bytes, not of all.
+        The parser tells of most bytes, not of all. Where another request has ended among them,
+        nobody knows how many are of this one: they are not held against it.
         """
         if self._has_come_further:
             # Here and not as it begins: most requests are whole at once, and need no deadline.
@@ -631,12 +667,23 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self.deadline_at = monotonic() + (
                     limits.header_seconds if self._reading_head else limits.body_seconds
                 )
+        budget = self._state.budget
+        budget.slow(self)
+        self._is_arriving = True
         if self._reading_head:
-            self._head_bytes += num_bytes
+            if not self._has_ended_one:
+                self._head_bytes += num_bytes
             if self._head_bytes > self._state.limits.max_header_bytes:
                 self._refuse(431, "the header fields are too large")
+            elif not budget.take(num_bytes, SMALL_BYTES):
+                self._refuse_full()
+            elif self._is_arriving:
+                self._held_head_bytes += num_bytes
+            else:
+                budget.give_back(num_bytes)  # as in on_body
             return
-        self._raw_bytes += num_bytes
+        if not self._has_ended_one:
+            self._raw_bytes += num_bytes
         if self._raw_bytes > MAX_FRAMING_PER_BYTE * self._body_bytes + MAX_FRAMING_BYTES:
             self._refuse(413, "the framing of the body is too large")
 
@@ -647,6 +694,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         except httptools.HttpParserUpgrade as offer:
             return self._decline(bytes(data[offer.args[0] :]))
         except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, RefusedError):
+                return b""
             self._state.on_fault(CLIENT, error)
             self._refuse(500, "internal error")
         except httptools.HttpParserError as error:
@@ -668,6 +717,44 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._parser = httptools.HttpRequestParser(self)
         return head + rest
 
+    # What is held for it
+
+    def give_up(self) -> None:
+        """Others need the room: requests that wait are dropped, and one that is not whole.
+
+        What is being answered is answered to its end.
+        """
+        waiting, self._waiting = self._waiting, None
+        for each in waiting or ():
+            each.drop_body()
+        try:
+            self._refuse_full()
+        except Exception as error:  # noqa: BLE001 - whoever needs the room is another
+            self._state.on_fault(CLIENT, error)
+        self._drop_body()
+
+    def _arrived(self) -> None:
+        """The request is whole, or dropped: nothing is counted for its not being so."""
+        self._is_arriving = False
+        budget = self._state.budget
+        held, self._held_head_bytes = self._held_head_bytes, 0
+        budget.give_back(held)
+        self._not_slow()
+
+    def _not_slow(self) -> None:
+        """One of the causes for which it was has ended."""
+        if not self._waiting and not self._is_arriving:
+            self._state.budget.not_slow(self)
+
+    def _holds_head(self) -> bool:
+        """Count the head of a request that is whole, instead of what came of it; False: no room."""
+        if self._is_arriving:
+            self._arrived()
+        return self._state.budget.take(self._head.num_bytes + WAITING_BYTES, SMALL_BYTES)
+
+    def _refuse_full(self) -> None:
+        self._refuse(503, _NO_ROOM, b"%b%b: router-exhausted\r\n" % (_RETRY_SOON, REASON), BODIES)
+
     def _refuse(self, status: int, text: str, lines: bytes = b"", cause: str = "") -> None:
         """Answer before the request is whole, and close: what follows cannot be understood."""
         if self._last_words is not None or self._is_deaf:
@@ -680,6 +767,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._last_words = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
             status_line(status), lines, len(body), body,
         )  # fmt: skip
+        self._reading_head = False  # of the rest of this read no field is kept
+        self._head = self._state.no_head
         self._drop_body()
         if self._is_next:
             self.write(self._last_words)
@@ -690,6 +779,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         pieces, self._body = self._body, []
         for piece in pieces:
             self._state.budget.give_back(len(piece))
+        if self._is_arriving:
+            self._arrived()
 
     def _linger(self) -> None:
         """Say no more, hear no more, and close when the client has, or soon."""

@@ -91,6 +91,7 @@ class EnginePool:
             return
         idle = upstream.idle
         connection.was_reused = True
+        connection.keep_no_head()
         idle.append(connection)
         if len(idle) > MAX_IDLE_PER_ENGINE:
             idle.popleft().close()

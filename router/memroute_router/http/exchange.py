@@ -56,11 +56,14 @@ class Connection(Protocol):
         ...
 
 
+_NO_FIELDS: dict[bytes, bytes] = {}
+
+
 class Exchange:
     """One request, received as a whole, and the means to answer it, once."""
 
     __slots__ = (
-        "_budget", "_chunked", "_connection", "_head", "_held_bytes", "body", "fields",
+        "_chunked", "_connection", "_head", "_held_bytes", "body", "budget", "fields",
         "has_started", "hides_usage", "http_1_1", "is_finished", "keep_alive", "lines", "method",
         "received_at", "sink", "target",
     )  # fmt: skip
@@ -78,8 +81,9 @@ class Exchange:
         http_1_1: bool,
         received_at: float,
         budget: BodyBudget,
+        head_bytes: int = 0,
     ) -> None:
-        """``budget``: has counted the body."""
+        """``budget``: has counted the body, and ``head_bytes`` of the head."""
         self._connection = connection
         self.method = method
         self.target = target
@@ -88,8 +92,8 @@ class Exchange:
         self.fields = fields
         """The fields that the router reads, by lower-case name."""
         self.body = body
-        self._budget = budget
-        self._held_bytes = len(body)
+        self.budget = budget
+        self._held_bytes = len(body) + head_bytes
         self.keep_alive = keep_alive
         self.http_1_1 = http_1_1
         self.received_at = received_at
@@ -119,11 +123,12 @@ class Exchange:
         return self._connection.scheme
 
     def drop_body(self) -> None:
-        """Nobody will get the body any more."""
-        self.body = b""
+        """No engine will get the request any more: neither its body nor its fields."""
+        self.body = self.lines = b""
+        self.fields = _NO_FIELDS
         held, self._held_bytes = self._held_bytes, 0
         if held:
-            self._budget.give_back(held)
+            self.budget.give_back(held)
 
     def start(self, status: int, lines: bytes, *, length: int | None) -> None:
         """Begin an answer of ``length`` bytes, or (None) of a length that nobody knows yet.
