@@ -306,13 +306,14 @@ class Lifecycle:
             lines += engine_key.line
         if self._trace is not None:
             lines = self._trace.lines(lines, authority)
+        # Compiled, a line of nothing but bytes is joined at once; one with a number is formatted.
         return (
-            b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
+            b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %b\r\nx-request-id: %b\r\n"
             b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n%b\r\n"
         ) % (
             exchange.target,
             authority,
-            len(exchange.body),
+            str(len(exchange.body)).encode(),
             self._request_id,
             peer,
             scheme,
@@ -732,7 +733,8 @@ class Proxy:
 
     def handle(self, exchange: Exchange) -> None:
         """Begin one request."""
-        route = ROUTES.get(exchange.path)
+        # Most targets have no query.
+        route = ROUTES.get(exchange.target) or ROUTES.get(exchange.path)
         if route is None or exchange.method != b"POST":
             self._otherwise(exchange)
             return
