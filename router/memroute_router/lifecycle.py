@@ -306,14 +306,13 @@ class Lifecycle:
             lines += engine_key.line
         if self._trace is not None:
             lines = self._trace.lines(lines, authority)
-        # Compiled, a line of nothing but bytes is joined at once; one with a number is formatted.
         return (
-            b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %b\r\nx-request-id: %b\r\n"
+            b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
             b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n%b\r\n"
         ) % (
             exchange.target,
             authority,
-            str(len(exchange.body)).encode(),
+            len(exchange.body),
             self._request_id,
             peer,
             scheme,

@@ -132,7 +132,7 @@ class Exchange:
         """
         self.has_started = True
         if length is not None:
-            framing = b"content-length: %b\r\n" % str(length).encode()
+            framing = b"content-length: %d\r\n" % length
         elif self.http_1_1:
             self._chunked = True
             framing = b"transfer-encoding: chunked\r\n"

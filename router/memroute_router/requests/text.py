@@ -192,12 +192,9 @@ def weigh_stretches(data: bytes, position: int, *, is_ascii: bool, lead: bytes =
 def _every(step: int, lead: bytes, data: bytes, start: int, end: int) -> bytes:
     """``(lead + data)[start:end:step]``, of which no more is copied."""
     before = len(lead)
-    if start < before:
-        data = lead + data[: max(0, end - before)]
-        before = 0
-    if step == 1:
-        return data[start - before : end - before]
-    return data[start - before : end - before : step]
+    if start >= before:
+        return data[start - before : end - before : step]
+    return (lead + data[: max(0, end - before)])[start:end:step]
 
 
 def _weighed(sample: bytes, size: int, *, is_ascii: bool) -> Span:
