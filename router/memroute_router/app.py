@@ -533,7 +533,7 @@ class Router:
         models = [self._model_document(name, named) for name in named]
         exchange.respond(200, orjson.dumps({"object": "list", "data": models}))
 
-    def _names_for(self, fields: Mapping[bytes, bytes]) -> Sequence[str] | None:
+    def _names_for(self, fields: dict[bytes, bytes]) -> Sequence[str] | None:
         """The models that whoever sends these fields may know of; None: nobody knows who asks."""
         gate = self.gate
         if gate is None:

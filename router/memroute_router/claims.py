@@ -6,7 +6,6 @@ the key they authenticate with, of which only a hash is kept. Else all requests 
 """
 
 import hashlib
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -47,7 +46,7 @@ NO_CLAIMS: Final = Claims("", 0, None)
 
 
 def read_claims(
-    fields: Mapping[bytes, bytes], *, tenants: TenantSource, trusts_headers: bool
+    fields: dict[bytes, bytes], *, tenants: TenantSource, trusts_headers: bool
 ) -> Claims:
     """What is believed; a claim that cannot be read is none."""
     tenant = ""

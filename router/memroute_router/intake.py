@@ -8,7 +8,7 @@ Nothing here knows of a connection: whoever has the body of a request and its he
 by HTTP or otherwise.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,7 +76,7 @@ class Intake:
     def __init__(
         self,
         services: IntakeServices,
-        fields: Mapping[bytes, bytes],
+        fields: dict[bytes, bytes],
         *,
         received_at_seconds: float,
         trusts_headers: bool = False,

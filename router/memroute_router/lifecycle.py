@@ -757,7 +757,8 @@ class Proxy:
 
     def handle(self, exchange: Exchange) -> None:
         """Begin one request."""
-        route = ROUTES.get(exchange.path)
+        # Most targets have no query.
+        route = ROUTES.get(exchange.target) or ROUTES.get(exchange.path)
         if route is None or exchange.method != b"POST":
             self._otherwise(exchange)
             return

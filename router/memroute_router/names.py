@@ -4,13 +4,13 @@ Without keys everybody may know every name; with keys those that the key may use
 ``/v1/models`` and ``/openapi.json`` all ask one ``NamesFor`` (in ``app.py``).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 # Names in an error message. Unit: names. Source: chosen by hand; a list that people read.
 MAX_LISTED: Final = 20
 
-NamesFor = Callable[[Mapping[bytes, bytes]], Sequence[str] | None]
+NamesFor = Callable[[dict[bytes, bytes]], Sequence[str] | None]
 """The names that whoever sends these header fields (by lower-case name) may know of.
 
 None: nobody knows who asks, so none is told."""

@@ -81,7 +81,7 @@ class Usage:
 
 def _after_colon(text: bytes, at: int) -> int:
     """Where the value begins that follows a key which ends at ``at``; -1: none follows."""
-    if text.startswith(b":{", at):
+    if text[at : at + 2] == b":{":
         return at + 1  # as vLLM writes it: nothing to look for
     colon = _COLON.match(text, at)
     return -1 if colon is None else colon.end()
@@ -89,9 +89,11 @@ def _after_colon(text: bytes, at: int) -> int:
 
 def _object_at(text: bytes, at: int) -> bytes:
     """The object that begins there; empty: it has no end, or is of another kind."""
-    end = text.find(b"}", at) + 1
-    if end and text.find(b"{", at + 1, end) < 0:
-        return text[at:end] if text.startswith(b"{", at) else b""
+    if text[at : at + 1] != b"{":
+        return b""
+    plain = text[at : text.find(b"}", at) + 1]
+    if plain.count(b"{") == 1:
+        return plain
     found = _OBJECT.match(text, at)
     return b"" if found is None else found[0]
 

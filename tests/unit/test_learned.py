@@ -35,6 +35,19 @@ def test_a_quantile_is_within_a_bin_of_the_true_one(values, ratio):
     assert low / 1.1 - 1 <= told <= high * 1.1 + 1
 
 
+@given(st.lists(st.integers(1, 50_000), min_size=20, max_size=60), st.integers(1, 60_000))
+def test_answers_are_told_apart_from_none_past_the_longest(values, after_tokens):
+    """An answer longer than all before is asked about with each step: nothing longer is known."""
+    lengths = OutputLengths()
+    for value in values:
+        lengths.observe(value, **ASK)
+    told = lengths.quantile(0.5, after_tokens=after_tokens, **ASK)
+    if after_tokens >= max(values):
+        assert told is None
+    elif after_tokens < min(values) / 1.2:
+        assert told == lengths.quantile(0.5, **ASK)
+
+
 def test_one_that_got_long_is_expected_to_get_longer():
     """Of 20 and 1,000 the survivor past 20 is a long one."""
     lengths = OutputLengths()

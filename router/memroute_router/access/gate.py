@@ -5,7 +5,7 @@ key is known.
 """
 
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Final
 
@@ -113,7 +113,7 @@ class Gate:
 
     # One request.
 
-    def identify(self, fields: Mapping[bytes, bytes]) -> Grant | Refusal:
+    def identify(self, fields: dict[bytes, bytes]) -> Grant | Refusal:
         """What the key that came with the fields may do; or why nothing."""
         key = presented_key(fields)
         now = time.time()
@@ -125,7 +125,7 @@ class Gate:
         return found
 
     def screen(
-        self, target: bytes, fields: Mapping[bytes, bytes]
+        self, target: bytes, fields: dict[bytes, bytes]
     ) -> tuple[int, str, str, bytes, bytes] | None:
         """The answer to a request whose large body need not come: its key is none of ours."""
         found = self.identify(fields)
@@ -135,7 +135,7 @@ class Gate:
         body = found.body(is_anthropic=is_anthropic)
         return found.status, found.message, found.cause, found.lines(), body
 
-    def may_ask(self, path: bytes, fields: Mapping[bytes, bytes]) -> Refusal | None:
+    def may_ask(self, path: bytes, fields: dict[bytes, bytes]) -> Refusal | None:
         """Why one of the router's own paths is not for whoever asks; None: it is."""
         if path in OPEN_PATHS:
             return None

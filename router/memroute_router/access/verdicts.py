@@ -1,6 +1,5 @@
 """May this request? Pure decisions: facts in, a verdict out."""
 
-from collections.abc import Mapping
 from typing import Final
 
 from memroute_router.access.keyfile import MIN_KEY_CHARACTERS
@@ -21,7 +20,7 @@ _SMALL_RATIO: Final = 0.1
 _UNKNOWN_ANSWER_RATIO: Final = 4
 
 
-def presented_key(fields: Mapping[bytes, bytes]) -> bytes:
+def presented_key(fields: dict[bytes, bytes]) -> bytes:
     """The key or token that came with a request; empty: none.
 
     ``Authorization: Bearer`` goes before ``x-api-key``, which Anthropic's clients send.
@@ -53,7 +52,7 @@ def authenticate(key: bytes, ring: KeyRing, *, unix_seconds: float) -> Grant | R
     return grant
 
 
-def granted_claims(grant: Grant, fields: Mapping[bytes, bytes], *, trusts_headers: bool) -> Claims:
+def granted_claims(grant: Grant, fields: dict[bytes, bytes], *, trusts_headers: bool) -> Claims:
     """Whose a request is, how urgent, and by when: what its key allows it to say.
 
     ``trusts_headers``: something before the router has checked them; nothing bounds them then.

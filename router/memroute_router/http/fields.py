@@ -81,7 +81,6 @@ RESPONSE_FIELDS: Final[dict[bytes, int]] = (
     | {b"content-encoding": _SEEN, b"content-type": _SEEN}
 )
 """Answers of engines, likewise."""
-_PARTS_OF_LINE: Final = 4
 _BLANK: Final = 0x20
 _LISTS: Final = frozenset({b"connection", b"traceparent", b"upgrade", b"x-forwarded-for"})
 """Of the fields that are read, those of which there may be several.
@@ -108,7 +107,7 @@ class Head:
         """``kinds``: ``REQUEST_FIELDS`` or ``RESPONSE_FIELDS``."""
         self._kinds = kinds
         self._lines: list[bytes] = []
-        """Of each field that travels on: its name, a colon, its value, the end of a line."""
+        """The fields that travel on, each as it is sent."""
         self.read: dict[bytes, bytes] = {}
         """What the router reads, by lower-case name."""
         self.twice: bytes | None = None
@@ -123,12 +122,12 @@ class Head:
         name = name.lower()
         kind = self._kinds.get(name)
         if kind is None:
-            self._pass_on(name, value)
+            self._lines.append(b"%b: %b\r\n" % (name, value))
             return
         if kind == _ENDS:
             return
         if kind == _SEEN:
-            self._pass_on(name, value)
+            self._lines.append(b"%b: %b\r\n" % (name, value))
         if value and (value[0] <= _BLANK or value[-1] <= _BLANK):
             value = value.strip(b" \t")  # the parser leaves those behind a value
         if name not in self.read:
@@ -147,15 +146,5 @@ class Head:
         connection = self.read.get(b"connection")
         if connection is not None and connection.lower() not in {b"keep-alive", b"close"}:
             nominated = {token.strip().lower() for token in connection.split(b",")}
-            lines, self._lines = self._lines, []
-            for at in range(0, len(lines), _PARTS_OF_LINE):
-                if lines[at] not in nominated:
-                    self._lines += lines[at : at + _PARTS_OF_LINE]
+            self._lines = [line for line in self._lines if line.partition(b":")[0] not in nominated]
         return b"".join(self._lines)
-
-    def _pass_on(self, name: bytes, value: bytes) -> None:
-        lines = self._lines
-        lines.append(name)
-        lines.append(b": ")
-        lines.append(value)
-        lines.append(b"\r\n")

@@ -23,7 +23,8 @@ def check_head(
         return 400, "the Host field is missing"
     if host is not None and not _is_host(host):
         return 400, "malformed Host"
-    if read.get(b"expect", b"100-continue").lower() != b"100-continue":
+    expectation = read.get(b"expect")
+    if expectation is not None and expectation.lower() != b"100-continue":
         return 417, "the only expectation is 100-continue"
     coding = read.get(b"transfer-encoding")
     if coding is not None:

@@ -5,7 +5,7 @@ import contextlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 import orjson
@@ -52,7 +52,7 @@ class Tracer:
         self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
 
-    def begin(self, fields: Mapping[bytes, bytes]) -> Trace | None:
+    def begin(self, fields: dict[bytes, bytes]) -> Trace | None:
         """The trace of a request with these header fields; None: it is not sampled."""
         parent = read_traceparent(fields.get(TRACEPARENT))
         if parent is None:

@@ -32,16 +32,20 @@ TELL_ANEW_ANSWERS: Final = 8
 # groups forgets the one that it used longest ago.
 # Unit: groups. Source: a bound of memory, chosen by hand.
 MAX_GROUPS: Final = 1000
+# Found once: to look for it in its module costs as much as the call.
+_log2: Final = math.log2
 
 
 class _Histogram:
     """Owns decaying counts of lengths."""
 
-    __slots__ = ("_told", "counts", "total")
+    __slots__ = ("_end", "_told", "counts", "total")
 
     def __init__(self) -> None:
         self.counts = [0.0] * NUM_BINS
         self.total = 0.0
+        self._end = 0
+        """Bins from here on have never counted an answer."""
         self._told: dict[float, float] = {}
 
     def add(self, index: int) -> None:
@@ -49,6 +53,8 @@ class _Histogram:
         if self._told and int(self.total) % TELL_ANEW_ANSWERS == 0:
             self._told.clear()
         self.counts[index] += 1.0
+        if index >= self._end:
+            self._end = index + 1
         self.total += 1.0
         if self.total >= MAX_ANSWERS:
             self.counts = [count / 2 for count in self.counts]
@@ -67,12 +73,12 @@ class _Histogram:
 
     def _worked_out(self, ratio: float, after_tokens: int) -> float | None:
         first = 0 if after_tokens <= 0 else _bin(after_tokens) + 1
-        counts = self.counts
-        total = self.total if first == 0 else sum(counts[first:], start=0.0)
+        counts, end = self.counts, self._end
+        total = self.total if first == 0 else sum(counts[first:end], start=0.0)
         if total < 1.0:
             return None
         wanted = ratio * total
-        for index in range(first, NUM_BINS):
+        for index in range(first, end):
             wanted -= counts[index]
             if wanted <= 0 and counts[index] > 0:
                 return float(2.0 ** ((index + 0.5) / BINS_PER_OCTAVE))
@@ -140,7 +146,7 @@ class OutputLengths:
             told = self._all.quantile(ratio, after_tokens)
         if told is None:
             return None
-        length = max(1, round(told))
+        length = max(1, int(told + 0.5))
         return length if max_output_tokens is None else min(length, max_output_tokens)
 
     @property
@@ -161,7 +167,7 @@ class OutputLengths:
 def _bin(num_tokens: int) -> int:
     if num_tokens <= 1:
         return 0
-    return min(NUM_BINS - 1, int(math.log2(num_tokens) * BINS_PER_OCTAVE))
+    return min(NUM_BINS - 1, int(_log2(num_tokens) * BINS_PER_OCTAVE))
 
 
 def _group(num_prompt_tokens: int, max_output_tokens: int | None) -> tuple[int, int]:

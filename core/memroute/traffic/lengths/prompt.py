@@ -135,36 +135,42 @@ class PromptLengths:
 
         ``asked``: what it was taken to be; None: nothing is learned of how it begins.
         """
-        total = sum(parts)
-        if total <= 0.0 or actual_tokens <= 0:
-            return
         present = [kind for kind, tokens in enumerate(parts) if tokens > 0.0]
-        seen = self._seen
+        if not present or actual_tokens <= 0:
+            return
+        total, seen = 0.0, self._seen
         for kind in present:
+            total += parts[kind]
             if kind not in seen:
                 seen.append(kind)
         self._fade(parts, present, total)
         self._correct(parts, present, total, actual_tokens)
         if asked is not None and asked.prefix:
-            self._note(parts, asked, actual_tokens, has_attachments=present[-1] >= MEASURED)
+            self._note(parts, present, asked, actual_tokens)
+
+    def _tokens_of(self, parts: PromptParts, present: list[int]) -> float:
+        """``tokens``, where it is known which kinds there are: usually three of twelve."""
+        ratios, total = self.ratios, 0.0
+        for kind in present:
+            total += ratios[kind] * parts[kind]
+        return total
 
     def _note(
         self,
         parts: PromptParts,
+        present: list[int],
         asked: RequestProfile,
         actual_tokens: int,
-        *,
-        has_attachments: bool,
     ) -> None:
         attached = before = 0.0
-        if has_attachments:
+        if present[-1] >= MEASURED:
             ratios = self.ratios
             attached = ratios[MEASURED] * parts[MEASURED] + ratios[UNMEASURED] * parts[UNMEASURED]
         if len(asked.block_ends) > 1:
             before = asked.block_ends[-2] / asked.num_prompt_tokens
         self.beginnings.observe(
             asked.prefix,
-            text_tokens=self.tokens(parts) - attached,
+            text_tokens=self._tokens_of(parts, present) - attached,
             attachment_tokens=attached,
             actual_tokens=actual_tokens,
             share_before=before,
@@ -184,7 +190,7 @@ class PromptLengths:
                 gain += of_row[kind] * parts[kind]
             gains[row] = gain
             variance += gain * parts[row]
-        error = (actual_tokens - self.tokens(parts)) / variance
+        error = (actual_tokens - self._tokens_of(parts, present)) / variance
         for row in seen:
             gain = gains[row]
             if not gain:
@@ -192,7 +198,8 @@ class PromptLengths:
             of_row = covariance[row]
             by = gain / variance
             for column in seen:
-                of_row[column] -= by * gains[column]
+                # (In one step, compiled, it would not be known that these are floats.)
+                of_row[column] = of_row[column] - by * gains[column]
             low, high = MIN_RATIO, MAX_RATIO
             if row == UNMEASURED:
                 low, high = MIN_UNMEASURED_RATIO, MAX_UNMEASURED_RATIO
@@ -211,5 +218,6 @@ class PromptLengths:
             fade = math.pow(FORGET_RATIO, -parts[kind] / total)
             factor = math.pow(min(grown / max(1e-12, of_row[kind]), fade), 0.5)
             for other in self._seen:
-                of_row[other] *= factor
-                covariance[other][kind] *= factor
+                of_other = covariance[other]
+                of_row[other] = of_row[other] * factor
+                of_other[kind] = of_other[kind] * factor
