@@ -15,7 +15,7 @@ from memroute.footprint import Calibration, CalibrationKey, ReplicaFootprint
 from memroute.footprint.calibration import measured_overhead_bytes
 from memroute.units import GIB
 from memroute_kube import KubeObject
-from memroute_operator.engine_reports import EngineReport, EngineReports, parse_engine_page
+from memroute_operator.engine_reports import EngineReport, EngineReports, read_report
 
 __all__ = [
     "EngineReport",
@@ -25,8 +25,8 @@ __all__ = [
     "calibrations_of",
     "drift_ratio",
     "measure",
-    "parse_engine_page",
     "read_calibrations",
+    "read_report",
     "write_calibrations",
 ]
 

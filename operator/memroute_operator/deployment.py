@@ -10,6 +10,7 @@ from memroute.catalog import architecture_for_model
 from memroute.errors import MemrouteError, UnknownModelError, UnsupportedShapeError
 from memroute.footprint import (
     Calibration,
+    EngineType,
     KVCacheDtype,
     ModelArchitecture,
     Quantization,
@@ -66,6 +67,8 @@ class Deployment:
     failure: ResolveFailure | None
     revision: str
     """Changes when a running replica no longer is what the spec asks for."""
+    engine: EngineType = EngineType.VLLM
+    """Which engine serves it."""
     legacy_revision: str | None = None
     """What 0.1 stamps on replicas of this spec; None when it could not start them."""
     obj: KubeObject = field(repr=False)
@@ -112,6 +115,7 @@ def _read(obj: KubeObject) -> Deployment:
         created_at=_text(metadata["creationTimestamp"]),
         model=_text(spec["model"]["name"]),
         served_name=_text(spec["model"].get("servedName") or spec["model"]["name"]),
+        engine=EngineType.of(_text(spec["engine"].get("type") or EngineType.VLLM.value)),
         engine_image=spec["engine"].get("image"),
         engine_args=tuple(_text(argument) for argument in spec["engine"].get("args") or ()),
         engine_env=tuple(dict(variable) for variable in spec["engine"].get("env") or ()),

@@ -10,8 +10,8 @@ from memroute_operator.calibrations import (
     calibrations_of,
     drift_ratio,
     measure,
-    parse_engine_page,
     read_calibrations,
+    read_report,
     write_calibrations,
 )
 
@@ -33,10 +33,10 @@ PAGE = (
 
 def test_only_an_engine_that_sized_its_own_pool_has_measured():
     """With --kv-cache-memory-bytes the pool is what was asked for: it says nothing of the rest."""
-    report = parse_engine_page(PAGE % "None")
+    report = read_report(PAGE % "None")
     assert report == EngineReport(num_blocks=5565, utilization_ratio=0.92, block_size_tokens=16)
-    assert parse_engine_page(PAGE % "4194304") is None
-    assert parse_engine_page("up 1\n") is None
+    assert read_report(PAGE % "4194304") is None
+    assert read_report("up 1\n") is None
 
 
 def test_a_report_becomes_the_overhead_of_the_next_placement():
@@ -114,7 +114,7 @@ def test_blocks_of_several_ranks_are_counted_per_rank(data_directory):
     """A page of --data-parallel-size 2 gives the sum of both ranks in each of its two series."""
     page = (data_directory / "vllm-0.32-metrics-loaded-dp2.txt").read_text()
     page = page.replace('kv_cache_memory_bytes="4194304"', 'kv_cache_memory_bytes="None"')
-    report = parse_engine_page(page)
+    report = read_report(page)
     assert (report.num_blocks, report.block_size_tokens) == (32, 128)
     assert report.kv_cache_size_tokens == 4096
 
@@ -137,7 +137,7 @@ def test_an_engine_without_a_kv_cache_has_measured_nothing():
         'vllm:cache_config_info{block_size="16",engine="0",gpu_memory_utilization="0.92",'
         'kv_cache_memory_bytes="None",kv_cache_size_tokens="None",num_gpu_blocks="1"} 1.0\n'
     )
-    assert parse_engine_page(page) is None
+    assert read_report(page) is None
 
 
 def test_a_measurement_of_another_configuration_or_environment_does_not_count():
