@@ -115,7 +115,7 @@ def _read(obj: KubeObject) -> Deployment:
         created_at=_text(metadata["creationTimestamp"]),
         model=_text(spec["model"]["name"]),
         served_name=_text(spec["model"].get("servedName") or spec["model"]["name"]),
-        engine=EngineType.of(_text(spec["engine"].get("type") or EngineType.VLLM.value)),
+        engine=_engine(spec),
         engine_image=spec["engine"].get("image"),
         engine_args=tuple(_text(argument) for argument in spec["engine"].get("args") or ()),
         engine_env=tuple(dict(variable) for variable in spec["engine"].get("env") or ()),
@@ -230,7 +230,12 @@ def _shape(spec: dict[str, Any]) -> ReplicaShape:
         quantization=Quantization(memory["quantization"]),
         kv_cache_dtype=KVCacheDtype(memory["kvCacheDtype"]),
         tensor_parallel_size=spec["parallelism"]["tensorParallelSize"],
+        engine=_engine(spec),
     )
+
+
+def _engine(spec: dict[str, Any]) -> EngineType:
+    return EngineType.of(_text(spec["engine"].get("type") or EngineType.VLLM.value))
 
 
 def _architecture(model: dict[str, Any]) -> ModelArchitecture:

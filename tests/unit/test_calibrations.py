@@ -4,7 +4,7 @@ from memroute.catalog import architecture_for_model
 from memroute.footprint import Calibration, ReplicaShape, replica_footprint
 from memroute.units import GIB
 from memroute_operator.calibrations import (
-    EngineReport,
+    PoolReport,
     agreed,
     calibration_key,
     calibrations_of,
@@ -34,7 +34,7 @@ PAGE = (
 def test_only_an_engine_that_sized_its_own_pool_has_measured():
     """With --kv-cache-memory-bytes the pool is what was asked for: it says nothing of the rest."""
     report = read_report(PAGE % "None")
-    assert report == EngineReport(num_blocks=5565, utilization_ratio=0.92, block_size_tokens=16)
+    assert report == PoolReport(num_blocks=5565, utilization_ratio=0.92, block_size_tokens=16)
     assert read_report(PAGE % "4194304") is None
     assert read_report("up 1\n") is None
 
@@ -43,7 +43,7 @@ def test_a_report_becomes_the_overhead_of_the_next_placement():
     """RTX 5090: 0.92 x 31.36 GiB less 5,565 blocks of 2.25 MiB less 15.256 of weights = 1.37."""
     calibration = measure(
         SPEC,
-        EngineReport(num_blocks=5565, utilization_ratio=0.92),
+        PoolReport(num_blocks=5565, utilization_ratio=0.92),
         FOOTPRINT,
         product="NVIDIA-GeForce-RTX-5090",
         image="i",
@@ -55,7 +55,7 @@ def test_a_report_becomes_the_overhead_of_the_next_placement():
 
 
 def test_measurements_survive_in_the_status_and_count_for_equal_flags_only():
-    report = EngineReport(num_blocks=5565, utilization_ratio=0.92)
+    report = PoolReport(num_blocks=5565, utilization_ratio=0.92)
     calibration = measure(
         SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=int(31.36 * GIB)
     )
@@ -68,7 +68,7 @@ def test_measurements_survive_in_the_status_and_count_for_equal_flags_only():
 
 
 def test_a_report_larger_than_its_budget_is_dropped():
-    report = EngineReport(num_blocks=10**6, utilization_ratio=0.9)
+    report = PoolReport(num_blocks=10**6, utilization_ratio=0.9)
     assert measure(SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=24 * GIB) is None
 
 
@@ -83,7 +83,7 @@ def test_a_pool_is_as_large_as_its_blocks_whatever_their_size(block_size_tokens)
     """
     per_block = FOOTPRINT.kv_layout.bytes_per_block * block_size_tokens // 16
     pool = int(0.95 * H100_BYTES) - FOOTPRINT.weights.low - int(1.5 * GIB)
-    report = EngineReport(
+    report = PoolReport(
         num_blocks=pool // per_block, utilization_ratio=0.95, block_size_tokens=block_size_tokens
     )
     calibration = measure(SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=H100_BYTES)
@@ -95,7 +95,7 @@ def test_an_overhead_that_cannot_be_is_not_learned(overhead_gib):
     """One report that is read wrongly, or made up, must not decide every placement after it."""
     pool = int(0.95 * H100_BYTES) - FOOTPRINT.weights.low - int(overhead_gib * GIB)
     blocks = pool // FOOTPRINT.kv_layout.bytes_per_block
-    report = EngineReport(num_blocks=blocks, utilization_ratio=0.95)
+    report = PoolReport(num_blocks=blocks, utilization_ratio=0.95)
     assert measure(SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=H100_BYTES) is None
 
 
@@ -104,8 +104,8 @@ def test_blocks_that_contradict_the_tokens_are_not_learned():
     spec = SPEC | {"memory": SPEC["memory"] | {"maxContextTokens": 8192}}
     told = {"num_blocks": 5565, "utilization_ratio": 0.92, "block_size_tokens": 16}
     usable = int(31.36 * GIB)
-    good = EngineReport(**told, kv_cache_size_tokens=89_040)
-    bad = EngineReport(**told, kv_cache_size_tokens=400_000)
+    good = PoolReport(**told, kv_cache_size_tokens=89_040)
+    bad = PoolReport(**told, kv_cache_size_tokens=400_000)
     assert measure(spec, good, FOOTPRINT, product="P", image="i", usable_bytes=usable) is not None
     assert measure(spec, bad, FOOTPRINT, product="P", image="i", usable_bytes=usable) is None
 
@@ -149,7 +149,7 @@ def test_a_measurement_of_another_configuration_or_environment_does_not_count():
 
 def test_what_one_default_image_has_measured_does_not_count_for_the_next():
     """Both were called "default": after an upgrade the new engine was placed by the old one."""
-    report = EngineReport(num_blocks=5565, utilization_ratio=0.92)
+    report = PoolReport(num_blocks=5565, utilization_ratio=0.92)
     known = measure(
         SPEC, report, FOOTPRINT, product="P", image="vllm:v1", usable_bytes=int(31.36 * GIB)
     )

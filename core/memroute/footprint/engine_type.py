@@ -7,6 +7,7 @@ class EngineType(StrEnum):
     """An inference engine; the values are labels, ``spelled`` is how the API writes it."""
 
     VLLM = "vllm"
+    SGLANG = "sglang"
 
     @property
     def spelled(self) -> str:
@@ -24,4 +25,4 @@ class EngineType(StrEnum):
         raise ValueError(message)
 
 
-_SPELLED = {EngineType.VLLM: "VLLM"}
+_SPELLED = {EngineType.VLLM: "VLLM", EngineType.SGLANG: "SGLang"}

@@ -6,8 +6,10 @@ from functools import lru_cache
 from memroute.footprint import overhead
 from memroute.footprint.architecture import ModelArchitecture
 from memroute.footprint.calibration import Calibration
+from memroute.footprint.engine_type import EngineType
 from memroute.footprint.estimate import Estimate
-from memroute.footprint.kv_cache import KVCacheDtype, KVCacheLayout, kv_cache_layout
+from memroute.footprint.kv_cache import KVCacheDtype, KVCacheLayout, kv_cache_layout, sglang
+from memroute.footprint.runtimes import check_engine, runtime_of
 from memroute.footprint.weights import (
     Parallelism,
     Quantization,
@@ -50,6 +52,8 @@ class ReplicaShape:
     """A draft model for speculative decoding, on every rank beside the model."""
     num_speculative_tokens: int = 0
     """Above 0 without a draft: the model's own prediction layers are loaded."""
+    engine: EngineType = EngineType.VLLM
+    """Whose rules of memory count."""
 
     @property
     def parallelism(self) -> Parallelism:
@@ -63,7 +67,13 @@ class ReplicaShape:
 
     @property
     def kv_layout(self) -> KVCacheLayout:
-        """How one rank stores its KV cache."""
+        """How one rank stores its KV cache. Raises ``UnsupportedShapeError``."""
+        if self.engine is EngineType.SGLANG:
+            return sglang.pool_layout(
+                self.architecture,
+                kv_cache_dtype=self.kv_cache_dtype,
+                parallelism=self.parallelism,
+            )
         return kv_cache_layout(
             self.architecture,
             kv_cache_dtype=self.kv_cache_dtype,
@@ -168,14 +178,15 @@ def replica_footprint(
     estimate = weights_per_rank(
         shape.architecture, quantization=shape.quantization, parallelism=parallelism
     )
-    activation = overhead.peak_activation(
+    check_engine(shape.engine, kv_cache_dtype=shape.kv_cache_dtype, quantization=shape.quantization)
+    runtime = runtime_of(
+        shape.engine,
         shape.architecture,
         parallelism=parallelism,
         max_num_seqs=shape.max_num_seqs,
         max_num_batched_tokens=shape.max_num_batched_tokens,
     )
-    graphs = overhead.cuda_graphs(shape.architecture)
-    libraries = overhead.non_torch(parallelism)
+    activation, graphs, libraries = runtime.peak_activation, runtime.graphs, runtime.non_torch
     weights = _loaded(estimate, extra_bytes=_extra_weights(shape))
     if calibration is not None:
         # One number was measured: what the weights took beyond the formula is in it too.
@@ -192,7 +203,7 @@ def replica_footprint(
         peak_activation=activation,
         cuda_graphs=graphs,
         non_torch=libraries,
-        context=overhead.CUDA_CONTEXT,
+        context=runtime.context,
         margin_bytes=overhead.MARGIN_BYTES,
         kv_layout=layout,
         max_context_tokens=shape.max_context_tokens,

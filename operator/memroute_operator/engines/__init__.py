@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Final
 
 from memroute.footprint import EngineType
-from memroute_operator.engines.reports import EngineReport
+from memroute_operator.engines.reports import EngineReport, PartsReport, PoolReport
 from memroute_operator.engines.seam import Drain, Engine, Phase, Probe, Probes, phase_reached
+from memroute_operator.engines.sglang import SGLang
 from memroute_operator.engines.vllm import VLLM
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "Drain",
     "Engine",
     "EngineReport",
+    "PartsReport",
     "Phase",
+    "PoolReport",
     "Probe",
     "Probes",
     "engine_of",
@@ -26,7 +29,9 @@ __all__ = [
     "read_report",
 ]
 
-ENGINES: Final[Mapping[EngineType, Engine]] = MappingProxyType({EngineType.VLLM: VLLM()})
+ENGINES: Final[Mapping[EngineType, Engine]] = MappingProxyType(
+    {engine.type: engine for engine in (VLLM(), SGLang())}
+)
 
 
 def engine_of(type_: EngineType) -> Engine:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineReport:
-    """What one engine says of its KV pool, sized by itself from a share of the device (vLLM)."""
+class PoolReport:
+    """A KV pool that the engine has sized by itself from a share of the device (vLLM)."""
 
     num_blocks: int
     """Of one data-parallel rank, the null block included."""
@@ -16,10 +16,23 @@ class EngineReport:
     """Tokens that the pool of one rank holds; None when it does not say."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartsReport:
+    """Parts that the engine has measured one by one (SGLang): its activations are none of them."""
+
+    weights_bytes: int
+    kv_cache_bytes: int
+    graph_bytes: int | None = None
+    """Of all captured graphs; None when it does not say."""
+
+
+EngineReport = PoolReport | PartsReport
+
 # What a label of a report may say and still be believed: far beyond any engine.
 MAX_BLOCKS = 10**9
 MAX_BLOCK_SIZE_TOKENS = 2**20
 MAX_CACHE_TOKENS = 10**12
+MAX_GIB = 1024.0
 
 
 def whole(text: str | None, least: int, most: int) -> int | None:

@@ -151,6 +151,19 @@ class Engine(Protocol):
         ...
 
 
+def needs_image(spec: Mapping[str, Any], type_: EngineType, such_as: str) -> str | None:
+    """Why an engine without an image cannot be started; None where the spec names one.
+
+    ``--engine-image`` of the operator is vLLM's.
+    """
+    if spec["engine"].get("image"):
+        return None
+    return (
+        f"spec.engine.image is needed for {type_.spelled}, because the operator's own image is "
+        f"vLLM's: set it to {such_as}"
+    )
+
+
 def phase_reached(phases: Sequence[Phase], log: str) -> str | None:
     """The last phase of a start that the log tells of, in words; None when it tells of none."""
     reached = None

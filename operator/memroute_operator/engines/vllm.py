@@ -15,6 +15,7 @@ from memroute_operator.engines.reports import (
     MAX_BLOCKS,
     MAX_CACHE_TOKENS,
     EngineReport,
+    PoolReport,
     ratio,
     whole,
 )
@@ -134,7 +135,7 @@ class VLLM:
         share = ratio(labels.get("gpu_memory_utilization"))
         if num_blocks is None or share is None or labels.get("is_attention_free") == "True":
             return None
-        return EngineReport(
+        return PoolReport(
             num_blocks=max(1, num_blocks // num_ranks),
             utilization_ratio=share,
             block_size_tokens=whole(labels.get("block_size"), 1, MAX_BLOCK_SIZE_TOKENS),
