@@ -15,6 +15,7 @@ from typing import Any
 
 from memroute.placement import Device, Inventory, Node, PlacementMode, PlacementStrategy
 from memroute.units import GIB
+from memroute_kube.memory_words import PLACEMENT_MODES, PLACEMENT_STRATEGIES
 from memroute_operator.deployment import Deployment, read_deployment
 from memroute_operator.gather import Facts
 from memroute_operator.manifests import replica_pod
@@ -89,17 +90,20 @@ def make_deployment(
     """A ModelDeployment; they differ in model and concurrency."""
     spec: dict[str, Any] = {
         "model": {"name": MODELS[number % len(MODELS)]},
-        "engine": {"type": "vllm"},
+        "engine": {"type": "VLLM"},
         "memory": {
             "maxContextTokens": 8192,
             "concurrency": 1 + number % 7,
-            "kvCacheDtype": "auto",
-            "quantization": "none",
+            "kvCacheDtype": "Auto",
+            "quantization": "Auto",
         }
         | memory,
         "parallelism": {"tensorParallelSize": 1},
         "replicas": REPLICAS_PER_MODEL,
-        "placement": {"mode": mode.value, "strategy": strategy.value},
+        "placement": {
+            "mode": PLACEMENT_MODES.word(mode),
+            "strategy": PLACEMENT_STRATEGIES.word(strategy),
+        },
         "routing": {},
     }
     metadata = {

@@ -101,7 +101,7 @@ def _by_policy(policy: str) -> Peer:
     """Our own router; with a published policy it holds and refuses nothing, as peers do."""
     router = read_peer(HERE / "peers" / "memroute.yaml")
     is_own = policy == router.name
-    admission = "enforce" if is_own else "off"
+    admission = "Enforce" if is_own else "Disabled"
     filled = _filled(router, {"{policy}": policy, "{admission}": admission})
     return filled if is_own else replace(filled, name=f"{policy} (in memroute)")
 
@@ -171,7 +171,14 @@ def _measured(
     ):
         running = RunningPeer(
             _filled(
-                router, {"{ttft}": f"{ttft:g}", "{tpot}": f"{tpot:g}", "{model}": options.model}
+                router,
+                {
+                    "{ttft}": f"{ttft:g}",
+                    "{tpot}": f"{tpot:g}",
+                    "{ttft_milliseconds}": f"{max(1, round(ttft * 1e3))}",
+                    "{tpot_milliseconds}": f"{max(1, round(tpot * 1e3))}",
+                    "{model}": options.model,
+                },
             ),
             engines=engines,
             port=ROUTER_PORT,

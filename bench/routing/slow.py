@@ -1,8 +1,8 @@
 """Engines that are slower than the default targets, or nearly so: does the service go on?
 
 Each case is a model on hardware that people give it, whose time per token alone is over the default
-``tpotTargetSeconds`` of 50 ms, or so little under it that a few requests together pass it. Targets
-are left at their defaults, as in an installation that nobody has tuned; everything is as shipped:
+``tpotTargetMilliseconds`` of 50, or so little under it that a few requests together pass it.
+Targets stay at their defaults, as in an installation that nobody has tuned; all is as shipped:
 memroute guesses prefixes, and replicas are read once a second.
 
 Rates are shares of what least-request carries: the highest rate at which 95 % of its first tokens

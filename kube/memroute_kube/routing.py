@@ -36,7 +36,7 @@ from memroute_kube.shapes import (
     tokens,
 )
 
-# As the schema has it: of spec.routing.adapters.
+# As the schema has it: of spec.adapters.
 MAX_ADAPTERS = 256
 
 
@@ -115,12 +115,13 @@ def read_claimed_names(obj: KubeObject) -> ClaimedNames:
     Adapters that are no names are left out: they can be nobody's.
     """
     spec = mapping(obj.get("spec"))
-    model, routing = mapping(spec.get("model")), mapping(spec.get("routing"))
+    model = mapping(spec.get("model"))
     served = name_of(model.get("servedName") or model.get("name"))
     if served is None:
         message = f"its model has no name: {shown(model.get('servedName'))}"
         raise OddObjectError(message)
-    adapters = (name_of(one) for one in listed(routing.get("adapters"))[:MAX_ADAPTERS])
+    entries = map(mapping, listed(spec.get("adapters"))[:MAX_ADAPTERS])
+    adapters = (name_of(one.get("name")) for one in entries)
     return ClaimedNames(served=served, adapters=tuple(one for one in adapters if one is not None))
 
 

@@ -15,6 +15,7 @@ from memroute.footprint import Calibration, CalibrationKey, ReplicaFootprint
 from memroute.footprint.calibration import measured_overhead_bytes
 from memroute.units import GIB
 from memroute_kube import KubeObject
+from memroute_kube.memory_words import KV_CACHE_DTYPES, QUANTIZATIONS
 from memroute_operator.engine_reports import EngineReport, EngineReports, read_report
 from memroute_operator.engines import PartsReport, PoolReport
 
@@ -61,8 +62,8 @@ def calibration_key(spec: Mapping[str, Any], product: str, image: str) -> Calibr
     """
     memory, engine = spec["memory"], spec["engine"]
     flags = {
-        "quantization": memory["quantization"],
-        "kvCacheDtype": memory["kvCacheDtype"],
+        "quantization": QUANTIZATIONS.read(memory["quantization"]).value,
+        "kvCacheDtype": KV_CACHE_DTYPES.read(memory["kvCacheDtype"]).value,
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
         "args": list(engine.get("args") or ()),
     }

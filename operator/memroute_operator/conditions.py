@@ -3,10 +3,9 @@
 | condition | about |
 | --- | --- |
 | ``Placed`` | whether every replica has devices; else why not, and what would help |
-| ``Available`` | whether every replica serves; else who does not, and why |
 | ``Progressing`` | what is being changed |
 | ``Overbooked`` | devices of which more was promised than they have |
-| ``FootprintDrift`` | whether engines need what was estimated |
+| ``FootprintDrift`` | that engines do not need what was estimated |
 """
 
 from collections.abc import Mapping
@@ -53,7 +52,7 @@ NO_TROUBLES = Troubles()
 
 
 def footprint_drift(deployment: Deployment) -> Condition | None:
-    """Whether an engine has measured something else than was estimated; None before one has."""
+    """That an engine has measured something else than was estimated; None while none has."""
     footprint = deployment.footprint
     if footprint is None or not deployment.calibrations:
         return None
@@ -68,9 +67,7 @@ def footprint_drift(deployment: Deployment) -> Condition | None:
         f"and KV cache, {calibration.expected_overhead_bytes / GIB:.2f} were expected "
         f"({drifts[product]:+.1%} of the footprint); the next placement goes by what was measured"
     )
-    if abs(drifts[product]) > MAX_DRIFT_RATIO:
-        return "True", "EstimateOff", message
-    return "False", "EstimateHolds", message
+    return ("True", "EstimateOff", message) if abs(drifts[product]) > MAX_DRIFT_RATIO else None
 
 
 def placed(
@@ -121,17 +118,17 @@ def _hindrance(troubles: Troubles) -> tuple[str, str] | None:
     return None
 
 
-def available(deployment: Deployment, wanted: list[Replica], troubles: Troubles) -> Condition:
-    """``Available``: whether every replica serves, or who does not."""
-    serving = [replica for replica in wanted if replica.is_ready]
-    total = deployment.replicas
-    if len(serving) >= total:
-        return "True", "ReplicasServing", f"{len(serving)} of {total} replica(s) serve"
+def serving(deployment: Deployment, wanted: list[Replica], troubles: Troubles) -> Condition:
+    """Whether every replica serves, or who does not, and why: what ``Ready`` says of it."""
+    num_serving = sum(replica.is_ready for replica in wanted)
+    so_far = f"{num_serving} of {deployment.replicas} replica(s) serve"
+    if num_serving >= deployment.replicas:
+        return "True", "ReplicasServing", so_far
     cut_off = [r for r in wanted if not r.is_ready and r.node in troubles.kept_nodes]
     if cut_off:
         listed = ", ".join(f"{r.pod_name} on node {r.node}" for r in cut_off[:MAX_LISTED])
         why = troubles.kept_nodes[cut_off[0].node]
-        message = f"{len(serving)} of {total} replica(s) serve; unreachable: {listed}; kept: {why}"
+        message = f"{so_far}; unreachable: {listed}; kept: {why}"
         return "False", "NodesUnreachable", message
     broken = [r for r in wanted if r.state is ReplicaState.FAILED and r.failure]
     if broken:
@@ -139,15 +136,11 @@ def available(deployment: Deployment, wanted: list[Replica], troubles: Troubles)
         return (
             "False",
             "EngineFailing",
-            (
-                f"{len(serving)} of {total} replica(s) serve; {listed} "
-                f"(kubectl logs -n {deployment.namespace} {broken[0].pod_name})"
-            ),
+            (f"{so_far}; {listed} (kubectl logs -n {deployment.namespace} {broken[0].pod_name})"),
         )
     waiting = [r for r in wanted if not r.is_ready]
     listed = ", ".join(_state_of(replica) for replica in waiting[:MAX_LISTED])
-    message = f"{len(serving)} of {total} replica(s) serve" + (f"; {listed}" if listed else "")
-    return "False", "ReplicasNotServing", message
+    return "False", "ReplicasNotServing", so_far + (f"; {listed}" if listed else "")
 
 
 def _state_of(replica: Replica) -> str:

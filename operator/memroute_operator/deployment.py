@@ -11,9 +11,7 @@ from memroute.errors import MemrouteError, UnknownModelError, UnsupportedShapeEr
 from memroute.footprint import (
     Calibration,
     EngineType,
-    KVCacheDtype,
     ModelArchitecture,
-    Quantization,
     ReplicaFootprint,
     ReplicaShape,
     architecture_from_json,
@@ -21,6 +19,13 @@ from memroute.footprint import (
 )
 from memroute.placement import PlacementMode, PlacementStrategy
 from memroute_kube import KubeObject
+from memroute_kube.memory_words import (
+    ENGINE_TYPES,
+    KV_CACHE_DTYPES,
+    PLACEMENT_MODES,
+    PLACEMENT_STRATEGIES,
+    QUANTIZATIONS,
+)
 from memroute_operator.revision import legacy_revision_of, revision_of
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
@@ -71,6 +76,8 @@ class Deployment:
     """Which engine serves it."""
     legacy_revision: str | None = None
     """What 0.1 stamps on replicas of this spec; None when it could not start them."""
+    paused: bool = False
+    """Whether nothing of its replicas is to be changed."""
     obj: KubeObject = field(repr=False)
     calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))
     """What engines of this very spec have measured, by product."""
@@ -120,8 +127,9 @@ def _read(obj: KubeObject) -> Deployment:
         engine_args=tuple(_text(argument) for argument in spec["engine"].get("args") or ()),
         engine_env=tuple(dict(variable) for variable in spec["engine"].get("env") or ()),
         replicas=_whole(spec["replicas"]),
-        mode=PlacementMode(placement["mode"]),
-        strategy=PlacementStrategy(placement["strategy"]),
+        paused=bool(spec.get("paused")),
+        mode=PLACEMENT_MODES.read(placement["mode"]),
+        strategy=PLACEMENT_STRATEGIES.read(placement["strategy"]),
         node_selector=dict(placement.get("nodeSelector") or {}),
         max_context_tokens=_whole(memory["maxContextTokens"]),
         shape=shape,
@@ -227,15 +235,15 @@ def _shape(spec: dict[str, Any]) -> ReplicaShape:
         architecture=architecture,
         max_context_tokens=wanted,
         concurrency=memory["concurrency"],
-        quantization=Quantization(memory["quantization"]),
-        kv_cache_dtype=KVCacheDtype(memory["kvCacheDtype"]),
+        quantization=QUANTIZATIONS.read(memory["quantization"]),
+        kv_cache_dtype=KV_CACHE_DTYPES.read(memory["kvCacheDtype"]),
         tensor_parallel_size=spec["parallelism"]["tensorParallelSize"],
         engine=_engine(spec),
     )
 
 
 def _engine(spec: dict[str, Any]) -> EngineType:
-    return EngineType.of(_text(spec["engine"].get("type") or EngineType.VLLM.value))
+    return ENGINE_TYPES.read(spec["engine"].get("type") or ENGINE_TYPES.default)
 
 
 def _architecture(model: dict[str, Any]) -> ModelArchitecture:

@@ -110,6 +110,7 @@ class Reconciler:
             on_bug=self._on_bug,
             clock=clock,
             rng=rng,
+            router_url=settings.router_url,
         )
         self._fence = fence or Fence(AlwaysLeading())
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)

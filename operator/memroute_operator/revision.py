@@ -6,6 +6,7 @@ changes none by itself (``docs/adr/0018-what-an-engine-is-started-with.md``). Th
 
 * fields are named here one by one: one that a newer CRD adds is not part of it until it is
   named, and then it must be left out (``None``) where it is not set;
+* words are hashed as what they mean, so that the API may spell them anew;
 * the spec is hashed as its owner wrote it, not what the operator makes of it: a better law of
   footprints sizes the next replica, and restarts none.
 
@@ -17,6 +18,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
+
+from memroute_kube.memory_words import (
+    ENGINE_TYPES,
+    KV_CACHE_DTYPES,
+    PLACEMENT_MODES,
+    QUANTIZATIONS,
+)
 
 # Raise it only when running replicas must be restarted for what ``manifests`` has come to write:
 # it replaces every replica of every ModelDeployment, one at a time.
@@ -44,21 +52,21 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
     shared devices only: as the size of its KV cache. On a whole device it takes what there is.
     """
     model, engine, memory = spec["model"], spec["engine"], spec["memory"]
-    mode = spec["placement"]["mode"]
+    mode = PLACEMENT_MODES.read(spec["placement"]["mode"]).value
     is_shared = mode == "shared"
     return {
         "model": model["name"],
         "servedName": model.get("servedName") or model["name"],
         "config": model.get("config") if is_shared else None,
-        "engine": engine.get("type"),
+        "engine": None if engine.get("type") is None else ENGINE_TYPES.read(engine["type"]),
         # None for the operator's --engine-image: another one of those replaces nothing.
         "image": engine.get("image"),
         "args": list(engine.get("args") or ()),
         "env": _environment(engine.get("env") or ()),
         "maxContextTokens": memory["maxContextTokens"],
         "concurrency": memory["concurrency"] if is_shared else None,
-        "kvCacheDtype": memory["kvCacheDtype"],
-        "quantization": memory["quantization"],
+        "kvCacheDtype": KV_CACHE_DTYPES.read(memory["kvCacheDtype"]).value,
+        "quantization": QUANTIZATIONS.read(memory["quantization"]).value,
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
         "mode": mode,
     }
@@ -81,10 +89,13 @@ def legacy_revision_of(spec: Mapping[str, Any]) -> str | None:
     known = dict(spec)
     for name, fields in LEGACY_FIELDS.items():
         known[name] = {key: value for key, value in spec[name].items() if key in fields}
-    if TEMPLATE_VERSION != LEGACY_TEMPLATE_VERSION or started_with(known) != started_with(spec):
+    started = started_with(spec)
+    if TEMPLATE_VERSION != LEGACY_TEMPLATE_VERSION or started_with(known) != started:
         return None
-    parts = {name: known[name] for name in LEGACY_FIELDS} | {"mode": spec["placement"]["mode"]}
-    return _hash(parts)
+    parts = {name: known[name] for name in LEGACY_FIELDS}
+    parts["engine"] |= {"type": started["engine"]}
+    parts["memory"] |= {name: started[name] for name in ("kvCacheDtype", "quantization")}
+    return _hash(parts | {"mode": started["mode"]})
 
 
 def _hash(parts: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ class OperatorSettings:
     exporter_port: int
     scrape_seconds: float
     router_selector: PodSelector
+    router_url: str | None
     drain_timeout_seconds: float
     node_lost_seconds: float
     leader_election: bool
@@ -124,6 +125,11 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         type=_selector(needs_daemon_set=False),
         default=DEFAULT_ROUTER_SELECTOR,
         help="[NAMESPACE/]LABELS of the routers' pods; without a namespace the operator's own",
+    )
+    parser.add_argument(
+        "--router-url",
+        type=_text_or_none,
+        help="base URL under which clients find the routers: status.url of every ModelDeployment",
     )
     parser.add_argument(
         "--drain-timeout-seconds",

@@ -14,13 +14,22 @@ from memroute_operator.conditions import (
     NO_TROUBLES,
     Condition,
     Troubles,
-    available,
     footprint_drift,
     overbooked,
     placed,
     progressing,
+    serving,
 )
 from memroute_operator.deployment import INTERNAL_ERROR, Deployment, internal_error
+from memroute_operator.health_conditions import (
+    ABNORMAL,
+    LASTING,
+    PAUSED,
+    available,
+    health,
+    left_alone,
+    policy_unknown,
+)
 from memroute_operator.placements import placement_fields
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica
@@ -45,6 +54,7 @@ def deployment_status(
     troubles: Troubles = NO_TROUBLES,
     templates: Templates | None = None,
     routing: Routing | None = None,
+    url: str | None = None,
     now: datetime,
 ) -> dict[str, Any]:
     """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it.
@@ -53,31 +63,38 @@ def deployment_status(
     ``stale_nodes``: of the whole cluster.
     ``templates``: what new replicas would be; None says nothing of it.
     ``routing``: what routers are told; None says nothing of it.
+    ``url``: where clients find the routers; None where the operator was not told.
     """
     wanted = [replica for replica in replicas if replica.key in outcome.kept]
-    serving = [replica for replica in replicas if replica.is_ready]
+    ready = [replica for replica in replicas if replica.is_ready]
+    served = serving(deployment, wanted, troubles)
     conditions = _conditions(deployment, wanted, outcome, troubles)
-    conditions["DeviceMetricsFresh"] = _metrics_fresh(deployment, replicas, wanted, stale_nodes)
+    conditions["Available"] = available(deployment, wanted, served)
+    conditions |= left_alone(deployment, wanted)
     if routing is not None:
         conditions["Named"] = named_condition(deployment, routing)
-    conditions["Ready"] = _ready(deployment, conditions, routing)
-    if outcome.overbooked:
-        conditions["Overbooked"] = overbooked(outcome)
-    if targets is not None:
-        conditions["TargetsMet"] = _targets_met(deployment, targets)
-    template = None if templates is None else templates.condition(deployment, wanted)
-    if template is not None:
-        conditions["TemplateCurrent"] = template
+    conditions["Ready"] = _ready(deployment, conditions, served, routing)
+    conditions |= health(deployment, conditions, outcome)
+    abnormal = {
+        "Overbooked": overbooked(outcome) if outcome.overbooked else None,
+        "FootprintDrift": footprint_drift(deployment),
+        "DeviceMetricsStale": _metrics_stale(deployment, replicas, wanted, stale_nodes),
+        "TargetsUnmet": None if targets is None else _targets_unmet(deployment, targets),
+        "TemplateOutdated": None if templates is None else templates.condition(deployment, wanted),
+        "PolicyUnknown": policy_unknown(deployment),
+    }
+    conditions |= {kind: one for kind, one in abnormal.items() if one is not None}
     status: dict[str, Any] = {
         "observedGeneration": deployment.generation,
+        "url": url,
         "replicas": len(replicas),
-        "readyReplicas": len(serving),
+        "readyReplicas": len(ready),
         "placedReplicas": len(wanted),
         "updatedReplicas": sum(r.revision == deployment.revision for r in wanted),
         "selector": f"{LABEL_DEPLOYMENT}={deployment.name}",
-        "summary": f"{len(serving)}/{deployment.replicas}",
-        "kvCapacityTokens": sum(replica.kv_capacity_tokens for replica in serving),
-        "kvPressure": _pressure(serving, kv_projected_ratio),
+        "summary": f"{len(ready)}/{deployment.replicas}",
+        "kvCapacityTokens": sum(replica.kv_capacity_tokens for replica in ready),
+        "kvPressure": _pressure(ready, kv_projected_ratio),
         **placement_fields(replicas, assigned_devices),
         "conditions": _with_times(deployment, conditions, now),
     }
@@ -124,8 +141,10 @@ def _kept(deployment: Deployment) -> dict[CalibrationKey, Calibration]:
         return {}
 
 
-def _targets_met(deployment: Deployment, report: TargetsReport) -> Condition:
-    """Whether its engines can meet ``spec.routing``'s targets; it serves in either case.
+def _targets_unmet(deployment: Deployment, report: TargetsReport) -> Condition | None:
+    """That its engines cannot meet ``spec.routing``'s targets; None where they can.
+
+    It serves in either case.
 
     A router that has not heard of a new target yet is not believed: the spec is what counts.
     """
@@ -133,25 +152,29 @@ def _targets_met(deployment: Deployment, report: TargetsReport) -> Condition:
         routing = deployment.obj["spec"].get("routing") or {}
         defaults = AdmissionSettings()
         settings = AdmissionSettings(
-            ttft_target_seconds=routing.get("ttftTargetSeconds", defaults.ttft_target_seconds),
-            tpot_target_seconds=routing.get("tpotTargetSeconds", defaults.tpot_target_seconds),
+            ttft_target_seconds=_seconds(
+                routing.get("ttftTargetMilliseconds"), defaults.ttft_target_seconds
+            ),
+            tpot_target_seconds=_seconds(
+                routing.get("tpotTargetMilliseconds"), defaults.tpot_target_seconds
+            ),
         )
         unmet = unmet_target(report.alone, settings)
         if unmet is not None:
-            return "False", TARGETS_UNMET, unmet.message
-        previous = _previous(deployment).get("TargetsMet")
-        if (
-            previous is not None
-            and previous["reason"] == TARGETS_UNMET
-            and previous.get("observedGeneration") == deployment.generation
-        ):
+            return "True", TARGETS_UNMET, unmet.message
+        previous = _previous(deployment).get("TargetsUnmet")
+        if previous is not None and previous.get("observedGeneration") == deployment.generation:
             # The router has not taken it back: too close to the target.
-            return "False", TARGETS_UNMET, previous["message"]
-    return "True", "EngineFastEnough", "one request alone is served within the targets"
+            return "True", TARGETS_UNMET, previous["message"]
+    return None
 
 
-def _pressure(serving: list[Replica], ratios: Mapping[str, float] | None) -> str:
-    known = [ratios[r.key] for r in serving if r.key in ratios] if ratios is not None else []
+def _seconds(milliseconds: int | None, default: float) -> float:
+    return default if milliseconds is None else milliseconds / 1e3
+
+
+def _pressure(ready: list[Replica], ratios: Mapping[str, float] | None) -> str:
+    known = [ratios[r.key] for r in ready if r.key in ratios] if ratios is not None else []
     if not known:
         return "Unknown"
     fullest = max(known)
@@ -167,20 +190,17 @@ def _conditions(
     else:
         conditions["Resolved"] = ("True", "FootprintKnown", "computed from the architecture")
     conditions["Placed"] = placed(deployment, wanted, outcome, troubles)
-    conditions["Available"] = available(deployment, wanted, troubles)
     conditions["Progressing"] = progressing(wanted, outcome, troubles)
-    if (drift := footprint_drift(deployment)) is not None:
-        conditions["FootprintDrift"] = drift
     return conditions
 
 
-def _metrics_fresh(
+def _metrics_stale(
     deployment: Deployment,
     replicas: list[Replica],
     wanted: list[Replica],
     stale_nodes: frozenset[str],
-) -> Condition:
-    """Whether the nodes that concern it report: its own, and all of them while it looks for room.
+) -> Condition | None:
+    """That a node that concerns it does not report: its own, or any while it looks for room.
 
     Nodes are not named: one late exporter would change the status of every deployment.
     """
@@ -189,24 +209,27 @@ def _metrics_fresh(
         "(memroute_node_metrics_fresh says which nodes)"
     )
     if not stale_nodes.isdisjoint(replica.node for replica in replicas):
-        return "False", "DeviceMetricsStale", f"a node of its replicas does not report: {promises}"
+        return "True", "ExporterSilent", f"a node of its replicas does not report: {promises}"
     if stale_nodes and len(wanted) < deployment.replicas:
-        return "False", "DeviceMetricsStale", f"some nodes do not report: {promises}"
-    return "True", "Fresh", "every node of its replicas reports"
+        return "True", "ExporterSilent", f"some nodes do not report: {promises}"
+    return None
 
 
 def _ready(
-    deployment: Deployment, conditions: Mapping[str, Condition], routing: Routing | None
+    deployment: Deployment,
+    conditions: Mapping[str, Condition],
+    served: Condition,
+    routing: Routing | None,
 ) -> Condition:
-    needed = ["Resolved", "Placed", "Available"]
+    """``Ready``: the first thing that is missing. ``served``: whether every replica serves."""
+    needed = [conditions["Resolved"], conditions["Placed"], served]
     if routing is not None and is_served_name_refused(deployment, routing):
-        needed.insert(1, "Named")
-    for kind in needed:
-        status, reason, message = conditions[kind]
+        needed.insert(1, conditions["Named"])
+    for status, reason, message in needed:
         if status != "True":
             return status, reason, message
     _, reason, message = conditions["Progressing"]
-    if reason in ("RolloutBlocked", "RolloutInProgress"):
+    if reason in (PAUSED, "RolloutBlocked", "RolloutInProgress"):
         return "False", reason, message
     if deployment.replicas == 0:
         return "True", "ScaledToZero", "no replica is wanted"
@@ -235,12 +258,8 @@ def _with_times(
     """Conditions as the API wants them; the time moves only when the status flips."""
     before = _previous(deployment)
     stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    order = (
-        "Ready", "Resolved", "Named", "Placed", "Available", "Progressing", "DeviceMetricsFresh",
-        "Overbooked", "FootprintDrift", "TargetsMet", "TemplateCurrent",
-    )  # fmt: skip
     listed = []
-    for kind in order:
+    for kind in (*LASTING, *ABNORMAL):
         if kind not in conditions:
             continue
         status, reason, message = conditions[kind]

@@ -19,6 +19,7 @@ from memroute_kube import MODEL_DEPLOYMENTS, ApiError, KubernetesClient
 from memroute_kube.client import NOT_FOUND
 from memroute_operator.deployment import Deployment
 from memroute_operator.events import EventWriter
+from memroute_operator.health_conditions import EXPECTED_REASONS
 from memroute_operator.store import Store
 
 LOGGER = logging.getLogger(__name__)
@@ -29,8 +30,6 @@ MEASURED_SECONDS = 60.0
 _MEASURED = re.compile(
     r"[+-]?\d+(?:\.\d+)?(?= ?(?:GiB|MiB|Gi|ms|s|%|tokens?)(?![A-Za-z0-9]))", re.ASCII
 )
-# Not ready because something is under way: nothing to warn of.
-EXPECTED_REASONS = frozenset({"ReplicasNotServing", "Placing", "RolloutInProgress"})
 # As the schema has it, in characters.
 MAX_MESSAGE = 32_768
 

@@ -49,6 +49,8 @@ class Statuses:
     on_bug: Callable[[str, Exception], None]
     clock: Callable[[], float]
     rng: random.Random
+    router_url: str | None = None
+    """Where clients find the routers; None where nobody has said."""
     _failures: Backoff[str] = field(
         default_factory=lambda: Backoff(
             first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
@@ -127,6 +129,7 @@ class Statuses:
                 targets=routers.targets.get(deployment.key),
                 templates=self.templates,
                 routing=routing,
+                url=self.router_url,
                 troubles=self._troubles(deployment, replicas, facts, planning, loss),
                 now=datetime.now(UTC),
             )

@@ -64,7 +64,7 @@ class Templates:
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def condition(self, deployment: Deployment, replicas: list[Replica]) -> Condition | None:
-        """Whether all replicas of the current spec are what new ones would be."""
+        """That replicas of the current spec are not what new ones would be; None while they are."""
         current = self.of(deployment)
         if current is None:
             return None
@@ -74,7 +74,7 @@ class Templates:
             if replica.revision == deployment.revision and _template(replica) != current
         ]
         if not others:
-            return "True", "AsNewOnes", "replicas are what new ones would be"
+            return None
         listed = ", ".join(sorted(others)[:MAX_LISTED]) + (", …" if others[MAX_LISTED:] else "")
         message = (
             f"{len(others)} of {len(replicas)} replica(s) were started by another release of the "
@@ -88,7 +88,7 @@ class Templates:
             )
         else:
             message += "kubectl delete pod renews one"
-        return "False", "StartedByAnotherRelease", message
+        return "True", "StartedByAnotherRelease", message
 
 
 def _template(replica: Replica) -> str | None:

@@ -8,11 +8,8 @@ read of is an ``OddObjectError``.
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, TypeVar
 
-from memroute.traffic.admission import OverloadObjective
-from memroute.traffic.dispatch import AdmissionMode
 from memroute.traffic.routing import POLICY_NAMES
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_kube import MODEL_DEPLOYMENTS, KubeObject
@@ -42,6 +39,7 @@ from memroute_kube.shapes import (
     shown,
     tokens,
 )
+from memroute_kube.words import Words
 from memroute_router.pools import (
     DEFAULT_ASSUMED_OUTPUT_TOKENS,
     DEFAULT_TPOT_TARGET_SECONDS,
@@ -49,21 +47,20 @@ from memroute_router.pools import (
     DEFAULT_WATERMARK_RATIO,
     PoolSettings,
 )
+from memroute_router.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 
 MAX_PORT = 65_535
 # The bounds of spec.routing, as the schema has them.
-MIN_WATERMARK_RATIO = 0.1
+MIN_WATERMARK_PERCENT = 10.0
 MAX_ASSUMED_OUTPUT_TOKENS = 2**20
-MAX_TTFT_TARGET_SECONDS = 3600.0
-MAX_TPOT_TARGET_SECONDS = 60.0
+MAX_TTFT_TARGET_MILLISECONDS = 3_600_000.0
+MAX_TPOT_TARGET_MILLISECONDS = 60_000.0
 MAX_WEIGHT = 1000.0
 # Not in the schema: a thousand times what the fastest engines do.
 MAX_PREFILL_TOKENS_PER_SECOND = 1e9
-# Zero is no speed, no target and no ratio: the smallest that is taken for one.
-TINY = 1e-9
 # Of a reason, in characters; Kubernetes allows 1,024.
 MAX_REASON_LENGTH = 128
-Word = TypeVar("Word", bound=StrEnum)
+Meaning = TypeVar("Meaning")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,8 +181,8 @@ def read_model_deployment(obj: KubeObject) -> DeploymentFacts:
     placements = [mapping(one) for one in listed(status.get("placements"))]
     routing = _Fields(mapping(spec.get("routing")))
     names = read_claimed_names(obj)
-    if len(names.adapters) != len(listed(routing.given.get("adapters"))):
-        routing.oddities.append("some of routing.adapters are no names")
+    if len(names.adapters) != len(listed(spec.get("adapters"))):
+        routing.oddities.append("some of adapters have no name")
     settings = _pool_settings(metadata, routing, names, _unready_reason(status))
     weight = routing.number("weight", -1.0, 0.0, MAX_WEIGHT)
     num_replicas = status.get("replicas")
@@ -230,13 +227,13 @@ class _Fields:
         self.oddities.append(f"routing.{name} is {shown(value)}")
         return default
 
-    def word(self, name: str, default: Word) -> Word:
+    def word(self, name: str, words: Words[Meaning]) -> Meaning:
         """One of an enumeration; a newer schema may know more of them than this router."""
         value = self.given.get(name)
-        found = next((one for one in type(default) if one.value == value), None)
+        found = words.meaning(value)
         if found is None and value is not None:
-            self._unknown(name, value, default.value)
-        return default if found is None else found
+            self._unknown(name, value, words.default)
+        return words.read(words.default) if found is None else found
 
     def policy(self) -> str:
         """The name of a policy that is known."""
@@ -259,8 +256,9 @@ def _pool_settings(
         namespace=_object_name(metadata, "namespace"),
         deployment=_object_name(metadata, "name"),
         watermark_ratio=routing.number(
-            "kvWatermarkRatio", DEFAULT_WATERMARK_RATIO, MIN_WATERMARK_RATIO, 1.0
-        ),
+            "kvWatermarkPercent", DEFAULT_WATERMARK_RATIO * 100, MIN_WATERMARK_PERCENT, 100.0
+        )
+        / 100,
         assumed_output_tokens=int(
             routing.number(
                 "assumedOutputTokens", DEFAULT_ASSUMED_OUTPUT_TOKENS, 1.0, MAX_ASSUMED_OUTPUT_TOKENS
@@ -268,16 +266,24 @@ def _pool_settings(
         ),
         policy=routing.policy(),
         prefill_tokens_per_second=routing.number(
-            "prefillTokensPerSecond", LLM_D_TOKENS_PER_SECOND, TINY, MAX_PREFILL_TOKENS_PER_SECOND
+            "prefillTokensPerSecond", LLM_D_TOKENS_PER_SECOND, 1.0, MAX_PREFILL_TOKENS_PER_SECOND
         ),
-        admission=routing.word("admission", AdmissionMode.ENFORCE),
+        admission=routing.word("admission", ADMISSION_MODES),
         ttft_target_seconds=routing.number(
-            "ttftTargetSeconds", DEFAULT_TTFT_TARGET_SECONDS, TINY, MAX_TTFT_TARGET_SECONDS
-        ),
+            "ttftTargetMilliseconds",
+            DEFAULT_TTFT_TARGET_SECONDS * 1e3,
+            1.0,
+            MAX_TTFT_TARGET_MILLISECONDS,
+        )
+        / 1e3,
         tpot_target_seconds=routing.number(
-            "tpotTargetSeconds", DEFAULT_TPOT_TARGET_SECONDS, TINY, MAX_TPOT_TARGET_SECONDS
-        ),
-        overload_objective=routing.word("overloadObjective", OverloadObjective.REQUESTS),
+            "tpotTargetMilliseconds",
+            DEFAULT_TPOT_TARGET_SECONDS * 1e3,
+            1.0,
+            MAX_TPOT_TARGET_MILLISECONDS,
+        )
+        / 1e3,
+        overload_objective=routing.word("overloadObjective", OVERLOAD_OBJECTIVES),
         adapters=names.adapters,
         unready_reason=unready_reason,
     )

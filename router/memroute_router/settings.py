@@ -39,14 +39,14 @@ without Kubernetes: replicas and models come from a file, which is read again wh
       tokenizer: /models/llama-3-8b    # a folder with tokenizer.json: count tokens
       adapters: [sql-lora]             # LoRA adapters, asked for by these names
       maxContextTokens: 32768
-      kvWatermarkRatio: 0.95
+      kvWatermarkPercent: 95
       assumedOutputTokens: 256
       policy: memroute                 # or llm-d, lmetric, least-request, round-robin, ...
       prefillTokensPerSecond: 15928    # of one replica, as measured: for the policy llm-d alone
-      admission: enforce               # observe: count what would be held; off: send all
-      ttftTargetSeconds: 1.0
-      tpotTargetSeconds: 0.05
-      overloadObjective: requests      # or tokens, sizes: who is late when not all can be in time
+      admission: Enforce               # Observe: count what would be held; Disabled: send all
+      ttftTargetMilliseconds: 1000
+      tpotTargetMilliseconds: 50
+      overloadObjective: Requests      # or Tokens, Sizes: who is late when not all can be in time
   peers: [router-b:8001]               # other routers of these replicas (or --peer)
 
 to see what it decides

@@ -10,15 +10,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
 
-from memroute.traffic.admission import OverloadObjective
-from memroute.traffic.dispatch import AdmissionMode
 from memroute.traffic.routing import POLICY_NAMES
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
+from memroute_kube.words import Words
 from memroute_router.http.client import Endpoint
 from memroute_router.http.faults import OnFault, log_fault
 from memroute_router.http.tls import EngineTLS
@@ -33,6 +32,7 @@ from memroute_router.pools import (
     Replica,
     ReplicaInfo,
 )
+from memroute_router.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 
 LOGGER = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
@@ -40,12 +40,21 @@ _PORTS = {"http": 80, "https": 443}
 _TLS_FIELDS = ("engineCA", "engineCertificate", "engineKey", "engineServerName")
 _TOP_FIELDS = {"models", "peers", *_TLS_FIELDS}
 _MODEL_FIELDS = {
-    "name", "replicas", "maxContextTokens", "kvWatermarkRatio", "assumedOutputTokens",
-    "policy", "prefillTokensPerSecond", "admission", "ttftTargetSeconds", "tpotTargetSeconds",
-    "overloadObjective", "shares", "adapters", "tokenizer",
+    "name", "replicas", "maxContextTokens", "kvWatermarkPercent", "assumedOutputTokens",
+    "policy", "prefillTokensPerSecond", "admission", "ttftTargetMilliseconds",
+    "tpotTargetMilliseconds", "overloadObjective", "shares", "adapters", "tokenizer",
 }  # fmt: skip
 _REPLICA_FIELDS = {"url", "name", "kvCapacityTokens", "maxContextTokens", "version", "weight"}
+# What 0.1 called fields, and what is written instead.
+_RENAMED = {
+    "kvWatermarkRatio": "kvWatermarkPercent (95 for 0.95)",
+    "ttftTargetSeconds": "ttftTargetMilliseconds",
+    "tpotTargetSeconds": "tpotTargetMilliseconds",
+}
 MAX_WEIGHT = 1000.0
+MAX_TTFT_TARGET_MILLISECONDS = 3_600_000
+MAX_TPOT_TARGET_MILLISECONDS = 60_000
+Meaning = TypeVar("Meaning")
 
 
 class ConfigError(Exception):
@@ -143,31 +152,33 @@ class _Reader:
             namespace="",
             deployment=name,
             watermark_ratio=self._number(
-                model, "kvWatermarkRatio", where, DEFAULT_WATERMARK_RATIO, most=1.0
-            ),
+                model, "kvWatermarkPercent", where, DEFAULT_WATERMARK_RATIO * 100, most=100
+            )
+            / 100,
             assumed_output_tokens=self._integer(model, "assumedOutputTokens", where)
             or DEFAULT_ASSUMED_OUTPUT_TOKENS,
             policy=self._one_of(model, "policy", where, POLICY_NAMES),
             prefill_tokens_per_second=self._number(
                 model, "prefillTokensPerSecond", where, LLM_D_TOKENS_PER_SECOND, most=1e9
             ),
-            admission=AdmissionMode(
-                self._one_of(model, "admission", where, tuple(mode.value for mode in AdmissionMode))
-            ),
+            admission=self._word(model, "admission", where, ADMISSION_MODES),
             ttft_target_seconds=self._number(
-                model, "ttftTargetSeconds", where, DEFAULT_TTFT_TARGET_SECONDS, most=3600.0
-            ),
+                model,
+                "ttftTargetMilliseconds",
+                where,
+                DEFAULT_TTFT_TARGET_SECONDS * 1e3,
+                most=MAX_TTFT_TARGET_MILLISECONDS,
+            )
+            / 1e3,
             tpot_target_seconds=self._number(
-                model, "tpotTargetSeconds", where, DEFAULT_TPOT_TARGET_SECONDS, most=60.0
-            ),
-            overload_objective=OverloadObjective(
-                self._one_of(
-                    model,
-                    "overloadObjective",
-                    where,
-                    tuple(objective.value for objective in OverloadObjective),
-                )
-            ),
+                model,
+                "tpotTargetMilliseconds",
+                where,
+                DEFAULT_TPOT_TARGET_SECONDS * 1e3,
+                most=MAX_TPOT_TARGET_MILLISECONDS,
+            )
+            / 1e3,
+            overload_objective=self._word(model, "overloadObjective", where, OVERLOAD_OBJECTIVES),
         )
         context = self._integer(model, "maxContextTokens", where)
         replicas = model.get("replicas")
@@ -258,7 +269,10 @@ class _Reader:
             self.problems.append(f"{where} must be a mapping of {', '.join(sorted(known))}")
             return {}
         for name in sorted(set(map(str, document)) - known):
-            told = f"{where}.{name} is unknown; known: {', '.join(sorted(known))}"
+            if name in _RENAMED:
+                told = f"{where}.{name} is called {_RENAMED[name]} now"
+            else:
+                told = f"{where}.{name} is unknown; known: {', '.join(sorted(known))}"
             self.problems.append(told)
         return document
 
@@ -281,6 +295,13 @@ class _Reader:
             self.problems.append(told)
             return known[0]
         return str(value)
+
+    def _word(
+        self, document: dict[str, Any], name: str, where: str, words: Words[Meaning]
+    ) -> Meaning:
+        """What the word of an enumeration means, the default where nothing is said."""
+        word = self._one_of(document, name, where, tuple(words.meanings))
+        return words.read(word)
 
     def _number(
         self, document: dict[str, Any], name: str, where: str, default: float, *, most: float

@@ -46,7 +46,7 @@ def test_two_models_share_a_gpu_and_serve(cluster, namespace):
 
 
 def test_an_exclusive_model_gets_a_whole_gpu_and_says_which(cluster, namespace):
-    apply(cluster, namespace, "m", placement={"mode": "exclusive"})
+    apply(cluster, namespace, "m", placement={"mode": "Exclusive"})
     wait_ready(cluster, namespace, "m")
 
     def devices():
@@ -57,7 +57,7 @@ def test_an_exclusive_model_gets_a_whole_gpu_and_says_which(cluster, namespace):
 
 def test_what_an_engine_measures_is_kept_and_used_next(cluster, namespace):
     """The next replica's cache is expected by what the last one reported; the status keeps it."""
-    apply(cluster, namespace, "m", placement={"mode": "exclusive"})
+    apply(cluster, namespace, "m", placement={"mode": "Exclusive"})
     wait_ready(cluster, namespace, "m")
 
     def calibrations():
@@ -65,7 +65,8 @@ def test_what_an_engine_measures_is_kept_and_used_next(cluster, namespace):
 
     (measured,) = cluster.wait_for("the engine's report", calibrations, timeout_seconds=30)
     assert GIB // 2 < measured["overheadBytes"] < 4 * GIB
-    assert condition(cluster, namespace, "m", "FootprintDrift")["status"] in {"True", "False"}
+    # There only while it is so.
+    assert condition(cluster, namespace, "m", "FootprintDrift")["status"] in {"True", None}
     assert get_deployment(cluster, namespace, "m")["status"]["footprint"]["source"] == "calibrated"
     before = promised_tokens(cluster, namespace)
     # The same node again: on one with several kinds of devices the largest need would count.
@@ -73,7 +74,7 @@ def test_what_an_engine_measures_is_kept_and_used_next(cluster, namespace):
     selector = {"kubernetes.io/hostname": pod["spec"]["nodeName"]}
     cluster.kubectl("scale", "mdep/m", "--replicas=0", "-n", namespace)
     cluster.wait_for("no pod", lambda: not pods_of(cluster, namespace), timeout_seconds=60)
-    placement = {"mode": "exclusive", "nodeSelector": selector}
+    placement = {"mode": "Exclusive", "nodeSelector": selector}
     apply(cluster, namespace, "m", replicas=1, placement=placement)
     wait_ready(cluster, namespace, "m")
     assert promised_tokens(cluster, namespace) != before
@@ -144,7 +145,7 @@ def test_a_model_that_fits_nowhere_says_why_and_what_would_help(cluster, namespa
         namespace,
         "m",
         model={"name": "meta-llama/Llama-3.1-70B-Instruct"},
-        placement={"mode": "exclusive"},
+        placement={"mode": "Exclusive"},
     )
     found = wait_condition(cluster, namespace, "m", "Placed", "NoDeviceLargeEnough")
     assert found["status"] == "False"
@@ -156,7 +157,7 @@ def test_a_model_that_fits_nowhere_says_why_and_what_would_help(cluster, namespa
         namespace,
         "m",
         model={"name": "meta-llama/Llama-3.1-70B-Instruct"},
-        placement={"mode": "exclusive"},
+        placement={"mode": "Exclusive"},
         parallelism={"tensorParallelSize": 2},
     )
     wait_ready(cluster, namespace, "m")
@@ -165,7 +166,7 @@ def test_a_model_that_fits_nowhere_says_why_and_what_would_help(cluster, namespa
 
 def test_a_model_that_waits_is_placed_when_room_is_made(cluster, namespace):
     """Both H100s of gpu-c, then a third replica that needs one."""
-    large = {"model": {"name": "Qwen/Qwen2.5-32B-Instruct"}, "placement": {"mode": "exclusive"}}
+    large = {"model": {"name": "Qwen/Qwen2.5-32B-Instruct"}, "placement": {"mode": "Exclusive"}}
     apply(cluster, namespace, "first", replicas=2, **large)
     wait_ready(cluster, namespace, "first", timeout_seconds=90)
     apply(cluster, namespace, "second", **large)
@@ -215,7 +216,7 @@ def test_a_lost_scheduling_race_is_planned_again(cluster, namespace):
     scheduler = cluster.process("kube-scheduler")
     scheduler.send_signal(signal.SIGSTOP)
     try:
-        apply(cluster, namespace, "m", placement={"mode": "exclusive"})
+        apply(cluster, namespace, "m", placement={"mode": "Exclusive"})
         (pod,) = cluster.wait_for("the pinned pod", lambda: pods_of(cluster, namespace))
         node = json.loads(pod["metadata"]["annotations"]["memroute.dev/reservation"])["node"]
         thief = {
@@ -292,9 +293,9 @@ def test_stale_readings_are_visible_and_placement_goes_on(cluster, namespace, fa
     fault("gpu-a", "exporter-down", "true")
     fault("gpu-b", "exporter-down", "true")
     apply(cluster, namespace, "m")
-    wait_condition(cluster, namespace, "m", "DeviceMetricsFresh", "DeviceMetricsStale")
+    wait_condition(cluster, namespace, "m", "DeviceMetricsStale", "ExporterSilent")
     wait_ready(cluster, namespace, "m")
-    assert condition(cluster, namespace, "m", "DeviceMetricsFresh")["status"] == "False"
+    assert condition(cluster, namespace, "m", "DeviceMetricsStale")["status"] == "True"
 
 
 def test_a_lost_gpu_kills_its_engine_and_the_reason_is_told(cluster, namespace, fault):

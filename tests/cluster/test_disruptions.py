@@ -89,7 +89,7 @@ def fault(cluster):
 def serve(cluster, namespace, name, *, replicas, strategy="spread"):
     """A model that the router serves from all its replicas; load for it."""
     model = {"name": "Qwen/Qwen3-0.6B", "servedName": f"{namespace}-{name}"}
-    placement = {"mode": "shared", "strategy": strategy}
+    placement = {"mode": "Shared", "strategy": strategy}
     apply(cluster, namespace, name, model=model, replicas=replicas, placement=placement)
     wait_ready(cluster, namespace, name, timeout_seconds=90)
     url = f"http://{program_address(cluster, 'router')}:8000"

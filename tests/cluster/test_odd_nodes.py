@@ -39,7 +39,7 @@ def cluster(repository, helm):
         yield it
 
 
-def on(node, mode="exclusive"):
+def on(node, mode="Exclusive"):
     return {"mode": mode, "nodeSelector": {"kubernetes.io/hostname": node}}
 
 
@@ -73,11 +73,11 @@ def test_a_node_that_nobody_describes_is_unknown_until_somebody_does(cluster, na
 
 def test_pods_with_ipv6_addresses_are_read_and_served(cluster, namespace):
     """On such clusters the operator ended at its first scrape; shared placement needs it."""
-    apply(cluster, namespace, "m", placement=on("v6", mode="shared"))
+    apply(cluster, namespace, "m", placement=on("v6", mode="Shared"))
     wait_ready(cluster, namespace, "m")
     (pod,) = pods_of(cluster, namespace)
     assert ":" in pod["status"]["podIP"]
-    assert condition(cluster, namespace, "m", "DeviceMetricsFresh")["status"] is not None
+    assert condition(cluster, namespace, "m", "Available")["status"] is not None
 
 
 def run_pod(cluster, namespace, name, image="pause"):

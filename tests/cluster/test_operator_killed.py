@@ -95,7 +95,7 @@ def test_an_operator_killed_anywhere_converges(cluster, namespace, mortal_operat
         # One last spec for each, so that the end is known.
         wanted = {
             "m0": {"replicas": 2},
-            "m1": {"replicas": 1, "placement": {"mode": "exclusive"}},
+            "m1": {"replicas": 1, "placement": {"mode": "Exclusive"}},
             "m2": {"replicas": 2, "memory": {"maxContextTokens": 4096}},
         }
         for name in ("m3", "m4"):

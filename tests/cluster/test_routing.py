@@ -141,7 +141,7 @@ def test_traffic_goes_on_while_the_api_server_is_away(cluster, namespace, router
 def test_targets_that_no_engine_meets_do_not_stop_the_service(cluster, namespace, router_url):
     """Half a millisecond per token is asked: all is served, and the status says what cannot be."""
     model = {"name": "Qwen/Qwen3-0.6B", "servedName": namespace}
-    apply(cluster, namespace, "m", model=model, replicas=1, routing={"tpotTargetSeconds": 0.0005})
+    apply(cluster, namespace, "m", model=model, replicas=1, routing={"tpotTargetMilliseconds": 1})
     wait_ready(cluster, namespace, "m")
     cluster.wait_for(
         "the router to see the replica",
@@ -152,9 +152,9 @@ def test_targets_that_no_engine_meets_do_not_stop_the_service(cluster, namespace
     outcomes = collections.Counter(outcome for _, outcome, _, _ in load.ends)
     assert set(outcomes) == {"served"}, outcomes
     told = wait_condition(
-        cluster, namespace, "m", "TargetsMet", "EngineSlowerThanTargets", timeout_seconds=60
+        cluster, namespace, "m", "TargetsUnmet", "EngineSlowerThanTargets", timeout_seconds=60
     )
-    assert "per token alone, 0.5 ms asked" in told["message"]
+    assert "per token alone, 1 ms asked" in told["message"]
     assert condition(cluster, namespace, "m", "Ready")["status"] == "True"
 
 

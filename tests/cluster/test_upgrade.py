@@ -92,12 +92,17 @@ def wait_template(cluster, names, status):
     """Until the operator of now has looked at each of them: 0.1 does not know the condition."""
     for name in names:
         cluster.wait_for(
-            f"{name}: TemplateCurrent {status}",
+            f"{name}: TemplateOutdated {status}",
             lambda name=name: (
-                condition(cluster, "models", name, "TemplateCurrent")["status"] == status
+                condition(cluster, "models", name, "TemplateOutdated")["status"] == status
             ),
             timeout_seconds=60,
         )
+
+
+def apply_as_0_1(cluster, name, **spec):
+    """A ModelDeployment in the words that 0.1 and its CRD know."""
+    apply(cluster, "models", name, **{"placement": {"mode": "shared"}} | spec)
 
 
 def status_patches(cluster, since):
@@ -118,14 +123,15 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
     """From the release before, with replicas that serve, to this one, back, and here again.
 
     First with the older CRD, as Helm leaves it; a rollback leaves the newer one. Each operator
-    must have looked at every replica before the uids are compared.
+    must have looked at every replica before the uids are compared. Objects are as 0.1 stored
+    them: it cannot read the words of today, so the way back ends when they are written.
     """
     cluster, release = upgraded, unpack_previous_release(repository, tmp_path / "previous")
     print(f"the release before this one: {release.name}")  # noqa: T201 - it depends on the clone
     charts = Helm(helm, cluster)
     charts.upgrade(release.chart)
     for name, facts in MODELS.items():
-        apply(cluster, "models", name, **facts)
+        apply_as_0_1(cluster, name, **facts)
     for name in MODELS:
         wait_ready(cluster, "models", name, timeout_seconds=90)
     before = uids(cluster)
@@ -134,13 +140,13 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
     assert believed(cluster) == before.keys()
 
     charts.upgrade(repository / "helm" / "memroute")
-    wait_template(cluster, MODELS, "False")
+    wait_template(cluster, MODELS, "True")
     assert uids(cluster) == before
     assert believed(cluster) == before.keys()
 
     # The older CRD drops what it does not know from a status: that is no reason to write it again.
     since = cluster.audit_log.stat().st_size
-    apply(cluster, "models", "new", memory={"maxContextTokens": 2048})
+    apply_as_0_1(cluster, "new", memory={"maxContextTokens": 2048})
     wait_ready(cluster, "models", "new", timeout_seconds=90)
     assert max(status_patches(cluster, since).get(name, 0) for name in MODELS) <= 5
 
@@ -161,15 +167,19 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
     assert believed(cluster) == now.keys()
 
     charts.upgrade(repository / "helm" / "memroute")
-    wait_template(cluster, MODELS, "False")
+    wait_template(cluster, MODELS, "True")
     assert uids(cluster) == now
 
-    # Variables in another order are the same variables, once 0.1's replicas have been marked.
+    # Today's words are the same, and so are variables in another order, once 0.1's replicas have
+    # been marked: neither restarts an engine.
     cluster.wait_for("every replica to be marked", lambda: all(map(is_marked, all_pods(cluster))))
     engine = MODELS["shared"]["engine"]
     apply(
         cluster, "models", "shared",
-        **MODELS["shared"] | {"replicas": 3, "engine": engine | {"env": engine["env"][::-1]}},
+        replicas=3, engine=engine | {"env": engine["env"][::-1]},
     )  # fmt: skip
-    wait_ready(cluster, "models", "shared")
+    apply(cluster, "models", "whole", placement={"mode": "Exclusive"})
+    apply(cluster, "models", "new", memory={"maxContextTokens": 2048})
+    for name in (*MODELS, "new"):
+        wait_ready(cluster, "models", name)
     assert uids(cluster) == now

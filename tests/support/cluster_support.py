@@ -32,7 +32,7 @@ def installed_cluster(fleet, helm, chart, operator_args, **options):
 
 def manifest(namespace, name, **spec):
     """A ModelDeployment; 0.6B on a shared device unless said otherwise."""
-    defaults = {"model": {"name": "Qwen/Qwen3-0.6B"}, "placement": {"mode": "shared"}}
+    defaults = {"model": {"name": "Qwen/Qwen3-0.6B"}, "placement": {"mode": "Shared"}}
     return json.dumps(
         {
             "apiVersion": "memroute.dev/v1alpha1",

@@ -46,7 +46,7 @@ def node(name="a", *, gpus=1, ready=True, boot_id="boot-1"):
 
 
 def mdep(
-    name, namespace="default", *, replicas=1, model="Qwen/Qwen3-0.6B", mode="shared", **memory
+    name, namespace="default", *, replicas=1, model="Qwen/Qwen3-0.6B", mode="Shared", **memory
 ):
     """A ModelDeployment as the API server sends it, with its defaults.
 
@@ -54,7 +54,7 @@ def mdep(
     """
     own_name = {} if namespace == "default" else {"servedName": f"{namespace}-{name}"}
     defaults = {
-        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "auto", "quantization": "none",
+        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "Auto", "quantization": "Auto",
     }  # fmt: skip
     return {
         "metadata": {
@@ -66,12 +66,12 @@ def mdep(
         },
         "spec": {
             "model": {"name": model} | own_name,
-            "engine": {"type": "vllm"},
+            "engine": {"type": "VLLM"},
             "memory": defaults | memory,
             "parallelism": {"tensorParallelSize": 1},
             "replicas": replicas,
-            "placement": {"mode": mode, "strategy": "pack"},
-            "routing": {"kvWatermarkRatio": 0.95, "assumedOutputTokens": 256},
+            "placement": {"mode": mode, "strategy": "Pack"},
+            "routing": {"kvWatermarkPercent": 95, "assumedOutputTokens": 256},
         },
     }
 

@@ -53,17 +53,17 @@ def deployment_object(name, uid, created, *, concurrency, replicas, generation=1
         },
         "spec": {
             "model": {"name": "Qwen/Qwen3-8B"},
-            "engine": {"type": "vllm"},
+            "engine": {"type": "VLLM"},
             "memory": {
                 "maxContextTokens": 8192,
                 "concurrency": concurrency,
-                "kvCacheDtype": "auto",
-                "quantization": "none",
+                "kvCacheDtype": "Auto",
+                "quantization": "Auto",
             },
             "parallelism": {"tensorParallelSize": 1},
             "replicas": replicas,
-            "placement": {"mode": "shared", "strategy": "pack"},
-            "routing": {"kvWatermarkRatio": 0.95, "assumedOutputTokens": 256},
+            "placement": {"mode": "Shared", "strategy": "Pack"},
+            "routing": {"kvWatermarkPercent": 95, "assumedOutputTokens": 256},
         },
         "status": {},
     }

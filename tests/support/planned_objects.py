@@ -25,12 +25,12 @@ GPU = Device(
 SHARED = Node(name="a", mode=PlacementMode.SHARED, devices=(GPU,), has_fresh_metrics=True)
 
 
-def deployment(name="m", *, replicas=1, model="Qwen/Qwen3-8B", mode="shared", uid="u1", **memory):
+def deployment(name="m", *, replicas=1, model="Qwen/Qwen3-8B", mode="Shared", uid="u1", **memory):
     defaults = {
         "maxContextTokens": 8192,
         "concurrency": 4,
-        "kvCacheDtype": "auto",
-        "quantization": "none",
+        "kvCacheDtype": "Auto",
+        "quantization": "Auto",
     }
     return read_deployment(
         {
@@ -44,12 +44,12 @@ def deployment(name="m", *, replicas=1, model="Qwen/Qwen3-8B", mode="shared", ui
             },
             "spec": {
                 "model": {"name": model},
-                "engine": {"type": "vllm"},
+                "engine": {"type": "VLLM"},
                 "memory": defaults | memory,
                 "parallelism": {"tensorParallelSize": 1},
                 "replicas": replicas,
-                "placement": {"mode": mode, "strategy": "pack"},
-                "routing": {"kvWatermarkRatio": 0.95, "assumedOutputTokens": 256},
+                "placement": {"mode": mode, "strategy": "Pack"},
+                "routing": {"kvWatermarkPercent": 95, "assumedOutputTokens": 256},
             },
         }
     )

@@ -15,8 +15,9 @@ CAPACITY = "memroute.dev/kv-capacity-tokens"
 CONTEXT = "memroute.dev/max-context-tokens"
 
 
-def deployment(namespace="a", name="chat", *, served="chat", born=BORN, **spec):
+def deployment(namespace="a", name="chat", *, served="chat", born=BORN, adapters=(), **spec):
     """A ModelDeployment that the operator has not looked at yet."""
+    listed = {"adapters": [{"name": one} for one in adapters]} if adapters else {}
     return {
         "metadata": {
             "namespace": namespace, "name": name, "uid": f"uid-{namespace}-{name}",
@@ -24,8 +25,8 @@ def deployment(namespace="a", name="chat", *, served="chat", born=BORN, **spec):
         },
         "spec": {
             "model": {"name": "org/m", "servedName": served},
-            "routing": {"kvWatermarkRatio": 0.9, "assumedOutputTokens": 100},
-        } | spec,
+            "routing": {"kvWatermarkPercent": 90, "assumedOutputTokens": 100},
+        } | listed | spec,
     }  # fmt: skip
 
 

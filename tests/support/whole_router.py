@@ -261,7 +261,7 @@ class World:
             ]
             settings = self._settings.get(name) or {}
             more = {
-                "kvWatermarkRatio": settings.get("watermark_ratio", 0.95),
+                "kvWatermarkPercent": round(100 * settings.get("watermark_ratio", 0.95)),
                 "adapters": list(settings.get("adapters", ())),
             }
             models.append({"name": name, "replicas": replicas} | more)

@@ -20,12 +20,12 @@ from planned_objects import context
 
 # What the CRD adds.
 DEFAULTS = {
-    "engine": {"type": "vllm"},
+    "engine": {"type": "VLLM"},
     "memory": {
-        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "auto", "quantization": "none",
+        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "Auto", "quantization": "Auto",
     },
     "parallelism": {"tensorParallelSize": 1},
-    "placement": {"mode": "exclusive", "strategy": "pack"},
+    "placement": {"mode": "Exclusive", "strategy": "Pack"},
 }  # fmt: skip
 
 

@@ -17,8 +17,8 @@ from memroute_operator.calibrations import (
 
 SPEC = {
     "model": {"name": "Qwen/Qwen3-8B"},
-    "engine": {"type": "vllm"},
-    "memory": {"quantization": "none", "kvCacheDtype": "auto"},
+    "engine": {"type": "VLLM"},
+    "memory": {"quantization": "Auto", "kvCacheDtype": "Auto"},
     "parallelism": {"tensorParallelSize": 1},
 }
 SHAPE = ReplicaShape(
@@ -62,7 +62,7 @@ def test_measurements_survive_in_the_status_and_count_for_equal_flags_only():
     status = {"calibrations": write_calibrations({calibration.key: calibration})}
     known = read_calibrations([{"status": status}, {"metadata": {}}])
     assert calibrations_of(SPEC, known, "i") == {"P": calibration}
-    other = SPEC | {"memory": {"quantization": "fp8", "kvCacheDtype": "auto"}}
+    other = SPEC | {"memory": {"quantization": "FP8", "kvCacheDtype": "Auto"}}
     assert calibration_key(other, "P", "i") != calibration.key
     assert calibrations_of(other, known, "i") == {}
 
@@ -143,7 +143,7 @@ def test_an_engine_without_a_kv_cache_has_measured_nothing():
 def test_a_measurement_of_another_configuration_or_environment_does_not_count():
     """spec.model.config and env change what an engine needs as much as its flags do."""
     config = SPEC | {"model": SPEC["model"] | {"config": {"num_hidden_layers": 2}}}
-    environment = SPEC | {"engine": {"type": "vllm", "env": [{"name": "A", "value": "1"}]}}
+    environment = SPEC | {"engine": {"type": "VLLM", "env": [{"name": "A", "value": "1"}]}}
     assert len({calibration_key(one, "P", "i") for one in (SPEC, config, environment)}) == 3
 
 
@@ -157,7 +157,7 @@ def test_what_one_default_image_has_measured_does_not_count_for_the_next():
     assert calibrations_of(SPEC, calibrations, "vllm:v1") == {"P": known}
     assert calibrations_of(SPEC, calibrations, "vllm:v2") == {}
     assert calibrations_of(SPEC, calibrations, None) == {}
-    named = SPEC | {"engine": {"type": "vllm", "image": "vllm:v1"}}
+    named = SPEC | {"engine": {"type": "VLLM", "image": "vllm:v1"}}
     assert calibrations_of(named, calibrations, "vllm:v2") == {"P": known}
 
 

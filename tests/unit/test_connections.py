@@ -116,7 +116,10 @@ ONE = "models: [{name: m, replicas: [URL]}]"
         ("models: [{name: m, replicas: [URL]}, {name: alias, replicas: [URL]}]", ONE),
         (ONE, "models: [{name: m, replicas: [{url: URL, name: gpu-1}]}]"),
         ("models: [{name: m, replicas: [{url: URL, name: a}]}]", ONE),
-        (ONE, "models: [{name: m, replicas: [{url: URL, weight: 2}], ttftTargetSeconds: 3}]"),
+        (
+            ONE,
+            "models: [{name: m, replicas: [{url: URL, weight: 2}], ttftTargetMilliseconds: 3000}]",
+        ),
         (ONE, "models: [{name: m, replicas: ['http://127.0.0.1:1']}]"),
         (ONE, "models: [{name: other, replicas: [URL]}]"),
         (

@@ -18,6 +18,7 @@ from memroute.footprint import (
 from memroute.footprint.runtimes import num_prefill_graphs
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB, MIB
+from memroute_kube.memory_words import ENGINE_TYPES
 from memroute_operator.calibrations import measure, read_report
 from memroute_operator.deployment import read_deployment
 from memroute_operator.deployments import ENGINE_REFUSES, DeploymentCache, read_deployments
@@ -252,12 +253,9 @@ def test_a_page_that_makes_no_sense_measures_nothing(line):
     assert measured is None
 
 
-def test_an_unknown_engine_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match="no engine 'tgi'; there are VLLM, SGLang"):
-        EngineType.of("tgi")
-    assert [EngineType.of(one) for one in ("vllm", "VLLM", "SGLang", "sglang")] == [
-        EngineType.VLLM, EngineType.VLLM, EngineType.SGLANG, EngineType.SGLANG,
-    ]  # fmt: skip
+def test_the_api_spells_every_engine_as_the_core_does():
+    """One table of words, one enumeration: a third engine cannot be left out of either."""
+    assert {one.spelled: one for one in EngineType} == dict(ENGINE_TYPES.meanings)
 
 
 def test_the_rules_of_a_user_given_configuration_are_sglang_s_too():

@@ -307,7 +307,7 @@ async def test_accelerators_of_others_are_read_as_quantities(amount, fits):
     del plain["metadata"]["labels"]["memroute.dev/gpu-sharing"]
     plain["status"]["allocatable"] = {"nvidia.com/gpu": "4"}
     async with operator_rig(
-        nodes=[plain], mdeps=[mdep("m", mode="exclusive")], pods=[foreign(amount=amount)]
+        nodes=[plain], mdeps=[mdep("m", mode="Exclusive")], pods=[foreign(amount=amount)]
     ) as rig:
         await rig.steps(5)
         assert rig.is_ready("default/m") == fits
@@ -438,8 +438,8 @@ async def test_one_late_exporter_concerns_those_who_run_there():
                 rig.readings.devices.readings[name] = reading(name, 1, rig.now + 100)
             await rig.step(100)
         assert rig.cluster.count("PATCH", "modeldeployments") == before + 1
-        told = rig.condition("default/there", "DeviceMetricsFresh")
-        assert told["status"] == "False"
+        told = rig.condition("default/there", "DeviceMetricsStale")
+        assert told["status"] == "True"
         assert late not in told["message"]
 
 

@@ -25,7 +25,7 @@ def whole_gpus(name="a", gpus=2):
 async def test_what_an_engine_has_measured_is_kept_and_told():
     """A pool of 0.9 of the device, less weights and 1.5 times the overhead that was expected."""
     async with operator_rig(
-        nodes=[whole_gpus()], mdeps=[mdep("m", mode="exclusive", model="Qwen/Qwen3-8B")]
+        nodes=[whole_gpus()], mdeps=[mdep("m", mode="Exclusive", model="Qwen/Qwen3-8B")]
     ) as rig:
         await rig.until("it serves", lambda: rig.is_ready("default/m"))
         (pod,) = rig.cluster.pods()
@@ -77,7 +77,7 @@ def calibrated(rig):
 async def test_a_new_default_image_is_not_sized_by_what_the_old_one_measured():
     """Engines of the old image run on after an upgrade, and go on reporting."""
     async with operator_rig(
-        nodes=[whole_gpus()], mdeps=[mdep("m", mode="exclusive")], argv=["--engine-image", "v:1"]
+        nodes=[whole_gpus()], mdeps=[mdep("m", mode="Exclusive")], argv=["--engine-image", "v:1"]
     ) as old:
         await old.until("it serves", lambda: old.is_ready("default/m"))
         measured(old, ratio=1.5)
@@ -99,7 +99,7 @@ async def test_a_new_default_image_is_not_sized_by_what_the_old_one_measured():
 
 async def test_a_mirror_of_registries_does_not_hide_what_was_measured():
     """A webhook that writes another registry into pods is common: the image is the same."""
-    async with operator_rig(nodes=[whole_gpus()], mdeps=[mdep("m", mode="exclusive")]) as rig:
+    async with operator_rig(nodes=[whole_gpus()], mdeps=[mdep("m", mode="Exclusive")]) as rig:
         await rig.until("it serves", lambda: rig.is_ready("default/m"))
 
         def mirrored(pod):
@@ -114,7 +114,7 @@ async def test_a_mirror_of_registries_does_not_hide_what_was_measured():
 
 async def test_a_replica_of_an_earlier_release_measures_for_the_image_of_its_container():
     """Such a pod does not say what was asked for; one without an image measures for nobody."""
-    async with operator_rig(nodes=[whole_gpus()], mdeps=[mdep("m", mode="exclusive")]) as rig:
+    async with operator_rig(nodes=[whole_gpus()], mdeps=[mdep("m", mode="Exclusive")]) as rig:
         await rig.until("it serves", lambda: rig.is_ready("default/m"))
 
         def older(pod):
@@ -131,7 +131,7 @@ async def test_a_replica_of_an_earlier_release_measures_for_the_image_of_its_con
 
 
 async def test_a_report_that_makes_no_sense_is_left_out():
-    async with operator_rig(nodes=[whole_gpus()], mdeps=[mdep("m", mode="exclusive")]) as rig:
+    async with operator_rig(nodes=[whole_gpus()], mdeps=[mdep("m", mode="Exclusive")]) as rig:
         await rig.until("it serves", lambda: rig.is_ready("default/m"))
         (pod,) = rig.cluster.pods()
         rig.readings.engines.by_pod[pod["metadata"]["uid"]] = SimpleNamespace()

@@ -237,7 +237,7 @@ def test_a_shared_engine_is_told_its_bytes_and_its_device():
 
 def test_an_exclusive_engine_is_told_its_share():
     """(79.2 - 0.6 context - 0.15 margin) / 79.2 = 0.9905: capped at 0.95."""
-    pod = pod_of(deployment(mode="exclusive"))
+    pod = pod_of(deployment(mode="Exclusive"))
     assert arguments(pod)["--gpu-memory-utilization"] == "0.95"
     assert pod["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
 

@@ -62,7 +62,7 @@ def test_what_engines_need_is_remembered_while_a_router_does_not_answer():
 
 def deployment(generation=1, **routing):
     memory = {
-        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "auto", "quantization": "none",
+        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "Auto", "quantization": "Auto",
     }  # fmt: skip
     return read_deployment(
         {
@@ -72,12 +72,12 @@ def deployment(generation=1, **routing):
             },
             "spec": {
                 "model": {"name": "Qwen/Qwen3-8B"},
-                "engine": {"type": "vllm"},
+                "engine": {"type": "VLLM"},
                 "memory": memory,
                 "parallelism": {"tensorParallelSize": 1},
                 "replicas": 0,
-                "placement": {"mode": "exclusive", "strategy": "pack"},
-                "routing": {"ttftTargetSeconds": 1, "tpotTargetSeconds": 0.05} | routing,
+                "placement": {"mode": "Exclusive", "strategy": "Pack"},
+                "routing": {"ttftTargetMilliseconds": 1000, "tpotTargetMilliseconds": 50} | routing,
             },
         }
     )  # fmt: skip
@@ -111,38 +111,38 @@ def conditions(of, targets):
 def test_slow_engines_are_a_condition_and_the_service_is_ready():
     """Whoever asks why answers are slow finds the numbers; nothing waits for it to be fast."""
     found = conditions(deployment(), unmet(68))
-    told = found["TargetsMet"]
-    assert (told["status"], told["reason"]) == ("False", "EngineSlowerThanTargets")
+    told = found["TargetsUnmet"]
+    assert (told["status"], told["reason"]) == ("True", "EngineSlowerThanTargets")
     assert told["message"] == SENTENCE
     assert found["Ready"]["status"] == "True"
 
 
 def test_a_condition_is_absent_while_nobody_knows():
-    assert "TargetsMet" not in conditions(deployment(), None)
+    assert "TargetsUnmet" not in conditions(deployment(), None)
 
 
-def test_targets_that_the_engines_meet_are_told_as_met():
-    assert conditions(deployment(), met(20))["TargetsMet"]["status"] == "True"
+def test_targets_that_the_engines_meet_are_nothing_to_tell():
+    assert "TargetsUnmet" not in conditions(deployment(), met(20))
 
 
 def test_the_spec_is_what_is_asked():
     """A router may not have heard of a new target; an old object may have none: then 50 ms."""
-    of = deployment(tpotTargetSeconds=0.15)
-    assert conditions(of, unmet(68))["TargetsMet"]["status"] == "True"
+    of = deployment(tpotTargetMilliseconds=150)
+    assert "TargetsUnmet" not in conditions(of, unmet(68))
     del of.obj["spec"]["routing"]
-    assert conditions(of, unmet(68))["TargetsMet"]["message"] == SENTENCE
+    assert conditions(of, unmet(68))["TargetsUnmet"]["message"] == SENTENCE
 
 
 def test_a_verdict_stands_until_the_router_takes_it_back():
     """50 ms asked, 49 measured: said before, it stays as it was said; a new spec is new."""
     of = deployment()
     of.obj["status"] = status(of, unmet(68))
-    told = conditions(of, unmet(49))["TargetsMet"]
-    assert (told["status"], told["message"]) == ("False", SENTENCE)
-    assert conditions(of, met(47))["TargetsMet"]["status"] == "True"
+    told = conditions(of, unmet(49))["TargetsUnmet"]
+    assert (told["status"], told["message"]) == ("True", SENTENCE)
+    assert "TargetsUnmet" not in conditions(of, met(47))
     again = deployment(generation=2)
     again.obj["status"] = of.obj["status"]
-    assert conditions(again, unmet(49))["TargetsMet"]["status"] == "True"
+    assert "TargetsUnmet" not in conditions(again, unmet(49))
 
 
 class _Client:

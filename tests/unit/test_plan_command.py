@@ -85,10 +85,10 @@ def test_a_manifest_asks_for_targets_that_the_hardware_meets():
     """
     status, text, _ = plan("meta-llama/Llama-3.1-8B-Instruct", "-a", "L4", "--output", "yaml")
     assert status == 0
-    assert text.startswith("# one L4 needs 68 ms per token alone: tpotTargetSeconds 0.15\n")
-    assert yaml.safe_load(text)["spec"]["routing"] == {"tpotTargetSeconds": 0.15}
+    assert text.startswith("# one L4 needs 68 ms per token alone: tpotTargetMilliseconds 150\n")
+    assert yaml.safe_load(text)["spec"]["routing"] == {"tpotTargetMilliseconds": 150}
     _, text, _ = plan("meta-llama/Llama-3.1-8B-Instruct", "-a", "L4")
-    assert "one L4 needs 68 ms per token alone: tpotTargetSeconds 0.15" in text
+    assert "one L4 needs 68 ms per token alone: tpotTargetMilliseconds 150" in text
     _, text, _ = plan("meta-llama/Llama-3.1-8B-Instruct", "-a", "L4,H100", "--output", "json")
     l4, h100 = json.loads(text)["plans"][0]["options"]
     assert (l4["tpotTargetSeconds"], h100["tpotTargetSeconds"]) == (0.15, 0.05)
@@ -105,8 +105,11 @@ def test_long_prompts_get_a_longer_target_for_the_first_token():
     arguments = ("Qwen/Qwen3-32B", "-a", "L4", "--context", "16384", "--prompt-tokens", "12000")
     _, text, _ = plan(*arguments, "--output", "yaml")
     routing = yaml.safe_load(text)["spec"]["routing"]
-    assert routing["ttftTargetSeconds"] > 5
-    assert f"for a usual prompt alone: ttftTargetSeconds {routing['ttftTargetSeconds']:g}" in text
+    assert routing["ttftTargetMilliseconds"] > 5000
+    assert (
+        f"for a usual prompt alone: ttftTargetMilliseconds {routing['ttftTargetMilliseconds']}"
+        in text
+    )
 
 
 def test_several_manifests_are_several_documents():

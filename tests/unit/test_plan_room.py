@@ -379,7 +379,7 @@ def _on(pod, uuid):
 @pytest.mark.parametrize("assigned", [None, "default/m-0"])
 def test_devices_of_an_exclusive_engine_are_full_for_shared_placement(assigned):
     """The label was put on a node in use: nobody else is promised its GPU."""
-    exclusive, other = deployment(mode="exclusive"), deployment("other", uid="u2")
+    exclusive, other = deployment(mode="Exclusive"), deployment("other", uid="u2")
     gpu = replace(EXCLUSIVE.devices[0], assigned_pod=assigned)
     flipped = replace(EXCLUSIVE, mode=PlacementMode.SHARED, devices=(gpu,))
     pod = pod_of(exclusive, ready=False, node="x")
@@ -389,7 +389,7 @@ def test_devices_of_an_exclusive_engine_are_full_for_shared_placement(assigned):
 
 
 def test_a_shared_engine_is_in_the_way_where_the_label_was_taken_off():
-    shared, other = deployment(), deployment("other", uid="u2", mode="exclusive")
+    shared, other = deployment(), deployment("other", uid="u2", mode="Exclusive")
     plain = replace(SHARED, mode=PlacementMode.EXCLUSIVE, num_allocatable=1)
     step = plan_step(facts([shared, other], [pod_of(shared)], nodes=(plain,)), context())
     assert step.outcomes["default/other"].refused
@@ -397,7 +397,7 @@ def test_a_shared_engine_is_in_the_way_where_the_label_was_taken_off():
 
 def test_a_device_attributed_to_a_pod_that_has_gone_is_free():
     """dcgm-exporter collects every 30 s: an idle GPU is no reason for InsufficientHBM."""
-    of = deployment(mode="exclusive")
+    of = deployment(mode="Exclusive")
     gpu = replace(
         EXCLUSIVE.devices[0],
         live_free_bytes=4 * GIB,
@@ -481,7 +481,7 @@ def test_a_replica_leaves_a_cordoned_node_when_its_successor_fits_elsewhere():
 def test_no_device_free_is_not_answered_with_a_smaller_model():
     """It fits an empty cluster as it is: what helps is a device, not fp8."""
     full = replace(EXCLUSIVE, num_foreign_devices=1)
-    step = plan_step(facts([deployment(mode="exclusive")], [], nodes=(full,)), context())
+    step = plan_step(facts([deployment(mode="Exclusive")], [], nodes=(full,)), context())
     message = step.outcomes["default/m"].refused[0].message
     assert "fits once others release enough" in message
     assert "would fit an empty cluster" not in message
@@ -497,7 +497,7 @@ def test_one_explanation_serves_all_replicas_of_a_kind():
 
 def test_a_footprint_is_added_up_once(monkeypatch):
     """A plan asks for the total of a footprint for each device it looks at."""
-    of = deployment(replicas=8, mode="exclusive")
+    of = deployment(replicas=8, mode="Exclusive")
     nodes = tuple(replace(EXCLUSIVE, name=f"n{i}") for i in range(8))
     sums = []
     monkeypatch.setattr(type(of.footprint), "total", property(sums.append))

@@ -3,9 +3,19 @@
 import random
 import re
 
+import pytest
 import yaml
 
 from memroute.traffic.admission import OverloadObjective, QueueLimits, RejectReason
+from memroute.traffic.dispatch import AdmissionMode
+from memroute_kube.memory_words import (
+    ENGINE_TYPES,
+    EXECUTIONS,
+    KV_CACHE_DTYPES,
+    PLACEMENT_MODES,
+    PLACEMENT_STRATEGIES,
+    QUANTIZATIONS,
+)
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.failure import FailureCause
@@ -13,6 +23,7 @@ from memroute_router.metrics import RouterMetrics
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import CommonSettings, Pools, PoolSettings
 from memroute_router.settings import parse_settings as parse_router
+from memroute_router.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 from memroute_simulator.engine.arguments import engine_parser
 
 
@@ -71,15 +82,39 @@ def anchors(text):
 def test_the_settings_page_knows_every_objective(repository):
     text = (repository / "docs" / "reference" / "settings.md").read_text()
     own = text.split("## overloadObjective")[1].split("\n## ")[0]
-    assert names(own) == {objective.value for objective in OverloadObjective}
+    assert names(own) == set(OVERLOAD_OBJECTIVES.meanings)
 
 
-def test_the_crd_knows_every_objective(repository):
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("engine.type", ENGINE_TYPES),
+        ("engine.execution", EXECUTIONS),
+        ("memory.quantization", QUANTIZATIONS),
+        ("memory.kvCacheDtype", KV_CACHE_DTYPES),
+        ("placement.mode", PLACEMENT_MODES),
+        ("placement.strategy", PLACEMENT_STRATEGIES),
+        ("routing.admission", ADMISSION_MODES),
+        ("routing.overloadObjective", OVERLOAD_OBJECTIVES),
+    ],
+)
+def test_the_crd_has_the_words_that_the_programs_read(repository, path, words):
+    """A word that the schema takes and a program does not would be nobody's mistake to mend."""
     crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
-    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    field = schema["properties"]["spec"]["properties"]["routing"]["properties"]["overloadObjective"]
-    assert field["enum"] == [objective.value for objective in OverloadObjective]
-    assert field["default"] == PoolSettings(namespace="", deployment="").overload_objective.value
+    field = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    for name in path.split("."):
+        field = field["properties"][name]
+    assert field["enum"] == list(words.meanings)
+    assert field.get("default", words.default) == words.default
+    assert all(word not in {"Yes", "No", "On", "Off", "True", "False"} for word in field["enum"])
+
+
+def test_all_objectives_and_admissions_have_a_word():
+    defaults = PoolSettings(namespace="", deployment="")
+    assert set(OVERLOAD_OBJECTIVES.meanings.values()) == set(OverloadObjective)
+    assert OVERLOAD_OBJECTIVES.read(OVERLOAD_OBJECTIVES.default) is defaults.overload_objective
+    assert set(ADMISSION_MODES.meanings.values()) == set(AdmissionMode)
+    assert ADMISSION_MODES.read(ADMISSION_MODES.default) is defaults.admission
 
 
 def test_links_of_the_documents_lead_somewhere(repository):

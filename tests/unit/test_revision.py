@@ -12,14 +12,14 @@ from memroute_operator.revision import LEGACY_FIELDS, legacy_revision_of, revisi
 
 SPEC = {
     "model": {"name": "Qwen/Qwen3-8B"},
-    "engine": {"type": "vllm"},
+    "engine": {"type": "VLLM"},
     "memory": {
-        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "auto", "quantization": "none",
+        "maxContextTokens": 8192, "concurrency": 4, "kvCacheDtype": "Auto", "quantization": "Auto",
     },
     "parallelism": {"tensorParallelSize": 1},
     "replicas": 1,
-    "placement": {"mode": "shared", "strategy": "pack"},
-    "routing": {"kvWatermarkRatio": 0.95},
+    "placement": {"mode": "Shared", "strategy": "Pack"},
+    "routing": {"kvWatermarkPercent": 95},
 }  # fmt: skip
 PAIR = [{"name": "B", "value": "2"}, {"name": "A", "value": "1"}]
 
@@ -35,6 +35,25 @@ def edited(path, value, spec=SPEC):
     return spec
 
 
+# What 0.1 wrote for today's words.
+WORDS_OF_0_1 = {
+    "VLLM": "vllm", "Auto": "auto", "FP8": "fp8", "Shared": "shared", "Exclusive": "exclusive",
+    "Pack": "pack",
+}  # fmt: skip
+
+
+def as_0_1_stored_it(spec):
+    """The same ModelDeployment in the words of 0.1."""
+    spec = copy.deepcopy(spec)
+    for section in ("engine", "memory", "placement"):
+        for name, word in spec[section].items():
+            if isinstance(word, str):
+                spec[section][name] = WORDS_OF_0_1.get(word, word)
+    if spec["memory"]["quantization"] == "auto":
+        spec["memory"]["quantization"] = "none"
+    return spec
+
+
 def revision_of_release_0_1(spec):
     """The function of release 0.1, to the letter."""
     parts = {
@@ -47,7 +66,7 @@ def revision_of_release_0_1(spec):
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
 
 
-EXCLUSIVE = edited("placement.mode", "exclusive")
+EXCLUSIVE = edited("placement.mode", "Exclusive")
 
 
 @pytest.mark.parametrize(
@@ -60,12 +79,13 @@ EXCLUSIVE = edited("placement.mode", "exclusive")
         (SPEC, edited("scaling", {"minReplicas": 1})),
         (SPEC, edited("replicas", 7)),
         (SPEC, edited("placement.nodeSelector", {"pool": "x"})),
-        (SPEC, edited("placement.strategy", "spread")),
-        (SPEC, edited("routing.kvWatermarkRatio", 0.5)),
+        (SPEC, edited("placement.strategy", "Spread")),
+        (SPEC, edited("routing.kvWatermarkPercent", 50)),
         (SPEC, edited("model.checkpointBytes", 16_381_470_720)),
         (SPEC, edited("model.servedName", "Qwen/Qwen3-8B")),
         (SPEC, edited("engine.args", [])),
         (SPEC, edited("engine.env", [])),
+        (SPEC, as_0_1_stored_it(SPEC)),
         (edited("engine.env", PAIR), edited("engine.env", PAIR[::-1])),
         (EXCLUSIVE, edited("memory.concurrency", 5, EXCLUSIVE)),
         (EXCLUSIVE, edited("model.config", {"num_hidden_layers": 36}, EXCLUSIVE)),
@@ -93,8 +113,8 @@ REFERRING = [{"name": "B", "value": "2"}, {"name": "A", "value": "$(B)"}]
         (edited("engine.env", REFERRING), edited("engine.env", REFERRING[::-1])),
         (SPEC, edited("memory.maxContextTokens", 4096)),
         (SPEC, edited("memory.concurrency", 5)),
-        (SPEC, edited("memory.kvCacheDtype", "fp8")),
-        (SPEC, edited("memory.quantization", "fp8")),
+        (SPEC, edited("memory.kvCacheDtype", "FP8")),
+        (SPEC, edited("memory.quantization", "FP8")),
         (SPEC, edited("parallelism.tensorParallelSize", 2)),
         (SPEC, EXCLUSIVE),
     ],
@@ -124,18 +144,23 @@ def test_a_person_can_have_everything_restarted(monkeypatch):
     ],
 )
 def test_replicas_of_release_0_1_are_recognized(spec):
-    """By the hash that it stamped on them: an upgrade restarts nothing, a rollback neither."""
-    assert legacy_revision_of(spec) == revision_of_release_0_1(spec)
+    """By the hash that it stamped on them: neither an upgrade nor the new words restart one."""
+    stored = as_0_1_stored_it(spec)
+    assert legacy_revision_of(stored) == revision_of_release_0_1(stored)
+    assert legacy_revision_of(spec) == revision_of_release_0_1(stored)
 
 
 def test_they_are_recognized_under_a_crd_that_fills_in_more():
     """Such as the next release's: the API server adds its defaults to what it had stored."""
     newer = edited("memory.blockSize", 16, edited("engine.grace", 60))
-    assert legacy_revision_of(newer) == revision_of_release_0_1(SPEC)
+    assert legacy_revision_of(newer) == revision_of_release_0_1(as_0_1_stored_it(SPEC))
 
 
 def test_the_crd_fills_in_nothing_that_release_0_1_would_hash(repository):
-    """After a rollback 0.1 runs with the newer CRD: a default of ours would restart everything."""
+    """After a rollback 0.1 runs with the newer CRD: a default of ours would restart everything.
+
+    The words differ: 0.1 has stored its own with each object, so ours are filled in for none.
+    """
     crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     defaults = {
@@ -145,10 +170,10 @@ def test_the_crd_fills_in_nothing_that_release_0_1_would_hash(repository):
         if "default" in sub
     }
     assert defaults == {
-        ("engine", "type"): "vllm",
+        ("engine", "type"): "VLLM",
         ("memory", "maxContextTokens"): 8192,
         ("memory", "concurrency"): 4,
-        ("memory", "kvCacheDtype"): "auto",
-        ("memory", "quantization"): "none",
+        ("memory", "kvCacheDtype"): "Auto",
+        ("memory", "quantization"): "Auto",
         ("parallelism", "tensorParallelSize"): 1,
     }

@@ -151,9 +151,9 @@ def test_a_name_belongs_to_who_has_it_by_a_status_whatever_anybody_asks_for():
 
 
 def test_an_adapters_name_can_be_taken_no_more_than_a_models():
-    routing = {"adapters": ["chat", "sql", "mine"]}
-    theirs = deployment("evil", "m", served="other", born=LATER, routing=routing)
-    ours = deployment(routing={"adapters": ["sql"]})
+    adapters = ["chat", "sql", "mine"]
+    theirs = deployment("evil", "m", served="other", born=LATER, adapters=adapters)
+    ours = deployment(adapters=["sql"])
     rig = BeliefsRig(told(ours, pod(), names=["chat", "sql"]), theirs, pods=[pod()])
     assert rig.pools.get("sql") is rig.pools.get("chat")
     assert rig.pools.get("mine") is rig.pools.get("other")
@@ -272,9 +272,10 @@ def test_a_status_cut_by_an_old_schema_falls_back_to_who_controls_the_pod():
 
 def test_settings_of_a_newer_release_are_their_defaults_and_said():
     newer = deployment(
+        adapters=[7, "sql"],
         routing={
-            "policy": "oracle", "admission": "politely", "kvWatermarkRatio": 10**5000,
-            "ttftTargetSeconds": float("nan"), "weight": "half", "adapters": [7, "sql"],
+            "policy": "oracle", "admission": "politely", "kvWatermarkPercent": 10**5000,
+            "ttftTargetMilliseconds": float("nan"), "weight": "half",
             "overloadObjective": {},
         }
     )  # fmt: skip

@@ -19,15 +19,15 @@ from memroute_router.settings import parse_settings
 from router_objects import CAPACITY, SERVED, deployment, pod, told
 
 ROUTING = {
-    "kvWatermarkRatio": 0.9, "assumedOutputTokens": 100, "policy": "lmetric",
-    "admission": "observe", "adapters": ["sql"], "weight": 5,
+    "kvWatermarkPercent": 90, "assumedOutputTokens": 100, "policy": "lmetric",
+    "admission": "Observe", "weight": 5,
 }  # fmt: skip
 
 
 def test_a_deployment_says_how_its_pool_admits():
     unready = {"type": "Ready", "status": "False", "reason": "Starting"}
     facts = read_model_deployment(
-        deployment(routing=ROUTING) | {"status": {"conditions": [unready]}}
+        deployment(routing=ROUTING, adapters=["sql"]) | {"status": {"conditions": [unready]}}
     )
     settings = facts.settings
     assert (facts.names.served, settings.deployment, settings.policy) == ("chat", "chat", "lmetric")
@@ -41,7 +41,7 @@ def test_a_deployment_says_how_its_pool_admits():
 
 @pytest.mark.parametrize(
     ("given", "objective"),
-    [("sizes", OverloadObjective.SIZES), ("tokens", OverloadObjective.TOKENS),
+    [("Sizes", OverloadObjective.SIZES), ("tokens", OverloadObjective.TOKENS),
      (None, OverloadObjective.REQUESTS), ("later", OverloadObjective.REQUESTS)],
 )  # fmt: skip
 def test_a_deployment_says_who_is_late_under_overload(given, objective):

@@ -17,9 +17,9 @@ from spoiled_objects import spoiled
 
 EXAMPLES = int(os.environ.get("MEMROUTE_FUZZ_EXAMPLES", "500"))
 ROUTING = {
-    "kvWatermarkRatio": 0.9, "assumedOutputTokens": 1, "policy": "llm-d", "weight": 1,
-    "prefillTokensPerSecond": 1.0, "admission": "enforce", "ttftTargetSeconds": 1,
-    "tpotTargetSeconds": 1, "overloadObjective": "sizes", "adapters": ["sql", "chat"],
+    "kvWatermarkPercent": 90, "assumedOutputTokens": 1, "policy": "llm-d", "weight": 1,
+    "prefillTokensPerSecond": 1, "admission": "Enforce", "ttftTargetMilliseconds": 1,
+    "tpotTargetMilliseconds": 1, "overloadObjective": "Sizes",
 }  # fmt: skip
 
 
@@ -94,12 +94,12 @@ def test_no_edit_of_a_deployment_takes_a_name_that_another_namespace_has(edits):
     With what it has decided so far in the statuses, as it is. The victim asks for ``chat`` and
     ``sql``.
     """
-    ours = told(deployment(routing={"adapters": ["sql"]}), names=["chat", "sql"])
+    ours = told(deployment(adapters=["sql"]), names=["chat", "sql"])
     objects = {"a/chat": ours}
     for name, served, adapters, born, running in edits:
         key = f"evil/{name}"
         known = objects.get(key)
-        obj = deployment("evil", name, served=served, born=born, routing={"adapters": adapters})
+        obj = deployment("evil", name, served=served, born=born, adapters=adapters)
         if known is not None:
             obj["metadata"]["creationTimestamp"] = known["metadata"]["creationTimestamp"]
             obj["status"] = known["status"]
@@ -150,8 +150,7 @@ def test_what_is_kept_one_change_at_a_time_is_what_all_of_it_says(events):
         namespace, name = key.split("/")
         facts = None
         if is_there:
-            obj = deployment(namespace, name, served=served, born=born)
-            obj["spec"]["routing"]["adapters"] = adapters
+            obj = deployment(namespace, name, served=served, born=born, adapters=adapters)
             facts = read_model_deployment(obj if held is None else told(obj, names=held))
         _, models = book.put(key, facts)
         applied |= {model: book.settings(model) for model in models}

@@ -21,9 +21,9 @@ models:
       - http://10.0.0.1:8000
       - {url: "http://10.0.0.2", name: two, kvCapacityTokens: 1000, maxContextTokens: 500}
     maxContextTokens: 4096
-    kvWatermarkRatio: 0.8
+    kvWatermarkPercent: 80
     assumedOutputTokens: 99
-    overloadObjective: sizes
+    overloadObjective: Sizes
 """
 
 
@@ -69,11 +69,16 @@ models:
         ("models: [{name: m, replicas: ['http://x:99999']}]", "Port out of range"),
         ("models: [{name: m, replicas: [http://x, http://x]}]", "is there twice"),
         ("models: [{name: m, replicas: []}, {name: m, replicas: []}]", "'m' is there twice"),
-        ("models: [{name: m, replicas: [], kvWatermarkRatio: 2}]", "at most 1.0"),
+        ("models: [{name: m, replicas: [], kvWatermarkPercent: 200}]", "at most 100"),
         (
             "models: [{name: m, replicas: [], overloadObjective: x}]",
-            "one of requests, tokens, sizes",
+            "one of Requests, Tokens, Sizes",
         ),
+        (
+            "models: [{name: m, replicas: [], ttftTargetSeconds: 2}]",
+            "ttftTargetSeconds is called ttftTargetMilliseconds now",
+        ),
+        ("models: [{name: m, replicas: [], admission: off}]", "Enforce, Observe, Disabled"),
         ("models: [{name: m, replicas: [], maxContextTokens: -1}]", "positive integer"),
         ("models: [{name: m, replicas: [{url: http://x, cpu: 1}]}]", "cpu is unknown"),
         ("models: [{name: m, replicas: [], shares: [1]}]", "shares must be a mapping"),
@@ -93,8 +98,12 @@ def test_a_file_that_cannot_be_used_is_refused_in_words(text, words):
 
 def test_every_reason_is_told_at_once():
     with pytest.raises(ConfigError) as caught:
-        read_config("models: [{name: m, replicas: [ftp://x], kvWatermarkRatio: 2, colour: red}]")
-    assert all(word in str(caught.value) for word in ("colour", "kvWatermarkRatio must", "ftp://x"))
+        read_config(
+            "models: [{name: m, replicas: [ftp://x], kvWatermarkPercent: 200, colour: red}]"
+        )
+    assert all(
+        word in str(caught.value) for word in ("colour", "kvWatermarkPercent must", "ftp://x")
+    )
 
 
 @pytest.fixture

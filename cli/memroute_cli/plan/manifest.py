@@ -3,14 +3,10 @@
 import re
 from typing import Any
 
-from memroute.footprint import KVCacheDtype, Quantization
 from memroute.sizing import Option
 from memroute_cli.plan.inputs import NamedModel
 from memroute_cli.plan.targets import reachable_targets
-
-QUANTIZATIONS = {Quantization.NONE, Quantization.FP8, Quantization.AWQ, Quantization.GPTQ}
-KV_CACHE_DTYPES = {KVCacheDtype.AUTO, KVCacheDtype.FP8}
-# What crds/modeldeployments.memroute.dev.yaml allows.
+from memroute_kube.memory_words import KV_CACHE_DTYPES, QUANTIZATIONS
 
 
 def model_deployment(model: NamedModel, option: Option) -> dict[str, Any] | None:
@@ -21,17 +17,19 @@ def model_deployment(model: NamedModel, option: Option) -> dict[str, Any] | None
     None where a ModelDeployment cannot ask for that precision.
     """
     shape = option.shape
-    if shape.quantization not in QUANTIZATIONS or shape.kv_cache_dtype not in KV_CACHE_DTYPES:
+    quantization = QUANTIZATIONS.word(shape.quantization)
+    kv_cache_dtype = KV_CACHE_DTYPES.word(shape.kv_cache_dtype)
+    if quantization is None or kv_cache_dtype is None:
         return None
     name = re.sub(r"[^a-z0-9]+", "-", model.name.rsplit("/", 1)[-1].lower()).strip("-")[:50]
     memory: dict[str, Any] = {
         "maxContextTokens": shape.max_context_tokens,
         "concurrency": shape.concurrency,
     }
-    if shape.kv_cache_dtype.value != "auto":
-        memory["kvCacheDtype"] = shape.kv_cache_dtype.value
-    if shape.quantization is not Quantization.NONE:
-        memory["quantization"] = shape.quantization.value
+    if kv_cache_dtype != KV_CACHE_DTYPES.default:
+        memory["kvCacheDtype"] = kv_cache_dtype
+    if quantization != QUANTIZATIONS.default:
+        memory["quantization"] = quantization
     described: dict[str, Any] = {"name": model.name}
     if model.config is not None:
         described["config"] = model.config
@@ -41,7 +39,7 @@ def model_deployment(model: NamedModel, option: Option) -> dict[str, Any] | None
         "model": described,
         "memory": memory,
         "replicas": 1,
-        "placement": {"mode": "exclusive"},
+        "placement": {"mode": "Exclusive"},
     }
     if shape.tensor_parallel_size > 1:
         spec["parallelism"] = {"tensorParallelSize": shape.tensor_parallel_size}

@@ -1,8 +1,8 @@
 """Latency targets that the planned hardware can meet.
 
 ```text
-tpotTargetSeconds = the default, or 2 x the time per token of one request alone, rounded up
-ttftTargetSeconds = the default, or 2 x the prefill of a usual prompt alone, rounded up
+tpotTargetMilliseconds = the default, or 2 x the time per token of one request alone, rounded up
+ttftTargetMilliseconds = the default, or 2 x the prefill of a usual prompt alone, rounded up
 ```
 
 A target at what one request alone needs would leave no room for a second one. Twice that is a
@@ -36,14 +36,14 @@ class ReachableTargets:
     ttft: float
 
     @property
-    def routing(self) -> dict[str, float]:
+    def routing(self) -> dict[str, int]:
         """The fields of ``spec.routing`` that have to differ from the defaults; often none."""
         defaults = AdmissionSettings()
         fields = {}
         if self.ttft > defaults.ttft_target_seconds:
-            fields["ttftTargetSeconds"] = self.ttft
+            fields["ttftTargetMilliseconds"] = round(self.ttft * 1e3)
         if self.tpot > defaults.tpot_target_seconds:
-            fields["tpotTargetSeconds"] = self.tpot
+            fields["tpotTargetMilliseconds"] = round(self.tpot * 1e3)
         return fields
 
     def sentences(self, subject: str) -> list[str]:
@@ -52,12 +52,10 @@ class ReachableTargets:
         ``subject``: who needs that much, with its verb.
         """
         needs = {
-            "ttftTargetSeconds": f"{self.ttft_alone:.2g} s for a usual prompt alone",
-            "tpotTargetSeconds": f"{self.tpot_alone * 1e3:.0f} ms per token alone",
+            "ttftTargetMilliseconds": f"{self.ttft_alone:.2g} s for a usual prompt alone",
+            "tpotTargetMilliseconds": f"{self.tpot_alone * 1e3:.0f} ms per token alone",
         }
-        return [
-            f"{subject} {needs[name]}: {name} {value:g}" for name, value in self.routing.items()
-        ]
+        return [f"{subject} {needs[name]}: {name} {value}" for name, value in self.routing.items()]
 
 
 def reachable_targets(option: Option) -> ReachableTargets | None:

@@ -78,11 +78,13 @@ def simulate(
     ),
     ttft: Annotated[
         float,
-        typer.Option(help="Target and SLO: time to first token, seconds (ttftTargetSeconds)."),
+        typer.Option(help="Target and SLO: time to first token, seconds (ttftTargetMilliseconds)."),
     ] = DEFAULT_TARGET.ttft_seconds,
     tpot: Annotated[
         float,
-        typer.Option(help="Target and SLO: time per output token, seconds (tpotTargetSeconds)."),
+        typer.Option(
+            help="Target and SLO: time per output token, seconds (tpotTargetMilliseconds)."
+        ),
     ] = DEFAULT_TARGET.tpot_seconds,
     objective: Annotated[
         str,

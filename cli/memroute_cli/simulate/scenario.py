@@ -1,7 +1,7 @@
 """What is simulated: fleets, a workload, latency targets; from flags or from a YAML file.
 
-The targets are the SLO that runs are judged by, and the ``ttftTargetSeconds`` and
-``tpotTargetSeconds`` that memroute admits by.
+The targets are the SLO that runs are judged by, and the ``ttftTargetMilliseconds`` and
+``tpotTargetMilliseconds`` that memroute admits by.
 
 ```yaml
 workload: {name: azure-conv, requests: 4000, rate: 40}   # or a trace file

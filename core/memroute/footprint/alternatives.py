@@ -24,7 +24,7 @@ class Alternative:
     field: str
     """The field that changes: alternatives of one field are ordered, first is nearest."""
     change: str
-    """As a person would write it: ``kvCacheDtype=fp8``."""
+    """As a person would write it into a ModelDeployment: ``kvCacheDtype=FP8``."""
     footprint: ReplicaFootprint
 
 
@@ -47,7 +47,7 @@ def smaller_alternatives(shape: ReplicaShape) -> Iterator[Alternative]:
 
 def _variants(shape: ReplicaShape) -> Iterator[tuple[str, str, ReplicaShape]]:
     if not shape.kv_cache_dtype.is_quantized:
-        yield "kvCacheDtype", "kvCacheDtype=fp8", replace(shape, kv_cache_dtype=KVCacheDtype.FP8)
+        yield "kvCacheDtype", "kvCacheDtype=FP8", replace(shape, kv_cache_dtype=KVCacheDtype.FP8)
     for concurrency in _halvings(shape.concurrency, 1):
         yield (
             "concurrency",
@@ -64,7 +64,7 @@ def _variants(shape: ReplicaShape) -> Iterator[tuple[str, str, ReplicaShape]]:
         for quantization in (Quantization.FP8, Quantization.AWQ):
             yield (
                 "quantization",
-                f"quantization={quantization}",
+                f"quantization={quantization.value.upper()}",
                 replace(shape, quantization=quantization),
             )
     for size in TENSOR_PARALLEL_SIZES:

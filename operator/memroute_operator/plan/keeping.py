@@ -36,6 +36,8 @@ def sort_out(
     cordoned: frozenset[str],
 ) -> Keeping:
     """Who goes, who stays. ``cordoned``: nodes that are about to be drained."""
+    if deployment.paused:
+        return _left_alone(deployment, replicas, context)
     found = Keeping()
     alive: list[Replica] = []
     for replica in replicas:
@@ -52,6 +54,17 @@ def sort_out(
     found.kept, surplus = ranked[: deployment.replicas], ranked[deployment.replicas :]
     found.surplus += surplus
     found.kept.sort(key=lambda replica: (replica.index, replica.key))
+    return found
+
+
+def _left_alone(deployment: Deployment, replicas: list[Replica], context: PlanContext) -> Keeping:
+    """All as they are; those of a ModelDeployment that was deleted are not its own."""
+    found = Keeping()
+    for replica in replicas:
+        if replica.owner_uid == deployment.uid:
+            (found.ending if replica.is_terminating else found.kept).append(replica)
+        elif (delete := _must_go(deployment, replica, context)) is not None:
+            found.deletes.append(delete)
     return found
 
 

@@ -53,6 +53,8 @@ class _Planning:
             node.name for node in facts.inventory.nodes if node.unusable_reason == "Cordoned"
         )
         self._num_created: dict[str, int] = {}
+        self._paused = frozenset(one.key for one in facts.deployments if one.paused)
+        """ModelDeployments of which nothing is changed."""
         self._claims = {(one.deployment, one.index): one for one in context.departed_claims}
 
     def run(self) -> Step:
@@ -122,6 +124,7 @@ class _Planning:
         """Drain the youngest from devices of which more was promised than they have."""
         found = find_overbooked(self._facts.replicas, self._solver.ledger, self._going)
         leaving = {key for one in found for key in one.drained} - self._going
+        leaving -= {r.key for r in self._facts.replicas if r.deployment in self._paused}
         for replica in who_leaves_now(self._facts.replicas, leaving):
             self._going.add(replica.key)
             self._drains.drain(replica, why="its device is overbooked")
@@ -135,6 +138,8 @@ class _Planning:
 
     def _replace(self, deployment: Deployment, keeping: Keeping) -> None:
         """Roll out an edited spec, and move off nodes that are cordoned."""
+        if deployment.paused:
+            return
         replacements: list[Replacement] = []
         for replica in keeping.kept:
             if replica.key in self._going:
@@ -197,7 +202,7 @@ class _Planning:
         for deployment in self._facts.deployments:
             keeping = keepings[deployment.key]
             num_missing = keeping.num_missing(deployment)
-            if not num_missing or deployment.footprint is None:
+            if not num_missing or deployment.footprint is None or deployment.paused:
                 continue
             homes = self._homes(deployment)
             template = wanted_replica(deployment, 0, self._context)
@@ -252,6 +257,8 @@ class _Planning:
         }  # fmt: skip
         for replica in self._facts.replicas:
             if not replica.is_gated or replica.is_terminating or replica.key in self._going:
+                continue
+            if replica.deployment in self._paused:
                 continue
             if occupied & replica.device_bytes.keys():
                 continue

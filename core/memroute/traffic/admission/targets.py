@@ -4,8 +4,8 @@ A target shorter than what the best replica needs for one request cannot be met 
 such a target does not stop the service (``gates.py``). It is reported once, in a sentence:
 
 ```text
-tpotTargetSeconds   against the least time per token of any replica with one request
-ttftTargetSeconds   against the least prefill of a typical prompt on any replica
+tpotTargetMilliseconds   against the least time per token of any replica with one request
+ttftTargetMilliseconds   against the least prefill of a typical prompt on any replica
 unknown             no replica has shown its speed yet: nothing is reported
 ```
 
