@@ -132,6 +132,8 @@ def _engine_container(deployment: Deployment, placed: Placed, default_image: str
         "args": engine.arguments(deployment, placed),
         "env": environment + list(deployment.engine_env),
         "ports": ports(),
+        # Its last lines are in its status: no right to read logs is needed to tell them.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "startupProbe": probes.startup.to_spec(),
         "readinessProbe": probes.readiness.to_spec(),
         "livenessProbe": probes.liveness.to_spec(),

@@ -8,6 +8,7 @@ class EngineType(StrEnum):
 
     VLLM = "vllm"
     SGLANG = "sglang"
+    LLAMA_CPP = "llama-cpp"
 
     @property
     def spelled(self) -> str:
@@ -15,4 +16,8 @@ class EngineType(StrEnum):
         return _SPELLED[self]
 
 
-_SPELLED = {EngineType.VLLM: "VLLM", EngineType.SGLANG: "SGLang"}
+_SPELLED = {
+    EngineType.VLLM: "VLLM",
+    EngineType.SGLANG: "SGLang",
+    EngineType.LLAMA_CPP: "LlamaCPP",
+}

@@ -55,7 +55,7 @@ VLLM_LINES: Final = (
                         r"derived "
                     r"max_model_len(?: \(\w+=(?P<longest>[\d.]+))?"),
         seen_as="`User-specified max_model_len (N) is greater than the derived max_model_len`",
-        sentence="the model was made for {longest} tokens at the most, {wanted} are asked for",
+        sentence="the model was not made for {wanted} tokens[[: {longest} are the most]]",
         next_step=f"lower {_CONTEXT}",
     ),
     Signature(
@@ -103,7 +103,7 @@ SGLANG_LINES: Final = (
         name="GraphCaptureFailed", where=Where.LOG, engines=_SGLANG,
         pattern=pattern(r"Capture cuda graph failed: (?P<why>[^\n]*)"),
         seen_as="`Capture cuda graph failed: …`",
-        sentence="the engine could not capture its CUDA graphs: {why}",
+        sentence="the engine could not capture its CUDA graphs[[: {why}]]",
         next_step="where it says out of memory, lower spec.memory.concurrency or place the model "
                   "on "
                   "larger devices; else add --disable-cuda-graph to spec.engine.args",
@@ -113,7 +113,7 @@ SGLANG_LINES: Final = (
         pattern=pattern(r"context_length \((?P<wanted>\d+)\) is greater than the derived "
                     r"context_length(?: \((?P<longest>\d+)\))?"),
         seen_as="`context_length (N) is greater than the derived context_length`",
-        sentence="the model was made for {longest} tokens at the most, {wanted} are asked for",
+        sentence="the model was not made for {wanted} tokens[[: {longest} are the most]]",
         next_step=f"lower {_CONTEXT}",
     ),
 )  # fmt: skip

@@ -16,7 +16,7 @@ HUB_LINES: Final = (
     ),
     Signature(
         name="ModelAccessDenied", where=Where.LOG,
-        pattern=pattern(r"(?=.*(?:gated repo|GatedRepoError))(?=.*\b403\b)"),
+        pattern=pattern(r"\A(?=.*(?:gated repo|GatedRepoError))(?=.*\b403\b)"),
         seen_as="`You are trying to access a gated repo.` and `403`",
         sentence="the model is gated, and the token's account has not been let in",
         next_step="ask for access on the model's page, with the account of the token; then delete "

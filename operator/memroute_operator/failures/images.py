@@ -157,7 +157,7 @@ WAITING: Final = (
                     r"no such file or directory"),
         reasons=words("RunContainerError", "CreateContainerError", "StartError"),
         seen_as="`RunContainerError`: `executable file not found in $PATH`",
-        sentence="the image has no program {command}",
+        sentence="the image has not the program that it is to run[[ ({command})]]",
         next_step="check that spec.engine.image is an image of spec.engine.type",
     ),
     Signature(

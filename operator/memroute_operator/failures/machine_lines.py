@@ -67,11 +67,10 @@ MACHINE_LINES: Final = (
                     r"(?:.*?total capacity of (?P<total>[\d.]+ [KMG]iB))?"
                     r"(?:.*?of which (?P<free>[\d.]+ [KMG]iB) is free)?|"
                     r"CUDA out of memory|CUDA error: out of memory|HIP out of memory|"
-                    r"OutOfMemoryError|cudaMalloc failed: out of memory"),
+                    r"OutOfMemoryError(?!: CUDA out)|cudaMalloc failed: out of memory"),
         seen_as="`torch.OutOfMemoryError: CUDA out of memory. Tried to allocate X`",
-        sentence="the device's memory ran out: the engine asked for {asked} more, {free} of "
-                 "{total} "
-                 "were free",
+        sentence="the device's memory ran out[[: the engine asked for {asked} more]]"
+                 "[[, {free} of {total} were free]]",
         next_step="nvidia-smi on the node shows whether another process holds memory there; if "
                   "not, "
                   f"lower {_CONTEXT} or spec.memory.concurrency, or place the model on larger "
@@ -127,7 +126,8 @@ MACHINE_LINES: Final = (
                     r"(?P<option>\S+)|error: invalid argument: (?P<llama>\S+)"),
         seen_as="exit code 2, `unrecognized arguments: --x`; llama.cpp: `error: invalid argument: "
                 "--x`",
-        sentence="this version of the engine has no such flag",
+        sentence="this version of the engine has no such flag[[: {flag}]][[: {option}]][[: "
+                 "{llama}]]",
         next_step="take it out of spec.engine.args, or name the version that has it in "
                   "spec.engine.image; a flag of memroute's own needs a newer engine",
     ),
@@ -137,7 +137,8 @@ MACHINE_LINES: Final = (
                     r"error while handling argument \"(?P<llama>[^\"]+)\": (?P<said>[^\n]+)"),
         seen_as="exit code 2, `error: argument --x: invalid …`; llama.cpp: `error while handling "
                 'argument "-x"`',
-        sentence="the engine does not take the value of a flag",
+        sentence="the engine does not take the value of a flag[[ ({flag}: {why})]][[ ({llama}: "
+                 "{said})]]",
         next_step="correct it in spec.engine.args",
     ),
     Signature(
@@ -145,7 +146,7 @@ MACHINE_LINES: Final = (
         pattern=pattern(r"ModuleNotFoundError: No module named '(?P<module>[^']+)'|"
                     r"ImportError: (?P<why>[^\n]+)"),
         seen_as="`ModuleNotFoundError: No module named 'x'`, `ImportError`",
-        sentence="the image lacks a part of the engine that it needs for this",
+        sentence="the image lacks a part that the engine needs for this[[ ({module})]]",
         next_step="name an image in spec.engine.image that has it: the engine's own, of the "
                   "version that you mean",
     ),

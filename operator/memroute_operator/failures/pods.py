@@ -176,14 +176,15 @@ SCHEDULER: Final = (
         pattern=pattern(r"Insufficient (?P<resource>cpu|memory|ephemeral-storage|pods)|"
                     r"(?P<pods>Too many pods)"),
         seen_as="`Insufficient cpu`, `Insufficient memory`, `Too many pods`",
-        sentence="the node has accelerators for the replica, but not enough {resource} beside them",
+        sentence="the node has accelerators for the replica, but not enough beside them"
+                 "[[ ({resource})]][[ ({pods})]]",
         next_step="lower resources.requests in spec.template, or move other pods off the node",
     ),
     Signature(
         name="NodeTainted", where=Where.SCHEDULER,
         pattern=pattern(r"untolerated taint(?:\(s\))? ?\{(?P<taint>[^}:]*)|untolerated taint"),
         seen_as="`node(s) had untolerated taint(s)`",
-        sentence="the node has a taint that the replica does not tolerate ({taint})",
+        sentence="the node has a taint that the replica does not tolerate[[ ({taint})]]",
         next_step="tolerate it in spec.template, or take it off (kubectl taint nodes NODE KEY-)",
     ),
     Signature(

@@ -24,6 +24,8 @@ from memroute_operator.failures.signature import Diagnosis, Signature, Where, di
 # What a container waits for on its way to start: no failure.
 ON_THE_WAY = frozenset({"ContainerCreating", "PodInitializing"})
 CRASH_LOOP = "CrashLoopBackOff"
+# Characters of a container's message that are looked at: as many as kubelet keeps at the most.
+MAX_LOG = 4096
 # An end after so much of the time that a start may take is kubelet's, after its startup probe.
 START_RATIO = 0.9
 START_TOO_LONG: Final = Signature(
@@ -59,7 +61,7 @@ def last_end_of(pod: KubeObject, engine: EngineType | None = None) -> Diagnosis 
     """Why a container that runs again has ended before; None where none has."""
     for container in (pod.get("status") or {}).get("containerStatuses") or ():
         ended = (container.get("lastState") or {}).get("terminated")
-        if ended and (container.get("state") or {}).get("running"):
+        if ended and (container.get("state") or {}).get("running") is not None:
             return _of_end(pod, container, ended, engine)
     return None
 
@@ -166,7 +168,7 @@ def _of_end(
     engine: EngineType | None,
 ) -> Diagnosis:
     """How a container has ended: by its runtime, by its own lines, by its exit code."""
-    reason, log = str(ended.get("reason") or ""), str(ended.get("message") or "")
+    reason, log = str(ended.get("reason") or ""), str(ended.get("message") or "")[-MAX_LOG:]
     code = ended.get("exitCode")
     told = last_words(log)
     evidence = f"exit code {code}" + (f": {told}" if told else "")

@@ -7,6 +7,7 @@ from enum import StrEnum
 from string import Formatter
 
 from memroute.footprint import EngineType
+from memroute_operator.failures.quoting import without_secrets
 
 
 def words(*reasons: str) -> frozenset[str]:
@@ -80,7 +81,11 @@ class Signature:
         found = self.pattern.search(text)
         if found is None:
             return None
-        return {name: shown(value) for name, value in found.groupdict().items() if value}
+        return {
+            name: shown(without_secrets(value))
+            for name, value in found.groupdict().items()
+            if value
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
