@@ -15,7 +15,7 @@ from memroute.footprint import (
     architecture_from_config,
     replica_footprint,
 )
-from memroute.footprint.runtimes import num_prefill_graphs
+from memroute.footprint.runtime_sglang import num_prefill_graphs
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB, MIB
 from memroute_kube.memory_words import ENGINE_TYPES

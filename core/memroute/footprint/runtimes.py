@@ -1,137 +1,40 @@
-"""What each engine takes beside weights and KV pool, by its own rules.
+"""What each engine takes beside weights and KV pool, by its own rules; a file each.
 
 | engine | rule | where a constant is not known |
 | --- | --- | --- |
 | vLLM | ``overhead``: laws fitted to start logs of 0.10 to 0.32 | ranges of those logs |
 | SGLang | what ``arg_groups/memory_hook.py`` of 0.5.23 keeps free | at least vLLM's range |
-
-SGLang publishes a rule of thumb, not measurements: ``1.5 MiB`` for each token of a prefill chunk,
-``2 MiB`` for each sequence of the largest captured batch. No public log breaks its memory down,
-so a reservation takes the larger of that rule and of what vLLM, which runs the same kernels, has
-been seen to take. The 10 GiB that SGLang keeps by default on accelerators of more than 60 GiB go
-with its chunks of 8,192 tokens there; memroute passes 2,048, and keeps what the terms add up to.
+| llama.cpp | a step's buffer, fitted to its start log | the 1 GiB that it leaves free itself |
 """
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from memroute.errors import UnsupportedShapeError
-from memroute.footprint import overhead
-from memroute.footprint.architecture import LatentAttention, ModelArchitecture
 from memroute.footprint.engine_type import EngineType
-from memroute.footprint.estimate import Estimate
-from memroute.footprint.kv_cache.dtype import KVCacheDtype
-from memroute.footprint.weights import Parallelism, Quantization
-from memroute.units import MIB
+from memroute.footprint.runtime import Runtime, vllm_runtime
+from memroute.footprint.runtime_llama_cpp import check_llama_cpp, llama_cpp_runtime
+from memroute.footprint.runtime_sglang import check_sglang, sglang_runtime
 
-# Bytes that SGLang keeps for each token of a prefill chunk, and beside them all.
-SGLANG_CHUNK_TOKEN_BYTES = int(1.5 * MIB)
-SGLANG_META_BYTES = 512 * MIB
-SGLANG_MIN_CHUNK_TOKENS = 2048
-# For each sequence of the largest batch whose decode graph it captures.
-SGLANG_DECODE_GRAPH_BYTES = 2 * MIB
-# For each captured size of a prefill; with latent attention, for all of them together.
-SGLANG_PREFILL_GRAPH_BYTES = 8 * MIB
-SGLANG_LATENT_GRAPHS_BYTES = 1536 * MIB
-# For communication, times tensor and pipeline parallel size over eight.
-SGLANG_PARALLEL_BYTES = 1024 * MIB
-
-# What SGLang takes for ``--kv-cache-dtype`` and ``--quantization``, of what a shape can ask for.
-SGLANG_CACHE_DTYPES = {
-    KVCacheDtype.AUTO: "auto",
-    KVCacheDtype.BFLOAT16: "bf16",
-    KVCacheDtype.FP8: "fp8_e4m3",
-    KVCacheDtype.FP8_E4M3: "fp8_e4m3",
-    KVCacheDtype.FP8_E5M2: "fp8_e5m2",
-}
-SGLANG_QUANTIZATIONS = {
-    Quantization.FP8: "fp8",
-    Quantization.AWQ: "awq",
-    Quantization.GPTQ: "gptq",
-    Quantization.MXFP4: "mxfp4",
-    Quantization.NVFP4: "nvfp4_online",
-    Quantization.BITSANDBYTES: "bitsandbytes",
-}
+if TYPE_CHECKING:
+    from memroute.footprint.replica import ReplicaShape
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
-    """Bytes on one accelerator beside weights and KV pool."""
-
-    peak_activation: Estimate
-    graphs: Estimate
-    non_torch: Estimate
-    context: Estimate
-    """Outside of what the engine counts as its own."""
-
-
-def runtime_of(
-    engine: EngineType,
-    architecture: ModelArchitecture,
-    *,
-    parallelism: Parallelism,
-    max_num_seqs: int,
-    max_num_batched_tokens: int,
-) -> Runtime:
-    """What that engine takes, for the batches that it is limited to."""
-    laws = Runtime(
-        peak_activation=overhead.peak_activation(
-            architecture,
-            parallelism=parallelism,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-        ),
-        graphs=overhead.cuda_graphs(architecture),
-        non_torch=overhead.non_torch(parallelism),
-        context=overhead.CUDA_CONTEXT,
-    )
-    if engine is not EngineType.SGLANG:
-        return laws
-    chunk = max(max_num_batched_tokens, SGLANG_MIN_CHUNK_TOKENS)
-    is_latent = any(isinstance(layer.mixer, LatentAttention) for layer in architecture.layers)
-    prefill_graphs = (
-        SGLANG_LATENT_GRAPHS_BYTES
-        if is_latent
-        else num_prefill_graphs(max_num_batched_tokens) * SGLANG_PREFILL_GRAPH_BYTES
-    )
-    ranks = parallelism.tensor_parallel_size * parallelism.pipeline_parallel_size
-    return Runtime(
-        peak_activation=_between(
-            laws.peak_activation, SGLANG_META_BYTES + chunk * SGLANG_CHUNK_TOKEN_BYTES
-        ),
-        graphs=_between(laws.graphs, max_num_seqs * SGLANG_DECODE_GRAPH_BYTES + prefill_graphs),
-        non_torch=_between(laws.non_torch, ranks * SGLANG_PARALLEL_BYTES // 8),
-        context=laws.context,
-    )
+def runtime_of(shape: "ReplicaShape") -> Runtime:
+    """What its engine takes, for the batches that it is limited to."""
+    match shape.engine:
+        case EngineType.SGLANG:
+            return sglang_runtime(shape)
+        case EngineType.LLAMA_CPP:
+            return llama_cpp_runtime(shape)
+        case _:
+            return vllm_runtime(shape)
 
 
-def _between(law: Estimate, rule: int) -> Estimate:
-    """From the less of both to the more of both; the engine's own rule is what is expected."""
-    return Estimate(low=min(law.low, rule), expected=rule, high=max(law.high, rule))
-
-
-def num_prefill_graphs(max_tokens: int) -> int:
-    """How many sizes of a prefill SGLang captures: ``generate_prefill_cuda_graph_batch_sizes``."""
-    steps = (
-        range(4, 33, 4), range(48, 257, 16), range(288, 513, 32), range(576, 1025, 64),
-        range(1280, 4097, 256), range(4608, max_tokens + 1, 512),
-    )  # fmt: skip
-    return sum(1 for step in steps for size in step if size <= max_tokens)
-
-
-def check_engine(
-    engine: EngineType, *, kv_cache_dtype: KVCacheDtype, quantization: Quantization
-) -> None:
-    """Raise ``UnsupportedShapeError``, with the way out, for what an engine cannot store."""
-    if engine is not EngineType.SGLANG:
-        return
-    if kv_cache_dtype not in SGLANG_CACHE_DTYPES:
-        known = ", ".join(sorted(one.value for one in SGLANG_CACHE_DTYPES))
-        message = f"SGLang has no KV cache of {kv_cache_dtype}; it has {known}"
-        raise UnsupportedShapeError(message)
-    if quantization is not Quantization.NONE and quantization not in SGLANG_QUANTIZATIONS:
-        known = ", ".join(sorted(one.value for one in SGLANG_QUANTIZATIONS))
-        message = (
-            f"SGLang does not quantize to {quantization} as it loads; it can {known}, and any "
-            f"checkpoint that is quantized already (quantization=none)"
-        )
-        raise UnsupportedShapeError(message)
+def check_engine(shape: "ReplicaShape") -> None:
+    """Raise ``UnsupportedShapeError``, with the way out, for what an engine cannot do."""
+    match shape.engine:
+        case EngineType.SGLANG:
+            check_sglang(shape)
+        case EngineType.LLAMA_CPP:
+            check_llama_cpp(shape)
+        case _:
+            return

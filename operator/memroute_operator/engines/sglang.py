@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from memroute.footprint import EngineType, ReplicaFootprint
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
-from memroute.footprint.runtimes import SGLANG_CACHE_DTYPES, SGLANG_QUANTIZATIONS
+from memroute.footprint.runtime_sglang import SGLANG_CACHE_DTYPES, SGLANG_QUANTIZATIONS
 from memroute.placement import Placed, PlacementMode
 from memroute.units import GIB
 from memroute_kube.resources import ENGINE_PORT
