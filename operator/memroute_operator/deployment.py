@@ -18,15 +18,18 @@ from memroute.footprint import (
     architecture_from_json,
     replica_footprint,
 )
+from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.placement import PlacementMode, PlacementStrategy
 from memroute_kube import KubeObject
 from memroute_kube.memory_words import (
     ENGINE_TYPES,
+    EXECUTIONS,
     KV_CACHE_DTYPES,
     PLACEMENT_MODES,
     PLACEMENT_STRATEGIES,
     QUANTIZATIONS,
 )
+from memroute_operator.engines.owned_flags import NO_ADAPTERS, adapters_of, refusal
 from memroute_operator.revision import legacy_revision_of, revision_of
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
@@ -41,6 +44,10 @@ MAX_FOOTPRINT_BYTES = 2**50
 
 class ContextTooLongError(MemrouteError):
     """A ModelDeployment asks for longer requests than the model was made for."""
+
+
+class OwnedFlagError(MemrouteError):
+    """``engine.args`` set what memroute owns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +219,8 @@ def _resolve(
         footprint = replica_footprint(shape)
         # Sums are made when they are asked for: a number past all bounds has to show here.
         total = footprint.total_bytes
+    except OwnedFlagError as error:
+        reason, message = "FlagOwned", str(error)
     except ContextTooLongError as error:
         reason, message = "ContextTooLong", str(error)
     except UnknownModelError as error:
@@ -230,7 +239,14 @@ def _resolve(
 
 
 def _shape(spec: dict[str, Any]) -> ReplicaShape:
-    memory = spec["memory"]
+    memory, engine = spec["memory"], spec["engine"]
+    arguments = [_text(argument) for argument in engine.get("args") or ()]
+    adapters = NO_ADAPTERS
+    if _engine(spec) is EngineType.VLLM:
+        # Others' flags are told by their own file (``engines``).
+        if (told := refusal(arguments)) is not None:
+            raise OwnedFlagError(told)
+        adapters = adapters_of(arguments)
     architecture = _architecture(spec["model"])
     if _engine(spec) is EngineType.LLAMA_CPP:
         architecture = _of_file(architecture, spec["model"].get("checkpointBytes"))
@@ -247,6 +263,12 @@ def _shape(spec: dict[str, Any]) -> ReplicaShape:
         kv_cache_dtype=KV_CACHE_DTYPES.read(memory["kvCacheDtype"]),
         tensor_parallel_size=spec["parallelism"]["tensorParallelSize"],
         engine=_engine(spec),
+        max_num_seqs=engine.get("maxSequences") or MAX_NUM_SEQS,
+        max_num_batched_tokens=engine.get("maxBatchedTokens") or MAX_NUM_BATCHED_TOKENS,
+        block_size_tokens=engine.get("blockSizeTokens"),
+        is_eager=EXECUTIONS.read(engine.get("execution") or EXECUTIONS.default),
+        max_adapters=adapters.max_adapters,
+        max_adapter_rank=adapters.max_rank,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import ENGINE_PORT, LABEL_DEPLOYMENT, is_condition_true
-from memroute_operator.engines import EngineReport, read_report
+from memroute_operator.engines.registry import EngineReport, read_report
 from memroute_operator.readings.pages import PageFailure, PageReader, read_spread
 from memroute_operator.readings.sources import SourceLog
 

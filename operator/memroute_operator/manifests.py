@@ -17,7 +17,7 @@ from memroute_kube.resources import (
     TAINT_SHARED,
 )
 from memroute_operator.deployment import Deployment
-from memroute_operator.engines import Drain, engine_of
+from memroute_operator.engines.registry import Drain, engine_of
 from memroute_operator.engines.seam import SHARED_MEMORY, ports
 from memroute_operator.promises import encode_reservation
 from memroute_operator.replica import (

@@ -22,6 +22,7 @@ from typing import Any
 from memroute.footprint import EngineType
 from memroute_kube.memory_words import (
     ENGINE_TYPES,
+    EXECUTIONS,
     KV_CACHE_DTYPES,
     PLACEMENT_MODES,
     QUANTIZATIONS,
@@ -66,6 +67,10 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         "args": list(engine.get("args") or ()),
         "env": _environment(engine.get("env") or ()),
         "file": model.get("file"),
+        "maxSequences": engine.get("maxSequences"),
+        "maxBatchedTokens": engine.get("maxBatchedTokens"),
+        "blockSizeTokens": engine.get("blockSizeTokens"),
+        "isEager": EXECUTIONS.meaning(engine.get("execution")) or None,
         "maxContextTokens": memory["maxContextTokens"],
         # llama.cpp has a slot for each, on a whole device too.
         "concurrency": memory["concurrency"] if is_shared or has_slots else None,

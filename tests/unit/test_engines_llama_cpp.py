@@ -20,9 +20,10 @@ from memroute.footprint.runtime_llama_cpp import llama_cpp_step_bytes
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB, MIB
 from memroute_operator.deployment import read_deployment
-from memroute_operator.deployments import DeploymentCache, read_deployments
-from memroute_operator.engines import engine_of
+from memroute_operator.deployments import read_deployments
+from memroute_operator.engines.registry import engine_of
 from memroute_operator.manifests import replica_pod
+from memroute_operator.reading_cache import Cache
 from memroute_operator.revision import revision_of
 from operator_rig import mdep
 
@@ -181,6 +182,8 @@ def test_on_a_whole_device_the_number_of_slots_is_of_the_revision():
         (("parallelism", "tensorParallelSize", 2), "runs on one device here"),
         (("memory", "quantization", "FP8"), "does not quantize as it loads"),
         (("memory", "kvCacheDtype", "FP8"), "has no KV cache of fp8"),
+        (("engine", "args", ["-ngl", "10"]), "-ngl, which the engine takes for -ngl"),
+        (("engine", "args", ["--parallel=9"]), "use memory.concurrency"),
     ],
 )
 def test_what_llama_cpp_cannot_do_is_refused_in_words(change, says):
@@ -188,7 +191,7 @@ def test_what_llama_cpp_cannot_do_is_refused_in_words(change, says):
     obj = manifest()
     section, field, value = change
     obj["spec"][section][field] = value
-    read, _ = read_deployments([obj], [], [], {}, {}, DeploymentCache(), "i")
+    read = read_deployments([obj], [], [], {}, {}, Cache(), "i", {}).wanted
     assert says in read[0].failure.message
 
 

@@ -21,9 +21,10 @@ from memroute.units import GIB, MIB
 from memroute_kube.memory_words import ENGINE_TYPES
 from memroute_operator.calibrations import measure, read_report
 from memroute_operator.deployment import read_deployment
-from memroute_operator.deployments import ENGINE_REFUSES, DeploymentCache, read_deployments
-from memroute_operator.engines import PartsReport, engine_of
+from memroute_operator.deployments import ENGINE_REFUSES, read_deployments
+from memroute_operator.engines.registry import PartsReport, engine_of
 from memroute_operator.manifests import replica_pod
+from memroute_operator.reading_cache import Cache
 from operator_rig import mdep
 
 IMAGE = "lmsysorg/sglang:v0.5.23"
@@ -208,7 +209,7 @@ def test_an_engine_without_an_image_of_its_own_is_refused_before_it_crashes():
     """The operator's --engine-image is vLLM's: it has no sglang inside."""
     obj = mdep("m")
     obj["spec"]["engine"] = {"type": "SGLang"}
-    read, _ = read_deployments([obj], [], [], {}, {}, DeploymentCache(), "vllm/vllm-openai")
+    read = read_deployments([obj], [], [], {}, {}, Cache(), "vllm/vllm-openai", {}).wanted
     assert read[0].footprint is None
     assert read[0].failure.reason == ENGINE_REFUSES
     assert "spec.engine.image is needed for SGLang" in read[0].failure.message
@@ -270,3 +271,46 @@ def test_the_rules_of_a_user_given_configuration_are_sglang_s_too():
     )  # fmt: skip
     pages = 2 * 1024 // 64 + 1
     assert replica_footprint(shape).kv_cache_bytes == pages * 64 * 4 * 2 * 32 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("word", "flag", "helps"),
+    [
+        ("--mem-fraction-static=0.95", "--mem-fraction-static", "leave it out"),
+        ("--mem_fraction", "--mem-fraction-static", "leave it out"),
+        ("--tp", "--tp-size", "use parallelism.tensorParallelSize"),
+        ("--max-total", "--max-total-tokens", "leave it out"),
+        ("--context-length", "--context-length", "use memory.maxContextTokens"),
+        ("--enable-lora", "--enable-lora", "leave it out"),
+    ],
+)
+def test_flags_that_take_memory_are_refused_in_every_spelling(word, flag, helps):
+    """Argparse takes a beginning for the whole, and an underscore is a dash to SGLang."""
+    told = engine_of(EngineType.SGLANG).refusal({"engine": {"args": [word, "1"], "image": "i"}})
+    assert f"{word}, which the engine takes for {flag}" in told
+    assert told.endswith(helps)
+
+
+def test_other_flags_are_the_owners_own_business():
+    spec = {
+        "engine": {"args": ["--attention-backend", "triton", "--log-level=debug"], "image": "i"}
+    }
+    assert engine_of(EngineType.SGLANG).refusal(spec) is None
+
+
+def test_tuning_is_passed_on_and_counted():
+    """Fewer sequences and no graphs leave more of the device to the KV pool."""
+    usual = deployment("exclusive")
+    obj = copy.deepcopy(usual.obj)
+    obj["spec"]["engine"] |= {
+        "maxSequences": 16, "maxBatchedTokens": 1024, "blockSizeTokens": 16, "execution": "Eager",
+    }  # fmt: skip
+    tuned = read_deployment(obj)
+    flags = flags_of(tuned, placed(tuned))
+    assert flags["--max-running-requests"] == "16"
+    assert flags["--chunked-prefill-size"] == "1024"
+    assert flags["--page-size"] == "16"
+    assert "--disable-cuda-graph" in engine_of(tuned.engine).arguments(tuned, placed(tuned))
+    assert tuned.footprint.cuda_graphs.high == 0
+    assert tuned.footprint.overhead_bytes < usual.footprint.overhead_bytes
+    assert tuned.shape.kv_layout.block_size_tokens == 16

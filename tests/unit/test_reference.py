@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 
+import api_reference
 from memroute.traffic.admission import OverloadObjective, QueueLimits, RejectReason
 from memroute.traffic.dispatch import AdmissionMode
 from memroute_kube.memory_words import (
@@ -41,6 +42,11 @@ def names(text):
     return set(re.findall(r"^\| `([^`]+)` ", text, re.MULTILINE))
 
 
+def test_the_page_of_the_api_is_made_from_the_crd():
+    """Made anew by ``python tests/support/api_reference.py`` whenever a field changes."""
+    assert api_reference.PAGE.read_text() == api_reference.page()
+
+
 def test_the_metrics_page_lists_exactly_what_is_exported(repository):
     exported = {
         family.name + ("_total" if family.type == "counter" else "")
@@ -63,7 +69,15 @@ def test_the_settings_page_lists_exactly_the_flags(repository):
         assert {name for name in names(part) if name.startswith("--")} == flags
     flags = {flag for action in engine_parser()._actions for flag in action.option_strings}
     told = {name for name in names(engine_part) if name.startswith("--")}
-    short = {"-h", "--help", "-tp", "-pp", "-dp", "--no-enable-prefix-caching"}
+    short = {
+        "-h",
+        "--help",
+        "-tp",
+        "-pp",
+        "-dp",
+        "--no-enable-prefix-caching",
+        "--no-enforce-eager",
+    }
     assert told == flags - short
 
 

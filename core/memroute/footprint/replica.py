@@ -53,6 +53,10 @@ class ReplicaShape:
     expert_parallel: bool = False
     max_num_seqs: int = MAX_NUM_SEQS
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
+    block_size_tokens: int | None = None
+    """Of the KV cache; None for the engine's own choice."""
+    is_eager: bool = False
+    """Whether steps run without CUDA graphs."""
     max_adapters: int = 0
     """LoRA slots; 0 for none."""
     max_adapter_rank: int = 16
@@ -81,6 +85,7 @@ class ReplicaShape:
                 self.architecture,
                 kv_cache_dtype=self.kv_cache_dtype,
                 parallelism=self.parallelism,
+                page_size_tokens=self.block_size_tokens,
             )
         if self.engine is EngineType.LLAMA_CPP:
             return llama_cpp.slots_layout(self.architecture)
@@ -89,6 +94,7 @@ class ReplicaShape:
             kv_cache_dtype=self.kv_cache_dtype,
             parallelism=self.parallelism,
             max_num_batched_tokens=self.max_num_batched_tokens,
+            block_size_tokens=self.block_size_tokens,
             num_speculative_tokens=self.num_speculative_tokens,
             num_prediction_layers=(
                 self.architecture.num_mtp_layers
@@ -293,6 +299,7 @@ def _draft_kv_bytes(shape: ReplicaShape) -> int:
         kv_cache_dtype=shape.kv_cache_dtype,
         parallelism=_draft_parallelism(shape),
         max_num_batched_tokens=shape.max_num_batched_tokens,
+        block_size_tokens=shape.block_size_tokens,
     )
     return layout.pool_bytes_for(
         num_sequences=shape.concurrency, tokens_per_sequence=shape.max_context_tokens

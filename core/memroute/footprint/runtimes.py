@@ -7,9 +7,11 @@
 | llama.cpp | a step's buffer, fitted to its start log | the 1 GiB that it leaves free itself |
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memroute.footprint.engine_type import EngineType
+from memroute.footprint.estimate import Estimate
 from memroute.footprint.runtime import Runtime, vllm_runtime
 from memroute.footprint.runtime_llama_cpp import check_llama_cpp, llama_cpp_runtime
 from memroute.footprint.runtime_sglang import check_sglang, sglang_runtime
@@ -22,11 +24,12 @@ def runtime_of(shape: "ReplicaShape") -> Runtime:
     """What its engine takes, for the batches that it is limited to."""
     match shape.engine:
         case EngineType.SGLANG:
-            return sglang_runtime(shape)
+            runtime = sglang_runtime(shape)
         case EngineType.LLAMA_CPP:
-            return llama_cpp_runtime(shape)
+            runtime = llama_cpp_runtime(shape)
         case _:
-            return vllm_runtime(shape)
+            runtime = vllm_runtime(shape)
+    return replace(runtime, graphs=Estimate.exactly(0)) if shape.is_eager else runtime
 
 
 def check_engine(shape: "ReplicaShape") -> None:

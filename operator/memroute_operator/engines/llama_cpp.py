@@ -8,6 +8,7 @@ word, and is off.
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from memroute.footprint import EngineType
@@ -24,6 +25,7 @@ from memroute_operator.engines.seam import (
     Variables,
     http_probes,
     needs_image,
+    owned_flags,
 )
 
 # llama.cpp does not drain: on SIGTERM it stops its streams without an end and, where one was open,
@@ -35,6 +37,23 @@ LEAVE_SECONDS = 30
 MARGIN_SECONDS = 5
 # More layers than any model has: all of them on the device.
 ALL_LAYERS = 999
+# Flags of its own that memroute sets, and what takes memory that the footprint does not count.
+OWNED: Final[Mapping[str, str]] = MappingProxyType({
+    **dict.fromkeys(("-m", "--model", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-mu",
+                     "--model-url", "-dr", "--docker-repo"), "model.name and model.file"),
+    **dict.fromkeys(("-a", "--alias"), "model.servedName"),
+    **dict.fromkeys(("-c", "--ctx-size"), "memory.maxContextTokens"),
+    **dict.fromkeys(("-np", "--parallel"), "memory.concurrency"),
+    **dict.fromkeys(("-ctk", "--cache-type-k", "-ctv", "--cache-type-v"), "memory.kvCacheDtype"),
+    **dict.fromkeys(
+        ("--host", "--port", "-ub", "--ubatch-size", "-ngl", "--gpu-layers", "--n-gpu-layers",
+         "-fa", "--flash-attn", "-fit", "--fit", "-fitt", "--fit-target", "-fitc", "--fit-ctx",
+         "-kvu", "--kv-unified", "-ts", "--tensor-split", "-sm", "--split-mode", "-mg",
+         "--main-gpu", "-dev", "--device", "-md", "--model-draft", "--spec-draft-model", "--lora",
+         "--lora-scaled", "--mmproj", "-mm", "--no-kv-offload", "-nkvo", "--sleep-idle-seconds"),
+        "",
+    ),
+})  # fmt: skip
 PHASES: Final = (
     Phase(words="starting", pattern=re.compile(r"build(?:_info)?:|system info")),
     Phase(words="loading weights", pattern=re.compile(r"loading model|load_tensors")),
@@ -106,14 +125,14 @@ class LlamaCPP:
         )
 
     def refusal(self, spec: Mapping[str, Any]) -> str | None:
-        """It needs an image, and the name of a file."""
+        """It needs an image, and the name of a file; its flags of memory are memroute's."""
         if not spec["model"].get("file"):
             return (
                 "spec.model.file is needed for LlamaCPP, because a repository of GGUF files has "
                 "one for each size: name the one to load (such as Qwen3-8B-Q4_K_M.gguf, or a path "
                 "in a volume), and its bytes as spec.model.checkpointBytes"
             )
-        return needs_image(
+        return owned_flags(spec, OWNED, abbreviates=False) or needs_image(
             spec, self.type, "llama.cpp's server for your devices (its tag server-cuda, or a copy)"
         )
 

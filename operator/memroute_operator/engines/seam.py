@@ -151,6 +151,37 @@ class Engine(Protocol):
         ...
 
 
+def owned_flags(
+    spec: Mapping[str, Any], owned: Mapping[str, str], *, abbreviates: bool = True
+) -> str | None:
+    """Why ``engine.args`` cannot be taken: flags that memroute sets; None when they can.
+
+    ``owned``: by flag, the field of the spec to use instead; empty where there is none.
+    ``abbreviates``: whether the engine takes any beginning of a flag for the flag (argparse).
+    """
+    for word in spec["engine"].get("args") or ():
+        if not isinstance(word, str) or not word.startswith("-"):
+            continue
+        key = word.partition("=")[0]
+        if key.startswith("--"):
+            key = key.replace("_", "-")
+        is_short = not key.startswith("--")
+        found = [
+            flag
+            for flag in owned
+            if flag == key
+            or (abbreviates and not is_short and len(key) > 2 and flag.startswith(key))  # noqa: PLR2004 - the dashes alone are no flag
+        ]
+        if found:
+            instead = owned[found[0]]
+            helps = f"use {instead}" if instead else "leave it out"
+            return (
+                f"spec.engine.args has {word:.80}, which the engine takes for {found[0]}: memroute "
+                f"sets it, or does not count what it takes; {helps}"
+            )
+    return None
+
+
 def needs_image(spec: Mapping[str, Any], type_: EngineType, such_as: str) -> str | None:
     """Why an engine without an image cannot be started; None where the spec names one.
 

@@ -16,10 +16,10 @@ that the pool always has room; on a shared device ``--max-total-tokens`` caps it
 import math
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from memroute.footprint import EngineType, ReplicaFootprint
-from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.footprint.runtime_sglang import SGLANG_CACHE_DTYPES, SGLANG_QUANTIZATIONS
 from memroute.placement import Placed, PlacementMode
 from memroute.units import GIB
@@ -34,6 +34,7 @@ from memroute_operator.engines.seam import (
     Variables,
     http_probes,
     needs_image,
+    owned_flags,
 )
 from memroute_operator.readings.samples import parse_samples
 
@@ -47,6 +48,33 @@ MAX_SHARE = 0.98
 WEIGHTS = "sglang:weight_memory_usage_gb"
 KV_CACHE = "sglang:kv_cache_memory_usage_gb"
 GRAPHS = "sglang:graph_memory_usage_gb"
+# Flags of its own that memroute sets, and what takes memory that the footprint does not count.
+OWNED: Final[Mapping[str, str]] = MappingProxyType({
+    **dict.fromkeys(("--model-path", "--model"), "model.name"),
+    "--served-model-name": "model.servedName",
+    "--context-length": "memory.maxContextTokens",
+    "--kv-cache-dtype": "memory.kvCacheDtype",
+    **dict.fromkeys(("--quantization", "--quantization-param-path"), "memory.quantization"),
+    "--max-running-requests": "engine.maxSequences",
+    "--chunked-prefill-size": "engine.maxBatchedTokens",
+    "--page-size": "engine.blockSizeTokens",
+    **dict.fromkeys(
+        ("--disable-cuda-graph", "--cuda-graph-max-bs-decode", "--cuda-graph-max-bs-prefill",
+         "--cuda-graph-bs-decode", "--cuda-graph-bs-prefill", "--cuda-graph-max-bs",
+         "--cuda-graph-bs", "--cuda-graph-config"), "engine.execution",
+    ),
+    **dict.fromkeys(("--tp-size", "--tensor-parallel-size", "--tp"),
+                    "parallelism.tensorParallelSize"),
+    **dict.fromkeys(
+        ("--pp-size", "--pipeline-parallel-size", "--dp-size", "--data-parallel-size", "--dp",
+         "--ep-size", "--expert-parallel-size", "--ep", "--nnodes", "--node-rank",
+         "--dist-init-addr", "--base-gpu-id", "--gpu-id-step", "--host", "--port", "--config",
+         "--mem-fraction-static", "--max-total-tokens", "--max-prefill-tokens",
+         "--swa-full-tokens-ratio", "--enable-lora", "--lora-paths", "--max-loras-per-batch",
+         "--speculative-algorithm", "--speculative-draft-model-path", "--enable-unified-memory",
+         "--enable-dp-attention", "--cpu-offload-gb"), "",
+    ),
+})  # fmt: skip
 PHASES: Final = (
     Phase(words="starting", pattern=re.compile(r"server_args=")),
     Phase(words="loading weights", pattern=re.compile(r"Load weight begin")),
@@ -95,8 +123,8 @@ class SGLang:
             "--host", HOST,
             "--port", str(ENGINE_PORT),
             "--context-length", str(deployment.max_context_tokens),
-            "--max-running-requests", str(MAX_NUM_SEQS),
-            "--chunked-prefill-size", str(MAX_NUM_BATCHED_TOKENS),
+            "--max-running-requests", str(shape.max_num_seqs),
+            "--chunked-prefill-size", str(shape.max_num_batched_tokens),
             "--tp-size", str(placed.num_devices),
             "--kv-cache-dtype", SGLANG_CACHE_DTYPES[shape.kv_cache_dtype],
         ]  # fmt: skip
@@ -110,6 +138,10 @@ class SGLang:
         else:
             share = _share_of_whole(deployment, placed)
             arguments += ["--mem-fraction-static", f"{share:.6f}"]
+        if shape.block_size_tokens is not None:
+            arguments += ["--page-size", str(shape.block_size_tokens)]
+        if shape.is_eager:
+            arguments.append("--disable-cuda-graph")
         return [*arguments, "--enable-metrics", *deployment.engine_args]
 
     def environment(self, deployment: Deployment, placed: Placed) -> Variables:
@@ -134,8 +166,10 @@ class SGLang:
         return Drain(grace_seconds=GRACE_SECONDS, finish_seconds=GRACE_SECONDS)
 
     def refusal(self, spec: Mapping[str, Any]) -> str | None:
-        """It needs an image of its own."""
-        return needs_image(spec, self.type, "lmsysorg/sglang with a version of your choice")
+        """It needs an image of its own, and its flags of memory are memroute's."""
+        return owned_flags(spec, OWNED) or needs_image(
+            spec, self.type, "lmsysorg/sglang with a version of your choice"
+        )
 
     def read_report(self, page: str) -> EngineReport | None:
         """Weights, pool and graphs, as it measured them: the most that a rank says (GiB)."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from memroute.footprint import EngineType
-from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.placement import Placed, PlacementMode
 from memroute_kube.resources import ENGINE_PORT
 from memroute_operator.deployment import Deployment
@@ -79,12 +78,16 @@ class VLLM:
             "--host", HOST,
             "--port", str(ENGINE_PORT),
             "--max-model-len", str(deployment.max_context_tokens),
-            "--max-num-seqs", str(MAX_NUM_SEQS),
-            "--max-num-batched-tokens", str(MAX_NUM_BATCHED_TOKENS),
+            "--max-num-seqs", str(shape.max_num_seqs),
+            "--max-num-batched-tokens", str(shape.max_num_batched_tokens),
             "--tensor-parallel-size", str(placed.num_devices),
             "--kv-cache-dtype", shape.kv_cache_dtype.value,
             "--shutdown-timeout", str(SHUTDOWN_TIMEOUT_SECONDS),
         ]  # fmt: skip
+        if shape.block_size_tokens is not None:
+            arguments += ["--block-size", str(shape.block_size_tokens)]
+        if shape.is_eager:
+            arguments.append("--enforce-eager")
         if shape.quantization.value != "none":
             arguments += ["--quantization", shape.quantization.value]
         if placed.mode is PlacementMode.SHARED:

@@ -49,6 +49,7 @@ class EngineArguments:
     kv_cache_memory_bytes: int | None = None
     kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
     block_size: int | None = None
+    enforce_eager: bool = False
     enable_prefix_caching: bool = True
     quantization: Quantization = Quantization.NONE
     tensor_parallel_size: int = 1
@@ -121,6 +122,7 @@ class EngineArguments:
             utilization_ratio=self.gpu_memory_utilization,
             num_blocks=num_blocks,
             block_size_tokens=self.block_size,
+            is_eager=self.enforce_eager,
             caches_prefixes=self.enable_prefix_caching,
             policy=self.scheduling_policy,
             watermark_ratio=self.watermark,
@@ -175,6 +177,7 @@ def engine_parser() -> argparse.ArgumentParser:
     add("--kv-cache-memory-bytes", type=int)
     add("--kv-cache-dtype", type=KVCacheDtype, default=KVCacheDtype.AUTO)
     add("--block-size", type=int)
+    add("--enforce-eager", action=argparse.BooleanOptionalAction, default=False)
     add("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
     add("--quantization", type=Quantization, default=Quantization.NONE)
     add("--tensor-parallel-size", "-tp", type=int, default=1)

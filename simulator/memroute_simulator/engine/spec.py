@@ -65,6 +65,8 @@ class EngineSpec:
     long_prefill_token_threshold: int = 0
     max_adapters: int | None = None
     adapter_rank: int = 16
+    is_eager: bool = False
+    """Without CUDA graphs: their memory is KV cache."""
 
     @property
     def context_tokens(self) -> int:
@@ -107,6 +109,7 @@ class EngineSpec:
                 max_num_batched_tokens=self.max_num_batched_tokens,
                 max_adapters=self.max_adapters or 0,
                 max_adapter_rank=self.adapter_rank,
+                is_eager=self.is_eager,
             )
         )
         budget = int(self.accelerator.usable_bytes * self.utilization_ratio)

@@ -33,14 +33,18 @@ def pool_layout(
     *,
     kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO,
     parallelism: Parallelism = SINGLE,
+    page_size_tokens: int | None = None,
 ) -> KVCacheLayout:
     """The pool of one rank, in pages; one more page than it serves is SGLang's own padding.
+
+    ``page_size_tokens``: where a flag says it.
 
     Windows count in full: SGLang bounds them by a second pool whose share of the first is a flag
     (``--swa-full-tokens-ratio``), so this is never too little.
     Raises ``UnsupportedShapeError`` where the model cannot be split so, or carries states.
     """
     check_parallelism(architecture, parallelism)
+    page_tokens = page_size_tokens or PAGE_TOKENS
     pages = []
     for index, layer in enumerate(architecture.layers):
         for cell in cells_of(
@@ -54,12 +58,12 @@ def pool_layout(
                     f"of its own; memroute has no rule for its size: serve the model with vLLM"
                 )
                 raise UnsupportedShapeError(message)
-            size = cell.token_bytes * PAGE_TOKENS
+            size = cell.token_bytes * page_tokens
             pages.append(
-                Page(layer=index, cell=cell, block_size_tokens=PAGE_TOKENS, page_bytes=size)
+                Page(layer=index, cell=cell, block_size_tokens=page_tokens, page_bytes=size)
             )
     group = KVGroup(
-        kind=CellKind.FULL, block_size_tokens=PAGE_TOKENS, reach_tokens=None, pages=tuple(pages)
+        kind=CellKind.FULL, block_size_tokens=page_tokens, reach_tokens=None, pages=tuple(pages)
     )
     return KVCacheLayout(
         groups=(group,) if pages else (),
