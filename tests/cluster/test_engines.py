@@ -120,6 +120,35 @@ def test_llama_cpp_goes_on_with_a_stream_after_its_pod_was_deleted(cluster, name
     assert rest[-1] == "data: [DONE]"
 
 
+def test_any_engine_fits_a_template_of_its_command(cluster, namespace, router_url):
+    """Here vLLM's, by its own words: kubelet fills in what was reserved."""
+    args = [
+        "--model=$(MEMROUTE_MODEL)", "--served-model-name=$(MEMROUTE_SERVED_NAME)",
+        "--host=$(MEMROUTE_HOST)", "--port=$(MEMROUTE_PORT)",
+        "--max-model-len=$(MEMROUTE_MAX_CONTEXT_TOKENS)",
+        "--kv-cache-memory-bytes=$(MEMROUTE_KV_CACHE_BYTES)",
+    ]  # fmt: skip
+    engine = {"type": "Custom", "image": "vllm/vllm-openai:v1", "args": args, "drainSeconds": 5}
+    model = {"name": MODEL, "servedName": namespace}
+    apply(cluster, namespace, "m", model=model, engine=engine)
+    wait_ready(cluster, namespace, "m")
+    cluster.wait_for(
+        "the router to serve it", lambda: ask(router_url, namespace).status_code == 200
+    )
+    (pod,) = pods_of(cluster, namespace)
+    page = httpx.get(f"http://{pod['status']['podIP']}:8000/metrics", trust_env=False).text
+    env = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
+    assert f'kv_cache_memory_bytes="{env["MEMROUTE_KV_CACHE_BYTES"]}"' in page
+
+
+def test_a_template_with_a_variable_that_nobody_sets_is_refused(cluster, namespace):
+    engine = {"type": "Custom", "image": "i", "args": ["--kv=$(MEMROUTE_KV_BYTES)"]}
+    apply(cluster, namespace, "m", engine=engine)
+    wait_condition(cluster, namespace, "m", "Ready", "EngineRefuses")
+    told = condition(cluster, namespace, "m", "Resolved")["message"]
+    assert "$(MEMROUTE_KV_BYTES); memroute sets MEMROUTE_MODEL" in told
+
+
 def test_a_replica_that_does_not_say_what_it_needs_is_refused_in_words(cluster, namespace):
     """Before an image of gigabytes is pulled for it."""
     apply(cluster, namespace, "m", engine={"type": "SGLang"})
