@@ -246,13 +246,18 @@ def test_how_an_engine_ended_is_told_in_words(cluster, namespace, ending, reason
 
 
 def test_a_lost_scheduling_race_is_planned_again(cluster, namespace):
-    """While kube-scheduler is stopped, a foreign pod takes the very GPU that was planned."""
+    """While kube-scheduler is stopped, a foreign pod takes all GPUs of the planned node."""
     scheduler = cluster.process("kube-scheduler")
     scheduler.send_signal(signal.SIGSTOP)
     try:
         apply(cluster, namespace, "m", placement={"mode": "Exclusive"})
         (pod,) = cluster.wait_for("the pinned pod", lambda: pods_of(cluster, namespace))
         node = json.loads(pod["metadata"]["annotations"]["memroute.dev/reservation"])["node"]
+        (gpus,) = (
+            one["status"]["allocatable"]["nvidia.com/gpu"]
+            for one in cluster.get("nodes")
+            if one["metadata"]["name"] == node
+        )
         thief = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -265,7 +270,7 @@ def test_a_lost_scheduling_race_is_planned_again(cluster, namespace):
                     {
                         "name": "c",
                         "image": "pause",
-                        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+                        "resources": {"limits": {"nvidia.com/gpu": gpus}},
                     }
                 ],
             },

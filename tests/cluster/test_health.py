@@ -58,7 +58,7 @@ def test_helm_does_not_wait_for_what_no_device_holds(cluster, namespace, install
     assert seconds < TIMEOUT_SECONDS
     obj = get_deployment(cluster, namespace, "m")
     assert kstatus(obj) == "Failed"
-    assert "143.5 GiB" in condition(cluster, namespace, "m", "Stalled")["message"]
+    assert "148.5 GiB" in condition(cluster, namespace, "m", "Stalled")["message"]
 
 
 def test_flags_that_memroute_owns_are_told_with_what_to_use_instead(cluster, namespace):
