@@ -6,9 +6,12 @@ import signal
 import sys
 
 import pytest
+import yaml
 
 from memroute.footprint import EngineType
 from memroute_kube.resources import LABEL_DEPLOYMENT
+from memroute_operator.engines.owned_flags import refusal
+from memroute_operator.engines.registry import engine_of
 from memroute_operator.failures import (
     ALL,
     Where,
@@ -422,6 +425,36 @@ def test_how_far_a_start_had_come_is_told():
     log = "Load weight begin. avail mem=70 GB\nKilled"
     found = failure_of(crashed("OOMKilled", 137, log), EngineType.SGLANG)
     assert found.evidence.startswith("exit code 137 while loading weights")
+
+
+# Of a pod's spec, not of ours; and the overlay of pods, which the schema gets with ``template``.
+NOT_OURS = {"spec.schedulingGates", "spec.template"}
+
+
+def test_every_field_that_a_suggestion_names_is_one_of_the_api(repository):
+    """A suggestion that cannot be followed is worse than none."""
+    crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    for one in ALL:
+        text = f"{one.sentence} {one.next_step}".replace("placement.", "spec.placement.")
+        text = text.replace("spec.spec.", "spec.")
+        for path in set(re.findall(r"\bspec(?:\.[a-z][A-Za-z]*)+", text)) - NOT_OURS:
+            found = {"properties": schema}
+            for part in path.split("."):
+                assert part in found["properties"], f"{one.name}: {path}"
+                found = found["properties"][part]
+
+
+def test_every_flag_that_a_suggestion_names_is_taken():
+    """``engine.args`` refuses what memroute owns: no suggestion may ask for that."""
+    for one in ALL:
+        for engine in one.engines or {EngineType.VLLM, EngineType.SGLANG}:
+            for flag in re.findall(r"add (--[a-z-]+)", one.next_step):
+                spec = {"engine": {"args": [flag], "image": "i"}}
+                refused = engine_of(engine).refusal(spec)
+                if engine is EngineType.VLLM:
+                    refused = refusal([flag])
+                assert refused is None, f"{one.name}: {flag}"
 
 
 SECRETS = [
