@@ -9,6 +9,7 @@ from typing import Any
 
 from memroute.placement import PlacementMode, Reservation
 from memroute_kube import KubeObject
+from memroute_kube.memory_words import ENGINE_TYPES
 from memroute_kube.resources import (
     ANNOTATION_DRAINING,
     ANNOTATION_KV_CAPACITY_TOKENS,
@@ -18,6 +19,7 @@ from memroute_kube.resources import (
     LABEL_REPLICA,
     is_condition_true,
 )
+from memroute_operator.failures import Diagnosis, failure_of, last_end_of
 from memroute_operator.pod_resources import requested_devices
 from memroute_operator.promises import Claim, read_claim, read_promise
 
@@ -28,6 +30,8 @@ ANNOTATION_STARTED_WITH = f"{GROUP}/started-with"
 ANNOTATION_ENGINE_IMAGE = f"{GROUP}/engine-image"
 """The image as the operator asked for it: a webhook (a mirror of registries) may have written
 another name of it into the container. Absent on replicas of 0.1."""
+ANNOTATION_ENGINE_TYPE = f"{GROUP}/engine-type"
+"""Which engine runs in it: whose words its last lines are. Absent on replicas of before."""
 ANNOTATION_PLACEMENT_REASON = f"{GROUP}/placement-reason"
 ANNOTATION_SUCCESSOR = f"{GROUP}/successor"
 """On a pod that is about to be replaced: the room that is kept for the replica after it."""
@@ -122,7 +126,11 @@ class Replica:
     """How long it may take to end once it is deleted."""
     created_at: str
     failure: str | None
-    """Why its engine does not run, in the words of the container's status."""
+    """Why its engine does not run: what happened, what helps, and the words behind it."""
+    diagnosis: Diagnosis | None = None
+    """The same in parts."""
+    last_end: Diagnosis | None = None
+    """Why the container that runs now was started again; None where it is the first."""
     why: str
     engine_image: str | None = None
     """The image that its engine was started with, as it was asked for; None when nobody says."""
@@ -219,7 +227,9 @@ def read_replica(pod: KubeObject) -> Replica | None:
     if promise is None or index is None or not isinstance(deployment_name, str):
         return None
     owners = metadata.get("ownerReferences") or ()
-    failure = _container_failure(pod)
+    engine = ENGINE_TYPES.meaning(annotations.get(ANNOTATION_ENGINE_TYPE))
+    diagnosis = failure_of(pod, engine)
+    failure = None if diagnosis is None else diagnosis.message
     name = metadata["name"]
     attempt = _ATTEMPT.search(name.removeprefix(f"{deployment_name}-{index}"))
     refused_at, refusal = _scheduler_refusal(pod)
@@ -258,6 +268,8 @@ def read_replica(pod: KubeObject) -> Replica | None:
         grace_seconds=DEFAULT_GRACE_SECONDS if grace is None else float(grace),
         created_at=metadata["creationTimestamp"],
         failure=failure,
+        diagnosis=diagnosis,
+        last_end=last_end_of(pod, engine),
         why=annotations.get(ANNOTATION_PLACEMENT_REASON, ""),
         engine_image=annotations.get(ANNOTATION_ENGINE_IMAGE) or _container_image(pod),
         successor=read_claim(annotations.get(ANNOTATION_SUCCESSOR)),
@@ -300,20 +312,6 @@ def _state(pod: KubeObject, failure: str | None) -> ReplicaState:
 
 def _containers(pod: KubeObject) -> list[dict[str, Any]]:
     return list(pod.get("status", {}).get("containerStatuses") or ())
-
-
-def _container_failure(pod: KubeObject) -> str | None:
-    status = pod.get("status", {})
-    if status.get("phase") == "Failed":
-        return f"{status.get('reason', 'Failed')}: {status.get('message', 'the pod has failed')}"
-    for container in _containers(pod):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        reason = waiting.get("reason")
-        if reason and reason not in ("ContainerCreating", "PodInitializing"):
-            ended = (container.get("lastState") or {}).get("terminated")
-            code = f" (last exit code {ended.get('exitCode')})" if ended else ""
-            return f"{reason}{code}: {waiting.get('message', '')}".strip(": ")
-    return None
 
 
 def _is_down(pod: KubeObject) -> bool:

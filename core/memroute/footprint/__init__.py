@@ -23,6 +23,7 @@ from memroute.footprint.architecture import (
     architecture_from_json,
 )
 from memroute.footprint.calibration import Calibration, CalibrationKey
+from memroute.footprint.engine_type import EngineType
 from memroute.footprint.estimate import Estimate
 from memroute.footprint.kv_cache import (
     KVCacheDtype,
@@ -46,6 +47,7 @@ __all__ = [
     "Alternative",
     "Calibration",
     "CalibrationKey",
+    "EngineType",
     "Estimate",
     "KVCacheDtype",
     "KVCacheLayout",

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from memroute_kube import CONFIG_MAPS, SECRETS, ApiError, KubeObject, KubernetesClient
+from memroute_simulator.nodes.images import program_for
 
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
@@ -29,7 +30,7 @@ def command_line(
     entrypoint: Sequence[str], container: KubeObject, variables: Mapping[str, str]
 ) -> list[str]:
     """What to run: ``command`` replaces the image's entrypoint, ``args`` follow."""
-    command = container.get("command") or list(entrypoint)
+    command = program_for(container.get("command") or entrypoint)
     return [expand(part, variables) for part in (*command, *container.get("args", ()))]
 
 
