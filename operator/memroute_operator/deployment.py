@@ -27,6 +27,7 @@ from memroute_kube.memory_words import (
     QUANTIZATIONS,
 )
 from memroute_operator.engines.owned_flags import adapters_of, refusal
+from memroute_operator.pod_template import NO_TEMPLATE, PodTemplate, TemplateError, read_template
 from memroute_operator.revision import legacy_revision_of, revision_of
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
@@ -79,6 +80,8 @@ class Deployment:
     """Changes when a running replica no longer is what the spec asks for."""
     legacy_revision: str | None = None
     """What 0.1 stamps on replicas of this spec; None when it could not start them."""
+    template: PodTemplate = NO_TEMPLATE
+    """What its owner adds to the pods of its replicas."""
     paused: bool = False
     """Whether nothing of its replicas is to be changed."""
     obj: KubeObject = field(repr=False)
@@ -137,6 +140,7 @@ def _read(obj: KubeObject) -> Deployment:
         shape=shape,
         footprint=footprint,
         failure=failure,
+        template=NO_TEMPLATE if failure is not None else read_template(spec),
         revision=revision_of(spec),
         legacy_revision=legacy_revision_of(spec),
         obj=obj,
@@ -204,12 +208,15 @@ def _resolve(
     spec: dict[str, Any],
 ) -> tuple[ReplicaShape | None, ReplicaFootprint | None, ResolveFailure | None]:
     try:
+        read_template(spec)
         shape = _shape(spec)
         footprint = replica_footprint(shape)
         # Sums are made when they are asked for: a number past all bounds has to show here.
         total = footprint.total_bytes
     except OwnedFlagError as error:
         reason, message = "FlagOwned", str(error)
+    except TemplateError as error:
+        reason, message = "TemplateRefused", str(error)
     except ContextTooLongError as error:
         reason, message = "ContextTooLong", str(error)
     except UnknownModelError as error:

@@ -14,6 +14,7 @@ from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB
 from memroute_operator.deployment import Deployment
 from memroute_operator.manifests import ANNOTATION_TEMPLATE, replica_pod
+from memroute_operator.pod_template import NO_TEMPLATE
 from memroute_operator.replica import Replica
 
 Condition = tuple[str, str, str]
@@ -44,7 +45,9 @@ class Templates:
 
     def _render(self, deployment: Deployment) -> str:
         # Anywhere, and without what its owner adds: that is in the revision.
-        bare = replace(deployment, engine_args=(), engine_env=(), calibrations={})
+        bare = replace(
+            deployment, engine_args=(), engine_env=(), calibrations={}, template=NO_TEMPLATE
+        )
         devices = ("GPU",) if deployment.mode is PlacementMode.SHARED else ()
         nowhere = Placed(
             key=ReplicaKey(namespace=deployment.namespace, name=deployment.name, index=0),

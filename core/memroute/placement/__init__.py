@@ -28,17 +28,31 @@ from memroute.placement.problem import (
     ReplicaKey,
     WantedReplica,
 )
+from memroute.placement.scheduling import (
+    ANYWHERE,
+    LabelOperator,
+    LabelRequirement,
+    NodeTerm,
+    SchedulingNeeds,
+    Taint,
+    TaintEffect,
+    Toleration,
+)
 from memroute.placement.solver import Solver, claim_of, plan
 
 __all__ = [
+    "ANYWHERE",
     "OVERBOOKED_TOLERANCE_BYTES",
     "Decision",
     "Departed",
     "Device",
     "Home",
     "Inventory",
+    "LabelOperator",
+    "LabelRequirement",
     "Ledger",
     "Node",
+    "NodeTerm",
     "Placed",
     "PlacementMode",
     "PlacementStrategy",
@@ -46,7 +60,11 @@ __all__ = [
     "RefusedReason",
     "ReplicaKey",
     "Reservation",
+    "SchedulingNeeds",
     "Solver",
+    "Taint",
+    "TaintEffect",
+    "Toleration",
     "WantedReplica",
     "claim_of",
     "plan",

@@ -138,11 +138,13 @@ class Solver:
             self.book(claim_of(decision, owner))
         return decision
 
-    def holds(self, owner: str) -> bool:
+    def holds(self, owner: str, successor: WantedReplica) -> bool:
         """Whether the claim of a pod's successor still has its room, once the pod has gone."""
         claim = self.ledger.claims.get(owner)
         node = None if claim is None else self._nodes.get(claim.node)
         if claim is None or node is None or node.unusable_reason is not None:
+            return False
+        if successor.scheduling.refusal(node.name, node.labels, node.taints) is not None:
             return False
         taken = self.ledger.release(owner)
         if claim.num_exclusive_devices:

@@ -103,7 +103,7 @@ class Rollout:
         """Whether the replica is on its way out."""
         replica = replacement.replica
         if self._solver.ledger.claims.get(replica.key) is not None:
-            if self._solver.holds(replica.key):
+            if self._solver.holds(replica.key, replacement.successor):
                 self._drains.drain(replica, replacement.why)
                 return True
             self._solver.drop_claim(replica.key)
