@@ -141,11 +141,23 @@ class KubernetesClient:
             query["continue"] = token
 
     async def create(
-        self, resource: Resource, namespace: str | None, body: KubeObject, *, sub: str | None = None
+        self,
+        resource: Resource,
+        namespace: str | None,
+        body: KubeObject,
+        *,
+        sub: str | None = None,
+        is_strict: bool = False,
     ) -> KubeObject:
-        """Create an object (or POST to a subresource of the object that ``body`` names)."""
+        """Create an object (or POST to a subresource of the object that ``body`` names).
+
+        ``is_strict``: whether a field that the API server does not know is refused, not dropped.
+        """
         name = body["metadata"]["name"] if sub else None
-        return await self.request("POST", resource.path(namespace, name, sub), body=body)
+        query = {"fieldValidation": "Strict"} if is_strict else None
+        return await self.request(
+            "POST", resource.path(namespace, name, sub), body=body, query=query
+        )
 
     async def apply(
         self,

@@ -64,6 +64,8 @@ class Applier:
         self._templates = Templates(
             default_image=settings.engine_image,
             shared_runtime_class=settings.shared_runtime_class,
+            exclusive_runtime_class=settings.exclusive_runtime_class,
+            bind_address=settings.engine_bind_address,
         )
 
     async def apply(self, action: Action) -> bool:
@@ -100,10 +102,18 @@ class Applier:
             is_gated=action.is_gated,
             default_image=self._settings.engine_image,
             shared_runtime_class=self._settings.shared_runtime_class,
+            exclusive_runtime_class=self._settings.exclusive_runtime_class,
+            bind_address=self._settings.engine_bind_address,
             template=self._templates.of(action.deployment),
         )
         try:
-            created = await self._client.create(PODS, action.deployment.namespace, pod)
+            created = await self._client.create(
+                PODS,
+                action.deployment.namespace,
+                pod,
+                # A field of the template that no pod has is told, not dropped.
+                is_strict=bool(action.deployment.template.said),
+            )
         except ApiError as error:
             if error.status != CONFLICT:
                 raise

@@ -19,6 +19,8 @@ from memroute_kube.resources import (
     TAINT_SHARED,
 )
 from memroute_operator.deployment import Deployment
+from memroute_operator.pod_defaults import ANY_IPV4, BIND_VARIABLE, resources, security_context
+from memroute_operator.pod_template import overlay
 from memroute_operator.promises import encode_reservation
 from memroute_operator.replica import (
     ANNOTATION_ENGINE_IMAGE,
@@ -68,7 +70,7 @@ def engine_arguments(deployment: Deployment, placed: Placed) -> list[str]:
     arguments = [
         "--model", deployment.model,
         "--served-model-name", deployment.served_name,
-        "--host", "$(POD_IP)",
+        "--host", f"$({BIND_VARIABLE})",
         "--port", str(ENGINE_PORT),
         "--max-model-len", str(deployment.max_context_tokens),
         "--max-num-seqs", str(shape.max_num_seqs),
@@ -109,9 +111,14 @@ def replica_pod(
     is_gated: bool,
     default_image: str,
     shared_runtime_class: str | None,
+    exclusive_runtime_class: str | None = None,
+    bind_address: str = ANY_IPV4,
     template: str | None = None,
 ) -> KubeObject:
-    """The manifest of a replica's pod. ``template``: its hash, to be found again by."""
+    """The manifest of a replica's pod. ``template``: its hash, to be found again by.
+
+    ``bind_address``: what the engine listens on, all addresses of its pod.
+    """
     shape = deployment.shape
     assert shape is not None  # noqa: S101
     shared = placed.mode is PlacementMode.SHARED
@@ -128,14 +135,14 @@ def replica_pod(
             {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
             {"key": TAINT_SHARED, "operator": "Exists", "effect": "NoSchedule"},
         ],
-        "containers": [_engine_container(deployment, placed, default_image)],
+        "containers": [_engine_container(deployment, placed, default_image, bind_address)],
         "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
     }
     if is_gated:
         spec["schedulingGates"] = [{"name": START_GATE}]
-    if shared and shared_runtime_class:
-        spec["runtimeClassName"] = shared_runtime_class
-    return {
+    if runtime_class := shared_runtime_class if shared else exclusive_runtime_class:
+        spec["runtimeClassName"] = runtime_class
+    pod: KubeObject = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
@@ -163,6 +170,7 @@ def replica_pod(
         },
         "spec": spec,
     }
+    return overlay(pod, deployment.template)
 
 
 def _on_node(node: str) -> dict[str, Any]:
@@ -175,9 +183,12 @@ def _on_node(node: str) -> dict[str, Any]:
     }
 
 
-def _engine_container(deployment: Deployment, placed: Placed, default_image: str) -> dict[str, Any]:
+def _engine_container(
+    deployment: Deployment, placed: Placed, default_image: str, bind_address: str
+) -> dict[str, Any]:
     environment: list[dict[str, Any]] = [
-        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": BIND_VARIABLE, "value": bind_address},
     ]
     if placed.device_uuids:
         environment.append(
@@ -196,6 +207,8 @@ def _engine_container(deployment: Deployment, placed: Placed, default_image: str
         "livenessProbe": health | {"periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
         "volumeMounts": [{"name": "shm", "mountPath": SHARED_MEMORY}],
     }
-    if placed.mode is PlacementMode.EXCLUSIVE:
-        container["resources"] = {"limits": {placed.resource: str(placed.num_devices)}}
+    is_exclusive = placed.mode is PlacementMode.EXCLUSIVE
+    devices = {placed.resource: str(placed.num_devices)} if is_exclusive else {}
+    container["resources"] = resources(deployment.footprint_on(placed.product), devices)
+    container["securityContext"] = security_context()
     return container

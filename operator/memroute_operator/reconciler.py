@@ -104,6 +104,8 @@ class Reconciler:
             templates=Templates(
                 default_image=settings.engine_image,
                 shared_runtime_class=settings.shared_runtime_class,
+                exclusive_runtime_class=settings.exclusive_runtime_class,
+                bind_address=settings.engine_bind_address,
             ),
             grants=self._grants,
             metrics=metrics,

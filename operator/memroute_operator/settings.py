@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memroute_operator.leadership import LeaseTiming
+from memroute_operator.pod_defaults import any_address
 from memroute_operator.readings.sources import PodSelector, SelectorError, parse_pod_selector
 
 DEFAULT_ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
@@ -32,6 +33,8 @@ class OperatorSettings:
     health_port: int
     engine_image: str
     shared_runtime_class: str | None
+    exclusive_runtime_class: str | None
+    engine_bind_address: str
     resync_seconds: float
     exporter_selector: tuple[PodSelector, ...]
     exporter_port: int
@@ -102,6 +105,17 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         default="nvidia",
         type=_text_or_none,
         help="runtimeClassName of replicas on shared devices; empty for the node's default",
+    )
+    parser.add_argument(
+        "--exclusive-runtime-class",
+        type=_text_or_none,
+        help="runtimeClassName of replicas on whole devices, where nvidia is not the node's "
+        "default (k3s, RKE2, Talos, MicroK8s); without it the node's default",
+    )
+    parser.add_argument(
+        "--engine-bind-address",
+        default=any_address(os.environ.get("POD_IP")),
+        help="what engines listen on: every address of their pod, in the family of the operator's",
     )
     parser.add_argument(
         "--resync-seconds", type=float, default=300.0, help="how often everything is listed again"

@@ -24,6 +24,7 @@ from memroute.footprint.architecture import (
 )
 from memroute.footprint.calibration import Calibration, CalibrationKey
 from memroute.footprint.estimate import Estimate
+from memroute.footprint.host import HostRequest, host_request
 from memroute.footprint.kv_cache import (
     KVCacheDtype,
     KVCacheLayout,
@@ -47,6 +48,7 @@ __all__ = [
     "Calibration",
     "CalibrationKey",
     "Estimate",
+    "HostRequest",
     "KVCacheDtype",
     "KVCacheLayout",
     "LengthShare",
@@ -59,6 +61,7 @@ __all__ = [
     "active_parameters",
     "architecture_from_config",
     "architecture_from_json",
+    "host_request",
     "kv_cache_layout",
     "num_parameters",
     "replica_footprint",
