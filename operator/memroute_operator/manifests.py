@@ -170,7 +170,7 @@ def replica_pod(
         },
         "spec": spec,
     }
-    return overlay(pod, deployment.template)
+    return overlay(pod, deployment.template.said)
 
 
 def _on_node(node: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from memroute.placement.problem import (
 )
 from memroute.placement.scheduling import (
     ANYWHERE,
+    NAME_FIELD,
     LabelOperator,
     LabelRequirement,
     NodeTerm,
@@ -42,6 +43,7 @@ from memroute.placement.solver import Solver, claim_of, plan
 
 __all__ = [
     "ANYWHERE",
+    "NAME_FIELD",
     "OVERBOOKED_TOLERANCE_BYTES",
     "Decision",
     "Departed",

@@ -10,10 +10,10 @@ from memroute_operator.pod_template.merging import merge
 from memroute_operator.pod_template.owned import (
     DEVICE_VARIABLES,
     OWNED_OF_ENGINE,
+    REQUIRED,
     THRESHOLDS,
     TUNED_PROBES,
 )
-from memroute_operator.pod_template.reading import REQUIRED, PodTemplate
 from memroute_operator.replica import ENGINE_CONTAINER
 
 # What NVIDIA's container runtime takes for "no device": images that are built on CUDA's ask for
@@ -24,18 +24,17 @@ NO_DEVICES = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
 _OF_ITS_OWN = frozenset({"affinity", "tolerations", "topologySpreadConstraints"})
 
 
-def overlay(pod: KubeObject, template: PodTemplate) -> KubeObject:
-    """The operator's pod with the template merged over it; neither is changed.
+def overlay(pod: KubeObject, template: Mapping[str, Any]) -> KubeObject:
+    """The operator's pod with ``spec.template`` merged over it; neither is changed.
 
     Merged as Kubernetes merges (``merging``), and besides: tolerations are added to the
     operator's; required node affinity is and-ed with the pin to the chosen node; a topology
     spread counts all nodes, not the chosen one alone, and this deployment's replicas unless it
     says whose. Grace periods are never shorter than the engine's.
     """
-    if not template.said:
+    if not template:
         return pod
-    metadata = template.said.get("metadata") or {}
-    said = template.said.get("spec") or {}
+    metadata, said = template.get("metadata") or {}, template.get("spec") or {}
     over = {key: value for key, value in said.items() if value is not None}
     ours = pod["spec"]
     spec = merge(ours, {key: value for key, value in over.items() if key not in _OF_ITS_OWN})
@@ -49,6 +48,9 @@ def overlay(pod: KubeObject, template: PodTemplate) -> KubeObject:
     spec["terminationGracePeriodSeconds"] = max(
         ours["terminationGracePeriodSeconds"], spec.get("terminationGracePeriodSeconds") or 0
     )
+    if not isinstance(spec["containers"], list):
+        message = "containers is no list"
+        raise TypeError(message)
     (engine,) = ours["containers"]
     spec["containers"] = [
         _engine(one, engine) if one.get("name") == ENGINE_CONTAINER else _beside(one)

@@ -30,6 +30,7 @@ _BASELINE = (
     "Pod Security level baseline"
 )
 _DEVICES = "because memroute chooses the devices and counts their memory"
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 # In the pod's spec: what must not be there at all.
 OWNED: Mapping[str, str] = {
     "nodeName": _NODE,

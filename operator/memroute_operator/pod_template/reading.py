@@ -7,15 +7,31 @@ from typing import Any
 
 from memroute.placement import (
     ANYWHERE,
+    NAME_FIELD,
     LabelOperator,
     LabelRequirement,
     NodeTerm,
     SchedulingNeeds,
     Toleration,
 )
-from memroute_operator.pod_template.owned import WHERE, TemplateError, refusal
+from memroute_kube.resources import LABEL_DEPLOYMENT
+from memroute_operator.pod_template.overlaying import overlay
+from memroute_operator.pod_template.owned import REQUIRED, WHERE, TemplateError, refusal
+from memroute_operator.replica import ENGINE_CONTAINER
 
-REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+# As little of a pod as a template is merged over: whether it can be is seen on this.
+_PIN = {"matchFields": [{"key": NAME_FIELD, "operator": "In", "values": ["node"]}]}
+_ANY_POD: Mapping[str, Any] = {
+    "metadata": {"labels": {LABEL_DEPLOYMENT: "any"}, "annotations": {}},
+    "spec": {
+        "affinity": {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [_PIN]}}},
+        "tolerations": [],
+        "terminationGracePeriodSeconds": 0,
+        "volumes": [],
+        "containers": [{"name": ENGINE_CONTAINER, "env": [], "startupProbe": {}}],
+    },
+}
+_MALFORMED = (TypeError, AttributeError, KeyError, ValueError, IndexError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +67,13 @@ def read_template(spec: Mapping[str, Any]) -> PodTemplate:
             raise TemplateError(message)
     try:
         scheduling = SchedulingNeeds(tolerations=tuple(_tolerations(pod)), terms=_terms(pod))
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
+    except _MALFORMED as error:
         message = f"tolerations or node affinity of {WHERE}.spec cannot be read ({error!s:.200})"
+        raise TemplateError(message) from error
+    try:
+        overlay(dict(_ANY_POD), said)
+    except _MALFORMED as error:
+        message = f"{WHERE} is no part of a PodTemplateSpec ({error!s:.200})"
         raise TemplateError(message) from error
     return PodTemplate(said=said, scheduling=scheduling)
 
