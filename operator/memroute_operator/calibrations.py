@@ -2,19 +2,18 @@
 
 An engine that was given a share of a whole device sizes its own KV pool: what it leaves for
 the pool tells what everything else took. Read once per engine, from its ``/metrics``; kept in
-the status of its ModelDeployment, so that it outlives the operator; used for every placement
-of the same model, image and flags on the same kind of accelerator.
+an object of the operator's own (``calibration_book``), so that it outlives both; used for every
+placement of the same model, image and flags on the same kind of accelerator.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memroute.footprint import Calibration, CalibrationKey, ReplicaFootprint
 from memroute.footprint.calibration import measured_overhead_bytes
 from memroute.units import GIB
-from memroute_kube import KubeObject
 from memroute_kube.memory_words import KV_CACHE_DTYPES, QUANTIZATIONS
 from memroute_operator.engine_reports import EngineReport, EngineReports, parse_engine_page
 
@@ -27,16 +26,8 @@ __all__ = [
     "drift_ratio",
     "measure",
     "parse_engine_page",
-    "read_calibrations",
-    "write_calibrations",
 ]
 
-# Measurements in one status: a handful of accelerators times a handful of flags.
-MAX_KEPT = 16
-# How releases before 0.2 named the operator's --engine-image in a key. Which image that was when
-# it measured is not known any more, so those measurements are dropped; the engines that run are
-# read again within seconds of the operator's start.
-UNNAMED_IMAGE = "default"
 # Of the whole footprint: past it the estimate is worth a look.
 MAX_DRIFT_RATIO = 0.10
 # Measured overheads that are believed, against the laws' expectation. The laws are within a
@@ -149,42 +140,6 @@ def drift_ratio(calibration: Calibration, footprint: ReplicaFootprint) -> float:
     """How far the measurement is from the laws, of all that the replica was taken to need."""
     off = calibration.overhead_bytes - calibration.expected_overhead_bytes
     return off / footprint.total.expected
-
-
-def read_calibrations(objects: Iterable[KubeObject]) -> dict[CalibrationKey, Calibration]:
-    """All measurements that statuses hold, as far as it is known of which image."""
-    found: dict[CalibrationKey, Calibration] = {}
-    for obj in objects:
-        for entry in obj.get("status", {}).get("calibrations") or ():
-            if entry["engine"] == UNNAMED_IMAGE:
-                continue
-            key = CalibrationKey(
-                model=entry["model"], engine=entry["engine"], flags=entry["flags"],
-                product=entry["product"],
-            )  # fmt: skip
-            found[key] = Calibration(
-                key=key,
-                overhead_bytes=entry["overheadBytes"],
-                expected_overhead_bytes=entry["expectedOverheadBytes"],
-            )
-    return found
-
-
-def write_calibrations(
-    calibrations: Mapping[CalibrationKey, Calibration],
-) -> list[dict[str, Any]]:
-    """Measurements as a status holds them, the oldest dropped past a handful."""
-    return [
-        {
-            "model": one.key.model,
-            "engine": one.key.engine,
-            "flags": one.key.flags,
-            "product": one.key.product,
-            "overheadBytes": one.overhead_bytes,
-            "expectedOverheadBytes": one.expected_overhead_bytes,
-        }
-        for one in list(calibrations.values())[-MAX_KEPT:]
-    ]
 
 
 def calibrations_of(

@@ -1,7 +1,7 @@
 """All ModelDeployments as planning reads them, with what engines of each kind have measured."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Node
@@ -12,7 +12,6 @@ from memroute_operator.calibrations import (
     agreed,
     calibrations_of,
     measure,
-    read_calibrations,
 )
 from memroute_operator.deployment import (
     INTERNAL_ERROR,
@@ -28,12 +27,16 @@ from memroute_operator.replica import Replica
 ORPHAN_FINALIZER = "orphan"
 
 
-@dataclass(slots=True)
-class DeploymentCache:
-    """What was read of single ModelDeployments, until they change."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentsRead:
+    """All ModelDeployments, and what was found on the way."""
 
-    deployments: Cache[Deployment] = field(default_factory=Cache)
-    calibrations: Cache[dict[CalibrationKey, Calibration]] = field(default_factory=Cache)
+    wanted: list[Deployment]
+    """Those that want something, the oldest first."""
+    left_alone: frozenset[str]
+    """Whose pods are left alone: those without name or uid, and those that leave theirs behind."""
+    measured: Mapping[CalibrationKey, Calibration]
+    """What engines that run have measured."""
 
 
 def read_deployments(
@@ -42,20 +45,19 @@ def read_deployments(
     nodes: list[Node],
     reports: Mapping[str, EngineReport | None],
     problems: dict[str, str],
-    cache: DeploymentCache,
+    cache: Cache[Deployment],
     default_image: str | None,
-) -> tuple[list[Deployment], frozenset[str]]:
-    """The deployments that want something, the oldest first; and those whose pods are left alone.
+    known: Mapping[CalibrationKey, Calibration],
+) -> DeploymentsRead:
+    """All ModelDeployments, each with what was measured of engines like its own.
 
-    The latter are those without name or uid, and those that leave their pods behind.
-
+    ``known``: what engines have measured before.
     ``problems``: is given what could not be read, by ``Kind namespace/name``.
     ``default_image``: what engines run whose spec names no image.
     """
     deployments: dict[str, Deployment] = {}
     left_alone: set[str] = set()
-    calibrations: dict[CalibrationKey, Calibration] = {}
-    read, read_status = cache.deployments.round(), cache.calibrations.round()
+    read = cache.round()
     for obj in objects:
         try:
             deployment = read(obj, read_deployment)
@@ -69,12 +71,9 @@ def read_deployments(
         except Exception as error:  # noqa: BLE001 - a named boundary: an object without name or uid
             problems[f"ModelDeployment {object_key(obj)}"] = repr(error)
             left_alone.add(object_key(obj))
-        try:
-            calibrations |= read_status(obj, _calibrations_in)
-        except Exception as error:  # noqa: BLE001 - a named boundary: what a status holds is anybody's to edit
-            problems[f"ModelDeployment {object_key(obj)} calibrations"] = repr(error)
     replicas = [with_known_revision(one, deployments) for one in known_replicas]
-    calibrations |= _measured(deployments, replicas, nodes, reports, problems)
+    measured = _measured(deployments, replicas, nodes, reports, problems)
+    calibrations = {**known, **measured}
     wanted = [
         _calibrated(one, calibrations, default_image, problems)
         for one in deployments.values()
@@ -82,11 +81,7 @@ def read_deployments(
         if "deletionTimestamp" not in one.obj["metadata"]
     ]
     wanted.sort(key=lambda deployment: (deployment.created_at, deployment.key))
-    return wanted, frozenset(left_alone)
-
-
-def _calibrations_in(obj: KubeObject) -> dict[CalibrationKey, Calibration]:
-    return read_calibrations([obj])
+    return DeploymentsRead(wanted=wanted, left_alone=frozenset(left_alone), measured=measured)
 
 
 def _calibrated(

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Inventory, Node, PlacementMode, Reservation
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true, object_key
 from memroute_operator.calibrations import EngineReport
 from memroute_operator.deployment import MAX_REPLICAS, Deployment
-from memroute_operator.deployments import DeploymentCache, read_deployments, with_known_revision
+from memroute_operator.deployments import read_deployments, with_known_revision
 from memroute_operator.device_metrics import MAX_COLLECT_SECONDS, DeviceMetrics, NodeReading
 from memroute_operator.lost_nodes import NodeSight
 from memroute_operator.memory import PlanMemory
@@ -43,6 +44,10 @@ class Facts:
     """Pods (``namespace/name``) that have the name of a wanted replica and are none → whose."""
     unreadable_objects: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """What could not be read, as ``Kind namespace/name`` → what is wrong with it."""
+    measured: Mapping[CalibrationKey, Calibration] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """What engines that run have measured of themselves."""
 
     def replicas_by_deployment(self) -> dict[str, list[Replica]]:
         """``namespace/name`` of the ModelDeployment → its replicas, the oldest first."""
@@ -92,7 +97,7 @@ class ReadingCache:
     """What was read of single objects, until they change. For one reader at a time."""
 
     pods: Cache[PodsRead | str] = field(default_factory=Cache)
-    deployments: DeploymentCache = field(default_factory=DeploymentCache)
+    deployments: Cache[Deployment] = field(default_factory=Cache)
 
 
 def gather(
@@ -108,6 +113,7 @@ def gather(
     cache: ReadingCache | None = None,
     default_image: str | None = None,
     before: Facts | None = None,
+    calibrations: Mapping[CalibrationKey, Calibration] = MappingProxyType({}),
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
@@ -119,6 +125,7 @@ def gather(
     that have not changed since; without it, everything is read anew. ``default_image``: of
     engines whose ModelDeployment names none; without it nothing measured counts for those.
     ``before``: facts of a moment ago whose nodes are taken as they are: half of the work.
+    ``calibrations``: what engines have measured before.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
     cache = ReadingCache() if cache is None else cache
@@ -135,7 +142,7 @@ def gather(
         nodes = list(before.inventory.nodes)
         told = before.unreadable_objects.items()
         problems |= {name: why for name, why in told if name.startswith("Node ")}
-    deployments, left_alone = read_deployments(
+    read = read_deployments(
         store.model_deployments.values(),
         pods.replicas,
         nodes,
@@ -143,13 +150,16 @@ def gather(
         problems,
         cache.deployments,
         default_image,
+        calibrations,
     )
+    deployments = read.wanted
     # Pods of an object that cannot be read, or that leaves them behind, are nobody's orphans.
-    replicas = [r for r in pods.replicas if r.deployment not in left_alone]
+    replicas = [r for r in pods.replicas if r.deployment not in read.left_alone]
     by_key = {deployment.key: deployment for deployment in deployments}
     replicas = [with_known_revision(one, by_key) for one in replicas]
     return Facts(
         deployments=tuple(deployments),
+        measured=read.measured,
         replicas=tuple(sorted(replicas, key=lambda r: (r.created_at, r.key))),
         unreadable_pods=tuple(pods.unreadable),
         inventory=Inventory(

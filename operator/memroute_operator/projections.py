@@ -155,9 +155,9 @@ def _holds(pod: KubeObject) -> tuple[object, ...]:
 
 def _deployment_matters(before: KubeObject, after: KubeObject) -> bool:
     def planned(obj: KubeObject) -> tuple[object, ...]:
-        metadata, spec, status = _parts(obj)
+        metadata, spec, _ = _parts(obj)
         names = ("uid", "generation", "deletionTimestamp", "finalizers", "labels", "annotations")
-        return _only(metadata, names), spec, status.get("calibrations")
+        return _only(metadata, names), spec
 
     return planned(before) != planned(after)
 

@@ -23,6 +23,7 @@ from memroute_kube import ApiError, KubernetesClient
 from memroute_operator.adoption import Adoption
 from memroute_operator.apply import Applier
 from memroute_operator.budgets import Budgets
+from memroute_operator.calibration_book import CalibrationBook
 from memroute_operator.carry_out import CarryOut
 from memroute_operator.events import EventWriter
 from memroute_operator.failed_pods import REPLICA_FAILED, FailedPods
@@ -114,6 +115,7 @@ class Reconciler:
             rng=rng,
             router_url=settings.router_url,
         )
+        self._book = CalibrationBook(client=client, namespace=settings.lease_namespace, clock=clock)
         self._fence = fence or Fence(AlwaysLeading())
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
         self._thinker = Thinker(
@@ -144,6 +146,7 @@ class Reconciler:
             self._garbage.after_step()
             await self._readings.read_once()
             await self._read_grants()
+            await self._guarded("calibrations", self._read_book)
             loops += [
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),
                 asyncio.create_task(self._resync_forever(), name="resync"),
@@ -204,6 +207,7 @@ class Reconciler:
             self._store.mark_dirty()
         await self._budgets.list_all()
         await self._read_grants()
+        await self._guarded("calibrations", self._read_book)
         return began
 
     async def _follow_grants(self) -> None:
@@ -215,6 +219,13 @@ class Reconciler:
         """Read them again; when, by our clock."""
         began = self._clock()
         if await self._grants.read():
+            self._store.mark_dirty()
+        return began
+
+    async def _read_book(self) -> float:
+        """Read what engines have measured before; when, by our clock."""
+        began = self._clock()
+        if await self._book.read():
             self._store.mark_dirty()
         return began
 
@@ -278,6 +289,7 @@ class Reconciler:
         routing = await self._thinker.run(self._statuses.routing, facts)
         await self._statuses.write_all(facts, step, loss, routing)
         await self._tell_failed_pods(facts, failed)
+        await self._book.keep(facts.measured)
         seconds = self._clock() - started
         await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)
         self._hands.forget_old({deployment.key for deployment in facts.deployments})
@@ -304,6 +316,7 @@ class Reconciler:
             avoided_nodes=self._failed_pods.avoided_nodes(now),
             in_flight=routers.in_flight if routers.is_known else None,
             in_flight_age_seconds=None if read_at is None else now - read_at,
+            calibrations=dict(self._book.known),
             silences=self.leases.silences(),
         )
 

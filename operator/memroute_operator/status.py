@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from memroute.footprint import Calibration, CalibrationKey
 from memroute.traffic.admission import AdmissionSettings, unmet_target
 from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
-from memroute_operator.calibrations import read_calibrations, write_calibrations
 from memroute_operator.conditions import (
     NO_TROUBLES,
     Condition,
@@ -113,9 +111,6 @@ def deployment_status(
             "kvBytesPerToken": footprint.kv_layout.bytes_per_token,
             "source": "calibrated" if deployment.calibrations else footprint.source,
         }
-        status["calibrations"] = write_calibrations(
-            _kept(deployment) | {one.key: one for one in deployment.calibrations.values()}
-        )
     else:
         status["footprint"] = None
     return status
@@ -128,17 +123,6 @@ def broken_status(deployment: Deployment, error: Exception, now: datetime) -> di
     others = [c for kind, c in _previous(deployment).items() if kind != "Ready"]
     # Not the generation of the whole: what routers are told of would be out of date by it.
     return {"conditions": [told, *others]}
-
-
-def _kept(deployment: Deployment) -> dict[CalibrationKey, Calibration]:
-    """What its status already holds, of other flags and images too.
-
-    What cannot be read of it is written anew: whoever may edit the status may have been there.
-    """
-    try:
-        return read_calibrations([deployment.obj])
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return {}
 
 
 def _targets_unmet(deployment: Deployment, report: TargetsReport) -> Condition | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
+from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Reservation
 from memroute_kube import KubeObject
 from memroute_operator.calibrations import EngineReport
@@ -50,6 +51,8 @@ class Look:
     avoided_nodes: Mapping[str, frozenset[str]]
     in_flight: Mapping[str, int] | None
     in_flight_age_seconds: float | None
+    calibrations: Mapping[CalibrationKey, Calibration] = field(default_factory=dict)
+    """What engines have measured before."""
     silences: Mapping[str, Silence] = field(default_factory=dict)
     """Of kubelets, by node, where they are known."""
 
@@ -158,6 +161,7 @@ class Thinker:
             cache=self._cache,
             default_image=self._default_image,
             before=before,
+            calibrations=look.calibrations,
         )
         running = {
             replica.uid: replica.reservation()

@@ -86,7 +86,7 @@ def fault(cluster):
     heal()
 
 
-def serve(cluster, namespace, name, *, replicas, strategy="spread"):
+def serve(cluster, namespace, name, *, replicas, strategy="Spread"):
     """A model that the router serves from all its replicas; load for it."""
     model = {"name": "Qwen/Qwen3-0.6B", "servedName": f"{namespace}-{name}"}
     placement = {"mode": "Shared", "strategy": strategy}
@@ -243,7 +243,7 @@ def cordons(cluster):
 def test_two_nodes_are_drained_in_turn_and_no_client_sees_it(cluster, namespace):
     """As an upgrade of nodes does. One model is spread, the other has all on one node."""
     spread = serve(cluster, namespace, "spread", replicas=3)
-    packed = serve(cluster, namespace, "packed", replicas=2, strategy="pack")
+    packed = serve(cluster, namespace, "packed", replicas=2, strategy="Pack")
     (full,) = {p["spec"]["nodeName"] for p in pods_of(cluster, namespace, "packed")}
     others = {p["spec"]["nodeName"] for p in pods_of(cluster, namespace, "spread")} - {full}
     nodes = [full, min(others)]

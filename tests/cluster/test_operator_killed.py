@@ -58,7 +58,7 @@ def mortal_operator(cluster):
 
 
 def spec(rng):
-    mode = rng.choice(["shared", "shared", "exclusive"])
+    mode = rng.choice(["Shared", "Shared", "Exclusive"])
     return {
         "placement": {"mode": mode},
         "replicas": rng.randint(0, 2),

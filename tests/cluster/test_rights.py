@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from cluster_support import apply, pods_of, wait_ready
+from cluster_support import apply, get_deployment, pods_of, wait_ready
 
 PROGRAMS = ("operator", "router")
 
@@ -52,6 +52,23 @@ def test_every_call_is_allowed_and_nothing_is_granted_that_is_not_used(cluster, 
     """By the API server's audit log of this scenario and all tests before it."""
     apply(cluster, namespace, "m", replicas=2)
     wait_ready(cluster, namespace, "m")
+    # Engines on whole devices measure: the first is written down by a create, the next by a patch.
+    for name, model in (("one", "Qwen/Qwen3-0.6B"), ("two", "Qwen/Qwen3-8B")):
+        apply(
+            cluster,
+            namespace,
+            name,
+            model={"name": model},
+            placement={"mode": "Exclusive", "nodeSelector": {"kubernetes.io/hostname": "gpu-c"}},
+        )
+        wait_ready(cluster, namespace, name)
+        cluster.wait_for(
+            f"what {name} has measured",
+            lambda name=name: (
+                get_deployment(cluster, namespace, name)["status"]["footprint"]["source"]
+                == "calibrated"
+            ),
+        )
     cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
     cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace)) == 1)
     calls, refused = used(cluster, program)

@@ -73,7 +73,7 @@ def lease(cluster):
 
 def spec(rng):
     return {
-        "placement": {"mode": rng.choice(["shared", "shared", "exclusive"])},
+        "placement": {"mode": rng.choice(["Shared", "Shared", "Exclusive"])},
         "replicas": rng.randint(0, 2),
         "memory": {"maxContextTokens": rng.choice([2048, 4096, 8192])},
     }

@@ -100,6 +100,12 @@ def wait_template(cluster, names, status):
         )
 
 
+def put_crd(cluster, chart):
+    """The CRD of a release, as its documentation says."""
+    crd = chart / "crds" / "modeldeployments.memroute.dev.yaml"
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crd))
+
+
 def apply_as_0_1(cluster, name, **spec):
     """A ModelDeployment in the words that 0.1 and its CRD know."""
     apply(cluster, "models", name, **{"placement": {"mode": "shared"}} | spec)
@@ -122,9 +128,10 @@ def status_patches(cluster, since):
 def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm, tmp_path):
     """From the release before, with replicas that serve, to this one, back, and here again.
 
-    First with the older CRD, as Helm leaves it; a rollback leaves the newer one. Each operator
-    must have looked at every replica before the uids are compared. Objects are as 0.1 stored
-    them: it cannot read the words of today, so the way back ends when they are written.
+    First with the older CRD, as Helm leaves it. Before the rollback the older CRD is put back:
+    0.1 needs fields that have another name today. Each operator must have looked at every
+    replica before the uids are compared. Objects are as 0.1 stored them: it cannot read the
+    words of today, so the way back ends when they are written.
     """
     cluster, release = upgraded, unpack_previous_release(repository, tmp_path / "previous")
     print(f"the release before this one: {release.name}")  # noqa: T201 - it depends on the clone
@@ -150,10 +157,7 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
     wait_ready(cluster, "models", "new", timeout_seconds=90)
     assert max(status_patches(cluster, since).get(name, 0) for name in MODELS) <= 5
 
-    cluster.kubectl(
-        "apply", "--server-side", "--force-conflicts",
-        "-f", str(repository / "crds" / "modeldeployments.memroute.dev.yaml"),
-    )  # fmt: skip
+    put_crd(cluster, repository / "helm" / "memroute")
     cluster.kubectl("scale", "mdep/shared", "--replicas=3", "-n", "models")
     wait_ready(cluster, "models", "shared", timeout_seconds=90)
     now = uids(cluster)
@@ -161,11 +165,13 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
     assert len(now) == 5
     assert believed(cluster) == now.keys()
 
+    put_crd(cluster, release.chart)
     charts.roll_back()
     wait_template(cluster, [*MODELS, "new"], None)
     assert uids(cluster) == now
     assert believed(cluster) == now.keys()
 
+    put_crd(cluster, repository / "helm" / "memroute")
     charts.upgrade(repository / "helm" / "memroute")
     wait_template(cluster, MODELS, "True")
     assert uids(cluster) == now

@@ -1,8 +1,11 @@
+import json
+
 import pytest
 
 from memroute.catalog import architecture_for_model
 from memroute.footprint import Calibration, ReplicaShape, replica_footprint
 from memroute.units import GIB
+from memroute_operator.calibration_book import entry_name, read_book, written
 from memroute_operator.calibrations import (
     EngineReport,
     agreed,
@@ -11,8 +14,6 @@ from memroute_operator.calibrations import (
     drift_ratio,
     measure,
     parse_engine_page,
-    read_calibrations,
-    write_calibrations,
 )
 
 SPEC = {
@@ -54,13 +55,12 @@ def test_a_report_becomes_the_overhead_of_the_next_placement():
     assert -0.1 < drift_ratio(calibration, FOOTPRINT) < 0
 
 
-def test_measurements_survive_in_the_status_and_count_for_equal_flags_only():
+def test_measurements_survive_in_the_book_and_count_for_equal_flags_only():
     report = EngineReport(num_blocks=5565, utilization_ratio=0.92)
     calibration = measure(
         SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=int(31.36 * GIB)
     )
-    status = {"calibrations": write_calibrations({calibration.key: calibration})}
-    known = read_calibrations([{"status": status}, {"metadata": {}}])
+    known = read_book({"data": {entry_name(calibration.key): written(calibration)}})
     assert calibrations_of(SPEC, known, "i") == {"P": calibration}
     other = SPEC | {"memory": {"quantization": "FP8", "kvCacheDtype": "Auto"}}
     assert calibration_key(other, "P", "i") != calibration.key
@@ -161,12 +161,27 @@ def test_what_one_default_image_has_measured_does_not_count_for_the_next():
     assert calibrations_of(named, calibrations, "vllm:v2") == {"P": known}
 
 
-def test_measurements_of_an_image_that_nobody_knows_any_more_are_dropped():
-    """Statuses of earlier releases hold them: the next one must not take them for its own."""
-    entry = {
-        "model": "m", "engine": "default", "flags": "{}", "product": "P",
-        "overheadBytes": 1, "expectedOverheadBytes": 2,
-    }  # fmt: skip
-    other = entry | {"engine": "vllm:v1"}
-    (kept,) = read_calibrations([{"status": {"calibrations": [entry, other]}}])
-    assert kept.engine == "vllm:v1"
+ENTRY = {
+    "model": "m", "engine": "i", "flags": "{}", "product": "P", "overheadBytes": 1,
+    "expectedOverheadBytes": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{}", "[]", "null", "1", "{" * 5000, '{"model": "m"}',
+        json.dumps(ENTRY | {"model": 5}),
+        json.dumps(ENTRY | {"overheadBytes": -1}),
+        json.dumps(ENTRY | {"overheadBytes": 1e99}),
+        json.dumps(ENTRY | {"expectedOverheadBytes": True}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_of_the_book_is_left_out(text):
+    """An administrator may edit it: one entry that is odd must not hide the others."""
+    good = Calibration(
+        key=calibration_key(SPEC, "P", "i"), overhead_bytes=GIB, expected_overhead_bytes=GIB
+    )
+    found = read_book({"data": {"odd": text, entry_name(good.key): written(good), "no": 7}})
+    assert found == {good.key: good}
+    assert read_book({}) == read_book({"data": None}) == {}

@@ -96,17 +96,13 @@ def whole_mdep():
         "servedName": "x",
     }  # fmt: skip
     found["spec"]["engine"] |= {
-        "image": "i", "args": ["--block-size=32"], "env": [{"name": "A", "value": "b"}],
+        "image": "i", "args": ["--seed=32"], "env": [{"name": "A", "value": "b"}],
     }  # fmt: skip
     found["spec"]["placement"]["nodeSelector"] = {"pool": "a"}
     found["status"] = {
         "conditions": [
             {"type": "Ready", "status": "True", "reason": "Serving", "message": "m",
              "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}
-        ],
-        "calibrations": [
-            {"model": "acme/x", "engine": "i", "flags": "{}", "product": "P",
-             "overheadBytes": 1, "expectedOverheadBytes": 1}
         ],
         "placements": [{"replica": 0, "node": "a", "devices": ["GPU-a-0"]}],
         "observedGeneration": 1,

@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 
+import api_reference
 from memroute.traffic.admission import OverloadObjective, QueueLimits, RejectReason
 from memroute.traffic.dispatch import AdmissionMode
 from memroute_kube.memory_words import (
@@ -39,6 +40,11 @@ def router_pools():
 
 def names(text):
     return set(re.findall(r"^\| `([^`]+)` ", text, re.MULTILINE))
+
+
+def test_the_page_of_the_api_is_made_from_the_crd():
+    """Made anew by ``python tests/support/api_reference.py`` whenever a field changes."""
+    assert api_reference.PAGE.read_text() == api_reference.page()
 
 
 def test_the_metrics_page_lists_exactly_what_is_exported(repository):
