@@ -8,10 +8,12 @@ ARGS ?=
 PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 CONFORMANCE := .venv-conformance
 VLLM := 0.32.0
+LLAMA_CPP := .venv-llama-cpp
+XLLAMACPP := 2026.10.11549
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance differential odd-objects whole-router histories fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance conformance-llama-cpp differential odd-objects whole-router histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -111,7 +113,16 @@ fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_
 	@touch $@
 
 conformance: $(CONFORMANCE)/.installed $(STAMP) ## against a live vLLM on the CPU and transformers (opt-in: 6 GB, 10 minutes)
-	@$(CONFORMANCE)/bin/python -m pytest -p no:cacheprovider tests/conformance $(ARGS)
+	@$(CONFORMANCE)/bin/python -m pytest -p no:cacheprovider tests/conformance --ignore tests/conformance/llama_cpp $(ARGS)
+
+conformance-llama-cpp: $(LLAMA_CPP)/.installed $(STAMP) ## against a live llama.cpp on the CPU (opt-in: 100 MB, 1 minute)
+	@MEMROUTE_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python $(BIN)/python -m pytest -n 0 tests/conformance/llama_cpp $(ARGS)
+
+$(LLAMA_CPP)/.installed: Makefile
+	@echo "installing llama.cpp's server (xllamacpp $(XLLAMACPP)) into $(LLAMA_CPP)"
+	@$(PYTHON) -m venv $(LLAMA_CPP)
+	@$(LLAMA_CPP)/bin/python -m pip install --quiet --disable-pip-version-check xllamacpp==$(XLLAMACPP)
+	@touch $@
 
 # The wheel names a build of torch that only its authors' index has: the general one serves.
 $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
@@ -135,5 +146,5 @@ $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
 	@touch $@
 
 clean: ## remove what was built here (not the shared cache of binaries)
-	@rm -rf $(VENV) $(CONFORMANCE) .venv-bench .venv-fuzz .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) .venv-bench .venv-fuzz .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,10 +1,16 @@
 """What the words of ``spec.memory``, ``spec.placement`` and ``spec.engine`` mean in the core."""
 
-from memroute.footprint import KVCacheDtype, Quantization
+from memroute.footprint import EngineType, KVCacheDtype, Quantization
 from memroute.placement import PlacementMode, PlacementStrategy
 from memroute_kube.words import Words
 
-ENGINE_TYPES = Words(meanings={"VLLM": "vllm"})
+ENGINE_TYPES = Words(
+    meanings={
+        "VLLM": EngineType.VLLM,
+        "SGLang": EngineType.SGLANG,
+        "LlamaCPP": EngineType.LLAMA_CPP,
+    }
+)
 # Auto: as the checkpoint says, which is 16 bit unless its config says otherwise.
 QUANTIZATIONS = Words(
     meanings={

@@ -54,7 +54,7 @@ async def run_operator(settings: OperatorSettings) -> None:
 
         readings = Readings(
             reader,
-            store.pods.values,
+            store.pods,
             metrics.readings,
             exporters=settings.exporter_selector,
             exporter_port=settings.exporter_port,

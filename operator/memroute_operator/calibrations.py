@@ -15,7 +15,8 @@ from memroute.footprint import Calibration, CalibrationKey, ReplicaFootprint
 from memroute.footprint.calibration import measured_overhead_bytes
 from memroute.units import GIB
 from memroute_kube.memory_words import KV_CACHE_DTYPES, QUANTIZATIONS
-from memroute_operator.engine_reports import EngineReport, EngineReports, parse_engine_page
+from memroute_operator.engine_reports import EngineReport, EngineReports, read_report
+from memroute_operator.engines.registry import PartsReport, PoolReport
 
 __all__ = [
     "EngineReport",
@@ -25,7 +26,7 @@ __all__ = [
     "calibrations_of",
     "drift_ratio",
     "measure",
-    "parse_engine_page",
+    "read_report",
 ]
 
 # Of the whole footprint: past it the estimate is worth a look.
@@ -39,6 +40,9 @@ OVERHEAD_MARGIN_BYTES = 4 * GIB
 # How far the tokens that an engine reports may be from those that its blocks make, chosen by
 # hand: rounding to blocks is a few percent, a wrong block size at least a factor of two.
 MAX_TOKENS_DRIFT_RATIO = 0.25
+# How much less than the formula's weights an engine may report to have loaded, chosen by hand: its
+# page says two decimals of a GiB, and tied tables are counted once or twice.
+MAX_WEIGHTS_DRIFT_RATIO = 0.1
 # Of spec.engine: what changes the memory that an engine takes.
 TUNING_FIELDS = ("maxSequences", "maxBatchedTokens", "blockSizeTokens", "execution")
 
@@ -86,27 +90,52 @@ def measure(
     ``footprint``: by the laws, not calibrated; ``image``: of the engine that reports;
     ``usable_bytes``: of its device.
     """
+    if isinstance(report, PartsReport):
+        overhead, expected = _of_parts(report, footprint)
+    else:
+        overhead, expected = _of_pool(report, footprint, spec, usable_bytes)
+    most = int(expected * MAX_OVERHEAD_RATIO) + OVERHEAD_MARGIN_BYTES
+    if overhead is None or not expected * MIN_OVERHEAD_RATIO <= overhead <= most:
+        return None
+    return Calibration(
+        key=calibration_key(spec, product, image),
+        overhead_bytes=overhead,
+        expected_overhead_bytes=expected,
+    )
+
+
+def _of_pool(
+    report: PoolReport, footprint: ReplicaFootprint, spec: Mapping[str, Any], usable_bytes: int
+) -> tuple[int | None, int]:
+    """All beside weights and pool: what the budget was, less both. And what was expected."""
+    expected = footprint.peak_activation + footprint.cuda_graphs + footprint.non_torch
     pool_bytes = kv_pool_bytes(report, footprint, spec["memory"].get("maxContextTokens"))
     if pool_bytes is None:
-        return None
+        return None, expected.expected
     overhead = measured_overhead_bytes(
         budget_bytes=int(report.utilization_ratio * usable_bytes),
         kv_cache_bytes=pool_bytes,
         weights_bytes=footprint.weights.low,
     )
-    expected = footprint.peak_activation + footprint.cuda_graphs + footprint.non_torch
-    most = int(expected.expected * MAX_OVERHEAD_RATIO) + OVERHEAD_MARGIN_BYTES
-    if overhead is None or not expected.expected * MIN_OVERHEAD_RATIO <= overhead <= most:
-        return None
-    return Calibration(
-        key=calibration_key(spec, product, image),
-        overhead_bytes=overhead,
-        expected_overhead_bytes=expected.expected,
-    )
+    return overhead, expected.expected
+
+
+def _of_parts(report: PartsReport, footprint: ReplicaFootprint) -> tuple[int | None, int]:
+    """What was measured of the weights and graphs; activations, which were not, at their most.
+
+    The expectation has them at their most too, so that the difference is what was measured.
+    """
+    loaded = report.weights_bytes - footprint.weights.low
+    unmeasured = footprint.peak_activation.high + footprint.non_torch.high
+    graphs = footprint.cuda_graphs.high if report.graph_bytes is None else report.graph_bytes
+    expected = unmeasured + footprint.cuda_graphs.expected
+    if loaded < -MAX_WEIGHTS_DRIFT_RATIO * footprint.weights.low:
+        return None, expected  # other weights than these
+    return max(0, loaded) + unmeasured + graphs, expected
 
 
 def kv_pool_bytes(
-    report: EngineReport, footprint: ReplicaFootprint, max_context_tokens: int | None
+    report: PoolReport, footprint: ReplicaFootprint, max_context_tokens: int | None
 ) -> int | None:
     """Bytes of the KV pool of one rank that a report tells of; None when it contradicts itself.
 

@@ -20,6 +20,7 @@ from memroute_operator.calibrations import MAX_DRIFT_RATIO, drift_ratio
 from memroute_operator.carry_out import POD_REFUSED
 from memroute_operator.deployment import INTERNAL_ERROR, Deployment
 from memroute_operator.failed_pods import POD_FAILED
+from memroute_operator.failing import failing, on_the_way, refused
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica, ReplicaState
 
@@ -111,7 +112,7 @@ def _hindrance(troubles: Troubles) -> tuple[str, str] | None:
     if troubles.names:
         return NAME_TAKEN, "; ".join(troubles.names[:MAX_LISTED])
     if troubles.create is not None:
-        return POD_REFUSED, f"the API server refused a pod: {troubles.create.told}"
+        return POD_REFUSED, f"the API server refused a pod: {refused(troubles.create)}"
     if troubles.failed_pods:
         told = "; ".join(failure.told for failure in troubles.failed_pods[:MAX_LISTED])
         return POD_FAILED, f"{told}, elsewhere if there is room"
@@ -132,21 +133,15 @@ def serving(deployment: Deployment, wanted: list[Replica], troubles: Troubles) -
         return "False", "NodesUnreachable", message
     broken = [r for r in wanted if r.state is ReplicaState.FAILED and r.failure]
     if broken:
-        listed = "; ".join(f"{r.pod_name}: {r.failure}" for r in broken[:MAX_LISTED])
-        return (
-            "False",
-            "EngineFailing",
-            (f"{so_far}; {listed} (kubectl logs -n {deployment.namespace} {broken[0].pod_name})"),
-        )
+        reason, told = failing(broken)
+        return "False", reason, f"{so_far}; {told}"
     waiting = [r for r in wanted if not r.is_ready]
     listed = ", ".join(_state_of(replica) for replica in waiting[:MAX_LISTED])
     return "False", "ReplicasNotServing", so_far + (f"; {listed}" if listed else "")
 
 
 def _state_of(replica: Replica) -> str:
-    said = replica.scheduler_message
-    told = f" (kube-scheduler: {said})" if said else ""
-    return f"{replica.pod_name} {replica.state.value}{told}"
+    return f"{replica.pod_name} {replica.state.value}{on_the_way(replica)}"
 
 
 def progressing(wanted: list[Replica], outcome: Outcome, troubles: Troubles) -> Condition:

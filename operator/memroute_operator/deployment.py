@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +11,7 @@ from memroute.catalog import architecture_for_model
 from memroute.errors import MemrouteError, UnknownModelError, UnsupportedShapeError
 from memroute.footprint import (
     Calibration,
+    EngineType,
     ModelArchitecture,
     ReplicaFootprint,
     ReplicaShape,
@@ -20,18 +22,21 @@ from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.placement import PlacementMode, PlacementStrategy
 from memroute_kube import KubeObject
 from memroute_kube.memory_words import (
+    ENGINE_TYPES,
     EXECUTIONS,
     KV_CACHE_DTYPES,
     PLACEMENT_MODES,
     PLACEMENT_STRATEGIES,
     QUANTIZATIONS,
 )
-from memroute_operator.engines.owned_flags import adapters_of, refusal
+from memroute_operator.engines.owned_flags import NO_ADAPTERS, adapters_of, refusal
 from memroute_operator.pod_template import NO_TEMPLATE, PodTemplate, TemplateError, read_template
 from memroute_operator.revision import legacy_revision_of, revision_of
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
 INTERNAL_ERROR = "InternalError"
+# What hubs add to the name of a repository whose files were converted for llama.cpp.
+GGUF_SUFFIX = "-GGUF"
 # As many as the schema of spec.replicas allows.
 MAX_REPLICAS = 1000
 # A pebibyte per device: past it a configuration is nonsense, and sums leave a float's range.
@@ -78,6 +83,10 @@ class Deployment:
     failure: ResolveFailure | None
     revision: str
     """Changes when a running replica no longer is what the spec asks for."""
+    engine: EngineType = EngineType.VLLM
+    """Which engine serves it."""
+    model_file: str | None = None
+    """Which file of the model is loaded, where there are several; a path begins with ``/``."""
     legacy_revision: str | None = None
     """What 0.1 stamps on replicas of this spec; None when it could not start them."""
     template: PodTemplate = NO_TEMPLATE
@@ -128,6 +137,8 @@ def _read(obj: KubeObject) -> Deployment:
         created_at=_text(metadata["creationTimestamp"]),
         model=_text(spec["model"]["name"]),
         served_name=_text(spec["model"].get("servedName") or spec["model"]["name"]),
+        engine=_engine(spec),
+        model_file=spec["model"].get("file"),
         engine_image=spec["engine"].get("image"),
         engine_args=tuple(_text(argument) for argument in spec["engine"].get("args") or ()),
         engine_env=tuple(dict(variable) for variable in spec["engine"].get("env") or ()),
@@ -237,10 +248,15 @@ def _resolve(
 def _shape(spec: dict[str, Any]) -> ReplicaShape:
     memory, engine = spec["memory"], spec["engine"]
     arguments = [_text(argument) for argument in engine.get("args") or ()]
-    if (told := refusal(arguments)) is not None:
-        raise OwnedFlagError(told)
-    adapters = adapters_of(arguments)
+    adapters = NO_ADAPTERS
+    if _engine(spec) is EngineType.VLLM:
+        # Others' flags are told by their own file (``engines``).
+        if (told := refusal(arguments)) is not None:
+            raise OwnedFlagError(told)
+        adapters = adapters_of(arguments)
     architecture = _architecture(spec["model"])
+    if _engine(spec) is EngineType.LLAMA_CPP:
+        architecture = _of_file(architecture, spec["model"].get("checkpointBytes"))
     wanted = memory["maxContextTokens"]
     longest = architecture.max_context_tokens
     if longest is not None and wanted > longest:
@@ -253,6 +269,7 @@ def _shape(spec: dict[str, Any]) -> ReplicaShape:
         quantization=QUANTIZATIONS.read(memory["quantization"]),
         kv_cache_dtype=KV_CACHE_DTYPES.read(memory["kvCacheDtype"]),
         tensor_parallel_size=spec["parallelism"]["tensorParallelSize"],
+        engine=_engine(spec),
         max_num_seqs=engine.get("maxSequences") or MAX_NUM_SEQS,
         max_num_batched_tokens=engine.get("maxBatchedTokens") or MAX_NUM_BATCHED_TOKENS,
         block_size_tokens=engine.get("blockSizeTokens"),
@@ -262,10 +279,24 @@ def _shape(spec: dict[str, Any]) -> ReplicaShape:
     )
 
 
+def _engine(spec: dict[str, Any]) -> EngineType:
+    return ENGINE_TYPES.read(spec["engine"].get("type") or ENGINE_TYPES.default)
+
+
+@lru_cache(maxsize=1024)
+def _of_file(architecture: ModelArchitecture, num_bytes: int | None) -> ModelArchitecture:
+    """The model as one file holds it: what it weighs is what the file does.
+
+    Remembered, because footprints are remembered by the architecture's identity.
+    """
+    return replace(architecture, checkpoint_bytes=num_bytes)
+
+
 def _architecture(model: dict[str, Any]) -> ModelArchitecture:
     """From the configuration in the spec, else from the catalogue."""
     config = model.get("config")
     if config is None:
-        return architecture_for_model(model["name"])
+        # A repository of GGUF files is named after the one that they were converted from.
+        return architecture_for_model(model["name"].removesuffix(GGUF_SUFFIX))
     # The same object for the same text: footprints are remembered by it.
     return architecture_from_json(json.dumps(config, sort_keys=True), model.get("checkpointBytes"))

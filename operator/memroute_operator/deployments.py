@@ -17,14 +17,18 @@ from memroute_operator.deployment import (
     INTERNAL_ERROR,
     MAX_FOOTPRINT_BYTES,
     Deployment,
+    ResolveFailure,
     read_deployment,
 )
+from memroute_operator.engines.registry import engine_of
 from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica
 
 # What Kubernetes puts on an object that is deleted with ``--cascade=orphan``, until its garbage
 # collector has taken the owner off all of its pods.
 ORPHAN_FINALIZER = "orphan"
+# The reason of a spec that its engine cannot serve.
+ENGINE_REFUSES = "EngineRefuses"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +64,7 @@ def read_deployments(
     read = cache.round()
     for obj in objects:
         try:
-            deployment = read(obj, read_deployment)
+            deployment = read(obj, _read_checked)
             deployments[deployment.key] = deployment
             metadata = obj["metadata"]
             finalizers = metadata.get("finalizers") or ()
@@ -82,6 +86,18 @@ def read_deployments(
     ]
     wanted.sort(key=lambda deployment: (deployment.created_at, deployment.key))
     return DeploymentsRead(wanted=wanted, left_alone=frozenset(left_alone), measured=measured)
+
+
+def _read_checked(obj: KubeObject) -> Deployment:
+    """A ModelDeployment, unresolved where its engine cannot do what it asks for."""
+    deployment = read_deployment(obj)
+    if deployment.failure is not None:
+        return deployment
+    refusal = engine_of(deployment.engine).refusal(obj["spec"])
+    if refusal is None:
+        return deployment
+    failure = ResolveFailure(reason=ENGINE_REFUSES, message=refusal)
+    return replace(deployment, shape=None, footprint=None, failure=failure)
 
 
 def _calibrated(

@@ -18,6 +18,7 @@ from memroute_kube.resources import (
     LABEL_REPLICA,
     is_condition_true,
 )
+from memroute_operator.failures import Diagnosis, failure_of, last_end_of
 from memroute_operator.promises import Claim, read_claim, read_promise
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
@@ -119,7 +120,11 @@ class Replica:
     """How long it may take to end once it is deleted."""
     created_at: str
     failure: str | None
-    """Why its engine does not run, in the words of the container's status."""
+    """Why its engine does not run: what happened, what helps, and the words behind it."""
+    diagnosis: Diagnosis | None = None
+    """The same in parts."""
+    last_end: Diagnosis | None = None
+    """Why the container that runs now was started again; None where it is the first."""
     why: str
     engine_image: str | None = None
     """The image that its engine was started with, as it was asked for; None when nobody says."""
@@ -215,7 +220,8 @@ def read_replica(pod: KubeObject) -> Replica | None:
     if promise is None or index is None or not isinstance(deployment_name, str):
         return None
     owners = metadata.get("ownerReferences") or ()
-    failure = _container_failure(pod)
+    diagnosis = failure_of(pod)
+    failure = None if diagnosis is None else diagnosis.message
     name = metadata["name"]
     attempt = _ATTEMPT.search(name.removeprefix(f"{deployment_name}-{index}"))
     refused_at, refusal = _scheduler_refusal(pod)
@@ -252,6 +258,8 @@ def read_replica(pod: KubeObject) -> Replica | None:
         grace_seconds=DEFAULT_GRACE_SECONDS if grace is None else float(grace),
         created_at=metadata["creationTimestamp"],
         failure=failure,
+        diagnosis=diagnosis,
+        last_end=last_end_of(pod),
         why=annotations.get(ANNOTATION_PLACEMENT_REASON, ""),
         engine_image=annotations.get(ANNOTATION_ENGINE_IMAGE) or _container_image(pod),
         successor=read_claim(annotations.get(ANNOTATION_SUCCESSOR)),
@@ -294,20 +302,6 @@ def _state(pod: KubeObject, failure: str | None) -> ReplicaState:
 
 def _containers(pod: KubeObject) -> list[dict[str, Any]]:
     return list(pod.get("status", {}).get("containerStatuses") or ())
-
-
-def _container_failure(pod: KubeObject) -> str | None:
-    status = pod.get("status", {})
-    if status.get("phase") == "Failed":
-        return f"{status.get('reason', 'Failed')}: {status.get('message', 'the pod has failed')}"
-    for container in _containers(pod):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        reason = waiting.get("reason")
-        if reason and reason not in ("ContainerCreating", "PodInitializing"):
-            ended = (container.get("lastState") or {}).get("terminated")
-            code = f" (last exit code {ended.get('exitCode')})" if ended else ""
-            return f"{reason}{code}: {waiting.get('message', '')}".strip(": ")
-    return None
 
 
 def _is_down(pod: KubeObject) -> bool:

@@ -19,6 +19,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from memroute.footprint import EngineType
 from memroute_kube.memory_words import (
     ENGINE_TYPES,
     EXECUTIONS,
@@ -56,6 +57,7 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
     model, engine, memory = spec["model"], spec["engine"], spec["memory"]
     mode = PLACEMENT_MODES.read(spec["placement"]["mode"]).value
     is_shared = mode == "shared"
+    has_slots = engine.get("type") == EngineType.LLAMA_CPP.spelled
     return {
         "model": model["name"],
         "servedName": model.get("servedName") or model["name"],
@@ -65,12 +67,14 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         "image": engine.get("image"),
         "args": list(engine.get("args") or ()),
         "env": _environment(engine.get("env") or ()),
+        "file": model.get("file"),
         "maxSequences": engine.get("maxSequences"),
         "maxBatchedTokens": engine.get("maxBatchedTokens"),
         "blockSizeTokens": engine.get("blockSizeTokens"),
         "isEager": EXECUTIONS.meaning(engine.get("execution")) or None,
         "maxContextTokens": memory["maxContextTokens"],
-        "concurrency": memory["concurrency"] if is_shared else None,
+        # llama.cpp has a slot for each, on a whole device too.
+        "concurrency": memory["concurrency"] if is_shared or has_slots else None,
         "kvCacheDtype": KV_CACHE_DTYPES.read(memory["kvCacheDtype"]).value,
         "quantization": QUANTIZATIONS.read(memory["quantization"]).value,
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],

@@ -34,6 +34,12 @@ class Collection:
         self._versions: dict[str, int] = {}
         self._deleted_versions: dict[str, int] = {}
         self._listed_version = -1
+        self._num_changes = 0
+
+    @property
+    def num_changes(self) -> int:
+        """How often an object has come, changed or gone so far: what was found may be kept."""
+        return self._num_changes
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -67,6 +73,7 @@ class Collection:
         kept = self._projection.project(obj)
         before = self._objects.get(key, _GONE)
         self._objects[key], self._versions[key] = kept, version
+        self._num_changes += 1
         return self._projection.matters(before, kept)
 
     def delete(self, obj: KubeObject) -> bool:
@@ -98,6 +105,7 @@ class Collection:
     def _drop(self, key: str) -> bool:
         dropped = self._objects.pop(key, None)
         self._versions.pop(key, None)
+        self._num_changes += 1
         return dropped is not None and self._projection.matters(dropped, _GONE)
 
 

@@ -215,12 +215,34 @@ def test_deleting_leaves_nothing(cluster, namespace):
     cluster.wait_for("no pod", lambda: not pods_of(cluster, namespace), timeout_seconds=60)
 
 
-def test_an_engine_that_cannot_start_is_reported_with_where_to_look(cluster, namespace):
+def test_an_engine_that_cannot_start_is_reported_with_why_and_what_helps(cluster, namespace):
+    """A flag of an argument group that the operator does not own: argparse alone knows it."""
     apply(cluster, namespace, "m", engine={"args": ["--no-such-flag"]})
-    found = wait_condition(cluster, namespace, "m", "Ready", "EngineFailing")
-    assert "kubectl logs" in found["message"]
-    assert "CrashLoopBackOff" in found["message"]
+    found = wait_condition(cluster, namespace, "m", "Ready", "FlagUnknown")
+    assert "no such flag: --no-such-flag; take it out of spec.engine.args" in found["message"]
+    assert "[exit code 2: " in found["message"]
+    assert f"kubectl logs --previous -n {namespace} m-0" in found["message"] or (
+        f"kubectl describe pod -n {namespace} m-0" in found["message"]
+    )
     assert "no-such-flag" in cluster.kubectl("logs", "m-0", "-n", namespace)
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason", "says"),
+    [
+        ("hub-gated-no-token", "ModelGated", "HF_TOKEN from it into spec.engine.env"),
+        ("cuda-out-of-memory", "DeviceMemoryExhausted", "asked for 2.32 GiB more"),
+        ("segmentation-fault", "EngineCrashed", "crashed in native code"),
+        ("weights-cut", "WeightsDamaged", "let it be fetched anew"),
+    ],
+)
+def test_how_an_engine_ended_is_told_in_words(cluster, namespace, ending, reason, says):
+    """From a process that ends so, over kubelet's status, to the condition and the Event."""
+    apply(cluster, namespace, "m", engine={"args": ["--simulator-ending", ending]})
+    found = wait_condition(cluster, namespace, "m", "Ready", reason)
+    assert says in found["message"]
+    events = cluster.get("events", "-n", namespace)
+    assert any(event["reason"] == reason and says in event["message"] for event in events)
 
 
 def test_a_lost_scheduling_race_is_planned_again(cluster, namespace):
@@ -320,8 +342,8 @@ def test_a_lost_gpu_kills_its_engine_and_the_reason_is_told(cluster, namespace, 
     wait_ready(cluster, namespace, "m")
     node = pods_of(cluster, namespace)[0]["spec"]["nodeName"]
     fault(node, "lost-gpus", "0")
-    found = wait_condition(cluster, namespace, "m", "Ready", "EngineFailing")
-    assert "CrashLoopBackOff" in found["message"]
+    found = wait_condition(cluster, namespace, "m", "Ready", "ParallelSizeRefused")
+    assert "look at the node's device plugin" in found["message"]
     cluster.kubectl("annotate", "node", node, f"{FAULT}/lost-gpus-")
     wait_ready(cluster, namespace, "m", timeout_seconds=90)
 

@@ -110,7 +110,7 @@ class Rig:
         self.metrics = OperatorMetrics()
         self.settings = parse_settings(list(argv))
         self.readings = Readings(
-            _NoReader(), self.store.pods.values, self.metrics.readings,
+            _NoReader(), self.store.pods, self.metrics.readings,
             exporters=(), exporter_port=9400, routers=(), scrape_seconds=5.0,
             on_change=lambda: None, clock=self.clock,
         )  # fmt: skip

@@ -7,13 +7,13 @@ from memroute.footprint import Calibration, ReplicaShape, replica_footprint
 from memroute.units import GIB
 from memroute_operator.calibration_book import entry_name, read_book, written
 from memroute_operator.calibrations import (
-    EngineReport,
+    PoolReport,
     agreed,
     calibration_key,
     calibrations_of,
     drift_ratio,
     measure,
-    parse_engine_page,
+    read_report,
 )
 
 SPEC = {
@@ -34,17 +34,17 @@ PAGE = (
 
 def test_only_an_engine_that_sized_its_own_pool_has_measured():
     """With --kv-cache-memory-bytes the pool is what was asked for: it says nothing of the rest."""
-    report = parse_engine_page(PAGE % "None")
-    assert report == EngineReport(num_blocks=5565, utilization_ratio=0.92, block_size_tokens=16)
-    assert parse_engine_page(PAGE % "4194304") is None
-    assert parse_engine_page("up 1\n") is None
+    report = read_report(PAGE % "None")
+    assert report == PoolReport(num_blocks=5565, utilization_ratio=0.92, block_size_tokens=16)
+    assert read_report(PAGE % "4194304") is None
+    assert read_report("up 1\n") is None
 
 
 def test_a_report_becomes_the_overhead_of_the_next_placement():
     """RTX 5090: 0.92 x 31.36 GiB less 5,565 blocks of 2.25 MiB less 15.256 of weights = 1.37."""
     calibration = measure(
         SPEC,
-        EngineReport(num_blocks=5565, utilization_ratio=0.92),
+        PoolReport(num_blocks=5565, utilization_ratio=0.92),
         FOOTPRINT,
         product="NVIDIA-GeForce-RTX-5090",
         image="i",
@@ -56,7 +56,7 @@ def test_a_report_becomes_the_overhead_of_the_next_placement():
 
 
 def test_measurements_survive_in_the_book_and_count_for_equal_flags_only():
-    report = EngineReport(num_blocks=5565, utilization_ratio=0.92)
+    report = PoolReport(num_blocks=5565, utilization_ratio=0.92)
     calibration = measure(
         SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=int(31.36 * GIB)
     )
@@ -68,7 +68,7 @@ def test_measurements_survive_in_the_book_and_count_for_equal_flags_only():
 
 
 def test_a_report_larger_than_its_budget_is_dropped():
-    report = EngineReport(num_blocks=10**6, utilization_ratio=0.9)
+    report = PoolReport(num_blocks=10**6, utilization_ratio=0.9)
     assert measure(SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=24 * GIB) is None
 
 
@@ -83,7 +83,7 @@ def test_a_pool_is_as_large_as_its_blocks_whatever_their_size(block_size_tokens)
     """
     per_block = FOOTPRINT.kv_layout.bytes_per_block * block_size_tokens // 16
     pool = int(0.95 * H100_BYTES) - FOOTPRINT.weights.low - int(1.5 * GIB)
-    report = EngineReport(
+    report = PoolReport(
         num_blocks=pool // per_block, utilization_ratio=0.95, block_size_tokens=block_size_tokens
     )
     calibration = measure(SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=H100_BYTES)
@@ -95,7 +95,7 @@ def test_an_overhead_that_cannot_be_is_not_learned(overhead_gib):
     """One report that is read wrongly, or made up, must not decide every placement after it."""
     pool = int(0.95 * H100_BYTES) - FOOTPRINT.weights.low - int(overhead_gib * GIB)
     blocks = pool // FOOTPRINT.kv_layout.bytes_per_block
-    report = EngineReport(num_blocks=blocks, utilization_ratio=0.95)
+    report = PoolReport(num_blocks=blocks, utilization_ratio=0.95)
     assert measure(SPEC, report, FOOTPRINT, product="P", image="i", usable_bytes=H100_BYTES) is None
 
 
@@ -104,8 +104,8 @@ def test_blocks_that_contradict_the_tokens_are_not_learned():
     spec = SPEC | {"memory": SPEC["memory"] | {"maxContextTokens": 8192}}
     told = {"num_blocks": 5565, "utilization_ratio": 0.92, "block_size_tokens": 16}
     usable = int(31.36 * GIB)
-    good = EngineReport(**told, kv_cache_size_tokens=89_040)
-    bad = EngineReport(**told, kv_cache_size_tokens=400_000)
+    good = PoolReport(**told, kv_cache_size_tokens=89_040)
+    bad = PoolReport(**told, kv_cache_size_tokens=400_000)
     assert measure(spec, good, FOOTPRINT, product="P", image="i", usable_bytes=usable) is not None
     assert measure(spec, bad, FOOTPRINT, product="P", image="i", usable_bytes=usable) is None
 
@@ -114,7 +114,7 @@ def test_blocks_of_several_ranks_are_counted_per_rank(data_directory):
     """A page of --data-parallel-size 2 gives the sum of both ranks in each of its two series."""
     page = (data_directory / "vllm-0.32-metrics-loaded-dp2.txt").read_text()
     page = page.replace('kv_cache_memory_bytes="4194304"', 'kv_cache_memory_bytes="None"')
-    report = parse_engine_page(page)
+    report = read_report(page)
     assert (report.num_blocks, report.block_size_tokens) == (32, 128)
     assert report.kv_cache_size_tokens == 4096
 
@@ -137,7 +137,7 @@ def test_an_engine_without_a_kv_cache_has_measured_nothing():
         'vllm:cache_config_info{block_size="16",engine="0",gpu_memory_utilization="0.92",'
         'kv_cache_memory_bytes="None",kv_cache_size_tokens="None",num_gpu_blocks="1"} 1.0\n'
     )
-    assert parse_engine_page(page) is None
+    assert read_report(page) is None
 
 
 def test_a_measurement_of_another_configuration_or_environment_does_not_count():
@@ -149,7 +149,7 @@ def test_a_measurement_of_another_configuration_or_environment_does_not_count():
 
 def test_what_one_default_image_has_measured_does_not_count_for_the_next():
     """Both were called "default": after an upgrade the new engine was placed by the old one."""
-    report = EngineReport(num_blocks=5565, utilization_ratio=0.92)
+    report = PoolReport(num_blocks=5565, utilization_ratio=0.92)
     known = measure(
         SPEC, report, FOOTPRINT, product="P", image="vllm:v1", usable_bytes=int(31.36 * GIB)
     )

@@ -9,7 +9,7 @@ from memroute_kube import NODES, KubernetesClient
 from memroute_operator import listing
 from memroute_operator.calibration_book import BOOK_NAME, read_book
 from memroute_operator.deployment import read_deployment
-from memroute_operator.engine_reports import EngineReport
+from memroute_operator.engines.registry import PoolReport
 from memroute_operator.events import EventWriter
 from memroute_operator.listing import Lister
 from memroute_operator.store import Store
@@ -37,7 +37,7 @@ async def test_what_an_engine_has_measured_is_kept_and_told():
         facts = rig.reconciler._thinker.gather(rig.reconciler._look())
         usable = min(d.usable_bytes for n in facts.inventory.nodes for d in n.devices)
         pool = int(0.9 * usable) - footprint.weights.low - int(1.5 * expected)
-        report = EngineReport(
+        report = PoolReport(
             num_blocks=pool // footprint.kv_layout.bytes_per_block, utilization_ratio=0.9
         )
         rig.readings.engines.by_pod[pod["metadata"]["uid"]] = report
@@ -62,7 +62,7 @@ def measured(rig, *, ratio):
     pool = int(0.9 * usable) - footprint.weights.low - int(ratio * expected)
     blocks = pool // footprint.kv_layout.bytes_per_block
     for pod in rig.cluster.pods():
-        report = EngineReport(num_blocks=blocks, utilization_ratio=0.9)
+        report = PoolReport(num_blocks=blocks, utilization_ratio=0.9)
         rig.readings.engines.by_pod[pod["metadata"]["uid"]] = report
 
 

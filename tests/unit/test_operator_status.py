@@ -65,3 +65,44 @@ def test_kube_schedulers_own_words_are_passed_on():
     )
     told = conditions(of, [waiting], Outcome())["Available"]
     assert f"(kube-scheduler: {said})" in told["message"]
+
+
+def broken_pod(of, index, **ended):
+    pod = pod_of(of, index, ready=False)
+    pod["status"]["containerStatuses"] = [
+        {
+            "name": "engine",
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+            "lastState": {"terminated": {"reason": "Error", "exitCode": 1} | ended},
+            "restartCount": 3,
+        }
+    ]
+    return read_replica(pod)
+
+
+def test_a_failing_engine_is_told_by_what_it_failed_of():
+    """One reason for all failures, and "see the logs", wakes the wrong person."""
+    of = deployment(replicas=4)
+    gated = "OSError: You are trying to access a gated repo.\n401 Client Error."
+    replicas = [
+        broken_pod(of, 0, reason="OOMKilled", exitCode=137),
+        *(broken_pod(of, index, message=gated) for index in (1, 2, 3)),
+    ]
+    told = conditions(of, replicas, Outcome())["Ready"]
+    assert (told["status"], told["reason"]) == ("False", "ModelGated")
+    assert "m-1, m-2, m-3 (3 restart(s)): the model is gated" in told["message"]
+    assert "HF_TOKEN from it into spec.engine.env [exit code 1: OSError: " in told["message"]
+    assert "(kubectl logs --previous -n default m-1)" in told["message"]
+    assert "m-0 (3 restart(s)): the engine used more host memory" in told["message"]
+
+
+def test_what_would_help_the_scheduler_stands_beside_its_words():
+    """Its own words name a resource; whose job it is to give it, they do not."""
+    of = deployment()
+    said = "0/3 nodes are available: 1 node(s) had untolerated taint {sku: gpu}."
+    waiting = replace(
+        read_replica(pod_of(of, ready=False)), state=ReplicaState.PENDING, scheduler_message=said
+    )
+    told = conditions(of, [waiting], Outcome())["Available"]["message"]
+    assert f"(kube-scheduler: {said}): the node has a taint that the replica does not" in told
+    assert "tolerate (sku); tolerate it in spec.template" in told

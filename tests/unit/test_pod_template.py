@@ -11,7 +11,8 @@ from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB
 from memroute_kube.resources import LABEL_DEPLOYMENT
 from memroute_operator.deployment import read_deployment
-from memroute_operator.manifests import SHARED_MEMORY, replica_pod
+from memroute_operator.engines.seam import SHARED_MEMORY
+from memroute_operator.manifests import replica_pod
 from memroute_operator.pod_defaults import ANY_IPV4, ANY_IPV6, any_address
 from memroute_operator.pod_template.merging import merge
 from memroute_operator.pod_template.owned import refusal

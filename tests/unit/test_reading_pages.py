@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from memroute.units import MIB
 from memroute_operator.device_metrics import DeviceMetrics
-from memroute_operator.engine_reports import parse_engine_page
+from memroute_operator.engine_reports import read_report
 from memroute_operator.readings.exporter_page import (
     INT32_BLANK,
     parse_exporter_page,
@@ -79,7 +79,7 @@ def test_no_exception_leaves_a_scrape(text, then):
             for value in (device.free_bytes, device.used_bytes, device.total_bytes):
                 assert value is None or 0 <= value < 3 * INT32_BLANK * MIB
             assert device.index >= 0
-    report = parse_engine_page(text)
+    report = read_report(text)
     assert report is None or (report.num_blocks >= 1 and 0 < report.utilization_ratio <= 1)
     routers = RouterMetrics()
     routers.take([text, then, None][: 1 + len(text) % 3])

@@ -23,6 +23,7 @@ from memroute.footprint.architecture import (
     architecture_from_json,
 )
 from memroute.footprint.calibration import Calibration, CalibrationKey
+from memroute.footprint.engine_type import EngineType
 from memroute.footprint.estimate import Estimate
 from memroute.footprint.host import HostRequest, host_request
 from memroute.footprint.kv_cache import (
@@ -47,6 +48,7 @@ __all__ = [
     "Alternative",
     "Calibration",
     "CalibrationKey",
+    "EngineType",
     "Estimate",
     "HostRequest",
     "KVCacheDtype",

@@ -3,15 +3,25 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from memroute.errors import UnknownWeightsError
 from memroute.footprint import overhead
 from memroute.footprint.architecture import ModelArchitecture
 from memroute.footprint.calibration import Calibration
+from memroute.footprint.engine_type import EngineType
 from memroute.footprint.estimate import Estimate
-from memroute.footprint.kv_cache import KVCacheDtype, KVCacheLayout, kv_cache_layout
+from memroute.footprint.kv_cache import (
+    KVCacheDtype,
+    KVCacheLayout,
+    kv_cache_layout,
+    llama_cpp,
+    sglang,
+)
+from memroute.footprint.runtimes import check_engine, runtime_of
 from memroute.footprint.weights import (
     Parallelism,
     Quantization,
     WeightsEstimate,
+    WeightsSource,
     adapter_bytes_per_rank,
     mtp_bytes_per_rank,
     weights_per_rank,
@@ -54,6 +64,8 @@ class ReplicaShape:
     """A draft model for speculative decoding, on every rank beside the model."""
     num_speculative_tokens: int = 0
     """Above 0 without a draft: the model's own prediction layers are loaded."""
+    engine: EngineType = EngineType.VLLM
+    """Whose rules of memory count."""
 
     @property
     def parallelism(self) -> Parallelism:
@@ -67,7 +79,16 @@ class ReplicaShape:
 
     @property
     def kv_layout(self) -> KVCacheLayout:
-        """How one rank stores its KV cache."""
+        """How one rank stores its KV cache. Raises ``UnsupportedShapeError``."""
+        if self.engine is EngineType.SGLANG:
+            return sglang.pool_layout(
+                self.architecture,
+                kv_cache_dtype=self.kv_cache_dtype,
+                parallelism=self.parallelism,
+                page_size_tokens=self.block_size_tokens,
+            )
+        if self.engine is EngineType.LLAMA_CPP:
+            return llama_cpp.slots_layout(self.architecture)
         return kv_cache_layout(
             self.architecture,
             kv_cache_dtype=self.kv_cache_dtype,
@@ -170,17 +191,10 @@ def replica_footprint(
     ``UnknownWeightsError`` when nothing says what it weighs.
     """
     parallelism = shape.parallelism
-    estimate = weights_per_rank(
-        shape.architecture, quantization=shape.quantization, parallelism=parallelism
-    )
-    activation = overhead.peak_activation(
-        shape.architecture,
-        parallelism=parallelism,
-        max_num_seqs=shape.max_num_seqs,
-        max_num_batched_tokens=shape.max_num_batched_tokens,
-    )
-    graphs = _NOTHING if shape.is_eager else overhead.cuda_graphs(shape.architecture)
-    libraries = overhead.non_torch(parallelism)
+    check_engine(shape)
+    estimate = _weights(shape)
+    runtime = runtime_of(shape)
+    activation, graphs, libraries = runtime.peak_activation, runtime.graphs, runtime.non_torch
     weights = _loaded(estimate, extra_bytes=_extra_weights(shape))
     if calibration is not None:
         # One number was measured: what the weights took beyond the formula is in it too.
@@ -190,14 +204,11 @@ def replica_footprint(
     return ReplicaFootprint(
         num_devices=parallelism.num_devices,
         weights=weights,
-        kv_cache_bytes=layout.pool_bytes_for(
-            num_sequences=shape.concurrency, tokens_per_sequence=shape.max_context_tokens
-        )
-        + _draft_kv_bytes(shape),
+        kv_cache_bytes=_kv_cache_bytes(shape, layout),
         peak_activation=activation,
         cuda_graphs=graphs,
         non_torch=libraries,
-        context=overhead.CUDA_CONTEXT,
+        context=runtime.context,
         margin_bytes=overhead.MARGIN_BYTES,
         kv_layout=layout,
         max_context_tokens=shape.max_context_tokens,
@@ -207,6 +218,39 @@ def replica_footprint(
 
 
 _NOTHING = Estimate.exactly(0)
+
+
+def _weights(shape: ReplicaShape) -> WeightsEstimate:
+    if shape.engine is not EngineType.LLAMA_CPP:
+        return weights_per_rank(
+            shape.architecture, quantization=shape.quantization, parallelism=shape.parallelism
+        )
+    size = shape.architecture.checkpoint_bytes
+    if size is None:
+        raise UnknownWeightsError(shape.architecture.family, "what its GGUF file weighs")
+    return WeightsEstimate(
+        bytes_per_rank=size,
+        vision_bytes=0,
+        source=WeightsSource.CHECKPOINT,
+        is_vision_exact=True,
+        format_name="gguf",
+    )
+
+
+def _kv_cache_bytes(shape: ReplicaShape, layout: KVCacheLayout) -> int:
+    """Of the sequences that were asked for, at their full length; a draft's own too."""
+    if shape.engine is EngineType.LLAMA_CPP:
+        slot = llama_cpp.slot_tokens(shape.max_context_tokens)
+        return llama_cpp.cache_bytes(
+            shape.architecture,
+            context_tokens=slot * shape.concurrency,
+            num_slots=shape.concurrency,
+            keeps_full_windows=True,
+        )
+    pool = layout.pool_bytes_for(
+        num_sequences=shape.concurrency, tokens_per_sequence=shape.max_context_tokens
+    )
+    return pool + _draft_kv_bytes(shape)
 
 
 def _loaded(estimate: WeightsEstimate, *, extra_bytes: int) -> Estimate:

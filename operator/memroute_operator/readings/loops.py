@@ -11,14 +11,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from memroute.placement import Node
 from memroute_kube import ApiError, KubeObject
 from memroute_operator.device_metrics import DeviceMetrics, find_exporters
-from memroute_operator.engine_reports import EngineReports
+from memroute_operator.engine_reports import EngineReports, find_engines
 from memroute_operator.nodes.resource_slices import kept_slices
+from memroute_operator.readings.finding import Finder, Pods
 from memroute_operator.readings.news import News
 from memroute_operator.readings.pages import PageReader
 from memroute_operator.readings.sources import PodSelector, SourceLog
@@ -93,7 +95,7 @@ class Readings:
     def __init__(
         self,
         reader: PageReader,
-        pods: Callable[[], Iterable[KubeObject]],
+        pods: Pods,
         metrics: ReadingMetrics,
         *,
         exporters: Sequence[PodSelector],
@@ -105,7 +107,7 @@ class Readings:
         list_claims: Callable[[], Awaitable[Sequence[KubeObject]]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``pods``: all pods that are known now; ``on_change``: something was read anew.
+        """``pods``: those that are known; ``on_change``: something was read anew.
 
         ``list_slices``, ``list_claims``: all ResourceSlices and ResourceClaims of the cluster.
         """
@@ -120,11 +122,12 @@ class Readings:
         # A thousand engines that do not answer must not hold up the exporters.
         self._exporter_lane, self._router_lane = reader.lane(), reader.lane()
         self._engine_lane = reader.lane()
-        self._pods = pods
+        self._find_exporters = Finder(
+            pods, partial(find_exporters, selectors=exporters, default_port=exporter_port)
+        )
+        self._find_routers = Finder(pods, partial(_find_routers, selectors=routers))
+        self._find_engines = Finder(pods, find_engines)
         self._metrics = metrics
-        self._exporters = exporters
-        self._exporter_port = exporter_port
-        self._router_selectors = routers
         self._scrape_seconds = scrape_seconds
         self._on_change = on_change
         self._clock = clock
@@ -192,7 +195,7 @@ class Readings:
             self._on_change()
 
     async def _read_exporters(self, over_seconds: float) -> None:
-        found = find_exporters(self._pods(), self._exporters, default_port=self._exporter_port)
+        found = self._find_exporters()
         self.devices.scrape_seconds = exporter_seconds(self._scrape_seconds, len(found))
         await self.devices.scrape(
             self._exporter_lane, found, self._clock, over_seconds=over_seconds
@@ -200,20 +203,15 @@ class Readings:
         self._metrics.on_round("exporter", len(found), self.devices.log)
 
     async def _read_routers(self, over_seconds: float) -> None:
-        found = [
-            pod
-            for pod in self._pods()
-            if any(selector.matches(pod) for selector in self._router_selectors)
-        ]
+        found = self._find_routers()
         await self.routers.scrape(self._router_lane, found, self._clock, over_seconds=over_seconds)
         self._metrics.on_round("router", len(found), self.routers.log)
 
     async def _read_engines(self, over_seconds: float) -> None:
         # The first round after a start reads all engines of the cluster: seconds, not a burst.
-        pods = list(self._pods())
-        num_unread = len(self.engines.unread(pods))
-        await self.engines.scrape(self._engine_lane, pods, over_seconds=min(over_seconds, 5.0))
-        self._metrics.on_round("engine", num_unread, self.engines.log)
+        unread = self.engines.unread(self._find_engines())
+        await self.engines.scrape(self._engine_lane, unread, over_seconds=min(over_seconds, 5.0))
+        self._metrics.on_round("engine", len(unread), self.engines.log)
 
     async def _read_slices(self, over_seconds: float) -> None:
         """List what DRA drivers publish, and what is claimed of it.
@@ -230,3 +228,9 @@ class Readings:
             return
         self._slice_log.report("API server", None)
         self.slices_by_node = kept_slices(slices, claims)
+
+
+def _find_routers(
+    pods: Iterable[KubeObject], *, selectors: Sequence[PodSelector]
+) -> list[KubeObject]:
+    return [pod for pod in pods if any(selector.matches(pod) for selector in selectors)]

@@ -17,6 +17,7 @@ from memroute.footprint import (
     architecture_from_config,
 )
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
+from memroute_simulator.engine.endings import ENDINGS
 from memroute_simulator.engine.kv_events import KVEventsConfig, KVEventsConfigError
 from memroute_simulator.engine.metrics import MetricsDialect
 from memroute_simulator.engine.model import SchedulingPolicy
@@ -75,6 +76,8 @@ class EngineArguments:
     kind: EngineKind = EngineKind.VLLM
     dialect: MetricsDialect = MetricsDialect.VLLM
     faults: Mapping[str, str] = field(default_factory=dict)
+    ending: str | None = None
+    """How it ends instead of starting."""
 
     @property
     def reported_version(self) -> str:
@@ -215,6 +218,10 @@ def engine_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--simulator-fault", dest="faults", action="append", default=[], metavar="NAME=VALUE",
         help="start with a fault on (GET /simulator/faults lists them)",
+    )  # fmt: skip
+    group.add_argument(
+        "--simulator-ending", dest="ending", choices=sorted(ENDINGS), metavar="NAME",
+        help="instead of starting, end as engines do that fail so: last lines and exit code",
     )  # fmt: skip
     return parser
 

@@ -4,10 +4,15 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+# What kubelet keeps of a log as a message (pkg/kubelet/container/runtime.go).
+MESSAGE_BYTES = 2048
+MESSAGE_LINES = 80
 
 
 def now_rfc3339() -> str:
@@ -92,14 +97,31 @@ class ContainerProcess:
             self.send_signal(signal.SIGKILL)
         return await self.wait()
 
-    def terminated_state(self, exit_code: int) -> dict[str, Any]:
-        """The state of a container whose process has ended."""
+    def terminated_state(self, exit_code: int, message: str = "") -> dict[str, Any]:
+        """The state of a container whose process has ended. ``message``: its last words."""
         reason = "Completed" if exit_code == 0 else "Error"
-        return {
-            "terminated": {
-                "exitCode": exit_code,
-                "reason": reason,
-                "startedAt": self.started_at,
-                "finishedAt": now_rfc3339(),
-            }
+        terminated = {
+            "exitCode": exit_code,
+            "reason": reason,
+            "startedAt": self.started_at,
+            "finishedAt": now_rfc3339(),
         }
+        return {"terminated": terminated | ({"message": message} if message else {})}
+
+
+def termination_message(container: Mapping[str, Any], exit_code: int, log: Path) -> str:
+    """What kubelet takes for a container's message: the end of its log, where it is asked to.
+
+    (``terminationMessagePolicy: FallbackToLogsOnError``; the file itself is not emulated.)
+    """
+    policy = container.get("terminationMessagePolicy")
+    if exit_code == 0 or policy != "FallbackToLogsOnError":
+        return ""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - MESSAGE_BYTES))
+            tail = file.read()
+    except OSError:
+        return ""
+    lines = tail.decode(errors="replace").splitlines(keepends=True)
+    return "".join(lines[-MESSAGE_LINES:])

@@ -25,6 +25,7 @@ from memroute_simulator.nodes.container import (
     ContainerProcess,
     ContainerState,
     now_rfc3339,
+    termination_message,
     waiting,
 )
 from memroute_simulator.nodes.environment import (
@@ -267,7 +268,8 @@ class PodWorker:
         self._processes.pop(spec["name"], None)
         self._release(spec["name"])
         state.is_ready = state.is_started = False
-        state.state = process.terminated_state(code)
+        message = termination_message(spec, code, self.log_path(spec["name"]))
+        state.state = process.terminated_state(code, message)
         await self._report()
         return code
 

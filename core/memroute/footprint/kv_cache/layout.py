@@ -66,6 +66,8 @@ class KVCacheLayout:
     caches_prefixes: bool = False
     bytes_per_block: int
     """Of the pool, on the fullest pipeline stage."""
+    num_null_blocks: int = NUM_NULL_BLOCKS
+    """Blocks of the pool that serve nobody."""
 
     @property
     def block_size_tokens(self) -> int:
@@ -103,7 +105,7 @@ class KVCacheLayout:
 
     def pool_bytes_for(self, *, num_sequences: int, tokens_per_sequence: int) -> int:
         """Bytes of the smallest pool that holds so many sequences of that length at once."""
-        blocks = num_sequences * self.blocks_for(tokens_per_sequence) + NUM_NULL_BLOCKS
+        blocks = num_sequences * self.blocks_for(tokens_per_sequence) + self.num_null_blocks
         return blocks * self.bytes_per_block
 
     def num_blocks_in(self, pool_bytes: int) -> int:
@@ -125,7 +127,7 @@ class KVCacheLayout:
     def capacity_tokens(self, pool_bytes: int, max_context_tokens: int) -> int:
         """Tokens that sequences of the whole context can hold, the null block left out."""
         blocks = self.blocks_for(max_context_tokens)
-        usable = max(0, self.num_blocks_in(pool_bytes) - NUM_NULL_BLOCKS)
+        usable = max(0, self.num_blocks_in(pool_bytes) - self.num_null_blocks)
         return usable * max_context_tokens // blocks if blocks else 0
 
     def num_sequences_within(self, pool_bytes: int, mix: Sequence[LengthShare]) -> int:
@@ -137,12 +139,12 @@ class KVCacheLayout:
         if total <= 0:
             return 0
         mean = sum(share.weight * self.blocks_for(share.tokens) for share in mix) / total
-        usable = max(0, self.num_blocks_in(pool_bytes) - NUM_NULL_BLOCKS)
+        usable = max(0, self.num_blocks_in(pool_bytes) - self.num_null_blocks)
         return int(usable / mean) if mean else 0
 
     def longest_context_tokens(self, pool_bytes: int, limit_tokens: int) -> int:
         """The longest sequence, up to a limit, that the pool holds; 0 if not even one token."""
-        usable = self.num_blocks_in(pool_bytes) - NUM_NULL_BLOCKS
+        usable = self.num_blocks_in(pool_bytes) - self.num_null_blocks
         low, high = 0, limit_tokens
         while low < high:
             middle = (low + high + 1) // 2

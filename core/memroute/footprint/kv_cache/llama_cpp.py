@@ -11,6 +11,8 @@ from enum import StrEnum
 from memroute.footprint.architecture import ModelArchitecture
 from memroute.footprint.kv_cache.cells import CellKind, cells_of
 from memroute.footprint.kv_cache.dtype import KVCacheDtype
+from memroute.footprint.kv_cache.groups import KVGroup, Page
+from memroute.footprint.kv_cache.layout import KVCacheLayout
 from memroute.units import ceil_div
 
 PAD_TOKENS = 256
@@ -61,3 +63,33 @@ def cache_bytes(
             # A cell is counted in 16-bit values; the type says how many bits each takes.
             total += streams * tokens * cell.token_bytes * cache_type.bits / 16
     return int(total)
+
+
+def slot_tokens(context_tokens: int) -> int:
+    """Tokens that a slot is given for requests of that length: whole paddings."""
+    return ceil_div(context_tokens, PAD_TOKENS) * PAD_TOKENS
+
+
+def slots_layout(architecture: ModelArchitecture) -> KVCacheLayout:
+    """The slots as a pool, in paddings: nothing of it is lost, and windows count in full.
+
+    (``--swa-full``: only then a prompt's cache can be used again.) States are not in it: they are
+    a constant of each slot, in ``cache_bytes``.
+    """
+    pages = []
+    for index, layer in enumerate(architecture.layers):
+        for cell in cells_of(layer.mixer, dtype=KVCacheDtype.AUTO, tensor_parallel_size=1):
+            if cell.kind is not CellKind.STATE:
+                size = cell.token_bytes * PAD_TOKENS
+                pages.append(
+                    Page(layer=index, cell=cell, block_size_tokens=PAD_TOKENS, page_bytes=size)
+                )
+    group = KVGroup(
+        kind=CellKind.FULL, block_size_tokens=PAD_TOKENS, reach_tokens=None, pages=tuple(pages)
+    )
+    return KVCacheLayout(
+        groups=(group,) if pages else (),
+        in_flight_tokens=0,
+        bytes_per_block=sum(page.page_bytes for page in pages),
+        num_null_blocks=0,
+    )

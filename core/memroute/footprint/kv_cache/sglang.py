@@ -7,10 +7,13 @@ attention group of tp / dp ranks. Sources: ``mem_cache/kv_cache_configurator.py`
 ``arg_groups/memory_hook.py``.
 """
 
+from memroute.errors import UnsupportedShapeError
 from memroute.footprint.architecture import ModelArchitecture
-from memroute.footprint.kv_cache.cells import cells_of
+from memroute.footprint.kv_cache.cells import CellKind, cells_of
 from memroute.footprint.kv_cache.dtype import KVCacheDtype
-from memroute.footprint.weights.sharding import Parallelism
+from memroute.footprint.kv_cache.groups import KVGroup, Page
+from memroute.footprint.kv_cache.layout import KVCacheLayout
+from memroute.footprint.weights.sharding import SINGLE, Parallelism, check_parallelism
 from memroute.units import GIB, MIB
 
 BY_GPU_GIB = (
@@ -20,6 +23,53 @@ BY_GPU_GIB = (
 LARGEST = (16384, 512)
 LARGE_GPU_GIB = 60
 LARGE_GPU_RESERVE_BYTES = 10 * GIB
+# Tokens of a page: 1 by default, up to 64 where a backend wants it so (FlashMLA). Which backend an
+# engine picks is not known before it starts, so pools are counted in the largest pages.
+PAGE_TOKENS = 64
+
+
+def pool_layout(
+    architecture: ModelArchitecture,
+    *,
+    kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO,
+    parallelism: Parallelism = SINGLE,
+    page_size_tokens: int | None = None,
+) -> KVCacheLayout:
+    """The pool of one rank, in pages; one more page than it serves is SGLang's own padding.
+
+    ``page_size_tokens``: where a flag says it.
+
+    Windows count in full: SGLang bounds them by a second pool whose share of the first is a flag
+    (``--swa-full-tokens-ratio``), so this is never too little.
+    Raises ``UnsupportedShapeError`` where the model cannot be split so, or carries states.
+    """
+    check_parallelism(architecture, parallelism)
+    page_tokens = page_size_tokens or PAGE_TOKENS
+    pages = []
+    for index, layer in enumerate(architecture.layers):
+        for cell in cells_of(
+            layer.mixer,
+            dtype=kv_cache_dtype,
+            tensor_parallel_size=parallelism.tensor_parallel_size,
+        ):
+            if cell.kind is CellKind.STATE:
+                message = (
+                    f"{architecture.family} carries recurrent states, which SGLang keeps in a pool "
+                    f"of its own; memroute has no rule for its size: serve the model with vLLM"
+                )
+                raise UnsupportedShapeError(message)
+            size = cell.token_bytes * page_tokens
+            pages.append(
+                Page(layer=index, cell=cell, block_size_tokens=page_tokens, page_bytes=size)
+            )
+    group = KVGroup(
+        kind=CellKind.FULL, block_size_tokens=page_tokens, reach_tokens=None, pages=tuple(pages)
+    )
+    return KVCacheLayout(
+        groups=(group,) if pages else (),
+        in_flight_tokens=0,
+        bytes_per_block=sum(page.page_bytes for page in pages),
+    )
 
 
 def cell_bytes(

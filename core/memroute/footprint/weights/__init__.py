@@ -12,6 +12,7 @@ from memroute.footprint.weights.checkpoint import (
 )
 from memroute.footprint.weights.model import (
     WeightsEstimate,
+    WeightsSource,
     active_parameters,
     mtp_bytes_per_rank,
     num_parameters,
@@ -33,6 +34,7 @@ __all__ = [
     "Quantization",
     "WeightFormat",
     "WeightsEstimate",
+    "WeightsSource",
     "active_parameters",
     "adapter_bytes_per_rank",
     "check_parallelism",

@@ -12,6 +12,7 @@ import uvloop
 from aiohttp import web
 
 from memroute_simulator.engine.arguments import EngineArguments, parse_arguments
+from memroute_simulator.engine.endings import ENDINGS
 from memroute_simulator.engine.faults import Faults
 from memroute_simulator.engine.http.administration import Administration
 from memroute_simulator.engine.http.errors import APIError
@@ -194,4 +195,7 @@ async def _until_stopped(
 
 def main(argv: Sequence[str]) -> int:
     """Run one engine; the exit status."""
-    return uvloop.run(serve_engine(parse_arguments(argv)))
+    arguments = parse_arguments(argv)
+    if arguments.ending is not None:
+        return ENDINGS[arguments.ending].play()
+    return uvloop.run(serve_engine(arguments))

@@ -1,0 +1,23 @@
+"""Which inference engine: each has its own rules of memory."""
+
+from enum import StrEnum
+
+
+class EngineType(StrEnum):
+    """An inference engine; ``spelled`` is how the API and people write it."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    LLAMA_CPP = "llama-cpp"
+
+    @property
+    def spelled(self) -> str:
+        """As ``spec.engine.type`` has it."""
+        return _SPELLED[self]
+
+
+_SPELLED = {
+    EngineType.VLLM: "VLLM",
+    EngineType.SGLANG: "SGLang",
+    EngineType.LLAMA_CPP: "LlamaCPP",
+}
