@@ -114,7 +114,12 @@ class Rollout:
             stay(replica, self._step)
             return False
         if isinstance(decision, Placed):
-            claim = ClaimRoom(replica=replica, placed=decision, revision=self._deployment.revision)
+            claim = ClaimRoom(
+                replica=replica,
+                placed=decision,
+                revision=self._deployment.revision,
+                deployment=self._deployment,
+            )
             self._step.actions.append(claim)
             self._step.has_timers = True
             return True
