@@ -94,7 +94,13 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         description="Places model replicas on accelerators by free HBM.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--host", default="0.0.0.0", help="address to serve metrics and health on")  # noqa: S104 - a pod's own address
+    every_address = any_address(os.environ.get("POD_IP"))
+    parser.add_argument(
+        "--host",
+        default=every_address,
+        type=lambda text: every_address if text == "*" else text,
+        help="address to serve metrics and health on; * is every one, in the family of the pod's",
+    )
     parser.add_argument("--metrics-port", type=int, default=8080)
     parser.add_argument("--health-port", type=int, default=8081)
     parser.add_argument(
@@ -114,7 +120,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     )
     parser.add_argument(
         "--engine-bind-address",
-        default=any_address(os.environ.get("POD_IP")),
+        default=every_address,
         help="what engines listen on: every address of their pod, in the family of the operator's",
     )
     parser.add_argument(

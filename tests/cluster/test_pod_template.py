@@ -192,3 +192,18 @@ def test_what_only_the_operator_sees_is_told_in_the_status(cluster, namespace):
     assert "spec.template.spec.containers[0].livenessProbe.exec must not be set" in told
     assert condition(cluster, namespace, "m", "Stalled")["status"] == "True"
     assert get_deployment(cluster, namespace, "m")["status"]["replicas"] == 0
+
+
+def test_an_edit_that_the_api_server_would_refuse_takes_nothing_down(cluster, namespace):
+    """A replica is drained before its successor is made: the successor is tried out first."""
+    apply(cluster, namespace, "m")
+    wait_ready(cluster, namespace, "m")
+    (before,) = pods_of(cluster, namespace)
+    volumes = [{"name": "cache", "emptyDirr": {}}]
+    apply(cluster, namespace, "m", template=template(volumes=volumes))
+    told = wait_condition(cluster, namespace, "m", "Progressing", "ActionRefused")["message"]
+    assert "so the old one stays" in told
+    assert 'unknown field "spec.volumes[1].emptyDirr"' in told
+    (after,) = pods_of(cluster, namespace)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert condition(cluster, namespace, "m", "Available")["status"] == "True"

@@ -26,7 +26,7 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 
 # All addresses of a pod. Pods share this machine's network here, so that it is the pod's own one.
-ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - what it stands for is replaced
+ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - what it stands for is replaced
 
 
 def command_line(
