@@ -30,7 +30,8 @@ def overlay(pod: KubeObject, template: Mapping[str, Any]) -> KubeObject:
     Merged as Kubernetes merges (``merging``), and besides: tolerations are added to the
     operator's; required node affinity is and-ed with the pin to the chosen node; a topology
     spread counts all nodes, not the chosen one alone, and this deployment's replicas unless it
-    says whose. Grace periods are never shorter than the engine's.
+    says whose. Grace periods are never shorter than the engine's. Raises ``TypeError`` and the
+    like for what is no part of a pod's template: ``read_template`` has tried it out.
     """
     if not template:
         return pod
