@@ -70,7 +70,7 @@ def test_every_call_is_allowed_and_nothing_is_granted_that_is_not_used(cluster, 
             ),
         )
     cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
-    cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace)) == 1)
+    cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace, "m")) == 1)
     calls, refused = used(cluster, program)
     assert refused == []
     assert calls == granted(cluster, program)

@@ -154,7 +154,7 @@ def test_targets_that_no_engine_meets_do_not_stop_the_service(cluster, namespace
     told = wait_condition(
         cluster, namespace, "m", "TargetsUnmet", "EngineSlowerThanTargets", timeout_seconds=60
     )
-    assert "per token alone, 1 ms asked" in told["message"]
+    assert "per token alone, 1.0 ms asked" in told["message"]
     assert condition(cluster, namespace, "m", "Ready")["status"] == "True"
 
 
