@@ -9,6 +9,7 @@ ENGINE_TYPES = Words(
         "VLLM": EngineType.VLLM,
         "SGLang": EngineType.SGLANG,
         "LlamaCPP": EngineType.LLAMA_CPP,
+        "Custom": EngineType.CUSTOM,
     }
 )
 # Auto: as the checkpoint says, which is 16 bit unless its config says otherwise.

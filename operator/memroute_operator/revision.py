@@ -57,7 +57,8 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
     model, engine, memory = spec["model"], spec["engine"], spec["memory"]
     mode = PLACEMENT_MODES.read(spec["placement"]["mode"]).value
     is_shared = mode == "shared"
-    has_slots = engine.get("type") == EngineType.LLAMA_CPP.spelled
+    told = (EngineType.LLAMA_CPP.spelled, EngineType.CUSTOM.spelled)
+    is_told = engine.get("type") in told
     return {
         "model": model["name"],
         "servedName": model.get("servedName") or model["name"],
@@ -68,13 +69,16 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         "args": list(engine.get("args") or ()),
         "env": _environment(engine.get("env") or ()),
         "file": model.get("file"),
+        "command": engine.get("command"),
+        "healthPath": engine.get("healthPath"),
+        "drainSeconds": engine.get("drainSeconds"),
         "maxSequences": engine.get("maxSequences"),
         "maxBatchedTokens": engine.get("maxBatchedTokens"),
         "blockSizeTokens": engine.get("blockSizeTokens"),
         "isEager": EXECUTIONS.meaning(engine.get("execution")) or None,
         "maxContextTokens": memory["maxContextTokens"],
-        # llama.cpp has a slot for each, on a whole device too.
-        "concurrency": memory["concurrency"] if is_shared or has_slots else None,
+        # llama.cpp has a slot for each, and any other engine is told it, on a whole device too.
+        "concurrency": memory["concurrency"] if is_shared or is_told else None,
         "kvCacheDtype": KV_CACHE_DTYPES.read(memory["kvCacheDtype"]).value,
         "quantization": QUANTIZATIONS.read(memory["quantization"]).value,
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],

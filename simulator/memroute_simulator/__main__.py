@@ -8,15 +8,17 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Dispatch to ``engine`` (everything after it is the engine's), ``nodes`` or ``binaries``."""
+    """Dispatch: everything after ``engine``, ``sglang`` or ``llama-server`` is the engine's."""
     # Each part imports what it alone needs: an engine starts without a Kubernetes client.
-    if sys.argv[1:2] == ["engine"]:
+    if sys.argv[1:2] and sys.argv[1] in ("engine", "sglang", "llama-server"):
         from memroute_simulator.engine.http.app import main as engine_main  # noqa: PLC0415
 
-        sys.exit(engine_main(sys.argv[2:]))
+        sys.exit(engine_main(sys.argv[2:], face=sys.argv[1]))
     parser = argparse.ArgumentParser(prog="memroute-simulator", description="A fleet without GPUs.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("engine", help="a simulated vLLM engine (its flags are vLLM's)")
+    commands.add_parser("sglang", help="the same behind SGLang's flags and pages")
+    commands.add_parser("llama-server", help="the same behind llama.cpp's flags and pages")
     nodes = commands.add_parser("nodes", help="emulated GPU nodes of one cluster")
     nodes.add_argument("--fleet", type=Path, required=True, help="YAML file that names the nodes")
     nodes.add_argument("--kubeconfig", type=Path, required=True)

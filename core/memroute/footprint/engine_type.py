@@ -9,6 +9,8 @@ class EngineType(StrEnum):
     VLLM = "vllm"
     SGLANG = "sglang"
     LLAMA_CPP = "llama-cpp"
+    CUSTOM = "custom"
+    """Any other: nobody knows its rules, so vLLM's stand for them."""
 
     @property
     def spelled(self) -> str:
@@ -20,4 +22,5 @@ _SPELLED = {
     EngineType.VLLM: "VLLM",
     EngineType.SGLANG: "SGLang",
     EngineType.LLAMA_CPP: "LlamaCPP",
+    EngineType.CUSTOM: "Custom",
 }

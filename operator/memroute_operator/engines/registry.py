@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from memroute.footprint import EngineType
+from memroute_operator.engines.custom import Custom
 from memroute_operator.engines.llama_cpp import LlamaCPP
 from memroute_operator.engines.reports import EngineReport, PartsReport, PoolReport
 from memroute_operator.engines.seam import Drain, Engine, Phase, Probe, Probes, phase_reached
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 ENGINES: Final[Mapping[EngineType, Engine]] = MappingProxyType(
-    {engine.type: engine for engine in (VLLM(), SGLang(), LlamaCPP())}
+    {engine.type: engine for engine in (VLLM(), SGLang(), LlamaCPP(), Custom())}
 )
 
 

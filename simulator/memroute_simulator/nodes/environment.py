@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from memroute_kube import CONFIG_MAPS, SECRETS, ApiError, KubeObject, KubernetesClient
+from memroute_simulator.nodes.images import program_for
 
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
@@ -36,7 +37,7 @@ def command_line(
 
     Whoever would listen on every address of the pod listens on ``pod_ip``.
     """
-    command = container.get("command") or list(entrypoint)
+    command = program_for(container.get("command") or entrypoint)
     expanded = (expand(part, variables) for part in (*command, *container.get("args", ())))
     return [pod_ip if part in ANY_ADDRESS else part for part in expanded]
 

@@ -5,6 +5,7 @@ unknown one ends as it would anywhere, in ``ImagePullBackOff``.
 """
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -17,11 +18,17 @@ class BuiltIn(StrEnum):
 _PYTHON = [sys.executable, "-m"]
 _COMMANDS: dict[str, list[str]] = {
     "vllm/vllm-openai": [*_PYTHON, "memroute_simulator", "engine"],
+    "lmsysorg/sglang": [],
+    "ggml-org/llama.cpp": [*_PYTHON, "memroute_simulator", "llama-server"],
     "memroute/operator": [*_PYTHON, "memroute_operator"],
     "memroute/router": [*_PYTHON, "memroute_router"],
     "memroute/simulator": [*_PYTHON, "memroute_simulator"],
     "busybox": [],
     "pause": ["sleep", "infinity"],
+}
+# Programs that images bring and pods name, and what stands for them here.
+_PROGRAMS: dict[tuple[str, ...], list[str]] = {
+    ("python3", "-m", "sglang.launch_server"): [*_PYTHON, "memroute_simulator", "sglang"],
 }
 _BUILT_IN: dict[str, BuiltIn] = {
     "nvidia/dcgm-exporter": BuiltIn.DCGM_EXPORTER,
@@ -46,3 +53,11 @@ def entrypoint_for(image: str) -> list[str] | BuiltIn | None:
     if repository in _BUILT_IN:
         return _BUILT_IN[repository]
     return _COMMANDS.get(repository)
+
+
+def program_for(command: Sequence[str]) -> list[str]:
+    """A container's command, with what stands for its program on this machine."""
+    for program, stand_in in _PROGRAMS.items():
+        if tuple(command[: len(program)]) == program:
+            return [*stand_in, *command[len(program) :]]
+    return list(command)

@@ -217,7 +217,17 @@ class PodWorker:
         while self.is_undying:
             self._changed.clear()
             await self._changed.wait()
-        await asyncio.gather(*(process.stop(grace) for process in self._processes.values()))
+        await asyncio.gather(*(self._stop(name, grace) for name in list(self._processes)))
+
+    async def _stop(self, name: str, grace_seconds: float) -> None:
+        """End one container: its preStop sleep counts against the grace, as kubelet has it."""
+        spec = next(one for one in self.pod["spec"]["containers"] if one["name"] == name)
+        hook = (spec.get("lifecycle") or {}).get("preStop") or {}
+        pause = min(float((hook.get("sleep") or {}).get("seconds") or 0), grace_seconds)
+        process = self._processes[name]
+        ended = asyncio.ensure_future(process.wait())
+        await asyncio.wait([ended], timeout=pause)
+        await process.stop(grace_seconds - pause)
 
     async def _run_container(self, spec: KubeObject) -> int:
         state = self._states[spec["name"]]

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -33,6 +35,7 @@ class Administration:
         generation: Generation,
         tokenizer: Tokenizer,
         publisher: KVEventPublisher | None,
+        constants: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.num_http_requests = 0
         self._arguments = arguments
@@ -40,6 +43,7 @@ class Administration:
         self._generation = generation
         self._tokenizer = tokenizer
         self._publisher = publisher
+        self._constants = constants
         self._sleep_level = 0
         self._frozen_page: bytes | None = None
 
@@ -62,6 +66,12 @@ class Administration:
             router.add_post("/v1/unload_lora_adapter", self._unload_adapter)
         if self._arguments.dialect is MetricsDialect.SGLANG:
             router.add_get("/v1/loads", self._sglang_loads)
+            router.add_get("/ready", self._health)
+            router.add_get("/health_generate", self._health)
+            router.add_get("/server_info", self._server_info)
+        if self._arguments.dialect is MetricsDialect.LLAMA_CPP:
+            router.add_get("/slots", self._slots)
+            router.add_get("/props", self._props)
         if _is_set(DEVELOPMENT_VARIABLE):
             router.add_post("/sleep", self._sleep)
             router.add_post("/wake_up", self._wake_up)
@@ -77,6 +87,10 @@ class Administration:
             or self._engine.faults.is_health_failing
             or self._generation.is_draining
         )
+        if self._arguments.dialect is MetricsDialect.LLAMA_CPP:
+            loading = {"error": {"code": 503, "message": "Loading model"}}
+            body = loading if is_down else {"status": "ok"}
+            return json_response(body, status=503 if is_down else 200)
         return web.Response(status=503 if is_down else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -89,6 +103,7 @@ class Administration:
                 self._engine.schedulers,
                 self._engine.inbox_sizes,
                 self._arguments.dialect,
+                self._constants,
             )
         page = self._frozen_page
         names = request.query.getall("name[]", [])
@@ -246,6 +261,40 @@ class Administration:
                 }
             )
         return json_response({"loads": loads})
+
+    async def _server_info(self, _request: web.Request) -> web.Response:
+        arguments = self._arguments
+        return json_response(
+            {
+                "model_path": arguments.model,
+                "served_model_name": arguments.served_model_names[0],
+                "tp_size": arguments.tensor_parallel_size,
+                "context_length": self._engine.spec.context_tokens,
+            }
+        )
+
+    async def _slots(self, _request: web.Request) -> web.Response:
+        (scheduler,) = self._engine.schedulers
+        slots = [
+            {
+                "id": index,
+                "n_ctx": self._engine.spec.context_tokens,
+                "is_processing": index < scheduler.num_running,
+            }
+            for index in range(scheduler.max_num_seqs)
+        ]
+        return json_response(slots)
+
+    async def _props(self, _request: web.Request) -> web.Response:
+        (scheduler,) = self._engine.schedulers
+        context = self._engine.spec.context_tokens
+        return json_response(
+            {
+                "total_slots": scheduler.max_num_seqs,
+                "model_path": self._arguments.model,
+                "default_generation_settings": {"n_ctx": context},
+            }
+        )
 
     async def _faults(self, _request: web.Request) -> web.Response:
         return json_response(self._engine.faults.as_dict())

@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 import aiohttp
 import uvloop
@@ -13,6 +15,7 @@ from aiohttp import web
 
 from memroute_simulator.engine.arguments import EngineArguments, parse_arguments
 from memroute_simulator.engine.endings import ENDINGS
+from memroute_simulator.engine.faces import llama_cpp, sglang
 from memroute_simulator.engine.faults import Faults
 from memroute_simulator.engine.http.administration import Administration
 from memroute_simulator.engine.http.errors import APIError
@@ -26,6 +29,13 @@ from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.engine.startup import DriverClient, EngineStartError, start_engine
 from memroute_simulator.engine.text import Tokenizer
 
+# The commands of other engines' faces.
+FACES: Final = MappingProxyType(
+    {
+        "sglang": (sglang.parse, sglang.start),
+        "llama-server": (llama_cpp.parse, llama_cpp.start),
+    }
+)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_BODY_BYTES = 64 * 1024**2
 FALLBACK_VOCABULARY = 32_000
@@ -34,7 +44,13 @@ FALLBACK_VOCABULARY = 32_000
 class EngineServer:
     """One API server over one engine. Owns both."""
 
-    def __init__(self, arguments: EngineArguments, spec: EngineSpec) -> None:
+    def __init__(
+        self,
+        arguments: EngineArguments,
+        spec: EngineSpec,
+        constants: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """``constants``: what it has measured at its start."""
         faults = Faults()
         faults.update(arguments.faults)
         self.publisher = None
@@ -61,7 +77,7 @@ class EngineServer:
         tokenizer = Tokenizer(spec.architecture.vocab_size or FALLBACK_VOCABULARY)
         self.generation = Generation(arguments, self.engine, tokenizer)
         self._administration = Administration(
-            arguments, self.engine, self.generation, tokenizer, self.publisher
+            arguments, self.engine, self.generation, tokenizer, self.publisher, constants
         )
         self._is_pooling = arguments.runner == "pooling"
 
@@ -137,13 +153,24 @@ class EngineServer:
             return web.Response(status=499)
 
 
-async def serve_engine(arguments: EngineArguments) -> int:
+Start = Callable[[EngineArguments, DriverClient], Awaitable[tuple[EngineSpec, dict[str, float]]]]
+"""What an engine allocates; and what its page says of that."""
+
+
+async def _start_vllm(
+    arguments: EngineArguments, driver: DriverClient
+) -> tuple[EngineSpec, dict[str, float]]:
+    return await start_engine(arguments, driver), {}
+
+
+async def serve_engine(arguments: EngineArguments, start: Start = _start_vllm) -> int:
     """Start, serve until SIGTERM, drain; the exit status."""
     url = os.environ.get("MEMROUTE_DRIVER_URL")
+    constants: dict[str, float] = {}
     if url:
         async with aiohttp.ClientSession() as session:
             try:
-                spec = await start_engine(arguments, DriverClient(url, session))
+                spec, constants = await start(arguments, DriverClient(url, session))
             except EngineStartError as error:
                 print(f"ERROR EngineCore failed to start. {error}", file=sys.stderr)
                 return 1
@@ -156,7 +183,7 @@ async def serve_engine(arguments: EngineArguments) -> int:
         f"INFO GPU KV cache size: {tokens:,} tokens, Maximum concurrency for "
         f"{context:,} tokens per request: {tokens / context:.2f}x"
     )
-    server = EngineServer(arguments, spec)
+    server = EngineServer(arguments, spec, constants)
     runner = web.AppRunner(server.application(), access_log=None, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, arguments.host, arguments.port, backlog=2048).start()
@@ -193,9 +220,20 @@ async def _until_stopped(
     return 0
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run one engine; the exit status."""
-    arguments = parse_arguments(argv)
+def main(argv: Sequence[str], face: str = "engine") -> int:
+    """Run one engine; the exit status. ``face``: whose flags these are."""
+    start = _start_vllm
+    if face in FACES:
+        parse, start_face = FACES[face]
+        arguments, flags = parse(argv)
+
+        async def start(
+            arguments: EngineArguments, driver: DriverClient
+        ) -> tuple[EngineSpec, dict[str, float]]:
+            return await start_face(arguments, flags, driver)
+
+    else:
+        arguments = parse_arguments(argv)
     if arguments.ending is not None:
         return ENDINGS[arguments.ending].play()
-    return uvloop.run(serve_engine(arguments))
+    return uvloop.run(serve_engine(arguments, start))

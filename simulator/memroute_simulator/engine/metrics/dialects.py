@@ -1,8 +1,9 @@
-"""The same engine in other words: older vLLM names, SGLang's, TGI's."""
+"""The same engine in other words: older vLLM names, SGLang's, llama.cpp's, TGI's."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 
 from prometheus_client import generate_latest
 
@@ -22,6 +23,7 @@ class MetricsDialect(StrEnum):
     VLLM_0_6 = "vllm-0.6"
     """V0: no engine label, swapped requests, CPU cache."""
     SGLANG = "sglang"
+    LLAMA_CPP = "llama-cpp"
     TGI = "tgi"
 
 
@@ -39,13 +41,20 @@ def render(
     schedulers: Sequence[Scheduler],
     inboxes: Sequence[int],
     dialect: MetricsDialect,
+    constants: Mapping[str, float] = MappingProxyType({}),
 ) -> bytes:
-    """The page. ``inboxes``: requests per rank that the engine has not taken in yet."""
+    """The page. ``inboxes``: requests per rank that the engine has not taken in yet.
+
+    ``constants``: what the engine has measured at its start, where its page says that.
+    """
     for series, scheduler, inbox in zip(metrics.ranks, schedulers, inboxes, strict=True):
         series.set_gauges(scheduler, inbox)
     match dialect:
         case MetricsDialect.SGLANG:
-            return _sglang(metrics.model_name, schedulers, inboxes).encode()
+            page = _sglang(metrics.model_name, schedulers, inboxes)
+            return (page + _sglang_memory(metrics.model_name, constants)).encode()
+        case MetricsDialect.LLAMA_CPP:
+            return _llama_cpp(schedulers, inboxes).encode()
         case MetricsDialect.TGI:
             return _tgi(schedulers, inboxes).encode()
         case MetricsDialect.VLLM:
@@ -113,6 +122,32 @@ def _sglang(model: str, schedulers: Sequence[Scheduler], inboxes: Sequence[int])
         lines.append(f"# HELP sglang:{name} {name}\n# TYPE sglang:{name} {kind}")
         lines += [f"sglang:{name}{{{labels}}} {value}" for labels, value in series]
     return "\n".join(lines) + "\n"
+
+
+def _sglang_memory(model: str, constants: Mapping[str, float]) -> str:
+    labels = f'model_name="{model}",engine_type="unified",tp_rank="0",pp_rank="0"'
+    lines = []
+    for name, value in constants.items():
+        phase = ',phase="decode"' if name == "graph_memory_usage_gb" else ""
+        lines.append(f"# TYPE sglang:{name} gauge\nsglang:{name}{{{labels}{phase}}} {value}\n")
+    return "".join(lines)
+
+
+def _llama_cpp(schedulers: Sequence[Scheduler], inboxes: Sequence[int]) -> str:
+    """No labels, no KV use: what its page of the autumn of 2026 has."""
+    values = {
+        "prompt_tokens_total": sum(s.counts.prompt_tokens for s in schedulers),
+        "prompt_tokens_cached_total": sum(s.counts.prefix_hit_tokens for s in schedulers),
+        "tokens_predicted_total": sum(s.counts.generated_tokens for s in schedulers),
+        "requests_processing": sum(s.num_running for s in schedulers),
+        "requests_deferred": sum(s.num_waiting for s in schedulers) + sum(inboxes),
+    }
+    return "".join(
+        f"# HELP llamacpp:{name} {name}\n"
+        f"# TYPE llamacpp:{name} {'counter' if name.endswith('_total') else 'gauge'}\n"
+        f"llamacpp:{name} {value}\n"
+        for name, value in values.items()
+    )
 
 
 def _tgi(schedulers: Sequence[Scheduler], inboxes: Sequence[int]) -> str:
