@@ -62,7 +62,7 @@ THRESHOLDS = frozenset(
 TUNED_PROBES = ("startupProbe", "livenessProbe")
 # Variables by which the devices are chosen, in any container.
 DEVICE_VARIABLES = frozenset(
-    {"NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
+    {"NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES",
      "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"}
 )  # fmt: skip
 # The engine's own: its address. Variables of memroute's own begin with MEMROUTE_.
