@@ -29,6 +29,22 @@ REFUSED = {
         "metadata.annotations must not set keys of memroute.dev",
         "spec.template.metadata.annotations must not set x.memroute.dev/reservation",
     ),
+    "devices by an annotation": (
+        {"metadata": {"annotations": {"cdi.k8s.io/all": "nvidia.com/gpu=all"}}},
+        "metadata.annotations must not name devices",
+        "spec.template.metadata.annotations must not set cdi.k8s.io/all",
+    ),
+    "no AppArmor by an annotation": (
+        {
+            "metadata": {
+                "annotations": {
+                    "container.apparmor.security.beta.kubernetes.io/engine": "unconfined"
+                }
+            }
+        },
+        "must not set AppArmor to unconfined",
+        "kubernetes.io/engine to unconfined",
+    ),
     "another manager": (
         {"metadata": {"labels": {"app.kubernetes.io/managed-by": "me"}}},
         "must not set keys of memroute.dev or app.kubernetes.io/managed-by",

@@ -68,6 +68,10 @@ DEVICE_VARIABLES = frozenset(
 # The engine's own: its address. Variables of memroute's own begin with MEMROUTE_.
 ADDRESS_VARIABLE = "POD_IP"
 OWN_PREFIX = "MEMROUTE_"
+# Annotations by which container runtimes inject devices.
+CDI_DOMAIN = "cdi.k8s.io"
+# The old way to say what securityContext.appArmorProfile says.
+APPARMOR_PREFIX = "container.apparmor.security.beta.kubernetes.io/"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 # Pod Security "baseline" of Kubernetes 1.37: capabilities that may be added.
 BASELINE_CAPABILITIES = frozenset(
@@ -142,14 +146,28 @@ def _metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
                     f"{WHERE}.metadata.{field} must not set {key}, because memroute knows its "
                     f"pods by it: use a key of your own"
                 )
+            if field == "annotations":
+                yield from _annotation(key, value)
             if not isinstance(value, str):
                 yield f"{WHERE}.metadata.{field}.{key} must be a text"
 
 
+def _annotation(key: str, value: object) -> Iterator[str]:
+    """Annotations that do what a field would be refused for."""
+    if _is_of(key, CDI_DOMAIN):
+        yield f"{WHERE}.metadata.annotations must not set {key}, {_DEVICES}"
+    if key.startswith(APPARMOR_PREFIX) and value == "unconfined":
+        yield f"{WHERE}.metadata.annotations must not set {key} to unconfined, {_BASELINE}"
+
+
 def is_ours(key: str) -> bool:
     """Whether a label or annotation of that key is memroute's."""
-    domain = key.partition("/")[0]
-    return domain == GROUP or domain.endswith(f".{GROUP}")
+    return _is_of(key, GROUP)
+
+
+def _is_of(key: str, domain: str) -> bool:
+    prefix = key.partition("/")[0]
+    return prefix == domain or prefix.endswith(f".{domain}")
 
 
 def _affinity(affinity: Mapping[str, Any], where: str) -> Iterator[str]:
