@@ -4,6 +4,7 @@ import re
 import pytest
 import yaml
 
+from memroute_operator.pod_template import refusal
 from memroute_simulator.emulated_cluster import KubectlError
 from template_refusals import REFUSED
 
@@ -229,6 +230,14 @@ def test_what_memroute_owns_of_a_pod_is_refused_by_name(cluster, what):
     assert sentence in told
     first, *others = re.findall(r"^(?:\* |.* invalid: )(spec[^:]*):", told, re.MULTILINE) or [""]
     assert all(one.startswith(first) for one in others), "one mistake, one field"
+
+
+def test_the_example_of_the_how_to_is_taken(cluster, repository):
+    """People copy it: by the API server's rules, and by the operator's that CEL cannot have."""
+    text = (repository / "docs" / "how-to" / "change-the-pod.md").read_text()
+    spec = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])["spec"]
+    assert refusal(spec["template"]) is None
+    cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=manifest(spec))
 
 
 def test_explain_teaches_what_a_template_may_say(cluster):
