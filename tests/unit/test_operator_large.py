@@ -123,7 +123,7 @@ def test_facts_are_the_same_whether_they_were_read_before_or_not():
     for _ in range(3):
         assert gather(store, metrics, now_seconds=0.0, cache=cache) == fresh
     assert len(cache.pods) == 4
-    assert len(cache.deployments.deployments) == 1
+    assert len(cache.deployments) == 1
 
 
 def _versioned(obj):
