@@ -136,12 +136,14 @@ def serving(deployment: Deployment, wanted: list[Replica], troubles: Troubles) -
         reason, told = failing(broken)
         return "False", reason, f"{so_far}; {told}"
     waiting = [r for r in wanted if not r.is_ready]
-    listed = ", ".join(_state_of(replica) for replica in waiting[:MAX_LISTED])
+    footprint = deployment.footprint
+    weights = None if footprint is None else footprint.weights.expected * footprint.num_devices
+    listed = ", ".join(_state_of(replica, weights) for replica in waiting[:MAX_LISTED])
     return "False", "ReplicasNotServing", so_far + (f"; {listed}" if listed else "")
 
 
-def _state_of(replica: Replica) -> str:
-    return f"{replica.pod_name} {replica.state.value}{on_the_way(replica)}"
+def _state_of(replica: Replica, weights_bytes: int | None) -> str:
+    return f"{replica.pod_name} {replica.state.value}{on_the_way(replica, weights_bytes)}"
 
 
 def progressing(wanted: list[Replica], outcome: Outcome, troubles: Troubles) -> Condition:

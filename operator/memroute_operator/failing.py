@@ -4,13 +4,22 @@ What is wrong with one pod is in ``failures``; here it is told for all of a Mode
 first of a kind in full, those like it by name.
 """
 
+from memroute.units import GIB
 from memroute_operator.backoff import Failure
 from memroute_operator.failures import refusal_of, scheduling_of
-from memroute_operator.replica import Replica
+from memroute_operator.replica import Replica, ReplicaState
 
 # Kinds of failures that a message tells one by one, and replicas that it names of each.
 MAX_KINDS = 3
 MAX_LISTED = 3
+# How fast weights are taken to come, in bytes per second: a network disk's (8B in 48 s from gp3,
+# 894 GiB in 43 min from a network file system). Halved, a slow start is told twice as late.
+LOAD_BYTES_PER_SECOND = 300e6
+# How long the rest of a start takes, and how long a container may be in the making before it is
+# worth a look, in seconds. Chosen by hand: graphs and profiles take one to two minutes, an image
+# of 10 GB comes in about two.
+SETTLE_SECONDS = 120.0
+CREATE_SECONDS = 180.0
 # The name of what nobody has words for.
 ENGINE_FAILING = "EngineFailing"
 
@@ -44,15 +53,43 @@ def _where_to_look(replica: Replica) -> str:
     return f"kubectl {verb} -n {replica.namespace} {replica.pod_name}"
 
 
-def on_the_way(replica: Replica) -> str:
-    """What keeps one that has not failed, in parentheses; empty where nothing is known to."""
+def on_the_way(replica: Replica, weights_bytes: int | None) -> str:
+    """What keeps one that has not failed, in parentheses; empty where nothing is known to.
+
+    ``weights_bytes``: of the whole replica; None where they are not known. No time is told that
+    grows by itself: a status is written when something has changed.
+    """
     if replica.scheduler_message:
         meant = scheduling_of("", replica.scheduler_message)
         means = f": {meant.message}" if meant is not None else ""
         return f" (kube-scheduler: {replica.scheduler_message}){means}"
     if replica.last_end is not None and not replica.is_ready:
         return f" (again, after {replica.num_restarts} restart(s): {replica.last_end.message})"
+    if replica.state is ReplicaState.STARTING:
+        return _starting(replica, weights_bytes)
     return ""
+
+
+def _starting(replica: Replica, weights_bytes: int | None) -> str:
+    """Whether a start is slow, and whether that is to be expected."""
+    seconds = replica.seen.unready_seconds or 0.0
+    if replica.is_down:
+        if seconds < CREATE_SECONDS:
+            return ""
+        return (
+            " (its container is not there yet: the image is being pulled, or a volume mounted; "
+            f"kubectl describe pod -n {replica.namespace} {replica.pod_name} shows which)"
+        )
+    if weights_bytes is None:
+        return ""
+    expected = weights_bytes / LOAD_BYTES_PER_SECOND + SETTLE_SECONDS
+    size, minutes = f"{weights_bytes / GIB:.1f} GiB", f"{max(1, round(expected / 60))} min"
+    if seconds < expected:
+        return f" ({size} of weights; {minutes} from a network disk is usual)"
+    return (
+        f" (slower than the {minutes} that {size} of weights take from a network disk: kubectl "
+        f"logs -n {replica.namespace} {replica.pod_name} shows whether it still loads, or is stuck)"
+    )
 
 
 def refused(failure: Failure) -> str:

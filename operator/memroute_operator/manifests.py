@@ -24,6 +24,7 @@ from memroute_operator.pod_template import overlay
 from memroute_operator.promises import encode_reservation
 from memroute_operator.replica import (
     ANNOTATION_ENGINE_IMAGE,
+    ANNOTATION_ENGINE_TYPE,
     ANNOTATION_PLACEMENT_REASON,
     ANNOTATION_REVISION,
     ANNOTATION_STARTED_WITH,
@@ -100,6 +101,7 @@ def replica_pod(
                 ),
                 ANNOTATION_REVISION: deployment.legacy_revision or deployment.revision,
                 ANNOTATION_STARTED_WITH: deployment.revision,
+                ANNOTATION_ENGINE_TYPE: deployment.engine.spelled,
                 ANNOTATION_ENGINE_IMAGE: deployment.engine_image or default_image,
                 ANNOTATION_PLACEMENT_REASON: placed.why,
                 ANNOTATION_SERVED_MODEL: deployment.served_name,

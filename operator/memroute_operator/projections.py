@@ -218,6 +218,10 @@ def _container(container: object, *, keep_image: bool) -> KubeObject:
     """Ports, and what comes from device plugins: names with a slash."""
     source = _mapping(container)
     kept = _only(source, ("name", "image") if keep_image else ())
+    if keep_image and source.get("startupProbe"):
+        # How long a start may take: what ends one that is stuck is told by it.
+        probe = _mapping(source["startupProbe"])
+        kept["startupProbe"] = _only(probe, ("failureThreshold", "periodSeconds"))
     if source.get("ports") and (keep_image or _has_named_port(source)):
         kept["ports"] = source["ports"]
     if source.get("restartPolicy"):

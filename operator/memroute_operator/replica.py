@@ -9,6 +9,7 @@ from typing import Any
 
 from memroute.placement import PlacementMode, Reservation
 from memroute_kube import KubeObject
+from memroute_kube.memory_words import ENGINE_TYPES
 from memroute_kube.resources import (
     ANNOTATION_DRAINING,
     ANNOTATION_KV_CAPACITY_TOKENS,
@@ -28,6 +29,8 @@ ANNOTATION_STARTED_WITH = f"{GROUP}/started-with"
 ANNOTATION_ENGINE_IMAGE = f"{GROUP}/engine-image"
 """The image as the operator asked for it: a webhook (a mirror of registries) may have written
 another name of it into the container. Absent on replicas of 0.1."""
+ANNOTATION_ENGINE_TYPE = f"{GROUP}/engine-type"
+"""Which engine runs in it: whose words its last lines are. Absent on replicas of before."""
 ANNOTATION_PLACEMENT_REASON = f"{GROUP}/placement-reason"
 ANNOTATION_SUCCESSOR = f"{GROUP}/successor"
 """On a pod that is about to be replaced: the room that is kept for the replica after it."""
@@ -220,7 +223,8 @@ def read_replica(pod: KubeObject) -> Replica | None:
     if promise is None or index is None or not isinstance(deployment_name, str):
         return None
     owners = metadata.get("ownerReferences") or ()
-    diagnosis = failure_of(pod)
+    engine = ENGINE_TYPES.meaning(annotations.get(ANNOTATION_ENGINE_TYPE))
+    diagnosis = failure_of(pod, engine)
     failure = None if diagnosis is None else diagnosis.message
     name = metadata["name"]
     attempt = _ATTEMPT.search(name.removeprefix(f"{deployment_name}-{index}"))
@@ -259,7 +263,7 @@ def read_replica(pod: KubeObject) -> Replica | None:
         created_at=metadata["creationTimestamp"],
         failure=failure,
         diagnosis=diagnosis,
-        last_end=last_end_of(pod),
+        last_end=last_end_of(pod, engine),
         why=annotations.get(ANNOTATION_PLACEMENT_REASON, ""),
         engine_image=annotations.get(ANNOTATION_ENGINE_IMAGE) or _container_image(pod),
         successor=read_claim(annotations.get(ANNOTATION_SUCCESSOR)),

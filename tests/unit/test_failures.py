@@ -6,8 +6,12 @@ import signal
 import sys
 
 import pytest
+import yaml
 
 from memroute.footprint import EngineType
+from memroute_kube.resources import LABEL_DEPLOYMENT
+from memroute_operator.engines.owned_flags import refusal
+from memroute_operator.engines.registry import engine_of
 from memroute_operator.failures import (
     ALL,
     Where,
@@ -19,6 +23,7 @@ from memroute_operator.failures import (
     scheduling_of,
 )
 from memroute_operator.failures.page import PAGE, page
+from memroute_operator.projections import project_pod
 from memroute_simulator.engine.endings import ENDINGS
 from memroute_simulator.nodes.container import ContainerProcess, termination_message, waiting
 
@@ -382,6 +387,16 @@ def test_one_that_runs_again_is_told_with_why_it_ended():
     assert last_end_of(again).name == "HostMemoryExhausted"
 
 
+def test_what_the_store_keeps_of_a_pod_is_enough_to_tell_by():
+    """It keeps a part of each pod; what is not kept is never told."""
+    for name, stopped in OF_KUBERNETES:
+        ours = {
+            "metadata": {"name": "m-0", "labels": {LABEL_DEPLOYMENT: "m"}},
+            "spec": stopped["spec"], "status": stopped["status"],
+        }  # fmt: skip
+        assert failure_of(project_pod(ours)).name == name
+
+
 def test_a_kill_after_a_short_while_is_no_slow_start():
     """Half an hour is what a start may take; kubelet's end after that is not a crash."""
     short = crashed(
@@ -400,6 +415,46 @@ def test_the_numbers_of_the_engine_are_in_the_next_step():
     assert "131072 tokens" in found.sentence
     found = failure_of(crashed(message=ENDINGS["cuda-out-of-memory"].lines))
     assert "asked for 2.32 GiB more, 1.06 GiB of 79.20 GiB were free" in found.sentence
+
+
+def test_how_far_a_start_had_come_is_told():
+    """Memory that runs out while graphs are captured is mended otherwise than while loading."""
+    log = "GPU KV cache size: 89,040 tokens\ntorch.OutOfMemoryError: CUDA out of memory."
+    found = failure_of(crashed(message=log), EngineType.VLLM)
+    assert found.evidence.startswith("exit code 1 while capturing graphs: torch.OutOfMemory")
+    log = "Load weight begin. avail mem=70 GB\nKilled"
+    found = failure_of(crashed("OOMKilled", 137, log), EngineType.SGLANG)
+    assert found.evidence.startswith("exit code 137 while loading weights")
+
+
+# Of a pod's spec, not of ours; and the overlay of pods, which the schema gets with ``template``.
+NOT_OURS = {"spec.schedulingGates", "spec.template"}
+
+
+def test_every_field_that_a_suggestion_names_is_one_of_the_api(repository):
+    """A suggestion that cannot be followed is worse than none."""
+    crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    for one in ALL:
+        text = f"{one.sentence} {one.next_step}".replace("placement.", "spec.placement.")
+        text = text.replace("spec.spec.", "spec.")
+        for path in set(re.findall(r"\bspec(?:\.[a-z][A-Za-z]*)+", text)) - NOT_OURS:
+            found = {"properties": schema}
+            for part in path.split("."):
+                assert part in found["properties"], f"{one.name}: {path}"
+                found = found["properties"][part]
+
+
+def test_every_flag_that_a_suggestion_names_is_taken():
+    """``engine.args`` refuses what memroute owns: no suggestion may ask for that."""
+    for one in ALL:
+        for engine in one.engines or {EngineType.VLLM, EngineType.SGLANG}:
+            for flag in re.findall(r"add (--[a-z-]+)", one.next_step):
+                spec = {"engine": {"args": [flag], "image": "i"}}
+                refused = engine_of(engine).refusal(spec)
+                if engine is EngineType.VLLM:
+                    refused = refusal([flag])
+                assert refused is None, f"{one.name}: {flag}"
 
 
 SECRETS = [

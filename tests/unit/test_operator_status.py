@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from memroute.units import GIB
 from memroute_operator.plan import Outcome, Overbooked
-from memroute_operator.replica import ReplicaState, read_replica
+from memroute_operator.replica import ReplicaState, Seen, read_replica
 from memroute_operator.status import deployment_status
 from planned_objects import NOW, deployment, pod_of
 
@@ -106,3 +106,26 @@ def test_what_would_help_the_scheduler_stands_beside_its_words():
     told = conditions(of, [waiting], Outcome())["Available"]["message"]
     assert f"(kube-scheduler: {said}): the node has a taint that the replica does not" in told
     assert "tolerate (sku); tolerate it in spec.template" in told
+
+
+def starting(of, *, seconds, state):
+    pod = pod_of(of, 0, ready=False)
+    pod["status"]["containerStatuses"] = [{"name": "engine", "state": state}]
+    return replace(read_replica(pod), seen=Seen(unready_seconds=seconds))
+
+
+def test_a_slow_start_is_told_from_one_that_is_usual_and_from_a_slow_image():
+    """Half an hour of "Starting" is what people delete pods for that only load."""
+    of = deployment()
+    running, creating = {"running": {}}, {"waiting": {"reason": "ContainerCreating"}}
+
+    def told(seconds, state):
+        replica = starting(of, seconds=seconds, state=state)
+        return conditions(of, [replica], Outcome())["Available"]["message"]
+
+    assert "GiB of weights; 3 min from a network disk is usual)" in told(10, running)
+    assert told(10, running) == told(20, running), "nothing that grows by itself is written"
+    assert "slower than the 3 min that " in told(1500, running)
+    assert "shows whether it still loads, or is stuck)" in told(1500, running)
+    assert "(" not in told(10, creating).partition("m-0")[2]
+    assert "the image is being pulled, or a volume mounted" in told(400, creating)

@@ -66,7 +66,9 @@ REFUSED: Final = (
         pattern=pattern(r"failed quota: (?P<quota>[^:]+): must specify (?P<what>.+)"),
         seen_as="403 `failed quota: NAME: must specify limits.memory`",
         sentence="the quota {quota} of the namespace wants every pod to say {what}",
-        next_step="set them as resources in spec.template",
+        next_step="set them as resources in spec.template, or let a LimitRange of the namespace "
+                  "set "
+                  "them for all",
     ),
     Signature(
         name="LimitRangeForbids", where=Where.REFUSED,

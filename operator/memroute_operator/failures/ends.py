@@ -26,8 +26,9 @@ ENDED: Final = (
         name="HostMemoryExhausted", where=Where.ENDED, reasons=words("OOMKilled"),
         seen_as="`OOMKilled`, exit code 137",
         sentence="the engine used more host memory (not HBM) than its limit and was killed",
-        next_step="raise resources.limits.memory in spec.template; page cache does not count, "
-                  "pinned buffers while loading and /dev/shm do",
+        next_step="raise resources.limits.memory in spec.template, or the LimitRange of the "
+                  "namespace that sets it; page cache does not count, pinned buffers while loading "
+                  "and /dev/shm do",
     ),
     Signature(
         name="ContainerLost", where=Where.ENDED, reasons=words("ContainerStatusUnknown"),

@@ -45,9 +45,9 @@ VLLM_LINES: Final = (
         pattern=pattern(r"No available memory for the cache blocks"),
         seen_as="`No available memory for the cache blocks`",
         sentence="weights and activations left nothing of what was reserved for the KV cache",
-        next_step="give the model more: a higher spec.parallelism.tensorParallelSize, a "
-                  "quantization, or, where the model's config.json is given by hand, its "
-                  "checkpointBytes",
+        next_step="give the model more: a higher spec.parallelism.tensorParallelSize or a "
+                  "quantization; for a family without a formula, its true "
+                  "spec.model.checkpointBytes",
     ),
     Signature(
         name="ContextBeyondModel", where=Where.LOG, engines=_VLLM,
@@ -65,7 +65,7 @@ VLLM_LINES: Final = (
                     r"not match the quantization method specified"),
         seen_as="`Quantization method specified in the model config (x) does not match …`",
         sentence="the checkpoint is quantized as {own}, and another quantization is asked for",
-        next_step="set spec.memory.quantization to none: the checkpoint says its own",
+        next_step="set spec.memory.quantization to Auto: the checkpoint says its own",
     ),
 )  # fmt: skip
 
@@ -79,16 +79,19 @@ SGLANG_LINES: Final = (
                 "--mem-fraction-static=X. Raise --mem-fraction-static above Y`",
         sentence="the weights took more than was reserved for them: a static share of {share} was "
                  "given, {least} is the least",
-        next_step="set spec.model.checkpointBytes to what the weights weigh, so that enough is "
-                  "reserved; or place the model on larger devices",
+        next_step="set placement.mode Exclusive, where it may take what the device has, or a "
+                  "higher "
+                  "spec.parallelism.tensorParallelSize; for a family without a formula, its true "
+                  "spec.model.checkpointBytes",
     ),
     Signature(
         name="NoRoomForCache", where=Where.LOG, engines=_SGLANG,
         pattern=pattern(r"Not enough memory\. Please try to increase --mem-fraction-static"),
         seen_as="`Not enough memory. Please try to increase --mem-fraction-static`",
         sentence="weights left nothing of what was reserved for the KV cache",
-        next_step="give the model more: a higher spec.parallelism.tensorParallelSize, a "
-                  "quantization, or its true spec.model.checkpointBytes",
+        next_step="give the model more: a higher spec.parallelism.tensorParallelSize or a "
+                  "quantization; for a family without a formula, its true "
+                  "spec.model.checkpointBytes",
     ),
     Signature(
         name="DeviceMemoryTaken", where=Where.LOG, engines=_SGLANG,
@@ -104,9 +107,8 @@ SGLANG_LINES: Final = (
         pattern=pattern(r"Capture cuda graph failed: (?P<why>[^\n]*)"),
         seen_as="`Capture cuda graph failed: …`",
         sentence="the engine could not capture its CUDA graphs[[: {why}]]",
-        next_step="where it says out of memory, lower spec.memory.concurrency or place the model "
-                  "on "
-                  "larger devices; else add --disable-cuda-graph to spec.engine.args",
+        next_step="set spec.engine.execution to Eager; where it says out of memory, a lower "
+                  "spec.engine.maxSequences captures smaller graphs",
     ),
     Signature(
         name="ContextBeyondModel", where=Where.LOG, engines=_SGLANG,

@@ -35,7 +35,8 @@ HUB_LINES: Final = (
         pattern=pattern(r"is not a valid git identifier|RevisionNotFoundError|Revision Not Found"),
         seen_as="`is not a valid git identifier`, `RevisionNotFoundError`",
         sentence="the model's repository has no such revision",
-        next_step="name a branch, tag or commit that it has",
+        next_step="correct the revision that the spec names: a branch, a tag or a commit that it "
+                  "has",
     ),
     Signature(
         name="ModelNotFound", where=Where.LOG,
@@ -43,8 +44,9 @@ HUB_LINES: Final = (
                     r"Repository Not Found"),
         seen_as="`is not a valid model identifier listed on …`, `RepositoryNotFoundError`",
         sentence="the hub has no model of that name, or does not show it to the replica",
-        next_step="correct spec.model.name; if the model is private, put HF_TOKEN from a Secret "
-                  "into spec.engine.env",
+        next_step="model.name is immutable: delete the ModelDeployment and create it with the "
+                  "right "
+                  "name; if the model is private, put HF_TOKEN from a Secret into spec.engine.env",
     ),
     Signature(
         name="HubRateLimited", where=Where.LOG,

@@ -51,8 +51,9 @@ WAITING: Final = (
         pattern=pattern(r"toomanyrequests|429 too many|rate limit"),
         seen_as="image pull: `toomanyrequests`, `429`",
         sentence="the registry lets this node pull no more for now",
-        next_step="name a pull Secret of an account in spec.template (imagePullSecrets), or a "
-                  "mirror's copy in spec.engine.image; kubelet tries again meanwhile",
+        next_step="give the namespace's default ServiceAccount a pull Secret of an account, or "
+                  "name "
+                  "a mirror's copy in spec.engine.image; kubelet tries again meanwhile",
     ),
     Signature(
         name="ImageForbidden", where=Where.WAITING, reasons=_PULL,
@@ -60,8 +61,9 @@ WAITING: Final = (
                     r"\b40[13]\b|no basic auth|denied"),
         seen_as="image pull: `unauthorized`, `pull access denied`, `401`, `403`",
         sentence="the registry refuses to give the image to this cluster",
-        next_step="name a pull Secret in spec.template (imagePullSecrets) that may read it, and "
-                  "check the repository's name: many registries say so of one that does not exist",
+        next_step="give the namespace's default ServiceAccount a pull Secret that may read it, or "
+                  "name one in spec.template; check the repository's name too: many registries "
+                  "say so of one that does not exist",
     ),
     Signature(
         name="ImageWrongPlatform", where=Where.WAITING, reasons=_PULL,

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from memroute.footprint import EngineType
 from memroute_kube import KubeObject
+from memroute_operator.engines.registry import engine_of, phase_reached
 from memroute_operator.failures.around import EVENTS, REFUSED
 from memroute_operator.failures.ends import ENDED, EXIT, INIT
 from memroute_operator.failures.images import WAITING
@@ -171,7 +172,8 @@ def _of_end(
     reason, log = str(ended.get("reason") or ""), str(ended.get("message") or "")[-MAX_LOG:]
     code = ended.get("exitCode")
     told = last_words(log)
-    evidence = f"exit code {code}" + (f": {told}" if told else "")
+    how = f"exit code {code}{_while(engine, log)}"
+    evidence = how + (f": {told}" if told else "")
     found = _first(ENDED, reason=reason, text=log, evidence=evidence)
     if found is not None:
         return found
@@ -181,7 +183,7 @@ def _of_end(
     if reason in ("StartError", "ContainerCannotRun"):
         found = _first(WAITING, reason=reason, text=log, evidence=evidence)
     if found is None:
-        found = _by_log(log, engine, f"exit code {code}")
+        found = _by_log(log, engine, how)
     if found is None:
         found = _first(
             EXIT, exit_code=code if isinstance(code, int) else None,
@@ -190,6 +192,12 @@ def _of_end(
     # The last of the table matches any code.
     assert found is not None  # noqa: S101
     return found
+
+
+def _while(engine: EngineType | None, log: str) -> str:
+    """How far its start had come, where its lines tell; empty where they do not."""
+    reached = None if engine is None else phase_reached(engine_of(engine).phases, log)
+    return "" if reached is None else f" while {reached}"
 
 
 def _by_log(log: str, engine: EngineType | None, code: str) -> Diagnosis | None:
