@@ -19,7 +19,13 @@ from memroute_kube.resources import (
 from memroute_operator.deployment import Deployment
 from memroute_operator.engines.registry import Drain, engine_of
 from memroute_operator.engines.seam import SHARED_MEMORY, ports
-from memroute_operator.pod_defaults import ANY_IPV4, BIND_VARIABLE, resources, security_context
+from memroute_operator.pod_defaults import (
+    ANY_IPV4,
+    BIND_VARIABLE,
+    ENGINE_CONTAINER,
+    resources,
+    security_context,
+)
 from memroute_operator.pod_template import overlay
 from memroute_operator.promises import encode_reservation
 from memroute_operator.replica import (
@@ -28,7 +34,6 @@ from memroute_operator.replica import (
     ANNOTATION_PLACEMENT_REASON,
     ANNOTATION_REVISION,
     ANNOTATION_STARTED_WITH,
-    ENGINE_CONTAINER,
     START_GATE,
 )
 

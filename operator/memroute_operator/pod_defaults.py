@@ -8,6 +8,8 @@ from typing import Any
 from memroute.footprint import ReplicaFootprint, host_request
 from memroute.units import MIB
 
+ENGINE_CONTAINER = "engine"
+"""The name of the engine's container in a replica's pod."""
 # What the engine binds: every address of its pod, so that ``kubectl port-forward``, which dials
 # localhost inside of the pod, finds it as routers and probes do.
 BIND_VARIABLE = "MEMROUTE_BIND_ADDRESS"

@@ -5,6 +5,7 @@ from typing import Any
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
+from memroute_operator.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.pod_resources import is_device_resource
 from memroute_operator.pod_template.merging import merge
 from memroute_operator.pod_template.owned import (
@@ -14,7 +15,6 @@ from memroute_operator.pod_template.owned import (
     THRESHOLDS,
     TUNED_PROBES,
 )
-from memroute_operator.replica import ENGINE_CONTAINER
 
 # What NVIDIA's container runtime takes for "no device": images that are built on CUDA's ask for
 # all of them by a variable of their own.

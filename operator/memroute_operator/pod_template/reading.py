@@ -15,9 +15,9 @@ from memroute.placement import (
     Toleration,
 )
 from memroute_kube.resources import LABEL_DEPLOYMENT
+from memroute_operator.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.pod_template.overlaying import overlay
 from memroute_operator.pod_template.owned import REQUIRED, WHERE, TemplateError, refusal
-from memroute_operator.replica import ENGINE_CONTAINER
 
 # As little of a pod as a template is merged over: whether it can be is seen on this.
 _PIN = {"matchFields": [{"key": NAME_FIELD, "operator": "In", "values": ["node"]}]}
