@@ -263,7 +263,7 @@ def test_every_field_of_a_fleet_file_has_a_help_text(repository):
 @pytest.mark.parametrize("every", ANY_ADDRESS)
 def test_who_listens_on_every_address_listens_on_its_pods(every):
     """Pods share this machine's network here: on all of its addresses a port is only one pod's."""
-    container = {"args": ["--host", "$(BIND)", "--seed", "0"]}
+    container = {"args": ["--host", "$(BIND)", "--host=$(BIND)", "--seed", "0"]}
     assert command_line(["python3"], container, {"BIND": every}, "127.1.2.3")[1:] == [
-        "--host", "127.1.2.3", "--seed", "0",
+        "--host", "127.1.2.3", "--host=127.1.2.3", "--seed", "0",
     ]  # fmt: skip

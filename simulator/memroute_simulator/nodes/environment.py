@@ -39,7 +39,12 @@ def command_line(
     """
     command = program_for(container.get("command") or entrypoint)
     expanded = (expand(part, variables) for part in (*command, *container.get("args", ())))
-    return [pod_ip if part in ANY_ADDRESS else part for part in expanded]
+    return [_on_own_address(part, pod_ip) for part in expanded]
+
+
+def _on_own_address(word: str, pod_ip: str) -> str:
+    flag, equals, value = word.rpartition("=")
+    return f"{flag}{equals}{pod_ip}" if value in ANY_ADDRESS else word
 
 
 async def resolve_environment(
