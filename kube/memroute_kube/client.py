@@ -141,11 +141,27 @@ class KubernetesClient:
             query["continue"] = token
 
     async def create(
-        self, resource: Resource, namespace: str | None, body: KubeObject, *, sub: str | None = None
+        self,
+        resource: Resource,
+        namespace: str | None,
+        body: KubeObject,
+        *,
+        sub: str | None = None,
+        is_strict: bool = False,
+        is_dry_run: bool = False,
     ) -> KubeObject:
-        """Create an object (or POST to a subresource of the object that ``body`` names)."""
+        """Create an object (or POST to a subresource of the object that ``body`` names).
+
+        ``is_strict``: whether a field that the API server does not know is refused, not dropped.
+        ``is_dry_run``: whether only to ask what would come of it.
+        """
         name = body["metadata"]["name"] if sub else None
-        return await self.request("POST", resource.path(namespace, name, sub), body=body)
+        query = {"fieldValidation": "Strict"} if is_strict else {}
+        if is_dry_run:
+            query["dryRun"] = "All"
+        return await self.request(
+            "POST", resource.path(namespace, name, sub), body=body, query=query or None
+        )
 
     async def apply(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import aiohttp
 
 BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, CONFLICT, GONE = 400, 401, 404, 409, 410
-UNPROCESSABLE, INTERNAL_ERROR = 422, 500
+FORBIDDEN, UNPROCESSABLE, INTERNAL_ERROR = 403, 422, 500
 REQUEST_TIMEOUT = 408
 # Reasons of errors with status 0.
 UNREACHABLE, TIMEOUT, BAD_ANSWER = "Unreachable", "Timeout", "BadAnswer"

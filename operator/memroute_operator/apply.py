@@ -3,10 +3,12 @@
 import logging
 from datetime import UTC, datetime
 
-from memroute.placement import PlacementMode, Reservation
+from memroute.placement import Placed, PlacementMode, Reservation
 from memroute_kube import PODS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import CONFLICT, JSON_PATCH, NOT_FOUND, UNPROCESSABLE
+from memroute_kube.errors import BAD_REQUEST, FORBIDDEN
 from memroute_kube.resources import ANNOTATION_DRAINING, object_key
+from memroute_operator.deployment import Deployment
 from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import (
     Action,
@@ -26,6 +28,11 @@ from memroute_operator.templates import Templates
 LOGGER = logging.getLogger(__name__)
 # The reason of a create whose name another pod has.
 NAME_TAKEN = "NameTaken"
+# What the API server says of a pod that it would not take; all else may be otherwise in a moment.
+_WOULD_REFUSE = frozenset({BAD_REQUEST, FORBIDDEN, UNPROCESSABLE})
+# A quota answers 403 like a policy, and nothing but its words tells them apart. The replica that is
+# about to go still counts against it.
+QUOTA_WORDS = "exceeded quota"
 
 
 def pod_key(action: Action) -> str:
@@ -66,6 +73,8 @@ class Applier:
             default_image=settings.engine_image,
             shared_runtime_class=settings.shared_runtime_class,
             hub_endpoint=settings.engines_hub_endpoint,
+            exclusive_runtime_class=settings.exclusive_runtime_class,
+            bind_address=settings.engine_bind_address,
         )
 
     async def apply(self, action: Action) -> bool:
@@ -95,18 +104,29 @@ class Applier:
             return False
         return True
 
-    async def _create(self, action: Create) -> bool:
-        pod = replica_pod(
-            action.deployment,
-            action.placed,
-            is_gated=action.is_gated,
+    def _pod(self, deployment: Deployment, placed: Placed, *, is_gated: bool) -> KubeObject:
+        return replica_pod(
+            deployment,
+            placed,
+            is_gated=is_gated,
             default_image=self._settings.engine_image,
             shared_runtime_class=self._settings.shared_runtime_class,
             hub_endpoint=self._settings.engines_hub_endpoint,
-            template=self._templates.of(action.deployment),
+            exclusive_runtime_class=self._settings.exclusive_runtime_class,
+            bind_address=self._settings.engine_bind_address,
+            template=self._templates.of(deployment),
         )
+
+    async def _create(self, action: Create) -> bool:
+        pod = self._pod(action.deployment, action.placed, is_gated=action.is_gated)
         try:
-            created = await self._client.create(PODS, action.deployment.namespace, pod)
+            created = await self._client.create(
+                PODS,
+                action.deployment.namespace,
+                pod,
+                # A field of the template that no pod has is told, not dropped.
+                is_strict=bool(action.deployment.template.said),
+            )
         except ApiError as error:
             if error.status != CONFLICT:
                 raise
@@ -155,8 +175,30 @@ class Applier:
         self._take(patched)
         LOGGER.info("replica draining=%s pod=%s", action.draining, replica.key)
 
+    async def _rehearse(self, deployment: Deployment, placed: Placed) -> None:
+        """Ask the API server whether it would take the successor's pod.
+
+        A template may say what only the API server can judge, and its replica is drained before
+        the pod is created: a model must not be lost by a typing error. Raises ``ApiError`` when
+        the pod would be refused whatever else happens.
+        """
+        pod = self._pod(deployment, placed, is_gated=False)
+        # The old pod may still have the name.
+        pod["metadata"]["name"] += "-rehearsal"
+        try:
+            await self._client.create(
+                PODS, deployment.namespace, pod, is_strict=True, is_dry_run=True
+            )
+        except ApiError as error:
+            if error.status not in _WOULD_REFUSE or QUOTA_WORDS in error.message:
+                return
+            message = f"the pod of the new spec is refused, so the old one stays: {error.message}"
+            raise ApiError(error.status, error.reason, message) from error
+
     async def _claim(self, action: ClaimRoom) -> None:
-        replica = action.replica
+        replica, deployment = action.replica, action.deployment
+        if action.placed is not None and deployment is not None and deployment.template.said:
+            await self._rehearse(deployment, action.placed)
         claim = action.placed and encode_claim(action.placed, revision=action.revision)
         patched = await self._client.patch(
             PODS,

@@ -33,6 +33,7 @@ from memroute_kube.memory_words import (
 from memroute_operator.engines.owned_flags import NO_ADAPTERS, adapters_of, refusal
 from memroute_operator.hub_source import HubSource, read_hub_source
 from memroute_operator.model_pins import ModelPin, read_pin
+from memroute_operator.pod_template import NO_TEMPLATE, PodTemplate, TemplateError, read_template
 from memroute_operator.revision import legacy_revision_of, revision_of
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
@@ -99,6 +100,8 @@ class Deployment:
     """Which file of the model is loaded, where there are several; a path begins with ``/``."""
     legacy_revision: str | None = None
     """What 0.1 stamps on replicas of this spec; None when it could not start them."""
+    template: PodTemplate = NO_TEMPLATE
+    """What its owner adds to the pods of its replicas."""
     paused: bool = False
     """Whether nothing of its replicas is to be changed."""
     obj: KubeObject = field(repr=False)
@@ -173,6 +176,7 @@ def _read(obj: KubeObject) -> Deployment:
         shape=shape,
         footprint=footprint,
         failure=failure,
+        template=NO_TEMPLATE if failure is not None else read_template(spec),
         revision=revision_of(spec),
         legacy_revision=legacy_revision_of(spec),
         obj=obj,
@@ -253,12 +257,15 @@ def _resolve(
     spec: dict[str, Any], source: HubSource, pin: ModelPin | None
 ) -> tuple[ReplicaShape | None, ReplicaFootprint | None, ResolveFailure | None]:
     try:
+        read_template(spec)
         shape = _shape(spec, source, pin)
         footprint = replica_footprint(shape)
         # Sums are made when they are asked for: a number past all bounds has to show here.
         total = footprint.total_bytes
     except OwnedFlagError as error:
         reason, message = "FlagOwned", str(error)
+    except TemplateError as error:
+        reason, message = "TemplateRefused", str(error)
     except ContextTooLongError as error:
         reason, message = "ContextTooLong", str(error)
     except (UnknownModelError, RevisionUnknownError) as error:

@@ -19,6 +19,14 @@ from memroute_kube.resources import (
 from memroute_operator.deployment import Deployment
 from memroute_operator.engines.registry import Drain, engine_of
 from memroute_operator.engines.seam import SHARED_MEMORY, ports
+from memroute_operator.pod_defaults import (
+    ANY_IPV4,
+    BIND_VARIABLE,
+    ENGINE_CONTAINER,
+    resources,
+    security_context,
+)
+from memroute_operator.pod_template import overlay
 from memroute_operator.promises import encode_reservation
 from memroute_operator.replica import (
     ANNOTATION_ENGINE_IMAGE,
@@ -26,7 +34,6 @@ from memroute_operator.replica import (
     ANNOTATION_PLACEMENT_REASON,
     ANNOTATION_REVISION,
     ANNOTATION_STARTED_WITH,
-    ENGINE_CONTAINER,
     START_GATE,
 )
 
@@ -52,12 +59,15 @@ def replica_pod(
     is_gated: bool,
     default_image: str,
     shared_runtime_class: str | None,
+    exclusive_runtime_class: str | None = None,
+    bind_address: str = ANY_IPV4,
     template: str | None = None,
     hub_endpoint: str | None = None,
 ) -> KubeObject:
     """The manifest of a replica's pod. ``template``: its hash, to be found again by.
 
-    ``hub_endpoint``: where engines find models; None for the usual hub.
+    ``bind_address``: what the engine listens on, all addresses of its pod. ``hub_endpoint``:
+    where engines find models; None for the usual hub.
     """
     engine = engine_of(deployment.engine)
     shared = placed.mode is PlacementMode.SHARED
@@ -73,14 +83,16 @@ def replica_pod(
             {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
             {"key": TAINT_SHARED, "operator": "Exists", "effect": "NoSchedule"},
         ],
-        "containers": [_engine_container(deployment, placed, default_image, hub_endpoint)],
+        "containers": [
+            _engine_container(deployment, placed, default_image, bind_address, hub_endpoint)
+        ],
         "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
     }
     if is_gated:
         spec["schedulingGates"] = [{"name": START_GATE}]
-    if shared and shared_runtime_class:
-        spec["runtimeClassName"] = shared_runtime_class
-    return {
+    if runtime_class := shared_runtime_class if shared else exclusive_runtime_class:
+        spec["runtimeClassName"] = runtime_class
+    pod: KubeObject = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
@@ -109,6 +121,7 @@ def replica_pod(
         },
         "spec": spec,
     }
+    return overlay(pod, deployment.template.said)
 
 
 def _on_node(node: str) -> dict[str, Any]:
@@ -122,10 +135,15 @@ def _on_node(node: str) -> dict[str, Any]:
 
 
 def _engine_container(
-    deployment: Deployment, placed: Placed, default_image: str, hub_endpoint: str | None
+    deployment: Deployment,
+    placed: Placed,
+    default_image: str,
+    bind_address: str,
+    hub_endpoint: str | None,
 ) -> dict[str, Any]:
     environment: list[dict[str, Any]] = [
-        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": BIND_VARIABLE, "value": bind_address},
     ]
     if placed.device_uuids:
         environment.append(
@@ -156,8 +174,10 @@ def _engine_container(
     if command := engine.command(deployment):
         container["command"] = command
     container |= _before_the_end(engine.drain(deployment))
-    if placed.mode is PlacementMode.EXCLUSIVE:
-        container["resources"] = {"limits": {placed.resource: str(placed.num_devices)}}
+    is_exclusive = placed.mode is PlacementMode.EXCLUSIVE
+    devices = {placed.resource: str(placed.num_devices)} if is_exclusive else {}
+    container["resources"] = resources(deployment.footprint_on(placed.product), devices)
+    container["securityContext"] = security_context()
     return container
 
 

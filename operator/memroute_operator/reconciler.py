@@ -125,6 +125,8 @@ class Reconciler:
                 default_image=settings.engine_image,
                 shared_runtime_class=settings.shared_runtime_class,
                 hub_endpoint=settings.engines_hub_endpoint,
+                exclusive_runtime_class=settings.exclusive_runtime_class,
+                bind_address=settings.engine_bind_address,
             ),
             grants=self._grants,
             metrics=metrics,

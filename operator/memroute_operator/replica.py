@@ -20,6 +20,7 @@ from memroute_kube.resources import (
     is_condition_true,
 )
 from memroute_operator.failures import Diagnosis, failure_of, last_end_of
+from memroute_operator.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.pod_resources import requested_devices
 from memroute_operator.promises import Claim, read_claim, read_promise
 
@@ -35,7 +36,6 @@ ANNOTATION_ENGINE_TYPE = f"{GROUP}/engine-type"
 ANNOTATION_PLACEMENT_REASON = f"{GROUP}/placement-reason"
 ANNOTATION_SUCCESSOR = f"{GROUP}/successor"
 """On a pod that is about to be replaced: the room that is kept for the replica after it."""
-ENGINE_CONTAINER = "engine"
 START_GATE = f"{GROUP}/start-order"
 """The scheduling gate of a replica that waits for another engine to start on its device."""
 

@@ -27,6 +27,7 @@ from memroute_kube.memory_words import (
     PLACEMENT_MODES,
     QUANTIZATIONS,
 )
+from memroute_operator.pod_template.merging import MERGE_KEYS
 
 # Raise it only when running replicas must be restarted for what ``manifests`` has come to write:
 # it replaces every replica of every ModelDeployment, one at a time.
@@ -86,7 +87,27 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         "quantization": QUANTIZATIONS.read(memory["quantization"]).value,
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
         "mode": mode,
+        "podTemplate": _template(spec.get("template")),
     }
+
+
+def _template(template: Any) -> Any:
+    """``spec.template``, without the order of what has a name; None when it says nothing."""
+    said = _ordered(template) if isinstance(template, Mapping) else {}
+    return {part: value for part, value in said.items() if value} or None
+
+
+def _ordered(part: Any, field: str = "") -> Any:
+    if isinstance(part, Mapping):
+        return {key: _ordered(value, key) for key, value in part.items() if value is not None}
+    if not isinstance(part, list) or not all(isinstance(one, Mapping) for one in part):
+        return part
+    entries = [_ordered(one) for one in part]
+    # One init container runs after the other; all else that is merged by a name has no order.
+    if field == "env":
+        return _environment(entries)
+    key = None if field == "initContainers" else MERGE_KEYS.get(field)
+    return entries if key is None else sorted(entries, key=lambda one: str(one.get(key)))
 
 
 def _environment(entries: Any) -> list[Any]:
@@ -103,7 +124,7 @@ def legacy_revision_of(spec: Mapping[str, Any]) -> str | None:
     None when 0.1 could not start such a one: the spec sets what it did not know, or the template
     has been raised since.
     """
-    known = dict(spec)
+    known = {name: value for name, value in spec.items() if name != "template"}
     for name, fields in LEGACY_FIELDS.items():
         known[name] = {key: value for key, value in spec[name].items() if key in fields}
     started = started_with(spec)

@@ -13,6 +13,7 @@ from memroute_hub.settings import (
     usual_endpoint,
 )
 from memroute_operator.leadership import LeaseTiming
+from memroute_operator.pod_defaults import any_address
 from memroute_operator.readings.sources import PodSelector, SelectorError, parse_pod_selector
 
 DEFAULT_ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
@@ -38,6 +39,8 @@ class OperatorSettings:
     health_port: int
     engine_image: str
     shared_runtime_class: str | None
+    exclusive_runtime_class: str | None
+    engine_bind_address: str
     resync_seconds: float
     exporter_selector: tuple[PodSelector, ...]
     exporter_port: int
@@ -112,7 +115,13 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         description="Places model replicas on accelerators by free HBM.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--host", default="0.0.0.0", help="address to serve metrics and health on")  # noqa: S104 - a pod's own address
+    every_address = any_address(os.environ.get("POD_IP"))
+    parser.add_argument(
+        "--host",
+        default=every_address,
+        type=lambda text: every_address if text == "*" else text,
+        help="address to serve metrics and health on; * is every one, in the family of the pod's",
+    )
     parser.add_argument("--metrics-port", type=int, default=8080)
     parser.add_argument("--health-port", type=int, default=8081)
     parser.add_argument(
@@ -123,6 +132,17 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         default="nvidia",
         type=_text_or_none,
         help="runtimeClassName of replicas on shared devices; empty for the node's default",
+    )
+    parser.add_argument(
+        "--exclusive-runtime-class",
+        type=_text_or_none,
+        help="runtimeClassName of replicas on whole devices, where nvidia is not the node's "
+        "default (k3s, RKE2, Talos, MicroK8s); without it the node's default",
+    )
+    parser.add_argument(
+        "--engine-bind-address",
+        default=every_address,
+        help="what engines listen on: every address of their pod, in the family of the operator's",
     )
     parser.add_argument(
         "--resync-seconds", type=float, default=300.0, help="how often everything is listed again"

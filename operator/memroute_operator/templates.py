@@ -1,6 +1,6 @@
 """Whether replicas were started as this operator would start them now.
 
-A release of the operator, another ``--engine-image`` or ``--shared-runtime-class`` restarts
+A release of the operator, another ``--engine-image`` or runtime class restarts
 nothing. So a fleet can run several of each side by side, and this says so: each pod carries a
 hash of what the operator itself puts into it (``memroute.dev/template``), and a condition tells
 which pods carry another one.
@@ -14,6 +14,8 @@ from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB
 from memroute_operator.deployment import Deployment
 from memroute_operator.manifests import ANNOTATION_TEMPLATE, replica_pod
+from memroute_operator.pod_defaults import ANY_IPV4
+from memroute_operator.pod_template import NO_TEMPLATE
 from memroute_operator.replica import Replica
 
 Condition = tuple[str, str, str]
@@ -30,6 +32,8 @@ class Templates:
     default_image: str
     shared_runtime_class: str | None
     hub_endpoint: str | None = None
+    exclusive_runtime_class: str | None = None
+    bind_address: str = ANY_IPV4
     _known: dict[tuple[str, str, str | None], str] = field(default_factory=dict)
 
     def of(self, deployment: Deployment) -> str | None:
@@ -45,7 +49,9 @@ class Templates:
 
     def _render(self, deployment: Deployment) -> str:
         # Anywhere, and without what its owner adds: that is in the revision.
-        bare = replace(deployment, engine_args=(), engine_env=(), calibrations={})
+        bare = replace(
+            deployment, engine_args=(), engine_env=(), calibrations={}, template=NO_TEMPLATE
+        )
         devices = ("GPU",) if deployment.mode is PlacementMode.SHARED else ()
         nowhere = Placed(
             key=ReplicaKey(namespace=deployment.namespace, name=deployment.name, index=0),
@@ -61,6 +67,8 @@ class Templates:
             default_image=self.default_image,
             shared_runtime_class=self.shared_runtime_class,
             hub_endpoint=self.hub_endpoint,
+            exclusive_runtime_class=self.exclusive_runtime_class,
+            bind_address=self.bind_address,
         )
         text = json.dumps(pod["spec"], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -80,7 +88,7 @@ class Templates:
         listed = ", ".join(sorted(others)[:MAX_LISTED]) + (", …" if others[MAX_LISTED:] else "")
         message = (
             f"{len(others)} of {len(replicas)} replica(s) were started by another release of the "
-            f"operator, or with another --engine-image or --shared-runtime-class: {listed}. "
+            f"operator, or with another --engine-image or runtime class: {listed}. "
             "Nothing is restarted for that. "
         )
         if deployment.engine_image is None:

@@ -4,7 +4,9 @@ import re
 import pytest
 import yaml
 
+from memroute_operator.pod_template import refusal
 from memroute_simulator.emulated_cluster import KubectlError
+from template_refusals import REFUSED
 
 MODEL = {"name": "Qwen/Qwen3-8B"}
 
@@ -195,6 +197,67 @@ def test_nonsense_is_refused_with_a_sentence(cluster, what):
     assert all(one.startswith(first) or first.startswith(one) for one in others), (
         "one mistake, one field"
     )
+
+
+def template(**spec):
+    return {"model": MODEL, "template": {"spec": spec}}
+
+
+# What is no part of a pod's template: told at once, with the path.
+NO_TEMPLATE = {
+    "a field that no pod has": (
+        template(tolerationz=[]),
+        'unknown field "spec.template.spec.tolerationz"',
+    ),
+    "a field that no container has": (
+        template(containers=[{"name": "engine", "imagee": "x"}]),
+        'unknown field "spec.template.spec.containers[0].imagee"',
+    ),
+    "a container twice": (
+        template(containers=[{"name": "a", "image": "a"}] * 2),
+        "Duplicate value",
+    ),
+    "a short goodbye": (
+        template(terminationGracePeriodSeconds=5),
+        "terminationGracePeriodSeconds must be at least 60",
+    ),
+    "a pod's name": (
+        {"model": MODEL, "template": {"metadata": {"name": "me"}}},
+        'unknown field "spec.template.metadata.name"',
+    ),
+}
+
+
+@pytest.mark.parametrize("what", [*REFUSED, *NO_TEMPLATE])
+def test_what_memroute_owns_of_a_pod_is_refused_by_name(cluster, what):
+    """At admission: nobody finds out from a pod that did not come."""
+    if what in NO_TEMPLATE:
+        spec, sentence = NO_TEMPLATE[what]
+    else:
+        said, sentence, _ = REFUSED[what]
+        spec = {"model": MODEL, "template": said}
+    with pytest.raises(KubectlError) as caught:
+        cluster.kubectl("apply", "-f", "-", stdin=manifest(spec))
+    told = str(caught.value)
+    assert sentence in told
+    first, *others = re.findall(r"^(?:\* |.* invalid: )(spec[^:]*):", told, re.MULTILINE) or [""]
+    assert all(one.startswith(first) for one in others), "one mistake, one field"
+
+
+def test_the_example_of_the_how_to_is_taken(cluster, repository):
+    """People copy it: by the API server's rules, and by the operator's that CEL cannot have."""
+    text = (repository / "docs" / "how-to" / "change-the-pod.md").read_text()
+    spec = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])["spec"]
+    assert refusal(spec["template"]) is None
+    cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=manifest(spec))
+
+
+def test_explain_teaches_what_a_template_may_say(cluster):
+    assert "Taints that the replicas tolerate" in cluster.kubectl(
+        "explain", "mdep.spec.template.spec.tolerations"
+    )
+    told = cluster.kubectl("explain", "mdep.spec.template.spec.nodeName")
+    assert "Refused: memroute chooses the node" in told
 
 
 @pytest.mark.parametrize(

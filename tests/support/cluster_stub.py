@@ -181,9 +181,11 @@ class Cluster:
             metadata["continue"] = str(start + limit)
         return web.json_response({"metadata": metadata, "items": page})
 
-    def _post(self, _request, call):
+    def _post(self, request, call):
         obj = copy.deepcopy(call.body)
         obj["metadata"]["namespace"] = call.namespace
+        if request.query.get("dryRun"):
+            return web.json_response(obj, status=201)
         key = object_key(obj)
         if key in self.objects[call.plural]:
             name = obj["metadata"]["name"]

@@ -6,7 +6,13 @@ from memroute_operator.nodes import read_node
 from memroute_operator.readings.exporter_page import read_exporter_page
 from memroute_simulator.nodes import dcgm
 from memroute_simulator.nodes.devices import DeviceTable, OutOfMemoryError
-from memroute_simulator.nodes.environment import ConfigurationError, downward_field, expand
+from memroute_simulator.nodes.environment import (
+    ANY_ADDRESS,
+    ConfigurationError,
+    command_line,
+    downward_field,
+    expand,
+)
 from memroute_simulator.nodes.fleet import FleetFileError, load_fleet
 from memroute_simulator.nodes.images import entrypoint_for, repository_of
 from memroute_simulator.nodes.labels import gpu_labels, node_labels
@@ -252,3 +258,12 @@ def test_every_field_of_a_fleet_file_has_a_help_text(repository):
     """And the how-to lists them all."""
     text = (repository / "docs" / "how-to" / "emulate-faults.md").read_text()
     assert all(f"| `{name}` |" in text for name in HELP)
+
+
+@pytest.mark.parametrize("every", ANY_ADDRESS)
+def test_who_listens_on_every_address_listens_on_its_pods(every):
+    """Pods share this machine's network here: on all of its addresses a port is only one pod's."""
+    container = {"args": ["--host", "$(BIND)", "--host=$(BIND)", "--seed", "0"]}
+    assert command_line(["python3"], container, {"BIND": every}, "127.1.2.3")[1:] == [
+        "--host", "127.1.2.3", "--host=127.1.2.3", "--seed", "0",
+    ]  # fmt: skip

@@ -8,6 +8,7 @@ from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB
 from memroute_operator.deployment import read_deployment
 from memroute_operator.engines.registry import engine_of, read_report
+from memroute_operator.engines.seam import HOST
 from memroute_router.engines.others import dialect_of, parse_other_metrics
 from memroute_simulator.engine.faces import llama_cpp, sglang
 from memroute_simulator.engine.startup import EngineStartError
@@ -60,7 +61,7 @@ def started(of, driver):
     """The engine as its face starts it with the operator's own flags; and what it measured."""
     face = FACES[of.engine.spelled]
     words = engine_of(of.engine).arguments(of, placed(of))
-    words = [word.replace("$(POD_IP)", "127.0.0.1") for word in words]
+    words = [word.replace(HOST, "127.0.0.1") for word in words]
     arguments, flags = face.parse([*words, "--simulator-time-scale=0"])
     spec, constants = asyncio.run(face.start(arguments, flags, driver))
     return arguments, spec, constants

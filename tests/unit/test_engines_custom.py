@@ -8,6 +8,7 @@ from memroute_operator.deployment import read_deployment
 from memroute_operator.engines.custom import BOUNDS, VARIABLES
 from memroute_operator.engines.registry import engine_of
 from memroute_operator.manifests import replica_pod
+from memroute_operator.pod_defaults import ANY_IPV4
 from memroute_operator.revision import revision_of
 from memroute_simulator.nodes.environment import expand
 from operator_rig import mdep
@@ -52,7 +53,7 @@ def test_what_was_reserved_is_what_the_command_is_filled_with():
     filled = [expand(word, variables) for word in container["args"]]
     assert filled == ["--kv-bytes", str(of.footprint.kv_cache_bytes)]
     assert variables["MEMROUTE_BYTES_PER_DEVICE"] == str(of.footprint.total_bytes)
-    assert variables["MEMROUTE_HOST"] == "10.0.0.1"
+    assert variables["MEMROUTE_HOST"] == ANY_IPV4, "every address of the pod"
     assert variables["MORE"] == variables["MEMROUTE_PORT"] == "8000"
     assert 0 < float(variables["MEMROUTE_MEMORY_RATIO"]) < 1
 

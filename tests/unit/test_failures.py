@@ -427,8 +427,8 @@ def test_how_far_a_start_had_come_is_told():
     assert found.evidence.startswith("exit code 137 while loading weights")
 
 
-# Of a pod's spec, not of ours; and the overlay of pods, which the schema gets with ``template``.
-NOT_OURS = {"spec.schedulingGates", "spec.template"}
+# Of a pod's spec, not of ours.
+NOT_OURS = {"spec.schedulingGates"}
 
 
 def test_every_field_that_a_suggestion_names_is_one_of_the_api(repository):

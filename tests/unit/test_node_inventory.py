@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from memroute.catalog import accelerator_by_name, architecture_for_model
 from memroute.footprint import ReplicaShape, replica_footprint
 from memroute.placement import (
+    ANYWHERE,
     Inventory,
     Ledger,
     PlacementMode,
@@ -549,10 +550,10 @@ def test_an_odd_node_is_a_node_of_which_little_is_known(odd):
 @pytest.mark.parametrize(
     ("taint", "reason"),
     [
-        ({"key": "sku", "value": "gpu", "effect": "NoSchedule"}, "Tainted by sku=gpu:NoSchedule"),
-        ({"key": "spot", "effect": "NoExecute"}, "Tainted by spot:NoExecute"),
+        ({"key": "sku", "value": "gpu", "effect": "NoSchedule"}, "sku=gpu:NoSchedule"),
+        ({"key": "spot", "effect": "NoExecute"}, "spot:NoExecute"),
         ({"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}, None),
-        ({"key": "nvidia.com/gpu", "effect": "NoExecute"}, "Tainted by nvidia.com/gpu:NoExecute"),
+        ({"key": "nvidia.com/gpu", "effect": "NoExecute"}, "nvidia.com/gpu:NoExecute"),
         ({"key": "sku", "value": "gpu", "effect": "PreferNoSchedule"}, None),
     ],
 )
@@ -561,7 +562,10 @@ def test_a_taint_is_named_unless_replica_pods_tolerate_it(taint, reason):
     obj = node_of(ONE)
     obj["spec"]["taints"] = [taint]
     (node,) = read_node(obj, DeviceMetrics(scrape_seconds=5), Counter(), 0.0)
-    assert node.unusable_reason == reason
+    assert node.unusable_reason is None
+    assert ANYWHERE.refusal(node.name, node.labels, node.taints) == (
+        None if reason is None else f"untolerated taint {reason}"
+    )
 
 
 TEXTS = st.one_of(

@@ -128,12 +128,13 @@ def test_where_a_status_names_the_node_alone_the_tightest_kind_is_home():
 def test_a_claim_is_kept_on_the_kind_of_which_it_was_made():
     """Its predecessor is on a seventh, and the successor needs a half: both are counted."""
     solver = Solver(Inventory(nodes=CUT, reservations=(held(SMALL),)))
-    decision = solver.replace("default/x-0", wanted(MEDIUM, name="x"))
+    successor = wanted(MEDIUM, name="x")
+    decision = solver.replace("default/x-0", successor)
     assert decision.resource == LARGE
     assert {n.resource: solver.ledger.num_free_devices(n) for n in CUT} == {
         WHOLE: 1, SMALL: 6, LARGE: 1,
     }  # fmt: skip
-    assert solver.holds("default/x-0")
+    assert solver.holds("default/x-0", successor)
     solver.drop_claim("default/x-0")
     assert [solver.ledger.num_free_devices(n) for n in CUT] == [1, 6, 2]
 

@@ -25,6 +25,7 @@ from memroute.footprint.architecture import (
 from memroute.footprint.calibration import Calibration, CalibrationKey
 from memroute.footprint.engine_type import EngineType
 from memroute.footprint.estimate import Estimate
+from memroute.footprint.host import HostRequest, host_request
 from memroute.footprint.kv_cache import (
     KVCacheDtype,
     KVCacheLayout,
@@ -49,6 +50,7 @@ __all__ = [
     "CalibrationKey",
     "EngineType",
     "Estimate",
+    "HostRequest",
     "KVCacheDtype",
     "KVCacheLayout",
     "LengthShare",
@@ -61,6 +63,7 @@ __all__ = [
     "active_parameters",
     "architecture_from_config",
     "architecture_from_json",
+    "host_request",
     "kv_cache_layout",
     "num_parameters",
     "replica_footprint",

@@ -8,7 +8,7 @@ AMD_PREFIX = "amd.com/"
 
 
 def ineligible_reason(node: Node, replica: WantedReplica) -> str | None:
-    """Why the node may not take the replica, as a CamelCase word; None if it may."""
+    """Why the node may not take the replica, in a word or two; None if it may."""
     if not node.devices and not node.num_allocatable and node.devices_unknown is None:
         return "NoAccelerator"
     if node.unusable_reason is not None:
@@ -19,6 +19,14 @@ def ineligible_reason(node: Node, replica: WantedReplica) -> str | None:
         return "SelectorMismatch"
     if node.resource.startswith(AMD_PREFIX) and not _names_amd(replica):
         return "VendorNotSelected"
+    return _scheduler_reason(node, replica)
+
+
+def _scheduler_reason(node: Node, replica: WantedReplica) -> str | None:
+    """Why kube-scheduler would refuse the node, or has just done so."""
+    refusal = replica.scheduling.refusal(node.name, node.labels, node.taints)
+    if refusal is not None:
+        return refusal
     return "RefusedByScheduler" if node.name in replica.avoided_nodes else None
 
 

@@ -5,6 +5,7 @@ hold it) and *unknown* (nothing says what the devices are).
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import lru_cache
 
 from memroute.footprint import ReplicaFootprint, ReplicaShape, smaller_alternatives
@@ -14,6 +15,7 @@ from memroute.placement.inventory import Device, Inventory, Node, PlacementMode
 from memroute.placement.ledger import Ledger
 from memroute.placement.pools import FootprintOn, Pools
 from memroute.placement.problem import Refused, RefusedReason, WantedReplica
+from memroute.placement.scheduling import AFFINITY_MISMATCH, UNTOLERATED
 from memroute.units import format_gib
 
 # A message is read on one screen of `kubectl describe`; the nearest three changes are enough.
@@ -62,6 +64,7 @@ class Explainer:
             else _nearest_miss_exclusive(measured, eligible, replica),
             cure or ("it fits once others release enough" if ever else _NEVER),
             self._suggestions(replica, fits_ever=ever),
+            _left_out(self._ledger, replica),
         ]
         message = "; ".join(part for part in parts if part)
         return Refused(key=replica.key, reason=reason, message=message)
@@ -200,10 +203,11 @@ def _devices_unknown(
 def _no_eligible_node(ledger: Ledger, replica: WantedReplica) -> Refused:
     reasons = Counter(ineligible_reason(node, replica) for node in ledger.nodes)
     listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=str))
-    hint = {
+    mode_hint = {
         PlacementMode.SHARED: "shared placement wants nodes with memroute.dev/gpu-sharing=shared",
         PlacementMode.EXCLUSIVE: "exclusive placement wants nodes with nvidia.com/gpu allocatable",
     }[replica.mode]
+    hint = _scheduling_hint(reasons) or mode_hint
     return Refused(
         key=replica.key,
         reason=RefusedReason.NO_ELIGIBLE_NODE,
@@ -212,6 +216,32 @@ def _no_eligible_node(ledger: Ledger, replica: WantedReplica) -> Refused:
             f"({listed or 'the cluster has no node'}); {hint}"
         ),
     )
+
+
+def _left_out(ledger: Ledger, replica: WantedReplica) -> str:
+    """Which nodes of that mode kube-scheduler would refuse; empty when none."""
+    refusals = Counter(
+        refusal
+        for node in ledger.nodes
+        if node.mode is replica.mode
+        and node.unusable_reason is None
+        and (refusal := replica.scheduling.refusal(node.name, node.labels, node.taints)) is not None
+        and ineligible_reason(node, replica) == refusal
+    )
+    if not refusals:
+        return ""
+    listed = ", ".join(f"{count} {reason}" for reason, count in sorted(refusals.items()))
+    return f"other nodes are left out ({listed})"
+
+
+def _scheduling_hint(reasons: Mapping[str | None, int]) -> str | None:
+    """What opens nodes that kube-scheduler would refuse; None when it would refuse none."""
+    words = [reason for reason in reasons if reason is not None]
+    if any(reason.startswith(UNTOLERATED) for reason in words):
+        return "tolerate the taint in spec.template.spec.tolerations, or take it off the node"
+    if AFFINITY_MISMATCH in words:
+        return "spec.template.spec asks for labels (affinity, nodeSelector) that no such node has"
+    return None
 
 
 def _closest(ledger: Ledger, nodes: list[Node], num_devices: int) -> _Closest | None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from memroute.placement.scheduling import Taint
+
 
 class PlacementMode(StrEnum):
     """Who hands out a node's accelerators."""
@@ -103,6 +105,8 @@ class Node:
     mode: PlacementMode
     devices: tuple[Device, ...] = ()
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    taints: tuple[Taint, ...] = ()
+    """Those that not every replica tolerates."""
     unusable_reason: str | None = None
     """Why nothing may be placed here now (``NotReady``, ``Cordoned``, …); None if it may."""
     num_allocatable: int = 0

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from memroute.footprint import ReplicaFootprint, ReplicaShape
 from memroute.placement.inventory import PlacementMode, Reservation
+from memroute.placement.scheduling import ANYWHERE, SchedulingNeeds
 
 
 class PlacementStrategy(StrEnum):
@@ -68,6 +69,8 @@ class WantedReplica:
     mode: PlacementMode
     strategy: PlacementStrategy = PlacementStrategy.PACK
     node_selector: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    scheduling: SchedulingNeeds = ANYWHERE
+    """What its pod tolerates, and what it asks of a node's labels."""
     footprints_by_product: Mapping[str, ReplicaFootprint] = field(
         default_factory=lambda: MappingProxyType({})
     )
@@ -79,7 +82,8 @@ class WantedReplica:
     @property
     def eligibility_key(self) -> tuple[object, ...]:
         """Equal for replicas that the same nodes may take."""
-        return (self.mode, tuple(sorted(self.node_selector.items())), self.avoided_nodes)
+        selector = tuple(sorted(self.node_selector.items()))
+        return (self.mode, selector, self.scheduling, self.avoided_nodes)
 
     @property
     def refusal_key(self) -> tuple[object, ...]:

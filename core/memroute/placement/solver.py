@@ -137,7 +137,7 @@ class Solver:
             self.book(claim_of(decision, owner))
         return decision
 
-    def holds(self, owner: str) -> bool:
+    def holds(self, owner: str, successor: WantedReplica) -> bool:
         """Whether the claim of a pod's successor still has its room, once the pod has gone."""
         claim = self.ledger.claims.get(owner)
         if claim is None:
@@ -147,6 +147,8 @@ class Solver:
             (one for one in self.ledger.by_name.get(claim.node, ()) if one.key == key), None
         )
         if node is None or node.unusable_reason is not None:
+            return False
+        if successor.scheduling.refusal(node.name, node.labels, node.taints) is not None:
             return False
         taken = self.ledger.release(owner)
         if claim.num_exclusive_devices:

@@ -21,9 +21,10 @@ from memroute.placement import Placed
 from memroute_kube.resources import ENGINE_PORT
 from memroute_operator.deployment import Deployment
 from memroute_operator.engines.reports import EngineReport
+from memroute_operator.pod_defaults import BIND_VARIABLE
 
-# What an engine listens on: kubelet puts the pod's own address here.
-HOST = "$(POD_IP)"
+# What an engine listens on: every address of its pod (``pod_defaults``); kubelet puts it here.
+HOST = f"$({BIND_VARIABLE})"
 # The engine's ranks speak to each other through it.
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 

@@ -21,7 +21,7 @@ from memroute_operator.nodes.facts import DeviceFacts, Fact, NodeFacts, Sharing,
 from memroute_operator.nodes.labels import read_labels
 from memroute_operator.nodes.measured import devices_of_exporter
 from memroute_operator.nodes.merging import filled, merge_devices
-from memroute_operator.nodes.objects import counts_of, texts_of, unusable_reason
+from memroute_operator.nodes.objects import counts_of, taints_of, texts_of, unusable_reason
 from memroute_operator.nodes.providers import read_provider
 from memroute_operator.nodes.resource_slices import read_resource_slices
 from memroute_operator.pod_resources import ANY_RESOURCE
@@ -146,6 +146,7 @@ class _NodeReader:
             mode=PlacementMode.SHARED if self._is_shared else PlacementMode.EXCLUSIVE,
             devices=usable,
             labels=self._labels,
+            taints=taints_of(self._obj),
             unusable_reason=reason,
             # A device that is shared in time is one device, however often it is handed out.
             num_allocatable=min(allocatable, max(1, len(devices))) if is_sliced else allocatable,

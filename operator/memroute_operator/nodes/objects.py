@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
+from memroute.placement import Taint, TaintEffect
 from memroute_kube import KubeObject
 from memroute_kube.quantities import parse_count
 from memroute_kube.resources import GPU_RESOURCE, TAINT_SHARED, is_condition_true
@@ -36,15 +37,23 @@ def counts_of(resources: object) -> Counter[str]:
 
 
 def unusable_reason(node: KubeObject) -> str | None:
-    """Why nothing may be placed on the node now (``NotReady``, ``Cordoned``, a taint); or None."""
+    """Why nothing may be placed on the node now (``NotReady``, ``Cordoned``); or None."""
     spec = node.get("spec") or {}
     if not is_condition_true(node, "Ready"):
         return "NotReady"
     if spec.get("unschedulable"):
         return "Cordoned"
-    for taint in spec.get("taints") or ():
-        key, effect = taint.get("key"), taint.get("effect")
-        if effect == "NoExecute" or (effect == "NoSchedule" and key not in TOLERATED_TAINTS):
-            value = taint.get("value")
-            return f"Tainted by {key}={value}:{effect}" if value else f"Tainted by {key}:{effect}"
     return None
+
+
+def taints_of(node: KubeObject) -> tuple[Taint, ...]:
+    """The taints that keep a replica off the node unless its template tolerates them."""
+    found = []
+    for taint in (node.get("spec") or {}).get("taints") or ():
+        key, effect = str(taint.get("key")), taint.get("effect")
+        if effect == TaintEffect.NO_SCHEDULE and key in TOLERATED_TAINTS:
+            continue
+        if effect in set(TaintEffect):
+            value = str(taint.get("value") or "")
+            found.append(Taint(key=key, value=value, effect=TaintEffect(effect)))
+    return tuple(found)

@@ -52,6 +52,8 @@ class ClaimRoom:
     replica: Replica
     placed: Placed | None
     revision: str
+    deployment: Deployment | None = None
+    """Whose successor it is; None where the claim is taken back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,7 +103,7 @@ class Rollout:
         """Whether the replica is on its way out."""
         replica = replacement.replica
         if self._solver.ledger.claims.get(replica.key) is not None:
-            if self._solver.holds(replica.key):
+            if self._solver.holds(replica.key, replacement.successor):
                 self._drains.drain(replica, replacement.why)
                 return True
             self._solver.drop_claim(replica.key)
@@ -114,7 +114,12 @@ class Rollout:
             stay(replica, self._step)
             return False
         if isinstance(decision, Placed):
-            claim = ClaimRoom(replica=replica, placed=decision, revision=self._deployment.revision)
+            claim = ClaimRoom(
+                replica=replica,
+                placed=decision,
+                revision=self._deployment.revision,
+                deployment=self._deployment,
+            )
             self._step.actions.append(claim)
             self._step.has_timers = True
             return True

@@ -284,6 +284,7 @@ def wanted_replica(
         mode=deployment.mode,
         strategy=deployment.strategy,
         node_selector=deployment.node_selector,
+        scheduling=deployment.template.scheduling,
         avoided_nodes=context.avoided_nodes.get(deployment.key, frozenset()),
     )
 

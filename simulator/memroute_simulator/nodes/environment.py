@@ -26,12 +26,25 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
     return _REFERENCE.sub(replace, text)
 
 
+# All addresses of a pod. Pods share this machine's network here, so that it is the pod's own one.
+ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - what it stands for is replaced
+
+
 def command_line(
-    entrypoint: Sequence[str], container: KubeObject, variables: Mapping[str, str]
+    entrypoint: Sequence[str], container: KubeObject, variables: Mapping[str, str], pod_ip: str
 ) -> list[str]:
-    """What to run: ``command`` replaces the image's entrypoint, ``args`` follow."""
+    """What to run: ``command`` replaces the image's entrypoint, ``args`` follow.
+
+    Whoever would listen on every address of the pod listens on ``pod_ip``.
+    """
     command = program_for(container.get("command") or entrypoint)
-    return [expand(part, variables) for part in (*command, *container.get("args", ()))]
+    expanded = (expand(part, variables) for part in (*command, *container.get("args", ())))
+    return [_on_own_address(part, pod_ip) for part in expanded]
+
+
+def _on_own_address(word: str, pod_ip: str) -> str:
+    flag, equals, value = word.rpartition("=")
+    return f"{flag}{equals}{pod_ip}" if value in ANY_ADDRESS else word
 
 
 async def resolve_environment(

@@ -335,7 +335,7 @@ class PodWorker:
         owner = self._owner(spec["name"])
         visible = self._agent.devices.visible(environment.get("NVIDIA_VISIBLE_DEVICES"))
         environment["MEMROUTE_DRIVER_URL"] = self._agent.open_driver(owner, visible)
-        return environment, command_line(entrypoint, spec, own)
+        return environment, command_line(entrypoint, spec, own, self.ip or "")
 
     async def _write_credentials(self) -> Path:
         namespace = self.key[0]
