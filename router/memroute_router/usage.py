@@ -91,7 +91,10 @@ def _object_at(text: bytes, at: int) -> bytes:
     """The object that begins there; empty: it has no end, or is of another kind."""
     if text[at : at + 1] != b"{":
         return b""
-    plain = text[at : text.find(b"}", at) + 1]
+    end = text.find(b"}", at) + 1
+    if not end:  # compiled, a slice that ends before it begins is an error
+        return b""
+    plain = text[at:end]
     if plain.count(b"{") == 1:
         return plain
     found = _OBJECT.match(text, at)
