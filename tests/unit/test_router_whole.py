@@ -36,10 +36,10 @@ NUM_BESIDE = size(6, 12)
 # From here on a run is a long one: its histories are new each time.
 LONG_SECONDS = 60
 KINDS = (Attempt, ClientConnection, EngineConnection, Exchange, Lifecycle, Pool, Replica)
-# RSS that may be added after the first tenth of a run, which fills caches. Unit: bytes.
+# RSS that may be added in the second half of a run: the first fills caches, and the heap grows
+# once with the largest bodies that come (65 MiB within a minute, then flat). Unit: bytes.
 MAX_GROWTH_BYTES = 48 * 1024**2
-# Batches of histories of which the least counts at the end: one with large answers takes more for
-# a while.
+# Batches of histories of which the least counts: one with large answers takes more for a while.
 NUM_LAST = 10
 REPORT_SECONDS = 30.0
 
@@ -138,8 +138,8 @@ async def play_until(seeds, directory, bugs, seconds):
             problems = [f"seeds {list(some)}: left in memory: {left}"]
         now = time.monotonic()
         last_bytes.append(rss_bytes())
-        if base_bytes is None and now - begun > seconds / 10:
-            base_bytes = rss_bytes()
+        if base_bytes is None and now - begun > seconds / 2:
+            base_bytes = min(last_bytes)
         if now - told_at > REPORT_SECONDS:
             told_at = now
             tell(f"{now - begun:.0f} s, {some}, {rss_bytes() >> 20} MiB: {total}")
