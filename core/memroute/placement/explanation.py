@@ -7,6 +7,7 @@ hold it) and *unknown* (nothing says what the devices are).
 from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 from memroute.footprint import ReplicaFootprint, ReplicaShape, smaller_alternatives
 from memroute.footprint.alternatives import Alternative
@@ -25,6 +26,14 @@ MAX_NAMES = 5
 _NEVER = "it would not fit an empty cluster"
 
 
+class _Eligible(NamedTuple):
+    """What is the same in the refusals of all replicas that the same nodes may take."""
+
+    nodes: list[Node]
+    considered: str
+    left_out: str
+
+
 class Explainer:
     """The refusals of one step. Owns what is the same for many of them.
 
@@ -38,6 +47,7 @@ class Explainer:
         self._pools = pools
         self._empty: tuple[Ledger, Pools] | None = None
         self._closest: dict[tuple[object, ...], tuple[int, _Closest | None]] = {}
+        self._eligible: dict[tuple[object, ...], _Eligible] = {}
 
     def explain(self, replica: WantedReplica) -> Refused:
         """The refusal of a replica that no candidate was found for."""
@@ -45,7 +55,12 @@ class Explainer:
         if not keys:
             return _no_eligible_node(self._ledger, replica)
         shared = replica.mode is PlacementMode.SHARED
-        eligible = [node for node in self._ledger.nodes if node.key in keys]
+        found = self._eligible.get(replica.eligibility_key)
+        if found is None:
+            nodes = [node for node in self._ledger.nodes if node.key in keys]
+            found = _Eligible(nodes, _considered(nodes), _left_out(self._ledger, replica))
+            self._eligible[replica.eligibility_key] = found
+        eligible = found.nodes
         unknown = _devices_unknown(eligible, replica, shared=shared)
         if unknown is not None:
             return unknown
@@ -59,12 +74,12 @@ class Explainer:
         measured = self._ledger if ever else empty
         parts = [
             _need(replica),
-            self._nearest_miss_shared(measured, eligible, replica)
+            self._nearest_miss_shared(measured, found, replica)
             if shared
-            else _nearest_miss_exclusive(measured, eligible, replica),
+            else _nearest_miss_exclusive(measured, found, replica),
             cure or ("it fits once others release enough" if ever else _NEVER),
             self._suggestions(replica, fits_ever=ever),
-            _left_out(self._ledger, replica),
+            found.left_out,
         ]
         message = "; ".join(part for part in parts if part)
         return Refused(key=replica.key, reason=reason, message=message)
@@ -76,15 +91,16 @@ class Explainer:
         return self._empty
 
     def _nearest_miss_shared(
-        self, ledger: Ledger, nodes: list[Node], replica: WantedReplica
+        self, ledger: Ledger, eligible: _Eligible, replica: WantedReplica
     ) -> str:
+        nodes = eligible.nodes
         num_devices, need = replica.footprint.num_devices, replica.footprint.total_bytes
         key = (id(ledger), replica.eligibility_key, num_devices)
         known = self._closest.get(key)
         if known is None or known[0] != ledger.version:
             known = self._closest[key] = (ledger.version, _closest(ledger, nodes, num_devices))
         closest = known[1]
-        considered = _considered(nodes)
+        considered = eligible.considered
         if closest is None:
             return f"{considered}, no node has {num_devices} devices"
         free, device = closest
@@ -260,9 +276,9 @@ def _closest(ledger: Ledger, nodes: list[Node], num_devices: int) -> _Closest | 
     return best
 
 
-def _nearest_miss_exclusive(ledger: Ledger, nodes: list[Node], replica: WantedReplica) -> str:
+def _nearest_miss_exclusive(ledger: Ledger, eligible: _Eligible, replica: WantedReplica) -> str:
+    nodes, considered = eligible.nodes, eligible.considered
     need = replica.footprint.total_bytes
-    considered = _considered(nodes)
     offered = {node.key: _offered_bytes(ledger, node) for node in nodes}
     large_enough = [node for node in nodes if offered[node.key] >= need]
     if large_enough:
