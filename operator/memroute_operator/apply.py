@@ -9,7 +9,6 @@ from memroute_kube.client import CONFLICT, JSON_PATCH, NOT_FOUND, UNPROCESSABLE
 from memroute_kube.errors import BAD_REQUEST, FORBIDDEN
 from memroute_kube.resources import ANNOTATION_DRAINING, object_key
 from memroute_operator.deployment import Deployment
-from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import (
     Action,
     ClaimRoom,
@@ -68,14 +67,7 @@ class Applier:
     def __init__(self, client: KubernetesClient, store: Store, settings: OperatorSettings) -> None:
         self._client = client
         self._store = store
-        self._settings = settings
-        self._templates = Templates(
-            default_image=settings.engine_image,
-            shared_runtime_class=settings.shared_runtime_class,
-            hub_endpoint=settings.engines_hub_endpoint,
-            exclusive_runtime_class=settings.exclusive_runtime_class,
-            bind_address=settings.engine_bind_address,
-        )
+        self._templates = Templates.from_settings(settings)
 
     async def apply(self, action: Action) -> bool:
         """Carry out one action; False when the cluster has moved on and the next step sees why.
@@ -104,21 +96,8 @@ class Applier:
             return False
         return True
 
-    def _pod(self, deployment: Deployment, placed: Placed, *, is_gated: bool) -> KubeObject:
-        return replica_pod(
-            deployment,
-            placed,
-            is_gated=is_gated,
-            default_image=self._settings.engine_image,
-            shared_runtime_class=self._settings.shared_runtime_class,
-            hub_endpoint=self._settings.engines_hub_endpoint,
-            exclusive_runtime_class=self._settings.exclusive_runtime_class,
-            bind_address=self._settings.engine_bind_address,
-            template=self._templates.of(deployment),
-        )
-
     async def _create(self, action: Create) -> bool:
-        pod = self._pod(action.deployment, action.placed, is_gated=action.is_gated)
+        pod = self._templates.pod(action.deployment, action.placed, is_gated=action.is_gated)
         try:
             created = await self._client.create(
                 PODS,
@@ -182,7 +161,7 @@ class Applier:
         the pod is created: a model must not be lost by a typing error. Raises ``ApiError`` when
         the pod would be refused whatever else happens.
         """
-        pod = self._pod(deployment, placed, is_gated=False)
+        pod = self._templates.pod(deployment, placed, is_gated=False)
         # The old pod may still have the name.
         pod["metadata"]["name"] += "-rehearsal"
         try:

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB
+from memroute_kube import KubeObject
 from memroute_operator.deployment import Deployment
 from memroute_operator.manifests import ANNOTATION_TEMPLATE, replica_pod
 from memroute_operator.pod_defaults import ANY_IPV4
 from memroute_operator.pod_template import NO_TEMPLATE
 from memroute_operator.replica import Replica
+from memroute_operator.settings import OperatorSettings
 
 Condition = tuple[str, str, str]
 # Replicas that a message names one by one before it only counts.
@@ -27,7 +29,7 @@ MAX_REMEMBERED = 10_000
 
 @dataclass(slots=True, kw_only=True)
 class Templates:
-    """The operator's own part of a replica's pod, as a hash. Owns what it has computed."""
+    """Replicas' pods, and the operator's own part of each as a hash. Owns what it has computed."""
 
     default_image: str
     shared_runtime_class: str | None
@@ -35,6 +37,21 @@ class Templates:
     exclusive_runtime_class: str | None = None
     bind_address: str = ANY_IPV4
     _known: dict[tuple[str, str, str | None], str] = field(default_factory=dict)
+
+    @classmethod
+    def from_settings(cls, settings: OperatorSettings) -> "Templates":
+        """Those of an operator that is started with these."""
+        return cls(
+            default_image=settings.engine_image,
+            shared_runtime_class=settings.shared_runtime_class,
+            hub_endpoint=settings.engines_hub_endpoint,
+            exclusive_runtime_class=settings.exclusive_runtime_class,
+            bind_address=settings.engine_bind_address,
+        )
+
+    def pod(self, deployment: Deployment, placed: Placed, *, is_gated: bool) -> KubeObject:
+        """The manifest of a replica's pod, with its hash to be found again by."""
+        return self._pod(deployment, placed, is_gated=is_gated, template=self.of(deployment))
 
     def of(self, deployment: Deployment) -> str | None:
         """What a new replica would carry; None before its footprint is known."""
@@ -60,18 +77,24 @@ class Templates:
             bytes_per_device=80 * GIB, needed_bytes_per_device=80 * GIB,
             usable_bytes_per_device=80 * GIB, product=None, why="",
         )  # fmt: skip
-        pod = replica_pod(
-            bare,
-            nowhere,
-            is_gated=False,
-            default_image=self.default_image,
-            shared_runtime_class=self.shared_runtime_class,
-            hub_endpoint=self.hub_endpoint,
-            exclusive_runtime_class=self.exclusive_runtime_class,
-            bind_address=self.bind_address,
-        )
+        pod = self._pod(bare, nowhere, is_gated=False, template=None)
         text = json.dumps(pod["spec"], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def _pod(
+        self, deployment: Deployment, placed: Placed, *, is_gated: bool, template: str | None
+    ) -> KubeObject:
+        return replica_pod(
+            deployment,
+            placed,
+            is_gated=is_gated,
+            default_image=self.default_image,
+            shared_runtime_class=self.shared_runtime_class,
+            exclusive_runtime_class=self.exclusive_runtime_class,
+            bind_address=self.bind_address,
+            template=template,
+            hub_endpoint=self.hub_endpoint,
+        )
 
     def condition(self, deployment: Deployment, replicas: list[Replica]) -> Condition | None:
         """That replicas of the current spec are not what new ones would be; None while they are."""
