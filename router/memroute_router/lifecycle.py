@@ -47,7 +47,7 @@ from memroute_router.http.fields import EXPLAIN, REASON
 from memroute_router.intake import MAX_MODEL_CHARACTERS, Intake
 from memroute_router.isolation import Case
 from memroute_router.journal import Record
-from memroute_router.metrics import PoolStatistics
+from memroute_router.metrics.statistics import PoolStatistics
 from memroute_router.outcomes import Outcome
 from memroute_router.phases import Happening, Phase, after
 from memroute_router.pools import Pool, Replica

@@ -48,7 +48,8 @@ class Tracer:
         self._command = command
         self._on_traces = on_traces
         self._process: asyncio.subprocess.Process | None = None
-        self._waiting: list[object] = []
+        # As lines, not as rows: tuples that wait are looked at by each collection of garbage.
+        self._waiting: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
 
@@ -69,7 +70,13 @@ class Tracer:
         if len(self._waiting) >= MAX_WAITING_TRACES:
             self._on_traces("dropped", 1)
             return
-        self._waiting.append(trace.row(record, begun_at=begun_at, first_byte_at=first_byte_at))
+        row = trace.row(record, begun_at=begun_at, first_byte_at=first_byte_at)
+        try:
+            self._waiting.append(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        except (TypeError, ValueError):
+            LOGGER.exception("trace lost")
+            self._on_traces("dropped", 1)
+            return
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
 
@@ -119,15 +126,7 @@ class Tracer:
         ):
             self._on_traces("dropped", len(waiting))
             return
-        try:
-            data = b"".join(
-                [orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE) for each in waiting]
-            )
-        except (TypeError, ValueError):
-            LOGGER.exception("traces lost")
-            self._on_traces("dropped", len(waiting))
-            return
-        pipe.write(data)
+        pipe.write(b"".join(waiting))
         self._on_traces("sent", len(waiting))
 
 
