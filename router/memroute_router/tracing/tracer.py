@@ -67,7 +67,7 @@ class Tracer:
         self, trace: Trace, record: Record, *, begun_at: float, first_byte_at: float | None
     ) -> None:
         """A traced request has ended."""
-        if len(self._waiting) >= MAX_WAITING_TRACES:
+        if len(self._waiting) >= MAX_WAITING_TRACES or self._is_behind():
             self._on_traces("dropped", 1)
             return
         row = trace.row(record, begun_at=begun_at, first_byte_at=first_byte_at)
@@ -113,17 +113,18 @@ class Tracer:
                 process.kill()
             await process.wait()
 
+    def _is_behind(self) -> bool:
+        """Whether the exporting process has not taken what it was given: no more is made for it."""
+        pipe = None if self._process is None else self._process.stdin
+        return pipe is not None and pipe.transport.get_write_buffer_size() > MAX_WAITING_BYTES
+
     def _flush(self) -> None:
         self._timer = None
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
         pipe = None if self._process is None else self._process.stdin
-        if (
-            pipe is None
-            or pipe.is_closing()
-            or pipe.transport.get_write_buffer_size() > MAX_WAITING_BYTES
-        ):
+        if pipe is None or pipe.is_closing():
             self._on_traces("dropped", len(waiting))
             return
         pipe.write(b"".join(waiting))
