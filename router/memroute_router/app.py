@@ -30,7 +30,6 @@ from memroute_router.http.tls import TLSFiles, server_files
 from memroute_router.intake import IntakeServices
 from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal
-from memroute_router.lifecycle import Proxy
 from memroute_router.limits import server_limits
 from memroute_router.memory import (
     MemoryWatch,
@@ -44,6 +43,7 @@ from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, 
 from memroute_router.pools import CommonSettings, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
+from memroute_router.proxy import Proxy
 from memroute_router.scrape import Scraper
 from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
