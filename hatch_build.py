@@ -59,7 +59,7 @@ modules = mypycify([*flags, *{modules!r}], opt_level="2", debug_level="0",
 if os.name == "posix":
     for module in modules:
         # Functions that no other library can replace are called directly, and inlined: 5 %.
-        module.extra_compile_args.append("-fvisibility=hidden")
+        module.extra_compile_args = [*module.extra_compile_args, "-fvisibility=hidden"]
 setup(name="memroute-native", packages=[], ext_modules=modules)
 """
 
