@@ -65,6 +65,8 @@ def on_the_way(replica: Replica, weights_bytes: int | None) -> str:
         return f" (kube-scheduler: {replica.scheduler_message}){means}"
     if replica.last_end is not None and not replica.is_ready:
         return f" (again, after {replica.num_restarts} restart(s): {replica.last_end.message})"
+    if replica.on_the_way is not None and not replica.is_ready:
+        return f" ({replica.on_the_way})"
     if replica.state is ReplicaState.STARTING:
         return _starting(replica, weights_bytes)
     return ""

@@ -42,6 +42,7 @@ from memroute_operator.name_grants import GRANTS_SECONDS, NameGrants
 from memroute_operator.node_leases import MARK_SECONDS, NodeLeases
 from memroute_operator.plan import Action, Delete, Step
 from memroute_operator.readings.loops import Readings
+from memroute_operator.readings.pod_events import ROUND_SECONDS, PodEvents
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.statuses import Statuses
@@ -95,6 +96,12 @@ class Reconciler:
         self._readings = readings
         self._events = EventWriter(client)
         self.lister = Lister(client, store, clock)
+        self.pod_events = PodEvents(
+            list_events=client.list_events_of,
+            clock=clock,
+            on_change=store.mark_dirty,
+            on_error=metrics.on_error,
+        )
         self._lanes = Lanes(lambda _, error: self._on_bug("lane", error), on_late=store.mark_dirty)
         self._hands = CarryOut(Applier(client, store, settings), self._lanes, metrics, clock, rng)
         self._failed_pods = FailedPods(rng)
@@ -167,6 +174,7 @@ class Reconciler:
                 asyncio.create_task(self._follow_grants(), name="grants"),
                 asyncio.create_task(self._readings.run(), name="readings"),
                 asyncio.create_task(self._mark_leases_forever(), name="leases"),
+                asyncio.create_task(self._read_events_forever(), name="events"),
             ]
             if self.hub_models is not None:
                 loops.append(asyncio.create_task(self.hub_models.run(), name="hub"))
@@ -259,6 +267,11 @@ class Reconciler:
             await self._guarded("leases", self.leases.mark)
             await asyncio.sleep(MARK_SECONDS)
 
+    async def _read_events_forever(self) -> None:
+        while True:
+            await asyncio.sleep(ROUND_SECONDS)
+            await self._guarded("events", self.pod_events.read_due)
+
     async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
         """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""
         try:
@@ -291,6 +304,7 @@ class Reconciler:
         self._tell(facts, loss)
         if self.hub_models is not None:
             self.hub_models.want(facts.deployments)
+        self.pod_events.want(facts.replicas)
         self._readings.tell_notes(facts.inventory.nodes)
         failed: dict[str, str] = {}
         await self._hands.carry_out(
@@ -335,6 +349,7 @@ class Reconciler:
             in_flight=routers.in_flight if routers.is_known else None,
             in_flight_age_seconds=None if read_at is None else now - read_at,
             calibrations=dict(self._book.known),
+            stories=dict(self.pod_events.told),
             silences=self.leases.silences(),
         )
 

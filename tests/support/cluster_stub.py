@@ -174,6 +174,13 @@ class Cluster:
             found = self.objects[call.plural].get(self._key(call))
             return status(404, "NotFound") if found is None else web.json_response(found)
         items = sorted(self.objects[call.plural].items())
+        uid = request.query.get("fieldSelector", "").removeprefix("involvedObject.uid=")
+        if uid:
+            items = [
+                (key, obj) for key, obj in items
+                if obj["involvedObject"]["uid"] == uid
+                and obj["metadata"]["namespace"] == call.namespace
+            ]  # fmt: skip
         limit, start = int(request.query.get("limit", 500)), int(request.query.get("continue", 0))
         page = [copy.deepcopy(obj) for _, obj in items[start : start + limit]]
         metadata = {"resourceVersion": str(self.version)}
