@@ -43,16 +43,19 @@ def with_story(replica: Replica, happenings: Sequence[Happening]) -> Replica:
     if replica.last_end is not None:
         better = _better(replica.last_end, happenings)
         return replica if better is None else replace(replica, last_end=better)
+    return _started_so_far(replica, happenings)
+
+
+def _started_so_far(replica: Replica, happenings: Sequence[Happening]) -> Replica:
+    """One that has neither failed nor ended: what it waits for, or does not answer to."""
     if replica.state is not ReplicaState.STARTING:
         return replica
     if not replica.has_run:
         found = hindrance(happenings)
-        if found is not None:
-            return _failed_otherwise(replica, found)
-        return replace(replica, on_the_way=PULLING_IMAGE) if is_pulling(happenings) else replica
-    if not replica.has_started:
-        return replica  # a probe that fails while weights load is no news
-    found = not_answering(happenings)
+        pulling = PULLING_IMAGE if is_pulling(happenings) else None
+        return _failed_otherwise(replace(replica, on_the_way=pulling), found)
+    # Before it has started, a probe that fails is no news: its weights load.
+    found = not_answering(happenings) if replica.has_started else None
     return replica if found is None else replace(replica, on_the_way=found.message)
 
 

@@ -265,25 +265,25 @@ OF_EVENTS = [
      'failed to setup network for sandbox "1f": plugin type="cilium-cni" failed (add): timeout')),
     ("PodNetworkFailing", "NetworkNotReady", ("network is not ready: container runtime network not "
      "ready: NetworkReady=false reason:NetworkPluginNotReady")),
-    ("PodSandboxFailing", "FailedCreatePodSandBox", "Failed to create pod sandbox: rpc error: "
-     "context deadline exceeded"),
-    ("SecretMissing", "FailedMount", 'MountVolume.SetUp failed for volume "t" : secret "tls" not '
-     "found"),
-    ("ConfigMapMissing", "FailedMount", 'MountVolume.SetUp failed for volume "t" : configmap "c" '
-     "not found"),
-    ("SecretKeyMissing", "FailedMount", 'MountVolume.SetUp failed for volume "t" : references '
-     "non-existent secret key: token"),
-    ("HostPathMissing", "FailedMount", 'MountVolume.SetUp failed for volume "w" : hostPath type '
-     "check failed: /models is not a directory"),
-    ("VolumeDriverMissing", "FailedMount", 'MountVolume.MountDevice failed for volume "pvc-1" : '
+    ("PodSandboxFailing", "FailedCreatePodSandBox", ("Failed to create pod sandbox: rpc error: "
+     "context deadline exceeded")),
+    ("SecretMissing", "FailedMount", ('MountVolume.SetUp failed for volume "t" : secret "tls" not '
+     "found")),
+    ("ConfigMapMissing", "FailedMount", ('MountVolume.SetUp failed for volume "t" : configmap "c" '
+     "not found")),
+    ("SecretKeyMissing", "FailedMount", ('MountVolume.SetUp failed for volume "t" : references '
+     "non-existent secret key: token")),
+    ("HostPathMissing", "FailedMount", ('MountVolume.SetUp failed for volume "w" : hostPath type '
+     "check failed: /models is not a directory")),
+    ("VolumeDriverMissing", "FailedMount", ('MountVolume.MountDevice failed for volume "pvc-1" : '
      "kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: driver name "
-     "efs.csi.example not found in the list of registered CSI drivers"),
-    ("FileServerUnreachable", "FailedMount", 'MountVolume.SetUp failed for volume "nfs" : mount '
-     "failed: exit status 32 Output: mount.nfs: Connection timed out"),
-    ("VolumeMountFailing", "FailedMount", "Unable to attach or mount volumes: unmounted "
-     "volumes=[w], unattached volumes=[]: timed out waiting for the condition"),
-    ("PullSecretMissing", "FailedToRetrieveImagePullSecret", "Unable to retrieve some image pull "
-     "secrets (regcred); attempting to pull the image may not succeed."),
+     "efs.csi.example not found in the list of registered CSI drivers")),
+    ("FileServerUnreachable", "FailedMount", ('MountVolume.SetUp failed for volume "nfs" : mount '
+     "failed: exit status 32 Output: mount.nfs: Connection timed out")),
+    ("VolumeMountFailing", "FailedMount", ("Unable to attach or mount volumes: unmounted "
+     "volumes=[w], unattached volumes=[]: timed out waiting for the condition")),
+    ("PullSecretMissing", "FailedToRetrieveImagePullSecret", ("Unable to retrieve some image pull "
+     "secrets (regcred); attempting to pull the image may not succeed.")),
     ("LivenessProbeFailed", "Killing", "Container engine failed liveness probe, will be restarted"),
     ("PreStopFailed", "FailedPreStopHook", "PreStopHook failed"),
     ("PreemptedByScheduler", "Preempted", "Preempted by pod 6a1f on node gpu-a"),

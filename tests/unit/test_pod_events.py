@@ -2,11 +2,11 @@
 
 import pytest
 
+from cluster_stub import refuse
 from memroute_kube import EVENTS
 from memroute_operator.failures.happenings import hindrance, is_pulling, read_events
 from memroute_operator.readings.pod_events import FORBIDDEN_SECONDS
 from operator_rig import mdep, node, operator_rig
-from cluster_stub import refuse
 
 CREATING = {"name": "engine", "state": {"waiting": {"reason": "ContainerCreating"}}}
 STARTING = {"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}]}
@@ -31,7 +31,7 @@ MOUNT = 'MountVolume.SetUp failed for volume "t" : secret "tls" not found'
 
 
 def test_what_hindered_a_start_is_over_once_the_start_has_gone_on():
-    """kubelet's Events stay for an hour: an old one is no reason of today."""
+    """Kubelet's Events stay for an hour: an old one is no reason of today."""
     mount = event("FailedMount", MOUNT, second=1)
     pulled = event("Pulled", "already present on machine", second=5, kind="Normal")
     assert hindrance(read_events([mount], "u")).name == "SecretMissing"

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from memroute_operator.failures.signature import Signature, Where, pattern, words
+from memroute_operator.failures.signature import Signature, Where, pattern
 
 REFUSED: Final = (
     Signature(
