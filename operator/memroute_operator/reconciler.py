@@ -30,6 +30,7 @@ from memroute_operator.carry_out import CarryOut
 from memroute_operator.events import EventWriter
 from memroute_operator.failed_pods import REPLICA_FAILED, FailedPods
 from memroute_operator.fence import AlwaysLeading, Fence
+from memroute_operator.fleet_view import CHANGED_SECONDS, FleetBoard
 from memroute_operator.garbage import Garbage
 from memroute_operator.gather import Facts
 from memroute_operator.hub_models import HubModels
@@ -137,6 +138,7 @@ class Reconciler:
             router_url=settings.router_url,
         )
         self._book = CalibrationBook(client=client, namespace=settings.lease_namespace, clock=clock)
+        self.board = FleetBoard(client=client, namespace=settings.lease_namespace, clock=clock)
         self._fence = fence or Fence(AlwaysLeading())
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
         self._thinker = Thinker(
@@ -175,6 +177,7 @@ class Reconciler:
                 asyncio.create_task(self._readings.run(), name="readings"),
                 asyncio.create_task(self._mark_leases_forever(), name="leases"),
                 asyncio.create_task(self._read_events_forever(), name="events"),
+                asyncio.create_task(self._tell_fleet_forever(), name="fleet view"),
             ]
             if self.hub_models is not None:
                 loops.append(asyncio.create_task(self.hub_models.run(), name="hub"))
@@ -271,6 +274,21 @@ class Reconciler:
         while True:
             await asyncio.sleep(ROUND_SECONDS)
             await self._guarded("events", self.pod_events.read_due)
+
+    async def _tell_fleet_forever(self) -> None:
+        while True:
+            await asyncio.sleep(CHANGED_SECONDS)
+            if not self._fence.marks.is_standby:
+                await self._guarded("fleet view", self.tell_fleet)
+
+    async def tell_fleet(self) -> float:
+        """Write what is read of devices and routers, if that is due; when, by our clock."""
+        return await self.board.tell(
+            self._readings.devices,
+            self._readings.routers,
+            self._failed_pods.avoided_nodes(self._clock()),
+            now=datetime.now(UTC),
+        )
 
     async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
         """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""
