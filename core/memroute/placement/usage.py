@@ -7,7 +7,7 @@ nobody has told is None.
 | --- | --- | --- |
 | promised | the sum of the promises | that of the replica which has it, by its exporter |
 | observed | in use, as its exporter reads | the same |
-| foreign | in use beyond our replicas' | all where another pod has it; else what nobody's pod uses |
+| foreign | in use beyond our replicas' | all where another pod has it; else what no pod uses |
 | free | may still be promised | nothing where a pod has it; else what one could count on |
 """
 

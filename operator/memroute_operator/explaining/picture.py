@@ -1,5 +1,6 @@
 """A cluster at one moment, from which the operator's facts and plans follow; and changed ones."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from types import MappingProxyType
 from memroute.footprint import Calibration, CalibrationKey
 from memroute_kube import KubeObject
 from memroute_kube.resources import object_key
-from memroute_operator.device_metrics import DeviceMetrics
+from memroute_operator.device_metrics import DeviceMetrics, DeviceReading, NodeReading
 from memroute_operator.fleet_view import FleetView
 from memroute_operator.gather import Facts, gather
 from memroute_operator.plan import PlanContext, Step, plan_step
@@ -60,10 +61,19 @@ class Picture:
             self, nodes=tuple(obj if object_key(one) == key else one for one in self.nodes)
         )
 
-    def without_pods(self, keys: Iterable[str]) -> "Picture":
-        """The picture without these pods, and without what they use of their devices."""
-        gone = frozenset(keys)
-        return replace(self, pods=tuple(one for one in self.pods if object_key(one) not in gone))
+    def without_replicas(self, replicas: Iterable[Replica]) -> "Picture":
+        """The picture without these pods, and without what they use of shared devices."""
+        gone = tuple(replicas)
+        keys = {one.key for one in gone}
+        freed: Counter[str] = Counter()
+        for replica in gone:
+            freed.update(replica.device_bytes)
+        view = self.view
+        if view is not None:
+            readings = {node: _freed(one, freed) for node, one in view.readings.items()}
+            view = replace(view, readings=readings)
+        pods = tuple(one for one in self.pods if object_key(one) not in keys)
+        return replace(self, pods=pods, view=view)
 
     def facts(self) -> Facts:
         """What the operator would know."""
@@ -102,6 +112,21 @@ class Picture:
                 lost_nodes=frozenset(),
             ),
         )
+
+
+def _freed(reading: NodeReading, freed: Mapping[str, int]) -> NodeReading:
+    """The reading once these bytes of its devices are used no more, by UUID."""
+    return replace(reading, devices=tuple(_freed_device(one, freed) for one in reading.devices))
+
+
+def _freed_device(device: DeviceReading, freed: Mapping[str, int]) -> DeviceReading:
+    num_bytes = freed.get(device.uuid, 0)
+    if not num_bytes or device.free_bytes is None or device.used_bytes is None:
+        return device
+    given = min(num_bytes, device.used_bytes)
+    return replace(
+        device, free_bytes=device.free_bytes + given, used_bytes=device.used_bytes - given
+    )
 
 
 def _with_ages(facts: Facts, at: datetime) -> Facts:

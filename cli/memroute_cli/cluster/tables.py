@@ -1,0 +1,116 @@
+"""``memroute top`` in 80 columns."""
+
+from collections.abc import Iterable
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from memroute.placement import DeviceUse, NodeUse
+from memroute.units import GIB
+from memroute_cli.cluster.usage import ModelUse, Usage, product_name, state_of
+
+UNKNOWN = "-"
+# Rows of each part of the summary: chosen by hand, half of a screen.
+SUMMARY_ROWS = 12
+
+
+def heading(usage: Usage) -> RenderableType:
+    """The sums, and how old what is observed is."""
+    fleet = usage.fleet
+    observed = "-" if fleet.observed_bytes is None else f"{fleet.observed_bytes / GIB:,.0f}"
+    size = f"{fleet.usable_bytes / GIB:,.0f} GiB of HBM"
+    use = (
+        f"promised {fleet.promised_bytes / GIB:,.0f}, in use {observed}, foreign "
+        f"{fleet.foreign_bytes / GIB:,.0f}, free {fleet.free_bytes / GIB:,.0f} GiB"
+    )
+    lines = [
+        f"{fleet.num_devices} device(s) on {fleet.num_nodes} node(s): {size}",
+        f"{use}; {age_words(usage.observed_age_seconds)}",
+        *usage.notes,
+    ]
+    return Text("\n".join(lines))
+
+
+def age_words(seconds: float | None) -> str:
+    """How old what the operator has told is."""
+    return "nothing is observed" if seconds is None else f"told {seconds:.0f} s ago"
+
+
+def nodes_table(rows: Iterable[NodeUse]) -> Table:
+    """Nodes, in GiB."""
+    table = _table("NODE", "DEVICES", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "STATE")
+    for one in rows:
+        products = sorted({product_name(use.device.product) for use in one.devices})
+        table.add_row(
+            one.node.name,
+            f"{len(one.devices)} {'+'.join(products)}" if one.devices else UNKNOWN,
+            _gib(one.usable_bytes), _gib(one.promised_bytes), _gib(one.observed_bytes),
+            _gib(one.foreign_bytes), _gib(one.free_bytes), state_of(one),
+        )  # fmt: skip
+    return table
+
+
+def devices_table(rows: Iterable[DeviceUse]) -> Table:
+    """Devices, in GiB; the age in seconds."""
+    table = _table("DEVICE", "PRODUCT", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "AGE")
+    for one in rows:
+        age = one.device.live_age_seconds
+        table.add_row(
+            one.device.display_name, product_name(one.device.product),
+            _gib(one.device.usable_bytes), _gib(one.promised_bytes), _gib(one.observed_bytes),
+            _gib(one.foreign_bytes), _gib(one.free_bytes),
+            one.device.unusable_reason or (UNKNOWN if age is None else f"{age:.0f}s"),
+        )  # fmt: skip
+    return table
+
+
+def models_table(rows: Iterable[ModelUse]) -> Table:
+    """Models: HBM in GiB, KV cache in tokens and how full it is."""
+    table = _table("MODEL", "STATE", "READY", "HBM", "KV-TOKENS", "KV", "RUNNING", "WAITING")
+    for one in rows:
+        table.add_row(
+            one.key, one.state, f"{one.ready}/{one.wanted}", _gib(one.hbm_bytes),
+            f"{one.kv_capacity_tokens:,}",
+            UNKNOWN if one.kv_ratio is None else f"{one.kv_ratio:.0%}",
+            _count(one.num_in_flight), _count(one.num_waiting),
+        )  # fmt: skip
+    return table
+
+
+def summary(usage: Usage) -> RenderableType:
+    """The sums, models and nodes on one screen."""
+    models, nodes = usage.models, usage.nodes
+    parts: list[RenderableType] = [heading(usage), ""]
+    parts += [models_table(models[:SUMMARY_ROWS]), *_more(len(models), "models"), ""]
+    parts += [nodes_table(nodes[:SUMMARY_ROWS]), *_more(len(nodes), "nodes")]
+    return Group(*parts)
+
+
+def _more(number: int, what: str) -> list[str]:
+    more = number - SUMMARY_ROWS
+    return [f"and {more} more: memroute top {what}"] if more > 0 else []
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    left = {"NODE", "DEVICES", "STATE", "DEVICE", "PRODUCT", "MODEL"}
+    for name in names:
+        is_first = name in {"NODE", "DEVICE", "MODEL"}
+        table.add_column(
+            name,
+            justify="left" if name in left else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+            ratio=1 if is_first else None,
+            min_width=None if is_first or name == "STATE" else len(name),
+        )
+    return table
+
+
+def _gib(num_bytes: int | None) -> str:
+    return UNKNOWN if num_bytes is None else f"{num_bytes / GIB:,.1f}"
+
+
+def _count(number: int | None) -> str:
+    return UNKNOWN if number is None else f"{number:,}"
