@@ -121,7 +121,8 @@ def find(objects: Sequence[KubeObject], model: str, namespace: str | None) -> st
     if found:
         msg = f"several namespaces have a {model}: {', '.join(found)}; say which with -n"
         raise LookError(msg)
-    near = [key for key in keys if model.partition("/")[2] in key or model in key]
+    name = model.rpartition("/")[2]
+    near = [key for key in keys if name in key.partition("/")[2]]
     hint = f"; did you mean {', '.join(near[:3])}?" if near else ""
     there = f"there are {', '.join(keys[:10])}" if keys else "the cluster has none at all"
     msg = f"there is no ModelDeployment {wanted}{hint or '; ' + there}"

@@ -125,10 +125,10 @@ def _missing(explanation: ModelExplanation) -> Iterator[RenderableType]:
     if refused is None:
         return
     yield Text()
-    yield Text(
-        f"{explanation.num_refused} replica(s) placed nowhere ({refused.reason.value}): the next "
-        f"{refused.message}"
-    )
+    ready = str(explanation.conditions.get("Ready", {}).get("message"))
+    why = "see above" if refused.message in ready else f"the next {refused.message}"
+    number = explanation.num_refused
+    yield Text(f"{number} replica(s) placed nowhere ({refused.reason.value}): {why}")
     yield Text()
     if not explanation.remedies:
         yield Text("what would help: no single change that was tried makes room for another one")
@@ -157,7 +157,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _indented(text: str, *, by: int = 2) -> RenderableType:
-    return Padding(Text(text), (0, 0, 0, by))
+    return Padding(Text(text), (0, 0, 0, by), expand=False)
 
 
 def document(

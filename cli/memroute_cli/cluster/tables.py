@@ -1,6 +1,6 @@
 """``memroute top`` in 80 columns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -13,6 +13,7 @@ from memroute_cli.cluster.usage import ModelUse, Usage, product_name, state_of
 UNKNOWN = "-"
 # Rows of each part of the summary: chosen by hand, half of a screen.
 SUMMARY_ROWS = 12
+LEFT = frozenset({"NODE", "DEVICES", "STATE", "DEVICE", "PRODUCT", "MODEL"})
 
 
 def heading(usage: Usage) -> RenderableType:
@@ -39,43 +40,46 @@ def age_words(seconds: float | None) -> str:
 
 def nodes_table(rows: Iterable[NodeUse]) -> Table:
     """Nodes, in GiB."""
-    table = _table("NODE", "DEVICES", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "STATE")
+    cells = []
     for one in rows:
         products = sorted({product_name(use.device.product) for use in one.devices})
-        table.add_row(
+        cells.append((
             one.node.name,
             f"{len(one.devices)} {'+'.join(products)}" if one.devices else UNKNOWN,
             _gib(one.usable_bytes), _gib(one.promised_bytes), _gib(one.observed_bytes),
             _gib(one.foreign_bytes), _gib(one.free_bytes), state_of(one),
-        )  # fmt: skip
-    return table
+        ))  # fmt: skip
+    names = ("NODE", "DEVICES", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "STATE")
+    return _table(names, cells)
 
 
 def devices_table(rows: Iterable[DeviceUse]) -> Table:
     """Devices, in GiB; the age in seconds."""
-    table = _table("DEVICE", "PRODUCT", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "AGE")
+    cells = []
     for one in rows:
         age = one.device.live_age_seconds
-        table.add_row(
+        cells.append((
             one.device.display_name, product_name(one.device.product),
             _gib(one.device.usable_bytes), _gib(one.promised_bytes), _gib(one.observed_bytes),
             _gib(one.foreign_bytes), _gib(one.free_bytes),
             one.device.unusable_reason or (UNKNOWN if age is None else f"{age:.0f}s"),
-        )  # fmt: skip
-    return table
+        ))  # fmt: skip
+    names = ("DEVICE", "PRODUCT", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "AGE")
+    return _table(names, cells)
 
 
 def models_table(rows: Iterable[ModelUse]) -> Table:
     """Models: HBM in GiB, KV cache in tokens and how full it is."""
-    table = _table("MODEL", "STATE", "READY", "HBM", "KV-TOKENS", "KV", "RUNNING", "WAITING")
+    cells = []
     for one in rows:
-        table.add_row(
+        cells.append((
             one.key, one.state, f"{one.ready}/{one.wanted}", _gib(one.hbm_bytes),
             f"{one.kv_capacity_tokens:,}",
             UNKNOWN if one.kv_ratio is None else f"{one.kv_ratio:.0%}",
             _count(one.num_in_flight), _count(one.num_waiting),
-        )  # fmt: skip
-    return table
+        ))  # fmt: skip
+    names = ("MODEL", "STATE", "READY", "HBM", "KV-TOKENS", "KV", "RUNNING", "WAITING")
+    return _table(names, cells)
 
 
 def summary(usage: Usage) -> RenderableType:
@@ -92,19 +96,20 @@ def _more(number: int, what: str) -> list[str]:
     return [f"and {more} more: memroute top {what}"] if more > 0 else []
 
 
-def _table(*names: str) -> Table:
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table whose first column gives way where a line is too narrow: numbers are never cut."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    left = {"NODE", "DEVICES", "STATE", "DEVICE", "PRODUCT", "MODEL"}
-    for name in names:
-        is_first = name in {"NODE", "DEVICE", "MODEL"}
+    for number, name in enumerate(names):
+        widest = max([len(name), *(len(row[number]) for row in rows)])
         table.add_column(
             name,
-            justify="left" if name in left else "right",
+            justify="left" if name in LEFT else "right",
             no_wrap=True,
             overflow="ellipsis",
-            ratio=1 if is_first else None,
-            min_width=None if is_first or name == "STATE" else len(name),
+            min_width=None if number == 0 else widest,
         )
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -109,20 +109,25 @@ def _group(
     ranked = sorted(devices, key=lambda one: (-ledger.free_bytes(one), one.index))
     deciding = ranked[footprint.num_devices - 1]
     free = ledger.free_bytes(deciding)
-    text = f"{deciding.display_name} has {format_gib(free)} of {_size(deciding)} free"
+    text = f"{_name(deciding)} has {format_gib(free)} of {_size(deciding)} free"
     if free >= need:
         return _yes(node, f"{text}, {format_gib(need)} are needed")
     if deciding.unusable_reason is not None:
-        return _no(node, f"{deciding.display_name}: {deciding.unusable_reason}")
+        return _no(node, f"{_name(deciding)}: {deciding.unusable_reason}")
     if deciding.usable_bytes < need:
         short = need - deciding.usable_bytes
-        text = f"{deciding.display_name} has {_size(deciding)} when empty, "
+        text = f"{_name(deciding)} has {_size(deciding)} when empty, "
         return _no(node, f"{text}{format_gib(short)} too few", short_bytes=short)
     return _no(
         node,
         f"{text}, {format_gib(need - free)} too few{_held_by(ledger, deciding)}",
         short_bytes=need - free,
     )
+
+
+def _name(device: Device) -> str:
+    """Its name on its node."""
+    return device.display_name.removeprefix(f"{device.node}/")
 
 
 def _size(device: Device) -> str:

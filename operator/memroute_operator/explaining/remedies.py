@@ -7,6 +7,7 @@ deployment that cannot be resolved, and is no suggestion.
 """
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -55,7 +56,9 @@ class _Trial:
     """Of several of one kind the first that helps is enough."""
     change: str
     command: str
-    picture: Callable[[], Picture | None]
+    picture: Callable[[], Picture]
+    replaces: bool = False
+    """Whether the model's own replicas are replaced by it, and take other room then."""
 
 
 def remedies(picture: Picture, facts: Facts, step: Step, deployment: Deployment) -> list[Remedy]:
@@ -67,9 +70,11 @@ def remedies(picture: Picture, facts: Facts, step: Step, deployment: Deployment)
         if trial.kind in helped:
             continue
         tried = trial.picture()
-        if tried is None:
-            continue
         then = _place(tried, deployment.key, num_refused)
+        if then is None and trial.replaces:
+            own = [one for one in facts.replicas if one.deployment == deployment.key]
+            then = _place(tried.without_replicas(own), deployment.key, num_refused)
+            then = None if then is None else f"once its replicas have been replaced: {then}"
         if then is None:
             continue
         helped.add(trial.kind)
@@ -127,6 +132,7 @@ def _of_shape(picture: Picture, deployment: Deployment, shape: ReplicaShape) -> 
         path = _PLACES[one.field]
         text = f'"{one.value}"' if isinstance(one.value, str) else str(one.value)
         yield _Trial(
+            replaces=True,
             kind=one.field,
             change=f"set spec.{'.'.join(path)} to {one.value}",
             command=_patch(deployment, path, text),
@@ -177,7 +183,9 @@ def _of_tolerations(picture: Picture, deployment: Deployment) -> Iterator[_Trial
         yield _Trial(
             kind=f"taint {words}",
             change=f"tolerate {words} in spec.template.spec.tolerations",
-            command=f"kubectl edit mdep {deployment.name} -n {deployment.namespace}",
+            command=_patch(
+                deployment, ("template", "spec", "tolerations"), json.dumps([*known, *more])
+            ),
             picture=lambda more=more: _edited(  # type: ignore[misc]
                 picture, deployment, ("template", "spec", "tolerations"), [*known, *more]
             ),
