@@ -17,10 +17,13 @@ from operator_rig import mdep, node, operator_rig
 from planned_objects import context, deployment
 
 
+LONG = "ip-10-0-123-234.eu-central-1.compute.internal.example"
+
+
 @pytest.fixture
 async def rig():
     async with operator_rig(
-        nodes=[node("gpu-a", gpus=2), node("gpu-b")],
+        nodes=[node("gpu-a", gpus=2), node("gpu-b"), node(LONG)],
         mdeps=[mdep("chat", model="Qwen/Qwen3-8B", replicas=2), mdep("draft")],
     ) as it:
         await it.until(
@@ -41,7 +44,7 @@ async def test_top_shows_the_operators_own_ledger(rig):
         )
         assert shown.promised_bytes == ledger.reserved_bytes(device)
         assert shown.device.live_free_bytes == device.live_free_bytes
-    assert usage.fleet.num_devices == 3
+    assert usage.fleet.num_devices == 4
     assert usage.fleet.promised_bytes == sum(
         sum(one.device_bytes.values()) for one in facts.inventory.reservations
     )
@@ -70,6 +73,11 @@ async def test_top_fits_80_columns_and_says_how_old_it_is(rig, tmp_path):
         status, output, errors = await memroute("top", view, "--kubeconfig", str(config))
         assert status == 0, errors
         assert max(map(len, output.splitlines())) <= 80
+        header, row = (
+            next(line for line in output.splitlines() if word in line)
+            for word in (("MODEL", "default/chat") if view == "models" else ("PROMISED", "ip-10"))
+        )
+        assert len(row.split()) >= len(header.replace("IN USE", "INUSE").split())
         assert "told 0 s ago" in output or "s ago" in output
     assert "default/chat" in output
     status, output, _ = await memroute(
@@ -154,7 +162,7 @@ async def test_the_view_survives_its_own_writing(rig):
     large = packed(document)
     assert large["data"]["view"] is None
     assert len(large["binaryData"]["view.zlib"]) < 500_000
-    assert len(read_view(large).readings) == 1252
+    assert len(read_view(large).readings) == 1253
     for odd in ({}, {"data": {"view": "{"}}, {"data": {"view": '{"version": 9}'}}, {"data": 5}):
         assert read_view(odd) is None
 
@@ -307,4 +315,4 @@ async def test_verdicts_agree_with_the_planner(rig):
             wanted = wanted_replica(deployment("x", model=model, mode=mode), 0, context())
             placed = isinstance(plan(facts.inventory, [wanted])[0], Placed)
             assert placed == any(one.fits for one in verdicts(facts.inventory, wanted))
-    assert len(uses(facts.inventory)) == 2
+    assert len(uses(facts.inventory)) == 3

@@ -104,12 +104,11 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
         table.add_column(
             name,
             justify="left" if name in LEFT else "right",
-            no_wrap=True,
-            overflow="ellipsis",
+            no_wrap=number > 0,
             min_width=None if number == 0 else widest,
         )
-    for row in rows:
-        table.add_row(*row)
+    for first, *others in rows:
+        table.add_row(Text(first, no_wrap=True, overflow="ellipsis"), *others)
     return table
 
 
