@@ -71,6 +71,8 @@ class Cluster:
         self.is_ready_at_once = True
         self.cut_off = set()
         """Nodes whose kubelet does not hear of anything."""
+        self.not_bound = set()
+        """Pods (``namespace/name``) that kube-scheduler finds no room for."""
         self._versions = itertools.count(100)
         self._uids = itertools.count(1)
         self._log = []
@@ -134,7 +136,7 @@ class Cluster:
                 "Succeeded",
             ):
                 continue
-            elif not spec.get("nodeName") and "affinity" in spec:
+            elif not spec.get("nodeName") and "affinity" in spec and key not in self.not_bound:
                 self.change("pods", key, _bind)
             elif pod["status"].get("phase") == "Pending" and spec.get("nodeName"):
                 self.change("pods", key, _run if self.is_ready_at_once else _start)
