@@ -110,7 +110,11 @@ def overbooked(outcome: Outcome) -> Condition:
 def _hindrance(troubles: Troubles) -> tuple[str, str] | None:
     """What keeps pods that have room from being made: reason and sentence."""
     if troubles.names:
-        return NAME_TAKEN, "; ".join(troubles.names[:MAX_LISTED])
+        told = "; ".join(troubles.names[:MAX_LISTED])
+        return (
+            NAME_TAKEN,
+            f"{told}; delete what has the name, or name the ModelDeployment otherwise",
+        )
     if troubles.create is not None:
         return POD_REFUSED, f"the API server refused a pod: {refused(troubles.create)}"
     if troubles.failed_pods:

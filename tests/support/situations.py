@@ -13,11 +13,12 @@ from typing import Any
 
 from cluster_stub import refuse
 from fake_hub import FakeHub, Repository, loopback_sessions, tiny_files
+from memroute.units import GIB, MIB
 from memroute_hub.client import open_hub
 from memroute_hub.settings import HubSettings, Token
 from memroute_operator.readings.pod_events import MAX_PER_ROUND
 from memroute_simulator.engine.endings import ENDINGS
-from operator_rig import mdep, node, operator_rig
+from operator_rig import mdep, node, operator_rig, reading
 
 Obj = dict[str, Any]
 PULL = 'failed to pull and unpack image "registry.example/vllm:v9": '
@@ -297,7 +298,7 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
         ),
         Situation(
             title="engine.args set what memroute owns", starts=False,
-            spec=_args("--gpu_memory_util=0.95"), helps="spec.memory",
+            spec=_args("--gpu_memory_util=0.95"), helps="leave it out",
         ),
         Situation(
             title="spec.template sets what memroute owns", starts=False,
@@ -522,11 +523,11 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
             happens=lambda s: s.ended("hub-unreachable"),
         ),
         Situation(
-            title="weights are missing", helps="spec.model",
+            title="weights are missing", helps="check what it holds",
             happens=lambda s: s.ended("weights-missing"),
         ),
         Situation(
-            title="weights are damaged", helps="again", happens=lambda s: s.ended("weights-cut"),
+            title="weights are damaged", helps="let it be fetched anew", happens=lambda s: s.ended("weights-cut"),
         ),
         Situation(
             title="the engine does not know the architecture", helps="spec.engine.image",
@@ -603,7 +604,7 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
         Situation(
             title="its name is another pod's", starts=False,
             spec=lambda obj: obj["metadata"].setdefault("annotations", {}).update(taken="true"),
-            helps="belongs to StatefulSet",
+            helps="delete what has the name",
         ),
     ),
 }  # fmt: skip
@@ -642,7 +643,7 @@ async def _on_one_cluster() -> dict[str, list[Row]]:
 
     async with operator_rig(nodes=nodes, mdeps=mdeps, pods=taken, request_seconds=60.0) as rig:
         rig.cluster.fault = fault
-        _spoil_readings(rig, nodes)
+        rig.read_exporter = _exporters(nodes)
         starting = [name for name, _, one in scenes if one.starts]
         await rig.until("the start", lambda: all(rig.is_ready(f"default/{n}") for n in starting))
         rig.cluster.is_ready_at_once = False
@@ -672,27 +673,24 @@ async def _on_one_cluster() -> dict[str, list[Row]]:
     return by_group
 
 
-def _spoil_readings(rig: Any, nodes: list[Obj]) -> None:
-    """Exporters of some nodes say something else: other processes, or nothing."""
-    read = rig.readings.devices.readings
+def _exporters(nodes: list[Obj]) -> Callable[[str, int, float], Any]:
+    """What exporters say: those of some nodes of other processes, or nothing."""
+    by_name = {one["metadata"]["name"]: one["metadata"]["labels"] for one in nodes}
 
-    class Spoiled(dict[str, Any]):
-        def __setitem__(self, name: str, value: Any) -> None:
-            labels = by_name[name]["metadata"]["labels"]
-            if "unread" in labels:
-                return
-            if "foreign" in labels:
-                (device,) = value.devices
-                used = int(labels["foreign"]) * 2**30
-                device.free_bytes, device.used_bytes = device.free_bytes - used, used
-            if labels["nvidia.com/gpu.product"] == "NVIDIA-L4":
-                (device,) = value.devices
-                device.product = "NVIDIA-L4"
-                device.free_bytes, device.reserved_bytes = 22_500 * 2**20, 534 * 2**20
-            super().__setitem__(name, value)
+    def read(name: str, gpus: int, now: float) -> Any:
+        labels, found = by_name[name], reading(name, gpus, now)
+        (device,) = found.devices
+        if "unread" in labels:
+            return None
+        if "foreign" in labels:
+            used = int(labels["foreign"]) * GIB
+            device.free_bytes, device.used_bytes = device.free_bytes - used, used
+        if labels["nvidia.com/gpu.product"] == "NVIDIA-L4":
+            device.product = "NVIDIA-L4"
+            device.free_bytes, device.reserved_bytes = 22_500 * MIB, 534 * MIB
+        return found
 
-    by_name = {one["metadata"]["name"]: one for one in nodes}
-    rig.readings.devices.readings = Spoiled(read)
+    return read
 
 
 def _of_others(name: str) -> Obj:
@@ -740,9 +738,9 @@ def _row(rig: Any, name: str, one: Situation, before: list[str]) -> Row:
 
 # What hubs say before a pod is made: title, the model asked for, and the next step.
 HUB_CASES = (
-    ("the hub has no such repository", "org/nothere", "org/nothere"),
+    ("the hub has no such repository", "org/nothere", "--hub-token-file"),
     ("the repository is gated, and the operator has no token", "org/gated", "--hub-token-file"),
-    ("the repository has no config.json", "org/files", "spec.model.config"),
+    ("the repository has no config.json", "org/files", "or a config.json"),
 )
 
 
@@ -767,8 +765,9 @@ async def _of_hubs() -> list[Row]:
             ):  # fmt: skip
                 await rig.until(
                     title,
-                    lambda rig=rig: rig.condition("default/m").get("reason")
-                    not in ("ModelResolving", None),
+                    lambda rig=rig: (
+                        rig.condition("default/m").get("reason") not in ("ModelResolving", None)
+                    ),
                 )
                 situation = Situation(title=title, helps=helps)
                 row = _row(rig, "m", situation, [])

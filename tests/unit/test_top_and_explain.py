@@ -16,7 +16,6 @@ from memroute_operator.plan import wanted_replica
 from operator_rig import mdep, node, operator_rig
 from planned_objects import context, deployment
 
-
 LONG = "ip-10-0-123-234.eu-central-1.compute.internal.example"
 
 

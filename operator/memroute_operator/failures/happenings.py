@@ -40,7 +40,7 @@ class Happening:
     @property
     def words(self) -> str:
         """Its own words, without secrets, as they may stand in a sentence."""
-        return shown(without_secrets(f"{self.reason}: {self.message}"))
+        return shown(f"{self.reason}: {without_secrets(self.message)}")
 
 
 def read_events(objects: Iterable[KubeObject], uid: str) -> tuple[Happening, ...]:
