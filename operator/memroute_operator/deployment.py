@@ -65,6 +65,19 @@ class OwnedFlagError(MemrouteError):
     """``engine.args`` set what memroute owns."""
 
 
+# Why a spec cannot be resolved, as the reason of a condition.
+REASONS: Mapping[type[MemrouteError], str] = MappingProxyType(
+    {
+        OwnedFlagError: "FlagOwned",
+        TemplateError: "TemplateRefused",
+        ContextTooLongError: "ContextTooLong",
+        UnknownModelError: MODEL_UNKNOWN,
+        RevisionUnknownError: MODEL_UNKNOWN,
+        UnsupportedShapeError: "UnsupportedShape",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolveFailure:
     """Why the footprint of a ModelDeployment is not known."""
@@ -267,20 +280,10 @@ def _resolve(
         footprint = replica_footprint(shape)
         # Sums are made when they are asked for: a number past all bounds has to show here.
         total = footprint.total_bytes
-    except OwnedFlagError as error:
-        reason, message = "FlagOwned", str(error)
-    except TemplateError as error:
-        reason, message = "TemplateRefused", str(error)
-    except ContextTooLongError as error:
-        reason, message = "ContextTooLong", str(error)
-    except UnknownModelError as error:
-        reason, message = MODEL_UNKNOWN, _unknown_model(error)
-    except RevisionUnknownError as error:
-        reason, message = MODEL_UNKNOWN, str(error)
-    except UnsupportedShapeError as error:
-        reason, message = "UnsupportedShape", str(error)
     except MemrouteError as error:
-        reason, message = FOOTPRINT_UNKNOWN, str(error)
+        reason = next((r for kind, r in REASONS.items() if isinstance(error, kind)), None)
+        reason = reason or FOOTPRINT_UNKNOWN
+        message = _unknown_model(error) if isinstance(error, UnknownModelError) else str(error)
     except Exception as error:  # noqa: BLE001 - a named boundary: a config is its author's
         reason, message = INTERNAL_ERROR, internal_error(error)
     else:

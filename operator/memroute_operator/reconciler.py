@@ -16,8 +16,9 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from memroute_hub import HubModel, ModelName
 from memroute_hub.settings import usual_endpoint
@@ -27,8 +28,9 @@ from memroute_operator.apply import Applier
 from memroute_operator.budgets import Budgets
 from memroute_operator.calibration_book import CalibrationBook
 from memroute_operator.carry_out import CarryOut
+from memroute_operator.deployment import Deployment
 from memroute_operator.events import EventWriter
-from memroute_operator.failed_pods import REPLICA_FAILED, FailedPods
+from memroute_operator.failed_pods import FailedPods
 from memroute_operator.fence import AlwaysLeading, Fence
 from memroute_operator.fleet_view import CHANGED_SECONDS, FleetBoard
 from memroute_operator.garbage import Garbage
@@ -47,6 +49,7 @@ from memroute_operator.readings.pod_events import ROUND_SECONDS, PodEvents
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.statuses import Statuses
+from memroute_operator.step_events import StepEvent, StepEvents
 from memroute_operator.store import Store
 from memroute_operator.templates import Templates
 from memroute_operator.thinking import Look, Thinker
@@ -324,9 +327,9 @@ class Reconciler:
             self.hub_models.want(facts.deployments)
         self.pod_events.want(facts.replicas)
         self._readings.tell_notes(facts.inventory.nodes)
-        failed: dict[str, str] = {}
+        done = StepEvents()
         await self._hands.carry_out(
-            step.actions, lambda action: self._on_done(action, failed), busy=look.busy
+            step.actions, lambda action: self._on_done(action, done), busy=look.busy
         )
         if step.actions:
             # The answers are in the store: tell the status as it is now.
@@ -338,7 +341,7 @@ class Reconciler:
         self._budgets.start(facts)
         routing = await self._thinker.run(self._statuses.routing, facts)
         await self._statuses.write_all(facts, step, loss, routing)
-        await self._tell_failed_pods(facts, failed)
+        await self._tell_done(facts, done)
         await self._book.keep(facts.measured)
         seconds = self._clock() - started
         await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)
@@ -379,24 +382,29 @@ class Reconciler:
         }
         self._metrics.on_reconciled(facts, refused, seconds, loss)
 
-    def _on_done(self, action: Action, failed: dict[str, str]) -> None:
+    def _on_done(self, action: Action, done: StepEvents) -> None:
         # One action makes room for the next (a claim for a drain), and its own event is no news.
         self._store.mark_dirty()
+        failure = None
         if isinstance(action, Delete):
             failure = self._failed_pods.on_deleted(action, now_seconds=self._clock())
-            if failure is not None:
-                failed[action.replica.deployment] = failure.told
+        done.on_done(action, failure)
 
-    async def _tell_failed_pods(self, facts: Facts, failed: dict[str, str]) -> None:
-        for deployment in facts.deployments:
-            if deployment.key in failed:
-                self._lanes.start(
-                    deployment.key,
-                    lambda d=deployment: self._events.write(  # type: ignore[misc]
-                        d, reason=REPLICA_FAILED, message=failed[d.key]
-                    ),
-                )
+    async def _tell_done(self, facts: Facts, done: StepEvents) -> None:
+        by_key = {deployment.key: deployment for deployment in facts.deployments}
+        told: dict[str, list[StepEvent]] = {}
+        for one in done.events():
+            if one.deployment in by_key:
+                told.setdefault(one.deployment, []).append(one)
+        for key, events in told.items():
+            self._lanes.start(key, partial(self._write_events, by_key[key], events))
         await self._lanes.settle()
+
+    async def _write_events(self, deployment: Deployment, events: Sequence[StepEvent]) -> None:
+        for one in events:
+            await self._events.write(
+                deployment, reason=one.reason, message=one.message, is_normal=one.is_normal
+            )
 
     def _tell(self, facts: Facts, loss: NodeLoss) -> None:
         """Log what is odd, once as it begins and once as it ends."""

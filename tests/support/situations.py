@@ -1,12 +1,11 @@
 """What can happen to a model, made to happen on one stub cluster, and what a user is then told.
 
 Each situation has a ModelDeployment and a node of its own. Objects are changed as a real kubelet,
-kube-scheduler or API server changes them; the operator hears of it, reconciles and writes. The
-words are nowhere here: they are read from the status and from the Events that it has written.
-``docs/reference/conditions.md`` is made from the rows (``python tests/support/conditions_page.py``).
+kube-scheduler or API server changes them; the operator hears of it and writes. The words
+are nowhere here: they are read from the status and from the Events that it has written.
+``python tests/support/conditions_page.py`` makes ``docs/reference/conditions.md`` of the rows.
 """
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -275,7 +274,7 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
         Situation(
             title="whole devices are wanted, and its node shares them", starts=False,
             spec=lambda obj: obj["spec"]["placement"].update(mode="Exclusive"),
-            helps="exclusive placement wants nodes with nvidia.com/gpu allocatable",
+            helps="placement.mode=Shared",
         ),
         Situation(
             title="nothing says what the node's devices are", starts=False,
@@ -336,7 +335,8 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
             refused=FORBIDDEN + "maximum memory usage per Container is 8Gi, but limit is 64Gi",
         ),
         Situation(
-            title="a webhook denies it", starts=False, helps="change in spec.template what it names",
+            title="a webhook denies it", starts=False,
+            helps="change in spec.template what it names",
             refused='admission webhook "policy.example" denied the request: no latest tags',
         ),
         Situation(
@@ -366,6 +366,11 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
         Situation(
             title="a volume that lives elsewhere", helps="use a claim that all nodes reach",
             happens=unscheduled(f"{NODES}1 node(s) had volume node affinity conflict."),
+        ),
+        Situation(
+            title="kube-scheduler goes on to refuse every node", waits_seconds=12,
+            helps="lower resources.requests in spec.template",
+            happens=unscheduled(f"{NODES}1 Insufficient cpu, {OTHERS}"),
         ),
     ),
     "The image": (
@@ -527,7 +532,8 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
             happens=lambda s: s.ended("weights-missing"),
         ),
         Situation(
-            title="weights are damaged", helps="let it be fetched anew", happens=lambda s: s.ended("weights-cut"),
+            title="weights are damaged", helps="let it be fetched anew",
+            happens=lambda s: s.ended("weights-cut"),
         ),
         Situation(
             title="the engine does not know the architecture", helps="spec.engine.image",
@@ -568,30 +574,33 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
     ),
     "The node, and other controllers": (
         Situation(
-            title="evicted for the node's disk", helps="free space on the node",
+            title="evicted for the node's disk", waits_seconds=3, helps="free space on the node",
             happens=lambda s: s.failed(
                 "Evicted", "The node was low on resource: ephemeral-storage. Threshold quantity: "
                 "10Gi, available: 9Gi.",
             ),
         ),
         Situation(
-            title="evicted for the node's memory", helps="set resources.requests.memory",
+            title="evicted for the node's memory", waits_seconds=3,
+            helps="set resources.requests.memory",
             happens=lambda s: s.failed("Evicted", "The node was low on resource: memory."),
         ),
         Situation(
-            title="the device plugin refuses", helps="look at the device plugin's pod",
+            title="the device plugin refuses", waits_seconds=3,
+            helps="look at the device plugin's pod",
             happens=lambda s: s.failed(
                 "UnexpectedAdmissionError", "Allocate failed due to rpc error: code = Unavailable"
             ),
         ),
         Situation(
-            title="the node shuts down", helps="memroute places the replica elsewhere",
+            title="the node shuts down", waits_seconds=3,
+            helps="memroute places the replica elsewhere",
             happens=lambda s: s.failed(
                 "Terminated", "Pod was terminated in response to imminent node shutdown."
             ),
         ),
         Situation(
-            title="kube-scheduler preempts it", helps="priorityClassName",
+            title="kube-scheduler preempts it", waits_seconds=3, helps="priorityClassName",
             happens=lambda s: s.failed("", "", conditions=[{
                 "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
                 "message": "default-scheduler: preempting to accommodate a higher priority pod",
@@ -613,64 +622,89 @@ SITUATIONS = [(group, one) for group, several in GROUPS.items() for one in sever
 
 
 async def rows() -> dict[str, list[Row]]:
-    """All situations, by group: each in its own ModelDeployment of one cluster, and those of hubs."""
+    """All situations, by group: most on one cluster, those of hubs each on its own."""
     found = await _on_one_cluster()
     found["The hub"] = await _of_hubs()
     return found
 
 
-async def _on_one_cluster() -> dict[str, list[Row]]:
-    scenes, nodes, mdeps, taken = [], [], [], []
-    for number, (_, one) in enumerate(SITUATIONS):
-        name = f"m{number:02}"
-        machine, obj = node(f"n{number:02}"), mdep(name)
+@dataclass(kw_only=True)
+class _Stage:
+    """Everything that is there before anything happens."""
+
+    nodes: list[Obj] = field(default_factory=list)
+    mdeps: list[Obj] = field(default_factory=list)
+    pods: list[Obj] = field(default_factory=list)
+    refusals: dict[str, str] = field(default_factory=dict)
+    """What the API server answers, by the name of a pod."""
+    parts: list[tuple[str, str, Situation]] = field(default_factory=list)
+    """ModelDeployment, node and situation."""
+
+    def add(self, number: int, one: Situation) -> None:
+        name, machine = f"m{number:02}", node(f"n{number:02}")
+        obj = mdep(name)
         machine["metadata"]["labels"]["own"] = name
         obj["spec"]["placement"]["nodeSelector"] = {"own": name}
         one.machine(machine)
         one.spec(obj)
-        nodes.append(machine)
-        mdeps.append(obj)
+        self.nodes.append(machine)
+        self.mdeps.append(obj)
         if "taken" in obj["metadata"].get("annotations", {}):
-            taken.append(_of_others(f"{name}-0"))
-        scenes.append((name, f"n{number:02}", one))
-    refusals = {f"{name}-0": one.refused for name, _, one in scenes if one.refused}
+            self.pods.append(_of_others(f"{name}-0"))
+        if one.refused:
+            self.refusals[f"{name}-0"] = one.refused
+        self.parts.append((name, f"n{number:02}", one))
 
-    def fault(call: Any) -> Any:
+    def fault(self, call: Any) -> Any:
         if (call.method, call.plural) != ("POST", "pods"):
             return None
-        said = refusals.get(call.body["metadata"]["name"])
+        said = self.refusals.get(call.body["metadata"]["name"])
         return None if said is None else refuse(403, "Forbidden", said)
 
-    async with operator_rig(nodes=nodes, mdeps=mdeps, pods=taken, request_seconds=60.0) as rig:
-        rig.cluster.fault = fault
-        rig.read_exporter = _exporters(nodes)
-        starting = [name for name, _, one in scenes if one.starts]
+
+async def _on_one_cluster() -> dict[str, list[Row]]:
+    stage = _Stage()
+    for number, (_, one) in enumerate(SITUATIONS):
+        stage.add(number, one)
+    async with operator_rig(
+        nodes=stage.nodes, mdeps=stage.mdeps, pods=stage.pods, request_seconds=60.0
+    ) as rig:
+        rig.cluster.fault = stage.fault
+        rig.read_exporter = _exporters(stage.nodes)
+        starting = [name for name, _, one in stage.parts if one.starts]
         await rig.until("the start", lambda: all(rig.is_ready(f"default/{n}") for n in starting))
         rig.cluster.is_ready_at_once = False
-        found: dict[str, Row] = {}
-        waits = sorted({one.waits_seconds for _, _, one in scenes})
-        marks = {name: _events_of(rig, name) if one.starts else [] for name, _, one in scenes}
-        for name, machine_name, one in scenes:
-            scene = Scene(rig=rig, name=name, node=machine_name)
+        before = {
+            name: len(_events_of(rig, name)) if one.starts else 0 for name, _, one in stage.parts
+        }
+        for name, machine, one in stage.parts:
+            scene = Scene(rig=rig, name=name, node=machine)
             if one.happens.__qualname__.startswith("unscheduled"):
                 _unbind(rig, scene)
             one.happens(scene)
         await rig.step()
-        passed = 0
-        for seconds in waits:
-            if seconds > passed:
-                await rig.step(seconds - passed)
-                passed = seconds
-                for _ in range(len(scenes) // MAX_PER_ROUND + 1):
-                    await rig.reconciler.pod_events.read_due()
-                await rig.step()
-            for name, _, one in scenes:
-                if one.waits_seconds == seconds:
-                    found[name] = _row(rig, name, one, marks[name])
+        found = await _looked_at(rig, stage, before)
     by_group: dict[str, list[Row]] = {}
     for number, (group, _) in enumerate(SITUATIONS):
         by_group.setdefault(group, []).append(found[f"m{number:02}"])
     return by_group
+
+
+async def _looked_at(rig: Any, stage: _Stage, before: dict[str, int]) -> dict[str, Row]:
+    """Each when its time has come."""
+    found: dict[str, Row] = {}
+    passed = 0
+    for seconds in sorted({one.waits_seconds for _, _, one in stage.parts}):
+        if seconds > passed:
+            await rig.step(seconds - passed)
+            passed = seconds
+            for _ in range(len(stage.parts) // MAX_PER_ROUND + 1):
+                await rig.reconciler.pod_events.read_due()
+            await rig.step()
+        for name, _, one in stage.parts:
+            if one.waits_seconds == seconds:
+                found[name] = _row(rig, name, one, before[name])
+    return found
 
 
 def _exporters(nodes: list[Obj]) -> Callable[[str, int, float], Any]:
@@ -720,7 +754,7 @@ def _events_of(rig: Any, name: str) -> list[str]:
     ]
 
 
-def _row(rig: Any, name: str, one: Situation, before: list[str]) -> Row:
+def _row(rig: Any, name: str, one: Situation, before: int) -> Row:
     condition = rig.condition(f"default/{name}", one.kind)
     status = rig.cluster.objects["modeldeployments"][f"default/{name}"].get("status", {})
     placements = status.get("placements") or []
@@ -731,7 +765,7 @@ def _row(rig: Any, name: str, one: Situation, before: list[str]) -> Row:
         status=condition.get("status", "-"),
         reason=condition.get("reason", "-"),
         message=condition.get("message", "-"),
-        events=_events_of(rig, name)[len(before) :],
+        events=_events_of(rig, name)[before:],
         helps=one.helps,
     )
 
@@ -770,21 +804,7 @@ async def _of_hubs() -> list[Row]:
                     ),
                 )
                 situation = Situation(title=title, helps=helps)
-                row = _row(rig, "m", situation, [])
+                row = _row(rig, "m", situation, 0)
                 row.message = row.message.replace(hub.url, "https://hub.example")
                 found.append(row)
     return found
-
-
-def main() -> None:
-    """Print them."""
-    for group, several in asyncio.run(rows()).items():
-        print(f"== {group}")
-        for row in several:
-            missing = "" if row.helps in row.message else f"   !!! lacks {row.helps!r}"
-            print(f"{row.title} | {row.state} | {row.kind}={row.status} {row.reason} | "
-                  f"{', '.join(row.events)} | {row.message}{missing}")  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()

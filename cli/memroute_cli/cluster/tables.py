@@ -13,6 +13,8 @@ from memroute_cli.cluster.usage import ModelUse, Usage, product_name, state_of
 UNKNOWN = "-"
 # Rows of each part of the summary: chosen by hand, half of a screen.
 SUMMARY_ROWS = 12
+# Characters of a node beside the name of its device: both fit 80 columns with the numbers.
+MAX_NODE_NAME = 20
 LEFT = frozenset({"NODE", "DEVICES", "STATE", "DEVICE", "PRODUCT", "MODEL"})
 
 
@@ -59,7 +61,7 @@ def devices_table(rows: Iterable[DeviceUse]) -> Table:
     for one in rows:
         age = one.device.live_age_seconds
         cells.append((
-            one.device.display_name, product_name(one.device.product),
+            _device_name(one), product_name(one.device.product),
             _gib(one.device.usable_bytes), _gib(one.promised_bytes), _gib(one.observed_bytes),
             _gib(one.foreign_bytes), _gib(one.free_bytes),
             one.device.unusable_reason or (UNKNOWN if age is None else f"{age:.0f}s"),
@@ -68,18 +70,26 @@ def devices_table(rows: Iterable[DeviceUse]) -> Table:
     return _table(names, cells)
 
 
+def _device_name(one: DeviceUse) -> str:
+    """Node and UUID, of which the latter is never cut."""
+    node, slash, uuid = one.device.display_name.partition("/")
+    if len(node) > MAX_NODE_NAME:
+        node = f"{node[: MAX_NODE_NAME - 1]}…"
+    return f"{node}{slash}{uuid}"
+
+
 def models_table(rows: Iterable[ModelUse]) -> Table:
     """Models: HBM in GiB, KV cache in tokens and how full it is."""
-    cells = []
-    for one in rows:
-        cells.append((
-            one.key, one.state, f"{one.ready}/{one.wanted}", _gib(one.hbm_bytes),
-            f"{one.kv_capacity_tokens:,}",
-            UNKNOWN if one.kv_ratio is None else f"{one.kv_ratio:.0%}",
-            _count(one.num_in_flight), _count(one.num_waiting),
-        ))  # fmt: skip
     names = ("MODEL", "STATE", "READY", "HBM", "KV-TOKENS", "KV", "RUNNING", "WAITING")
-    return _table(names, cells)
+    return _table(names, [_model_cells(one) for one in rows])
+
+
+def _model_cells(one: ModelUse) -> tuple[str, ...]:
+    return (
+        one.key, one.state, f"{one.ready}/{one.wanted}", _gib(one.hbm_bytes),
+        f"{one.kv_capacity_tokens:,}", UNKNOWN if one.kv_ratio is None else f"{one.kv_ratio:.0%}",
+        _count(one.num_in_flight), _count(one.num_waiting),
+    )  # fmt: skip
 
 
 def summary(usage: Usage) -> RenderableType:
