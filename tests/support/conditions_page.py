@@ -13,6 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conditions.md"
 MAX_SHOWN = 420
 # The lines of the page are as long as those of all others there.
 # ruff: noqa: E501
+TOLD = ", ".join(f"`{kind}`" for kind in TOLD_KINDS)
 HEAD = f"""\
 # Conditions, situation by situation
 
@@ -33,7 +34,7 @@ change them) and read from what the operator has written; a test compares this p
 there only while they are true |
 
 Events, on the ModelDeployment, each once for a change: the reason of `Ready` when that changes (Warning where somebody
-should look); {", ".join("`{kind}`" for kind in TOLD_KINDS)} when they become true, under their own reason;
+should look); {TOLD} when they become true, under their own reason;
 `{PLACED}`, `{REMOVED}`, `{LOST}` and `ReplicaFailed` for what was done to replicas, one Event for all of a step.
 What waits is told as it began; what is told again and again by others (a failing probe, a pull that is retried) is no
 Event of ours.
@@ -66,6 +67,8 @@ def _told(row: Row) -> str:
     text = re.sub(r"\bm\d\d\b", "m", re.sub(r"\bn\d\d\b", "NODE", row.message))
     text = re.sub(r"\bm\d\d-0\b", "m-0", text)
     text = re.sub(r"own=m\b", "own=x", text)
+    # How many others there are is how many situations there are.
+    text = re.sub(r"\b\d+(?= (?:nodes may|Cordoned|SelectorMismatch|NotExclusive))", "N", text)
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 

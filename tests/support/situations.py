@@ -257,7 +257,6 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
             machine=lambda obj: obj["metadata"]["labels"].update(
                 {"nvidia.com/gpu.memory": "23034", "nvidia.com/gpu.product": "NVIDIA-L4"}
             ),
-            helps="would",
         ),
         Situation(
             title="a taint keeps it off", machine=_tainted, starts=False,
@@ -265,11 +264,12 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
         ),
         Situation(
             title="its node is cordoned before it is placed", starts=False,
-            machine=lambda obj: obj["spec"].update(unschedulable=True),
+            machine=lambda obj: obj["spec"].update(unschedulable=True), helps="kubectl uncordon",
         ),
         Situation(
             title="no node has the labels of placement.nodeSelector", starts=False,
             spec=lambda obj: obj["spec"]["placement"]["nodeSelector"].update(zone="x"),
+            helps="take zone=x out of placement.nodeSelector, or label the node so",
         ),
         Situation(
             title="whole devices are wanted, and its node shares them", starts=False,
@@ -294,6 +294,7 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
         Situation(
             title="a longer context than the model was made for", starts=False,
             spec=_memory(maxContextTokens=10_000_000),
+            helps="set spec.memory.maxContextTokens to 40960 at the most",
         ),
         Situation(
             title="engine.args set what memroute owns", starts=False,
@@ -302,10 +303,12 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
         Situation(
             title="spec.template sets what memroute owns", starts=False,
             spec=_template(nodeName="gpu-7"),
+            helps="use spec.placement.nodeSelector, or affinity in the template",
         ),
         Situation(
             title="the model cannot be split so", starts=False,
             spec=lambda obj: obj["spec"]["parallelism"].update(tensorParallelSize=3),
+            helps="it has to divide 16",
         ),
         Situation(
             title="a policy that routers do not know", kind="PolicyUnknown",
