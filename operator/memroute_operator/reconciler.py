@@ -17,6 +17,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
 from datetime import UTC, datetime
 from functools import partial
 
@@ -162,6 +163,8 @@ class Reconciler:
         self._is_any_node_waited_for = False
         self._told: frozenset[str] = frozenset()
         self._garbage = Garbage()
+        self._term: Context | None = None
+        """In which the last step began; None before the first."""
 
     async def run(self) -> None:
         """Reconcile for ever. Returns only by cancellation."""
@@ -222,6 +225,7 @@ class Reconciler:
 
     async def _lead_and_reconcile(self) -> float:
         await self._fence.begin_step(self._begin_term)
+        self._term = copy_context()
         return await self.reconcile()
 
     async def _begin_term(self) -> None:
@@ -281,8 +285,10 @@ class Reconciler:
     async def _tell_fleet_forever(self) -> None:
         while True:
             await asyncio.sleep(CHANGED_SECONDS)
-            if not self._fence.marks.is_standby:
-                await self._guarded("fleet view", self.tell_fleet)
+            if self._term is not None and not self._fence.marks.is_standby:
+                # As a part of the last step: the fence lets nobody else write.
+                telling = self._guarded("fleet view", self.tell_fleet)
+                await asyncio.create_task(telling, context=self._term)
 
     async def tell_fleet(self) -> float:
         """Write what is read of devices and routers, if that is due; when, by our clock."""
