@@ -1,9 +1,11 @@
-"""The command line: ``memroute plan``, ``explain``, ``simulate`` and ``demo``."""
+"""The command line: ``plan``, ``top``, ``explain``, ``decisions``, ``simulate``, ``demo``."""
 
 import typer
 
+from memroute_cli.cluster.explain import explain
+from memroute_cli.cluster.top import top
+from memroute_cli.decisions import decisions
 from memroute_cli.demo.command import demo
-from memroute_cli.explain import explain
 from memroute_cli.plan.command import plan
 from memroute_cli.simulate.command import simulate
 
@@ -15,7 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(name="plan")(plan)
+app.command(name="top")(top)
 app.command(name="explain")(explain)
+app.command(name="decisions")(decisions)
 app.command(name="simulate")(simulate)
 app.command(name="demo")(demo)
 

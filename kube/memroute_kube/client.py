@@ -5,7 +5,7 @@ Credentials, in this order: the ServiceAccount of the pod we run in; the kubecon
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,7 @@ from memroute_kube.errors import (
     error_from,
     no_answer,
 )
-from memroute_kube.resources import KubeObject, Resource
+from memroute_kube.resources import EVENTS, KubeObject, Resource
 
 # With the errors that callers of a client tell apart.
 __all__ = [
@@ -53,6 +53,8 @@ REQUEST_TIMEOUT_SECONDS = 30.0
 # Objects of one page: half of what client-go's informers ask for. A pod has 10 kB, and reading a
 # page as JSON holds the interpreter: 65 ms for 500, which delays the Lease and every watch.
 PAGE_SIZE = 250
+# Events of one object that are read: kubelet writes one for each kind of trouble and counts it.
+MAX_EVENTS = 100
 # Writes that the API server attributes to a field manager (server-side apply names its own).
 MANAGED_METHODS = frozenset({"POST", "PATCH", "PUT"})
 
@@ -139,6 +141,13 @@ class KubernetesClient:
             if not token:
                 return
             query["continue"] = token
+
+    async def list_events_of(self, namespace: str, uid: str) -> Sequence[KubeObject]:
+        """Events about the object of that uid, the first ``MAX_EVENTS`` of them."""
+        query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": str(MAX_EVENTS)}
+        answer = await self.request("GET", EVENTS.path(namespace), query=query)
+        items = answer.get("items")
+        return [one for one in items if isinstance(one, dict)] if isinstance(items, list) else []
 
     async def create(
         self,

@@ -20,7 +20,7 @@ from memroute_operator.calibrations import MAX_DRIFT_RATIO, drift_ratio
 from memroute_operator.carry_out import POD_REFUSED
 from memroute_operator.deployment import INTERNAL_ERROR, Deployment
 from memroute_operator.failed_pods import POD_FAILED
-from memroute_operator.failing import failing, on_the_way, refused
+from memroute_operator.failing import failing, on_the_way, refused, scheduler_refusals
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica, ReplicaState
 
@@ -45,6 +45,8 @@ class Troubles:
     """Replicas that ended before their time and are not made again yet."""
     actions: tuple[Failure, ...] = ()
     """Deletes, marks and gates that the API server refuses."""
+    scheduler: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Nodes that kube-scheduler has refused of late → its own words."""
     kept_nodes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Nodes that are unreachable and not given up → why."""
 
@@ -90,7 +92,8 @@ def placed(
         return "Unknown", "Placing", so_far
     first = outcome.refused[min(outcome.refused)]
     status = "Unknown" if first.reason is RefusedReason.DEVICES_UNKNOWN else "False"
-    return status, first.reason.value, f"{so_far}; the next {first.message}"
+    said = scheduler_refusals(troubles.scheduler)
+    return status, first.reason.value, f"{so_far}; the next {first.message}{said}"
 
 
 def _held_by_stuck(outcome: Outcome) -> str:
@@ -110,7 +113,11 @@ def overbooked(outcome: Outcome) -> Condition:
 def _hindrance(troubles: Troubles) -> tuple[str, str] | None:
     """What keeps pods that have room from being made: reason and sentence."""
     if troubles.names:
-        return NAME_TAKEN, "; ".join(troubles.names[:MAX_LISTED])
+        told = "; ".join(troubles.names[:MAX_LISTED])
+        return (
+            NAME_TAKEN,
+            f"{told}; delete what has the name, or name the ModelDeployment otherwise",
+        )
     if troubles.create is not None:
         return POD_REFUSED, f"the API server refused a pod: {refused(troubles.create)}"
     if troubles.failed_pods:

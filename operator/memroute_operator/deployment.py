@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -38,6 +39,10 @@ from memroute_operator.revision import legacy_revision_of, revision_of
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
 INTERNAL_ERROR = "InternalError"
+# Names of the catalogue that are offered for one that it does not have.
+MAX_NEAR_NAMES = 3
+# The reason of a model whose size cannot be worked out.
+FOOTPRINT_UNKNOWN = "FootprintUnknown"
 # The reason of a model that is neither in the catalogue nor described, nor read from a hub yet.
 MODEL_UNKNOWN = "ModelUnknown"
 # What hubs add to the name of a repository whose files were converted for llama.cpp.
@@ -58,6 +63,19 @@ class ContextTooLongError(MemrouteError):
 
 class OwnedFlagError(MemrouteError):
     """``engine.args`` set what memroute owns."""
+
+
+# Why a spec cannot be resolved, as the reason of a condition.
+REASONS: Mapping[type[MemrouteError], str] = MappingProxyType(
+    {
+        OwnedFlagError: "FlagOwned",
+        TemplateError: "TemplateRefused",
+        ContextTooLongError: "ContextTooLong",
+        UnknownModelError: MODEL_UNKNOWN,
+        RevisionUnknownError: MODEL_UNKNOWN,
+        UnsupportedShapeError: "UnsupportedShape",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,25 +280,30 @@ def _resolve(
         footprint = replica_footprint(shape)
         # Sums are made when they are asked for: a number past all bounds has to show here.
         total = footprint.total_bytes
-    except OwnedFlagError as error:
-        reason, message = "FlagOwned", str(error)
-    except TemplateError as error:
-        reason, message = "TemplateRefused", str(error)
-    except ContextTooLongError as error:
-        reason, message = "ContextTooLong", str(error)
-    except (UnknownModelError, RevisionUnknownError) as error:
-        reason, message = MODEL_UNKNOWN, str(error)
-    except UnsupportedShapeError as error:
-        reason, message = "UnsupportedShape", str(error)
     except MemrouteError as error:
-        reason, message = "FootprintUnknown", str(error)
+        reason = next((r for kind, r in REASONS.items() if isinstance(error, kind)), None)
+        reason = reason or FOOTPRINT_UNKNOWN
+        message = _unknown_model(error) if isinstance(error, UnknownModelError) else str(error)
     except Exception as error:  # noqa: BLE001 - a named boundary: a config is its author's
         reason, message = INTERNAL_ERROR, internal_error(error)
     else:
         if 0 < total < MAX_FOOTPRINT_BYTES:
             return shape, footprint, None
-        reason, message = "FootprintUnknown", f"a replica would need {total:.3g} bytes per device"
+        reason, message = FOOTPRINT_UNKNOWN, f"a replica would need {total:.3g} bytes per device"
     return None, None, ResolveFailure(reason=reason, message=message)
+
+
+def _unknown_model(error: UnknownModelError) -> str:
+    """Which names are near, and what helps where none of them was meant."""
+    by_name = {one.rpartition("/")[2].casefold(): one for one in error.known_models}
+    wanted = error.model.rpartition("/")[2].casefold()
+    near = [by_name[one] for one in get_close_matches(wanted, by_name, n=MAX_NEAR_NAMES)]
+    hint = f"did you mean {', or '.join(near)}? Else" if near else "give"
+    give = " give" if near else ""
+    return (
+        f"model {error.model!r:.200} is not in the catalogue of {len(error.known_models)} models; "
+        f"{hint}{give} its config.json as spec.model.config"
+    )
 
 
 def _shape(spec: dict[str, Any], source: HubSource, pin: ModelPin | None) -> ReplicaShape:
@@ -298,7 +321,10 @@ def _shape(spec: dict[str, Any], source: HubSource, pin: ModelPin | None) -> Rep
     wanted = memory["maxContextTokens"]
     longest = architecture.max_context_tokens
     if longest is not None and wanted > longest:
-        message = f"maxContextTokens is {wanted}, {spec['model']['name']} was made for {longest}"
+        message = (
+            f"maxContextTokens is {wanted}, {spec['model']['name']} was made for {longest}: set "
+            f"spec.memory.maxContextTokens to {longest} at the most"
+        )
         raise ContextTooLongError(message)
     return ReplicaShape(
         architecture=architecture,

@@ -14,6 +14,7 @@ from memroute_operator.calibrations import (
     measure,
 )
 from memroute_operator.deployment import (
+    FOOTPRINT_UNKNOWN,
     INTERNAL_ERROR,
     MAX_FOOTPRINT_BYTES,
     Deployment,
@@ -91,8 +92,9 @@ def read_deployments(
 def _read_checked(obj: KubeObject) -> Deployment:
     """A ModelDeployment, unresolved where its engine cannot do what it asks for."""
     deployment = read_deployment(obj)
-    if deployment.failure is not None:
+    if deployment.failure is not None and deployment.failure.reason != FOOTPRINT_UNKNOWN:
         return deployment
+    # Where the size is not known, what the engine needs to be told may be why.
     refusal = engine_of(deployment.engine).refusal(obj["spec"])
     if refusal is None:
         return deployment

@@ -45,7 +45,8 @@ class FailedPods:
         replica = action.replica
         if not action.avoid_node and not replica.is_terminal:
             return None
-        self._note(self._nodes, (replica.deployment, replica.node), "", now_seconds)
+        said = replica.scheduler_message or ""
+        self._note(self._nodes, (replica.deployment, replica.node), said, now_seconds)
         if not replica.is_terminal:
             return None  # kube-scheduler's refusal: elsewhere at once
         why = replica.failure or "its containers have ended"
@@ -58,6 +59,14 @@ class FailedPods:
         for (deployment, node), _ in self._nodes.all_waiting(now_seconds):
             avoided[deployment] = avoided.get(deployment, frozenset()) | {node}
         return avoided
+
+    def scheduler_words(self, deployment: str, now_seconds: float) -> dict[str, str]:
+        """Nodes that kube-scheduler has refused of late → its own words."""
+        return {
+            node: failure.message
+            for (key, node), failure in self._nodes.all_waiting(now_seconds)
+            if key == deployment and failure.message
+        }
 
     def held_back(self, now_seconds: float) -> frozenset[str]:
         """Pods (``namespace/name``) that are not made again yet."""

@@ -4,6 +4,8 @@ What is wrong with one pod is in ``failures``; here it is told for all of a Mode
 first of a kind in full, those like it by name.
 """
 
+from collections.abc import Mapping
+
 from memroute.units import GIB
 from memroute_operator.backoff import Failure
 from memroute_operator.failures import refusal_of, scheduling_of
@@ -65,6 +67,8 @@ def on_the_way(replica: Replica, weights_bytes: int | None) -> str:
         return f" (kube-scheduler: {replica.scheduler_message}){means}"
     if replica.last_end is not None and not replica.is_ready:
         return f" (again, after {replica.num_restarts} restart(s): {replica.last_end.message})"
+    if replica.on_the_way is not None and not replica.is_ready:
+        return f" ({replica.on_the_way})"
     if replica.state is ReplicaState.STARTING:
         return _starting(replica, weights_bytes)
     return ""
@@ -90,6 +94,17 @@ def _starting(replica: Replica, weights_bytes: int | None) -> str:
         f" (slower than the {minutes} that {size} of weights take from a network disk: kubectl "
         f"logs -n {replica.namespace} {replica.pod_name} shows whether it still loads, or is stuck)"
     )
+
+
+def scheduler_refusals(said: Mapping[str, str]) -> str:
+    """What kube-scheduler has said of nodes of late, the end of a sentence; empty without any."""
+    told = []
+    for node, message in sorted(said.items())[:MAX_LISTED]:
+        meant = scheduling_of("", message)
+        means = f": {meant.message}" if meant is not None else ""
+        told.append(f"; kube-scheduler of {node}: {message}{means}")
+    more = len(said) - MAX_LISTED
+    return "".join(told) + (f"; and so of {more} more node(s)" if more > 0 else "")
 
 
 def refused(failure: Failure) -> str:

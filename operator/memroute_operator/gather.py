@@ -17,6 +17,7 @@ from memroute_operator.device_metrics import MAX_COLLECT_SECONDS, DeviceMetrics,
 from memroute_operator.lost_nodes import NodeSight
 from memroute_operator.memory import PlanMemory
 from memroute_operator.nodes import planned, read_node
+from memroute_operator.pod_stories import Stories, with_stories
 from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner, read_pods
 from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica
@@ -114,6 +115,7 @@ def gather(
     default_image: str | None = None,
     before: Facts | None = None,
     calibrations: Mapping[CalibrationKey, Calibration] = MappingProxyType({}),
+    stories: Stories = MappingProxyType({}),
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
@@ -126,11 +128,13 @@ def gather(
     engines whose ModelDeployment names none; without it nothing measured counts for those.
     ``before``: facts of a moment ago whose nodes are taken as they are: half of the work.
     ``calibrations``: what engines have measured before.
+    ``stories``: Events of pods that are not ready, by uid.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
     cache = ReadingCache() if cache is None else cache
     pods = read_pods(store.pods.values(), cache.pods)
     disown_strangers(pods, store.model_deployments)
+    pods.replicas = with_stories(pods.replicas, stories)
     memory = PlanMemory() if memory is None else memory
     pods.replicas = memory.stamp(
         pods.replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)

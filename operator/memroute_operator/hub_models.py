@@ -120,10 +120,7 @@ class HubModels:
                 failure = ResolveFailure(reason=CRD_OUTDATED, message=message)
             return replace(deployment, pin=pin, failure=failure)
         if self._is_offline and deployment.failure is not None:
-            message = (
-                f"{deployment.failure.message}. This operator asks no hub (--offline): give its "
-                f"config.json as spec.model.config"
-            )
+            message = f"{deployment.failure.message} (this operator asks no hub: --offline)"
             return replace(deployment, failure=replace(deployment.failure, message=message))
         return replace(deployment, failure=self._failure(name))
 

@@ -16,8 +16,10 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
 from datetime import UTC, datetime
+from functools import partial
 
 from memroute_hub import HubModel, ModelName
 from memroute_hub.settings import usual_endpoint
@@ -27,9 +29,11 @@ from memroute_operator.apply import Applier
 from memroute_operator.budgets import Budgets
 from memroute_operator.calibration_book import CalibrationBook
 from memroute_operator.carry_out import CarryOut
+from memroute_operator.deployment import Deployment
 from memroute_operator.events import EventWriter
-from memroute_operator.failed_pods import REPLICA_FAILED, FailedPods
+from memroute_operator.failed_pods import FailedPods
 from memroute_operator.fence import AlwaysLeading, Fence
+from memroute_operator.fleet_view import CHANGED_SECONDS, FleetBoard
 from memroute_operator.garbage import Garbage
 from memroute_operator.gather import Facts
 from memroute_operator.hub_models import HubModels
@@ -42,9 +46,11 @@ from memroute_operator.name_grants import GRANTS_SECONDS, NameGrants
 from memroute_operator.node_leases import MARK_SECONDS, NodeLeases
 from memroute_operator.plan import Action, Delete, Step
 from memroute_operator.readings.loops import Readings
+from memroute_operator.readings.pod_events import ROUND_SECONDS, PodEvents
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.statuses import Statuses
+from memroute_operator.step_events import StepEvent, StepEvents
 from memroute_operator.store import Store
 from memroute_operator.templates import Templates
 from memroute_operator.thinking import Look, Thinker
@@ -95,6 +101,12 @@ class Reconciler:
         self._readings = readings
         self._events = EventWriter(client)
         self.lister = Lister(client, store, clock)
+        self.pod_events = PodEvents(
+            list_events=client.list_events_of,
+            clock=clock,
+            on_change=store.mark_dirty,
+            on_error=metrics.on_error,
+        )
         self._lanes = Lanes(lambda _, error: self._on_bug("lane", error), on_late=store.mark_dirty)
         self._hands = CarryOut(Applier(client, store, settings), self._lanes, metrics, clock, rng)
         self._failed_pods = FailedPods(rng)
@@ -130,6 +142,7 @@ class Reconciler:
             router_url=settings.router_url,
         )
         self._book = CalibrationBook(client=client, namespace=settings.lease_namespace, clock=clock)
+        self.board = FleetBoard(client=client, namespace=settings.lease_namespace, clock=clock)
         self._fence = fence or Fence(AlwaysLeading())
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
         self._thinker = Thinker(
@@ -150,6 +163,8 @@ class Reconciler:
         self._is_any_node_waited_for = False
         self._told: frozenset[str] = frozenset()
         self._garbage = Garbage()
+        self._term: Context | None = None
+        """In which the last step began; None before the first."""
 
     async def run(self) -> None:
         """Reconcile for ever. Returns only by cancellation."""
@@ -167,6 +182,8 @@ class Reconciler:
                 asyncio.create_task(self._follow_grants(), name="grants"),
                 asyncio.create_task(self._readings.run(), name="readings"),
                 asyncio.create_task(self._mark_leases_forever(), name="leases"),
+                asyncio.create_task(self._read_events_forever(), name="events"),
+                asyncio.create_task(self._tell_fleet_forever(), name="fleet view"),
             ]
             if self.hub_models is not None:
                 loops.append(asyncio.create_task(self.hub_models.run(), name="hub"))
@@ -208,6 +225,7 @@ class Reconciler:
 
     async def _lead_and_reconcile(self) -> float:
         await self._fence.begin_step(self._begin_term)
+        self._term = copy_context()
         return await self.reconcile()
 
     async def _begin_term(self) -> None:
@@ -259,6 +277,28 @@ class Reconciler:
             await self._guarded("leases", self.leases.mark)
             await asyncio.sleep(MARK_SECONDS)
 
+    async def _read_events_forever(self) -> None:
+        while True:
+            await asyncio.sleep(ROUND_SECONDS)
+            await self._guarded("events", self.pod_events.read_due)
+
+    async def _tell_fleet_forever(self) -> None:
+        while True:
+            await asyncio.sleep(CHANGED_SECONDS)
+            if self._term is not None and not self._fence.marks.is_standby:
+                # As a part of the last step: the fence lets nobody else write.
+                telling = self._guarded("fleet view", self.tell_fleet)
+                await asyncio.create_task(telling, context=self._term)
+
+    async def tell_fleet(self) -> float:
+        """Write what is read of devices and routers, if that is due; when, by our clock."""
+        return await self.board.tell(
+            self._readings.devices,
+            self._readings.routers,
+            self._failed_pods.avoided_nodes(self._clock()),
+            now=datetime.now(UTC),
+        )
+
     async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
         """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""
         try:
@@ -291,10 +331,11 @@ class Reconciler:
         self._tell(facts, loss)
         if self.hub_models is not None:
             self.hub_models.want(facts.deployments)
+        self.pod_events.want(facts.replicas)
         self._readings.tell_notes(facts.inventory.nodes)
-        failed: dict[str, str] = {}
+        done = StepEvents()
         await self._hands.carry_out(
-            step.actions, lambda action: self._on_done(action, failed), busy=look.busy
+            step.actions, lambda action: self._on_done(action, done), busy=look.busy
         )
         if step.actions:
             # The answers are in the store: tell the status as it is now.
@@ -306,7 +347,7 @@ class Reconciler:
         self._budgets.start(facts)
         routing = await self._thinker.run(self._statuses.routing, facts)
         await self._statuses.write_all(facts, step, loss, routing)
-        await self._tell_failed_pods(facts, failed)
+        await self._tell_done(facts, done)
         await self._book.keep(facts.measured)
         seconds = self._clock() - started
         await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)
@@ -335,6 +376,7 @@ class Reconciler:
             in_flight=routers.in_flight if routers.is_known else None,
             in_flight_age_seconds=None if read_at is None else now - read_at,
             calibrations=dict(self._book.known),
+            stories=dict(self.pod_events.told),
             silences=self.leases.silences(),
         )
 
@@ -346,24 +388,29 @@ class Reconciler:
         }
         self._metrics.on_reconciled(facts, refused, seconds, loss)
 
-    def _on_done(self, action: Action, failed: dict[str, str]) -> None:
+    def _on_done(self, action: Action, done: StepEvents) -> None:
         # One action makes room for the next (a claim for a drain), and its own event is no news.
         self._store.mark_dirty()
+        failure = None
         if isinstance(action, Delete):
             failure = self._failed_pods.on_deleted(action, now_seconds=self._clock())
-            if failure is not None:
-                failed[action.replica.deployment] = failure.told
+        done.on_done(action, failure)
 
-    async def _tell_failed_pods(self, facts: Facts, failed: dict[str, str]) -> None:
-        for deployment in facts.deployments:
-            if deployment.key in failed:
-                self._lanes.start(
-                    deployment.key,
-                    lambda d=deployment: self._events.write(  # type: ignore[misc]
-                        d, reason=REPLICA_FAILED, message=failed[d.key]
-                    ),
-                )
+    async def _tell_done(self, facts: Facts, done: StepEvents) -> None:
+        by_key = {deployment.key: deployment for deployment in facts.deployments}
+        told: dict[str, list[StepEvent]] = {}
+        for one in done.events():
+            if one.deployment in by_key:
+                told.setdefault(one.deployment, []).append(one)
+        for key, events in told.items():
+            self._lanes.start(key, partial(self._write_events, by_key[key], events))
         await self._lanes.settle()
+
+    async def _write_events(self, deployment: Deployment, events: Sequence[StepEvent]) -> None:
+        for one in events:
+            await self._events.write(
+                deployment, reason=one.reason, message=one.message, is_normal=one.is_normal
+            )
 
     def _tell(self, facts: Facts, loss: NodeLoss) -> None:
         """Log what is odd, once as it begins and once as it ends."""

@@ -115,6 +115,10 @@ class Replica:
     """Whether kube-scheduler has bound it to its node."""
     is_down: bool = False
     """Whether its container waits or has ended: no process, no requests."""
+    has_run: bool = False
+    """Whether its engine's container has ever been started in this pod."""
+    has_started: bool = False
+    """Whether the container that runs has passed its startup probe."""
     num_restarts: int = 0
     draining_since: datetime | None
     """When it was marked, by the clock of the operator that marked it; None when it is not."""
@@ -131,6 +135,8 @@ class Replica:
     """The same in parts."""
     last_end: Diagnosis | None = None
     """Why the container that runs now was started again; None where it is the first."""
+    on_the_way: str | None = None
+    """What it is at, or what is wrong though it has not failed, by its Events; None without."""
     why: str
     engine_image: str | None = None
     """The image that its engine was started with, as it was asked for; None when nobody says."""
@@ -261,6 +267,8 @@ def read_replica(pod: KubeObject) -> Replica | None:
         is_terminal=is_terminal(pod),
         is_scheduled=bool(pod["spec"].get("nodeName")),
         is_down=_is_down(pod),
+        has_run=_has_run(pod),
+        has_started=any(container.get("started") is True for container in _containers(pod)),
         num_restarts=_num_restarts(pod),
         draining_since=_draining_since(annotations.get(ANNOTATION_DRAINING)),
         unschedulable_since=refused_at,
@@ -318,6 +326,16 @@ def _is_down(pod: KubeObject) -> bool:
     """Whether a container waits or has ended; a pod that says nothing is not known to be down."""
     states = [container.get("state") or {} for container in _containers(pod)]
     return any(state.get("waiting") or state.get("terminated") for state in states)
+
+
+def _has_run(pod: KubeObject) -> bool:
+    """Whether any of its containers runs or has ended."""
+    states = [
+        container.get(name) or {}
+        for container in _containers(pod)
+        for name in ("state", "lastState")
+    ]
+    return any("running" in state or "terminated" in state for state in states)
 
 
 def _num_restarts(pod: KubeObject) -> int:

@@ -35,7 +35,9 @@ _BY_DEPLOYMENT = {
     f"{_PREFIX}tpot_alone_seconds": 86_400.0,
     f"{_PREFIX}ttft_alone_seconds": 86_400.0,
 }
-_LIMITS = _BY_POD | _BY_DEPLOYMENT
+# Requests that wait for their turn: of several routers each has its own.
+_SUMS_BY_DEPLOYMENT = {f"{_PREFIX}queue_requests": MAX_IN_FLIGHT}
+_LIMITS = _BY_POD | _BY_DEPLOYMENT | _SUMS_BY_DEPLOYMENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class RouterMetrics:
     """``namespace/pod`` → requests that routers have at it."""
     kv_projected_ratio: dict[str, float] = field(default_factory=dict)
     """``namespace/pod`` → the highest projection of any router."""
+    waiting: dict[str, int] = field(default_factory=dict)
+    """``namespace/deployment`` → requests that routers hold for their turn."""
     targets: dict[str, TargetsReport] = field(default_factory=dict)
     """``namespace/deployment`` → whether its engines meet its targets; absent while nobody knows.
     Kept while a router does not answer: what engines need does not change meanwhile."""
@@ -105,6 +109,7 @@ class RouterMetrics:
         self.read_at_seconds = asked_at_seconds if self.is_known else None
         in_flight: dict[str, int] = {}
         ratios: dict[str, float] = {}
+        waiting: dict[str, int] = {}
         by_deployment: dict[str, dict[str, float]] = {}
         for page in pages:
             for sample in parse_samples(page or "", _LIMITS):
@@ -113,6 +118,10 @@ class RouterMetrics:
                     # Not known. Requests at a replica are then not known to have ended.
                     if sample.name.endswith("requests_in_flight"):
                         self.is_known = False
+                    continue
+                if sample.name in _SUMS_BY_DEPLOYMENT:
+                    key = f"{labels.get('namespace')}/{labels.get('model_deployment')}"
+                    waiting[key] = waiting.get(key, 0) + int(value)
                     continue
                 if sample.name in _BY_DEPLOYMENT:
                     key = f"{labels.get('namespace')}/{labels.get('model_deployment')}"
@@ -126,6 +135,7 @@ class RouterMetrics:
                 else:
                     ratios[key] = max(ratios.get(key, 0.0), value)
         self.in_flight, self.kv_projected_ratio = in_flight, ratios
+        self.waiting = waiting
         if self.is_known or not pages:
             self.targets = {
                 key: TargetsReport(

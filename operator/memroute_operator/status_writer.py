@@ -30,6 +30,11 @@ MEASURED_SECONDS = 60.0
 _MEASURED = re.compile(
     r"[+-]?\d+(?:\.\d+)?(?= ?(?:GiB|MiB|Gi|ms|s|%|tokens?)(?![A-Za-z0-9]))", re.ASCII
 )
+# Conditions beside Ready that are told when they become true. Not among them: those that repeat
+# Ready, and those that one exporter or one upgrade makes true for a whole fleet.
+TOLD_KINDS = ("Overbooked", "TargetsUnmet", "PolicyUnknown", "FootprintDrift")
+# Reasons of Ready that another Event has told: what is placed, and what had failed (step_events).
+TOLD_OTHERWISE = frozenset({"Placing", "PodFailed"})
 # As the schema has it, in characters.
 MAX_MESSAGE = 32_768
 
@@ -106,10 +111,16 @@ class StatusWriter:
     async def _tell(
         self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
     ) -> None:
-        """An Event when Ready flips or its reason changes."""
+        """An Event when Ready flips or its reason changes, or something beside it is wrong."""
+        for kind in TOLD_KINDS:
+            one = _condition(after, kind)
+            if one.get("status") == "True" and _condition(before, kind).get("status") != "True":
+                await self._events.write(deployment, reason=one["reason"], message=one["message"])
         was = _condition(before, "Ready")
         ready = _condition(after, "Ready")
         if (was.get("status"), was.get("reason")) == (ready.get("status"), ready.get("reason")):
+            return
+        if ready["reason"] in TOLD_OTHERWISE:
             return
         is_normal = ready["status"] == "True" or ready["reason"] in EXPECTED_REASONS
         await self._events.write(

@@ -167,6 +167,7 @@ class Statuses:
             create=self.hands.create_failure(deployment.key),
             names=tuple(names) or tuple(one.told for one in refused if one is not None),
             failed_pods=tuple(one for one in failed if one is not None),
+            scheduler=self.failed_pods.scheduler_words(deployment.key, now),
             actions=tuple(self.hands.action_failures(replica.key for replica in replicas)),
             kept_nodes={r.node: loss.kept[r.node] for r in replicas if r.node in loss.kept},
         )

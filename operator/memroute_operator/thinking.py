@@ -24,6 +24,7 @@ from memroute_operator.lost_nodes import Ghosts, LostNodes, NodeLoss
 from memroute_operator.memory import PlanMemory
 from memroute_operator.node_leases import Silence
 from memroute_operator.plan import PlanContext, Step
+from memroute_operator.pod_stories import Stories
 from memroute_operator.replica import ReplicaState
 from memroute_operator.store import StoreSnapshot
 
@@ -53,6 +54,8 @@ class Look:
     in_flight_age_seconds: float | None
     calibrations: Mapping[CalibrationKey, Calibration] = field(default_factory=dict)
     """What engines have measured before."""
+    stories: Stories = field(default_factory=dict)
+    """Events of pods that are not ready, by uid."""
     silences: Mapping[str, Silence] = field(default_factory=dict)
     """Of kubelets, by node, where they are known."""
 
@@ -162,6 +165,7 @@ class Thinker:
             default_image=self._default_image,
             before=before,
             calibrations=look.calibrations,
+            stories=look.stories,
         )
         running = {
             replica.uid: replica.reservation()

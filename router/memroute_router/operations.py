@@ -3,7 +3,7 @@
 ```text
 --port      clients                    the APIs, /v1/models, /openapi.json, /health, /ready
 --ops-port  Prometheus, the operator,  /metrics, /debug/…, /openapi.json, /health, /ready
-            probes, `memroute explain`
+            probes, `memroute decisions`
 ```
 
 With ``--ops-port 0`` there is no second listener, and nobody serves its pages: the public port

@@ -69,6 +69,13 @@ def test_every_call_is_allowed_and_nothing_is_granted_that_is_not_used(cluster, 
                 == "calibrated"
             ),
         )
+    # Events are read of a pod that is not ready for a while.
+    apply(cluster, namespace, "ends", engine={"args": ["--simulator-ending=killed"]})
+    cluster.wait_for(
+        "its Events to be read",
+        lambda: program != "operator" or ("", "events", "list") in used(cluster, program)[0],
+        timeout_seconds=60,
+    )
     cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
     cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace, "m")) == 1)
     calls, refused = used(cluster, program)

@@ -27,6 +27,7 @@ from one_authority import authority_file
 
 PLURALS = (
     "pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets", "leases", "configmaps",
+    "resourceslices", "resourceclaims",
 )  # fmt: skip
 # Versions that a watch may still start from.
 KEPT_VERSIONS = 400
@@ -70,6 +71,8 @@ class Cluster:
         self.is_ready_at_once = True
         self.cut_off = set()
         """Nodes whose kubelet does not hear of anything."""
+        self.not_bound = set()
+        """Pods (``namespace/name``) that kube-scheduler finds no room for."""
         self._versions = itertools.count(100)
         self._uids = itertools.count(1)
         self._log = []
@@ -133,7 +136,7 @@ class Cluster:
                 "Succeeded",
             ):
                 continue
-            elif not spec.get("nodeName") and "affinity" in spec:
+            elif not spec.get("nodeName") and "affinity" in spec and key not in self.not_bound:
                 self.change("pods", key, _bind)
             elif pod["status"].get("phase") == "Pending" and spec.get("nodeName"):
                 self.change("pods", key, _run if self.is_ready_at_once else _start)
@@ -174,6 +177,13 @@ class Cluster:
             found = self.objects[call.plural].get(self._key(call))
             return status(404, "NotFound") if found is None else web.json_response(found)
         items = sorted(self.objects[call.plural].items())
+        uid = request.query.get("fieldSelector", "").removeprefix("involvedObject.uid=")
+        if uid:
+            items = [
+                (key, obj) for key, obj in items
+                if obj["involvedObject"]["uid"] == uid
+                and obj["metadata"]["namespace"] == call.namespace
+            ]  # fmt: skip
         limit, start = int(request.query.get("limit", 500)), int(request.query.get("continue", 0))
         page = [copy.deepcopy(obj) for _, obj in items[start : start + limit]]
         metadata = {"resourceVersion": str(self.version)}

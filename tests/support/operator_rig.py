@@ -124,6 +124,8 @@ class Rig:
         self._loops = []
         self.has_exporters = True
         self.waits_for_hub = True
+        self.read_exporter = reading
+        """What each node's exporter says; None where it is silent."""
         self._listed_at = self.now
 
     def clock(self):
@@ -154,7 +156,9 @@ class Rig:
                 name = obj["metadata"]["name"]
                 if name not in self.cluster.cut_off:
                     gpus = int(obj["metadata"]["labels"]["nvidia.com/gpu.count"])
-                    self.readings.devices.readings[name] = reading(name, gpus, self.now)
+                    found = self.read_exporter(name, gpus, self.now)
+                    if found is not None:
+                        self.readings.devices.readings[name] = found
         pause = await self.reconciler.reconcile_guarded()
         if self.reconciler.hub_models is not None:
             self.reconciler.hub_models.start_due()

@@ -258,7 +258,36 @@ OF_EVENTS = [
     ("RuntimeClassMissing", "FailedCreatePodSandBox", ("Failed to create pod sandbox: rpc error: "
      'unable to get OCI runtime: no runtime for "nvidia" is configured')),
     ("VolumeHeldElsewhere", "FailedAttachVolume", 'Multi-Attach error for volume "pvc-1"'),
-    ("VolumeMountFailing", "FailedMount", "MountVolume.SetUp failed: hostPath type check failed"),
+    ("NodeOutOfAddresses", "FailedCreatePodSandBox", ("Failed to create pod sandbox: rpc error: "
+     'code = Unknown desc = failed to setup network for sandbox "1f": plugin type="aws-cni" name='
+     '"aws-cni" failed (add): add cmd: failed to assign an IP address to container')),
+    ("PodNetworkFailing", "FailedCreatePodSandBox", ("Failed to create pod sandbox: rpc error: "
+     'failed to setup network for sandbox "1f": plugin type="cilium-cni" failed (add): timeout')),
+    ("PodNetworkFailing", "NetworkNotReady", ("network is not ready: container runtime network not "
+     "ready: NetworkReady=false reason:NetworkPluginNotReady")),
+    ("PodSandboxFailing", "FailedCreatePodSandBox", ("Failed to create pod sandbox: rpc error: "
+     "context deadline exceeded")),
+    ("SecretMissing", "FailedMount", ('MountVolume.SetUp failed for volume "t" : secret "tls" not '
+     "found")),
+    ("ConfigMapMissing", "FailedMount", ('MountVolume.SetUp failed for volume "t" : configmap "c" '
+     "not found")),
+    ("SecretKeyMissing", "FailedMount", ('MountVolume.SetUp failed for volume "t" : references '
+     "non-existent secret key: token")),
+    ("HostPathMissing", "FailedMount", ('MountVolume.SetUp failed for volume "w" : hostPath type '
+     "check failed: /models is not a directory")),
+    ("VolumeDriverMissing", "FailedMount", ('MountVolume.MountDevice failed for volume "pvc-1" : '
+     "kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: driver name "
+     "efs.csi.example not found in the list of registered CSI drivers")),
+    ("FileServerUnreachable", "FailedMount", ('MountVolume.SetUp failed for volume "nfs" : mount '
+     "failed: exit status 32 Output: mount.nfs: Connection timed out")),
+    ("VolumeMountFailing", "FailedMount", ("Unable to attach or mount volumes: unmounted "
+     "volumes=[w], unattached volumes=[]: timed out waiting for the condition")),
+    ("PullSecretMissing", "FailedToRetrieveImagePullSecret", ("Unable to retrieve some image pull "
+     "secrets (regcred); attempting to pull the image may not succeed.")),
+    ("LivenessProbeFailed", "Killing", "Container engine failed liveness probe, will be restarted"),
+    ("PreStopFailed", "FailedPreStopHook", "PreStopHook failed"),
+    ("PreemptedByScheduler", "Preempted", "Preempted by pod 6a1f on node gpu-a"),
+    ("NotAnswering", "Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 503"),
     ("DeviceNotPrepared", "FailedPrepareDynamicResources", "prepare: rpc error"),
     ("StartTooLong", "Killing", "Container engine failed startup probe, will be restarted"),
 ]  # fmt: skip

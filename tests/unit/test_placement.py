@@ -188,7 +188,10 @@ def test_the_message_names_a_change_that_would_really_fit():
     """70B at 16 bit needs 147.6 GiB on one H100; on two, or at 4 bit on one, it fits."""
     node = shared_node("a", device("a", 0), device("a", 1))
     refused = plan(Inventory(nodes=(node,)), [wanted(architecture=LLAMA_3_1_70B)])[0]
-    assert "would fit now with quantization=AWQ, or tensorParallelSize=2" in refused.message
+    assert (
+        "would fit now with an AWQ checkpoint (quantization=AWQ), or tensorParallelSize=2"
+        in refused.message
+    )
     accepted = plan(Inventory(nodes=(node,)), [wanted(architecture=LLAMA_3_1_70B, tp=2)])[0]
     assert isinstance(accepted, Placed)
 

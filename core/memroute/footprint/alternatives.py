@@ -25,6 +25,8 @@ class Alternative:
     """The field that changes: alternatives of one field are ordered, first is nearest."""
     change: str
     """As a person would write it into a ModelDeployment: ``kvCacheDtype=FP8``."""
+    value: int | str
+    """What the field then is."""
     footprint: ReplicaFootprint
 
 
@@ -35,43 +37,49 @@ def smaller_alternatives(shape: ReplicaShape) -> Iterator[Alternative]:
     they save, and the padded pages of a hybrid do not shrink with their dtype.
     """
     need = replica_footprint(shape).total_bytes
-    for field, change, smaller in _variants(shape):
+    for field, change, value, smaller in _variants(shape):
         try:
             footprint = replica_footprint(smaller)
         except (UnsupportedShapeError, UnknownWeightsError):
             continue
         if footprint.total_bytes >= need:
             continue
-        yield Alternative(field=field, change=change, footprint=footprint)
+        yield Alternative(field=field, change=change, value=value, footprint=footprint)
 
 
-def _variants(shape: ReplicaShape) -> Iterator[tuple[str, str, ReplicaShape]]:
+def _variants(shape: ReplicaShape) -> Iterator[tuple[str, str, int | str, ReplicaShape]]:
+    """Field, change, value, and the shape that it makes."""
     if not shape.kv_cache_dtype.is_quantized:
-        yield "kvCacheDtype", "kvCacheDtype=FP8", replace(shape, kv_cache_dtype=KVCacheDtype.FP8)
+        smaller = replace(shape, kv_cache_dtype=KVCacheDtype.FP8)
+        yield "kvCacheDtype", "kvCacheDtype=FP8", "FP8", smaller
     for concurrency in _halvings(shape.concurrency, 1):
         yield (
             "concurrency",
             f"concurrency <= {concurrency}",
+            concurrency,
             replace(shape, concurrency=concurrency),
         )
     for tokens in _halvings(shape.max_context_tokens, MIN_CONTEXT_TOKENS):
         yield (
             "maxContextTokens",
             f"maxContextTokens <= {tokens}",
+            tokens,
             replace(shape, max_context_tokens=tokens),
         )
     if shape.quantization is Quantization.NONE:
-        for quantization in (Quantization.FP8, Quantization.AWQ):
-            yield (
-                "quantization",
-                f"quantization={quantization.value.upper()}",
-                replace(shape, quantization=quantization),
-            )
+        for quantization, change in (
+            (Quantization.FP8, "quantization=FP8"),
+            # Engines quantize to FP8 as they load, and to nothing else.
+            (Quantization.AWQ, "an AWQ checkpoint (quantization=AWQ)"),
+        ):
+            smaller = replace(shape, quantization=quantization)
+            yield "quantization", change, quantization.value.upper(), smaller
     for size in TENSOR_PARALLEL_SIZES:
         if size > shape.tensor_parallel_size:
             yield (
                 "tensorParallelSize",
                 f"tensorParallelSize={size}",
+                size,
                 replace(shape, tensor_parallel_size=size),
             )
 

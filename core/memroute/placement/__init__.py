@@ -40,6 +40,8 @@ from memroute.placement.scheduling import (
     Toleration,
 )
 from memroute.placement.solver import Solver, claim_of, plan
+from memroute.placement.usage import DeviceUse, FleetUse, NodeUse, fleet_use, uses
+from memroute.placement.verdicts import Verdict, verdicts
 
 __all__ = [
     "ANYWHERE",
@@ -48,6 +50,8 @@ __all__ = [
     "Decision",
     "Departed",
     "Device",
+    "DeviceUse",
+    "FleetUse",
     "Home",
     "Inventory",
     "LabelOperator",
@@ -55,6 +59,7 @@ __all__ = [
     "Ledger",
     "Node",
     "NodeTerm",
+    "NodeUse",
     "Placed",
     "PlacementMode",
     "PlacementStrategy",
@@ -67,7 +72,11 @@ __all__ = [
     "Taint",
     "TaintEffect",
     "Toleration",
+    "Verdict",
     "WantedReplica",
     "claim_of",
+    "fleet_use",
     "plan",
+    "uses",
+    "verdicts",
 ]

@@ -5,7 +5,6 @@ hold it) and *unknown* (nothing says what the devices are).
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,9 +13,9 @@ from memroute.footprint.alternatives import Alternative
 from memroute.placement.eligibility import ineligible_reason
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode
 from memroute.placement.ledger import Ledger
+from memroute.placement.opening import opened_by
 from memroute.placement.pools import FootprintOn, Pools
 from memroute.placement.problem import Refused, RefusedReason, WantedReplica
-from memroute.placement.scheduling import AFFINITY_MISMATCH, UNTOLERATED
 from memroute.units import format_gib
 
 # A message is read on one screen of `kubectl describe`; the nearest three changes are enough.
@@ -53,7 +52,7 @@ class Explainer:
         """The refusal of a replica that no candidate was found for."""
         keys = self._pools.eligible(replica)
         if not keys:
-            return _no_eligible_node(self._ledger, replica)
+            return _no_eligible_node(self._ledger, self._pools, replica)
         shared = replica.mode is PlacementMode.SHARED
         found = self._eligible.get(replica.eligibility_key)
         if found is None:
@@ -216,20 +215,15 @@ def _devices_unknown(
     )
 
 
-def _no_eligible_node(ledger: Ledger, replica: WantedReplica) -> Refused:
+def _no_eligible_node(ledger: Ledger, pools: Pools, replica: WantedReplica) -> Refused:
     reasons = Counter(ineligible_reason(node, replica) for node in ledger.nodes)
     listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=str))
-    mode_hint = {
-        PlacementMode.SHARED: "shared placement wants nodes with memroute.dev/gpu-sharing=shared",
-        PlacementMode.EXCLUSIVE: "exclusive placement wants nodes with nvidia.com/gpu allocatable",
-    }[replica.mode]
-    hint = _scheduling_hint(reasons) or mode_hint
     return Refused(
         key=replica.key,
         reason=RefusedReason.NO_ELIGIBLE_NODE,
         message=(
             f"{_need(replica)}; none of {len(ledger.nodes)} nodes may take it "
-            f"({listed or 'the cluster has no node'}); {hint}"
+            f"({listed or 'the cluster has no node'}); {opened_by(ledger, pools, replica)}"
         ),
     )
 
@@ -248,16 +242,6 @@ def _left_out(ledger: Ledger, replica: WantedReplica) -> str:
         return ""
     listed = ", ".join(f"{count} {reason}" for reason, count in sorted(refusals.items()))
     return f"other nodes are left out ({listed})"
-
-
-def _scheduling_hint(reasons: Mapping[str | None, int]) -> str | None:
-    """What opens nodes that kube-scheduler would refuse; None when it would refuse none."""
-    words = [reason for reason in reasons if reason is not None]
-    if any(reason.startswith(UNTOLERATED) for reason in words):
-        return "tolerate the taint in spec.template.spec.tolerations, or take it off the node"
-    if AFFINITY_MISMATCH in words:
-        return "spec.template.spec asks for labels (affinity, nodeSelector) that no such node has"
-    return None
 
 
 def _closest(ledger: Ledger, nodes: list[Node], num_devices: int) -> _Closest | None:

@@ -1,47 +1,8 @@
-"""What is told beside a pod: Events on it, and refusals to create it."""
+"""What the API server says where it does not create a pod."""
 
 from typing import Final
 
-from memroute_operator.failures.signature import Signature, Where, pattern, words
-
-EVENTS: Final = (
-    Signature(
-        name="RuntimeClassMissing", where=Where.EVENT, reasons=words("FailedCreatePodSandBox"),
-        pattern=pattern(r"no runtime for \"(?P<runtime>[^\"]+)\" is configured"),
-        seen_as='`FailedCreatePodSandBox`: `no runtime for "nvidia" is configured`',
-        sentence="the node has no container runtime named {runtime}",
-        next_step="install the NVIDIA container toolkit there, or start the operator without "
-                  "--shared-runtime-class",
-    ),
-    Signature(
-        name="VolumeHeldElsewhere", where=Where.EVENT,
-        reasons=words("FailedMount", "FailedAttachVolume"), pattern=pattern(r"Multi-Attach error"),
-        seen_as="`FailedAttachVolume`: `Multi-Attach error`",
-        sentence="the volume of the replica is still attached to another node",
-        next_step="wait until the pod there has ended, or use a claim that is ReadWriteMany",
-    ),
-    Signature(
-        name="VolumeMountFailing", where=Where.EVENT,
-        reasons=words("FailedMount", "FailedAttachVolume"),
-        seen_as="`FailedMount`: `hostPath type check failed` and others",
-        sentence="a volume of the replica cannot be mounted",
-        next_step="correct what the message names; kubelet tries again meanwhile",
-    ),
-    Signature(
-        name="DeviceNotPrepared", where=Where.EVENT,
-        reasons=words("FailedPrepareDynamicResources"),
-        seen_as="`FailedPrepareDynamicResources`",
-        sentence="the DRA driver could not prepare the device",
-        next_step="look at the driver's pod on that node",
-    ),
-    Signature(
-        name="StartTooLong", where=Where.EVENT, reasons=words("Unhealthy", "Killing"),
-        pattern=pattern(r"failed startup probe"),
-        seen_as="`Container engine failed startup probe, will be restarted`",
-        sentence="the engine was not ready within the time that it has to start",
-        next_step="keep the weights on a volume near the node so that they load faster",
-    ),
-)  # fmt: skip
+from memroute_operator.failures.signature import Signature, Where, pattern
 
 REFUSED: Final = (
     Signature(

@@ -34,7 +34,8 @@ table the first that matches counts. What nobody has words for is `EngineFailing
 
 memroute needs no right to read logs for this: engines' containers have `terminationMessagePolicy:
 FallbackToLogsOnError`, so kubelet keeps the last 2 KiB of a log in the pod's status. What stands further above is in
-`kubectl logs --previous`. Events on pods (below) are not watched by the operator; `kubectl describe pod` shows them.
+`kubectl logs --previous`. Of a pod that is not ready for ten seconds the operator reads the Events too, where it may
+list them: they say why a container is not there yet, and who has ended one.
 
 This page is written from the program's tables (`operator/memroute_operator/failures/`); a test compares them, and each
 row is tried by a process or a status that ends so (`tests/unit/test_failures.py`).

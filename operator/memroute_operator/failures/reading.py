@@ -14,10 +14,11 @@ from typing import Any, Final
 from memroute.footprint import EngineType
 from memroute_kube import KubeObject
 from memroute_operator.engines.registry import engine_of, phase_reached
-from memroute_operator.failures.around import EVENTS, REFUSED
+from memroute_operator.failures.around import REFUSED
 from memroute_operator.failures.ends import ENDED, EXIT, INIT
 from memroute_operator.failures.images import WAITING
 from memroute_operator.failures.log_lines import LOG
+from memroute_operator.failures.pod_events import EVENTS
 from memroute_operator.failures.pods import DISRUPTIONS, POD, SCHEDULER
 from memroute_operator.failures.quoting import last_words, line_of, without_secrets
 from memroute_operator.failures.signature import Diagnosis, Signature, Where, diagnosis, shown

@@ -103,7 +103,10 @@ def _counts_that_divide(mixer: Mixer | None) -> tuple[tuple[str, int], ...]:
 
 def _check_divides(what: str, count: int, tensor_parallel_size: int) -> None:
     if count % tensor_parallel_size:
-        msg = f"{count} {what} cannot be split over tensor parallel {tensor_parallel_size}"
+        msg = (
+            f"{count} {what} cannot be split over tensor parallel {tensor_parallel_size}: it has "
+            f"to divide {count}"
+        )
         raise UnsupportedShapeError(msg)
 
 

@@ -1,4 +1,4 @@
-"""``memroute explain``: why a router sent, held or refused the last requests."""
+"""``memroute decisions``: why a router sent, held or refused the last requests."""
 
 import json
 from enum import StrEnum
@@ -19,7 +19,7 @@ class Output(StrEnum):
     JSON = "json"
 
 
-def explain(
+def decisions(
     request_id: Annotated[
         str | None,
         typer.Argument(help="of one request (x-request-id of its answer); else the last ones"),
@@ -36,30 +36,31 @@ def explain(
     """Why requests went where they went, waited, or were refused; and how the replicas stand.
 
     A router remembers the last 256 requests that were served, that were refused, that failed, and
-    that the client got wrong. Of several routers each knows its own.
+    that the client got wrong. Of several routers each knows its own. Why a model's replicas are
+    where they are is told by `memroute explain MODEL`.
     """
-    decisions = _fetch(router, "/debug/decisions")
+    found = _fetch(router, "/debug/decisions")
     replicas = _fetch(router, "/debug/replicas")
     waiting = _fetch(router, "/debug/queue")
     if request_id is not None:
-        decisions = [d for d in decisions if d.get("request_id") == request_id]
-        if not decisions:
+        found = [one for one in found if one.get("request_id") == request_id]
+        if not found:
             typer.echo(
-                f"memroute explain: the router at {router} remembers no request {request_id!r} "
+                f"memroute decisions: the router at {router} remembers no request {request_id!r} "
                 "(another router, or more than 256 of its kind ago)",
                 err=True,
             )
             raise typer.Exit(1)
     if refused:
-        decisions = [d for d in decisions if d.get("outcome") != "served"]
-    decisions = decisions[:limit]
+        found = [one for one in found if one.get("outcome") != "served"]
+    found = found[:limit]
     if output is Output.JSON:
         typer.echo(
-            json.dumps({"decisions": decisions, "queue": waiting, "replicas": replicas}, indent=1)
+            json.dumps({"decisions": found, "queue": waiting, "replicas": replicas}, indent=1)
         )
         return
     console = Console(soft_wrap=False)
-    console.print(_decisions(decisions))
+    console.print(_decisions(found))
     if waiting:
         console.print(_queue(waiting[:limit], len(waiting)))
     console.print(_replicas(replicas))
@@ -72,10 +73,10 @@ def _fetch(router: str, path: str) -> list[dict[str, Any]]:
         answer.raise_for_status()
         rows = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        typer.echo(f"memroute explain: {url}: {error}", err=True)
+        typer.echo(f"memroute decisions: {url}: {error}", err=True)
         raise typer.Exit(2) from None
     if not isinstance(rows, list):
-        typer.echo(f"memroute explain: {url} is no memroute router", err=True)
+        typer.echo(f"memroute decisions: {url} is no memroute router", err=True)
         raise typer.Exit(2)
     return rows
 

@@ -1,4 +1,4 @@
-"""``memroute explain``, against a router over a real socket."""
+"""``memroute decisions``, against a router over a real socket."""
 
 import asyncio
 import json
@@ -10,8 +10,8 @@ from memroute_cli.main import app
 from router_rig import Rig, body, exchange, held, raw, until, whole
 
 
-def explain(*arguments):
-    result = CliRunner().invoke(app, ["explain", *arguments], env={"COLUMNS": "220"})
+def decisions(*arguments):
+    result = CliRunner().invoke(app, ["decisions", *arguments], env={"COLUMNS": "220"})
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -27,7 +27,7 @@ async def rig(engine_factory):
 async def told(rig, *arguments):
     """The command runs in a thread: the router it asks is in this one."""
     address = f"http://127.0.0.1:{rig.ops_port}"
-    return await asyncio.to_thread(explain, "--router", address, *arguments)
+    return await asyncio.to_thread(decisions, "--router", address, *arguments)
 
 
 async def test_it_says_where_a_request_went_and_why(rig):
@@ -73,6 +73,6 @@ async def test_a_request_that_nobody_remembers_is_an_error_that_says_so(rig):
 
 
 def test_a_router_that_is_not_there_is_an_error_that_says_so():
-    status, _, errors = explain("--router", "http://127.0.0.1:9")
+    status, _, errors = decisions("--router", "http://127.0.0.1:9")
     assert status == 2
     assert "/debug/decisions" in errors

@@ -1,0 +1,213 @@
+"""What is said of one model, as text for a terminal and as a document for a program."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from memroute.placement import Verdict
+from memroute.units import format_gib
+from memroute_cli.cluster.tables import age_words
+from memroute_operator.explaining import ModelExplanation
+from memroute_operator.failing import on_the_way
+from memroute_operator.replica import Replica
+
+# Nodes that are told one by one: chosen by hand. The nearest misses come first.
+MAX_NODES = 12
+# Conditions that are told where they are there, beside Ready.
+TOLD_CONDITIONS = (
+    "Stalled", "Degraded", "Paused", "Overbooked", "FootprintDrift", "DeviceMetricsStale",
+    "TargetsUnmet", "TemplateOutdated", "PolicyUnknown",
+)  # fmt: skip
+
+
+def told(
+    explanation: ModelExplanation, observed_age_seconds: float | None, notes: Sequence[str]
+) -> Iterator[RenderableType]:
+    """The text, a paragraph each."""
+    yield from _what_it_is(explanation)
+    yield Text(f"observations: {age_words(observed_age_seconds)}")
+    for note in notes:
+        yield Text(f"note: {note}")
+    yield from _conditions(explanation)
+    yield from _replicas(explanation)
+    yield from _missing(explanation)
+    yield from _nodes(explanation)
+
+
+def _what_it_is(explanation: ModelExplanation) -> Iterator[RenderableType]:
+    one = explanation.deployment
+    yield Text(one.key, style="bold")
+    image = f", {one.engine_image}" if one.engine_image else ""
+    commit = "" if one.pin is None else f" at commit {one.pin.commit[:12]}"
+    yield Text(f"{one.model}{commit} on {one.engine.spelled}{image}")
+    footprint = one.footprint
+    if footprint is None:
+        yield Text("its footprint is not known")
+        return
+    devices = "1 device" if footprint.num_devices == 1 else f"{footprint.num_devices} devices"
+    kind = "measured" if one.calibrations else "estimated"
+    yield Text(
+        f"each replica: {format_gib(footprint.total_bytes)} on {devices}, "
+        f"{one.mode.value}, {one.strategy.value} (weights {format_gib(footprint.weights_bytes)}, "
+        f"KV cache {format_gib(footprint.kv_cache_bytes)}, overhead "
+        f"{format_gib(footprint.overhead_bytes)}; {kind})"
+    )
+
+
+def _conditions(explanation: ModelExplanation) -> Iterator[RenderableType]:
+    yield Text()
+    if explanation.is_outdated:
+        yield Text("the operator has not told of the current spec yet")
+    ready = explanation.conditions.get("Ready")
+    if ready is None:
+        yield Text("the operator has told nothing of it: is it running?")
+    else:
+        yield Text(f"Ready={ready.get('status')} {ready.get('reason')}: {ready.get('message')}")
+    for kind in TOLD_CONDITIONS:
+        condition = explanation.conditions.get(kind)
+        repeats = (
+            ready is not None
+            and condition is not None
+            and (condition.get("message") == ready.get("message"))
+        )
+        if condition is not None and condition.get("status") == "True":
+            words = "as above" if repeats else condition.get("message")
+            yield Text(f"{kind} {condition.get('reason')}: {words}")
+    if explanation.rollout is not None:
+        yield Text(f"rollout: {explanation.rollout}")
+    targets = _targets(explanation)
+    if targets:
+        yield Text(targets)
+
+
+def _targets(explanation: ModelExplanation) -> str:
+    routing = explanation.deployment.obj["spec"].get("routing") or {}
+    asked = {"TTFT": "ttftTargetMilliseconds", "TPOT": "tpotTargetMilliseconds"}
+    words = [f"{name} {routing[field]} ms" for name, field in asked.items() if routing.get(field)]
+    pressure = explanation.status.get("kvPressure")
+    parts = [f"targets: {', '.join(words)}"] if words else []
+    if pressure:
+        parts.append(f"KV pressure: {pressure}")
+    return "; ".join(parts)
+
+
+def _replicas(explanation: ModelExplanation) -> Iterator[RenderableType]:
+    one = explanation.deployment
+    yield Text()
+    if not explanation.replicas:
+        yield Text(f"no replica is there, {one.replicas} wanted")
+    footprint = one.footprint
+    weights = None if footprint is None else footprint.weights.expected * footprint.num_devices
+    for replica in explanation.replicas:
+        yield Text(_replica(replica, one.revision))
+        yield _indented(f"why there: {replica.why or 'its pod does not say'}")
+        if replica.failure is not None:
+            yield _indented(f"failed: {replica.failure}")
+        elif way := on_the_way(replica, weights):
+            yield _indented(way.strip())
+
+
+def _replica(replica: Replica, revision: str) -> str:
+    devices = ", ".join(sorted(replica.device_bytes)) or f"{replica.num_devices} whole device(s)"
+    age = "" if replica.revision == revision else ", of an older spec"
+    restarts = f", {replica.num_restarts} restart(s)" if replica.num_restarts else ""
+    return (
+        f"{replica.pod_name}: {replica.state.value} on {replica.node} ({devices}, "
+        f"{format_gib(replica.bytes_per_device)} each{age}{restarts})"
+    )
+
+
+def _missing(explanation: ModelExplanation) -> Iterator[RenderableType]:
+    refused = explanation.refused
+    if refused is None:
+        return
+    yield Text()
+    ready = str(explanation.conditions.get("Ready", {}).get("message"))
+    why = "see above" if refused.message in ready else f"the next {refused.message}"
+    number = explanation.num_refused
+    yield Text(f"{number} replica(s) placed nowhere ({refused.reason.value}): {why}")
+    yield Text()
+    if not explanation.remedies:
+        yield Text("what would help: no single change that was tried makes room for another one")
+        return
+    yield Text("what would help (each was tried, and one replica more was placed):")
+    for remedy in explanation.remedies:
+        yield _indented(f"* {remedy.change}")
+        yield _indented(remedy.command, by=4)
+        yield _indented(f"then: {remedy.then}", by=4)
+
+
+def _nodes(explanation: ModelExplanation) -> Iterator[RenderableType]:
+    if not explanation.verdicts:
+        return
+    yield Text()
+    yield Text(f"node by node, for {explanation.asked}:")
+    for verdict in explanation.verdicts[:MAX_NODES]:
+        yield _indented(_verdict(verdict))
+    more = len(explanation.verdicts) - MAX_NODES
+    if more > 0:
+        yield _indented(f"and {more} more (--output json has them all)")
+
+
+def _verdict(verdict: Verdict) -> str:
+    return f"{'yes' if verdict.fits else 'no '} {verdict.node}: {verdict.why}"
+
+
+def _indented(text: str, *, by: int = 2) -> RenderableType:
+    return Padding(Text(text), (0, 0, 0, by), expand=False)
+
+
+def document(
+    explanation: ModelExplanation, observed_age_seconds: float | None, notes: Sequence[str]
+) -> dict[str, Any]:
+    """The same for a program."""
+    one, footprint = explanation.deployment, explanation.deployment.footprint
+    refused = explanation.refused
+    return {
+        "namespace": one.namespace, "name": one.name, "model": one.model,
+        "engine": one.engine.spelled, "mode": one.mode.value,
+        "commit": None if one.pin is None else one.pin.commit,
+        "footprint": None if footprint is None else {
+            "devices": footprint.num_devices, "bytesPerDevice": footprint.total_bytes,
+            "weightsBytes": footprint.weights_bytes, "kvCacheBytes": footprint.kv_cache_bytes,
+            "overheadBytes": footprint.overhead_bytes,
+        },
+        "observedAgeSeconds": observed_age_seconds,
+        "notes": list(notes),
+        "isOutdated": explanation.is_outdated,
+        "conditions": [dict(condition) for condition in explanation.conditions.values()],
+        "wantedReplicas": one.replicas,
+        "replicas": [_replica_document(replica) for replica in explanation.replicas],
+        "rollout": explanation.rollout,
+        "numRefused": explanation.num_refused,
+        "refused": None if refused is None else {
+            "reason": refused.reason.value, "message": refused.message,
+        },
+        "remedies": [
+            {"change": r.change, "command": r.command, "then": r.then}
+            for r in explanation.remedies
+        ],
+        "asked": explanation.asked,
+        "nodes": [
+            {"node": v.node, "resource": v.resource, "fits": v.fits, "why": v.why,
+             "shortBytes": v.short_bytes}
+            for v in explanation.verdicts
+        ],
+    }  # fmt: skip
+
+
+def _replica_document(replica: Replica) -> dict[str, Any]:
+    diagnosis = replica.diagnosis
+    return {
+        "replica": replica.index, "pod": replica.pod_name, "state": replica.state.value,
+        "node": replica.node, "devices": sorted(replica.device_bytes),
+        "bytesPerDevice": replica.bytes_per_device, "why": replica.why,
+        "restarts": replica.num_restarts, "onTheWay": replica.on_the_way,
+        "failure": None if diagnosis is None else {
+            "reason": diagnosis.name, "sentence": diagnosis.sentence,
+            "nextStep": diagnosis.next_step, "evidence": diagnosis.evidence,
+        },
+    }  # fmt: skip

@@ -1,0 +1,238 @@
+"""What would help a replica that is placed nowhere: changes that were tried on the picture.
+
+A change is made in the objects as a person would make it (a field of the spec, a cordon, replicas
+of another model), everything is read and planned anew by the operator's own code, and only what
+then places a replica more is suggested. A change that the engine or the model refuses shows as a
+deployment that cannot be resolved, and is no suggestion.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from memroute.footprint import ReplicaShape, smaller_alternatives
+from memroute.placement import PlacementMode
+from memroute_kube.resources import object_key
+from memroute_operator.deployment import Deployment
+from memroute_operator.explaining.picture import Picture
+from memroute_operator.gather import Facts
+from memroute_operator.nodes.objects import taints_of
+from memroute_operator.plan import Create, Step
+
+# Suggestions that are made, and pictures that are planned for them: chosen by hand. A plan of a
+# large fleet takes a second.
+MAX_REMEDIES = 6
+MAX_TRIALS = 60
+# Where a field of an alternative is in the spec.
+_PLACES = {
+    "kvCacheDtype": ("memory", "kvCacheDtype"),
+    "concurrency": ("memory", "concurrency"),
+    "maxContextTokens": ("memory", "maxContextTokens"),
+    "quantization": ("memory", "quantization"),
+    "tensorParallelSize": ("parallelism", "tensorParallelSize"),
+}
+# Needs a checkpoint that the spec does not name: cannot be tried.
+_NEEDS_CHECKPOINT = "AWQ"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """A change after which a replica more is placed."""
+
+    change: str
+    """As an order: ``set spec.memory.kvCacheDtype to FP8``."""
+    command: str
+    """That does it."""
+    then: str
+    """Where the replica then goes, in the planner's words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    kind: str
+    """Of several of one kind the first that helps is enough."""
+    change: str
+    command: str
+    picture: Callable[[], Picture]
+    replaces: bool = False
+    """Whether the model's own replicas are replaced by it, and take other room then."""
+
+
+def remedies(picture: Picture, facts: Facts, step: Step, deployment: Deployment) -> list[Remedy]:
+    """What would place a replica more of a deployment of which one is placed nowhere."""
+    num_refused = len(step.outcomes[deployment.key].refused)
+    found: list[Remedy] = []
+    helped: set[str] = set()
+    for trial in islice(_trials(picture, facts, deployment), MAX_TRIALS):
+        if trial.kind in helped:
+            continue
+        tried = trial.picture()
+        then = _place(tried, deployment.key, num_refused)
+        if then is None and trial.replaces:
+            own = [one for one in facts.replicas if one.deployment == deployment.key]
+            then = _place(tried.without_replicas(own), deployment.key, num_refused)
+            then = None if then is None else f"once its replicas have been replaced: {then}"
+        if then is None:
+            continue
+        helped.add(trial.kind)
+        found.append(Remedy(change=trial.change, command=trial.command, then=then))
+        if len(found) == MAX_REMEDIES:
+            break
+    return found
+
+
+def _place(picture: Picture, key: str, num_refused: int) -> str | None:
+    """Where one more of its replicas goes in that picture; None where none does."""
+    facts = picture.facts()
+    changed = next((one for one in facts.deployments if one.key == key), None)
+    if changed is None or changed.footprint is None:
+        return None
+    step = picture.plan(facts)
+    if len(step.outcomes[key].refused) >= num_refused:
+        return None
+    creates = (a for a in step.actions if isinstance(a, Create) and a.deployment.key == key)
+    placed = next(creates, None)
+    return None if placed is None else placed.placed.why
+
+
+def _trials(picture: Picture, facts: Facts, deployment: Deployment) -> Iterator[_Trial]:
+    """Everything that is tried, the smallest change first."""
+    yield from _of_placement(picture, deployment)
+    yield from _of_nodes(picture)
+    if deployment.shape is not None:
+        yield from _of_shape(picture, deployment, deployment.shape)
+    yield from _of_others(picture, facts, deployment)
+
+
+def _edited(picture: Picture, deployment: Deployment, path: tuple[str, ...], value: Any) -> Picture:
+    obj = copy.deepcopy(deployment.obj)
+    place = obj["spec"]
+    for name in path[:-1]:
+        place = place.setdefault(name, {})
+    place[path[-1]] = value
+    return picture.with_deployment(obj)
+
+
+def _patch(deployment: Deployment, path: tuple[str, ...], value: str) -> str:
+    body = value
+    for name in reversed(("spec", *path)):
+        body = f'{{"{name}":{body}}}'
+    return (
+        f"kubectl patch mdep {deployment.name} -n {deployment.namespace} --type=merge -p '{body}'"
+    )
+
+
+def _of_shape(picture: Picture, deployment: Deployment, shape: ReplicaShape) -> Iterator[_Trial]:
+    for one in smaller_alternatives(shape):
+        if one.value == _NEEDS_CHECKPOINT:
+            continue
+        path = _PLACES[one.field]
+        text = f'"{one.value}"' if isinstance(one.value, str) else str(one.value)
+        yield _Trial(
+            replaces=True,
+            kind=one.field,
+            change=f"set spec.{'.'.join(path)} to {one.value}",
+            command=_patch(deployment, path, text),
+            picture=lambda path=path, value=one.value: _edited(  # type: ignore[misc]
+                picture, deployment, path, value
+            ),
+        )
+
+
+def _of_placement(picture: Picture, deployment: Deployment) -> Iterator[_Trial]:
+    mode = "Shared" if deployment.mode is PlacementMode.EXCLUSIVE else "Exclusive"
+    path = ("placement", "mode")
+    yield _Trial(
+        kind="mode",
+        change=f"set spec.placement.mode to {mode}",
+        command=_patch(deployment, path, f'"{mode}"'),
+        picture=lambda: _edited(picture, deployment, path, mode),
+    )
+    selector = deployment.node_selector
+    for key in sorted(selector):
+        rest = {name: value for name, value in selector.items() if name != key}
+        yield _Trial(
+            kind="nodeSelector",
+            change=f"take {key}={selector[key]} out of spec.placement.nodeSelector",
+            command=_patch(deployment, ("placement", "nodeSelector"), f'{{"{key}":null}}'),
+            picture=lambda rest=rest: _edited(  # type: ignore[misc]
+                picture, deployment, ("placement", "nodeSelector"), rest
+            ),
+        )
+    yield from _of_tolerations(picture, deployment)
+
+
+def _of_tolerations(picture: Picture, deployment: Deployment) -> Iterator[_Trial]:
+    """All taints of a node at once: with one of two nothing is won."""
+    spec = deployment.obj["spec"]
+    known = ((spec.get("template") or {}).get("spec") or {}).get("tolerations") or []
+    seen = set()
+    for node in sorted(picture.nodes, key=object_key):
+        taints = taints_of(node)
+        words = ", ".join(map(str, taints))
+        if not taints or words in seen:
+            continue
+        seen.add(words)
+        more = [
+            {"key": one.key, "operator": "Equal", "value": one.value, "effect": one.effect.value}
+            for one in taints
+        ]
+        yield _Trial(
+            kind=f"taint {words}",
+            change=f"tolerate {words} in spec.template.spec.tolerations",
+            command=_patch(
+                deployment, ("template", "spec", "tolerations"), json.dumps([*known, *more])
+            ),
+            picture=lambda more=more: _edited(  # type: ignore[misc]
+                picture, deployment, ("template", "spec", "tolerations"), [*known, *more]
+            ),
+        )
+
+
+def _of_nodes(picture: Picture) -> Iterator[_Trial]:
+    for node in sorted(picture.nodes, key=object_key):
+        if not (node.get("spec") or {}).get("unschedulable"):
+            continue
+        name = object_key(node)
+        open_node = copy.deepcopy(node)
+        open_node["spec"].pop("unschedulable")
+        open_node["spec"]["taints"] = [
+            one
+            for one in open_node["spec"].get("taints") or ()
+            if one.get("key") != "node.kubernetes.io/unschedulable"
+        ]
+        yield _Trial(
+            kind="cordon",
+            change=f"uncordon node {name}",
+            command=f"kubectl uncordon {name}",
+            picture=lambda open_node=open_node: picture.with_node(open_node),  # type: ignore[misc]
+        )
+
+
+def _of_others(picture: Picture, facts: Facts, deployment: Deployment) -> Iterator[_Trial]:
+    """Fewer replicas of another model, as few fewer as help; the youngest model first."""
+    by_deployment = facts.replicas_by_deployment()
+    for other in reversed(facts.deployments):
+        held = len(by_deployment.get(other.key, ()))
+        if other.key == deployment.key or other.paused or not held:
+            continue
+        for replicas in range(min(other.replicas, held) - 1, -1, -1):
+            yield _Trial(
+                kind=f"scale {other.key}",
+                change=f"scale {other.key} from {other.replicas} to {replicas}",
+                command=f"kubectl scale mdep/{other.name} -n {other.namespace} "
+                f"--replicas={replicas}",
+                picture=lambda other=other, n=replicas: _scaled(picture, other, n),  # type: ignore[misc]
+            )
+
+
+def _scaled(picture: Picture, other: Deployment, replicas: int) -> Picture:
+    """The picture once the operator has taken the replicas away that are too many."""
+    scaled = _edited(picture, other, ("replicas",), replicas)
+    facts = scaled.facts()
+    kept = scaled.plan(facts).outcomes[other.key].kept
+    gone = [one for one in facts.replicas if one.deployment == other.key and one.key not in kept]
+    return scaled.without_replicas(gone)

@@ -1,0 +1,69 @@
+"""What a person sees of a fleet by a kubeconfig alone, and what only Events say of a pod."""
+
+import json
+import subprocess
+import sys
+
+from cluster_support import apply, pods_of, wait_condition, wait_ready
+from memroute.units import GIB
+
+
+def memroute(cluster, *arguments):
+    """The command as a person runs it."""
+    result = subprocess.run(
+        [sys.executable, "-m", "memroute_cli", *arguments, "--kubeconfig", str(cluster.kubeconfig)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert result.returncode in (0, 1), result.stderr
+    return result.stdout
+
+
+def kubelets_event(cluster, namespace, pod, reason, message):
+    """An Event on a pod, as kubelet writes it."""
+    metadata = pod["metadata"]
+    event = {
+        "apiVersion": "v1", "kind": "Event",
+        "metadata": {"namespace": namespace, "name": f"{metadata['name']}.{reason.lower()}"},
+        "involvedObject": {
+            "apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": metadata["name"],
+            "uid": metadata["uid"],
+        },
+        "reason": reason, "message": message, "type": "Normal", "count": 1,
+        "firstTimestamp": metadata["creationTimestamp"],
+        "lastTimestamp": metadata["creationTimestamp"],
+        "source": {"component": "kubelet", "host": pod["spec"].get("nodeName", "")},
+    }  # fmt: skip
+    cluster.kubectl("create", "-f", "-", stdin=json.dumps(event))
+
+
+def test_top_explain_and_the_words_of_an_event(cluster, namespace):
+    """By the rights that are granted: the operator lists Events and writes what it has read."""
+    apply(cluster, namespace, "killed", engine={"args": ["--simulator-ending=killed"]})
+    apply(cluster, namespace, "chat")
+    (pod,) = cluster.wait_for("a pod", lambda: pods_of(cluster, namespace, "killed"))
+    kubelets_event(
+        cluster, namespace, pod, "Killing",
+        "Container engine failed liveness probe, will be restarted",
+    )  # fmt: skip
+    wait_ready(cluster, namespace, "chat")
+    told = wait_condition(
+        cluster, namespace, "killed", "Ready", "LivenessProbeFailed", timeout_seconds=60
+    )
+    assert "take the liveness probe off" in told["message"]
+    events = cluster.get("events", "-n", namespace)
+    assert [one["type"] for one in events if one["reason"] == "LivenessProbeFailed"] == ["Warning"]
+
+    def observed():
+        rows = json.loads(memroute(cluster, "top", "devices", "-o", "json"))["devices"]
+        used = [one for one in rows if any(namespace in h["pod"] for h in one["holders"])]
+        return [one for one in used if (one["observedBytes"] or 0) > GIB]
+
+    (device,) = cluster.wait_for("the view of the operator", observed, timeout_seconds=60)
+    assert device["promisedBytes"] > 2 * 4 * GIB, "both models hold it"
+    assert device["observedAgeSeconds"] < 60
+    summary = memroute(cluster, "top")
+    assert f"{namespace}/chat"[:20] in summary
+    whole = json.loads(memroute(cluster, "explain", "killed", "-n", namespace, "-o", "json"))
+    (replica,) = whole["replicas"]
+    assert replica["failure"]["reason"] == "LivenessProbeFailed"
+    assert {one["node"] for one in whole["nodes"]} >= {"gpu-a", "gpu-b", "plain"}

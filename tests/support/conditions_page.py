@@ -1,0 +1,76 @@
+"""``docs/reference/conditions.md``, made of what the operator writes in each situation."""
+
+import asyncio
+import re
+from pathlib import Path
+
+from memroute_operator.status_writer import TOLD_KINDS
+from memroute_operator.step_events import LOST, PLACED, REMOVED
+from situations import Row, rows
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conditions.md"
+# How much of a message is shown, in characters: lists of nodes and of models go on.
+MAX_SHOWN = 420
+# The lines of the page are as long as those of all others there.
+# ruff: noqa: E501
+TOLD = ", ".join(f"`{kind}`" for kind in TOLD_KINDS)
+HEAD = f"""\
+# Conditions, situation by situation
+
+What a user of a ModelDeployment is told, in {{number}} situations: the state of the replica (`status.placements`), the
+reason of the condition (`Ready`, unless another is named), the Events that are written, the sentence, and the part of it
+that says what helps. Each row is made to happen on a cluster (objects changed as kubelet, kube-scheduler and the API server
+change them) and read from what the operator has written; a test compares this page with it
+(`tests/unit/test_situations.py`), and tries suggestions of placement by following them
+(`tests/unit/test_top_and_explain.py`). All signatures of failures are in [failures](failures.md).
+
+| condition | meaning |
+| --- | --- |
+| `Ready` | all replicas serve the current spec; its reason is the first thing that is missing |
+| `Resolved`, `Named`, `Placed`, `Available`, `Progressing` | always there: the parts of it, in this order |
+| `Reconciling`, `Stalled` | for tools that wait ([GitOps](../how-to/gitops.md)): comes by itself, or waits for a person |
+| `Degraded` | less is served than wanted, and not because something starts |
+| `Paused`, `Overbooked`, `FootprintDrift`, `DeviceMetricsStale`, `TargetsUnmet`, `TemplateOutdated`, `PolicyUnknown` | \
+there only while they are true |
+
+Events, on the ModelDeployment, each once for a change: the reason of `Ready` when that changes (Warning where somebody
+should look); {TOLD} when they become true, under their own reason;
+`{PLACED}`, `{REMOVED}`, `{LOST}` and `ReplicaFailed` for what was done to replicas, one Event for all of a step.
+What waits is told as it began; what is told again and again by others (a failing probe, a pull that is retried) is no
+Event of ours.
+"""
+
+
+def page(found: dict[str, list[Row]]) -> str:
+    """The whole page."""
+    number = sum(map(len, found.values()))
+    parts = [HEAD.replace("{{number}}", str(number)).replace("{number}", str(number))]
+    for group, several in found.items():
+        parts.append(
+            f"\n## {group}\n\n| situation | state | reason | Events | what is told | what helps |\n"
+            "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(map(_line, several)) + "\n"
+        )
+    return "".join(parts)
+
+
+def _line(row: Row) -> str:
+    kind = "" if row.kind == "Ready" else f"{row.kind}: "
+    events = ", ".join(f"{one.partition(' ')[0]} `{one.partition(' ')[2]}`" for one in row.events)
+    cells = (
+        row.title, row.state, f"{kind}`{row.reason}`", events or "-", _told(row), row.helps or "-",
+    )  # fmt: skip
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _told(row: Row) -> str:
+    """The message, cut, without what a run makes of it."""
+    text = re.sub(r"\bm\d\d\b", "m", re.sub(r"\bn\d\d\b", "NODE", row.message))
+    text = re.sub(r"\bm\d\d-0\b", "m-0", text)
+    text = re.sub(r"own=m\b", "own=x", text)
+    # How many others there are is how many situations there are.
+    text = re.sub(r"\b\d+(?= (?:nodes may|Cordoned|SelectorMismatch|NotExclusive))", "N", text)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(asyncio.run(rows())))

@@ -1,0 +1,317 @@
+"""What a kubeconfig shows of a fleet is what the operator's own ledger has."""
+
+import json
+import shlex
+
+import pytest
+
+from cluster_stub import _merge, refuse
+from cluster_view import kubeconfig, memroute, told
+from memroute.placement import Ledger, Placed, plan, uses, verdicts
+from memroute.units import GIB
+from memroute_cli.cluster.usage import usage_of
+from memroute_operator.explaining import explain_model
+from memroute_operator.fleet_view import VIEW_NAME, packed, read_view
+from memroute_operator.plan import wanted_replica
+from operator_rig import mdep, node, operator_rig
+from planned_objects import context, deployment
+
+LONG = "ip-10-0-123-234.eu-central-1.compute.internal.example"
+
+
+@pytest.fixture
+async def rig():
+    async with operator_rig(
+        nodes=[node("gpu-a", gpus=2), node("gpu-b"), node(LONG)],
+        mdeps=[mdep("chat", model="Qwen/Qwen3-8B", replicas=2), mdep("draft")],
+    ) as it:
+        await it.until(
+            "all ready", lambda: it.is_ready("default/chat") and it.is_ready("default/draft")
+        )
+        yield it
+
+
+async def test_top_shows_the_operators_own_ledger(rig):
+    """Two programs that sum differently would send a person looking for a bug."""
+    seen = await told(rig)
+    usage = usage_of(seen.picture)
+    facts = rig.reconciler._thinker.gather(rig.reconciler._look())
+    ledger = Ledger(facts.inventory)
+    for shown in usage.devices:
+        (device,) = (
+            d for n in facts.inventory.nodes for d in n.devices if d.uuid == shown.device.uuid
+        )
+        assert shown.promised_bytes == ledger.reserved_bytes(device)
+        assert shown.device.live_free_bytes == device.live_free_bytes
+    assert usage.fleet.num_devices == 4
+    assert usage.fleet.promised_bytes == sum(
+        sum(one.device_bytes.values()) for one in facts.inventory.reservations
+    )
+    assert {one.key: one.ready for one in usage.models} == {"default/chat": 2, "default/draft": 1}
+    assert usage.observed_age_seconds < 60
+
+
+async def test_what_others_use_is_told_apart_from_what_was_promised(rig):
+    """A notebook on a shared device: placement must not give its bytes away, and people see why."""
+    rig.has_exporters = False
+    reading = rig.readings.devices.readings["gpu-b"]
+    device = reading.devices[0]
+    device.free_bytes, device.used_bytes = device.free_bytes - 20 * GIB, 20 * GIB
+    await rig.step()
+    usage = usage_of((await told(rig)).picture)
+    (row,) = (one for one in usage.nodes if one.node.name == "gpu-b")
+    promised = row.promised_bytes
+    assert row.foreign_bytes == 20 * GIB
+    assert row.free_bytes == row.usable_bytes - promised - row.foreign_bytes
+
+
+async def test_top_fits_80_columns_and_says_how_old_it_is(rig, tmp_path):
+    await told(rig)
+    config = kubeconfig(rig, tmp_path / "config")
+    for view in ("summary", "nodes", "devices", "models"):
+        status, output, errors = await memroute("top", view, "--kubeconfig", str(config))
+        assert status == 0, errors
+        assert max(map(len, output.splitlines())) <= 80
+        header, row = (
+            next(line for line in output.splitlines() if word in line)
+            for word in (("MODEL", "default/chat") if view == "models" else ("PROMISED", "ip-10"))
+        )
+        assert len(row.split()) >= len(header.replace("IN USE", "INUSE").split())
+        assert "told 0 s ago" in output or "s ago" in output
+    assert "default/chat" in output
+    status, output, _ = await memroute(
+        "top", "nodes", "--sort-by", "promised", "-o", "json", "--kubeconfig", str(config)
+    )
+    rows = json.loads(output)["nodes"]
+    assert [one["promisedBytes"] for one in rows] == sorted(
+        (one["promisedBytes"] for one in rows), reverse=True
+    )
+    status, _, errors = await memroute("top", "nodes", "--sort-by", "kv", "--kubeconfig", "x")
+    assert status == 2
+    assert "one of name, free, promised, observed, foreign" in errors
+
+
+async def test_without_the_operators_view_promises_are_shown_and_that_is_said(rig, tmp_path):
+    """A person without the right, or an operator that is down: half of the answer, and why half."""
+    config = kubeconfig(rig, tmp_path / "config")
+    status, output, _ = await memroute("top", "--kubeconfig", str(config))
+    assert status == 0
+    assert "nothing is observed" in output
+    assert "memroute-system/memroute-fleet" in output.replace("\n", "")
+    rig.cluster.fault = lambda call: (
+        refuse(403, "Forbidden", "no") if call.plural == "configmaps" else None
+    )
+    status, output, _ = await memroute("top", "--kubeconfig", str(config))
+    assert status == 0
+    assert "you may not get ConfigMap" in output
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (refuse(403, "Forbidden", "nodes is forbidden"), "you may not list"),
+        (refuse(404, "NotFound", "the server could not find"), "memroute is not installed in it"),
+        (refuse(401, "Unauthorized", "Unauthorized"), "does not know these credentials"),
+    ],
+)
+async def test_what_keeps_top_from_showing_anything_is_one_sentence(rig, tmp_path, fault, words):
+    config = kubeconfig(rig, tmp_path / "config")
+    rig.cluster.fault = lambda call: fault if call.plural == "modeldeployments" else None
+    for command in (["top"], ["explain", "chat"]):
+        status, output, errors = await memroute(*command, "--kubeconfig", str(config))
+        assert status == 2
+        assert output == ""
+        assert words in errors
+        assert "Traceback" not in errors
+
+
+async def test_no_cluster_at_all_is_one_sentence(tmp_path):
+    for config, words in (
+        (tmp_path / "none", "no cluster is configured"),
+        (unreachable(tmp_path / "config"), "the cluster does not answer"),
+    ):
+        status, _, errors = await memroute("top", "--kubeconfig", str(config))
+        assert status == 2
+        assert words in errors
+
+
+def unreachable(path):
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }  # fmt: skip
+    path.write_text(json.dumps(config))
+    return path
+
+
+async def test_the_view_survives_its_own_writing(rig):
+    """Small and large: text in data, or compressed."""
+    await told(rig)
+    obj = rig.cluster.objects["configmaps"][f"memroute-system/{VIEW_NAME}"]
+    view = read_view(obj)
+    readings = rig.readings.devices.readings
+    assert view.readings["gpu-a"].devices == readings["gpu-a"].devices
+    document = json.loads(obj["data"]["view"])
+    device = document["nodes"]["gpu-a"]["devices"][0]
+    document["nodes"] |= {
+        f"n{i}": {"taken": 1.0, "collected": None, "devices": [device] * 8} for i in range(1250)
+    }
+    large = packed(document)
+    assert large["data"]["view"] is None
+    assert len(large["binaryData"]["view.zlib"]) < 500_000
+    assert len(read_view(large).readings) == 1253
+    for odd in ({}, {"data": {"view": "{"}}, {"data": {"view": '{"version": 9}'}}, {"data": 5}):
+        assert read_view(odd) is None
+
+
+async def test_the_view_is_written_seldom(rig):
+    """Telemetry in etcd: a quarter of a minute where something has changed, a minute else."""
+
+    def writes():
+        return rig.cluster.count("PATCH", "configmaps", name=VIEW_NAME)
+
+    await rig.reconciler.tell_fleet()
+    first = writes()
+    for _ in range(5):
+        await rig.reconciler.tell_fleet()
+    assert writes() == first
+    rig.now += 20
+    await rig.reconciler.tell_fleet()
+    assert writes() == first, "nothing has changed"
+    rig.readings.routers.waiting["default/chat"] = 3
+    await rig.reconciler.tell_fleet()
+    assert writes() == first + 1
+    rig.now += 61
+    await rig.reconciler.tell_fleet()
+    assert writes() == first + 2
+
+
+async def test_explain_says_where_each_replica_is_and_why(rig, tmp_path):
+    await told(rig)
+    config = kubeconfig(rig, tmp_path / "config")
+    status, output, errors = await memroute("explain", "chat", "--kubeconfig", str(config))
+    assert status == 0, errors
+    flat = " ".join(output.split())
+    assert "chat-0: Serving on gpu-" in flat
+    assert "why there: needs" in flat
+    assert "node by node, for one more replica" in flat
+    assert max(map(len, output.splitlines())) <= 80
+    status, output, _ = await memroute(
+        "explain", "default/chat", "--replica", "1", "-o", "json", "--kubeconfig", str(config)
+    )
+    whole = json.loads(output)
+    assert [one["replica"] for one in whole["replicas"]] == [1]
+    assert any(one["fits"] for one in whole["nodes"]), "its own room counts as free"
+    for arguments, words in (
+        (["nothere"], "there is no ModelDeployment nothere"),
+        (["cha"], "did you mean default/chat?"),
+        (["chat", "-n", "other"], "there is no ModelDeployment other/chat"),
+        (["chat", "--replica", "7"], "default/chat has no replica 7"),
+        ([], "memroute decisions"),
+    ):
+        status, _, errors = await memroute("explain", *arguments, "--kubeconfig", str(config))
+        assert status == 2
+        assert words in errors
+
+
+def tainted(obj):
+    obj["spec"]["taints"] = [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]
+    return obj
+
+
+def cordoned(obj):
+    obj["spec"]["unschedulable"] = True
+    return obj
+
+
+# A cluster, what is wanted first, what is wanted then and does not fit, and what should help.
+HELP = {
+    "another model has the room": (
+        [node("a")], [mdep("chat", model="Qwen/Qwen3-8B", replicas=2)],
+        mdep("big", model="Qwen/Qwen3-32B"), ("scale default/chat from 2 to 0",),
+    ),
+    "its own replicas have it": (
+        [node("a")], [],
+        mdep("big", model="Qwen/Qwen3-14B", replicas=3, concurrency=8),
+        ("memory.quantization to FP8", "memory.kvCacheDtype to FP8"),
+    ),
+    "too large for one device": (
+        [node("a", gpus=2)], [], mdep("big", model="Qwen/Qwen3-32B", concurrency=32),
+        ("parallelism.tensorParallelSize to 2", "memory.concurrency to"),
+    ),
+    "a taint": ([tainted(node("a"))], [], mdep("m"), ("tolerate sku=gpu:NoSchedule",)),
+    "a cordon": ([cordoned(node("a"))], [], mdep("m"), ("uncordon node a",)),
+    "another way to hand devices out": (
+        [node("a")], [], mdep("m", mode="Exclusive"), ("placement.mode to Shared",),
+    ),
+}  # fmt: skip
+
+
+def followed(rig, command):
+    """The command, carried out as the API server would."""
+    words = shlex.split(command)
+    if words[1] == "patch":
+        patch = json.loads(words[-1])
+        rig.cluster.change(
+            "modeldeployments", f"default/{words[3]}",
+            lambda obj: (_merge(obj, patch), obj["metadata"].update(generation=2)),
+        )  # fmt: skip
+    elif words[1] == "scale":
+        name, number = words[2].partition("/")[2], int(words[-1].partition("=")[2])
+        rig.cluster.change(
+            "modeldeployments", f"default/{name}", lambda obj: obj["spec"].update(replicas=number)
+        )
+    else:
+        assert words[1] == "uncordon"
+        rig.cluster.change("nodes", words[2], lambda obj: obj["spec"].pop("unschedulable"))
+
+
+@pytest.mark.parametrize("case", HELP)
+async def test_each_suggestion_helps_when_it_is_followed(case):
+    """A suggestion that does not help costs a night: the operator itself follows each one here."""
+    nodes, first, then, expected = HELP[case]
+
+    async def unplaceable(rig):
+        await rig.until("the first", lambda: all(rig.is_ready("default/" + n) for n in names))
+        rig.cluster.put("modeldeployments", then)
+        await rig.until("a refusal", lambda: rig.condition(key, "Placed").get("status") == "False")
+        await rig.steps(3)
+        return explain_model((await told(rig)).picture, key)
+
+    names = [one["metadata"]["name"] for one in first]
+    key = f"default/{then['metadata']['name']}"
+    async with operator_rig(nodes=nodes, mdeps=first) as rig:
+        explanation = await unplaceable(rig)
+        assert explanation.refused is not None
+        commands = [one.command for one in explanation.remedies]
+        changes = " ".join(one.change for one in explanation.remedies)
+        for words in expected:
+            assert words in changes
+    before = explanation.num_refused
+    for command in commands:
+        async with operator_rig(nodes=nodes, mdeps=first) as rig:
+            await unplaceable(rig)
+            followed(rig, command)
+            await rig.until(
+                command,
+                lambda: len(placed_of(rig, key)) > then["spec"]["replicas"] - before,
+                at_most=120,
+            )
+
+
+def placed_of(rig, key):
+    status = rig.cluster.objects["modeldeployments"][key]["status"]
+    return [one for one in status["placements"] if one["state"] in ("Serving", "Starting")]
+
+
+async def test_verdicts_agree_with_the_planner(rig):
+    """Node by node and all together: the same answer, or one of them is a lie."""
+    facts = (await told(rig)).picture.facts()
+    for model in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-32B"):
+        for mode in ("Shared", "Exclusive"):
+            wanted = wanted_replica(deployment("x", model=model, mode=mode), 0, context())
+            placed = isinstance(plan(facts.inventory, [wanted])[0], Placed)
+            assert placed == any(one.fits for one in verdicts(facts.inventory, wanted))
+    assert len(uses(facts.inventory)) == 3
