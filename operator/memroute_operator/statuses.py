@@ -148,25 +148,17 @@ class Statuses:
         planning: str | None,
         loss: NodeLoss,
     ) -> Troubles:
-        have = {replica.index for replica in replicas}
-        missing = [
-            f"{deployment.key}-{index}"
-            for index in range(min(deployment.replicas, len(have) + 1000))
-            if index not in have
-        ]
         now = self.clock()
-        failed = (self.failed_pods.failure_of(pod, now) for pod in missing)
-        refused = (self.hands.name_failure(pod) for pod in missing)
-        names = [
-            f'pods "{pod.partition("/")[2]}" {facts.taken_names[pod]}'
-            for pod in missing
-            if pod in facts.taken_names
-        ]
+        is_short = sum(not one.is_terminating for one in replicas) < deployment.replicas
+        names = [told for slot, told in sorted(facts.taken_slots.items())
+                 if slot.rpartition("#")[0] == deployment.key] if is_short else []  # fmt: skip
+        refused = self.hands.name_failures(deployment.key) if is_short else ()
+        failed = self.failed_pods.failures_of(deployment.key, now) if is_short else ()
         return Troubles(
             planning=planning,
             create=self.hands.create_failure(deployment.key),
-            names=tuple(names) or tuple(one.told for one in refused if one is not None),
-            failed_pods=tuple(one for one in failed if one is not None),
+            names=tuple(names) or tuple(one.told for one in refused),
+            failed_pods=failed,
             actions=tuple(self.hands.action_failures(replica.key for replica in replicas)),
             kept_nodes={r.node: loss.kept[r.node] for r in replicas if r.node in loss.kept},
         )

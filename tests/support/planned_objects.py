@@ -67,7 +67,7 @@ def context(**facts):
 
 
 def pod_of(of, index=0, *, ready=True, node="a", gated=False, **annotations):
-    """The pod that the operator would have made, as the API server would show it."""
+    """A pod as the API server would show it, with the name that earlier releases gave it."""
     nodes = (SHARED,) if of.mode is PlacementMode.SHARED else (EXCLUSIVE,)
     placed = plan(Inventory(nodes=nodes), [wanted_replica(of, index, context())])[0]
     assert isinstance(placed, Placed)
@@ -75,6 +75,7 @@ def pod_of(of, index=0, *, ready=True, node="a", gated=False, **annotations):
         of, placed, is_gated=gated, default_image="vllm/x", shared_runtime_class="nvidia"
     )
     pod["metadata"] |= {
+        "name": f"{of.name}-{index}",
         "uid": f"pod-{of.name}-{index}",
         "creationTimestamp": f"2026-01-01T00:00:0{index}Z",
         "resourceVersion": "5",

@@ -175,6 +175,13 @@ class Solver:
             self._pools.refresh(reservation.node)
         self._refused.clear()  # room was given back
 
+    def take_back(self, placed: Placed) -> None:
+        """What was placed in this step is not created after all: its room is free again."""
+        self.ledger.release(placed.key.pod)
+        self.ledger.restore(())
+        self._pools.refresh(placed.node)
+        self._refused.clear()  # room was given back
+
     def _decide(self, replica: WantedReplica) -> Decision:
         if replica.home is not None:
             candidate = self._at_home(replica, replica.home)
