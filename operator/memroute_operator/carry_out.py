@@ -143,12 +143,10 @@ class CarryOut:
 
     def quota_refusals(self) -> dict[str, str]:
         """ModelDeployments for which a quota has no pod more: what is there has to leave first."""
-        failed = ((k, self.failures.last((kind, k))) for kind, k in self.failures.keys()
-                  if kind == "create")  # fmt: skip
         return {
             key: "a quota of the namespace takes no pod more"
-            for key, one in failed
-            if one is not None and QUOTA_WORDS in one.message
+            for (kind, key), failure in self.failures.all_known()
+            if kind == "create" and QUOTA_WORDS in failure.message
         }
 
     def reservations(self, seen: Callable[[str], bool]) -> list[Reservation]:
@@ -196,12 +194,11 @@ class CarryOut:
 
     def name_failures(self, deployment: str) -> tuple[Failure, ...]:
         """Why names of a deployment's pods cannot be had."""
-        found = (
-            self.failures.last((kind, pod))
-            for kind, pod in self.failures.keys()
+        return tuple(
+            failure
+            for (kind, pod), failure in self.failures.all_known()
             if kind == "name" and pod.rsplit("-", 2)[0] == deployment
         )
-        return tuple(one for one in found if one is not None)
 
     def forget_old(self, deployments: Collection[str]) -> None:
         """Drop what is old, and what is about deployments that are gone."""

@@ -8,9 +8,7 @@ from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner
 from memroute_operator.store import Known
 
 
-def taken_slots(
-    store: Known, deployments: Iterable[Deployment], pods: PodsRead
-) -> dict[str, str]:
+def taken_slots(store: Known, deployments: Iterable[Deployment], pods: PodsRead) -> dict[str, str]:
     """Slots (``namespace/name#index``) of missing replicas that others have → whose, as a sentence.
 
     A pod of the deployment whose reservation cannot be read may well serve: it has the slot of its

@@ -125,7 +125,7 @@ class Statuses:
             return deployment_status(
                 deployment if self.hub_models is None else self.hub_models.told(deployment),
                 replicas,
-                outcome or Outcome(kept={replica.key for replica in replicas}),
+                outcome or _unplanned(deployment, replicas),
                 assigned_devices=assigned,
                 stale_nodes=facts.stale_nodes,
                 kv_projected_ratio=routers.kv_projected_ratio if routers.is_known else None,
@@ -195,6 +195,11 @@ class Statuses:
             "status not written deployment=%s error=%s retry_seconds=%.0f",
             deployment.key, error, failure.retry_seconds,
         )  # fmt: skip
+
+
+def _unplanned(deployment: Deployment, replicas: list[Replica]) -> Outcome:
+    """Of one whose planning raises: all is kept, and what has failed is not forgotten."""
+    return Outcome(kept={replica.key for replica in replicas}, failed=deployment.failed)
 
 
 def _assigned_devices(facts: Facts) -> dict[str, tuple[str, ...]]:

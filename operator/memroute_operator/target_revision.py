@@ -9,9 +9,7 @@ from memroute_operator.revisions import last_good_object, read_failed, revision_
 from memroute_operator.rollout_spec import OnFailure
 
 
-def with_history(
-    deployment: Deployment, read: Callable[[KubeObject], Deployment]
-) -> Deployment:
+def with_history(deployment: Deployment, read: Callable[[KubeObject], Deployment]) -> Deployment:
     """The deployment with its last good revision, where that is another one, and its failure."""
     status = deployment.obj.get("status")
     failed = read_failed(status)

@@ -25,7 +25,9 @@ GPU = Device(
 SHARED = Node(name="a", mode=PlacementMode.SHARED, devices=(GPU,), has_fresh_metrics=True)
 
 
-def deployment(name="m", *, replicas=1, model="Qwen/Qwen3-8B", mode="Shared", uid="u1", **memory):
+def deployment(
+    name="m", *, replicas=1, model="Qwen/Qwen3-8B", mode="Shared", uid="u1", rollout=None, **memory
+):
     defaults = {
         "maxContextTokens": 8192,
         "concurrency": 4,
@@ -50,6 +52,7 @@ def deployment(name="m", *, replicas=1, model="Qwen/Qwen3-8B", mode="Shared", ui
                 "replicas": replicas,
                 "placement": {"mode": mode, "strategy": "Pack"},
                 "routing": {"kvWatermarkPercent": 95, "assumedOutputTokens": 256},
+                "rollout": rollout or {},
             },
         }
     )

@@ -80,9 +80,7 @@ def sort_out(
     return found
 
 
-def _choose(
-    deployment: Deployment, replicas: list[Replica], found: Keeping, worth: Worth
-) -> None:
+def _choose(deployment: Deployment, replicas: list[Replica], found: Keeping, worth: Worth) -> None:
     """Who of those that may stay does, and who is one too many."""
     num_excess = len(replicas) - deployment.replicas
     if num_excess <= 0:
@@ -135,18 +133,16 @@ def why_surplus(
     why = worth.why_replaced(replica)
     if why is not None and replica.is_ready and len(kept) >= deployment.replicas:
         return f"another replica has taken its place: {why}"
-    told = "fewer replicas are wanted, and this one"
-    if replica.is_broken:
-        return f"{told} does not run"
-    if not replica.is_ready:
-        return f"{told} does not serve"
-    if replica.revision != deployment.revision:
-        return f"{told} has an older spec"
-    if replica.node in worth.cordoned:
-        return f"{told} is on a cordoned node"
-    if any(worth.freed(one) < worth.freed(replica) for one in kept):
-        return f"{told} leaves most room in one piece"
-    return f"{told} is the youngest"
+    frees_most = any(worth.freed(one) < worth.freed(replica) for one in kept)
+    reasons = (
+        (replica.is_broken, "does not run"),
+        (not replica.is_ready, "does not serve"),
+        (replica.revision != deployment.revision, "has an older spec"),
+        (replica.node in worth.cordoned, "is on a cordoned node"),
+        (frees_most, "leaves most room in one piece"),
+    )
+    this_one = next((told for holds, told in reasons if holds), "is the youngest")
+    return f"fewer replicas are wanted, and this one {this_one}"
 
 
 def _left_alone(deployment: Deployment, replicas: list[Replica], context: PlanContext) -> Keeping:

@@ -13,7 +13,7 @@ first only when what it leaves is enough. So a full cluster cannot end in a circ
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from memroute.placement import Placed, PlacementMode, Refused, Solver, WantedReplica
 from memroute.units import format_gib
@@ -21,7 +21,6 @@ from memroute_operator.deployment import Deployment
 from memroute_operator.plan.actions import (
     ClaimRoom,
     Create,
-    MarkDraining,
     Outcome,
     PlanContext,
     Step,
@@ -29,25 +28,9 @@ from memroute_operator.plan.actions import (
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping
 from memroute_operator.plan.moving import is_crowded
+from memroute_operator.plan.replacements import Replacement, grows, order, stay
 from memroute_operator.plan.wishes import free_slot, is_held_back
 from memroute_operator.pod_names import replica_key
-from memroute_operator.replica import Replica
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replacement:
-    """A replica to be replaced, its successor, and why."""
-
-    replica: Replica
-    successor: WantedReplica
-    why: str
-    is_outdated: bool = False
-    """By an edited spec: what stops its rollout is told as such."""
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether it leaves first, and has begun to."""
-        return self.replica.successor is not None
 
 
 class Rollout:
@@ -97,7 +80,7 @@ class Rollout:
         """Take the replacements one step further; the pods that are on their way out."""
         going: set[str] = set()
         waiting: list[Replacement] = []
-        for replacement in sorted(replacements, key=_order):
+        for replacement in sorted(replacements, key=order):
             replica = replacement.replica
             if replica.is_broken or self._may_leave(replacement, going):
                 if self._replace(replacement):
@@ -120,10 +103,7 @@ class Rollout:
         return most > 0 and self._others_serve(replacement, going, most)
 
     def _surges(self, replacement: Replacement) -> bool:
-        """Whether a successor starts beside the replica, now or since an earlier step.
-
-        Not while another one leaves first: what has begun is ended before it is asked again.
-        """
+        """Whether a successor starts beside the replica, now or since an earlier step."""
         if self._num_starting > 0:
             self._num_starting -= 1
             return True
@@ -135,7 +115,10 @@ class Rollout:
         key = replica_key(self._deployment, free_slot(self._slots))
         if is_held_back(self._deployment, key, self._context):
             return True  # it is on its way, or waits for its next try
-        wanted = replace(replacement.successor, key=key)
+        return self._start_beside(replacement, replace(replacement.successor, key=key))
+
+    def _start_beside(self, replacement: Replacement, wanted: WantedReplica) -> bool:
+        """Whether a successor has room now: it is created then."""
         decision = self._solver.place(wanted)
         if isinstance(decision, Refused):
             self._no_room = self._told_no_room(wanted)
@@ -145,10 +128,10 @@ class Rollout:
         if self._no_room is not None or not self._is_better(replacement, decision):
             self._solver.take_back(decision)
             return False
-        self._slots.add(key.index)
+        self._slots.add(wanted.key.index)
         self._num_more -= 1
-        self._surged.append(key.pod_name)
-        self._outcome.kept.add(key.pod)
+        self._surged.append(wanted.key.pod_name)
+        self._outcome.kept.add(wanted.key.pod)
         self._step.actions.append(
             Create(deployment=self._deployment, placed=decision, is_gated=decision.must_wait)
         )
@@ -186,7 +169,7 @@ class Rollout:
             and not other.is_draining
         ]
         num_expected = self._num_expected
-        if _grows(replacement):
+        if grows(replacement):
             num_expected += self._num_refused
         return len(others) >= num_expected - most
 
@@ -282,32 +265,3 @@ class Rollout:
         if self._bounds.unavailable:
             return f"rollout.maxUnavailable is {self._bounds.unavailable}"
         return "there was no room for its successor beside it"
-
-
-def _grows(replacement: Replacement) -> bool:
-    """Whether the successor takes more room than the replica has."""
-    replica, footprint = replacement.replica, replacement.successor.footprint
-    if footprint.num_devices != replica.num_devices:
-        return footprint.num_devices > replica.num_devices
-    return footprint.total_bytes > replica.bytes_per_device
-
-
-def stay(replica: Replica, step: Step) -> None:
-    """Let a replica serve on: what was begun to replace it is taken back."""
-    if replica.is_draining:
-        step.actions.append(MarkDraining(replica=replica, draining=False))
-    if replica.successor is not None:
-        step.actions.append(ClaimRoom(replica=replica, placed=None, revision=""))
-
-
-def _order(replacement: Replacement) -> tuple[object, ...]:
-    """What serves nobody first, then what is under way, then edits, the oldest slot first."""
-    replica = replacement.replica
-    return (
-        not replica.is_broken,
-        not replica.is_draining,
-        replica.successor is None,
-        not replacement.is_outdated,
-        replica.index,
-        replica.key,
-    )

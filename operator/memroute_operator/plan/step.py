@@ -10,7 +10,8 @@ from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping, Worth, num_old, sort_out, unwanted, why_surplus
 from memroute_operator.plan.moving import why_moved
 from memroute_operator.plan.overbooking import find_overbooked, who_leaves_now, with_turns
-from memroute_operator.plan.rollout import Replacement, Rollout, stay
+from memroute_operator.plan.replacements import Replacement, stay
+from memroute_operator.plan.rollout import Rollout
 from memroute_operator.plan.verdict import judged
 from memroute_operator.plan.wishes import (
     Missing,
@@ -61,9 +62,7 @@ class _Planning:
     def run(self) -> Step:
         by_deployment = dict(self._by_deployment)
         keepings = {
-            one.key: sort_out(
-                one, by_deployment.pop(one.key, []), self._context, self._worth(one)
-            )
+            one.key: sort_out(one, by_deployment.pop(one.key, []), self._context, self._worth(one))
             for one in self._deployments
         }
         self._delete_orphans(by_deployment)
