@@ -358,6 +358,17 @@ class RolloutHistory(PlanHistory):
         rollout = self.cluster.deployments[name]["spec"]["rollout"]
         self.cluster.edit(name, rollout={**rollout, "progressDeadlineSeconds": 60})
 
+    @precondition(lambda self: self.untouched & self.cluster.deployments.keys())
+    @rule(data=st.data(), rollout=ROLLOUTS, concurrency=st.sampled_from([2, 4, 5, 5, 6, 6, 20]))
+    def roll_out_for_long(self, data, rollout, concurrency):
+        """What serves is edited, and the operator has the time that it needs for most of it."""
+        name = data.draw(st.sampled_from(sorted(self.untouched & self.cluster.deployments.keys())))
+        rollout = {**rollout, "progressDeadlineSeconds": 60}
+        if self.is_full(name):
+            self.cluster.edit(name, rollout=rollout)
+        self.edit(name, concurrency)
+        self.operate_for_long()
+
     def check_create(self, placed):
         super().check_create(placed)
         name, bounds = placed.key.name, self.bounds(placed.key.name)

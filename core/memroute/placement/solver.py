@@ -175,11 +175,11 @@ class Solver:
             self._pools.refresh(reservation.node)
         self._refused.clear()  # room was given back
 
-    def take_back(self, placed: Placed) -> None:
-        """What was placed in this step is not created after all: its room is free again."""
-        self.ledger.release(placed.key.pod)
+    def take_back(self, owner: str, node: str) -> None:
+        """What was booked in this step for an owner on a node is not needed: it is free again."""
+        self.ledger.release(owner)
         self.ledger.restore(())
-        self._pools.refresh(placed.node)
+        self._pools.refresh(node)
         self._refused.clear()  # room was given back
 
     def _decide(self, replica: WantedReplica) -> Decision:

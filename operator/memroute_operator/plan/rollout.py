@@ -21,6 +21,7 @@ from memroute_operator.deployment import Deployment
 from memroute_operator.plan.actions import (
     ClaimRoom,
     Create,
+    Delete,
     Outcome,
     PlanContext,
     Step,
@@ -31,6 +32,7 @@ from memroute_operator.plan.moving import is_crowded
 from memroute_operator.plan.replacements import Replacement, grows, order, stay
 from memroute_operator.plan.wishes import free_slot, is_held_back
 from memroute_operator.pod_names import replica_key
+from memroute_operator.replica import Replica
 
 
 class Rollout:
@@ -82,7 +84,8 @@ class Rollout:
         waiting: list[Replacement] = []
         for replacement in sorted(replacements, key=order):
             replica = replacement.replica
-            if replica.is_broken or self._may_leave(replacement, going):
+            is_lost = replica.is_broken or self._is_failure(replica)
+            if is_lost or self._may_leave(replacement, going):
                 if self._replace(replacement):
                     going.add(replica.key)
             else:
@@ -126,7 +129,7 @@ class Rollout:
         if self._is_behind_stuck(decision):
             self._no_room = "a pod that hangs in Terminating holds the room for its successor"
         if self._no_room is not None or not self._is_better(replacement, decision):
-            self._solver.take_back(decision)
+            self._solver.take_back(decision.key.pod, decision.node)
             return False
         self._slots.add(wanted.key.index)
         self._num_more -= 1
@@ -199,10 +202,20 @@ class Rollout:
             self._step.actions.append(claim)
             self._step.has_timers = True
             return True
-        # Better an old replica that serves than a new one that cannot be placed.
         self._refuse(replacement, decision)
+        if self._is_failure(replica):
+            # It serves nobody, and will not: others may start where it is.
+            why = "its revision has failed"
+            self._step.actions.append(Delete(replica=replica, why=why))
+            return True
+        # Better an old replica that serves than a new one that cannot be placed.
         stay(replica, self._step)
         return False
+
+    def _is_failure(self, replica: Replica) -> bool:
+        """Whether it is of a revision that has failed, and does not serve."""
+        failed = self._deployment.returned_from
+        return failed is not None and replica.revision == failed.revision and not replica.is_ready
 
     def _is_behind_stuck(self, decision: Placed) -> bool:
         return not self._solver.ledger.stuck_devices.isdisjoint(decision.device_uuids)

@@ -13,6 +13,7 @@ from memroute_operator.plan.overbooking import find_overbooked, who_leaves_now, 
 from memroute_operator.plan.replacements import Replacement, stay
 from memroute_operator.plan.rollout import Rollout
 from memroute_operator.plan.verdict import judged
+from memroute_operator.plan.ways_back import keep_ways_back, let_go
 from memroute_operator.plan.wishes import (
     Missing,
     Wishes,
@@ -70,9 +71,15 @@ class _Planning:
             self._begin(deployment, keepings[deployment.key])
         wishes = self._wishes(keepings)
         self._place(wishes.claimed)
+        ways_back = {
+            one.key: keep_ways_back(one, keepings[one.key], self._solver)
+            for one in self._deployments
+        }
         self._place([*wishes.returning, *wishes.new])
         self._mend()
         for deployment in self._deployments:
+            if deployment.returned_from is not None:
+                let_go(ways_back[deployment.key], self._solver)
             self._replace(deployment, keepings[deployment.key])
         self._open_gates()
         self._step.num_explained = self._solver.num_explained
