@@ -276,6 +276,10 @@ class Cluster:
             stage["runs_since"] = self.now
             self._bump(pod)
             return
+        self._engine(pod, replica, stage)
+
+    def _engine(self, pod, replica, stage):
+        """What the engine of a pod that runs does."""
         if self.broken.get(replica.revision) and not replica.num_restarts:
             pod["status"]["containerStatuses"] = [copy.deepcopy(REFUSED)]
             stage["runs_since"] = None
