@@ -84,6 +84,10 @@ class Backoff(Generic[Key]):
         """The last failure of the key, due or not; None when it has not failed of late."""
         return self._failures.get(key)
 
+    def all_known(self) -> list[tuple[Key, Failure]]:
+        """Everything that has failed of late, due or not."""
+        return list(self._failures.items())
+
     def waiting(self, key: Key, now_seconds: float) -> Failure | None:
         """The failure that the key still waits for; None when it may be tried."""
         failure = self._failures.get(key)

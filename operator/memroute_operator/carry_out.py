@@ -22,7 +22,14 @@ from dataclasses import dataclass, field
 
 from memroute.placement import Reservation
 from memroute_kube import ApiError
-from memroute_operator.apply import NAME_TAKEN, Applier, deployment_key, pod_key, promised
+from memroute_operator.apply import (
+    NAME_TAKEN,
+    QUOTA_WORDS,
+    Applier,
+    deployment_key,
+    pod_key,
+    promised,
+)
 from memroute_operator.backoff import Backoff, Failure
 from memroute_operator.lanes import LATE_SECONDS as LATE_LANE_SECONDS
 from memroute_operator.lanes import Lanes
@@ -134,6 +141,14 @@ class CarryOut:
                 held.add(key)
         return frozenset(held)
 
+    def quota_refusals(self) -> dict[str, str]:
+        """ModelDeployments for which a quota has no pod more: what is there has to leave first."""
+        return {
+            key: "a quota of the namespace takes no pod more"
+            for (kind, key), failure in self.failures.all_known()
+            if kind == "create" and QUOTA_WORDS in failure.message
+        }
+
     def reservations(self, seen: Callable[[str], bool]) -> list[Reservation]:
         """What pods that nobody has seen yet will hold. ``seen``: whether the store has a pod."""
         now = self.clock()
@@ -177,9 +192,13 @@ class CarryOut:
         found = (self.failures.last((kind, pod)) for pod in pods for kind in kinds)
         return [failure for failure in found if failure is not None]
 
-    def name_failure(self, pod: str) -> Failure | None:
-        """Why a pod's name cannot be had; None when it can."""
-        return self.failures.last(("name", pod))
+    def name_failures(self, deployment: str) -> tuple[Failure, ...]:
+        """Why names of a deployment's pods cannot be had."""
+        return tuple(
+            failure
+            for (kind, pod), failure in self.failures.all_known()
+            if kind == "name" and pod.rsplit("-", 2)[0] == deployment
+        )
 
     def forget_old(self, deployments: Collection[str]) -> None:
         """Drop what is old, and what is about deployments that are gone."""

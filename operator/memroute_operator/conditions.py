@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from memroute.placement import RefusedReason
 from memroute.units import GIB
-from memroute_operator.apply import NAME_TAKEN
+from memroute_operator.apply import NAME_TAKEN, QUOTA_WORDS
 from memroute_operator.backoff import Failure
 from memroute_operator.calibrations import MAX_DRIFT_RATIO, drift_ratio
 from memroute_operator.carry_out import POD_REFUSED
@@ -23,9 +23,16 @@ from memroute_operator.failed_pods import POD_FAILED
 from memroute_operator.failing import failing, on_the_way, refused, scheduler_refusals
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica, ReplicaState
+from memroute_operator.rollout_status import FAILED_PHASES, rollout_phase
 
 # Replicas that a message names one by one before it only counts.
 MAX_LISTED = 3
+# Reasons of Progressing while the spec is not what serves.
+ROLLOUT_HALTED = "RolloutHalted"
+ROLLOUT_REASONS = frozenset({"RolloutBlocked", "RolloutInProgress", ROLLOUT_HALTED})
+# The reason of what serves in full, some of it by the partition with the revision before.
+PARTITIONED = "Partitioned"
+NOTHING_CHANGES = "nothing is being changed"
 
 Condition = tuple[str, str, str]
 """Status (True, False, Unknown), reason, message."""
@@ -82,12 +89,12 @@ def placed(
     if troubles.planning is not None:
         return "Unknown", INTERNAL_ERROR, troubles.planning
     total = deployment.replicas
-    so_far = f"{len(wanted)} of {total} replica(s) placed{_held_by_stuck(outcome)}"
+    so_far = f"{min(len(wanted), total)} of {total} replica(s) placed{_held_by_stuck(outcome)}"
     if len(wanted) < total and (hindrance := _hindrance(troubles)) is not None:
         reason, message = hindrance
         return "False", reason, f"{so_far}; {message}"
     if not outcome.refused:
-        if len(wanted) == total:
+        if len(wanted) >= total:
             return "True", "AllPlaced", so_far
         return "Unknown", "Placing", so_far
     first = outcome.refused[min(outcome.refused)]
@@ -129,7 +136,8 @@ def _hindrance(troubles: Troubles) -> tuple[str, str] | None:
 def serving(deployment: Deployment, wanted: list[Replica], troubles: Troubles) -> Condition:
     """Whether every replica serves, or who does not, and why: what ``Ready`` says of it."""
     num_serving = sum(replica.is_ready for replica in wanted)
-    so_far = f"{num_serving} of {deployment.replicas} replica(s) serve"
+    total = deployment.replicas
+    so_far = f"{min(num_serving, total)} of {total} replica(s) serve"
     if num_serving >= deployment.replicas:
         return "True", "ReplicasServing", so_far
     cut_off = [r for r in wanted if not r.is_ready and r.node in troubles.kept_nodes]
@@ -153,23 +161,32 @@ def _state_of(replica: Replica, weights_bytes: int | None) -> str:
     return f"{replica.pod_name} {replica.state.value}{on_the_way(replica, weights_bytes)}"
 
 
-def progressing(wanted: list[Replica], outcome: Outcome, troubles: Troubles) -> Condition:
+def progressing(
+    deployment: Deployment, wanted: list[Replica], outcome: Outcome, troubles: Troubles
+) -> Condition:
     """``Progressing``: whether something is being changed, and what."""
     if troubles.actions:
         told = "; ".join(failure.told for failure in troubles.actions[:MAX_LISTED])
         return "Unknown", "ActionRefused", f"the API server refused: {told}"
-    if outcome.rollout_blocked is not None:
-        return (
-            "False",
-            "RolloutBlocked",
-            f"the new spec {outcome.rollout_blocked.message}; the old replicas go on serving",
-        )
+    phase, message = rollout_phase(deployment, wanted, outcome)
+    if phase in FAILED_PHASES or outcome.rollout_blocked is not None:
+        return "False", ROLLOUT_HALTED if phase in FAILED_PHASES else "RolloutBlocked", message
     if outcome.rollout is not None:
-        return "True", "RolloutInProgress", outcome.rollout
+        return _rolling_out(outcome.rollout, troubles)
     if outcome.moves:
         return "True", "ReplicasMoving", "; ".join(outcome.moves[:MAX_LISTED])
     moving = [r for r in wanted if not r.is_ready or r.state is not ReplicaState.SERVING]
     if moving:
         listed = ", ".join(f"{r.pod_name} {r.state.value}" for r in moving[:MAX_LISTED])
         return "True", "ReplicasStarting", listed
-    return "False", "Complete", "nothing is being changed"
+    is_kept = phase == PARTITIONED
+    return "False", *((PARTITIONED, message) if is_kept else ("Complete", NOTHING_CHANGES))
+
+
+def _rolling_out(told: str, troubles: Troubles) -> Condition:
+    """What a rollout does, or that its pods are refused. A quota only keeps it from a surge."""
+    create = troubles.create
+    if create is None or QUOTA_WORDS in create.message:
+        return "True", "RolloutInProgress", told
+    why = f"the API server refuses the pod of the new spec: {refused(create)}"
+    return "False", "RolloutBlocked", f"{why}; the old replicas go on serving"

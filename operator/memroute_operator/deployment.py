@@ -36,6 +36,8 @@ from memroute_operator.hub_source import HubSource, read_hub_source
 from memroute_operator.model_pins import ModelPin, read_pin
 from memroute_operator.pod_template import NO_TEMPLATE, PodTemplate, TemplateError, read_template
 from memroute_operator.revision import legacy_revision_of, revision_of
+from memroute_operator.revisions import FailedRevision
+from memroute_operator.rollout_spec import NO_ROLLOUT, RolloutSpec, read_rollout
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
 INTERNAL_ERROR = "InternalError"
@@ -122,6 +124,14 @@ class Deployment:
     """What its owner adds to the pods of its replicas."""
     paused: bool = False
     """Whether nothing of its replicas is to be changed."""
+    rollout: RolloutSpec = NO_ROLLOUT
+    """How an edit is rolled out."""
+    previous: "Deployment | None" = field(default=None, repr=False)
+    """The last good revision, where it is known and another one."""
+    failed: FailedRevision | None = None
+    """That the revision of the spec has failed; None while it has not."""
+    returned_from: FailedRevision | None = None
+    """The revision of the spec, where this is the last good one in its place."""
     obj: KubeObject = field(repr=False)
     calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))
     """What engines of this very spec have measured, by product."""
@@ -135,6 +145,11 @@ class Deployment:
     def key(self) -> str:
         """``namespace/name``."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def spec_revision(self) -> str:
+        """The revision that the spec asks for, whichever one this is."""
+        return self.revision if self.returned_from is None else self.returned_from.revision
 
     @property
     def engine_revision(self) -> str | None:
@@ -187,6 +202,7 @@ def _read(obj: KubeObject) -> Deployment:
         engine_env=tuple(dict(variable) for variable in spec["engine"].get("env") or ()),
         replicas=_whole(spec["replicas"]),
         paused=bool(spec.get("paused")),
+        rollout=read_rollout(spec),
         mode=PLACEMENT_MODES.read(placement["mode"]),
         strategy=PLACEMENT_STRATEGIES.read(placement["strategy"]),
         node_selector=dict(placement.get("nodeSelector") or {}),

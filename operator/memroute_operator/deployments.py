@@ -24,6 +24,7 @@ from memroute_operator.deployment import (
 from memroute_operator.engines.registry import engine_of
 from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica
+from memroute_operator.target_revision import as_targeted, with_history
 
 # What Kubernetes puts on an object that is deleted with ``--cascade=orphan``, until its garbage
 # collector has taken the owner off all of its pods.
@@ -65,7 +66,7 @@ def read_deployments(
     read = cache.round()
     for obj in objects:
         try:
-            deployment = read(obj, _read_checked)
+            deployment = read(obj, _read_with_history)
             deployments[deployment.key] = deployment
             metadata = obj["metadata"]
             finalizers = metadata.get("finalizers") or ()
@@ -80,13 +81,31 @@ def read_deployments(
     measured = _measured(deployments, replicas, nodes, reports, problems)
     calibrations = {**known, **measured}
     wanted = [
-        _calibrated(one, calibrations, default_image, problems)
+        _targeted(one, calibrations, default_image, problems)
         for one in deployments.values()
         # One that is being deleted wants nothing any more: its pods are orphans by now.
         if "deletionTimestamp" not in one.obj["metadata"]
     ]
     wanted.sort(key=lambda deployment: (deployment.created_at, deployment.key))
     return DeploymentsRead(wanted=wanted, left_alone=frozenset(left_alone), measured=measured)
+
+
+def _targeted(
+    deployment: Deployment,
+    calibrations: Mapping[CalibrationKey, Calibration],
+    default_image: str | None,
+    problems: dict[str, str],
+) -> Deployment:
+    """What is planned for, with what engines of each of its revisions have measured."""
+    found = _calibrated(deployment, calibrations, default_image, problems)
+    if found.previous is not None:
+        previous = _calibrated(found.previous, calibrations, default_image, problems)
+        found = replace(found, previous=previous)
+    return as_targeted(found)
+
+
+def _read_with_history(obj: KubeObject) -> Deployment:
+    return with_history(_read_checked(obj), _read_checked)
 
 
 def _read_checked(obj: KubeObject) -> Deployment:
@@ -127,9 +146,10 @@ def _calibrated(
 def with_known_revision(replica: Replica, deployments: Mapping[str, Deployment]) -> Replica:
     """A replica that 0.1 started has the revision of the spec that it was started with."""
     deployment = deployments.get(replica.deployment)
-    if deployment is None or replica.revision != deployment.legacy_revision:
-        return replica
-    return replace(replica, revision=deployment.revision)
+    for known in () if deployment is None else (deployment, deployment.previous):
+        if known is not None and replica.revision == known.legacy_revision:
+            return replace(replica, revision=known.revision)
+    return replica
 
 
 def _measured(

@@ -51,7 +51,7 @@ class FailedPods:
             return None  # kube-scheduler's refusal: elsewhere at once
         why = replica.failure or "its containers have ended"
         message = f"{replica.pod_name} failed on node {replica.node}: {why}"
-        return self._note(self._replicas, replica.key, message, now_seconds)
+        return self._note(self._replicas, replica.slot, message, now_seconds)
 
     def avoided_nodes(self, now_seconds: float) -> dict[str, frozenset[str]]:
         """ModelDeployment → nodes that it is not placed on now."""
@@ -69,12 +69,13 @@ class FailedPods:
         }
 
     def held_back(self, now_seconds: float) -> frozenset[str]:
-        """Pods (``namespace/name``) that are not made again yet."""
-        return frozenset(pod for pod, _ in self._replicas.all_waiting(now_seconds))
+        """Slots (``namespace/name#index``) whose replicas are not made again yet."""
+        return frozenset(slot for slot, _ in self._replicas.all_waiting(now_seconds))
 
-    def failure_of(self, pod: str, now_seconds: float) -> Failure | None:
-        """Why a pod is not made again yet; None when it may be."""
-        return self._replicas.waiting(pod, now_seconds)
+    def failures_of(self, deployment: str, now_seconds: float) -> tuple[Failure, ...]:
+        """Why replicas of a deployment are not made again yet."""
+        waiting = self._replicas.all_waiting(now_seconds)
+        return tuple(one for slot, one in waiting if slot.rpartition("#")[0] == deployment)
 
     def next_due_seconds(self, now_seconds: float) -> float | None:
         """When the next thing is due by time alone; None when nothing is."""

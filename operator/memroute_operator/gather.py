@@ -11,16 +11,17 @@ from memroute.placement import Inventory, Node, PlacementMode, Reservation
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true, object_key
 from memroute_operator.calibrations import EngineReport
-from memroute_operator.deployment import MAX_REPLICAS, Deployment
+from memroute_operator.deployment import Deployment
 from memroute_operator.deployments import read_deployments, with_known_revision
 from memroute_operator.device_metrics import MAX_COLLECT_SECONDS, DeviceMetrics, NodeReading
 from memroute_operator.lost_nodes import NodeSight
 from memroute_operator.memory import PlanMemory
 from memroute_operator.nodes import planned, read_node
 from memroute_operator.pod_stories import Stories, with_stories
-from memroute_operator.pods import PodsRead, UnreadablePod, describe_owner, read_pods
+from memroute_operator.pods import PodsRead, UnreadablePod, read_pods
 from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica
+from memroute_operator.slots import taken_slots
 from memroute_operator.store import Known
 from memroute_operator.strangers import disown_strangers
 
@@ -41,8 +42,8 @@ class Facts:
     """Nodes of replicas that do not exist any more, or are not ready."""
     stale_nodes: frozenset[str]
     """Nodes with devices whose exporter does not answer."""
-    taken_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Pods (``namespace/name``) that have the name of a wanted replica and are none → whose."""
+    taken_slots: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Slots (``namespace/name#index``) that pods hold which are no readable replicas → whose."""
     unreadable_objects: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """What could not be read, as ``Kind namespace/name`` → what is wrong with it."""
     measured: Mapping[CalibrationKey, Calibration] = field(
@@ -179,7 +180,7 @@ def gather(
         stale_nodes=frozenset(
             node.name for node in nodes if node.devices and not node.has_fresh_metrics
         ),
-        taken_names=_taken_names(store, deployments, pods),
+        taken_slots=taken_slots(store, deployments, pods),
         unreadable_objects=problems,
     )
 
@@ -256,22 +257,3 @@ def _reservations(
     for node in nodes:
         if node.name in names:
             yield from (pod.reservation(node) for pod in unreadable if pod.node == node.name)
-
-
-def _taken_names(store: Known, deployments: Iterable[Deployment], pods: PodsRead) -> dict[str, str]:
-    """Names of missing replicas that other pods have."""
-    replicas = {replica.key for replica in pods.replicas}
-    unreadable = {pod.key: pod for pod in pods.unreadable}
-    taken: dict[str, str] = {}
-    for deployment in deployments:
-        for index in range(min(deployment.replicas, MAX_REPLICAS)):
-            key = f"{deployment.key}-{index}"
-            if key in replicas or (pod := store.pods.get(key)) is None:
-                continue
-            broken = unreadable.get(key)
-            taken[key] = (
-                describe_owner(pod)
-                if broken is None or broken.deployment != deployment.key
-                else f"is a replica whose reservation cannot be read: {broken.why}"
-            )
-    return taken

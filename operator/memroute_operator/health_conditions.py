@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from memroute.placement import RefusedReason
 from memroute.traffic.routing import POLICY_NAMES
 from memroute_kube.shapes import mapping
-from memroute_operator.conditions import Condition
+from memroute_operator.conditions import ROLLOUT_HALTED, Condition
 from memroute_operator.deployment import Deployment
+from memroute_operator.failures.lasting import is_lasting
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica
 
@@ -101,11 +102,18 @@ def policy_unknown(deployment: Deployment) -> Condition | None:
 
 
 def _is_stalled(conditions: Mapping[str, Condition], outcome: Outcome) -> bool:
-    """Whether nothing that comes by itself would make it ready."""
+    """Whether nothing that comes by itself would make it ready.
+
+    A person must act: what is wrong is in the spec, in what it names (a Secret, a gate of a hub,
+    an image), or in who else has the name.
+    """
     if conditions["Resolved"][0] == "False":
         return True
     named = conditions.get("Named")
     if named is not None and named[:2] == conditions["Ready"][:2] and named[0] == "False":
+        return True
+    reason = conditions["Ready"][1]
+    if reason == ROLLOUT_HALTED or is_lasting(reason):
         return True
     if outcome.rollout_blocked is not None and outcome.rollout_blocked.reason is NEVER:
         return True

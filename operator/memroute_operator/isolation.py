@@ -73,7 +73,7 @@ def _find_broken(facts: Facts, context: PlanContext, planner: Planner) -> dict[s
 
 
 def _nothing(facts: Facts) -> Step:
-    return Step(outcomes={deployment.key: Outcome() for deployment in facts.deployments})
+    return Step(outcomes={one.key: Outcome(failed=one.failed) for one in facts.deployments})
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from memroute_kube.resources import (
 from memroute_operator.deployment import Deployment
 from memroute_operator.engines.registry import Drain, engine_of
 from memroute_operator.engines.seam import SHARED_MEMORY, ports
+from memroute_operator.placed_by import placed_by
 from memroute_operator.pod_defaults import (
     ANY_IPV4,
     BIND_VARIABLE,
@@ -31,6 +32,7 @@ from memroute_operator.promises import encode_reservation
 from memroute_operator.replica import (
     ANNOTATION_ENGINE_IMAGE,
     ANNOTATION_ENGINE_TYPE,
+    ANNOTATION_PLACED_BY,
     ANNOTATION_PLACEMENT_REASON,
     ANNOTATION_REVISION,
     ANNOTATION_STARTED_WITH,
@@ -112,6 +114,7 @@ def replica_pod(
                 ANNOTATION_STARTED_WITH: deployment.revision,
                 ANNOTATION_ENGINE_TYPE: deployment.engine.spelled,
                 ANNOTATION_ENGINE_IMAGE: deployment.engine_image or default_image,
+                ANNOTATION_PLACED_BY: placed_by(deployment),
                 ANNOTATION_PLACEMENT_REASON: placed.why,
                 ANNOTATION_SERVED_MODEL: deployment.served_name,
                 ANNOTATION_KV_CAPACITY_TOKENS: str(capacity),

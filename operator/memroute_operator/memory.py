@@ -140,6 +140,7 @@ def _look(
         "draining": replica.draining_since,
         "unschedulable": None if replica.unschedulable_since is None else True,
         "terminating": True if replica.is_terminating else None,
+        "starting": True if _is_started(replica) and not replica.is_ready else None,
     }
     first: dict[str, tuple[object, float]] = {}
     for fact, token in tokens.items():
@@ -155,6 +156,11 @@ def _look(
             first[fact] = (token, now_seconds)
     ages = {f"{fact}_seconds": now_seconds - at for fact, (_, at) in first.items()}
     return Seen(**ages), first
+
+
+def _is_started(replica: Replica) -> bool:
+    """Whether nothing but its node and its engine keeps it from serving."""
+    return replica.is_scheduled and not replica.is_gated and not replica.is_terminating
 
 
 def _certain_seconds(replica: Replica, now: datetime) -> float:

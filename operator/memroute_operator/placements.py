@@ -53,12 +53,12 @@ def placement_fields(
 
 
 def _one_per_index(replicas: Sequence[Replica]) -> list[Replica]:
-    """In order of their index; of a pod that hangs and the one in its place, the latter.
+    """In order of their slot; of two pods in one (earlier releases, two operators) the latter.
 
-    ``placements`` has one entry for an index: the API server refuses two.
+    ``placements`` has one entry for a slot: the API server refuses two.
     """
     latest: dict[int, Replica] = {}
-    for replica in sorted(replicas, key=lambda replica: (replica.index, replica.attempt)):
+    for replica in sorted(replicas, key=lambda one: (one.index, one.created_at, one.key)):
         latest[replica.index] = replica
     return list(latest.values())
 

@@ -30,7 +30,7 @@ from memroute_kube.resources import (
 from memroute_operator.pod_resources import ANY_RESOURCE, EVERY_DEVICE, requested_devices
 from memroute_operator.promises import MAX_DEVICE_BYTES, MAX_DEVICES
 from memroute_operator.reading_cache import Cache
-from memroute_operator.replica import Replica, is_terminal, read_replica
+from memroute_operator.replica import Replica, is_terminal, read_replica, read_slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,8 @@ class UnreadablePod:
     is_terminal: bool
     why: str
     """What is wrong with its reservation."""
+    slot: int | None = None
+    """By its label; None where that cannot be read."""
     device_uuids: frozenset[str] = frozenset()
     """The devices that its reservation names; empty when it names none that can be read."""
     obj: KubeObject = field(default_factory=dict, repr=False)
@@ -245,6 +247,7 @@ def _unreadable(pod: KubeObject, why: str) -> UnreadablePod:
         node=_node_of(pod),
         is_terminal=is_terminal(pod),
         why=f"{why} ({str(text)[:80]!r})" if text is not None else f"{why} (it has none)",
+        slot=read_slot(metadata["labels"]),
         device_uuids=_named_devices(text),
         obj=pod,
     )

@@ -157,7 +157,8 @@ def _deployment_matters(before: KubeObject, after: KubeObject) -> bool:
     def planned(obj: KubeObject) -> tuple[object, ...]:
         metadata, spec, status = _parts(obj)
         names = ("uid", "generation", "deletionTimestamp", "finalizers", "labels", "annotations")
-        return _only(metadata, names), spec, status.get("model")
+        failed = _mapping(status.get("rollout")).get("failed")
+        return _only(metadata, names), spec, status.get("model"), status.get("lastGood"), failed
 
     return planned(before) != planned(after)
 

@@ -372,6 +372,7 @@ class Reconciler:
             held=tuple(self._hands.reservations(lambda key: pods.get(key) is not None)),
             busy=self._lanes.busy,
             held_back=self._hands.held_back() | self._failed_pods.held_back(now),
+            no_surge=self._hands.quota_refusals(),
             avoided_nodes=self._failed_pods.avoided_nodes(now),
             in_flight=routers.in_flight if routers.is_known else None,
             in_flight_age_seconds=None if read_at is None else now - read_at,

@@ -1,6 +1,5 @@
 """A replica's pod as the operator reads it: what was promised, and how far it has come."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,6 +32,8 @@ ANNOTATION_ENGINE_IMAGE = f"{GROUP}/engine-image"
 another name of it into the container. Absent on replicas of 0.1."""
 ANNOTATION_ENGINE_TYPE = f"{GROUP}/engine-type"
 """Which engine runs in it: whose words its last lines are. Absent on replicas of before."""
+ANNOTATION_PLACED_BY = f"{GROUP}/placed-by"
+"""What ``spec.placement`` asked for when it was placed. Absent on replicas of before."""
 ANNOTATION_PLACEMENT_REASON = f"{GROUP}/placement-reason"
 ANNOTATION_SUCCESSOR = f"{GROUP}/successor"
 """On a pod that is about to be replaced: the room that is kept for the replica after it."""
@@ -52,7 +53,6 @@ DEFAULT_GRACE_SECONDS = 30.0
 MAX_COUNT = 2**53
 # Stands for a time that cannot be read.
 LONG_AGO = datetime.fromtimestamp(0, UTC)
-_ATTEMPT = re.compile(r"-r([1-9][0-9]{0,5})$")
 
 
 class ReplicaState(StrEnum):
@@ -82,6 +82,8 @@ class Seen:
     draining_seconds: float | None = None
     unschedulable_seconds: float | None = None
     terminating_seconds: float | None = None
+    starting_seconds: float | None = None
+    """On its node, and not ready yet: what a deadline is about. Restarts do not begin anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +96,11 @@ class Replica:
     deployment_name: str
     owner_uid: str | None
     index: int
-    attempt: int = 0
-    """Above 0 when an earlier pod of that index hung in Terminating."""
+    """Its slot, by its label: a number that tells it from the others and means no order."""
     revision: str
+    placed_by: str | None = None
+    """What ``spec.placement`` asked for when it was placed (``placement_wishes``); None where
+    nobody says."""
     node: str
     mode: PlacementMode
     device_bytes: dict[str, int]
@@ -149,6 +153,11 @@ class Replica:
     def deployment(self) -> str:
         """``namespace/name`` of its ModelDeployment."""
         return f"{self.namespace}/{self.deployment_name}"
+
+    @property
+    def slot(self) -> str:
+        """``namespace/name#index``: what stays the same when another pod takes its place."""
+        return f"{self.deployment}#{self.index}"
 
     @property
     def key(self) -> str:
@@ -228,7 +237,7 @@ def read_replica(pod: KubeObject) -> Replica | None:
     metadata = pod["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     promise = read_promise(annotations.get(ANNOTATION_RESERVATION))
-    index = _count(labels.get(LABEL_REPLICA))
+    index = read_slot(labels)
     deployment_name = labels.get(LABEL_DEPLOYMENT)
     if promise is None or index is None or not isinstance(deployment_name, str):
         return None
@@ -236,20 +245,18 @@ def read_replica(pod: KubeObject) -> Replica | None:
     engine = ENGINE_TYPES.meaning(annotations.get(ANNOTATION_ENGINE_TYPE))
     diagnosis = failure_of(pod, engine)
     failure = None if diagnosis is None else diagnosis.message
-    name = metadata["name"]
-    attempt = _ATTEMPT.search(name.removeprefix(f"{deployment_name}-{index}"))
     refused_at, refusal = _scheduler_refusal(pod)
     grace = metadata.get("deletionGracePeriodSeconds")
     if grace is None:
         grace = pod["spec"].get("terminationGracePeriodSeconds")
     return Replica(
         namespace=metadata["namespace"],
-        pod_name=name,
+        pod_name=metadata["name"],
         uid=metadata["uid"],
         deployment_name=deployment_name,
         owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), None),
         index=index,
-        attempt=int(attempt[1]) if attempt else 0,
+        placed_by=annotations.get(ANNOTATION_PLACED_BY),
         revision=annotations.get(ANNOTATION_STARTED_WITH)
         or annotations.get(ANNOTATION_REVISION, ""),
         node=promise.node,
@@ -283,6 +290,11 @@ def read_replica(pod: KubeObject) -> Replica | None:
         successor=read_claim(annotations.get(ANNOTATION_SUCCESSOR)),
         obj=pod,
     )
+
+
+def read_slot(labels: Mapping[str, Any]) -> int | None:
+    """The slot that a pod's labels name; None where they name none."""
+    return _count(labels.get(LABEL_REPLICA))
 
 
 def is_terminal(pod: KubeObject) -> bool:

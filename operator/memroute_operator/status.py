@@ -10,6 +10,8 @@ from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
 from memroute_operator.conditions import (
     NO_TROUBLES,
+    PARTITIONED,
+    ROLLOUT_REASONS,
     Condition,
     Troubles,
     footprint_drift,
@@ -31,6 +33,7 @@ from memroute_operator.health_conditions import (
 from memroute_operator.placements import placement_fields
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica
+from memroute_operator.rollout_status import rollout_fields
 from memroute_operator.router_metrics import TargetsReport
 from memroute_operator.routing_status import Routing, is_served_name_refused, named_condition
 from memroute_operator.status_writer import bounded
@@ -88,15 +91,18 @@ def deployment_status(
         "replicas": len(replicas),
         "readyReplicas": len(ready),
         "placedReplicas": len(wanted),
-        "updatedReplicas": sum(r.revision == deployment.revision for r in wanted),
+        "updatedReplicas": sum(r.revision == deployment.spec_revision for r in wanted),
         "selector": f"{LABEL_DEPLOYMENT}={deployment.name}",
         "summary": f"{len(ready)}/{deployment.replicas}",
         "kvCapacityTokens": sum(replica.kv_capacity_tokens for replica in ready),
         "kvPressure": _pressure(ready, kv_projected_ratio),
         **placement_fields(replicas, assigned_devices),
+        **rollout_fields(deployment, wanted, outcome),
         "conditions": _with_times(deployment, conditions, now),
     }
-    if deployment.pin is not None:
+    if deployment.returned_from is not None:
+        pass  # what a hub has said is of the spec's revision, and stays
+    elif deployment.pin is not None:
         status["model"] = deployment.pin.document()
     elif deployment.footprint is not None:
         status["model"] = None  # known without a hub
@@ -183,7 +189,7 @@ def _conditions(
         told = f"computed from the architecture{of}"
         conditions["Resolved"] = ("True", "FootprintKnown", told)
     conditions["Placed"] = placed(deployment, wanted, outcome, troubles)
-    conditions["Progressing"] = progressing(wanted, outcome, troubles)
+    conditions["Progressing"] = progressing(deployment, wanted, outcome, troubles)
     return conditions
 
 
@@ -222,10 +228,12 @@ def _ready(
         if status != "True":
             return status, reason, message
     _, reason, message = conditions["Progressing"]
-    if reason in (PAUSED, "RolloutBlocked", "RolloutInProgress"):
+    if reason in (PAUSED, *ROLLOUT_REASONS):
         return "False", reason, message
     if deployment.replicas == 0:
         return "True", "ScaledToZero", "no replica is wanted"
+    if reason == PARTITIONED:
+        return "True", PARTITIONED, f"all {deployment.replicas} replica(s) serve; {message}"
     return "True", "Serving", f"all {deployment.replicas} replica(s) serve the current spec"
 
 

@@ -20,6 +20,7 @@ from memroute_kube.client import NOT_FOUND
 from memroute_operator.deployment import Deployment
 from memroute_operator.events import EventWriter
 from memroute_operator.health_conditions import EXPECTED_REASONS
+from memroute_operator.rollout_status import FAILED_PHASES, rollout_of
 from memroute_operator.store import Store
 
 LOGGER = logging.getLogger(__name__)
@@ -111,11 +112,12 @@ class StatusWriter:
     async def _tell(
         self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
     ) -> None:
-        """An Event when Ready flips or its reason changes, or something beside it is wrong."""
+        """An Event when Ready flips, its reason or a rollout's phase changes, or more is wrong."""
         for kind in TOLD_KINDS:
             one = _condition(after, kind)
             if one.get("status") == "True" and _condition(before, kind).get("status") != "True":
                 await self._events.write(deployment, reason=one["reason"], message=one["message"])
+        await self._tell_rollout(deployment, before, after)
         was = _condition(before, "Ready")
         ready = _condition(after, "Ready")
         if (was.get("status"), was.get("reason")) == (ready.get("status"), ready.get("reason")):
@@ -125,6 +127,20 @@ class StatusWriter:
         is_normal = ready["status"] == "True" or ready["reason"] in EXPECTED_REASONS
         await self._events.write(
             deployment, reason=ready["reason"], message=ready["message"], is_normal=is_normal
+        )
+
+    async def _tell_rollout(
+        self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
+    ) -> None:
+        """An Event for another phase, and when replicas begin to leave before their successors."""
+        was, (phase, method, message) = rollout_of(before), rollout_of(after)
+        if phase is None or was[0] is None or (was[:2] == (phase, method)):
+            return
+        await self._events.write(
+            deployment,
+            reason=f"Rollout{phase}",
+            message=message,
+            is_normal=phase not in FAILED_PHASES and phase != "Blocked",
         )
 
 
@@ -153,6 +169,9 @@ def _condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
 def _lasting(status: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     """Those fields of a status without what moves by itself."""
     kept = {key: status.get(key) for key in fields if key not in ("kvPressure", "conditions")}
+    rollout = kept.get("rollout")
+    if isinstance(rollout, dict):
+        kept["rollout"] = {**rollout, "message": _MEASURED.sub("#", str(rollout.get("message")))}
     conditions = status.get("conditions")
     if isinstance(conditions, list):
         kept["conditions"] = [

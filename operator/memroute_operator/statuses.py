@@ -125,7 +125,7 @@ class Statuses:
             return deployment_status(
                 deployment if self.hub_models is None else self.hub_models.told(deployment),
                 replicas,
-                outcome or Outcome(kept={replica.key for replica in replicas}),
+                outcome or _unplanned(deployment, replicas),
                 assigned_devices=assigned,
                 stale_nodes=facts.stale_nodes,
                 kv_projected_ratio=routers.kv_projected_ratio if routers.is_known else None,
@@ -148,25 +148,17 @@ class Statuses:
         planning: str | None,
         loss: NodeLoss,
     ) -> Troubles:
-        have = {replica.index for replica in replicas}
-        missing = [
-            f"{deployment.key}-{index}"
-            for index in range(min(deployment.replicas, len(have) + 1000))
-            if index not in have
-        ]
         now = self.clock()
-        failed = (self.failed_pods.failure_of(pod, now) for pod in missing)
-        refused = (self.hands.name_failure(pod) for pod in missing)
-        names = [
-            f'pods "{pod.partition("/")[2]}" {facts.taken_names[pod]}'
-            for pod in missing
-            if pod in facts.taken_names
-        ]
+        is_short = sum(not one.is_terminating for one in replicas) < deployment.replicas
+        names = [told for slot, told in sorted(facts.taken_slots.items())
+                 if slot.rpartition("#")[0] == deployment.key] if is_short else []  # fmt: skip
+        refused = self.hands.name_failures(deployment.key) if is_short else ()
+        failed = self.failed_pods.failures_of(deployment.key, now) if is_short else ()
         return Troubles(
             planning=planning,
             create=self.hands.create_failure(deployment.key),
-            names=tuple(names) or tuple(one.told for one in refused if one is not None),
-            failed_pods=tuple(one for one in failed if one is not None),
+            names=tuple(names) or tuple(one.told for one in refused),
+            failed_pods=failed,
             scheduler=self.failed_pods.scheduler_words(deployment.key, now),
             actions=tuple(self.hands.action_failures(replica.key for replica in replicas)),
             kept_nodes={r.node: loss.kept[r.node] for r in replicas if r.node in loss.kept},
@@ -204,6 +196,11 @@ class Statuses:
             "status not written deployment=%s error=%s retry_seconds=%.0f",
             deployment.key, error, failure.retry_seconds,
         )  # fmt: skip
+
+
+def _unplanned(deployment: Deployment, replicas: list[Replica]) -> Outcome:
+    """Of one whose planning raises: all is kept, and what has failed is not forgotten."""
+    return Outcome(kept={replica.key for replica in replicas}, failed=deployment.failed)
 
 
 def _assigned_devices(facts: Facts) -> dict[str, tuple[str, ...]]:

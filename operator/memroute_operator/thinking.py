@@ -49,6 +49,7 @@ class Look:
     busy: frozenset[str]
     """ModelDeployments whose lanes run: what is thought of them may be out of date by its end."""
     held_back: frozenset[str]
+    no_surge: Mapping[str, str]
     avoided_nodes: Mapping[str, frozenset[str]]
     in_flight: Mapping[str, int] | None
     in_flight_age_seconds: float | None
@@ -142,7 +143,8 @@ class Thinker:
             avoided_nodes=look.avoided_nodes,
             lost_nodes=loss.given_up,
             departed_claims=self._memory.departed_claims(facts.deployments),
-            held_back=look.held_back | facts.taken_names.keys(),
+            held_back=look.held_back | facts.taken_slots.keys(),
+            no_surge=look.no_surge,
         )
         step = self._planner.plan(facts, context, now_seconds=look.now_seconds)
         return Decided(facts=facts, step=step, loss=loss, nodes=frozenset(sights))

@@ -42,12 +42,29 @@ def routing(**fields):
     return {"model": MODEL, "routing": fields}
 
 
+def rollout(**fields):
+    return {"model": MODEL, "rollout": fields}
+
+
 def on(key, value):
     return placement(nodeSelector={key: value})
 
 
 # What is wrong → a spec, and what the API server says of it.
 NONSENSE = {
+    "a surge in words": (rollout(maxSurge="one"), "or a percentage such as 25%"),
+    "a surge of less than none": (rollout(maxSurge=-1), "a number from 0 to 1000"),
+    "a number of replicas as a text": (rollout(partition="1"), "or a percentage up to 100%"),
+    "more away than there are": (rollout(maxUnavailable="101%"), "or a percentage up to 100%"),
+    "no way to replace one": (
+        rollout(maxSurge="0%", maxUnavailable=0),
+        "must not both be 0, because then no replica could be replaced",
+    ),
+    "a rollout that is given no time": (
+        rollout(progressDeadlineSeconds=0),
+        "greater than or equal to 1",
+    ),
+    "a failure that is undone": (rollout(onFailure="Undo"), 'supported values: "Return", "Halt"'),
     "no spec at all": (None, "spec: Required value"),
     "no model": ({}, "spec.model: Required value"),
     "a model without a name": ({"model": {}}, "spec.model.name: Required value"),
@@ -325,7 +342,8 @@ def test_columns_answer_is_it_serving_and_how_full_in_80_characters(cluster, nam
     lines = cluster.kubectl("get", "mdep", "-n", namespace).splitlines()
     assert max(map(len, lines)) <= 80
     wide = cluster.kubectl("get", "llm", "-n", namespace, "-o", "wide").splitlines()[0].split()
-    assert wide[7:] == ["MODEL", "URL", "KV-TOKENS", "NODES", "PLACED", "MESSAGE"]
+    more = ["MODEL", "URL", "UPDATED", "ROLLOUT", "KV-TOKENS", "NODES", "PLACED", "MESSAGE"]
+    assert wide[7:] == more
 
 
 def undescribed(schema, path="spec"):

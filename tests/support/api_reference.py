@@ -61,7 +61,7 @@ def _default(value):
 def _type(schema):
     if "enum" in schema:
         return ", ".join(f"`{word}`" for word in schema["enum"])
-    kind = schema["type"]
+    kind = "integer or string" if schema.get("x-kubernetes-int-or-string") else schema["type"]
     if kind == "array":
         return f"list of {schema['items']['type']}s"
     if kind == "object" and "additionalProperties" in schema:

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from cluster_stub import cluster_stub
 from memroute.units import MIB
 from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, watch_forever
+from memroute_operator.deployment import read_deployment
 from memroute_operator.device_metrics import DeviceReading, NodeReading
 from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.pod_names import replica_key
 from memroute_operator.readings.loops import Readings
 from memroute_operator.reconciler import Reconciler
 from memroute_operator.settings import parse_settings
@@ -130,6 +132,11 @@ class Rig:
 
     def clock(self):
         return self.now
+
+    def pod(self, deployment, slot=0):
+        """``namespace/name`` of the pod that fills a slot of a deployment with its spec of now."""
+        obj = self.cluster.objects["modeldeployments"][deployment]
+        return replica_key(read_deployment(obj), slot).pod
 
     async def start(self):
         """List and watch, as kopf does for the operator."""

@@ -27,7 +27,18 @@ from memroute_operator.plan import (
 )
 from memroute_operator.promises import encode_claim
 from memroute_operator.replica import ANNOTATION_SUCCESSOR, read_replica
+from memroute_operator.rollout_status import rollout_fields
+from memroute_operator.target_revision import as_targeted, with_history
 
+REFUSED = {
+    "name": "engine",
+    "restartCount": 1,
+    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+    "lastState": {
+        "terminated": {"exitCode": 2, "message": "error: unrecognized arguments: --no-such-flag"}
+    },
+}
+"""What kubelet says of an engine that is given a flag that it does not know."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
 USABLE_BYTES = 80 * GIB
 COLLECT_SECONDS = 30.0
@@ -64,6 +75,7 @@ def deployment_object(name, uid, created, *, concurrency, replicas, generation=1
             "replicas": replicas,
             "placement": {"mode": "Shared", "strategy": "Pack"},
             "routing": {"kvWatermarkPercent": 95, "assumedOutputTokens": 256},
+            "rollout": {},
         },
         "status": {},
     }
@@ -105,6 +117,8 @@ class Cluster:
         self.planners = [Planner() for _ in range(num_planners)]
         self.exporters_up = True
         self.routers_up = True
+        self.broken = {}
+        """Revisions whose engines never serve → whether they end, else they hang."""
         self.failing = False
         """Whether the API server refuses every other write."""
         self._replicas = {}
@@ -136,10 +150,11 @@ class Cluster:
         )
 
     def edit(self, name, **facts):
-        """Change ``concurrency`` or ``replicas``."""
+        """Change ``concurrency``, ``replicas`` or ``rollout``."""
         spec = self.deployments[name]["spec"]
         spec["memory"]["concurrency"] = facts.get("concurrency", spec["memory"]["concurrency"])
         spec["replicas"] = facts.get("replicas", spec["replicas"])
+        spec["rollout"] = facts.get("rollout", spec["rollout"])
         self.deployments[name]["metadata"]["generation"] += 1
 
     def replicas(self):
@@ -261,6 +276,16 @@ class Cluster:
             stage["runs_since"] = self.now
             self._bump(pod)
             return
+        self._engine(pod, replica, stage)
+
+    def _engine(self, pod, replica, stage):
+        """What the engine of a pod that runs does."""
+        if self.broken.get(replica.revision) and not replica.num_restarts:
+            pod["status"]["containerStatuses"] = [copy.deepcopy(REFUSED)]
+            stage["runs_since"] = None
+            self._bump(pod)
+        if replica.revision in self.broken:
+            return
         flaps = self.now < stage["flaps_until"]
         loaded = stage["runs_since"] + LOAD_SECONDS <= self.now
         is_ready = loaded and not flaps
@@ -336,7 +361,8 @@ class Cluster:
         if key not in self._deployments:
             self._deployments[key] = read_deployment(copy.deepcopy(obj))
         deployment = self._deployments[key]
-        return replace(deployment, obj=deployment.obj | {"status": self.status.get(name, {})})
+        obj = deployment.obj | {"status": self.status.get(name, {})}
+        return as_targeted(with_history(replace(deployment, obj=obj), read_deployment))
 
     def _node(self, planner, name):
         wrong = self.nodes[name]
@@ -386,7 +412,7 @@ class Cluster:
         for action in step.actions[:only]:
             self.apply(planner, action)
         if only is None:
-            self._write_statuses(planner)
+            self._write_statuses(planner, facts, step)
         return step
 
     def restart(self, planner):
@@ -394,19 +420,28 @@ class Cluster:
         planner.memory = PlanMemory()
         self.sync(planner)
 
-    def _write_statuses(self, planner):
-        placements = {name: [] for name in self.deployments}
+    def _write_statuses(self, planner, facts, step):
+        replicas = {name: [] for name in self.deployments}
         for pod in planner.pods.values():
             replica = self._read(pod)
-            placements.setdefault(replica.deployment_name, []).append(
+            replicas.setdefault(replica.deployment_name, []).append(replica)
+        for deployment in facts.deployments:
+            own = replicas.get(deployment.name, [])
+            outcome = step.outcomes[deployment.key]
+            placements = [
                 {
                     "replica": replica.index,
                     "node": replica.node,
                     "devices": sorted(replica.device_bytes),
                     "hbmBytes": replica.bytes_per_device,
                 }
-            )
-        self.status = {name: {"placements": listed} for name, listed in placements.items()}
+                for replica in own
+            ]
+            wanted = [one for one in own if one.key in outcome.kept]
+            before = {k: v for k, v in self.status.get(deployment.name, {}).items()
+                      if k == "lastGood"}  # fmt: skip
+            fields = rollout_fields(deployment, wanted, outcome)
+            self.status[deployment.name] = before | {"placements": placements} | fields
 
     def apply(self, planner, action):
         """Carry out an action as the API server would, and tell the planner's view."""

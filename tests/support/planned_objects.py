@@ -25,7 +25,9 @@ GPU = Device(
 SHARED = Node(name="a", mode=PlacementMode.SHARED, devices=(GPU,), has_fresh_metrics=True)
 
 
-def deployment(name="m", *, replicas=1, model="Qwen/Qwen3-8B", mode="Shared", uid="u1", **memory):
+def deployment(
+    name="m", *, replicas=1, model="Qwen/Qwen3-8B", mode="Shared", uid="u1", rollout=None, **memory
+):
     defaults = {
         "maxContextTokens": 8192,
         "concurrency": 4,
@@ -50,6 +52,7 @@ def deployment(name="m", *, replicas=1, model="Qwen/Qwen3-8B", mode="Shared", ui
                 "replicas": replicas,
                 "placement": {"mode": mode, "strategy": "Pack"},
                 "routing": {"kvWatermarkPercent": 95, "assumedOutputTokens": 256},
+                "rollout": rollout or {},
             },
         }
     )
@@ -67,7 +70,7 @@ def context(**facts):
 
 
 def pod_of(of, index=0, *, ready=True, node="a", gated=False, **annotations):
-    """The pod that the operator would have made, as the API server would show it."""
+    """A pod as the API server would show it, with the name that earlier releases gave it."""
     nodes = (SHARED,) if of.mode is PlacementMode.SHARED else (EXCLUSIVE,)
     placed = plan(Inventory(nodes=nodes), [wanted_replica(of, index, context())])[0]
     assert isinstance(placed, Placed)
@@ -75,6 +78,7 @@ def pod_of(of, index=0, *, ready=True, node="a", gated=False, **annotations):
         of, placed, is_gated=gated, default_image="vllm/x", shared_runtime_class="nvidia"
     )
     pod["metadata"] |= {
+        "name": f"{of.name}-{index}",
         "uid": f"pod-{of.name}-{index}",
         "creationTimestamp": f"2026-01-01T00:00:0{index}Z",
         "resourceVersion": "5",

@@ -378,6 +378,7 @@ async def test_an_edit_of_the_revision_leaves_what_runs_until_the_new_one_is_kno
         hub.answers["org/tiny@v2"] = hub_model(commit="cd" * 20)
         await rig.step(61.0)
         await rig.until("the new one", lambda: rig.is_ready("default/m"), at_most=200)
+        await rig.until("the old one to go", lambda: len(rig.cluster.pods()) == 1, at_most=200)
         (after,) = rig.cluster.pods()
         assert "cd" * 20 in after["spec"]["containers"][0]["args"]
 

@@ -10,7 +10,9 @@ import pytest
 from cluster_stub import HANG, STAMP, refuse
 from memroute_operator.apply import Applier
 from memroute_operator.carry_out import LATE_SECONDS
+from memroute_operator.deployment import read_deployment
 from memroute_operator.plan import Delete
+from memroute_operator.pod_names import replica_key
 from memroute_operator.reconciler import RETRY_LIST_SECONDS
 from memroute_operator.replica import read_replica
 from operator_rig import mdep, node, operator_rig, reading
@@ -122,15 +124,16 @@ async def test_one_status_that_is_refused_ends_no_other():
 
 
 async def test_a_name_that_is_taken_is_told_with_its_owner():
-    """r7: a StatefulSet chat beside ModelDeployment chat: 20 POSTs a second, and no word."""
-    taken = foreign("chat-0", "default", owner=("StatefulSet", "chat"))
-    async with operator_rig(nodes=FOUR, mdeps=[mdep("chat")], pods=[taken]) as rig:
+    """r7: 20 POSTs a second, and no word. The pods of a StatefulSet chat are not in the way."""
+    name = replica_key(read_deployment(mdep("chat")), 0).pod_name
+    pods = [foreign(one, "default", owner=("StatefulSet", "chat")) for one in (name, "chat-0")]
+    async with operator_rig(nodes=FOUR, mdeps=[mdep("chat")], pods=pods) as rig:
         await rig.steps(30)
         told = rig.condition("default/chat", "Placed")
         assert (told["status"], told["reason"]) == ("False", "NameTaken")
-        assert 'pods "chat-0" belongs to StatefulSet chat' in told["message"]
+        assert f'pods "{name}" belongs to StatefulSet chat' in told["message"]
         assert rig.cluster.count("POST", "pods") == 0, "it is known before it is tried"
-        rig.cluster.remove("pods", "default/chat-0")
+        rig.cluster.remove("pods", f"default/{name}")
         await rig.until("its turn", lambda: rig.is_ready("default/chat"), at_most=6)
 
 
@@ -189,11 +192,13 @@ async def test_an_unreadable_reservation_is_a_full_node_and_no_pod_to_delete():
                 '"v":1', '"v":2'
             )
 
-        rig.cluster.change("pods", "default/m-0", newer)
+        rig.cluster.change("pods", rig.pod("default/m"), newer)
         rig.cluster.put("modeldeployments", mdep("other"))
         await rig.steps(30)
         assert rig.cluster.count("DELETE", "pods") == 0
-        assert [pod["metadata"]["name"] for pod in rig.cluster.pods()] == ["m-0"]
+        assert [f"default/{pod['metadata']['name']}" for pod in rig.cluster.pods()] == [
+            rig.pod("default/m")
+        ]
         told = rig.condition("default/m", "Placed")
         assert told["reason"] == "NameTaken"
         assert "reservation cannot be read" in told["message"]
@@ -207,7 +212,7 @@ async def test_only_what_we_made_is_deleted(keeps_owner):
         await rig.until("it serves", lambda: rig.is_ready("default/m"))
         if not keeps_owner:
             rig.cluster.change(
-                "pods", "default/m-0", lambda p: p["metadata"].pop("ownerReferences")
+                "pods", rig.pod("default/m"), lambda p: p["metadata"].pop("ownerReferences")
             )
         rig.cluster.remove("modeldeployments", "default/m")
         rig.cluster.put("modeldeployments", mdep("b", model="Qwen/Qwen3-8B", concurrency=48))
@@ -233,7 +238,9 @@ async def test_pods_that_are_to_be_left_behind_are_left_alone():
         )
         await rig.steps(3)
         pod = next(iter(rig.cluster.pods()))
-        rig.cluster.change("pods", "default/m-0", lambda p: p["metadata"].pop("ownerReferences"))
+        rig.cluster.change(
+            "pods", rig.pod("default/m"), lambda p: p["metadata"].pop("ownerReferences")
+        )
         await rig.steps(2)
         rig.cluster.remove("modeldeployments", "default/m")
         await rig.steps(3)
@@ -253,16 +260,17 @@ async def test_a_pod_that_was_left_behind_unseen_is_not_deleted():
     """The watch of pods lags: by the store it still has an owner, which is gone."""
     async with operator_rig(nodes=[node()], mdeps=[mdep("m")]) as rig:
         await rig.until("it serves", lambda: rig.is_ready("default/m"))
-        stale = rig.store.pods.get("default/m-0")
-        rig.cluster.change("pods", "default/m-0", lambda p: p["metadata"].pop("ownerReferences"))
+        name = rig.pod("default/m")
+        stale = rig.store.pods.get(name)
+        rig.cluster.change("pods", name, lambda p: p["metadata"].pop("ownerReferences"))
         rig.cluster.remove("modeldeployments", "default/m")
         await rig.catch_up()
         replica = read_replica(stale)
         orphan = Delete(replica=replica, why="its ModelDeployment is gone", only_as_seen=True)
         applier = Applier(rig._client, rig.store, rig.settings)
         assert not await applier.apply(orphan)
-        assert [p["metadata"]["name"] for p in rig.cluster.pods()] == ["m-0"]
-        assert rig.store.pods.get("default/m-0") is not None, "it is there, and stays counted"
+        assert [p["metadata"]["name"] for p in rig.cluster.pods()] == [name.partition("/")[2]]
+        assert rig.store.pods.get(name) is not None, "it is there, and stays counted"
 
 
 @pytest.mark.parametrize(
@@ -345,7 +353,7 @@ async def test_a_failed_pod_is_replaced_later_and_elsewhere():
         (before,) = rig.cluster.pods()
         rig.cluster.change(
             "pods",
-            "default/m-0",
+            rig.pod("default/m"),
             lambda p: p.update(
                 status={"phase": "Failed", "reason": "Evicted", "message": "low on resource"}
             ),

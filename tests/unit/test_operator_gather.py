@@ -113,7 +113,7 @@ async def test_a_mirror_of_registries_does_not_hide_what_was_measured():
         def mirrored(pod):
             pod["spec"]["containers"][0]["image"] = "mirror.example/vllm:v"
 
-        rig.cluster.change("pods", "default/m-0", mirrored)
+        rig.cluster.change("pods", rig.pod("default/m"), mirrored)
         await rig.step()
         measured(rig, ratio=1.5)
         await rig.steps(2)
@@ -129,7 +129,7 @@ async def test_a_replica_of_an_earlier_release_measures_for_the_image_of_its_con
             del pod["metadata"]["annotations"]["memroute.dev/engine-image"]
             pod["spec"]["containers"][0]["image"] = "v:0"
 
-        rig.cluster.change("pods", "default/m-0", older)
+        rig.cluster.change("pods", rig.pod("default/m"), older)
         await rig.step()
         measured(rig, ratio=1.5)
         facts = rig.reconciler._thinker.gather(rig.reconciler._look())
@@ -148,7 +148,7 @@ async def test_a_report_that_makes_no_sense_is_left_out():
         assert (
             "AttributeError"
             in rig.reconciler._thinker.gather(rig.reconciler._look()).unreadable_objects[
-                "Pod default/m-0 report"
+                f"Pod {rig.pod('default/m')} report"
             ]
         )
         assert rig.is_ready("default/m")
@@ -224,7 +224,7 @@ async def test_facts_after_a_steps_actions_have_its_nodes_and_the_new_pods():
         assert not before.replicas
         await rig.steps(3)
         after = thinker.gather(look(), before)
-        assert [replica.key for replica in after.replicas] == ["default/m-0"]
+        assert [replica.key for replica in after.replicas] == [rig.pod("default/m")]
         assert after.inventory.nodes == before.inventory.nodes
-        assert [one.owner for one in after.inventory.reservations] == ["default/m-0"]
+        assert [one.owner for one in after.inventory.reservations] == [rig.pod("default/m")]
         assert "Node b" in after.unreadable_objects

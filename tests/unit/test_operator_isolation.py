@@ -269,10 +269,10 @@ async def test_what_waits_for_its_turn_in_a_lane_holds_its_room():
         rig.cluster.fault = lambda call: HANG if call.method == "POST" else None
         await rig.step()
         hands = rig.reconciler._hands
-        assert {f"default/m-{index}" for index in range(3)} <= hands.held_back()
+        assert {rig.pod("default/m", slot) for slot in range(3)} <= hands.held_back()
         assert len(hands.reservations(lambda _: False)) == 3
         await rig.reconciler.stop()
-        assert "default/m-2" not in hands.held_back(), "it was never asked for"
+        assert rig.pod("default/m", 2) not in hands.held_back(), "it was never asked for"
 
 
 async def test_what_was_thought_of_a_busy_deployment_is_thought_again():

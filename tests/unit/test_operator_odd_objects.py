@@ -150,7 +150,7 @@ def run(store, *, memory=None, bugs=None):
     planner = PatientPlanner(lambda *bug: caught.append(bug), random.Random(1))
     context = PlanContext(
         drain_timeout_seconds=60.0, in_flight=None, avoided_nodes={}, lost_nodes=loss.given_up,
-        held_back=frozenset(facts.taken_names),
+        held_back=frozenset(facts.taken_slots),
     )  # fmt: skip
     step = planner.plan(facts, context, now_seconds=100.0)
     statuses = {}

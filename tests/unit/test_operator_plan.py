@@ -121,7 +121,9 @@ def test_a_replica_that_is_wanted_again_stops_draining():
 
 
 def test_a_rollout_goes_one_replica_at_a_time():
-    old, new = deployment(replicas=2), deployment(replicas=2, concurrency=2)
+    """Without a surge; with one: ``test_rollouts``."""
+    old = deployment(replicas=2)
+    new = deployment(replicas=2, concurrency=2, rollout={"maxSurge": 0})
     pods = [pod_of(old, 0), pod_of(old, 1)]
     (claim,) = plan_step(facts([new], pods), context()).actions
     assert isinstance(claim, ClaimRoom)

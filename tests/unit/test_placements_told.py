@@ -95,13 +95,14 @@ def test_a_small_deployment_is_told_as_ever():
     assert fields["nodes"] == "gpu-0"
 
 
-def test_a_pod_that_hangs_and_the_one_in_its_place_are_one_placement():
-    """``placements`` is a map by the index: two of one index, and the status is refused whole.
+def test_two_pods_of_one_slot_are_one_placement():
+    """``placements`` is a map by the slot: two of one slot, and the status is refused whole.
 
-    It was, just while a node was broken and people looked.
+    It was, just while a node was broken and people looked: earlier releases gave the pod that
+    took the place of one that hangs its number.
     """
     hanging = fleet(1)[0]
-    instead = replace(hanging, attempt=1, pod_name="m-0-r1", node="gpu-9")
+    instead = replace(hanging, created_at="2027", pod_name="m-0-r1", node="gpu-9")
     fields = placement_fields([instead, hanging], {})
     (told,) = fields["placements"]
     assert (told["pod"], told["node"]) == ("m-0-r1", "gpu-9")

@@ -13,6 +13,7 @@ from memroute.units import GIB
 from memroute_kube.resources import ANNOTATION_DRAINING
 from memroute_operator.memory import PlanMemory
 from memroute_operator.plan import ClaimRoom, Create, Delete, MarkDraining, plan_step
+from memroute_operator.pod_names import replica_key
 from memroute_operator.replica import Seen, read_replica
 from planned_objects import (
     EXCLUSIVE,
@@ -278,11 +279,12 @@ def test_a_pod_that_hangs_in_terminating_is_named_and_replaced_elsewhere():
     node = replace(SHARED, devices=(GPU, second))
     step = plan_step(facts([of], [pod], nodes=(node,)), context())
     (create,) = step.actions
-    assert create.placed.key.pod_name == "m-0-r1"
+    # Another slot, so another name; the name of the one that hangs is taken.
+    assert create.placed.key == replica_key(of, 1)
     assert create.placed.device_uuids == ("GPU-a-1",)
     assert not create.is_gated
     assert [one.pod_name for one in step.outcomes["default/m"].stuck] == ["m-0"]
-    assert step.outcomes["default/m"].kept == {"default/m-0-r1"}
+    assert step.outcomes["default/m"].kept == {create.placed.key.pod}
     held = Ledger(facts([of], [pod], nodes=(node,)).inventory)
     assert held.reserved_bytes(GPU) == of.footprint.total_bytes
 
@@ -360,7 +362,7 @@ def test_a_rollout_waits_for_the_replica_that_leaves_an_overbooked_device():
     """Both at once would be two of two replicas that serve nobody."""
     other = deployment("a", uid="a", concurrency=20)
     old = deployment("b", uid="b", concurrency=20, replicas=2)
-    new = deployment("b", uid="b", concurrency=19, replicas=2)
+    new = deployment("b", uid="b", concurrency=19, replicas=2, rollout={"maxSurge": 0})
     gpus = tuple(replace(GPU, index=i, uuid=f"GPU-a-{i}") for i in range(4))
     pods = [pod_of(other), pod_of(old, 0), _on(pod_of(old, 1), "GPU-a-1")]
     for pod in pods[1:]:
@@ -462,7 +464,7 @@ def test_a_restart_of_the_engine_makes_its_growth_pending_again():
 
 
 def test_a_replica_leaves_a_cordoned_node_when_its_successor_fits_elsewhere():
-    of = deployment(replicas=2)
+    of = deployment(replicas=2, rollout={"maxSurge": 0})
     pods = [pod_of(of, 0), pod_of(of, 1)]
     cordoned = replace(SHARED, unusable_reason="Cordoned")
     free = replace(SHARED, name="b", devices=(replace(GPU, node="b", uuid="GPU-b-0"),))

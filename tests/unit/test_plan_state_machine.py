@@ -18,7 +18,16 @@ from hypothesis.stateful import (
 
 from memroute.units import GIB
 from memroute_operator.plan import Create, Delete
-from planned_cluster import DRAIN_TIMEOUT_SECONDS, END_SECONDS, USABLE_BYTES, USED_RATIO, Cluster
+from memroute_operator.revision import revision_of
+from memroute_operator.rollout_spec import read_rollout
+from planned_cluster import (
+    DRAIN_TIMEOUT_SECONDS,
+    END_SECONDS,
+    USABLE_BYTES,
+    USED_RATIO,
+    Cluster,
+    deployment_object,
+)
 
 # The longest that a reading can lag behind (collect 30 s, scrape 5 s, freshness 15 s), and the
 # end of a pod that it may have been taken before.
@@ -27,6 +36,13 @@ SETTLE_STEPS = 200
 NAMES = ("a", "b", "c", "d")
 # 18.6 to 64 GiB of an H100's 80 with Qwen3-8B.
 CONCURRENCIES = st.sampled_from([1, 1, 2, 2, 3, 4, 12, 19, 20, 30, 38])
+# Of revisions that never serve → whether their engines end, else they hang.
+BROKEN = {5: True, 6: False}
+ROLLOUTS = st.sampled_from([
+    {}, {"maxSurge": 0}, {"maxUnavailable": 0}, {"maxSurge": 2}, {"maxUnavailable": 2},
+    {"maxSurge": "100%", "maxUnavailable": "50%"}, {"partition": 1}, {"partition": "50%"},
+    {"onFailure": "Halt"}, {"onFailure": "Halt", "maxSurge": 0},
+])  # fmt: skip
 SETTINGS = settings(
     max_examples=int(os.environ.get("MEMROUTE_HISTORIES", "50")),
     # The same histories each time, so that a change is judged by them alone; the long run (``make
@@ -245,9 +261,19 @@ class PlanHistory(RuleBasedStateMachine):
                 self.edited_under_way.discard(name)
             if name in self.untouched:
                 wanted = self.cluster.deployments[name]["spec"]["replicas"]
-                assert len(self.cluster.serving(name)) >= wanted - 1, name
+                assert len(self.cluster.serving(name)) >= wanted - self.most_missing(name), name
             elif self.is_full(name) and not self.is_flapping(name):
                 self.untouched.add(name)
+
+    def bounds(self, name):
+        """How many replicas of it may be what."""
+        spec = self.cluster.deployments[name]["spec"]
+        return read_rollout(spec).bounds(spec["replicas"])
+
+    def most_missing(self, name):
+        """How many may be away at a time: as it was said, else one where no surge fits."""
+        said = self.bounds(name).unavailable
+        return 1 if said is None else said
 
     def is_flapping(self, name):
         return any(
@@ -293,8 +319,85 @@ class PlanHistory(RuleBasedStateMachine):
         for replica in cluster.replicas():
             assert replica.successor is None or not replica.is_draining, replica.key
         untouched = self.untouched & cluster.deployments.keys()
-        for name in untouched - self.edited_under_way:
+        for name in untouched - self.edited_under_way - self.halted():
             assert self.is_full(name), f"{name} served, was only edited, and serves no more"
+
+    def halted(self):
+        """Deployments whose failed revision stays: nothing takes its place."""
+        return set()
+
+
+class RolloutHistory(PlanHistory):
+    """Rollouts as their owners want them, some of revisions that never serve, on full clusters.
+
+    The bounds of ``spec.rollout`` hold, everything comes to rest, and a revision that fails leaves
+    what served: by itself, or because it comes back.
+    """
+
+    @initialize()
+    def break_revisions(self):
+        self.cluster.broken = {
+            revision_of(deployment_object("x", "x", "", concurrency=c, replicas=1)["spec"]): ends
+            for c, ends in BROKEN.items()
+        }
+
+    @precondition(lambda self: self.cluster.deployments)
+    @rule(data=st.data(), rollout=ROLLOUTS)
+    def edit_rollout(self, data, rollout):
+        name = data.draw(st.sampled_from(sorted(self.cluster.deployments)))
+        self.cluster.edit(name, rollout={**rollout, "progressDeadlineSeconds": 60})
+        # Who is away by other bounds is no breach of these.
+        if not self.is_full(name):
+            self.touch(name)
+
+    @precondition(lambda self: self.cluster.deployments)
+    @rule(data=st.data(), concurrency=st.sampled_from(sorted(BROKEN)))
+    def break_it(self, data, concurrency):
+        name = data.draw(st.sampled_from(sorted(self.cluster.deployments)))
+        self.edit(name, concurrency)
+        rollout = self.cluster.deployments[name]["spec"]["rollout"]
+        self.cluster.edit(name, rollout={**rollout, "progressDeadlineSeconds": 60})
+
+    @precondition(lambda self: self.untouched & self.cluster.deployments.keys())
+    @rule(data=st.data(), rollout=ROLLOUTS, concurrency=st.sampled_from([2, 4, 5, 5, 6, 6, 20]))
+    def roll_out_for_long(self, data, rollout, concurrency):
+        """What serves is edited, and the operator has the time that it needs for most of it."""
+        name = data.draw(st.sampled_from(sorted(self.untouched & self.cluster.deployments.keys())))
+        rollout = {**rollout, "progressDeadlineSeconds": 60}
+        if self.is_full(name):
+            self.cluster.edit(name, rollout=rollout)
+        self.edit(name, concurrency)
+        self.operate_for_long()
+
+    def check_create(self, placed):
+        super().check_create(placed)
+        name, bounds = placed.key.name, self.bounds(placed.key.name)
+        pods = [
+            one for one in self.cluster.replicas()
+            if one.deployment_name == name and not self.hangs(one)
+            and one.owner_uid == self.cluster.deployments[name]["metadata"]["uid"]
+        ]  # fmt: skip
+        most = self.cluster.deployments[name]["spec"]["replicas"] + bounds.surge
+        assert len(pods) <= most, f"{name} has {len(pods)} pods"
+
+    def hangs(self, replica):
+        """Whether its end is not waited for for ever."""
+        if not replica.is_terminating:
+            return False
+        is_lost = "lost" in self.cluster.nodes[replica.node]
+        return is_lost or self.cluster.stages[replica.uid]["stuck"]
+
+    def halted(self):
+        halted = set()
+        for name in self.cluster.deployments:
+            status = self.cluster.status.get(name, {})
+            if (status.get("rollout") or {}).get("phase") != "Halted":
+                continue
+            is_said = self.cluster.deployments[name]["spec"]["rollout"].get("onFailure") == "Halt"
+            kept = (status.get("lastGood") or {}).get("revision")
+            assert is_said or kept in (None, status["rollout"]["revision"]), f"{name} stays halted"
+            halted.add(name)
+        return halted
 
 
 class TwoPlanners(PlanHistory):
@@ -318,5 +421,7 @@ class TwoPlanners(PlanHistory):
 LONG = pytest.mark.timeout(3600)
 TestOnePlanner = LONG(PlanHistory.TestCase)
 TestOnePlanner.settings = SETTINGS
+TestRollouts = LONG(RolloutHistory.TestCase)
+TestRollouts.settings = SETTINGS
 TestTwoPlanners = LONG(TwoPlanners.TestCase)
 TestTwoPlanners.settings = SETTINGS

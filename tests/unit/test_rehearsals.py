@@ -30,7 +30,9 @@ REFUSALS = {
 @pytest.mark.parametrize("what", REFUSALS)
 async def test_the_old_replica_stays_while_the_new_pod_would_be_refused(what):
     """Drained first, it would be gone, and the new one would not come."""
-    async with operator_rig(nodes=[node(gpus=2)], mdeps=[with_template("low")]) as rig:
+    mdep = with_template("low")
+    mdep["spec"]["rollout"] = {"maxSurge": 0}
+    async with operator_rig(nodes=[node(gpus=2)], mdeps=[mdep]) as rig:
         await rig.until("the first", lambda: rig.is_ready("default/m"))
         (before,) = rig.cluster.pods()
         edit(rig, "typo")
@@ -54,6 +56,23 @@ async def test_the_old_replica_stays_while_the_new_pod_would_be_refused(what):
         await rig.until("the new one", replaced, at_most=200)
 
 
+async def test_a_successor_that_is_refused_beside_the_old_replica_is_told():
+    """With a surge nothing is rehearsed: the pod itself is refused, and what serves goes on."""
+    async with operator_rig(nodes=[node(gpus=2)], mdeps=[with_template("low")]) as rig:
+        await rig.until("the first", lambda: rig.is_ready("default/m"))
+        (before,) = rig.cluster.pods()
+        edit(rig, "typo")
+        rig.cluster.fault = lambda call: (
+            REFUSALS["a policy"] if (call.method, call.plural) == ("POST", "pods") else None
+        )
+        await rig.steps(30)
+        assert [one["metadata"]["uid"] for one in rig.cluster.pods()] == [before["metadata"]["uid"]]
+        told = rig.condition("default/m", "Ready")
+        assert told["reason"] == "RolloutBlocked"
+        assert "violates PodSecurity" in told["message"]
+        assert "the old replicas go on serving" in told["message"]
+
+
 async def test_a_quota_that_the_old_replica_fills_is_no_refusal():
     """Drained first, its share is free for the new one: a tight quota must not end rollouts."""
     async with operator_rig(nodes=[node(gpus=2)], mdeps=[with_template("low")]) as rig:
@@ -63,7 +82,7 @@ async def test_a_quota_that_the_old_replica_fills_is_no_refusal():
         rig.cluster.fault = lambda call: (
             full
             if (call.method, call.plural) == ("POST", "pods")
-            and any(pod["metadata"]["name"] == "m-0" for pod in rig.cluster.pods())
+            and any(pod["spec"]["priorityClassName"] == "low" for pod in rig.cluster.pods())
             else None
         )
 

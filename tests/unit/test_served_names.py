@@ -196,8 +196,8 @@ async def test_who_comes_second_is_told_by_whom_since_when_and_what_to_do():
         assert [one["name"] for one in routing_of(rig, "team-a/m")["names"]] == ["Qwen/Qwen3-0.6B"]
         assert routing_of(rig, "team-b/m")["names"] == []
         (started,) = routing_of(rig, "team-a/m")["replicas"]
-        pod = rig.cluster.objects["pods"]["team-a/m-0"]
-        assert started["pods"] == {"m-0": pod["metadata"]["uid"]}
+        pod = rig.cluster.objects["pods"][rig.pod("team-a/m")]
+        assert started["pods"] == {pod["metadata"]["name"]: pod["metadata"]["uid"]}
         assert started["servedName"] == "Qwen/Qwen3-0.6B"
         assert started["kvCapacityTokens"] > 8192
         assert started["maxContextTokens"] == 8192
@@ -257,7 +257,7 @@ async def test_what_was_said_of_a_replica_at_first_stays_whatever_its_pod_says_l
                 "memroute.dev/served-model": "victim", "memroute.dev/kv-capacity-tokens": "\u00b2",
             }  # fmt: skip
 
-        rig.cluster.change("pods", "default/m-0", forge)
+        rig.cluster.change("pods", rig.pod("default/m"), forge)
         await rig.steps(3)
         assert routing_of(rig, "default/m") == before
 
@@ -284,4 +284,4 @@ async def test_pods_of_others_are_not_named():
         await rig.list_and_step()
         await rig.until("it to serve", lambda: rig.is_ready("default/m"))
         (started,) = routing_of(rig, "default/m")["replicas"]
-        assert list(started["pods"]) == ["m-0"]
+        assert [f"default/{name}" for name in started["pods"]] == [rig.pod("default/m")]

@@ -55,6 +55,7 @@ class Ledger:
         self._holders: dict[str, dict[str, int]] = {}
         self._replicas_on_node: dict[str, dict[str, int]] = {}
         self._released: Reservation | None = None
+        self._released_foreign: dict[str, int] = {}
         ordered = sorted(inventory.reservations, key=lambda one: one.replaces is not None)
         for reservation in ordered:  # a claim is weighed against the pod that it replaces
             self._count(reservation, 1)
@@ -82,13 +83,26 @@ class Ledger:
         if kept is not None:
             self._count(kept, -1)
             taken.insert(0, kept)
+            if kept.ready_seconds is None:
+                self._attribute(kept)
         self._released = kept
         return tuple(taken)
+
+    def _attribute(self, released: Reservation) -> None:
+        """Take what a reading may show of an engine that never served out of what others use."""
+        for uuid, size in released.device_bytes.items():
+            own = min(size, self._foreign_bytes.get(uuid, 0))
+            if own:
+                self._foreign_bytes[uuid] -= own
+                self._released_foreign[uuid] = own
 
     def restore(self, taken: tuple[Reservation, ...]) -> None:
         """Count again what ``release`` has taken out."""
         self.version += 1
         self._released = None
+        for uuid, own in self._released_foreign.items():
+            self._foreign_bytes[uuid] += own
+        self._released_foreign = {}
         for reservation in taken:
             self._count(reservation, 1)
 

@@ -26,8 +26,9 @@ class ReplicaKey:
     namespace: str
     name: str
     index: int
-    attempt: int = 0
-    """Above 0 where an earlier pod of that index hangs in Terminating and keeps its name."""
+    """Its slot: a number that tells it from the others and means no order."""
+    suffix: str = ""
+    """What is after the deployment's name in that of its pod; the number, where it is empty."""
 
     @property
     def deployment(self) -> str:
@@ -37,8 +38,12 @@ class ReplicaKey:
     @property
     def pod_name(self) -> str:
         """The deterministic name of its pod: creating it twice is creating it once."""
-        suffix = f"-r{self.attempt}" if self.attempt else ""
-        return f"{self.name}-{self.index}{suffix}"
+        return f"{self.name}-{self.suffix or self.index}"
+
+    @property
+    def slot(self) -> str:
+        """``namespace/name#index``: what stays the same when another pod takes its place."""
+        return f"{self.deployment}#{self.index}"
 
     @property
     def pod(self) -> str:

@@ -175,6 +175,13 @@ class Solver:
             self._pools.refresh(reservation.node)
         self._refused.clear()  # room was given back
 
+    def take_back(self, owner: str, node: str) -> None:
+        """What was booked in this step for an owner on a node is not needed: it is free again."""
+        self.ledger.release(owner)
+        self.ledger.restore(())
+        self._pools.refresh(node)
+        self._refused.clear()  # room was given back
+
     def _decide(self, replica: WantedReplica) -> Decision:
         if replica.home is not None:
             candidate = self._at_home(replica, replica.home)

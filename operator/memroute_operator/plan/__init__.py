@@ -24,7 +24,8 @@ from memroute_operator.plan.actions import (
     PlanContext,
     Step,
 )
-from memroute_operator.plan.step import plan_step, wanted_replica
+from memroute_operator.plan.step import plan_step
+from memroute_operator.plan.wishes import wanted_replica
 
 __all__ = [
     "Action",

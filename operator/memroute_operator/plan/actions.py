@@ -8,6 +8,7 @@ from memroute.units import GIB
 from memroute_operator.deployment import Deployment
 from memroute_operator.memory import DepartedClaim
 from memroute_operator.replica import Replica
+from memroute_operator.revisions import FailedRevision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,12 @@ class Outcome:
     """What a rollout is doing, as a sentence; None when nothing is rolled out."""
     rollout_blocked: Refused | None = None
     """Why the new spec would not fit even in place of an old replica."""
+    failed: FailedRevision | None = None
+    """The revision of the spec that has failed; None while it has not."""
+    num_old: int = 0
+    """Replicas that are kept on the revision before, by the partition."""
+    is_draining_first: bool = False
+    """Whether replicas leave before their successors start."""
     moves: list[str] = field(default_factory=list)
     """What is done about replicas on cordoned nodes, as sentences."""
     stuck: list[Replica] = field(default_factory=list)
@@ -147,5 +154,8 @@ class PlanContext:
     departed_claims: tuple[DepartedClaim, ...] = ()
     """Room that was claimed for the successors of pods that have gone."""
     held_back: frozenset[str] = frozenset()
-    """Replicas (``namespace/pod``) and ModelDeployments (``namespace/name/``, with a slash at
-    the end) whose pods are not created now: what they would take is free for others."""
+    """Pods (``namespace/pod``), slots (``namespace/name#index``) and ModelDeployments
+    (``namespace/name/``, with a slash at the end) whose pods are not created now: what they would
+    take is free for others."""
+    no_surge: Mapping[str, str] = field(default_factory=dict)
+    """ModelDeployments of which the API server takes no pod more than there are (a quota) → why."""

@@ -1,34 +1,38 @@
-"""Replacing replicas: a claim on room for the successor first, then the drain, then the end.
+"""Replacing replicas: beside the old one where there is room, else in its place.
 
 ```text
-serves ──► claim written ──► claim seen ──► drains ──► deleted ──► successor created on its claim
-              │ edited back, or it fits no more: the claim is dropped, and it serves on
+surge        successor created ──► serves ──► the old one drains (``keeping``: it is one too many)
+drain first  claim written ──► claim seen ──► drains ──► deleted ──► successor created on its claim
+                │ edited back, or it fits no more: the claim is dropped, and it serves on
 ```
 
-A replica is replaced when its spec was edited, or when its node is cordoned and its successor
-fits elsewhere. What serves is taken down one replica at a time, while all others serve.
+A replica is replaced when its spec was edited, when its node is cordoned and its successor fits
+elsewhere, or when ``spec.placement`` wants it elsewhere. How many at a time is ``spec.rollout``.
+Nobody waits for another's room: a successor that is created has its own, and a replica leaves
+first only when what it leaves is enough. So a full cluster cannot end in a circle.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import replace
 
-from memroute.placement import Placed, Refused, Solver, WantedReplica
+from memroute.placement import Placed, PlacementMode, Refused, Solver, WantedReplica
+from memroute.units import format_gib
 from memroute_operator.deployment import Deployment
-from memroute_operator.plan.actions import ClaimRoom, MarkDraining, Outcome, Step
+from memroute_operator.plan.actions import (
+    ClaimRoom,
+    Create,
+    Delete,
+    Outcome,
+    PlanContext,
+    Step,
+)
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping
+from memroute_operator.plan.moving import is_crowded
+from memroute_operator.plan.replacements import Replacement, grows, order, stay
+from memroute_operator.plan.wishes import free_slot, is_held_back
+from memroute_operator.pod_names import replica_key
 from memroute_operator.replica import Replica
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replacement:
-    """A replica to be replaced, its successor, and why."""
-
-    replica: Replica
-    successor: WantedReplica
-    why: str
-    is_outdated: bool = False
-    """By an edited spec: what stops its rollout is told as such."""
 
 
 class Rollout:
@@ -43,13 +47,17 @@ class Rollout:
         step: Step,
         *,
         num_expected: int,
+        num_pods: int,
         num_refused: int,
+        slots: set[int],
+        context: PlanContext,
         leaving: Collection[str] = (),
     ) -> None:
         """``num_expected``: replicas that exist, end, or are created in this step.
 
-        ``num_refused``: missing ones that fit nowhere. ``leaving``: pods that leave for another
-        reason.
+        ``num_pods``: the same with those that are too many. ``num_refused``: missing ones that fit
+        nowhere. ``slots``: those that are taken; a surge adds its own. ``leaving``: pods that
+        leave for another reason.
         """
         self._leaving = leaving
         self._deployment = deployment
@@ -57,29 +65,98 @@ class Rollout:
         self._solver = solver
         self._drains = drains
         self._step = step
-        self._num_expected = num_expected
         self._num_refused = num_refused
+        self._slots = slots
+        self._context = context
         self._outcome: Outcome = step.outcomes[deployment.key]
+        self._bounds = deployment.rollout.bounds(deployment.replicas)
+        self._num_expected = min(deployment.replicas, num_expected)
+        self._num_more = deployment.replicas + self._bounds.surge - num_pods
+        """Pods that may be created beside those that are there."""
+        self._num_starting = max(0, num_expected - deployment.replicas)
+        """Surges that are there, or were created in this step: each is for one replica."""
+        self._surged: list[str] = []
+        self._no_room: str | None = None
 
     def run(self, replacements: list[Replacement]) -> set[str]:
         """Take the replacements one step further; the pods that are on their way out."""
         going: set[str] = set()
-        ordered = sorted(replacements, key=_order)
-        num_waiting = 0
-        for replacement in ordered:
+        waiting: list[Replacement] = []
+        for replacement in sorted(replacements, key=order):
             replica = replacement.replica
-            if not replica.is_broken and not self._may_leave(replacement, going):
-                num_waiting += 1
+            is_lost = replica.is_broken or self._is_failure(replica)
+            if is_lost or self._may_leave(replacement, going):
+                if self._replace(replacement):
+                    going.add(replica.key)
+            else:
+                waiting.append(replacement)
                 stay(replica, self._step)
-                continue
-            if self._replace(replacement):
-                going.add(replica.key)
-        if going or num_waiting:
+        if going or waiting:
             self._tell(replacements, going)
         return going
 
     def _may_leave(self, replacement: Replacement, going: set[str]) -> bool:
-        """Whether all others serve, so that one replica at a time is missing.
+        """Whether the replica may leave before its successor serves; else one starts beside it."""
+        if not replacement.is_under_way and self._surges(replacement):
+            return False
+        most = self._bounds.unavailable
+        if most is None:
+            # None is spared where a surge does it.
+            most = 1 if self._no_room or replacement.is_under_way or not self._bounds.surge else 0
+        return most > 0 and self._others_serve(replacement, going, most)
+
+    def _surges(self, replacement: Replacement) -> bool:
+        """Whether a successor starts beside the replica, now or since an earlier step."""
+        if self._num_starting > 0:
+            self._num_starting -= 1
+            return True
+        if self._num_more <= 0 or self._no_room is not None:
+            return False
+        self._no_room = self._in_the_way()
+        if self._no_room is not None:
+            return False
+        key = replica_key(self._deployment, free_slot(self._slots))
+        if is_held_back(self._deployment, key, self._context):
+            return True  # it is on its way, or waits for its next try
+        return self._start_beside(replacement, replace(replacement.successor, key=key))
+
+    def _start_beside(self, replacement: Replacement, wanted: WantedReplica) -> bool:
+        """Whether a successor has room now: it is created then."""
+        decision = self._solver.place(wanted)
+        if isinstance(decision, Refused):
+            self._no_room = self._told_no_room(wanted)
+            return False
+        if self._is_behind_stuck(decision):
+            self._no_room = "a pod that hangs in Terminating holds the room for its successor"
+        if self._no_room is not None or not self._is_better(replacement, decision):
+            self._solver.take_back(decision.key.pod, decision.node)
+            return False
+        self._slots.add(wanted.key.index)
+        self._num_more -= 1
+        self._surged.append(wanted.key.pod_name)
+        self._outcome.kept.add(wanted.key.pod)
+        self._step.actions.append(
+            Create(deployment=self._deployment, placed=decision, is_gated=decision.must_wait)
+        )
+        return True
+
+    def _in_the_way(self) -> str | None:
+        """What keeps every successor from starting beside the old replica, other than room."""
+        if self._num_refused:
+            return f"{self._num_refused} of its replicas fit nowhere"
+        if any(one.successor is not None for one in self._keeping.kept):
+            return "another one leaves first already"
+        return self._context.no_surge.get(self._deployment.key)
+
+    def _told_no_room(self, wanted: WantedReplica) -> str:
+        need, number = wanted.footprint.total_bytes, wanted.footprint.num_devices
+        if wanted.mode is PlacementMode.EXCLUSIVE:
+            return f"no node has {number} free device(s) for its successor beside it"
+        many = f" on each of {number} devices" if number > 1 else ""
+        return f"no node has {format_gib(need)} free{many} for its successor beside it"
+
+    def _others_serve(self, replacement: Replacement, going: set[str], most: int) -> bool:
+        """Whether no more than ``most`` replicas would be missing without it.
 
         Missing replicas that fit nowhere are waited for only by successors that take more room:
         a smaller one may be what makes them fit.
@@ -95,9 +172,9 @@ class Rollout:
             and not other.is_draining
         ]
         num_expected = self._num_expected
-        if _grows(replacement):
+        if grows(replacement):
             num_expected += self._num_refused
-        return len(others) >= num_expected - 1
+        return len(others) >= num_expected - most
 
     def _replace(self, replacement: Replacement) -> bool:
         """Whether the replica is on its way out."""
@@ -108,8 +185,10 @@ class Rollout:
                 return True
             self._solver.drop_claim(replica.key)
         decision = self._solver.replace(replica.key, replacement.successor)
-        if isinstance(decision, Placed) and self._is_behind_stuck(decision):
-            # Its successor could not start before somebody mends that node.
+        if isinstance(decision, Placed) and (
+            self._is_behind_stuck(decision) or not self._is_better(replacement, decision)
+        ):
+            # Its successor could not start before somebody mends that node; or gains nothing.
             self._solver.drop_claim(replica.key)
             stay(replica, self._step)
             return False
@@ -123,13 +202,33 @@ class Rollout:
             self._step.actions.append(claim)
             self._step.has_timers = True
             return True
-        # Better an old replica that serves than a new one that cannot be placed.
         self._refuse(replacement, decision)
+        if self._is_failure(replica):
+            # It serves nobody, and will not: others may start where it is.
+            why = "its revision has failed"
+            self._step.actions.append(Delete(replica=replica, why=why))
+            return True
+        # Better an old replica that serves than a new one that cannot be placed.
         stay(replica, self._step)
         return False
 
+    def _is_failure(self, replica: Replica) -> bool:
+        """Whether it is of a revision that has failed, and does not serve."""
+        failed = self._deployment.returned_from
+        return failed is not None and replica.revision == failed.revision and not replica.is_ready
+
     def _is_behind_stuck(self, decision: Placed) -> bool:
         return not self._solver.ledger.stuck_devices.isdisjoint(decision.device_uuids)
+
+    def _is_better(self, replacement: Replacement, decision: Placed) -> bool:
+        """Whether a replica that only has too many siblings would have fewer. Both are booked."""
+        ledger, deployment, replica = self._solver.ledger, self._deployment, replacement.replica
+        if replacement.is_outdated or "placement.strategy" not in replacement.why:
+            return True
+        return is_crowded(deployment, replica, ledger) and (
+            ledger.replicas_on_node(deployment.key, decision.node)
+            < ledger.replicas_on_node(deployment.key, replica.node)
+        )
 
     def _refuse(self, replacement: Replacement, refused: Refused) -> None:
         if replacement.is_outdated:
@@ -144,43 +243,38 @@ class Rollout:
     def _tell(self, replacements: list[Replacement], going: set[str]) -> None:
         outdated = [one for one in replacements if one.is_outdated]
         moved = [one for one in replacements if not one.is_outdated]
+        self._outcome.is_draining_first = bool(going)
         if outdated:
-            names = [one.replica.pod_name for one in outdated if one.replica.key in going]
-            now = f"now {', '.join(names)}" if names else "waiting for the others to serve"
-            self._outcome.rollout = (
-                f"{len(outdated)} replica(s) to replace, one at a time, drained first; {now}"
-            )
+            self._outcome.rollout = f"{len(outdated)} replica(s) to replace; {self._now(going)}"
         self._outcome.moves += [
             f"{one.replica.pod_name} leaves {one.replica.node}: {one.why}"
             for one in moved
             if one.replica.key in going
         ]
+        if moved and self._surged:
+            self._outcome.moves.append(f"{', '.join(self._surged)} takes the place of one of them")
 
+    def _now(self, going: set[str]) -> str:
+        """What is done now, and why so."""
+        names = [r.pod_name for r in self._keeping.kept if r.key in going]
+        if names:
+            why = self._no_room or self._why_drained_first()
+            return f"drains {', '.join(names)} first: {why}"
+        if self._surged:
+            return f"{', '.join(self._surged)} starts beside the old one(s)"
+        starting = [
+            one.pod_name for one in self._keeping.kept
+            if not one.is_ready and one.revision == self._deployment.revision
+        ]  # fmt: skip
+        if starting:
+            return f"waiting for {', '.join(starting[:3])} to serve"
+        if self._no_room is not None and self._bounds.unavailable == 0:
+            return f"waiting for room: {self._no_room}, and rollout.maxUnavailable is 0"
+        return "waiting for the others to serve"
 
-def _grows(replacement: Replacement) -> bool:
-    """Whether the successor takes more room than the replica has."""
-    replica, footprint = replacement.replica, replacement.successor.footprint
-    if footprint.num_devices != replica.num_devices:
-        return footprint.num_devices > replica.num_devices
-    return footprint.total_bytes > replica.bytes_per_device
-
-
-def stay(replica: Replica, step: Step) -> None:
-    """Let a replica serve on: what was begun to replace it is taken back."""
-    if replica.is_draining:
-        step.actions.append(MarkDraining(replica=replica, draining=False))
-    if replica.successor is not None:
-        step.actions.append(ClaimRoom(replica=replica, placed=None, revision=""))
-
-
-def _order(replacement: Replacement) -> tuple[object, ...]:
-    """What serves nobody first, then what is under way, then edits, the newest replica first."""
-    replica = replacement.replica
-    return (
-        not replica.is_broken,
-        not replica.is_draining,
-        replica.successor is None,
-        not replacement.is_outdated,
-        replica.index,
-        replica.key,
-    )
+    def _why_drained_first(self) -> str:
+        if not self._bounds.surge:
+            return "rollout.maxSurge is 0"
+        if self._bounds.unavailable:
+            return f"rollout.maxUnavailable is {self._bounds.unavailable}"
+        return "there was no room for its successor beside it"

@@ -1,41 +1,32 @@
 """The next step for all deployments together, on one ledger."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 
-from memroute.placement import Home, Refused, ReplicaKey, Solver, WantedReplica
+from memroute.placement import Home, PlacementMode, PlacementStrategy, Refused, Solver
 from memroute_operator.deployment import Deployment
 from memroute_operator.gather import Facts
-from memroute_operator.homes import read_homes
 from memroute_operator.plan.actions import Create, Delete, OpenGate, Outcome, PlanContext, Step
 from memroute_operator.plan.draining import Drains
-from memroute_operator.plan.keeping import Keeping, sort_out
+from memroute_operator.plan.keeping import Keeping, Worth, num_old, sort_out, unwanted, why_surplus
+from memroute_operator.plan.moving import why_moved
 from memroute_operator.plan.overbooking import find_overbooked, who_leaves_now, with_turns
-from memroute_operator.plan.rollout import Replacement, Rollout, stay
+from memroute_operator.plan.replacements import Replacement, stay
+from memroute_operator.plan.rollout import Rollout
+from memroute_operator.plan.verdict import judged
+from memroute_operator.plan.ways_back import keep_ways_back, let_go
+from memroute_operator.plan.wishes import (
+    Missing,
+    Wishes,
+    is_held_back,
+    missing_of,
+    wanted_replica,
+)
 from memroute_operator.replica import Replica
 
 
 def plan_step(facts: Facts, context: PlanContext) -> Step:
     """The next step for all deployments together."""
     return _Planning(facts, context).run()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Missing:
-    """A replica to create. ``home`` says where it was, or was promised to be."""
-
-    deployment: Deployment
-    wanted: WantedReplica
-
-
-@dataclass(slots=True, kw_only=True)
-class _Wishes:
-    """What is to be placed in this step, in the order in which room is given."""
-
-    claimed: list[_Missing] = field(default_factory=list)
-    returning: list[_Missing] = field(default_factory=list)
-    """Replicas that ran before: what has served comes before what is new."""
-    new: list[_Missing] = field(default_factory=list)
 
 
 class _Planning:
@@ -53,33 +44,72 @@ class _Planning:
             node.name for node in facts.inventory.nodes if node.unusable_reason == "Cordoned"
         )
         self._num_created: dict[str, int] = {}
+        self._slots: dict[str, set[int]] = {}
+        """Slots that pods have, or are given in this step."""
+        self._by_deployment = facts.replicas_by_deployment()
+        self._deployments = tuple(
+            judged(one, self._by_deployment.get(one.key, [])) for one in facts.deployments
+        )
         self._paused = frozenset(one.key for one in facts.deployments if one.paused)
         """ModelDeployments of which nothing is changed."""
-        self._claims = {(one.deployment, one.index): one for one in context.departed_claims}
+        self._claims: dict[str, dict[int, Home]] = {}
+        for one in context.departed_claims:
+            self._claims.setdefault(one.deployment, {})[one.index] = one.claim.home()
+        self._taken: dict[str, set[int]] = {}
+        for slot in facts.taken_slots:
+            key, _, number = slot.rpartition("#")
+            self._taken.setdefault(key, set()).add(int(number))
 
     def run(self) -> Step:
-        by_deployment = self._facts.replicas_by_deployment()
+        by_deployment = dict(self._by_deployment)
         keepings = {
-            deployment.key: sort_out(
-                deployment,
-                by_deployment.pop(deployment.key, []),
-                self._context,
-                self._cordoned,
-            )
-            for deployment in self._facts.deployments
+            one.key: sort_out(one, by_deployment.pop(one.key, []), self._context, self._worth(one))
+            for one in self._deployments
         }
         self._delete_orphans(by_deployment)
-        for deployment in self._facts.deployments:
+        for deployment in self._deployments:
             self._begin(deployment, keepings[deployment.key])
         wishes = self._wishes(keepings)
         self._place(wishes.claimed)
+        ways_back = {
+            one.key: keep_ways_back(one, keepings[one.key], self._solver)
+            for one in self._deployments
+        }
         self._place([*wishes.returning, *wishes.new])
         self._mend()
-        for deployment in self._facts.deployments:
+        for deployment in self._deployments:
+            if deployment.returned_from is not None:
+                let_go(ways_back[deployment.key], self._solver)
             self._replace(deployment, keepings[deployment.key])
         self._open_gates()
         self._step.num_explained = self._solver.num_explained
         return self._step
+
+    def _worth(self, deployment: Deployment) -> Worth:
+        return Worth(
+            cordoned=self._cordoned,
+            why_replaced=lambda replica: self._why_replaced(deployment, replica),
+            freed=lambda replica: self._freed(deployment, replica),
+        )
+
+    def _freed(self, deployment: Deployment, replica: Replica) -> float:
+        """What its end would leave in one piece: siblings on its node, devices, or bytes of one."""
+        ledger = self._solver.ledger
+        if deployment.strategy is PlacementStrategy.SPREAD:
+            return ledger.replicas_on_node(deployment.key, replica.node)
+        nodes = ledger.by_name.get(replica.node, ())
+        if replica.mode is PlacementMode.EXCLUSIVE:
+            return sum(map(ledger.num_free_devices, nodes)) + replica.num_devices
+        own = replica.device_bytes
+        return min(
+            (
+                ledger.free_bytes(device) + own[device.uuid]
+                for node in nodes
+                for device in node.devices
+                if device.uuid in own
+            ),
+            default=0,
+        )
 
     def _delete_orphans(self, by_deployment: Mapping[str, list[Replica]]) -> None:
         for orphan in (r for replicas in by_deployment.values() for r in replicas):
@@ -104,9 +134,18 @@ class _Planning:
         room = deployment.replicas - len(keeping.kept)
         outcome.kept = {one.key for one in (*keeping.kept, *keeping.ending[: max(0, room)])}
         self._going |= {one.replica.key for one in keeping.deletes}
+        self._slots[deployment.key] = (
+            keeping.slots
+            | self._taken.get(deployment.key, set())
+            | self._claims.get(deployment.key, {}).keys()
+        )
+        outcome.failed = deployment.failed
+        outcome.num_old = num_old(deployment, keeping.kept)
+        worth = self._worth(deployment)
         for replica in keeping.surplus:
             self._going.add(replica.key)
-            self._drains.drain(replica, why="fewer replicas are wanted")
+            why = why_surplus(deployment, replica, keeping.kept, worth)
+            self._drains.drain(replica, why=why)
         kept = {one.key for one in keeping.kept} | {one.key for one in keeping.ending}
         for replica in (*keeping.kept, *keeping.ending, *keeping.surplus, *keeping.stuck):
             claim = replica.successor
@@ -137,20 +176,19 @@ class _Planning:
                 outcome.overbooked += [one for one in found if replica.key in one.pods]
 
     def _replace(self, deployment: Deployment, keeping: Keeping) -> None:
-        """Roll out an edited spec, and move off nodes that are cordoned."""
+        """Roll out an edited spec, and move off nodes that are cordoned, or not wanted any more."""
         if deployment.paused:
             return
+        replaced = unwanted(deployment, keeping.kept, self._worth(deployment))
         replacements: list[Replacement] = []
         for replica in keeping.kept:
             if replica.key in self._going:
                 continue
-            why = self._why_replaced(deployment, replica)
+            why = self._why_replaced(deployment, replica) if replica.key in replaced else None
             if why is None:
                 stay(replica, self._step)
                 continue
-            successor = wanted_replica(
-                deployment, replica.index, self._context, attempt=replica.attempt
-            )
+            successor = wanted_replica(deployment, replica.index, self._context)
             replacements.append(
                 Replacement(
                     replica=replica,
@@ -161,7 +199,8 @@ class _Planning:
             )
         if not replacements:
             return
-        if f"{deployment.key}/" in self._context.held_back:
+        is_refused = f"{deployment.key}/" in self._context.held_back
+        if is_refused and deployment.key not in self._context.no_surge:
             # Its successors would not be accepted: what serves goes on serving.
             for one in replacements:
                 stay(one.replica, self._step)
@@ -169,17 +208,19 @@ class _Planning:
                 deployment.key
             ].rollout = f"{len(replacements)} replica(s) to replace, once its pods are accepted"
             return
+        slots = self._slots[deployment.key]
+        num_created = self._num_created.get(deployment.key, 0)
         rollout = Rollout(
             deployment,
             keeping,
             self._solver,
             self._drains,
             self._step,
-            num_expected=len(keeping.kept)
-            + len(keeping.ending)
-            + len(keeping.deletes)
-            + self._num_created.get(deployment.key, 0),
+            num_expected=keeping.num_pods - len(keeping.surplus) + num_created,
+            num_pods=keeping.num_pods + num_created,
             num_refused=len(self._step.outcomes[deployment.key].refused),
+            context=self._context,
+            slots=slots,
             leaving=frozenset(self._going),
         )
         self._going |= rollout.run(replacements)
@@ -195,53 +236,31 @@ class _Planning:
         stuck = self._solver.ledger.stuck_devices
         if replica.is_gated and not stuck.isdisjoint(replica.device_bytes):
             return "a pod that hangs in Terminating holds its device"
-        return None
+        return why_moved(deployment, replica, self._solver.ledger)
 
-    def _wishes(self, keepings: Mapping[str, Keeping]) -> _Wishes:
-        wishes = _Wishes()
-        for deployment in self._facts.deployments:
-            keeping = keepings[deployment.key]
-            num_missing = keeping.num_missing(deployment)
-            if not num_missing or deployment.footprint is None or deployment.paused:
-                continue
-            homes = self._homes(deployment)
-            template = wanted_replica(deployment, 0, self._context)
-            for key in _names(deployment, keeping, num_missing, homes):
-                home = homes.get(key.index)
-                is_claimed = home is not None and home.claimed_bytes is not None
-                if self._is_held_back(deployment, key) and not is_claimed:
-                    continue
-                wanted = replace(template, key=key, home=home)
-                one = _Missing(deployment=deployment, wanted=wanted)
-                if home is None:
-                    wishes.new.append(one)
-                elif home.claimed_bytes is None:
-                    wishes.returning.append(one)
-                else:
-                    wishes.claimed.append(one)
+    def _wishes(self, keepings: Mapping[str, Keeping]) -> Wishes:
+        wishes = Wishes()
+        for deployment in self._deployments:
+            missing = missing_of(
+                deployment,
+                keepings[deployment.key],
+                self._context,
+                claims=self._claims.get(deployment.key, {}),
+                taken=self._taken.get(deployment.key, ()),
+            )
+            for one in missing:
+                self._slots[deployment.key].add(one.wanted.key.index)
+                wishes.add(one)
         return wishes
 
-    def _is_held_back(self, deployment: Deployment, key: ReplicaKey) -> bool:
-        """Whether its pod was refused a moment ago, and is not asked for again yet."""
-        return not self._context.held_back.isdisjoint((key.pod, f"{deployment.key}/"))
-
-    def _homes(self, deployment: Deployment) -> dict[int, Home]:
-        """By index, where a replica ran before by its status, or was promised to be."""
-        ran = read_homes(deployment.obj.get("status"))
-        homes = {index: one.home() for index, one in ran.items()}
-        for (key, index), one in self._claims.items():
-            if key == deployment.key:
-                homes[index] = one.claim.home()
-        return homes
-
-    def _place(self, missing: list[_Missing]) -> None:
+    def _place(self, missing: list[Missing]) -> None:
         decisions = self._solver.place_all([one.wanted for one in missing])
         for one, decision in zip(missing, decisions, strict=True):
             outcome = self._step.outcomes[one.deployment.key]
             if isinstance(decision, Refused):
                 outcome.refused[decision.key.index] = decision
                 continue
-            if self._is_held_back(one.deployment, decision.key):
+            if is_held_back(one.deployment, decision.key, self._context):
                 continue  # what was claimed for it stays its own for a while
             outcome.kept.add(decision.key.pod)
             self._num_created[one.deployment.key] = self._num_created.get(one.deployment.key, 0) + 1
@@ -264,62 +283,3 @@ class _Planning:
                 continue
             occupied |= replica.device_bytes.keys()
             self._step.actions.append(OpenGate(replica=replica))
-
-
-def wanted_replica(
-    deployment: Deployment, index: int, context: PlanContext, *, attempt: int = 0
-) -> WantedReplica:
-    """A replica of a deployment whose footprint is known."""
-    assert deployment.shape is not None  # noqa: S101 - callers have seen the footprint
-    assert deployment.footprint is not None  # noqa: S101
-    return WantedReplica(
-        key=ReplicaKey(
-            namespace=deployment.namespace, name=deployment.name, index=index, attempt=attempt
-        ),
-        shape=deployment.shape,
-        footprint=deployment.footprint,
-        footprints_by_product={
-            product: deployment.footprint_on(product) for product in deployment.calibrations
-        },
-        mode=deployment.mode,
-        strategy=deployment.strategy,
-        node_selector=deployment.node_selector,
-        scheduling=deployment.template.scheduling,
-        avoided_nodes=context.avoided_nodes.get(deployment.key, frozenset()),
-    )
-
-
-def _names(
-    deployment: Deployment, keeping: Keeping, number: int, homes: Mapping[int, Home]
-) -> Iterator[ReplicaKey]:
-    """Names for the missing replicas: those that have a home first, then the lowest free ones.
-
-    The index of a pod that hangs is used again, with another attempt in the name.
-    """
-    taken = {
-        one.index
-        for one in (
-            *keeping.kept, *keeping.surplus, *keeping.ending,
-            *(delete.replica for delete in keeping.deletes if not delete.replica.is_stuck),
-        )
-    }  # fmt: skip
-    attempts: dict[int, int] = {}
-    for replica in keeping.stuck:
-        attempts[replica.index] = max(attempts.get(replica.index, 0), replica.attempt + 1)
-    candidates = sorted(homes.keys() - taken, key=lambda i: (homes[i].claimed_bytes is None, i))
-    index = 0
-    while number > 0:
-        if candidates:
-            chosen = candidates.pop(0)
-        else:
-            while index in taken:
-                index += 1
-            chosen = index
-        taken.add(chosen)
-        number -= 1
-        yield ReplicaKey(
-            namespace=deployment.namespace,
-            name=deployment.name,
-            index=chosen,
-            attempt=attempts.get(chosen, 0),
-        )

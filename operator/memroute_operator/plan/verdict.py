@@ -1,0 +1,67 @@
+"""Whether the revision that is rolled out has failed."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from memroute_operator.deployment import Deployment
+from memroute_operator.failing import LOAD_BYTES_PER_SECOND
+from memroute_operator.failures.lasting import is_lasting
+from memroute_operator.replica import Replica
+from memroute_operator.revisions import FailedRevision
+from memroute_operator.rollout_spec import DEADLINE_SECONDS
+
+# The reason of a revision that did not become ready in time.
+DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+
+
+def judged(deployment: Deployment, replicas: Sequence[Replica]) -> Deployment:
+    """The deployment with what is seen of its new revision now: that it fails, or fails no more."""
+    if deployment.returned_from is not None or deployment.paused or deployment.footprint is None:
+        return deployment
+    updated = [
+        one for one in replicas
+        if one.revision == deployment.revision and not one.is_terminating and not one.is_terminal
+    ]  # fmt: skip
+    if deployment.failed is not None:
+        # Halted, not taken back: it may have been mended outside (a Secret, a gate of a hub).
+        is_mended = bool(updated) and all(one.is_ready for one in updated)
+        return replace(deployment, failed=None) if is_mended else deployment
+    is_rolled_out = deployment.previous is not None or any(
+        one.revision != deployment.revision for one in replicas
+    )
+    failed = _failed(deployment, updated) if is_rolled_out else None
+    return deployment if failed is None else replace(deployment, failed=failed)
+
+
+def deadline_seconds(deployment: Deployment) -> float:
+    """How long a replica may take from its node to readiness before its revision has failed."""
+    said = deployment.rollout.deadline_seconds
+    if said is not None:
+        return said
+    footprint = deployment.footprint
+    weights = 0 if footprint is None else footprint.weights.expected * footprint.num_devices
+    return DEADLINE_SECONDS + 2.0 * weights / LOAD_BYTES_PER_SECOND
+
+
+def _failed(deployment: Deployment, updated: Iterable[Replica]) -> FailedRevision | None:
+    deadline = deadline_seconds(deployment)
+    for replica in updated:
+        if replica.is_ready:
+            continue
+        diagnosis = replica.diagnosis
+        if diagnosis is not None and is_lasting(diagnosis.name):
+            reason, told = diagnosis.name, f"{replica.pod_name}: {diagnosis.message}"
+        elif (replica.seen.starting_seconds or 0.0) > deadline:
+            last = replica.failure or (replica.last_end and replica.last_end.message)
+            reason = DEADLINE_EXCEEDED
+            told = f"{replica.pod_name} did not become ready within {deadline:.0f} s"
+            told += f": {last}" if last else ""
+        else:
+            continue
+        return FailedRevision(
+            revision=deployment.revision,
+            reason=reason,
+            message=told,
+            retry=deployment.rollout.retry,
+        )
+    return None
