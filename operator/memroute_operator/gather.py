@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from memroute.footprint import Calibration, CalibrationKey
-from memroute.placement import Inventory, Node, PlacementMode, Reservation
+from memroute.placement import Inventory, Neighbour, Node, PlacementMode, Reservation
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true, object_key
+from memroute_operator.beside import neighbours
 from memroute_operator.calibrations import EngineReport
 from memroute_operator.deployment import MAX_REPLICAS, Deployment
 from memroute_operator.deployments import read_deployments, with_known_revision
@@ -40,6 +41,8 @@ class Facts:
     """Nodes of replicas that do not exist any more, or are not ready."""
     stale_nodes: frozenset[str]
     """Nodes with devices whose exporter does not answer."""
+    neighbours: tuple[Neighbour, ...] = ()
+    """All pods that are on nodes, where somebody asks what is beside it."""
     taken_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Pods (``namespace/name``) that have the name of a wanted replica and are none → whose."""
     unreadable_objects: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -175,6 +178,7 @@ def gather(
         stale_nodes=frozenset(
             node.name for node in nodes if node.devices and not node.has_fresh_metrics
         ),
+        neighbours=neighbours(store.pods, replicas, deployments),
         taken_names=_taken_names(store, deployments, pods),
         unreadable_objects=problems,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from memroute.placement import Home, Refused, ReplicaKey, Solver, WantedReplica
+from memroute.placement import Home, Refused, ReplicaKey, Solver, WantedReplica, excess
 from memroute_operator.deployment import Deployment
 from memroute_operator.gather import Facts
 from memroute_operator.homes import read_homes
@@ -11,6 +11,7 @@ from memroute_operator.plan.actions import Create, Delete, OpenGate, Outcome, Pl
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping, sort_out
 from memroute_operator.plan.overbooking import find_overbooked, who_leaves_now, with_turns
+from memroute_operator.plan.preemption import Waiting, Ways, by_priority, priority_of
 from memroute_operator.plan.rollout import Replacement, Rollout, stay
 from memroute_operator.replica import Replica
 
@@ -20,22 +21,14 @@ def plan_step(facts: Facts, context: PlanContext) -> Step:
     return _Planning(facts, context).run()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Missing:
-    """A replica to create. ``home`` says where it was, or was promised to be."""
-
-    deployment: Deployment
-    wanted: WantedReplica
-
-
 @dataclass(slots=True, kw_only=True)
 class _Wishes:
     """What is to be placed in this step, in the order in which room is given."""
 
-    claimed: list[_Missing] = field(default_factory=list)
-    returning: list[_Missing] = field(default_factory=list)
+    claimed: list[Waiting] = field(default_factory=list)
+    returning: list[Waiting] = field(default_factory=list)
     """Replicas that ran before: what has served comes before what is new."""
-    new: list[_Missing] = field(default_factory=list)
+    new: list[Waiting] = field(default_factory=list)
 
 
 class _Planning:
@@ -45,7 +38,8 @@ class _Planning:
         self._facts = facts
         self._context = context
         self._step = Step(outcomes={one.key: Outcome() for one in facts.deployments})
-        self._solver = Solver(facts.inventory)
+        self._deployments = by_priority(facts.deployments, context)
+        self._solver = Solver(facts.inventory, context.quotas, facts.neighbours)
         self._drains = Drains(facts.replicas, context, self._step)
         self._going: set[str] = set()
         """Pods that leave: their gates stay closed."""
@@ -73,11 +67,12 @@ class _Planning:
             self._begin(deployment, keepings[deployment.key])
         wishes = self._wishes(keepings)
         self._place(wishes.claimed)
-        self._place([*wishes.returning, *wishes.new])
+        self._place_by_priority(wishes)
         self._mend()
-        for deployment in self._facts.deployments:
+        for deployment in self._deployments:
             self._replace(deployment, keepings[deployment.key])
         self._open_gates()
+        self._tell_quotas()
         self._step.num_explained = self._solver.num_explained
         return self._step
 
@@ -199,7 +194,7 @@ class _Planning:
 
     def _wishes(self, keepings: Mapping[str, Keeping]) -> _Wishes:
         wishes = _Wishes()
-        for deployment in self._facts.deployments:
+        for deployment in self._deployments:
             keeping = keepings[deployment.key]
             num_missing = keeping.num_missing(deployment)
             if not num_missing or deployment.footprint is None or deployment.paused:
@@ -212,7 +207,7 @@ class _Planning:
                 if self._is_held_back(deployment, key) and not is_claimed:
                     continue
                 wanted = replace(template, key=key, home=home)
-                one = _Missing(deployment=deployment, wanted=wanted)
+                one = Waiting(deployment=deployment, wanted=wanted)
                 if home is None:
                     wishes.new.append(one)
                 elif home.claimed_bytes is None:
@@ -234,7 +229,7 @@ class _Planning:
                 homes[index] = one.claim.home()
         return homes
 
-    def _place(self, missing: list[_Missing]) -> None:
+    def _place(self, missing: list[Waiting]) -> None:
         decisions = self._solver.place_all([one.wanted for one in missing])
         for one, decision in zip(missing, decisions, strict=True):
             outcome = self._step.outcomes[one.deployment.key]
@@ -248,6 +243,32 @@ class _Planning:
             self._step.actions.append(
                 Create(deployment=one.deployment, placed=decision, is_gated=decision.must_wait)
             )
+
+    def _place_by_priority(self, wishes: _Wishes) -> None:
+        """What waits for room: by priority, what ran before what is new, then by age."""
+
+        def rank(one: Waiting) -> int:
+            known = priority_of(one.deployment, self._context)
+            return 0 if known is None else -known.value
+
+        waiting = sorted([*wishes.returning, *wishes.new], key=rank)
+        ways = Ways(self._facts, self._context, self._solver, self._drains, self._step, self._going)
+        ways.drop_void(waiting)
+        self._place(waiting)
+        refused = self._step.outcomes
+        placed = {
+            one.slot
+            for one in waiting
+            if one.wanted.key.index not in refused[one.deployment.key].refused
+        }
+        ways.settle(waiting, placed)
+
+    def _tell_quotas(self) -> None:
+        """Tell each deployment whose namespace holds more than its quota."""
+        quotas, ledger = self._context.quotas, self._solver.ledger
+        over = {name: excess(quotas, name, ledger.held_bytes(name)) for name in ledger.namespaces()}
+        for deployment in self._facts.deployments:
+            self._step.outcomes[deployment.key].over_quota = over.get(deployment.namespace)
 
     def _open_gates(self) -> None:
         """Let queued replicas start, the oldest first, one per device at a time."""
@@ -286,6 +307,7 @@ def wanted_replica(
         node_selector=deployment.node_selector,
         scheduling=deployment.template.scheduling,
         avoided_nodes=context.avoided_nodes.get(deployment.key, frozenset()),
+        neighbours=deployment.neighbours,
     )
 
 
