@@ -1,7 +1,8 @@
 """What administrators say of the whole cluster: HBM quotas of namespaces, and PriorityClasses.
 
 Read every ten seconds, beside the grants of names: two requests for small objects. What was read
-last stays in force while it cannot be read.
+last stays in force while it cannot be read. Before quotas have been read once nothing is placed,
+except where the operator has no right to read them: then there are none, and the log says so.
 """
 
 import logging
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from memroute.placement import NO_QUOTAS, HBMQuotas
 from memroute_kube import CONFIG_MAPS, PRIORITY_CLASSES, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import NOT_FOUND
+from memroute_kube.errors import FORBIDDEN
 from memroute_operator.hbm_quotas import QUOTAS_NAME, read_quotas
 from memroute_operator.priorities import NO_CLASSES, PriorityClasses, read_priority_classes
 
@@ -47,6 +49,9 @@ class ClusterRules:
             self._tell(QUOTAS_NAME, error)
             if self.quotas.unknown is None:
                 return self.quotas
+            if error.status == FORBIDDEN:
+                # An operator of this release with the role of an older one: nobody has set any.
+                return NO_QUOTAS
             return HBMQuotas(unknown=f"ConfigMap {QUOTAS_NAME} cannot be read: {error.message}")
         self._errors.pop(QUOTAS_NAME, None)
         return read_quotas(obj)
