@@ -133,6 +133,8 @@ class Preemptor:
                 if node.key not in eligible:
                     continue
                 for problem in _problems(ledger, node, replica, lower):
+                    if problem.is_enough(set()):
+                        continue  # bytes are not what it lacks there
                     if problem.is_enough(set(problem.held)):
                         rank = (max(v.priority for v in problem.held), len(problem.held), node.key)
                         hopeful.append((rank, problem))
