@@ -13,8 +13,8 @@ from memroute_operator.store import Objects
 
 def neighbours(
     pods: Objects, replicas: Iterable[Replica], deployments: Iterable[Deployment]
-) -> tuple[Neighbour, ...]:
-    """All pods that are on nodes, or are promised to them; none while nobody asks.
+) -> tuple[Neighbour, ...] | None:
+    """All pods that are on nodes, or are promised to them; None while nobody asks.
 
     Replicas count on the node that they were promised. Of other people's pods the labels are
     known, and not which pods those must be apart from: that stays kube-scheduler's to judge.
@@ -23,7 +23,7 @@ def neighbours(
     if all(one.neighbours.is_empty for one in deployments) and not any(
         _wants_apart(one) for one in ours.values()
     ):
-        return ()
+        return None
     return (*map(_of_replica, ours.values()), *_of_others(pods, ours))
 
 

@@ -41,8 +41,8 @@ class Facts:
     """Nodes of replicas that do not exist any more, or are not ready."""
     stale_nodes: frozenset[str]
     """Nodes with devices whose exporter does not answer."""
-    neighbours: tuple[Neighbour, ...] = ()
-    """All pods that are on nodes, where somebody asks what is beside it."""
+    neighbours: tuple[Neighbour, ...] | None = None
+    """All pods that are on nodes; None where nobody asks what is beside it."""
     taken_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Pods (``namespace/name``) that have the name of a wanted replica and are none → whose."""
     unreadable_objects: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

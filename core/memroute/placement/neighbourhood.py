@@ -48,11 +48,6 @@ class Neighbourhood:
         self._domains: dict[str, dict[str, set[str]]] = {}
         self._picky: dict[tuple[str, str] | None, list[tuple[PodTerm, Neighbour]]] | None = None
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no pod at all."""
-        return not self._pods
-
     def add(self, pod: Neighbour) -> None:
         """One more is about to be there."""
         self._pods.append(pod)

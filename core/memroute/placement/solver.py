@@ -51,12 +51,13 @@ class Solver:
         self,
         inventory: Inventory,
         quotas: HBMQuotas = NO_QUOTAS,
-        neighbours: Sequence[Neighbour] = (),
+        neighbours: Sequence[Neighbour] | None = None,
     ) -> None:
-        """``neighbours``: the pods that are there, where somebody asks about them."""
+        """``neighbours``: the pods that are there; None where nobody asks about them."""
         self.ledger = Ledger(inventory)
         self.quotas = quotas
-        self._neighbourhood = Neighbourhood(neighbours, inventory.nodes)
+        self._neighbourhood = Neighbourhood(neighbours or (), inventory.nodes)
+        self._has_askers = neighbours is not None
         self.num_explained = 0
         """Explanations that were worked out; the others are copies."""
         self._pools = Pools(self.ledger)
@@ -78,6 +79,8 @@ class Solver:
         are in the way of, those others may be given another (``second_look``).
         """
         busy = set(self.ledger.busy_devices)
+        if not self._has_askers:
+            self._has_askers = any(not one.neighbours.is_empty for one in wanted)
         decisions = [self.place(replica) for replica in wanted]
         if any(isinstance(one, Refused) for one in decisions):
             self._look_again(wanted, decisions, busy)
@@ -319,14 +322,14 @@ class Solver:
         return self._explain(replica, remember=remember and allowed is None)
 
     def _allowed(self, replica: WantedReplica) -> Allowed | None:
-        if self._neighbourhood.is_empty and replica.neighbours.is_empty:
+        if not self._has_askers:
             return None
         eligible = self._pools.eligible(replica)
         return self._neighbourhood.allowed(replica.key.namespace, replica.neighbours, eligible)
 
     def _settle(self, replica: WantedReplica, placed: Placed) -> None:
         """It is a neighbour from now on, where somebody cares."""
-        if self._neighbourhood.is_empty and replica.neighbours.is_empty:
+        if not self._has_askers:
             return
         self._neighbourhood.add(
             Neighbour(
