@@ -144,6 +144,9 @@ class Ledger:
         return way
 
     def _count_way(self, claim: Reservation, victims: Sequence[str]) -> None:
+        before = self.ways.pop(claim.owner, None)
+        if before is not None:  # chosen anew: the last word counts
+            self._add_way(before, -1)
         known = [self.by_owner[one] for one in victims if one in self.by_owner]
         key = self.key_of(claim)
         held = Counter[str]()

@@ -75,6 +75,7 @@ class Preemptor:
         self._by_node: dict[str, list[Victim]] = {}
         for victim in victims:
             self._by_node.setdefault(victim.node, []).append(victim)
+        self._owners = {victim.deployment for victim in victims}
         self._num_serving = Counter(one.deployment for one in victims if one.is_serving)
         self._gone: set[str] = set()
         self._hopeless: set[tuple[object, ...]] = set()
@@ -95,7 +96,8 @@ class Preemptor:
         ModelDeployment, where more of them do than may leave. Its claim is counted from now on,
         and whoever gives way gives way to nobody else.
         """
-        key = (priority, replica.key.deployment, replica.refusal_key)
+        own = replica.key.deployment if replica.key.deployment in self._owners else None
+        key = (priority, own, replica.refusal_key)
         if key in self._hopeless:
             return None
         self.num_weighed += 1

@@ -162,7 +162,7 @@ class Ways:
         claim = self._solver.ledger.ways[one.slot].claim
         size = claim.total_bytes
         for victim in victims:
-            if not victim.is_terminating:
+            if not victim.is_terminating and victim.key not in self._leaving:
                 self._drains.drain(victim, why=self._why(victim, one))
             self._tell_victim(victim, one, size)
         self._tell_waiting(one, victims, claim.node)
@@ -171,6 +171,11 @@ class Ways:
         preemptor = Preemptor(self._solver, self._victims())
         serving = self._serving()
         busy = {slot.rpartition("#")[0] for slot in self._begun}
+        busy |= {
+            one.deployment
+            for one in self._facts.replicas
+            if not one.is_ready and one.seen.serving_seconds is None and not one.is_terminating
+        }
         num_begun = 0
         for one in refused:
             if not self._asks(one):
@@ -272,12 +277,7 @@ class Ways:
             )
         if context.avoided_nodes.get(deployment.key):
             return "one of its replicas has failed of late, so nobody gives way for now"
-        own = [one for one in self._facts.replicas if one.deployment == deployment.key]
-        is_coming = any(
-            not one.is_ready and one.seen.serving_seconds is None and not one.is_terminating
-            for one in own
-        )
-        if deployment.key in busy or is_coming:
+        if deployment.key in busy:
             return "others give way to one of its replicas at a time, when those before it serve"
         return None
 
