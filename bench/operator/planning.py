@@ -20,6 +20,8 @@ from memroute_operator.deployment import Deployment, read_deployment
 from memroute_operator.gather import Facts
 from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import Create, PlanContext, Step, plan_step
+from memroute_operator.pod_template import PodTemplate
+from memroute_operator.priorities import Priority, PriorityClasses
 from memroute_operator.replica import Replica, Seen, read_replica
 
 NUM_NODES = 1250
@@ -154,15 +156,17 @@ def serving(step: Step) -> Iterator[Replica]:
             yield replace(replica, seen=Seen(serving_seconds=600.0))
 
 
-def measure(name: str, make: Callable[[], Facts]) -> tuple[Measured, Step]:
+def measure(
+    name: str, make: Callable[[], Facts], context: PlanContext = CONTEXT
+) -> tuple[Measured, Step]:
     """The best of some runs of one step."""
     best: Measured | None = None
-    step = plan_step(make(), CONTEXT)
+    step = plan_step(make(), context)
     for _ in range(RUNS):
         facts = make()
         gc.collect()
         wall, cpu = time.perf_counter(), time.process_time()
-        step = plan_step(facts, CONTEXT)
+        step = plan_step(facts, context)
         one = Measured(
             name=name,
             cpu_seconds=time.process_time() - cpu,
@@ -222,6 +226,40 @@ def cases() -> Iterator[Measured]:
     )
     measured, _ = measure("1,000 models, 1 replica each that fits nowhere", lambda: many)
     yield measured
+    yield from preemptions(shared)
+
+
+def preemptions(nodes: tuple[Node, ...]) -> Iterator[Measured]:
+    """A fleet with a replica on each device, and models that ask those to give way."""
+    low = [
+        replace(
+            make_deployment(number, PlacementMode.SHARED, PlacementStrategy.SPREAD, concurrency=20),
+            replicas=NUM_NODES * DEVICES_PER_NODE // NUM_MODELS,
+        )
+        for number in range(NUM_MODELS)
+    ]
+    replicas = list(serving(plan_step(make_facts(nodes, low), CONTEXT)))
+    high = Priority(value=1000, class_name="high")
+    context = replace(CONTEXT, priorities=PriorityClasses(by_name={"high": high}))
+    for text, priority in (("1,000 ask lower ones to give way", 0), ("1,000 ask in vain", 1000)):
+        asking = [
+            replace(
+                make_deployment(
+                    NUM_MODELS + 4 * number,
+                    PlacementMode.SHARED,
+                    PlacementStrategy.PACK,
+                    concurrency=40,
+                ),
+                replicas=1,
+                preempts=True,
+                template=PodTemplate(priority_class="high"),
+            )
+            for number in range(NUM_NOWHERE)
+        ]
+        held = [replace(one, priority=priority) for one in replicas]
+        facts = make_facts(nodes, [*low, *asking], held)
+        measured, _ = measure(text, lambda f=facts: f, context)  # type: ignore[misc]
+        yield measured
 
 
 def main(arguments: Sequence[str] = ()) -> int:

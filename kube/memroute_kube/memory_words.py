@@ -29,5 +29,7 @@ PLACEMENT_MODES = Words(
 PLACEMENT_STRATEGIES = Words(
     meanings={"Pack": PlacementStrategy.PACK, "Spread": PlacementStrategy.SPREAD}
 )
+PREEMPTIONS = Words(meanings={"Never": False, "LowerPriority": True})
+"""Whether replicas of lower priority may be asked to give way."""
 EXECUTIONS = Words(meanings={"Graphs": False, "Eager": True})
 """Whether steps run eagerly."""

@@ -80,6 +80,9 @@ RESOURCE_SLICES = Resource(
     group="resource.k8s.io", plural="resourceslices", kind="ResourceSlice", namespaced=False
 )
 RESOURCE_CLAIMS = Resource(group="resource.k8s.io", plural="resourceclaims", kind="ResourceClaim")
+PRIORITY_CLASSES = Resource(
+    group="scheduling.k8s.io", plural="priorityclasses", kind="PriorityClass", namespaced=False
+)
 RUNTIME_CLASSES = Resource(
     group="node.k8s.io", plural="runtimeclasses", kind="RuntimeClass", namespaced=False
 )

@@ -9,11 +9,13 @@ from memroute_kube.client import CONFLICT, JSON_PATCH, NOT_FOUND, UNPROCESSABLE
 from memroute_kube.errors import BAD_REQUEST, FORBIDDEN
 from memroute_kube.resources import ANNOTATION_DRAINING, object_key
 from memroute_operator.deployment import Deployment
+from memroute_operator.giving_way import ANNOTATION_GIVES_WAY, encode_gives_way
 from memroute_operator.plan import (
     Action,
     ClaimRoom,
     Create,
     Delete,
+    GiveWay,
     MarkDraining,
     OpenGate,
 )
@@ -32,6 +34,10 @@ _WOULD_REFUSE = frozenset({BAD_REQUEST, FORBIDDEN, UNPROCESSABLE})
 # A quota answers 403 like a policy, and nothing but its words tells them apart. The replica that is
 # about to go still counts against it.
 QUOTA_WORDS = "exceeded quota"
+
+
+class RehearsalRefusedError(ApiError):
+    """The API server would not take the pod of a replica that others would give way to."""
 
 
 def pod_key(action: Action) -> str:
@@ -85,6 +91,8 @@ class Applier:
                     await self._mark(action)
                 case ClaimRoom():
                     await self._claim(action)
+                case GiveWay():
+                    await self._give_way(action)
                 case OpenGate():
                     return await self._open_gate(action)
         except ApiError as error:
@@ -154,12 +162,15 @@ class Applier:
         self._take(patched)
         LOGGER.info("replica draining=%s pod=%s", action.draining, replica.key)
 
-    async def _rehearse(self, deployment: Deployment, placed: Placed) -> None:
+    async def _rehearse(
+        self, deployment: Deployment, placed: Placed, *, frees_quota: bool = True
+    ) -> None:
         """Ask the API server whether it would take the successor's pod.
 
         A template may say what only the API server can judge, and its replica is drained before
         the pod is created: a model must not be lost by a typing error. Raises ``ApiError`` when
-        the pod would be refused whatever else happens.
+        the pod would be refused whatever else happens. ``frees_quota``: whether whoever leaves for
+        it counts against the same ResourceQuota.
         """
         pod = self._templates.pod(deployment, placed, is_gated=False)
         # The old pod may still have the name.
@@ -169,9 +180,9 @@ class Applier:
                 PODS, deployment.namespace, pod, is_strict=True, is_dry_run=True
             )
         except ApiError as error:
-            if error.status not in _WOULD_REFUSE or QUOTA_WORDS in error.message:
+            if error.status not in _WOULD_REFUSE or (frees_quota and QUOTA_WORDS in error.message):
                 return
-            message = f"the pod of the new spec is refused, so the old one stays: {error.message}"
+            message = f"its pod would be refused, so nobody leaves for it: {error.message}"
             raise ApiError(error.status, error.reason, message) from error
 
     async def _claim(self, action: ClaimRoom) -> None:
@@ -187,6 +198,25 @@ class Applier:
         )
         self._take(patched)
         LOGGER.info("room claimed for the successor pod=%s claim=%s", replica.key, claim)
+
+    async def _give_way(self, action: GiveWay) -> None:
+        replica, deployment, placed = action.replica, action.deployment, action.placed
+        text = None
+        if deployment is not None and placed is not None:
+            try:
+                same = deployment.namespace == replica.namespace
+                await self._rehearse(deployment, placed, frees_quota=same)
+            except ApiError as error:
+                raise RehearsalRefusedError(error.status, error.reason, error.message) from error
+            text = encode_gives_way(deployment, placed, action.priority)
+        patched = await self._client.patch(
+            PODS,
+            replica.namespace,
+            replica.pod_name,
+            {"metadata": {"uid": replica.uid, "annotations": {ANNOTATION_GIVES_WAY: text}}},
+        )
+        self._take(patched)
+        LOGGER.info("replica gives way pod=%s way=%s why=%r", replica.key, text, action.why)
 
     async def _open_gate(self, action: OpenGate) -> bool:
         replica = action.replica

@@ -26,6 +26,7 @@ from memroute_operator.apply import (
     NAME_TAKEN,
     QUOTA_WORDS,
     Applier,
+    RehearsalRefusedError,
     deployment_key,
     pod_key,
     promised,
@@ -34,7 +35,7 @@ from memroute_operator.backoff import Backoff, Failure
 from memroute_operator.lanes import LATE_SECONDS as LATE_LANE_SECONDS
 from memroute_operator.lanes import Lanes
 from memroute_operator.metrics import OperatorMetrics
-from memroute_operator.plan import Action, Create
+from memroute_operator.plan import Action, Create, GiveWay
 
 LOGGER = logging.getLogger(__name__)
 FIRST_WAIT_SECONDS = 1.0
@@ -188,7 +189,7 @@ class CarryOut:
 
     def action_failures(self, pods: Iterable[str]) -> list[Failure]:
         """What else failed of these pods."""
-        kinds = ("Delete", "MarkDraining", "ClaimRoom", "OpenGate")
+        kinds = ("Delete", "MarkDraining", "ClaimRoom", "GiveWay", "OpenGate")
         found = (self.failures.last((kind, pod)) for pod in pods for kind in kinds)
         return [failure for failure in found if failure is not None]
 
@@ -283,6 +284,11 @@ class CarryOut:
             is_taken = error.reason == NAME_TAKEN
             key = ("name", pod) if is_taken else ("create", deployment_key(action))
             reason = NAME_TAKEN if is_taken else POD_REFUSED
+        elif isinstance(error, RehearsalRefusedError) and isinstance(action, GiveWay):
+            # It is the one that waits whose pod is refused: nobody gives way to it meanwhile.
+            waiting = action.deployment
+            key = ("create", deployment_key(action) if waiting is None else waiting.key)
+            reason = POD_REFUSED
         failure = self._failed(
             self.failures, key, reason, error.message, retry_after_seconds=error.retry_after_seconds
         )

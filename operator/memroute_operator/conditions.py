@@ -59,6 +59,8 @@ class Troubles:
 
 
 NO_TROUBLES = Troubles()
+# Refusals of which nobody knows whether they are right.
+_UNKNOWN = frozenset({RefusedReason.DEVICES_UNKNOWN, RefusedReason.QUOTA_UNKNOWN})
 
 
 def footprint_drift(deployment: Deployment) -> Condition | None:
@@ -98,7 +100,7 @@ def placed(
             return "True", "AllPlaced", so_far
         return "Unknown", "Placing", so_far
     first = outcome.refused[min(outcome.refused)]
-    status = "Unknown" if first.reason is RefusedReason.DEVICES_UNKNOWN else "False"
+    status = "Unknown" if first.reason in _UNKNOWN else "False"
     said = scheduler_refusals(troubles.scheduler)
     return status, first.reason.value, f"{so_far}; the next {first.message}{said}"
 

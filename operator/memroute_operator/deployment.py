@@ -20,7 +20,7 @@ from memroute.footprint import (
     replica_footprint,
 )
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
-from memroute.placement import PlacementMode, PlacementStrategy
+from memroute.placement import NeighbourNeeds, PlacementMode, PlacementStrategy
 from memroute_hub import HubError, ModelName, checked_name
 from memroute_kube import KubeObject
 from memroute_kube.memory_words import (
@@ -29,6 +29,7 @@ from memroute_kube.memory_words import (
     KV_CACHE_DTYPES,
     PLACEMENT_MODES,
     PLACEMENT_STRATEGIES,
+    PREEMPTIONS,
     QUANTIZATIONS,
 )
 from memroute_operator.engines.owned_flags import NO_ADAPTERS, adapters_of, refusal
@@ -132,6 +133,8 @@ class Deployment:
     """That the revision of the spec has failed; None while it has not."""
     returned_from: FailedRevision | None = None
     """The revision of the spec, where this is the last good one in its place."""
+    preempts: bool = False
+    """Whether replicas of lower priority may be asked to give way to its own."""
     obj: KubeObject = field(repr=False)
     calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))
     """What engines of this very spec have measured, by product."""
@@ -155,6 +158,11 @@ class Deployment:
     def engine_revision(self) -> str | None:
         """What the engine is told to load: the commit, else what the spec says, if it does."""
         return self.source.revision if self.pin is None else self.pin.commit
+
+    @property
+    def neighbours(self) -> NeighbourNeeds:
+        """Which pods its replicas must, must not or should not be beside."""
+        return self.template.neighbours
 
     def footprint_on(self, product: str | None) -> ReplicaFootprint:
         """What a replica needs on that kind of accelerator: as measured, else as estimated.
@@ -203,6 +211,7 @@ def _read(obj: KubeObject) -> Deployment:
         replicas=_whole(spec["replicas"]),
         paused=bool(spec.get("paused")),
         rollout=read_rollout(spec),
+        preempts=PREEMPTIONS.read(placement.get("preemption") or PREEMPTIONS.default),
         mode=PLACEMENT_MODES.read(placement["mode"]),
         strategy=PLACEMENT_STRATEGIES.read(placement["strategy"]),
         node_selector=dict(placement.get("nodeSelector") or {}),
@@ -210,7 +219,11 @@ def _read(obj: KubeObject) -> Deployment:
         shape=shape,
         footprint=footprint,
         failure=failure,
-        template=NO_TEMPLATE if failure is not None else read_template(spec),
+        template=(
+            NO_TEMPLATE
+            if failure is not None
+            else read_template(spec, metadata["namespace"], metadata["name"])
+        ),
         revision=revision_of(spec),
         legacy_revision=legacy_revision_of(spec),
         obj=obj,

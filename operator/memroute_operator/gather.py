@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from memroute.footprint import Calibration, CalibrationKey
-from memroute.placement import Inventory, Node, PlacementMode, Reservation
+from memroute.placement import Inventory, Neighbour, Node, PlacementMode, Reservation
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true, object_key
+from memroute_operator.beside import neighbours
 from memroute_operator.calibrations import EngineReport
 from memroute_operator.deployment import Deployment
 from memroute_operator.deployments import read_deployments, with_known_revision
@@ -42,6 +43,8 @@ class Facts:
     """Nodes of replicas that do not exist any more, or are not ready."""
     stale_nodes: frozenset[str]
     """Nodes with devices whose exporter does not answer."""
+    neighbours: tuple[Neighbour, ...] | None = None
+    """All pods that are on nodes; None where nobody asks what is beside it."""
     taken_slots: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Slots (``namespace/name#index``) that pods hold which are no readable replicas → whose."""
     unreadable_objects: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -180,6 +183,7 @@ def gather(
         stale_nodes=frozenset(
             node.name for node in nodes if node.devices and not node.has_fresh_metrics
         ),
+        neighbours=neighbours(store.pods, replicas, deployments),
         taken_slots=taken_slots(store, deployments, pods),
         unreadable_objects=problems,
     )

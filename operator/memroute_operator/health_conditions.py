@@ -28,14 +28,14 @@ from memroute_operator.replica import Replica
 LASTING = ("Ready", "Resolved", "Named", "Placed", "Available", "Progressing")
 # kstatus looks at the first two in the order of the list.
 ABNORMAL = (
-    "Reconciling", "Stalled", "Paused", "Degraded", "Overbooked", "FootprintDrift",
+    "Reconciling", "Stalled", "Paused", "Degraded", "Overbooked", "OverQuota", "FootprintDrift",
     "DeviceMetricsStale", "TargetsUnmet", "TemplateOutdated", "PolicyUnknown",
 )  # fmt: skip
 # The reason of what waits until spec.paused is false again.
 PAUSED = "Paused"
 # Not ready because something is under way: nothing to warn of.
 EXPECTED_REASONS = frozenset(
-    {"ReplicasNotServing", "Placing", "RolloutInProgress", "ModelResolving", PAUSED}
+    {"ReplicasNotServing", "Placing", "Preempting", "RolloutInProgress", "ModelResolving", PAUSED}
 )
 # No device of the cluster is large enough: room that becomes free does not help.
 NEVER = RefusedReason.NO_DEVICE_LARGE_ENOUGH

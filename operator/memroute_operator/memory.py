@@ -19,6 +19,7 @@ from memroute.placement import Departed
 from memroute_operator.deployment import Deployment
 from memroute_operator.promises import Claim
 from memroute_operator.replica import Replica, Seen
+from memroute_operator.way_memory import WayMemory
 
 # Wall clocks of a cluster differ by less than this, or nothing else works either: TLS, tokens
 # and Leases have the same bound of some minutes.
@@ -49,6 +50,8 @@ class PlanMemory:
         self._since: dict[str, dict[str, tuple[object, float]]] = {}
         self._claimants: dict[str, Replica] = {}
         self._departed: dict[tuple[str, int], DepartedClaim] = {}
+        self.ways = WayMemory()
+        """Who gave way to whom."""
         self._holding: dict[str, Mapping[str, int]] = {}
         """Bytes by device of the pods that may have processes, by uid."""
         self._ended: dict[str, tuple[Mapping[str, int], float]] = {}
@@ -66,6 +69,7 @@ class PlanMemory:
             stamped.append(replace(replica, seen=seen))
         self._since = since
         self._remember_claims(stamped, now_seconds)
+        self.ways.look(stamped, now_seconds=now_seconds, seconds=CLAIM_SECONDS)
         self._remember_ended(stamped, now_seconds)
         return stamped
 
@@ -84,7 +88,18 @@ class PlanMemory:
             for key, one in self._departed.items()
             if wanted.get(one.deployment) == (one.deployment_uid, one.claim.revision)
         }
-        return tuple(one for _, one in sorted(self._departed.items()))
+        ways = (
+            DepartedClaim(
+                deployment=way.deployment,
+                deployment_uid=way.uid,
+                index=way.index,
+                claim=way.claim,
+                left_at_seconds=at,
+            )
+            for way, at in self.ways.departed()
+            if wanted.get(way.deployment) == (way.uid, way.claim.revision)
+        )
+        return (*(one for _, one in sorted(self._departed.items())), *ways)
 
     def _remember_ended(self, replicas: list[Replica], now_seconds: float) -> None:
         holding: dict[str, Mapping[str, int]] = {

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from memroute.placement import Ledger
+from memroute.placement import NO_QUOTAS, HBMQuotas, Ledger
 from memroute_operator.gather import Facts
 from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.plan import Action
@@ -40,6 +40,11 @@ _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "replicas": ("Replica pods by state.", (*_DEPLOYMENT, "state")),
     "replicas_wanted": ("Replicas that the spec asks for.", _DEPLOYMENT),
     "replicas_refused": ("Replicas that fit nowhere, by reason.", (*_DEPLOYMENT, "reason")),
+    "namespace_reserved_bytes": ("HBM promised to a namespace's replicas.", ("namespace",)),
+    "namespace_quota_bytes": (
+        "HBM that a namespace may hold, where an administrator says so.",
+        ("namespace",),
+    ),
     "operator_unreadable_objects": ("Objects that cannot be read, by kind.", ("kind",)),
 }
 NO_LOSS = NodeLoss()
@@ -177,19 +182,29 @@ class OperatorMetrics:
         refused: dict[str, dict[str, int]],
         seconds: float,
         loss: NodeLoss = NO_LOSS,
+        quotas: HBMQuotas = NO_QUOTAS,
     ) -> None:
         """Show the gauges of a reconcile. ``refused``: deployment → reason → replicas."""
         self._reconcile.observe(seconds)
         families = _Families()
-        _set_devices(families, facts)
+        ledger = Ledger(facts.inventory)
+        _set_devices(families, facts, ledger)
+        _set_namespaces(families, ledger, quotas)
         _set_nodes(families, facts, loss)
         _set_replicas(families, facts, refused)
         if self._is_leading:  # it may have been lost while the step was under way
             self._snapshot.show(families)
 
 
-def _set_devices(families: _Families, facts: Facts) -> None:
-    ledger = Ledger(facts.inventory)
+def _set_namespaces(families: _Families, ledger: Ledger, quotas: HBMQuotas) -> None:
+    for namespace in sorted({*ledger.namespaces(), *quotas.by_namespace}):
+        families.set("namespace_reserved_bytes", (namespace,), ledger.held_bytes(namespace))
+        limit = quotas.limit_bytes(namespace)
+        if limit is not None:
+            families.set("namespace_quota_bytes", (namespace,), limit)
+
+
+def _set_devices(families: _Families, facts: Facts, ledger: Ledger) -> None:
     for node in facts.inventory.nodes:
         for device in node.devices:
             labels = (node.name, device.uuid or str(device.index), device.product or "unknown")

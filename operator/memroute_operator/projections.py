@@ -40,6 +40,7 @@ _METADATA_FIELDS = (
 )  # fmt: skip
 _POD_SPEC_FIELDS = (
     "nodeName", "schedulingGates", "affinity", "terminationGracePeriodSeconds", "tolerations",
+    "priority",
 )  # fmt: skip
 _POD_STATUS_FIELDS = (
     "phase", "reason", "message", "podIP", "podIPs", "startTime", "containerStatuses",

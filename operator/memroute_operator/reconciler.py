@@ -29,6 +29,7 @@ from memroute_operator.apply import Applier
 from memroute_operator.budgets import Budgets
 from memroute_operator.calibration_book import CalibrationBook
 from memroute_operator.carry_out import CarryOut
+from memroute_operator.cluster_rules import ClusterRules
 from memroute_operator.deployment import Deployment
 from memroute_operator.events import EventWriter
 from memroute_operator.failed_pods import FailedPods
@@ -44,7 +45,7 @@ from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.name_grants import GRANTS_SECONDS, NameGrants
 from memroute_operator.node_leases import MARK_SECONDS, NodeLeases
-from memroute_operator.plan import Action, Delete, Step
+from memroute_operator.plan import Action, Delete, GiveWay, Step
 from memroute_operator.readings.loops import Readings
 from memroute_operator.readings.pod_events import ROUND_SECONDS, PodEvents
 from memroute_operator.settings import OperatorSettings
@@ -54,6 +55,7 @@ from memroute_operator.step_events import StepEvent, StepEvents
 from memroute_operator.store import Store
 from memroute_operator.templates import Templates
 from memroute_operator.thinking import Look, Thinker
+from memroute_operator.way_events import tell_ways
 
 LOGGER = logging.getLogger(__name__)
 # How long changes are gathered before they are looked at, in seconds: as long as the last step
@@ -112,6 +114,7 @@ class Reconciler:
         self._failed_pods = FailedPods(rng)
         self._planner = PatientPlanner(self._on_bug, rng)
         self._grants = NameGrants(client=client, namespace=settings.lease_namespace)
+        self._rules = ClusterRules(client=client, namespace=settings.lease_namespace)
         self.hub_models = None
         if resolve_model is not None:
             self.hub_models = HubModels(
@@ -241,6 +244,7 @@ class Reconciler:
             self._store.mark_dirty()
         await self._budgets.list_all()
         await self._read_grants()
+        await self._guarded("rules", self._read_rules)
         await self._guarded("calibrations", self._read_book)
         return began
 
@@ -248,11 +252,19 @@ class Reconciler:
         while True:
             await asyncio.sleep(GRANTS_SECONDS)
             await self._guarded("grants", self._read_grants)
+            await self._guarded("rules", self._read_rules)
 
     async def _read_grants(self) -> float:
         """Read them again; when, by our clock."""
         began = self._clock()
         if await self._grants.read():
+            self._store.mark_dirty()
+        return began
+
+    async def _read_rules(self) -> float:
+        """Read quotas and PriorityClasses again; when, by our clock."""
+        began = self._clock()
+        if await self._rules.read():
             self._store.mark_dirty()
         return began
 
@@ -334,8 +346,9 @@ class Reconciler:
         self.pod_events.want(facts.replicas)
         self._readings.tell_notes(facts.inventory.nodes)
         done = StepEvents()
+        ways: list[GiveWay] = []
         await self._hands.carry_out(
-            step.actions, lambda action: self._on_done(action, done), busy=look.busy
+            step.actions, lambda action: self._on_done(action, done, ways), busy=look.busy
         )
         if step.actions:
             # The answers are in the store: tell the status as it is now.
@@ -348,6 +361,7 @@ class Reconciler:
         routing = await self._thinker.run(self._statuses.routing, facts)
         await self._statuses.write_all(facts, step, loss, routing)
         await self._tell_done(facts, done)
+        await tell_ways(self._events, facts.deployments, ways)
         await self._book.keep(facts.measured)
         seconds = self._clock() - started
         await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)
@@ -378,6 +392,8 @@ class Reconciler:
             in_flight_age_seconds=None if read_at is None else now - read_at,
             calibrations=dict(self._book.known),
             stories=dict(self.pod_events.told),
+            quotas=self._rules.quotas,
+            priorities=self._rules.classes,
             silences=self.leases.silences(),
         )
 
@@ -387,11 +403,13 @@ class Reconciler:
             key: dict(Counter(r.reason.value for r in outcome.refused.values()))
             for key, outcome in step.outcomes.items()
         }
-        self._metrics.on_reconciled(facts, refused, seconds, loss)
+        self._metrics.on_reconciled(facts, refused, seconds, loss, self._rules.quotas)
 
-    def _on_done(self, action: Action, done: StepEvents) -> None:
+    def _on_done(self, action: Action, done: StepEvents, ways: list[GiveWay]) -> None:
         # One action makes room for the next (a claim for a drain), and its own event is no news.
         self._store.mark_dirty()
+        if isinstance(action, GiveWay):
+            ways.append(action)
         failure = None
         if isinstance(action, Delete):
             failure = self._failed_pods.on_deleted(action, now_seconds=self._clock())

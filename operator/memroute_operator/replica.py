@@ -19,6 +19,7 @@ from memroute_kube.resources import (
     is_condition_true,
 )
 from memroute_operator.failures import Diagnosis, failure_of, last_end_of
+from memroute_operator.giving_way import ANNOTATION_GIVES_WAY, GivesWay, read_gives_way
 from memroute_operator.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.pod_resources import requested_devices
 from memroute_operator.promises import Claim, read_claim, read_promise
@@ -146,6 +147,10 @@ class Replica:
     """The image that its engine was started with, as it was asked for; None when nobody says."""
     successor: Claim | None = None
     """What is kept for the replica that takes its place."""
+    gives_way: GivesWay | None = None
+    """To which replica of higher priority it gives way; None when to none."""
+    priority: int = 0
+    """Its pod's own, as the API server computed it."""
     seen: Seen = Seen()
     obj: KubeObject = field(repr=False)
 
@@ -227,9 +232,11 @@ class Replica:
             own: tuple[Reservation, ...] = ()
         else:
             own = (self.reservation(),)
-        if self.successor is None:
-            return own
-        return (*own, self.successor.reservation(self.key, self.deployment))
+        if self.successor is not None:
+            own = (*own, self.successor.reservation(self.key, self.deployment))
+        if self.gives_way is not None:
+            own = (*own, self.gives_way.reservation(self.key))
+        return own
 
 
 def read_replica(pod: KubeObject) -> Replica | None:
@@ -288,6 +295,8 @@ def read_replica(pod: KubeObject) -> Replica | None:
         why=annotations.get(ANNOTATION_PLACEMENT_REASON, ""),
         engine_image=annotations.get(ANNOTATION_ENGINE_IMAGE) or _container_image(pod),
         successor=read_claim(annotations.get(ANNOTATION_SUCCESSOR)),
+        gives_way=read_gives_way(annotations.get(ANNOTATION_GIVES_WAY)),
+        priority=_priority(pod),
         obj=pod,
     )
 
@@ -313,6 +322,12 @@ def _container_image(pod: KubeObject) -> str | None:
 
 def _is_gated(pod: KubeObject) -> bool:
     return any(gate["name"] == START_GATE for gate in pod["spec"].get("schedulingGates") or ())
+
+
+def _priority(pod: KubeObject) -> int:
+    """What the API server computed from the pod's class; 0 where it did not say."""
+    found = pod["spec"].get("priority")
+    return found if isinstance(found, int) and not isinstance(found, bool) else 0
 
 
 def _state(pod: KubeObject, failure: str | None) -> ReplicaState:

@@ -78,6 +78,7 @@ def deployment_status(
     conditions |= health(deployment, conditions, outcome)
     abnormal = {
         "Overbooked": overbooked(outcome) if outcome.overbooked else None,
+        "OverQuota": ("True", "QuotaLowered", outcome.over_quota) if outcome.over_quota else None,
         "FootprintDrift": footprint_drift(deployment),
         "DeviceMetricsStale": _metrics_stale(deployment, replicas, wanted, stale_nodes),
         "TargetsUnmet": None if targets is None else _targets_unmet(deployment, targets),

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from memroute.footprint import Calibration, CalibrationKey
-from memroute.placement import Reservation
+from memroute.placement import NO_QUOTAS, HBMQuotas, Reservation
 from memroute_kube import KubeObject
 from memroute_operator.calibrations import EngineReport
 from memroute_operator.device_metrics import DeviceMetrics
@@ -25,6 +25,7 @@ from memroute_operator.memory import PlanMemory
 from memroute_operator.node_leases import Silence
 from memroute_operator.plan import PlanContext, Step
 from memroute_operator.pod_stories import Stories
+from memroute_operator.priorities import NO_CLASSES, PriorityClasses
 from memroute_operator.replica import ReplicaState
 from memroute_operator.store import StoreSnapshot
 
@@ -57,6 +58,8 @@ class Look:
     """What engines have measured before."""
     stories: Stories = field(default_factory=dict)
     """Events of pods that are not ready, by uid."""
+    quotas: HBMQuotas = NO_QUOTAS
+    priorities: PriorityClasses = NO_CLASSES
     silences: Mapping[str, Silence] = field(default_factory=dict)
     """Of kubelets, by node, where they are known."""
 
@@ -143,6 +146,9 @@ class Thinker:
             avoided_nodes=look.avoided_nodes,
             lost_nodes=loss.given_up,
             departed_claims=self._memory.departed_claims(facts.deployments),
+            quotas=look.quotas,
+            priorities=look.priorities,
+            gave_way=self._memory.ways.gave_way(one.key for one in facts.deployments),
             held_back=look.held_back | facts.taken_slots.keys(),
             no_surge=look.no_surge,
         )

@@ -151,7 +151,7 @@ def test_a_taint_is_named_and_a_toleration_opens_the_node(cluster, namespace, ta
 
 
 def test_replicas_that_keep_apart_are_put_on_other_nodes(cluster, namespace):
-    """What depends on other pods is kube-scheduler's: where it refuses, another node is tried."""
+    """Judged before placing, by kube-scheduler's own rules: it agrees with each choice."""
     apart = {
         REQUIRED: [
             {

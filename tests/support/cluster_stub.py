@@ -27,7 +27,7 @@ from one_authority import authority_file
 
 PLURALS = (
     "pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets", "leases", "configmaps",
-    "resourceslices", "resourceclaims",
+    "resourceslices", "resourceclaims", "priorityclasses",
 )  # fmt: skip
 # Versions that a watch may still start from.
 KEPT_VERSIONS = 400

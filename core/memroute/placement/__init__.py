@@ -18,6 +18,15 @@ from memroute.placement.inventory import (
     Reservation,
 )
 from memroute.placement.ledger import OVERBOOKED_TOLERANCE_BYTES, Ledger
+from memroute.placement.neighbours import (
+    ANY_NEIGHBOURS,
+    DEVICE_TOPOLOGY,
+    Neighbour,
+    NeighbourNeeds,
+    PodTerm,
+    SpreadConstraint,
+)
+from memroute.placement.preemption import Preemption, Preemptor, Victim
 from memroute.placement.problem import (
     Decision,
     Home,
@@ -28,6 +37,7 @@ from memroute.placement.problem import (
     ReplicaKey,
     WantedReplica,
 )
+from memroute.placement.quota import DEFAULT_KEY, NO_QUOTAS, HBMQuotas, excess
 from memroute.placement.scheduling import (
     ANYWHERE,
     NAME_FIELD,
@@ -45,36 +55,49 @@ from memroute.placement.verdicts import Verdict, verdicts
 
 __all__ = [
     "ANYWHERE",
+    "ANY_NEIGHBOURS",
+    "DEFAULT_KEY",
+    "DEVICE_TOPOLOGY",
     "NAME_FIELD",
+    "NO_QUOTAS",
     "OVERBOOKED_TOLERANCE_BYTES",
     "Decision",
     "Departed",
     "Device",
     "DeviceUse",
     "FleetUse",
+    "HBMQuotas",
     "Home",
     "Inventory",
     "LabelOperator",
     "LabelRequirement",
     "Ledger",
+    "Neighbour",
+    "NeighbourNeeds",
     "Node",
     "NodeTerm",
     "NodeUse",
     "Placed",
     "PlacementMode",
     "PlacementStrategy",
+    "PodTerm",
+    "Preemption",
+    "Preemptor",
     "Refused",
     "RefusedReason",
     "ReplicaKey",
     "Reservation",
     "SchedulingNeeds",
     "Solver",
+    "SpreadConstraint",
     "Taint",
     "TaintEffect",
     "Toleration",
     "Verdict",
+    "Victim",
     "WantedReplica",
     "claim_of",
+    "excess",
     "fleet_use",
     "plan",
     "uses",

@@ -85,6 +85,19 @@ class Reservation:
     replaces: str | None = None
     """For the claim of a successor: the pod that it replaces. The two are never there at once,
     so where they share a device the larger of them counts."""
+    is_preemptor: bool = False
+    """For the claim of a replica of higher priority that pods give way to. It is there once for
+    each of those pods (``replaces``), and is one claim: that of its ``owner``."""
+
+    @property
+    def namespace(self) -> str:
+        """Whose HBM it is."""
+        return self.deployment.partition("/")[0]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes on all of its devices."""
+        return sum(self.device_bytes.values()) + self.num_exclusive_devices * self.exclusive_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

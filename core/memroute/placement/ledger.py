@@ -14,11 +14,31 @@ snapshot: it stays where it is when a plan asks what would be free without one o
 """
 
 from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode, Reservation
 
 # Driver readings are whole MiB, and their parts are rounded one by one.
 OVERBOOKED_TOLERANCE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """The claim of a replica of higher priority, and the pods that give way to it.
+
+    The claim and those pods are never there at once, so where they share devices the larger
+    counts: the claim, or all of the pods together.
+    """
+
+    claim: Reservation
+    victims: frozenset[str]
+    added_bytes: dict[str, int]
+    """By device, what the claim counts beside those pods."""
+    added_devices: int
+    """The same in whole devices."""
+    added_to_namespace: int
+    """In bytes, what its namespace holds more beside those of them that are of it."""
 
 
 class Ledger:
@@ -39,6 +59,8 @@ class Ledger:
         self.by_owner: dict[str, Reservation] = {}
         self.claims: dict[str, Reservation] = {}
         """Pod → the claim of its successor."""
+        self.ways: dict[str, Way] = {}
+        """Who is waited for → its claim, and who gives way to it."""
         self.busy_devices: set[str] = set()
         """Shared devices on which an engine starts, ends, or is queued to start."""
         self.stuck_devices: set[str] = set()
@@ -51,14 +73,21 @@ class Ledger:
         self._full_devices: set[str] = set()
         self._num_exclusive: dict[str, int] = {}
         self._num_exclusive_ready: dict[str, int] = {}
+        self._bytes_of_namespace = Counter[str]()
         self._shared_on_node: dict[str, dict[str, int]] = {}
         self._holders: dict[str, dict[str, int]] = {}
         self._replicas_on_node: dict[str, dict[str, int]] = {}
-        self._released: Reservation | None = None
+        self._released: tuple[Reservation, ...] = ()
         self._released_foreign: dict[str, int] = {}
         ordered = sorted(inventory.reservations, key=lambda one: one.replaces is not None)
+        ways: dict[str, list[Reservation]] = {}
         for reservation in ordered:  # a claim is weighed against the pod that it replaces
-            self._count(reservation, 1)
+            if reservation.is_preemptor:
+                ways.setdefault(reservation.owner, []).append(reservation)
+            else:
+                self._count(reservation, 1)
+        for claims in ways.values():
+            self._count_way(claims[0], [one.replaces or "" for one in claims])
         if not ignore_use:
             self._measure_foreign_use(inventory)
             self._mark_full_devices()
@@ -83,28 +112,88 @@ class Ledger:
         if kept is not None:
             self._count(kept, -1)
             taken.insert(0, kept)
-            if kept.ready_seconds is None:
-                self._attribute(kept)
-        self._released = kept
+            self._attribute(kept)
+        self._released = () if kept is None else (kept,)
         return tuple(taken)
 
     def _attribute(self, released: Reservation) -> None:
         """Take what a reading may show of an engine that never served out of what others use."""
+        if released.ready_seconds is not None:
+            return
         for uuid, size in released.device_bytes.items():
             own = min(size, self._foreign_bytes.get(uuid, 0))
             if own:
                 self._foreign_bytes[uuid] -= own
-                self._released_foreign[uuid] = own
+                self._released_foreign[uuid] = self._released_foreign.get(uuid, 0) + own
+
+    def release_all(self, owners: Collection[str]) -> tuple[Reservation, ...]:
+        """As ``release``, for several pods that have no successors' claims."""
+        self.version += 1
+        taken = tuple(self.by_owner[owner] for owner in sorted(owners) if owner in self.by_owner)
+        for one in taken:
+            self._count(one, -1)
+            self._attribute(one)
+        self._released = taken
+        return taken
 
     def restore(self, taken: tuple[Reservation, ...]) -> None:
         """Count again what ``release`` has taken out."""
         self.version += 1
-        self._released = None
+        self._released = ()
         for uuid, own in self._released_foreign.items():
             self._foreign_bytes[uuid] += own
         self._released_foreign = {}
         for reservation in taken:
             self._count(reservation, 1)
+
+    def book_way(self, claim: Reservation, victims: Sequence[str]) -> None:
+        """Count the claim of a replica of higher priority beside the pods that give way to it."""
+        self.version += 1
+        self._count_way(claim, victims)
+
+    def drop_way(self, owner: str) -> Way | None:
+        """Count that claim no more; what it was, None when there is none."""
+        self.version += 1
+        way = self.ways.pop(owner, None)
+        if way is not None:
+            self._add_way(way, -1)
+        return way
+
+    def _count_way(self, claim: Reservation, victims: Sequence[str]) -> None:
+        before = self.ways.pop(claim.owner, None)
+        if before is not None:  # chosen anew: the last word counts
+            self._add_way(before, -1)
+        known = [self.by_owner[one] for one in victims if one in self.by_owner]
+        key = self.key_of(claim)
+        held = Counter[str]()
+        for victim in known:
+            held.update(victim.device_bytes)
+        num_held = sum(one.num_exclusive_devices for one in known if self.key_of(one) == key)
+        own = sum(one.total_bytes for one in known if one.namespace == claim.namespace)
+        way = Way(
+            claim=claim,
+            victims=frozenset(victims),
+            added_bytes={
+                uuid: max(0, size - held[uuid]) for uuid, size in claim.device_bytes.items()
+            },
+            added_devices=max(0, claim.num_exclusive_devices - num_held),
+            added_to_namespace=max(0, claim.total_bytes - own),
+        )
+        self.ways[claim.owner] = way
+        self._add_way(way, 1)
+
+    def _add_way(self, way: Way, sign: int) -> None:
+        claim = way.claim
+        on_node = self._replicas_on_node.setdefault(claim.deployment, {})
+        on_node[claim.node] = on_node.get(claim.node, 0) + sign
+        if self._ignore_use:
+            return
+        self._bytes_of_namespace[claim.namespace] += way.added_to_namespace * sign
+        for uuid, size in way.added_bytes.items():
+            self._count_bytes(claim, uuid, size * sign)
+        if way.added_devices:
+            key = self.key_of(claim)
+            self._num_exclusive[key] = self._num_exclusive.get(key, 0) + way.added_devices * sign
 
     def _count(self, reservation: Reservation, sign: int) -> None:
         """Add (1) or take away (-1) a promise."""
@@ -120,6 +209,9 @@ class Ledger:
             known.pop(key, None)
         if self._ignore_use:
             return
+        held_before = 0 if predecessor is None else predecessor.total_bytes
+        grown = max(0, reservation.total_bytes - held_before)
+        self._bytes_of_namespace[reservation.namespace] += grown * sign
         for uuid, num_bytes in reservation.device_bytes.items():
             held = predecessor.device_bytes.get(uuid, 0) if predecessor is not None else 0
             self._count_bytes(reservation, uuid, max(0, num_bytes - held) * sign)
@@ -209,6 +301,14 @@ class Ledger:
         counts = self._replicas_on_node.get(deployment, {})
         return {node for node, count in counts.items() if count > 0}
 
+    def held_bytes(self, namespace: str) -> int:
+        """HBM that the replicas of a namespace hold, those that drain and those claimed too."""
+        return self._bytes_of_namespace[namespace]
+
+    def namespaces(self) -> list[str]:
+        """Those whose replicas hold HBM."""
+        return sorted(name for name, held in self._bytes_of_namespace.items() if held > 0)
+
     def holders(self, device: Device) -> list[tuple[int, str]]:
         """Who was promised bytes of a shared device, the largest first."""
         held = self._holders.get(device.uuid or "", {})
@@ -242,8 +342,19 @@ class Ledger:
             return device.usable_bytes
         if uuid in self._full_devices:
             return 0
+        return max(0, self.unbounded_free_bytes(device))
+
+    def unbounded_free_bytes(self, device: Device) -> int:
+        """As ``free_bytes``, below 0 by what must go first; of a device that may be used."""
+        uuid = device.uuid or ""
         used = self._reserved_bytes.get(uuid, 0) + self._foreign_bytes.get(uuid, 0)
-        return max(0, device.usable_bytes - used)
+        return device.usable_bytes - used
+
+    def is_usable(self, device: Device) -> bool:
+        """Whether a shared device may be given to replicas at all."""
+        if device.uuid is None or device.unusable_reason is not None:
+            return False
+        return device.uuid not in self._full_devices
 
     def claimable_bytes(self, device: Device) -> int:
         """Bytes that a claim can count on, which was judged when it was written.
@@ -282,9 +393,9 @@ class Ledger:
         """
         if self._ignore_use:
             return min((device.usable_bytes for device in node.devices), default=0)
-        released = self._released
-        if released is not None and self.key_of(released) != node.key:
-            released = None
+        released = [one for one in self._released if self.key_of(one) == node.key]
+        by_pod = {one.owner: one for one in released}
+        attributed: set[str] = set()
         own: list[int] = []
         unassigned: list[tuple[int, Device]] = []
         num_unusable = 0
@@ -294,18 +405,21 @@ class Ledger:
                 num_unusable += 1
             elif pod is None:
                 unassigned.append((self._exclusive_free(device), device))
-            elif released is not None and pod == released.owner:
-                own.append(_without_own(device, released))
+            elif pod in by_pod:
+                own.append(_without_own(device, by_pod[pod]))
+                attributed.add(pod)
         if num_unusable > len(node.devices) - node.num_allocatable:
             return 0  # the device plugin still hands it out, and nobody can tell it not to
         unassigned.sort(key=lambda item: item[0])
         num_assigned = len(node.devices) - len(unassigned) - len(own) - num_unusable
         num_running = node.num_foreign_devices + self._num_exclusive_ready.get(node.key, 0)
         others = max(0, num_running - num_assigned)
-        if released is not None and not own and released.ready_seconds is not None:
+        for one in released:
+            if one.owner in attributed or one.ready_seconds is None:
+                continue
             # Unattributed: of the fullest devices, those after the others' are taken to be its own.
-            mine = unassigned[others : others + released.num_exclusive_devices]
-            own = [_without_own(device, released) for _, device in mine]
+            mine = unassigned[others : others + one.num_exclusive_devices]
+            own += [_without_own(device, one) for _, device in mine]
             others += len(mine)
         candidates = own + [free for free, _ in unassigned[others:]]
         return min(candidates, default=0)

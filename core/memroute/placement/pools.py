@@ -52,6 +52,7 @@ class Pools:
         self._of_node: dict[str, list[tuple[list[Entry], Entry]]] = {}
         self._eligible: dict[tuple[object, ...], frozenset[str]] = {}
         self._may_be_stuck = False
+        self._blocked: frozenset[str] = frozenset()
 
     def eligible(self, replica: WantedReplica) -> frozenset[str]:
         """Keys of the nodes that may take the replica, whatever their memory."""
@@ -73,15 +74,26 @@ class Pools:
             for entries, entry in self._entries(node):
                 insort(entries, entry)
 
-    def best(self, replica: WantedReplica, footprint_on: FootprintOn) -> Candidate | None:
+    def best(
+        self,
+        replica: WantedReplica,
+        footprint_on: FootprintOn,
+        *,
+        only: frozenset[str] | None = None,
+        blocked_devices: frozenset[str] = frozenset(),
+    ) -> Candidate | None:
         """The best node for a replica by its strategy; None when it fits nowhere.
 
         Devices behind a pod that hangs in Terminating are taken only where nothing else fits:
-        what is placed there waits for somebody to mend the node.
+        what is placed there waits for somebody to mend the node. ``only``: nodes to look at, by
+        key. ``blocked_devices``: shared ones that it must not be on.
         """
         eligible = self.eligible(replica)
+        if only is not None:
+            eligible &= only
         if not eligible:
             return None
+        self._blocked = blocked_devices
         pools = self._pools()
         pick = self._spread if replica.strategy is PlacementStrategy.SPREAD else self._pack
         for is_stuck in (False, True):
@@ -236,6 +248,7 @@ class Pools:
             if free >= need
             and device.product == products[0]
             and (self._may_be_stuck or device.uuid not in ledger.stuck_devices)
+            and device.uuid not in self._blocked
         )[:num_devices]  # fmt: skip
         if len(group) < num_devices:
             return None

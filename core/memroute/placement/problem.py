@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from memroute.footprint import ReplicaFootprint, ReplicaShape
 from memroute.placement.inventory import PlacementMode, Reservation
+from memroute.placement.neighbours import ANY_NEIGHBOURS, NeighbourNeeds
 from memroute.placement.scheduling import ANYWHERE, SchedulingNeeds
 
 
@@ -83,6 +84,14 @@ class WantedReplica:
     avoided_nodes: frozenset[str] = frozenset()
     """Nodes on which kube-scheduler has just refused a replica of this deployment."""
     home: Home | None = None
+    neighbours: NeighbourNeeds = ANY_NEIGHBOURS
+    """Which pods it must, must not or should not be beside."""
+
+    @property
+    def minimum_bytes(self) -> int:
+        """What it takes at least on all of its devices, wherever it goes."""
+        footprints = (self.footprint, *self.footprints_by_product.values())
+        return min(one.total_bytes * one.num_devices for one in footprints)
 
     @property
     def eligibility_key(self) -> tuple[object, ...]:
@@ -143,6 +152,11 @@ class Placed:
             is_moving=True,
         )
 
+    @property
+    def total_bytes(self) -> int:
+        """What is promised on all of its devices."""
+        return self.num_devices * self.bytes_per_device
+
 
 class RefusedReason(StrEnum):
     """Why a replica is placed nowhere; the value is a condition reason."""
@@ -155,6 +169,14 @@ class RefusedReason(StrEnum):
     """No node may take it: wrong mode, selector, taint, cordon."""
     DEVICES_UNKNOWN = "DevicesUnknown"
     """Unknown: no exporter has named the devices yet."""
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    """Not now: its namespace holds what it may."""
+    QUOTA_UNKNOWN = "QuotaUnknown"
+    """Unknown: nobody can read how much its namespace may hold."""
+    NEIGHBOURS = "Neighbours"
+    """Not now: pods are where it must not be beside them, or are not where it must be."""
+    PREEMPTING = "Preempting"
+    """Soon: replicas of lower priority give way to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

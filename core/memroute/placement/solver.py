@@ -6,12 +6,14 @@ it refuses what would have fitted, a second look packs all that is wanted at onc
 (``second_look``). Same input, same plan: ties go to the first name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from memroute.placement.explanation import Explainer
 from memroute.placement.inventory import Inventory, Node, PlacementMode, Reservation
-from memroute.placement.ledger import Ledger
+from memroute.placement.ledger import Ledger, Way
+from memroute.placement.neighbourhood import Allowed, Neighbourhood
+from memroute.placement.neighbours import Neighbour
 from memroute.placement.pools import Candidate, Pools
 from memroute.placement.problem import (
     Decision,
@@ -19,8 +21,10 @@ from memroute.placement.problem import (
     Placed,
     PlacementStrategy,
     Refused,
+    RefusedReason,
     WantedReplica,
 )
+from memroute.placement.quota import NO_QUOTAS, HBMQuotas, refusal
 from memroute.placement.second_look import kinds_of, second_look
 from memroute.placement.view import LedgerView
 from memroute.units import format_gib
@@ -43,8 +47,17 @@ class Solver:
     because a step only books.
     """
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(
+        self,
+        inventory: Inventory,
+        quotas: HBMQuotas = NO_QUOTAS,
+        neighbours: Sequence[Neighbour] | None = None,
+    ) -> None:
+        """``neighbours``: the pods that are there; None where nobody asks about them."""
         self.ledger = Ledger(inventory)
+        self.quotas = quotas
+        self._neighbourhood = Neighbourhood(neighbours or (), inventory.nodes)
+        self._has_askers = neighbours is not None
         self.num_explained = 0
         """Explanations that were worked out; the others are copies."""
         self._pools = Pools(self.ledger)
@@ -56,6 +69,7 @@ class Solver:
         decision = self._decide(replica)
         if isinstance(decision, Placed):
             self.book(decision.reservation())
+            self._settle(replica, decision)
         return decision
 
     def place_all(self, wanted: Sequence[WantedReplica]) -> tuple[Decision, ...]:
@@ -65,6 +79,8 @@ class Solver:
         are in the way of, those others may be given another (``second_look``).
         """
         busy = set(self.ledger.busy_devices)
+        if not self._has_askers:
+            self._has_askers = any(not one.neighbours.is_empty for one in wanted)
         decisions = [self.place(replica) for replica in wanted]
         if any(isinstance(one, Refused) for one in decisions):
             self._look_again(wanted, decisions, busy)
@@ -80,11 +96,17 @@ class Solver:
         movable = {
             number: one
             for number, one in enumerate(decisions)
-            if isinstance(one, Placed) and _is_movable(wanted[number])
+            if isinstance(one, Placed)
+            and self._is_free(wanted[number])
+            and _is_movable(wanted[number])
         }
         if not movable:
             return
-        refused = [number for number, one in enumerate(decisions) if isinstance(one, Refused)]
+        refused = [
+            number
+            for number, one in enumerate(decisions)
+            if isinstance(one, Refused) and self._is_free(wanted[number])
+        ]
         view = LedgerView(self.ledger, [one.reservation() for one in movable.values()])
         placed = {number: view.place_of(one) for number, one in movable.items()}
         kinds = kinds_of(
@@ -117,18 +139,16 @@ class Solver:
         """Where the successor of a pod goes; from now on its claim is counted beside the pod.
 
         The pod's own room counts as free: the two are never there at once. What others use of
-        its devices does not.
+        its devices does not. Of its namespace's quota it has what the pod has.
         """
         taken = self.ledger.release(owner)
         touched = {one.node for one in taken}
         for node in touched:
             self._pools.refresh(node)
-        candidate = self._pools.best(successor, successor.footprint_on)
-        decision: Decision
-        if candidate is None:
-            decision = self._explain(successor, remember=False)
-        else:
-            decision = self._placed(successor, candidate)
+        decision = self._search(successor, remember=False)
+        if isinstance(decision, Placed):
+            freed = sum(one.total_bytes for one in taken if one.replaces is None)
+            decision = self._within_quota(decision, freed_bytes=freed)
         kept = tuple(one for one in taken if one.replaces is None)
         self.ledger.restore(kept if isinstance(decision, Placed) else taken)
         for node in touched:
@@ -151,16 +171,76 @@ class Solver:
         if successor.scheduling.refusal(node.name, node.labels, node.taints) is not None:
             return False
         taken = self.ledger.release(owner)
+        fits = self._has_room(node, claim)
+        self.ledger.restore(taken)
+        return fits
+
+    def eligible(self, replica: WantedReplica) -> frozenset[str]:
+        """Keys of the nodes that may take the replica, whatever their memory."""
+        return self._pools.eligible(replica)
+
+    def make_way(
+        self, replica: WantedReplica, victims: Collection[str], node: str
+    ) -> Placed | None:
+        """Where the replica goes on that node once those pods have left it.
+
+        From now on its claim is counted beside them. None when it would not fit there, or its
+        namespace may not hold it: then nothing is counted, and nobody need leave.
+        """
+        keys = frozenset(one.key for one in self.ledger.by_name.get(node, ()))
+        taken = self.ledger.release_all(victims)
+        self._pools.refresh(node)
+        decision = self._search(replica, remember=None, only=keys)
+        if isinstance(decision, Placed):
+            decision = self._within_quota(decision)
+        self.ledger.restore(taken)
+        self._pools.refresh(node)
+        if not isinstance(decision, Placed):
+            return None
+        if not self.ledger.stuck_devices.isdisjoint(decision.device_uuids):
+            return None  # it could not start there before somebody mends that node
+        claim = replace(decision.reservation(), owner=replica.key.slot, is_moving=False)
+        self.ledger.book_way(claim, sorted(victims))
+        self._pools.refresh(node)
+        return decision
+
+    def holds_way(self, owner: str, replica: WantedReplica) -> bool:
+        """Whether that claim still has its room, once all who give way to it have gone."""
+        way = self.drop_way(owner)
+        if way is None:
+            return False
+        claim = way.claim
+        key = self.ledger.key_of(claim)
+        nodes = self.ledger.by_name.get(claim.node, ())
+        node = next((one for one in nodes if one.key == key), None)
+        taken = self.ledger.release_all(way.victims)
+        holds = (
+            node is not None
+            and node.unusable_reason is None
+            and replica.scheduling.refusal(node.name, node.labels, node.taints) is None
+            and self._has_room(node, claim)
+        )
+        self.ledger.restore(taken)
+        self.ledger.book_way(claim, sorted(way.victims))
+        self._pools.refresh(claim.node)
+        return holds
+
+    def drop_way(self, owner: str) -> Way | None:
+        """Nobody gives way to it any more; the claim as it was, None when there was none."""
+        way = self.ledger.drop_way(owner)
+        if way is not None:
+            self._pools.refresh(way.claim.node)
+            self._refused.clear()  # room was given back
+        return way
+
+    def _has_room(self, node: Node, claim: Reservation) -> bool:
         if claim.num_exclusive_devices:
-            fits = (
+            return (
                 self.ledger.num_free_devices(node) >= claim.num_exclusive_devices
                 and self.ledger.exclusive_bytes(node) >= claim.exclusive_bytes
             )
-        else:
-            free = {device.uuid: self.ledger.free_bytes(device) for device in node.devices}
-            fits = all(free.get(uuid, 0) >= size for uuid, size in claim.device_bytes.items())
-        self.ledger.restore(taken)
-        return fits
+        free = {device.uuid: self.ledger.free_bytes(device) for device in node.devices}
+        return all(free.get(uuid, 0) >= size for uuid, size in claim.device_bytes.items())
 
     def book(self, reservation: Reservation) -> None:
         """Count one more promise."""
@@ -183,17 +263,97 @@ class Solver:
         self._refused.clear()  # room was given back
 
     def _decide(self, replica: WantedReplica) -> Decision:
+        allowed = self._allowed(replica)
         if replica.home is not None:
-            candidate = self._at_home(replica, replica.home)
+            candidate = self._at_home(replica, replica.home, allowed)
             if candidate is not None:
-                return self._placed(replica, candidate, rule="where it was promised or ran before")
+                rule = "where it was promised or ran before"
+                placed = self._placed(replica, candidate, rule=rule)
+                # What was claimed for it was judged by the quota when it was claimed.
+                is_claimed = replica.home.claimed_bytes is not None
+                return placed if is_claimed else self._within_quota(placed)
+        held = self.ledger.held_bytes(replica.key.namespace)
+        over = refusal(
+            self.quotas, replica.key, held_bytes=held, needed_bytes=replica.minimum_bytes
+        )
+        if over is not None:
+            return over
         known = self._refused.get(replica.refusal_key)
         if known is not None:
             return replace(known[1], key=replica.key)
-        candidate = self._pools.best(replica, replica.footprint_on)
-        if candidate is None:
-            return self._explain(replica, remember=True)
-        return self._placed(replica, candidate)
+        decision = self._search(replica, remember=True)
+        return self._within_quota(decision) if isinstance(decision, Placed) else decision
+
+    def _within_quota(self, placed: Placed, *, freed_bytes: int = 0) -> Decision:
+        """The same, or why the quota of its namespace keeps it from there."""
+        over = refusal(
+            self.quotas,
+            placed.key,
+            held_bytes=self.ledger.held_bytes(placed.key.namespace),
+            needed_bytes=placed.total_bytes,
+            freed_bytes=freed_bytes,
+        )
+        return placed if over is None else over
+
+    def _search(
+        self,
+        replica: WantedReplica,
+        *,
+        remember: bool | None,
+        only: frozenset[str] | None = None,
+    ) -> Decision:
+        """The best place, or why there is none. ``remember``: None leaves the reason open."""
+        allowed = self._allowed(replica)
+        if allowed is None:
+            candidate = self._pools.best(replica, replica.footprint_on, only=only)
+        else:
+            candidate = None
+            for tier in allowed.tiers:
+                candidate = self._pools.best(
+                    replica,
+                    replica.footprint_on,
+                    only=tier if only is None else tier & only,
+                    blocked_devices=allowed.blocked_devices,
+                )
+                if candidate is not None:
+                    break
+        if candidate is not None:
+            return self._placed(replica, candidate)
+        if remember is None:
+            reason = RefusedReason.INSUFFICIENT_HBM
+            return Refused(key=replica.key, reason=reason, message="")
+        if allowed is not None and (allowed.left_out or allowed.blocked_devices):
+            others = self._pools.best(replica, replica.footprint_on, only=only)
+            if others is not None:
+                return _refused_by_neighbours(replica, others, allowed)
+        return self._explain(replica, remember=remember and allowed is None)
+
+    def _allowed(self, replica: WantedReplica) -> Allowed | None:
+        if not self._has_askers:
+            return None
+        eligible = self._pools.eligible(replica)
+        return self._neighbourhood.allowed(replica.key.namespace, replica.neighbours, eligible)
+
+    def _settle(self, replica: WantedReplica, placed: Placed) -> None:
+        """It is a neighbour from now on, where somebody cares."""
+        if not self._has_askers:
+            return
+        self._neighbourhood.add(
+            Neighbour(
+                owner=placed.key.pod,
+                namespace=placed.key.namespace,
+                node=placed.node,
+                labels=dict(replica.neighbours.labels),
+                apart=replica.neighbours.apart,
+                device_uuids=placed.device_uuids,
+            )
+        )
+
+    def _is_free(self, replica: WantedReplica) -> bool:
+        """Whether a second look may place it: room is all that it looks at."""
+        namespace = replica.key.namespace
+        has_quota = self.quotas.limit_bytes(namespace) is not None or self.quotas.has_problems
+        return not has_quota and self._allowed(replica) is None
 
     def _explain(self, replica: WantedReplica, *, remember: bool) -> Refused:
         refused = self._explainer.explain(replica)
@@ -202,12 +362,18 @@ class Solver:
             self._refused[replica.refusal_key] = (replica, refused)
         return refused
 
-    def _at_home(self, replica: WantedReplica, home: Home) -> Candidate | None:
+    def _at_home(
+        self, replica: WantedReplica, home: Home, allowed: Allowed | None
+    ) -> Candidate | None:
         """The replica where it was; None when it does not fit there any more.
 
         Where nobody says which devices it had of a node that has several kinds, the tightest fit.
         """
         eligible = self._pools.eligible(replica)
+        if allowed is not None:
+            eligible = eligible.intersection(frozenset().union(*allowed.tiers))
+            if not allowed.blocked_devices.isdisjoint(home.device_uuids):
+                return None
         nodes = [one for one in self.ledger.by_name.get(home.node, ()) if one.key in eligible]
         known = [one for one in nodes if one.resource == home.resource]
         found = (self._at_home_on(node, replica, home) for node in known or nodes)
@@ -288,6 +454,22 @@ def _is_movable(replica: WantedReplica) -> bool:
     Who has a home goes there, and who asked to be spread was given a node for other reasons.
     """
     return replica.home is None and replica.strategy is PlacementStrategy.PACK
+
+
+def _refused_by_neighbours(replica: WantedReplica, others: Candidate, allowed: Allowed) -> Refused:
+    listed = ", ".join(f"{num} {why}" for why, num in sorted(allowed.left_out.items()))
+    if allowed.blocked_devices:
+        shared = f"{len(allowed.blocked_devices)} device(s) hold pods that it must not share with"
+        listed = f"{listed}, {shared}" if listed else shared
+    return Refused(
+        key=replica.key,
+        reason=RefusedReason.NEIGHBOURS,
+        message=(
+            f"needs {format_gib(replica.footprint.total_bytes)} per device, which "
+            f"{others.node.name} has, but pods are in the way or missing: {listed}; it is placed "
+            f"once those pods move, or spec.template.spec asks for less"
+        ),
+    )
 
 
 def _kind(node: Node) -> str:

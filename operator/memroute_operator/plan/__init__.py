@@ -9,7 +9,7 @@ facts ──► who must go, who stays, who is too many      (keeping)
 One step at a time, level-triggered: each reconcile looks at all pods anew and names the actions
 that bring them closer to what is wanted. Whoever is given room in a step is counted for everybody
 after it, in the order: what exists, claims whose pod has gone, successors of what serves, what
-has run before, what is new.
+has run before, what is new: by priority first, then by age.
 """
 
 from memroute_operator.plan.actions import (
@@ -17,6 +17,7 @@ from memroute_operator.plan.actions import (
     ClaimRoom,
     Create,
     Delete,
+    GiveWay,
     MarkDraining,
     OpenGate,
     Outcome,
@@ -32,6 +33,7 @@ __all__ = [
     "ClaimRoom",
     "Create",
     "Delete",
+    "GiveWay",
     "MarkDraining",
     "OpenGate",
     "Outcome",

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from memroute.placement import Placed, Refused
+from memroute.placement import NO_QUOTAS, HBMQuotas, Placed, Refused
 from memroute.units import GIB
 from memroute_operator.deployment import Deployment
+from memroute_operator.giving_way import GivesWay
 from memroute_operator.memory import DepartedClaim
+from memroute_operator.priorities import NO_CLASSES, PriorityClasses
 from memroute_operator.replica import Replica
 from memroute_operator.revisions import FailedRevision
 
@@ -58,13 +60,30 @@ class ClaimRoom:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GiveWay:
+    """Write on a replica to whom it gives way; with None, that it stays.
+
+    Written, and seen in the store, before it drains: nobody else gets that room.
+    """
+
+    replica: Replica
+    placed: Placed | None
+    deployment: Deployment | None = None
+    """Whose replica waits for it; None where it stays."""
+    priority: int = 0
+    """Of the replica that waits."""
+    why: str = ""
+    """The sentence for both sides; empty where it stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenGate:
     """Let a queued replica start."""
 
     replica: Replica
 
 
-Action = Create | Delete | MarkDraining | ClaimRoom | OpenGate
+Action = Create | Delete | MarkDraining | ClaimRoom | GiveWay | OpenGate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +138,8 @@ class Outcome:
     """What is done about replicas on cordoned nodes, as sentences."""
     stuck: list[Replica] = field(default_factory=list)
     """Pods that hang in Terminating and hold their devices."""
+    over_quota: str | None = None
+    """That its namespace holds more than its quota; None when it does not."""
     overbooked: list[Overbooked] = field(default_factory=list)
     """Devices of its replicas of which more was promised than they have."""
 
@@ -153,6 +174,10 @@ class PlanContext:
     """Nodes that have been unreachable for long enough to be given up."""
     departed_claims: tuple[DepartedClaim, ...] = ()
     """Room that was claimed for the successors of pods that have gone."""
+    quotas: HBMQuotas = NO_QUOTAS
+    priorities: PriorityClasses = NO_CLASSES
+    gave_way: Mapping[str, tuple[GivesWay, int]] = field(default_factory=dict)
+    """Slot (``namespace/name#index``) → to whom its replica gave way, and its priority then."""
     held_back: frozenset[str] = frozenset()
     """Pods (``namespace/pod``), slots (``namespace/name#index``) and ModelDeployments
     (``namespace/name/``, with a slash at the end) whose pods are not created now: what they would

@@ -2,7 +2,14 @@
 
 from collections.abc import Mapping
 
-from memroute.placement import Home, PlacementMode, PlacementStrategy, Refused, Solver
+from memroute.placement import (
+    Home,
+    PlacementMode,
+    PlacementStrategy,
+    Refused,
+    Solver,
+    excess,
+)
 from memroute_operator.deployment import Deployment
 from memroute_operator.gather import Facts
 from memroute_operator.plan.actions import Create, Delete, OpenGate, Outcome, PlanContext, Step
@@ -10,6 +17,7 @@ from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping, Worth, num_old, sort_out, unwanted, why_surplus
 from memroute_operator.plan.moving import why_moved
 from memroute_operator.plan.overbooking import find_overbooked, who_leaves_now, with_turns
+from memroute_operator.plan.preemption import Ways, by_priority, priority_of
 from memroute_operator.plan.replacements import Replacement, stay
 from memroute_operator.plan.rollout import Rollout
 from memroute_operator.plan.verdict import judged
@@ -36,7 +44,7 @@ class _Planning:
         self._facts = facts
         self._context = context
         self._step = Step(outcomes={one.key: Outcome() for one in facts.deployments})
-        self._solver = Solver(facts.inventory)
+        self._solver = Solver(facts.inventory, context.quotas, facts.neighbours)
         self._drains = Drains(facts.replicas, context, self._step)
         self._going: set[str] = set()
         """Pods that leave: their gates stay closed."""
@@ -47,8 +55,9 @@ class _Planning:
         self._slots: dict[str, set[int]] = {}
         """Slots that pods have, or are given in this step."""
         self._by_deployment = facts.replicas_by_deployment()
-        self._deployments = tuple(
-            judged(one, self._by_deployment.get(one.key, [])) for one in facts.deployments
+        self._deployments = by_priority(
+            [judged(one, self._by_deployment.get(one.key, [])) for one in facts.deployments],
+            context,
         )
         self._paused = frozenset(one.key for one in facts.deployments if one.paused)
         """ModelDeployments of which nothing is changed."""
@@ -75,13 +84,14 @@ class _Planning:
             one.key: keep_ways_back(one, keepings[one.key], self._solver)
             for one in self._deployments
         }
-        self._place([*wishes.returning, *wishes.new])
+        self._place_by_priority(wishes)
         self._mend()
         for deployment in self._deployments:
             if deployment.returned_from is not None:
                 let_go(ways_back[deployment.key], self._solver)
             self._replace(deployment, keepings[deployment.key])
         self._open_gates()
+        self._tell_quotas()
         self._step.num_explained = self._solver.num_explained
         return self._step
 
@@ -267,6 +277,32 @@ class _Planning:
             self._step.actions.append(
                 Create(deployment=one.deployment, placed=decision, is_gated=decision.must_wait)
             )
+
+    def _place_by_priority(self, wishes: Wishes) -> None:
+        """What waits for room: by priority, what ran before what is new, then by age."""
+
+        def rank(one: Missing) -> int:
+            known = priority_of(one.deployment, self._context)
+            return 0 if known is None else -known.value
+
+        waiting = sorted([*wishes.returning, *wishes.new], key=rank)
+        ways = Ways(self._facts, self._context, self._solver, self._drains, self._step, self._going)
+        ways.drop_void(waiting)
+        self._place(waiting)
+        refused = self._step.outcomes
+        placed = {
+            one.slot
+            for one in waiting
+            if one.wanted.key.index not in refused[one.deployment.key].refused
+        }
+        ways.settle(waiting, placed)
+
+    def _tell_quotas(self) -> None:
+        """Tell each deployment whose namespace holds more than its quota."""
+        quotas, ledger = self._context.quotas, self._solver.ledger
+        over = {name: excess(quotas, name, ledger.held_bytes(name)) for name in ledger.namespaces()}
+        for deployment in self._facts.deployments:
+            self._step.outcomes[deployment.key].over_quota = over.get(deployment.namespace)
 
     def _open_gates(self) -> None:
         """Let queued replicas start, the oldest first, one per device at a time."""

@@ -19,6 +19,11 @@ class Missing:
     """Of the revision that it is to have."""
     wanted: WantedReplica
 
+    @property
+    def slot(self) -> str:
+        """``namespace/name#index``."""
+        return self.wanted.key.slot
+
 
 @dataclass(slots=True, kw_only=True)
 class Wishes:
@@ -103,6 +108,7 @@ def wanted_replica(deployment: Deployment, slot: int, context: PlanContext) -> W
         node_selector=deployment.node_selector,
         scheduling=deployment.template.scheduling,
         avoided_nodes=context.avoided_nodes.get(deployment.key, frozenset()),
+        neighbours=deployment.neighbours,
     )
 
 

@@ -11,10 +11,10 @@ from memroute_operator.pod_template.merging import merge
 from memroute_operator.pod_template.owned import (
     DEVICE_VARIABLES,
     OWNED_OF_ENGINE,
-    REQUIRED,
     THRESHOLDS,
     TUNED_PROBES,
 )
+from memroute_operator.pod_template.owned_neighbours import REQUIRED
 
 # What NVIDIA's container runtime takes for "no device": images that are built on CUDA's ask for
 # all of them by a variable of their own.

@@ -18,6 +18,10 @@ from memroute.errors import MemrouteError
 from memroute_kube.resources import GROUP
 from memroute_operator.pod_defaults import ENGINE_CONTAINER as ENGINE
 from memroute_operator.pod_resources import is_device_resource
+from memroute_operator.pod_template.owned_neighbours import (
+    PREFERRED,
+    neighbour_refusals,
+)
 
 WHERE = "spec.template"
 
@@ -30,7 +34,6 @@ _BASELINE = (
     "Pod Security level baseline"
 )
 _DEVICES = "because memroute chooses the devices and counts their memory"
-REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 # In the pod's spec: what must not be there at all.
 OWNED: Mapping[str, str] = {
     "nodeName": _NODE,
@@ -105,6 +108,7 @@ def _refusals(template: Mapping[str, Any]) -> Iterator[str]:
     if spec.get("restartPolicy", "Always") != "Always":
         yield f"{where}.restartPolicy must be Always, because an engine is always started again"
     yield from _affinity(spec.get("affinity") or {}, f"{where}.affinity")
+    yield from neighbour_refusals(spec, where)
     yield from _security(spec.get("securityContext") or {}, f"{where}.securityContext")
     for index, volume in enumerate(spec.get("volumes") or ()):
         if "hostPath" in volume:
@@ -172,7 +176,7 @@ def _is_of(key: str, domain: str) -> bool:
 
 def _affinity(affinity: Mapping[str, Any], where: str) -> Iterator[str]:
     node = affinity.get("nodeAffinity") or {}
-    if node.get("preferredDuringSchedulingIgnoredDuringExecution"):
+    if node.get(PREFERRED):
         yield (
             f"{where}.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution must not be "
             "set, because memroute chooses the node: use requiredDuringSchedulingIgnoredDuring"

@@ -1,23 +1,27 @@
 """A template as the operator reads it: what placement goes by, and the rest as it was written."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from memroute.placement import (
+    ANY_NEIGHBOURS,
     ANYWHERE,
     NAME_FIELD,
     LabelOperator,
     LabelRequirement,
+    NeighbourNeeds,
     NodeTerm,
     SchedulingNeeds,
     Toleration,
 )
 from memroute_kube.resources import LABEL_DEPLOYMENT
 from memroute_operator.pod_defaults import ENGINE_CONTAINER
+from memroute_operator.pod_template.neighbours import read_neighbours
 from memroute_operator.pod_template.overlaying import overlay
-from memroute_operator.pod_template.owned import REQUIRED, WHERE, TemplateError, refusal
+from memroute_operator.pod_template.owned import WHERE, TemplateError, refusal
+from memroute_operator.pod_template.owned_neighbours import REQUIRED
 
 # As little of a pod as a template is merged over: whether it can be is seen on this.
 _PIN = {"matchFields": [{"key": NAME_FIELD, "operator": "In", "values": ["node"]}]}
@@ -41,16 +45,25 @@ class PodTemplate:
     said: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """``spec.template`` as it was written; it has been looked through for what memroute owns."""
     scheduling: SchedulingNeeds = ANYWHERE
+    neighbours: NeighbourNeeds = ANY_NEIGHBOURS
+    """What it asks of other pods."""
+    priority_class: str | None = None
+    """The PriorityClass that it names."""
 
 
 NO_TEMPLATE = PodTemplate()
 
 
-def read_template(spec: Mapping[str, Any]) -> PodTemplate:
-    """The template of a ModelDeployment's spec. Raises ``TemplateError`` with one sentence."""
+def read_template(
+    spec: Mapping[str, Any], namespace: str = "default", name: str = "any"
+) -> PodTemplate:
+    """The template of a ModelDeployment's spec. Raises ``TemplateError`` with one sentence.
+
+    ``namespace``, ``name``: of the ModelDeployment.
+    """
     said = spec.get("template")
     if not said:
-        return NO_TEMPLATE
+        return replace(NO_TEMPLATE, neighbours=read_neighbours(namespace, name, {}))
     if not isinstance(said, Mapping):
         message = f"{WHERE} is no part of a PodTemplateSpec"
         raise TemplateError(message)
@@ -71,11 +84,21 @@ def read_template(spec: Mapping[str, Any]) -> PodTemplate:
         message = f"tolerations or node affinity of {WHERE}.spec cannot be read ({error!s:.200})"
         raise TemplateError(message) from error
     try:
+        neighbours = read_neighbours(namespace, name, said)
+    except _MALFORMED as error:
+        message = f"pod affinity or topology spread of {WHERE}.spec cannot be read ({error!s:.200})"
+        raise TemplateError(message) from error
+    try:
         overlay(dict(_ANY_POD), said)
     except _MALFORMED as error:
         message = f"{WHERE} is no part of a PodTemplateSpec ({error!s:.200})"
         raise TemplateError(message) from error
-    return PodTemplate(said=said, scheduling=scheduling)
+    return PodTemplate(
+        said=said,
+        scheduling=scheduling,
+        neighbours=neighbours,
+        priority_class=pod.get("priorityClassName") or None,
+    )
 
 
 def _tolerations(pod: Mapping[str, Any]) -> Iterator[Toleration]:
