@@ -113,16 +113,18 @@ class StatusWriter:
         self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
     ) -> None:
         """An Event when Ready flips, its reason or a rollout's phase changes, or more is wrong."""
+        # One reason is told once, whatever it changes.
+        told = await self._tell_rollout(deployment, before, after)
         for kind in TOLD_KINDS:
-            one = _condition(after, kind)
-            if one.get("status") == "True" and _condition(before, kind).get("status") != "True":
+            one, was = _condition(after, kind), _condition(before, kind)
+            is_new = one.get("status") == "True" and was.get("status") != "True"
+            if is_new and one["reason"] != told:
                 await self._events.write(deployment, reason=one["reason"], message=one["message"])
-        await self._tell_rollout(deployment, before, after)
         was = _condition(before, "Ready")
         ready = _condition(after, "Ready")
         if (was.get("status"), was.get("reason")) == (ready.get("status"), ready.get("reason")):
             return
-        if ready["reason"] in TOLD_OTHERWISE:
+        if ready["reason"] in TOLD_OTHERWISE or ready["reason"] == told:
             return
         is_normal = ready["status"] == "True" or ready["reason"] in EXPECTED_REASONS
         await self._events.write(
@@ -131,17 +133,24 @@ class StatusWriter:
 
     async def _tell_rollout(
         self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
-    ) -> None:
-        """An Event for another phase, and when replicas begin to leave before their successors."""
+    ) -> str | None:
+        """An Event for another phase, and when replicas begin to leave before their successors.
+
+        Its reason; None where there is nothing to tell.
+        """
         was, (phase, method, message) = rollout_of(before), rollout_of(after)
         if phase is None or was[0] is None or (was[:2] == (phase, method)):
-            return
+            return None
+        if phase == "Progressing" and method is None:
+            return None  # a replica starts again: no other revision is there
+        reason = f"Rollout{phase}"
         await self._events.write(
             deployment,
-            reason=f"Rollout{phase}",
+            reason=reason,
             message=message,
             is_normal=phase not in FAILED_PHASES and phase != "Blocked",
         )
+        return reason
 
 
 def bounded(message: str) -> str:

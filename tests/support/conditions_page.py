@@ -65,7 +65,7 @@ def _line(row: Row) -> str:
 def _told(row: Row) -> str:
     """The message, cut, without what a run makes of it."""
     text = re.sub(r"\bm\d\d\b", "m", re.sub(r"\bn\d\d\b", "NODE", row.message))
-    text = re.sub(r"\bm\d\d-0\b", "m-0", text)
+    text = re.sub(r"\bm(?:\d\d)?-[0-9a-f]{5}-[a-z0-9]{4}\b", "m-3f9a1-k7wd", text)
     text = re.sub(r"own=m\b", "own=x", text)
     # How many others there are is how many situations there are.
     text = re.sub(r"\b\d+(?= (?:nodes may|Cordoned|SelectorMismatch|NotExclusive))", "N", text)

@@ -72,7 +72,7 @@ class PriorityCluster(Cluster):
         for action in step.actions[:only]:
             self.apply(planner, action)
         if only is None:
-            self._write_statuses(planner)
+            self._write_statuses(planner, facts, step)
         return step
 
     def apply(self, planner, action):

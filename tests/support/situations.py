@@ -6,6 +6,7 @@ are nowhere here: they are read from the status and from the Events that it has 
 ``python tests/support/conditions_page.py`` makes ``docs/reference/conditions.md`` of the rows.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ from fake_hub import FakeHub, Repository, loopback_sessions, tiny_files
 from memroute.units import GIB, MIB
 from memroute_hub.client import open_hub
 from memroute_hub.settings import HubSettings, Token
+from memroute_kube.resources import LABEL_DEPLOYMENT
+from memroute_operator.deployment import read_deployment
+from memroute_operator.pod_names import replica_key
 from memroute_operator.readings.pod_events import MAX_PER_ROUND
 from memroute_simulator.engine.endings import ENDINGS
 from operator_rig import mdep, node, operator_rig, reading
@@ -73,7 +77,10 @@ class Scene:
 
     @property
     def pod_key(self) -> str:
-        return f"default/{self.name}-0"
+        return next(
+            key for key, pod in self.rig.cluster.objects["pods"].items()
+            if (pod["metadata"].get("labels") or {}).get(LABEL_DEPLOYMENT) == self.name
+        )  # fmt: skip
 
     def pod(self, **status: Any) -> None:
         """The pod's status from now on."""
@@ -109,7 +116,7 @@ class Scene:
         uid = self.rig.cluster.objects["pods"][self.pod_key]["metadata"]["uid"]
         number = len(self.rig.cluster.objects["events"])
         self.rig.cluster.put("events", {
-            "metadata": {"namespace": "default", "name": f"{self.name}-0.{number}"},
+            "metadata": {"namespace": "default", "name": f"{self.name}.{number}"},
             "involvedObject": {"kind": "Pod", "namespace": "default", "uid": uid},
             "type": kind, "reason": reason, "message": message, "count": 1,
             "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:00Z",
@@ -639,7 +646,7 @@ class _Stage:
     mdeps: list[Obj] = field(default_factory=list)
     pods: list[Obj] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
-    """What the API server answers, by the name of a pod."""
+    """What the API server answers to pods, by ModelDeployment."""
     parts: list[tuple[str, str, Situation]] = field(default_factory=list)
     """ModelDeployment, node and situation."""
 
@@ -653,15 +660,16 @@ class _Stage:
         self.nodes.append(machine)
         self.mdeps.append(obj)
         if "taken" in obj["metadata"].get("annotations", {}):
-            self.pods.append(_of_others(f"{name}-0"))
+            own = replica_key(read_deployment(copy.deepcopy(obj)), 0)
+            self.pods.append(_of_others(own.pod_name))
         if one.refused:
-            self.refusals[f"{name}-0"] = one.refused
+            self.refusals[name] = one.refused
         self.parts.append((name, f"n{number:02}", one))
 
     def fault(self, call: Any) -> Any:
         if (call.method, call.plural) != ("POST", "pods"):
             return None
-        said = self.refusals.get(call.body["metadata"]["name"])
+        said = self.refusals.get(call.body["metadata"]["labels"][LABEL_DEPLOYMENT])
         return None if said is None else refuse(403, "Forbidden", said)
 
 
@@ -735,7 +743,7 @@ def _of_others(name: str) -> Obj:
         "metadata": {
             "namespace": "default", "name": name,
             "ownerReferences": [
-                {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": name[:-2], "uid": "u9",
+                {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "theirs", "uid": "u9",
                  "controller": True}
             ],
         },

@@ -40,8 +40,13 @@ def cluster_with(*deployments, nodes=1, devices=1):
     return cluster
 
 
+def short(replica):
+    """Its ModelDeployment and its slot, whatever its pod is called."""
+    return f"{replica.deployment_name}-{replica.index}"
+
+
 def serving(cluster):
-    return sorted(r.pod_name for r in cluster.replicas() if r.is_ready and not r.is_draining)
+    return sorted(short(r) for r in cluster.replicas() if r.is_ready and not r.is_draining)
 
 
 def one_step(cluster):
@@ -54,7 +59,7 @@ def refusal(step, name, index=0):
 
 
 def ways(step):
-    return sorted(one.replica.pod_name for one in step.actions if isinstance(one, GiveWay))
+    return sorted(short(one.replica) for one in step.actions if isinstance(one, GiveWay))
 
 
 def test_nobody_gives_way_unless_that_is_asked():
@@ -74,12 +79,12 @@ def test_a_replica_of_lower_priority_gives_way_and_both_sides_say_so():
     (way,) = step.actions
     assert isinstance(way, GiveWay)
     assert way.why == (
-        "default/low-0 gives way to default/vip (priority 1000 > -10), which needs 52.8 GiB on "
-        "node n0"
+        f"{way.replica.key} gives way to default/vip (priority 1000 > -10), which needs 52.8 GiB "
+        "on node n0"
     )
     waits = refusal(step, "vip")
     assert waits.reason is RefusedReason.PREEMPTING
-    assert "default/low-0 (priority -10 < 1000)" in waits.message
+    assert f"{way.replica.key} (priority -10 < 1000)" in waits.message
     step = cluster.run()
     assert serving(cluster) == ["vip-0"]
     told = refusal(step, "low")
@@ -162,7 +167,7 @@ def test_the_room_of_the_first_that_left_is_held_until_the_last_has():
     assert serving(cluster) == ["a-0", "b-0"]
     cluster.add("vip", concurrency=38, priority="high", preempts=True)
     assert ways(one_step(cluster)) == ["a-0", "b-0"]
-    cluster.delete(next(r for r in cluster.replicas() if r.pod_name == "a-0"))
+    cluster.delete(next(r for r in cluster.replicas() if short(r) == "a-0"))
     cluster.advance(10)
     cluster.add("thief", concurrency=SMALL)
     step = one_step(cluster)
