@@ -20,7 +20,7 @@ from memroute.footprint import (
 )
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.placement import PlacementMode, PlacementStrategy
-from memroute_hub import HubError, ModelName, checked_name
+from memroute_hub import HubError, ModelName, checked_name, is_commit
 from memroute_kube import KubeObject
 from memroute_kube.memory_words import (
     ENGINE_TYPES,
@@ -35,11 +35,23 @@ from memroute_operator.hub_source import HubSource, read_hub_source
 from memroute_operator.model_pins import ModelPin, read_pin
 from memroute_operator.pod_template import NO_TEMPLATE, PodTemplate, TemplateError, read_template
 from memroute_operator.revision import legacy_revision_of, revision_of
+from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
+from memroute_operator.weights.choosing import (
+    MODEL_PATH,
+    CommitUnknownError,
+    Fetched,
+    Weights,
+    choose,
+    needs_commit,
+)
+from memroute_operator.weights.sources import SourceError
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
 INTERNAL_ERROR = "InternalError"
 # The reason of a model that is neither in the catalogue nor described, nor read from a hub yet.
 MODEL_UNKNOWN = "ModelUnknown"
+# The reason of a model of which no hub has said yet which commit it is.
+COMMIT_UNKNOWN = "CommitUnknown"
 # What hubs add to the name of a repository whose files were converted for llama.cpp.
 GGUF_SUFFIX = "-GGUF"
 # As many as the schema of spec.replicas allows.
@@ -112,6 +124,8 @@ class Deployment:
     """What a hub has said of its model; None for one that is known without a hub."""
     hub_name: ModelName | None = None
     """What a hub has to be asked before the model is known; None when it is, or never will be."""
+    weights: Weights | None = None
+    """How its replicas come to their weights; None: their engines fetch them by themselves."""
 
     @property
     def key(self) -> str:
@@ -122,6 +136,26 @@ class Deployment:
     def engine_revision(self) -> str | None:
         """What the engine is told to load: the commit, else what the spec says, if it does."""
         return self.source.revision if self.pin is None else self.pin.commit
+
+    @property
+    def is_of_hub(self) -> bool:
+        """Whether its weights come from the hub, so that its facts should be there too."""
+        return not (set(self.obj["spec"]["model"].get("source") or {}) - {"hub"})
+
+    @property
+    def model_argument(self) -> str:
+        """What the engine is told to load: a folder where the weights are, else the model's name."""
+        return self.model if self.weights is None else MODEL_PATH
+
+    @property
+    def model_revision(self) -> str | None:
+        """The revision that the engine is told; None where it is told none, as of a folder."""
+        return self.engine_revision if self.weights is None else None
+
+    @property
+    def weights_key(self) -> str | None:
+        """Equal for what lies in the same folder of a node's disk; None where no node keeps it."""
+        return self.weights.key if isinstance(self.weights, Fetched) else None
 
     def footprint_on(self, product: str | None) -> ReplicaFootprint:
         """What a replica needs on that kind of accelerator: as measured, else as estimated.
@@ -134,26 +168,31 @@ class Deployment:
         return self.footprint if calibration is None else replica_footprint(self.shape, calibration)
 
 
-def read_deployment(obj: KubeObject) -> Deployment:
+def read_deployment(obj: KubeObject, settings: WeightsSettings = NO_SETTINGS) -> Deployment:
     """A ModelDeployment from the API server's object, which has all its defaults.
 
     Whatever is wrong with it is its ``failure``. Raises only when it has no name or uid.
-    Without calibrations: those are known once every deployment has been read.
+    Without calibrations: those are known once every deployment has been read. ``settings``: what
+    the operator was told of caches.
     """
     try:
-        return _read(obj)
+        return _read(obj, settings)
     except Exception as error:  # noqa: BLE001 - a named boundary: one object is its owner's problem alone
         return _unreadable(obj, error)
 
 
-def _read(obj: KubeObject) -> Deployment:
+def _read(obj: KubeObject, settings: WeightsSettings) -> Deployment:
     metadata, spec = obj["metadata"], obj["spec"]
     memory, placement = spec["memory"], spec["placement"]
     source = read_hub_source(spec["model"])
-    name = _hub_name(spec["model"], source)
+    weights = None
+    name = _hub_name(spec["model"], source, settings)
     pin = None if name is None else read_pin(obj.get("status"), name)
     shape, footprint, failure = _resolve(spec, source, pin)
-    is_unknown = failure is not None and failure.reason == MODEL_UNKNOWN
+    if failure is None:
+        weights, failure = _weights(obj, source, pin, settings)
+        shape, footprint = (shape, footprint) if failure is None else (None, None)
+    is_unknown = failure is not None and failure.reason in (MODEL_UNKNOWN, COMMIT_UNKNOWN)
     return Deployment(
         namespace=_text(metadata["namespace"]),
         name=_text(metadata["name"]),
@@ -183,6 +222,7 @@ def _read(obj: KubeObject) -> Deployment:
         source=source,
         pin=pin,
         hub_name=name if is_unknown else None,
+        weights=weights,
     )
 
 
@@ -243,14 +283,47 @@ def internal_error(error: Exception) -> str:
     )
 
 
-def _hub_name(model: dict[str, Any], source: HubSource) -> ModelName | None:
-    """What a hub would be asked; None for a model that is described, or cannot be on a hub."""
-    if model.get("config") is not None:
+def _hub_name(
+    model: dict[str, Any], source: HubSource, settings: WeightsSettings
+) -> ModelName | None:
+    """What a hub would be asked; None for a model that is described, or cannot be on a hub.
+
+    One that is described has to be asked for its commit where it is cached.
+    """
+    if model.get("config") is not None and not _is_commit_asked(model, source, settings):
         return None
     try:
         return checked_name(_text(model["name"]), source.revision)
     except HubError:
         return None
+
+
+def _is_commit_asked(
+    model: dict[str, Any], source: HubSource, settings: WeightsSettings
+) -> bool:
+    try:
+        return needs_commit(model, settings) and not is_commit(source.revision or "")
+    except SourceError:
+        return False
+
+
+def _weights(
+    obj: KubeObject, source: HubSource, pin: ModelPin | None, settings: WeightsSettings
+) -> tuple[Weights | None, ResolveFailure | None]:
+    """How its replicas come to their weights, or why they cannot."""
+    try:
+        found = choose(
+            obj["spec"],
+            namespace=_text(obj["metadata"]["namespace"]),
+            hub=source,
+            commit=None if pin is None else pin.commit,
+            settings=settings,
+        )
+    except CommitUnknownError as error:
+        return None, ResolveFailure(reason=COMMIT_UNKNOWN, message=str(error))
+    except SourceError as error:
+        return None, ResolveFailure(reason="SourceRefused", message=str(error))
+    return found, None
 
 
 def _resolve(

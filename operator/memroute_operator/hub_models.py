@@ -23,6 +23,7 @@ from dataclasses import replace
 from memroute_hub import TRANSIENT, HubError, HubModel, HubReason, ModelName
 from memroute_operator.backoff import Backoff, Failure
 from memroute_operator.deployment import (
+    COMMIT_UNKNOWN,
     INTERNAL_ERROR,
     Deployment,
     ResolveFailure,
@@ -120,12 +121,18 @@ class HubModels:
                 failure = ResolveFailure(reason=CRD_OUTDATED, message=message)
             return replace(deployment, pin=pin, failure=failure)
         if self._is_offline and deployment.failure is not None:
-            message = (
-                f"{deployment.failure.message}. This operator asks no hub (--offline): give its "
-                f"config.json as spec.model.config"
-            )
+            message = f"{deployment.failure.message}. This operator asks no hub (--offline)"
+            if deployment.failure.reason != COMMIT_UNKNOWN:
+                message += ": give its config.json as spec.model.config"
             return replace(deployment, failure=replace(deployment.failure, message=message))
-        return replace(deployment, failure=self._failure(name))
+        failure = self._failure(name)
+        if failure.is_lasting and not deployment.is_of_hub:
+            message = (
+                f"{failure.message}. Its weights come from elsewhere: give its config.json as "
+                f"spec.model.config"
+            )
+            failure = replace(failure, message=message)
+        return replace(deployment, failure=failure)
 
     def start_due(self) -> None:
         """Ask for what is wanted and may be asked, as many at a time as are allowed."""

@@ -23,6 +23,7 @@ from memroute_operator.failures import Diagnosis, failure_of, last_end_of
 from memroute_operator.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.pod_resources import requested_devices
 from memroute_operator.promises import Claim, read_claim, read_promise
+from memroute_operator.weights import container as fetch
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
 """What 0.1 knows a replica by: written for it, in case of a rollback."""
@@ -33,6 +34,8 @@ ANNOTATION_ENGINE_IMAGE = f"{GROUP}/engine-image"
 another name of it into the container. Absent on replicas of 0.1."""
 ANNOTATION_ENGINE_TYPE = f"{GROUP}/engine-type"
 """Which engine runs in it: whose words its last lines are. Absent on replicas of before."""
+ANNOTATION_WEIGHTS = f"{GROUP}/weights"
+"""What its node keeps of weights once they are fetched, as a hash; absent where it keeps none."""
 ANNOTATION_PLACEMENT_REASON = f"{GROUP}/placement-reason"
 ANNOTATION_SUCCESSOR = f"{GROUP}/successor"
 """On a pod that is about to be replaced: the room that is kept for the replica after it."""
@@ -61,6 +64,8 @@ class ReplicaState(StrEnum):
     QUEUED = "Queued"
     """Reserved; waits for another engine to finish starting on the same device."""
     PENDING = "Pending"
+    DOWNLOADING = "Downloading"
+    """Its weights are being fetched; its engine has not been started yet."""
     STARTING = "Starting"
     SERVING = "Serving"
     DRAINING = "Draining"
@@ -137,6 +142,14 @@ class Replica:
     successor: Claim | None = None
     """What is kept for the replica that takes its place."""
     seen: Seen = Seen()
+    fetch: str | None = None
+    """How far its weights are, in words; None when nobody knows, or nothing is fetched."""
+    weights_key: str | None = None
+    """What its node keeps of weights once they are fetched; None where it keeps none."""
+    has_fetched: bool = False
+    """Whether its weights were fetched, or found in the cache."""
+    is_out_of_disk: bool = False
+    """Whether its node's disk has no space for its weights."""
     obj: KubeObject = field(repr=False)
 
     @property
@@ -273,6 +286,9 @@ def read_replica(pod: KubeObject) -> Replica | None:
         why=annotations.get(ANNOTATION_PLACEMENT_REASON, ""),
         engine_image=annotations.get(ANNOTATION_ENGINE_IMAGE) or _container_image(pod),
         successor=read_claim(annotations.get(ANNOTATION_SUCCESSOR)),
+        weights_key=annotations.get(ANNOTATION_WEIGHTS),
+        has_fetched=fetch.has_fetched(pod),
+        is_out_of_disk=fetch.is_out_of_disk(pod),
         obj=pod,
     )
 
@@ -307,6 +323,8 @@ def _state(pod: KubeObject, failure: str | None) -> ReplicaState:
         return ReplicaState.QUEUED
     if is_condition_true(pod, "Ready"):
         return ReplicaState.SERVING
+    if fetch.is_fetching(pod):
+        return ReplicaState.DOWNLOADING
     return ReplicaState.STARTING if pod["spec"].get("nodeName") else ReplicaState.PENDING
 
 

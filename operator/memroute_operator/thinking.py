@@ -26,6 +26,7 @@ from memroute_operator.node_leases import Silence
 from memroute_operator.plan import PlanContext, Step
 from memroute_operator.replica import ReplicaState
 from memroute_operator.store import StoreSnapshot
+from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
 
 # Pods with processes, or about to have some: what they hold may outlive their object.
 RUNNING_STATES = frozenset(ReplicaState) - {ReplicaState.QUEUED, ReplicaState.PENDING}
@@ -55,6 +56,10 @@ class Look:
     """What engines have measured before."""
     silences: Mapping[str, Silence] = field(default_factory=dict)
     """Of kubelets, by node, where they are known."""
+    fetches: Mapping[str, str] = field(default_factory=dict)
+    """How far those are that fetch their weights, in words, by the uid of their pod."""
+    weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Nodes that have weights, by the key of those."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +83,9 @@ class Thinker:
         default_image: str,
         node_lost_seconds: float,
         drain_timeout_seconds: float,
+        weights: WeightsSettings = NO_SETTINGS,
     ) -> None:
+        self._weights = weights
         self._planner = planner
         self._default_image = default_image
         self._node_lost_seconds = node_lost_seconds
@@ -104,6 +111,12 @@ class Thinker:
         finally:
             gc.enable()
             self.busy_seconds += time.perf_counter() - began
+
+    def know_server(self, version: tuple[int, int] | None) -> None:
+        """Of which Kubernetes the API server is; None when it did not say."""
+        if version != self._weights.server_version:
+            self._weights = replace(self._weights, server_version=version)
+            self._cache = ReadingCache()
 
     async def begin_term(self) -> None:
         """Forget what was seen in an earlier term: it is no beginning of anything.
@@ -140,6 +153,7 @@ class Thinker:
             lost_nodes=loss.given_up,
             departed_claims=self._memory.departed_claims(facts.deployments),
             held_back=look.held_back | facts.taken_names.keys(),
+            weights=look.weights,
         )
         step = self._planner.plan(facts, context, now_seconds=look.now_seconds)
         return Decided(facts=facts, step=step, loss=loss, nodes=frozenset(sights))
@@ -162,6 +176,8 @@ class Thinker:
             default_image=self._default_image,
             before=before,
             calibrations=look.calibrations,
+            weights=self._weights,
+            fetches=look.fetches,
         )
         running = {
             replica.uid: replica.reservation()

@@ -149,3 +149,5 @@ class PlanContext:
     held_back: frozenset[str] = frozenset()
     """Replicas (``namespace/pod``) and ModelDeployments (``namespace/name/``, with a slash at
     the end) whose pods are not created now: what they would take is free for others."""
+    weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Nodes that have weights, by ``Deployment.weights_key``."""

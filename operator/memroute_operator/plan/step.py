@@ -286,6 +286,7 @@ def wanted_replica(
         node_selector=deployment.node_selector,
         scheduling=deployment.template.scheduling,
         avoided_nodes=context.avoided_nodes.get(deployment.key, frozenset()),
+        nodes_with_weights=context.weights.get(deployment.weights_key or "", frozenset()),
     )
 
 

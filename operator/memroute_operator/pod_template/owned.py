@@ -18,6 +18,7 @@ from memroute.errors import MemrouteError
 from memroute_kube.resources import GROUP
 from memroute_operator.pod_defaults import ENGINE_CONTAINER as ENGINE
 from memroute_operator.pod_resources import is_device_resource
+from memroute_operator.weights.container import FETCH_CONTAINER, WEIGHTS_VOLUME
 
 WHERE = "spec.template"
 
@@ -30,6 +31,9 @@ _BASELINE = (
     "Pod Security level baseline"
 )
 _DEVICES = "because memroute chooses the devices and counts their memory"
+_WEIGHTS = (
+    "because others may load what is in it: give a container a volume of its own for what it keeps"
+)
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 # In the pod's spec: what must not be there at all.
 OWNED: Mapping[str, str] = {
@@ -107,6 +111,8 @@ def _refusals(template: Mapping[str, Any]) -> Iterator[str]:
     yield from _affinity(spec.get("affinity") or {}, f"{where}.affinity")
     yield from _security(spec.get("securityContext") or {}, f"{where}.securityContext")
     for index, volume in enumerate(spec.get("volumes") or ()):
+        if volume.get("name") == WEIGHTS_VOLUME:
+            yield f"{where}.volumes[{index}] must not be {WEIGHTS_VOLUME}, {_WEIGHTS}"
         if "hostPath" in volume:
             yield (
                 f"{where}.volumes[{index}].hostPath must not be set, {_BASELINE}: use a "
@@ -182,7 +188,12 @@ def _affinity(affinity: Mapping[str, Any], where: str) -> Iterator[str]:
 
 def _container(container: Mapping[str, Any], where: str, field: str) -> Iterator[str]:
     name = container.get("name")
-    if name == ENGINE and field == "initContainers":
+    for index, mount in enumerate(container.get("volumeMounts") or ()):
+        if mount.get("name") == WEIGHTS_VOLUME:
+            yield f"{where}.volumeMounts[{index}] must not be of {WEIGHTS_VOLUME}, {_WEIGHTS}"
+    if name == FETCH_CONTAINER:
+        yield from _fetcher(container, where)
+    elif name == ENGINE and field == "initContainers":
         yield f"{where}.name must not be {ENGINE}, because the engine's container has that name"
     elif name == ENGINE:
         yield from _engine(container, where)
@@ -211,6 +222,16 @@ def _resources(resources: Mapping[str, Any], where: str) -> Iterator[str]:
                 )
     if resources.get("claims"):
         yield f"{where}.claims must not be set, {OWNED['resourceClaims']}"
+
+
+def _fetcher(container: Mapping[str, Any], where: str) -> Iterator[str]:
+    for name in container:
+        if name not in ("name", "resources"):
+            yield (
+                f"{where}.{name} must not be set for the container {FETCH_CONTAINER}, because what "
+                f"it writes others load: resources may be, and proxies in spec.engine.env are its "
+                f"too"
+            )
 
 
 def _engine(container: Mapping[str, Any], where: str) -> Iterator[str]:
