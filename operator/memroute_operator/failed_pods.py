@@ -46,7 +46,7 @@ class FailedPods:
         if not action.avoid_node and not replica.is_terminal:
             return None
         self._note(self._nodes, (replica.deployment, replica.node), "", now_seconds)
-        if not replica.is_terminal:
+        if not (replica.is_terminal or replica.is_out_of_disk):
             return None  # kube-scheduler's refusal: elsewhere at once
         why = replica.failure or "its containers have ended"
         message = f"{replica.pod_name} failed on node {replica.node}: {why}"

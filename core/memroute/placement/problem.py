@@ -78,6 +78,9 @@ class WantedReplica:
     avoided_nodes: frozenset[str] = frozenset()
     """Nodes on which kube-scheduler has just refused a replica of this deployment."""
     home: Home | None = None
+    nodes_with_weights: frozenset[str] = frozenset()
+    """Nodes whose disk has its weights, as far as is known: of equal ones these are preferred.
+    They decide neither whether it fits, nor on which kind of accelerator."""
 
     @property
     def eligibility_key(self) -> tuple[object, ...]:
