@@ -81,7 +81,7 @@ def merged(
         found[key] = known | more
     if nodes:
         there = frozenset(nodes)
-        found = {key: kept for key, names in found.items() if (kept := names & there)}
+        found = {key: names & there for key, names in found.items() if names & there}
     left = MAX_PAIRS
     kept: dict[str, frozenset[str]] = {}
     for key, names in reversed(found.items()):
