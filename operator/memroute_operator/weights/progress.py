@@ -63,44 +63,33 @@ def read_progress(page: str) -> FetchProgress | None:
     )
 
 
-def told(progress: FetchProgress | None, *, standing_seconds: float) -> str:
+def told(progress: FetchProgress, *, standing_seconds: float) -> str:
     """How far it is, for a person: ``41 of 142 GiB (310 MB/s, about 6 min left)``.
 
     ``standing_seconds``: for how long nothing has moved. No time is told that grows by itself.
     """
-    if progress is None:
-        return ""
-    if progress.phase not in _PHASES:
-        words = progress.message or progress.phase
-    else:
-        words = _PHASES[progress.phase]
-    parts = [words] if words else []
-    if progress.phase in _WITH_BYTES and (size := _size(progress)):
-        parts.append(size)
-    if progress.phase not in _WITH_BYTES and progress.message and progress.message != words:
-        parts.append(f"({progress.message})")
-    if standing_seconds >= STANDING_SECONDS and progress.phase not in _WAITING:
-        parts.append(
-            f"(nothing has moved for more than {STANDING_SECONDS / SECONDS_PER_MINUTE:.0f} min: is "
-            "the source reachable from the node? it gives up by itself and tries again)"
+    words = _PHASES.get(progress.phase, f"({progress.phase})")
+    if standing_seconds >= STANDING_SECONDS and progress.phase != _WAITING:
+        words = (
+            f"(nothing has moved for more than {STANDING_SECONDS / SECONDS_PER_MINUTE:.0f} min: "
+            f"can the node reach the source? it gives up by itself and tries again)"
         )
-    elif progress.phase in _WITH_BYTES and (pace := _pace(progress)):
-        parts.append(f"({pace})")
-    return " ".join(parts)
+    elif not words and (pace := _pace(progress)):
+        words = f"({pace})"
+    return " ".join(part for part in (_size(progress), words) if part)
 
 
 _PHASES = {
     "downloading": "",
-    "verifying": "verifying",
-    "evicting": "making room in the cache",
-    "waiting": "waiting for another download of the same weights",
-    "listing": "listing its files",
-    "starting": "starting",
-    "done": "fetched",
+    "waiting": "(waits for another replica that downloads the same weights)",
+    "checking": "(looks what is there already)",
+    "evicting": "(makes room in the cache)",
+    "verifying": "(verifies what has come)",
+    "complete": "(all there)",
+    "failed": "(failed, and tries again)",
 }
-"""The fetcher's phases, in words; what stands beside ``Downloading`` itself is empty."""
-_WITH_BYTES = frozenset({"downloading", "verifying", "waiting"})
-_WAITING = frozenset({"waiting"})
+"""The fetcher's phases, in words behind ``Downloading``."""
+_WAITING = "waiting"
 
 
 def _size(progress: FetchProgress) -> str:
