@@ -298,9 +298,7 @@ def _hub_name(
         return None
 
 
-def _is_commit_asked(
-    model: dict[str, Any], source: HubSource, settings: WeightsSettings
-) -> bool:
+def _is_commit_asked(model: dict[str, Any], source: HubSource, settings: WeightsSettings) -> bool:
     try:
         return needs_commit(model, settings) and not is_commit(source.revision or "")
     except SourceError:

@@ -236,7 +236,9 @@ def test_a_nodes_cache_is_shared_by_what_anybody_may_fetch_and_by_nothing_else()
         "public": read(NODE_CACHE, **TOLD),
         "token": read(NODE_CACHE, config=CONFIG, source=token),
         "store": read(NODE_CACHE, source={"s3": {"uri": "s3://models/p"}}),
-        "other store": read(NODE_CACHE, source={"s3": {"uri": "s3://models/p", "endpoint": "http://x"}}),
+        "other store": read(
+            NODE_CACHE, source={"s3": {"uri": "s3://models/p", "endpoint": "http://x"}}
+        ),
     }
     found = {name: one.weights.scope for name, one in scopes.items()}
     assert found["public"] == "public"
@@ -246,7 +248,7 @@ def test_a_nodes_cache_is_shared_by_what_anybody_may_fetch_and_by_nothing_else()
 
 
 def test_a_folder_of_a_node_is_written_by_root_without_a_capability():
-    """kubelet makes the folder for root, and no fsGroup applies to it."""
+    """Kubelet makes the folder for root, and no fsGroup applies to it."""
     (fetch,) = pod_of(read(NODE_CACHE, **TOLD))["spec"]["initContainers"]
     assert fetch["securityContext"]["runAsUser"] == 0
     assert fetch["securityContext"]["capabilities"] == {"drop": ["ALL"]}
@@ -286,9 +288,12 @@ def test_each_engine_loads_from_the_folder():
     (fetch,) = pod["spec"]["initContainers"]
     assert fetch["args"][-2:] == ["--file", "Qwen3-8B-Q8_0-?????-of-00003.gguf"]
     custom = {"type": "Custom", "image": "c", "args": ["--weights=$(MEMROUTE_MODEL_PATH)"]}
-    assert env(engine_container(pod_of(read(NODE_CACHE, engine=custom, **TOLD))))[
-        "MEMROUTE_MODEL_PATH"
-    ] == "/model"
+    assert (
+        env(engine_container(pod_of(read(NODE_CACHE, engine=custom, **TOLD))))[
+            "MEMROUTE_MODEL_PATH"
+        ]
+        == "/model"
+    )
     bare = read(engine=custom)
     assert engine_of(bare.engine).refusal(bare.obj["spec"]) is None
     assert env(engine_container(pod_of(bare)))["MEMROUTE_MODEL_PATH"] == NAME
@@ -330,7 +335,9 @@ def test_another_source_or_place_is_a_rollout_and_another_limit_is_none():
 
     bare, cached = of(), of(cache={"emptyDir": {}})
     assert bare != cached
-    assert of(source={"s3": {"uri": "s3://models/p"}}) != of(source={"s3": {"uri": "s3://models/q"}})
+    assert of(source={"s3": {"uri": "s3://models/p"}}) != of(
+        source={"s3": {"uri": "s3://models/q"}}
+    )
     assert of(cache={"emptyDir": {}, "sizeGiB": 9}) == cached
     assert of(source={"hub": {}}) == bare
 

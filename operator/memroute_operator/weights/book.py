@@ -68,9 +68,7 @@ def read_book(obj: KubeObject) -> dict[str, frozenset[str]]:
     return found
 
 
-def merged(
-    before: Known, learned_now: Known, nodes: Collection[str]
-) -> dict[str, frozenset[str]]:
+def merged(before: Known, learned_now: Known, nodes: Collection[str]) -> dict[str, frozenset[str]]:
     """What is known by now, the newest last. ``nodes``: those that exist; empty: nobody knows.
 
     Of too many pairs those go first that nobody has shown for the longest.

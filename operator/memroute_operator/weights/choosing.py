@@ -27,8 +27,8 @@ from memroute_operator.weights.sources import (
     HostPathSource,
     ImageSource,
     S3Source,
-    SourceError,
     Source,
+    SourceError,
     read_source,
 )
 
@@ -139,9 +139,7 @@ def choose(
         )
         raise CommitUnknownError(message)
     scope = "public" if hub.token_secret is None else f"namespace-{namespace}"
-    return Fetched(
-        address=f"hf://{model['name']}@{known}", cache=cache, scope=scope, file=pattern
-    )
+    return Fetched(address=f"hf://{model['name']}@{known}", cache=cache, scope=scope, file=pattern)
 
 
 def server_version(answer: Mapping[str, Any]) -> tuple[int, int] | None:

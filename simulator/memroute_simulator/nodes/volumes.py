@@ -61,8 +61,6 @@ def in_folders(word: str, mounts: list[Mount]) -> str:
     return word
 
 
-def environment_in_folders(
-    environment: Mapping[str, str], mounts: list[Mount]
-) -> dict[str, str]:
+def environment_in_folders(environment: Mapping[str, str], mounts: list[Mount]) -> dict[str, str]:
     """The same for the values of variables."""
     return {name: in_folders(value, mounts) for name, value in environment.items()}
