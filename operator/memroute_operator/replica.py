@@ -323,9 +323,14 @@ def _state(pod: KubeObject, failure: str | None) -> ReplicaState:
         return ReplicaState.QUEUED
     if is_condition_true(pod, "Ready"):
         return ReplicaState.SERVING
-    if fetch.is_fetching(pod):
-        return ReplicaState.DOWNLOADING
-    return ReplicaState.STARTING if pod["spec"].get("nodeName") else ReplicaState.PENDING
+    return _state_of_start(pod)
+
+
+def _state_of_start(pod: KubeObject) -> ReplicaState:
+    """How far one has come that does not serve yet."""
+    if not pod["spec"].get("nodeName"):
+        return ReplicaState.PENDING
+    return ReplicaState.DOWNLOADING if fetch.is_fetching(pod) else ReplicaState.STARTING
 
 
 def _containers(pod: KubeObject) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memroute import __version__
 from memroute.units import GIB
 from memroute_hub.settings import (
     SettingsError,
@@ -17,11 +16,10 @@ from memroute_hub.settings import (
 from memroute_operator.leadership import LeaseTiming
 from memroute_operator.pod_defaults import any_address
 from memroute_operator.readings.sources import PodSelector, SelectorError, parse_pod_selector
+from memroute_operator.weights.arguments import add_weights_arguments
 from memroute_operator.weights.caches import WeightsSettings
-from memroute_operator.weights.sources import SourceError, host_path
 
 DEFAULT_ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
-DEFAULT_FETCH_IMAGE = f"memroute/fetch:{__version__}"
 # Where exporters are installed: NVIDIA's GPU operator, the same on OpenShift, dcgm-exporter's own
 # chart, GKE's managed exporter, AMD's GPU operator (whose exporter serves on 5000).
 DEFAULT_EXPORTER_SELECTORS = (
@@ -101,50 +99,6 @@ def _endpoint(text: str) -> str:
         return checked_endpoint(text)
     except SettingsError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _host_folder(text: str) -> str | None:
-    if not text:
-        return None
-    try:
-        return host_path({"path": text}, "the flag")
-    except SourceError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        message = f"{number} is not 1 or more"
-        raise argparse.ArgumentTypeError(message)
-    return number
-
-
-def _add_weights_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model-cache-path",
-        type=_host_folder,
-        help="folder of every node in which replicas keep what they have fetched of models, one "
-        "for all namespaces; without it engines fetch by themselves, at every start",
-    )
-    parser.add_argument(
-        "--model-cache-gib",
-        type=_positive,
-        help="how much is kept there at the most, in GiB; without it as much as the disk holds",
-    )
-    parser.add_argument(
-        "--allowed-host-path",
-        action="append",
-        type=_host_folder,
-        default=[],
-        help="folder of nodes below which ModelDeployments may name host paths (source.hostPath, "
-        "cache.hostPath); may be given several times; without it they may name none",
-    )
-    parser.add_argument(
-        "--fetch-image",
-        default=DEFAULT_FETCH_IMAGE,
-        help="of the init container that fetches weights into a cache",
-    )
 
 
 def own_namespace() -> str | None:
@@ -297,7 +251,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         default=is_offline_by_environment(),
         help="ask no hub: the catalogue and spec.model.config alone say what a model needs",
     )
-    _add_weights_arguments(parser)
+    add_weights_arguments(parser)
     values = vars(parser.parse_args(argv))
     values["allowed_host_path"] = tuple(values["allowed_host_path"])
     exporters = values.pop("exporter_selector") or [

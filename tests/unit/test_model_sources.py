@@ -124,8 +124,7 @@ REFUSED = {
     ),
     "a host path that nobody allows": (
         {"source": {"hostPath": {"path": "/etc"}}},
-        "/etc is not among the folders of nodes that this operator lets a ModelDeployment name: "
-        "use one below /data/models",
+        "lets a ModelDeployment name: use one below /data/models",
     ),
     "a host path beside the allowed one": (
         {"source": {"hostPath": {"path": "/data/models2"}}}, "/data/models2 is not among",
@@ -234,7 +233,7 @@ def test_a_nodes_cache_is_shared_by_what_anybody_may_fetch_and_by_nothing_else()
     token = {"hub": {"revision": COMMIT, "tokenSecretRef": {"name": "hf"}}}
     scopes = {
         "public": read(NODE_CACHE, **TOLD),
-        "token": read(NODE_CACHE, config=CONFIG, source=token),
+        "gated": read(NODE_CACHE, config=CONFIG, source=token),
         "store": read(NODE_CACHE, source={"s3": {"uri": "s3://models/p"}}),
         "other store": read(
             NODE_CACHE, source={"s3": {"uri": "s3://models/p", "endpoint": "http://x"}}
@@ -242,7 +241,7 @@ def test_a_nodes_cache_is_shared_by_what_anybody_may_fetch_and_by_nothing_else()
     }
     found = {name: one.weights.scope for name, one in scopes.items()}
     assert found["public"] == "public"
-    assert found["token"] == found["store"] == "namespace-default"
+    assert found["gated"] == found["store"] == "namespace-default"
     assert found["other store"].startswith("namespace-default-")
     assert len({one.weights_key for one in scopes.values()}) == 4
 

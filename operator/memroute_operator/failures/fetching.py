@@ -70,7 +70,7 @@ FETCH: Final = (
         exit_codes=frozenset({2, FetchEnd.USAGE, 126, 127, 128}),
         seen_as="exit code 2, 64, 126, 127 or 128",
         sentence="the image that fetches weights is none, or is of another release",
-        next_step="set the operator's --fetch-image (chart: fetch.image) to that of its own release",
+        next_step="set the operator's --fetch-image to that of its own release (the chart does)",
     ),
     Signature(
         name="FetchEnded", where=Where.FETCH, exit_codes=frozenset({130, 137, 143}),

@@ -111,13 +111,7 @@ def _refusals(template: Mapping[str, Any]) -> Iterator[str]:
     yield from _affinity(spec.get("affinity") or {}, f"{where}.affinity")
     yield from _security(spec.get("securityContext") or {}, f"{where}.securityContext")
     for index, volume in enumerate(spec.get("volumes") or ()):
-        if volume.get("name") == WEIGHTS_VOLUME:
-            yield f"{where}.volumes[{index}] must not be {WEIGHTS_VOLUME}, {_WEIGHTS}"
-        if "hostPath" in volume:
-            yield (
-                f"{where}.volumes[{index}].hostPath must not be set, {_BASELINE}: use a "
-                f"persistentVolumeClaim, whose volume may be on the node's disk"
-            )
+        yield from _volume(volume, f"{where}.volumes[{index}]")
     for field in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(field) or ()):
             yield from _container(container, f"{where}.{field}[{index}]", field)
@@ -186,11 +180,25 @@ def _affinity(affinity: Mapping[str, Any], where: str) -> Iterator[str]:
         )
 
 
-def _container(container: Mapping[str, Any], where: str, field: str) -> Iterator[str]:
-    name = container.get("name")
+def _volume(volume: Mapping[str, Any], where: str) -> Iterator[str]:
+    if volume.get("name") == WEIGHTS_VOLUME:
+        yield f"{where} must not be {WEIGHTS_VOLUME}, {_WEIGHTS}"
+    if "hostPath" in volume:
+        yield (
+            f"{where}.hostPath must not be set, {_BASELINE}: use a persistentVolumeClaim, whose "
+            f"volume may be on the node's disk"
+        )
+
+
+def _mounts(container: Mapping[str, Any], where: str) -> Iterator[str]:
     for index, mount in enumerate(container.get("volumeMounts") or ()):
         if mount.get("name") == WEIGHTS_VOLUME:
             yield f"{where}.volumeMounts[{index}] must not be of {WEIGHTS_VOLUME}, {_WEIGHTS}"
+
+
+def _container(container: Mapping[str, Any], where: str, field: str) -> Iterator[str]:
+    name = container.get("name")
+    yield from _mounts(container, where)
     if name == FETCH_CONTAINER:
         yield from _fetcher(container, where)
     elif name == ENGINE and field == "initContainers":
