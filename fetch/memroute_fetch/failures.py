@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
     CHECKSUM = 65
     """A file's bytes are wrong after a second try, or changed while it was fetched."""
     NOT_FOUND = 66
-    """No such repository, revision, bucket, prefix or file; or nothing there that an engine loads."""
+    """No such repository, revision, bucket or prefix; or nothing there that an engine loads."""
     NO_NETWORK = 69
     """The source cannot be reached, or fails, after all retries."""
     BUG = 70

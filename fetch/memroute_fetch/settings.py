@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from memroute_fetch.failures import ExitCode, FetchError
-from memroute_fetch.sources import S3Source, Source, SourceError, parse_source
+from memroute_fetch.sources import Source, SourceError, parse_source
 
 # Where the kubelet reads a container's last words; its limit is 4,096 bytes.
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -85,7 +86,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         raise FetchError(ExitCode.USAGE, str(error)) from error
     if len(adapters) != len(options.adapter):
         raise FetchError(ExitCode.USAGE, "--adapter names one adapter twice")
-    if options.file is not None and isinstance(source, S3Source) and not options.file:
+    if options.file is not None and not options.file:
         raise FetchError(ExitCode.USAGE, "--file is empty: give a pattern such as *Q4_K_M.gguf")
     pod = environment.get("POD_UID") or None
     if pod is not None and _POD.fullmatch(pod) is None:
@@ -111,15 +112,21 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
             secret_key=environment.get("AWS_SECRET_ACCESS_KEY") or None,
             session_token=environment.get("AWS_SESSION_TOKEN") or None,
         ),
-        termination_log=_termination_log(options.termination_log),
+        termination_log=termination_log(options.termination_log),
         is_verifying=options.verify,
         pod=pod,
         live_pods=_live_pods(environment),
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """As every other failure: one sentence, and its code."""
+        raise FetchError(ExitCode.USAGE, f"{message} (see --help)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="memroute-fetch",
         description="Bring a model's files into a cache, exactly once.",
         epilog="Exit codes: 0 complete, 64 usage, 65 checksum, 66 not found, 69 no network, "
@@ -191,7 +198,8 @@ def _port(text: str) -> int:
     return number
 
 
-def _termination_log(text: str | None) -> Path | None:
+def termination_log(text: str | None) -> Path | None:
+    """Where the last words go: where it is said, else where the kubelet looks, if it does."""
     if text is not None:
         return Path(text)
     return TERMINATION_LOG if os.access(TERMINATION_LOG, os.W_OK) else None

@@ -183,6 +183,35 @@ def cut(after_bytes: int) -> Fault:
     return answer
 
 
+def wrong(at_byte: int) -> Fault:
+    """As many bytes as there should be, one of them another one."""
+
+    def answer(handler: "_Handler", code: int, data: bytes, headers: dict[str, str]) -> None:
+        flipped = bytes([data[at_byte] ^ 255])
+        handler.send(code, data[:at_byte] + flipped + data[at_byte + 1 :], headers)
+
+    return answer
+
+
+def without_ranges(handler: "_Handler", code: int, _data: bytes, headers: dict[str, str]) -> None:
+    """The whole file, whatever part was asked for, as some proxies answer."""
+    headers = {k: v for k, v in headers.items() if k not in {"Content-Range", "Accept-Ranges"}}
+    handler.send(200, handler.whole, headers)
+
+
+def held(after_bytes: int, until: threading.Event) -> Fault:
+    """The rest comes when the event is set."""
+
+    def answer(handler: "_Handler", code: int, data: bytes, headers: dict[str, str]) -> None:
+        handler.head(code, headers | {"Content-Length": str(len(data))})
+        handler.wfile.write(data[:after_bytes])
+        handler.wfile.flush()
+        until.wait(60)
+        handler.wfile.write(data[after_bytes:])
+
+    return answer
+
+
 def stall(after_bytes: int | None = None) -> Fault:
     """Nothing more comes, until the hub is closed. None: not even a head."""
 
@@ -216,6 +245,8 @@ class FakeHub:
         self.requests: list[Request] = []
         self.page_size = 1000
         """Entries of one page of the list by folders."""
+        self.bytes_sent: dict[str, int] = {}
+        """Of each file's content, by path; parts of it included."""
         self.closing = threading.Event()
         self._hub = _Server(self, is_cdn=False)
         self._cdn = _Server(self, is_cdn=True)
@@ -267,6 +298,10 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     timeout = 5.0
     server: _Server
+    whole = b""
+    """The file that is asked for, all of it."""
+    counted: str | None = None
+    """Its path: bytes that are sent count as its own."""
 
     @property
     def hub(self) -> FakeHub:
@@ -409,7 +444,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str, commit: str, path: str) -> None:
         found = self.hub.repositories[name].at(commit)
         assert found is not None
-        data = found[1][path]
+        self.whole = data = found[1][path]
+        self.counted = path
         headers = {
             "X-Repo-Commit": commit, "ETag": f'"{etag(path, data)}"', "Accept-Ranges": "bytes",
             "Content-Type": "text/plain",
@@ -418,6 +454,9 @@ class _Handler(BaseHTTPRequestHandler):
         if asked:
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last or len(data) - 1), len(data) - 1)
+            if start >= len(data):
+                self.send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+                return
             headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
             code, data = 206, data[start : end + 1]
         self._answer(path, code, data, headers)
