@@ -63,7 +63,7 @@ def run(
         LOGGER.error("memroute-fetch: %s", error.message)  # noqa: TRY400 - a sentence, no trace
         return error.code
     progress = Progress(time.monotonic, 1 + len(settings.adapters))
-    with serving(settings.port, lambda: progress.reading().document()) as port:
+    with serving(settings.port, lambda: progress.reading().document(), settings.host) as port:
         if port is not None:
             LOGGER.info("progress at port %d", port)
         failure = _failure(settings, progress, stopping)
