@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-from memroute_fetch.checksums import CHUNK_BYTES, Check, CheckKind
+from memroute_fetch.checksums import Check, CheckKind
 from memroute_fetch.failures import ExitCode, FetchError, TransientError, from_hub
 from memroute_fetch.http import READ_SECONDS, body_of, is_past_the_end, range_header
 from memroute_fetch.remote import Body, RemoteFile, RemoteSizeError, checked_path
@@ -75,7 +75,7 @@ class Hub:
                     problem = f"it ends at or before byte {start:,} of {file.size_bytes:,}"
                     raise RemoteSizeError(problem)
                 self._refuse(response, file)
-                yield body_of(response, CHUNK_BYTES)
+                yield body_of(response)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise _told(failures.unanswered(error, asked)) from error
 

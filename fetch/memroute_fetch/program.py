@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from memroute_fetch.progress import Phase, Progress, sentence
 from memroute_fetch.progress_server import serving
 from memroute_fetch.records import Marker
 from memroute_fetch.remote import RemoteModel
-from memroute_fetch.settings import Settings, parse_settings, termination_log
+from memroute_fetch.settings import Settings, parse_options, settings_of, termination_log
 from memroute_fetch.sources import HubSource, Source, adapter_directory, model_directory
 from memroute_fetch.task import Task, run_task
 
@@ -35,6 +35,11 @@ LOGGER = logging.getLogger(__name__)
 MAX_LAST_WORDS_BYTES = 4096
 # Files for everybody to read, and for the group to write: engines may run as another user.
 UMASK = 0o002
+# Seconds that a stop may take where the program waits for somebody: chosen by hand, a tenth of
+# the kubelet's usual grace.
+STOP_SECONDS = 3.0
+# Seconds until a stop is seen where nothing else sees it.
+WATCH_SECONDS = 0.5
 
 
 def main() -> None:
@@ -46,27 +51,49 @@ def main() -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    code = run(sys.argv[1:], os.environ, stopping)
+    code = run(sys.argv[1:], os.environ, stopping, leave=os._exit)
     sys.stdout.flush()
     # Threads that wait for a source's next byte are not waited for.
     os._exit(code)
 
 
 def run(
-    arguments: Sequence[str], environment: Mapping[str, str], stopping: threading.Event
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    stopping: threading.Event,
+    leave: Callable[[int], None] = lambda _: None,
 ) -> ExitCode:
-    """Everything but the process: what the program ends with. ``stopping``: end soon."""
+    """Everything but the process: what the program ends with.
+
+    ``stopping``: end soon. ``leave``: ends the process where it hangs; whatever is on the disk then
+    is what the next start goes on from.
+    """
+    words = termination_log(None)
     try:
-        settings = parse_settings(arguments, environment)
+        options = parse_options(arguments)
+        words = options.termination_log
+        settings = settings_of(options, environment)
     except FetchError as error:
-        _last_words(error.message, termination_log(None))
+        _last_words(error.message, words)
         LOGGER.error("memroute-fetch: %s", error.message)  # noqa: TRY400 - a sentence, no trace
         return error.code
     progress = Progress(time.monotonic, 1 + len(settings.adapters))
+    is_over = threading.Event()
+
+    def leave_when_stopped() -> None:
+        while not stopping.is_set():
+            if is_over.wait(WATCH_SECONDS):
+                return
+        if not is_over.wait(STOP_SECONDS):
+            _last_words(_stopped(progress).message, settings.termination_log)
+            leave(ExitCode.STOPPED)
+
+    threading.Thread(target=leave_when_stopped, daemon=True, name="stopping").start()
     with serving(settings.port, lambda: progress.reading().document(), settings.host) as port:
         if port is not None:
             LOGGER.info("progress at port %d", port)
         failure = _failure(settings, progress, stopping)
+    is_over.set()
     if failure is None:
         return ExitCode.COMPLETE
     _last_words(failure.message, settings.termination_log)
@@ -87,9 +114,7 @@ def _failure(
     except TransientError as error:
         failure = error.failure
     except StoppedError:
-        told = format_gib(progress.reading().bytes_done)
-        message = f"stopped by a signal: {told} are kept, and the next start goes on from there"
-        failure = FetchError(ExitCode.STOPPED, message)
+        failure = _stopped(progress)
     except OSError as error:
         failure = eviction.disk_failure(error, settings.cache)
     except Exception as error:  # the program's boundary: told as a bug, with its trace
@@ -105,6 +130,12 @@ def _failure(
         return None
     progress.phase(Phase.FAILED, failure.message)
     return failure
+
+
+def _stopped(progress: Progress) -> FetchError:
+    told = format_gib(progress.reading().bytes_done)
+    message = f"stopped by a signal: {told} are kept, and the next start goes on from there"
+    return FetchError(ExitCode.STOPPED, message)
 
 
 def _fetched(

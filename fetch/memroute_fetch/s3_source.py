@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from memroute_fetch.checksums import CHUNK_BYTES
 from memroute_fetch.failures import ExitCode, FetchError, TransientError
 from memroute_fetch.http import READ_SECONDS, body_of, is_past_the_end, range_header
 from memroute_fetch.remote import Body, RemoteFile, RemoteSizeError, checked_path
@@ -86,7 +85,7 @@ class S3:
             if is_past_the_end(response):
                 problem = f"it ends at or before byte {start:,} of {file.size_bytes:,}"
                 raise RemoteSizeError(problem)
-            yield body_of(response, CHUNK_BYTES)
+            yield body_of(response)
 
     def _list(self, prefix: str) -> list[Listed]:
         found: list[Listed] = []

@@ -78,9 +78,15 @@ class Settings:
     """None: nobody has said, so that every noted pod counts as alive."""
 
 
-def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """The settings. Raises ``FetchError`` (``USAGE``), and ``SystemExit`` for ``--help``."""
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options as they are written. Raises ``FetchError``, and ``SystemExit`` for ``--help``."""
     options = _parser().parse_args(arguments)
+    options.termination_log = termination_log(options.termination_log)
+    return options
+
+
+def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
+    """What the options and the environment mean. Raises ``FetchError`` (``USAGE``)."""
     try:
         source = parse_source(options.source)
         adapters = dict(_adapter(text) for text in options.adapter)
@@ -115,7 +121,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
             secret_key=environment.get("AWS_SECRET_ACCESS_KEY") or None,
             session_token=environment.get("AWS_SESSION_TOKEN") or None,
         ),
-        termination_log=termination_log(options.termination_log),
+        termination_log=options.termination_log,
         is_verifying=options.verify,
         pod=pod,
         live_pods=_live_pods(environment),

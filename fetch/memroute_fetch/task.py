@@ -40,6 +40,8 @@ LOGGER = logging.getLogger(__name__)
 MAX_INDEX_BYTES = 64 * 2**20
 # Seconds between two notes of the progress for those who wait, and in the log.
 NOTE_SECONDS, LOG_SECONDS = 1.0, 10.0
+# Seconds until a signal is seen while threads fetch.
+STOP_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,11 +234,16 @@ def _all_fetched(
             raise
 
     ordered = sorted(missing, key=lambda file: -file.size_bytes)
-    with ThreadPoolExecutor(task.settings.parallel_files, "fetch") as threads:
+    threads = ThreadPoolExecutor(task.settings.parallel_files, "fetch")
+    try:
         tasks = [threads.submit(fetch, file) for file in ordered]
-        wait(tasks, return_when=FIRST_EXCEPTION)
-        if failed.is_set():
-            threads.shutdown(wait=True, cancel_futures=True)
+        while wait(tasks, STOP_SECONDS, return_when=FIRST_EXCEPTION).not_done:
+            # A thread may wait for a byte for half a minute: a stop does not wait for it.
+            task.pause(0)
+            if failed.is_set():
+                break
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
     _raise_first(tasks)
     return fetched
 

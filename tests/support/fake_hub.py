@@ -177,7 +177,7 @@ def cut(after_bytes: int) -> Fault:
 
     def answer(handler: "_Handler", code: int, data: bytes, headers: dict[str, str]) -> None:
         handler.head(code, headers | {"Content-Length": str(len(data))})
-        handler.wfile.write(data[:after_bytes])
+        handler.write(data[:after_bytes])
         handler.reset()
 
     return answer
@@ -193,7 +193,7 @@ def wrong(at_byte: int) -> Fault:
     return answer
 
 
-def without_ranges(handler: "_Handler", code: int, _data: bytes, headers: dict[str, str]) -> None:
+def without_ranges(handler: "_Handler", _code: int, _data: bytes, headers: dict[str, str]) -> None:
     """The whole file, whatever part was asked for, as some proxies answer."""
     headers = {k: v for k, v in headers.items() if k not in {"Content-Range", "Accept-Ranges"}}
     handler.send(200, handler.whole, headers)
@@ -204,10 +204,10 @@ def held(after_bytes: int, until: threading.Event) -> Fault:
 
     def answer(handler: "_Handler", code: int, data: bytes, headers: dict[str, str]) -> None:
         handler.head(code, headers | {"Content-Length": str(len(data))})
-        handler.wfile.write(data[:after_bytes])
+        handler.write(data[:after_bytes])
         handler.wfile.flush()
         until.wait(60)
-        handler.wfile.write(data[after_bytes:])
+        handler.write(data[after_bytes:])
 
     return answer
 
@@ -218,7 +218,7 @@ def stall(after_bytes: int | None = None) -> Fault:
     def answer(handler: "_Handler", code: int, data: bytes, headers: dict[str, str]) -> None:
         if after_bytes is not None:
             handler.head(code, headers | {"Content-Length": str(len(data))})
-            handler.wfile.write(data[:after_bytes])
+            handler.write(data[:after_bytes])
             handler.wfile.flush()
         handler.hub.closing.wait(60)
         handler.reset()
@@ -319,7 +319,14 @@ class _Handler(BaseHTTPRequestHandler):
     def send(self, code: int, data: bytes, headers: dict[str, str] | None = None) -> None:
         self.head(code, {"Content-Length": str(len(data))} | (headers or {}))
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Bytes of a body: those of a file are counted as its own."""
+        if self.counted is not None:
+            sent = self.hub.bytes_sent
+            sent[self.counted] = sent.get(self.counted, 0) + len(data)
+        self.wfile.write(data)
 
     def reset(self) -> None:
         """End the connection with a reset, not with an end."""
@@ -336,6 +343,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        self.counted = None
         url = urllib.parse.urlsplit(self.path)
         parts = [urllib.parse.unquote(part) for part in url.path.strip("/").split("/")]
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
