@@ -85,11 +85,11 @@ lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addre
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv
 	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
-	@for program in operator router simulator; do \
+	@for program in fetch operator router simulator; do \
 	  $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --extra $$program $$(test $$program != router || echo --extra tracing) pyproject.toml -o requirements/$$program.txt || exit 1; done
 	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --extra operator --extra router --extra tracing --extra simulator --extra cli --extra dev \
+	  --no-emit-index-url --no-header --extra fetch --extra operator --extra router --extra tracing --extra simulator --extra cli --extra dev \
 	  pyproject.toml -o requirements/dev.txt
 
 differential: $(STAMP) ## malformed requests through Envoy as well: no second reading (installs the bench's peers)

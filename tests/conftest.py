@@ -95,7 +95,7 @@ def cluster(repository, helm, hub):
     from cluster_support import installed_cluster
 
     chart = repository / "helm" / "memroute"
-    arguments = [*OPERATOR_ARGS, f"--hub-endpoint={hub.url}"]
+    arguments = [*OPERATOR_ARGS, f"--hub-endpoint={hub.url}", "--allowed-host-path=/var/cache"]
     with installed_cluster(TEST_FLEET, helm, chart, arguments) as it:
         yield it
 

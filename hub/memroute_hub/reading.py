@@ -7,13 +7,12 @@ meanwhile mixes nothing.
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
-import httpx2
 from huggingface_hub import hf_hub_url
 
 from memroute_hub import failures
-from memroute_hub.documents import UnreadableDocumentError, parse_object, read_object
+from memroute_hub.documents import read_object
 from memroute_hub.errors import HubError, HubReason
 from memroute_hub.facts import (
     WEIGHT_SUFFIXES,
@@ -30,7 +29,8 @@ from memroute_hub.facts import (
 )
 from memroute_hub.failures import Asked
 from memroute_hub.names import is_commit
-from memroute_hub.transport import Answer, Transport
+from memroute_hub.transport import Transport
+from memroute_hub.tree import json_of, listed, refuse_html, tree_entries
 
 MIB = 1024 * 1024
 CONFIG, QUANTIZATION = "config.json", "hf_quant_config.json"
@@ -49,11 +49,7 @@ MAX_BYTES = {
 # Bytes of an index that is read for its own total alone, chosen by hand: ten times that of a dense
 # model of 70B. That of a large mixture of experts has 20 MiB.
 SMALL_INDEX_BYTES = MIB
-# Bytes of the list of files: 300 a file, of which some repositories have thousands.
-MAX_LIST_BYTES = 16 * MIB
 MAX_LISTED_FILES = 50_000
-# Pages of the list by folders (1,000 files each).
-MAX_TREE_PAGES = 50
 
 
 class Reading:
@@ -108,14 +104,10 @@ class Reading:
         name = self._asked.name
         revision = quote(name.wanted_revision, safe="")
         path = f"{self._asked.endpoint}/api/models/{name.repository}/revision/{revision}"
-        answer = await self._list(f"{path}?{urlencode({'blobs': 'true'})}")
+        answer = await listed(self._transport, f"{path}?{urlencode({'blobs': 'true'})}")
         if answer is None:
             raise failures.no_hub(self._asked, "it has no list of files")
-        return self._json(answer)
-
-    async def _list(self, url: str) -> Answer | None:
-        what = "the list of files"
-        return await self._transport.get(url, max_bytes=MAX_LIST_BYTES, what=what)
+        return json_of(answer, self._asked)
 
     async def _sizes(self, commit: str) -> dict[str, RepositoryFile]:
         """The list with sizes, for hubs whose short one has none; nothing where there is none."""
@@ -127,31 +119,8 @@ class Reading:
             return {}
 
     async def _tree(self, commit: str) -> dict[str, RepositoryFile]:
-        base = f"{self._asked.endpoint}/api/models/{self._asked.name.repository}/tree/{commit}"
-        url: str | None = f"{base}?{urlencode({'recursive': 'true', 'expand': 'false'})}"
-        found: dict[str, RepositoryFile] = {}
-        for _ in range(MAX_TREE_PAGES):
-            answer = None if url is None else await self._list(url)
-            if answer is None:
-                break
-            # An array: wrapped, so that it is read like everything else.
-            page = self._json(replace(answer, body=b'{"files":' + answer.body + b"}"))["files"]
-            for entry in page if isinstance(page, list) else ():
-                one = _sibling(entry)
-                if one is not None and entry.get("type") == "file":
-                    found[one.path] = one
-            url = self._next_page(answer.headers)
-        return found
-
-    def _next_page(self, headers: httpx2.Headers) -> str | None:
-        """Where the list goes on; None at its end, and for an address of another host."""
-        links = httpx2.Response(200, headers={"link": headers.get("link", "")}).links
-        url = links.get("next", {}).get("url")
-        try:
-            is_own = url is not None and urlsplit(url)[:2] == urlsplit(self._asked.endpoint)[:2]
-        except ValueError:
-            return None
-        return url if is_own else None
+        entries = await tree_entries(self._transport, self._asked, commit)
+        return {one.path: one for one in map(_sibling, entries) if one}
 
     async def _index(self, commit: str, files: dict[str, RepositoryFile]) -> dict[str, Any]:
         """The index where it is small, or says what the list does not; else nothing."""
@@ -194,20 +163,8 @@ class Reading:
         answer = await self._transport.get(url, max_bytes=limit, what=file)
         if answer is None:
             return None
-        self._refuse_html(answer)
+        refuse_html(answer, self._asked)
         return read_object(answer.body, f"{file} of {self._asked.name}")
-
-    def _json(self, answer: Answer) -> dict[str, Any]:
-        """An answer of the API. Raises ``HubError`` when it is none."""
-        self._refuse_html(answer)
-        try:
-            return parse_object(answer.body)
-        except UnreadableDocumentError as error:
-            raise failures.no_hub(self._asked, f"its list of files {error}") from error
-
-    def _refuse_html(self, answer: Answer) -> None:
-        if answer.is_html:
-            raise failures.no_hub(self._asked, "it sends a web page")
 
 
 def _sibling(entry: object) -> RepositoryFile | None:

@@ -25,6 +25,7 @@ from memroute_operator.replica import ANNOTATION_SUCCESSOR, START_GATE, Replica
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.store import Store
 from memroute_operator.templates import Templates
+from memroute_operator.weights.pod import with_live_pods
 
 LOGGER = logging.getLogger(__name__)
 # The reason of a create whose name another pod has.
@@ -105,7 +106,11 @@ class Applier:
         return True
 
     async def _create(self, action: Create) -> bool:
-        pod = self._templates.pod(action.deployment, action.placed, is_gated=action.is_gated)
+        pod = with_live_pods(
+            self._templates.pod(action.deployment, action.placed, is_gated=action.is_gated),
+            self._store.pods.values(),
+            datetime.now(UTC).timestamp(),
+        )
         try:
             created = await self._client.create(
                 PODS,

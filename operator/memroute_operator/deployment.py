@@ -1,94 +1,60 @@
 """A ModelDeployment as the operator reads it: typed, with its footprint."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
-from functools import lru_cache
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from memroute.catalog import architecture_for_model
-from memroute.errors import MemrouteError, UnknownModelError, UnsupportedShapeError
 from memroute.footprint import (
     Calibration,
     EngineType,
-    ModelArchitecture,
     ReplicaFootprint,
     ReplicaShape,
-    architecture_from_json,
     replica_footprint,
 )
-from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.placement import NeighbourNeeds, PlacementMode, PlacementStrategy
-from memroute_hub import HubError, ModelName, checked_name
+from memroute_hub import ModelName
 from memroute_kube import KubeObject
-from memroute_kube.memory_words import (
-    ENGINE_TYPES,
-    EXECUTIONS,
-    KV_CACHE_DTYPES,
-    PLACEMENT_MODES,
-    PLACEMENT_STRATEGIES,
-    PREEMPTIONS,
-    QUANTIZATIONS,
-)
-from memroute_operator.engines.owned_flags import NO_ADAPTERS, adapters_of, refusal
+from memroute_kube.memory_words import PLACEMENT_MODES, PLACEMENT_STRATEGIES, PREEMPTIONS
 from memroute_operator.hub_source import HubSource, read_hub_source
 from memroute_operator.model_pins import ModelPin, read_pin
-from memroute_operator.pod_template import NO_TEMPLATE, PodTemplate, TemplateError, read_template
+from memroute_operator.pod_template import NO_TEMPLATE, PodTemplate, read_template
+from memroute_operator.resolving import (
+    COMMIT_UNKNOWN,
+    FOOTPRINT_UNKNOWN,
+    INTERNAL_ERROR,
+    MAX_FOOTPRINT_BYTES,
+    MODEL_UNKNOWN,
+    ResolveFailure,
+    engine_of_spec,
+    hub_name,
+    internal_error,
+    resolve,
+    text,
+    weights_of,
+    whole,
+)
 from memroute_operator.revision import legacy_revision_of, revision_of
 from memroute_operator.revisions import FailedRevision
 from memroute_operator.rollout_spec import NO_ROLLOUT, RolloutSpec, read_rollout
+from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
+from memroute_operator.weights.choosing import MODEL_PATH, Fetched, Weights
 
-# The reason of what nobody expected: an object whose reading raises is told so in its status.
-INTERNAL_ERROR = "InternalError"
-# Names of the catalogue that are offered for one that it does not have.
-MAX_NEAR_NAMES = 3
-# The reason of a model whose size cannot be worked out.
-FOOTPRINT_UNKNOWN = "FootprintUnknown"
-# The reason of a model that is neither in the catalogue nor described, nor read from a hub yet.
-MODEL_UNKNOWN = "ModelUnknown"
-# What hubs add to the name of a repository whose files were converted for llama.cpp.
-GGUF_SUFFIX = "-GGUF"
+__all__ = [
+    "COMMIT_UNKNOWN",
+    "FOOTPRINT_UNKNOWN",
+    "INTERNAL_ERROR",
+    "MAX_FOOTPRINT_BYTES",
+    "MAX_REPLICAS",
+    "MODEL_UNKNOWN",
+    "Deployment",
+    "ResolveFailure",
+    "internal_error",
+    "read_deployment",
+]
+
 # As many as the schema of spec.replicas allows.
 MAX_REPLICAS = 1000
-# A pebibyte per device: past it a configuration is nonsense, and sums leave a float's range.
-MAX_FOOTPRINT_BYTES = 2**50
-
-
-class RevisionUnknownError(MemrouteError):
-    """A ModelDeployment asks for a revision that no hub was asked about yet."""
-
-
-class ContextTooLongError(MemrouteError):
-    """A ModelDeployment asks for longer requests than the model was made for."""
-
-
-class OwnedFlagError(MemrouteError):
-    """``engine.args`` set what memroute owns."""
-
-
-# Why a spec cannot be resolved, as the reason of a condition.
-REASONS: Mapping[type[MemrouteError], str] = MappingProxyType(
-    {
-        OwnedFlagError: "FlagOwned",
-        TemplateError: "TemplateRefused",
-        ContextTooLongError: "ContextTooLong",
-        UnknownModelError: MODEL_UNKNOWN,
-        RevisionUnknownError: MODEL_UNKNOWN,
-        UnsupportedShapeError: "UnsupportedShape",
-    }
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolveFailure:
-    """Why the footprint of a ModelDeployment is not known."""
-
-    reason: str
-    message: str
-    is_lasting: bool = True
-    """Whether a person must change something first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +109,8 @@ class Deployment:
     """What a hub has said of its model; None for one that is known without a hub."""
     hub_name: ModelName | None = None
     """What a hub has to be asked before the model is known; None when it is, or never will be."""
+    weights: Weights | None = None
+    """How its replicas come to their weights; None: their engines fetch them by themselves."""
 
     @property
     def key(self) -> str:
@@ -164,6 +132,26 @@ class Deployment:
         """Which pods its replicas must, must not or should not be beside."""
         return self.template.neighbours
 
+    @property
+    def is_of_hub(self) -> bool:
+        """Whether its weights come from the hub, so that its facts should be there too."""
+        return not (set(self.obj["spec"]["model"].get("source") or {}) - {"hub"})
+
+    @property
+    def model_argument(self) -> str:
+        """What the engine is told to load: the folder of the weights, else the model's name."""
+        return self.model if self.weights is None else MODEL_PATH
+
+    @property
+    def model_revision(self) -> str | None:
+        """The revision that the engine is told; None where it is told none, as of a folder."""
+        return self.engine_revision if self.weights is None else None
+
+    @property
+    def weights_key(self) -> str | None:
+        """Equal for what lies in the same folder of a node's disk; None where no node keeps it."""
+        return self.weights.key if isinstance(self.weights, Fetched) else None
+
     def footprint_on(self, product: str | None) -> ReplicaFootprint:
         """What a replica needs on that kind of accelerator: as measured, else as estimated.
 
@@ -175,47 +163,52 @@ class Deployment:
         return self.footprint if calibration is None else replica_footprint(self.shape, calibration)
 
 
-def read_deployment(obj: KubeObject) -> Deployment:
+def read_deployment(obj: KubeObject, settings: WeightsSettings = NO_SETTINGS) -> Deployment:
     """A ModelDeployment from the API server's object, which has all its defaults.
 
     Whatever is wrong with it is its ``failure``. Raises only when it has no name or uid.
-    Without calibrations: those are known once every deployment has been read.
+    Without calibrations: those are known once every deployment has been read. ``settings``: what
+    the operator was told of caches.
     """
     try:
-        return _read(obj)
+        return _read(obj, settings)
     except Exception as error:  # noqa: BLE001 - a named boundary: one object is its owner's problem alone
         return _unreadable(obj, error)
 
 
-def _read(obj: KubeObject) -> Deployment:
+def _read(obj: KubeObject, settings: WeightsSettings) -> Deployment:
     metadata, spec = obj["metadata"], obj["spec"]
     memory, placement = spec["memory"], spec["placement"]
     source = read_hub_source(spec["model"])
-    name = _hub_name(spec["model"], source)
+    weights = None
+    name = hub_name(spec["model"], source, settings)
     pin = None if name is None else read_pin(obj.get("status"), name)
-    shape, footprint, failure = _resolve(spec, source, pin)
-    is_unknown = failure is not None and failure.reason == MODEL_UNKNOWN
+    shape, footprint, failure = resolve(spec, source, pin)
+    if failure is None:
+        weights, failure = weights_of(obj, source, pin, settings)
+        shape, footprint = (shape, footprint) if failure is None else (None, None)
+    is_unknown = failure is not None and failure.reason in (MODEL_UNKNOWN, COMMIT_UNKNOWN)
     return Deployment(
-        namespace=_text(metadata["namespace"]),
-        name=_text(metadata["name"]),
-        uid=_text(metadata["uid"]),
-        generation=_whole(metadata["generation"]),
-        created_at=_text(metadata["creationTimestamp"]),
-        model=_text(spec["model"]["name"]),
-        served_name=_text(spec["model"].get("servedName") or spec["model"]["name"]),
-        engine=_engine(spec),
+        namespace=text(metadata["namespace"]),
+        name=text(metadata["name"]),
+        uid=text(metadata["uid"]),
+        generation=whole(metadata["generation"]),
+        created_at=text(metadata["creationTimestamp"]),
+        model=text(spec["model"]["name"]),
+        served_name=text(spec["model"].get("servedName") or spec["model"]["name"]),
+        engine=engine_of_spec(spec),
         model_file=spec["model"].get("file"),
         engine_image=spec["engine"].get("image"),
-        engine_args=tuple(_text(argument) for argument in spec["engine"].get("args") or ()),
+        engine_args=tuple(text(argument) for argument in spec["engine"].get("args") or ()),
         engine_env=tuple(dict(variable) for variable in spec["engine"].get("env") or ()),
-        replicas=_whole(spec["replicas"]),
+        replicas=whole(spec["replicas"]),
         paused=bool(spec.get("paused")),
         rollout=read_rollout(spec),
         preempts=PREEMPTIONS.read(placement.get("preemption") or PREEMPTIONS.default),
         mode=PLACEMENT_MODES.read(placement["mode"]),
         strategy=PLACEMENT_STRATEGIES.read(placement["strategy"]),
         node_selector=dict(placement.get("nodeSelector") or {}),
-        max_context_tokens=_whole(memory["maxContextTokens"]),
+        max_context_tokens=whole(memory["maxContextTokens"]),
         shape=shape,
         footprint=footprint,
         failure=failure,
@@ -230,21 +223,8 @@ def _read(obj: KubeObject) -> Deployment:
         source=source,
         pin=pin,
         hub_name=name if is_unknown else None,
+        weights=weights,
     )
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        message = f"a text was expected, not {value!r:.80}"
-        raise TypeError(message)
-    return value
-
-
-def _whole(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        message = f"a number from 0 was expected, not {value!r:.80}"
-        raise TypeError(message)
-    return value
 
 
 def _unreadable(obj: KubeObject, error: Exception) -> Deployment:
@@ -257,9 +237,9 @@ def _unreadable(obj: KubeObject, error: Exception) -> Deployment:
     replicas = spec.get("replicas") if isinstance(spec, dict) else None
     generation = metadata.get("generation")
     return Deployment(
-        namespace=_text(metadata["namespace"]),
-        name=_text(metadata["name"]),
-        uid=_text(metadata["uid"]),
+        namespace=text(metadata["namespace"]),
+        name=text(metadata["name"]),
+        uid=text(metadata["uid"]),
         generation=generation if isinstance(generation, int) and generation >= 0 else 0,
         created_at=str(metadata.get("creationTimestamp") or ""),
         model="",
@@ -280,131 +260,3 @@ def _unreadable(obj: KubeObject, error: Exception) -> Deployment:
         legacy_revision="",
         obj=obj,
     )
-
-
-def internal_error(error: Exception) -> str:
-    """What a person is told of an exception that nobody expected."""
-    return (
-        f"memroute could not read this object ({type(error).__name__}: {error!s:.500}); nothing of "
-        f"it is changed until it can. If the object is right, please report this as a bug"
-    )
-
-
-def _hub_name(model: dict[str, Any], source: HubSource) -> ModelName | None:
-    """What a hub would be asked; None for a model that is described, or cannot be on a hub."""
-    if model.get("config") is not None:
-        return None
-    try:
-        return checked_name(_text(model["name"]), source.revision)
-    except HubError:
-        return None
-
-
-def _resolve(
-    spec: dict[str, Any], source: HubSource, pin: ModelPin | None
-) -> tuple[ReplicaShape | None, ReplicaFootprint | None, ResolveFailure | None]:
-    try:
-        read_template(spec)
-        shape = _shape(spec, source, pin)
-        footprint = replica_footprint(shape)
-        # Sums are made when they are asked for: a number past all bounds has to show here.
-        total = footprint.total_bytes
-    except MemrouteError as error:
-        reason = next((r for kind, r in REASONS.items() if isinstance(error, kind)), None)
-        reason = reason or FOOTPRINT_UNKNOWN
-        message = _unknown_model(error) if isinstance(error, UnknownModelError) else str(error)
-    except Exception as error:  # noqa: BLE001 - a named boundary: a config is its author's
-        reason, message = INTERNAL_ERROR, internal_error(error)
-    else:
-        if 0 < total < MAX_FOOTPRINT_BYTES:
-            return shape, footprint, None
-        reason, message = FOOTPRINT_UNKNOWN, f"a replica would need {total:.3g} bytes per device"
-    return None, None, ResolveFailure(reason=reason, message=message)
-
-
-def _unknown_model(error: UnknownModelError) -> str:
-    """Which names are near, and what helps where none of them was meant."""
-    by_name = {one.rpartition("/")[2].casefold(): one for one in error.known_models}
-    wanted = error.model.rpartition("/")[2].casefold()
-    near = [by_name[one] for one in get_close_matches(wanted, by_name, n=MAX_NEAR_NAMES)]
-    hint = f"did you mean {', or '.join(near)}? Else" if near else "give"
-    give = " give" if near else ""
-    return (
-        f"model {error.model!r:.200} is not in the catalogue of {len(error.known_models)} models; "
-        f"{hint}{give} its config.json as spec.model.config"
-    )
-
-
-def _shape(spec: dict[str, Any], source: HubSource, pin: ModelPin | None) -> ReplicaShape:
-    memory, engine = spec["memory"], spec["engine"]
-    arguments = [_text(argument) for argument in engine.get("args") or ()]
-    adapters = NO_ADAPTERS
-    if _engine(spec) is EngineType.VLLM:
-        # Others' flags are told by their own file (``engines``).
-        if (told := refusal(arguments)) is not None:
-            raise OwnedFlagError(told)
-        adapters = adapters_of(arguments)
-    architecture = _architecture(spec["model"], source, pin)
-    if _engine(spec) is EngineType.LLAMA_CPP:
-        architecture = _of_file(architecture, spec["model"].get("checkpointBytes"))
-    wanted = memory["maxContextTokens"]
-    longest = architecture.max_context_tokens
-    if longest is not None and wanted > longest:
-        message = (
-            f"maxContextTokens is {wanted}, {spec['model']['name']} was made for {longest}: set "
-            f"spec.memory.maxContextTokens to {longest} at the most"
-        )
-        raise ContextTooLongError(message)
-    return ReplicaShape(
-        architecture=architecture,
-        max_context_tokens=wanted,
-        concurrency=memory["concurrency"],
-        quantization=QUANTIZATIONS.read(memory["quantization"]),
-        kv_cache_dtype=KV_CACHE_DTYPES.read(memory["kvCacheDtype"]),
-        tensor_parallel_size=spec["parallelism"]["tensorParallelSize"],
-        engine=_engine(spec),
-        max_num_seqs=engine.get("maxSequences") or MAX_NUM_SEQS,
-        max_num_batched_tokens=engine.get("maxBatchedTokens") or MAX_NUM_BATCHED_TOKENS,
-        block_size_tokens=engine.get("blockSizeTokens"),
-        is_eager=EXECUTIONS.read(engine.get("execution") or EXECUTIONS.default),
-        max_adapters=adapters.max_adapters,
-        max_adapter_rank=adapters.max_rank,
-    )
-
-
-def _engine(spec: dict[str, Any]) -> EngineType:
-    return ENGINE_TYPES.read(spec["engine"].get("type") or ENGINE_TYPES.default)
-
-
-@lru_cache(maxsize=1024)
-def _of_file(architecture: ModelArchitecture, num_bytes: int | None) -> ModelArchitecture:
-    """The model as one file holds it: what it weighs is what the file does.
-
-    Remembered, because footprints are remembered by the architecture's identity.
-    """
-    return replace(architecture, checkpoint_bytes=num_bytes)
-
-
-def _architecture(
-    model: dict[str, Any], source: HubSource, pin: ModelPin | None
-) -> ModelArchitecture:
-    """From the configuration in the spec, else as pinned, else from the catalogue.
-
-    The catalogue knows one version of a model: it does not stand in for a revision.
-    """
-    config = model.get("config")
-    # The same object for the same text: footprints are remembered by it.
-    if config is not None:
-        text = json.dumps(config, sort_keys=True)
-        return architecture_from_json(text, model.get("checkpointBytes"))
-    if pin is not None:
-        size = model.get("checkpointBytes")
-        return architecture_from_json(pin.config, pin.checkpoint_bytes if size is None else size)
-    if source.revision is not None:
-        message = (
-            f"revision {source.revision} of {model['name']} has not been read from a hub; without "
-            f"a hub, give its config.json as spec.model.config"
-        )
-        raise RevisionUnknownError(message)
-    # A repository of GGUF files is named after the one that they were converted from.
-    return architecture_for_model(model["name"].removesuffix(GGUF_SUFFIX))

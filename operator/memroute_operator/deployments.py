@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Node
@@ -25,6 +26,7 @@ from memroute_operator.engines.registry import engine_of
 from memroute_operator.reading_cache import Cache
 from memroute_operator.replica import Replica
 from memroute_operator.target_revision import as_targeted, with_history
+from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
 
 # What Kubernetes puts on an object that is deleted with ``--cascade=orphan``, until its garbage
 # collector has taken the owner off all of its pods.
@@ -54,9 +56,11 @@ def read_deployments(
     cache: Cache[Deployment],
     default_image: str | None,
     known: Mapping[CalibrationKey, Calibration],
+    settings: WeightsSettings = NO_SETTINGS,
 ) -> DeploymentsRead:
     """All ModelDeployments, each with what was measured of engines like its own.
 
+    ``settings``: what the operator was told of caches.
     ``known``: what engines have measured before.
     ``problems``: is given what could not be read, by ``Kind namespace/name``.
     ``default_image``: what engines run whose spec names no image.
@@ -64,9 +68,10 @@ def read_deployments(
     deployments: dict[str, Deployment] = {}
     left_alone: set[str] = set()
     read = cache.round()
+    read_one = partial(_read_with_history, settings=settings)
     for obj in objects:
         try:
-            deployment = read(obj, _read_with_history)
+            deployment = read(obj, read_one)
             deployments[deployment.key] = deployment
             metadata = obj["metadata"]
             finalizers = metadata.get("finalizers") or ()
@@ -104,13 +109,14 @@ def _targeted(
     return as_targeted(found)
 
 
-def _read_with_history(obj: KubeObject) -> Deployment:
-    return with_history(_read_checked(obj), _read_checked)
+def _read_with_history(obj: KubeObject, settings: WeightsSettings) -> Deployment:
+    read_one = partial(_read_checked, settings=settings)
+    return with_history(read_one(obj), read_one)
 
 
-def _read_checked(obj: KubeObject) -> Deployment:
+def _read_checked(obj: KubeObject, settings: WeightsSettings) -> Deployment:
     """A ModelDeployment, unresolved where its engine cannot do what it asks for."""
-    deployment = read_deployment(obj)
+    deployment = read_deployment(obj, settings)
     if deployment.failure is not None and deployment.failure.reason != FOOTPRINT_UNKNOWN:
         return deployment
     # Where the size is not known, what the engine needs to be told may be why.

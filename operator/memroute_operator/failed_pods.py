@@ -47,7 +47,7 @@ class FailedPods:
             return None
         said = replica.scheduler_message or ""
         self._note(self._nodes, (replica.deployment, replica.node), said, now_seconds)
-        if not replica.is_terminal:
+        if not (replica.is_terminal or replica.is_out_of_disk):
             return None  # kube-scheduler's refusal: elsewhere at once
         why = replica.failure or "its containers have ended"
         message = f"{replica.pod_name} failed on node {replica.node}: {why}"

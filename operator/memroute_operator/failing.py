@@ -65,6 +65,8 @@ def on_the_way(replica: Replica, weights_bytes: int | None) -> str:
         meant = scheduling_of("", replica.scheduler_message)
         means = f": {meant.message}" if meant is not None else ""
         return f" (kube-scheduler: {replica.scheduler_message}){means}"
+    if replica.state is ReplicaState.DOWNLOADING:
+        return _downloading(replica)
     if replica.last_end is not None and not replica.is_ready:
         return f" (again, after {replica.num_restarts} restart(s): {replica.last_end.message})"
     if replica.on_the_way is not None and not replica.is_ready:
@@ -72,6 +74,14 @@ def on_the_way(replica: Replica, weights_bytes: int | None) -> str:
     if replica.state is ReplicaState.STARTING:
         return _starting(replica, weights_bytes)
     return ""
+
+
+def _downloading(replica: Replica) -> str:
+    """How far its weights are: what stands behind ``Downloading``; with why it tries again."""
+    where = f" {replica.fetch}" if replica.fetch else " its weights"
+    if replica.last_end is None:
+        return where
+    return f"{where} (again: {replica.last_end.message})"
 
 
 def _starting(replica: Replica, weights_bytes: int | None) -> str:

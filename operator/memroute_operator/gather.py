@@ -21,10 +21,11 @@ from memroute_operator.nodes import planned, read_node
 from memroute_operator.pod_stories import Stories, with_stories
 from memroute_operator.pods import PodsRead, UnreadablePod, read_pods
 from memroute_operator.reading_cache import Cache
-from memroute_operator.replica import Replica
+from memroute_operator.replica import Replica, ReplicaState
 from memroute_operator.slots import taken_slots
 from memroute_operator.store import Known
 from memroute_operator.strangers import disown_strangers
+from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,8 @@ def gather(
     before: Facts | None = None,
     calibrations: Mapping[CalibrationKey, Calibration] = MappingProxyType({}),
     stories: Stories = MappingProxyType({}),
+    weights: WeightsSettings = NO_SETTINGS,
+    fetches: Mapping[str, str] = MappingProxyType({}),
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
@@ -133,6 +136,8 @@ def gather(
     ``before``: facts of a moment ago whose nodes are taken as they are: half of the work.
     ``calibrations``: what engines have measured before.
     ``stories``: Events of pods that are not ready, by uid.
+    ``weights``: what the operator was told
+    of caches; ``fetches``: how far those are that fetch, in words, by the uid of their pod.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
     cache = ReadingCache() if cache is None else cache
@@ -159,12 +164,15 @@ def gather(
         cache.deployments,
         default_image,
         calibrations,
+        weights,
     )
     deployments = read.wanted
     # Pods of an object that cannot be read, or that leaves them behind, are nobody's orphans.
     replicas = [r for r in pods.replicas if r.deployment not in read.left_alone]
     by_key = {deployment.key: deployment for deployment in deployments}
-    replicas = [with_known_revision(one, by_key) for one in replicas]
+    replicas = [
+        _with_fetch(with_known_revision(one, by_key), fetches.get(one.uid)) for one in replicas
+    ]
     return Facts(
         deployments=tuple(deployments),
         measured=read.measured,
@@ -187,6 +195,13 @@ def gather(
         taken_slots=taken_slots(store, deployments, pods),
         unreadable_objects=problems,
     )
+
+
+def _with_fetch(replica: Replica, words: str | None) -> Replica:
+    """A replica that fetches its weights, with how far it is."""
+    if words is None or replica.state is not ReplicaState.DOWNLOADING:
+        return replica
+    return replace(replica, fetch=words)
 
 
 def _read_nodes(

@@ -122,7 +122,14 @@ class HubModels:
         if self._is_offline and deployment.failure is not None:
             message = f"{deployment.failure.message} (this operator asks no hub: --offline)"
             return replace(deployment, failure=replace(deployment.failure, message=message))
-        return replace(deployment, failure=self._failure(name))
+        failure = self._failure(name)
+        if failure.is_lasting and not deployment.is_of_hub:
+            message = (
+                f"{failure.message}. Its weights come from elsewhere: give its config.json as "
+                f"spec.model.config"
+            )
+            failure = replace(failure, message=message)
+        return replace(deployment, failure=failure)
 
     def start_due(self) -> None:
         """Ask for what is wanted and may be asked, as many at a time as are allowed."""

@@ -36,7 +36,15 @@ from memroute_operator.replica import (
     ANNOTATION_PLACEMENT_REASON,
     ANNOTATION_REVISION,
     ANNOTATION_STARTED_WITH,
+    ANNOTATION_WEIGHTS,
     START_GATE,
+)
+from memroute_operator.weights.pod import (
+    engine_mounts,
+    engine_variables,
+    init_containers,
+    pod_security,
+    volumes,
 )
 
 ANNOTATION_TEMPLATE = f"{GROUP}/template"
@@ -65,11 +73,12 @@ def replica_pod(
     bind_address: str = ANY_IPV4,
     template: str | None = None,
     hub_endpoint: str | None = None,
+    fetch_image: str = "",
 ) -> KubeObject:
     """The manifest of a replica's pod. ``template``: its hash, to be found again by.
 
     ``bind_address``: what the engine listens on, all addresses of its pod. ``hub_endpoint``:
-    where engines find models; None for the usual hub.
+    where engines find models; None for the usual hub. ``fetch_image``: what fetches weights.
     """
     engine = engine_of(deployment.engine)
     shared = placed.mode is PlacementMode.SHARED
@@ -88,8 +97,23 @@ def replica_pod(
         "containers": [
             _engine_container(deployment, placed, default_image, bind_address, hub_endpoint)
         ],
-        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
+        "volumes": [
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            *volumes(deployment.weights),
+        ],
     }
+    fetching = init_containers(
+        deployment.weights,
+        image=fetch_image,
+        hub=deployment.source,
+        hub_endpoint=hub_endpoint,
+        bind_address=bind_address,
+        engine_env=deployment.engine_env,
+    )
+    if fetching:
+        spec["initContainers"] = fetching
+    if security := pod_security(deployment.weights):
+        spec["securityContext"] = security
     if is_gated:
         spec["schedulingGates"] = [{"name": START_GATE}]
     if runtime_class := shared_runtime_class if shared else exclusive_runtime_class:
@@ -106,6 +130,7 @@ def replica_pod(
                 "app.kubernetes.io/managed-by": "memroute",
             },
             "annotations": ({} if template is None else {ANNOTATION_TEMPLATE: template})
+            | _weights_annotation(deployment)
             | {
                 ANNOTATION_RESERVATION: encode_reservation(
                     placed, generation=deployment.generation
@@ -125,6 +150,12 @@ def replica_pod(
         "spec": spec,
     }
     return overlay(pod, deployment.template.said)
+
+
+def _weights_annotation(deployment: Deployment) -> dict[str, str]:
+    """What its node has of weights once they are fetched."""
+    key = deployment.weights_key
+    return {} if key is None else {ANNOTATION_WEIGHTS: key}
 
 
 def _on_node(node: str) -> dict[str, Any]:
@@ -155,7 +186,7 @@ def _engine_container(
     own = {variable.get("name") for variable in deployment.engine_env}
     environment += [
         variable
-        for variable in deployment.source.environment(hub_endpoint)
+        for variable in engine_variables(deployment.weights, deployment.source, hub_endpoint)
         if variable["name"] not in own
     ]
     engine = engine_of(deployment.engine)
@@ -172,7 +203,10 @@ def _engine_container(
         "startupProbe": probes.startup.to_spec(),
         "readinessProbe": probes.readiness.to_spec(),
         "livenessProbe": probes.liveness.to_spec(),
-        "volumeMounts": [{"name": "shm", "mountPath": SHARED_MEMORY}],
+        "volumeMounts": [
+            {"name": "shm", "mountPath": SHARED_MEMORY},
+            *engine_mounts(deployment.weights),
+        ],
     }
     if command := engine.command(deployment):
         container["command"] = command

@@ -30,6 +30,8 @@ CHARACTER_BYTES = 4
 # Of one placement's reason, in characters: ours have 200 at the most, but it is read from an
 # annotation that whoever may edit pods can make as long as they like.
 MAX_WHY = 1_000
+# Of how far its weights are, in characters: ours have less, with the words of a fetcher in it.
+MAX_PROGRESS = 400
 # Nodes in the column of ``kubectl get``: chosen by hand, a line of a wide terminal.
 MAX_NODES = 10
 
@@ -64,6 +66,7 @@ def _one_per_index(replicas: Sequence[Replica]) -> list[Replica]:
 
 
 def _placement(replica: Replica, assigned: tuple[str, ...]) -> dict[str, Any]:
+    progress = {} if replica.fetch is None else {"progress": replica.fetch[:MAX_PROGRESS]}
     return {
         "replica": replica.index,
         "pod": replica.pod_name,
@@ -73,6 +76,7 @@ def _placement(replica: Replica, assigned: tuple[str, ...]) -> dict[str, Any]:
         "kvCapacityTokens": replica.kv_capacity_tokens,
         "state": replica.state.value,
         "why": replica.why[:MAX_WHY],
+        **progress,
     }
 
 
@@ -98,4 +102,5 @@ def _num_bytes(entry: Mapping[str, Any]) -> int:
     texts = ("node", "pod", "state", "replicas")
     size = ENTRY_BYTES + sum(len(entry.get(name, "")) for name in texts)
     size += sum(len(uuid) + 3 for uuid in entry.get("devices", ()))
-    return size + CHARACTER_BYTES * len(entry.get("why", ""))
+    words = len(entry.get("why", "")) + len(entry.get("progress", ""))
+    return size + CHARACTER_BYTES * words

@@ -22,6 +22,7 @@ from typing import Any
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import GROUP, LABEL_DEPLOYMENT
+from memroute_operator.weights.container import WEIGHTS_VOLUME
 
 _OWNER_FIELDS = ("apiVersion", "kind", "name", "uid", "controller")
 # Of a foreign pod: whose it is, in words.
@@ -70,6 +71,8 @@ def project_pod(obj: KubeObject) -> KubeObject:
     kept_spec: KubeObject = {}
     if ours:
         kept_spec = _only(spec, _POD_SPEC_FIELDS)
+        if volumes := [v for v in _list(spec.get("volumes")) if _is_of_weights(v)]:
+            kept_spec["volumes"] = volumes
     elif spec.get("nodeName"):
         kept_spec["nodeName"] = spec["nodeName"]
     if spec.get("resourceClaims"):
@@ -94,6 +97,10 @@ def project_pod(obj: KubeObject) -> KubeObject:
         # The same two lists for all of them: nobody changes what the store has.
         projected["status"]["conditions"] = _READY if _is_ready(status) else _NOT_READY
     return projected
+
+
+def _is_of_weights(volume: object) -> bool:
+    return _mapping(volume).get("name") == WEIGHTS_VOLUME
 
 
 def _is_our_annotation(name: str) -> bool:

@@ -56,6 +56,8 @@ from memroute_operator.store import Store
 from memroute_operator.templates import Templates
 from memroute_operator.thinking import Look, Thinker
 from memroute_operator.way_events import tell_ways
+from memroute_operator.weights.book import WeightsBook
+from memroute_operator.weights.choosing import server_version
 
 LOGGER = logging.getLogger(__name__)
 # How long changes are gathered before they are looked at, in seconds: as long as the last step
@@ -146,6 +148,10 @@ class Reconciler:
         )
         self._book = CalibrationBook(client=client, namespace=settings.lease_namespace, clock=clock)
         self.board = FleetBoard(client=client, namespace=settings.lease_namespace, clock=clock)
+        self._weights_book = WeightsBook(
+            client=client, namespace=settings.lease_namespace, clock=clock
+        )
+        self._client = client
         self._fence = fence or Fence(AlwaysLeading())
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
         self._thinker = Thinker(
@@ -153,6 +159,7 @@ class Reconciler:
             default_image=settings.engine_image,
             node_lost_seconds=settings.node_lost_seconds,
             drain_timeout_seconds=settings.drain_timeout_seconds,
+            weights=settings.weights,
         )
         self._budgets = Budgets(
             client=client,
@@ -179,6 +186,7 @@ class Reconciler:
             await self._readings.read_once()
             await self._read_grants()
             await self._guarded("calibrations", self._read_book)
+            await self._guarded("version", self._read_version)
             loops += [
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),
                 asyncio.create_task(self._resync_forever(), name="resync"),
@@ -273,6 +281,13 @@ class Reconciler:
         began = self._clock()
         if await self._book.read():
             self._store.mark_dirty()
+        await self._weights_book.read()
+        return began
+
+    async def _read_version(self) -> float:
+        """Ask of which Kubernetes the API server is; when, by our clock."""
+        began = self._clock()
+        self._thinker.know_server(server_version(await self._client.request("GET", "/version")))
         return began
 
     async def _resync_forever(self) -> None:
@@ -363,6 +378,7 @@ class Reconciler:
         await self._tell_done(facts, done)
         await tell_ways(self._events, facts.deployments, ways)
         await self._book.keep(facts.measured)
+        await self._weights_book.keep(facts.replicas, decided.nodes)
         seconds = self._clock() - started
         await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)
         self._hands.forget_old({deployment.key for deployment in facts.deployments})
@@ -395,6 +411,8 @@ class Reconciler:
             quotas=self._rules.quotas,
             priorities=self._rules.classes,
             silences=self.leases.silences(),
+            fetches=self._readings.fetches.words(now),
+            weights=dict(self._weights_book.known),
         )
 
     def _show(self, facts: Facts, step: Step, seconds: float, loss: NodeLoss) -> None:

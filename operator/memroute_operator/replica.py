@@ -23,6 +23,7 @@ from memroute_operator.giving_way import ANNOTATION_GIVES_WAY, GivesWay, read_gi
 from memroute_operator.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.pod_resources import requested_devices
 from memroute_operator.promises import Claim, read_claim, read_promise
+from memroute_operator.weights import container as fetch
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
 """What 0.1 knows a replica by: written for it, in case of a rollback."""
@@ -35,6 +36,8 @@ ANNOTATION_ENGINE_TYPE = f"{GROUP}/engine-type"
 """Which engine runs in it: whose words its last lines are. Absent on replicas of before."""
 ANNOTATION_PLACED_BY = f"{GROUP}/placed-by"
 """What ``spec.placement`` asked for when it was placed. Absent on replicas of before."""
+ANNOTATION_WEIGHTS = f"{GROUP}/weights"
+"""What its node keeps of weights once they are fetched, as a hash; absent where it keeps none."""
 ANNOTATION_PLACEMENT_REASON = f"{GROUP}/placement-reason"
 ANNOTATION_SUCCESSOR = f"{GROUP}/successor"
 """On a pod that is about to be replaced: the room that is kept for the replica after it."""
@@ -62,6 +65,8 @@ class ReplicaState(StrEnum):
     QUEUED = "Queued"
     """Reserved; waits for another engine to finish starting on the same device."""
     PENDING = "Pending"
+    DOWNLOADING = "Downloading"
+    """Its weights are being fetched; its engine has not been started yet."""
     STARTING = "Starting"
     SERVING = "Serving"
     DRAINING = "Draining"
@@ -152,6 +157,14 @@ class Replica:
     priority: int = 0
     """Its pod's own, as the API server computed it."""
     seen: Seen = Seen()
+    fetch: str | None = None
+    """How far its weights are, in words; None when nobody knows, or nothing is fetched."""
+    weights_key: str | None = None
+    """What its node keeps of weights once they are fetched; None where it keeps none."""
+    has_fetched: bool = False
+    """Whether its weights were fetched, or found in the cache."""
+    is_out_of_disk: bool = False
+    """Whether its node's disk has no space for its weights."""
     obj: KubeObject = field(repr=False)
 
     @property
@@ -297,6 +310,9 @@ def read_replica(pod: KubeObject) -> Replica | None:
         successor=read_claim(annotations.get(ANNOTATION_SUCCESSOR)),
         gives_way=read_gives_way(annotations.get(ANNOTATION_GIVES_WAY)),
         priority=_priority(pod),
+        weights_key=annotations.get(ANNOTATION_WEIGHTS),
+        has_fetched=fetch.has_fetched(pod),
+        is_out_of_disk=fetch.is_out_of_disk(pod),
         obj=pod,
     )
 
@@ -342,7 +358,14 @@ def _state(pod: KubeObject, failure: str | None) -> ReplicaState:
         return ReplicaState.QUEUED
     if is_condition_true(pod, "Ready"):
         return ReplicaState.SERVING
-    return ReplicaState.STARTING if pod["spec"].get("nodeName") else ReplicaState.PENDING
+    return _state_of_start(pod)
+
+
+def _state_of_start(pod: KubeObject) -> ReplicaState:
+    """How far one has come that does not serve yet."""
+    if not pod["spec"].get("nodeName"):
+        return ReplicaState.PENDING
+    return ReplicaState.DOWNLOADING if fetch.is_fetching(pod) else ReplicaState.STARTING
 
 
 def _containers(pod: KubeObject) -> list[dict[str, Any]]:

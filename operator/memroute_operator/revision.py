@@ -67,6 +67,8 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         # As it is written: the commit that it was pinned to moves no more.
         "modelRevision": hub.get("revision"),
         "tokenSecret": hub.get("tokenSecretRef"),
+        "source": _source(model),
+        "cache": _cache(model),
         "engine": None if engine.get("type") is None else ENGINE_TYPES.read(engine["type"]),
         # None for the operator's --engine-image: another one of those replaces nothing.
         "image": engine.get("image"),
@@ -89,6 +91,20 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         "mode": mode,
         "podTemplate": _template(spec.get("template")),
     }
+
+
+def _source(model: Mapping[str, Any]) -> Any:
+    """Where the weights are, when that is no hub."""
+    said = {name: value for name, value in (model.get("source") or {}).items() if name != "hub"}
+    return said or None
+
+
+def _cache(model: Mapping[str, Any]) -> Any:
+    """Where weights are kept. How much is kept there reaches no engine."""
+    said = model.get("cache")
+    if said is None:
+        return None
+    return {name: value for name, value in said.items() if name != "sizeGiB"}
 
 
 def _template(template: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memroute.units import GIB
 from memroute_hub.settings import (
     SettingsError,
     checked_endpoint,
@@ -15,6 +16,8 @@ from memroute_hub.settings import (
 from memroute_operator.leadership import LeaseTiming
 from memroute_operator.pod_defaults import any_address
 from memroute_operator.readings.sources import PodSelector, SelectorError, parse_pod_selector
+from memroute_operator.weights.arguments import add_weights_arguments
+from memroute_operator.weights.caches import WeightsSettings
 
 DEFAULT_ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
 # Where exporters are installed: NVIDIA's GPU operator, the same on OpenShift, dcgm-exporter's own
@@ -57,6 +60,20 @@ class OperatorSettings:
     hub_endpoint: str
     hub_token_file: Path | None
     offline: bool
+    model_cache_path: str | None
+    model_cache_gib: int | None
+    allowed_host_path: tuple[str, ...]
+    fetch_image: str
+
+    @property
+    def weights(self) -> WeightsSettings:
+        """What there is of caches, for those who read ModelDeployments."""
+        size = self.model_cache_gib
+        return WeightsSettings(
+            cache_path=self.model_cache_path,
+            cache_bytes=None if size is None else size * GIB,
+            host_paths=self.allowed_host_path,
+        )
 
     @property
     def lease_timing(self) -> LeaseTiming:
@@ -234,7 +251,9 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         default=is_offline_by_environment(),
         help="ask no hub: the catalogue and spec.model.config alone say what a model needs",
     )
+    add_weights_arguments(parser)
     values = vars(parser.parse_args(argv))
+    values["allowed_host_path"] = tuple(values["allowed_host_path"])
     exporters = values.pop("exporter_selector") or [
         parse_pod_selector(text, needs_daemon_set=True) for text in DEFAULT_EXPORTER_SELECTORS
     ]

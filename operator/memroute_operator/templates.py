@@ -36,6 +36,7 @@ class Templates:
     hub_endpoint: str | None = None
     exclusive_runtime_class: str | None = None
     bind_address: str = ANY_IPV4
+    fetch_image: str = ""
     _known: dict[tuple[str, str, str | None], str] = field(default_factory=dict)
 
     @classmethod
@@ -47,6 +48,7 @@ class Templates:
             hub_endpoint=settings.engines_hub_endpoint,
             exclusive_runtime_class=settings.exclusive_runtime_class,
             bind_address=settings.engine_bind_address,
+            fetch_image=settings.fetch_image,
         )
 
     def pod(self, deployment: Deployment, placed: Placed, *, is_gated: bool) -> KubeObject:
@@ -78,6 +80,9 @@ class Templates:
             usable_bytes_per_device=80 * GIB, product=None, why="",
         )  # fmt: skip
         pod = self._pod(bare, nowhere, is_gated=False, template=None)
+        for container in pod["spec"].get("initContainers", ()):
+            # What has fetched is done by the time that a replica serves.
+            container["image"] = ""
         text = json.dumps(pod["spec"], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -94,6 +99,7 @@ class Templates:
             bind_address=self.bind_address,
             template=template,
             hub_endpoint=self.hub_endpoint,
+            fetch_image=self.fetch_image,
         )
 
     def condition(self, deployment: Deployment, replicas: list[Replica]) -> Condition | None:

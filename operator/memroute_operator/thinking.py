@@ -28,6 +28,7 @@ from memroute_operator.pod_stories import Stories
 from memroute_operator.priorities import NO_CLASSES, PriorityClasses
 from memroute_operator.replica import ReplicaState
 from memroute_operator.store import StoreSnapshot
+from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
 
 # Pods with processes, or about to have some: what they hold may outlive their object.
 RUNNING_STATES = frozenset(ReplicaState) - {ReplicaState.QUEUED, ReplicaState.PENDING}
@@ -62,6 +63,10 @@ class Look:
     priorities: PriorityClasses = NO_CLASSES
     silences: Mapping[str, Silence] = field(default_factory=dict)
     """Of kubelets, by node, where they are known."""
+    fetches: Mapping[str, str] = field(default_factory=dict)
+    """How far those are that fetch their weights, in words, by the uid of their pod."""
+    weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Nodes that have weights, by the key of those."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +90,9 @@ class Thinker:
         default_image: str,
         node_lost_seconds: float,
         drain_timeout_seconds: float,
+        weights: WeightsSettings = NO_SETTINGS,
     ) -> None:
+        self._weights = weights
         self._planner = planner
         self._default_image = default_image
         self._node_lost_seconds = node_lost_seconds
@@ -111,6 +118,12 @@ class Thinker:
         finally:
             gc.enable()
             self.busy_seconds += time.perf_counter() - began
+
+    def know_server(self, version: tuple[int, int] | None) -> None:
+        """Of which Kubernetes the API server is; None when it did not say."""
+        if version != self._weights.server_version:
+            self._weights = replace(self._weights, server_version=version)
+            self._cache = ReadingCache()
 
     async def begin_term(self) -> None:
         """Forget what was seen in an earlier term: it is no beginning of anything.
@@ -151,6 +164,7 @@ class Thinker:
             gave_way=self._memory.ways.gave_way(one.key for one in facts.deployments),
             held_back=look.held_back | facts.taken_slots.keys(),
             no_surge=look.no_surge,
+            weights=look.weights,
         )
         step = self._planner.plan(facts, context, now_seconds=look.now_seconds)
         return Decided(facts=facts, step=step, loss=loss, nodes=frozenset(sights))
@@ -174,6 +188,8 @@ class Thinker:
             before=before,
             calibrations=look.calibrations,
             stories=look.stories,
+            weights=self._weights,
+            fetches=look.fetches,
         )
         running = {
             replica.uid: replica.reservation()

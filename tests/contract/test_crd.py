@@ -46,6 +46,10 @@ def rollout(**fields):
     return {"model": MODEL, "rollout": fields}
 
 
+def source(*, cache=None, **kinds):
+    return {"model": MODEL | {"source": kinds} | ({} if cache is None else {"cache": cache})}
+
+
 def on(key, value):
     return placement(nodeSelector={key: value})
 
@@ -84,6 +88,33 @@ NONSENSE = {
     "a token without a Secret": (
         {"model": MODEL | {"source": {"hub": {"tokenSecretRef": {"key": "token"}}}}},
         "tokenSecretRef.name: Required value",
+    ),
+    "two sources": (
+        source(hub={}, s3={"uri": "s3://models/m"}),
+        "model.source has one of hub, persistentVolumeClaim, hostPath, s3 and image",
+    ),
+    "a folder outside of the claim": (
+        source(persistentVolumeClaim={"claimName": "w", "path": "a/../../b"}),
+        "is a folder in the volume, without / at its begin and without ..",
+    ),
+    "a host path that climbs": (source(hostPath={"path": "/data/../etc"}), "without .."),
+    "a bucket without its kind": (source(s3={"uri": "models/m"}), "is s3://BUCKET/PREFIX"),
+    "a store without its kind": (
+        source(s3={"uri": "s3://models/m", "endpoint": "minio:9000"}),
+        "begins with https:// or http://",
+    ),
+    "an image of two words": (source(image={"reference": "a b"}), "without spaces"),
+    "two caches": (
+        {"model": MODEL | {"cache": {"emptyDir": {}, "hostPath": {"path": "/c"}}}},
+        "model.cache has one of hostPath, persistentVolumeClaim and emptyDir",
+    ),
+    "a cache for a volume": (
+        source(persistentVolumeClaim={"claimName": "w"}, cache={"emptyDir": {}}),
+        "these are read where they are: leave it out",
+    ),
+    "a cache of nothing": (
+        {"model": MODEL | {"cache": {"emptyDir": {}, "sizeGiB": 0}}},
+        "greater than or equal to 1",
     ),
     "a text for a config": (
         {"model": MODEL | {"config": "config.json"}},

@@ -177,8 +177,37 @@ def cut(after_bytes: int) -> Fault:
 
     def answer(handler: "_Handler", code: int, data: bytes, headers: dict[str, str]) -> None:
         handler.head(code, headers | {"Content-Length": str(len(data))})
-        handler.wfile.write(data[:after_bytes])
+        handler.write(data[:after_bytes])
         handler.reset()
+
+    return answer
+
+
+def wrong(at_byte: int) -> Fault:
+    """As many bytes as there should be, one of them another one."""
+
+    def answer(handler: "_Handler", code: int, data: bytes, headers: dict[str, str]) -> None:
+        flipped = bytes([data[at_byte] ^ 255])
+        handler.send(code, data[:at_byte] + flipped + data[at_byte + 1 :], headers)
+
+    return answer
+
+
+def without_ranges(handler: "_Handler", _code: int, _data: bytes, headers: dict[str, str]) -> None:
+    """The whole file, whatever part was asked for, as some proxies answer."""
+    headers = {k: v for k, v in headers.items() if k not in {"Content-Range", "Accept-Ranges"}}
+    handler.send(200, handler.whole, headers)
+
+
+def held(after_bytes: int, until: threading.Event) -> Fault:
+    """The rest comes when the event is set."""
+
+    def answer(handler: "_Handler", code: int, data: bytes, headers: dict[str, str]) -> None:
+        handler.head(code, headers | {"Content-Length": str(len(data))})
+        handler.write(data[:after_bytes])
+        handler.wfile.flush()
+        until.wait(60)
+        handler.write(data[after_bytes:])
 
     return answer
 
@@ -189,7 +218,7 @@ def stall(after_bytes: int | None = None) -> Fault:
     def answer(handler: "_Handler", code: int, data: bytes, headers: dict[str, str]) -> None:
         if after_bytes is not None:
             handler.head(code, headers | {"Content-Length": str(len(data))})
-            handler.wfile.write(data[:after_bytes])
+            handler.write(data[:after_bytes])
             handler.wfile.flush()
         handler.hub.closing.wait(60)
         handler.reset()
@@ -216,6 +245,8 @@ class FakeHub:
         self.requests: list[Request] = []
         self.page_size = 1000
         """Entries of one page of the list by folders."""
+        self.bytes_sent: dict[str, int] = {}
+        """Of each file's content, by path; parts of it included."""
         self.closing = threading.Event()
         self._hub = _Server(self, is_cdn=False)
         self._cdn = _Server(self, is_cdn=True)
@@ -267,6 +298,10 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     timeout = 5.0
     server: _Server
+    whole = b""
+    """The file that is asked for, all of it."""
+    counted: str | None = None
+    """Its path: bytes that are sent count as its own."""
 
     @property
     def hub(self) -> FakeHub:
@@ -284,7 +319,14 @@ class _Handler(BaseHTTPRequestHandler):
     def send(self, code: int, data: bytes, headers: dict[str, str] | None = None) -> None:
         self.head(code, {"Content-Length": str(len(data))} | (headers or {}))
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Bytes of a body: those of a file are counted as its own."""
+        if self.counted is not None:
+            sent = self.hub.bytes_sent
+            sent[self.counted] = sent.get(self.counted, 0) + len(data)
+        self.wfile.write(data)
 
     def reset(self) -> None:
         """End the connection with a reset, not with an end."""
@@ -301,6 +343,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        self.counted = None
         url = urllib.parse.urlsplit(self.path)
         parts = [urllib.parse.unquote(part) for part in url.path.strip("/").split("/")]
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
@@ -409,7 +452,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str, commit: str, path: str) -> None:
         found = self.hub.repositories[name].at(commit)
         assert found is not None
-        data = found[1][path]
+        self.whole = data = found[1][path]
+        self.counted = path
         headers = {
             "X-Repo-Commit": commit, "ETag": f'"{etag(path, data)}"', "Accept-Ranges": "bytes",
             "Content-Type": "text/plain",
@@ -418,6 +462,9 @@ class _Handler(BaseHTTPRequestHandler):
         if asked:
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last or len(data) - 1), len(data) - 1)
+            if start >= len(data):
+                self.send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+                return
             headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
             code, data = 206, data[start : end + 1]
         self._answer(path, code, data, headers)

@@ -4,7 +4,15 @@ import copy
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from memroute.placement import Device, Inventory, Node, Placed, PlacementMode, plan
+from memroute.placement import (
+    Device,
+    Inventory,
+    Node,
+    Placed,
+    PlacementMode,
+    ReplicaKey,
+    plan,
+)
 from memroute.units import GIB
 from memroute_operator.deployment import read_deployment
 from memroute_operator.gather import Facts
@@ -144,3 +152,13 @@ def claimed(pod, action):
     claim = encode_claim(action.placed, revision=action.revision)
     pod["metadata"]["annotations"][ANNOTATION_SUCCESSOR] = claim
     return pod
+
+
+def placed_on(node, index=0, *, name="m"):
+    """A place on a whole H100 of that node."""
+    return Placed(
+        key=ReplicaKey(namespace="default", name=name, index=index),
+        node=node, mode=PlacementMode.EXCLUSIVE, device_uuids=(), num_devices=1,
+        bytes_per_device=79 * GIB, needed_bytes_per_device=20 * GIB,
+        usable_bytes_per_device=79 * GIB, product=None, why="",
+    )  # fmt: skip

@@ -67,12 +67,16 @@ def disrupted(reason, message="a message"):
     return pod(phase="Failed", conditions=[condition])
 
 
-def init_ended(reason, code, message=""):
+def fetch_ended(reason, code, message=""):
+    return init_ended(reason, code, message, name="memroute-fetch")
+
+
+def init_ended(reason, code, message="", name="weights"):
     ended = {"terminated": {"reason": reason, "exitCode": code, "message": message}}
     return pod(
         phase="Pending",
         initContainerStatuses=[
-            {"name": "weights", "state": waiting("CrashLoopBackOff"), "lastState": ended}
+            {"name": name, "state": waiting("CrashLoopBackOff"), "lastState": ended}
         ],
         containerStatuses=[container(waiting("PodInitializing"))],
     )
@@ -181,6 +185,16 @@ OF_KUBERNETES = [
     ("DrainedByAdministrator", disrupted("EvictionByEvictionAPI")),
     ("PodFailed", failed("SomethingNew", "that nobody has words for")),
     ("DownloaderMemoryExhausted", init_ended("OOMKilled", 137)),
+    ("DownloaderMemoryExhausted", fetch_ended("OOMKilled", 137)),
+    ("WeightsChecksumWrong", fetch_ended("Error", 65, "model.safetensors has other bytes")),
+    ("WeightsNotFound", fetch_ended("Error", 66, "there is no revision v9")),
+    ("SourceUnreachable", fetch_ended("Error", 69, "hub.example does not answer")),
+    ("CacheFull", fetch_ended("Error", 73, "142 GiB are missing, 80 GiB are free")),
+    ("CacheUnusable", fetch_ended("Error", 74, "Permission denied: '/cache/public'")),
+    ("WeightsDenied", fetch_ended("Error", 77, "org/gated is gated")),
+    ("FetcherOutdated", fetch_ended("Error", 64, "unrecognized arguments: --new")),
+    ("FetchEnded", fetch_ended("Error", 143, "stopped by a signal")),
+    ("FetchFailed", fetch_ended("Error", 70, "an error of memroute's own")),
     ("InitContainerFailed", init_ended("Error", 1, "curl: (22) 404")),
     ("ImageNameInvalid", waits("InvalidImageName", 'Failed to apply default image tag "VLLM/x:"')),
     ("ImageNeverPulled", waits("ErrImageNeverPull", "Container image is not present with pull "
@@ -556,6 +570,6 @@ def test_places_are_looked_at_in_the_order_of_their_enumeration():
     """The documentation lists them so."""
     order = [one.where for one in ALL]
     assert list(dict.fromkeys(order)) == [
-        Where.POD, Where.DISRUPTION, Where.SCHEDULER, Where.INIT, Where.WAITING, Where.ENDED,
-        Where.LOG, Where.EXIT, Where.EVENT, Where.REFUSED,
+        Where.POD, Where.DISRUPTION, Where.SCHEDULER, Where.FETCH, Where.INIT, Where.WAITING,
+        Where.ENDED, Where.LOG, Where.EXIT, Where.EVENT, Where.REFUSED,
     ]  # fmt: skip

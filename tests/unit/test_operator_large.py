@@ -182,7 +182,9 @@ class _Readings:
         return self.look()
 
     def look(self, now_seconds=0.0):
-        return self.news.look(self.devices, self.routers, self.engines, {}, now_seconds=now_seconds)
+        return self.news.look(
+            self.devices, self.routers, self.engines, {}, {}, now_seconds=now_seconds
+        )
 
 
 def test_requests_that_come_and_go_are_no_reason_to_plan_anew():

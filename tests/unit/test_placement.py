@@ -257,3 +257,44 @@ def test_no_device_is_ever_promised_more_than_it_has(inventory, asked):
 @pytest.mark.parametrize("mode", list(PlacementMode))
 def test_an_empty_cluster_refuses_without_failing(mode):
     assert isinstance(plan(Inventory(nodes=()), [wanted(mode=mode)])[0], Refused)
+
+
+def test_of_equal_nodes_the_one_with_the_weights_is_taken_and_says_so():
+    nodes = tuple(exclusive_node(name, device(name, 0)) for name in "abc")
+    replica = wanted(mode=nodes[0].mode, nodes_with_weights=frozenset({"c"}))
+    (found,) = plan(Inventory(nodes=nodes), [replica])
+    assert found.node == "c"
+    assert "tightest fit, has the weights, leaves" in found.why
+    (other,) = plan(Inventory(nodes=nodes), [wanted(mode=nodes[0].mode)])
+    assert other.node == "a"
+    assert "weights" not in other.why.partition(": ")[2]
+
+
+def test_weights_are_no_reason_for_a_larger_kind_of_device():
+    """An L40S is enough: the H100 is kept for who needs it."""
+    nodes = (
+        shared_node("small", device("small", 0, usable=L40S, product="L40S")),
+        shared_node("large", device("large", 0)),
+    )
+    replica = wanted(nodes_with_weights=frozenset({"large"}))
+    assert plan(Inventory(nodes=nodes), [replica])[0].node == "small"
+
+
+def test_weights_are_no_reason_where_it_does_not_fit():
+    """A belief that is wrong must cost a download, and nothing else."""
+    nodes = (shared_node("a", device("a", 0)), shared_node("b", device("b", 0, usable=10 * GIB)))
+    for names in ({"b"}, {"gone"}, {"a", "b"}):
+        replica = wanted(nodes_with_weights=frozenset(names))
+        assert plan(Inventory(nodes=nodes), [replica])[0].node == "a"
+
+
+def test_a_spread_goes_before_weights():
+    """One node lost must not take both."""
+    nodes = tuple(shared_node(name, device(name, 0)) for name in "abc")
+    replicas = [
+        wanted(index=index, strategy=PlacementStrategy.SPREAD, nodes_with_weights=frozenset("b"))
+        for index in range(2)
+    ]
+    first, second = plan(Inventory(nodes=nodes), replicas)
+    assert first.node == "b"
+    assert second.node != "b"

@@ -1,7 +1,6 @@
 """Readings of exporters, routers and engines: each page fails alone, and all are read in time."""
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from dataclasses import replace
@@ -33,6 +32,7 @@ from memroute_operator.readings.sources import (
 )
 from memroute_operator.router_metrics import RouterMetrics
 from memroute_operator.store import Store
+from served_pages import counter, says, serving
 
 PAGE = (
     'DCGM_FI_DEV_FB_FREE{gpu="0",UUID="GPU-1",modelName="NVIDIA L4"} 20000\n'
@@ -56,20 +56,6 @@ def pod(name="dcgm", *, namespace="gpu-operator", node="gpu-a", ip="127.0.0.1", 
     }
 
 
-@contextlib.asynccontextmanager
-async def serving(answer, host="127.0.0.1"):
-    """A server whose ``/metrics`` is what ``answer`` makes; its port."""
-    application = web.Application()
-    application.router.add_get("/metrics", answer)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, 0).start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
-
-
 class Pods:
     """The pods that a cluster has."""
 
@@ -82,19 +68,6 @@ class Pods:
     def add(self, pod):
         self._pods.append(pod)
         self.num_changes += 1
-
-
-def says(text):
-    async def answer(_request):
-        return web.Response(text=text)
-
-    return answer
-
-
-def counter():
-    """A clock that goes on by a second at each look."""
-    now = iter(range(10**6))
-    return lambda: float(next(now))
 
 
 async def test_five_hundred_exporters_and_a_thousand_engines_are_all_read_at_once(monkeypatch):

@@ -84,6 +84,8 @@ class Pools:
     ) -> Candidate | None:
         """The best node for a replica by its strategy; None when it fits nowhere.
 
+        A node that has the replica's weights goes before others that are as good: on the kind of
+        accelerator that is the tightest fit, or with as few siblings (``_with_weights``).
         Devices behind a pod that hangs in Terminating are taken only where nothing else fits:
         what is placed there waits for somebody to mend the node. ``only``: nodes to look at, by
         key. ``blocked_devices``: shared ones that it must not be on.
@@ -149,8 +151,34 @@ class Pools:
         footprint_on: FootprintOn,
         eligible: frozenset[str],
     ) -> Candidate | None:
-        """The tightest fit: of each product the first entry whose node has devices enough."""
-        best: tuple[int, Entry, Candidate] | None = None
+        """The tightest fit; on that kind of accelerator, a node that has the weights.
+
+        A download of an hour is worth more than a tight fit among devices of one kind; a larger
+        kind is not taken for it, because another model may fit nowhere else.
+        """
+        best = self._tightest(pools, replica, footprint_on, eligible)
+        preferred = self._with_weights(replica, eligible)
+        if best is None or not preferred or best[0].node.name in replica.nodes_with_weights:
+            return None if best is None else best[0]
+        same_kind = {best[1]: pools[best[1]]}
+        found = self._tightest(same_kind, replica, footprint_on, preferred)
+        return (found or best)[0]
+
+    def _with_weights(self, replica: WantedReplica, keys: frozenset[str]) -> frozenset[str]:
+        """Those of the nodes that have the replica's weights."""
+        if not replica.nodes_with_weights:
+            return frozenset()
+        return frozenset(key for key in keys if self._nodes[key].name in replica.nodes_with_weights)
+
+    def _tightest(
+        self,
+        pools: Mapping[PoolKey, list[Entry]],
+        replica: WantedReplica,
+        footprint_on: FootprintOn,
+        eligible: frozenset[str],
+    ) -> tuple[Candidate, PoolKey] | None:
+        """Of each product the first entry whose node has devices enough, and of which it is."""
+        best: tuple[int, Entry, Candidate, PoolKey] | None = None
         for products, entries in pools.items():
             footprint = _largest(products, footprint_on)
             need = footprint.total_bytes
@@ -163,9 +191,9 @@ class Pools:
                     break
                 candidate = self._on(entry, replica, products, footprint)
                 if candidate is not None:
-                    best = (rank, entry, candidate)
+                    best = (rank, entry, candidate, products)
                     break
-        return best[2] if best is not None else None
+        return best[2:] if best is not None else None
 
     def _spread(
         self,
@@ -174,10 +202,10 @@ class Pools:
         footprint_on: FootprintOn,
         eligible: frozenset[str],
     ) -> Candidate | None:
-        """The node with the fewest siblings, then the one that leaves most."""
+        """The node with the fewest siblings; then one with the weights; then what leaves most."""
         names = self._ledger.nodes_of(replica.key.deployment)
         siblings = {key for key in eligible if self._nodes[key].name in names} if names else set()
-        found = self._freest(pools, replica, footprint_on, eligible - siblings)
+        found = self._freest_known(pools, replica, footprint_on, eligible - siblings)
         if found is not None:
             return found
         by_count: dict[int, set[str]] = {}
@@ -186,10 +214,22 @@ class Pools:
             count = self._ledger.replicas_on_node(replica.key.deployment, name)
             by_count.setdefault(count, set()).add(key)
         for _, keys in sorted(by_count.items()):
-            found = self._freest(pools, replica, footprint_on, frozenset(keys))
+            found = self._freest_known(pools, replica, footprint_on, frozenset(keys))
             if found is not None:
                 return found
         return None
+
+    def _freest_known(
+        self,
+        pools: Mapping[PoolKey, list[Entry]],
+        replica: WantedReplica,
+        footprint_on: FootprintOn,
+        keys: frozenset[str],
+    ) -> Candidate | None:
+        """The freest of the nodes that have the weights; where it fits none of those, of all."""
+        preferred = self._with_weights(replica, keys)
+        found = self._freest(pools, replica, footprint_on, preferred) if preferred else None
+        return found or self._freest(pools, replica, footprint_on, keys)
 
     def _freest(
         self,

@@ -86,6 +86,9 @@ class WantedReplica:
     home: Home | None = None
     neighbours: NeighbourNeeds = ANY_NEIGHBOURS
     """Which pods it must, must not or should not be beside."""
+    nodes_with_weights: frozenset[str] = frozenset()
+    """Nodes whose disk has its weights, as far as is known: of equal ones these are preferred.
+    They decide neither whether it fits, nor on which kind of accelerator."""
 
     @property
     def minimum_bytes(self) -> int:

@@ -426,6 +426,8 @@ class Solver:
         if rule is None:
             is_spread = replica.strategy is PlacementStrategy.SPREAD
             rule = "fewest sibling replicas" if is_spread else "tightest fit"
+        if best.node.name in replica.nodes_with_weights:
+            rule += ", has the weights"
         return Placed(
             key=replica.key,
             node=best.node.name,

@@ -52,6 +52,9 @@ VARIABLES: Final[Mapping[str, str]] = {
     "MEMROUTE_KV_CACHE_DTYPE": "auto or fp8",
     "MEMROUTE_QUANTIZATION": "none, fp8, awq or gptq",
 }
+# What the engine has to load: the folder of its weights, and the model's name where it fetches them
+# itself. Set where the weights are in a folder, and for whoever names it.
+MODEL_PATH_VARIABLE: Final = "MEMROUTE_MODEL_PATH"
 # Those that keep an engine to its part of a shared device.
 BOUNDS: Final = (
     "MEMROUTE_BYTES_PER_DEVICE", "MEMROUTE_KV_CACHE_BYTES", "MEMROUTE_KV_CACHE_TOKENS",
@@ -59,7 +62,7 @@ BOUNDS: Final = (
 )  # fmt: skip
 # What kubelet replaces; ``$$`` is a dollar.
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
-_OURS = frozenset({"POD_IP", "NVIDIA_VISIBLE_DEVICES"})
+_OURS = frozenset({"POD_IP", "NVIDIA_VISIBLE_DEVICES", MODEL_PATH_VARIABLE})
 
 
 class Custom:
@@ -109,7 +112,12 @@ class Custom:
             "MEMROUTE_KV_CACHE_DTYPE": shape.kv_cache_dtype.value,
             "MEMROUTE_QUANTIZATION": shape.quantization.value,
         }
-        return [{"name": name, "value": str(values[name])} for name in VARIABLES]
+        variables = [{"name": name, "value": str(values[name])} for name in VARIABLES]
+        if deployment.weights is not None or MODEL_PATH_VARIABLE in _references(
+            _words(deployment.obj["spec"]["engine"])
+        ):
+            variables.insert(0, {"name": MODEL_PATH_VARIABLE, "value": deployment.model_argument})
+        return variables
 
     def probes(self, deployment: Deployment) -> Probes:
         """The path that the spec names answers 200 once it serves, and while it lives."""
@@ -130,12 +138,7 @@ class Custom:
         engine = spec["engine"]
         variables = list(engine.get("env") or ())
         own = {str(one.get("name")) for one in variables}
-        words = [
-            *(engine.get("command") or ()),
-            *(engine.get("args") or ()),
-            *(one.get("value") or "" for one in variables),
-        ]
-        used = _references(words)
+        used = _references(_words(engine))
         unknown = [name for name in used if name not in VARIABLES and name not in _OURS | own]
         if unknown:
             return (
@@ -143,7 +146,7 @@ class Custom:
                 f"{', '.join(f'$({name})' for name in unknown[:3])}; memroute sets "
                 f"{', '.join(VARIABLES)}, and spec.engine.env sets others ($$(NAME) is the text)"
             )
-        if overridden := sorted(own & VARIABLES.keys()):
+        if overridden := sorted(own & (VARIABLES.keys() | {MODEL_PATH_VARIABLE})):
             return (
                 f"spec.engine.env sets {overridden[0]}, which memroute sets from what it has "
                 f"reserved: use another name"
@@ -160,6 +163,15 @@ class Custom:
     def read_report(self, page: str) -> EngineReport | None:
         """What nobody knows is not believed; a page of vLLM's is read as vLLM's."""
         return None
+
+
+def _words(engine: Mapping[str, Any]) -> list[object]:
+    """All that kubelet fills in."""
+    return [
+        *(engine.get("command") or ()),
+        *(engine.get("args") or ()),
+        *(one.get("value") or "" for one in engine.get("env") or ()),
+    ]
 
 
 def _references(words: Iterable[object]) -> list[str]:

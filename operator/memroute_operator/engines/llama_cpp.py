@@ -84,6 +84,8 @@ class LlamaCPP:
     def arguments(self, deployment: Deployment, placed: Placed) -> list[str]:
         """The flags that llama-server is started with."""
         file = deployment.model_file or ""
+        if deployment.weights is not None and not file.startswith("/"):
+            file = f"{deployment.model_argument}/{file}"
         where = (
             ["--model", file]
             if file.startswith("/")

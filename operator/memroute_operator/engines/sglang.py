@@ -119,7 +119,7 @@ class SGLang:
         assert shape is not None  # noqa: S101
         footprint = deployment.footprint_on(placed.product)
         arguments = [
-            "--model-path", deployment.model,
+            "--model-path", deployment.model_argument,
             "--served-model-name", deployment.served_name,
             "--host", HOST,
             "--port", str(ENGINE_PORT),
@@ -129,8 +129,8 @@ class SGLang:
             "--tp-size", str(placed.num_devices),
             "--kv-cache-dtype", SGLANG_CACHE_DTYPES[shape.kv_cache_dtype],
         ]  # fmt: skip
-        if deployment.engine_revision is not None:
-            arguments += ["--revision", deployment.engine_revision]
+        if deployment.model_revision is not None:
+            arguments += ["--revision", deployment.model_revision]
         if shape.quantization in SGLANG_QUANTIZATIONS:
             arguments += ["--quantization", SGLANG_QUANTIZATIONS[shape.quantization]]
         if placed.mode is PlacementMode.SHARED:

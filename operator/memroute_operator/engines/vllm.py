@@ -73,7 +73,7 @@ class VLLM:
         shape = deployment.shape
         assert shape is not None  # noqa: S101
         arguments = [
-            "--model", deployment.model,
+            "--model", deployment.model_argument,
             "--served-model-name", deployment.served_name,
             "--host", HOST,
             "--port", str(ENGINE_PORT),
@@ -84,8 +84,8 @@ class VLLM:
             "--kv-cache-dtype", shape.kv_cache_dtype.value,
             "--shutdown-timeout", str(SHUTDOWN_TIMEOUT_SECONDS),
         ]  # fmt: skip
-        if deployment.engine_revision is not None:
-            arguments += ["--revision", deployment.engine_revision]
+        if deployment.model_revision is not None:
+            arguments += ["--revision", deployment.model_revision]
         if shape.block_size_tokens is not None:
             arguments += ["--block-size", str(shape.block_size_tokens)]
         if shape.is_eager:

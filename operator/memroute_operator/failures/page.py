@@ -14,6 +14,7 @@ _TITLES: Final = {
     Where.POD: ("The pod has failed", "`status.reason` of the pod"),
     Where.DISRUPTION: ("The pod was ended by somebody", "its condition `DisruptionTarget`"),
     Where.SCHEDULER: ("The pod is not scheduled", "kube-scheduler's words, in `PodScheduled`"),
+    Where.FETCH: ("Weights are not fetched", "how the init container `memroute-fetch` has ended"),
     Where.INIT: ("An init container fails", "its status"),
     Where.WAITING: ("The container does not start", "why it waits"),
     Where.ENDED: ("The container was ended", "the word of the container runtime"),

@@ -16,12 +16,14 @@ from memroute_kube import KubeObject
 from memroute_operator.engines.registry import engine_of, phase_reached
 from memroute_operator.failures.around import REFUSED
 from memroute_operator.failures.ends import ENDED, EXIT, INIT
+from memroute_operator.failures.fetching import FETCH
 from memroute_operator.failures.images import WAITING
 from memroute_operator.failures.log_lines import LOG
 from memroute_operator.failures.pod_events import EVENTS
 from memroute_operator.failures.pods import DISRUPTIONS, POD, SCHEDULER
 from memroute_operator.failures.quoting import last_words, line_of, without_secrets
 from memroute_operator.failures.signature import Diagnosis, Signature, Where, diagnosis, shown
+from memroute_operator.weights.container import FETCH_CONTAINER
 
 # What a container waits for on its way to start: no failure.
 ON_THE_WAY = frozenset({"ContainerCreating", "PodInitializing"})
@@ -61,6 +63,10 @@ def failure_of(pod: KubeObject, engine: EngineType | None = None) -> Diagnosis |
 
 def last_end_of(pod: KubeObject, engine: EngineType | None = None) -> Diagnosis | None:
     """Why a container that runs again has ended before; None where none has."""
+    for container in (pod.get("status") or {}).get("initContainerStatuses") or ():
+        ended = (container.get("lastState") or {}).get("terminated")
+        if ended and ended.get("exitCode") and (container.get("state") or {}).get("running"):
+            return _of_init_end(container, ended)
     for container in (pod.get("status") or {}).get("containerStatuses") or ():
         ended = (container.get("lastState") or {}).get("terminated")
         if ended and (container.get("state") or {}).get("running") is not None:
@@ -117,17 +123,26 @@ def _of_init_container(container: Mapping[str, Any]) -> Diagnosis | None:
     for name in ("state", "lastState"):
         ended = (container.get(name) or {}).get("terminated") or {}
         if ended.get("exitCode"):
-            words = {"container": str(container.get("name")), "code": str(ended["exitCode"])}
-            told = last_words(str(ended.get("message") or ""))
-            reason = str(ended.get("reason") or "")
             if (container.get("state") or {}).get("running"):
                 return None  # it tries again
-            return _first(INIT, reason=reason, evidence=told, words=words)
+            return _of_init_end(container, ended)
     waiting = (container.get("state") or {}).get("waiting") or {}
     reason = str(waiting.get("reason") or "")
     if not reason or reason in ON_THE_WAY:
         return None
     return _of_words(waiting)
+
+
+def _of_init_end(container: Mapping[str, Any], ended: Mapping[str, Any]) -> Diagnosis | None:
+    """How an init container has ended; the one that fetches weights has words of its own."""
+    name, code = str(container.get("name")), ended.get("exitCode")
+    return _first(
+        FETCH if name == FETCH_CONTAINER else INIT,
+        reason=str(ended.get("reason") or ""),
+        exit_code=code if isinstance(code, int) else None,
+        evidence=last_words(str(ended.get("message") or "")[-MAX_LOG:]),
+        words={"container": name, "code": str(code)},
+    )
 
 
 def _of_waiting(
@@ -274,7 +289,7 @@ def _first(
 
 
 ALL: Final[Sequence[Signature]] = (
-    *POD, *DISRUPTIONS, *SCHEDULER, *INIT, *WAITING, *ENDED,
+    *POD, *DISRUPTIONS, *SCHEDULER, *FETCH, *INIT, *WAITING, *ENDED,
     START_TOO_LONG, *LOG, *EXIT, *EVENTS, *REFUSED,
 )  # fmt: skip
 """All of them, in the order in which they are looked for."""

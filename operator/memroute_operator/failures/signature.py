@@ -29,6 +29,8 @@ class Where(StrEnum):
     """The pod's condition ``DisruptionTarget``."""
     SCHEDULER = "scheduler"
     """The pod's condition ``PodScheduled``, in kube-scheduler's own words."""
+    FETCH = "fetch"
+    """How the init container that fetches weights has ended: its exit code."""
     INIT = "init"
     """How an init container has ended."""
     WAITING = "waiting"

@@ -184,3 +184,5 @@ class PlanContext:
     take is free for others."""
     no_surge: Mapping[str, str] = field(default_factory=dict)
     """ModelDeployments of which the API server takes no pod more than there are (a quota) → why."""
+    weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Nodes that have weights, by ``Deployment.weights_key``."""

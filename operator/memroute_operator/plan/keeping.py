@@ -208,6 +208,9 @@ def _must_go(deployment: Deployment, replica: Replica, context: PlanContext) -> 
     if replica.is_terminal:
         why = replica.failure or "its containers have ended"
         return Delete(replica=replica, why=why, avoid_node=True)
+    if replica.is_out_of_disk:
+        why = f"node {replica.node} has no space for its weights: {replica.failure}"
+        return Delete(replica=replica, why=why, avoid_node=True)
     seconds = replica.seen.unschedulable_seconds
     if seconds is not None and seconds > UNSCHEDULABLE_SECONDS:
         said = f": {replica.scheduler_message}" if replica.scheduler_message else ""

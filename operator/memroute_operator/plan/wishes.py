@@ -109,6 +109,7 @@ def wanted_replica(deployment: Deployment, slot: int, context: PlanContext) -> W
         scheduling=deployment.template.scheduling,
         avoided_nodes=context.avoided_nodes.get(deployment.key, frozenset()),
         neighbours=deployment.neighbours,
+        nodes_with_weights=context.weights.get(deployment.weights_key or "", frozenset()),
     )
 
 

@@ -15,6 +15,7 @@ from memroute_operator.pod_template.owned import (
     TUNED_PROBES,
 )
 from memroute_operator.pod_template.owned_neighbours import REQUIRED
+from memroute_operator.weights.container import FETCH_CONTAINER
 
 # What NVIDIA's container runtime takes for "no device": images that are built on CUDA's ask for
 # all of them by a variable of their own.
@@ -58,7 +59,13 @@ def overlay(pod: KubeObject, template: Mapping[str, Any]) -> KubeObject:
         for one in spec["containers"]
     ]
     if "initContainers" in spec:
-        spec["initContainers"] = [_beside(one) for one in spec["initContainers"]]
+        fetches = bool(ours.get("initContainers"))
+        spec["initContainers"] = [
+            one if one.get("name") == FETCH_CONTAINER else _beside(one)
+            for one in spec["initContainers"]
+            # Its resources may be in the template of a model that fetches nothing.
+            if fetches or one.get("name") != FETCH_CONTAINER
+        ]
     return {
         **pod,
         "metadata": {

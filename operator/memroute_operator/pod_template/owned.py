@@ -22,6 +22,7 @@ from memroute_operator.pod_template.owned_neighbours import (
     PREFERRED,
     neighbour_refusals,
 )
+from memroute_operator.weights.container import FETCH_CONTAINER, WEIGHTS_VOLUME
 
 WHERE = "spec.template"
 
@@ -34,6 +35,9 @@ _BASELINE = (
     "Pod Security level baseline"
 )
 _DEVICES = "because memroute chooses the devices and counts their memory"
+_WEIGHTS = (
+    "because others may load what is in it: give a container a volume of its own for what it keeps"
+)
 # In the pod's spec: what must not be there at all.
 OWNED: Mapping[str, str] = {
     "nodeName": _NODE,
@@ -111,11 +115,7 @@ def _refusals(template: Mapping[str, Any]) -> Iterator[str]:
     yield from neighbour_refusals(spec, where)
     yield from _security(spec.get("securityContext") or {}, f"{where}.securityContext")
     for index, volume in enumerate(spec.get("volumes") or ()):
-        if "hostPath" in volume:
-            yield (
-                f"{where}.volumes[{index}].hostPath must not be set, {_BASELINE}: use a "
-                f"persistentVolumeClaim, whose volume may be on the node's disk"
-            )
+        yield from _volume(volume, f"{where}.volumes[{index}]")
     for field in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(field) or ()):
             yield from _container(container, f"{where}.{field}[{index}]", field)
@@ -184,9 +184,28 @@ def _affinity(affinity: Mapping[str, Any], where: str) -> Iterator[str]:
         )
 
 
+def _volume(volume: Mapping[str, Any], where: str) -> Iterator[str]:
+    if volume.get("name") == WEIGHTS_VOLUME:
+        yield f"{where} must not be {WEIGHTS_VOLUME}, {_WEIGHTS}"
+    if "hostPath" in volume:
+        yield (
+            f"{where}.hostPath must not be set, {_BASELINE}: use a persistentVolumeClaim, whose "
+            f"volume may be on the node's disk"
+        )
+
+
+def _mounts(container: Mapping[str, Any], where: str) -> Iterator[str]:
+    for index, mount in enumerate(container.get("volumeMounts") or ()):
+        if mount.get("name") == WEIGHTS_VOLUME:
+            yield f"{where}.volumeMounts[{index}] must not be of {WEIGHTS_VOLUME}, {_WEIGHTS}"
+
+
 def _container(container: Mapping[str, Any], where: str, field: str) -> Iterator[str]:
     name = container.get("name")
-    if name == ENGINE and field == "initContainers":
+    yield from _mounts(container, where)
+    if name == FETCH_CONTAINER:
+        yield from _fetcher(container, where)
+    elif name == ENGINE and field == "initContainers":
         yield f"{where}.name must not be {ENGINE}, because the engine's container has that name"
     elif name == ENGINE:
         yield from _engine(container, where)
@@ -215,6 +234,16 @@ def _resources(resources: Mapping[str, Any], where: str) -> Iterator[str]:
                 )
     if resources.get("claims"):
         yield f"{where}.claims must not be set, {OWNED['resourceClaims']}"
+
+
+def _fetcher(container: Mapping[str, Any], where: str) -> Iterator[str]:
+    for name in container:
+        if name not in ("name", "resources"):
+            yield (
+                f"{where}.{name} must not be set for the container {FETCH_CONTAINER}, because what "
+                f"it writes others load: resources may be, and proxies in spec.engine.env are its "
+                f"too"
+            )
 
 
 def _engine(container: Mapping[str, Any], where: str) -> Iterator[str]:

@@ -25,11 +25,14 @@ from memroute_operator.readings.news import News
 from memroute_operator.readings.pages import PageReader
 from memroute_operator.readings.sources import PodSelector, SourceLog
 from memroute_operator.router_metrics import RouterMetrics
+from memroute_operator.weights.reports import FetchReports, find_fetching
 
 LOGGER = logging.getLogger(__name__)
 # How often engines that were not read yet are read, in seconds, chosen by hand: a measurement
 # is good for the next placement, not for this one.
 ENGINE_SECONDS = 15.0
+# How often those are asked that fetch weights, in seconds, chosen by hand: a person looks on.
+FETCH_SECONDS = 5.0
 # How often ResourceSlices are listed, in seconds, chosen by hand: devices come and go with nodes.
 SLICE_SECONDS = 30.0
 # How long the first plan waits for first readings, in seconds, chosen by hand: 500 exporters
@@ -114,6 +117,7 @@ class Readings:
         self.devices = DeviceMetrics(scrape_seconds=scrape_seconds)
         self.routers = RouterMetrics()
         self.engines = EngineReports()
+        self.fetches = FetchReports()
         self.slices_by_node: dict[str, list[KubeObject]] = {}
         """What DRA drivers publish of each node; empty where there are none."""
         self._list_slices, self._list_claims = list_slices, list_claims
@@ -121,12 +125,13 @@ class Readings:
         self._node_log = SourceLog("node")
         # A thousand engines that do not answer must not hold up the exporters.
         self._exporter_lane, self._router_lane = reader.lane(), reader.lane()
-        self._engine_lane = reader.lane()
+        self._engine_lane, self._fetch_lane = reader.lane(), reader.lane()
         self._find_exporters = Finder(
             pods, partial(find_exporters, selectors=exporters, default_port=exporter_port)
         )
         self._find_routers = Finder(pods, partial(_find_routers, selectors=routers))
         self._find_engines = Finder(pods, find_engines)
+        self._find_fetching = Finder(pods, find_fetching)
         self._metrics = metrics
         self._scrape_seconds = scrape_seconds
         self._on_change = on_change
@@ -159,6 +164,7 @@ class Readings:
                 ("exporter", self._read_exporters, lambda: self.devices.scrape_seconds),
                 ("router", self._read_routers, lambda: self._scrape_seconds),
                 ("engine", self._read_engines, lambda: ENGINE_SECONDS),
+                ("fetcher", self._read_fetchers, lambda: FETCH_SECONDS),
                 ("resource-slices", self._read_slices, lambda: SLICE_SECONDS),
             ):
                 group.create_task(self._forever(kind, read, seconds))
@@ -188,6 +194,7 @@ class Readings:
             self.routers,
             self.engines,
             self.slices_by_node,
+            self.fetches.words(self._clock()),
             now_seconds=self._clock(),
         )
         if is_news:
@@ -213,6 +220,11 @@ class Readings:
             self._engine_lane, unread, self._clock, over_seconds=min(over_seconds, 5.0)
         )
         self._metrics.on_round("engine", len(unread), self.engines.log)
+
+    async def _read_fetchers(self, over_seconds: float) -> None:
+        due = self.fetches.due(self._find_fetching(), self._clock())
+        await self.fetches.scrape(self._fetch_lane, due, self._clock, over_seconds=over_seconds)
+        self._metrics.on_round("fetcher", len(due), self.fetches.log)
 
     async def _read_slices(self, over_seconds: float) -> None:
         """List what DRA drivers publish, and what is claimed of it.

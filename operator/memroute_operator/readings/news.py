@@ -37,6 +37,7 @@ class News:
         routers: RouterMetrics,
         engines: EngineReports,
         slices: Mapping[str, Sequence[KubeObject]],
+        fetches: Mapping[str, str],
         *,
         now_seconds: float,
     ) -> bool:
@@ -59,6 +60,7 @@ class News:
             {key: report.are_unmet for key, report in routers.targets.items()},
             dict(engines.by_pod),
             slices,
+            fetches,
         )
         is_news, self._content = content != self._content, content
         return is_news

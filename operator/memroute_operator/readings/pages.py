@@ -49,15 +49,15 @@ class PageFailure:
     message: str
 
 
-def page_url(address: str, port: int) -> str | None:
-    """The URL of a metrics page; None when ``address`` is no IP address. IPv6 in brackets."""
+def page_url(address: str, port: int, path: str = "/metrics") -> str | None:
+    """The URL of a page; None when ``address`` is no IP address. IPv6 in brackets."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return None
     if parsed.version == IPV6:
-        return f"http://[{parsed}]:{port}/metrics"
-    return f"http://{parsed}:{port}/metrics"
+        return f"http://[{parsed}]:{port}{path}"
+    return f"http://{parsed}:{port}{path}"
 
 
 class PageReader:
@@ -71,9 +71,16 @@ class PageReader:
         """A reader over the same session that waits for nobody else's pages."""
         return PageReader(self._session)
 
-    async def read(self, address: str | None, port: int) -> str | PageFailure:
-        """The text of ``/metrics`` at that address, or why there is none. Never raises."""
-        url = page_url(address or "", port)
+    async def read(
+        self,
+        address: str | None,
+        port: int,
+        *,
+        path: str = "/metrics",
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> str | PageFailure:
+        """The text of that page at that address, or why there is none. Never raises."""
+        url = page_url(address or "", port, path)
         if url is None:
             return PageFailure(
                 reason=PageFailureReason.NO_ADDRESS, message=f"{address!r} is no IP address"
@@ -81,7 +88,7 @@ class PageReader:
         async with self._slots:
             try:
                 async with asyncio.timeout(TIMEOUT_SECONDS):
-                    return await self._get(url)
+                    return await self._get(url, max_bytes)
             except TimeoutError:
                 message = f"{url} did not answer within {TIMEOUT_SECONDS:.0f} s"
                 return PageFailure(reason=PageFailureReason.TIMEOUT, message=message)
@@ -93,7 +100,7 @@ class PageReader:
                 message = f"{url}: {type(error).__name__}: {error}"
                 return PageFailure(reason=PageFailureReason.UNREADABLE, message=message)
 
-    async def _get(self, url: str) -> str | PageFailure:
+    async def _get(self, url: str, max_bytes: int) -> str | PageFailure:
         async with self._session.get(url, allow_redirects=False) as response:
             if response.status != _HTTP_OK:
                 message = f"{url} answered {response.status}"
@@ -105,8 +112,8 @@ class PageReader:
             page = bytearray()
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 page += chunk
-                if len(page) > MAX_PAGE_BYTES:
-                    message = f"{url} sends more than {MAX_PAGE_BYTES} bytes"
+                if len(page) > max_bytes:
+                    message = f"{url} sends more than {max_bytes} bytes"
                     return PageFailure(reason=PageFailureReason.TOO_LARGE, message=message)
             return page.decode("utf-8", errors="replace")
 

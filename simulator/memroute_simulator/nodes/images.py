@@ -20,6 +20,7 @@ _COMMANDS: dict[str, list[str]] = {
     "vllm/vllm-openai": [*_PYTHON, "memroute_simulator", "engine"],
     "lmsysorg/sglang": [],
     "ggml-org/llama.cpp": [*_PYTHON, "memroute_simulator", "llama-server"],
+    "memroute/fetch": [*_PYTHON, "memroute_fetch"],
     "memroute/operator": [*_PYTHON, "memroute_operator"],
     "memroute/router": [*_PYTHON, "memroute_router"],
     "memroute/simulator": [*_PYTHON, "memroute_simulator"],
@@ -28,6 +29,7 @@ _COMMANDS: dict[str, list[str]] = {
 }
 # Programs that images bring and pods name, and what stands for them here.
 _PROGRAMS: dict[tuple[str, ...], list[str]] = {
+    ("memroute-fetch",): [*_PYTHON, "memroute_fetch"],
     ("python3", "-m", "sglang.launch_server"): [*_PYTHON, "memroute_simulator", "sglang"],
 }
 _BUILT_IN: dict[str, BuiltIn] = {

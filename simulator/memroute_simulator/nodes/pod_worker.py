@@ -29,11 +29,13 @@ from memroute_simulator.nodes.container import (
     waiting,
 )
 from memroute_simulator.nodes.environment import (
+    ANY_ADDRESS,
     ConfigurationError,
     command_line,
     resolve_environment,
 )
 from memroute_simulator.nodes.images import BuiltIn, entrypoint_for
+from memroute_simulator.nodes.volumes import environment_in_folders, in_folders, mounts_of
 
 if TYPE_CHECKING:
     from memroute_simulator.nodes.agent import NodeAgent
@@ -57,6 +59,16 @@ PULL_STEP_SECONDS = 0.2
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
 
 
+def _states_of(containers: list[KubeObject], reason: str) -> dict[str, ContainerState]:
+    """Containers that have not been started, by name."""
+    return {
+        spec["name"]: ContainerState(
+            name=spec["name"], image=spec["image"], state=waiting(reason), last_state={}
+        )
+        for spec in containers
+    }
+
+
 class PodWorker:
     """Runs one pod. ``update`` feeds it newer versions of the object; its task does the rest."""
 
@@ -66,15 +78,12 @@ class PodWorker:
         self.uid: str = pod["metadata"]["uid"]
         self.key = (pod["metadata"]["namespace"], pod["metadata"]["name"])
         self.ip: str | None = None
-        self._states = {
-            spec["name"]: ContainerState(
-                name=spec["name"],
-                image=spec["image"],
-                state=waiting("ContainerCreating"),
-                last_state={},
-            )
-            for spec in pod["spec"]["containers"]
-        }
+        init = pod["spec"].get("initContainers") or []
+        self._init_states = _states_of(init, "PodInitializing")
+        self._states = _states_of(
+            pod["spec"]["containers"], "PodInitializing" if init else "ContainerCreating"
+        )
+        self._is_initialized = not init
         self._processes: dict[str, ContainerProcess] = {}
         self._phase = "Pending"
         self._started_at = now_rfc3339()
@@ -93,7 +102,8 @@ class PodWorker:
 
     def log_path(self, container: str, *, previous: bool = False) -> Path:
         """The log of a container's current (or previous) instance."""
-        count = self._states[container].restart_count - (1 if previous else 0)
+        state = (self._states | self._init_states)[container]
+        count = state.restart_count - (1 if previous else 0)
         return self.directory / container / f"{count}.log"
 
     def update(self, pod: KubeObject) -> None:
@@ -163,8 +173,9 @@ class PodWorker:
         return True
 
     async def _run_containers(self) -> None:
+        starting = asyncio.create_task(self._run_init_containers())
         tasks = [
-            asyncio.create_task(self._run_container(spec))
+            asyncio.create_task(self._run_container(spec, after=starting))
             for spec in self.pod["spec"]["containers"]
         ]
         deletion = asyncio.create_task(self._wait_for_deletion())
@@ -185,9 +196,29 @@ class PodWorker:
                 await self._report()
                 await deletion
         finally:
-            for task in (*tasks, deletion, eviction):
+            others = (starting, deletion, eviction)
+            for task in (*tasks, *others):
                 task.cancel()
-            await asyncio.gather(done, *tasks, deletion, eviction, return_exceptions=True)
+            await asyncio.gather(done, *tasks, *others, return_exceptions=True)
+
+    async def _run_init_containers(self) -> None:
+        """One after the other, each until it has ended well."""
+        for spec in self.pod["spec"].get("initContainers") or ():
+            state = self._init_states[spec["name"]]
+            backoff = FIRST_BACKOFF_SECONDS
+            while await self._run_once(spec, state) != 0:
+                await self._back_off(state, backoff)
+                backoff = min(MAX_BACKOFF_SECONDS, backoff * 2)
+        self._is_initialized = True
+
+    async def _back_off(self, state: ContainerState, seconds: float) -> None:
+        state.last_state = state.state
+        state.state = waiting(
+            "CrashLoopBackOff", f"back-off {seconds:.0f}s restarting failed container"
+        )
+        await self._report()
+        await asyncio.sleep(seconds)
+        state.restart_count += 1
 
     async def _evict(self, tasks: list[asyncio.Task[int]]) -> None:
         """End the containers as kubelet does under pressure: the pod has failed, and stays."""
@@ -197,8 +228,9 @@ class PodWorker:
         self.kill()
         for name, process in list(self._processes.items()):
             code = await process.wait()
-            self._states[name].state = process.terminated_state(code)
-            self._states[name].is_ready = False
+            state = (self._states | self._init_states)[name]
+            state.state = process.terminated_state(code)
+            state.is_ready = False
             self._release(name)
         self._processes.clear()
         self._phase = "Failed"
@@ -221,7 +253,8 @@ class PodWorker:
 
     async def _stop(self, name: str, grace_seconds: float) -> None:
         """End one container: its preStop sleep counts against the grace, as kubelet has it."""
-        spec = next(one for one in self.pod["spec"]["containers"] if one["name"] == name)
+        listed = [*self.pod["spec"]["containers"], *self.pod["spec"].get("initContainers", ())]
+        spec = next(one for one in listed if one["name"] == name)
         hook = (spec.get("lifecycle") or {}).get("preStop") or {}
         pause = min(float((hook.get("sleep") or {}).get("seconds") or 0), grace_seconds)
         process = self._processes[name]
@@ -229,7 +262,8 @@ class PodWorker:
         await asyncio.wait([ended], timeout=pause)
         await process.stop(grace_seconds - pause)
 
-    async def _run_container(self, spec: KubeObject) -> int:
+    async def _run_container(self, spec: KubeObject, *, after: "asyncio.Task[None]") -> int:
+        await asyncio.shield(after)
         state = self._states[spec["name"]]
         policy = self.pod["spec"].get("restartPolicy", "Always")
         backoff = FIRST_BACKOFF_SECONDS
@@ -237,15 +271,8 @@ class PodWorker:
             code = await self._run_once(spec, state)
             if policy == "Never" or (policy == "OnFailure" and code == 0):
                 return code
-            terminated = state.state
-            state.last_state = terminated
-            state.state = waiting(
-                "CrashLoopBackOff", f"back-off {backoff:.0f}s restarting failed container"
-            )
-            await self._report()
-            await asyncio.sleep(backoff)
+            await self._back_off(state, backoff)
             backoff = min(MAX_BACKOFF_SECONDS, backoff * 2)
-            state.restart_count += 1
 
     async def _run_once(self, spec: KubeObject, state: ContainerState) -> int:
         entrypoint = entrypoint_for(spec["image"])
@@ -331,11 +358,21 @@ class PodWorker:
             environment["KUBECONFIG"] = str(await self._write_credentials())
         if assigned := self._agent.devices.assigned.get(self.uid):
             environment["NVIDIA_VISIBLE_DEVICES"] = ",".join(assigned)
-        environment |= own
+        mounts = mounts_of(
+            self.pod, spec, root=self._agent.directory, node=self._agent.name,
+            pod_directory=self.directory,
+        )  # fmt: skip
+        # Whoever would listen on every address of the pod listens on its own.
+        own = {
+            name: (self.ip or "") if value in ANY_ADDRESS[:2] else value
+            for name, value in own.items()
+        }
+        environment |= environment_in_folders(own, mounts)
         owner = self._owner(spec["name"])
         visible = self._agent.devices.visible(environment.get("NVIDIA_VISIBLE_DEVICES"))
         environment["MEMROUTE_DRIVER_URL"] = self._agent.open_driver(owner, visible)
-        return environment, command_line(entrypoint, spec, own, self.ip or "")
+        words = command_line(entrypoint, spec, own, self.ip or "")
+        return environment, [in_folders(word, mounts) for word in words]
 
     async def _write_credentials(self) -> Path:
         namespace = self.key[0]
@@ -458,7 +495,7 @@ class PodWorker:
             self._phase = "Running" if begun else "Pending"
         flags = {
             "PodReadyToStartContainers": self.ip is not None,
-            "Initialized": True,
+            "Initialized": self._is_initialized,
             "ContainersReady": ready,
             "Ready": ready,
         }
@@ -477,6 +514,10 @@ class PodWorker:
             "conditions": conditions,
             "containerStatuses": [state.to_status(self.uid) for state in states],
         }
+        if self._init_states:
+            status["initContainerStatuses"] = [
+                state.to_status(self.uid) for state in self._init_states.values()
+            ]
         if self.ip:
             status |= {"podIP": self.ip, "podIPs": [{"ip": self.ip}]}
         return status
