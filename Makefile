@@ -15,7 +15,7 @@ XLLAMACPP := 2026.10.11549
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance conformance-llama-cpp differential odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
