@@ -78,9 +78,9 @@ async def starting(rig):
     rig.cluster.is_ready_at_once = False
     await rig.until("a pod", rig.cluster.pods)
     await rig.steps(2)
-    rig.cluster.change("pods", "default/m-0", in_the_making)
+    rig.cluster.change("pods", rig.pod("default/m"), in_the_making)
     await rig.step(12)
-    return rig.cluster.objects["pods"]["default/m-0"]
+    return rig.cluster.objects["pods"][rig.pod("default/m")]
 
 
 def in_the_making(pod):
@@ -113,7 +113,7 @@ async def test_a_volume_that_cannot_be_mounted_is_told_with_the_next_step():
         assert status["placements"][0]["state"] == "Failed"
         # The Secret is made: kubelet mounts it, and the pod says so by itself.
         rig.cluster.change(
-            "pods", "default/m-0",
+            "pods", rig.pod("default/m"),
             lambda pod: pod["status"].update(
                 containerStatuses=[{"name": "engine", "state": {"running": {}}, "started": False}]
             ),
@@ -138,7 +138,7 @@ async def test_who_killed_an_engine_is_told():
         pod = await starting(rig)
         ended = {"terminated": {"reason": "Error", "exitCode": 137, "message": "INFO serving"}}
         rig.cluster.change(
-            "pods", "default/m-0",
+            "pods", rig.pod("default/m"),
             lambda pod: pod["status"].update(
                 phase="Running",
                 containerStatuses=[{
@@ -173,7 +173,7 @@ async def test_events_are_read_seldom_and_only_of_pods_that_are_not_ready():
         assert events_asked(rig) == 0, "all serve"
         rig.cluster.is_ready_at_once = False
         for i in range(12):
-            rig.cluster.change("pods", f"default/m{i:02}-0", in_the_making)
+            rig.cluster.change("pods", rig.pod(f"default/m{i:02}"), in_the_making)
         await rig.step()
         await rig.reconciler.pod_events.read_due()
         assert events_asked(rig) == 0, "they are unready for a second"
