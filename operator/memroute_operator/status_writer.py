@@ -123,7 +123,8 @@ class StatusWriter:
     ) -> None:
         """An Event for another phase, and when replicas begin to leave before their successors."""
         was, (phase, method, message) = rollout_of(before), rollout_of(after)
-        if phase is None or was[0] is None or (was[:2] == (phase, method)):
+        is_other = was[0] != phase or (method is not None and was[1] != method)
+        if phase is None or was[0] is None or not is_other:
             return
         await self._events.write(
             deployment,

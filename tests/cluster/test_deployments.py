@@ -7,6 +7,7 @@ from cluster_support import (
     apply,
     condition,
     get_deployment,
+    pod_names,
     pods_of,
     wait_condition,
     wait_ready,
@@ -221,10 +222,11 @@ def test_an_engine_that_cannot_start_is_reported_with_why_and_what_helps(cluster
     found = wait_condition(cluster, namespace, "m", "Ready", "FlagUnknown")
     assert "no such flag: --no-such-flag; take it out of spec.engine.args" in found["message"]
     assert "[exit code 2: " in found["message"]
-    assert f"kubectl logs --previous -n {namespace} m-0" in found["message"] or (
-        f"kubectl describe pod -n {namespace} m-0" in found["message"]
+    (name,) = pod_names(cluster, namespace)
+    assert f"kubectl logs --previous -n {namespace} {name}" in found["message"] or (
+        f"kubectl describe pod -n {namespace} {name}" in found["message"]
     )
-    assert "no-such-flag" in cluster.kubectl("logs", "m-0", "-n", namespace)
+    assert "no-such-flag" in cluster.kubectl("logs", name, "-n", namespace)
 
 
 @pytest.mark.parametrize(

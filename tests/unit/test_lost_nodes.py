@@ -267,7 +267,7 @@ async def test_an_engine_that_was_unready_in_an_earlier_term_is_drained_like_any
 
     async with operator_rig(nodes=FIVE, mdeps=[mdep("m", **BIG)]) as rig:
         await rig.until("it serves", lambda: rig.is_ready("default/m"))
-        set_ready(rig, "default/m-0", "False")
+        set_ready(rig, rig.pod("default/m"), "False")
         await rig.steps(5)
         rig.now += 3600
         await rig.reconciler._begin_term()
