@@ -135,8 +135,13 @@ def test_an_edit_rolls_out_and_replicas_stay_where_they_fit(cluster, namespace):
     before = {p["metadata"]["uid"] for p in pods_of(cluster, namespace)}
     apply(cluster, namespace, "m", replicas=2, memory={"maxContextTokens": 4096})
     wait_ready(cluster, namespace, "m", timeout_seconds=90)
-    pods = pods_of(cluster, namespace)
-    assert before.isdisjoint({p["metadata"]["uid"] for p in pods})
+
+    def replaced():
+        pods = pods_of(cluster, namespace)
+        are_new = before.isdisjoint({p["metadata"]["uid"] for p in pods})
+        return pods if len(pods) == 2 and are_new else None
+
+    pods = cluster.wait_for("the old ones to go", replaced, timeout_seconds=60)
     assert all("4096" in p["spec"]["containers"][0]["args"] for p in pods)
 
 

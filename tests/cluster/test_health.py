@@ -105,7 +105,11 @@ def test_nothing_changes_while_it_is_paused_and_delete_works(cluster, namespace)
     assert {pod["metadata"]["uid"] for pod in left} < before
     apply(cluster, namespace, "m", replicas=2, memory=memory)
     wait_ready(cluster, namespace, "m", timeout_seconds=120)
-    assert not {pod["metadata"]["uid"] for pod in pods_of(cluster, namespace)} & before
+    cluster.wait_for(
+        "the old one to go",
+        lambda: not {pod["metadata"]["uid"] for pod in pods_of(cluster, namespace)} & before,
+        timeout_seconds=60,
+    )
     cluster.kubectl(
         "patch", "mdep", "m", "-n", namespace, "--type=merge",
         "-p", json.dumps({"spec": {"paused": True}}),
