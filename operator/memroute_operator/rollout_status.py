@@ -2,7 +2,7 @@
 
 | phase | what | who acts |
 | --- | --- | --- |
-| ``Complete`` | every replica serves the spec | nobody |
+| ``Complete`` | every replica has the revision, and all of them have served | nobody |
 | ``Progressing`` | replicas of the spec are made, or start | the operator |
 | ``Partitioned`` | as many as ``rollout.partition`` keep the revision before | whoever lowers it |
 | ``Paused`` | ``spec.paused``, and replicas of another revision are there | whoever set it |
@@ -45,7 +45,8 @@ def rollout_fields(
     if failed is not None:
         rollout["failed"] = failed.document()
     fields: dict[str, Any] = {"rollout": rollout}
-    if phase == "Complete" and deployment.replicas and deployment.footprint is not None:
+    num_ready = sum(one.is_ready for one in wanted)
+    if phase == "Complete" and deployment.footprint and num_ready >= max(1, deployment.replicas):
         fields["lastGood"] = last_good_document(deployment.obj, deployment.revision)
     return fields
 
@@ -67,7 +68,10 @@ def rollout_phase(
         return "Partitioned", told
     num_ready = sum(one.is_ready for one in wanted if one.revision == deployment.revision)
     so_far = f"{min(num_ready, total)} of {total} replica(s) serve the revision"
-    return ("Progressing" if others or num_ready < total else "Complete"), so_far
+    # What has served in full is no rollout any more, whatever becomes of its replicas.
+    is_proven = revision_of_last_good(deployment.obj.get("status")) == deployment.revision
+    is_complete = not others and (num_ready >= total or is_proven)
+    return ("Complete" if is_complete else "Progressing"), so_far
 
 
 def _others(deployment: Deployment, wanted: Sequence[Replica]) -> int:

@@ -139,7 +139,8 @@ class StatusWriter:
         Its reason; None where there is nothing to tell.
         """
         was, (phase, method, message) = rollout_of(before), rollout_of(after)
-        if phase is None or was[0] is None or (was[:2] == (phase, method)):
+        is_other = was[0] != phase or (method is not None and was[1] != method)
+        if phase is None or was[0] is None or not is_other:
             return None
         if phase == "Progressing" and method is None:
             return None  # a replica starts again: no other revision is there

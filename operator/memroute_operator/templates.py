@@ -123,7 +123,7 @@ class Templates:
         if deployment.engine_image is None:
             message += (
                 f"New replicas run {self.default_image}; spec.engine.image with a version of "
-                "your choice replaces all of them, one at a time, drained first"
+                "your choice replaces all of them, one at a time"
             )
         else:
             message += "kubectl delete pod renews one"

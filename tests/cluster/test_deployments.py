@@ -7,6 +7,7 @@ from cluster_support import (
     apply,
     condition,
     get_deployment,
+    pod_names,
     pods_of,
     wait_condition,
     wait_ready,
@@ -134,8 +135,13 @@ def test_an_edit_rolls_out_and_replicas_stay_where_they_fit(cluster, namespace):
     before = {p["metadata"]["uid"] for p in pods_of(cluster, namespace)}
     apply(cluster, namespace, "m", replicas=2, memory={"maxContextTokens": 4096})
     wait_ready(cluster, namespace, "m", timeout_seconds=90)
-    pods = pods_of(cluster, namespace)
-    assert before.isdisjoint({p["metadata"]["uid"] for p in pods})
+
+    def replaced():
+        pods = pods_of(cluster, namespace)
+        are_new = before.isdisjoint({p["metadata"]["uid"] for p in pods})
+        return pods if len(pods) == 2 and are_new else None
+
+    pods = cluster.wait_for("the old ones to go", replaced, timeout_seconds=60)
     assert all("4096" in p["spec"]["containers"][0]["args"] for p in pods)
 
 
@@ -221,10 +227,11 @@ def test_an_engine_that_cannot_start_is_reported_with_why_and_what_helps(cluster
     found = wait_condition(cluster, namespace, "m", "Ready", "FlagUnknown")
     assert "no such flag: --no-such-flag; take it out of spec.engine.args" in found["message"]
     assert "[exit code 2: " in found["message"]
-    assert f"kubectl logs --previous -n {namespace} m-0" in found["message"] or (
-        f"kubectl describe pod -n {namespace} m-0" in found["message"]
+    (name,) = pod_names(cluster, namespace)
+    assert f"kubectl logs --previous -n {namespace} {name}" in found["message"] or (
+        f"kubectl describe pod -n {namespace} {name}" in found["message"]
     )
-    assert "no-such-flag" in cluster.kubectl("logs", "m-0", "-n", namespace)
+    assert "no-such-flag" in cluster.kubectl("logs", name, "-n", namespace)
 
 
 @pytest.mark.parametrize(

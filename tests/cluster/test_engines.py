@@ -9,6 +9,7 @@ from cluster_support import (
     apply,
     condition,
     get_deployment,
+    pod_names,
     pods_of,
     program_address,
     wait_condition,
@@ -115,7 +116,8 @@ def test_llama_cpp_goes_on_with_a_stream_after_its_pod_was_deleted(cluster, name
     ) as answer:  # fmt: skip
         lines = answer.iter_lines()
         next(lines)
-        cluster.kubectl("delete", "pod", "m-0", "-n", namespace, "--wait=false")
+        cluster.kubectl("delete", "pod", *pod_names(cluster, namespace), "-n", namespace,
+                        "--wait=false")  # fmt: skip
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
 

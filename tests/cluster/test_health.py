@@ -12,6 +12,7 @@ from cluster_support import (
     condition,
     get_deployment,
     manifest,
+    pod_names,
     pods_of,
     wait_condition,
     wait_ready,
@@ -92,7 +93,8 @@ def test_nothing_changes_while_it_is_paused_and_delete_works(cluster, namespace)
     wait_condition(cluster, namespace, "m", "Progressing", "Paused")
     assert condition(cluster, namespace, "m", "Paused")["status"] == "True"
     assert condition(cluster, namespace, "m", "Available")["status"] == "True"
-    cluster.kubectl("delete", "pod", "m-1", "-n", namespace, "--wait=true")
+    _, second = pod_names(cluster, namespace)
+    cluster.kubectl("delete", "pod", second, "-n", namespace, "--wait=true")
     cluster.wait_for(
         "the status to say that one is there",
         lambda: get_deployment(cluster, namespace, "m")["status"]["replicas"] == 1,
@@ -103,7 +105,11 @@ def test_nothing_changes_while_it_is_paused_and_delete_works(cluster, namespace)
     assert {pod["metadata"]["uid"] for pod in left} < before
     apply(cluster, namespace, "m", replicas=2, memory=memory)
     wait_ready(cluster, namespace, "m", timeout_seconds=120)
-    assert not {pod["metadata"]["uid"] for pod in pods_of(cluster, namespace)} & before
+    cluster.wait_for(
+        "the old one to go",
+        lambda: not {pod["metadata"]["uid"] for pod in pods_of(cluster, namespace)} & before,
+        timeout_seconds=60,
+    )
     cluster.kubectl(
         "patch", "mdep", "m", "-n", namespace, "--type=merge",
         "-p", json.dumps({"spec": {"paused": True}}),

@@ -10,6 +10,7 @@ import pytest
 from cluster_support import (
     apply,
     get_deployment,
+    pod_names,
     pods_of,
     program_address,
     wait_condition,
@@ -79,10 +80,11 @@ def test_a_forged_pod_and_a_taken_name_get_nothing_until_an_administrator_says_s
 
     apply(cluster, namespace, "ours", model=model)
     wait_ready(cluster, namespace, "ours")
-    cluster.wait_for("the router to see the replica", lambda: "ours-0" in routable())
     (pod,) = pods_of(cluster, namespace)
+    ours = pod["metadata"]["name"]
+    cluster.wait_for("the router to see the replica", lambda: ours in routable())
     told = get_deployment(cluster, namespace, "ours")["status"]["routing"]
-    assert told["replicas"][0]["pods"] == {"ours-0": pod["metadata"]["uid"]}
+    assert told["replicas"][0]["pods"] == {ours: pod["metadata"]["uid"]}
 
     # He makes an engine of the same name, and asks for the name himself.
     cluster.kubectl("apply", "--validate=false", "-f", "-", stdin=forged(pod, tenant))
@@ -95,7 +97,8 @@ def test_a_forged_pod_and_a_taken_name_get_nothing_until_an_administrator_says_s
         lambda: doubted() >= {"no-deployment", "name-taken"},
         timeout_seconds=60,
     )
-    assert routable() & {"forged", "theirs-0"} == set()
+    (theirs,) = pod_names(cluster, tenant, "theirs")
+    assert routable() & {"forged", theirs} == set()
     ask = {"model": namespace, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     for _ in range(5):
         answer = httpx.post(
@@ -105,9 +108,9 @@ def test_a_forged_pod_and_a_taken_name_get_nothing_until_an_administrator_says_s
             trust_env=False,
         )
         assert answer.status_code == 200
-        assert answer.headers["x-memroute-replica"] == f"{namespace}/ours-0"
+        assert answer.headers["x-memroute-replica"] == f"{namespace}/{ours}"
 
     with granted(cluster, namespace, namespace, tenant):
         wait_ready(cluster, tenant, "theirs")
-        cluster.wait_for("the granted replica", lambda: routable() >= {"ours-0", "theirs-0"})
+        cluster.wait_for("the granted replica", lambda: routable() >= {ours, theirs})
         assert "forged" not in routable()

@@ -7,7 +7,7 @@ import subprocess
 import threading
 
 from memroute_kube import PODS, KubernetesClient, watch_forever
-from memroute_kube.resources import LABEL_DEPLOYMENT, is_condition_true
+from memroute_kube.resources import LABEL_DEPLOYMENT, LABEL_REPLICA, is_condition_true
 from memroute_operator.replica import is_terminal, read_replica
 from memroute_simulator.emulated_cluster import EmulatedCluster
 from memroute_simulator.nodes.machines import MACHINES
@@ -79,6 +79,13 @@ def wait_condition(cluster, namespace, name, kind, reason, timeout_seconds=30):
 def pods_of(cluster, namespace, name=None):
     selector = f"{LABEL_DEPLOYMENT}={name}" if name else LABEL_DEPLOYMENT
     return cluster.get("pods", "-n", namespace, "-l", selector)
+
+
+def pod_names(cluster, namespace, name=None):
+    """The names of the replicas' pods, by their slots."""
+    pods = [one["metadata"] for one in pods_of(cluster, namespace, name)]
+    pods.sort(key=lambda one: int(one["labels"][LABEL_REPLICA]))
+    return [one["name"] for one in pods]
 
 
 def program_address(cluster, component):

@@ -162,8 +162,8 @@ async def _drive(
         while not sending.done():
             readings = await asyncio.to_thread(read_programs, operator_url, ops_url)
             elapsed = time.monotonic() - started
-            if killed[1] is None and elapsed >= seconds * KILL_AT_RATIO:
-                pod = _busiest_chat(readings)
+            pod = _busiest_chat(readings)
+            if killed[1] is None and elapsed >= seconds * KILL_AT_RATIO and pod is not None:
                 await asyncio.to_thread(
                     cluster.kubectl, "annotate", "pod", "-n", "default", pod, f"{KILL_ANNOTATION}=1"
                 )
@@ -182,9 +182,10 @@ async def _drive(
     return killed
 
 
-def _busiest_chat(readings: Readings) -> str:
+def _busiest_chat(readings: Readings) -> str | None:
+    """The pod of chat with the most requests; None while no router knows one."""
     chat = [replica for replica in readings.replicas if replica.deployment == "chat"]
-    return max(chat, key=lambda replica: replica.in_flight).pod if chat else "chat-0"
+    return max(chat, key=lambda replica: replica.in_flight).pod if chat else None
 
 
 def _collect(
