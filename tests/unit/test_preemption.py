@@ -172,7 +172,7 @@ def test_the_room_of_the_first_that_left_is_held_until_the_last_has():
 
 
 def test_an_operator_that_is_killed_in_between_goes_on_where_it_was():
-    """What was begun is on the pods. (It has served for so long that no clock hides it.)"""
+    """What was begun is on the pods. It has served for so long that no clock hides it."""
     cluster = cluster_with(("low", MIDDLE, 1, "low"))
     cluster.run(400)
     cluster.add("vip", concurrency=LARGE, priority="high", preempts=True)
