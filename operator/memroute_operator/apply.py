@@ -163,7 +163,12 @@ class Applier:
         LOGGER.info("replica draining=%s pod=%s", action.draining, replica.key)
 
     async def _rehearse(
-        self, deployment: Deployment, placed: Placed, *, frees_quota: bool = True
+        self,
+        deployment: Deployment,
+        placed: Placed,
+        *,
+        consequence: str = "the pod of the new spec is refused, so the old one stays",
+        frees_quota: bool = True,
     ) -> None:
         """Ask the API server whether it would take the successor's pod.
 
@@ -182,7 +187,7 @@ class Applier:
         except ApiError as error:
             if error.status not in _WOULD_REFUSE or (frees_quota and QUOTA_WORDS in error.message):
                 return
-            message = f"its pod would be refused, so nobody leaves for it: {error.message}"
+            message = f"{consequence}: {error.message}"
             raise ApiError(error.status, error.reason, message) from error
 
     async def _claim(self, action: ClaimRoom) -> None:
@@ -205,7 +210,8 @@ class Applier:
         if deployment is not None and placed is not None:
             try:
                 same = deployment.namespace == replica.namespace
-                await self._rehearse(deployment, placed, frees_quota=same)
+                consequence = "its pod would be refused, so nobody gives way to it"
+                await self._rehearse(deployment, placed, consequence=consequence, frees_quota=same)
             except ApiError as error:
                 raise RehearsalRefusedError(error.status, error.reason, error.message) from error
             text = encode_gives_way(deployment, placed, action.priority)
