@@ -163,6 +163,7 @@ class Reconciler:
             self._garbage.after_step()
             await self._readings.read_once()
             await self._read_grants()
+            await self._guarded("rules", self._read_rules)
             await self._guarded("calibrations", self._read_book)
             loops += [
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),

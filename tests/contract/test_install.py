@@ -176,7 +176,7 @@ def test_names_are_granted_by_values(repository, helm):
 
 
 def test_quotas_are_set_by_values(repository, helm):
-    """In the release's namespace, as quantities that the operator reads; by default there is none."""
+    """In the release's namespace, as quantities that the operator reads; none by default."""
     assert ("ConfigMap", QUOTAS_NAME) not in operator_objects(helm, repository)
     values = ("hbmQuotas.team-a=640Gi", "hbmQuotas._default=80Gi")
     config_map = operator_objects(helm, repository, *values)["ConfigMap", QUOTAS_NAME]
