@@ -201,7 +201,10 @@ class Solver:
         return decision
 
     def holds_way(self, owner: str, replica: WantedReplica) -> bool:
-        """Whether that claim still has its room, once all who give way to it have gone."""
+        """Whether that claim still has its room, once all who give way to it have gone.
+
+        What others use for certain counts: a reading may still show those that have gone.
+        """
         way = self.drop_way(owner)
         if way is None:
             return False
@@ -214,7 +217,7 @@ class Solver:
             node is not None
             and node.unusable_reason is None
             and replica.scheduling.refusal(node.name, node.labels, node.taints) is None
-            and self._has_room(node, claim)
+            and self._is_claimable(node, claim)
         )
         self.ledger.restore(taken)
         self.ledger.book_way(claim, sorted(way.victims))
@@ -228,6 +231,12 @@ class Solver:
             self._pools.refresh(way.claim.node)
             self._refused.clear()  # room was given back
         return way
+
+    def _is_claimable(self, node: Node, claim: Reservation) -> bool:
+        if claim.num_exclusive_devices:
+            return self.ledger.num_free_devices(node) >= claim.num_exclusive_devices
+        free = {device.uuid: self.ledger.claimable_bytes(device) for device in node.devices}
+        return all(free.get(uuid, 0) >= size for uuid, size in claim.device_bytes.items())
 
     def _has_room(self, node: Node, claim: Reservation) -> bool:
         if claim.num_exclusive_devices:
