@@ -168,14 +168,20 @@ class Applier:
         LOGGER.info("replica draining=%s pod=%s", action.draining, replica.key)
 
     async def _rehearse(
-        self, deployment: Deployment, placed: Placed, *, so: str, frees_quota: bool = True
+        self,
+        deployment: Deployment,
+        placed: Placed,
+        *,
+        consequence: str = "the pod of the new spec is refused, so the old one stays",
+        frees_quota: bool = True,
     ) -> None:
         """Ask the API server whether it would take the successor's pod.
 
         A template may say what only the API server can judge, and its replica is drained before
         the pod is created: a model must not be lost by a typing error. Raises ``ApiError`` when
-        the pod would be refused whatever else happens. ``so``: what that means, for its message;
-        ``frees_quota``: whether whoever leaves for it counts against the same ResourceQuota.
+        the pod would be refused whatever else happens. ``consequence``: for its
+        message. ``frees_quota``: whether whoever leaves for it counts against the same
+        ResourceQuota.
         """
         pod = self._templates.pod(deployment, placed, is_gated=False)
         # The old pod may still have the name.
@@ -187,14 +193,13 @@ class Applier:
         except ApiError as error:
             if error.status not in _WOULD_REFUSE or (frees_quota and QUOTA_WORDS in error.message):
                 return
-            message = f"{so}: {error.message}"
+            message = f"{consequence}: {error.message}"
             raise ApiError(error.status, error.reason, message) from error
 
     async def _claim(self, action: ClaimRoom) -> None:
         replica, deployment = action.replica, action.deployment
         if action.placed is not None and deployment is not None and deployment.template.said:
-            so = "the pod of the new spec is refused, so the old one stays"
-            await self._rehearse(deployment, action.placed, so=so)
+            await self._rehearse(deployment, action.placed)
         claim = action.placed and encode_claim(action.placed, revision=action.revision)
         patched = await self._client.patch(
             PODS,
@@ -211,8 +216,8 @@ class Applier:
         if deployment is not None and placed is not None:
             try:
                 same = deployment.namespace == replica.namespace
-                so = "its pod would be refused, so nobody gives way to it"
-                await self._rehearse(deployment, placed, so=so, frees_quota=same)
+                consequence = "its pod would be refused, so nobody gives way to it"
+                await self._rehearse(deployment, placed, consequence=consequence, frees_quota=same)
             except ApiError as error:
                 raise RehearsalRefusedError(error.status, error.reason, error.message) from error
             text = encode_gives_way(deployment, placed, action.priority)

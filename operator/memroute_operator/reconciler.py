@@ -185,6 +185,7 @@ class Reconciler:
             self._garbage.after_step()
             await self._readings.read_once()
             await self._read_grants()
+            await self._guarded("rules", self._read_rules)
             await self._guarded("calibrations", self._read_book)
             await self._guarded("version", self._read_version)
             loops += [

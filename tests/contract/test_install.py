@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from cluster_support import apply, program_address, wait_ready
-from memroute_operator.name_grants import read_grants
+from memroute_operator.hbm_quotas import QUOTAS_NAME, read_quotas
+from memroute_operator.name_grants import GRANTS_NAME, read_grants
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.settings import parse_settings
 from memroute_simulator.emulated_cluster import find_kubectl
@@ -171,7 +172,23 @@ def test_names_are_granted_by_values(repository, helm):
         rule for rule in objects["Role", "memroute-operator"]["rules"]
         if rule["resources"] == ["configmaps"]
     )  # fmt: skip
-    assert (role["resourceNames"], role["verbs"]) == (["memroute-served-names"], ["get"])
+    assert (role["resourceNames"], role["verbs"]) == ([GRANTS_NAME, QUOTAS_NAME], ["get"])
+
+
+def test_quotas_are_set_by_values(repository, helm):
+    """In the release's namespace, as quantities that the operator reads; none by default."""
+    assert ("ConfigMap", QUOTAS_NAME) not in operator_objects(helm, repository)
+    values = ("hbmQuotas.team-a=640Gi", "hbmQuotas._default=80Gi")
+    config_map = operator_objects(helm, repository, *values)["ConfigMap", QUOTAS_NAME]
+    assert config_map["metadata"]["namespace"] == "models"
+    quotas = read_quotas(config_map)
+    assert quotas.limit_bytes("team-a") == 640 * 2**30
+    assert quotas.limit_bytes("others") == 80 * 2**30
+    chart = str(repository / "helm" / "memroute")
+    wrong = [helm, "template", "memroute", chart, "--set", "hbmQuotas.team-a=640GiB"]
+    refused = subprocess.run(wrong, capture_output=True, text=True, check=False)
+    assert refused.returncode
+    assert "hbmQuotas" in refused.stderr
 
 
 def operator_objects(helm, repository, *values):

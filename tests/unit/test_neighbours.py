@@ -13,8 +13,10 @@ from memroute.placement import (
     Placed,
     PlacementMode,
     RefusedReason,
+    Reservation,
     Solver,
 )
+from memroute.units import GIB
 from memroute_operator.deployment import read_deployment
 from memroute_operator.plan import wanted_replica
 from planned_objects import GPU, SHARED, context, deployment
@@ -122,6 +124,21 @@ def test_a_model_that_must_not_share_a_device_is_beside_nobody_on_one():
     full = place([node("a")], model("m"), model("alone", affinity=alone))
     assert where(full) == ["a", RefusedReason.NEIGHBOURS]
     assert "1 device(s) hold pods that it must not share with" in full[1].message
+
+
+def test_a_successor_may_be_where_its_predecessor_is():
+    """The two are never there at once: a rollout on one node must not wait for a second one."""
+    of = model(affinity=apart(term({LABEL: "m"})))
+    held = Reservation(
+        owner="default/m-0", deployment="default/m", node="a",
+        device_bytes={"GPU-a-0": 60 * GIB}, ready_seconds=600.0,
+    )  # fmt: skip
+    there = pod("m-0", "a", {LABEL: "m"}, device_uuids=("GPU-a-0",))
+    inventory = Inventory(nodes=NODES[:1], reservations=(held,))
+    solver = Solver(inventory, neighbours=[there])
+    assert isinstance(solver.replace("default/m-0", wanted_replica(of, 0, context())), Placed)
+    solver = Solver(inventory, neighbours=[replace(there, owner="default/m-1")])
+    assert not isinstance(solver.replace("default/m-0", wanted_replica(of, 0, context())), Placed)
 
 
 def test_what_must_be_beside_others_is_or_waits():

@@ -15,30 +15,13 @@ snapshot: it stays where it is when a plan asks what would be free without one o
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode, Reservation
+from memroute.placement.own_use import own_bytes, without_own
+from memroute.placement.ways import Way, weigh_way
 
 # Driver readings are whole MiB, and their parts are rounded one by one.
 OVERBOOKED_TOLERANCE_BYTES = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """The claim of a replica of higher priority, and the pods that give way to it.
-
-    The claim and those pods are never there at once, so where they share devices the larger
-    counts: the claim, or all of the pods together.
-    """
-
-    claim: Reservation
-    victims: frozenset[str]
-    added_bytes: dict[str, int]
-    """By device, what the claim counts beside those pods."""
-    added_devices: int
-    """The same in whole devices."""
-    added_to_namespace: int
-    """In bytes, what its namespace holds more beside those of them that are of it."""
 
 
 class Ledger:
@@ -165,20 +148,8 @@ class Ledger:
             self._add_way(before, -1)
         known = [self.by_owner[one] for one in victims if one in self.by_owner]
         key = self.key_of(claim)
-        held = Counter[str]()
-        for victim in known:
-            held.update(victim.device_bytes)
         num_held = sum(one.num_exclusive_devices for one in known if self.key_of(one) == key)
-        own = sum(one.total_bytes for one in known if one.namespace == claim.namespace)
-        way = Way(
-            claim=claim,
-            victims=frozenset(victims),
-            added_bytes={
-                uuid: max(0, size - held[uuid]) for uuid, size in claim.device_bytes.items()
-            },
-            added_devices=max(0, claim.num_exclusive_devices - num_held),
-            added_to_namespace=max(0, claim.total_bytes - own),
-        )
+        way = weigh_way(claim, victims, known, num_held=num_held)
         self.ways[claim.owner] = way
         self._add_way(way, 1)
 
@@ -250,7 +221,7 @@ class Ledger:
         shared[uuid] = shared.get(uuid, 0) + num_bytes
 
     def _measure_foreign_use(self, inventory: Inventory) -> None:
-        own = _own_bytes(inventory)
+        own = own_bytes(inventory)
         for node in inventory.nodes:
             for device in node.devices:
                 if device.uuid is None or device.live_free_bytes is None:
@@ -406,7 +377,7 @@ class Ledger:
             elif pod is None:
                 unassigned.append((self._exclusive_free(device), device))
             elif pod in by_pod:
-                own.append(_without_own(device, by_pod[pod]))
+                own.append(without_own(device, by_pod[pod]))
                 attributed.add(pod)
         if num_unusable > len(node.devices) - node.num_allocatable:
             return 0  # the device plugin still hands it out, and nobody can tell it not to
@@ -419,7 +390,7 @@ class Ledger:
                 continue
             # Unattributed: of the fullest devices, those after the others' are taken to be its own.
             mine = unassigned[others : others + one.num_exclusive_devices]
-            own += [_without_own(device, one) for _, device in mine]
+            own += [without_own(device, one) for _, device in mine]
             others += len(mine)
         candidates = own + [free for free, _ in unassigned[others:]]
         return min(candidates, default=0)
@@ -433,41 +404,3 @@ class Ledger:
             live = None
         free = device.usable_bytes if live is None else min(device.usable_bytes, live)
         return max(0, min(free, device.usable_bytes - promised))
-
-
-def _own_bytes(inventory: Inventory) -> dict[str, tuple[int, int]]:
-    """By device, the bytes in its last reading that are our own replicas'.
-
-    Those that it shows; and those of which it may show anything between nothing and all, because
-    the engine loads, or may have ended before the reading.
-    """
-    ages = {
-        device.uuid: device.live_age_seconds
-        for node in inventory.nodes
-        for device in node.devices
-        if device.uuid is not None and device.live_age_seconds is not None
-    }
-    shown, maybe = Counter[str](), Counter[str]()
-    for reservation in inventory.reservations:
-        if reservation.replaces is not None:
-            continue  # a claim: nothing runs on it yet
-        for uuid in reservation.device_bytes.keys() & ages.keys():
-            ready = reservation.ready_seconds
-            is_shown = ready is not None and ages[uuid] <= ready
-            (shown if is_shown else maybe)[uuid] += reservation.device_bytes[uuid]
-    for departed in inventory.departed:
-        for uuid in departed.device_bytes.keys() & ages.keys():
-            if ages[uuid] >= departed.ended_seconds:
-                maybe[uuid] += departed.device_bytes[uuid]
-    return {uuid: (shown[uuid], maybe[uuid]) for uuid in shown.keys() | maybe.keys()}
-
-
-def _without_own(device: Device, released: Reservation) -> int:
-    """Free bytes of a whole device once the replica that holds it has ended.
-
-    What is used beyond its promise is foreign, and stays.
-    """
-    if device.live_free_bytes is None:
-        return device.usable_bytes
-    used = device.usable_bytes - device.live_free_bytes
-    return device.usable_bytes - max(0, used - released.exclusive_bytes)

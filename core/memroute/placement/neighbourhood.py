@@ -1,7 +1,7 @@
 """The pods that are there while a plan places more: which nodes are left for whom, and why."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from memroute.placement.inventory import Node
@@ -46,6 +46,7 @@ class Neighbourhood:
         self._labels = {node.name: node.labels for node in nodes}
         self._by_label: dict[str, dict[str, list[Neighbour]]] = {}
         self._domains: dict[str, dict[str, set[str]]] = {}
+        self._gone: Collection[str] = ()
         self._picky: dict[tuple[str, str] | None, list[tuple[PodTerm, Neighbour]]] | None = None
 
     def add(self, pod: Neighbour) -> None:
@@ -58,9 +59,17 @@ class Neighbourhood:
             self._add_picky(self._picky, pod)
 
     def allowed(
-        self, namespace: str, needs: NeighbourNeeds, eligible: frozenset[str]
+        self,
+        namespace: str,
+        needs: NeighbourNeeds,
+        eligible: frozenset[str],
+        gone: Collection[str] = (),
     ) -> Allowed | None:
-        """Of the eligible nodes (by key) those that are left; None when all of them are alike."""
+        """Of the eligible nodes (by key) those that are left; None when all of them are alike.
+
+        ``gone``: pods (``namespace/name``) that will have gone by then.
+        """
+        self._gone = gone
         if needs.is_empty and not self._has_picky():
             return None
         labels = dict(needs.labels)
@@ -196,7 +205,11 @@ class Neighbourhood:
             suspects: Iterable[Neighbour] = self._pods
         else:
             suspects = [pod for key, value in pairs for pod in self._with_label(key, value)]
-        return [pod for pod in suspects if term.matches(pod.namespace, pod.labels)]
+        return [
+            pod
+            for pod in suspects
+            if term.matches(pod.namespace, pod.labels) and pod.owner not in self._gone
+        ]
 
     def _with_label(self, key: str, value: str) -> list[Neighbour]:
         by_value = self._by_label.get(key)
@@ -231,4 +244,8 @@ class Neighbourhood:
     ) -> list[tuple[PodTerm, Neighbour]]:
         picky = self._picky_pods()
         suspects = [one for pair in (*labels.items(), None) for one in picky.get(pair, ())]
-        return [(term, pod) for term, pod in suspects if term.matches(namespace, labels)]
+        return [
+            (term, pod)
+            for term, pod in suspects
+            if term.matches(namespace, labels) and pod.owner not in self._gone
+        ]

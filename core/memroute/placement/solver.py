@@ -9,25 +9,21 @@ it refuses what would have fitted, a second look packs all that is wanted at onc
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from memroute.placement.explanation import Explainer
-from memroute.placement.inventory import Inventory, Node, PlacementMode, Reservation
-from memroute.placement.ledger import Ledger, Way
-from memroute.placement.neighbourhood import Allowed, Neighbourhood
+from memroute.placement.inventory import Inventory, Node, Reservation
+from memroute.placement.ledger import Ledger
 from memroute.placement.neighbours import Neighbour
-from memroute.placement.pools import Candidate, Pools
 from memroute.placement.problem import (
     Decision,
-    Home,
     Placed,
     PlacementStrategy,
     Refused,
-    RefusedReason,
     WantedReplica,
 )
-from memroute.placement.quota import NO_QUOTAS, HBMQuotas, refusal
+from memroute.placement.quota import NO_QUOTAS, HBMQuotas
+from memroute.placement.search import Search
 from memroute.placement.second_look import kinds_of, second_look
 from memroute.placement.view import LedgerView
-from memroute.units import format_gib
+from memroute.placement.ways import Way
 
 
 def plan(inventory: Inventory, wanted: Sequence[WantedReplica]) -> tuple[Decision, ...]:
@@ -55,21 +51,21 @@ class Solver:
     ) -> None:
         """``neighbours``: the pods that are there; None where nobody asks about them."""
         self.ledger = Ledger(inventory)
-        self.quotas = quotas
-        self._neighbourhood = Neighbourhood(neighbours or (), inventory.nodes)
-        self._has_askers = neighbours is not None
-        self.num_explained = 0
+        self._search = Search(inventory, self.ledger, quotas, neighbours)
+        self._pools = self._search.pools
+        self._refused = self._search.refused
+
+    @property
+    def num_explained(self) -> int:
         """Explanations that were worked out; the others are copies."""
-        self._pools = Pools(self.ledger)
-        self._explainer = Explainer(inventory, self.ledger, self._pools)
-        self._refused: dict[tuple[object, ...], tuple[WantedReplica, Refused]] = {}
+        return self._search.num_explained
 
     def place(self, replica: WantedReplica) -> Decision:
         """Where the replica goes; from now on its room is taken."""
-        decision = self._decide(replica)
+        decision = self._search.decide(replica)
         if isinstance(decision, Placed):
             self.book(decision.reservation())
-            self._settle(replica, decision)
+            self._search.settle(replica, decision)
         return decision
 
     def place_all(self, wanted: Sequence[WantedReplica]) -> tuple[Decision, ...]:
@@ -79,8 +75,8 @@ class Solver:
         are in the way of, those others may be given another (``second_look``).
         """
         busy = set(self.ledger.busy_devices)
-        if not self._has_askers:
-            self._has_askers = any(not one.neighbours.is_empty for one in wanted)
+        if not self._search.has_askers:
+            self._search.has_askers = any(not one.neighbours.is_empty for one in wanted)
         decisions = [self.place(replica) for replica in wanted]
         if any(isinstance(one, Refused) for one in decisions):
             self._look_again(wanted, decisions, busy)
@@ -97,7 +93,7 @@ class Solver:
             number: one
             for number, one in enumerate(decisions)
             if isinstance(one, Placed)
-            and self._is_free(wanted[number])
+            and self._search.is_free(wanted[number])
             and _is_movable(wanted[number])
         }
         if not movable:
@@ -105,7 +101,7 @@ class Solver:
         refused = [
             number
             for number, one in enumerate(decisions)
-            if isinstance(one, Refused) and self._is_free(wanted[number])
+            if isinstance(one, Refused) and self._search.is_free(wanted[number])
         ]
         view = LedgerView(self.ledger, [one.reservation() for one in movable.values()])
         placed = {number: view.place_of(one) for number, one in movable.items()}
@@ -127,7 +123,9 @@ class Solver:
         for number in sorted(places):
             replica = wanted[number]
             candidate = view.candidate(self.ledger, replica, places[number])
-            decision = self._placed(replica, candidate, rule="packed with all that is wanted")
+            decision = self._search.placed(
+                replica, candidate, rule="packed with all that is wanted"
+            )
             self.book(decision.reservation())
             decisions[number] = decision
         self._refused.clear()  # the numbers of the refusals are others now
@@ -145,10 +143,10 @@ class Solver:
         touched = {one.node for one in taken}
         for node in touched:
             self._pools.refresh(node)
-        decision = self._search(successor, remember=False)
+        decision = self._search.find(successor, remember=False, gone=(owner,))
         if isinstance(decision, Placed):
             freed = sum(one.total_bytes for one in taken if one.replaces is None)
-            decision = self._within_quota(decision, freed_bytes=freed)
+            decision = self._search.within_quota(decision, freed_bytes=freed)
         kept = tuple(one for one in taken if one.replaces is None)
         self.ledger.restore(kept if isinstance(decision, Placed) else taken)
         for node in touched:
@@ -190,12 +188,10 @@ class Solver:
         keys = frozenset(one.key for one in self.ledger.by_name.get(node, ()))
         taken = self.ledger.release_all(victims)
         self._pools.refresh(node)
-        decision = self._search(replica, remember=None, only=keys)
-        if isinstance(decision, Placed):
-            decision = self._within_quota(decision)
+        decision = self._search.place_on(replica, keys, victims)
         self.ledger.restore(taken)
         self._pools.refresh(node)
-        if not isinstance(decision, Placed):
+        if decision is None:
             return None
         if not self.ledger.stuck_devices.isdisjoint(decision.device_uuids):
             return None  # it could not start there before somebody mends that node
@@ -205,7 +201,10 @@ class Solver:
         return decision
 
     def holds_way(self, owner: str, replica: WantedReplica) -> bool:
-        """Whether that claim still has its room, once all who give way to it have gone."""
+        """Whether that claim still has its room, once all who give way to it have gone.
+
+        What others use for certain counts: a reading may still show those that have gone.
+        """
         way = self.drop_way(owner)
         if way is None:
             return False
@@ -218,7 +217,7 @@ class Solver:
             node is not None
             and node.unusable_reason is None
             and replica.scheduling.refusal(node.name, node.labels, node.taints) is None
-            and self._has_room(node, claim)
+            and self._is_claimable(node, claim)
         )
         self.ledger.restore(taken)
         self.ledger.book_way(claim, sorted(way.victims))
@@ -232,6 +231,12 @@ class Solver:
             self._pools.refresh(way.claim.node)
             self._refused.clear()  # room was given back
         return way
+
+    def _is_claimable(self, node: Node, claim: Reservation) -> bool:
+        if claim.num_exclusive_devices:
+            return self.ledger.num_free_devices(node) >= claim.num_exclusive_devices
+        free = {device.uuid: self.ledger.claimable_bytes(device) for device in node.devices}
+        return all(free.get(uuid, 0) >= size for uuid, size in claim.device_bytes.items())
 
     def _has_room(self, node: Node, claim: Reservation) -> bool:
         if claim.num_exclusive_devices:
@@ -262,193 +267,6 @@ class Solver:
         self._pools.refresh(node)
         self._refused.clear()  # room was given back
 
-    def _decide(self, replica: WantedReplica) -> Decision:
-        allowed = self._allowed(replica)
-        if replica.home is not None:
-            candidate = self._at_home(replica, replica.home, allowed)
-            if candidate is not None:
-                rule = "where it was promised or ran before"
-                placed = self._placed(replica, candidate, rule=rule)
-                # What was claimed for it was judged by the quota when it was claimed.
-                is_claimed = replica.home.claimed_bytes is not None
-                return placed if is_claimed else self._within_quota(placed)
-        held = self.ledger.held_bytes(replica.key.namespace)
-        over = refusal(
-            self.quotas, replica.key, held_bytes=held, needed_bytes=replica.minimum_bytes
-        )
-        if over is not None:
-            return over
-        known = self._refused.get(replica.refusal_key)
-        if known is not None:
-            return replace(known[1], key=replica.key)
-        decision = self._search(replica, remember=True)
-        return self._within_quota(decision) if isinstance(decision, Placed) else decision
-
-    def _within_quota(self, placed: Placed, *, freed_bytes: int = 0) -> Decision:
-        """The same, or why the quota of its namespace keeps it from there."""
-        over = refusal(
-            self.quotas,
-            placed.key,
-            held_bytes=self.ledger.held_bytes(placed.key.namespace),
-            needed_bytes=placed.total_bytes,
-            freed_bytes=freed_bytes,
-        )
-        return placed if over is None else over
-
-    def _search(
-        self,
-        replica: WantedReplica,
-        *,
-        remember: bool | None,
-        only: frozenset[str] | None = None,
-    ) -> Decision:
-        """The best place, or why there is none. ``remember``: None leaves the reason open."""
-        allowed = self._allowed(replica)
-        if allowed is None:
-            candidate = self._pools.best(replica, replica.footprint_on, only=only)
-        else:
-            candidate = None
-            for tier in allowed.tiers:
-                candidate = self._pools.best(
-                    replica,
-                    replica.footprint_on,
-                    only=tier if only is None else tier & only,
-                    blocked_devices=allowed.blocked_devices,
-                )
-                if candidate is not None:
-                    break
-        if candidate is not None:
-            return self._placed(replica, candidate)
-        if remember is None:
-            reason = RefusedReason.INSUFFICIENT_HBM
-            return Refused(key=replica.key, reason=reason, message="")
-        if allowed is not None and (allowed.left_out or allowed.blocked_devices):
-            others = self._pools.best(replica, replica.footprint_on, only=only)
-            if others is not None:
-                return _refused_by_neighbours(replica, others, allowed)
-        return self._explain(replica, remember=remember and allowed is None)
-
-    def _allowed(self, replica: WantedReplica) -> Allowed | None:
-        if not self._has_askers:
-            return None
-        eligible = self._pools.eligible(replica)
-        return self._neighbourhood.allowed(replica.key.namespace, replica.neighbours, eligible)
-
-    def _settle(self, replica: WantedReplica, placed: Placed) -> None:
-        """It is a neighbour from now on, where somebody cares."""
-        if not self._has_askers:
-            return
-        self._neighbourhood.add(
-            Neighbour(
-                owner=placed.key.pod,
-                namespace=placed.key.namespace,
-                node=placed.node,
-                labels=dict(replica.neighbours.labels),
-                apart=replica.neighbours.apart,
-                device_uuids=placed.device_uuids,
-            )
-        )
-
-    def _is_free(self, replica: WantedReplica) -> bool:
-        """Whether a second look may place it: room is all that it looks at."""
-        namespace = replica.key.namespace
-        has_quota = self.quotas.limit_bytes(namespace) is not None or self.quotas.has_problems
-        return not has_quota and self._allowed(replica) is None
-
-    def _explain(self, replica: WantedReplica, *, remember: bool) -> Refused:
-        refused = self._explainer.explain(replica)
-        self.num_explained += 1
-        if remember:
-            self._refused[replica.refusal_key] = (replica, refused)
-        return refused
-
-    def _at_home(
-        self, replica: WantedReplica, home: Home, allowed: Allowed | None
-    ) -> Candidate | None:
-        """The replica where it was; None when it does not fit there any more.
-
-        Where nobody says which devices it had of a node that has several kinds, the tightest fit.
-        """
-        eligible = self._pools.eligible(replica)
-        if allowed is not None:
-            eligible = eligible.intersection(frozenset().union(*allowed.tiers))
-            if not allowed.blocked_devices.isdisjoint(home.device_uuids):
-                return None
-        nodes = [one for one in self.ledger.by_name.get(home.node, ()) if one.key in eligible]
-        known = [one for one in nodes if one.resource == home.resource]
-        found = (self._at_home_on(node, replica, home) for node in known or nodes)
-        return min(
-            (one for one in found if one is not None),
-            key=lambda one: one.leftover_bytes,
-            default=None,
-        )
-
-    def _at_home_on(self, node: Node, replica: WantedReplica, home: Home) -> Candidate | None:
-        if replica.mode is PlacementMode.EXCLUSIVE:
-            footprint = max(
-                (replica.footprint_on(device.product) for device in node.devices),
-                key=lambda one: one.total_bytes,
-                default=replica.footprint,
-            )
-            free = home.claimed_bytes or self.ledger.exclusive_bytes(node)
-            if self.ledger.num_free_devices(node) < footprint.num_devices:
-                return None
-            devices, promised = node.devices, free
-        else:
-            devices = tuple(device for device in node.devices if device.uuid in home.device_uuids)
-            footprint = replica.footprint_on(devices[0].product if devices else None)
-            if len(devices) != footprint.num_devices:
-                return None
-            is_claimed = home.claimed_bytes is not None
-            room = self.ledger.claimable_bytes if is_claimed else self.ledger.free_bytes
-            free = min(room(device) for device in devices)
-            promised = footprint.total_bytes
-        if free < footprint.total_bytes:
-            return None
-        return Candidate(
-            node=node,
-            devices=devices,
-            footprint=footprint,
-            bytes_per_device=promised,
-            leftover_bytes=free - footprint.total_bytes,
-        )
-
-    def _placed(
-        self, replica: WantedReplica, best: Candidate, *, rule: str | None = None
-    ) -> Placed:
-        shared = replica.mode is PlacementMode.SHARED
-        footprint = best.footprint
-        where = (
-            ", ".join(device.display_name for device in best.devices)
-            if shared
-            else f"{footprint.num_devices} {_kind(best.node)} of {best.node.name}"
-        )
-        if rule is None:
-            is_spread = replica.strategy is PlacementStrategy.SPREAD
-            rule = "fewest sibling replicas" if is_spread else "tightest fit"
-        if best.node.name in replica.nodes_with_weights:
-            rule += ", has the weights"
-        return Placed(
-            key=replica.key,
-            node=best.node.name,
-            mode=replica.mode,
-            device_uuids=tuple(d.uuid for d in best.devices if d.uuid) if shared else (),
-            num_devices=footprint.num_devices,
-            bytes_per_device=best.bytes_per_device,
-            needed_bytes_per_device=footprint.total_bytes,
-            usable_bytes_per_device=min(device.usable_bytes for device in best.devices),
-            product=best.devices[0].product,
-            why=(
-                f"needs {format_gib(footprint.total_bytes)} per device; {where}: {rule}, "
-                f"leaves {format_gib(best.leftover_bytes)}"
-            ),
-            resource=best.node.resource,
-            must_wait=any(
-                device.uuid in self.ledger.busy_devices or device.uuid in self.ledger.stuck_devices
-                for device in (best.devices if shared else ())
-            ),
-        )
-
 
 def _is_movable(replica: WantedReplica) -> bool:
     """Whether a replica that does not run yet may as well go elsewhere.
@@ -456,27 +274,6 @@ def _is_movable(replica: WantedReplica) -> bool:
     Who has a home goes there, and who asked to be spread was given a node for other reasons.
     """
     return replica.home is None and replica.strategy is PlacementStrategy.PACK
-
-
-def _refused_by_neighbours(replica: WantedReplica, others: Candidate, allowed: Allowed) -> Refused:
-    listed = ", ".join(f"{num} {why}" for why, num in sorted(allowed.left_out.items()))
-    if allowed.blocked_devices:
-        shared = f"{len(allowed.blocked_devices)} device(s) hold pods that it must not share with"
-        listed = f"{listed}, {shared}" if listed else shared
-    return Refused(
-        key=replica.key,
-        reason=RefusedReason.NEIGHBOURS,
-        message=(
-            f"needs {format_gib(replica.footprint.total_bytes)} per device, which "
-            f"{others.node.name} has, but pods are in the way or missing: {listed}; it is placed "
-            f"once those pods move, or spec.template.spec asks for less"
-        ),
-    )
-
-
-def _kind(node: Node) -> str:
-    is_slice = any(device.is_slice for device in node.devices)
-    return node.resource if is_slice else "whole device(s)"
 
 
 def claim_of(placed: Placed, predecessor: str) -> Reservation:
