@@ -120,8 +120,11 @@ def watched(
     A later one that fails is told above what was seen last.
     """
     last = render()
+    screen = console.is_terminal
     try:
-        with Live(last, console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        with Live(last, console=console, auto_refresh=False, screen=screen) as live:
+            if not screen:
+                console.print(last)
             while True:
                 sleep(interval_seconds)
                 try:
@@ -130,7 +133,10 @@ def watched(
                 except LookError as error:
                     clock = datetime.now(UTC).strftime("%H:%M:%S")
                     told = Group(f"{clock} UTC: {error}; as it was before:", last)
-                live.update(told, refresh=True)
+                if screen:
+                    live.update(told, refresh=True)
+                else:  # into a file or a pipe: one after the other
+                    console.print("", told)
     except KeyboardInterrupt:
         return
 

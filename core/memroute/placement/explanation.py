@@ -265,7 +265,12 @@ def _nearest_miss_exclusive(ledger: Ledger, eligible: _Eligible, replica: Wanted
     need = replica.footprint.total_bytes
     offered = {node.key: _offered_bytes(ledger, node) for node in nodes}
     large_enough = [node for node in nodes if offered[node.key] >= need]
+    num_devices = replica.footprint.num_devices
+    whole = [one for one in large_enough if not any(device.is_slice for device in one.devices)]
+    if large_enough and not whole and num_devices > 1:
+        return f"{considered}: all are slices, and a group of {num_devices} cannot span several"
     if large_enough:
+        large_enough = whole if num_devices > 1 else large_enough
         freest = max(large_enough, key=lambda node: (ledger.num_free_devices(node), node.key))
         return (
             f"{considered}: closest {freest.name} has {ledger.num_free_devices(freest)} of "

@@ -55,6 +55,11 @@ def _verdict(ledger: Ledger, node: Node, replica: WantedReplica) -> Verdict:
         return _no(node, _meaning(reason, node, replica))
     if node.devices_unknown is not None and not node.devices:
         return _no(node, node.devices_unknown)
+    num_devices = replica.footprint.num_devices
+    if num_devices > 1 and any(device.is_slice for device in node.devices):
+        return _no(
+            node, f"its devices are slices, and a group of {num_devices} cannot span several"
+        )
     if replica.mode is PlacementMode.SHARED:
         return _shared(ledger, node, replica)
     return _whole(ledger, node, replica)
