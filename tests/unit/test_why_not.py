@@ -1,13 +1,15 @@
 """What is said of each node agrees with what the planner does, and a hint leads to a place."""
 
+import copy
 import re
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memroute.catalog import architecture_for_model
-from memroute.footprint import ReplicaShape, replica_footprint
+from memroute.footprint import ReplicaShape, replica_footprint, smaller_alternatives
 from memroute.placement import (
     Device,
     Inventory,
@@ -27,6 +29,10 @@ from memroute.placement import (
     verdicts,
 )
 from memroute.units import GIB
+from memroute_operator.deployment import read_deployment
+from memroute_operator.engines.registry import engine_of
+from memroute_operator.explaining.remedies import PLACES
+from operator_rig import mdep
 
 MODELS = [
     architecture_for_model(name)
@@ -149,3 +155,25 @@ def test_what_a_refusal_says_would_open_a_node_does(inventory, replica):
     then = plan(changed[0], [changed[1]])[0]
     assert isinstance(then, Placed), refused.message
     assert f"it fits {then.node} now" in refused.message
+
+
+ENGINES = {
+    "VLLM": {}, "SGLang": {},
+    "LlamaCPP": {"file": "Qwen3-8B-Q8_0.gguf", "checkpointBytes": 40 * GIB},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_change_of_the_spec_that_is_suggested_is_one_that_its_engine_takes(engine):
+    """Written into the object and read by the operator, it has the bytes that it was tried with."""
+    obj = mdep("m", model="Qwen/Qwen3-8B")
+    obj["spec"]["engine"] = {"type": engine, "image": "registry.example/engine:v1"}
+    obj["spec"]["model"] |= ENGINES[engine]
+    for one in smaller_alternatives(read_deployment(obj).shape):
+        edited = copy.deepcopy(obj)
+        part, field = PLACES[one.field]
+        edited["spec"][part][field] = one.value
+        deployment = read_deployment(edited)
+        assert deployment.failure is None
+        assert engine_of(deployment.engine).refusal(edited["spec"]) is None
+        assert deployment.footprint.total_bytes == one.footprint.total_bytes
