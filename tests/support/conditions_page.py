@@ -6,7 +6,8 @@ from pathlib import Path
 
 from memroute_operator.status_writer import TOLD_KINDS
 from memroute_operator.step_events import LOST, PLACED, REMOVED
-from situations import Row, rows
+from situation_rows import rows
+from situations import Row
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conditions.md"
 # How much of a message is shown, in characters: lists of nodes and of models go on.
