@@ -190,6 +190,25 @@ def _not_answering(scene: Scene) -> None:
     scene.event("Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 503")
 
 
+def _silent(scene: Scene) -> None:
+    """Its kubelet is heard of no more: Kubernetes says Unknown, and the pod is not ready."""
+    scene.rig.cluster.cut_off.add(scene.node)
+    unknown = [{"type": "Ready", "status": "Unknown"}]
+    scene.machine(lambda obj: obj["status"].update(conditions=unknown))
+    scene.pod(phase="Running", conditions=[{"type": "Ready", "status": "False"}])
+
+
+def _hangs(scene: Scene) -> None:
+    """Somebody deletes its pod, and its process does not end."""
+    scene.rig.cluster.cut_off.add(scene.node)
+    scene.rig.cluster.change(
+        "pods", scene.pod_key,
+        lambda pod: pod["metadata"].update(
+            deletionTimestamp="2026-01-01T00:00:00Z", deletionGracePeriodSeconds=60
+        ),
+    )  # fmt: skip
+
+
 def _tainted(obj: Obj) -> None:
     obj["spec"]["taints"] = [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]
 
@@ -601,6 +620,17 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
                 "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
                 "message": "default-scheduler: preempting to accommodate a higher priority pod",
             }]),
+        ),
+        Situation(
+            title="the node does not answer", happens=_silent, waits_seconds=12,
+        ),
+        Situation(
+            title="the node has not answered for long", happens=_silent, waits_seconds=900,
+            helps="out of placement.nodeSelector, or label the node so",
+        ),
+        Situation(
+            title="the pod hangs in Terminating", happens=_hangs, waits_seconds=900,
+            kind="Placed", helps="or restart the node",
         ),
         Situation(
             title="the node is cordoned under it", kind="Progressing",
