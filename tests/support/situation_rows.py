@@ -62,6 +62,7 @@ async def _on_one_cluster() -> dict[str, list[Row]]:
     async with operator_rig(
         nodes=stage.nodes, mdeps=stage.mdeps, pods=stage.pods, request_seconds=60.0
     ) as rig:
+        rig.be_patient()
         rig.cluster.fault = stage.fault
         rig.read_exporter = _exporters(stage.nodes)
         starting = [name for name, _, one in stage.parts if one.starts]
