@@ -177,3 +177,16 @@ def test_every_change_of_the_spec_that_is_suggested_is_one_that_its_engine_takes
         assert deployment.failure is None
         assert engine_of(deployment.engine).refusal(edited["spec"]) is None
         assert deployment.footprint.total_bytes == one.footprint.total_bytes
+
+
+@given(fleets(), replicas())
+def test_a_smaller_shape_that_is_said_to_fit_now_does(inventory, replica):
+    """Word by word: each change behind "would fit now with", made alone."""
+    refused = plan(inventory, [replica])[0]
+    if not isinstance(refused, Refused) or "would fit now with " not in refused.message:
+        return
+    told = refused.message.partition("would fit now with ")[2].partition(";")[0].split(", or ")
+    by_change = {one.change: one for one in smaller_alternatives(replica.shape)}
+    for change in told:
+        smaller = replace(replica, footprint=by_change[change].footprint)
+        assert isinstance(plan(inventory, [smaller])[0], Placed), change
