@@ -84,23 +84,31 @@ def fleets(draw):
     return Inventory(nodes=tuple(nodes), reservations=tuple(reservations))
 
 
-@st.composite
-def replicas(draw):
+REPLICAS = st.tuples(
+    st.integers(0, len(MODELS) - 1),
+    st.sampled_from([1, 2]),
+    st.sampled_from(PlacementMode),
+    st.sampled_from([{}, {}, {"zone": "a"}]),
+)
+
+
+def wanted(asked):
+    """Built here and not drawn: an architecture is pages long where an example is printed."""
+    model, tensor_parallel_size, mode, selector = asked
     shape = ReplicaShape(
-        architecture=draw(st.sampled_from(MODELS)),
-        max_context_tokens=8192, concurrency=4, tensor_parallel_size=draw(st.sampled_from([1, 2])),
+        architecture=MODELS[model], max_context_tokens=8192, concurrency=4,
+        tensor_parallel_size=tensor_parallel_size,
     )  # fmt: skip
     return WantedReplica(
         key=ReplicaKey(namespace="default", name="m", index=0),
-        shape=shape, footprint=replica_footprint(shape),
-        mode=draw(st.sampled_from(PlacementMode)),
-        node_selector=draw(st.sampled_from([{}, {}, {"zone": "a"}])),
+        shape=shape, footprint=replica_footprint(shape), mode=mode, node_selector=selector,
     )  # fmt: skip
 
 
-@given(fleets(), replicas())
-def test_a_node_says_yes_just_where_the_planner_places(inventory, replica):
+@given(fleets(), REPLICAS)
+def test_a_node_says_yes_just_where_the_planner_places(inventory, asked):
     """A table of nodes that all say no, under a replica that is placed, would be believed."""
+    replica = wanted(asked)
     answers = verdicts(inventory, replica)
     placed = plan(inventory, [replica])[0]
     assert any(one.fits for one in answers) == isinstance(placed, Placed)
@@ -142,9 +150,10 @@ def followed(inventory, replica, message):
     return None
 
 
-@given(fleets(), replicas())
-def test_what_a_refusal_says_would_open_a_node_does(inventory, replica):
+@given(fleets(), REPLICAS)
+def test_what_a_refusal_says_would_open_a_node_does(inventory, asked):
     """Followed word by word, and planned by the same planner."""
+    replica = wanted(asked)
     refused = plan(inventory, [replica])[0]
     if not isinstance(refused, Refused) or refused.reason.value != "NoEligibleNode":
         return
@@ -179,9 +188,10 @@ def test_every_change_of_the_spec_that_is_suggested_is_one_that_its_engine_takes
         assert deployment.footprint.total_bytes == one.footprint.total_bytes
 
 
-@given(fleets(), replicas())
-def test_a_smaller_shape_that_is_said_to_fit_now_does(inventory, replica):
+@given(fleets(), REPLICAS)
+def test_a_smaller_shape_that_is_said_to_fit_now_does(inventory, asked):
     """Word by word: each change behind "would fit now with", made alone."""
+    replica = wanted(asked)
     refused = plan(inventory, [replica])[0]
     if not isinstance(refused, Refused) or "would fit now with " not in refused.message:
         return

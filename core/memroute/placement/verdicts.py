@@ -159,12 +159,13 @@ def _whole(ledger: Ledger, node: Node, replica: WantedReplica) -> Verdict:
     of = f"{free} of {node.num_allocatable} device(s) free"
     if node.num_allocatable < num_devices:
         return _no(node, f"it hands out {node.num_allocatable} device(s), {num_devices} are needed")
-    largest = min((device.usable_bytes for device in node.devices), default=0)
-    if largest and largest < need:
-        short = need - largest
+    smallest = min((device.usable_bytes for device in node.devices), default=0)
+    is_too_small = bool(smallest) and smallest < need
+    if offered < need and is_too_small:
+        short = need - smallest
         return _no(
             node,
-            f"its devices have {format_gib(largest)} when empty, {format_gib(short)} too few",
+            f"its devices have {format_gib(smallest)} when empty, {format_gib(short)} too few",
             short_bytes=short,
         )
     if free < num_devices:
