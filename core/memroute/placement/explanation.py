@@ -13,7 +13,7 @@ from memroute.footprint.alternatives import Alternative
 from memroute.placement.eligibility import ineligible_reason
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode
 from memroute.placement.ledger import Ledger
-from memroute.placement.opening import opened_by
+from memroute.placement.opening import Openings
 from memroute.placement.pools import FootprintOn, Pools
 from memroute.placement.problem import Refused, RefusedReason, WantedReplica
 from memroute.units import format_gib
@@ -44,6 +44,7 @@ class Explainer:
         self._inventory = inventory
         self._ledger = ledger
         self._pools = pools
+        self._openings = Openings(ledger, pools)
         self._empty: tuple[Ledger, Pools] | None = None
         self._closest: dict[tuple[object, ...], tuple[int, _Closest | None]] = {}
         self._eligible: dict[tuple[object, ...], _Eligible] = {}
@@ -52,7 +53,7 @@ class Explainer:
         """The refusal of a replica that no candidate was found for."""
         keys = self._pools.eligible(replica)
         if not keys:
-            return _no_eligible_node(self._ledger, self._pools, replica)
+            return _no_eligible_node(self._ledger, self._openings, replica)
         shared = replica.mode is PlacementMode.SHARED
         found = self._eligible.get(replica.eligibility_key)
         if found is None:
@@ -215,7 +216,7 @@ def _devices_unknown(
     )
 
 
-def _no_eligible_node(ledger: Ledger, pools: Pools, replica: WantedReplica) -> Refused:
+def _no_eligible_node(ledger: Ledger, openings: Openings, replica: WantedReplica) -> Refused:
     reasons = Counter(ineligible_reason(node, replica) for node in ledger.nodes)
     listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=str))
     return Refused(
@@ -223,7 +224,7 @@ def _no_eligible_node(ledger: Ledger, pools: Pools, replica: WantedReplica) -> R
         reason=RefusedReason.NO_ELIGIBLE_NODE,
         message=(
             f"{_need(replica)}; none of {len(ledger.nodes)} nodes may take it "
-            f"({listed or 'the cluster has no node'}); {opened_by(ledger, pools, replica)}"
+            f"({listed or 'the cluster has no node'}); {openings.opened_by(replica)}"
         ),
     )
 
