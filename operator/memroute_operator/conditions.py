@@ -110,7 +110,10 @@ def _held_by_stuck(outcome: Outcome) -> str:
     if not outcome.stuck:
         return ""
     listed = ", ".join(f"{r.pod_name} on node {r.node}" for r in outcome.stuck[:MAX_LISTED])
-    return f"; hanging in Terminating, and holding their devices until they end: {listed}"
+    return (
+        f"; hanging in Terminating, and holding their devices until they end: {listed} (see which "
+        "process does not end on the node, or restart the node)"
+    )
 
 
 def overbooked(outcome: Outcome) -> Condition:

@@ -16,10 +16,9 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from datetime import UTC, datetime
-from functools import partial
 
 from memroute_hub import HubModel, ModelName
 from memroute_hub.settings import usual_endpoint
@@ -30,7 +29,6 @@ from memroute_operator.budgets import Budgets
 from memroute_operator.calibration_book import CalibrationBook
 from memroute_operator.carry_out import CarryOut
 from memroute_operator.cluster_rules import ClusterRules
-from memroute_operator.deployment import Deployment
 from memroute_operator.events import EventWriter
 from memroute_operator.failed_pods import FailedPods
 from memroute_operator.fence import AlwaysLeading, Fence
@@ -51,7 +49,7 @@ from memroute_operator.readings.pod_events import ROUND_SECONDS, PodEvents
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.status_writer import StatusWriter
 from memroute_operator.statuses import Statuses
-from memroute_operator.step_events import StepEvent, StepEvents
+from memroute_operator.step_events import StepEvents
 from memroute_operator.store import Store
 from memroute_operator.templates import Templates
 from memroute_operator.thinking import Look, Thinker
@@ -376,7 +374,7 @@ class Reconciler:
         self._budgets.start(facts)
         routing = await self._thinker.run(self._statuses.routing, facts)
         await self._statuses.write_all(facts, step, loss, routing)
-        await self._tell_done(facts, done)
+        await done.write(facts.deployments, self._lanes, self._events)
         await tell_ways(self._events, facts.deployments, ways)
         await self._book.keep(facts.measured)
         await self._weights_book.keep(facts.replicas, decided.nodes)
@@ -433,22 +431,6 @@ class Reconciler:
         if isinstance(action, Delete):
             failure = self._failed_pods.on_deleted(action, now_seconds=self._clock())
         done.on_done(action, failure)
-
-    async def _tell_done(self, facts: Facts, done: StepEvents) -> None:
-        by_key = {deployment.key: deployment for deployment in facts.deployments}
-        told: dict[str, list[StepEvent]] = {}
-        for one in done.events():
-            if one.deployment in by_key:
-                told.setdefault(one.deployment, []).append(one)
-        for key, events in told.items():
-            self._lanes.start(key, partial(self._write_events, by_key[key], events))
-        await self._lanes.settle()
-
-    async def _write_events(self, deployment: Deployment, events: Sequence[StepEvent]) -> None:
-        for one in events:
-            await self._events.write(
-                deployment, reason=one.reason, message=one.message, is_normal=one.is_normal
-            )
 
     def _tell(self, facts: Facts, loss: NodeLoss) -> None:
         """Log what is odd, once as it begins and once as it ends."""

@@ -11,11 +11,15 @@ What a condition says is told when ``Ready`` changes (``status_writer``). What i
 condition, or so many at once that nobody can tell which replica it was: it is told here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from memroute_operator.backoff import Failure
+from memroute_operator.deployment import Deployment
+from memroute_operator.events import EventWriter
 from memroute_operator.failed_pods import REPLICA_FAILED
+from memroute_operator.lanes import Lanes
 from memroute_operator.plan import Action, Create, Delete
 
 PLACED, REMOVED, LOST = "ReplicasPlaced", "ReplicasRemoved", "ReplicasLost"
@@ -61,6 +65,19 @@ class StepEvents:
     def _add(self, deployment: str, reason: str, sentence: str) -> None:
         self._told.setdefault((deployment, reason), []).append(sentence)
 
+    async def write(
+        self, deployments: Iterable[Deployment], lanes: Lanes, writer: EventWriter
+    ) -> None:
+        """Write them, each ModelDeployment's in its own lane."""
+        by_key = {deployment.key: deployment for deployment in deployments}
+        told: dict[str, list[StepEvent]] = {}
+        for one in self.events():
+            if one.deployment in by_key:
+                told.setdefault(one.deployment, []).append(one)
+        for key, events in told.items():
+            lanes.start(key, partial(_write, writer, by_key[key], events))
+        await lanes.settle()
+
     def events(self) -> Iterator[StepEvent]:
         """An Event for each ModelDeployment and kind."""
         for (deployment, reason), sentences in self._told.items():
@@ -73,3 +90,10 @@ class StepEvents:
                 message=message,
                 is_normal=reason in (PLACED, REMOVED),
             )
+
+
+async def _write(writer: EventWriter, deployment: Deployment, events: Sequence[StepEvent]) -> None:
+    for one in events:
+        await writer.write(
+            deployment, reason=one.reason, message=one.message, is_normal=one.is_normal
+        )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from memroute_operator.status_writer import TOLD_KINDS
 from memroute_operator.step_events import LOST, PLACED, REMOVED
-from situations import Row, rows
+from situation_rows import rows
+from situations import Row
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conditions.md"
 # How much of a message is shown, in characters: lists of nodes and of models go on.
@@ -24,14 +25,7 @@ change them) and read from what the operator has written; a test compares this p
 (`tests/unit/test_situations.py`), and tries suggestions of placement by following them
 (`tests/unit/test_top_and_explain.py`). All signatures of failures are in [failures](failures.md).
 
-| condition | meaning |
-| --- | --- |
-| `Ready` | all replicas serve the current spec; its reason is the first thing that is missing |
-| `Resolved`, `Named`, `Placed`, `Available`, `Progressing` | always there: the parts of it, in this order |
-| `Reconciling`, `Stalled` | for tools that wait ([GitOps](../how-to/gitops.md)): comes by itself, or waits for a person |
-| `Degraded` | less is served than wanted, and not because something starts |
-| `Paused`, `Overbooked`, `FootprintDrift`, `DeviceMetricsStale`, `TargetsUnmet`, `TemplateOutdated`, `PolicyUnknown` | \
-there only while they are true |
+What each condition means, and how often what fails is tried again: [settings](settings.md#conditions-of-a-modeldeployment).
 
 Events, on the ModelDeployment, each once for a change: the reason of `Ready` when that changes (Warning where somebody
 should look); {TOLD} when they become true, under their own reason;
@@ -68,7 +62,9 @@ def _told(row: Row) -> str:
     text = re.sub(r"\bm(?:\d\d)?-[0-9a-f]{5}-[a-z0-9]{4}\b", "m-3f9a1-k7wd", text)
     text = re.sub(r"own=m\b", "own=x", text)
     # How many others there are is how many situations there are.
-    text = re.sub(r"\b\d+(?= (?:nodes may|Cordoned|SelectorMismatch|NotExclusive))", "N", text)
+    text = re.sub(
+        r"\b\d+(?= (?:nodes may|Cordoned|SelectorMismatch|NotExclusive|NotReady))", "N", text
+    )
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 

@@ -129,6 +129,12 @@ class Rig:
         self.read_exporter = reading
         """What each node's exporter says; None where it is silent."""
         self._listed_at = self.now
+        self._catch_up_seconds = CATCH_UP_SECONDS
+
+    def be_patient(self, seconds=120.0):
+        """Wait that long, in real seconds, for what comes on any machine: events and lanes."""
+        self._catch_up_seconds = seconds
+        self.reconciler._lanes.settle_seconds = seconds
 
     def clock(self):
         return self.now
@@ -197,7 +203,7 @@ class Rig:
     async def catch_up(self):
         """Wait until every event has been heard of, if they come at all."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CATCH_UP_SECONDS):
+            async with asyncio.timeout(self._catch_up_seconds):
                 while not all(self._is_current(r) for r in (PODS, NODES, MODEL_DEPLOYMENTS)):
                     await asyncio.sleep(0.001)
 

@@ -6,22 +6,12 @@ are nowhere here: they are read from the status and from the Events that it has 
 ``python tests/support/conditions_page.py`` makes ``docs/reference/conditions.md`` of the rows.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster_stub import refuse
-from fake_hub import FakeHub, Repository, loopback_sessions, tiny_files
-from memroute.units import GIB, MIB
-from memroute_hub.client import open_hub
-from memroute_hub.settings import HubSettings, Token
 from memroute_kube.resources import LABEL_DEPLOYMENT
-from memroute_operator.deployment import read_deployment
-from memroute_operator.pod_names import replica_key
-from memroute_operator.readings.pod_events import MAX_PER_ROUND
 from memroute_simulator.engine.endings import ENDINGS
-from operator_rig import mdep, node, operator_rig, reading
 
 Obj = dict[str, Any]
 PULL = 'failed to pull and unpack image "registry.example/vllm:v9": '
@@ -202,6 +192,25 @@ def _no_pull_secret(scene: Scene) -> None:
 def _not_answering(scene: Scene) -> None:
     started(scene, ready=True)
     scene.event("Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 503")
+
+
+def _silent(scene: Scene) -> None:
+    """Its kubelet is heard of no more: Kubernetes says Unknown, and the pod is not ready."""
+    scene.rig.cluster.cut_off.add(scene.node)
+    unknown = [{"type": "Ready", "status": "Unknown"}]
+    scene.machine(lambda obj: obj["status"].update(conditions=unknown))
+    scene.pod(phase="Running", conditions=[{"type": "Ready", "status": "False"}])
+
+
+def _hangs(scene: Scene) -> None:
+    """Somebody deletes its pod, and its process does not end."""
+    scene.rig.cluster.cut_off.add(scene.node)
+    scene.rig.cluster.change(
+        "pods", scene.pod_key,
+        lambda pod: pod["metadata"].update(
+            deletionTimestamp="2026-01-01T00:00:00Z", deletionGracePeriodSeconds=60
+        ),
+    )  # fmt: skip
 
 
 def _tainted(obj: Obj) -> None:
@@ -617,6 +626,17 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
             }]),
         ),
         Situation(
+            title="the node does not answer", happens=_silent, waits_seconds=12,
+        ),
+        Situation(
+            title="the node has not answered for long", happens=_silent, waits_seconds=900,
+            helps="out of placement.nodeSelector, or label the node so",
+        ),
+        Situation(
+            title="the pod hangs in Terminating", happens=_hangs, waits_seconds=900,
+            kind="Placed", helps="or restart the node",
+        ),
+        Situation(
             title="the node is cordoned under it", kind="Progressing",
             happens=lambda s: s.machine(lambda obj: obj["spec"].update(unschedulable=True)),
         ),
@@ -629,193 +649,3 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
 }  # fmt: skip
 
 SITUATIONS = [(group, one) for group, several in GROUPS.items() for one in several]
-
-
-async def rows() -> dict[str, list[Row]]:
-    """All situations, by group: most on one cluster, those of hubs each on its own."""
-    found = await _on_one_cluster()
-    found["The hub"] = await _of_hubs()
-    return found
-
-
-@dataclass(kw_only=True)
-class _Stage:
-    """Everything that is there before anything happens."""
-
-    nodes: list[Obj] = field(default_factory=list)
-    mdeps: list[Obj] = field(default_factory=list)
-    pods: list[Obj] = field(default_factory=list)
-    refusals: dict[str, str] = field(default_factory=dict)
-    """What the API server answers to pods, by ModelDeployment."""
-    parts: list[tuple[str, str, Situation]] = field(default_factory=list)
-    """ModelDeployment, node and situation."""
-
-    def add(self, number: int, one: Situation) -> None:
-        name, machine = f"m{number:02}", node(f"n{number:02}")
-        obj = mdep(name)
-        machine["metadata"]["labels"]["own"] = name
-        obj["spec"]["placement"]["nodeSelector"] = {"own": name}
-        one.machine(machine)
-        one.spec(obj)
-        self.nodes.append(machine)
-        self.mdeps.append(obj)
-        if "taken" in obj["metadata"].get("annotations", {}):
-            own = replica_key(read_deployment(copy.deepcopy(obj)), 0)
-            self.pods.append(_of_others(own.pod_name))
-        if one.refused:
-            self.refusals[name] = one.refused
-        self.parts.append((name, f"n{number:02}", one))
-
-    def fault(self, call: Any) -> Any:
-        if (call.method, call.plural) != ("POST", "pods"):
-            return None
-        said = self.refusals.get(call.body["metadata"]["labels"][LABEL_DEPLOYMENT])
-        return None if said is None else refuse(403, "Forbidden", said)
-
-
-async def _on_one_cluster() -> dict[str, list[Row]]:
-    stage = _Stage()
-    for number, (_, one) in enumerate(SITUATIONS):
-        stage.add(number, one)
-    async with operator_rig(
-        nodes=stage.nodes, mdeps=stage.mdeps, pods=stage.pods, request_seconds=60.0
-    ) as rig:
-        rig.cluster.fault = stage.fault
-        rig.read_exporter = _exporters(stage.nodes)
-        starting = [name for name, _, one in stage.parts if one.starts]
-        await rig.until("the start", lambda: all(rig.is_ready(f"default/{n}") for n in starting))
-        rig.cluster.is_ready_at_once = False
-        before = {
-            name: len(_events_of(rig, name)) if one.starts else 0 for name, _, one in stage.parts
-        }
-        for name, machine, one in stage.parts:
-            scene = Scene(rig=rig, name=name, node=machine)
-            if one.happens.__qualname__.startswith("unscheduled"):
-                _unbind(rig, scene)
-            one.happens(scene)
-        await rig.step()
-        found = await _looked_at(rig, stage, before)
-    by_group: dict[str, list[Row]] = {}
-    for number, (group, _) in enumerate(SITUATIONS):
-        by_group.setdefault(group, []).append(found[f"m{number:02}"])
-    return by_group
-
-
-async def _looked_at(rig: Any, stage: _Stage, before: dict[str, int]) -> dict[str, Row]:
-    """Each when its time has come."""
-    found: dict[str, Row] = {}
-    passed = 0
-    for seconds in sorted({one.waits_seconds for _, _, one in stage.parts}):
-        if seconds > passed:
-            await rig.step(seconds - passed)
-            passed = seconds
-            for _ in range(len(stage.parts) // MAX_PER_ROUND + 1):
-                await rig.reconciler.pod_events.read_due()
-            await rig.step()
-        for name, _, one in stage.parts:
-            if one.waits_seconds == seconds:
-                found[name] = _row(rig, name, one, before[name])
-    return found
-
-
-def _exporters(nodes: list[Obj]) -> Callable[[str, int, float], Any]:
-    """What exporters say: those of some nodes of other processes, or nothing."""
-    by_name = {one["metadata"]["name"]: one["metadata"]["labels"] for one in nodes}
-
-    def read(name: str, gpus: int, now: float) -> Any:
-        labels, found = by_name[name], reading(name, gpus, now)
-        (device,) = found.devices
-        if "unread" in labels:
-            return None
-        if "foreign" in labels:
-            used = int(labels["foreign"]) * GIB
-            device.free_bytes, device.used_bytes = device.free_bytes - used, used
-        if labels["nvidia.com/gpu.product"] == "NVIDIA-L4":
-            device.product = "NVIDIA-L4"
-            device.free_bytes, device.reserved_bytes = 22_500 * MIB, 534 * MIB
-        return found
-
-    return read
-
-
-def _of_others(name: str) -> Obj:
-    return {
-        "metadata": {
-            "namespace": "default", "name": name,
-            "ownerReferences": [
-                {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "theirs", "uid": "u9",
-                 "controller": True}
-            ],
-        },
-        "spec": {"containers": [{"name": "c"}]}, "status": {"phase": "Running", "conditions": []},
-    }  # fmt: skip
-
-
-def _unbind(rig: Any, scene: Scene) -> None:
-    """As before it was bound: kube-scheduler has not found a place yet."""
-    rig.cluster.not_bound.add(scene.pod_key)
-    rig.cluster.change("pods", scene.pod_key, lambda pod: pod["spec"].pop("nodeName"))
-
-
-def _events_of(rig: Any, name: str) -> list[str]:
-    return [
-        f"{event['type']} {event['reason']}"
-        for event in rig.cluster.objects["events"].values()
-        if event["involvedObject"].get("name") == name
-    ]
-
-
-def _row(rig: Any, name: str, one: Situation, before: int) -> Row:
-    condition = rig.condition(f"default/{name}", one.kind)
-    status = rig.cluster.objects["modeldeployments"][f"default/{name}"].get("status", {})
-    placements = status.get("placements") or []
-    return Row(
-        title=one.title,
-        state=placements[0]["state"] if placements else "-",
-        kind=one.kind,
-        status=condition.get("status", "-"),
-        reason=condition.get("reason", "-"),
-        message=condition.get("message", "-"),
-        events=_events_of(rig, name)[before:],
-        helps=one.helps,
-    )
-
-
-# What hubs say before a pod is made: title, the model asked for, and the next step.
-HUB_CASES = (
-    ("the hub has no such repository", "org/nothere", "--hub-token-file"),
-    ("the repository is gated, and the operator has no token", "org/gated", "--hub-token-file"),
-    ("the repository has no config.json", "org/files", "or a config.json"),
-)
-
-
-async def _of_hubs() -> list[Row]:
-    files = {name: data for name, data in tiny_files().items() if name != "config.json"}
-    repositories = {
-        "org/gated": Repository(tiny_files(), is_gated=True), "org/files": Repository(files),
-    }  # fmt: skip
-    found = []
-    with loopback_sessions(), FakeHub(repositories) as hub:
-        settings = HubSettings(
-            endpoint=hub.url, token=Token(value=None), is_offline=False,
-            token_hint="the operator's --hub-token-file or HF_TOKEN",  # noqa: S106 - words
-        )  # fmt: skip
-        for title, model, helps in HUB_CASES:
-            async with (
-                open_hub(settings) as client,
-                operator_rig(
-                    nodes=[node()], mdeps=[mdep("m", model=model, maxContextTokens=1024)],
-                    argv=["--hub-endpoint", hub.url], resolve_model=client.resolve,
-                ) as rig,
-            ):  # fmt: skip
-                await rig.until(
-                    title,
-                    lambda rig=rig: (
-                        rig.condition("default/m").get("reason") not in ("ModelResolving", None)
-                    ),
-                )
-                situation = Situation(title=title, helps=helps)
-                row = _row(rig, "m", situation, 0)
-                row.message = row.message.replace(hub.url, "https://hub.example")
-                found.append(row)
-    return found

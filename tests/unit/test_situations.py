@@ -8,7 +8,8 @@ import pytest
 from conditions_page import PAGE, page
 from memroute_kube.resources import MODEL_DEPLOYMENTS
 from memroute_operator.health_conditions import EXPECTED_REASONS
-from situations import GROUPS, HUB_CASES, rows
+from situation_rows import HUB_CASES, rows
+from situations import GROUPS
 
 TITLES = [one.title for several in GROUPS.values() for one in several]
 TITLES += [title for title, *_ in HUB_CASES]

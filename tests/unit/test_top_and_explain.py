@@ -3,13 +3,17 @@
 import json
 import re
 import shlex
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from cluster_stub import _merge, refuse
 from cluster_view import kubeconfig, memroute, told
 from memroute.placement import Ledger, Placed, plan, uses, verdicts
 from memroute.units import GIB
+from memroute_cli.cluster.looking import LookError
+from memroute_cli.cluster.top import watched
 from memroute_cli.cluster.usage import usage_of
 from memroute_operator.explaining import explain_model
 from memroute_operator.fleet_view import VIEW_NAME, packed, read_view
@@ -316,3 +320,25 @@ async def test_verdicts_agree_with_the_planner(rig):
             placed = isinstance(plan(facts.inventory, [wanted])[0], Placed)
             assert placed == any(one.fits for one in verdicts(facts.inventory, wanted))
     assert len(uses(facts.inventory)) == 3
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_watching_goes_on_when_a_look_fails_and_ends_with_ctrl_c(is_terminal):
+    """An API server that restarts for a minute must not end the screen of whoever watches it."""
+    screens = iter(["first", LookError("the cluster does not answer"), "third"])
+    told = StringIO()
+
+    def render():
+        screen = next(screens)
+        if isinstance(screen, Exception):
+            raise screen
+        return screen
+
+    def sleep(_seconds):
+        if told.getvalue().count("third"):
+            raise KeyboardInterrupt
+
+    console = Console(file=told, width=80, force_terminal=is_terminal)
+    watched(console, render, 1.0, sleep=sleep)
+    assert "the cluster does not answer; as it was before" in told.getvalue()
+    assert "third" in told.getvalue()

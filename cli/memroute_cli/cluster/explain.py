@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from memroute_cli.cluster.explanation import document, told
+from memroute_cli.cluster.explanation import Command, document, told
 from memroute_cli.cluster.looking import OPERATOR_NAMESPACE, LookError, look
 from memroute_kube import KubeObject
 from memroute_kube.resources import object_key
@@ -78,7 +78,7 @@ def explain(
         width = None if sys.stdout.isatty() else width_of(os.environ.get("COLUMNS"))
         console = Console(width=width, highlight=False)
         for line in told(explanation, age, seen.notes):
-            console.print(line)
+            console.print(line, soft_wrap=isinstance(line, Command))
     raise typer.Exit(0 if explanation.is_well else 1)
 
 

@@ -23,6 +23,10 @@ TOLD_CONDITIONS = (
 )  # fmt: skip
 
 
+class Command(Text):
+    """What a person copies: it is not broken into lines."""
+
+
 def told(
     explanation: ModelExplanation, observed_age_seconds: float | None, notes: Sequence[str]
 ) -> Iterator[RenderableType]:
@@ -136,7 +140,7 @@ def _missing(explanation: ModelExplanation) -> Iterator[RenderableType]:
     yield Text("what would help (each was tried, and one replica more was placed):")
     for remedy in explanation.remedies:
         yield _indented(f"* {remedy.change}")
-        yield _indented(remedy.command, by=4)
+        yield Command(f"    {remedy.command}")
         yield _indented(f"then: {remedy.then}", by=4)
 
 

@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -119,20 +120,34 @@ def watched(
 
     A later one that fails is told above what was seen last.
     """
+    looks = _looks(render, interval_seconds, sleep)
+    first = next(looks)
+    with suppress(KeyboardInterrupt):
+        if console.is_terminal:
+            with Live(first, console=console, auto_refresh=False, screen=True) as live:
+                for told in looks:
+                    live.update(told, refresh=True)
+        else:  # into a file or a pipe: one after the other
+            console.print(first)
+            for told in looks:
+                console.print("", told)
+
+
+def _looks(
+    render: Callable[[], RenderableType], interval_seconds: float, sleep: Callable[[float], None]
+) -> Iterator[RenderableType]:
+    """What is seen, for ever. Raises ``LookError`` where the first look fails."""
     last = render()
-    try:
-        with Live(last, console=console, auto_refresh=False, screen=console.is_terminal) as live:
-            while True:
-                sleep(interval_seconds)
-                try:
-                    last = render()
-                    told: RenderableType = last
-                except LookError as error:
-                    clock = datetime.now(UTC).strftime("%H:%M:%S")
-                    told = Group(f"{clock} UTC: {error}; as it was before:", last)
-                live.update(told, refresh=True)
-    except KeyboardInterrupt:
-        return
+    yield last
+    while True:
+        sleep(interval_seconds)
+        try:
+            last = render()
+        except LookError as error:
+            clock = datetime.now(UTC).strftime("%H:%M:%S")
+            yield Group(f"{clock} UTC: {error}; as it was before:", last)
+        else:
+            yield last
 
 
 def shown(usage: Usage, what: What) -> RenderableType:

@@ -13,7 +13,7 @@ from memroute.footprint.alternatives import Alternative
 from memroute.placement.eligibility import ineligible_reason
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode
 from memroute.placement.ledger import Ledger
-from memroute.placement.opening import opened_by
+from memroute.placement.opening import Openings
 from memroute.placement.pools import FootprintOn, Pools
 from memroute.placement.problem import Refused, RefusedReason, WantedReplica
 from memroute.units import format_gib
@@ -44,6 +44,7 @@ class Explainer:
         self._inventory = inventory
         self._ledger = ledger
         self._pools = pools
+        self._openings = Openings(ledger, pools)
         self._empty: tuple[Ledger, Pools] | None = None
         self._closest: dict[tuple[object, ...], tuple[int, _Closest | None]] = {}
         self._eligible: dict[tuple[object, ...], _Eligible] = {}
@@ -52,7 +53,7 @@ class Explainer:
         """The refusal of a replica that no candidate was found for."""
         keys = self._pools.eligible(replica)
         if not keys:
-            return _no_eligible_node(self._ledger, self._pools, replica)
+            return _no_eligible_node(self._ledger, self._openings, replica)
         shared = replica.mode is PlacementMode.SHARED
         found = self._eligible.get(replica.eligibility_key)
         if found is None:
@@ -215,7 +216,7 @@ def _devices_unknown(
     )
 
 
-def _no_eligible_node(ledger: Ledger, pools: Pools, replica: WantedReplica) -> Refused:
+def _no_eligible_node(ledger: Ledger, openings: Openings, replica: WantedReplica) -> Refused:
     reasons = Counter(ineligible_reason(node, replica) for node in ledger.nodes)
     listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=str))
     return Refused(
@@ -223,7 +224,7 @@ def _no_eligible_node(ledger: Ledger, pools: Pools, replica: WantedReplica) -> R
         reason=RefusedReason.NO_ELIGIBLE_NODE,
         message=(
             f"{_need(replica)}; none of {len(ledger.nodes)} nodes may take it "
-            f"({listed or 'the cluster has no node'}); {opened_by(ledger, pools, replica)}"
+            f"({listed or 'the cluster has no node'}); {openings.opened_by(replica)}"
         ),
     )
 
@@ -265,7 +266,12 @@ def _nearest_miss_exclusive(ledger: Ledger, eligible: _Eligible, replica: Wanted
     need = replica.footprint.total_bytes
     offered = {node.key: _offered_bytes(ledger, node) for node in nodes}
     large_enough = [node for node in nodes if offered[node.key] >= need]
+    num_devices = replica.footprint.num_devices
+    whole = [one for one in large_enough if not any(device.is_slice for device in one.devices)]
+    if large_enough and not whole and num_devices > 1:
+        return f"{considered}: all are slices, and a group of {num_devices} cannot span several"
     if large_enough:
+        large_enough = whole if num_devices > 1 else large_enough
         freest = max(large_enough, key=lambda node: (ledger.num_free_devices(node), node.key))
         return (
             f"{considered}: closest {freest.name} has {ledger.num_free_devices(freest)} of "

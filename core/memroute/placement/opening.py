@@ -7,6 +7,7 @@ change leads to a place, what is missing is said, and nothing is promised.
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
+from typing import NamedTuple
 
 from memroute.placement.eligibility import ineligible_reason
 from memroute.placement.inventory import Inventory, Node, PlacementMode
@@ -21,16 +22,40 @@ CORDONED = "Cordoned"
 MAX_CORDONED = 20
 
 
-def opened_by(ledger: Ledger, pools: Pools, replica: WantedReplica) -> str:
-    """What would help, as the end of a sentence; else what is missing."""
-    tried = chain(
-        _of_tolerations(ledger, pools, replica),
-        _of_cordons(ledger, replica),
-        _of_labels(pools, replica),
-        _of_mode(pools, replica),
-    )
-    found = next(tried, None)
-    return found or _missing(ledger, replica)
+class Openings:
+    """What opens nodes to the replicas of one step. Owns what is the same for many of them."""
+
+    def __init__(self, ledger: Ledger, pools: Pools) -> None:
+        self._ledger = ledger
+        self._pools = pools
+        self._known: dict[tuple[object, ...], _Near] = {}
+
+    def opened_by(self, replica: WantedReplica) -> str:
+        """What would help, as the end of a sentence; else what is missing."""
+        near = self._known.get(replica.eligibility_key)
+        if near is None:
+            near = self._known[replica.eligibility_key] = _near(self._ledger, replica)
+        tried = chain(
+            _of_tolerations(near.nodes, self._pools, replica),
+            _of_cordons(near.nodes, self._ledger, replica),
+            _of_labels(self._pools, replica),
+            _of_mode(self._pools, replica),
+        )
+        return next(tried, None) or _missing(near, replica)
+
+
+class _Near(NamedTuple):
+    """The nodes that are right but for a taint, a cordon or their room."""
+
+    nodes: list[Node]
+    is_anywhere: bool
+    """Whether any node has the labels that are asked."""
+
+
+def _near(ledger: Ledger, replica: WantedReplica) -> _Near:
+    labelled = [one for one in ledger.nodes if _has_labels(one, replica)]
+    right = [one for one in labelled if one.mode is replica.mode]
+    return _Near(right, bool(labelled))
 
 
 def _fits(pools: Pools, replica: WantedReplica) -> str | None:
@@ -39,9 +64,9 @@ def _fits(pools: Pools, replica: WantedReplica) -> str | None:
     return None if best is None else best.node.name
 
 
-def _of_tolerations(ledger: Ledger, pools: Pools, replica: WantedReplica) -> Iterator[str]:
+def _of_tolerations(near: list[Node], pools: Pools, replica: WantedReplica) -> Iterator[str]:
     known = replica.scheduling
-    for taints in sorted({node.taints for node in ledger.nodes if node.taints}, key=str):
+    for taints in sorted({node.taints for node in near if node.taints}, key=str):
         tolerated = replace(
             known, tolerations=(*known.tolerations, *(_tolerating(one) for one in taints))
         )
@@ -58,9 +83,9 @@ def _tolerating(taint: Taint) -> Toleration:
     return Toleration(key=taint.key, value=taint.value, effect=taint.effect.value)
 
 
-def _of_cordons(ledger: Ledger, replica: WantedReplica) -> Iterator[str]:
+def _of_cordons(near: list[Node], ledger: Ledger, replica: WantedReplica) -> Iterator[str]:
     """Empty nodes alone: what runs on one that is cordoned is about to leave it."""
-    cordoned = [node for node in ledger.nodes if node.unusable_reason == CORDONED]
+    cordoned = [node for node in near if node.unusable_reason == CORDONED]
     for node in cordoned[:MAX_CORDONED]:
         opened = replace(node, unusable_reason=None)
         if ineligible_reason(opened, replica) is not None or not _is_unused(ledger, node):
@@ -101,11 +126,11 @@ def _of_mode(pools: Pools, replica: WantedReplica) -> Iterator[str]:
         yield f"it fits {node} now with placement.mode={other.value.capitalize()}"
 
 
-def _missing(ledger: Ledger, replica: WantedReplica) -> str:
+def _missing(near: _Near, replica: WantedReplica) -> str:
     """What no node of the cluster has, where no single change leads to a place."""
-    if any(one.mode is replica.mode and _has_labels(one, replica) for one in ledger.nodes):
+    if near.nodes:
         return "no single change of it or of a node makes room for it now"
-    if replica.node_selector and not any(_has_labels(one, replica) for one in ledger.nodes):
+    if replica.node_selector and not near.is_anywhere:
         asked = ", ".join(f"{key}={value}" for key, value in sorted(replica.node_selector.items()))
         return f"no node has the labels of placement.nodeSelector ({asked})"
     return {

@@ -55,6 +55,11 @@ def _verdict(ledger: Ledger, node: Node, replica: WantedReplica) -> Verdict:
         return _no(node, _meaning(reason, node, replica))
     if node.devices_unknown is not None and not node.devices:
         return _no(node, node.devices_unknown)
+    num_devices = replica.footprint.num_devices
+    if num_devices > 1 and any(device.is_slice for device in node.devices):
+        return _no(
+            node, f"its devices are slices, and a group of {num_devices} cannot span several"
+        )
     if replica.mode is PlacementMode.SHARED:
         return _shared(ledger, node, replica)
     return _whole(ledger, node, replica)
@@ -154,12 +159,13 @@ def _whole(ledger: Ledger, node: Node, replica: WantedReplica) -> Verdict:
     of = f"{free} of {node.num_allocatable} device(s) free"
     if node.num_allocatable < num_devices:
         return _no(node, f"it hands out {node.num_allocatable} device(s), {num_devices} are needed")
-    largest = min((device.usable_bytes for device in node.devices), default=0)
-    if largest and largest < need:
-        short = need - largest
+    smallest = min((device.usable_bytes for device in node.devices), default=0)
+    is_too_small = bool(smallest) and smallest < need
+    if offered < need and is_too_small:
+        short = need - smallest
         return _no(
             node,
-            f"its devices have {format_gib(largest)} when empty, {format_gib(short)} too few",
+            f"its devices have {format_gib(smallest)} when empty, {format_gib(short)} too few",
             short_bytes=short,
         )
     if free < num_devices:

@@ -27,7 +27,7 @@ from memroute_operator.plan import Create, Step
 MAX_REMEDIES = 6
 MAX_TRIALS = 60
 # Where a field of an alternative is in the spec.
-_PLACES = {
+PLACES = {
     "kvCacheDtype": ("memory", "kvCacheDtype"),
     "concurrency": ("memory", "concurrency"),
     "maxContextTokens": ("memory", "maxContextTokens"),
@@ -129,7 +129,7 @@ def _of_shape(picture: Picture, deployment: Deployment, shape: ReplicaShape) -> 
     for one in smaller_alternatives(shape):
         if one.value == _NEEDS_CHECKPOINT:
             continue
-        path = _PLACES[one.field]
+        path = PLACES[one.field]
         text = f'"{one.value}"' if isinstance(one.value, str) else str(one.value)
         yield _Trial(
             replaces=True,
