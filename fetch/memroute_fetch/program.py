@@ -89,7 +89,7 @@ def run(
             leave(ExitCode.STOPPED)
 
     threading.Thread(target=leave_when_stopped, daemon=True, name="stopping").start()
-    with serving(settings.port, lambda: progress.reading().document()) as port:
+    with serving(settings.port, lambda: progress.reading().document(), settings.host) as port:
         if port is not None:
             LOGGER.info("progress at port %d", port)
         failure = _failure(settings, progress, stopping)

@@ -15,16 +15,19 @@ REQUEST_SECONDS = 5.0
 
 
 @contextmanager
-def serving(port: int | None, document: Callable[[], dict[str, Any]]) -> Iterator[int | None]:
+def serving(
+    port: int | None, document: Callable[[], dict[str, Any]], host: str = ""
+) -> Iterator[int | None]:
     """The port that answers until the context ends; None where there is none.
 
+    ``host``: the address to listen on; empty for every one, of both families.
     Weights are worth more than words about them: a port that is taken is logged, and that is all.
     """
     if port is None:
         yield None
         return
     try:
-        server = _Server(port, document)
+        server = _Server(port, document, host)
     except OSError as error:
         LOGGER.warning("nobody can ask for the progress: port %d: %s", port, error)
         yield None
@@ -42,11 +45,12 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, port: int, document: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, port: int, document: Callable[[], dict[str, Any]], host: str) -> None:
         self.document = document
         # Every address of the pod, of both families where there are both.
-        self.address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-        super().__init__(("", port), _Handler)
+        is_ipv6 = ":" in host if host else socket.has_dualstack_ipv6()
+        self.address_family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+        super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
         """As the class above, for both families."""

@@ -62,6 +62,8 @@ class Settings:
     """Bytes of all models of the cache together; None: as many as the volume has."""
     keep_free_bytes: int = KEEP_FREE_BYTES
     parallel_files: int = PARALLEL_FILES
+    host: str = ""
+    """What /progress listens on; empty for every address."""
     port: int | None = PORT
     """Of /progress; 0 takes any, None opens none."""
     endpoint: str | None = None
@@ -105,6 +107,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         max_cache_bytes=options.max_cache_bytes,
         keep_free_bytes=options.keep_free_bytes,
         parallel_files=options.parallel,
+        host=environment.get("MEMROUTE_BIND_ADDRESS") or "",
         port=None if options.port < 0 else options.port,
         endpoint=options.endpoint,
         s3=S3Settings(
