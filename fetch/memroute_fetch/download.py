@@ -30,7 +30,7 @@ MAX_RETRY_AFTER_SECONDS = 60.0
 SEGMENT_BYTES = 8 * 2**30
 # Bytes after which a file is brought to the disk: what the kernel holds back counts against the
 # container's memory, and is lost with the node's power. Chosen by hand.
-SYNC_BYTES = 256 * 2**20
+SYNC_BYTES = 64 * 2**20
 # Tries of a file whose bytes turn out to be wrong.
 TRIES = 2
 

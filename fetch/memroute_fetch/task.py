@@ -12,7 +12,7 @@ Being used is noted under the lock that eviction needs: a model cannot leave bet
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,7 +27,13 @@ from memroute_fetch.locks import lock
 from memroute_fetch.noting import Noting
 from memroute_fetch.progress import Phase, Progress
 from memroute_fetch.records import KeptFile, Marker
-from memroute_fetch.remote import Pause, RemoteFile, RemoteModel, refuse_clashes
+from memroute_fetch.remote import (
+    Pause,
+    RemoteFile,
+    RemoteModel,
+    RemoteSizeError,
+    refuse_clashes,
+)
 from memroute_fetch.selection import INDEX, adapter_files, model_files, needs_index
 from memroute_fetch.settings import Settings
 from memroute_fetch.sources import Source
@@ -171,12 +177,22 @@ def _indexed(remote: RemoteModel, index: RemoteFile) -> frozenset[str]:
     """The weight files that the index names; none where it cannot be read."""
     if index.size_bytes > MAX_INDEX_BYTES:
         return frozenset()
-    with remote.open(index, 0, index.size_bytes) as body:
-        text = b"".join(body.chunks)
     try:
+        with remote.open(index, 0, index.size_bytes) as body:
+            text = _bounded(body.chunks)
         return index_facts(parse_object(text))[1]
-    except UnreadableDocumentError:
+    except (UnreadableDocumentError, RemoteSizeError):
         return frozenset()
+
+
+def _bounded(chunks: Iterable[bytes]) -> bytes:
+    """All bytes, or as many as an index may have."""
+    gathered = bytearray()
+    for chunk in chunks:
+        gathered += chunk
+        if len(gathered) > MAX_INDEX_BYTES:
+            break
+    return bytes(gathered)
 
 
 def _compared(

@@ -1,5 +1,7 @@
 """What ``memroute-fetch`` decides from facts alone: names, which files, who leaves the cache."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,10 +15,11 @@ from memroute_fetch import (
     parse_source,
 )
 from memroute_fetch.failures import ExitCode, FetchError
+from memroute_fetch.progress import Phase
 from memroute_fetch.remote import RemoteFile
 from memroute_fetch.room import CachedModel, Volume, is_alive, models_to_evict
-from memroute_fetch.selection import INDEX, model_files, needs_index
-from memroute_fetch.settings import LivePods, parse_options, settings_of
+from memroute_fetch.selection import INDEX, SMALL_SUFFIXES, model_files, needs_index
+from memroute_fetch.settings import LivePods, options_parser, parse_options, settings_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 GIB = 2**30
@@ -245,3 +248,21 @@ def test_the_environment_says_which_pods_live():
     assert settings(MEMROUTE_LIVE_PODS="u1", MEMROUTE_LIVE_PODS_AT="nan").live_pods is None
     with pytest.raises(FetchError):
         settings(POD_UID="../../x")
+
+
+def test_the_page_of_the_program_says_what_the_program_does(repository):
+    """Options, exit codes, phases and variables are looked up there at night."""
+    text = (repository / "docs" / "reference" / "fetch.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    told = {name for row in rows for name in re.findall(r"`([^`]+)`", row[1])}
+    options = {
+        flag
+        for action in options_parser()._actions
+        for flag in action.option_strings
+        if flag not in {"-h", "--help"}
+    }
+    assert {name for name in told if name.startswith("--")} == options
+    codes = {row[1].strip(" `"): row[2].strip(" `") for row in rows if row[1].strip(" `").isdigit()}
+    assert codes == {str(int(code)): code.name for code in ExitCode}
+    assert {phase.value for phase in Phase} <= told
+    assert {f"`{suffix}`" for suffix in SMALL_SUFFIXES} <= set(re.findall(r"`\.\w+`", text))

@@ -291,6 +291,20 @@ def test_one_gguf_file_is_chosen_by_its_pattern(hub, fetching):
     assert fetching.run(source, "--file", "*Q2*") == ExitCode.NOT_FOUND
 
 
+def test_of_two_checkpoints_the_one_of_the_index_is_fetched(hub, fetching):
+    """A converted copy beside the original: an engine loads what the index names."""
+    index = {"metadata": {}, "weight_map": {"a": "model-fp8.safetensors"}}
+    files = {
+        "config.json": b"{}", "model-fp8.safetensors": b"eight bits",
+        "model-bf16.safetensors": b"sixteen bits",
+        "model.safetensors.index.json": json.dumps(index).encode(),
+    }  # fmt: skip
+    hub.repositories["org/two"] = Repository(files)
+    assert fetching.run(at(hub, "org/two")) == ExitCode.COMPLETE
+    del files["model-bf16.safetensors"]
+    assert fetching.files(at(hub, "org/two")) == files
+
+
 def test_a_volume_without_room_is_told_before_the_first_byte(hub, fetching, monkeypatch):
     free_bytes(monkeypatch, 50_000)
     assert fetching.run(at(hub, "org/tiny")) == ExitCode.NO_SPACE
