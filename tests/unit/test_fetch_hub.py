@@ -1,5 +1,7 @@
 """What ``memroute-fetch`` does with a hub's models, and with everything that goes wrong there."""
 
+import errno
+import fcntl
 import json
 import os
 
@@ -8,6 +10,7 @@ import pytest
 import fake_hub
 from fake_hub import GOOD_TOKEN, SHARDS, FakeHub, Repository, safetensors, tiny_files
 from fetching import Fetching, free_bytes, without_waits
+from memroute_fetch import download
 from memroute_fetch.failures import HUB_CODES, ExitCode
 from memroute_hub import HubReason
 
@@ -388,6 +391,63 @@ def test_a_model_that_is_given_as_an_adapter_is_told(hub, fetching):
     source = at(hub, "org/tiny")
     assert fetching.run(source, "--adapter", f"x={source}") == ExitCode.NOT_FOUND
     assert "it is no LoRA adapter" in fetching.said
+
+
+def test_large_files_are_asked_for_in_segments(hub, fetching, monkeypatch):
+    """CDNs send up to 50 GB for one request: larger files come in several."""
+    monkeypatch.setattr(download, "SEGMENT_BYTES", 30_000)
+    assert fetching.run(at(hub, "org/tiny")) == ExitCode.COMPLETE
+    asked = [one.byte_range for one in hub.requests if one.is_cdn and one.path.endswith(SHARDS[0])]
+    last = len(FILES[SHARDS[0]]) - 1
+    assert asked == ["bytes=0-29999", "bytes=30000-59999", f"bytes=60000-{last}"]
+    assert fetching.files(at(hub, "org/tiny")) == FILES
+
+
+def test_a_disk_that_runs_full_is_told_as_that(hub, fetching, monkeypatch):
+    """Somebody else writes to the volume too: what was free is not any more."""
+    source = at(hub, "org/tiny")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        assert fetching.run(source) == ExitCode.NO_SPACE
+    assert "ran full" in fetching.said
+    assert fetching.run(source) == ExitCode.COMPLETE
+
+
+def test_a_volume_that_is_mounted_to_read_serves_when_it_holds_the_model(
+    hub, fetching, monkeypatch
+):
+    """A claim that is filled once, and read by every node."""
+    source = at(hub, "org/tiny")
+
+    def read_only(path, flags, *args, **kwargs):
+        if flags & (os.O_CREAT | os.O_RDWR):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, flags, *args, **kwargs)
+
+    opened = os.open
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        assert fetching.run(source) == ExitCode.CACHE_UNUSABLE
+    assert "cannot be written" in fetching.said
+    fetching.run(source)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        assert fetching.run(source) == ExitCode.COMPLETE
+
+
+def test_a_file_system_without_locks_is_refused(hub, fetching, monkeypatch):
+    """Two writers of one file that do not know of each other are worse than none."""
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert fetching.run(at(hub, "org/tiny")) == ExitCode.CACHE_UNUSABLE
+    assert "has no locks" in fetching.said
 
 
 def test_every_reason_of_a_hub_has_its_exit_code():

@@ -123,6 +123,15 @@ def test_a_stopped_download_ends_at_once_and_goes_on(hub, tmp_path):
     assert hub.bytes_sent["model.safetensors"] <= len(LARGE) + PIECE_BYTES
 
 
+def test_a_stop_does_not_wait_for_a_hub_that_says_nothing(hub, tmp_path):
+    """A list that never comes: the pod is gone long before its grace is over."""
+    hub.faults["tree"] = [fake_hub.stall()]
+    with started(hub, tmp_path / "cache") as process:
+        until(lambda: hub.requests, "the list is asked for")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+
+
 def test_two_at_once_download_once_and_the_second_says_that_it_waits(hub, tmp_path):
     """Two replicas start on one node: the bytes come once, and both end with the whole model."""
     cache = tmp_path / "cache"
