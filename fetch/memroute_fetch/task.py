@@ -130,6 +130,8 @@ def _is_right(kept: KeptFile, task: Task) -> bool:
 def _fetch(task: Task) -> Marker:
     """Steps 3 to 6, under the lock."""
     folder, progress = task.folder, task.progress
+    # Whatever happens next: a model that is not as its marker says has none.
+    folder.unmark()
     progress.phase(Phase.CHECKING, f"the list of {task.source} is read")
     remote = task.open_remote()
     files = _chosen(task, remote)

@@ -10,7 +10,8 @@ import pytest
 import fake_hub
 from fake_hub import GOOD_TOKEN, SHARDS, FakeHub, Repository, safetensors, tiny_files
 from fetching import Fetching, free_bytes, without_waits
-from memroute_fetch import download
+from memroute_fetch import download, eviction
+from memroute_fetch.cache import ModelFolder
 from memroute_fetch.failures import HUB_CODES, ExitCode
 from memroute_hub import HubReason
 
@@ -103,6 +104,7 @@ def test_a_download_that_breaks_goes_on_where_it_broke(hub, fetching):
 def test_a_source_that_ignores_ranges_is_read_from_the_beginning_again(hub, fetching):
     hub.faults[SHARDS[0]] = [fake_hub.cut(20_000), fake_hub.without_ranges]
     assert fetching.run(at(hub, "org/tiny")) == ExitCode.COMPLETE
+    assert hub.bytes_sent[SHARDS[0]] == 20_000 + len(FILES[SHARDS[0]])
     assert fetching.files(at(hub, "org/tiny")) == FILES
 
 
@@ -155,6 +157,16 @@ def test_a_file_that_was_changed_on_the_disk_is_fetched_anew(hub, fetching):
     assert fetching.run(source) == ExitCode.COMPLETE
     assert fetching.files(source) == FILES
     assert hub.bytes_sent == {SHARDS[1]: len(FILES[SHARDS[1]])}
+
+
+def test_a_damaged_model_loses_its_marker_before_anybody_is_asked(hub, fetching):
+    """The hub is down: whoever looks at the marker must not take the wreck for a model."""
+    source = at(hub, "org/tiny")
+    fetching.run(source)
+    (fetching.folder(source) / SHARDS[1]).write_bytes(b"x")
+    hub.close()
+    assert fetching.run(source) == ExitCode.NO_NETWORK
+    assert not fetching.is_whole(source)
 
 
 def test_a_copied_cache_is_believed_by_its_bytes(hub, fetching):
@@ -336,6 +348,26 @@ def test_the_least_used_model_leaves_and_one_in_use_stays(hub, fetching):
     fetching.environment["MEMROUTE_LIVE_PODS"] = "living,new,newer"
     assert fetching.run(at(hub, "org/tiny"), "--max-cache-bytes", size) == ExitCode.NO_SPACE
     assert "models in use stay" in fetching.said
+
+
+def test_a_model_that_is_taken_into_use_just_before_it_would_leave_stays(
+    hub, fetching, monkeypatch
+):
+    """Another pod starts between the decision and the deed: its weights are not taken away."""
+    size = str(sum(map(len, FILES.values())) + 50_000)
+    hub.repositories["org/new"] = Repository(tiny_files(num_hidden_layers=4))
+    fetching.run(at(hub, "org/tiny"), "--max-cache-bytes", size)
+    decide = eviction.models_to_evict
+
+    def decide_late(*facts):
+        leaving = decide(*facts)
+        for one in leaving:
+            ModelFolder(fetching.cache, one.directory).note_use("late")
+        return leaving
+
+    monkeypatch.setattr(eviction, "models_to_evict", decide_late)
+    assert fetching.run(at(hub, "org/new"), "--max-cache-bytes", size) == ExitCode.NO_SPACE
+    assert fetching.is_whole(at(hub, "org/tiny"))
 
 
 def test_without_a_list_of_pods_every_noted_one_is_alive(hub, fetching):
