@@ -203,11 +203,13 @@ def test_weights_that_somebody_put_there_before_are_used(hub, fetching):
 def test_what_aborted_tries_left_is_gone_when_the_model_is_whole(hub, fetching):
     """Two killed tries of a 30 MiB file left two orphans of huggingface_hub for ever."""
     source = at(hub, "org/tiny")
-    hub.faults[SHARDS[0]] = [fake_hub.status(404)]
+    hub.faults[SHARDS[0]] = [fake_hub.status(404)] * 2
     fetching.run(source)
     own = fetching.cache / ".memroute" / "models" / fetching.folder(source).name
     (own / "partial").mkdir(exist_ok=True)
     (own / "partial" / "ffff.part").write_bytes(b"of another version")
+    assert fetching.run(source) == ExitCode.NOT_FOUND
+    assert not (own / "partial" / "ffff.part").exists(), "it takes room that this version needs"
     assert fetching.run(source) == ExitCode.COMPLETE
     assert sorted(path.name for path in own.iterdir()) == ["last-used", "lock"]
 
