@@ -27,13 +27,7 @@ from memroute_fetch.locks import lock
 from memroute_fetch.noting import Noting
 from memroute_fetch.progress import Phase, Progress
 from memroute_fetch.records import KeptFile, Marker
-from memroute_fetch.remote import (
-    Pause,
-    RemoteFile,
-    RemoteModel,
-    RemoteSizeError,
-    refuse_clashes,
-)
+from memroute_fetch.remote import Pause, RemoteFile, RemoteModel, RemoteSizeError, refuse_clashes
 from memroute_fetch.selection import INDEX, adapter_files, model_files, needs_index
 from memroute_fetch.settings import Settings
 from memroute_fetch.sources import Source
