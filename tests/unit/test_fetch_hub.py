@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import threading
 
 import pytest
 
@@ -370,6 +371,29 @@ def test_a_model_that_is_taken_into_use_just_before_it_would_leave_stays(
     monkeypatch.setattr(eviction, "models_to_evict", decide_late)
     assert fetching.run(at(hub, "org/new"), "--max-cache-bytes", size) == ExitCode.NO_SPACE
     assert fetching.is_whole(at(hub, "org/tiny"))
+
+
+def test_two_models_at_once_are_not_promised_the_same_room(hub, fetching, tmp_path, monkeypatch):
+    """150,000 bytes are free and each model has 99,000: the second is refused, not cut off."""
+    hub.repositories["org/new"] = Repository(tiny_files(num_hidden_layers=4))
+    free_bytes(monkeypatch, 150_000)
+    go_on = threading.Event()
+    hub.faults[SHARDS[0]] = [fake_hub.held(0, go_on)]
+    first = threading.Thread(target=fetching.run, args=(at(hub, "org/tiny"),))
+    first.start()
+    try:
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "cache").symlink_to(fetching.cache, target_is_directory=True)
+        other = Fetching(tmp_path / "other" / "cache", hub.url)
+        while first.is_alive() and not any(request.is_cdn for request in hub.requests):
+            first.join(0.01)
+        assert other.run(at(hub, "org/new")) == ExitCode.NO_SPACE
+        assert "models in use stay (hub--org--tiny" in other.said
+    finally:
+        go_on.set()
+        first.join()
+    assert fetching.is_whole(at(hub, "org/tiny"))
+    assert other.run(at(hub, "org/new")) == ExitCode.COMPLETE
 
 
 def test_without_a_list_of_pods_every_noted_one_is_alive(hub, fetching):
