@@ -309,6 +309,42 @@ def test_one_gguf_file_is_chosen_by_its_pattern(hub, fetching):
     assert fetching.run(source, "--file", "*Q2*") == ExitCode.NOT_FOUND
 
 
+def test_a_long_list_of_a_mirror_is_read_to_its_end(hub, fetching):
+    """Mirrors hand on the addresses of the hub behind them: the mirror is asked all the same."""
+    hub.page_size = 4
+
+    def mirrored(handler, code, data, headers):
+        link = headers.get("Link", "").replace(hub.url, "https://hub.example")
+        handler.send(code, data, headers | {"Link": link})
+
+    hub.faults["tree"] = [mirrored] * 2
+    assert fetching.run(at(hub, "org/tiny")) == ExitCode.COMPLETE
+    assert fetching.files(at(hub, "org/tiny")) == FILES
+
+
+@pytest.mark.parametrize("fault", ["elsewhere", "breaks off", "nothing"])
+def test_half_of_a_list_is_no_model(hub, fetching, fault):
+    """A model without its second shard would be marked as whole."""
+    hub.page_size = 4
+
+    def elsewhere(handler, code, data, headers):
+        handler.send(code, data, headers | {"Link": f'<{hub.cdn_url}/steal?a=b>; rel="next"'})
+
+    def as_ever(handler, code, data, headers):
+        handler.send(code, data, headers)
+
+    def absent(handler, _code, _data, _headers):
+        handler.error(404, "EntryNotFound", "no such page")
+
+    hub.faults["tree"] = {
+        "elsewhere": [elsewhere], "breaks off": [as_ever, absent],
+        "nothing": [fake_hub.body(b"[]")],
+    }[fault]  # fmt: skip
+    assert fetching.run(at(hub, "org/tiny")) == ExitCode.NO_NETWORK
+    assert "list of files" in fetching.said
+    assert not any(request.is_cdn for request in hub.requests)
+
+
 def test_of_two_checkpoints_the_one_of_the_index_is_fetched(hub, fetching):
     """A converted copy beside the original: an engine loads what the index names."""
     index = {"metadata": {}, "weight_map": {"a": "model-fp8.safetensors"}}
