@@ -93,9 +93,13 @@ class ModelFolder:
         return {one.name: one.lstat().st_size for one in _entries(self._partial)}
 
     def begin(self) -> None:
-        """Make the folders; until ``finish`` the model is not whole, and what is right is noted."""
+        """Make the folders; until ``finish`` the model is not whole."""
+        self.unmark()
         self.path.mkdir(parents=True, exist_ok=True)
         self._partial.mkdir(parents=True, exist_ok=True)
+
+    def unmark(self) -> None:
+        """The model is not whole any more: what its marker said is noted as right so far."""
         marker = self.marker()
         if marker is not None:
             self.note_kept(marker.files)

@@ -30,7 +30,7 @@ MAX_RETRY_AFTER_SECONDS = 60.0
 SEGMENT_BYTES = 8 * 2**30
 # Bytes after which a file is brought to the disk: what the kernel holds back counts against the
 # container's memory, and is lost with the node's power. Chosen by hand.
-SYNC_BYTES = 256 * 2**20
+SYNC_BYTES = 64 * 2**20
 # Tries of a file whose bytes turn out to be wrong.
 TRIES = 2
 
@@ -130,7 +130,6 @@ def _fill(
                 failures = 0 if hashing.num_bytes > before else failures
                 if failures >= len(RETRY_SECONDS):
                     raise error.failure from error
-                LOGGER.info("%s at %d bytes: %s", file.path, hashing.num_bytes, error)
                 _wait(error, RETRY_SECONDS[failures], tools.pause)
                 failures += 1
         os.fsync(descriptor)
@@ -189,4 +188,6 @@ def _wait(error: TransientError, seconds: float, pause: Pause) -> None:
     asked = error.retry_after_seconds
     if asked is not None and asked > MAX_RETRY_AFTER_SECONDS:
         raise error.failure from error
-    pause(max(seconds, asked or 0.0))
+    wanted = max(seconds, asked or 0.0)
+    LOGGER.info("tried again in %g s: %s", wanted, error)
+    pause(wanted)

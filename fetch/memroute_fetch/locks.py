@@ -6,6 +6,7 @@ program, and none needs a heartbeat. On NFS the server does the same when the cl
 
 import errno
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from memroute_fetch.failures import ExitCode, FetchError
 from memroute_fetch.remote import Pause
 
+LOGGER = logging.getLogger(__name__)
 # Seconds between two looks at a lock that somebody else has, chosen by hand: a waiter tells
 # its progress at the same pace.
 POLL_SECONDS = 0.5
@@ -40,11 +42,15 @@ def lock(
     path: Path, pause: Pause, on_wait: Callable[[], None], *, is_shared: bool = False
 ) -> Iterator[None]:
     """The lock, as soon as nobody else has it; ``on_wait`` is called while somebody has."""
+    is_told = False
     while True:
         with try_lock(path, is_shared=is_shared) as is_held:
             if is_held:
                 yield
                 return
+        if not is_told:
+            LOGGER.info("another program has %s: this one waits", path)
+            is_told = True
         on_wait()
         pause(POLL_SECONDS)
 

@@ -80,7 +80,7 @@ class Settings:
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     """The options as they are written. Raises ``FetchError``, and ``SystemExit`` for ``--help``."""
-    options = _parser().parse_args(arguments)
+    options = options_parser().parse_args(arguments)
     options.termination_log = termination_log(options.termination_log)
     return options
 
@@ -134,7 +134,8 @@ class _Parser(argparse.ArgumentParser):
         raise FetchError(ExitCode.USAGE, f"{message} (see --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def options_parser() -> argparse.ArgumentParser:
+    """What ``--help`` shows."""
     parser = _Parser(
         prog="memroute-fetch",
         description="Bring a model's files into a cache, exactly once.",

@@ -10,25 +10,24 @@
 Being used is noted under the lock that eviction needs: a model cannot leave between 1 and the note.
 """
 
-import json
 import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from memroute.units import format_gib
 from memroute_fetch import eviction
-from memroute_fetch.cache import ModelFolder, replace_text
+from memroute_fetch.cache import ModelFolder
 from memroute_fetch.checksums import Hashing, hash_prefix
 from memroute_fetch.download import Tools, check_file, fetch_file, retried
 from memroute_fetch.failures import ExitCode, FetchError, StoppedError
 from memroute_fetch.locks import lock
-from memroute_fetch.progress import Phase, Progress, sentence
+from memroute_fetch.noting import Noting
+from memroute_fetch.progress import Phase, Progress
 from memroute_fetch.records import KeptFile, Marker
-from memroute_fetch.remote import Pause, RemoteFile, RemoteModel, refuse_clashes
+from memroute_fetch.remote import Pause, RemoteFile, RemoteModel, RemoteSizeError, refuse_clashes
 from memroute_fetch.selection import INDEX, adapter_files, model_files, needs_index
 from memroute_fetch.settings import Settings
 from memroute_fetch.sources import Source
@@ -38,8 +37,6 @@ from memroute_hub.facts import index_facts
 LOGGER = logging.getLogger(__name__)
 # Bytes of an index that is read: a mixture of 384 experts has 20 MiB.
 MAX_INDEX_BYTES = 64 * 2**20
-# Seconds between two notes of the progress for those who wait, and in the log.
-NOTE_SECONDS, LOG_SECONDS = 1.0, 10.0
 # Seconds until a signal is seen while threads fetch.
 STOP_SECONDS = 0.25
 
@@ -127,6 +124,8 @@ def _is_right(kept: KeptFile, task: Task) -> bool:
 def _fetch(task: Task) -> Marker:
     """Steps 3 to 6, under the lock."""
     folder, progress = task.folder, task.progress
+    # Whatever happens next: a model that is not as its marker says has none.
+    folder.unmark()
     progress.phase(Phase.CHECKING, f"the list of {task.source} is read")
     remote = task.open_remote()
     files = _chosen(task, remote)
@@ -149,7 +148,7 @@ def _fetch(task: Task) -> Marker:
         task.source, len(files), format_gib(missing_bytes), format_gib(total_bytes - missing_bytes),
     )  # fmt: skip
     progress.phase(Phase.DOWNLOADING, f"{len(missing)} files of {task.source}")
-    with _noting(task):
+    with Noting(progress, folder.progress):
         kept += _all_fetched(task, missing, kept, tools)
     progress.phase(Phase.VERIFYING, "the last files reach the disk")
     return _finished(task, remote, files, kept)
@@ -174,12 +173,22 @@ def _indexed(remote: RemoteModel, index: RemoteFile) -> frozenset[str]:
     """The weight files that the index names; none where it cannot be read."""
     if index.size_bytes > MAX_INDEX_BYTES:
         return frozenset()
-    with remote.open(index, 0, index.size_bytes) as body:
-        text = b"".join(body.chunks)
     try:
+        with remote.open(index, 0, index.size_bytes) as body:
+            text = _bounded(body.chunks)
         return index_facts(parse_object(text))[1]
-    except UnreadableDocumentError:
+    except (UnreadableDocumentError, RemoteSizeError):
         return frozenset()
+
+
+def _bounded(chunks: Iterable[bytes]) -> bytes:
+    """All bytes, or as many as an index may have."""
+    gathered = bytearray()
+    for chunk in chunks:
+        gathered += chunk
+        if len(gathered) > MAX_INDEX_BYTES:
+            break
+    return bytes(gathered)
 
 
 def _compared(
@@ -284,34 +293,3 @@ def _tell_waiting(task: Task) -> None:
     other = eviction.noted_progress(task.folder)
     words = "" if other is None else f" ({other})"
     task.progress.phase(Phase.WAITING, f"another pod fetches {task.directory}{words}")
-
-
-class _noting:  # noqa: N801 - a context, as contextlib has them
-    """Notes the progress on the disk and in the log, until the context ends."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="noting")
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        last_logged = time.monotonic()
-        while True:
-            reading = self._task.progress.reading()
-            document = reading.document() | {"sentence": sentence(reading)}
-            try:
-                replace_text(self._task.folder.progress, json.dumps(document))
-            except OSError as error:
-                LOGGER.debug("the progress is not noted: %s", error)
-            if time.monotonic() - last_logged >= LOG_SECONDS:
-                last_logged = time.monotonic()
-                LOGGER.info("%s", sentence(reading))
-            if self._is_over.wait(NOTE_SECONDS):
-                return

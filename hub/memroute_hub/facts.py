@@ -204,7 +204,8 @@ def is_index_needed(files: Mapping[str, RepositoryFile]) -> bool:
         return True
     parts = [_PART.fullmatch(one.path) for one in listed]
     # One file, or all the parts of one series, are what they look like.
-    return len(listed) > 1 and len({part and (part[1], part[2]) for part in parts}) > 1
+    series = {part and (part[1], part[2]) for part in parts}
+    return len(listed) > 1 and (len(series) > 1 or None in series)
 
 
 def index_facts(index: Mapping[str, Any]) -> tuple[int | None, frozenset[str]]:

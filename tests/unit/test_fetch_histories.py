@@ -4,6 +4,7 @@ Whatever happened before, one start ends with the whole model or with a failure 
 a marker never stands beside wrong bytes that this program wrote.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 import fake_hub
 from fake_hub import FakeHub, Repository
 from fetching import Fetching, without_waits
+from memroute_fetch import task
 from memroute_fetch.failures import ExitCode
 from sizes import size
 
@@ -72,6 +74,7 @@ def test_every_history_ends_with_the_whole_model_or_a_named_failure(hub, tmp_pat
     hub.faults.clear()
     source = f"hf://org/tiny@{hub.repositories['org/tiny'].commit}"
     fetching = Fetching(tmp_path / "cache", hub.url)
+    is_ours = True
     for kind, where, what in steps:
         if kind == "fault":
             hub.faults.setdefault(where, []).append(what)
@@ -80,10 +83,13 @@ def test_every_history_ends_with_the_whole_model_or_a_named_failure(hub, tmp_pat
             assert code in {ExitCode.COMPLETE, *NAMED}, fetching.said
             assert fetching.is_whole(source) == (code == ExitCode.COMPLETE)
             assert code != ExitCode.COMPLETE or fetching.files(source) == FILES
+            is_ours = is_ours or code == ExitCode.COMPLETE
         elif kind == "kill":
             _killed_after(where, fetching, source)
-            assert not fetching.is_whole(source) or fetching.files(source) == FILES
+            if is_ours and fetching.is_whole(source):
+                assert fetching.files(source) == FILES
         else:
+            is_ours = False
             _meddle(fetching, source, where, what)
     hub.faults.clear()
     assert fetching.run(source) == ExitCode.COMPLETE, fetching.said
@@ -109,11 +115,13 @@ def _killed_after(num_calls, fetching, source):
         return call
 
     with pytest.MonkeyPatch.context() as patch:
+        # Its writes would be counted in an order of chance.
+        patch.setattr(task, "Noting", lambda *_: contextlib.nullcontext())
         for owner, name in calls:
             patch.setattr(owner, name, counted(getattr(owner, name)))
         try:
             fetching.run(source, "--parallel", "1")
-        except (KilledError, FileNotFoundError):
+        except KilledError:
             return
 
 

@@ -1,5 +1,7 @@
 """What ``memroute-fetch`` does with a hub's models, and with everything that goes wrong there."""
 
+import errno
+import fcntl
 import json
 import os
 
@@ -8,6 +10,8 @@ import pytest
 import fake_hub
 from fake_hub import GOOD_TOKEN, SHARDS, FakeHub, Repository, safetensors, tiny_files
 from fetching import Fetching, free_bytes, without_waits
+from memroute_fetch import download, eviction
+from memroute_fetch.cache import ModelFolder
 from memroute_fetch.failures import HUB_CODES, ExitCode
 from memroute_hub import HubReason
 
@@ -100,6 +104,7 @@ def test_a_download_that_breaks_goes_on_where_it_broke(hub, fetching):
 def test_a_source_that_ignores_ranges_is_read_from_the_beginning_again(hub, fetching):
     hub.faults[SHARDS[0]] = [fake_hub.cut(20_000), fake_hub.without_ranges]
     assert fetching.run(at(hub, "org/tiny")) == ExitCode.COMPLETE
+    assert hub.bytes_sent[SHARDS[0]] == 20_000 + len(FILES[SHARDS[0]])
     assert fetching.files(at(hub, "org/tiny")) == FILES
 
 
@@ -154,6 +159,16 @@ def test_a_file_that_was_changed_on_the_disk_is_fetched_anew(hub, fetching):
     assert hub.bytes_sent == {SHARDS[1]: len(FILES[SHARDS[1]])}
 
 
+def test_a_damaged_model_loses_its_marker_before_anybody_is_asked(hub, fetching):
+    """The hub is down: whoever looks at the marker must not take the wreck for a model."""
+    source = at(hub, "org/tiny")
+    fetching.run(source)
+    (fetching.folder(source) / SHARDS[1]).write_bytes(b"x")
+    hub.close()
+    assert fetching.run(source) == ExitCode.NO_NETWORK
+    assert not fetching.is_whole(source)
+
+
 def test_a_copied_cache_is_believed_by_its_bytes(hub, fetching):
     """Another time of the file and the same bytes: hashed, not fetched."""
     source = at(hub, "org/tiny")
@@ -188,11 +203,13 @@ def test_weights_that_somebody_put_there_before_are_used(hub, fetching):
 def test_what_aborted_tries_left_is_gone_when_the_model_is_whole(hub, fetching):
     """Two killed tries of a 30 MiB file left two orphans of huggingface_hub for ever."""
     source = at(hub, "org/tiny")
-    hub.faults[SHARDS[0]] = [fake_hub.status(404)]
+    hub.faults[SHARDS[0]] = [fake_hub.status(404)] * 2
     fetching.run(source)
     own = fetching.cache / ".memroute" / "models" / fetching.folder(source).name
     (own / "partial").mkdir(exist_ok=True)
     (own / "partial" / "ffff.part").write_bytes(b"of another version")
+    assert fetching.run(source) == ExitCode.NOT_FOUND
+    assert not (own / "partial" / "ffff.part").exists(), "it takes room that this version needs"
     assert fetching.run(source) == ExitCode.COMPLETE
     assert sorted(path.name for path in own.iterdir()) == ["last-used", "lock"]
 
@@ -291,6 +308,20 @@ def test_one_gguf_file_is_chosen_by_its_pattern(hub, fetching):
     assert fetching.run(source, "--file", "*Q2*") == ExitCode.NOT_FOUND
 
 
+def test_of_two_checkpoints_the_one_of_the_index_is_fetched(hub, fetching):
+    """A converted copy beside the original: an engine loads what the index names."""
+    index = {"metadata": {}, "weight_map": {"a": "model-fp8.safetensors"}}
+    files = {
+        "config.json": b"{}", "model-fp8.safetensors": b"eight bits",
+        "model-bf16.safetensors": b"sixteen bits",
+        "model.safetensors.index.json": json.dumps(index).encode(),
+    }  # fmt: skip
+    hub.repositories["org/two"] = Repository(files)
+    assert fetching.run(at(hub, "org/two")) == ExitCode.COMPLETE
+    del files["model-bf16.safetensors"]
+    assert fetching.files(at(hub, "org/two")) == files
+
+
 def test_a_volume_without_room_is_told_before_the_first_byte(hub, fetching, monkeypatch):
     free_bytes(monkeypatch, 50_000)
     assert fetching.run(at(hub, "org/tiny")) == ExitCode.NO_SPACE
@@ -319,6 +350,26 @@ def test_the_least_used_model_leaves_and_one_in_use_stays(hub, fetching):
     fetching.environment["MEMROUTE_LIVE_PODS"] = "living,new,newer"
     assert fetching.run(at(hub, "org/tiny"), "--max-cache-bytes", size) == ExitCode.NO_SPACE
     assert "models in use stay" in fetching.said
+
+
+def test_a_model_that_is_taken_into_use_just_before_it_would_leave_stays(
+    hub, fetching, monkeypatch
+):
+    """Another pod starts between the decision and the deed: its weights are not taken away."""
+    size = str(sum(map(len, FILES.values())) + 50_000)
+    hub.repositories["org/new"] = Repository(tiny_files(num_hidden_layers=4))
+    fetching.run(at(hub, "org/tiny"), "--max-cache-bytes", size)
+    decide = eviction.models_to_evict
+
+    def decide_late(*facts):
+        leaving = decide(*facts)
+        for one in leaving:
+            ModelFolder(fetching.cache, one.directory).note_use("late")
+        return leaving
+
+    monkeypatch.setattr(eviction, "models_to_evict", decide_late)
+    assert fetching.run(at(hub, "org/new"), "--max-cache-bytes", size) == ExitCode.NO_SPACE
+    assert fetching.is_whole(at(hub, "org/tiny"))
 
 
 def test_without_a_list_of_pods_every_noted_one_is_alive(hub, fetching):
@@ -374,6 +425,63 @@ def test_a_model_that_is_given_as_an_adapter_is_told(hub, fetching):
     source = at(hub, "org/tiny")
     assert fetching.run(source, "--adapter", f"x={source}") == ExitCode.NOT_FOUND
     assert "it is no LoRA adapter" in fetching.said
+
+
+def test_large_files_are_asked_for_in_segments(hub, fetching, monkeypatch):
+    """CDNs send up to 50 GB for one request: larger files come in several."""
+    monkeypatch.setattr(download, "SEGMENT_BYTES", 30_000)
+    assert fetching.run(at(hub, "org/tiny")) == ExitCode.COMPLETE
+    asked = [one.byte_range for one in hub.requests if one.is_cdn and one.path.endswith(SHARDS[0])]
+    last = len(FILES[SHARDS[0]]) - 1
+    assert asked == ["bytes=0-29999", "bytes=30000-59999", f"bytes=60000-{last}"]
+    assert fetching.files(at(hub, "org/tiny")) == FILES
+
+
+def test_a_disk_that_runs_full_is_told_as_that(hub, fetching, monkeypatch):
+    """Somebody else writes to the volume too: what was free is not any more."""
+    source = at(hub, "org/tiny")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        assert fetching.run(source) == ExitCode.NO_SPACE
+    assert "ran full" in fetching.said
+    assert fetching.run(source) == ExitCode.COMPLETE
+
+
+def test_a_volume_that_is_mounted_to_read_serves_when_it_holds_the_model(
+    hub, fetching, monkeypatch
+):
+    """A claim that is filled once, and read by every node."""
+    source = at(hub, "org/tiny")
+
+    def read_only(path, flags, *args, **kwargs):
+        if flags & (os.O_CREAT | os.O_RDWR):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, flags, *args, **kwargs)
+
+    opened = os.open
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        assert fetching.run(source) == ExitCode.CACHE_UNUSABLE
+    assert "cannot be written" in fetching.said
+    fetching.run(source)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        assert fetching.run(source) == ExitCode.COMPLETE
+
+
+def test_a_file_system_without_locks_is_refused(hub, fetching, monkeypatch):
+    """Two writers of one file that do not know of each other are worse than none."""
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert fetching.run(at(hub, "org/tiny")) == ExitCode.CACHE_UNUSABLE
+    assert "has no locks" in fetching.said
 
 
 def test_every_reason_of_a_hub_has_its_exit_code():
