@@ -53,6 +53,20 @@ def create(cluster, namespace, pod):
     return json.loads(told)
 
 
+def test_a_template_may_give_the_fetcher_more_memory(cluster, namespace):
+    """It has an image already: of all other init containers one is asked for."""
+    more = {"name": "memroute-fetch", "resources": {"limits": {"memory": "2Gi"}}}
+    spec = {"model": {"name": "org/m"}, "template": {"spec": {"initContainers": [more]}}}
+    manifest = {
+        "apiVersion": "memroute.dev/v1alpha1", "kind": "ModelDeployment",
+        "metadata": {"name": "m", "namespace": namespace}, "spec": spec,
+    }  # fmt: skip
+    cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
+    more["name"] = "mine"
+    with pytest.raises(KubectlError, match="a container needs an image"):
+        cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
+
+
 def test_pods_of_every_source_are_taken_whole_in_a_restricted_namespace(cluster, namespace):
     """A field that the API server does not know, or forbids, would be told to each user."""
     cluster.kubectl(
