@@ -27,7 +27,13 @@ from memroute_fetch.progress_server import serving
 from memroute_fetch.records import Marker
 from memroute_fetch.remote import RemoteModel
 from memroute_fetch.settings import Settings, parse_options, settings_of, termination_log
-from memroute_fetch.sources import HubSource, Source, adapter_directory, model_directory
+from memroute_fetch.sources import (
+    ADAPTERS_FOLDER,
+    HubSource,
+    Source,
+    adapter_directory,
+    model_directory,
+)
 from memroute_fetch.task import Task, run_task
 
 LOGGER = logging.getLogger(__name__)
@@ -77,7 +83,7 @@ def run(
         _last_words(error.message, words)
         LOGGER.error("memroute-fetch: %s", error.message)  # noqa: TRY400 - a sentence, no trace
         return error.code
-    progress = Progress(time.monotonic, 1 + len(settings.adapters))
+    progress = Progress(time.monotonic, len(_wanted(settings)))
     is_over = threading.Event()
 
     def leave_when_stopped() -> None:
@@ -141,23 +147,20 @@ def _stopped(progress: Progress) -> FetchError:
 def _fetched(
     settings: Settings, progress: Progress, stopping: threading.Event, client: httpx2.Client
 ) -> dict[str, Marker]:
-    """All that is asked for, by directory: adapters first, which are small and fail soon."""
+    """All that is asked for, by directory."""
     settings.cache.mkdir(parents=True, exist_ok=True)
 
     def pause(seconds: float) -> None:
         if stopping.wait(seconds) if seconds else stopping.is_set():
             raise StoppedError
 
-    wanted: list[tuple[str, Source, str | None, bool]] = [
-        *((adapter_directory(one), one, None, True) for one in settings.adapters.values()),
-        (model_directory(settings.source, settings.file), settings.source, settings.file, False),
-    ]
     markers: dict[str, Marker] = {}
-    for directory, source, file, is_adapter in wanted:
+    for directory, source in _wanted(settings).items():
+        is_adapter = directory.startswith(f"{ADAPTERS_FOLDER}/")
         task = Task(
             source=source,
             directory=directory,
-            file=file,
+            file=None if is_adapter else settings.file,
             is_adapter=is_adapter,
             settings=settings,
             progress=progress,
@@ -169,6 +172,12 @@ def _fetched(
         except FetchError as error:
             raise FetchError(error.code, f"{source}: {error.message}") from error
     return markers
+
+
+def _wanted(settings: Settings) -> dict[str, Source]:
+    """Sources by directory: adapters first, which are small and fail soon; each once."""
+    adapters = {adapter_directory(one): one for one in settings.adapters.values()}
+    return adapters | {model_directory(settings.source, settings.file): settings.source}
 
 
 def _remote(source: Source, settings: Settings, client: httpx2.Client) -> RemoteModel:

@@ -418,7 +418,10 @@ def test_adapters_are_fetched_beside_their_model(hub, fetching):
     }  # fmt: skip
     assert fetching.summary["bytes"] == sum(map(len, FILES.values())) + len(weights) + 8
     hub.close()
-    assert fetching.run(source, "--adapter", f"sql={lora}") == ExitCode.COMPLETE
+    twice = ("--adapter", f"sql={lora}", "--adapter", f"other={lora}")
+    assert fetching.run(source, *twice) == ExitCode.COMPLETE
+    assert fetching.summary["adapters"] == {"sql": where, "other": where}
+    assert fetching.summary["bytes_read_from_source"] == 0
 
 
 def test_a_model_that_is_given_as_an_adapter_is_told(hub, fetching):
