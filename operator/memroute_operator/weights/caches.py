@@ -99,6 +99,12 @@ def check_allowed(path: str, where: str, settings: WeightsSettings) -> None:
     The operator creates pods with its own rights: whoever may write a ModelDeployment would
     otherwise read any file of any node.
     """
+    if settings.cache_path is not None and is_within(path, (settings.cache_path,)):
+        message = (
+            f"{where}.path {path} is in the cache of all namespaces ({settings.cache_path}), which "
+            f"has models of others: leave it out, and weights are cached there"
+        )
+        raise SourceError(message)
     if is_within(path, settings.host_paths):
         return
     allowed = ", ".join(settings.host_paths)
