@@ -81,11 +81,15 @@ def helm():
 
 @pytest.fixture(scope="session")
 def hub():
-    """The hub that the cluster's operator asks: one tiny model, once open and once gated."""
+    """The hub that the cluster's operator asks: one tiny model, under several names."""
     from fake_hub import FakeHub, Repository, tiny_files
 
-    gated = Repository(tiny_files(), is_gated=True)
-    with FakeHub({"org/tiny": Repository(tiny_files()), "org/gated": gated}) as running:
+    repositories = {
+        "org/tiny": Repository(tiny_files()),
+        "org/gated": Repository(tiny_files(), is_gated=True),
+        "org/cached": Repository(tiny_files()),
+    }
+    with FakeHub(repositories) as running:
         yield running
 
 

@@ -23,7 +23,7 @@ from memroute_operator.giving_way import ANNOTATION_GIVES_WAY, GivesWay, read_gi
 from memroute_operator.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.pod_resources import requested_devices
 from memroute_operator.promises import Claim, read_claim, read_promise
-from memroute_operator.weights import container as fetch
+from memroute_operator.weights.container import has_fetched, is_fetching, is_out_of_disk
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
 """What 0.1 knows a replica by: written for it, in case of a rollback."""
@@ -311,8 +311,8 @@ def read_replica(pod: KubeObject) -> Replica | None:
         gives_way=read_gives_way(annotations.get(ANNOTATION_GIVES_WAY)),
         priority=_priority(pod),
         weights_key=annotations.get(ANNOTATION_WEIGHTS),
-        has_fetched=fetch.has_fetched(pod),
-        is_out_of_disk=fetch.is_out_of_disk(pod),
+        has_fetched=has_fetched(pod),
+        is_out_of_disk=is_out_of_disk(pod),
         obj=pod,
     )
 
@@ -365,7 +365,7 @@ def _state_of_start(pod: KubeObject) -> ReplicaState:
     """How far one has come that does not serve yet."""
     if not pod["spec"].get("nodeName"):
         return ReplicaState.PENDING
-    return ReplicaState.DOWNLOADING if fetch.is_fetching(pod) else ReplicaState.STARTING
+    return ReplicaState.DOWNLOADING if is_fetching(pod) else ReplicaState.STARTING
 
 
 def _containers(pod: KubeObject) -> list[dict[str, Any]]:

@@ -117,7 +117,7 @@ class Templates:
         listed = ", ".join(sorted(others)[:MAX_LISTED]) + (", …" if others[MAX_LISTED:] else "")
         message = (
             f"{len(others)} of {len(replicas)} replica(s) were started by another release of the "
-            f"operator, or with another --engine-image or runtime class: {listed}. "
+            f"operator, or with another --engine-image, runtime class or model cache: {listed}. "
             "Nothing is restarted for that. "
         )
         if deployment.engine_image is None:

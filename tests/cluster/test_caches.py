@@ -8,7 +8,7 @@ from cluster_support import apply, get_deployment, pods_of, wait_ready
 from fake_hub import SHARDS, held
 
 MEMORY = {"maxContextTokens": 1024}
-MODEL = "org/tiny"
+MODEL = "org/cached"
 L4 = {"nvidia.com/gpu.product": "NVIDIA-L4"}
 
 

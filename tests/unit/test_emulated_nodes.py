@@ -18,6 +18,7 @@ from memroute_simulator.nodes.images import entrypoint_for, repository_of
 from memroute_simulator.nodes.labels import gpu_labels, node_labels
 from memroute_simulator.nodes.machines import H100, L4, MACHINES
 from memroute_simulator.nodes.spec import HELP, NodeSpec
+from memroute_simulator.nodes.volumes import in_folders, mounts_of
 
 
 def test_a_device_grants_what_is_free_and_no_byte_more():
@@ -267,3 +268,37 @@ def test_who_listens_on_every_address_listens_on_its_pods(every):
     assert command_line(["python3"], container, {"BIND": every}, "127.1.2.3")[1:] == [
         "--host", "127.1.2.3", "--host=127.1.2.3", "--seed", "0",
     ]  # fmt: skip
+
+
+def test_a_volume_is_a_folder_that_outlives_what_it_should(tmp_path):
+    """Of the node, of the cluster, of the pod; a volume in memory is left alone."""
+    pod = {
+        "metadata": {"namespace": "n"},
+        "spec": {
+            "volumes": [
+                {"name": "node", "hostPath": {"path": "/var/cache"}},
+                {"name": "claim", "persistentVolumeClaim": {"claimName": "c"}},
+                {"name": "own", "emptyDir": {}},
+                {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            ]
+        },
+    }
+    paths = {"node": "/cache", "claim": "/claim", "own": "/own", "shm": "/dev/shm"}  # noqa: S108
+    container = {
+        "volumeMounts": [
+            *({"name": name, "mountPath": path} for name, path in paths.items()),
+            {"name": "node", "mountPath": "/cache/model", "subPath": "a/b"},
+        ]
+    }
+    mounts = mounts_of(pod, container, root=tmp_path, node="x", pod_directory=tmp_path / "pod")
+    found = {mount.path: mount.folder for mount in mounts}
+    assert found == {
+        "/cache": tmp_path / "nodes/x/var/cache",
+        "/cache/model": tmp_path / "nodes/x/var/cache/a/b",
+        "/claim": tmp_path / "claims/n/c",
+        "/own": tmp_path / "pod/volumes/own",
+    }
+    assert all(folder.is_dir() for folder in found.values())
+    assert in_folders("/cache/x", mounts) == f"{tmp_path}/nodes/x/var/cache/x"
+    assert in_folders("--dir=/cache/model", mounts) == f"--dir={tmp_path}/nodes/x/var/cache/a/b"
+    assert in_folders("/cached", mounts) == "/cached"

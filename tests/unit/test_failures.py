@@ -186,6 +186,13 @@ OF_KUBERNETES = [
     ("PodFailed", failed("SomethingNew", "that nobody has words for")),
     ("DownloaderMemoryExhausted", init_ended("OOMKilled", 137)),
     ("DownloaderMemoryExhausted", fetch_ended("OOMKilled", 137)),
+    ("FetchImageMissing", pod(
+        phase="Pending",
+        initContainerStatuses=[
+            {"name": "memroute-fetch", "state": waiting("ImagePullBackOff", "back-off"),
+             "lastState": {}}
+        ],
+    )),
     ("WeightsChecksumWrong", fetch_ended("Error", 65, "model.safetensors has other bytes")),
     ("WeightsNotFound", fetch_ended("Error", 66, "there is no revision v9")),
     ("SourceUnreachable", fetch_ended("Error", 69, "hub.example does not answer")),
@@ -306,6 +313,8 @@ OF_EVENTS = [
     ("StartTooLong", "Killing", "Container engine failed startup probe, will be restarted"),
 ]  # fmt: skip
 OF_REFUSALS = [
+    ("HostPathForbidden", ('pods "m-0" is forbidden: violates PodSecurity "baseline:latest": '
+     'hostPath volumes (volume "memroute-weights")')),
     ("PodSecurityForbids", ('pods "m-0" is forbidden: violates PodSecurity "restricted:latest": '
      'allowPrivilegeEscalation != false (container "engine" must set …)')),
     ("QuotaExceeded", ('pods "m-0" is forbidden: exceeded quota: gpus, requested: '

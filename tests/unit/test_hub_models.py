@@ -13,7 +13,7 @@ from fake_hub import TINY_CONFIG, FakeHub, Repository, tiny_files
 from memroute_hub import HubError, HubModel, HubReason, ModelName
 from memroute_hub.client import open_hub
 from memroute_hub.settings import HubSettings, Token, usual_endpoint
-from memroute_operator.deployment import MODEL_UNKNOWN, read_deployment
+from memroute_operator.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN, read_deployment
 from memroute_operator.hub_models import MAX_CONCURRENT, HubModels
 from memroute_operator.model_pins import MAX_CONFIG_CHARACTERS, pin_from, read_pin
 from memroute_operator.revision import revision_of
@@ -444,3 +444,22 @@ async def test_against_a_hub_that_answers():
             variable = {"name": "HF_ENDPOINT", "value": hub.url}
             assert variable in pod["spec"]["containers"][0]["env"]
             assert status["model"]["checkpointBytes"] == sum(len(files[n]) for n in fake_hub.SHARDS)
+
+
+async def test_weights_from_elsewhere_are_described_where_the_hub_does_not_know_the_name():
+    """The hub is asked for what the model needs, and need not have it."""
+    hub = ScriptedHub({"org/tiny": error(HubReason.REPOSITORY_NOT_FOUND)})
+    obj = of_hub()
+    obj["spec"]["model"]["source"] = {"persistentVolumeClaim": {"claimName": "w"}}
+    (told,) = await Models(hub).ask(obj)
+    assert told.failure.reason == "RepositoryNotFound"
+    assert told.failure.message.endswith("give its config.json as spec.model.config")
+
+
+async def test_offline_a_cache_wants_the_commit_and_no_config():
+    obj = of_hub(model="Qwen/Qwen3-0.6B")
+    obj["spec"]["model"]["cache"] = {"emptyDir": {}}
+    (told,) = await Models(ScriptedHub(), is_offline=True).ask(obj)
+    assert told.failure.reason == COMMIT_UNKNOWN
+    assert "set it as spec.model.source.hub.revision" in told.failure.message
+    assert "config.json" not in told.failure.message

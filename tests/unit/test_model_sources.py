@@ -173,6 +173,16 @@ def test_nobody_names_a_host_path_unless_the_operator_was_told():
     assert "or have the operator started with --allowed-host-path" in told
 
 
+def test_nobody_reads_the_cache_of_others_by_its_path():
+    """Gated models of other namespaces are in it, whatever host paths are allowed."""
+    settings = WeightsSettings(cache_path="/var/cache/memroute", host_paths=("/var/cache",))
+    inside = {"path": "/var/cache/memroute/namespace-other/m"}
+    for model in ({"source": {"hostPath": inside}}, {"cache": {"hostPath": inside}, **TOLD}):
+        assert "has models of others" in read(settings, **model).failure.message
+    own = read(settings, cache={"hostPath": {"path": "/var/cache/memroute/"}}, **TOLD)
+    assert own.failure is None, "the cache itself may be named"
+
+
 @pytest.mark.parametrize(
     ("minor", "is_taken"), [("32", False), ("33", True), ("37+", True), ("x", True)]
 )

@@ -6,6 +6,16 @@ from memroute_operator.failures.signature import Signature, Where, pattern
 
 REFUSED: Final = (
     Signature(
+        name="HostPathForbidden", where=Where.REFUSED,
+        pattern=pattern(r"violates PodSecurity \"(?P<level>[^\"]+)\":.*\"memroute-weights\""),
+        seen_as='403 `violates PodSecurity "baseline:latest": hostPath volumes (volume '
+                '"memroute-weights")`',
+        sentence="the namespace's Pod Security level {level} allows no folder of a node, and the "
+                 "model's weights are kept in one",
+        next_step="keep them in a claim or in the pod (spec.model.cache.persistentVolumeClaim, or "
+                  "emptyDir), or label the namespace with the level privileged",
+    ),
+    Signature(
         name="PodSecurityForbids", where=Where.REFUSED,
         pattern=pattern(r"violates PodSecurity \"(?P<level>[^\"]+)\": (?P<what>.+)"),
         seen_as='403 `violates PodSecurity "restricted:latest"`',

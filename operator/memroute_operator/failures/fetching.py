@@ -8,7 +8,17 @@ from typing import Final
 from memroute_operator.failures.signature import Signature, Where, words
 from memroute_operator.weights.container import FetchEnd
 
+FETCH_IMAGE: Final = Signature(
+    name="FetchImageMissing", where=Where.FETCH,
+    reasons=words("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"),
+    seen_as="`ErrImagePull`, `ImagePullBackOff` of that container",
+    sentence="the image that fetches weights cannot be pulled",
+    next_step="set the operator's --fetch-image to one that nodes can pull; a registry that wants "
+              "a Secret needs imagePullSecrets in spec.template, or on the namespace's default "
+              "ServiceAccount",
+)  # fmt: skip
 FETCH: Final = (
+    FETCH_IMAGE,
     Signature(
         name="DownloaderMemoryExhausted", where=Where.FETCH, reasons=words("OOMKilled"),
         seen_as="`OOMKilled`",

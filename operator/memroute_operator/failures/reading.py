@@ -16,7 +16,7 @@ from memroute_kube import KubeObject
 from memroute_operator.engines.registry import engine_of, phase_reached
 from memroute_operator.failures.around import REFUSED
 from memroute_operator.failures.ends import ENDED, EXIT, INIT
-from memroute_operator.failures.fetching import FETCH
+from memroute_operator.failures.fetching import FETCH, FETCH_IMAGE
 from memroute_operator.failures.images import WAITING
 from memroute_operator.failures.log_lines import LOG
 from memroute_operator.failures.pod_events import EVENTS
@@ -130,6 +130,9 @@ def _of_init_container(container: Mapping[str, Any]) -> Diagnosis | None:
     reason = str(waiting.get("reason") or "")
     if not reason or reason in ON_THE_WAY:
         return None
+    if container.get("name") == FETCH_CONTAINER and reason in FETCH_IMAGE.reasons:
+        said = f"{reason}: {waiting.get('message') or ''}".strip(": ")
+        return diagnosis(FETCH_IMAGE, {}, evidence=shown(without_secrets(said)))
     return _of_words(waiting)
 
 

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memroute.units import GIB
+from memroute.units import GIB, MIB
 from memroute_kube.shapes import mapping
 from memroute_operator.weights.sources import SourceError, host_path, is_within, text
 
 WHERE = "spec.model.cache"
+# What a fetcher writes beside the weights, at the most: the pod of an emptyDir that is larger than
+# its limit is evicted, and the fetcher keeps to its own. Chosen by hand.
+NOTES_BYTES = 256 * MIB
 PLACES = ("hostPath", "persistentVolumeClaim", "emptyDir")
 
 
@@ -46,7 +49,7 @@ class Cache:
         if self.claim is not None:
             return {"persistentVolumeClaim": {"claimName": self.claim}}
         if self.max_bytes is not None:
-            return {"emptyDir": {"sizeLimit": str(self.max_bytes)}}
+            return {"emptyDir": {"sizeLimit": str(self.max_bytes + NOTES_BYTES)}}
         return {"emptyDir": {}}
 
 
@@ -96,6 +99,12 @@ def check_allowed(path: str, where: str, settings: WeightsSettings) -> None:
     The operator creates pods with its own rights: whoever may write a ModelDeployment would
     otherwise read any file of any node.
     """
+    if settings.cache_path is not None and is_within(path, (settings.cache_path,)):
+        message = (
+            f"{where}.path {path} is in the cache of all namespaces ({settings.cache_path}), which "
+            f"has models of others: leave it out, and weights are cached there"
+        )
+        raise SourceError(message)
     if is_within(path, settings.host_paths):
         return
     allowed = ", ".join(settings.host_paths)
