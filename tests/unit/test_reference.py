@@ -18,7 +18,7 @@ from memroute_kube.memory_words import (
     PLACEMENT_STRATEGIES,
     QUANTIZATIONS,
 )
-from memroute_operator.deployment import MODEL_UNKNOWN
+from memroute_operator.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN
 from memroute_operator.hub_models import CONFIG_TOO_LARGE, CRD_OUTDATED, MODEL_RESOLVING
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
@@ -98,7 +98,9 @@ def test_the_settings_page_knows_every_reason_of_a_hub(repository):
     told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     # An operator has words of its own for being offline.
     hubs = {reason.value for reason in HubReason} - {"HubOffline"}
-    assert told == hubs | {MODEL_RESOLVING, MODEL_UNKNOWN, CONFIG_TOO_LARGE, CRD_OUTDATED}
+    assert told == hubs | {
+        MODEL_RESOLVING, MODEL_UNKNOWN, COMMIT_UNKNOWN, CONFIG_TOO_LARGE, CRD_OUTDATED,
+    }  # fmt: skip
 
 
 def anchors(text):

@@ -89,6 +89,9 @@ class NodeAgent:
         self._free_addresses = [f"127.{network}.{ordinal + 1}.{host}" for host in range(254, 0, -1)]
         self._workers: dict[str, PodWorker] = {}
         self._bound_pods: dict[str, KubeObject] = {}
+        self.finished: set[str] = set()
+        """UIDs of pods that have ended for good, until the API server says that they are gone: an
+        event that was under way must not start one again, which would take a device."""
         self._exporter = Exporter(self.name, self.devices)
         self._tls = tls
         self._cluster_endpoint = cluster_endpoint
@@ -143,7 +146,7 @@ class NodeAgent:
         """A pod of this node is new or has changed."""
         uid = pod["metadata"]["uid"]
         self._bound_pods[uid] = pod
-        if self.is_gone or self.is_cut_off:
+        if self.is_gone or self.is_cut_off or uid in self.finished:
             return
         worker = self._workers.get(uid)
         if worker is not None:
@@ -156,6 +159,7 @@ class NodeAgent:
     def delete_pod(self, pod: KubeObject) -> None:
         """A pod of this node is gone from the API server."""
         self._bound_pods.pop(pod["metadata"]["uid"], None)
+        self.finished.discard(pod["metadata"]["uid"])
         worker = self._workers.get(pod["metadata"]["uid"])
         # A process that cannot die outlives its pod, and keeps what it has allocated.
         if worker is not None and not self.is_cut_off and not worker.is_undying:

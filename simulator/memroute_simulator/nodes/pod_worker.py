@@ -456,9 +456,17 @@ class PodWorker:
             process.send_signal(signal.SIGKILL)
             await process.wait()
             self._release(name)
+        self._agent.finished.add(self.uid)
         self._agent.forget(self)
         namespace, name = self.key
-        await self._agent.client.delete(PODS, namespace, name, grace_period_seconds=0, uid=self.uid)
+        try:
+            await self._agent.client.delete(
+                PODS, namespace, name, grace_period_seconds=0, uid=self.uid
+            )
+        except ApiError:
+            # Its next event ends it again.
+            self._agent.finished.discard(self.uid)
+            raise
 
     async def report_again(self) -> None:
         """Write the status anew, whoever has changed it meanwhile."""
