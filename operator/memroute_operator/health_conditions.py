@@ -18,8 +18,11 @@ from collections.abc import Mapping
 from memroute.placement import RefusedReason
 from memroute.traffic.routing import POLICY_NAMES
 from memroute_kube.shapes import mapping
+from memroute_operator.backoff import Failure
+from memroute_operator.carry_out import POD_REFUSED
 from memroute_operator.conditions import ROLLOUT_HALTED, Condition
 from memroute_operator.deployment import Deployment
+from memroute_operator.failures import refusal_of
 from memroute_operator.failures.lasting import is_lasting
 from memroute_operator.plan import Outcome
 from memroute_operator.replica import Replica
@@ -70,11 +73,15 @@ def left_alone(deployment: Deployment, wanted: list[Replica]) -> dict[str, Condi
 
 
 def health(
-    deployment: Deployment, conditions: Mapping[str, Condition], outcome: Outcome
+    deployment: Deployment,
+    conditions: Mapping[str, Condition],
+    outcome: Outcome,
+    create: Failure | None = None,
 ) -> dict[str, Condition]:
     """``Reconciling`` or ``Stalled``, ``Degraded`` and ``Paused``, as far as they are true.
 
-    ``conditions``: all that are always there, ``Ready`` among them.
+    ``conditions``: all that are always there, ``Ready`` among them. ``create``: why the API server
+    refuses its pods; None when it does not.
     """
     found: dict[str, Condition] = {}
     status, reason, message = conditions["Ready"]
@@ -82,7 +89,7 @@ def health(
         found["Paused"] = "True", "PausedBySpec", _paused(conditions)
     if status == "True":
         return found
-    if _is_stalled(conditions, outcome):
+    if _is_stalled(conditions, outcome) or _is_refused(reason, create):
         found["Stalled"] = "True", reason, message
     elif not deployment.paused:
         found["Reconciling"] = "True", reason, message
@@ -118,6 +125,14 @@ def _is_stalled(conditions: Mapping[str, Condition], outcome: Outcome) -> bool:
     if outcome.rollout_blocked is not None and outcome.rollout_blocked.reason is NEVER:
         return True
     return conditions["Placed"][1] == NEVER.value
+
+
+def _is_refused(reason: str, create: Failure | None) -> bool:
+    """Whether its pods are refused for what is in them, and not for what others hold."""
+    if create is None or reason not in (POD_REFUSED, "RolloutBlocked"):
+        return False
+    meant = refusal_of(create.message)
+    return meant is not None and is_lasting(meant.name)
 
 
 def _paused(conditions: Mapping[str, Condition]) -> str:

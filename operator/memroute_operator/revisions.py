@@ -59,14 +59,13 @@ def read_failed(status: object) -> FailedRevision | None:
 def last_good_document(obj: KubeObject, revision: str) -> dict[str, Any] | None:
     """What is kept of an object that serves in full; None when it is too large to be kept."""
     spec = mapping(obj.get("spec"))
-    document: dict[str, Any] = {
-        "revision": revision,
+    content: dict[str, Any] = {
         "spec": {name: spec[name] for name in REVISED if spec.get(name) is not None},
+        "model": mapping(obj.get("status")).get("model"),
     }
-    model = mapping(obj.get("status")).get("model")
-    if model is not None:
-        document["model"] = model
-    return document if len(json.dumps(document)) <= MAX_BYTES else None
+    # A text, because a status is patched: of an object, what the one before it had would stay.
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return {"revision": revision, "content": text} if len(text) <= MAX_BYTES else None
 
 
 def last_good_object(obj: KubeObject) -> KubeObject | None:
@@ -74,7 +73,11 @@ def last_good_object(obj: KubeObject) -> KubeObject | None:
 
     Its status is that of now, but for what a hub has said: that belongs to the revision.
     """
-    kept = mapping(mapping(obj.get("status")).get("lastGood"))
+    text = mapping(mapping(obj.get("status")).get("lastGood")).get("content")
+    try:
+        kept = mapping(json.loads(text)) if isinstance(text, str) else {}
+    except (ValueError, RecursionError):
+        return None
     spec = kept.get("spec")
     if not isinstance(spec, Mapping):
         return None

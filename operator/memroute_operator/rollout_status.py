@@ -44,6 +44,9 @@ def rollout_fields(
         rollout["method"] = "DrainFirst" if outcome.is_draining_first else "Surge"
     if failed is not None:
         rollout["failed"] = failed.document()
+    # A status is patched: what it has and should not must be taken out by name.
+    before = mapping(mapping(deployment.obj.get("status")).get("rollout"))
+    rollout |= {name: None for name in ("method", "failed") if before.keys() - rollout >= {name}}
     fields: dict[str, Any] = {"rollout": rollout}
     num_ready = sum(one.is_ready for one in wanted)
     if phase == "Complete" and deployment.footprint and num_ready >= max(1, deployment.replicas):

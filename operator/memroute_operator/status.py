@@ -75,7 +75,7 @@ def deployment_status(
     if routing is not None:
         conditions["Named"] = named_condition(deployment, routing)
     conditions["Ready"] = _ready(deployment, conditions, served, routing)
-    conditions |= health(deployment, conditions, outcome)
+    conditions |= health(deployment, conditions, outcome, troubles.create)
     abnormal = {
         "Overbooked": overbooked(outcome) if outcome.overbooked else None,
         "OverQuota": ("True", "QuotaLowered", outcome.over_quota) if outcome.over_quota else None,

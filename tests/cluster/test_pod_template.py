@@ -200,7 +200,8 @@ def test_an_edit_that_the_api_server_would_refuse_takes_nothing_down(cluster, na
     wait_ready(cluster, namespace, "m")
     (before,) = pods_of(cluster, namespace)
     volumes = [{"name": "cache", "emptyDirr": {}}]
-    apply(cluster, namespace, "m", template=template(volumes=volumes))
+    first = {"rollout": {"maxSurge": 0}}
+    apply(cluster, namespace, "m", template=template(volumes=volumes), **first)
     told = wait_condition(cluster, namespace, "m", "Progressing", "ActionRefused")["message"]
     assert "so the old one stays" in told
     assert 'unknown field "spec.volumes[1].emptyDirr"' in told

@@ -15,10 +15,13 @@ from memroute.units import GIB
 from memroute_operator.backoff import Failure
 from memroute_operator.conditions import NO_TROUBLES, Troubles
 from memroute_operator.deployment import read_deployment
+from memroute_operator.failures import Diagnosis
 from memroute_operator.health_conditions import ABNORMAL, LASTING
 from memroute_operator.plan import Outcome, plan_step
 from memroute_operator.replica import ReplicaState, read_replica
+from memroute_operator.revisions import FailedRevision, last_good_document
 from memroute_operator.status import broken_status, deployment_status
+from memroute_operator.target_revision import as_targeted, with_history
 from planned_objects import GPU, NOW, SHARED, context, deployment, facts, pod_of
 
 FULL = replace(SHARED, devices=(replace(GPU, live_free_bytes=GIB),))
@@ -76,6 +79,36 @@ CRASHED = {"failure": "CrashLoopBackOff (last exit code 137)", "state": ReplicaS
 QUOTA = Failure(
     reason="Forbidden", message="exceeded quota: gpu", retry_seconds=8.0, count=1, due_seconds=8.0
 )
+POLICY = replace(QUOTA, message='violates PodSecurity "restricted:latest": runAsNonRoot != true')
+NEWER_OF_TWO = edited(TWO, memory=TWO.obj["spec"]["memory"] | {"maxContextTokens": 4096})
+
+
+def failed(name):
+    """What is different in a replica whose engine has failed so."""
+    diagnosis = Diagnosis(name=name, sentence="it failed", next_step="mend it")
+    return {"failure": "it failed", "diagnosis": diagnosis, "state": ReplicaState.FAILED}
+
+
+def refused_flag(pod):
+    """The pod, as its engine ends at a flag that it does not know."""
+    last = {"exitCode": 2, "message": "error: unrecognized arguments: --no-such-flag"}
+    state = {"waiting": {"reason": "CrashLoopBackOff"}}
+    told = {"name": "engine", "restartCount": 1, "state": state, "lastState": {"terminated": last}}
+    pod["status"] |= {"containerStatuses": [told], "conditions": []}
+    return pod
+
+
+def back(of, good):
+    """The deployment once its revision has failed, and the last good one takes its place."""
+    note = FailedRevision(revision=of.revision, reason="FlagUnknown", message="no such flag")
+    status = {
+        "lastGood": last_good_document(good.obj, good.revision),
+        "rollout": {"failed": note.document()},
+    }
+    obj = of.obj | {"status": status}
+    return as_targeted(with_history(read_deployment(obj), read_deployment))
+
+
 CASES = {
     "nobody has looked at it": Case(
         ONE.obj | {"status": {"observedGeneration": -1}}, "InProgress", "Progressing", None
@@ -127,6 +160,31 @@ CASES = {
     "the new spec fits nowhere": Case(
         told(edited(ONE, memory=ONE.obj["spec"]["memory"] | {"concurrency": 400}), [pod_of(ONE)]),
         "Failed", "Degraded", "RolloutBlocked", {"Stalled", "Degraded"}, "True",
+    ),
+    "its pods are refused for what is in them": Case(
+        told(ONE, nodes=(SHARED,), troubles=Troubles(create=POLICY)),
+        "Failed", "Degraded", "PodRefused", {"Stalled", "Degraded"}, "False",
+    ),
+    "its model is gated": Case(
+        told(ONE, [pod_of(ONE, ready=False)], change=failed("ModelGated")),
+        "Failed", "Degraded", "ModelGated", {"Stalled", "Degraded"}, "False",
+    ),
+    "its hub does not answer": Case(
+        told(ONE, [pod_of(ONE, ready=False)], change=failed("HubUnreachable")),
+        "InProgress", "Progressing", "HubUnreachable", {"Reconciling", "Degraded"}, "False",
+    ),
+    "its new revision has failed": Case(
+        told(NEWER_OF_TWO, [pod_of(TWO), pod_of(TWO, 1), refused_flag(pod_of(NEWER_OF_TWO, 2))]),
+        "Failed", "Degraded", "RolloutHalted", {"Stalled", "Degraded"}, "True",
+    ),
+    "its last good revision is back": Case(
+        told(back(NEWER_OF_TWO, TWO), [pod_of(TWO), pod_of(TWO, 1)]),
+        "Failed", "Degraded", "RolloutHalted", {"Stalled", "Degraded"}, "True",
+    ),
+    "a canary is out": Case(
+        told(edited(NEWER_OF_TWO, rollout={"partition": 1}),
+             [pod_of(TWO), pod_of(NEWER_OF_TWO, 1)]),
+        "Current", "Healthy", "Partitioned", set(), "True",
     ),
     "paused while it serves": Case(
         told(PAUSED, [pod_of(ONE)]), "Current", "Suspended", "Serving", {"Paused"}, "True"

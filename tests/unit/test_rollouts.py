@@ -10,6 +10,8 @@ import pytest
 
 from memroute_kube.resources import LABEL_REPLICA
 from memroute_operator.deployment import read_deployment
+from memroute_operator.failures import ALL
+from memroute_operator.failures.lasting import LASTING
 from memroute_operator.placed_by import placed_by
 from memroute_operator.plan import Delete, MarkDraining, plan_step
 from memroute_operator.pod_names import CODE_LENGTH, NUM_CODES, code_of, replica_key
@@ -289,6 +291,38 @@ def test_a_first_revision_that_fails_is_nobodys_rollout():
     of = deployment()
     step = plan_step(facts([of], [failing(pod_of(of))]), context())
     assert step.outcomes["default/m"].failed is None
+
+
+def test_what_lasts_is_a_failure_that_is_told():
+    """A name that no table has would never stall anything."""
+    assert {one.name for one in ALL} >= LASTING
+
+
+def test_room_for_the_way_back_is_given_to_nobody():
+    """41.6 GiB leave for 21.3 that do not serve yet: an older model that waits gets none of it."""
+    good, new = deployment(concurrency=20), deployment(concurrency=2)
+    waiting = deployment("c", uid="c", concurrency=20)
+    new = with_status(new, lastGood=last_good_document(good.obj, good.revision))
+    smaller = [pod_of(new, ready=False)]
+    step = plan_step(facts([waiting, new], smaller), context())
+    assert [kind for kind, _ in kinds(step)] == []
+    assert step.outcomes["default/c"].refused
+    # Once it has served in full, it has.
+    proven = with_status(new, lastGood=last_good_document(new.obj, new.revision))
+    step = plan_step(facts([waiting, proven], [pod_of(new)]), context())
+    assert [kind for kind, _ in kinds(step)] == ["Create"]
+
+
+def test_what_a_reading_shows_of_an_engine_that_hangs_is_its_own():
+    """41.6 GiB loaded and never served: its successor of 61.8 counts on them, not beside them."""
+    old, new = deployment(concurrency=20), deployment(concurrency=38)
+    used = old.footprint.total_bytes
+    gpu = replace(GPU, live_free_bytes=GPU.usable_bytes - used, live_age_seconds=35.0)
+    hanging = facts(
+        [new], [pod_of(old, ready=False)], nodes=(replace(SHARED, devices=(gpu,)),),
+        m_0=Seen(unready_seconds=600.0),
+    )  # fmt: skip
+    assert kinds(plan_step(hanging, context())) == [("ClaimRoom", "m-0")]
 
 
 # Placement

@@ -1,0 +1,116 @@
+"""Rollouts through a whole operator: what is written, what is told, and what outlives it."""
+
+import copy
+
+from operator_rig import Rig, mdep, node, operator_rig
+
+FLAG = "--no-such-flag"
+REFUSED = {
+    "name": "engine",
+    "restartCount": 1,
+    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+    "lastState": {
+        "terminated": {"exitCode": 2, "message": f"error: unrecognized arguments: {FLAG}"}
+    },
+}
+
+
+def edit(rig, **engine):
+    """Another engine, as its owner would write it."""
+
+    def change(obj):
+        obj["spec"]["engine"] |= engine
+        obj["metadata"]["generation"] += 1
+
+    rig.cluster.change("modeldeployments", "default/m", change)
+
+
+def engines_end_at_the_flag(cluster):
+    """No engine that is given the flag ever serves."""
+    play = cluster.play
+
+    def played():
+        play()
+        for key, pod in list(cluster.objects["pods"].items()):
+            if FLAG not in pod["spec"]["containers"][0]["args"]:
+                continue
+            if pod["status"].get("phase") == "Running":
+                status = {
+                    "phase": "Running", "conditions": [],
+                    "containerStatuses": [copy.deepcopy(REFUSED)],
+                }  # fmt: skip
+                cluster.change("pods", key, lambda p, status=status: p.update(status=status))
+
+    cluster.play = played
+
+
+def rollout(rig):
+    return rig.cluster.objects["modeldeployments"]["default/m"]["status"].get("rollout", {})
+
+
+def last_good(rig):
+    return rig.cluster.objects["modeldeployments"]["default/m"]["status"]["lastGood"]
+
+
+async def test_an_operator_that_starts_returns_to_what_another_one_knew():
+    """It was killed when it had written that the revision has failed, and nothing else."""
+    async with operator_rig(nodes=[node(gpus=1)], mdeps=[mdep("m")]) as rig:
+        engines_end_at_the_flag(rig.cluster)
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        (before,) = rig.cluster.pods()
+        assert rollout(rig)["phase"] == "Complete"
+        good = last_good(rig)["revision"]
+        assert good == rollout(rig)["revision"]
+        edit(rig, args=[FLAG])
+        await rig.until("its failure", lambda: "failed" in rollout(rig))
+        assert rollout(rig)["phase"] == "Halted"
+        await rig.stop()
+
+        second = Rig(rig.cluster, rig._client)
+        await second.start()
+        await second.until("the way back", lambda: rollout(second)["phase"] == "Returned")
+        await second.until("that alone", lambda: len(rig.cluster.pods()) == 1)
+        (after,) = rig.cluster.pods()
+        assert after["metadata"]["uid"] == before["metadata"]["uid"], "the old one served on"
+        assert last_good(second)["revision"] == good
+        assert second.condition("default/m", "Stalled")["reason"] == "RolloutHalted"
+        (told,) = second.events("RolloutReturned")
+        assert "no such flag: --no-such-flag" in told
+        # It rests there.
+        patches = rig.cluster.count("PATCH", "modeldeployments")
+        await second.steps(20)
+        assert rig.cluster.count("PATCH", "modeldeployments") == patches
+
+        edit(second, args=["--seed=1"])
+        await second.until("an edit that cures it", lambda: second.is_ready("default/m"))
+        assert rollout(second)["phase"] == "Complete"
+        assert "failed" not in rollout(second)
+        assert last_good(second)["revision"] != good
+        await second.stop()
+
+
+async def test_what_left_first_comes_back():
+    """One device, one replica: it had to leave, its successor fails, and it is made again."""
+    one = mdep("m", model="Qwen/Qwen3-8B", concurrency=20)
+    async with operator_rig(nodes=[node(gpus=1)], mdeps=[one]) as rig:
+        engines_end_at_the_flag(rig.cluster)
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        edit(rig, args=[FLAG])
+        await rig.until("it to leave", lambda: rollout(rig).get("method") == "DrainFirst")
+        assert "no node has 41.6 GiB free" in rollout(rig)["message"]
+        await rig.until("the way back", lambda: rollout(rig)["phase"] == "Returned", at_most=200)
+        (pod,) = rig.cluster.pods()
+        assert FLAG not in pod["spec"]["containers"][0]["args"]
+        assert rig.condition("default/m", "Available")["status"] == "True"
+
+
+async def test_a_replica_that_crashes_later_is_no_rollout():
+    """An Event for each crash of an engine would bury those of rollouts."""
+    async with operator_rig(nodes=[node(gpus=1)], mdeps=[mdep("m", replicas=2)]) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        (pod, _) = rig.cluster.pods()
+        rig.cluster.remove("pods", f"default/{pod['metadata']['name']}")
+        await rig.until("it is missed", lambda: not rig.is_ready("default/m"))
+        assert rollout(rig)["phase"] == "Complete"
+        await rig.until("it serves again", lambda: rig.is_ready("default/m"))
+        assert not rig.events("RolloutProgressing")
