@@ -1,5 +1,7 @@
 """HBM quotas of namespaces: who waits, with which numbers, and that nobody is evicted."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from cluster_stub import refuse
 from memroute.placement import HBMQuotas, Ledger, RefusedReason, excess
 from memroute.units import GIB
 from memroute_operator.hbm_quotas import QUOTAS_NAME, read_quotas
-from memroute_operator.plan import ClaimRoom, Create
+from memroute_operator.plan import ClaimRoom, Create, plan_step
 from operator_rig import mdep, node, operator_rig
 from planned_cluster import USABLE_BYTES
 from preempted_cluster import PriorityCluster
@@ -174,3 +176,21 @@ async def test_before_quotas_are_known_nothing_is_placed_unless_there_can_be_non
         assert bool(rig.cluster.objects["pods"]) is is_placed
         if not is_placed:
             assert rig.condition("default/m", "Placed")["reason"] == "QuotaUnknown"
+
+
+def test_a_pod_that_is_on_its_way_counts():
+    """Nobody has seen it yet; what was asked for it must not be given out a second time."""
+    cluster = PriorityCluster(2, 1)
+    cluster.quotas = quotas(default=50)
+    cluster.add("a", concurrency=MIDDLE)
+    planner = cluster.planners[0]
+    facts = cluster.facts(planner)
+    step = plan_step(facts, cluster.context(planner, facts))
+    (create,) = step.actions
+    held = create.placed.reservation()
+    cluster.add("b", concurrency=MIDDLE)
+    facts = cluster.facts(planner).with_held([held])
+    context = replace(cluster.context(planner, facts), held_back=frozenset({create.placed.key.pod}))
+    step = plan_step(facts, context)
+    assert not step.actions
+    assert step.outcomes["default/b"].refused[0].reason is RefusedReason.QUOTA_EXCEEDED
