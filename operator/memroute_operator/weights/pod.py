@@ -1,5 +1,6 @@
 """What a pod needs for its weights: volumes, the engine's mount, the container that fetches."""
 
+import posixpath
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -133,13 +134,27 @@ def live_users(
     for pod in pods:
         metadata, spec = mapping(pod.get("metadata")), mapping(pod.get("spec"))
         listed = spec.get("volumes")
-        if volume not in (listed if isinstance(listed, list) else ()):
+        if not any(_is_same(one, volume) for one in (listed if isinstance(listed, list) else ())):
             continue
         if metadata.get("namespace") == namespace or (
             "hostPath" in volume and spec.get("nodeName") == node
         ):
             found.append(str(metadata.get("uid")))
-    return sorted(found)[:MAX_LIVE_PODS]
+    return sorted(found)
+
+
+def _is_same(one: object, volume: Mapping[str, Any]) -> bool:
+    """Whether a pod's volume is the folder or the claim of another, however each puts it."""
+    place = _place_of(volume)
+    return place is not None and _place_of(mapping(one)) == place
+
+
+def _place_of(volume: Mapping[str, Any]) -> tuple[str, str] | None:
+    path = mapping(volume.get("hostPath")).get("path")
+    if isinstance(path, str):
+        return "hostPath", posixpath.normpath(path)
+    claim = mapping(volume.get("persistentVolumeClaim")).get("claimName")
+    return ("claim", claim) if isinstance(claim, str) else None
 
 
 def with_live_pods(pod: KubeObject, pods: Iterable[KubeObject], now_seconds: float) -> KubeObject:
@@ -156,6 +171,8 @@ def with_live_pods(pod: KubeObject, pods: Iterable[KubeObject], now_seconds: flo
         pods, volume, namespace=pod["metadata"]["namespace"],
         node=term["matchFields"][0]["values"][0],
     )  # fmt: skip
+    if len(users) > MAX_LIVE_PODS:
+        return pod  # a part of them would make the others look gone: none is told
     told = [
         {"name": "MEMROUTE_LIVE_PODS", "value": " ".join(users)},
         {"name": "MEMROUTE_LIVE_PODS_AT", "value": f"{now_seconds:.0f}"},
