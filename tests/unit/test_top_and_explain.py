@@ -237,6 +237,14 @@ HELP = {
         [node("a")], [mdep("chat", model="Qwen/Qwen3-8B", replicas=2)],
         mdep("big", model="Qwen/Qwen3-32B"), ("scale default/chat from 2 to 0",),
     ),
+    "two other models have the room, and a third may stay": (
+        [node("a")],
+        [
+            mdep("one", model="Qwen/Qwen3-8B"), mdep("two", model="Qwen/Qwen3-8B"), mdep("draft"),
+        ],
+        mdep("big", model="Qwen/Qwen3-32B", quantization="FP8", concurrency=22, kvCacheDtype="FP8"),
+        ("scale default/two from 1 to 0 and scale default/one from 1 to 0",),
+    ),
     "its own replicas have it": (
         [node("a")], [],
         mdep("big", model="Qwen/Qwen3-14B", replicas=3, concurrency=8),
@@ -256,6 +264,9 @@ HELP = {
 
 def followed(rig, command):
     """The command, carried out as the API server would."""
+    for one in command.split(" && ")[1:]:
+        followed(rig, one)
+    command = command.split(" && ")[0]
     words = shlex.split(command)
     if words[1] == "patch":
         patch = json.loads(words[-1])

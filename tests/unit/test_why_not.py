@@ -200,3 +200,53 @@ def test_a_smaller_shape_that_is_said_to_fit_now_does(inventory, asked):
     for change in told:
         smaller = replace(replica, footprint=by_change[change].footprint)
         assert isinstance(plan(inventory, [smaller])[0], Placed), change
+
+
+def whole(index, *, pod=None, used=0):
+    free = 79 * GIB - used
+    return Device(
+        node="n", index=index, uuid=f"GPU-{index}", product="H100", usable_bytes=79 * GIB,
+        usable_source="dcgm", live_free_bytes=free, live_age_seconds=3.0, assigned_pod=pod,
+    )  # fmt: skip
+
+
+def test_whole_devices_are_told_by_who_has_them():
+    """Ours by its promise, a stranger's as foreign, what nobody's pod uses as foreign too."""
+    ours = Reservation(
+        owner="default/m-0", deployment="default/m", node="n", num_exclusive_devices=1,
+        exclusive_bytes=70 * GIB, ready_seconds=60.0,
+    )  # fmt: skip
+    node = Node(
+        name="n", mode=PlacementMode.EXCLUSIVE, num_allocatable=4, num_foreign_devices=1,
+        devices=(
+            whole(0, pod="default/m-0", used=69 * GIB), whole(1, pod="team/notebook", used=5 * GIB),
+            whole(2, used=2 * GIB), whole(3),
+        ),
+    )  # fmt: skip
+    live = frozenset({"default/m-0", "team/notebook"})
+    (use,) = uses(Inventory(nodes=(node,), reservations=(ours,), live_pods=live))
+    told = [
+        (one.promised_bytes, one.observed_bytes, one.foreign_bytes, one.free_bytes)
+        for one in use.devices
+    ]
+    gib = [tuple(number // GIB for number in row) for row in told]
+    assert gib == [(70, 69, 0, 0), (0, 5, 79, 0), (0, 2, 2, 77), (0, 0, 0, 79)]
+    assert (use.num_free_devices, use.promised_bytes) == (2, 70 * GIB)
+    assert use.free_bytes == 2 * 77 * GIB, "which one a pod would be given is kubelet's choice"
+    assert use.age_seconds == 3.0
+
+
+def test_whole_devices_that_nobody_attributes_are_not_guessed():
+    """Without attribution it is not known which of two a replica has: unknown is no number."""
+    ours = Reservation(
+        owner="default/m-0", deployment="default/m", node="n", num_exclusive_devices=1,
+        exclusive_bytes=70 * GIB,
+    )  # fmt: skip
+    node = Node(
+        name="n", mode=PlacementMode.EXCLUSIVE, num_allocatable=2, devices=(whole(0), whole(1))
+    )
+    (use,) = uses(Inventory(nodes=(node,), reservations=(ours,)))
+    assert [one.promised_bytes for one in use.devices] == [None, None]
+    assert [one.free_bytes for one in use.devices] == [None, None]
+    assert use.promised_bytes == 70 * GIB
+    assert use.num_free_devices == 1

@@ -135,7 +135,7 @@ def _missing(explanation: ModelExplanation) -> Iterator[RenderableType]:
     yield Text(f"{number} replica(s) placed nowhere ({refused.reason.value}): {why}")
     yield Text()
     if not explanation.remedies:
-        yield Text("what would help: no single change that was tried makes room for another one")
+        yield Text("what would help: nothing that was tried makes room for another one")
         return
     yield Text("what would help (each was tried, and one replica more was placed):")
     for remedy in explanation.remedies:

@@ -8,7 +8,7 @@ deployment that cannot be resolved, and is no suggestion.
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -26,6 +26,8 @@ from memroute_operator.plan import Create, Step
 # large fleet takes a second.
 MAX_REMEDIES = 6
 MAX_TRIALS = 60
+# Other models that are scaled down together at the most, where no single one is enough.
+MAX_TOGETHER = 5
 # Where a field of an alternative is in the spec.
 PLACES = {
     "kvCacheDtype": ("memory", "kvCacheDtype"),
@@ -81,6 +83,8 @@ def remedies(picture: Picture, facts: Facts, step: Step, deployment: Deployment)
         found.append(Remedy(change=trial.change, command=trial.command, then=then))
         if len(found) == MAX_REMEDIES:
             break
+    if not found and (together := _of_several(picture, facts, deployment, num_refused)):
+        found.append(together)
     return found
 
 
@@ -227,6 +231,50 @@ def _of_others(picture: Picture, facts: Facts, deployment: Deployment) -> Iterat
                 f"--replicas={replicas}",
                 picture=lambda other=other, n=replicas: _scaled(picture, other, n),  # type: ignore[misc]
             )
+
+
+def _of_several(
+    picture: Picture, facts: Facts, deployment: Deployment, num_refused: int
+) -> Remedy | None:
+    """Fewer replicas of several other models, as few as help; the youngest models first."""
+    held = {key: len(replicas) for key, replicas in facts.replicas_by_deployment().items()}
+    others = {
+        one.key: one
+        for one in reversed(facts.deployments)
+        if one.key != deployment.key and not one.paused and held.get(one.key)
+    }
+
+    def place(counts: Mapping[str, int]) -> str | None:
+        tried = picture
+        for key, number in counts.items():
+            tried = _scaled(tried, others[key], number)
+        return _place(tried, deployment.key, num_refused)
+
+    counts: dict[str, int] = {}
+    then = None
+    for key in list(others)[:MAX_TOGETHER]:
+        counts[key] = 0
+        if (then := place(counts)) is not None:
+            break
+    if then is None:
+        return None
+    for key in list(counts):  # give back what is not needed
+        for number in range(others[key].replicas, 0, -1):
+            fewer = counts | {key: number}
+            if (found := place(fewer)) is not None:
+                counts, then = fewer, found
+                break
+    scaled = {key: number for key, number in counts.items() if number < others[key].replicas}
+    return Remedy(
+        change=" and ".join(
+            f"scale {key} from {others[key].replicas} to {number}" for key, number in scaled.items()
+        ),
+        command=" && ".join(
+            f"kubectl scale mdep/{others[key].name} -n {others[key].namespace} --replicas={number}"
+            for key, number in scaled.items()
+        ),
+        then=then,
+    )
 
 
 def _scaled(picture: Picture, other: Deployment, replicas: int) -> Picture:
