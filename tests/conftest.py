@@ -3,8 +3,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from sizes import EXPLORES, tries
+
+# A check tries the same examples each time: what fails is what has changed. `make explore` tries
+# new ones, and more of them; what it finds becomes a test of its own.
 settings.register_profile(
-    "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+    "default",
+    deadline=None,
+    max_examples=tries(60),
+    derandomize=not EXPLORES,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("default")
 REPOSITORY = Path(__file__).parents[1]

@@ -12,7 +12,8 @@ files:                    # optional: written to {folder} before it starts
 ```
 
 Placeholders: ``{port}``, ``{port+1}``, ``{folder}``, ``{python}``, ``{native}`` (our compiled
-modules), ``{engine_urls}``; in files also ``{engine_url}``, ``{engine_host}``, ``{engine_port}``.
+modules), ``{engine_urls}``, ``{first_engine_url}``; in files, for each of them,
+``{engine_url}``, ``{engine_host}``, ``{engine_port}``.
 """
 
 import os
@@ -79,6 +80,7 @@ class RunningPeer:
         places = {
             "{port}": str(self.port), "{port+1}": str(self.port + 1), "{folder}": str(folder),
             "{python}": sys.executable, "{native}": str(NATIVE),
+            "{first_engine_url}": f"http://{engines[0][0]}:{engines[0][1]}",
         }  # fmt: skip
         for name, text in peer.files.items():
             (folder / name).write_text(_fill_lines(text, places, engines))

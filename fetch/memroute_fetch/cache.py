@@ -97,6 +97,8 @@ class ModelFolder:
         self.unmark()
         self.path.mkdir(parents=True, exist_ok=True)
         self._partial.mkdir(parents=True, exist_ok=True)
+        # Of a killed program: nobody who waits is to be told how far that was.
+        self.progress.unlink(missing_ok=True)
 
     def unmark(self) -> None:
         """The model is not whole any more: what its marker said is noted as right so far."""

@@ -56,6 +56,8 @@ class Hub:
             entries = asyncio.run(self._entries())
         except HubError as error:
             raise _told(error) from error
+        if not entries:
+            raise from_hub(failures.no_hub(self.asked, "it has no list of files"))
         return [self._file(entry) for entry in entries]
 
     def described(self, file: RemoteFile) -> RemoteFile:

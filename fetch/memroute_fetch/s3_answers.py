@@ -72,6 +72,9 @@ def page_of(body: bytes) -> Page:
         objects.append(Listed(key, size, etag))
     is_cut = texts.get("IsTruncated", "").strip().lower() == "true"
     token = texts.get("NextContinuationToken") or None
+    if is_cut and token is None:
+        problem = "it goes on, and does not say where"
+        raise NoListError(problem)
     return Page(objects, token if is_cut else None)
 
 

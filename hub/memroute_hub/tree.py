@@ -18,14 +18,20 @@ MAX_TREE_PAGES = 50
 
 
 async def tree_entries(transport: Transport, asked: Asked, commit: str) -> list[dict[str, Any]]:
-    """What the hub lists as files, as it lists them. Raises ``HubError``."""
+    """What the hub lists as files, as it lists them; nothing where it has no such list.
+
+    Raises ``HubError``, also where the list goes on and cannot be read to its end: half of a list
+    looks like a whole one.
+    """
     base = f"{asked.endpoint}/api/models/{asked.name.repository}/tree/{commit}"
-    url: str | None = f"{base}?{urlencode({'recursive': 'true', 'expand': 'false'})}"
+    url = f"{base}?{urlencode({'recursive': 'true', 'expand': 'false'})}"
     found: list[dict[str, Any]] = []
-    for _ in range(MAX_TREE_PAGES):
-        answer = None if url is None else await listed(transport, url)
+    for page_number in range(MAX_TREE_PAGES):
+        answer = await listed(transport, url)
+        if answer is None and page_number:
+            raise failures.no_hub(asked, "its list of files breaks off")
         if answer is None:
-            break
+            return []
         # An array: wrapped, so that it is read like everything else.
         page = json_of(replace(answer, body=b'{"files":' + answer.body + b"}"), asked)["files"]
         found.extend(
@@ -33,8 +39,11 @@ async def tree_entries(transport: Transport, asked: Asked, commit: str) -> list[
             for entry in (page if isinstance(page, list) else ())
             if isinstance(entry, dict) and entry.get("type") == "file"
         )
-        url = _next_page(answer.headers, asked)
-    return found
+        query = _next_query(answer.headers, base, asked)
+        if query is None:
+            return found
+        url = f"{base}?{query}"
+    raise failures.no_hub(asked, f"its list of files has more than {MAX_TREE_PAGES} pages")
 
 
 async def listed(transport: Transport, url: str) -> Answer | None:
@@ -57,12 +66,20 @@ def refuse_html(answer: Answer, asked: Asked) -> None:
         raise failures.no_hub(asked, "it sends a web page")
 
 
-def _next_page(headers: httpx2.Headers, asked: Asked) -> str | None:
-    """Where the list goes on; None at its end, and for an address of another host."""
+def _next_query(headers: httpx2.Headers, base: str, asked: Asked) -> str | None:
+    """What to ask for the next page, with the same address; None at the end of the list.
+
+    Mirrors hand on the addresses of the hub behind them: those are asked of the mirror. The token
+    goes with each request, so nobody else is asked. Raises ``HubError``.
+    """
     links = httpx2.Response(200, headers={"link": headers.get("link", "")}).links
     url = links.get("next", {}).get("url")
-    try:
-        is_own = url is not None and urlsplit(url)[:2] == urlsplit(asked.endpoint)[:2]
-    except ValueError:
+    if url is None:
         return None
-    return url if is_own else None
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if not parts.query or not urlsplit(base).path.endswith(parts.path) or not parts.path:
+        raise failures.no_hub(asked, "its list of files goes on where it cannot be")
+    return parts.query

@@ -1,19 +1,13 @@
-"""The router's wiring, and the small routes beside the proxied ones."""
+"""The router's wiring: what lives as long as its process does."""
 
 import asyncio
 import logging
-import resource
 import secrets
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
-from urllib.parse import unquote_to_bytes
-
-import orjson
 
 from memroute.traffic.admission import QueueLimits
 from memroute.traffic.replica import max_age_seconds
@@ -23,46 +17,37 @@ from memroute_router.access.gate import Gate
 from memroute_router.access.keyfile import KeysError
 from memroute_router.access.newcomers import KnownWords
 from memroute_router.access.proxies import TrustedProxies
-from memroute_router.access.words import no_such_model
 from memroute_router.claims import TenantSource
-from memroute_router.discovery import Discovery
 from memroute_router.documents import DocumentRoom
 from memroute_router.exposition import TEXT
 from memroute_router.http.clients import Clients
 from memroute_router.http.engine_pool import EnginePool
-from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
-from memroute_router.http.fields import JSON, KEYED_REQUEST_FIELDS, REQUEST_FIELDS
-from memroute_router.http.listening import Server, ServerLimits
+from memroute_router.http.fields import KEYED_REQUEST_FIELDS, REQUEST_FIELDS
+from memroute_router.http.listening import Server
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.tls import TLSFiles, server_files
-from memroute_router.intake import MAX_MODEL_CHARACTERS, IntakeServices
+from memroute_router.intake import IntakeServices
 from memroute_router.isolation import Isolation
-from memroute_router.journal import Journal, Record, safe_word
-from memroute_router.lifecycle import Proxy
+from memroute_router.journal import Journal
+from memroute_router.limits import server_limits
 from memroute_router.memory import (
     MemoryWatch,
-    bodies_bytes,
     documents_bytes,
     memory_limit_bytes,
-    num_connections,
 )
-from memroute_router.metrics import RouterMetrics
-from memroute_router.names import unknown_model
-from memroute_router.openapi import openapi_document
+from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.operations import Operations
-from memroute_router.outcomes import Outcome
+from memroute_router.own_answers import OwnAnswers
 from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, read_secret
-from memroute_router.pools import CommonSettings, Pool, Pools, Replica
+from memroute_router.pools import CommonSettings, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.refusal import LISTENER_CAUSES, Refusal, unknown
+from memroute_router.proxy import Proxy
 from memroute_router.scrape import Scraper
 from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
-from memroute_router.static import StaticMembership
 from memroute_router.supervisor import Supervisor
-from memroute_router.surface import ROUTES
 from memroute_router.tracing.context import Sampler
 from memroute_router.tracing.tracer import Tracer, export_command
 from memroute_router.watched import WatchedFiles
@@ -72,21 +57,6 @@ TICK_SECONDS = 0.25
 # Between two looks at the listener's certificates. Unit: seconds. Source: chosen by hand; a rotated
 # one is valid for hours beside its successor.
 CERTIFICATE_SECONDS = 2.0
-MODEL_PATH = b"/v1/models/"
-SPARE_FILES = 64
-# Of the connections, what one client's requests may hold. Unit: ratio. Source: chosen by hand: a
-# gateway before the router is one client, and the rest is for probes and other gateways.
-ONE_CLIENT_RATIO = 0.9
-NO_CORS = (
-    "; cross-origin requests of browsers (CORS) are not answered here: put a gateway that checks "
-    "origins before the router"
-)
-_LISTENER_OUTCOMES = {
-    401: Outcome.UNAUTHORIZED,
-    429: Outcome.RATE_LIMITED,
-    500: Outcome.INTERNAL_ERROR,
-    503: Outcome.ROUTER_EXHAUSTED,
-}
 
 
 class ListenError(Exception):
@@ -189,13 +159,20 @@ class Router:
         proxies: TrustedProxies | None = None
         if settings.trusted_proxies or settings.trust_headers:
             proxies = TrustedProxies(settings.trusted_proxies, trusts_all=settings.trust_headers)
+        health: dict[bytes, Callable[[Exchange], None]] = {
+            b"/health": lambda exchange: exchange.respond(200, b"ok\n", TEXT),
+            b"/ready": self._ready,
+        }
+        self.own = own = OwnAnswers(
+            self.pools, self.gate, self.metrics, self.journal, health=health
+        )
         self.proxy = Proxy(
             Services(
                 intake=IntakeServices(
                     pools=self.pools,
                     tokenizers=self.tokenizers,
                     tenants=settings.tenants,
-                    names_for=self._names_for,
+                    names_for=own.names_for,
                     media_hosts=settings.media_hosts,
                     is_tenant_checked=(
                         settings.tenants is TenantSource.HEADER and bool(settings.trusted_proxies)
@@ -220,26 +197,15 @@ class Router:
                 gate=self.gate,
                 engine_key=self.engine_key,
             ),
-            otherwise=self._answer_itself,
+            otherwise=own.answer,
         )
-        max_connections = settings.max_connections or _max_connections(memory_bytes)
         self.server = Server(
             self.proxy.handle,
             outbox,
-            limits=ServerLimits(
-                max_connections=max_connections,
-                max_client_connections=settings.max_client_connections,
-                max_client_requests=settings.max_client_requests or _for_one(max_connections),
-                max_body_bytes=settings.max_body_bytes,
-                max_bodies_bytes=bodies_bytes(memory_bytes),
-                idle_seconds=settings.idle_timeout_seconds,
-                header_seconds=settings.header_timeout_seconds,
-                body_seconds=settings.body_timeout_seconds,
-                stalled_client_seconds=settings.stalled_client_seconds,
-            ),
+            limits=server_limits(settings, memory_bytes),
             tls=_server_tls(settings),
             on_fault=self.on_fault,
-            on_refusal=self._listener_refused,
+            on_refusal=own.listener_refused,
             kinds=(
                 REQUEST_FIELDS
                 if self.gate is None and self.engine_key is None
@@ -251,19 +217,10 @@ class Router:
                 told_by=None if proxies is None else proxies.client_of,
             ),
         )
-        self.metrics.server = self.server
+        self.metrics.process.server = self.server
         self._membership: Membership | None = None
         self._is_listening = False
         self._is_stopping = False
-        self._started_at = int(time.time())
-        health: dict[bytes, Callable[[Exchange], None]] = {
-            b"/health": lambda exchange: exchange.respond(200, b"ok\n", TEXT),
-            b"/ready": self._ready,
-        }
-        self._own_routes = health | {
-            b"/openapi.json": self._openapi,
-            b"/v1/models": self._models,
-        }
         self.operations = Operations(
             self.pools,
             self.metrics,
@@ -394,7 +351,7 @@ class Router:
         while True:
             due = time.monotonic() + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)
-            self.metrics.loop_lag_seconds = max(0.0, time.monotonic() - due)
+            self.metrics.process.loop_lag_seconds = max(0.0, time.monotonic() - due)
             for place, tick in (
                 ("kv-share", self._tick_gate),
                 ("pool", self.pools.tick),
@@ -438,188 +395,15 @@ class Router:
                 )
                 group.create_task(pods, name="peer pods")
 
-    def _answer_itself(self, exchange: Exchange) -> None:
-        """What is not sent to an engine."""
-        path = exchange.path
-        method = exchange.method
-        route = ROUTES.get(path)
-        own = self._own_routes.get(path)
-        if own is None and path.startswith(MODEL_PATH):
-            own = self._model
-        if route is None and own is None:
-            told = path.decode("ascii", "backslashreplace")
-            self._refuse(exchange, 404, f"no such path: {told}")
-        elif own is not None and method in {b"GET", b"HEAD"}:
-            refusal = None
-            if self.gate is not None:
-                refusal = self.gate.may_ask(path, exchange.fields)
-            if refusal is None:
-                own(exchange)
-            else:
-                self._refuse_as(exchange, refusal)
-        else:
-            allowed = "POST" if route is not None else "GET, HEAD"
-            text = NO_CORS if method == b"OPTIONS" else ""
-            self._refuse(exchange, 405, f"use {allowed}{text}", b"allow: %b\r\n" % allowed.encode())
-
-    def _refuse(self, exchange: Exchange, status: int, text: str, lines: bytes = b"") -> None:
-        self._listener_refused(exchange.peer, exchange.target, status, text, "")
-        exchange.respond(status, error_body(status, text), JSON + lines)
-
-    def _refuse_as(self, exchange: Exchange, refusal: Refusal) -> None:
-        self._account(
-            exchange.peer,
-            exchange.target,
-            refusal.status,
-            refusal.message,
-            cause=refusal.cause,
-            outcome=refusal.outcome,
-        )
-        exchange.respond(refusal.status, refusal.body(is_anthropic=False), refusal.lines())
-
-    def _listener_refused(
-        self, peer: bytes, target: bytes, status: int, why: str, cause: str
-    ) -> None:
-        """A request was refused before it was one of the API."""
-        self._account(
-            peer,
-            target,
-            status,
-            why,
-            cause=cause or LISTENER_CAUSES.get(status, ""),
-            outcome=_LISTENER_OUTCOMES.get(status, Outcome.BAD_REQUEST),
-        )
-
-    def _account(
-        self, peer: bytes, target: bytes, status: int, why: str, *, cause: str, outcome: Outcome
-    ) -> None:
-        """A refusal that no ``Lifecycle`` tells of is accounted for like those of requests."""
-        record = Record(
-            ended_at=time.time(),
-            request_id=b"-",
-            path=safe_word(target.partition(b"?")[0]),
-            model="",
-            outcome=outcome,
-            status=status,
-            replica="",
-            refusal=why,
-            cause=cause,
-            client=peer,
-            choice=None,
-            attempts=0,
-            expected_tokens=0,
-            prompt_tokens=None,
-            cached_tokens=None,
-            output_tokens=None,
-            queue_seconds=None,
-            first_byte_seconds=None,
-            seconds=0.0,
-        )
-        self.metrics.of(None).ended(record)
-        self.journal.add(record)
-
-    def _openapi(self, exchange: Exchange) -> None:
-        names = self._names_for(exchange.fields) or ()
-        exchange.respond(200, orjson.dumps(openapi_document(names)))
-
     def _ready(self, exchange: Exchange) -> None:
         is_synced = self._membership is not None and self._membership.is_synced
         ready = is_synced and self._is_listening and not self._is_stopping
         text = b"ready\n" if ready else b"the first lists are not complete, or stopping\n"
         exchange.respond(200 if ready else 503, text, TEXT)
 
-    def _models(self, exchange: Exchange) -> None:
-        named = self._named(exchange)
-        models = [self._model_document(name, named) for name in named]
-        exchange.respond(200, orjson.dumps({"object": "list", "data": models}))
-
-    def _names_for(self, fields: dict[bytes, bytes]) -> Sequence[str] | None:
-        """The models that whoever sends these fields may know of; None: nobody knows who asks."""
-        gate = self.gate
-        if gate is None:
-            return self.pools.names()
-        grant = gate.identify(fields)
-        if isinstance(grant, Refusal):
-            return None
-        return [name for name in self.pools.names() if grant.allows(name)]
-
-    def _model(self, exchange: Exchange) -> None:
-        name = unquote_to_bytes(exchange.path[len(MODEL_PATH) :]).decode("utf-8", "replace")
-        named = self._named(exchange)
-        if name in named:
-            exchange.respond(200, orjson.dumps(self._model_document(name, named)))
-        elif self.gate is not None:
-            # The same words whether it exists or not.
-            self._refuse_as(exchange, no_such_model(name))
-        else:
-            told = unknown_model(name[:MAX_MODEL_CHARACTERS], self._names_for(exchange.fields))
-            self._refuse_as(exchange, unknown(told))
-
-    def _named(self, exchange: Exchange) -> dict[str, Pool]:
-        """The models that the client may know of."""
-        names = self._names_for(exchange.fields) or ()
-        return {name: pool for name in names if (pool := self.pools.get(name))}
-
-    def _model_document(self, name: str, named: Mapping[str, Pool]) -> dict[str, object]:
-        pool = named[name]
-        replicas = pool.replicas.values()
-        contexts = [r.info.max_context_tokens for r in replicas if r.info.max_context_tokens]
-        document: dict[str, object] = {
-            "id": name,
-            "object": "model",
-            "created": self._started_at,
-            "owned_by": "memroute",
-            "ready_replicas": sum(r.info.is_routable and not r.health.is_out for r in replicas),
-        }
-        if name != pool.model and pool.model in named:
-            document["parent"] = pool.model
-        if contexts:
-            document["max_model_len"] = max(contexts)
-        return document
-
 
 def _result(is_applied: bool) -> str:
     return "applied" if is_applied else "refused"
-
-
-async def run_router(settings: RouterSettings) -> None:
-    """Run until SIGTERM. Raises ``ConfigError`` when the file given cannot be used."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    router = Router(settings, Random())  # noqa: S311 - breaks ties
-    async with AsyncExitStack() as stack:
-        membership: Membership
-        client: KubernetesClient | None = None
-        if settings.config is not None:
-            static = StaticMembership(
-                Path(settings.config),
-                router.pools,
-                on_upsert=router.on_upsert,
-                on_retired=router.on_retired,
-                on_reload=lambda ok: router.metrics.config_reloads.labels(
-                    "applied" if ok else "refused"
-                ).inc(),
-                on_peers=router.peer_names.in_file,
-                on_fault=router.on_fault,
-            )
-            static.load()
-            loop.add_signal_handler(signal.SIGHUP, static.reload_soon)
-            membership = static
-        else:
-            # Its default action would end the process.
-            loop.add_signal_handler(signal.SIGHUP, LOGGER.info, "SIGHUP: there is no file to read")
-            client = await stack.enter_async_context(await KubernetesClient.from_environment())
-            membership = Discovery(
-                client,
-                router.pools,
-                namespace=settings.namespace,
-                on_upsert=router.on_upsert,
-                on_gone=router.on_gone,
-                doubts=router.metrics.doubts,
-            )
-        await router.run(membership, stopping, client)
 
 
 async def _listen(server: Server, host: str, port: int, flag: str) -> int:
@@ -628,17 +412,6 @@ async def _listen(server: Server, host: str, port: int, flag: str) -> int:
     except OSError as error:
         msg = f"cannot listen on {host}, port {port} ({flag}): {error.strerror or error}"
         raise ListenError(msg) from error
-
-
-def _max_connections(memory_bytes: int) -> int:
-    """Half of the files that the process may open, less some; or what there is memory for."""
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, min((allowed - SPARE_FILES) // 2, num_connections(memory_bytes)))
-
-
-def _for_one(max_connections: int) -> int:
-    """Requests that one client may have under way: what is left is for the others."""
-    return max(1, int(ONE_CLIENT_RATIO * max_connections))
 
 
 def _server_tls(settings: RouterSettings) -> TLSFiles | None:

@@ -26,7 +26,6 @@ alone, and what it held is given back.
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -41,13 +40,14 @@ from memroute_router.answers import explained, given_id
 from memroute_router.attempt import PUSH_BACK, Attempt
 from memroute_router.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS
 from memroute_router.failure import Failure, FailureCause
+from memroute_router.forwarding import forwarded_head
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import EXPLAIN, REASON
 from memroute_router.intake import MAX_MODEL_CHARACTERS, Intake
 from memroute_router.isolation import Case
 from memroute_router.journal import Record
-from memroute_router.metrics import PoolStatistics
+from memroute_router.metrics.statistics import PoolStatistics
 from memroute_router.outcomes import Outcome
 from memroute_router.phases import Happening, Phase, after
 from memroute_router.pools import Pool, Replica
@@ -64,7 +64,7 @@ from memroute_router.refusal import (
     replicas_failed,
 )
 from memroute_router.services import Services
-from memroute_router.surface import ROUTES, Route
+from memroute_router.surface import Route
 from memroute_router.tracing.trace import Trace
 
 LOGGER = logging.getLogger(__name__)
@@ -296,36 +296,14 @@ class Lifecycle:
     def request_head(self, authority: bytes) -> bytes:
         """The head of the request, for an engine."""
         exchange = self._exchange
-        fields = exchange.fields
-        peer, host = exchange.peer, fields.get(b"host", b"")
-        came_through = fields.get(b"x-forwarded-for")
-        scheme, lines = exchange.scheme, exchange.lines
-        proto, forwarded_host = fields.get(b"x-forwarded-proto"), fields.get(b"x-forwarded-host")
-        if (came_through or proto or forwarded_host) and (
-            self._services.trusts_headers or self._is_from_proxy()
-        ):
-            # Whoever else sends them only says what it likes.
-            if came_through:
-                peer = came_through + b", " + peer
-            scheme, host = proto or scheme, forwarded_host or host
+        lines = exchange.lines
         engine_key = self._services.engine_key
         if engine_key is not None:
             lines += engine_key.line
         if self._trace is not None:
             lines = self._trace.lines(lines, authority)
-        return (
-            b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
-            b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n%b\r\n"
-        ) % (
-            exchange.target,
-            authority,
-            len(exchange.body),
-            self._request_id,
-            peer,
-            scheme,
-            host,
-            lines,
-        )
+        is_believed = self._services.trusts_headers or self._is_from_proxy()
+        return forwarded_head(exchange, authority, self._request_id, lines, is_believed)
 
     def answer_begins(self, status: int, lines: bytes, length: int | None) -> None:
         """The first byte is there: from here on there is no other replica."""
@@ -744,23 +722,3 @@ class Lifecycle:
 
     def _statistics(self) -> PoolStatistics:
         return self._services.metrics.of(self._pool)
-
-
-class Proxy:
-    """Answers the proxied paths: one ``Lifecycle`` for each request."""
-
-    def __init__(self, services: Services, otherwise: Callable[[Exchange], None]) -> None:
-        """``otherwise``: answers what is not proxied."""
-        self._services = services
-        self._otherwise = otherwise
-        self._num_requests = 0
-
-    def handle(self, exchange: Exchange) -> None:
-        """Begin one request."""
-        # Most targets have no query.
-        route = ROUTES.get(exchange.target) or ROUTES.get(exchange.path)
-        if route is None or exchange.method != b"POST":
-            self._otherwise(exchange)
-            return
-        self._num_requests += 1
-        Lifecycle(self._services, exchange, route, self._num_requests).begin()

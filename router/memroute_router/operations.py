@@ -30,7 +30,7 @@ from memroute_router.http.listening import Server, ServerLimits
 from memroute_router.http.outbox import Outbox
 from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal
-from memroute_router.metrics import RouterMetrics
+from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.openapi import operations_document
 from memroute_router.pages import SteppedPage, json_list
 from memroute_router.pools import Pools

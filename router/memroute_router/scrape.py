@@ -24,7 +24,7 @@ from memroute_router.engines.others import TRTLLM_TARGET, is_sglang_page
 from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.faults import OnFault, log_fault
-from memroute_router.metrics import RouterMetrics
+from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.pools import Pools, Replica
 
 LOGGER = logging.getLogger(__name__)
@@ -99,7 +99,8 @@ class Scraper:
                 self._behind.add(pool.model)
                 LOGGER.warning(
                     "readings are out of date model=%s replicas=%d of=%d loop_lag_seconds=%.3f",
-                    pool.model, num_stale, len(pool.replicas), self._metrics.loop_lag_seconds,
+                    pool.model, num_stale, len(pool.replicas),
+                    self._metrics.process.loop_lag_seconds,
                 )  # fmt: skip
             elif not num_stale and pool.model in self._behind:
                 self._behind.discard(pool.model)

@@ -10,7 +10,7 @@ from memroute_router.http.faults import OnFault
 from memroute_router.intake import IntakeServices
 from memroute_router.isolation import Isolation
 from memroute_router.journal import Journal
-from memroute_router.metrics import RouterMetrics
+from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.tracing.tracer import Tracer
 
 

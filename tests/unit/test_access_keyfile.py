@@ -14,7 +14,7 @@ from memroute_router.access.keyfile import KeysError, is_strong, read_keys
 from memroute_router.access.rules import Limits, ModelNames
 from memroute_router.access.verdicts import authenticate, presented_key
 from memroute_router.access.words import EXPIRED_KEY, NO_KEY, SHORT_KEY, UNKNOWN_KEY
-from sizes import size
+from sizes import tries
 
 
 def keys(*tenants, **more):
@@ -142,7 +142,7 @@ def test_no_reason_quotes_the_file(text):
     assert ALICE not in str(error.value)
 
 
-@settings(max_examples=size(30, 60))
+@settings(max_examples=tries(30, 60))
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

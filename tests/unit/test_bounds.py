@@ -241,7 +241,7 @@ async def test_nothing_is_kept_of_what_comes_after_a_refusal(rig, engine_factory
     await until(lambda: connection._transport.get_extra_info("socket") is not None)
     for _ in range(20):
         await asyncio.sleep(0.005)
-    assert connection._head.num_fields <= 1
+    assert connection._reader._head.num_fields <= 1
     assert rig.router.server.budget.held_bytes == len(body())
     writer.close()
     never.set()
@@ -420,6 +420,6 @@ async def test_an_idle_connection_keeps_nothing_of_its_last_head(rig, engine_fac
     reader, writer = await begin(rig, asked)
     assert (await read_answer(reader))[0] == 200
     (connection,) = rig.router.server._state.connections
-    assert connection._head.num_bytes == 0
+    assert connection._reader._head.num_bytes == 0
     assert [kept.head.num_bytes for kept in rig.replicas[0].upstream.idle][-1] == 0
     writer.close()

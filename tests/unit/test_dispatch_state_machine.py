@@ -8,6 +8,7 @@ from dispatch_rig import Asking, answer, end, pool, read
 from memroute.traffic.admission import QueueLimits
 from memroute.traffic.dispatch import Assignment
 from memroute.traffic.routing import POLICY_NAMES
+from sizes import tries
 
 LIMITS = QueueLimits(max_requests=12, max_tokens=60_000, max_seconds=10)
 
@@ -194,4 +195,4 @@ class Dispatching(RuleBasedStateMachine):
 
 
 TestDispatching = Dispatching.TestCase
-TestDispatching.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestDispatching.settings = settings(max_examples=tries(40, 60), stateful_step_count=40)

@@ -327,3 +327,17 @@ def test_after_its_time_a_request_is_not_sent_where_it_cannot_fit():
     assert isinstance(verdict, Reject)
     assert verdict.reason is RejectReason.QUEUE_TIMEOUT
     assert "of 1 replica(s)" in verdict.message
+
+
+def test_a_claim_on_any_replica_is_of_those_where_the_claimant_fits():
+    """A large request of a higher priority that waited for one replica kept all others idle."""
+    made = pool(replicas=3, capacity=30_000, policy="random")
+    made.backends["a"].ledger.promise(capacity_tokens=30_000, max_context_tokens=8_000)
+    read(made, "b", ratio=1.0)
+    read(made, "c", ratio=1.0)
+    assert made.submit(Asking(prompt=8_000, priority=1), now_seconds=0.01) is None
+    small = Asking(prompt=1)
+    assert made.submit(small, now_seconds=0.01) is None
+    ((ticket, assignment),) = made.turns(now_seconds=0.02)
+    assert ticket is small
+    assert assignment.choice.replica == "a"

@@ -11,6 +11,7 @@ from memroute.traffic.admission import (
     RejectReason,
 )
 from memroute.traffic.dispatch import AdmissionMode, Assignment, Backend, DispatchSettings
+from sizes import tries
 
 
 def test_nobody_ready_is_not_the_same_as_nobody_free():
@@ -295,7 +296,7 @@ class Traffic:
             self.advance()
 
 
-@settings(max_examples=60)
+@settings(max_examples=tries(60))
 @given(
     st.lists(
         st.tuples(st.sampled_from("saewrt"), st.integers(0, 900), st.integers(0, 3)), max_size=80

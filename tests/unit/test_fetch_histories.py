@@ -18,7 +18,7 @@ from fake_hub import FakeHub, Repository
 from fetching import Fetching, without_waits
 from memroute_fetch import task
 from memroute_fetch.failures import ExitCode
-from sizes import size
+from sizes import tries
 
 FILES = {
     "config.json": b'{"model_type": "llama"}',
@@ -64,7 +64,7 @@ STEPS = st.one_of(
 
 
 @settings(
-    max_examples=size(30, 300), deadline=None,
+    max_examples=tries(30, 300), deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(steps=st.lists(STEPS, max_size=8))

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import threading
 
 import pytest
 
@@ -308,6 +309,42 @@ def test_one_gguf_file_is_chosen_by_its_pattern(hub, fetching):
     assert fetching.run(source, "--file", "*Q2*") == ExitCode.NOT_FOUND
 
 
+def test_a_long_list_of_a_mirror_is_read_to_its_end(hub, fetching):
+    """Mirrors hand on the addresses of the hub behind them: the mirror is asked all the same."""
+    hub.page_size = 4
+
+    def mirrored(handler, code, data, headers):
+        link = headers.get("Link", "").replace(hub.url, "https://hub.example")
+        handler.send(code, data, headers | {"Link": link})
+
+    hub.faults["tree"] = [mirrored] * 2
+    assert fetching.run(at(hub, "org/tiny")) == ExitCode.COMPLETE
+    assert fetching.files(at(hub, "org/tiny")) == FILES
+
+
+@pytest.mark.parametrize("fault", ["elsewhere", "breaks off", "nothing"])
+def test_half_of_a_list_is_no_model(hub, fetching, fault):
+    """A model without its second shard would be marked as whole."""
+    hub.page_size = 4
+
+    def elsewhere(handler, code, data, headers):
+        handler.send(code, data, headers | {"Link": f'<{hub.cdn_url}/steal?a=b>; rel="next"'})
+
+    def as_ever(handler, code, data, headers):
+        handler.send(code, data, headers)
+
+    def absent(handler, _code, _data, _headers):
+        handler.error(404, "EntryNotFound", "no such page")
+
+    hub.faults["tree"] = {
+        "elsewhere": [elsewhere], "breaks off": [as_ever, absent],
+        "nothing": [fake_hub.body(b"[]")],
+    }[fault]  # fmt: skip
+    assert fetching.run(at(hub, "org/tiny")) == ExitCode.NO_NETWORK
+    assert "list of files" in fetching.said
+    assert not any(request.is_cdn for request in hub.requests)
+
+
 def test_of_two_checkpoints_the_one_of_the_index_is_fetched(hub, fetching):
     """A converted copy beside the original: an engine loads what the index names."""
     index = {"metadata": {}, "weight_map": {"a": "model-fp8.safetensors"}}
@@ -370,6 +407,29 @@ def test_a_model_that_is_taken_into_use_just_before_it_would_leave_stays(
     monkeypatch.setattr(eviction, "models_to_evict", decide_late)
     assert fetching.run(at(hub, "org/new"), "--max-cache-bytes", size) == ExitCode.NO_SPACE
     assert fetching.is_whole(at(hub, "org/tiny"))
+
+
+def test_two_models_at_once_are_not_promised_the_same_room(hub, fetching, tmp_path, monkeypatch):
+    """150,000 bytes are free and each model has 99,000: the second is refused, not cut off."""
+    hub.repositories["org/new"] = Repository(tiny_files(num_hidden_layers=4))
+    free_bytes(monkeypatch, 150_000)
+    go_on = threading.Event()
+    hub.faults[SHARDS[0]] = [fake_hub.held(0, go_on)]
+    first = threading.Thread(target=fetching.run, args=(at(hub, "org/tiny"),))
+    first.start()
+    try:
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "cache").symlink_to(fetching.cache, target_is_directory=True)
+        other = Fetching(tmp_path / "other" / "cache", hub.url)
+        while first.is_alive() and not any(request.is_cdn for request in hub.requests):
+            first.join(0.01)
+        assert other.run(at(hub, "org/new")) == ExitCode.NO_SPACE
+        assert "models in use stay (hub--org--tiny" in other.said
+    finally:
+        go_on.set()
+        first.join()
+    assert fetching.is_whole(at(hub, "org/tiny"))
+    assert other.run(at(hub, "org/new")) == ExitCode.COMPLETE
 
 
 def test_without_a_list_of_pods_every_noted_one_is_alive(hub, fetching):

@@ -220,6 +220,7 @@ def test_checksums_are_taken_only_where_they_are_of_the_whole_object(stored, kin
     [
         b"", b"<html><body>log in</body></html>", b"{}",
         b'<!DOCTYPE a [<!ENTITY b "c">]><ListBucketResult/>',
+        b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
         b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
         b"<ListBucketResult><Contents><Key>a</Key><Size>-1</Size></Contents></ListBucketResult>",
     ],

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from memroute.traffic.dispatch import AdmissionMode, Lease
-from memroute_router import app
+from memroute_router import process
 from memroute_router.attempt import Attempt
 from memroute_router.http.deadlines import Deadlines
 from memroute_router.http.outbox import Outbox
@@ -360,12 +360,12 @@ async def test_sighup_without_a_file_ends_nothing(monkeypatch):
     async def from_environment():
         return client()
 
-    monkeypatch.setattr(app.KubernetesClient, "from_environment", from_environment)
-    monkeypatch.setattr(app, "Discovery", Nobody)
+    monkeypatch.setattr(process.KubernetesClient, "from_environment", from_environment)
+    monkeypatch.setattr(process, "Discovery", Nobody)
     settings = parse_settings(
         ["--host", "127.0.0.1", "--port", "0", "--shutdown-timeout-seconds", "0"]
     )
-    running = asyncio.create_task(app.run_router(settings))
+    running = asyncio.create_task(process.run_router(settings))
     loop = asyncio.get_running_loop()
     await until(lambda: signal.SIGHUP in getattr(loop, "_signal_handlers", {signal.SIGHUP: 1}))
     await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from memroute_operator.leadership import (
     step_down_if_late,
 )
 from memroute_simulator.virtual.loop import VirtualLoop
+from sizes import tries
 
 TIMING = LeaseTiming()
 WALL = "2026-01-01T00:00:00.000000Z"
@@ -284,7 +285,7 @@ def play(seed):
     return begun, led
 
 
-@settings(max_examples=40)
+@settings(max_examples=tries(40))
 @given(st.integers(0, 2**32))
 def test_no_history_has_two_who_may_write(seed):
     """Clocks of any zero, calls that are late or lost, processes stopped, killed and ended.

@@ -35,6 +35,7 @@ from memroute.traffic.peers.reports import (
 from memroute.traffic.prefixes import text_key
 from memroute.traffic.replica import ReplicaReading
 from memroute.traffic.request import RequestProfile
+from sizes import tries
 
 SECRET = b"0123456789abcdef"
 U64 = st.integers(0, 2**64 - 1)
@@ -115,7 +116,7 @@ def test_no_datagram_can_make_a_router_fail(secret):
     assert all(ledger.num_pending == 0 for ledger in ledgers(group_of=group))
 
 
-@settings(max_examples=300)
+@settings(max_examples=tries(80, 300))
 @given(st.binary(max_size=300), st.sampled_from([None, SECRET]))
 def test_no_bytes_behind_a_good_header_can_either(body, secret):
     header = struct.pack(">2sBBQQ", b"mr", 1, 0, 5, 5)

@@ -19,6 +19,7 @@ from memroute_operator.pod_template.owned import refusal
 from memroute_operator.pods import _node_of
 from memroute_operator.revision import revision_of
 from operator_rig import mdep
+from sizes import tries
 from template_refusals import REFUSED, REFUSED_BY_THE_OPERATOR, engine, pod, sidecar
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -283,7 +284,7 @@ def test_merging_changes_neither_side_and_ends(base, over):
     assert (base, over) == before
 
 
-@settings(max_examples=400)
+@settings(max_examples=tries(100, 400))
 @given(st.fixed_dictionaries({"spec": st.dictionaries(NAMES, VALUES), "metadata": VALUES}))
 def test_whatever_a_template_is_it_is_read_or_told(template):
     """One odd object is its owner's problem; it must not end the reading of others."""

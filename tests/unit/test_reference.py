@@ -23,7 +23,7 @@ from memroute_operator.hub_models import CONFIG_TOO_LARGE, CRD_OUTDATED, MODEL_R
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.failure import FailureCause
-from memroute_router.metrics import RouterMetrics
+from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.outcomes import Outcome
 from memroute_router.pools import CommonSettings, Pools, PoolSettings
 from memroute_router.settings import parse_settings as parse_router

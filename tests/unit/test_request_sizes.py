@@ -14,7 +14,7 @@ from memroute.traffic.dispatch import Assignment, Backend, Dispatcher, DispatchS
 from memroute.traffic.replica import ReplicaLedger
 from memroute_router.requests import BadRequestError
 from memroute_router.surface import ROUTES
-from sizes import size
+from sizes import size, tries
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 MESSAGES, RESPONSES, RERANK = "/v1/messages", "/v1/responses", "/v1/rerank"
@@ -276,7 +276,7 @@ FIELDS = (
         max_size=size(4, len(FIELDS)),
     ),
 )
-@settings(max_examples=size(60, 150), deadline=None)
+@settings(max_examples=tries(60, 150))
 def test_no_document_is_too_odd_to_be_read_or_refused(route, document):
     """Anything else would be a 500, and a traceback, for what a client wrote."""
     try:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from memroute.traffic.admission import QueueRefusal
 from memroute.traffic.dispatch.waiting_room import EndOfWait
-from memroute_router.app import Router
 from memroute_router.journal import NUM_REMEMBERED, AccessLog, Journal, Record
 from memroute_router.log_lines import LogFormat, json_line, one_word
 from memroute_router.outcomes import Outcome
@@ -387,13 +386,12 @@ async def test_a_request_that_is_not_read_whole_has_a_line_too():
     await rig.stop()
 
 
-async def test_an_exception_of_ours_names_the_request_that_it_ended(rig, caplog, monkeypatch):
+async def test_an_exception_of_ours_names_the_request_that_it_ended(rig, caplog):
     def broken(*_):
         msg = "a bug"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(Router, "_models", broken)
-    rig.router._own_routes[b"/v1/models"] = broken
+    rig.router.own._routes[b"/v1/models"] = broken
     status, _, _ = await exchange(rig.port, b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
     assert status == 500
     (line,) = lines_of(rig)

@@ -157,7 +157,7 @@ def test_a_404_lists_what_its_reader_may_know_of():
 async def test_who_may_know_no_names_gets_none_anywhere(rig, engine_factory):
     """One seam for whoever checks keys: error messages, lists and descriptions ask it."""
     rig.add("a", (await engine_factory(whole())).port)
-    rig.router._names_for = lambda _fields: None
+    rig.router.own.names_for = lambda _fields: None
     secret = b'"m"'
     for question in (get(b"/v1/models"), get(b"/v1/models/m"), get(b"/openapi.json")):
         _, _, content = await exchange(rig.port, question)

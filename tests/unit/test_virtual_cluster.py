@@ -14,7 +14,7 @@ from memroute_simulator.virtual.peer_network import PeerSettings
 from memroute_simulator.virtual.router import MEMROUTE, ORACLE, POLICIES, RouterSettings
 from memroute_simulator.workloads import workload_by_name
 from memroute_simulator.workloads.request import Session, Workload, WorkloadRequest
-from sizes import size
+from sizes import size, tries
 
 H100 = accelerator_by_name("H100")
 LLAMA = architecture_for_model("meta-llama/Llama-3.1-8B")
@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_run(policy):
     assert runs[0] == runs[1]
 
 
-@settings(max_examples=size(8, 15))
+@settings(max_examples=tries(8, 15))
 @given(
     st.sampled_from(["memroute", "lmetric", "gie-kv-queue", "round-robin"]),
     st.integers(1, 4), st.integers(1, 3), st.integers(0, 100),

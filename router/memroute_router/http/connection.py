@@ -11,74 +11,27 @@ idle ── first byte ──► head ── blank line ──► body ── co
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final, cast
 
-import httptools
-
-from memroute_router.http.budget import SMALL_BYTES, BodyBudget, UnsentAnswers
-from memroute_router.http.clients import Client, Clients, LimitKind
-from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
+from memroute_router.http.clients import Client, LimitKind
+from memroute_router.http.deadlines import NEVER, monotonic
 from memroute_router.http.errors import ANTHROPIC_PATH, error_body
 from memroute_router.http.exchange import Exchange, Sink
-from memroute_router.http.faults import CLIENT, OnFault
-from memroute_router.http.fields import JSON, REASON, Head, status_line
-from memroute_router.http.framing import check_head, origin_form, without_offer
-from memroute_router.http.outbox import Outbox
+from memroute_router.http.faults import CLIENT
+from memroute_router.http.fields import JSON, REASON, status_line
+from memroute_router.http.reading import RequestReader
+from memroute_router.http.server_state import ServerState
 from memroute_router.http.sockets import client_address, untaken_bytes
 
+# Requests that may wait behind one another on a connection.
 MAX_PIPELINED: Final = 16
-MAX_FRAMING_BYTES: Final = 64 * 1024
-MAX_FRAMING_PER_BYTE: Final = 8
-# What chunk sizes, extensions and trailers may take beside the body: a chunk for every byte is six.
-LINGER_SECONDS: Final = 2.0
 # After a refusal, what the client still sends is thrown away for so long: closing at once would
-# reset the connection, and with it the refusal before it was read.
-READ_BUFFER_BYTES: Final = 256 * 1024
-# What one read takes at most: as much as uvloop reads at once by itself.
+# reset the connection, and with it the refusal before it was read. Unit: seconds.
+LINGER_SECONDS: Final = 2.0
+# What may wait for a slow client before its engine is no longer read, and it counts. Unit: bytes.
 WRITE_HIGH_WATER_BYTES: Final = 16 * 1024
-# What may wait for a slow client before its engine is no longer read, and it counts.
-FREE_HEAD_BYTES: Final = 4 * 1024
-# A head that came at once, and is no larger, is not counted: it is what a connection costs anyway.
-WAITING_BYTES: Final = 4 * 1024
-# What a request that waits behind another one costs beside its bytes: its objects.
-NOT_PAUSED: Final = -1
 # Instead of a number of bytes: the client takes what there is.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerLimits:
-    """What one client connection may cost."""
-
-    max_connections: int = 10_000
-    """More get 503 at once: each may need a second file descriptor, for its engine."""
-    makes_room: bool = False
-    """Whether one more closes the one that would be closed next, instead of getting 503: where
-    probes ask, nobody may keep them out by opening connections. It looks at all of them."""
-    max_client_connections: int = 0
-    """Of one client, a proxy that is believed excepted; 0: as many as there are while others need
-    none (``clients.py``)."""
-    max_client_requests: int = 0
-    """Of one client, being answered; 0: as many as there are."""
-    max_body_bytes: int = 32 * 1024**2
-    # A context of a million tokens is about 4 MB of text; images and audio take the rest.
-    max_bodies_bytes: int = 1024**3
-    """Of the bodies of all connections together; more get 503."""
-    max_target_bytes: int = 8 * 1024
-    max_header_bytes: int = 64 * 1024
-    max_headers: int = 100
-    idle_seconds: float = 75.0
-    # Above the 60 s that load balancers keep idle connections: they close first, not we.
-    header_seconds: float = 10.0
-    body_seconds: float = 60.0
-    stalled_client_seconds: float = 120.0
-    """How long a client may take nothing at all of its answer."""
-
-
-# Bytes of a body from which on its head is screened before the body arrives: the usual request is
-# whole with its first read, and is looked at once.
-SCREENED_BYTES: Final = 64 * 1024
+NOT_PAUSED: Final = -1
 # Why 503 is said of a request: what is held of all requests is as much as it may be.
 BODIES: Final = "bodies"
 _NO_ROOM: Final = "the router holds as many bytes of requests as it may"
@@ -87,61 +40,6 @@ _RETRY_SOON: Final = b"retry-after: 1\r\n"
 _CLIENT_CONNECTIONS: Final = LimitKind.CLIENT_CONNECTIONS
 _CLIENT_REQUESTS: Final = LimitKind.CLIENT_REQUESTS
 
-Handler = Callable[[Exchange], None]
-Screen = Callable[[bytes, dict[bytes, bytes]], tuple[int, str, str, bytes, bytes] | None]
-"""Why a request with this target and these fields need not send its body: status, why in words and
-in one word, header lines and body of the answer; None: it may."""
-OnRefusal = Callable[[bytes, bytes, int, str, str], None]
-"""Hears of requests that no handler has seen or ended: the client's address, the target as far as
-it was read, the status, why, and the same in one word (empty: the status says it)."""
-
-
-def tell_nobody(_peer: bytes, _target: bytes, _status: int, _why: str, _cause: str) -> None:
-    """Nobody wants to hear of refusals."""
-
-
-class RefusedError(Exception):
-    """Nothing of the rest of a read is looked at: its parser would go on to the end of it."""
-
-
-class ReadBuffer:
-    """What was read last, from whichever connection: filled and parsed in one step of the loop.
-
-    Of a body one copy is made, the one that goes on, out of memory that is in the cache.
-    """
-
-    __slots__ = ("view",)
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(READ_BUFFER_BYTES))
-
-
-@dataclass(slots=True)
-class ServerState:
-    """What the connections of one server share. Owns the set of open ones."""
-
-    handler: Handler
-    limits: ServerLimits
-    deadlines: Deadlines
-    outbox: Outbox
-    on_fault: OnFault
-    budget: BodyBudget
-    kinds: dict[bytes, int]
-    """What becomes of each field of a request."""
-    on_refusal: OnRefusal = tell_nobody
-    screen: Screen | None = None
-    """Who looks at requests with large bodies before those arrive; None: nobody."""
-    clients: Clients = field(default_factory=Clients)
-    reads: ReadBuffer = field(default_factory=ReadBuffer)
-    no_head: Head = field(default_factory=lambda: Head({}))
-    """Of connections that have no request."""
-    is_stopping: bool = False
-    connections: set["ClientConnection"] = field(default_factory=set)
-    unsent: UnsentAnswers = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.unsent = UnsentAnswers(self.budget)
-
 
 class ClientConnection(asyncio.BufferedProtocol):
     """One client connection."""
@@ -149,29 +47,15 @@ class ClientConnection(asyncio.BufferedProtocol):
     __slots__ = (
         "__weakref__",
         "_asking",
-        "_body",
-        "_body_bytes",
         "_client",
-        "_declined",
         "_exchange",
-        "_has_come_further",
-        "_has_ended_one",
-        "_head",
-        "_head_bytes",
-        "_held_head_bytes",
-        "_is_arriving",
         "_is_deaf",
         "_last_words",
-        "_parser",
-        "_raw_bytes",
-        "_reading_head",
-        "_receiving",
+        "_reader",
         "_state",
-        "_target",
         "_transport",
         "_unsent",
         "_untaken_bytes",
-        "_version",
         "_waiting",
         "deadline_at",
         "peer",
@@ -182,49 +66,27 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._state = state
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] | None = None
-        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._reader: RequestReader = RequestReader(state, self)
         self._exchange: Exchange | None = None
         self._waiting: deque[Exchange] | None = None
         self._client: Client | None = None
         """Who has the connection."""
         self._asking: Client | None = None
         """Whose request is being answered: the client's, or of whom a proxy has it."""
-        self._receiving: bool = False
         self._is_deaf = False
         """Whether what still comes is thrown away: a refusal was the last word."""
         self._last_words: bytes | None = None
         self.peer = b"unknown"
         """The client's address, without its port."""
         self.scheme = b"http"
-        self._target = b""
-        self._version = ""
-        """Of HTTP, as the request says."""
-        self._head = state.no_head
-        self._reading_head = True
-        """Whether its end has not come: what comes later are trailers."""
-        self._has_come_further = False
-        """Whether its head has begun, or its body, since its deadline was set."""
-        self._has_ended_one = False
-        """Whether a request has ended in what was read last: what follows is of another."""
-        self._head_bytes = 0
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._raw_bytes = 0
-        """Of the body that is arriving, its framing included."""
-        self._declined = b""
-        """The head of a request that offered another protocol, without the offer."""
         self.deadline_at = NEVER
         self._untaken_bytes: int = NOT_PAUSED
         """Of the answer, what a client that is slow had not taken at the last look."""
-        self._is_arriving = False
-        """Whether a request has not come with one read: it may have to give up its place."""
-        self._held_head_bytes: int = 0
-        """That are counted, of a head that is not whole."""
 
     @property
     def is_busy(self) -> bool:
         """Whether a request is being answered, has its turn next, or is being received."""
-        return self._exchange is not None or self._receiving or bool(self._waiting)
+        return self._exchange is not None or self._reader.is_receiving or bool(self._waiting)
 
     @property
     def is_answering(self) -> bool:
@@ -232,7 +94,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         return self._exchange is not None or bool(self._waiting)
 
     @property
-    def _is_next(self) -> bool:
+    def is_answering_one(self) -> bool:
+        """Whether a request is being answered now."""
+        return self._exchange is not None
+
+    @property
+    def is_next(self) -> bool:
         """Whether what arrives now is answered next: none is being answered, and none waits.
 
         Between two answers none is being answered, and one that has waited has its turn.
@@ -260,14 +127,14 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self._make_room()
             elif not self._displaces(client):
                 state.clients.refused[LimitKind.CONNECTIONS] += 1
-                self._refuse(503, "too many connections", _RETRY_SOON)
+                self.refuse(503, "too many connections", _RETRY_SOON)
         elif (
             limits.max_client_connections
             and len(client.connections) > limits.max_client_connections
             and not client.is_proxy
         ):
             state.clients.refused[_CLIENT_CONNECTIONS] += 1
-            self._refuse(
+            self.refuse(
                 429,
                 f"too many connections from your address: at most {limits.max_client_connections}",
                 b"%b%b: %b\r\n" % (_RETRY_SOON, REASON, _CLIENT_CONNECTIONS.value.encode()),
@@ -278,11 +145,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._forget()
         self._state.deadlines.forget(self)
         self._transport = None
-        self._parser = None  # it holds our callbacks: a cycle
         waiting, self._waiting = self._waiting, None
         for each in waiting or ():
             each.drop_body()
-        self._drop_body()
+        self._reader.close()
         self._state.budget.not_slow(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -324,10 +190,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         return self._state.reads.view
 
     def buffer_updated(self, num_bytes: int) -> None:  # noqa: D102
-        data: bytes | memoryview = self._state.reads.view[:num_bytes]
-        self._has_ended_one = False
-        while data and self._last_words is None and not self._is_deaf and self._parser is not None:
-            data = self._feed(self._parser, data)
+        self._reader.feed(num_bytes)
 
     def deadline_passed(self) -> None:
         """The client took too long."""
@@ -335,123 +198,16 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         if self._exchange is not None or self._is_deaf:
             self.abort()
-        elif not self._receiving:
+        elif not self._reader.is_receiving:
             self.close()
         else:
-            self._refuse(408, "the request did not arrive in time")
+            self.refuse(408, "the request did not arrive in time")
 
-    # httptools callbacks
+    # For the reader
 
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        if self._last_words is not None:
-            raise RefusedError
-        self._receiving = True
-        self._target = b""
-        self._head = Head(self._state.kinds)
-        self._reading_head = True
-        self._head_bytes = 0
-        self._body = []
-        self._body_bytes = self._raw_bytes = 0
-        self._has_come_further = True
-
-    def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
-        self._target += url
-        if len(self._target) > self._state.limits.max_target_bytes:
-            self._refuse(414, "the target is too long")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One field; trailers come here too, and end here."""
-        if not self._reading_head:
-            if self._last_words is not None:
-                raise RefusedError
-            return
-        head, limits = self._head, self._state.limits
-        head.add(name, value)
-        if head.num_fields > limits.max_headers:
-            self._refuse(431, f"more than {limits.max_headers} header fields")
-        elif head.num_bytes > limits.max_header_bytes:
-            self._refuse(431, "the header fields are too large")
-
-    def on_headers_complete(self) -> None:
-        """The head is complete: refuse what is ambiguous or too large before its body arrives."""
-        self._reading_head = False
-        if self._parser is None or self._is_deaf or self._last_words is not None:
-            return
-        head = self._head
-        self._version = self._parser.get_http_version()
-        refusal = (
-            (400, f"more than one {head.twice.decode('latin-1')}")
-            if head.twice is not None
-            else check_head(head.read, self._version, self._state.limits.max_body_bytes)
-        )
-        if refusal is None and self._parser.should_upgrade():
-            self._declined = without_offer(self._parser.get_method(), self._target, head)
-            if self._declined:
-                return
-            refusal = 400, "upgrades and tunnels are not supported"
-        if refusal is None and not self._target.startswith(b"/"):
-            origin = origin_form(self._target)
-            if origin is None:
-                refusal = 400, "malformed target"
-            else:
-                head.read[b"host"], self._target = origin
-        if refusal is not None:
-            self._refuse(*refusal)
-            return
-        screen = self._state.screen
-        if screen is not None and _is_large(head.read):
-            answer = screen(self._target, head.read)
-            if answer is not None:
-                self._say_last(*answer)
-                return
-        if b"expect" in head.read and self._is_next:
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._has_come_further = True
-
-    def on_body(self, data: bytes) -> None:
-        """A piece of the body."""
-        self._body_bytes += len(data)
-        if self._body_bytes > self._state.limits.max_body_bytes:
-            self._refuse(413, f"the body is larger than {self._state.limits.max_body_bytes} bytes")
-        elif self._last_words is not None or self._is_deaf:
-            return
-        elif not self._state.budget.take(len(data), self._body_bytes):
-            self._refuse_full()
-        elif self._last_words is None:
-            self._body.append(data)
-        else:
-            self._state.budget.give_back(len(data))  # its own place was given up meanwhile
-
-    def on_message_complete(self) -> None:
-        """The request is whole: answer it now, or after those before it."""
-        if self._is_deaf or self._last_words is not None or self._parser is None or self._declined:
-            return
-        head_bytes = 0
-        if self._is_arriving or self._head.num_bytes > FREE_HEAD_BYTES or not self._is_next:
-            if not self._holds_head():
-                self._refuse_full()
-                return
-            head_bytes = self._head.num_bytes + WAITING_BYTES
-        self._receiving = False
-        self._has_ended_one = True
-        body, self._body = self._body, []
-        exchange = Exchange(
-            self,
-            method=self._parser.get_method(),
-            target=self._target,
-            lines=self._head.lines(),
-            fields=self._head.read,
-            body=body[0] if len(body) == 1 else b"".join(body),
-            keep_alive=self._parser.should_keep_alive() and not self._state.is_stopping,
-            http_1_1=self._version == "1.1",
-            received_at=monotonic(),
-            budget=self._state.budget,
-            head_bytes=head_bytes,
-        )
-        self._head = self._state.no_head  # an idle connection keeps nothing of its last request
-        if self._is_next:
+    def received(self, exchange: Exchange) -> None:
+        """A request is whole: answer it now, or after those before it."""
+        if self.is_next:
             self._answer(exchange)
             return
         if self._waiting is None:
@@ -460,6 +216,32 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._state.budget.slow(self)
         if len(self._waiting) >= MAX_PIPELINED and self._transport is not None:
             self._transport.pause_reading()
+
+    def not_slow(self) -> None:
+        """One of the causes for which it was has ended."""
+        if not self._waiting and not self._reader.is_arriving:
+            self._state.budget.not_slow(self)
+
+    def refuse_full(self) -> None:
+        """The router holds as much of requests as it may."""
+        self.refuse(503, _NO_ROOM, b"%b%b: router-exhausted\r\n" % (_RETRY_SOON, REASON), BODIES)
+
+    def refuse(self, status: int, text: str, lines: bytes = b"", cause: str = "") -> None:
+        """Answer before the request is whole, and close: what follows cannot be understood."""
+        if self._last_words is not None or self._is_deaf:
+            return
+        self.say_last(status, text, cause, JSON + lines, error_body(status, text))
+
+    def say_last(self, status: int, why: str, cause: str, lines: bytes, body: bytes) -> None:
+        """Answer with a whole answer, and close; ``why`` and ``cause`` are for the log."""
+        self._state.on_refusal(self.peer, self._reader.target, status, why, cause)
+        self._last_words = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
+            status_line(status), lines, len(body), body,
+        )  # fmt: skip
+        self._reader.stop()
+        if self.is_next:
+            self.write(self._last_words)
+            self._linger()
 
     # For the exchange
 
@@ -491,7 +273,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if transport is None or transport.is_closing():
             return
         if not keep_alive:
-            self._linger() if self._receiving else self.close()
+            self._linger() if self._reader.is_receiving else self.close()
         elif self._waiting:
             # Not from here: a thousand pipelined requests would be a thousand frames deep.
             asyncio.get_running_loop().call_soon(self._answer_next)
@@ -500,7 +282,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._linger()
         elif self._state.is_stopping:
             self.close()
-        elif self._receiving:
+        elif self._reader.is_receiving:
             self.deadline_at = monotonic() + self._state.limits.header_seconds
         else:
             # A quarter of a second early: that of the last sweep will do.
@@ -567,7 +349,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             if self._transport is not None:
                 self._transport.resume_reading()
             first = self._waiting.popleft()
-            self._not_slow()
+            self.not_slow()
             self._answer(first)
 
     def _answer(self, exchange: Exchange) -> None:
@@ -653,72 +435,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.deadline_at = monotonic() + self._state.limits.stalled_client_seconds
         return True
 
-    def _goes_on(self, num_bytes: int) -> None:
-        """A request is not whole after so many bytes more: is it in time, and not too large?
-
-        The parser tells of most bytes, not of all. Where another request has ended among them,
-        nobody knows how many are of this one: they are not held against it.
-        """
-        if self._has_come_further:
-            # Here and not as it begins: most requests are whole at once, and need no deadline.
-            self._has_come_further = False
-            if self._exchange is None:
-                limits = self._state.limits
-                self.deadline_at = monotonic() + (
-                    limits.header_seconds if self._reading_head else limits.body_seconds
-                )
-        budget = self._state.budget
-        budget.slow(self)
-        self._is_arriving = True
-        if self._reading_head:
-            if not self._has_ended_one:
-                self._head_bytes += num_bytes
-            if self._head_bytes > self._state.limits.max_header_bytes:
-                self._refuse(431, "the header fields are too large")
-            elif not budget.take(num_bytes, SMALL_BYTES):
-                self._refuse_full()
-            elif self._is_arriving:
-                self._held_head_bytes += num_bytes
-            else:
-                budget.give_back(num_bytes)  # as in on_body
-            return
-        if not self._has_ended_one:
-            self._raw_bytes += num_bytes
-        if self._raw_bytes > MAX_FRAMING_PER_BYTE * self._body_bytes + MAX_FRAMING_BYTES:
-            self._refuse(413, "the framing of the body is too large")
-
-    def _feed(self, parser: httptools.HttpRequestParser, data: bytes | memoryview) -> bytes:
-        """Let the parser have it; what is to be read anew, because an offer was declined."""
-        try:
-            parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            return self._decline(bytes(data[offer.args[0] :]))
-        except httptools.HttpParserCallbackError as error:
-            if isinstance(error.__context__, RefusedError):
-                return b""
-            self._state.on_fault(CLIENT, error)
-            self._refuse(500, "internal error")
-        except httptools.HttpParserError as error:
-            self._refuse(400, f"malformed request: {error}")
-        else:
-            if self._receiving and not self._is_deaf:
-                self._goes_on(len(data))
-        return b""
-
-    def _decline(self, rest: bytes) -> bytes:
-        """A request without its offer of HTTP/2, to be read as if that had not been made.
-
-        The parser stops at an offer, and would not read the body that JDK clients send with it.
-        """
-        head, self._declined = self._declined, b""
-        if not head:
-            self._is_deaf = True  # it was refused
-            return b""
-        self._parser = httptools.HttpRequestParser(self)
-        return head + rest
-
-    # What is held for it
-
     def give_up(self) -> None:
         """Others need the room: requests that wait are dropped, and one that is not whole.
 
@@ -728,64 +444,15 @@ class ClientConnection(asyncio.BufferedProtocol):
         for each in waiting or ():
             each.drop_body()
         try:
-            self._refuse_full()
+            self.refuse_full()
         except Exception as error:  # noqa: BLE001 - whoever needs the room is another
             self._state.on_fault(CLIENT, error)
-        self._drop_body()
-
-    def _arrived(self) -> None:
-        """The request is whole, or dropped: nothing is counted for its not being so."""
-        self._is_arriving = False
-        budget = self._state.budget
-        held, self._held_head_bytes = self._held_head_bytes, 0
-        budget.give_back(held)
-        self._not_slow()
-
-    def _not_slow(self) -> None:
-        """One of the causes for which it was has ended."""
-        if not self._waiting and not self._is_arriving:
-            self._state.budget.not_slow(self)
-
-    def _holds_head(self) -> bool:
-        """Count the head of a request that is whole, instead of what came of it; False: no room."""
-        if self._is_arriving:
-            self._arrived()
-        return self._state.budget.take(self._head.num_bytes + WAITING_BYTES, SMALL_BYTES)
-
-    def _refuse_full(self) -> None:
-        self._refuse(503, _NO_ROOM, b"%b%b: router-exhausted\r\n" % (_RETRY_SOON, REASON), BODIES)
-
-    def _refuse(self, status: int, text: str, lines: bytes = b"", cause: str = "") -> None:
-        """Answer before the request is whole, and close: what follows cannot be understood."""
-        if self._last_words is not None or self._is_deaf:
-            return
-        self._say_last(status, text, cause, JSON + lines, error_body(status, text))
-
-    def _say_last(self, status: int, why: str, cause: str, lines: bytes, body: bytes) -> None:
-        """Answer with a whole answer, and close; ``why`` and ``cause`` are for the log."""
-        self._state.on_refusal(self.peer, self._target, status, why, cause)
-        self._last_words = b"%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
-            status_line(status), lines, len(body), body,
-        )  # fmt: skip
-        self._reading_head = False  # of the rest of this read no field is kept
-        self._head = self._state.no_head
-        self._drop_body()
-        if self._is_next:
-            self.write(self._last_words)
-            self._linger()
-
-    def _drop_body(self) -> None:
-        """What has arrived of a body that nobody will get."""
-        pieces, self._body = self._body, []
-        for piece in pieces:
-            self._state.budget.give_back(len(piece))
-        if self._is_arriving:
-            self._arrived()
+        self._reader.drop_body()
 
     def _linger(self) -> None:
         """Say no more, hear no more, and close when the client has, or soon."""
-        self._is_deaf = True
-        self._receiving = False
+        self._is_deaf = self._reader.is_over = True
+        self._reader.is_receiving = False
         self.flush()
         transport = self._transport
         if transport is None:
@@ -802,8 +469,3 @@ class ClientConnection(asyncio.BufferedProtocol):
 
 def _deadline_of(connection: ClientConnection) -> float:
     return connection.deadline_at
-
-
-def _is_large(read: dict[bytes, bytes]) -> bool:
-    """Whether the body is larger than what comes at once, or may be."""
-    return b"transfer-encoding" in read or int(read.get(b"content-length", b"0")) > SCREENED_BYTES

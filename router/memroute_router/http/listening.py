@@ -6,9 +6,12 @@ from typing import Any
 
 from memroute_router.http.budget import BodyBudget
 from memroute_router.http.clients import Clients
-from memroute_router.http.connection import (
-    LINGER_SECONDS,
-    ClientConnection,
+from memroute_router.http.connection import LINGER_SECONDS, ClientConnection
+from memroute_router.http.deadlines import Deadlines, monotonic
+from memroute_router.http.faults import OnFault, log_fault
+from memroute_router.http.fields import REQUEST_FIELDS
+from memroute_router.http.outbox import Outbox
+from memroute_router.http.server_state import (
     Handler,
     OnRefusal,
     Screen,
@@ -16,10 +19,6 @@ from memroute_router.http.connection import (
     ServerState,
     tell_nobody,
 )
-from memroute_router.http.deadlines import Deadlines, monotonic
-from memroute_router.http.faults import OnFault, log_fault
-from memroute_router.http.fields import REQUEST_FIELDS
-from memroute_router.http.outbox import Outbox
 from memroute_router.http.sockets import listening_sockets, stop_accepting
 from memroute_router.http.tls import TLSFiles
 

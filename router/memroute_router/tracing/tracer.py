@@ -48,7 +48,8 @@ class Tracer:
         self._command = command
         self._on_traces = on_traces
         self._process: asyncio.subprocess.Process | None = None
-        self._waiting: list[object] = []
+        # As lines, not as rows: tuples that wait are looked at by each collection of garbage.
+        self._waiting: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
 
@@ -66,10 +67,16 @@ class Tracer:
         self, trace: Trace, record: Record, *, begun_at: float, first_byte_at: float | None
     ) -> None:
         """A traced request has ended."""
-        if len(self._waiting) >= MAX_WAITING_TRACES:
+        if len(self._waiting) >= MAX_WAITING_TRACES or self._is_behind():
             self._on_traces("dropped", 1)
             return
-        self._waiting.append(trace.row(record, begun_at=begun_at, first_byte_at=first_byte_at))
+        row = trace.row(record, begun_at=begun_at, first_byte_at=first_byte_at)
+        try:
+            self._waiting.append(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        except (TypeError, ValueError):
+            LOGGER.exception("trace lost")
+            self._on_traces("dropped", 1)
+            return
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
 
@@ -106,28 +113,21 @@ class Tracer:
                 process.kill()
             await process.wait()
 
+    def _is_behind(self) -> bool:
+        """Whether the exporting process has not taken what it was given: no more is made for it."""
+        pipe = None if self._process is None else self._process.stdin
+        return pipe is not None and pipe.transport.get_write_buffer_size() > MAX_WAITING_BYTES
+
     def _flush(self) -> None:
         self._timer = None
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
         pipe = None if self._process is None else self._process.stdin
-        if (
-            pipe is None
-            or pipe.is_closing()
-            or pipe.transport.get_write_buffer_size() > MAX_WAITING_BYTES
-        ):
+        if pipe is None or pipe.is_closing():
             self._on_traces("dropped", len(waiting))
             return
-        try:
-            data = b"".join(
-                [orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE) for each in waiting]
-            )
-        except (TypeError, ValueError):
-            LOGGER.exception("traces lost")
-            self._on_traces("dropped", len(waiting))
-            return
-        pipe.write(data)
+        pipe.write(b"".join(waiting))
         self._on_traces("sent", len(waiting))
 
 

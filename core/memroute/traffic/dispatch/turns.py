@@ -17,7 +17,7 @@ and its priority. Smaller requests of others do not fill that room meanwhile. A 
 share claims nothing, nor does a request that is late.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Generic
 
 from memroute.traffic.admission import ClosedReason, QueuedRequest, Reject
@@ -49,13 +49,15 @@ Look = Shortlist | Reject | None
 
 
 class Claim:
-    """The next room on one replica, kept for the requests of a tenant."""
+    """The next room on one replica, or on any of some, kept for the requests of a tenant."""
 
-    __slots__ = ("priority", "tenant")
+    __slots__ = ("priority", "replicas", "tenant")
 
-    def __init__(self, tenant: str, priority: int) -> None:
+    def __init__(self, tenant: str, priority: int, replicas: frozenset[str] | None = None) -> None:
+        """``replicas``: on any of which the next room is claimed; None: on any there is."""
         self.tenant = tenant
         self.priority = priority
+        self.replicas = replicas
 
 
 class Turn(Generic[T]):
@@ -101,6 +103,9 @@ class Round(Generic[T]):
         self._looks: dict[Ask[T], Shortlist] = {}
         self._num_looks = 0
         self._claims: dict[str, Claim] = {}
+        """By replica."""
+        self._claims_on_any: dict[str, Claim] = {}
+        """Of requests without a wish, by lane."""
         self._by_lane: dict[str, int] = {}
         self._by_want: dict[tuple[str, str], int] = {}
 
@@ -111,14 +116,15 @@ class Round(Generic[T]):
         left to wait for its best one: else the request that waits longest would take replicas from
         the requests whose prefixes are cached there.
         """
-        self._claims, self._by_lane, self._by_want = {}, {}, {}
+        self._claims, self._claims_on_any = {}, {}
+        self._by_lane, self._by_want = {}, {}
         seen: list[QueuedRequest[Ask[T]]] = []
         for held in self._line.in_order():
             ask = held.item
             found = self._looks.get(ask)
             if found is None:
                 if not self._is_worth_a_look(held):
-                    self._claim(held, ask.wanted, ask.closed)
+                    self._claim(held, ask.wanted, ask.closed, None)
                     continue
                 look = self._look(ask)
                 self._num_looks += 1
@@ -135,7 +141,7 @@ class Round(Generic[T]):
             if self._may_go(held, found):
                 return Turn(held, shortlist=found)
             if not found.is_best_open:
-                self._claim(held, found.best, found.best_closed)
+                self._claim(held, found.best, found.best_closed, found.backends)
         return self._second_best(seen)
 
     def placed(self, turn: Turn[T], backend: Backend) -> None:
@@ -172,11 +178,13 @@ class Round(Generic[T]):
         if not found.is_best_open or found.open is None:
             return False
         ledger = found.open.ledger
-        for name in (ledger.replica, ""):
-            claim = self._claims.get(name)
-            if claim is not None and (
-                held.is_late or claim.priority > held.priority or claim.tenant != held.tenant
-            ):
+        claim = self._claims.get(ledger.replica)
+        if claim is not None and _goes_before(claim, held):
+            return False
+        for any_of in self._claims_on_any.values():
+            if any_of.replicas is not None and ledger.replica not in any_of.replicas:
+                continue
+            if _goes_before(any_of, held):
                 return False
         if not held.is_late:
             return True
@@ -195,14 +203,26 @@ class Round(Generic[T]):
         held: QueuedRequest[Ask[T]],
         wanted: Backend | None,
         closed: ClosedReason | None,
+        possible: Sequence[Backend] | None,
     ) -> None:
-        """The next room where it would go is its tenant's; on any replica, where it has no wish."""
+        """The next room where it would go is its tenant's: on any possible one without a wish.
+
+        ``possible``: None where nobody has looked, for want of looks.
+        """
         # A slot for an adapter is nobody's room.
         if held.is_late or closed is ClosedReason.ADAPTERS or self.is_over_share(held.item):
             return
-        name = "" if wanted is None else wanted.ledger.replica
-        if name not in self._claims:
-            self._claims[name] = Claim(held.tenant, held.priority)
+        if wanted is not None:
+            name = wanted.ledger.replica
+            if name not in self._claims:
+                self._claims[name] = Claim(held.tenant, held.priority)
+            return
+        lane = held.item.lane
+        if lane not in self._claims_on_any:
+            replicas = None
+            if possible is not None:
+                replicas = frozenset(backend.ledger.replica for backend in possible)
+            self._claims_on_any[lane] = Claim(held.tenant, held.priority, replicas)
 
     def _second_best(self, seen: list[QueuedRequest[Ask[T]]]) -> Turn[T] | None:
         """A request that has no time left to wait for its best replica, and has another."""
@@ -213,3 +233,8 @@ class Round(Generic[T]):
             ):
                 return Turn(held, shortlist=found)
         return None
+
+
+def _goes_before(claim: Claim, held: QueuedRequest[Ask[T]]) -> bool:
+    """Whether the room that is claimed is not for this request."""
+    return held.is_late or claim.priority > held.priority or claim.tenant != held.tenant

@@ -1,0 +1,1 @@
+"""What the router exports: ``exported.py`` is the whole of it."""

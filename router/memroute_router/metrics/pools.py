@@ -1,0 +1,159 @@
+"""What is told of pools: their requests, decisions, targets and predictions."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import HistogramMetricFamily, Metric
+
+from memroute.traffic.replica.predictions import RATIO_BUCKETS, Prediction
+from memroute_router.metrics.families import (
+    DEPLOYMENT,
+    SteppedCollector,
+    counter,
+    gauge,
+    histogram,
+)
+from memroute_router.metrics.statistics import PoolStatistics
+from memroute_router.pools import Pools
+
+
+class StatisticsCollector(SteppedCollector):
+    """Counters and histograms of every pool."""
+
+    def __init__(self, by_labels: dict[tuple[str, str], PoolStatistics]) -> None:
+        self._by_labels = by_labels
+
+    def steps(self) -> Iterator[Metric | None]:
+        """The families; None is a place to pause."""
+        requests = counter("requests", "Requests by how they ended.", "outcome")
+        shed = counter("shed_tokens", "Expected tokens of refused requests.", "reason")
+        retries = counter("retries", "Requests sent to another replica.", "cause")
+        admitted = counter("admitted_tokens", "Expected tokens of served requests.")
+        prompt = counter("prompt_tokens", "Prompt tokens, where engines reported their usage.")
+        cached = counter(
+            "cached_prompt_tokens", "Prompt tokens that engines reported as cached by themselves."
+        )
+        output = counter("output_tokens", "Output tokens, where engines reported their usage.")
+        first_byte = histogram(
+            "first_byte_seconds", "From the whole request to the first byte of the answer."
+        )
+        seconds = histogram("request_seconds", "From the whole request to the end of the answer.")
+        queue = histogram("queue_seconds", "How long requests were held before their turn.")
+        for labels, statistics in list(self._by_labels.items()):
+            yield None
+            for outcome, count in statistics.requests.items():
+                requests.add_metric((*labels, outcome.value), count)
+            for reason, count in statistics.shed_tokens.items():
+                shed.add_metric((*labels, reason), count)
+            for cause, count in statistics.retries.items():
+                retries.add_metric((*labels, cause), count)
+            admitted.add_metric(labels, statistics.admitted_tokens)
+            prompt.add_metric(labels, statistics.prompt_tokens)
+            cached.add_metric(labels, statistics.cached_tokens)
+            output.add_metric(labels, statistics.output_tokens)
+            statistics.first_byte.add_to(first_byte, labels)
+            statistics.seconds.add_to(seconds, labels)
+            statistics.queue.add_to(queue, labels)
+        yield from (requests, shed, retries, admitted, prompt, cached, output)
+        yield from (first_byte, seconds, queue)
+
+
+class DispatchCollector(SteppedCollector):
+    """What every pool has decided, and who waits for it."""
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def steps(self) -> Iterator[Metric | None]:
+        """The families; None is a place to pause."""
+        held = gauge("queue_requests", "Requests that are held for their turn.", DEPLOYMENT)
+        held_tokens = gauge("queue_tokens", "Expected tokens of held requests.", DEPLOYMENT)
+        orphans = counter("kv_event_orphans", "Blocks told of whose parents were not known.")
+        stale = gauge("stale_replicas", "Replicas whose reading is out of date.", DEPLOYMENT)
+        closed = counter("closed", "Replicas that were closed to a request as it came.", "reason")
+        would_hold = counter("would_hold", "Requests that would have been held, observing.")
+        now = self._pools.now_seconds()
+        for pool in list(self._pools.by_model.values()):
+            yield None
+            pool_labels = pool.labels
+            for why, count in pool.dispatcher.closed_counts.items():
+                closed.add_metric((*pool_labels, why.value), count)
+            orphans.add_metric(pool_labels, pool.dispatcher.cached.blocks.num_orphans)
+            would_hold.add_metric(pool_labels, pool.dispatcher.num_would_hold)
+            held.add_metric(pool_labels, pool.num_held)
+            held_tokens.add_metric(pool_labels, pool.held_tokens)
+            stale.add_metric(pool_labels, pool.num_stale(now_seconds=now))
+        yield from (held, held_tokens, stale, closed, would_hold, orphans)
+
+
+class TargetsCollector(SteppedCollector):
+    """Every pool's latency targets beside what its best replica needs with one request.
+
+    What nobody knows yet has no series: 0 would read as "met".
+    """
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def steps(self) -> Iterator[Metric | None]:
+        """The families; None is a place to pause."""
+        tpot_target = gauge("tpot_target_seconds", "Time per output token asked.", DEPLOYMENT)
+        ttft_target = gauge("ttft_target_seconds", "Time to the first token asked.", DEPLOYMENT)
+        tpot = gauge(
+            "tpot_alone_seconds",
+            "Time per output token of the fastest replica with one request, as learned.",
+            DEPLOYMENT,
+        )
+        ttft = gauge(
+            "ttft_alone_seconds",
+            "Prefill of a typical prompt on the fastest replica, as learned.",
+            DEPLOYMENT,
+        )
+        unmet = gauge(
+            "targets_unmet", "1 if no replica meets the targets even with one request.", DEPLOYMENT
+        )
+        for pool in list(self._pools.by_model.values()):
+            yield None
+            labels, limits = pool.labels, pool.dispatcher.settings.limits
+            tpot_target.add_metric(labels, limits.tpot_target_seconds)
+            ttft_target.add_metric(labels, limits.ttft_target_seconds)
+            alone = pool.targets.alone
+            if alone.tpot_seconds is not None:
+                tpot.add_metric(labels, alone.tpot_seconds)
+            if alone.ttft_seconds is not None:
+                ttft.add_metric(labels, alone.ttft_seconds)
+            if pool.targets.are_met is not None:
+                unmet.add_metric(labels, 0 if pool.targets.are_met else 1)
+        yield from (tpot_target, ttft_target, tpot, ttft, unmet)
+
+
+class PredictionsCollector(SteppedCollector):
+    """Every pool's predictions compared with what happened, and whether it trusts them."""
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def steps(self) -> Iterator[Metric | None]:
+        """The families; None is a place to pause."""
+        ratios = HistogramMetricFamily(
+            "memroute_router_prediction_ratio",
+            "What happened over what was predicted, by what was predicted.",
+            labels=(*DEPLOYMENT, "what"),
+        )
+        safe = gauge(
+            "safe_mode",
+            "1 while predictions are threefold off: routed by least request within memory.",
+            DEPLOYMENT,
+        )
+        for pool in list(self._pools.by_model.values()):
+            yield None
+            predictions = pool.dispatcher.predictions
+            safe.add_metric(pool.labels, 0 if predictions.distrusted is None else 1)
+            for which in Prediction:
+                counts, total = predictions.histogram(which)
+                running, buckets = 0, []
+                bounds = (*(str(bound) for bound in RATIO_BUCKETS), "+Inf")
+                for bound, count in zip(bounds, counts, strict=True):
+                    running += count
+                    buckets.append((bound, running))
+                ratios.add_metric((*pool.labels, which.value), buckets, total)
+        yield from (ratios, safe)

@@ -1,0 +1,56 @@
+"""One router process: its signals, and whom it follows to know of models and replicas."""
+
+import asyncio
+import logging
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+
+from memroute_kube import KubernetesClient
+from memroute_router.app import Membership, Router
+from memroute_router.discovery import Discovery
+from memroute_router.settings import RouterSettings
+from memroute_router.static import StaticMembership
+
+LOGGER = logging.getLogger(__name__)
+
+
+async def run_router(settings: RouterSettings) -> None:
+    """Run until SIGTERM. Raises ``ConfigError`` when the file given cannot be used."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    router = Router(settings, Random())  # noqa: S311 - breaks ties
+    async with AsyncExitStack() as stack:
+        membership: Membership
+        client: KubernetesClient | None = None
+        if settings.config is not None:
+            static = StaticMembership(
+                Path(settings.config),
+                router.pools,
+                on_upsert=router.on_upsert,
+                on_retired=router.on_retired,
+                on_reload=lambda ok: router.metrics.config_reloads.labels(
+                    "applied" if ok else "refused"
+                ).inc(),
+                on_peers=router.peer_names.in_file,
+                on_fault=router.on_fault,
+            )
+            static.load()
+            loop.add_signal_handler(signal.SIGHUP, static.reload_soon)
+            membership = static
+        else:
+            # Its default action would end the process.
+            loop.add_signal_handler(signal.SIGHUP, LOGGER.info, "SIGHUP: there is no file to read")
+            client = await stack.enter_async_context(await KubernetesClient.from_environment())
+            membership = Discovery(
+                client,
+                router.pools,
+                namespace=settings.namespace,
+                on_upsert=router.on_upsert,
+                on_gone=router.on_gone,
+                doubts=router.metrics.doubts,
+            )
+        await router.run(membership, stopping, client)
