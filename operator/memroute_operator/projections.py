@@ -32,7 +32,7 @@ _FOREIGN_METADATA_FIELDS = (
 )  # fmt: skip
 # Fields whose values are another one in each object: to keep them once would keep them twice.
 _UNIQUE_FIELDS = frozenset(
-    {"name", "uid", "resourceVersion", "podIP", "ip", "message", "image", "containerID"}
+    {"name", "uid", "resourceVersion", "podIP", "ip", "message", "image", "containerID", "content"}
 )
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime")
 _METADATA_FIELDS = (
