@@ -109,7 +109,7 @@ whole-router: $(STAMP) ## random histories of the whole router over sockets, new
 
 HISTORIES ?= 500
 histories: $(STAMP) ## random histories of planned clusters, new ones each time (HISTORIES=500: some minutes)
-	@MEMROUTE_HISTORIES=$(HISTORIES) $(BIN)/pytest -q --timeout 3600 tests/unit/test_plan_state_machine.py $(ARGS)
+	@MEMROUTE_HISTORIES=$(HISTORIES) $(BIN)/pytest -q --timeout 3600 tests/unit/test_plan_state_machine.py tests/unit/test_preemption_state_machine.py $(ARGS)
 
 bounds: $(STAMP) ## a running router under --max-memory against hostile clients and engines (opt-in: ten minutes)
 	@$(BIN)/python -m bench.bounds $(ARGS)
