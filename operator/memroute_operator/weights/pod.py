@@ -8,12 +8,13 @@ from memroute_kube import KubeObject
 from memroute_kube.shapes import mapping
 from memroute_operator.hub_source import HubSource
 from memroute_operator.pod_defaults import BIND_VARIABLE, security_context
+from memroute_operator.pod_template.owned import REQUIRED
 from memroute_operator.weights.choosing import MODEL_PATH, Fetched, Weights
 from memroute_operator.weights.container import FETCH_CONTAINER, WEIGHTS_VOLUME
 
-REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 # Pods that a fetcher is told of at the most, chosen by hand: ten times as many as a node has. Of 37
-# characters each, a third of what a variable may have.
+# characters each, a third of what a variable may have. Of more it is told nothing, and takes every
+# pod that it has noted for alive.
 MAX_LIVE_PODS = 1100
 # Where the fetcher finds the cache, and where it tells how far it is.
 CACHE_PATH = "/cache"
@@ -131,15 +132,17 @@ def live_users(
     """
     found = []
     for pod in pods:
-        metadata, spec = mapping(pod.get("metadata")), mapping(pod.get("spec"))
+        spec = mapping(pod.get("spec"))
         listed = spec.get("volumes")
-        if volume not in (listed if isinstance(listed, list) else ()):
+        # Of the pods that are kept, those of others have none: ten thousand are soon seen.
+        if not isinstance(listed, list) or volume not in listed:
             continue
+        metadata = mapping(pod.get("metadata"))
         if metadata.get("namespace") == namespace or (
             "hostPath" in volume and spec.get("nodeName") == node
         ):
             found.append(str(metadata.get("uid")))
-    return sorted(found)[:MAX_LIVE_PODS]
+    return sorted(found)
 
 
 def with_live_pods(pod: KubeObject, pods: Iterable[KubeObject], now_seconds: float) -> KubeObject:
@@ -156,6 +159,8 @@ def with_live_pods(pod: KubeObject, pods: Iterable[KubeObject], now_seconds: flo
         pods, volume, namespace=pod["metadata"]["namespace"],
         node=term["matchFields"][0]["values"][0],
     )  # fmt: skip
+    if len(users) > MAX_LIVE_PODS:
+        return pod
     told = [
         {"name": "MEMROUTE_LIVE_PODS", "value": " ".join(users)},
         {"name": "MEMROUTE_LIVE_PODS_AT", "value": f"{now_seconds:.0f}"},
