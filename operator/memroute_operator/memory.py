@@ -18,7 +18,7 @@ from datetime import datetime
 from memroute.placement import Departed
 from memroute_operator.deployment import Deployment
 from memroute_operator.promises import Claim
-from memroute_operator.replica import Replica, Seen
+from memroute_operator.replica import Replica, ReplicaState, Seen
 from memroute_operator.way_memory import WayMemory
 
 # Wall clocks of a cluster differ by less than this, or nothing else works either: TLS, tokens
@@ -151,7 +151,8 @@ def _look(
         serving = None  # its process has ended: what it held is free until it loads again
     tokens: dict[str, object] = {
         "serving": serving,
-        "unready": None if replica.is_ready else True,
+        # A download is no start of an engine: that begins once the weights are there.
+        "unready": None if replica.is_ready else replica.state is not ReplicaState.DOWNLOADING,
         "draining": replica.draining_since,
         "unschedulable": None if replica.unschedulable_since is None else True,
         "terminating": True if replica.is_terminating else None,

@@ -85,6 +85,12 @@ def test_two_replicas_that_start_at_once_fetch_once_and_the_next_start_fetches_n
         )  # fmt: skip
     wait_ready(cluster, namespace, "m", timeout_seconds=60)
     assert bytes_sent(hub) - before == size_of_weights(hub), "the second start reads no byte"
+    first, second = sorted(
+        pods_of(cluster, namespace, "m"), key=lambda one: one["metadata"]["name"]
+    )
+    (fetch,) = second["spec"]["initContainers"]
+    users = {one["name"]: one.get("value") for one in fetch["env"]}["MEMROUTE_LIVE_PODS"]
+    assert first["metadata"]["uid"] in users, "whose weights are not to be evicted"
 
 
 def test_a_node_that_has_the_weights_is_preferred(cluster, namespace, hub):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from memroute.units import GIB
 from memroute_operator.failures import failure_of
+from memroute_operator.memory import PlanMemory
 from memroute_operator.readings.pages import open_page_reader
 from memroute_operator.replica import ReplicaState, read_replica
 from memroute_operator.weights import reports as reports_module
@@ -18,7 +19,7 @@ from memroute_operator.weights.container import FetchEnd
 from memroute_operator.weights.progress import FetchProgress, read_progress, told
 from memroute_operator.weights.reports import FetchReports, find_fetching
 from operator_rig import Rig, mdep, node, operator_rig
-from planned_objects import deployment, pod_of
+from planned_objects import NOW, deployment, pod_of
 from served_pages import counter, says, serving
 
 CACHE = ("--model-cache-path=/var/cache/memroute",)
@@ -178,6 +179,20 @@ def test_a_fetcher_that_tries_again_downloads_and_says_why_it_had_ended():
     replica = read_replica(fetching_pod(code=69, message="no route to the hub"))
     assert (replica.state, replica.failure) == (ReplicaState.DOWNLOADING, None)
     assert replica.last_end.name == "SourceUnreachable"
+
+
+def test_a_long_download_is_no_slow_start():
+    """An engine that has just been started would be called stuck, after an hour of downloading."""
+    memory = PlanMemory()
+    (before,) = memory.stamp([read_replica(fetching_pod())], now_seconds=0.0, now=NOW)
+    (still,) = memory.stamp([read_replica(fetching_pod())], now_seconds=3600.0, now=NOW)
+    assert (before.seen.unready_seconds, still.seen.unready_seconds) == (0.0, 3600.0)
+    done = read_replica(fetching_pod(state="terminated", code=0))
+    assert done.state is ReplicaState.STARTING
+    (started,) = memory.stamp([done], now_seconds=3610.0, now=NOW)
+    assert started.seen.unready_seconds == 0.0
+    (later,) = memory.stamp([done], now_seconds=3640.0, now=NOW)
+    assert later.seen.unready_seconds == 30.0
 
 
 def test_only_a_full_disk_of_a_node_sends_a_replica_elsewhere():

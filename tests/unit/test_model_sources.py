@@ -439,6 +439,8 @@ def test_a_fetcher_is_told_who_uses_the_cache_so_that_it_evicts_nobodys_weights(
     assert env(fetch)["MEMROUTE_LIVE_PODS_AT"] == "1700000000"
     assert env(fetch)["POD_UID"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
     assert with_live_pods(pod_of(read()), pods, 1.0) == pod_of(read())
+    many = [other(f"uid-{number}") for number in range(1101)]
+    assert with_live_pods(pod_of(of), many, 1.0) == pod_of(of), "half of a list would evict"
 
 
 def test_a_model_that_nobody_knows_is_told_to_describe_itself():

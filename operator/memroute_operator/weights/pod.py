@@ -9,12 +9,13 @@ from memroute_kube import KubeObject
 from memroute_kube.shapes import mapping
 from memroute_operator.hub_source import HubSource
 from memroute_operator.pod_defaults import BIND_VARIABLE, security_context
+from memroute_operator.pod_template.owned import REQUIRED
 from memroute_operator.weights.choosing import MODEL_PATH, Fetched, Weights
 from memroute_operator.weights.container import FETCH_CONTAINER, WEIGHTS_VOLUME
 
-REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 # Pods that a fetcher is told of at the most, chosen by hand: ten times as many as a node has. Of 37
-# characters each, a third of what a variable may have.
+# characters each, a third of what a variable may have. Of more it is told nothing, and takes every
+# pod that it has noted for alive.
 MAX_LIVE_PODS = 1100
 # Where the fetcher finds the cache, and where it tells how far it is.
 CACHE_PATH = "/cache"
@@ -132,10 +133,12 @@ def live_users(
     """
     found = []
     for pod in pods:
-        metadata, spec = mapping(pod.get("metadata")), mapping(pod.get("spec"))
+        spec = mapping(pod.get("spec"))
         listed = spec.get("volumes")
-        if not any(_is_same(one, volume) for one in (listed if isinstance(listed, list) else ())):
+        # Of the pods that are kept, those of others have none: ten thousand are soon seen.
+        if not isinstance(listed, list) or not any(_is_same(one, volume) for one in listed):
             continue
+        metadata = mapping(pod.get("metadata"))
         if metadata.get("namespace") == namespace or (
             "hostPath" in volume and spec.get("nodeName") == node
         ):
