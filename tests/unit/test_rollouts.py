@@ -221,6 +221,19 @@ def test_a_replica_of_the_old_revision_that_ends_is_made_again_as_it_was():
     assert create.deployment.uid == new.uid
 
 
+def test_a_spec_that_cannot_be_takes_no_replica_away_for_good():
+    """A typing error in an edit, and then a node is lost: what served is made again as it was."""
+    old = deployment(replicas=2, concurrency=2)
+    good = last_good_document(old.obj, old.revision)
+    wrong = deployment(replicas=2, maxContextTokens=10_000_000)
+    assert wrong.footprint is None
+    assert plan_step(facts([wrong], [pod_of(old)]), context()).actions == []
+    (create,) = plan_step(
+        facts([with_status(wrong, lastGood=good)], [pod_of(old)]), context()
+    ).actions
+    assert create.deployment.revision == old.revision
+
+
 # Failures
 
 

@@ -15,7 +15,14 @@ first only when what it leaves is enough. So a full cluster cannot end in a circ
 from collections.abc import Collection
 from dataclasses import replace
 
-from memroute.placement import Placed, PlacementMode, Refused, Solver, WantedReplica
+from memroute.placement import (
+    Placed,
+    PlacementMode,
+    Refused,
+    RefusedReason,
+    Solver,
+    WantedReplica,
+)
 from memroute.units import format_gib
 from memroute_operator.deployment import Deployment
 from memroute_operator.plan.actions import (
@@ -123,6 +130,8 @@ class Rollout:
     def _start_beside(self, replacement: Replacement, wanted: WantedReplica) -> bool:
         """Whether a successor has room now: it is created then."""
         decision = self._solver.place(wanted)
+        if isinstance(decision, Refused) and decision.reason is RefusedReason.DEVICES_UNKNOWN:
+            return True  # nobody can say yet that there is no room
         if isinstance(decision, Refused):
             self._no_room = self._told_no_room(wanted)
             return False
