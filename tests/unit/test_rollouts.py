@@ -135,6 +135,18 @@ def test_without_room_beside_it_the_old_replica_leaves_first_and_says_why():
     free = replace(SHARED, name="b", devices=(replace(GPU, node="b", uuid="GPU-b-0"),))
     step = plan_step(facts([new], [pod], nodes=(SHARED, free)), context())
     assert kinds(step) == [("MarkDraining", "m-0")]
+    assert step.outcomes["default/m"].rollout == told.rollout, "and so does what is told"
+
+
+def test_the_next_one_does_not_change_what_is_told_of_the_first():
+    """It said "drains m-0 first: another one leaves first already"."""
+    old, new = deployment(replicas=2, concurrency=12), deployment(replicas=2, concurrency=11)
+    pods = [pod_of(old, 0), pod_of(old, 1)]
+    first = plan_step(facts([new], pods), context())
+    pods[0] = claimed(pods[0], first.actions[0])
+    second = plan_step(facts([new], pods), context())
+    told = second.outcomes["default/m"].rollout
+    assert "drains m-0 first: no node has" in told
 
 
 def test_nobody_leaves_first_who_must_always_serve():
