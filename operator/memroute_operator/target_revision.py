@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from memroute_kube import KubeObject
-from memroute_operator.deployment import Deployment
+from memroute_operator.deployment import INTERNAL_ERROR, Deployment
 from memroute_operator.revisions import last_good_object, read_failed, revision_of_last_good
 from memroute_operator.rollout_spec import OnFailure
 
@@ -18,7 +18,9 @@ def with_history(deployment: Deployment, read: Callable[[KubeObject], Deployment
     )
     kept = revision_of_last_good(status)
     previous = None
-    if kept is not None and kept != deployment.revision:
+    failure = deployment.failure
+    is_readable = failure is None or failure.reason != INTERNAL_ERROR
+    if is_readable and kept is not None and kept != deployment.revision:
         obj = last_good_object(deployment.obj)
         previous = None if obj is None else read(obj)
         if previous is not None and previous.footprint is None:

@@ -41,8 +41,8 @@ def served(cluster, namespace, name, **spec):
     return model, Load(url, f"{namespace}-{name}")
 
 
-def under_load(load, action):
-    """Run ``action`` while load runs, and a while longer."""
+def under_load(loads, action):
+    """Run ``action`` while all loads run, and a while longer."""
 
     def act():
         action()
@@ -50,7 +50,7 @@ def under_load(load, action):
 
     async def everything():
         acting = asyncio.create_task(asyncio.to_thread(act))
-        await load.run_until(acting.done, INTERVAL_SECONDS)
+        await asyncio.gather(*(load.run_until(acting.done, INTERVAL_SECONDS) for load in loads))
         await acting
 
     asyncio.run(everything())
@@ -89,66 +89,71 @@ def check_returned(cluster, namespace, name, before):
         assert "--no-such-flag" not in pod["spec"]["containers"][0]["args"]
 
 
+def replaced(cluster, namespace, name, before):
+    """Whether none of the pods of before is there any more, and as many others are."""
+    names = pod_names(cluster, namespace, name)
+    return len(names) == len(before) and not before & set(names)
+
+
+def assert_all_served(*loads):
+    for load in loads:
+        assert load.ends
+        assert [end for end in load.ends if end[1] != "served"] == [], load.outcomes()
+
+
 @pytest.mark.timeout(400)
-def test_a_free_cluster_loses_no_request_and_a_broken_revision_never_serves(
-    cluster, namespace, fleet
-):
-    """Surge in shared mode; then a flag that no engine has; then an edit that cures it."""
-    shared = {"placement": {"mode": "Shared"}, "replicas": 2}
+def test_rollouts_under_load_on_a_free_and_on_a_full_cluster_and_back(cluster, namespace, fleet):
+    """Shared mode with room for a surge; both devices of a node in exclusive mode without.
+
+    Nothing is lost of either: one replica is replaced at a time. Then a flag that no engine has:
+    it never serves, the old revision serves on or comes back, and an edit cures it.
+    """
+    modes = {
+        "free": {"placement": {"mode": "Shared"}, "replicas": 2},
+        "full": {"placement": {"mode": "Exclusive", "nodeSelector": ONLY_GPU_C}, "replicas": 2},
+    }
     with Recorder(cluster, fleet) as recorder:
-        model, load = served(cluster, namespace, "m", **shared)
-        before = set(pod_names(cluster, namespace))
+        models, loads, before = {}, {}, {}
+        for name, spec in modes.items():
+            models[name], loads[name] = served(cluster, namespace, name, **spec)
+            before[name] = set(pod_names(cluster, namespace, name))
+
+        def edit(**changes):
+            for name, spec in modes.items():
+                apply(cluster, namespace, name, model=models[name], **spec, **changes)
 
         def roll_out():
-            apply(cluster, namespace, "m", model=model, memory={"maxContextTokens": 4096}, **shared)
-            wait_phase(cluster, namespace, "m", "Progressing")
-            assert rollout_of(cluster, namespace, "m").get("method") != "DrainFirst"
-            wait_phase(cluster, namespace, "m", "Complete")
-            wait_ready(cluster, namespace, "m")
+            edit(memory={"maxContextTokens": 4096})
+            told = wait_condition(cluster, namespace, "full", "Ready", "RolloutInProgress")
+            assert told["status"] == "False"
+            why = "no node has 1 free device(s)"
+            cluster.wait_for(
+                "why one of the full ones leaves first",
+                lambda: why in rollout_of(cluster, namespace, "full").get("message", ""),
+            )
+            assert rollout_of(cluster, namespace, "free").get("method") != "DrainFirst"
+            for name in modes:
+                wait_phase(cluster, namespace, name, "Complete", timeout_seconds=120)
+                cluster.wait_for(
+                    f"the old ones of {name} to go",
+                    lambda name=name: replaced(cluster, namespace, name, before[name]),
+                    timeout_seconds=60,
+                )
 
-        under_load(load, roll_out)
-        cluster.wait_for(
-            "the old ones to go",
-            lambda: before.isdisjoint(names := pod_names(cluster, namespace)) and len(names) == 2,
-            timeout_seconds=60,
-        )
+        under_load(loads.values(), roll_out)
+        assert_all_served(*loads.values())
 
         def break_it():
-            memory = {"maxContextTokens": 4096}
-            apply(cluster, namespace, "m", model=model, memory=memory, engine=BROKEN, **shared)
-            check_returned(cluster, namespace, "m", before=2)
+            edit(memory={"maxContextTokens": 4096}, engine=BROKEN)
+            for name in modes:
+                check_returned(cluster, namespace, name, before=2)
 
-        under_load(load, break_it)
-        apply(cluster, namespace, "m", model=model, memory={"maxContextTokens": 2048}, **shared)
-        wait_phase(cluster, namespace, "m", "Complete")
-        wait_ready(cluster, namespace, "m")
-    assert load.ends
-    assert [end for end in load.ends if end[1] != "served"] == [], load.outcomes()
-    assert recorder.overbooked == []
-
-
-@pytest.mark.timeout(400)
-def test_a_full_cluster_comes_to_an_end_and_gets_its_model_back(cluster, namespace, fleet):
-    """Both devices of a node in exclusive mode: each replica leaves first, and says why."""
-    full = {"placement": {"mode": "Exclusive", "nodeSelector": ONLY_GPU_C}, "replicas": 2}
-    with Recorder(cluster, fleet) as recorder:
-        model, load = served(cluster, namespace, "m", **full)
-
-        def roll_out():
-            apply(cluster, namespace, "m", model=model, memory={"maxContextTokens": 4096}, **full)
-            told = wait_condition(cluster, namespace, "m", "Ready", "RolloutInProgress")
-            cluster.wait_for(
-                "why one leaves first",
-                lambda: "no node has 1 free device(s)" in str(
-                    rollout_of(cluster, namespace, "m").get("message")
-                ),
-            )  # fmt: skip
-            assert told["status"] == "False"
-            wait_phase(cluster, namespace, "m", "Complete", timeout_seconds=120)
-
-        under_load(load, roll_out)
-        # The second replica serves while the first one is replaced, and the other way round.
-        assert [end for end in load.ends if end[1] != "served"] == [], load.outcomes()
-        apply(cluster, namespace, "m", model=model, engine=BROKEN, **full)
-        check_returned(cluster, namespace, "m", before=2)
+        under_load([loads["free"]], break_it)
+        assert_all_served(loads["free"])
+        apply(
+            cluster, namespace, "free",
+            model=models["free"], memory={"maxContextTokens": 2048}, **modes["free"],
+        )  # fmt: skip
+        wait_phase(cluster, namespace, "free", "Complete")
+        wait_ready(cluster, namespace, "free")
     assert recorder.overbooked == []

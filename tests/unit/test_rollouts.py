@@ -135,6 +135,18 @@ def test_without_room_beside_it_the_old_replica_leaves_first_and_says_why():
     free = replace(SHARED, name="b", devices=(replace(GPU, node="b", uuid="GPU-b-0"),))
     step = plan_step(facts([new], [pod], nodes=(SHARED, free)), context())
     assert kinds(step) == [("MarkDraining", "m-0")]
+    assert step.outcomes["default/m"].rollout == told.rollout, "and so does what is told"
+
+
+def test_the_next_one_does_not_change_what_is_told_of_the_first():
+    """It said "drains m-0 first: another one leaves first already"."""
+    old, new = deployment(replicas=2, concurrency=12), deployment(replicas=2, concurrency=11)
+    pods = [pod_of(old, 0), pod_of(old, 1)]
+    first = plan_step(facts([new], pods), context())
+    pods[0] = claimed(pods[0], first.actions[0])
+    second = plan_step(facts([new], pods), context())
+    told = second.outcomes["default/m"].rollout
+    assert "drains m-0 first: no node has" in told
 
 
 def test_nobody_leaves_first_who_must_always_serve():
@@ -219,6 +231,19 @@ def test_a_replica_of_the_old_revision_that_ends_is_made_again_as_it_was():
     assert create.deployment.revision == old.revision
     assert create.deployment.footprint.total_bytes == old.footprint.total_bytes
     assert create.deployment.uid == new.uid
+
+
+def test_a_spec_that_cannot_be_takes_no_replica_away_for_good():
+    """A typing error in an edit, and then a node is lost: what served is made again as it was."""
+    old = deployment(replicas=2, concurrency=2)
+    good = last_good_document(old.obj, old.revision)
+    wrong = deployment(replicas=2, maxContextTokens=10_000_000)
+    assert wrong.footprint is None
+    assert plan_step(facts([wrong], [pod_of(old)]), context()).actions == []
+    (create,) = plan_step(
+        facts([with_status(wrong, lastGood=good)], [pod_of(old)]), context()
+    ).actions
+    assert create.deployment.revision == old.revision
 
 
 # Failures

@@ -98,6 +98,7 @@ async def test_what_left_first_comes_back():
         edit(rig, args=[FLAG])
         await rig.until("it to leave", lambda: rollout(rig).get("method") == "DrainFirst")
         assert "no node has 41.6 GiB free" in rollout(rig)["message"]
+        assert any("first: no node has 41.6" in one for one in rig.events("RolloutProgressing"))
         await rig.until("the way back", lambda: rollout(rig)["phase"] == "Returned", at_most=200)
         (pod,) = rig.cluster.pods()
         assert FLAG not in pod["spec"]["containers"][0]["args"]

@@ -15,7 +15,14 @@ first only when what it leaves is enough. So a full cluster cannot end in a circ
 from collections.abc import Collection
 from dataclasses import replace
 
-from memroute.placement import Placed, PlacementMode, Refused, Solver, WantedReplica
+from memroute.placement import (
+    Placed,
+    PlacementMode,
+    Refused,
+    RefusedReason,
+    Solver,
+    WantedReplica,
+)
 from memroute.units import format_gib
 from memroute_operator.deployment import Deployment
 from memroute_operator.plan.actions import (
@@ -75,6 +82,8 @@ class Rollout:
         """Pods that may be created beside those that are there."""
         self._num_starting = max(0, num_expected - deployment.replicas)
         """Surges that are there, or were created in this step: each is for one replica."""
+        self._is_under_way = any(one.successor is not None for one in keeping.kept)
+        """Whether a replica leaves first already: that is ended before a surge is tried again."""
         self._surged: list[str] = []
         self._no_room: str | None = None
 
@@ -110,7 +119,7 @@ class Rollout:
         if self._num_starting > 0:
             self._num_starting -= 1
             return True
-        if self._num_more <= 0 or self._no_room is not None:
+        if self._num_more <= 0 or self._no_room is not None or self._is_under_way:
             return False
         self._no_room = self._in_the_way()
         if self._no_room is not None:
@@ -123,6 +132,8 @@ class Rollout:
     def _start_beside(self, replacement: Replacement, wanted: WantedReplica) -> bool:
         """Whether a successor has room now: it is created then."""
         decision = self._solver.place(wanted)
+        if isinstance(decision, Refused) and decision.reason is RefusedReason.DEVICES_UNKNOWN:
+            return True  # nobody can say yet that there is no room
         if isinstance(decision, Refused):
             self._no_room = self._told_no_room(wanted)
             return False
@@ -144,8 +155,6 @@ class Rollout:
         """What keeps every successor from starting beside the old replica, other than room."""
         if self._num_refused:
             return f"{self._num_refused} of its replicas fit nowhere"
-        if any(one.successor is not None for one in self._keeping.kept):
-            return "another one leaves first already"
         return self._context.no_surge.get(self._deployment.key)
 
     def _told_no_room(self, wanted: WantedReplica) -> str:
@@ -245,7 +254,8 @@ class Rollout:
         moved = [one for one in replacements if not one.is_outdated]
         self._outcome.is_draining_first = bool(going)
         if outdated:
-            self._outcome.rollout = f"{len(outdated)} replica(s) to replace; {self._now(going)}"
+            now = self._now(going, outdated[0].successor)
+            self._outcome.rollout = f"{len(outdated)} replica(s) to replace; {now}"
         self._outcome.moves += [
             f"{one.replica.pod_name} leaves {one.replica.node}: {one.why}"
             for one in moved
@@ -254,11 +264,11 @@ class Rollout:
         if moved and self._surged:
             self._outcome.moves.append(f"{', '.join(self._surged)} takes the place of one of them")
 
-    def _now(self, going: set[str]) -> str:
+    def _now(self, going: set[str], successor: WantedReplica) -> str:
         """What is done now, and why so."""
         names = [r.pod_name for r in self._keeping.kept if r.key in going]
         if names:
-            why = self._no_room or self._why_drained_first()
+            why = self._no_room or self._why_drained_first(successor)
             return f"drains {', '.join(names)} first: {why}"
         if self._surged:
             return f"{', '.join(self._surged)} starts beside the old one(s)"
@@ -272,9 +282,10 @@ class Rollout:
             return f"waiting for room: {self._no_room}, and rollout.maxUnavailable is 0"
         return "waiting for the others to serve"
 
-    def _why_drained_first(self) -> str:
+    def _why_drained_first(self, successor: WantedReplica) -> str:
+        """Of those that have begun to leave in an earlier step."""
         if not self._bounds.surge:
             return "rollout.maxSurge is 0"
         if self._bounds.unavailable:
             return f"rollout.maxUnavailable is {self._bounds.unavailable}"
-        return "there was no room for its successor beside it"
+        return self._in_the_way() or self._told_no_room(successor)

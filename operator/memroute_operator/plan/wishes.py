@@ -58,13 +58,16 @@ def missing_of(
     ``claims``: slots whose room was claimed before their pods left. ``taken``: slots of pods that
     cannot be read: each of them counts as a replica, and nothing is created in its place.
     """
-    number = keeping.num_missing(deployment)
-    if not number or deployment.footprint is None or deployment.paused:
+    number, older = keeping.num_missing(deployment), deployment.previous
+    is_known = deployment.footprint is not None
+    if not number or deployment.paused or not (is_known or older):
         return
     ran = read_homes(deployment.obj.get("status"))
     homes = {slot: one.home() for slot, one in ran.items()} | dict(claims)
-    older = deployment.previous
-    num_older = 0 if older is None else _num_older(deployment, keeping, number)
+    num_older = 0
+    if older is not None:
+        # What a spec means that cannot be known is nobody's reason to serve less than before.
+        num_older = _num_older(deployment, keeping, number) if is_known else number
     templates: dict[str, WantedReplica] = {}
     for place, slot in enumerate(_slots(keeping.slots, number, homes, taken)):
         if slot in taken:
