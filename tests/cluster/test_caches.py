@@ -37,6 +37,13 @@ def size_of_weights(hub):
     return sum(len(hub.repositories[MODEL].files[shard]) for shard in SHARDS)
 
 
+def users_told(pod):
+    """UIDs of the pods that its fetcher was told of."""
+    (fetch,) = pod["spec"]["initContainers"]
+    variables = {one["name"]: one.get("value", "") for one in fetch["env"]}
+    return variables["MEMROUTE_LIVE_PODS"].split()
+
+
 @contextlib.contextmanager
 def slow_hub(hub):
     """A hub that sends half of a file, and the rest when it is let."""
@@ -85,12 +92,10 @@ def test_two_replicas_that_start_at_once_fetch_once_and_the_next_start_fetches_n
         )  # fmt: skip
     wait_ready(cluster, namespace, "m", timeout_seconds=60)
     assert bytes_sent(hub) - before == size_of_weights(hub), "the second start reads no byte"
-    first, second = sorted(
-        pods_of(cluster, namespace, "m"), key=lambda one: one["metadata"]["name"]
+    users = {pod["metadata"]["uid"]: users_told(pod) for pod in pods_of(cluster, namespace, "m")}
+    assert any(users.keys() & set(told) for told in users.values()), (
+        "whoever came second knows whose weights are not to be evicted"
     )
-    (fetch,) = second["spec"]["initContainers"]
-    users = {one["name"]: one.get("value") for one in fetch["env"]}["MEMROUTE_LIVE_PODS"]
-    assert first["metadata"]["uid"] in users, "whose weights are not to be evicted"
 
 
 def test_a_node_that_has_the_weights_is_preferred(cluster, namespace, hub):

@@ -240,8 +240,14 @@ CONFIG = {
 }  # fmt: skip
 
 
-def fetch_ends(rig, key, code):
-    """The fetcher of that pod ends so."""
+def key_of(rig):
+    """The one pod that there is."""
+    (key,) = rig.cluster.objects["pods"]
+    return key
+
+
+def fetch_ends(rig, code):
+    """The fetcher of the one pod ends so."""
     ended = {"exitCode": code, "reason": "Completed" if code == 0 else "Error", "message": "said"}
     state = {"terminated": ended} if code == 0 else {"waiting": {"reason": "CrashLoopBackOff"}}
     last = {} if code == 0 else {"terminated": ended}
@@ -250,7 +256,7 @@ def fetch_ends(rig, key, code):
     def change(pod):
         pod["status"]["initContainerStatuses"] = [container]
 
-    rig.cluster.change("pods", key, change)
+    rig.cluster.change("pods", key_of(rig), change)
 
 
 async def test_which_node_has_weights_outlives_pods_and_the_operator():
@@ -261,7 +267,7 @@ async def test_which_node_has_weights_outlives_pods_and_the_operator():
     nodes[1]["metadata"]["labels"]["kubernetes.io/hostname"] = "b"
     async with operator_rig(nodes=nodes, mdeps=[only_b], argv=CACHE) as rig:
         await rig.until("a pod", rig.cluster.pods)
-        fetch_ends(rig, rig.pod("default/m"), 0)
+        fetch_ends(rig, 0)
         await rig.steps(2)
         (text,) = rig.cluster.objects["configmaps"][f"memroute-system/{BOOK_NAME}"]["data"].values()
         assert json.loads(text) == ["b"]
@@ -287,7 +293,7 @@ async def test_a_node_without_space_is_left_and_told():
     async with operator_rig(nodes=[node("a"), node("b")], mdeps=[cached("m")], argv=CACHE) as rig:
         await rig.until("a pod", rig.cluster.pods)
         (first,) = rig.cluster.pods()
-        fetch_ends(rig, rig.pod("default/m"), FetchEnd.NO_SPACE)
+        fetch_ends(rig, FetchEnd.NO_SPACE)
 
         def is_elsewhere():
             pods = rig.cluster.pods()
@@ -308,7 +314,7 @@ async def test_how_far_a_replica_is_stands_in_its_status():
     async with operator_rig(nodes=[node("a")], mdeps=[cached("m")], argv=CACHE) as rig:
         rig.cluster.is_ready_at_once = False
         await rig.until("a pod", rig.cluster.pods)
-        pod = rig.cluster.objects["pods"][rig.pod("default/m")]
+        pod = rig.cluster.objects["pods"][key_of(rig)]
 
         def running(pod):
             container = {"name": "memroute-fetch", "state": RUNNING, "lastState": {}}
@@ -316,12 +322,13 @@ async def test_how_far_a_replica_is_stands_in_its_status():
             pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
             pod["spec"]["nodeName"] = "a"
 
-        rig.cluster.change("pods", rig.pod("default/m"), running)
+        rig.cluster.change("pods", key_of(rig), running)
         rig.readings.fetches.note(pod["metadata"]["uid"], read_progress(json.dumps(PAGE)), rig.now)
         await rig.steps(2)
         status = rig.cluster.objects["modeldeployments"]["default/m"]["status"]
         (placement,) = status["placements"]
         assert placement["state"] == "Downloading"
         assert placement["progress"].startswith("41 of 142 GiB (310 MB/s")
-        assert " Downloading 41 of 142 GiB" in rig.condition("default/m")["message"]
+        name = pod["metadata"]["name"]
+        assert f"{name} Downloading 41 of 142 GiB" in rig.condition("default/m")["message"]
         assert rig.condition("default/m", "Degraded") == {}
