@@ -286,6 +286,27 @@ def test_the_last_good_revision_comes_back():
         assert as_targeted(with_status(again, **status)).failed is None
 
 
+@pytest.mark.parametrize("rollout", [{}, {"maxUnavailable": 1}, {"maxUnavailable": "100%"}])
+def test_a_halt_takes_no_old_replica_and_leaves_the_failed_one(rollout):
+    """Neither by what may be away, nor because its node is cordoned: another would fail, too."""
+    old = deployment(replicas=2, concurrency=2)
+    new = deployment(replicas=2, concurrency=3, rollout={"onFailure": "Halt"} | rollout)
+    pods = [pod_of(old, 0), pod_of(old, 1), failing(pod_of(new, 2))]
+    other = replace(SHARED, name="b", devices=(replace(GPU, node="b", uuid="GPU-b-0"),))
+    step = plan_step(facts([new], pods, nodes=(SHARED, other)), context())
+    assert step.outcomes["default/m"].failed is not None
+    assert step.actions == []
+    cordoned = replace(SHARED, unusable_reason="Cordoned")
+    step = plan_step(facts([new], pods, nodes=(cordoned, other)), context())
+    assert kinds(step) == [("Delete", "m-2")], "it leaves the node, and no other follows it"
+
+
+def test_scaling_to_nothing_starts_no_successor_any_more():
+    old, new = deployment(concurrency=2), deployment(replicas=0, concurrency=3)
+    step = plan_step(facts([new], [pod_of(old), pod_of(new, 1, ready=False)]), context())
+    assert sorted(kinds(step)) == [("MarkDraining", "m-0"), ("MarkDraining", "m-1")]
+
+
 def test_a_halted_revision_that_is_mended_outside_goes_on():
     """The Secret was missing; somebody has created it, and kubelet has started the engine."""
     old = deployment()

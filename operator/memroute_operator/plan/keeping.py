@@ -92,9 +92,11 @@ def _choose(deployment: Deployment, replicas: list[Replica], found: Keeping, wor
         if one.key not in replaced and not one.is_ready and not one.is_draining
     ]  # fmt: skip
     surge = deployment.rollout.bounds(deployment.replicas).surge
-    num_serving = sum(one.key in replaced and not one.is_broken for one in replicas)
+    num_held = sum(one.key in replaced and not one.is_broken for one in replicas)
+    if is_halted(deployment):
+        num_held = len(surging)  # they stay, for a person to look at
     # Those that start in place of others are no reason to end these before they serve.
-    surging = surging[: min(num_excess, surge, num_serving)]
+    surging = surging[: min(num_excess, surge, num_held, deployment.replicas)]
     held = {one.key for one in surging}
     others = [one for one in replicas if one.key not in held]
     rank = _usefulness(replaced, worth, found)
@@ -112,7 +114,8 @@ def unwanted(deployment: Deployment, replicas: Sequence[Replica], worth: Worth) 
     if kept:
         old = [one for one in replicas if one.revision != deployment.revision]
         old.sort(key=_usefulness(frozenset(), worth, None))
-        replaced -= {one.key for one in old[:kept] if one.node not in worth.cordoned}
+        # Also on a cordoned node: what is evicted there is made again as it was.
+        replaced -= {one.key for one in old[:kept]}
     return frozenset(replaced)
 
 
@@ -120,10 +123,14 @@ def num_old(deployment: Deployment, replicas: Sequence[Replica]) -> int:
     """Replicas that keep the revision before: those of the partition; of what is halted, all."""
     if deployment.returned_from is not None:
         return 0
-    if deployment.failed is not None:
-        updated = sum(one.revision == deployment.revision for one in replicas)
-        return max(0, deployment.replicas - updated)
+    if is_halted(deployment):
+        return max(deployment.replicas, len(replicas))
     return deployment.rollout.bounds(deployment.replicas).kept
+
+
+def is_halted(deployment: Deployment) -> bool:
+    """Whether its revision has failed, and is not taken back (yet)."""
+    return deployment.failed is not None and deployment.returned_from is None
 
 
 def why_surplus(
