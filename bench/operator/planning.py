@@ -16,13 +16,13 @@ from typing import Any
 from memroute.placement import Device, Inventory, Node, PlacementMode, PlacementStrategy
 from memroute.units import GIB
 from memroute_kube.memory_words import PLACEMENT_MODES, PLACEMENT_STRATEGIES
-from memroute_operator.deployment import Deployment, read_deployment
 from memroute_operator.gather import Facts
-from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import Create, PlanContext, Step, plan_step
+from memroute_operator.pod.manifests import replica_pod
 from memroute_operator.pod_template import PodTemplate
-from memroute_operator.priorities import Priority, PriorityClasses
-from memroute_operator.replica import Replica, Seen, read_replica
+from memroute_operator.replicas.replica import Replica, Seen, read_replica
+from memroute_operator.rules.priorities import Priority, PriorityClasses
+from memroute_operator.spec.deployment import Deployment, read_deployment
 
 NUM_NODES = 1250
 DEVICES_PER_NODE = 8

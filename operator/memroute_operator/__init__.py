@@ -10,4 +10,16 @@ kopf events ──► store (newest object per key) ──► reconciler, the on
 
 The pod is the reservation: killed at any line and restarted, the operator lists the pods and
 knows all it had promised.
+
+| folder | what |
+| --- | --- |
+| ``store`` | the API server's objects, as far as they are read |
+| ``spec`` | ModelDeployments as planning reads them; ``engines``: what each engine takes |
+| ``nodes``, ``replicas``, ``readings`` | machines, pods, and what both say of themselves |
+| ``rules`` | what administrators say of the whole cluster |
+| ``plan`` | the next step, decided from facts alone |
+| ``actions`` | the step, brought to the API server |
+| ``pod``, ``pod_template``, ``weights`` | the pod of one replica, and how it comes to its weights |
+| ``status``, ``failures``, ``explaining`` | what people are told |
+| ``election`` | which operator writes |
 """

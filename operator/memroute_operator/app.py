@@ -16,18 +16,18 @@ import kopf
 from memroute_hub.client import open_hub
 from memroute_hub.settings import HubSettings, Token
 from memroute_kube import RESOURCE_CLAIMS, RESOURCE_SLICES, KubeObject, KubernetesClient
-from memroute_operator.elector import Elector, LeaseName, run_until_cancelled
-from memroute_operator.fence import AlwaysLeading, Fence, FencedClient
-from memroute_operator.handlers import build_registry
+from memroute_operator.election.elector import Elector, LeaseName, run_until_cancelled
+from memroute_operator.election.fence import AlwaysLeading, Fence, FencedClient
+from memroute_operator.election.leadership import Leadership
 from memroute_operator.health import Marks, serve_health
-from memroute_operator.leadership import Leadership
 from memroute_operator.loop_lag import watch_loop_lag
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.readings.loops import Readings
 from memroute_operator.readings.pages import open_page_reader
 from memroute_operator.reconciler import Reconciler
 from memroute_operator.settings import OperatorSettings
-from memroute_operator.store import Store
+from memroute_operator.store.handlers import build_registry
+from memroute_operator.store.store import Store
 
 LOGGER = logging.getLogger(__name__)
 COMPONENT = LEASE_NAME = "memroute-operator"

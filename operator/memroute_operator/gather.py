@@ -10,21 +10,25 @@ from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Inventory, Neighbour, Node, PlacementMode, Reservation
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true, object_key
-from memroute_operator.beside import neighbours
-from memroute_operator.calibrations import EngineReport
-from memroute_operator.deployment import Deployment
-from memroute_operator.deployments import read_deployments, with_known_revision
-from memroute_operator.device_metrics import MAX_COLLECT_SECONDS, DeviceMetrics, NodeReading
-from memroute_operator.lost_nodes import NodeSight
 from memroute_operator.memory import PlanMemory
 from memroute_operator.nodes import planned, read_node
-from memroute_operator.pod_stories import Stories, with_stories
-from memroute_operator.pods import PodsRead, UnreadablePod, read_pods
-from memroute_operator.reading_cache import Cache
-from memroute_operator.replica import Replica, ReplicaState
-from memroute_operator.slots import taken_slots
-from memroute_operator.store import Known
-from memroute_operator.strangers import disown_strangers
+from memroute_operator.readings.calibrations import EngineReport
+from memroute_operator.readings.device_metrics import (
+    MAX_COLLECT_SECONDS,
+    DeviceMetrics,
+    NodeReading,
+)
+from memroute_operator.replicas.beside import neighbours
+from memroute_operator.replicas.lost_nodes import NodeSight
+from memroute_operator.replicas.pod_stories import Stories, with_stories
+from memroute_operator.replicas.pods import PodsRead, UnreadablePod, read_pods
+from memroute_operator.replicas.replica import Replica, ReplicaState
+from memroute_operator.replicas.slots import taken_slots
+from memroute_operator.replicas.strangers import disown_strangers
+from memroute_operator.spec.deployment import Deployment
+from memroute_operator.spec.deployments import read_deployments, with_known_revision
+from memroute_operator.store.reading_cache import Cache
+from memroute_operator.store.store import Known
 from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
 
 

@@ -10,10 +10,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from memroute_operator.backoff import Backoff
-from memroute_operator.deployment import internal_error
+from memroute_operator.actions.backoff import Backoff
 from memroute_operator.gather import Facts
 from memroute_operator.plan import Outcome, PlanContext, Step, plan_step
+from memroute_operator.spec.deployment import internal_error
 
 Planner = Callable[[Facts, PlanContext], Step]
 # Before a deployment whose planning raised is planned again, in seconds. It costs everybody one

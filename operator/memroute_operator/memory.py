@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from memroute.placement import Departed
-from memroute_operator.deployment import Deployment
-from memroute_operator.promises import Claim
-from memroute_operator.replica import Replica, ReplicaState, Seen
-from memroute_operator.way_memory import WayMemory
+from memroute_operator.replicas.promises import Claim
+from memroute_operator.replicas.replica import Replica, ReplicaState, Seen
+from memroute_operator.replicas.way_memory import WayMemory
+from memroute_operator.spec.deployment import Deployment
 
 # Wall clocks of a cluster differ by less than this, or nothing else works either: TLS, tokens
 # and Leases have the same bound of some minutes.

@@ -13,9 +13,9 @@ from prometheus_client.registry import Collector
 
 from memroute.placement import NO_QUOTAS, HBMQuotas, Ledger
 from memroute_operator.gather import Facts
-from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.plan import Action
 from memroute_operator.readings.loops import ReadingMetrics
+from memroute_operator.replicas.lost_nodes import NodeLoss
 
 _DEVICE = ("node", "device", "product")
 _DEPLOYMENT = ("namespace", "model_deployment")

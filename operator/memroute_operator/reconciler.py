@@ -23,37 +23,37 @@ from datetime import UTC, datetime
 from memroute_hub import HubModel, ModelName
 from memroute_hub.settings import usual_endpoint
 from memroute_kube import ApiError, KubernetesClient
-from memroute_operator.adoption import Adoption
-from memroute_operator.apply import Applier
-from memroute_operator.budgets import Budgets
-from memroute_operator.calibration_book import CalibrationBook
-from memroute_operator.carry_out import CarryOut
-from memroute_operator.cluster_rules import ClusterRules
-from memroute_operator.events import EventWriter
-from memroute_operator.failed_pods import FailedPods
-from memroute_operator.fence import AlwaysLeading, Fence
-from memroute_operator.fleet_view import CHANGED_SECONDS, FleetBoard
-from memroute_operator.garbage import Garbage
+from memroute_operator.actions.apply import Applier
+from memroute_operator.actions.budgets import Budgets
+from memroute_operator.actions.carry_out import CarryOut
+from memroute_operator.actions.lanes import Lanes
+from memroute_operator.election.fence import AlwaysLeading, Fence
 from memroute_operator.gather import Facts
-from memroute_operator.hub_models import HubModels
 from memroute_operator.isolation import PatientPlanner
-from memroute_operator.lanes import Lanes
-from memroute_operator.listing import Lister
-from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.metrics import OperatorMetrics
-from memroute_operator.name_grants import GRANTS_SECONDS, NameGrants
-from memroute_operator.node_leases import MARK_SECONDS, NodeLeases
 from memroute_operator.plan import Action, Delete, GiveWay, Step
+from memroute_operator.pod.templates import Templates
+from memroute_operator.readings.calibration_book import CalibrationBook
+from memroute_operator.readings.fleet_view import CHANGED_SECONDS, FleetBoard
 from memroute_operator.readings.loops import Readings
+from memroute_operator.readings.node_leases import MARK_SECONDS, NodeLeases
 from memroute_operator.readings.pod_events import ROUND_SECONDS, PodEvents
+from memroute_operator.replicas.adoption import Adoption
+from memroute_operator.replicas.failed_pods import FailedPods
+from memroute_operator.replicas.lost_nodes import NodeLoss
+from memroute_operator.rules.cluster_rules import ClusterRules
+from memroute_operator.rules.name_grants import GRANTS_SECONDS, NameGrants
 from memroute_operator.settings import OperatorSettings
-from memroute_operator.status_writer import StatusWriter
-from memroute_operator.statuses import Statuses
-from memroute_operator.step_events import StepEvents
-from memroute_operator.store import Store
-from memroute_operator.templates import Templates
+from memroute_operator.spec.hub_models import HubModels
+from memroute_operator.status.events import EventWriter
+from memroute_operator.status.status_writer import StatusWriter
+from memroute_operator.status.statuses import Statuses
+from memroute_operator.status.step_events import StepEvents
+from memroute_operator.status.way_events import tell_ways
+from memroute_operator.store.garbage import Garbage
+from memroute_operator.store.listing import Lister
+from memroute_operator.store.store import Store
 from memroute_operator.thinking import Look, Thinker
-from memroute_operator.way_events import tell_ways
 from memroute_operator.weights.book import WeightsBook
 from memroute_operator.weights.choosing import server_version
 

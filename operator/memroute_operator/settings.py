@@ -13,8 +13,8 @@ from memroute_hub.settings import (
     is_offline_by_environment,
     usual_endpoint,
 )
-from memroute_operator.leadership import LeaseTiming
-from memroute_operator.pod_defaults import any_address
+from memroute_operator.election.leadership import LeaseTiming
+from memroute_operator.pod.pod_defaults import any_address
 from memroute_operator.readings.sources import PodSelector, SelectorError, parse_pod_selector
 from memroute_operator.weights.arguments import add_weights_arguments
 from memroute_operator.weights.caches import WeightsSettings

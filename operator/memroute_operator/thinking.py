@@ -16,18 +16,18 @@ from typing import Any, TypeVar
 from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import NO_QUOTAS, HBMQuotas, Reservation
 from memroute_kube import KubeObject
-from memroute_operator.calibrations import EngineReport
-from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.gather import Facts, ReadingCache, gather, node_sights
 from memroute_operator.isolation import PatientPlanner
-from memroute_operator.lost_nodes import Ghosts, LostNodes, NodeLoss
 from memroute_operator.memory import PlanMemory
-from memroute_operator.node_leases import Silence
 from memroute_operator.plan import PlanContext, Step
-from memroute_operator.pod_stories import Stories
-from memroute_operator.priorities import NO_CLASSES, PriorityClasses
-from memroute_operator.replica import ReplicaState
-from memroute_operator.store import StoreSnapshot
+from memroute_operator.readings.calibrations import EngineReport
+from memroute_operator.readings.device_metrics import DeviceMetrics
+from memroute_operator.readings.node_leases import Silence
+from memroute_operator.replicas.lost_nodes import Ghosts, LostNodes, NodeLoss
+from memroute_operator.replicas.pod_stories import Stories
+from memroute_operator.replicas.replica import ReplicaState
+from memroute_operator.rules.priorities import NO_CLASSES, PriorityClasses
+from memroute_operator.store.store import StoreSnapshot
 from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
 
 # Pods with processes, or about to have some: what they hold may outlive their object.

@@ -14,7 +14,7 @@ from cluster_support import (
 )
 from memroute.units import GIB
 from memroute_kube.resources import is_condition_true
-from memroute_operator.calibration_book import BOOK_NAME, read_book
+from memroute_operator.readings.calibration_book import BOOK_NAME, read_book
 
 FAULT = "simulator.memroute.dev"
 

@@ -16,7 +16,7 @@ from cluster_support import (
     wait_condition,
     wait_ready,
 )
-from memroute_operator.name_grants import GRANTS_NAME
+from memroute_operator.rules.name_grants import GRANTS_NAME
 from router_load import operations_url, router_metric
 
 SYSTEM = "memroute-system"

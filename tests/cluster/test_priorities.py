@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cluster_support import apply, condition, get_deployment, pods_of, wait_condition, wait_ready
-from memroute_operator.hbm_quotas import QUOTAS_NAME
+from memroute_operator.rules.hbm_quotas import QUOTAS_NAME
 
 SYSTEM = "memroute-system"
 

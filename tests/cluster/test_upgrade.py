@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from cluster_support import apply, condition, pods_of, wait_ready
-from memroute_operator.replica import ANNOTATION_STARTED_WITH
+from memroute_operator.replicas.replica import ANNOTATION_STARTED_WITH
 from memroute_simulator.emulated_cluster import EmulatedCluster
 from previous_release import unpack_previous_release
 from router_objects import BeliefsRig

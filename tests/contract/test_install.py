@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from cluster_support import apply, program_address, wait_ready
-from memroute_operator.hbm_quotas import QUOTAS_NAME, read_quotas
-from memroute_operator.name_grants import GRANTS_NAME, read_grants
+from memroute_operator.rules.hbm_quotas import QUOTAS_NAME, read_quotas
+from memroute_operator.rules.name_grants import GRANTS_NAME, read_grants
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.settings import parse_settings
 from memroute_simulator.emulated_cluster import find_kubectl

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from memroute_operator.deployment import read_deployment
 from memroute_operator.failures import refusal_of
-from memroute_operator.manifests import replica_pod
+from memroute_operator.pod.manifests import replica_pod
+from memroute_operator.spec.deployment import read_deployment
 from memroute_operator.weights.caches import WeightsSettings
 from memroute_simulator.emulated_cluster import KubectlError
 from operator_rig import mdep

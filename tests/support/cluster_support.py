@@ -8,7 +8,7 @@ import threading
 
 from memroute_kube import PODS, KubernetesClient, watch_forever
 from memroute_kube.resources import LABEL_DEPLOYMENT, LABEL_REPLICA, is_condition_true
-from memroute_operator.replica import is_terminal, read_replica
+from memroute_operator.replicas.replica import is_terminal, read_replica
 from memroute_simulator.emulated_cluster import EmulatedCluster
 from memroute_simulator.nodes.machines import MACHINES
 

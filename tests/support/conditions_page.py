@@ -4,8 +4,8 @@ import asyncio
 import re
 from pathlib import Path
 
-from memroute_operator.status_writer import TOLD_KINDS
-from memroute_operator.step_events import LOST, PLACED, REMOVED
+from memroute_operator.status.status_writer import TOLD_KINDS
+from memroute_operator.status.step_events import LOST, PLACED, REMOVED
 from situation_rows import rows
 from situations import Row
 

@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 from cluster_stub import cluster_stub
 from memroute.units import MIB
 from memroute_kube import MODEL_DEPLOYMENTS, NODES, PODS, watch_forever
-from memroute_operator.deployment import read_deployment
-from memroute_operator.device_metrics import DeviceReading, NodeReading
 from memroute_operator.metrics import OperatorMetrics
-from memroute_operator.pod_names import replica_key
+from memroute_operator.pod.pod_names import replica_key
+from memroute_operator.readings.device_metrics import DeviceReading, NodeReading
 from memroute_operator.readings.loops import Readings
 from memroute_operator.reconciler import Reconciler
 from memroute_operator.settings import parse_settings
-from memroute_operator.store import Store
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.store.store import Store
 
 STAMP = "2026-01-01T00:00:00Z"
 PRODUCT = "NVIDIA-H100-80GB-HBM3"

@@ -12,9 +12,7 @@ from datetime import UTC, datetime, timedelta
 from memroute.placement import Device, Inventory, Node, PlacementMode
 from memroute.units import GIB
 from memroute_kube.resources import ANNOTATION_DRAINING
-from memroute_operator.deployment import read_deployment
 from memroute_operator.gather import Facts
-from memroute_operator.manifests import replica_pod
 from memroute_operator.memory import PlanMemory
 from memroute_operator.plan import (
     ClaimRoom,
@@ -25,10 +23,12 @@ from memroute_operator.plan import (
     PlanContext,
     plan_step,
 )
-from memroute_operator.promises import encode_claim
-from memroute_operator.replica import ANNOTATION_SUCCESSOR, read_replica
-from memroute_operator.rollout_status import rollout_fields
-from memroute_operator.target_revision import as_targeted, with_history
+from memroute_operator.pod.manifests import replica_pod
+from memroute_operator.replicas.promises import encode_claim
+from memroute_operator.replicas.replica import ANNOTATION_SUCCESSOR, read_replica
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.spec.target_revision import as_targeted, with_history
+from memroute_operator.status.rollout_status import rollout_fields
 
 REFUSED = {
     "name": "engine",

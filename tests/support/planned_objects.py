@@ -14,12 +14,12 @@ from memroute.placement import (
     plan,
 )
 from memroute.units import GIB
-from memroute_operator.deployment import read_deployment
 from memroute_operator.gather import Facts
-from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import PlanContext, wanted_replica
-from memroute_operator.promises import encode_claim
-from memroute_operator.replica import ANNOTATION_SUCCESSOR, Seen, read_replica
+from memroute_operator.pod.manifests import replica_pod
+from memroute_operator.replicas.promises import encode_claim
+from memroute_operator.replicas.replica import ANNOTATION_SUCCESSOR, Seen, read_replica
+from memroute_operator.spec.deployment import read_deployment
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GPU = Device(

@@ -8,10 +8,10 @@ import copy
 from dataclasses import replace
 
 from memroute.placement import NO_QUOTAS
-from memroute_operator.deployment import read_deployment
-from memroute_operator.giving_way import ANNOTATION_GIVES_WAY, encode_gives_way
 from memroute_operator.plan import GiveWay, PlanContext, plan_step
-from memroute_operator.priorities import read_priority_classes
+from memroute_operator.replicas.giving_way import ANNOTATION_GIVES_WAY, encode_gives_way
+from memroute_operator.rules.priorities import read_priority_classes
+from memroute_operator.spec.deployment import read_deployment
 from planned_cluster import DRAIN_TIMEOUT_SECONDS, Cluster
 
 PRIORITIES = {"low": -10, "high": 1000, "urgent": 2000}

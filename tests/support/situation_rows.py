@@ -11,9 +11,9 @@ from memroute.units import GIB, MIB
 from memroute_hub.client import open_hub
 from memroute_hub.settings import HubSettings, Token
 from memroute_kube.resources import LABEL_DEPLOYMENT
-from memroute_operator.deployment import read_deployment
-from memroute_operator.pod_names import replica_key
+from memroute_operator.pod.pod_names import replica_key
 from memroute_operator.readings.pod_events import MAX_PER_ROUND
+from memroute_operator.spec.deployment import read_deployment
 from operator_rig import mdep, node, operator_rig, reading
 from situations import SITUATIONS, Obj, Row, Scene, Situation
 

@@ -11,11 +11,11 @@ from bench.operator.stand_ins import (
 )
 from memroute.placement import Inventory, Placed, plan
 from memroute_kube.resources import GPU_RESOURCE
-from memroute_operator.deployment import read_deployment
-from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.nodes import read_node
 from memroute_operator.plan import wanted_replica
-from memroute_operator.pod_resources import requested_devices
+from memroute_operator.pod.pod_resources import requested_devices
+from memroute_operator.readings.device_metrics import DeviceMetrics
+from memroute_operator.spec.deployment import read_deployment
 from planned_objects import context
 
 # What the CRD adds.

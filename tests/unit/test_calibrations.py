@@ -5,8 +5,8 @@ import pytest
 from memroute.catalog import architecture_for_model
 from memroute.footprint import Calibration, ReplicaShape, replica_footprint
 from memroute.units import GIB
-from memroute_operator.calibration_book import entry_name, read_book, written
-from memroute_operator.calibrations import (
+from memroute_operator.readings.calibration_book import entry_name, read_book, written
+from memroute_operator.readings.calibrations import (
     PoolReport,
     agreed,
     calibration_key,

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from cluster_stub import refuse
-from memroute_operator.budgets import BUDGET_REFUSED, read_budget, selects
+from memroute_operator.actions.budgets import BUDGET_REFUSED, read_budget, selects
 from operator_rig import mdep, node, operator_rig
 
 LABEL = "memroute.dev/model-deployment"

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from api_stub import api_stub
-from memroute_operator.elector import Elector, LeaseName, read_lease, run_until_cancelled
+from memroute_operator.election.elector import Elector, LeaseName, read_lease, run_until_cancelled
+from memroute_operator.election.leadership import Leadership, LeaseTiming
 from memroute_operator.health import Marks
-from memroute_operator.leadership import Leadership, LeaseTiming
 
 LEASE = LeaseName(namespace="system", name="memroute-operator")
 PATH = "/apis/coordination.k8s.io/v1/namespaces/system/leases/memroute-operator"

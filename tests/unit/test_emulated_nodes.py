@@ -1,8 +1,8 @@
 import pytest
 
 from memroute.units import GIB
-from memroute_operator.device_metrics import DeviceMetrics, parse_exporter_page
 from memroute_operator.nodes import read_node
+from memroute_operator.readings.device_metrics import DeviceMetrics, parse_exporter_page
 from memroute_operator.readings.exporter_page import read_exporter_page
 from memroute_simulator.nodes import dcgm
 from memroute_simulator.nodes.devices import DeviceTable, OutOfMemoryError

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
-from memroute_operator.deployment import read_deployment
 from memroute_operator.engines.owned_flags import OWNED, adapters_of, refusal
 from memroute_operator.engines.vllm_arguments import SPELLINGS, Flag, Stray, parse_arguments
-from memroute_operator.revision import revision_of
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.spec.revision import revision_of
 from planned_objects import deployment, pod_of
 
 

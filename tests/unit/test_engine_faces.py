@@ -6,9 +6,9 @@ import pytest
 
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB
-from memroute_operator.deployment import read_deployment
 from memroute_operator.engines.registry import engine_of, read_report
 from memroute_operator.engines.seam import HOST
+from memroute_operator.spec.deployment import read_deployment
 from memroute_router.engines.others import dialect_of, parse_other_metrics
 from memroute_simulator.engine.faces import llama_cpp, sglang
 from memroute_simulator.engine.startup import EngineStartError

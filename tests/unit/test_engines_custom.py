@@ -4,12 +4,12 @@ import pytest
 
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB
-from memroute_operator.deployment import read_deployment
 from memroute_operator.engines.custom import BOUNDS, VARIABLES
 from memroute_operator.engines.registry import engine_of
-from memroute_operator.manifests import replica_pod
-from memroute_operator.pod_defaults import ANY_IPV4
-from memroute_operator.revision import revision_of
+from memroute_operator.pod.manifests import replica_pod
+from memroute_operator.pod.pod_defaults import ANY_IPV4
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.spec.revision import revision_of
 from memroute_simulator.nodes.environment import expand
 from operator_rig import mdep
 

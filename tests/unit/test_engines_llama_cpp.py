@@ -19,12 +19,12 @@ from memroute.footprint.replica import ReplicaShape
 from memroute.footprint.runtime_llama_cpp import llama_cpp_step_bytes
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB, MIB
-from memroute_operator.deployment import read_deployment
-from memroute_operator.deployments import read_deployments
 from memroute_operator.engines.registry import engine_of
-from memroute_operator.manifests import replica_pod
-from memroute_operator.reading_cache import Cache
-from memroute_operator.revision import revision_of
+from memroute_operator.pod.manifests import replica_pod
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.spec.deployments import read_deployments
+from memroute_operator.spec.revision import revision_of
+from memroute_operator.store.reading_cache import Cache
 from operator_rig import mdep
 
 FILE = "Qwen3-8B-Q4_K_M.gguf"

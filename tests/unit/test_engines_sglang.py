@@ -19,12 +19,12 @@ from memroute.footprint.runtime_sglang import num_prefill_graphs
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB, MIB
 from memroute_kube.memory_words import ENGINE_TYPES
-from memroute_operator.calibrations import measure, read_report
-from memroute_operator.deployment import read_deployment
-from memroute_operator.deployments import ENGINE_REFUSES, read_deployments
 from memroute_operator.engines.registry import PartsReport, engine_of
-from memroute_operator.manifests import replica_pod
-from memroute_operator.reading_cache import Cache
+from memroute_operator.pod.manifests import replica_pod
+from memroute_operator.readings.calibrations import measure, read_report
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.spec.deployments import ENGINE_REFUSES, read_deployments
+from memroute_operator.store.reading_cache import Cache
 from operator_rig import mdep
 
 IMAGE = "lmsysorg/sglang:v0.5.23"

@@ -23,7 +23,7 @@ from memroute_operator.failures import (
     scheduling_of,
 )
 from memroute_operator.failures.page import PAGE, page
-from memroute_operator.projections import project_pod
+from memroute_operator.store.projections import project_pod
 from memroute_simulator.engine.endings import ENDINGS
 from memroute_simulator.nodes.container import ContainerProcess, termination_message, waiting
 

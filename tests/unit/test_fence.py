@@ -11,7 +11,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from api_stub import ApiStub, api_stub
 from memroute_kube import PODS, ApiError
-from memroute_operator.fence import Fence, FencedClient, NotLeader
+from memroute_operator.election.fence import Fence, FencedClient, NotLeader
 from memroute_simulator.controlplane.certificates import CertificateAuthority
 from two_operators import Cable
 

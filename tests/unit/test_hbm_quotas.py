@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from cluster_stub import refuse
 from memroute.placement import HBMQuotas, Ledger, RefusedReason, excess
 from memroute.units import GIB
-from memroute_operator.hbm_quotas import QUOTAS_NAME, read_quotas
 from memroute_operator.plan import ClaimRoom, Create, plan_step
+from memroute_operator.rules.hbm_quotas import QUOTAS_NAME, read_quotas
 from operator_rig import mdep, node, operator_rig
 from planned_cluster import USABLE_BYTES
 from preempted_cluster import PriorityCluster

@@ -12,16 +12,16 @@ import yaml
 
 from kstatus import kstatus
 from memroute.units import GIB
-from memroute_operator.backoff import Failure
-from memroute_operator.conditions import NO_TROUBLES, Troubles
-from memroute_operator.deployment import read_deployment
+from memroute_operator.actions.backoff import Failure
 from memroute_operator.failures import Diagnosis
-from memroute_operator.health_conditions import ABNORMAL, LASTING
 from memroute_operator.plan import Outcome, plan_step
-from memroute_operator.replica import ReplicaState, read_replica
-from memroute_operator.revisions import FailedRevision, last_good_document
-from memroute_operator.status import broken_status, deployment_status
-from memroute_operator.target_revision import as_targeted, with_history
+from memroute_operator.replicas.replica import ReplicaState, read_replica
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.spec.revisions import FailedRevision, last_good_document
+from memroute_operator.spec.target_revision import as_targeted, with_history
+from memroute_operator.status.conditions import NO_TROUBLES, Troubles
+from memroute_operator.status.health_conditions import ABNORMAL, LASTING
+from memroute_operator.status.status import broken_status, deployment_status
 from planned_objects import GPU, NOW, SHARED, context, deployment, facts, pod_of
 
 FULL = replace(SHARED, devices=(replace(GPU, live_free_bytes=GIB),))

@@ -13,10 +13,10 @@ from fake_hub import TINY_CONFIG, FakeHub, Repository, tiny_files
 from memroute_hub import HubError, HubModel, HubReason, ModelName
 from memroute_hub.client import open_hub
 from memroute_hub.settings import HubSettings, Token, usual_endpoint
-from memroute_operator.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN, read_deployment
-from memroute_operator.hub_models import MAX_CONCURRENT, HubModels
-from memroute_operator.model_pins import MAX_CONFIG_CHARACTERS, pin_from, read_pin
-from memroute_operator.revision import revision_of
+from memroute_operator.spec.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN, read_deployment
+from memroute_operator.spec.hub_models import MAX_CONCURRENT, HubModels
+from memroute_operator.spec.model_pins import MAX_CONFIG_CHARACTERS, pin_from, read_pin
+from memroute_operator.spec.revision import revision_of
 from operator_rig import Rig, mdep, node, operator_rig
 from planned_objects import pod_of
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memroute_operator.leadership import (
+from memroute_operator.election.leadership import (
     Attempt,
     Leadership,
     LeaseRecord,

@@ -3,7 +3,7 @@
 import pytest
 
 from memroute.placement import Reservation
-from memroute_operator.lost_nodes import Ghosts, LostNodes, NodeSight
+from memroute_operator.replicas.lost_nodes import Ghosts, LostNodes, NodeSight
 from operator_rig import mdep, node, operator_rig
 
 UP = NodeSight(exists=True, is_ready=True)

@@ -5,16 +5,16 @@ import json
 import pytest
 
 from memroute_fetch import model_directory
-from memroute_operator.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN, read_deployment
-from memroute_operator.deployments import read_deployments
 from memroute_operator.engines.registry import engine_of
-from memroute_operator.manifests import replica_pod
-from memroute_operator.model_pins import ModelPin
+from memroute_operator.pod.manifests import replica_pod
+from memroute_operator.pod.templates import Templates
 from memroute_operator.pod_template import refusal
-from memroute_operator.reading_cache import Cache as ReadingCache
-from memroute_operator.revision import revision_of
 from memroute_operator.settings import parse_settings
-from memroute_operator.templates import Templates
+from memroute_operator.spec.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN, read_deployment
+from memroute_operator.spec.deployments import read_deployments
+from memroute_operator.spec.model_pins import ModelPin
+from memroute_operator.spec.revision import revision_of
+from memroute_operator.store.reading_cache import Cache as ReadingCache
 from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
 from memroute_operator.weights.choosing import server_version
 from memroute_operator.weights.pod import with_live_pods

@@ -17,8 +17,8 @@ from memroute.placement import (
     Solver,
 )
 from memroute.units import GIB
-from memroute_operator.deployment import read_deployment
 from memroute_operator.plan import wanted_replica
+from memroute_operator.spec.deployment import read_deployment
 from planned_objects import GPU, SHARED, context, deployment
 
 ZONE, HOST = "topology.kubernetes.io/zone", "kubernetes.io/hostname"

@@ -21,10 +21,10 @@ from memroute.placement import (
     plan,
 )
 from memroute.units import GIB, MIB
-from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.nodes import read_node
 from memroute_operator.nodes.node import MAX_DEVICES
 from memroute_operator.nodes.resource_slices import kept_slices, read_resource_slices
+from memroute_operator.readings.device_metrics import DeviceMetrics
 from sizes import examples
 
 EXAMPLES = examples()

@@ -3,8 +3,8 @@
 import pytest
 
 from cluster_stub import refuse
-from memroute_operator.lost_nodes import LostNodes, NodeSight
-from memroute_operator.node_leases import _Lease, silences
+from memroute_operator.readings.node_leases import _Lease, silences
+from memroute_operator.replicas.lost_nodes import LostNodes, NodeSight
 from operator_rig import mdep, node, operator_rig
 
 UP = NodeSight(exists=True, is_ready=True)

@@ -6,13 +6,13 @@ import pytest
 
 from cluster_stub import cluster_stub, refuse
 from memroute_kube import NODES, KubernetesClient
-from memroute_operator import listing
-from memroute_operator.calibration_book import BOOK_NAME, read_book
-from memroute_operator.deployment import read_deployment
 from memroute_operator.engines.registry import PoolReport
-from memroute_operator.events import EventWriter
-from memroute_operator.listing import Lister
-from memroute_operator.store import Store
+from memroute_operator.readings.calibration_book import BOOK_NAME, read_book
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.status.events import EventWriter
+from memroute_operator.store import listing
+from memroute_operator.store.listing import Lister
+from memroute_operator.store.store import Store
 from operator_rig import PRODUCT, mdep, node, operator_rig
 
 

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from cluster_stub import HANG
-from memroute_operator import statuses
-from memroute_operator.backoff import FORGET_SECONDS, JITTER_RATIO, Backoff
-from memroute_operator.lanes import MAX_PER_NAMESPACE, Lanes
+from memroute_operator.actions.backoff import FORGET_SECONDS, JITTER_RATIO, Backoff
+from memroute_operator.actions.lanes import MAX_PER_NAMESPACE, Lanes
 from memroute_operator.plan import Step, plan_step
 from memroute_operator.reconciler import IDLE_SECONDS
+from memroute_operator.status import statuses
 from operator_rig import mdep, node, operator_rig, reading
 
 NODES = [node(name, gpus=4) for name in ("a", "b")]

@@ -7,18 +7,18 @@ import threading
 import pytest
 
 from memroute.units import MIB
-from memroute_operator import garbage
-from memroute_operator.device_metrics import DeviceMetrics, DeviceReading, NodeReading
-from memroute_operator.engine_reports import EngineReports
-from memroute_operator.garbage import Garbage
 from memroute_operator.gather import ReadingCache, gather
 from memroute_operator.loop_lag import TURN_SECONDS, Turns
 from memroute_operator.plan import Step, plan_step
-from memroute_operator.reading_cache import Cache
+from memroute_operator.readings.device_metrics import DeviceMetrics, DeviceReading, NodeReading
+from memroute_operator.readings.engine_reports import EngineReports
 from memroute_operator.readings.loops import MAX_EXPORTER_SECONDS, exporter_seconds
 from memroute_operator.readings.news import CHANGE_BYTES, News
-from memroute_operator.router_metrics import RouterMetrics
-from memroute_operator.store import Store
+from memroute_operator.readings.router_metrics import RouterMetrics
+from memroute_operator.store import garbage
+from memroute_operator.store.garbage import Garbage
+from memroute_operator.store.reading_cache import Cache
+from memroute_operator.store.store import Store
 from operator_rig import mdep, node, operator_rig
 
 
@@ -229,7 +229,7 @@ def test_a_page_that_has_not_changed_is_not_read_again(monkeypatch):
     metrics = DeviceMetrics(scrape_seconds=5)
     page = 'DCGM_FI_DEV_FB_FREE{gpu="0",UUID="GPU-1"} 100\n'
     first = metrics.take("a", page, asked_at_seconds=1.0)
-    monkeypatch.setattr("memroute_operator.device_metrics.read_exporter_page", None)
+    monkeypatch.setattr("memroute_operator.readings.device_metrics.read_exporter_page", None)
     again = metrics.take("a", page, asked_at_seconds=6.0)
     assert again.devices is first.devices
     assert again.taken_at_seconds == 6.0

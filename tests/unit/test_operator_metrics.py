@@ -4,11 +4,11 @@ import threading
 
 from prometheus_client import generate_latest
 
-from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.gather import gather
-from memroute_operator.lost_nodes import NodeLoss
 from memroute_operator.metrics import OperatorMetrics
-from memroute_operator.store import Store
+from memroute_operator.readings.device_metrics import DeviceMetrics
+from memroute_operator.replicas.lost_nodes import NodeLoss
+from memroute_operator.store.store import Store
 from operator_rig import mdep, node, reading
 
 

@@ -11,16 +11,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memroute.placement import Ledger
-from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.gather import gather, node_sights
 from memroute_operator.isolation import PatientPlanner
-from memroute_operator.lost_nodes import LostNodes
 from memroute_operator.memory import PlanMemory
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Delete, MarkDraining, PlanContext
-from memroute_operator.routing_status import routing_statuses
-from memroute_operator.status import broken_status, deployment_status
-from memroute_operator.store import Store
+from memroute_operator.readings.device_metrics import DeviceMetrics
+from memroute_operator.replicas.lost_nodes import LostNodes
+from memroute_operator.status.routing_status import routing_statuses
+from memroute_operator.status.status import broken_status, deployment_status
+from memroute_operator.store.store import Store
 from operator_rig import mdep, node, reading
 from sizes import examples
 from spoiled_objects import ODD, RESERVATION, spoiled

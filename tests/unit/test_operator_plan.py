@@ -7,9 +7,7 @@ import pytest
 from memroute.placement import Inventory, plan
 from memroute.units import MIB
 from memroute_kube.resources import ANNOTATION_DRAINING
-from memroute_operator.device_metrics import DeviceMetrics, parse_exporter_page
 from memroute_operator.gather import gather
-from memroute_operator.manifests import replica_pod
 from memroute_operator.plan import (
     ClaimRoom,
     Create,
@@ -19,10 +17,12 @@ from memroute_operator.plan import (
     plan_step,
     wanted_replica,
 )
-from memroute_operator.projections import NODE_PROJECTION
-from memroute_operator.replica import ReplicaState, read_replica
-from memroute_operator.status import deployment_status
-from memroute_operator.store import Collection, Store
+from memroute_operator.pod.manifests import replica_pod
+from memroute_operator.readings.device_metrics import DeviceMetrics, parse_exporter_page
+from memroute_operator.replicas.replica import ReplicaState, read_replica
+from memroute_operator.status.status import deployment_status
+from memroute_operator.store.projections import NODE_PROJECTION
+from memroute_operator.store.store import Collection, Store
 from planned_objects import (
     GPU,
     NOW,

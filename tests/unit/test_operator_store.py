@@ -10,11 +10,11 @@ import pytest
 from cluster_stub import cluster_stub, refuse
 from memroute_kube import PODS, ApiError
 from memroute_kube.client import PAGE_SIZE
-from memroute_operator import listing
-from memroute_operator.handlers import build_registry
-from memroute_operator.listing import Lister
-from memroute_operator.projections import POD_PROJECTION, project_node, project_pod
-from memroute_operator.store import Collection, Listing, Store
+from memroute_operator.store import listing
+from memroute_operator.store.handlers import build_registry
+from memroute_operator.store.listing import Lister
+from memroute_operator.store.projections import POD_PROJECTION, project_node, project_pod
+from memroute_operator.store.store import Collection, Listing, Store
 from operator_rig import mdep, node
 
 

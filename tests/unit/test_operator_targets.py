@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 from memroute.traffic.admission import AloneLatency
-from memroute_operator.deployment import read_deployment
-from memroute_operator.events import EventWriter
 from memroute_operator.plan import Outcome
-from memroute_operator.router_metrics import RouterMetrics, TargetsReport
-from memroute_operator.status import deployment_status
-from memroute_operator.status_writer import StatusWriter
+from memroute_operator.readings.router_metrics import RouterMetrics, TargetsReport
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.status.events import EventWriter
+from memroute_operator.status.status import deployment_status
+from memroute_operator.status.status_writer import StatusWriter
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SENTENCE = "targets cannot be met here: 68 ms per token alone, 50 ms asked"

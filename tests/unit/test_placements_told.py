@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from memroute.placement import PlacementMode
-from memroute_operator.homes import read_homes, read_numbers, write_numbers
-from memroute_operator.placements import MAX_BYTES, placement_fields
-from memroute_operator.replica import read_replica
+from memroute_operator.replicas.homes import read_homes, read_numbers, write_numbers
+from memroute_operator.replicas.replica import read_replica
+from memroute_operator.status.placements import MAX_BYTES, placement_fields
 from planned_objects import deployment, pod_of
 
 # What etcd takes of one object by default, in bytes (``--max-request-bytes``).

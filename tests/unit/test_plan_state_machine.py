@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 
 from memroute.units import GIB
 from memroute_operator.plan import Create, Delete
-from memroute_operator.revision import revision_of
-from memroute_operator.rollout_spec import read_rollout
+from memroute_operator.spec.revision import revision_of
+from memroute_operator.spec.rollout_spec import read_rollout
 from planned_cluster import (
     DRAIN_TIMEOUT_SECONDS,
     END_SECONDS,

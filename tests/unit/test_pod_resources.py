@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memroute_kube.quantities import MAX_QUANTITY, parse_count, parse_quantity
-from memroute_operator.pod_resources import EVERY_DEVICE, requested_devices
+from memroute_operator.pod.pod_resources import EVERY_DEVICE, requested_devices
 from sizes import examples
 
 GPU = "nvidia.com/gpu"

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB
 from memroute_kube.resources import LABEL_DEPLOYMENT
-from memroute_operator.deployment import read_deployment
 from memroute_operator.engines.seam import SHARED_MEMORY
-from memroute_operator.manifests import replica_pod
-from memroute_operator.pod_defaults import ANY_IPV4, ANY_IPV6, any_address
+from memroute_operator.pod.manifests import replica_pod
+from memroute_operator.pod.pod_defaults import ANY_IPV4, ANY_IPV6, any_address
 from memroute_operator.pod_template.merging import merge
 from memroute_operator.pod_template.owned import refusal
-from memroute_operator.pods import _node_of
-from memroute_operator.revision import revision_of
+from memroute_operator.replicas.pods import _node_of
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.spec.revision import revision_of
 from operator_rig import mdep
 from sizes import tries
 from template_refusals import REFUSED, REFUSED_BY_THE_OPERATOR, engine, pod, sidecar

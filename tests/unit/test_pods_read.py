@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from memroute_operator.pod_resources import ANY_RESOURCE, EVERY_DEVICE
-from memroute_operator.pods import PodsRead, describe_owner, read_pods
+from memroute_operator.pod.pod_resources import ANY_RESOURCE, EVERY_DEVICE
+from memroute_operator.replicas.pods import PodsRead, describe_owner, read_pods
 from planned_objects import GPU, SHARED, deployment, pod_of
 
 RESERVATION = "memroute.dev/reservation"

@@ -22,9 +22,9 @@ from memroute.placement import (
     WantedReplica,
 )
 from memroute.units import GIB
-from memroute_operator.giving_way import read_gives_way
 from memroute_operator.plan import Create, Delete, GiveWay, MarkDraining
-from memroute_operator.priorities import read_priority_classes
+from memroute_operator.replicas.giving_way import read_gives_way
+from memroute_operator.rules.priorities import read_priority_classes
 from preempted_cluster import PriorityCluster, priority_class
 
 # Of Qwen3-8B: 18.6, 41.6 and 52.8 GiB. Two of the middle ones do not fit 80 GiB.

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memroute.units import MIB
-from memroute_operator.device_metrics import DeviceMetrics
-from memroute_operator.engine_reports import read_report
+from memroute_operator.readings.device_metrics import DeviceMetrics
+from memroute_operator.readings.engine_reports import read_report
 from memroute_operator.readings.exporter_page import (
     INT32_BLANK,
     parse_exporter_page,
     read_exporter_page,
 )
+from memroute_operator.readings.router_metrics import RouterMetrics
 from memroute_operator.readings.samples import parse_labels, parse_samples
-from memroute_operator.router_metrics import RouterMetrics
 from sizes import examples
 
 # The issue asks for 10,000; ordinary runs take 500.

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 
 from memroute.placement import Node, PlacementMode
 from memroute_kube import ApiError
-from memroute_operator import device_metrics, engine_reports
-from memroute_operator.device_metrics import DeviceMetrics, find_exporters
-from memroute_operator.engine_reports import EngineReports
+from memroute_operator.readings import device_metrics, engine_reports
+from memroute_operator.readings.device_metrics import DeviceMetrics, find_exporters
+from memroute_operator.readings.engine_reports import EngineReports
 from memroute_operator.readings.finding import Finder
 from memroute_operator.readings.loops import ReadingMetrics, Readings
 from memroute_operator.readings.pages import (
@@ -24,14 +24,14 @@ from memroute_operator.readings.pages import (
     open_page_reader,
     page_url,
 )
+from memroute_operator.readings.router_metrics import RouterMetrics
 from memroute_operator.readings.sources import (
     PodSelector,
     SelectorError,
     SourceLog,
     parse_pod_selector,
 )
-from memroute_operator.router_metrics import RouterMetrics
-from memroute_operator.store import Store
+from memroute_operator.store.store import Store
 from served_pages import counter, says, serving
 
 PAGE = (
@@ -356,9 +356,9 @@ async def test_routers_before_and_after_the_operations_port_are_both_read(monkey
         assert await read_in_flight(with_ports(http=api, ops=page)) == 1, "this release"
         assert await read_in_flight(with_ports(http=page)) == 1, "the one before"
         assert await read_in_flight(with_ports(http=page, ops=1)) == 1, "its image, our manifest"
-        monkeypatch.setattr("memroute_operator.router_metrics.OPERATIONS_PORT", page)
+        monkeypatch.setattr("memroute_operator.readings.router_metrics.OPERATIONS_PORT", page)
         assert await read_in_flight(with_ports(http=api)) == 1, "our image, its manifest"
-        monkeypatch.setattr("memroute_operator.router_metrics.OPERATIONS_PORT", 1)
+        monkeypatch.setattr("memroute_operator.readings.router_metrics.OPERATIONS_PORT", 1)
         assert await read_in_flight(with_ports(http=api)) is None, "unknown is not idle"
         assert await read_in_flight(with_ports(http=api, ops=1)) is None
 

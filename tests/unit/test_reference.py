@@ -18,10 +18,10 @@ from memroute_kube.memory_words import (
     PLACEMENT_STRATEGIES,
     QUANTIZATIONS,
 )
-from memroute_operator.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN
-from memroute_operator.hub_models import CONFIG_TOO_LARGE, CRD_OUTDATED, MODEL_RESOLVING
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
+from memroute_operator.spec.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN
+from memroute_operator.spec.hub_models import CONFIG_TOO_LARGE, CRD_OUTDATED, MODEL_RESOLVING
 from memroute_router.failure import FailureCause
 from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.outcomes import Outcome

@@ -7,8 +7,8 @@ import json
 import pytest
 import yaml
 
-from memroute_operator import revision
-from memroute_operator.revision import LEGACY_FIELDS, legacy_revision_of, revision_of
+from memroute_operator.spec import revision
+from memroute_operator.spec.revision import LEGACY_FIELDS, legacy_revision_of, revision_of
 
 SPEC = {
     "model": {"name": "Qwen/Qwen3-8B"},

@@ -9,16 +9,16 @@ from dataclasses import replace
 import pytest
 
 from memroute_kube.resources import LABEL_REPLICA
-from memroute_operator.deployment import read_deployment
 from memroute_operator.failures import ALL
 from memroute_operator.failures.lasting import LASTING
-from memroute_operator.placed_by import placed_by
 from memroute_operator.plan import Delete, MarkDraining, plan_step
-from memroute_operator.pod_names import CODE_LENGTH, NUM_CODES, code_of, replica_key
-from memroute_operator.replica import ANNOTATION_PLACED_BY, Seen, read_replica
-from memroute_operator.revisions import last_good_document
-from memroute_operator.rollout_spec import Bounds, read_rollout
-from memroute_operator.target_revision import as_targeted, with_history
+from memroute_operator.pod.pod_names import CODE_LENGTH, NUM_CODES, code_of, replica_key
+from memroute_operator.replicas.placed_by import placed_by
+from memroute_operator.replicas.replica import ANNOTATION_PLACED_BY, Seen, read_replica
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.spec.revisions import last_good_document
+from memroute_operator.spec.rollout_spec import Bounds, read_rollout
+from memroute_operator.spec.target_revision import as_targeted, with_history
 from planned_objects import GPU, SHARED, claimed, context, deployment, facts, pod_of
 
 GATED = {

@@ -23,8 +23,8 @@ from memroute.placement import (
     plan,
 )
 from memroute.units import GIB
-from memroute_operator.deployment import read_deployment
 from memroute_operator.plan import wanted_replica
+from memroute_operator.spec.deployment import read_deployment
 from operator_rig import mdep
 from planned_objects import context, deployment
 

@@ -15,8 +15,8 @@ from memroute_kube.routing import (
     RoutingStatus,
     read_routing_status,
 )
-from memroute_operator.name_grants import GRANTS_NAME, read_grants
-from memroute_operator.served_names import NameClaim, RefusedName, decide_names
+from memroute_operator.rules.name_grants import GRANTS_NAME, read_grants
+from memroute_operator.status.served_names import NameClaim, RefusedName, decide_names
 from operator_rig import mdep, node, operator_rig
 
 NOW = "2026-06-01T00:00:00Z"

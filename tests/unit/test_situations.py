@@ -7,7 +7,7 @@ import pytest
 
 from conditions_page import PAGE, page
 from memroute_kube.resources import MODEL_DEPLOYMENTS
-from memroute_operator.health_conditions import EXPECTED_REASONS
+from memroute_operator.status.health_conditions import EXPECTED_REASONS
 from situation_rows import HUB_CASES, rows
 from situations import GROUPS
 

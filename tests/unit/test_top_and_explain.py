@@ -16,8 +16,8 @@ from memroute_cli.cluster.looking import LookError
 from memroute_cli.cluster.top import watched
 from memroute_cli.cluster.usage import usage_of
 from memroute_operator.explaining import explain_model
-from memroute_operator.fleet_view import VIEW_NAME, packed, read_view
 from memroute_operator.plan import wanted_replica
+from memroute_operator.readings.fleet_view import VIEW_NAME, packed, read_view
 from operator_rig import mdep, node, operator_rig
 from planned_objects import context, deployment
 

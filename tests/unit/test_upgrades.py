@@ -8,14 +8,14 @@ import pytest
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import GIB
 from memroute_kube.resources import ANNOTATION_RESERVATION
-from memroute_operator.adoption import unmarked
-from memroute_operator.deployment import read_deployment
-from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.gather import gather
-from memroute_operator.manifests import ANNOTATION_TEMPLATE, replica_pod
-from memroute_operator.replica import ANNOTATION_REVISION, ANNOTATION_STARTED_WITH
-from memroute_operator.store import Store
-from memroute_operator.templates import Templates
+from memroute_operator.pod.manifests import ANNOTATION_TEMPLATE, replica_pod
+from memroute_operator.pod.templates import Templates
+from memroute_operator.readings.device_metrics import DeviceMetrics
+from memroute_operator.replicas.adoption import unmarked
+from memroute_operator.replicas.replica import ANNOTATION_REVISION, ANNOTATION_STARTED_WITH
+from memroute_operator.spec.deployment import read_deployment
+from memroute_operator.store.store import Store
 
 MODEL_DEPLOYMENT = {
     "metadata": {

@@ -29,9 +29,9 @@ from memroute.placement import (
     verdicts,
 )
 from memroute.units import GIB
-from memroute_operator.deployment import read_deployment
 from memroute_operator.engines.registry import engine_of
 from memroute_operator.explaining.remedies import PLACES
+from memroute_operator.spec.deployment import read_deployment
 from operator_rig import mdep
 
 MODELS = [

@@ -11,8 +11,8 @@ from memroute.placement import Verdict
 from memroute.units import format_gib
 from memroute_cli.cluster.tables import age_words
 from memroute_operator.explaining import ModelExplanation
-from memroute_operator.failing import on_the_way
-from memroute_operator.replica import Replica
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.status.failing import on_the_way
 
 # Nodes that are told one by one: chosen by hand. The nearest misses come first.
 MAX_NODES = 12

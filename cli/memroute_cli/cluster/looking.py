@@ -24,11 +24,11 @@ from memroute_kube.client import NOT_FOUND
 from memroute_kube.errors import FORBIDDEN
 from memroute_kube.resources import LABEL_DEPLOYMENT, is_condition_true, object_key
 from memroute_kube.shapes import mapping
-from memroute_operator.calibration_book import BOOK_NAME, read_book
 from memroute_operator.explaining import Picture
 from memroute_operator.failures.happenings import Happening, read_events
-from memroute_operator.fleet_view import VIEW_NAME, FleetView, read_view
 from memroute_operator.nodes.resource_slices import kept_slices
+from memroute_operator.readings.calibration_book import BOOK_NAME, read_book
+from memroute_operator.readings.fleet_view import VIEW_NAME, FleetView, read_view
 
 T = TypeVar("T")
 OPERATOR_NAMESPACE = "memroute-system"

@@ -9,7 +9,7 @@ from memroute.placement import DeviceUse, FleetUse, NodeUse, PlacementMode, flee
 from memroute_kube.shapes import listed, mapping
 from memroute_operator.explaining import Picture
 from memroute_operator.gather import Facts
-from memroute_operator.replica import Replica
+from memroute_operator.replicas.replica import Replica
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

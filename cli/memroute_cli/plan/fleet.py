@@ -19,9 +19,9 @@ from memroute.sizing import Option
 from memroute_cli.plan.files import PlanError, read_document
 from memroute_kube import ApiError, KubernetesClient
 from memroute_kube.resources import NODES, PODS
-from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.gather import gather
-from memroute_operator.store import Store
+from memroute_operator.readings.device_metrics import DeviceMetrics
+from memroute_operator.store.store import Store
 
 # A label for the plan alone: the catalogue's name of a node's accelerators.
 ACCELERATOR = "memroute.dev/accelerator"

@@ -13,7 +13,6 @@ from memroute.footprint import EngineType
 from memroute.placement import Placed, PlacementMode
 from memroute_kube.memory_words import PLACEMENT_MODES
 from memroute_kube.resources import ENGINE_PORT
-from memroute_operator.deployment import Deployment
 from memroute_operator.engines.reports import EngineReport
 from memroute_operator.engines.seam import (
     HOST,
@@ -25,6 +24,7 @@ from memroute_operator.engines.seam import (
     needs_image,
 )
 from memroute_operator.engines.vllm import VLLM, utilization_ratio
+from memroute_operator.spec.deployment import Deployment
 
 # The path that is asked for health where the spec names none.
 HEALTH_PATH = "/health"

@@ -15,7 +15,6 @@ from memroute.footprint import EngineType
 from memroute.footprint.kv_cache.llama_cpp import DEFAULT_UBATCH_TOKENS, slot_tokens
 from memroute.placement import Placed
 from memroute_kube.resources import ENGINE_PORT
-from memroute_operator.deployment import Deployment
 from memroute_operator.engines.reports import EngineReport
 from memroute_operator.engines.seam import (
     HOST,
@@ -27,6 +26,7 @@ from memroute_operator.engines.seam import (
     needs_image,
     owned_flags,
 )
+from memroute_operator.spec.deployment import Deployment
 
 # llama.cpp does not drain: on SIGTERM it stops its streams without an end and, where one was open,
 # leaves 30 s later (b11434, measured). So SIGTERM is kept from it for as long as streams are given,

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 from memroute.footprint import EngineType
 from memroute.placement import Placed
 from memroute_kube.resources import ENGINE_PORT
-from memroute_operator.deployment import Deployment
 from memroute_operator.engines.reports import EngineReport
-from memroute_operator.pod_defaults import BIND_VARIABLE
+from memroute_operator.pod.pod_defaults import BIND_VARIABLE
+from memroute_operator.spec.deployment import Deployment
 
 # What an engine listens on: every address of its pod (``pod_defaults``); kubelet puts it here.
 HOST = f"$({BIND_VARIABLE})"

@@ -24,7 +24,6 @@ from memroute.footprint.runtime_sglang import SGLANG_CACHE_DTYPES, SGLANG_QUANTI
 from memroute.placement import Placed, PlacementMode
 from memroute.units import GIB
 from memroute_kube.resources import ENGINE_PORT
-from memroute_operator.deployment import Deployment
 from memroute_operator.engines.reports import MAX_GIB, EngineReport, PartsReport
 from memroute_operator.engines.seam import (
     HOST,
@@ -37,6 +36,7 @@ from memroute_operator.engines.seam import (
     owned_flags,
 )
 from memroute_operator.readings.samples import parse_samples
+from memroute_operator.spec.deployment import Deployment
 
 # How long its pod may take to end, in seconds. SGLang finishes what it has after SIGTERM without
 # a bound of its own, and looks every 5 s whether it is done: kubelet's is the only limit.

@@ -8,7 +8,6 @@ from typing import Any, Final
 from memroute.footprint import EngineType
 from memroute.placement import Placed, PlacementMode
 from memroute_kube.resources import ENGINE_PORT
-from memroute_operator.deployment import Deployment
 from memroute_operator.engines.reports import (
     MAX_BLOCK_SIZE_TOKENS,
     MAX_BLOCKS,
@@ -20,6 +19,7 @@ from memroute_operator.engines.reports import (
 )
 from memroute_operator.engines.seam import HOST, Drain, Phase, Probes, Variables, http_probes
 from memroute_operator.readings.samples import parse_samples
+from memroute_operator.spec.deployment import Deployment
 
 # How long its pod may take to end, and how long it finishes requests of that, in seconds.
 # KServe's arithmetic: grace less preStop (15 s, not used here) less 5 s to end.

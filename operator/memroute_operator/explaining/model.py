@@ -6,12 +6,12 @@ from typing import Any
 
 from memroute.placement import Refused, Verdict, verdicts
 from memroute_kube.shapes import listed, mapping
-from memroute_operator.deployment import Deployment
 from memroute_operator.explaining.picture import DRAIN_SECONDS, Picture
 from memroute_operator.explaining.remedies import Remedy, remedies
 from memroute_operator.gather import Facts
 from memroute_operator.plan import PlanContext, wanted_replica
-from memroute_operator.replica import Replica
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.spec.deployment import Deployment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

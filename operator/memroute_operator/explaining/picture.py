@@ -9,13 +9,13 @@ from types import MappingProxyType
 from memroute.footprint import Calibration, CalibrationKey
 from memroute_kube import KubeObject
 from memroute_kube.resources import object_key
-from memroute_operator.device_metrics import DeviceMetrics, DeviceReading, NodeReading
-from memroute_operator.fleet_view import FleetView
 from memroute_operator.gather import Facts, gather
 from memroute_operator.plan import PlanContext, Step, plan_step
-from memroute_operator.pod_stories import Stories
-from memroute_operator.replica import Replica, Seen
-from memroute_operator.store import Store
+from memroute_operator.readings.device_metrics import DeviceMetrics, DeviceReading, NodeReading
+from memroute_operator.readings.fleet_view import FleetView
+from memroute_operator.replicas.pod_stories import Stories
+from memroute_operator.replicas.replica import Replica, Seen
+from memroute_operator.store.store import Store
 
 # Where the operator has told nothing: its own default.
 USUAL_SCRAPE_SECONDS = 5.0

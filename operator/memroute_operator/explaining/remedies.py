@@ -16,11 +16,11 @@ from typing import Any
 from memroute.footprint import ReplicaShape, smaller_alternatives
 from memroute.placement import PlacementMode
 from memroute_kube.resources import object_key
-from memroute_operator.deployment import Deployment
 from memroute_operator.explaining.picture import Picture
 from memroute_operator.gather import Facts
 from memroute_operator.nodes.objects import taints_of
 from memroute_operator.plan import Create, Step
+from memroute_operator.spec.deployment import Deployment
 
 # Suggestions that are made, and pictures that are planned for them: chosen by hand. A plan of a
 # large fleet takes a second.

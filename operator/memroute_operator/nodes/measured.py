@@ -8,8 +8,8 @@ from collections.abc import Collection
 
 from memroute.catalog.accelerators import accelerator_for_product
 from memroute.units import format_gib
-from memroute_operator.device_metrics import DeviceReading, NodeReading
 from memroute_operator.nodes.facts import DeviceFacts, Fact, NodeFacts, Source
+from memroute_operator.readings.device_metrics import DeviceReading, NodeReading
 
 # An exporter's total as a share of what is known of the device otherwise. Drivers and ECC take
 # up to 8 % (A10 with ECC: 22,528 of 24,564 MiB); a page in other units is off by a factor of

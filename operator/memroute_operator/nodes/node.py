@@ -15,7 +15,6 @@ from memroute_kube.resources import (
     GPU_RESOURCE,
     LABEL_GPU_SHARING,
 )
-from memroute_operator.device_metrics import DeviceMetrics
 from memroute_operator.nodes.annotations import ignored_xids, is_cordoned, read_annotations
 from memroute_operator.nodes.facts import DeviceFacts, Fact, NodeFacts, Sharing, SliceFacts
 from memroute_operator.nodes.labels import read_labels
@@ -24,7 +23,8 @@ from memroute_operator.nodes.merging import filled, merge_devices
 from memroute_operator.nodes.objects import counts_of, taints_of, texts_of, unusable_reason
 from memroute_operator.nodes.providers import read_provider
 from memroute_operator.nodes.resource_slices import read_resource_slices
-from memroute_operator.pod_resources import ANY_RESOURCE
+from memroute_operator.pod.pod_resources import ANY_RESOURCE
+from memroute_operator.readings.device_metrics import DeviceMetrics
 
 # Devices of one node that are planned on: no node has more, whatever its status says.
 MAX_DEVICES = 256

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 from memroute.placement import NO_QUOTAS, HBMQuotas, Placed, Refused
 from memroute.units import GIB
-from memroute_operator.deployment import Deployment
-from memroute_operator.giving_way import GivesWay
 from memroute_operator.memory import DepartedClaim
-from memroute_operator.priorities import NO_CLASSES, PriorityClasses
-from memroute_operator.replica import Replica
-from memroute_operator.revisions import FailedRevision
+from memroute_operator.replicas.giving_way import GivesWay
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.rules.priorities import NO_CLASSES, PriorityClasses
+from memroute_operator.spec.deployment import Deployment
+from memroute_operator.spec.revisions import FailedRevision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from memroute_operator.plan.actions import Delete, MarkDraining, PlanContext, Step
-from memroute_operator.replica import Replica
+from memroute_operator.replicas.replica import Replica
 
 # The router sees the mark by its watch within milliseconds; a second one may be slower. A count
 # of requests says something when it was read so long after the mark.

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from memroute_operator.deployment import Deployment
 from memroute_operator.plan.actions import Delete, PlanContext
-from memroute_operator.replica import Replica
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.spec.deployment import Deployment
 
 # kube-scheduler tries again within a second when a pod leaves; longer means that it lost.
 UNSCHEDULABLE_SECONDS = 5.0

@@ -6,9 +6,9 @@ the replica was placed, which its pod says. What says nothing (pods of earlier r
 """
 
 from memroute.placement import Ledger, PlacementStrategy
-from memroute_operator.deployment import Deployment
-from memroute_operator.placed_by import placed_by
-from memroute_operator.replica import Replica
+from memroute_operator.replicas.placed_by import placed_by
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.spec.deployment import Deployment
 
 
 def why_moved(deployment: Deployment, replica: Replica, ledger: Ledger) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from memroute.placement import OVERBOOKED_TOLERANCE_BYTES, Device, Ledger
 from memroute_operator.plan.actions import Overbooked
-from memroute_operator.replica import Replica
+from memroute_operator.replicas.replica import Replica
 
 # How much of what serves may drain at once for that: chosen by hand, as for nodes that are lost.
 MAX_LEAVING_RATIO = 0.1

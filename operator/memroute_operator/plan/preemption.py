@@ -32,13 +32,13 @@ from memroute.placement import (
     Victim,
 )
 from memroute.units import format_gib
-from memroute_operator.deployment import Deployment
 from memroute_operator.gather import Facts
 from memroute_operator.plan.actions import GiveWay, MarkDraining, PlanContext, Step
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.wishes import Missing
-from memroute_operator.priorities import Priority
-from memroute_operator.replica import Replica
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.rules.priorities import Priority
+from memroute_operator.spec.deployment import Deployment
 
 # Preemptions that begin in one step: each looks at all nodes with replicas of lower priority.
 MAX_PREEMPTIONS = 8

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from memroute.placement import WantedReplica
 from memroute_operator.plan.actions import ClaimRoom, MarkDraining, Step
-from memroute_operator.replica import Replica
+from memroute_operator.replicas.replica import Replica
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

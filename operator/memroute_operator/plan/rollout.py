@@ -24,7 +24,6 @@ from memroute.placement import (
     WantedReplica,
 )
 from memroute.units import format_gib
-from memroute_operator.deployment import Deployment
 from memroute_operator.plan.actions import (
     ClaimRoom,
     Create,
@@ -38,8 +37,9 @@ from memroute_operator.plan.keeping import Keeping
 from memroute_operator.plan.moving import is_crowded
 from memroute_operator.plan.replacements import Replacement, grows, order, stay
 from memroute_operator.plan.wishes import free_slot, is_held_back
-from memroute_operator.pod_names import replica_key
-from memroute_operator.replica import Replica
+from memroute_operator.pod.pod_names import replica_key
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.spec.deployment import Deployment
 
 
 class Rollout:

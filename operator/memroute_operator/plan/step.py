@@ -10,7 +10,6 @@ from memroute.placement import (
     Solver,
     excess,
 )
-from memroute_operator.deployment import Deployment
 from memroute_operator.gather import Facts
 from memroute_operator.plan.actions import Create, Delete, OpenGate, Outcome, PlanContext, Step
 from memroute_operator.plan.draining import Drains
@@ -29,7 +28,8 @@ from memroute_operator.plan.wishes import (
     missing_of,
     wanted_replica,
 )
-from memroute_operator.replica import Replica
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.spec.deployment import Deployment
 
 
 def plan_step(facts: Facts, context: PlanContext) -> Step:

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from memroute_operator.deployment import Deployment
-from memroute_operator.failing import LOAD_BYTES_PER_SECOND
 from memroute_operator.failures.lasting import is_lasting
-from memroute_operator.replica import Replica
-from memroute_operator.revisions import FailedRevision
-from memroute_operator.rollout_spec import DEADLINE_SECONDS
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.spec.deployment import Deployment
+from memroute_operator.spec.revisions import FailedRevision
+from memroute_operator.spec.rollout_spec import DEADLINE_SECONDS
+from memroute_operator.status.failing import LOAD_BYTES_PER_SECOND
 
 # The reason of a revision that did not become ready in time.
 DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"

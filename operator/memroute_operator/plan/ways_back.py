@@ -9,10 +9,10 @@ smaller revision may be what makes room for them.
 from collections.abc import Iterator, Sequence
 
 from memroute.placement import PlacementMode, Reservation, Solver
-from memroute_operator.deployment import Deployment
 from memroute_operator.plan.keeping import Keeping
-from memroute_operator.replica import Replica
-from memroute_operator.rollout_spec import OnFailure
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.spec.deployment import Deployment
+from memroute_operator.spec.rollout_spec import OnFailure
 
 
 def keep_ways_back(deployment: Deployment, keeping: Keeping, solver: Solver) -> list[Reservation]:

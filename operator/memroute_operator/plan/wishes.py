@@ -4,11 +4,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from memroute.placement import Home, ReplicaKey, WantedReplica
-from memroute_operator.deployment import Deployment
-from memroute_operator.homes import read_homes
 from memroute_operator.plan.actions import PlanContext
 from memroute_operator.plan.keeping import Keeping, num_old
-from memroute_operator.pod_names import replica_key
+from memroute_operator.pod.pod_names import replica_key
+from memroute_operator.replicas.homes import read_homes
+from memroute_operator.spec.deployment import Deployment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
-from memroute_operator.pod_defaults import ENGINE_CONTAINER
-from memroute_operator.pod_resources import is_device_resource
+from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER
+from memroute_operator.pod.pod_resources import is_device_resource
 from memroute_operator.pod_template.merging import merge
 from memroute_operator.pod_template.owned import (
     DEVICE_VARIABLES,

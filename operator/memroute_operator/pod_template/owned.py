@@ -16,8 +16,8 @@ from typing import Any
 
 from memroute.errors import MemrouteError
 from memroute_kube.resources import GROUP
-from memroute_operator.pod_defaults import ENGINE_CONTAINER as ENGINE
-from memroute_operator.pod_resources import is_device_resource
+from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER as ENGINE
+from memroute_operator.pod.pod_resources import is_device_resource
 from memroute_operator.pod_template.owned_neighbours import (
     PREFERRED,
     neighbour_refusals,

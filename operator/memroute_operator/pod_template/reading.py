@@ -17,7 +17,7 @@ from memroute.placement import (
     Toleration,
 )
 from memroute_kube.resources import LABEL_DEPLOYMENT
-from memroute_operator.pod_defaults import ENGINE_CONTAINER
+from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.pod_template.neighbours import read_neighbours
 from memroute_operator.pod_template.overlaying import overlay
 from memroute_operator.pod_template.owned import WHERE, TemplateError, refusal

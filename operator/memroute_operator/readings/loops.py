@@ -17,14 +17,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from memroute.placement import Node
 from memroute_kube import ApiError, KubeObject
-from memroute_operator.device_metrics import DeviceMetrics, find_exporters
-from memroute_operator.engine_reports import EngineReports, find_engines
 from memroute_operator.nodes.resource_slices import kept_slices
+from memroute_operator.readings.device_metrics import DeviceMetrics, find_exporters
+from memroute_operator.readings.engine_reports import EngineReports, find_engines
 from memroute_operator.readings.finding import Finder, Pods
 from memroute_operator.readings.news import News
 from memroute_operator.readings.pages import PageReader
+from memroute_operator.readings.router_metrics import RouterMetrics
 from memroute_operator.readings.sources import PodSelector, SourceLog
-from memroute_operator.router_metrics import RouterMetrics
 from memroute_operator.weights.reports import FetchReports, find_fetching
 
 LOGGER = logging.getLogger(__name__)

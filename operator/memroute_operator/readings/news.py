@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from memroute.units import MIB
 from memroute_kube import KubeObject
-from memroute_operator.device_metrics import DeviceMetrics
-from memroute_operator.engine_reports import EngineReports
-from memroute_operator.router_metrics import RouterMetrics
+from memroute_operator.readings.device_metrics import DeviceMetrics
+from memroute_operator.readings.engine_reports import EngineReports
+from memroute_operator.readings.router_metrics import RouterMetrics
 
 # A change of free bytes below this is no reason to plan anew: an engine's own use moves by some
 # MiB all the time, and no placement turns on that. Chosen by hand.

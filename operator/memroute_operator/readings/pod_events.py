@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from memroute_kube import ApiError, KubeObject
 from memroute_kube.errors import FORBIDDEN
 from memroute_operator.failures.happenings import Happening, read_events
-from memroute_operator.replica import Replica, ReplicaState
+from memroute_operator.replicas.replica import Replica, ReplicaState
 
 LOGGER = logging.getLogger(__name__)
 # How long a pod has to be unready before its Events are read, in seconds: chosen by hand. An

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from memroute_kube import CONFIG_MAPS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import NOT_FOUND
 from memroute_kube.shapes import MAX_OBJECT_NAME_LENGTH, mapping
-from memroute_operator.replica import Replica
+from memroute_operator.replicas.replica import Replica
 
 LOGGER = logging.getLogger(__name__)
 BOOK_NAME = "memroute-weights"

@@ -15,7 +15,7 @@ from typing import Any
 from memroute.errors import MemrouteError
 from memroute_fetch import model_directory
 from memroute_hub import is_commit
-from memroute_operator.hub_source import HubSource
+from memroute_operator.spec.hub_source import HubSource
 from memroute_operator.weights.caches import (
     Cache,
     WeightsSettings,

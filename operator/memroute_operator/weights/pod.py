@@ -7,9 +7,9 @@ from typing import Any
 from memroute.units import MIB
 from memroute_kube import KubeObject
 from memroute_kube.shapes import mapping
-from memroute_operator.hub_source import HubSource
-from memroute_operator.pod_defaults import BIND_VARIABLE, security_context
+from memroute_operator.pod.pod_defaults import BIND_VARIABLE, security_context
 from memroute_operator.pod_template.owned_neighbours import REQUIRED
+from memroute_operator.spec.hub_source import HubSource
 from memroute_operator.weights.choosing import MODEL_PATH, Fetched, Weights
 from memroute_operator.weights.container import FETCH_CONTAINER, WEIGHTS_VOLUME
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
-from memroute_operator.backoff import Backoff
+from memroute_operator.actions.backoff import Backoff
 from memroute_operator.readings.pages import PageFailure, PageReader, read_spread
 from memroute_operator.readings.sources import SourceLog
 from memroute_operator.weights.container import is_fetching

@@ -15,8 +15,8 @@ from memroute.footprint import EngineType, replica_footprint
 from memroute.footprint.gguf import architecture_from_gguf, read_gguf_header
 from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.units import MIB
-from memroute_operator.deployment import read_deployment
 from memroute_operator.engines.registry import engine_of, phase_reached
+from memroute_operator.spec.deployment import read_deployment
 from memroute_router.engines.others import dialect_of, parse_other_metrics
 from operator_rig import mdep
 

@@ -1,0 +1,1 @@
+"""What a step decided, brought to the API server."""

@@ -1,0 +1,340 @@
+"""A step's actions, carried out so that each fails alone and is tried again with patience.
+
+One lane per ModelDeployment (``lanes``), so that a call that hangs holds up nobody else. What
+fails is noted under its key with a growing wait (``backoff``):
+
+| what | key | first wait | at most |
+| --- | --- | --- | --- |
+| a pod of a ModelDeployment is refused (quota, webhook, policy) | deployment | 1 s | 60 s |
+| the name of a pod is taken | pod | 1 s | 60 s |
+| a delete, a mark, a gate fails | pod and action | 1 s | 60 s |
+| the cluster had moved on (404, 409) | pod and action | 0.2 s | 5 s |
+
+Of a deployment whose pods are refused, one is tried at a time: the others follow when that one
+is accepted. No connection, and credentials that are not valid, concern everybody: then the step
+ends, and nothing is noted against its objects.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+
+from memroute.placement import Reservation
+from memroute_kube import ApiError
+from memroute_operator.actions.apply import (
+    NAME_TAKEN,
+    QUOTA_WORDS,
+    Applier,
+    RehearsalRefusedError,
+    deployment_key,
+    pod_key,
+    promised,
+)
+from memroute_operator.actions.backoff import Backoff, Failure
+from memroute_operator.actions.lanes import LATE_SECONDS as LATE_LANE_SECONDS
+from memroute_operator.actions.lanes import Lanes
+from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.plan import Action, Create, GiveWay
+
+LOGGER = logging.getLogger(__name__)
+FIRST_WAIT_SECONDS = 1.0
+MAX_WAIT_SECONDS = 60.0
+# The next event usually tells within milliseconds why the cluster has moved on.
+FIRST_SUPERSEDED_SECONDS = 0.2
+MAX_SUPERSEDED_SECONDS = 5.0
+# How long the room of a pod stays counted at least whose creation may have come through, in
+# seconds: where no answer came in time, longer than the API server works on a request (34 s);
+# where it answered with an error of its own, until the pod's event would have come.
+LATE_SECONDS = 40.0
+ANSWERED_SECONDS = 2.0
+GATEWAY_TIMEOUT = 504
+# The reason of a pod that the API server refused.
+POD_REFUSED = "PodRefused"
+
+
+@dataclass(slots=True, kw_only=True)
+class _OnItsWay:
+    """A pod that is being created, or may have been."""
+
+    reservation: Reservation
+    is_tried: bool = False
+    """Whether the API server was asked; False while it waits for its turn in a lane."""
+    decided_seconds: float | None = None
+    """From when on what is not there will not come any more; None while the call runs."""
+    needs_list: bool = True
+    """Whether only a full list tells that it is not there: events may have been lost as well."""
+
+
+@dataclass(slots=True)
+class CarryOut:
+    """Carries out steps. Owns what failed and what is on its way."""
+
+    applier: Applier
+    lanes: Lanes
+    metrics: OperatorMetrics
+    clock: Callable[[], float]
+    rng: random.Random = field(default_factory=random.Random)
+    failures: Backoff[tuple[str, str]] = field(
+        default_factory=lambda: Backoff(
+            first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
+        )
+    )
+    superseded: Backoff[tuple[str, str]] = field(
+        default_factory=lambda: Backoff(
+            first_seconds=FIRST_SUPERSEDED_SECONDS, max_seconds=MAX_SUPERSEDED_SECONDS
+        )
+    )
+    global_error: ApiError | None = None
+    _on_their_way: dict[str, _OnItsWay] = field(default_factory=dict)
+
+    async def carry_out(
+        self,
+        actions: Iterable[Action],
+        on_done: Callable[[Action], None],
+        *,
+        busy: Collection[str] = (),
+    ) -> None:
+        """Carry out a step's actions, as far as they may be tried now and are soon done.
+
+        ``on_done``: told of each that was. ``busy``: deployments whose lanes ran when the step was
+        thought out: what it says of them may have been done since, so it waits for the next one.
+        Raises ``ApiError`` when nothing can be done at all.
+        """
+        by_deployment: dict[str, list[Action]] = {}
+        for action in actions:
+            by_deployment.setdefault(deployment_key(action), []).append(action)
+        for key, own in by_deployment.items():
+            due = [action for action in own if self._may_try(action)]
+            if due and key not in busy:
+                self._start_lane(key, due, on_done)
+        await self.lanes.settle(late_seconds=LATE_LANE_SECONDS)
+        self.raise_global_error()
+
+    def _start_lane(self, key: str, due: list[Action], on_done: Callable[[Action], None]) -> None:
+        creates = [action for action in due if isinstance(action, Create)]
+
+        def drop_what_was_not_tried() -> None:
+            for create in creates:
+                pod = pod_key(create)
+                if pod in self._on_their_way and not self._on_their_way[pod].is_tried:
+                    del self._on_their_way[pod]
+
+        if self.lanes.start(key, self._lane(due, on_done), on_end=drop_what_was_not_tried):
+            # From now on, not from when its turn comes: the next step must not give it away.
+            for create in creates:
+                self._on_their_way[pod_key(create)] = _OnItsWay(reservation=promised(create))
+
+    def raise_global_error(self) -> None:
+        """Raise what ended a lane and concerns everybody, once."""
+        error, self.global_error = self.global_error, None
+        if error is not None:
+            raise error
+
+    def held_back(self) -> frozenset[str]:
+        """Whose pods are not created now, as ``PlanContext.held_back`` names them."""
+        now = self.clock()
+        held = set(self._on_their_way)
+        for (kind, key), _ in self.failures.all_waiting(now):
+            if kind == "create":
+                held.add(f"{key}/")
+            elif kind == "name":
+                held.add(key)
+        return frozenset(held)
+
+    def quota_refusals(self) -> dict[str, str]:
+        """ModelDeployments for which a quota has no pod more: what is there has to leave first."""
+        return {
+            key: "a quota of the namespace takes no pod more"
+            for (kind, key), failure in self.failures.all_known()
+            if kind == "create" and QUOTA_WORDS in failure.message
+        }
+
+    def reservations(self, seen: Callable[[str], bool]) -> list[Reservation]:
+        """What pods that nobody has seen yet will hold. ``seen``: whether the store has a pod."""
+        now = self.clock()
+        for key, pod in list(self._on_their_way.items()):
+            if pod.decided_seconds is None:
+                continue
+            if seen(key) or (not pod.needs_list and pod.decided_seconds <= now):
+                del self._on_their_way[key]
+        return [pod.reservation for key, pod in self._on_their_way.items() if not seen(key)]
+
+    @property
+    def wants_list(self) -> bool:
+        """Whether a full list of pods would tell what became of one that was on its way."""
+        now = self.clock()
+        return any(
+            pod.needs_list and pod.decided_seconds is not None and pod.decided_seconds <= now
+            for pod in self._on_their_way.values()
+        )
+
+    def on_listed(self, began_seconds: float) -> bool:
+        """A full list that began then is in the store: what it lacks does not exist.
+
+        Whether that decides of any pod what became of it.
+        """
+        decided = [
+            key
+            for key, pod in self._on_their_way.items()
+            if pod.decided_seconds is not None and pod.decided_seconds <= began_seconds
+        ]
+        for key in decided:
+            del self._on_their_way[key]
+        return bool(decided)
+
+    def create_failure(self, deployment: str) -> Failure | None:
+        """Why the deployment's pods are not accepted; None when they are."""
+        return self.failures.last(("create", deployment))
+
+    def action_failures(self, pods: Iterable[str]) -> list[Failure]:
+        """What else failed of these pods."""
+        kinds = ("Delete", "MarkDraining", "ClaimRoom", "GiveWay", "OpenGate")
+        found = (self.failures.last((kind, pod)) for pod in pods for kind in kinds)
+        return [failure for failure in found if failure is not None]
+
+    def name_failures(self, deployment: str) -> tuple[Failure, ...]:
+        """Why names of a deployment's pods cannot be had."""
+        return tuple(
+            failure
+            for (kind, pod), failure in self.failures.all_known()
+            if kind == "name" and pod.rsplit("-", 2)[0] == deployment
+        )
+
+    def forget_old(self, deployments: Collection[str]) -> None:
+        """Drop what is old, and what is about deployments that are gone."""
+        now = self.clock()
+        self.failures.forget_old(now)
+        self.superseded.forget_old(now)
+        for (kind, key), _ in self.failures.all_waiting(now):
+            if kind == "create" and key not in deployments:
+                self.failures.succeeded((kind, key))
+
+    def next_due_seconds(self) -> float | None:
+        """When the next thing is due by time alone; None when nothing is."""
+        now = self.clock()
+        dues = [b.next_due_seconds(now) for b in (self.failures, self.superseded)]
+        dues += [
+            # What waits for a list is due when the list is there, and that wakes everybody.
+            pod.decided_seconds
+            for pod in self._on_their_way.values()
+            if pod.decided_seconds is not None and pod.decided_seconds > now
+        ]
+        return min((due for due in dues if due is not None), default=None)
+
+    def _may_try(self, action: Action) -> bool:
+        now = self.clock()
+        kind, pod = type(action).__name__, pod_key(action)
+        if self.superseded.waiting((kind, pod), now) is not None:
+            return False
+        if not isinstance(action, Create):
+            return self.failures.waiting((kind, pod), now) is None
+        return (
+            self.failures.waiting(("create", deployment_key(action)), now) is None
+            and self.failures.waiting(("name", pod), now) is None
+            and pod not in self._on_their_way
+        )
+
+    def _lane(self, actions: list[Action], on_done: Callable[[Action], None]) -> "_Lane":
+        return _Lane(self, actions, on_done)
+
+    async def attempt(self, action: Action, on_done: Callable[[Action], None]) -> bool:
+        """Try one action and note how it went; False when its deployment's creates must wait."""
+        kind, pod = type(action).__name__, pod_key(action)
+        if isinstance(action, Create):
+            self._on_their_way[pod].is_tried = True
+        try:
+            done = await self.applier.apply(action)
+        except ApiError as error:
+            self._note(action, error)
+            return not isinstance(action, Create) or error.reason == NAME_TAKEN
+        except BaseException:
+            # Cancelled, or a bug: whether it came through is not known.
+            self._leave_on_its_way(pod, LATE_SECONDS, needs_list=True)
+            raise
+        self._on_their_way.pop(pod, None)
+        if not done:
+            self._failed(self.superseded, (kind, pod), "Superseded", "the cluster has moved on")
+            return True
+        self.superseded.succeeded((kind, pod))
+        self.failures.succeeded((kind, pod))
+        if isinstance(action, Create):
+            self.failures.succeeded(("create", deployment_key(action)))
+            self.failures.succeeded(("name", pod))
+        self.metrics.on_action(action)
+        on_done(action)
+        return True
+
+    def _note(self, action: Action, error: ApiError) -> None:
+        kind, pod = type(action).__name__, pod_key(action)
+        if isinstance(action, Create):
+            if error.is_outcome_known:
+                self._on_their_way.pop(pod, None)
+            else:
+                answered = error.status not in (0, GATEWAY_TIMEOUT)
+                is_late = not answered and not error.is_global
+                seconds = ANSWERED_SECONDS if answered else LATE_SECONDS if is_late else 0.0
+                self._leave_on_its_way(pod, seconds, needs_list=not answered)
+        if error.is_global:
+            self.global_error = error
+            return
+        key = (kind, pod)
+        reason = f"{kind}Failed"
+        if isinstance(action, Create):
+            is_taken = error.reason == NAME_TAKEN
+            key = ("name", pod) if is_taken else ("create", deployment_key(action))
+            reason = NAME_TAKEN if is_taken else POD_REFUSED
+        elif isinstance(error, RehearsalRefusedError) and isinstance(action, GiveWay):
+            # It is the one that waits whose pod is refused: nobody gives way to it meanwhile.
+            waiting = action.deployment
+            key = ("create", deployment_key(action) if waiting is None else waiting.key)
+            reason = POD_REFUSED
+        failure = self._failed(
+            self.failures, key, reason, error.message, retry_after_seconds=error.retry_after_seconds
+        )
+        self.metrics.on_failure(kind, error.status)
+        LOGGER.warning(
+            "action failed action=%s pod=%s error=%s retry_seconds=%.0f",
+            kind, pod, error, failure.retry_seconds,
+        )  # fmt: skip
+
+    def _failed(
+        self,
+        backoff: Backoff[tuple[str, str]],
+        key: tuple[str, str],
+        reason: str,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+    ) -> Failure:
+        return backoff.failed(
+            key,
+            reason=reason,
+            message=message,
+            now_seconds=self.clock(),
+            chance=self.rng.random(),
+            retry_after_seconds=retry_after_seconds,
+        )
+
+    def _leave_on_its_way(self, pod: str, seconds: float, *, needs_list: bool) -> None:
+        if pod in self._on_their_way:
+            self._on_their_way[pod].decided_seconds = self.clock() + seconds
+            self._on_their_way[pod].needs_list = needs_list
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """The work of one lane: a deployment's actions, in their order."""
+
+    hands: CarryOut
+    actions: list[Action]
+    on_done: Callable[[Action], None]
+
+    async def __call__(self) -> None:
+        may_create = True
+        for action in self.actions:
+            if self.hands.global_error is not None:
+                return
+            if isinstance(action, Create) and not may_create:
+                continue
+            may_create = await self.hands.attempt(action, self.on_done) and may_create

@@ -1,0 +1,1 @@
+"""The Lease: who may write."""

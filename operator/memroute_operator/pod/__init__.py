@@ -1,0 +1,1 @@
+"""The pod of one replica, as it is made."""

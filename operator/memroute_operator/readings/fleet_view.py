@@ -1,0 +1,273 @@
+"""What only the operator can see, in one object that a kubeconfig reaches: for ``memroute top``.
+
+Exporters and routers answer inside of the cluster. Promises are in pods, sizes in Nodes; what is
+*used* of a device, and how full a replica's KV cache is, only the operator reads. It keeps the
+last readings in a ConfigMap of its own namespace, so that the command line computes with the
+operator's own functions what the operator computes:
+
+```yaml
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: memroute-fleet, namespace: memroute-system}
+data:
+  view: '{"version": 1, "at": "2026-11-29T04:00:00Z", "scrapeSeconds": 5.0, "replicas": {…},
+    "nodes": {"gpu-a": {"taken": 3.1, "collected": 12.4, "devices": [["GPU-1f3c…", 0, …]]}}}'
+```
+
+A status would be the wrong place: this is telemetry, and belongs to no ModelDeployment. Nobody
+but people reads it; the operator does not.
+"""
+
+import base64
+import json
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from memroute.units import MIB
+from memroute_kube import CONFIG_MAPS, ApiError, KubeObject, KubernetesClient
+from memroute_kube.client import NOT_FOUND
+from memroute_kube.shapes import mapping
+from memroute_operator.readings.device_metrics import DeviceMetrics, DeviceReading, NodeReading
+from memroute_operator.readings.router_metrics import RouterMetrics
+
+LOGGER = logging.getLogger(__name__)
+VIEW_NAME = "memroute-fleet"
+VIEW_VERSION = 1
+# How often the view is written where something has changed, and where nothing has, in seconds:
+# chosen by hand. A person who looks at a fleet sees it as it was a quarter of a minute ago.
+CHANGED_SECONDS = 15.0
+UNCHANGED_SECONDS = 60.0
+RETRY_SECONDS = 60.0
+# What of a reading counts as a change, in bytes: an engine's own use moves by some MiB.
+CHANGE_BYTES = 64 * MIB
+CHANGE_RATIO = 0.02
+# Of a ConfigMap, in bytes: it may have 1 MiB. Larger views are compressed: 10,000 devices take
+# 1.2 MB as text and 0.2 MB so.
+MAX_TEXT_BYTES = 500_000
+# A bound on what is unpacked.
+MAX_UNPACKED_BYTES = 64 * MIB
+_DEVICE_FIELDS = (
+    "uuid", "index", "product", "slice_id", "slice_profile", "free_bytes", "used_bytes",
+    "reserved_bytes", "given_total_bytes", "xid",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaUse:
+    """What routers have said of one replica."""
+
+    kv_projected_ratio: float | None = None
+    num_in_flight: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetView:
+    """What the operator has read, at one moment."""
+
+    at: datetime
+    """By the operator's clock."""
+    scrape_seconds: float
+    readings: Mapping[str, NodeReading]
+    """By node; their times count from ``at``, in seconds: 0 is then, and before is negative."""
+    replicas: Mapping[str, ReplicaUse] = field(default_factory=dict)
+    """By ``namespace/pod``."""
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    """Requests that routers hold, by ``namespace/name`` of the ModelDeployment."""
+    are_routers_known: bool = False
+    """Whether every router had answered: else what is not there is unknown, and not nothing."""
+    avoided_nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """ModelDeployment → nodes that have just refused one of its pods."""
+
+    def devices(self) -> DeviceMetrics:
+        """The readings as a planner takes them, at ``now_seconds`` 0."""
+        return DeviceMetrics(scrape_seconds=self.scrape_seconds, readings=dict(self.readings))
+
+
+def written_view(
+    devices: DeviceMetrics,
+    routers: RouterMetrics,
+    avoided_nodes: Mapping[str, frozenset[str]],
+    *,
+    now_seconds: float,
+    now: datetime,
+) -> dict[str, Any]:
+    """The view as JSON has it."""
+    pods = routers.in_flight.keys() | routers.kv_projected_ratio.keys()
+    return {
+        "version": VIEW_VERSION,
+        "at": now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "scrapeSeconds": devices.scrape_seconds,
+        "routersKnown": routers.is_known,
+        "replicas": {
+            pod: [_rounded(routers.kv_projected_ratio.get(pod)), routers.in_flight.get(pod)]
+            for pod in sorted(pods)
+        },
+        "waiting": dict(sorted(routers.waiting.items())),
+        "avoided": {key: sorted(nodes) for key, nodes in sorted(avoided_nodes.items())},
+        "nodes": {
+            node: _written_reading(reading, now_seconds)
+            for node, reading in sorted(devices.readings.items())
+        },
+    }
+
+
+def _rounded(ratio: float | None) -> float | None:
+    return None if ratio is None else round(ratio, 3)
+
+
+def _written_reading(reading: NodeReading, now_seconds: float) -> dict[str, Any]:
+    collected = reading.collected_after_seconds
+    return {
+        "taken": round(now_seconds - reading.taken_at_seconds, 1),
+        "collected": None if collected is None else round(now_seconds - collected, 1),
+        "devices": [
+            [*(getattr(device, name) for name in _DEVICE_FIELDS), list(device.assigned_pods)]
+            for device in reading.devices
+        ],
+    }
+
+
+def packed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """``data`` (and ``binaryData``, of a large fleet) of the ConfigMap."""
+    text = json.dumps(document, separators=(",", ":"))
+    if len(text) <= MAX_TEXT_BYTES:
+        return {"data": {"view": text}, "binaryData": {"view.zlib": None}}
+    squeezed = base64.b64encode(zlib.compress(text.encode(), 6)).decode()
+    return {"data": {"view": None}, "binaryData": {"view.zlib": squeezed}}
+
+
+def read_view(obj: KubeObject) -> FleetView | None:
+    """The view of a ConfigMap; None when it holds none that can be read. Raises nothing."""
+    try:
+        document = json.loads(_text(obj))
+        if document["version"] != VIEW_VERSION:
+            return None
+        return FleetView(
+            at=datetime.fromisoformat(document["at"]).astimezone(UTC),
+            scrape_seconds=float(document["scrapeSeconds"]),
+            are_routers_known=document["routersKnown"] is True,
+            readings={
+                str(node): _read_reading(reading) for node, reading in document["nodes"].items()
+            },
+            replicas={
+                str(pod): ReplicaUse(kv_projected_ratio=ratio, num_in_flight=in_flight)
+                for pod, (ratio, in_flight) in document["replicas"].items()
+            },
+            waiting={str(key): int(number) for key, number in document["waiting"].items()},
+            avoided_nodes={
+                str(key): frozenset(map(str, nodes)) for key, nodes in document["avoided"].items()
+            },
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error):
+        return None
+
+
+def _text(obj: KubeObject) -> str:
+    text = mapping(obj.get("data")).get("view")
+    if isinstance(text, str):
+        return text
+    squeezed = base64.b64decode(mapping(obj.get("binaryData"))["view.zlib"])
+    return zlib.decompressobj().decompress(squeezed, MAX_UNPACKED_BYTES).decode()
+
+
+def _read_reading(entry: Mapping[str, Any]) -> NodeReading:
+    collected = entry["collected"]
+    return NodeReading(
+        devices=tuple(
+            DeviceReading(
+                **dict(zip(_DEVICE_FIELDS, fields[:-1], strict=True)),
+                assigned_pods=tuple(map(str, fields[-1])),
+            )
+            for fields in entry["devices"]
+        ),
+        taken_at_seconds=-float(entry["taken"]),
+        collected_after_seconds=None if collected is None else -float(collected),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class FleetBoard:
+    """Writes the view. Owns what it last wrote, and when."""
+
+    client: KubernetesClient
+    namespace: str
+    clock: Callable[[], float]
+    _told: object = None
+    _due_seconds: float = 0.0
+    _unchanged_due_seconds: float = 0.0
+
+    async def tell(
+        self,
+        devices: DeviceMetrics,
+        routers: RouterMetrics,
+        avoided_nodes: Mapping[str, frozenset[str]],
+        *,
+        now: datetime,
+    ) -> float:
+        """Write what is read, where that is due; when. An error is logged and tried again."""
+        seconds = self.clock()
+        if seconds < self._due_seconds:
+            return seconds
+        content = _content(devices, routers, avoided_nodes)
+        if content == self._told and seconds < self._unchanged_due_seconds:
+            return seconds
+        document = written_view(devices, routers, avoided_nodes, now_seconds=seconds, now=now)
+        try:
+            await self._write(packed(document))
+        except ApiError as error:
+            self._due_seconds = seconds + RETRY_SECONDS
+            LOGGER.warning(
+                "fleet view not written configmap=%s/%s error=%s retry_seconds=%.0f",
+                self.namespace, VIEW_NAME, error, RETRY_SECONDS,
+            )  # fmt: skip
+            return seconds
+        self._told = content
+        self._due_seconds = seconds + CHANGED_SECONDS
+        self._unchanged_due_seconds = seconds + UNCHANGED_SECONDS
+        return seconds
+
+    async def _write(self, content: dict[str, Any]) -> None:
+        try:
+            await self.client.patch(CONFIG_MAPS, self.namespace, VIEW_NAME, content)
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            kept = {
+                kind: {name: text for name, text in entries.items() if text is not None}
+                for kind, entries in content.items()
+            }
+            await self.client.create(
+                CONFIG_MAPS,
+                self.namespace,
+                {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": {"name": VIEW_NAME, "namespace": self.namespace},
+                    **kept,
+                },
+            )
+
+
+def _content(
+    devices: DeviceMetrics, routers: RouterMetrics, avoided_nodes: Mapping[str, frozenset[str]]
+) -> object:
+    """What of the view is worth a write when it changes."""
+    return (
+        {
+            (node, device.uuid, device.slice_id): (
+                None if device.free_bytes is None else device.free_bytes // CHANGE_BYTES,
+                device.assigned_pods,
+            )
+            for node, reading in devices.readings.items()
+            for device in reading.devices
+        },
+        routers.is_known,
+        {pod: round(ratio / CHANGE_RATIO) for pod, ratio in routers.kv_projected_ratio.items()},
+        dict(routers.in_flight),
+        dict(routers.waiting),
+        dict(avoided_nodes),
+    )

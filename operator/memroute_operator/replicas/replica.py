@@ -1,0 +1,444 @@
+"""A replica's pod as the operator reads it: what was promised, and how far it has come."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from memroute.placement import PlacementMode, Reservation
+from memroute_kube import KubeObject
+from memroute_kube.memory_words import ENGINE_TYPES
+from memroute_kube.resources import (
+    ANNOTATION_DRAINING,
+    ANNOTATION_KV_CAPACITY_TOKENS,
+    ANNOTATION_RESERVATION,
+    GROUP,
+    LABEL_DEPLOYMENT,
+    LABEL_REPLICA,
+    is_condition_true,
+)
+from memroute_operator.failures import Diagnosis, failure_of, last_end_of
+from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER
+from memroute_operator.pod.pod_resources import requested_devices
+from memroute_operator.replicas.giving_way import ANNOTATION_GIVES_WAY, GivesWay, read_gives_way
+from memroute_operator.replicas.promises import Claim, read_claim, read_promise
+from memroute_operator.weights.container import has_fetched, is_fetching, is_out_of_disk
+
+ANNOTATION_REVISION = f"{GROUP}/revision"
+"""What 0.1 knows a replica by: written for it, in case of a rollback."""
+ANNOTATION_STARTED_WITH = f"{GROUP}/started-with"
+"""The revision of the spec that the engine was started with; absent on replicas of 0.1."""
+ANNOTATION_ENGINE_IMAGE = f"{GROUP}/engine-image"
+"""The image as the operator asked for it: a webhook (a mirror of registries) may have written
+another name of it into the container. Absent on replicas of 0.1."""
+ANNOTATION_ENGINE_TYPE = f"{GROUP}/engine-type"
+"""Which engine runs in it: whose words its last lines are. Absent on replicas of before."""
+ANNOTATION_PLACED_BY = f"{GROUP}/placed-by"
+"""What ``spec.placement`` asked for when it was placed. Absent on replicas of before."""
+ANNOTATION_WEIGHTS = f"{GROUP}/weights"
+"""What its node keeps of weights once they are fetched, as a hash; absent where it keeps none."""
+ANNOTATION_PLACEMENT_REASON = f"{GROUP}/placement-reason"
+ANNOTATION_SUCCESSOR = f"{GROUP}/successor"
+"""On a pod that is about to be replaced: the room that is kept for the replica after it."""
+START_GATE = f"{GROUP}/start-order"
+"""The scheduling gate of a replica that waits for another engine to start on its device."""
+
+# How long a pod may take to end after its grace period before it counts as stuck: kubelet's own
+# kill, the unmounting of volumes, and the API server's deletion take some seconds. Chosen by
+# hand; twice as long delays the replacement by as much and changes nothing else.
+STUCK_MARGIN_SECONDS = 60.0
+# A replica that has been unready for so long serves nobody: it is replaced without a drain.
+# Two readiness probes fail within 2 s, and an overloaded engine recovers within some ten.
+BROKEN_SECONDS = 60.0
+# Kubernetes' default, where a pod does not say how long it may take to end.
+DEFAULT_GRACE_SECONDS = 30.0
+# No replica has more tokens, restarts or an index above this: a bound on what is read.
+MAX_COUNT = 2**53
+# Stands for a time that cannot be read.
+LONG_AGO = datetime.fromtimestamp(0, UTC)
+
+
+class ReplicaState(StrEnum):
+    """How far a replica has come; the value is in ``status.placements``."""
+
+    QUEUED = "Queued"
+    """Reserved; waits for another engine to finish starting on the same device."""
+    PENDING = "Pending"
+    DOWNLOADING = "Downloading"
+    """Its weights are being fetched; its engine has not been started yet."""
+    STARTING = "Starting"
+    SERVING = "Serving"
+    DRAINING = "Draining"
+    TERMINATING = "Terminating"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """For how long this operator has seen a replica be so, in seconds; None while it is not.
+
+    Measured by the operator's own monotonic clock: times that others have written are of clocks
+    that may differ by minutes.
+    """
+
+    serving_seconds: float | None = None
+    """Since its engine became ready; a flap of readiness does not count, a restart does."""
+    unready_seconds: float | None = None
+    draining_seconds: float | None = None
+    unschedulable_seconds: float | None = None
+    terminating_seconds: float | None = None
+    starting_seconds: float | None = None
+    """On its node, and not ready yet: what a deadline is about. Restarts do not begin anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One replica pod."""
+
+    namespace: str
+    pod_name: str
+    uid: str
+    deployment_name: str
+    owner_uid: str | None
+    index: int
+    """Its slot, by its label: a number that tells it from the others and means no order."""
+    revision: str
+    placed_by: str | None = None
+    """What ``spec.placement`` asked for when it was placed (``placement_wishes``); None where
+    nobody says."""
+    node: str
+    mode: PlacementMode
+    device_bytes: dict[str, int]
+    num_devices: int
+    bytes_per_device: int
+    resource: str | None = None
+    """What it asked the device plugin for; None when it is on shared devices."""
+    kv_capacity_tokens: int
+    state: ReplicaState
+    is_ready: bool
+    ready_since: datetime | None = None
+    """Since when, by its kubelet's clock; None while it is not, or where it does not say."""
+    is_gated: bool
+    is_terminal: bool
+    is_scheduled: bool = True
+    """Whether kube-scheduler has bound it to its node."""
+    is_down: bool = False
+    """Whether its container waits or has ended: no process, no requests."""
+    has_run: bool = False
+    """Whether its engine's container has ever been started in this pod."""
+    has_started: bool = False
+    """Whether the container that runs has passed its startup probe."""
+    num_restarts: int = 0
+    draining_since: datetime | None
+    """When it was marked, by the clock of the operator that marked it; None when it is not."""
+    unschedulable_since: datetime | None
+    """By kube-scheduler's clock; None when it has not refused it."""
+    scheduler_message: str | None = None
+    """Why kube-scheduler does not bind it, in its own words."""
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
+    """How long it may take to end once it is deleted."""
+    created_at: str
+    failure: str | None
+    """Why its engine does not run: what happened, what helps, and the words behind it."""
+    diagnosis: Diagnosis | None = None
+    """The same in parts."""
+    last_end: Diagnosis | None = None
+    """Why the container that runs now was started again; None where it is the first."""
+    on_the_way: str | None = None
+    """What it is at, or what is wrong though it has not failed, by its Events; None without."""
+    why: str
+    engine_image: str | None = None
+    """The image that its engine was started with, as it was asked for; None when nobody says."""
+    successor: Claim | None = None
+    """What is kept for the replica that takes its place."""
+    gives_way: GivesWay | None = None
+    """To which replica of higher priority it gives way; None when to none."""
+    priority: int = 0
+    """Its pod's own, as the API server computed it."""
+    seen: Seen = Seen()
+    fetch: str | None = None
+    """How far its weights are, in words; None when nobody knows, or nothing is fetched."""
+    weights_key: str | None = None
+    """What its node keeps of weights once they are fetched; None where it keeps none."""
+    has_fetched: bool = False
+    """Whether its weights were fetched, or found in the cache."""
+    is_out_of_disk: bool = False
+    """Whether its node's disk has no space for its weights."""
+    obj: KubeObject = field(repr=False)
+
+    @property
+    def deployment(self) -> str:
+        """``namespace/name`` of its ModelDeployment."""
+        return f"{self.namespace}/{self.deployment_name}"
+
+    @property
+    def slot(self) -> str:
+        """``namespace/name#index``: what stays the same when another pod takes its place."""
+        return f"{self.deployment}#{self.index}"
+
+    @property
+    def key(self) -> str:
+        """``namespace/name`` of the pod."""
+        return f"{self.namespace}/{self.pod_name}"
+
+    @property
+    def is_terminating(self) -> bool:
+        """Whether it has been deleted, and its node has not confirmed that yet."""
+        return self.state is ReplicaState.TERMINATING
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether routers have been told to send nothing more to it."""
+        return self.draining_since is not None
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it should have ended long ago: a process in the kernel, a silent kubelet."""
+        seconds = self.seen.terminating_seconds
+        return seconds is not None and seconds > self.grace_seconds + STUCK_MARGIN_SECONDS
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it serves nobody and is not on the way to: there is nothing to drain."""
+        if self.is_terminal or self.failure is not None or self.is_down:
+            return True
+        if not self.is_scheduled:
+            return True
+        unready = self.seen.unready_seconds
+        return not self.is_ready and unready is not None and unready > BROKEN_SECONDS
+
+    @property
+    def occupies_start(self) -> bool:
+        """Whether its engine is starting or ending: memory on its devices moves."""
+        return self.is_starting or (
+            self.is_terminating and not (self.is_gated or self.is_terminal or self.is_stuck)
+        )
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether its engine is on the way to serve: it measures memory that must not move."""
+        settled = self.is_ready or self.is_gated or self.is_terminal or self.failure is not None
+        # One that has served and is unready for a moment has measured already.
+        settled = settled or self.seen.serving_seconds is not None
+        return not settled and not self.is_terminating
+
+    def reservation(self) -> Reservation:
+        """What it was promised, for the ledger."""
+        shared = self.mode is PlacementMode.SHARED
+        return Reservation(
+            owner=self.key,
+            deployment=self.deployment,
+            node=self.node,
+            device_bytes=self.device_bytes,
+            num_exclusive_devices=0 if shared else self.num_devices,
+            exclusive_bytes=0 if shared else self.bytes_per_device,
+            resource=self.resource,
+            ready_seconds=self.seen.serving_seconds,
+            is_moving=self.occupies_start or (self.is_gated and not self.is_terminating),
+            is_stuck=self.is_stuck,
+        )
+
+    def reservations(self) -> tuple[Reservation, ...]:
+        """What it was promised, and what is claimed for its successor."""
+        if self.is_terminal:
+            own: tuple[Reservation, ...] = ()
+        else:
+            own = (self.reservation(),)
+        if self.successor is not None:
+            own = (*own, self.successor.reservation(self.key, self.deployment))
+        if self.gives_way is not None:
+            own = (*own, self.gives_way.reservation(self.key))
+        return own
+
+
+def read_replica(pod: KubeObject) -> Replica | None:
+    """A replica from its pod; None when the pod does not carry a reservation that we wrote."""
+    metadata = pod["metadata"]
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    promise = read_promise(annotations.get(ANNOTATION_RESERVATION))
+    index = read_slot(labels)
+    deployment_name = labels.get(LABEL_DEPLOYMENT)
+    if promise is None or index is None or not isinstance(deployment_name, str):
+        return None
+    owners = metadata.get("ownerReferences") or ()
+    engine = ENGINE_TYPES.meaning(annotations.get(ANNOTATION_ENGINE_TYPE))
+    diagnosis = failure_of(pod, engine)
+    failure = None if diagnosis is None else diagnosis.message
+    refused_at, refusal = _scheduler_refusal(pod)
+    grace = metadata.get("deletionGracePeriodSeconds")
+    if grace is None:
+        grace = pod["spec"].get("terminationGracePeriodSeconds")
+    return Replica(
+        namespace=metadata["namespace"],
+        pod_name=metadata["name"],
+        uid=metadata["uid"],
+        deployment_name=deployment_name,
+        owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), None),
+        index=index,
+        placed_by=annotations.get(ANNOTATION_PLACED_BY),
+        revision=annotations.get(ANNOTATION_STARTED_WITH)
+        or annotations.get(ANNOTATION_REVISION, ""),
+        node=promise.node,
+        mode=promise.mode,
+        device_bytes=dict(promise.device_bytes),
+        num_devices=promise.num_devices,
+        bytes_per_device=promise.bytes_per_device,
+        # Reservations of 0.1 do not say it, and the pod does.
+        resource=promise.resource or next(iter(requested_devices(pod)), None),
+        kv_capacity_tokens=_count(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS)) or 0,
+        state=_state(pod, failure),
+        is_ready=is_condition_true(pod, "Ready"),
+        ready_since=_ready_since(pod),
+        is_gated=_is_gated(pod),
+        is_terminal=is_terminal(pod),
+        is_scheduled=bool(pod["spec"].get("nodeName")),
+        is_down=_is_down(pod),
+        has_run=_has_run(pod),
+        has_started=any(container.get("started") is True for container in _containers(pod)),
+        num_restarts=_num_restarts(pod),
+        draining_since=_draining_since(annotations.get(ANNOTATION_DRAINING)),
+        unschedulable_since=refused_at,
+        scheduler_message=refusal,
+        grace_seconds=DEFAULT_GRACE_SECONDS if grace is None else float(grace),
+        created_at=metadata["creationTimestamp"],
+        failure=failure,
+        diagnosis=diagnosis,
+        last_end=last_end_of(pod, engine),
+        why=annotations.get(ANNOTATION_PLACEMENT_REASON, ""),
+        engine_image=annotations.get(ANNOTATION_ENGINE_IMAGE) or _container_image(pod),
+        successor=read_claim(annotations.get(ANNOTATION_SUCCESSOR)),
+        gives_way=read_gives_way(annotations.get(ANNOTATION_GIVES_WAY)),
+        priority=_priority(pod),
+        weights_key=annotations.get(ANNOTATION_WEIGHTS),
+        has_fetched=has_fetched(pod),
+        is_out_of_disk=is_out_of_disk(pod),
+        obj=pod,
+    )
+
+
+def read_slot(labels: Mapping[str, Any]) -> int | None:
+    """The slot that a pod's labels name; None where they name none."""
+    return _count(labels.get(LABEL_REPLICA))
+
+
+def is_terminal(pod: KubeObject) -> bool:
+    """Whether the pod's containers have ended for good."""
+    status = pod.get("status")
+    return isinstance(status, Mapping) and status.get("phase") in ("Succeeded", "Failed")
+
+
+def _container_image(pod: KubeObject) -> str | None:
+    for container in pod["spec"].get("containers") or ():
+        if container.get("name") == ENGINE_CONTAINER:
+            image = container.get("image")
+            return image if isinstance(image, str) else None
+    return None
+
+
+def _is_gated(pod: KubeObject) -> bool:
+    return any(gate["name"] == START_GATE for gate in pod["spec"].get("schedulingGates") or ())
+
+
+def _priority(pod: KubeObject) -> int:
+    """What the API server computed from the pod's class; 0 where it did not say."""
+    found = pod["spec"].get("priority")
+    return found if isinstance(found, int) and not isinstance(found, bool) else 0
+
+
+def _state(pod: KubeObject, failure: str | None) -> ReplicaState:
+    metadata = pod["metadata"]
+    if "deletionTimestamp" in metadata:
+        return ReplicaState.TERMINATING
+    if is_terminal(pod) or failure is not None:
+        return ReplicaState.FAILED
+    if ANNOTATION_DRAINING in (metadata.get("annotations") or {}):
+        return ReplicaState.DRAINING
+    if _is_gated(pod):
+        return ReplicaState.QUEUED
+    if is_condition_true(pod, "Ready"):
+        return ReplicaState.SERVING
+    return _state_of_start(pod)
+
+
+def _state_of_start(pod: KubeObject) -> ReplicaState:
+    """How far one has come that does not serve yet."""
+    if not pod["spec"].get("nodeName"):
+        return ReplicaState.PENDING
+    return ReplicaState.DOWNLOADING if is_fetching(pod) else ReplicaState.STARTING
+
+
+def _containers(pod: KubeObject) -> list[dict[str, Any]]:
+    return list(pod.get("status", {}).get("containerStatuses") or ())
+
+
+def _is_down(pod: KubeObject) -> bool:
+    """Whether a container waits or has ended; a pod that says nothing is not known to be down."""
+    states = [container.get("state") or {} for container in _containers(pod)]
+    return any(state.get("waiting") or state.get("terminated") for state in states)
+
+
+def _has_run(pod: KubeObject) -> bool:
+    """Whether any of its containers runs or has ended."""
+    states = [
+        container.get(name) or {}
+        for container in _containers(pod)
+        for name in ("state", "lastState")
+    ]
+    return any("running" in state or "terminated" in state for state in states)
+
+
+def _num_restarts(pod: KubeObject) -> int:
+    return sum(_count(container.get("restartCount")) or 0 for container in _containers(pod))
+
+
+def _ready_since(pod: KubeObject) -> datetime | None:
+    for condition in pod.get("status", {}).get("conditions") or ():
+        if condition.get("type") == "Ready" and condition.get("status") == "True":
+            return _time(condition.get("lastTransitionTime"))
+    return None
+
+
+def _scheduler_refusal(pod: KubeObject) -> tuple[datetime | None, str | None]:
+    """Since when, and why, kube-scheduler does not bind the pod; None, None when it does.
+
+    A pod that has its node is bound, whatever its conditions still say.
+    """
+    if pod["spec"].get("nodeName"):
+        return None, None
+    for condition in pod.get("status", {}).get("conditions") or ():
+        if (
+            condition.get("type") == "PodScheduled"
+            and condition.get("status") == "False"
+            and condition.get("reason") == "Unschedulable"
+        ):
+            since = _time(condition.get("lastTransitionTime")) or LONG_AGO
+            return since, condition.get("message") or None
+    return None, None
+
+
+def _draining_since(text: str | None) -> datetime | None:
+    """When it was marked; a mark that cannot be read is a mark all the same."""
+    if text is None:
+        return None
+    return _time(text) or LONG_AGO
+
+
+def _time(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
+def _count(value: object) -> int | None:
+    """A number of things; None for what is no such number."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    try:
+        number = int(value)
+    except ValueError:
+        return None
+    return number if 0 <= number <= MAX_COUNT else None

@@ -1,0 +1,1 @@
+"""ModelDeployments as planning reads them: what they ask for, resolved."""

@@ -1,0 +1,1 @@
+"""What is told: status, conditions and Events of ModelDeployments."""

@@ -1,0 +1,1 @@
+"""The API server's objects, as far as they are read."""
