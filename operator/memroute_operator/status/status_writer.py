@@ -100,7 +100,9 @@ class StatusWriter:
                 raise
             self._written.pop(deployment.uid, None)  # it was deleted meanwhile
             return
-        self._store.model_deployments.upsert(patched)
+        if self._store.model_deployments.upsert(patched):
+            # Some of it is planned on (a pin, a revision that failed), and its event is no news.
+            self._store.mark_dirty()
         answered = patched.get("status")
         self._written[deployment.uid] = _Written(
             asked=status,
