@@ -2,7 +2,11 @@
 
 import copy
 
+from memroute_operator.events import EventWriter
+from memroute_operator.status_writer import StatusWriter
+from memroute_operator.store import Store
 from operator_rig import Rig, mdep, node, operator_rig
+from planned_objects import deployment
 
 FLAG = "--no-such-flag"
 REFUSED = {
@@ -115,3 +119,24 @@ async def test_a_replica_that_crashes_later_is_no_rollout():
         assert rollout(rig)["phase"] == "Complete"
         await rig.until("it serves again", lambda: rig.is_ready("default/m"))
         assert not rig.events("RolloutProgressing")
+
+
+class _Answers:
+    """An API server that answers a patch before its event comes."""
+
+    async def patch(self, _resource, _namespace, _name, body, **_):
+        obj = copy.deepcopy(deployment().obj)
+        obj["metadata"]["resourceVersion"] = "2"
+        return obj | {"status": body["status"]}
+
+
+async def test_a_status_that_is_planned_on_wakes_the_loop():
+    """The event of our own write is no news: a failed revision was acted on a minute later."""
+    store, of = Store(), deployment()
+    store.model_deployments.upsert(of.obj)
+    writer = StatusWriter(_Answers(), store, EventWriter(None), lambda: 0.0)
+    await store.wait_dirty(0.0)
+    failed = {"revision": of.revision, "reason": "FlagUnknown", "message": "m", "retry": 0}
+    await writer.write(of, {"conditions": [], "rollout": {"phase": "Halted", "failed": failed}})
+    # It ends at once, or only by the time limit of the test.
+    await store.wait_dirty(3600.0)
