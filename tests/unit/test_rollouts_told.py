@@ -4,6 +4,7 @@ import copy
 
 from memroute_operator.events import EventWriter
 from memroute_operator.status_writer import StatusWriter
+
 from memroute_operator.store import Store
 from operator_rig import Rig, mdep, node, operator_rig
 from planned_objects import deployment
