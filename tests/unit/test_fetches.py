@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memroute.units import GIB
+from memroute_fetch.failures import ExitCode
 from memroute_operator.failures import failure_of
 from memroute_operator.memory import PlanMemory
 from memroute_operator.readings.pages import open_page_reader
 from memroute_operator.replicas.replica import ReplicaState, read_replica
 from memroute_operator.weights import reports as reports_module
 from memroute_operator.weights.book import BOOK_NAME, MAX_PAIRS, merged, read_book
-from memroute_operator.weights.container import FetchEnd
 from memroute_operator.weights.progress import FetchProgress, read_progress, told
 from memroute_operator.weights.reports import FetchReports, find_fetching
 from operator_rig import Rig, mdep, node, operator_rig
@@ -155,14 +155,14 @@ async def test_what_is_no_fetcher_is_asked_less_and_less(monkeypatch, page):
 
 
 ENDS = {
-    FetchEnd.CHECKSUM: "WeightsChecksumWrong",
-    FetchEnd.NOT_FOUND: "WeightsNotFound",
-    FetchEnd.NO_NETWORK: "SourceUnreachable",
-    FetchEnd.NO_SPACE: "CacheFull",
-    FetchEnd.CACHE_UNUSABLE: "CacheUnusable",
-    FetchEnd.DENIED: "WeightsDenied",
-    FetchEnd.USAGE: "FetcherOutdated",
-    FetchEnd.BUG: "FetchFailed",
+    ExitCode.CHECKSUM: "WeightsChecksumWrong",
+    ExitCode.NOT_FOUND: "WeightsNotFound",
+    ExitCode.NO_NETWORK: "SourceUnreachable",
+    ExitCode.NO_SPACE: "CacheFull",
+    ExitCode.CACHE_UNUSABLE: "CacheUnusable",
+    ExitCode.DENIED: "WeightsDenied",
+    ExitCode.USAGE: "FetcherOutdated",
+    ExitCode.BUG: "FetchFailed",
     137: "FetchEnded",
 }
 
@@ -293,7 +293,7 @@ async def test_a_node_without_space_is_left_and_told():
     async with operator_rig(nodes=[node("a"), node("b")], mdeps=[cached("m")], argv=CACHE) as rig:
         await rig.until("a pod", rig.cluster.pods)
         (first,) = rig.cluster.pods()
-        fetch_ends(rig, FetchEnd.NO_SPACE)
+        fetch_ends(rig, ExitCode.NO_SPACE)
 
         def is_elsewhere():
             pods = rig.cluster.pods()

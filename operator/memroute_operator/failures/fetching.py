@@ -5,8 +5,8 @@ What it says itself (one sentence, with numbers) is quoted behind these.
 
 from typing import Final
 
+from memroute_fetch.failures import ExitCode
 from memroute_operator.failures.signature import Signature, Where, words
-from memroute_operator.weights.container import FetchEnd
 
 FETCH_IMAGE: Final = Signature(
     name="FetchImageMissing", where=Where.FETCH,
@@ -28,14 +28,14 @@ FETCH: Final = (
     ),
     Signature(
         name="WeightsChecksumWrong", where=Where.FETCH,
-        exit_codes=frozenset({FetchEnd.CHECKSUM}),
+        exit_codes=frozenset({ExitCode.CHECKSUM}),
         seen_as="exit code 65",
         sentence="a file of the weights is not what its source says it is",
         next_step="nothing to do once: it is fetched again; if it repeats, look for what changes "
                   "files on the way (a proxy, a mirror) or for a failing disk on the node",
     ),
     Signature(
-        name="WeightsNotFound", where=Where.FETCH, exit_codes=frozenset({FetchEnd.NOT_FOUND}),
+        name="WeightsNotFound", where=Where.FETCH, exit_codes=frozenset({ExitCode.NOT_FOUND}),
         seen_as="exit code 66",
         sentence="the source has no such weights",
         next_step="correct spec.model.source (repository and revision, or bucket and prefix) or "
@@ -43,7 +43,7 @@ FETCH: Final = (
     ),
     Signature(
         name="SourceUnreachable", where=Where.FETCH,
-        exit_codes=frozenset({FetchEnd.NO_NETWORK}),
+        exit_codes=frozenset({ExitCode.NO_NETWORK}),
         seen_as="exit code 69",
         sentence="the source of the weights cannot be reached from the node",
         next_step="let the namespace's egress reach it (NetworkPolicy, DNS; HTTPS_PROXY in "
@@ -51,7 +51,7 @@ FETCH: Final = (
                   "where it was",
     ),
     Signature(
-        name="CacheFull", where=Where.FETCH, exit_codes=frozenset({FetchEnd.NO_SPACE}),
+        name="CacheFull", where=Where.FETCH, exit_codes=frozenset({ExitCode.NO_SPACE}),
         seen_as="exit code 73",
         sentence="there is no space for the weights where they are to be kept",
         next_step="free space there, or raise spec.model.cache.sizeGiB (the operator's "
@@ -60,7 +60,7 @@ FETCH: Final = (
     ),
     Signature(
         name="CacheUnusable", where=Where.FETCH,
-        exit_codes=frozenset({FetchEnd.CACHE_UNUSABLE}),
+        exit_codes=frozenset({ExitCode.CACHE_UNUSABLE}),
         seen_as="exit code 74",
         sentence="the place where weights are kept cannot be read, written or locked",
         next_step="a node's folder has to be root's (delete one that is not: it is made again); a "
@@ -68,7 +68,7 @@ FETCH: Final = (
                   "spec.template",
     ),
     Signature(
-        name="WeightsDenied", where=Where.FETCH, exit_codes=frozenset({FetchEnd.DENIED}),
+        name="WeightsDenied", where=Where.FETCH, exit_codes=frozenset({ExitCode.DENIED}),
         seen_as="exit code 77",
         sentence="the source does not let the replica have the weights",
         next_step="gated or private on a hub: name a Secret with the token of an account that has "
@@ -77,7 +77,7 @@ FETCH: Final = (
     ),
     Signature(
         name="FetcherOutdated", where=Where.FETCH,
-        exit_codes=frozenset({2, FetchEnd.USAGE, 126, 127, 128}),
+        exit_codes=frozenset({2, ExitCode.USAGE, 126, 127, 128}),
         seen_as="exit code 2, 64, 126, 127 or 128",
         sentence="the image that fetches weights is none, or is of another release",
         next_step="set the operator's --fetch-image to that of its own release (the chart does)",

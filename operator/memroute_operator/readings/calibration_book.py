@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memroute.footprint import Calibration, CalibrationKey
-from memroute_kube import CONFIG_MAPS, ApiError, KubeObject, KubernetesClient
-from memroute_kube.client import NOT_FOUND
+from memroute_kube import ApiError, KubeObject, KubernetesClient
 from memroute_kube.shapes import mapping
+from memroute_operator.store.own_objects import patch_config_map, read_config_map
 
 LOGGER = logging.getLogger(__name__)
 BOOK_NAME = "memroute-calibrations"
@@ -98,12 +98,7 @@ class CalibrationBook:
 
     async def read(self) -> bool:
         """Read it again; whether anything is other than before. What was measured here stays."""
-        try:
-            obj = await self.client.get(CONFIG_MAPS, self.namespace, BOOK_NAME)
-        except ApiError as error:
-            if error.status != NOT_FOUND:
-                raise
-            obj = {}
+        obj = await read_config_map(self.client, self.namespace, BOOK_NAME)
         before = self.known
         self.known = read_book(obj) | self._unwritten
         return self.known != before
@@ -122,7 +117,7 @@ class CalibrationBook:
             del self.known[key]
             data[entry_name(key)] = None
         try:
-            await self._write(data)
+            await patch_config_map(self.client, self.namespace, BOOK_NAME, {"data": data})
         except ApiError as error:
             self._due_seconds = self.clock() + RETRY_SECONDS
             LOGGER.warning(
@@ -133,20 +128,3 @@ class CalibrationBook:
             for key, calibration in writing.items():
                 if self._unwritten.get(key) == calibration:
                     del self._unwritten[key]
-
-    async def _write(self, data: Mapping[str, str | None]) -> None:
-        try:
-            await self.client.patch(CONFIG_MAPS, self.namespace, BOOK_NAME, {"data": dict(data)})
-        except ApiError as error:
-            if error.status != NOT_FOUND:
-                raise
-            await self.client.create(
-                CONFIG_MAPS,
-                self.namespace,
-                {
-                    "apiVersion": "v1",
-                    "kind": "ConfigMap",
-                    "metadata": {"name": BOOK_NAME, "namespace": self.namespace},
-                    "data": {name: text for name, text in data.items() if text is not None},
-                },
-            )

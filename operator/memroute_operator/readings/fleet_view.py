@@ -28,11 +28,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from memroute.units import MIB
-from memroute_kube import CONFIG_MAPS, ApiError, KubeObject, KubernetesClient
-from memroute_kube.client import NOT_FOUND
+from memroute_kube import ApiError, KubeObject, KubernetesClient
 from memroute_kube.shapes import mapping
 from memroute_operator.readings.device_metrics import DeviceMetrics, DeviceReading, NodeReading
 from memroute_operator.readings.router_metrics import RouterMetrics
+from memroute_operator.store.own_objects import patch_config_map
 
 LOGGER = logging.getLogger(__name__)
 VIEW_NAME = "memroute-fleet"
@@ -217,7 +217,7 @@ class FleetBoard:
             return seconds
         document = written_view(devices, routers, avoided_nodes, now_seconds=seconds, now=now)
         try:
-            await self._write(packed(document))
+            await patch_config_map(self.client, self.namespace, VIEW_NAME, packed(document))
         except ApiError as error:
             self._due_seconds = seconds + RETRY_SECONDS
             LOGGER.warning(
@@ -229,27 +229,6 @@ class FleetBoard:
         self._due_seconds = seconds + CHANGED_SECONDS
         self._unchanged_due_seconds = seconds + UNCHANGED_SECONDS
         return seconds
-
-    async def _write(self, content: dict[str, Any]) -> None:
-        try:
-            await self.client.patch(CONFIG_MAPS, self.namespace, VIEW_NAME, content)
-        except ApiError as error:
-            if error.status != NOT_FOUND:
-                raise
-            kept = {
-                kind: {name: text for name, text in entries.items() if text is not None}
-                for kind, entries in content.items()
-            }
-            await self.client.create(
-                CONFIG_MAPS,
-                self.namespace,
-                {
-                    "apiVersion": "v1",
-                    "kind": "ConfigMap",
-                    "metadata": {"name": VIEW_NAME, "namespace": self.namespace},
-                    **kept,
-                },
-            )
 
 
 def _content(

@@ -18,10 +18,10 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from memroute_kube import CONFIG_MAPS, ApiError, KubeObject, KubernetesClient
-from memroute_kube.client import NOT_FOUND
+from memroute_kube import ApiError, KubeObject, KubernetesClient
 from memroute_kube.shapes import MAX_OBJECT_NAME_LENGTH, mapping
 from memroute_operator.replicas.replica import Replica
+from memroute_operator.store.own_objects import patch_config_map, read_config_map
 
 LOGGER = logging.getLogger(__name__)
 BOOK_NAME = "memroute-weights"
@@ -103,12 +103,7 @@ class WeightsBook:
 
     async def read(self) -> bool:
         """Read it again; whether anything is other than before. What was learned here stays."""
-        try:
-            obj = await self.client.get(CONFIG_MAPS, self.namespace, BOOK_NAME)
-        except ApiError as error:
-            if error.status != NOT_FOUND:
-                raise
-            obj = {}
+        obj = await read_config_map(self.client, self.namespace, BOOK_NAME)
         before, self._written = self.known, read_book(obj)
         self.known = merged(self._written, before, ())
         return self.known != before
@@ -128,7 +123,7 @@ class WeightsBook:
         data |= dict.fromkeys(gone)
         writing = dict(self.known)
         try:
-            await self._write(data)
+            await patch_config_map(self.client, self.namespace, BOOK_NAME, {"data": data})
         except ApiError as error:
             self._due_seconds = self.clock() + RETRY_SECONDS
             LOGGER.warning(
@@ -137,20 +132,3 @@ class WeightsBook:
             )  # fmt: skip
         else:
             self._written = writing
-
-    async def _write(self, data: Mapping[str, str | None]) -> None:
-        try:
-            await self.client.patch(CONFIG_MAPS, self.namespace, BOOK_NAME, {"data": dict(data)})
-        except ApiError as error:
-            if error.status != NOT_FOUND:
-                raise
-            await self.client.create(
-                CONFIG_MAPS,
-                self.namespace,
-                {
-                    "apiVersion": "v1",
-                    "kind": "ConfigMap",
-                    "metadata": {"name": BOOK_NAME, "namespace": self.namespace},
-                    "data": {key: text for key, text in data.items() if text is not None},
-                },
-            )

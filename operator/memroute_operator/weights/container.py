@@ -1,28 +1,15 @@
 """What a pod's status says of the init container that fetches its weights."""
 
 from collections.abc import Mapping
-from enum import IntEnum
 from typing import Any
 
+from memroute_fetch.failures import ExitCode
 from memroute_kube import KubeObject
 from memroute_kube.shapes import mapping
 
 FETCH_CONTAINER = "memroute-fetch"
 """The init container that fetches weights; the program in it has the same name."""
 WEIGHTS_VOLUME = "memroute-weights"
-
-
-class FetchEnd(IntEnum):
-    """Exit codes of ``memroute-fetch``: those of sysexits.h, by what a person does about them."""
-
-    USAGE = 64
-    CHECKSUM = 65
-    NOT_FOUND = 66
-    NO_NETWORK = 69
-    BUG = 70
-    NO_SPACE = 73
-    CACHE_UNUSABLE = 74
-    DENIED = 77
 
 
 def status_of(pod: KubeObject) -> Mapping[str, Any]:
@@ -60,7 +47,7 @@ def is_out_of_disk(pod: KubeObject) -> bool:
 
     A volume claim is as full on any node.
     """
-    if last_end(pod).get("exitCode") != FetchEnd.NO_SPACE or is_fetching(pod):
+    if last_end(pod).get("exitCode") != ExitCode.NO_SPACE or is_fetching(pod):
         return False
     volumes = mapping(pod.get("spec")).get("volumes")
     return any(
