@@ -2,10 +2,9 @@
 
 import copy
 
-from memroute_operator.events import EventWriter
-from memroute_operator.status_writer import StatusWriter
-
-from memroute_operator.store import Store
+from memroute_operator.status.events import EventWriter
+from memroute_operator.status.status_writer import StatusWriter
+from memroute_operator.store.store import Store
 from operator_rig import Rig, mdep, node, operator_rig
 from planned_objects import deployment
 
