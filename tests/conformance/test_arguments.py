@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from memroute_operator.engines import vllm_flags
 from memroute_operator.engines.owned_flags import OWNED, refusal
-from memroute_operator.engines.registry import vllm_flags
 from memroute_operator.engines.vllm_arguments import SPELLINGS, Flag, parse_arguments
 
 # torch warns of its own future when it is imported.
