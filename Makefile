@@ -35,7 +35,7 @@ demo: $(STAMP) ## run the whole product here, without a GPU (ARGS=--keep leaves 
 	@$(BIN)/memroute demo $(ARGS)
 
 # The types are checked beside the tests: on two cores that is as long as the two take together.
-check: $(STAMP) ## format, lint, types, import contracts, unit tests: under a minute
+check: $(STAMP) ## format, lint, types, import contracts, unit tests: some two minutes
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/lint-imports > $(VENV)/contracts.txt 2>&1 || { cat $(VENV)/contracts.txt; exit 1; }
