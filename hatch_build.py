@@ -39,8 +39,7 @@ MODULES = (
         "http/server_state", "intake", "isolation", "journal", "lifecycle", "log_lines",
         "metrics/exported", "metrics/families", "metrics/pools", "metrics/process",
         "metrics/replicas", "metrics/statistics", "outcomes", "phases", "pools", "proxy",
-        "refusal", "scrape", "services", "surface", "tracing/context", "tracing/trace",
-        "tracing/tracer", "usage",
+        "refusal", "scrape", "services", "surface", "tracing/context", "tracing/trace", "usage",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",

@@ -4,7 +4,7 @@ What could be read in two ways is refused, and so is what is too large or too sl
 says so and closes. A request that is whole is handed to the connection, which answers in order.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import httptools
 
@@ -41,8 +41,8 @@ class RequestReader:
 
     __slots__ = (
         "_body", "_body_bytes", "_connection", "_declined", "_has_come_further", "_has_ended_one",
-        "_head", "_head_bytes", "_held_head_bytes", "_parser", "_raw_bytes", "_reading_head",
-        "_state", "_version", "is_arriving", "is_over", "is_receiving", "target",
+        "_head", "_head_bytes", "_held_head_bytes", "_is_rest_left", "_parser", "_raw_bytes",
+        "_reading_head", "_state", "_version", "is_arriving", "is_over", "is_receiving", "target",
     )  # fmt: skip
     # For mypyc.
     __deletable__ = ("_connection",)
@@ -55,6 +55,8 @@ class RequestReader:
         """Whether a request has begun, and is not whole."""
         self.is_over: bool = False
         """Whether nothing more is read: a refusal was the last word."""
+        self._is_rest_left: bool = False
+        """Whether the parser was told to stop within what was read."""
         self.is_arriving: bool = False
         """Whether a request has not come with one read: it may have to give up its place."""
         self.target = b""
@@ -121,12 +123,17 @@ class RequestReader:
             self._arrived()
         return self._state.budget.take(self._head.num_bytes + WAITING_BYTES, SMALL_BYTES)
 
+    def _leave_rest(self) -> NoReturn:
+        """Nothing of the rest of a read is looked at. Raises ``RefusedError``, for the parser."""
+        self._is_rest_left = True
+        raise RefusedError
+
     # httptools callbacks
 
     def on_message_begin(self) -> None:
         """A request begins."""
         if self.is_over:
-            raise RefusedError
+            self._leave_rest()
         self.is_receiving = True
         self.target = b""
         self._head = Head(self._state.kinds)
@@ -146,7 +153,7 @@ class RequestReader:
         """One field; trailers come here too, and end here."""
         if not self._reading_head:
             if self.is_over:
-                raise RefusedError
+                self._leave_rest()
             return
         head, limits = self._head, self._state.limits
         head.add(name, value)
@@ -281,7 +288,7 @@ class RequestReader:
         except httptools.HttpParserUpgrade as offer:
             return self._decline(bytes(data[offer.args[0] :]))
         except httptools.HttpParserCallbackError as error:
-            if isinstance(error.__context__, RefusedError):
+            if self._is_rest_left:
                 return b""
             self._state.on_fault(CLIENT, error)
             self._connection.refuse(500, "internal error")
