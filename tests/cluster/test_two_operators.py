@@ -11,7 +11,7 @@ from memroute_kube.resources import LABEL_DEPLOYMENT
 from two_operators import Cable, Operator, longest_gap_seconds, turns_and_trespasses, writes
 
 SYSTEM = "memroute-system"
-NUM_HISTORIES = int(os.environ.get("MEMROUTE_CHAOS_HISTORIES", "3"))
+NUM_HISTORIES = int(os.environ.get("MEMROUTE_CHAOS_HISTORIES", "2"))
 SEED = os.environ.get("MEMROUTE_CHAOS_SEED", "18")
 # The defaults, a third of them: a history takes half a minute instead of one and a half.
 SHORT = ["--lease-duration-seconds=3", "--lease-renew-seconds=2", "--lease-retry-seconds=0.6"]
