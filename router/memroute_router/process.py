@@ -9,9 +9,9 @@ from random import Random
 
 from memroute_kube import KubernetesClient
 from memroute_router.app import Membership, Router
-from memroute_router.discovery import Discovery
+from memroute_router.discovery.discovery import Discovery
+from memroute_router.discovery.static import StaticMembership
 from memroute_router.settings import RouterSettings
-from memroute_router.static import StaticMembership
 
 LOGGER = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
 from memroute_router.access.media_hosts import MediaHosts, parse_media_hosts
 from memroute_router.access.proxies import Network, parse_networks
-from memroute_router.claims import TenantSource
-from memroute_router.journal import AccessLog
-from memroute_router.log_lines import LogFormat
+from memroute_router.lifecycle.claims import TenantSource
+from memroute_router.log.journal import AccessLog
+from memroute_router.log.log_lines import LogFormat
 from memroute_router.peers import DEFAULT_PEER_PORT, parse_peer
 
 # The port of metrics, health and debug pages. Source: the next that is free: 8000 is the API, 8001

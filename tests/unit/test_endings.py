@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from memroute.traffic.dispatch import AdmissionMode, request_name
-from memroute_router.lifecycle import Lifecycle
-from memroute_router.outcomes import Outcome
-from memroute_router.pools import PoolSettings
+from memroute_router.lifecycle.lifecycle import Lifecycle
+from memroute_router.lifecycle.outcomes import Outcome
+from memroute_router.replicas.pools import PoolSettings
 from router_rig import (
     CHUNK,
     Engine,

@@ -10,14 +10,14 @@ import pytest
 
 from memroute.traffic.dispatch import AdmissionMode, Lease
 from memroute_router import process
-from memroute_router.attempt import Attempt
+from memroute_router.discovery.static import StaticMembership
 from memroute_router.http.deadlines import Deadlines
 from memroute_router.http.outbox import Outbox
-from memroute_router.intake import Intake
-from memroute_router.lifecycle import Lifecycle
-from memroute_router.pools import PoolSettings
+from memroute_router.lifecycle.attempt import Attempt
+from memroute_router.lifecycle.intake import Intake
+from memroute_router.lifecycle.lifecycle import Lifecycle
+from memroute_router.replicas.pools import PoolSettings
 from memroute_router.settings import parse_settings
-from memroute_router.static import StaticMembership
 from memroute_router.supervisor import Supervisor
 from router_rig import Rig, begin_stream, body, exchange, held, raw, send_chunk, until, whole
 

@@ -22,12 +22,12 @@ from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_operator.spec.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN
 from memroute_operator.spec.hub_models import CONFIG_TOO_LARGE, CRD_OUTDATED, MODEL_RESOLVING
-from memroute_router.failure import FailureCause
+from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
+from memroute_router.lifecycle.failure import FailureCause
+from memroute_router.lifecycle.outcomes import Outcome
 from memroute_router.metrics.exported import RouterMetrics
-from memroute_router.outcomes import Outcome
-from memroute_router.pools import CommonSettings, Pools, PoolSettings
+from memroute_router.replicas.pools import CommonSettings, Pools, PoolSettings
 from memroute_router.settings import parse_settings as parse_router
-from memroute_router.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 from memroute_simulator.engine.arguments import engine_parser
 
 

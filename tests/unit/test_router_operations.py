@@ -7,12 +7,12 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from memroute_router.exposition import family_pieces
+from memroute_router.discovery.names import unknown_model
 from memroute_router.http.budget import BodyBudget
 from memroute_router.http.exchange import Exchange
-from memroute_router.names import unknown_model
-from memroute_router.operations import MAX_CONNECTIONS
-from memroute_router.pages import MAX_WAITING, MIN_INTERVAL_SECONDS, SteppedPage, json_list
+from memroute_router.pages.exposition import family_pieces
+from memroute_router.pages.operations import MAX_CONNECTIONS
+from memroute_router.pages.pages import MAX_WAITING, MIN_INTERVAL_SECONDS, SteppedPage, json_list
 from router_rig import Rig, body, exchange, held, raw, reset, until, whole
 
 OPERATIONS = (b"/metrics", b"/debug/decisions", b"/debug/replicas", b"/debug/queue")

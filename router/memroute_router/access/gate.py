@@ -26,9 +26,9 @@ from memroute_router.access.words import UNKNOWN_KEY
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.errors import ANTHROPIC_PATH
 from memroute_router.http.faults import OnFault
-from memroute_router.pools import Pool
-from memroute_router.refusal import Refusal
-from memroute_router.usage import Usage
+from memroute_router.lifecycle.refusal import Refusal
+from memroute_router.lifecycle.usage import Usage
+from memroute_router.replicas.pools import Pool
 
 # Quantile of the answers' lengths that a tenant's minute is charged with until they have ended.
 RESERVED_QUANTILE: Final = 0.95

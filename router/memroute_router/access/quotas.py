@@ -9,7 +9,7 @@ from typing import Final
 from memroute_router.access.rules import Grant, KeyRing, Limits
 from memroute_router.access.windows import MinuteWindow, whole_seconds
 from memroute_router.access.words import over_limit
-from memroute_router.refusal import Refusal
+from memroute_router.lifecycle.refusal import Refusal
 
 # When to come back where room depends on the tenant's own requests, not on a clock. Chosen by hand.
 BUSY_RETRY_SECONDS: Final = 1

@@ -11,8 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.registry import Collector
 
 from memroute_router.access.gate import Gate
-from memroute_router.doubts import Doubts
-from memroute_router.exposition import family_pieces
+from memroute_router.discovery.doubts import Doubts
 from memroute_router.metrics.families import REPLICA, steps_of
 from memroute_router.metrics.pools import (
     DispatchCollector,
@@ -28,8 +27,9 @@ from memroute_router.metrics.process import (
 )
 from memroute_router.metrics.replicas import LedgerCollector
 from memroute_router.metrics.statistics import PoolStatistics
+from memroute_router.pages.exposition import family_pieces
 from memroute_router.peers import PeerLink
-from memroute_router.pools import Pool, Pools, Replica
+from memroute_router.replicas.pools import Pool, Pools, Replica
 
 LOGGER = logging.getLogger(__name__)
 # Label values of requests for models that nobody serves.

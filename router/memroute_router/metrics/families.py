@@ -10,7 +10,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from memroute_router.pools import Replica
+from memroute_router.replicas.pools import Replica
 
 REPLICA = ("namespace", "model_deployment", "pod")
 DEPLOYMENT = ("namespace", "model_deployment")

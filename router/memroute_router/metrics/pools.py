@@ -13,7 +13,7 @@ from memroute_router.metrics.families import (
     histogram,
 )
 from memroute_router.metrics.statistics import PoolStatistics
-from memroute_router.pools import Pools
+from memroute_router.replicas.pools import Pools
 
 
 class StatisticsCollector(SteppedCollector):

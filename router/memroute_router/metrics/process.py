@@ -6,7 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from memroute_router.access.gate import Gate
-from memroute_router.doubts import Doubts
+from memroute_router.discovery.doubts import Doubts
 from memroute_router.http.listening import Server
 from memroute_router.metrics.families import gauge
 from memroute_router.peers import PeerLink

@@ -6,7 +6,7 @@ from typing import Final
 from prometheus_client.core import Metric
 
 from memroute_router.metrics.families import SteppedCollector, gauge, replica_labels
-from memroute_router.pools import Pools
+from memroute_router.replicas.pools import Pools
 
 # Replicas that are read before a page may pause. Unit: replicas. Source: chosen by hand; 8 take
 # about 0.1 ms.

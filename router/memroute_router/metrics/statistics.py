@@ -7,8 +7,8 @@ from typing import Final
 
 from prometheus_client.core import HistogramMetricFamily
 
-from memroute_router.journal import Record
-from memroute_router.outcomes import Outcome
+from memroute_router.lifecycle.outcomes import Outcome
+from memroute_router.log.journal import Record
 
 # Looked up once, not for every request.
 _SERVED: Final = Outcome.SERVED

@@ -12,7 +12,7 @@ from memroute.traffic.admission import QueueRefusal, Reject, RejectReason
 from memroute.traffic.dispatch.waiting_room import EndOfWait
 from memroute_router.http.errors import error_body
 from memroute_router.http.fields import JSON, REASON
-from memroute_router.outcomes import Outcome
+from memroute_router.lifecycle.outcomes import Outcome
 
 _STATUS = {
     RejectReason.NEVER_FITS: 400,

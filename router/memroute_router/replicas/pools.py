@@ -29,7 +29,7 @@ from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReadin
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_router.http.client import Endpoint, Upstream
-from memroute_router.targets import TargetWatch
+from memroute_router.replicas.targets import TargetWatch
 
 LOGGER = logging.getLogger(__name__)
 DEFAULT_WATERMARK_RATIO = 0.95

@@ -18,7 +18,7 @@ replica that serves is not lost by them.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from memroute_router.kube_objects import DeploymentFacts, PodFacts
+from memroute_router.discovery.kube_objects import DeploymentFacts, PodFacts
 
 
 class Disbelief(StrEnum):

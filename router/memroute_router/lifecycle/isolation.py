@@ -12,8 +12,8 @@ from memroute.traffic.dispatch import Suspects, request_name
 from memroute.traffic.dispatch.suspects import MAX_APART_SECONDS
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.faults import OnFault
-from memroute_router.pools import Pool
-from memroute_router.refusal import Refusal, replicas_died
+from memroute_router.lifecycle.refusal import Refusal, replicas_died
+from memroute_router.replicas.pools import Pool
 
 # As ``--max-queued-requests``.
 DEFAULT_MAX_WAITING: Final = 1024

@@ -16,11 +16,12 @@ import yaml
 from memroute.traffic.routing import POLICY_NAMES
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_kube.words import Words
+from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 from memroute_router.http.client import Endpoint
 from memroute_router.http.faults import OnFault, log_fault
 from memroute_router.http.tls import EngineTLS
 from memroute_router.peers import Address, parse_peer
-from memroute_router.pools import (
+from memroute_router.replicas.pools import (
     DEFAULT_ASSUMED_OUTPUT_TOKENS,
     DEFAULT_TPOT_TARGET_SECONDS,
     DEFAULT_TTFT_TARGET_SECONDS,
@@ -31,7 +32,6 @@ from memroute_router.pools import (
     ReplicaInfo,
 )
 from memroute_router.watched import WatchedFiles
-from memroute_router.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 
 _PORTS = {"http": 80, "https": 443}
 _TLS_FIELDS = ("engineCA", "engineCertificate", "engineKey", "engineServerName")

@@ -8,8 +8,8 @@ ModelDeployments with 256 adapters each are nobody else's delay.
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from memroute_router.kube_objects import DeploymentFacts
-from memroute_router.pools import PoolSettings
+from memroute_router.discovery.kube_objects import DeploymentFacts
+from memroute_router.replicas.pools import PoolSettings
 
 DEFAULT_WEIGHT = 100.0
 

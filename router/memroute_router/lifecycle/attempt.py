@@ -18,14 +18,14 @@ import asyncio
 from typing import Final, Protocol
 
 from memroute.traffic.dispatch import Lease
-from memroute_router.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS, EventStream
-from memroute_router.failure import BEFORE_FIRST_BYTE, Failure, FailureCause
 from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
-from memroute_router.pools import Replica
+from memroute_router.lifecycle.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS, EventStream
+from memroute_router.lifecycle.failure import BEFORE_FIRST_BYTE, Failure, FailureCause
+from memroute_router.lifecycle.usage import MAX_TAIL_BYTES, Usage, tail_of
+from memroute_router.replicas.pools import Replica
 from memroute_router.services import Services
-from memroute_router.usage import MAX_TAIL_BYTES, Usage, tail_of
 
 # The engine's own queue is full, or it is shutting down: another replica may take the request.
 PUSH_BACK: Final = frozenset({429, 503})

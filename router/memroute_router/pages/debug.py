@@ -6,10 +6,10 @@ from typing import Any, Final
 from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask
 from memroute.traffic.dispatch.request_pool import Waiter
 from memroute_router.access.share_line import PLACE, ShareLines
-from memroute_router.isolation import Isolation
-from memroute_router.journal import Journal
-from memroute_router.lifecycle import Lifecycle
-from memroute_router.pools import Pool, Pools, Replica
+from memroute_router.lifecycle.isolation import Isolation
+from memroute_router.lifecycle.lifecycle import Lifecycle
+from memroute_router.log.journal import Journal
+from memroute_router.replicas.pools import Pool, Pools, Replica
 
 # Requests that are shown of one model; the metric ``memroute_router_queue_requests`` has them all.
 # Unit: requests. Source: a bound, chosen by hand; as many as a line may hold by default.

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 
-from memroute_router.belief import Disbelief
+from memroute_router.discovery.belief import Disbelief
 
 LOGGER = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import logging
 from typing import Final
 
-from memroute_router.log_lines import LogFormat, json_line, json_stamp, printable
+from memroute_router.log.log_lines import LogFormat, json_line, json_stamp, printable
 
 # Of an exception, in a line of JSON. Unit: characters. Source: chosen by hand; a deep traceback of
 # this program has 10,000.

@@ -11,17 +11,17 @@ import orjson
 
 from memroute_router.access.gate import Gate
 from memroute_router.access.words import no_such_model
+from memroute_router.discovery.names import unknown_model
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import JSON
-from memroute_router.intake import MAX_MODEL_CHARACTERS
-from memroute_router.journal import Journal, Record, safe_word
+from memroute_router.lifecycle.intake import MAX_MODEL_CHARACTERS
+from memroute_router.lifecycle.outcomes import Outcome
+from memroute_router.lifecycle.refusal import LISTENER_CAUSES, Refusal, unknown
+from memroute_router.log.journal import Journal, Record, safe_word
 from memroute_router.metrics.exported import RouterMetrics
-from memroute_router.names import unknown_model
-from memroute_router.openapi import openapi_document
-from memroute_router.outcomes import Outcome
-from memroute_router.pools import Pool, Pools
-from memroute_router.refusal import LISTENER_CAUSES, Refusal, unknown
+from memroute_router.pages.openapi import openapi_document
+from memroute_router.replicas.pools import Pool, Pools
 from memroute_router.surface import ROUTES
 
 MODEL_PATH = b"/v1/models/"

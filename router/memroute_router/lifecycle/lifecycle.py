@@ -36,22 +36,19 @@ from memroute.traffic.request import RequestProfile
 from memroute_router.access.quotas import Permit
 from memroute_router.access.rules import Grant
 from memroute_router.access.usage_asked import edit
-from memroute_router.answers import explained, given_id
-from memroute_router.attempt import PUSH_BACK, Attempt
-from memroute_router.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS
-from memroute_router.failure import Failure, FailureCause
-from memroute_router.forwarding import forwarded_head
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import EXPLAIN, REASON
-from memroute_router.intake import MAX_MODEL_CHARACTERS, Intake
-from memroute_router.isolation import Case
-from memroute_router.journal import Record
-from memroute_router.metrics.statistics import PoolStatistics
-from memroute_router.outcomes import Outcome
-from memroute_router.phases import Happening, Phase, after
-from memroute_router.pools import Pool, Replica
-from memroute_router.refusal import (
+from memroute_router.lifecycle.answers import explained, given_id
+from memroute_router.lifecycle.attempt import PUSH_BACK, Attempt
+from memroute_router.lifecycle.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS
+from memroute_router.lifecycle.failure import Failure, FailureCause
+from memroute_router.lifecycle.forwarding import forwarded_head
+from memroute_router.lifecycle.intake import MAX_MODEL_CHARACTERS, Intake
+from memroute_router.lifecycle.isolation import Case
+from memroute_router.lifecycle.outcomes import Outcome
+from memroute_router.lifecycle.phases import Happening, Phase, after
+from memroute_router.lifecycle.refusal import (
     CRASHED,
     ENGINE_ANSWER,
     ERROR_IN_STREAM,
@@ -63,6 +60,9 @@ from memroute_router.refusal import (
     rejected,
     replicas_failed,
 )
+from memroute_router.log.journal import Record
+from memroute_router.metrics.statistics import PoolStatistics
+from memroute_router.replicas.pools import Pool, Replica
 from memroute_router.services import Services
 from memroute_router.surface import Route
 from memroute_router.tracing.trace import Trace

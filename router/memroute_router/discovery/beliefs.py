@@ -13,12 +13,17 @@ from typing import TypeVar
 
 from memroute_kube import MODEL_DEPLOYMENTS, PODS, KubeObject
 from memroute_kube.shapes import OddObjectError
-from memroute_router.belief import Disbelief, Member, NotMember, believe
-from memroute_router.doubts import Doubts
+from memroute_router.discovery.belief import Disbelief, Member, NotMember, believe
+from memroute_router.discovery.doubts import Doubts
+from memroute_router.discovery.kube_objects import (
+    DeploymentFacts,
+    PodFacts,
+    read_model_deployment,
+    read_pod,
+)
+from memroute_router.discovery.name_book import NameBook
 from memroute_router.http.client import Endpoint
-from memroute_router.kube_objects import DeploymentFacts, PodFacts, read_model_deployment, read_pod
-from memroute_router.name_book import NameBook
-from memroute_router.pools import Pools, Replica, ReplicaInfo
+from memroute_router.replicas.pools import Pools, Replica, ReplicaInfo
 
 LOGGER = logging.getLogger(__name__)
 POD, MODEL_DEPLOYMENT = PODS.kind, MODEL_DEPLOYMENTS.kind

@@ -19,21 +19,21 @@ from typing import Final
 
 import orjson
 
-from memroute_router import debug
 from memroute_router.access.share_line import ShareLines
-from memroute_router.exposition import TEXT
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.faults import OPERATIONS, OnFault
 from memroute_router.http.fields import JSON
 from memroute_router.http.listening import Server, ServerLimits
 from memroute_router.http.outbox import Outbox
-from memroute_router.isolation import Isolation
-from memroute_router.journal import Journal
+from memroute_router.lifecycle.isolation import Isolation
+from memroute_router.log.journal import Journal
 from memroute_router.metrics.exported import RouterMetrics
-from memroute_router.openapi import operations_document
-from memroute_router.pages import SteppedPage, json_list
-from memroute_router.pools import Pools
+from memroute_router.pages import debug
+from memroute_router.pages.exposition import TEXT
+from memroute_router.pages.openapi import operations_document
+from memroute_router.pages.pages import SteppedPage, json_list
+from memroute_router.replicas.pools import Pools
 
 # Scrapers, probes and people keep a handful open. Unit: connections. Source: a bound, by hand.
 MAX_CONNECTIONS: Final = 128

@@ -18,14 +18,12 @@ from memroute_router.access.newcomers import KnownWords
 from memroute_router.access.rules import Grant, prefix_salt
 from memroute_router.access.verdicts import granted_claims
 from memroute_router.access.words import forbidden
-from memroute_router.claims import TenantSource, read_claims
-from memroute_router.documents import SMALL_BODY_BYTES, DocumentRoom, document_bytes
+from memroute_router.discovery.names import NamesFor, unknown_model
 from memroute_router.http.fields import SESSION_ID
-from memroute_router.names import NamesFor, unknown_model
-from memroute_router.outcomes import Outcome
-from memroute_router.pools import Pool, Pools
-from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.refusal import (
+from memroute_router.lifecycle.claims import TenantSource, read_claims
+from memroute_router.lifecycle.documents import SMALL_BODY_BYTES, DocumentRoom, document_bytes
+from memroute_router.lifecycle.outcomes import Outcome
+from memroute_router.lifecycle.refusal import (
     BODY,
     COMPRESSED,
     DOCUMENTS_FULL,
@@ -35,6 +33,8 @@ from memroute_router.refusal import (
     document_too_large,
     unknown,
 )
+from memroute_router.prompts.tokenizer import Tokenizers
+from memroute_router.replicas.pools import Pool, Pools
 from memroute_router.requests import UNKNOWN_FAMILY, BadRequestError, ParsedRequest
 from memroute_router.surface import Check, Route
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from memroute_router.http.exchange import Exchange
-from memroute_router.lifecycle import Lifecycle
+from memroute_router.lifecycle.lifecycle import Lifecycle
 from memroute_router.services import Services
 from memroute_router.surface import ROUTES
 

@@ -21,7 +21,7 @@ import orjson
 
 from memroute_router.access.usage_asked import without_usage
 from memroute_router.http.budget import SMALL_BYTES, BodyBudget
-from memroute_router.usage import Usage, tail_of
+from memroute_router.lifecycle.usage import Usage, tail_of
 
 # An event longer than this (bytes) is passed on in pieces: the most that is held of one stream.
 # The largest known events are the last ones of OpenAI's responses, which repeat the whole answer.

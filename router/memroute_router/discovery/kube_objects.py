@@ -40,14 +40,14 @@ from memroute_kube.shapes import (
     tokens,
 )
 from memroute_kube.words import Words
-from memroute_router.pools import (
+from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
+from memroute_router.replicas.pools import (
     DEFAULT_ASSUMED_OUTPUT_TOKENS,
     DEFAULT_TPOT_TARGET_SECONDS,
     DEFAULT_TTFT_TARGET_SECONDS,
     DEFAULT_WATERMARK_RATIO,
     PoolSettings,
 )
-from memroute_router.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 
 MAX_PORT = 65_535
 # The bounds of spec.routing, as the schema has them.

@@ -19,8 +19,9 @@ from heapq import merge
 from typing import Final
 
 from memroute.traffic.routing import Choice
-from memroute_router.events import FIRST_ERROR_STATUS
-from memroute_router.log_lines import (
+from memroute_router.lifecycle.events import FIRST_ERROR_STATUS
+from memroute_router.lifecycle.outcomes import Outcome
+from memroute_router.log.log_lines import (
     LogFormat,
     json_line,
     json_stamp,
@@ -30,7 +31,6 @@ from memroute_router.log_lines import (
     seconds_of,
     text_stamp,
 )
-from memroute_router.outcomes import Outcome
 
 LOGGER = logging.getLogger(__name__)
 # Of each ring. With everything as long as it may be, all rings together are 5 MB.
