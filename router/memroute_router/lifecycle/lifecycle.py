@@ -13,9 +13,10 @@ begin ── intake ── admit ─┬─ refused ─────────�
 | parsed, tokenized, sized | ``intake.py`` | until it is sized |
 | one lease, one connection, one answer | ``attempt.py`` | until it ends; a retry is another |
 | requests with which a replica has died | ``isolation.py`` | for ten minutes |
-| the client, what to do with an ending, the account | here | until the request ends |
+| the client, what to do with an ending | here | until the request ends |
 | which phase allows what | ``phases.py`` | |
 | why not, and how that is written | ``refusal.py`` | |
+| what is told of it: its record, fields of its answer | ``account.py`` | until it ends |
 
 ``_end`` is the one way out. It ends the attempt, leaves the queue and accounts for the request,
 whatever happened: a client that left, an engine that refused, broke off, stalled or ended early, a
@@ -25,7 +26,6 @@ alone, and what it held is given back.
 """
 
 import logging
-import time
 from dataclasses import replace
 from typing import Final
 
@@ -39,9 +39,9 @@ from memroute_router.access.usage_asked import edit
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.fields import EXPLAIN, REASON
-from memroute_router.lifecycle.answers import explained, given_id
-from memroute_router.lifecycle.attempt import PUSH_BACK, Attempt
-from memroute_router.lifecycle.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS
+from memroute_router.lifecycle.account import Account
+from memroute_router.lifecycle.answers import given_id
+from memroute_router.lifecycle.attempt import Attempt
 from memroute_router.lifecycle.failure import Failure, FailureCause
 from memroute_router.lifecycle.forwarding import forwarded_head
 from memroute_router.lifecycle.intake import MAX_MODEL_CHARACTERS, Intake
@@ -50,8 +50,6 @@ from memroute_router.lifecycle.outcomes import Outcome
 from memroute_router.lifecycle.phases import Happening, Phase, after
 from memroute_router.lifecycle.refusal import (
     CRASHED,
-    ENGINE_ANSWER,
-    ERROR_IN_STREAM,
     EXHAUSTED,
     SHUTTING_DOWN,
     TOO_MANY_APART,
@@ -83,10 +81,8 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_attempt", "_case", "_cause", "_exchange", "_failed_on", "_failure", "_grant", "_intake",
-        "_model", "_num_attempts", "_parts", "_permit", "_phase", "_pool", "_queue_seconds",
-        "_queued_at", "_refusal", "_request_id", "_route", "_services", "_status", "_trace",
-        "profile", "tried",
+        "_account", "_attempt", "_case", "_exchange", "_failed_on", "_failure", "_grant", "_intake",
+        "_parts", "_permit", "_phase", "_pool", "_route", "_services", "_trace", "profile", "tried",
     )  # fmt: skip
 
     def __init__(self, services: Services, exchange: Exchange, route: Route, number: int) -> None:
@@ -94,7 +90,8 @@ class Lifecycle:
         self._services = services
         self._exchange = exchange
         self._route = route
-        self._request_id = given_id(exchange) or b"%b-%x" % (services.id_prefix, number)
+        request_id = given_id(exchange) or b"%b-%x" % (services.id_prefix, number)
+        self._account = Account(request_id, exchange, route)
         self._phase: int = Phase.INTAKE
         self._grant: Grant | None = None
         """What its key may do; None: keys are off."""
@@ -102,7 +99,6 @@ class Lifecycle:
         """What it has taken of its tenant's quotas, until it ends."""
         self._intake: Intake | None = None
         """What was asked, and with it the document; only until it is sized."""
-        self._model = ""
         self._parts: PromptParts | None = None
         """What its prompt was taken to hold; None where that was counted, or cut."""
         self._pool: Pool | None = None
@@ -114,17 +110,10 @@ class Lifecycle:
         """Replicas that it is not sent to: of a suspect also those where another one is."""
         self._case: Case | None = None
         """Where a replica has died with it, of late or now."""
-        self._queued_at: float | None = None
-        self._queue_seconds: float | None = None
-        self._num_attempts = 0
         self._attempt: Attempt | None = None
         """The latest; also when it has ended, for the account."""
         self._failure: Failure | None = None
         """How the latest ended, if it failed."""
-        # How it ends.
-        self._status = 0
-        self._refusal = ""
-        self._cause = ""
         tracer = services.tracer
         self._trace = None if tracer is None else tracer.begin(exchange.fields)
 
@@ -151,7 +140,7 @@ class Lifecycle:
         )
         refusal = intake.read(self._route, exchange.body)
         if intake.parsed is not None:
-            self._model = intake.parsed.model[:MAX_MODEL_CHARACTERS]
+            self._account.model = intake.parsed.model[:MAX_MODEL_CHARACTERS]
         self._pool = intake.pool
         if refusal is not None:
             if gate is not None and refusal.outcome is Outcome.FORBIDDEN:
@@ -249,7 +238,7 @@ class Lifecycle:
         """Room is reserved: forward."""
         self._phase = after(self._phase, Happening.ADMIT)
         self._waits_no_more()
-        self._num_attempts += 1
+        self._account.num_attempts += 1
         if self._case is not None:
             self._case.sent(self, lease.replica.info.key)
         if self._trace is not None:
@@ -276,7 +265,7 @@ class Lifecycle:
         """A bug of ours, in whatever was done for this request: it fails alone."""
         LOGGER.error(
             "request failed by a bug request=%s replica=%s",
-            self._request_id.decode(),
+            self._account.id_text(),
             self._replica() or "-",
         )
         try:
@@ -303,12 +292,12 @@ class Lifecycle:
         if self._trace is not None:
             lines = self._trace.lines(lines, authority)
         is_believed = self._services.trusts_headers or self._is_from_proxy()
-        return forwarded_head(exchange, authority, self._request_id, lines, is_believed)
+        return forwarded_head(exchange, authority, self._account.request_id, lines, is_believed)
 
     def answer_begins(self, status: int, lines: bytes, length: int | None) -> None:
         """The first byte is there: from here on there is no other replica."""
         self._phase = after(self._phase, Happening.FIRST_BYTE)
-        self._status = status
+        self._account.status = status
         exchange = self._exchange
         attempt, case = self._attempt, self._case
         if attempt is not None and attempt.begins_with_error:
@@ -323,7 +312,7 @@ class Lifecycle:
 
     def answer_ends(self, rest: bytes) -> None:
         """The whole answer is there."""
-        self._end(Happening.LAST_BYTE, self._outcome_of_answer())
+        self._end(Happening.LAST_BYTE, self._account.answered(self._attempt))
         self._exchange.finish(rest)
 
     def attempt_failed(self, failure: Failure) -> None:
@@ -333,7 +322,7 @@ class Lifecycle:
         if failure.cause is FailureCause.BROKEN:
             LOGGER.warning(
                 "answer broken off request=%s replica=%s error=%s",
-                self._request_id.decode(),
+                self._account.id_text(),
                 self._replica(),
                 failure.detail,
             )
@@ -344,7 +333,9 @@ class Lifecycle:
             )
         elif failure.cause is FailureCause.EXHAUSTED:
             LOGGER.error(
-                "out of resources request=%s error=%s", self._request_id.decode(), failure.detail
+                "out of resources request=%s error=%s",
+                self._account.id_text(),
+                failure.detail,
             )
             self._refuse(Happening.REFUSE, EXHAUSTED)
         else:
@@ -385,7 +376,7 @@ class Lifecycle:
         if failure.detail:
             LOGGER.warning(
                 "replica failed request=%s replica=%s error=%s",
-                self._request_id.decode(),
+                self._account.id_text(),
                 self._replica(),
                 failure.detail,
             )
@@ -414,14 +405,7 @@ class Lifecycle:
             self._refuse(Happening.REFUSE, replicas_failed(self._failed_on, failure.cause.value))
             return
         # The engine's own words are the best answer; and a time to come back.
-        is_push_back = failure.status in PUSH_BACK
-        outcome = Outcome.ENGINE_PUSH_BACK if is_push_back else Outcome.ENGINE_ERROR
-        self._status = failure.status
-        failed_on = self._failed_on
-        self._refusal = f"{len(failed_on)} replica(s) answered {failure.status}: " + ", ".join(
-            failed_on
-        )
-        self._cause = failure.cause.value
+        outcome = self._account.refused_by_engines(failure, self._failed_on)
         self._end(Happening.REFUSE, outcome)
         retry_after = failure.retry_after or b"2"
         own = b"retry-after: %b\r\n%b: %b\r\n" % (retry_after, REASON, outcome.value.encode())
@@ -429,30 +413,11 @@ class Lifecycle:
             failure.status, failure.body, failure.lines + own + self._own_lines()
         )
 
-    def _outcome_of_answer(self) -> Outcome:
-        """An answer that came to its end: served, or an error that the engine said."""
-        error_status = 0 if self._attempt is None else self._attempt.error_status
-        if error_status >= FIRST_ERROR_STATUS:
-            self._refusal = f"the engine ended its stream with an error ({error_status})"
-            self._cause = ERROR_IN_STREAM
-            LOGGER.warning(
-                "engine error in a stream request=%s replica=%s status=%d",
-                self._request_id.decode(),
-                self._replica(),
-                error_status,
-            )
-            return Outcome.ENGINE_ERROR
-        if self._status < FIRST_REFUSED_STATUS:
-            return _SERVED
-        self._refusal = f"the engine answered {self._status}; its answer was passed on"
-        self._cause = ENGINE_ANSWER
-        return _SERVED if self._status < FIRST_ERROR_STATUS else _ENGINE_ERROR
-
     def _break_off(self, happening: int, outcome: Outcome, message: str) -> None:
         """An answer that has begun and cannot be completed: an error event, or a broken body."""
         exchange = self._exchange
         takes_events = self._attempt is not None and self._attempt.takes_events
-        self._refusal = message
+        self._account.refusal = message
         self._end(happening, outcome)
         if takes_events:
             exchange.finish(last_events(outcome, message, is_anthropic=self._route.is_anthropic))
@@ -460,10 +425,7 @@ class Lifecycle:
             exchange.abort()
 
     def _refuse(self, happening: int, refusal: Refusal) -> None:
-        self._status = refusal.status
-        detail = refusal.log_detail
-        self._refusal = f"{refusal.message}: {detail}" if detail else refusal.message
-        self._cause = refusal.cause
+        self._account.refused(refusal)
         self._end(happening, refusal.outcome)
         self._exchange.respond(
             refusal.status,
@@ -474,16 +436,18 @@ class Lifecycle:
     def _held(self) -> None:
         """It waits: for its turn, or for a replica without another suspect."""
         self._phase = after(self._phase, Happening.HOLD)
-        if self._queued_at is None:
-            self._queued_at = monotonic()
+        if self._account.queued_at is None:
+            self._account.queued_at = monotonic()
 
     def _waits_no_more(self) -> None:
-        if self._queued_at is not None:
+        account = self._account
+        queued_at = account.queued_at
+        if queued_at is not None:
             now = monotonic()
-            self._queue_seconds = now - self._queued_at
+            account.queue_seconds = now - queued_at
             if self._trace is not None:
-                self._trace.waited(self._queued_at, now)
-            self._queued_at = None
+                self._trace.waited(queued_at, now)
+            account.queued_at = None
 
     def _end(self, happening: int, outcome: Outcome) -> None:
         """The one way out. Raises ``RuntimeError`` the second time: that is a bug."""
@@ -505,7 +469,9 @@ class Lifecycle:
             self._case.ends(self, is_answered=outcome is _SERVED)
         self._intake = None
         now = monotonic()
-        record = self._record(outcome, now)
+        record = self._account.record(
+            outcome, now, profile=self.profile, tenant=self._tenant(), attempt=attempt
+        )
         if outcome is _SERVED and record.prompt_tokens and pool is not None:
             parts = self._parts
             if parts is not None:
@@ -570,7 +536,7 @@ class Lifecycle:
 
     def _is_apart(self, case: Case, pool: Pool) -> bool:
         """Whether it may be sent now; then ``tried`` has the replicas to be left alone."""
-        waited = 0.0 if self._queued_at is None else monotonic() - self._queued_at
+        waited = 0.0 if self._account.queued_at is None else monotonic() - self._account.queued_at
         avoided = case.avoided(pool, self._failed_on, waited_seconds=waited)
         if avoided is None:
             return False
@@ -580,7 +546,7 @@ class Lifecycle:
     def _wait_apart(self, pool: Pool) -> None:
         """Wait for a replica without another suspect, if as many do not wait already."""
         isolation = self._services.isolation
-        if self._queued_at is not None or isolation.may_wait(pool):
+        if self._account.queued_at is not None or isolation.may_wait(pool):
             self._held()
             isolation.wait(self, pool)
         elif self._failure is not None:
@@ -598,7 +564,7 @@ class Lifecycle:
             return None
         LOGGER.error(
             "replicas died with it request=%s replicas=%s",
-            self._request_id.decode(),
+            self._account.id_text(),
             ",".join(case.died_with_it),
         )
         refusal = case.refusal()
@@ -617,7 +583,7 @@ class Lifecycle:
                 self.profile,
                 usage=None if attempt is None else attempt.usage,
                 num_events=0 if attempt is None else attempt.num_events,
-                status=self._status,
+                status=self._account.status,
                 is_served=outcome is _SERVED,
             )
 
@@ -625,71 +591,25 @@ class Lifecycle:
 
     def waits(self, now_seconds: float) -> dict[str, object]:
         """Who waits, and since when: for a page about the queue."""
-        queued_at = self._queued_at
-        return {
-            "request_id": self._request_id.decode(),
-            "model": self._model,
-            "client": self._exchange.peer.decode(),
-            "path": self._route.path.decode(),
-            "waited_seconds": None if queued_at is None else round(now_seconds - queued_at, 3),
-        }
-
-    def _record(self, outcome: Outcome, now_seconds: float) -> Record:
-        received_at = self._exchange.received_at
-        attempt = self._attempt
-        first_byte = prompt_tokens = output_tokens = cached_tokens = choice = None
-        if attempt is not None:
-            usage = attempt.usage
-            prompt_tokens, output_tokens = usage.prompt_tokens, usage.output_tokens
-            cached_tokens = usage.cached_tokens
-            choice = attempt.choice
-            if attempt.first_byte_at is not None:
-                first_byte = attempt.first_byte_at - received_at
-        return Record(
-            ended_at=time.time(),
-            request_id=self._request_id,
-            path=self._route.path,
-            model=self._model,
-            outcome=outcome,
-            status=self._status,
-            replica=self._replica(),
-            refusal=self._refusal,
-            cause=self._cause,
-            tenant=self.profile.tenant if self._grant is None else self._grant.tenant.name,
-            client=self._exchange.peer,
-            choice=choice,
-            attempts=self._num_attempts,
-            expected_tokens=self.profile.expected_tokens,
-            expected_prompt_tokens=self.profile.num_prompt_tokens,
-            prompt_tokens=prompt_tokens,
-            cached_tokens=cached_tokens,
-            output_tokens=output_tokens,
-            queue_seconds=self._queue_seconds,
-            first_byte_seconds=first_byte,
-            seconds=now_seconds - received_at,
-        )
+        return self._account.waits(now_seconds)
 
     def _replica(self) -> str:
         """The latest that it was sent to; empty if none."""
         return "" if self._attempt is None else self._attempt.replica
 
+    def _tenant(self) -> str:
+        return self.profile.tenant if self._grant is None else self._grant.tenant.name
+
     def _own_lines(self) -> bytes:
         """Our fields of every answer; with the reasons when the client asked for them."""
-        lines = b"x-request-id: %b\r\n" % self._request_id
+        account = self._account
+        lines = b"x-request-id: %b\r\n" % account.request_id
         permit, gate = self._permit, self._services.gate
         if permit is not None and gate is not None:
             lines += gate.limit_lines(permit)
-        if EXPLAIN not in self._exchange.fields or not self._may_explain():
-            return lines
-        why = self._refusal
-        if not why and self._attempt is not None:
-            why = self._attempt.choice.why
-        return lines + explained(
-            replica=self._replica(),
-            why=why,
-            queue_seconds=self._queue_seconds or 0.0,
-            reserved_tokens=self.profile.expected_tokens,
-        )
+        if EXPLAIN in self._exchange.fields and self._may_explain():
+            lines += account.explanation(self._attempt, self.profile)
+        return lines
 
     def _may_explain(self) -> bool:
         """Whether its client may know where it went, and how much of its prompt is cached there.
