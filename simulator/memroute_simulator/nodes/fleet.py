@@ -114,18 +114,25 @@ async def _watch_pods(client: KubernetesClient, agents: dict[str, NodeAgent]) ->
         agent = agents.get(event.object["spec"].get("nodeName", ""))
         if agent is None:
             continue
-        if event.type == "DELETE":
-            agent.delete_pod(event.object)
-        else:
-            agent.upsert_pod(event.object)
+        try:
+            if event.type == "DELETE":
+                agent.delete_pod(event.object)
+            else:
+                agent.upsert_pod(event.object)
+        except Exception:  # a bug met by one pod ends no other
+            LOGGER.exception("pod not brought up to date pod=%s", event.object["metadata"]["name"])
 
 
 async def _watch_nodes(client: KubernetesClient, agents: dict[str, NodeAgent]) -> None:
     async for event in watch_forever(client, NODES):
         if event.type == "UPSERT" and event.object is not None:
             agent = agents.get(event.object["metadata"]["name"])
-            if agent is not None:
+            if agent is None:
+                continue
+            try:
                 await agent.upsert_node(event.object)
+            except Exception:  # a bug met by one node's object ends no other node
+                LOGGER.exception("node not brought up to date node=%s", agent.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
