@@ -14,12 +14,15 @@ from rich.console import Console
 from rich.live import Live
 
 from memroute_cli.demo.fleet import FLEET
+from memroute_cli.demo.meanwhile import show_meanwhile
 from memroute_cli.demo.readings import Readings, read_programs
 from memroute_cli.demo.summary import Result, checks, print_summary
 from memroute_cli.demo.traffic import Traffic
 from memroute_cli.demo.view import one_line, render
 from memroute_kube.resources import is_condition_true
-from memroute_simulator.controlplane import BinaryError, ControlPlaneError
+from memroute_simulator.controlplane import BinaryError, ControlPlaneError, find_binaries
+from memroute_simulator.controlplane.binaries import unbuilt
+from memroute_simulator.controlplane.cluster import BINARIES
 from memroute_simulator.emulated_cluster import EmulatedCluster, KubectlError
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -73,14 +76,29 @@ def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
     def say(text: str) -> None:
         console.print(f"[dim]{time.monotonic() - started:6.1f} s[/]  {text}")
 
+    if missing := unbuilt(BINARIES):
+        say("the first run builds the control plane from source: " + ", ".join(missing))
+        show_meanwhile(
+            say,
+            lambda text: console.print(text, markup=False, soft_wrap=True),
+            num_columns=console.width,
+        )
+        find_binaries(BINARIES, report=say)
     say("starting etcd, kube-apiserver, kube-scheduler, kube-controller-manager and five nodes")
     with EmulatedCluster(FLEET, report=say) as cluster:
         say(f"control plane on {cluster.address}, {len(FLEET)} nodes ready")
         cluster.kubectl("apply", "--server-side", "-k", str(DEPLOY / "demo"))
         say("kubectl apply --server-side -k deploy/demo: operator and router as pods")
-        operator_url = f"http://{_wait_pod(cluster, 'operator')}:8080"
-        router = _wait_pod(cluster, "router")
-        router_url, ops_url = f"http://{router}:8000", f"http://{router}:8002"
+        for component in ("operator", "router"):
+            _wait_ready(cluster, component)
+        router_url, ops_url, operator_url = (
+            f"http://{cluster.service_address(SYSTEM, name, port)}"
+            for name, port in (
+                ("memroute-router", "http"),
+                ("memroute-router-operations", "operations"),
+                ("memroute-operator-metrics", "metrics"),
+            )
+        )
         say(f"operator {operator_url}/metrics, router {router_url}/v1 and {ops_url}/metrics")
         cluster.kubectl("apply", "-k", str(DEPLOY / "samples"))
         say("kubectl apply -k deploy/samples: chat, draft and large")
@@ -117,18 +135,15 @@ def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
     return passed
 
 
-def _wait_pod(cluster: EmulatedCluster, component: str) -> str:
-    """The address of the program's pod, once it is ready."""
+def _wait_ready(cluster: EmulatedCluster, component: str) -> None:
+    """Until the program's pod is ready."""
+    selector = f"app.kubernetes.io/component={component}"
 
-    def ready_address() -> str | None:
-        selector = f"app.kubernetes.io/component={component}"
-        for pod in cluster.get("pods", "-n", SYSTEM, "-l", selector):
-            if is_condition_true(pod, "Ready"):
-                return str(pod["status"]["podIP"])
-        return None
+    def is_ready() -> bool:
+        pods = cluster.get("pods", "-n", SYSTEM, "-l", selector)
+        return any(is_condition_true(pod, "Ready") for pod in pods)
 
-    address = cluster.wait_for(f"the {component}", ready_address, timeout_seconds=60)
-    return str(address)
+    cluster.wait_for(f"the {component}", is_ready, timeout_seconds=60)
 
 
 def _is_refused(cluster: EmulatedCluster, name: str) -> bool:
@@ -238,7 +253,7 @@ def _collect(
 def _keep(
     console: Console, cluster: EmulatedCluster, operator_url: str, router_url: str, ops_url: str
 ) -> None:
-    """Leave it running until Ctrl-C or SIGTERM."""
+    """Leave it running until Ctrl-C or SIGTERM. Raises ``RuntimeError`` when a part of it ends."""
     console.rule("[bold]kept running")
     console.print(
         f"""kubeconfig   {cluster.kubeconfig}
@@ -247,14 +262,15 @@ decisions    {ops_url}/debug/decisions, who waits {ops_url}/debug/queue
 metrics      {ops_url}/metrics and {operator_url}/metrics
 
 try, in another terminal:
-  export KUBECONFIG={cluster.kubeconfig}
+  export KUBECONFIG={cluster.kubeconfig} ROUTER={router_url}
   kubectl describe mdep large
   kubectl scale mdep/draft --replicas=3 && kubectl get mdep -w
-  curl {router_url}/v1/chat/completions -H 'content-type: application/json' \\
+  curl $ROUTER/v1/chat/completions -H 'content-type: application/json' \\
     -d '{{"model":"chat","messages":[{{"role":"user","content":"hello"}}],"max_tokens":20}}'
 
 (kubectl is in .venv/bin) Ctrl-C stops everything and leaves nothing behind.""",
         soft_wrap=True,
     )
     while True:
-        signal.pause()
+        time.sleep(REFRESH_SECONDS)
+        cluster.check_alive()

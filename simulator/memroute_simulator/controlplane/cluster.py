@@ -357,7 +357,7 @@ def kubeconfig(
 
 
 _NOT_RUN = (
-    "endpoint-controller", "endpointslice-controller", "endpointslice-mirroring-controller",
+    "endpoints-controller", "endpointslice-controller", "endpointslice-mirroring-controller",
 )  # fmt: skip
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
