@@ -39,19 +39,19 @@ def test_what_is_documented_is_read():
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("gone", "yes", """gone is 'yes', which is not "true" or "false": it is no fault"""),
-        ("lost_gpus", "0,x", "lost-gpus is '0,x', which is not a list of GPUs, with indices from"),
-        ("lost_gpus", "2", "from 0 to 1: it is no fault"),
+        ("gone", "yes", """gone is 'yes', but it takes "true" or "false": it is ignored"""),
+        ("lost_gpus", "0,x", "lost-gpus is '0,x', but it takes GPUs by index, from 0 to 1: it"),
+        ("lost_gpus", "2", "from 0 to 1: it is ignored"),
         (
             "foreign_hbm",
             "lots",
-            'which is not such as {"0": "20Gi"}, with',
+            'takes GPUs by index, from 0 to 1, as in {"0": "20Gi"}: it',
         ),
         ("foreign_hbm", '{"0": "lots"}', "foreign-hbm is"),
         ("foreign_hbm", '{"0": -1}', "foreign-hbm is"),
         ("foreign_hbm", "[" * 100_000, "[[[…'"),
-        ("xid", '{"7": 79}', "with indices from 0 to 1"),
-        ("image_pull_seconds", "soon", """'soon', which is not seconds, or "never": it is no"""),
+        ("xid", '{"7": 79}', "GPUs by index, from 0 to 1"),
+        ("image_pull_seconds", "soon", """'soon', but it takes seconds, or "never": it is"""),
         ("image_pull_seconds", "-1", "image-pull-seconds"),
     ],
 )
@@ -66,7 +66,7 @@ def test_what_cannot_be_read_is_no_fault_and_is_told(name, value, sentence):
 
 
 def test_a_node_without_a_gpu_has_none_to_lose():
-    assert "this node has no GPU" in read(0, lost_gpus="0").not_understood[0]
+    assert "this node has none" in read(0, lost_gpus="0").not_understood[0]
 
 
 @given(st.dictionaries(st.sampled_from([

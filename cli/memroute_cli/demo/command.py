@@ -256,19 +256,26 @@ def _keep(
     """Leave it running until Ctrl-C or SIGTERM. Raises ``RuntimeError`` when a part of it ends."""
     console.rule("[bold]kept running")
     console.print(
-        f"""kubeconfig   {cluster.kubeconfig}
-router       {router_url}/v1        (any API key; models chat, draft, large)
-decisions    {ops_url}/debug/decisions, who waits {ops_url}/debug/queue
-metrics      {ops_url}/metrics and {operator_url}/metrics
+        f"""router       {router_url}/v1
+             any API key; models chat, draft, large
+decisions    {ops_url}/debug/decisions
+who waits    {ops_url}/debug/queue
+metrics      {ops_url}/metrics
+             {operator_url}/metrics
 
-try, in another terminal:
-  export KUBECONFIG={cluster.kubeconfig} ROUTER={router_url}
+In another terminal, in this folder:
+  export PATH=$PWD/.venv/bin:$PATH
+  export KUBECONFIG={cluster.kubeconfig}
+  export ROUTER={router_url} OPERATIONS={ops_url}
+and then try:
+  memroute top
   kubectl describe mdep large
-  kubectl scale mdep/draft --replicas=3 && kubectl get mdep -w
-  curl $ROUTER/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{{"model":"chat","messages":[{{"role":"user","content":"hello"}}],"max_tokens":20}}'
+  kubectl scale mdep/draft --replicas=3
+  curl $ROUTER/v1/chat/completions -H 'content-type: application/json' -d \\
+    '{{"model":"chat","messages":[{{"role":"user","content":"hi"}}],"max_tokens":20}}'
+  memroute decisions --router $OPERATIONS
 
-(kubectl is in .venv/bin) Ctrl-C stops everything and leaves nothing behind.""",
+Ctrl-C here stops everything and leaves nothing behind.""",
         soft_wrap=True,
     )
     while True:

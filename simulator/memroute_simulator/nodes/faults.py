@@ -79,7 +79,7 @@ class _Reader:
         found = {word.strip() for word in value.split(",") if word.strip()}
         if all(self._is_index(word) for word in found):
             return frozenset(map(int, found))
-        self._no(name, value, f"a list of GPUs, {self._range()}")
+        self._no(name, value, f"GPUs by index, {self._range()}")
         return frozenset()
 
     def per_gpu(self, name: str, example: str) -> Mapping[int, int]:
@@ -94,7 +94,7 @@ class _Reader:
                 numbers = {int(i): number for i, number in found.items() if number is not None}
                 if len(numbers) == len(found):
                     return numbers
-        self._no(name, value, f"such as {example}, {self._range()}")
+        self._no(name, value, f"GPUs by index, {self._range()}, as in {example}")
         return {}
 
     def seconds(self, name: str) -> float | None:
@@ -117,11 +117,9 @@ class _Reader:
 
     def _range(self) -> str:
         if not self._num_gpus:
-            return "and this node has no GPU"
-        return f"with indices from 0 to {self._num_gpus - 1}"
+            return "and this node has none"
+        return f"from 0 to {self._num_gpus - 1}"
 
     def _no(self, name: str, value: str, wanted: str) -> None:
         quoted = value if len(value) <= MAX_QUOTED else value[:MAX_QUOTED] + "…"
-        self.problems.append(
-            f"{PREFIX}/{name} is {quoted!r}, which is not {wanted}: it is no fault"
-        )
+        self.problems.append(f"{PREFIX}/{name} is {quoted!r}, but it takes {wanted}: it is ignored")
