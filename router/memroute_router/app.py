@@ -148,9 +148,7 @@ class Router:
             self.kv_events = KVEventFollower(
                 self.engines,
                 self.pools,
-                on_gap=lambda replica: self.metrics.kv_event_gaps.labels(
-                    *self.metrics.replica_labels(replica)
-                ).inc(),
+                on_gap=_count_gap,
                 on_fault=self.on_fault,
             )
         self.tracer = self._make_tracer(settings, rng)
@@ -285,7 +283,7 @@ class Router:
     def _watched_files(self) -> list[WatchedFiles[Any]]:
         """The files that say who may ask, and with what the router does."""
         found: list[WatchedFiles[Any]] = []
-        reloads = self.metrics.access_reloads
+        on_reload = self.metrics.on_reload
         if self.gate is not None and self._settings.keys is not None:
             found.append(
                 WatchedFiles(
@@ -293,7 +291,7 @@ class Router:
                     (Path(self._settings.keys),),
                     self.gate.read,
                     self.gate.apply,
-                    on_reload=lambda ok: reloads.labels("keys", _result(ok)).inc(),
+                    on_reload=lambda ok: on_reload("keys", ok),
                     errors=(KeysError,),
                 )
             )
@@ -304,7 +302,7 @@ class Router:
                     (Path(self._settings.engine_key_file),),
                     self.engine_key.read,
                     self.engine_key.apply,
-                    on_reload=lambda ok: reloads.labels("engine-key", _result(ok)).inc(),
+                    on_reload=lambda ok: on_reload("engine-key", ok),
                     errors=(EngineKeyError,),
                 )
             )
@@ -402,8 +400,8 @@ class Router:
         exchange.respond(200 if ready else 503, text, TEXT)
 
 
-def _result(is_applied: bool) -> str:
-    return "applied" if is_applied else "refused"
+def _count_gap(replica: Replica) -> None:
+    replica.num_event_gaps += 1
 
 
 async def _listen(server: Server, host: str, port: int, flag: str) -> int:

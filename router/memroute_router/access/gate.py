@@ -179,6 +179,9 @@ class Gate:
         )
         if isinstance(found, Refusal):
             self._count(found)
+            use = self.quotas.by_tenant.get(tenant.name)
+            if use is not None:
+                use.num_refused += 1
         return found
 
     def wait_for_share(
@@ -203,6 +206,7 @@ class Gate:
         most = self._share_tokens(permit, pool) or 0
         refusal = permit.tenant.share_refusal(permit.model, permit.kv_tokens, most)
         self._count(refusal)
+        permit.tenant.num_refused += 1
         return refusal
 
     def tick(self) -> None:

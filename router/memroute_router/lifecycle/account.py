@@ -118,11 +118,15 @@ class Account:
         profile: RequestProfile,
         tenant: str,
         attempt: Attempt | None,
+        streamed_tokens: int,
     ) -> Record:
-        """The whole of it. ``attempt``: the latest, also when it has ended."""
+        """The whole of it.
+
+        ``attempt``: the latest, also when it has ended. ``streamed_tokens``: as its events say.
+        """
         exchange = self._exchange
         received_at = exchange.received_at
-        first_byte = prompt_tokens = output_tokens = cached_tokens = choice = None
+        first_byte = ttft = prompt_tokens = output_tokens = cached_tokens = choice = None
         if attempt is not None:
             usage = attempt.usage
             prompt_tokens, output_tokens = usage.prompt_tokens, usage.output_tokens
@@ -130,6 +134,8 @@ class Account:
             choice = attempt.choice
             if attempt.first_byte_at is not None:
                 first_byte = attempt.first_byte_at - received_at
+            if attempt.first_text_at is not None:
+                ttft = attempt.first_text_at - received_at
         return Record(
             ended_at=time.time(),
             request_id=self.request_id,
@@ -152,6 +158,8 @@ class Account:
             queue_seconds=self.queue_seconds,
             first_byte_seconds=first_byte,
             seconds=now_seconds - received_at,
+            ttft_seconds=ttft,
+            streamed_tokens=streamed_tokens,
         )
 
 

@@ -73,7 +73,8 @@ class Attempt:
         "_connecting", "_connection", "_events", "_exchange", "_has_vouched", "_is_paused",
         "_lease", "_owner", "_sent_at", "_services", "_tail", "_upstream", "_usage",
         "_was_delivered",
-        "begins_with_error", "choice", "first_byte_at", "num_events", "replica", "status",
+        "begins_with_error", "choice", "first_byte_at", "first_text_at", "num_events", "replica",
+        "status",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +102,8 @@ class Attempt:
         """Whether the engine answered by an error of its own, as a status or as first event."""
         self.first_byte_at: float | None = None
         """On the monotonic clock."""
+        self.first_text_at: float | None = None
+        """Likewise: when the first event with generated text came; None for whole answers."""
         self._events: EventStream | None = None
         self._tail = b""
         """The end of an answer that is no event stream, as far as it has come."""
@@ -314,6 +317,8 @@ class Attempt:
 
     def _events_came(self, num_events: int) -> None:
         """So many events with generated text have come so far."""
+        if not self.num_events and self._connection is not None:
+            self.first_text_at = self._connection.heard_at
         self.num_events = num_events
         if not self._has_vouched and self.status < FIRST_ERROR_STATUS:
             self._vouch()
@@ -339,6 +344,8 @@ class Attempt:
             self._keep_tail(data)
         else:
             data = events.rest(data)
+            if not self.num_events and events.num_data_events:
+                self.first_text_at = self.first_byte_at
             self.num_events = events.num_data_events
         lease = self._lease
         error_status = max(self.status, self.error_status)

@@ -470,7 +470,12 @@ class Lifecycle:
         self._intake = None
         now = monotonic()
         record = self._account.record(
-            outcome, now, profile=self.profile, tenant=self._tenant(), attempt=attempt
+            outcome,
+            now,
+            profile=self.profile,
+            tenant=self._tenant(),
+            attempt=attempt,
+            streamed_tokens=self._streamed_tokens(),
         )
         if outcome is _SERVED and record.prompt_tokens and pool is not None:
             parts = self._parts
@@ -481,7 +486,7 @@ class Lifecycle:
                     actual=record.prompt_tokens,
                     now_seconds=now,
                 )
-        self._statistics().ended(record)
+        self._statistics().ended(record, None if pool is None else pool.dispatcher.settings.limits)
         self._services.journal.add(record)
         if self._trace is not None:
             self._trace_ended(self._trace, record)
@@ -592,6 +597,17 @@ class Lifecycle:
     def waits(self, now_seconds: float) -> dict[str, object]:
         """Who waits, and since when: for a page about the queue."""
         return self._account.waits(now_seconds)
+
+    def _streamed_tokens(self) -> int:
+        """Tokens that its stream has carried, by what the pool has learned of events."""
+        attempt = self._attempt
+        if attempt is None or attempt.first_text_at is None:
+            return 0
+        num_events = attempt.num_events
+        num_first = min(num_events, self.profile.num_choices)
+        pool = self._pool
+        ratio = 1.0 if pool is None else pool.dispatcher.events.ratio
+        return num_first + int((num_events - num_first) * ratio)
 
     def _replica(self) -> str:
         """The latest that it was sent to; empty if none."""

@@ -89,7 +89,7 @@ class Record:
         "attempts", "cached_tokens", "cause", "choice", "client", "ended_at",
         "expected_prompt_tokens", "expected_tokens", "first_byte_seconds", "model", "outcome",
         "output_tokens", "path", "prompt_tokens", "queue_seconds", "refusal", "replica",
-        "request_id", "seconds", "status", "tenant",
+        "request_id", "seconds", "status", "streamed_tokens", "tenant", "ttft_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -116,6 +116,8 @@ class Record:
         queue_seconds: float | None,
         first_byte_seconds: float | None,
         seconds: float,
+        ttft_seconds: float | None = None,
+        streamed_tokens: int = 0,
     ) -> None:
         self.ended_at = ended_at
         """Seconds since the epoch."""
@@ -147,6 +149,10 @@ class Record:
         self.queue_seconds = queue_seconds
         self.first_byte_seconds = first_byte_seconds
         self.seconds = seconds
+        self.ttft_seconds = ttft_seconds
+        """To the first event with text of a stream; None for whole answers, and without any."""
+        self.streamed_tokens = streamed_tokens
+        """Tokens of a stream as its events were counted; 0 for whole answers."""
 
     def document(self) -> dict[str, object]:
         """For ``/debug/decisions`` and lines of JSON: what is known, and nothing else."""

@@ -132,6 +132,9 @@ class Replica:
         """The connections to it: no other replica's, whatever its address."""
         self.missing_metrics: set[str] = set()
         """Families that its metrics page should have and has not: their values are unknown."""
+        self.num_failed_readings = 0
+        self.num_event_gaps = 0
+        """Times when KV events of it were lost on the way."""
 
     @property
     def ledger(self) -> ReplicaLedger:

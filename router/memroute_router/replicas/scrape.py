@@ -143,7 +143,7 @@ class Scraper:
 
     def failed(self, replica: Replica, cause: str) -> None:
         """There will be no reading this time."""
-        self._metrics.scrape_errors.labels(*self._metrics.replica_labels(replica)).inc()
+        replica.num_failed_readings += 1
         LOGGER.warning("scrape failed replica=%s error=%s", replica.info.key, cause)
 
     def _wait(self) -> None:
