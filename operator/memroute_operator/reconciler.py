@@ -42,7 +42,7 @@ from memroute_operator.replicas.adoption import Adoption
 from memroute_operator.replicas.failed_pods import FailedPods
 from memroute_operator.replicas.lost_nodes import NodeLoss
 from memroute_operator.rules.cluster_rules import ClusterRules
-from memroute_operator.rules.name_grants import GRANTS_SECONDS, NameGrants
+from memroute_operator.rules.name_grants import GRANTS_NAME, GRANTS_SECONDS, NameGrants
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.spec.hub_models import HubModels
 from memroute_operator.status.events import EventWriter
@@ -420,7 +420,10 @@ class Reconciler:
             key: dict(Counter(r.reason.value for r in outcome.refused.values()))
             for key, outcome in step.outcomes.items()
         }
-        self._metrics.on_reconciled(facts, refused, seconds, loss, self._rules.quotas)
+        unread = set(self._rules.unread)
+        if self._grants.error is not None:
+            unread.add(GRANTS_NAME)
+        self._metrics.on_reconciled(facts, refused, seconds, loss, self._rules.quotas, unread)
 
     def _on_done(self, action: Action, done: StepEvents, ways: list[GiveWay]) -> None:
         # One action makes room for the next (a claim for a drain), and its own event is no news.

@@ -13,6 +13,7 @@ from memroute_operator.pod.templates import Templates
 from memroute_operator.readings.router_metrics import TargetsReport
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import INTERNAL_ERROR, Deployment, internal_error
+from memroute_operator.status.condition_names import ABNORMAL, LASTING
 from memroute_operator.status.conditions import (
     NO_TROUBLES,
     PARTITIONED,
@@ -26,8 +27,6 @@ from memroute_operator.status.conditions import (
     serving,
 )
 from memroute_operator.status.health_conditions import (
-    ABNORMAL,
-    LASTING,
     PAUSED,
     available,
     health,

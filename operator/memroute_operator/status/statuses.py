@@ -79,6 +79,8 @@ class Statuses:
             status = self._make(
                 deployment, replicas, facts, step, loss, assigned, routing.get(deployment.key)
             )
+            if status is not None:
+                self.metrics.on_status(deployment.key, status.get("conditions") or [])
             if status is not None and self.writer.is_due(deployment, status):
                 self.lanes.start(deployment.key, self._lane(deployment, status))
         await self.lanes.settle()
