@@ -11,6 +11,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
+    disable_created_metrics,
     start_http_server,
 )
 
@@ -39,6 +40,8 @@ class OperatorMetrics:
     """The operator's metric families. Owns its registry."""
 
     def __init__(self) -> None:
+        # When a counter was made is a series of its own for each: half of the page.
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         self._is_leading = True
         self._snapshot = Snapshot()

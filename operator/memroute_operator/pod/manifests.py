@@ -9,6 +9,7 @@ from memroute_kube.resources import (
     ANNOTATION_MAX_CONTEXT_TOKENS,
     ANNOTATION_RESERVATION,
     ANNOTATION_SERVED_MODEL,
+    ENGINE_PORT,
     GPU_RESOURCE,
     GROUP,
     LABEL_DEPLOYMENT,
@@ -47,6 +48,12 @@ from memroute_operator.weights.pod import (
     volumes,
 )
 
+SCRAPE_ANNOTATIONS = {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": str(ENGINE_PORT),
+    "prometheus.io/path": "/metrics",
+}
+"""By which the usual jobs of Prometheus find an engine's page."""
 ANNOTATION_TEMPLATE = f"{GROUP}/template"
 """On replica pods: a hash of what the operator that made it puts into every pod of that spec."""
 
@@ -149,7 +156,10 @@ def replica_pod(
         },
         "spec": spec,
     }
-    return overlay(pod, deployment.template.said)
+    pod = overlay(pod, deployment.template.said)
+    # Its owner's word counts: "false", or another port.
+    pod["metadata"]["annotations"] = SCRAPE_ANNOTATIONS | pod["metadata"]["annotations"]
+    return pod
 
 
 def _weights_annotation(deployment: Deployment) -> dict[str, str]:

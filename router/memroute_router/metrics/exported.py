@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.registry import Collector
 
 from memroute_router.access.gate import Gate
@@ -56,6 +56,8 @@ class RouterMetrics:
 
         ``gate``: who may ask; None: everybody.
         """
+        # When a counter was made is a series of its own for each: half of the page.
+        disable_created_metrics()
         self._by_labels: dict[tuple[str, str], PoolStatistics] = {}
         self.registry = _Registry()
         self.registry.register(LedgerCollector(pools))
