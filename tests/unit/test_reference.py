@@ -1,13 +1,13 @@
 """The reference says what the programs do."""
 
-import random
 import re
 
 import pytest
 import yaml
 
 import api_reference
-from memroute.traffic.admission import OverloadObjective, QueueLimits, RejectReason
+from exported import router_pools
+from memroute.traffic.admission import OverloadObjective, RejectReason
 from memroute.traffic.dispatch import AdmissionMode
 from memroute_hub import HubReason
 from memroute_kube.memory_words import (
@@ -26,19 +26,9 @@ from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 from memroute_router.lifecycle.failure import FailureCause
 from memroute_router.lifecycle.outcomes import Outcome
 from memroute_router.metrics.exported import RouterMetrics
-from memroute_router.replicas.pools import CommonSettings, Pools, PoolSettings
+from memroute_router.replicas.pools import PoolSettings
 from memroute_router.settings import parse_settings as parse_router
 from memroute_simulator.engine.arguments import engine_parser
-
-
-def router_pools():
-    return Pools(
-        random.Random(1),
-        common=CommonSettings(queue_limits=QueueLimits()),
-        call_soon=lambda *_: None,
-        call_later=lambda *_: None,
-        on_error=lambda _: None,
-    )
 
 
 def names(text):
