@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-RUNBOOK_URL = "https://memroute.dev/docs/reference/alerts"
+RUNBOOK_URL = "docs/reference/alerts.md"
 """Where the runbooks are, unless the chart's ``monitoring.rules.runbookUrl`` says otherwise."""
 
 
