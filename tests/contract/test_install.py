@@ -293,7 +293,7 @@ def test_monitoring_is_asked_for(repository, helm):
 
 
 def test_rules_and_dashboards_reach_the_cluster_as_they_are(repository, helm):
-    """Helm's own braces are Prometheus' and Grafana's, too: one that is rendered is a broken one."""
+    """Helm's braces are Prometheus' and Grafana's, too: what Helm renders is broken."""
     objects = monitoring_objects(helm, repository)
     (rule,) = (one for one in objects if one["kind"] == "PrometheusRule")
     folder = repository / "helm" / "memroute" / "monitoring"
