@@ -27,6 +27,8 @@ from memroute_operator.actions.apply import Applier
 from memroute_operator.actions.budgets import Budgets
 from memroute_operator.actions.carry_out import CarryOut
 from memroute_operator.actions.lanes import Lanes
+from memroute_operator.adapters.caller import Caller
+from memroute_operator.adapters.keeper import TICK_SECONDS, AdapterKeeper
 from memroute_operator.election.fence import AlwaysLeading, Fence
 from memroute_operator.gather import Facts
 from memroute_operator.isolation import PatientPlanner
@@ -87,13 +89,15 @@ class Reconciler:
         fence: Fence | None = None,
         *,
         resolve_model: Callable[[ModelName], Awaitable[HubModel]] | None = None,
+        caller: Caller | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         """``readings``: what exporters, routers and engines say; ``clock``: monotonic seconds.
 
         ``fence``: None when nobody else writes; ``client`` must be one that asks it.
-        ``resolve_model``: asks the hub; None without one.
+        ``resolve_model``: asks the hub; None without one. ``caller``: of replicas, about their
+        adapters; None leaves those alone.
         """
         rng = rng or random.Random()  # noqa: S311 - jitter
         self._store = store
@@ -128,8 +132,14 @@ class Reconciler:
                 clock=clock,
                 rng=rng,
             )
+        self.adapters = None
+        if caller is not None:
+            self.adapters = AdapterKeeper(
+                caller, clock=clock, rng=rng, on_change=store.mark_dirty, on_bug=self._on_bug
+            )
         self._statuses = Statuses(
             hub_models=self.hub_models,
+            adapters=self.adapters,
             writer=StatusWriter(client, store, self._events, clock),
             lanes=self._lanes,
             hands=self._hands,
@@ -197,6 +207,9 @@ class Reconciler:
             ]
             if self.hub_models is not None:
                 loops.append(asyncio.create_task(self.hub_models.run(), name="hub"))
+            if self.adapters is not None:
+                keeping = self._keep_adapters_forever(self.adapters)
+                loops.append(asyncio.create_task(keeping, name="adapters"))
             await asyncio.gather(*loops)
         finally:
             for task in loops:
@@ -242,6 +255,8 @@ class Reconciler:
         """Nothing that was planned in an earlier term is written any more; then all anew."""
         await self._lanes.stop()
         await self._thinker.begin_term()
+        if self.adapters is not None:
+            self.adapters.forget()
         await self._list_all()
 
     async def _list_all(self) -> float:
@@ -308,6 +323,13 @@ class Reconciler:
             await asyncio.sleep(ROUND_SECONDS)
             await self._guarded("events", self.pod_events.read_due)
 
+    async def _keep_adapters_forever(self, adapters: AdapterKeeper) -> None:
+        """Only the operator that leads tells engines anything."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            if self._term is not None and not self._fence.marks.is_standby:
+                await adapters.round()
+
     async def _tell_fleet_forever(self) -> None:
         while True:
             await asyncio.sleep(CHANGED_SECONDS)
@@ -357,6 +379,8 @@ class Reconciler:
         self._tell(facts, loss)
         if self.hub_models is not None:
             self.hub_models.want(facts.deployments)
+        if self.adapters is not None:
+            self.adapters.want(facts.deployments, facts.replicas)
         self.pod_events.want(facts.replicas)
         self._readings.tell_notes(facts.inventory.nodes)
         done = StepEvents()

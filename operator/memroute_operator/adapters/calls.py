@@ -1,4 +1,4 @@
-"""How engines are told of adapters: their addresses, their words, and what their answers mean. Pure.
+"""How engines are told of adapters: addresses, words, and what answers mean. Pure.
 
 | engine | load | unload | a client's name | the engine's |
 | --- | --- | --- | --- | --- |
@@ -72,16 +72,14 @@ def read_loaded(page: str) -> dict[str, str] | None:
     return found
 
 
-def is_loaded_already(status: int, words: str) -> bool:
+def is_loaded_already(words: str) -> bool:
     """Whether a refusal to load says that the adapter is there."""
-    return status < 500 and "already" in words and "loaded" in words  # noqa: PLR2004 - HTTP
+    return "already" in words and "loaded" in words
 
 
-def is_absent_already(status: int, words: str) -> bool:
+def is_absent_already(words: str) -> bool:
     """Whether a refusal to unload says that the adapter is not there."""
-    return status < 500 and (
-        "cannot be found" in words or "not loaded" in words or "does not exist" in words
-    )  # noqa: E501, PLR2004 - HTTP
+    return any(said in words for said in ("cannot be found", "not loaded", "does not exist"))
 
 
 def engine_words(body: str) -> str:

@@ -10,16 +10,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from memroute.units import MIB
+from memroute_operator.adapters.container import (
+    ADAPTERS_CONTAINER,
+    ADAPTERS_PORT,
+    ADAPTERS_VOLUME,
+)
 from memroute_operator.adapters.reading import FETCHED_PATH, Adapters
 from memroute_operator.pod.pod_defaults import BIND_VARIABLE, security_context
 from memroute_operator.spec.hub_source import HubSource
 from memroute_operator.weights.caches import Cache
 from memroute_operator.weights.pod import CACHE_PATH, PROXIES, STORE_KEYS
 
-ADAPTERS_CONTAINER = "memroute-adapters"
-"""The container that fetches adapters while the engine runs."""
-ADAPTERS_VOLUME = "memroute-adapters"
-ADAPTERS_PORT = 8082
 TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of a variable
 # What it may take of the node: it waits most of the time, in 45 MiB. Chosen by hand.
 CPU_MILLIS = 50

@@ -108,6 +108,17 @@ OWNED: Mapping[str, _Owner] = {
     "--disable-log-stats": _Owner("routers go by the engine's metrics"),
     "--shutdown-timeout": _Owner("memroute drains replicas before they end"),
 }
+_SLOTS = _Owner(
+    "memroute sets the slots for adapters by spec.engine and spec.adapters", "engine.maxAdapters"
+)
+OWNED_WITH_SLOTS: Mapping[str, _Owner] = {
+    "--enable-lora": _SLOTS,
+    "--max-loras": _SLOTS,
+    "--max-lora-rank": _Owner(
+        "memroute sets the rank of the slots for adapters", "engine.maxAdapterRank"
+    ),
+}
+"""Where the spec has typed slots for adapters: a flag that says something else is no tuning."""
 # Flags of which some values are memroute's own.
 _WIDE_DTYPES = frozenset({"float", "float32"})
 _GRAPH_KEYS = ("cudagraph", "max_cudagraph", "mode", "level")
@@ -126,9 +137,15 @@ DEFAULT_MAX_LORAS, DEFAULT_MAX_LORA_RANK = 1, 16
 NO_ADAPTERS = Adapters(max_adapters=0, max_rank=DEFAULT_MAX_LORA_RANK)
 
 
-def refusal(words: Sequence[str]) -> str | None:
-    """Why ``engine.args`` cannot be taken, a sentence for each flag; None when they can."""
-    told = [sentence for one in parse_arguments(words) if (sentence := _judge(one)) is not None]
+def refusal(words: Sequence[str], *, has_slots: bool = False) -> str | None:
+    """Why ``engine.args`` cannot be taken, a sentence for each flag; None when they can.
+
+    ``has_slots``: whether ``spec`` says by its own fields what there is room for of adapters.
+    """
+    owned = {**OWNED, **OWNED_WITH_SLOTS} if has_slots else OWNED
+    told = [
+        sentence for one in parse_arguments(words) if (sentence := _judge(one, owned)) is not None
+    ]
     if not told:
         return None
     more = f"; and {len(told) - MAX_LISTED} more" if told[MAX_LISTED:] else ""
@@ -153,14 +170,14 @@ def _number(flag: Flag | None, default: int) -> int:
     return int(value) if value is not None and value.isdecimal() and int(value) > 0 else default
 
 
-def _judge(one: Flag | Stray) -> str | None:
+def _judge(one: Flag | Stray, owned: Mapping[str, _Owner]) -> str | None:
     where = f"engine.args[{one.position}] {_shown(one.written)}"
     if isinstance(one, Stray):
         return f"{where} belongs to no flag: the engine would take it for another model"
     if one.could_be:
         names = ", ".join(one.could_be[:MAX_LISTED])
         return f"{where} could be {names}: write it out"
-    owner = OWNED.get(one.name) or _owner_of_value(one)
+    owner = owned.get(one.name) or _owner_of_value(one)
     if owner is None:
         return None
     called = "" if one.written.partition("=")[0] == one.name else f" (that is {one.name})"

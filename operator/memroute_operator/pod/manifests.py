@@ -17,6 +17,12 @@ from memroute_kube.resources import (
     MODEL_DEPLOYMENTS,
     TAINT_SHARED,
 )
+from memroute_operator.adapters.pod import (
+    adapter_mounts,
+    adapter_volumes,
+    adapters_container,
+    store_of,
+)
 from memroute_operator.engines.registry import Drain, engine_of
 from memroute_operator.engines.seam import SHARED_MEMORY, ports
 from memroute_operator.pod.pod_defaults import (
@@ -121,6 +127,20 @@ def replica_pod(
         spec["initContainers"] = fetching
     if security := pod_security(deployment.weights):
         spec["securityContext"] = security
+    if deployment.slots is not None:
+        store = store_of(deployment.cache)
+        spec["volumes"] += adapter_volumes(deployment.adapters, store)
+        spec["containers"].append(
+            adapters_container(
+                deployment.adapters,
+                store,
+                namespace=deployment.namespace,
+                image=fetch_image,
+                hub_endpoint=hub_endpoint,
+                bind_address=bind_address,
+                engine_env=deployment.engine_env,
+            )
+        )
     if is_gated:
         spec["schedulingGates"] = [{"name": START_GATE}]
     if runtime_class := shared_runtime_class if shared else exclusive_runtime_class:
@@ -218,6 +238,8 @@ def _engine_container(
             *engine_mounts(deployment.weights),
         ],
     }
+    if deployment.slots is not None:
+        container["volumeMounts"] += adapter_mounts(deployment.adapters, deployment.namespace)
     if command := engine.command(deployment):
         container["command"] = command
     container |= _before_the_end(engine.drain(deployment))

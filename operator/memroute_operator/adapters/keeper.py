@@ -1,0 +1,321 @@
+"""Brings every replica to the adapters that are wanted, while its engine runs.
+
+One replica after its own clock: soon where something is under way, seldom where all is as wanted,
+at once where the list, the engine's readiness or its container's restarts have changed. An engine
+that was restarted has lost what it had loaded: that shows in its own list.
+
+Owns what each replica was last seen to have, and when it is looked at next. It writes nothing to
+the API server: statuses tell what it has seen.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from memroute_kube import KubeObject
+from memroute_kube.resources import ENGINE_PORT
+from memroute_kube.shapes import listed, mapping
+from memroute_operator.actions.backoff import Backoff
+from memroute_operator.adapters.caller import LOAD_SECONDS, Caller
+from memroute_operator.adapters.calls import (
+    CALLS,
+    AdapterCalls,
+    engine_words,
+    is_absent_already,
+    is_loaded_already,
+    read_loaded,
+    why_refused,
+)
+from memroute_operator.adapters.container import ADAPTERS_PORT, has_adapters_container
+from memroute_operator.adapters.deciding import (
+    FetchTold,
+    Load,
+    Steps,
+    Unload,
+    address_to_fetch,
+    commit_of,
+    read_fetched,
+    steps,
+)
+from memroute_operator.adapters.reading import Adapter
+from memroute_operator.adapters.telling import View, pinned_commits
+from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.spec.deployment import Deployment
+
+LOGGER = logging.getLogger(__name__)
+# How often replicas are looked at, in seconds: where something is under way, where something is in
+# the way, and where all is as wanted (an engine that has lost an adapter is found by then).
+# Chosen by hand: a question costs an engine about 1 ms.
+BUSY_SECONDS = 1.0
+TROUBLED_SECONDS = 5.0
+SETTLED_SECONDS = 30.0
+# How often it is looked for what is due, in seconds.
+TICK_SECONDS = 0.5
+# How long an engine that refused to load an adapter is left alone with it, in seconds, doubling to
+# the longest: chosen by hand. A person mends a file; nothing else waits for it.
+FIRST_WAIT_SECONDS = 5.0
+MAX_WAIT_SECONDS = 300.0
+# Replicas that are told at once: as many as nobody's network minds. Chosen by hand.
+MAX_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """One replica, and what it should have."""
+
+    uid: str
+    pod: str
+    address: str
+    is_ready: bool
+    num_restarts: int
+    wanted: tuple[Adapter, ...]
+    commits: Mapping[str, str]
+    mount_paths: tuple[str, ...]
+    calls: AdapterCalls
+    served_name: str
+    max_rank: int
+
+
+@dataclass(slots=True)
+class _Due:
+    """When a replica is looked at next."""
+
+    signature: object
+    at_seconds: float = 0.0
+
+
+class AdapterKeeper:
+    """See above. ``want`` says for whom; ``run`` goes on for ever."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        *,
+        clock: Callable[[], float],
+        rng: random.Random,
+        on_change: Callable[[], None],
+        on_bug: Callable[[str, Exception], None],
+    ) -> None:
+        """``on_change``: a status has something new to tell."""
+        self._caller = caller
+        self._clock = clock
+        self._rng = rng
+        self._on_change = on_change
+        self._on_bug = on_bug
+        self._targets: dict[str, _Target] = {}
+        self._due: dict[str, _Due] = {}
+        self.views: dict[str, View] = {}
+        """What replicas were last seen to have, by the uid of their pod."""
+        self._failures: Backoff[tuple[str, str, str]] = Backoff(
+            first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
+        )
+
+    def want(self, deployments: Iterable[Deployment], replicas: Iterable[Replica]) -> None:
+        """The replicas of those that have slots for adapters."""
+        with_slots = {one.key: one for one in deployments if one.slots is not None}
+        if not with_slots and not self._targets:
+            return
+        targets = {}
+        for replica in replicas:
+            deployment = with_slots.get(replica.deployment)
+            target = None if deployment is None else _target(deployment, replica)
+            if target is not None:
+                targets[target.uid] = target
+        for uid, target in targets.items():
+            signature = (target.wanted, target.is_ready, target.num_restarts)
+            due = self._due.get(uid)
+            if due is None or due.signature != signature:
+                self._due[uid] = _Due(signature)
+                view = self.views.get(uid)
+                if view is not None and not target.is_ready:
+                    # An engine that starts again has nothing loaded.
+                    self.views[uid] = View(fetched=view.fetched)
+        self._targets = targets
+        self._due = {uid: due for uid, due in self._due.items() if uid in targets}
+        self.views = {uid: view for uid, view in self.views.items() if uid in targets}
+
+    def forget(self) -> None:
+        """Begin anew: what was seen in an earlier term may be so no more."""
+        self._due.clear()
+        self.views.clear()
+
+    async def round(self) -> None:
+        """Look at all that are due. A named boundary: a bug in one is that replica's alone."""
+        now = self._clock()
+        due = [t for uid, t in self._targets.items() if self._due[uid].at_seconds <= now]
+        at_once = asyncio.Semaphore(MAX_AT_ONCE)
+
+        async def keep(target: _Target) -> None:
+            async with at_once:
+                try:
+                    view, pause = await self._keep(target)
+                except Exception as error:  # noqa: BLE001 - as said above
+                    self._on_bug("adapters", error)
+                    view, pause = None, TROUBLED_SECONDS
+            current = self._due.get(target.uid)
+            if current is None:
+                return
+            if self._targets.get(target.uid) == target:
+                current.at_seconds = self._clock() + pause
+            if view is not None and view != self.views.get(target.uid):
+                self.views[target.uid] = view
+                self._on_change()
+
+        if due:
+            await asyncio.gather(*(keep(target) for target in due))
+        self._failures.forget_old(now)
+
+    async def _keep(self, target: _Target) -> tuple[View | None, float]:
+        """What one replica has by now, and when it is to be looked at again."""
+        fetched = await self._tell_container(target)
+        commits = {
+            name: commit
+            for name, told in fetched.items()
+            if (commit := commit_of(told.source)) is not None
+        }
+        if not target.is_ready:
+            view = View(fetched=commits, troubles=_fetch_troubles(fetched))
+            return view, TROUBLED_SECONDS if view.troubles else BUSY_SECONDS
+        page = await self._caller.call("GET", target.address, ENGINE_PORT, "/v1/models")
+        loaded = read_loaded(page.text) if page.is_good else None
+        if loaded is None:
+            LOGGER.info("adapters not read pod=%s answer=%s", target.pod, page.text[:200])
+            return None, TROUBLED_SECONDS
+        found = steps(
+            target.wanted,
+            fetched=fetched,
+            loaded=loaded,
+            mount_paths=target.mount_paths,
+            calls=target.calls,
+            served_name=target.served_name,
+            max_rank=target.max_rank,
+        )
+        await self._carry_out(target, found, loaded)
+        view = View(
+            loaded=frozenset(target.calls.client_name(name, target.served_name) for name in loaded),
+            fetched=commits,
+            fetching=frozenset(found.fetching),
+            troubles=dict(found.troubles),
+            waiting=dict(found.waiting),
+        )
+        if found.fetching:
+            return view, BUSY_SECONDS
+        return view, TROUBLED_SECONDS if found.troubles or found.waiting else SETTLED_SECONDS
+
+    async def _tell_container(self, target: _Target) -> dict[str, FetchTold]:
+        """What is wanted of it, and how far it is; nothing where it does not answer."""
+        sources = {
+            one.name: address_to_fetch(one, target.commits.get(one.name))
+            for one in target.wanted
+            if one.address is not None
+        }
+        answer = await self._caller.call("PUT", target.address, ADAPTERS_PORT, "/adapters", sources)
+        told = read_fetched(answer.text) if answer.is_good else None
+        # What it says of another source than the one that is wanted is out of date.
+        return {n: one for n, one in (told or {}).items() if sources.get(n) == one.wanted}
+
+    async def _carry_out(self, target: _Target, found: Steps, loaded: dict[str, str]) -> None:
+        """Unload first: another folder may be loaded under the same name then."""
+        for unload in found.unloads:
+            await self._unload(target, unload, loaded)
+        now = self._clock()
+        for load in found.loads:
+            if load.engine_name in loaded and loaded[load.engine_name] != load.path:
+                continue  # it could not be unloaded, or is its owner's
+            key = (target.uid, load.name, load.path)
+            waits = self._failures.waiting(key, now)
+            if waits is not None:
+                found.troubles[load.name] = waits.told
+                continue
+            trouble = await self._load(target, load, loaded)
+            if trouble is None:
+                self._failures.succeeded(key)
+                continue
+            failure = self._failures.failed(
+                key,
+                reason="AdapterFailed",
+                message=trouble,
+                now_seconds=self._clock(),
+                chance=self._rng.random(),
+            )
+            found.troubles[load.name] = failure.told
+            LOGGER.warning(
+                "adapter not loaded pod=%s adapter=%s error=%s", target.pod, load.name, trouble
+            )
+
+    async def _unload(self, target: _Target, unload: Unload, loaded: dict[str, str]) -> None:
+        name = unload.engine_name
+        answer = await self._caller.call(
+            "POST", target.address, ENGINE_PORT, target.calls.unload_path, {"lora_name": name},
+            seconds=LOAD_SECONDS,
+        )  # fmt: skip
+        if answer.is_good or is_absent_already(engine_words(answer.text)):
+            loaded.pop(name, None)
+            LOGGER.info("adapter unloaded pod=%s adapter=%s", target.pod, name)
+        else:
+            LOGGER.warning(
+                "adapter not unloaded pod=%s adapter=%s status=%d error=%s",
+                target.pod, name, answer.status, engine_words(answer.text),
+            )  # fmt: skip
+
+    async def _load(self, target: _Target, load: Load, loaded: dict[str, str]) -> str | None:
+        """Why it could not be loaded; None when it is."""
+        answer = await self._caller.call(
+            "POST", target.address, ENGINE_PORT, target.calls.load_path,
+            {"lora_name": load.engine_name, "lora_path": load.path}, seconds=LOAD_SECONDS,
+        )  # fmt: skip
+        words = engine_words(answer.text)
+        if answer.is_good or (answer.status and is_loaded_already(words)):
+            loaded[load.engine_name] = load.path
+            LOGGER.info("adapter loaded pod=%s adapter=%s", target.pod, load.name)
+            return None
+        if not answer.status:
+            return f"the engine did not answer: {words}"
+        return why_refused(
+            answer.status, answer.text, max_rank=target.max_rank, base_model=load.base_model
+        )
+
+
+def _fetch_troubles(fetched: Mapping[str, FetchTold]) -> dict[str, str]:
+    return {name: told.message for name, told in fetched.items() if told.message}
+
+
+def _target(deployment: Deployment, replica: Replica) -> _Target | None:
+    """A replica as it is to be told; None for one that cannot be: it ends, or has no slots."""
+    address = mapping(replica.obj.get("status")).get("podIP")
+    calls = CALLS.get(deployment.engine)
+    if (
+        calls is None
+        or deployment.slots is None
+        or not isinstance(address, str)
+        or replica.is_terminating
+        or replica.is_terminal
+        or not has_adapters_container(replica.obj)
+    ):
+        return None
+    return _Target(
+        uid=replica.uid,
+        pod=replica.key,
+        address=address,
+        is_ready=replica.is_ready,
+        num_restarts=replica.num_restarts,
+        wanted=deployment.adapters.managed,
+        commits=pinned_commits(deployment),
+        mount_paths=_mount_paths(replica.obj),
+        calls=calls,
+        served_name=deployment.served_name,
+        max_rank=deployment.slots.max_rank,
+    )
+
+
+def _mount_paths(pod: KubeObject) -> tuple[str, ...]:
+    """Where the engine of a pod sees volumes."""
+    for one in map(mapping, listed(mapping(pod.get("spec")).get("containers"))):
+        if one.get("name") == ENGINE_CONTAINER:
+            mounts = map(mapping, listed(one.get("volumeMounts")))
+            paths = (mount.get("mountPath") for mount in mounts)
+            return tuple(path for path in paths if isinstance(path, str))
+    return ()

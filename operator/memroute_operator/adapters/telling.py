@@ -1,0 +1,127 @@
+"""``status.adapters`` from what replicas were seen to have. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from memroute_kube.shapes import listed, mapping
+from memroute_operator.adapters.container import has_adapters_container
+from memroute_operator.adapters.reading import Adapter
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.spec.deployment import Deployment
+
+LOADED, LOADING, FETCHING = "Loaded", "Loading", "Fetching"
+FAILED, PENDING, NAME_ONLY = "Failed", "Pending", "NameOnly"
+# Replicas that a message names one by one before it only counts.
+MAX_LISTED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What one replica has, as it was last seen. Names are those that clients use."""
+
+    loaded: frozenset[str] | None = None
+    """None while its engine does not serve."""
+    fetched: Mapping[str, str] = field(default_factory=dict)
+    """Commits of what its container has fetched from a hub."""
+    fetching: frozenset[str] = frozenset()
+    troubles: Mapping[str, str] = field(default_factory=dict)
+    """What is in the way of each, as a sentence."""
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    """What another pod is needed for."""
+
+
+def pinned_commits(deployment: Deployment) -> dict[str, str]:
+    """The commits that its status keeps, of adapters whose source is as it was."""
+    status = mapping(deployment.obj.get("status"))
+    addresses = {one.name: one.address for one in deployment.adapters.listed}
+    found = {}
+    for one in map(mapping, listed(status.get("adapters"))):
+        name, commit = one.get("name"), one.get("commit")
+        source = one.get("source")
+        if isinstance(commit, str) and isinstance(name, str) and source is not None:
+            if addresses.get(name) == source:
+                found[name] = commit
+    return found
+
+
+def told_adapters(
+    deployment: Deployment,
+    replicas: Sequence[Replica],
+    views: Mapping[str, View],
+    loaded: Mapping[str, frozenset[str]],
+) -> list[dict[str, Any]] | None:
+    """The list; None where no adapter is wanted.
+
+    ``loaded``: what routers are told that replicas have, by the uid of their pod.
+    """
+    wanted = deployment.adapters.listed
+    if not wanted:
+        return None
+    commits = pinned_commits(deployment)
+    ready = [one for one in replicas if one.is_ready and not one.is_terminating]
+    return [_told(one, ready, replicas, views, loaded, commits.get(one.name)) for one in wanted]
+
+
+def _told(
+    adapter: Adapter,
+    ready: Sequence[Replica],
+    replicas: Iterable[Replica],
+    views: Mapping[str, View],
+    loaded: Mapping[str, frozenset[str]],
+    commit: str | None,
+) -> dict[str, Any]:
+    if not adapter.is_managed:
+        message = "it has no source: the engines' owner loads it, and routers know its name"
+        return {"name": adapter.name, "state": NAME_ONLY, "message": message}
+    having = sum(adapter.name in loaded.get(one.uid, ()) for one in ready)
+    seen = [(one, views[one.uid]) for one in replicas if one.uid in views]
+    commit = commit or next(
+        (view.fetched[adapter.name] for _, view in seen if adapter.name in view.fetched), None
+    )
+    state, message = _state(adapter.name, ready, having, seen)
+    said: dict[str, Any] = {
+        "name": adapter.name,
+        "state": state,
+        "loadedReplicas": having,
+        "readyReplicas": len(ready),
+        "source": adapter.told_source,
+    }
+    if commit is not None:
+        said["commit"] = commit
+    if message:
+        said["message"] = message
+    return said
+
+
+def _state(
+    name: str, ready: Sequence[Replica], having: int, seen: Sequence[tuple[Replica, View]]
+) -> tuple[str, str]:
+    """The state, and what is in the way."""
+    troubles: dict[str, list[str]] = {}
+    for replica, view in seen:
+        if name in view.troubles:
+            troubles.setdefault(view.troubles[name], []).append(replica.pod_name)
+    if troubles:
+        told = [
+            f"{', '.join(sorted(pods)[:MAX_LISTED])}"
+            f"{f' and {len(pods) - MAX_LISTED} more' if pods[MAX_LISTED:] else ''}: {words}"
+            for words, pods in sorted(troubles.items())[:MAX_LISTED]
+        ]
+        return FAILED, "; ".join(told)
+    if not ready:
+        return PENDING, "no replica serves yet"
+    if having == len(ready):
+        return LOADED, ""
+    old = sum(not has_adapters_container(one.obj) for one in ready)
+    if old:
+        return PENDING, (
+            f"{old} replica(s) were started without slots for adapters: they are replaced by "
+            f"spec.rollout"
+        )
+    waiting = next((view.waiting[name] for _, view in seen if name in view.waiting), None)
+    if waiting is not None:
+        return PENDING, waiting
+    if any(name in view.fetching for _, view in seen):
+        return FETCHING, ""
+    return LOADING, ""
