@@ -1,8 +1,8 @@
 """What to tell one engine, so that it has the adapters that are wanted and no others of ours. Pure.
 
 ```text
-wanted (spec.adapters) ─┐
-fetched (its container) ─┼──► unload what is not wanted, or lies elsewhere by now; load what is there
+wanted (spec.adapters)  ─┐
+fetched (its container) ─┼──► unload what is not wanted, or lies elsewhere; load what is there
 loaded (its /v1/models) ─┘
 ```
 
@@ -20,6 +20,9 @@ from memroute_operator.adapters.reading import ADAPTERS_PATH, FETCHED_PATH, Adap
 
 COMPLETE, FAILED = "complete", "failed"
 _HUB = "hf://"
+# The longest wait of the container that fetches (``memroute_fetch.kept_adapters``), in seconds. How
+# long it still waits changes from one look to the next, and a status is written for news alone.
+MAX_RETRY_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,13 @@ class FetchTold:
     base_model: str | None = None
     message: str = ""
     retry_seconds: int = 0
+
+    @property
+    def trouble(self) -> str:
+        """Why it was not fetched, and when it is tried again."""
+        if not self.retry_seconds:
+            return self.message
+        return f"{self.message}; tried again within {MAX_RETRY_SECONDS} s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,26 +141,12 @@ def steps(
     for one in wanted:
         name = calls.engine_name(one.name, served_name)
         told = fetched.get(one.name)
-        path = one.path
-        if one.address is not None:
-            if told is None or told.state not in (COMPLETE, FAILED):
-                found.fetching.add(one.name)
-            elif told.state == FAILED:
-                found.troubles[one.name] = (
-                    f"{told.message}; tried again in {told.retry_seconds} s"
-                    if told.retry_seconds
-                    else told.message
-                )
-            elif told.rank is not None and told.rank > max_rank:
-                found.troubles[one.name] = rank_too_large(told.rank, max_rank)
-            elif told.directory is not None:
-                path = posixpath.join(FETCHED_PATH, posixpath.basename(told.directory))
-        if path is None:
-            # Not to be had now: what is loaded by that name from an earlier fetch stays meanwhile.
-            paths[name] = loaded.get(name, "")
-            continue
-        if not any(path == mount or path.startswith(f"{mount}/") for mount in mount_paths):
+        path = one.path if one.address is None else _fetched_path(one, told, max_rank, found)
+        if path is not None and not _is_seen(path, mount_paths):
             found.waiting[one.name] = "its volume is not in the pods yet: a rollout brings it"
+            path = None
+        if path is None:
+            # Not to be had now: what is loaded by that name from an earlier source stays meanwhile.
             paths[name] = loaded.get(name, "")
             continue
         paths[name] = path
@@ -162,6 +158,26 @@ def steps(
         if is_ours and paths.get(name) != root:
             found.unloads.append(Unload(engine_name=name))
     return found
+
+
+def _fetched_path(
+    adapter: Adapter, told: FetchTold | None, max_rank: int, found: Steps
+) -> str | None:
+    """Where the engine finds what was fetched; None while it cannot be loaded, which is noted."""
+    if told is None or told.state not in (COMPLETE, FAILED):
+        found.fetching.add(adapter.name)
+        return None
+    if told.state == FAILED:
+        found.troubles[adapter.name] = told.trouble
+        return None
+    if told.rank is not None and told.rank > max_rank:
+        found.troubles[adapter.name] = rank_too_large(told.rank, max_rank)
+        return None
+    return posixpath.join(FETCHED_PATH, posixpath.basename(told.directory or ""))
+
+
+def _is_seen(path: str, mount_paths: tuple[str, ...]) -> bool:
+    return any(path == mount or path.startswith(f"{mount}/") for mount in mount_paths)
 
 
 def _text(value: object) -> str | None:

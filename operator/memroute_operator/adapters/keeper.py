@@ -280,7 +280,7 @@ class AdapterKeeper:
 
 
 def _fetch_troubles(fetched: Mapping[str, FetchTold]) -> dict[str, str]:
-    return {name: told.message for name, told in fetched.items() if told.message}
+    return {name: told.trouble for name, told in fetched.items() if told.message}
 
 
 def _target(deployment: Deployment, replica: Replica) -> _Target | None:

@@ -37,11 +37,10 @@ def pinned_commits(deployment: Deployment) -> dict[str, str]:
     addresses = {one.name: one.address for one in deployment.adapters.listed}
     found = {}
     for one in map(mapping, listed(status.get("adapters"))):
-        name, commit = one.get("name"), one.get("commit")
-        source = one.get("source")
-        if isinstance(commit, str) and isinstance(name, str) and source is not None:
-            if addresses.get(name) == source:
-                found[name] = commit
+        name, commit, source = one.get("name"), one.get("commit"), one.get("source")
+        is_same = source is not None and addresses.get(str(name)) == source
+        if is_same and isinstance(commit, str) and isinstance(name, str):
+            found[name] = commit
     return found
 
 
@@ -98,30 +97,42 @@ def _state(
     name: str, ready: Sequence[Replica], having: int, seen: Sequence[tuple[Replica, View]]
 ) -> tuple[str, str]:
     """The state, and what is in the way."""
-    troubles: dict[str, list[str]] = {}
-    for replica, view in seen:
-        if name in view.troubles:
-            troubles.setdefault(view.troubles[name], []).append(replica.pod_name)
-    if troubles:
-        told = [
-            f"{', '.join(sorted(pods)[:MAX_LISTED])}"
-            f"{f' and {len(pods) - MAX_LISTED} more' if pods[MAX_LISTED:] else ''}: {words}"
-            for words, pods in sorted(troubles.items())[:MAX_LISTED]
-        ]
-        return FAILED, "; ".join(told)
+    if troubles := _troubles(name, seen):
+        return FAILED, troubles
     if not ready:
         return PENDING, "no replica serves yet"
     if having == len(ready):
         return LOADED, ""
+    if why := _why_pending(name, ready, seen):
+        return PENDING, why
+    is_fetching = any(name in view.fetching for _, view in seen)
+    return (FETCHING if is_fetching else LOADING), ""
+
+
+def _troubles(name: str, seen: Sequence[tuple[Replica, View]]) -> str:
+    """What is in the way, and where; empty where nothing is."""
+    pods: dict[str, list[str]] = {}
+    for replica, view in seen:
+        if name in view.troubles:
+            pods.setdefault(view.troubles[name], []).append(replica.pod_name)
+    told = []
+    for words, listed_pods in sorted(pods.items())[:MAX_LISTED]:
+        more = len(listed_pods) - MAX_LISTED
+        named = ", ".join(sorted(listed_pods)[:MAX_LISTED]) + (
+            f" and {more} more" if more > 0 else ""
+        )
+        told.append(f"{named}: {words}")
+    return "; ".join(told)
+
+
+def _why_pending(
+    name: str, ready: Sequence[Replica], seen: Sequence[tuple[Replica, View]]
+) -> str | None:
+    """What other pods are needed for; None where these will do."""
     old = sum(not has_adapters_container(one.obj) for one in ready)
     if old:
-        return PENDING, (
+        return (
             f"{old} replica(s) were started without slots for adapters: they are replaced by "
             f"spec.rollout"
         )
-    waiting = next((view.waiting[name] for _, view in seen if name in view.waiting), None)
-    if waiting is not None:
-        return PENDING, waiting
-    if any(name in view.fetching for _, view in seen):
-        return FETCHING, ""
-    return LOADING, ""
+    return next((view.waiting[name] for _, view in seen if name in view.waiting), None)

@@ -49,6 +49,8 @@ class Member:
     max_context_tokens: int | None
     is_named: bool
     """By a status; else by its owner reference alone, and only while the status is cut."""
+    adapters: frozenset[str] | None = None
+    """The LoRA adapters that it has loaded; None: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ def believe(
             kv_capacity_tokens=named.kv_capacity_tokens,
             max_context_tokens=named.max_context_tokens,
             is_named=True,
+            adapters=None if named.adapters is None else frozenset(named.adapters),
         )
     if (
         before is not None

@@ -201,6 +201,7 @@ class Beliefs:
             is_routable=pod.is_serving and not pod.is_going,
             version=pod.deployment_key,
             uid=pod.uid,
+            adapters=member.adapters,
         )
         self._upsert(key, info)
         if pod.oddities:

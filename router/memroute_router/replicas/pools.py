@@ -59,6 +59,8 @@ class ReplicaInfo:
     """Of its share, relative to other replicas, beside what is measured of them."""
     uid: str = ""
     """Of its pod: another is another engine, whatever its name and address; empty: none."""
+    adapters: frozenset[str] | None = None
+    """The LoRA adapters that it has loaded; None: nobody knows, so it may have any."""
 
     @property
     def key(self) -> str:
@@ -197,6 +199,7 @@ class Pool(RequestPool[Replica]):
         """Settings or replicas are other than before."""
         for replica in self.replicas.values():
             replica.backend.is_routable = replica.info.is_routable
+            replica.backend.adapters = replica.info.adapters
         if self.settings is not None:
             self.labels = self.settings.namespace, self.settings.deployment
             self.dispatcher.configure(self.settings.dispatch(self._common))
