@@ -14,9 +14,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from memroute_kube import KubeObject
 from memroute_kube.resources import ENGINE_PORT
-from memroute_kube.shapes import listed, mapping
+from memroute_kube.shapes import mapping
 from memroute_operator.actions.backoff import Backoff
 from memroute_operator.adapters.caller import LOAD_SECONDS, Caller
 from memroute_operator.adapters.calls import (
@@ -28,7 +27,7 @@ from memroute_operator.adapters.calls import (
     read_loaded,
     why_refused,
 )
-from memroute_operator.adapters.container import ADAPTERS_PORT, has_adapters_container
+from memroute_operator.adapters.container import ADAPTERS_PORT, mount_paths_of
 from memroute_operator.adapters.deciding import (
     FetchTold,
     Load,
@@ -41,7 +40,6 @@ from memroute_operator.adapters.deciding import (
 )
 from memroute_operator.adapters.reading import Adapter
 from memroute_operator.adapters.telling import View, pinned_commits
-from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
 
@@ -286,14 +284,14 @@ def _fetch_troubles(fetched: Mapping[str, FetchTold]) -> dict[str, str]:
 def _target(deployment: Deployment, replica: Replica) -> _Target | None:
     """A replica as it is to be told; None for one that cannot be: it ends, or has no slots."""
     address = mapping(replica.obj.get("status")).get("podIP")
-    calls = CALLS.get(deployment.engine)
+    calls, mount_paths = CALLS.get(deployment.engine), mount_paths_of(replica.obj)
     if (
         calls is None
         or deployment.slots is None
         or not isinstance(address, str)
         or replica.is_terminating
         or replica.is_terminal
-        or not has_adapters_container(replica.obj)
+        or mount_paths is None
     ):
         return None
     return _Target(
@@ -304,18 +302,8 @@ def _target(deployment: Deployment, replica: Replica) -> _Target | None:
         num_restarts=replica.num_restarts,
         wanted=deployment.adapters.managed,
         commits=pinned_commits(deployment),
-        mount_paths=_mount_paths(replica.obj),
+        mount_paths=mount_paths,
         calls=calls,
         served_name=deployment.served_name,
         max_rank=deployment.slots.max_rank,
     )
-
-
-def _mount_paths(pod: KubeObject) -> tuple[str, ...]:
-    """Where the engine of a pod sees volumes."""
-    for one in map(mapping, listed(mapping(pod.get("spec")).get("containers"))):
-        if one.get("name") == ENGINE_CONTAINER:
-            mounts = map(mapping, listed(one.get("volumeMounts")))
-            paths = (mount.get("mountPath") for mount in mounts)
-            return tuple(path for path in paths if isinstance(path, str))
-    return ()

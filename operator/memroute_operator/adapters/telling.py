@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memroute_kube.shapes import listed, mapping
-from memroute_operator.adapters.container import has_adapters_container
+from memroute_operator.adapters.container import mount_paths_of
 from memroute_operator.adapters.reading import Adapter
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
@@ -129,7 +129,7 @@ def _why_pending(
     name: str, ready: Sequence[Replica], seen: Sequence[tuple[Replica, View]]
 ) -> str | None:
     """What other pods are needed for; None where these will do."""
-    old = sum(not has_adapters_container(one.obj) for one in ready)
+    old = sum(mount_paths_of(one.obj) is None for one in ready)
     if old:
         return (
             f"{old} replica(s) were started without slots for adapters: they are replaced by "

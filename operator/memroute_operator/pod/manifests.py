@@ -17,6 +17,7 @@ from memroute_kube.resources import (
     MODEL_DEPLOYMENTS,
     TAINT_SHARED,
 )
+from memroute_operator.adapters.container import ANNOTATION_ADAPTERS
 from memroute_operator.adapters.pod import (
     adapter_mounts,
     adapter_volumes,
@@ -158,6 +159,7 @@ def replica_pod(
             },
             "annotations": ({} if template is None else {ANNOTATION_TEMPLATE: template})
             | _weights_annotation(deployment)
+            | _adapters_annotation(deployment)
             | {
                 ANNOTATION_RESERVATION: encode_reservation(
                     placed, generation=deployment.generation
@@ -186,6 +188,14 @@ def _weights_annotation(deployment: Deployment) -> dict[str, str]:
     """What its node has of weights once they are fetched."""
     key = deployment.weights_key
     return {} if key is None else {ANNOTATION_WEIGHTS: key}
+
+
+def _adapters_annotation(deployment: Deployment) -> dict[str, str]:
+    """Where its engine sees adapters, if it takes any."""
+    if deployment.slots is None:
+        return {}
+    mounts = adapter_mounts(deployment.adapters, deployment.namespace)
+    return {ANNOTATION_ADAPTERS: ",".join(one["mountPath"] for one in mounts)}
 
 
 def _on_node(node: str) -> dict[str, Any]:
