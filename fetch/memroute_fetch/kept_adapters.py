@@ -71,8 +71,12 @@ class KeptAdapters:
         """All that is wanted, by name; nothing is begun anew that was wanted before."""
         with self._lock:
             before = self._kept
+            # A branch that was fetched, and is asked for by its commit from now on.
+            done = {one.fetched.source: one for one in before.values() if one.fetched is not None}
             self._names = dict(sources)
-            self._kept = {one: before.get(one) or _Kept() for one in self._names.values()}
+            self._kept = {
+                one: before.get(one) or done.get(one) or _Kept() for one in self._names.values()
+            }
         self.news.set()
 
     def next_due(self) -> tuple[str | None, float | None]:

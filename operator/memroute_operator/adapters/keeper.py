@@ -14,30 +14,13 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from memroute_kube.resources import ENGINE_PORT
 from memroute_kube.shapes import mapping
 from memroute_operator.actions.backoff import Backoff
-from memroute_operator.adapters.caller import LOAD_SECONDS, Caller
-from memroute_operator.adapters.calls import (
-    CALLS,
-    AdapterCalls,
-    engine_words,
-    is_absent_already,
-    is_loaded_already,
-    read_loaded,
-    why_refused,
-)
-from memroute_operator.adapters.container import ADAPTERS_PORT, mount_paths_of
-from memroute_operator.adapters.deciding import (
-    FetchTold,
-    Load,
-    Steps,
-    Unload,
-    address_to_fetch,
-    commit_of,
-    read_fetched,
-    steps,
-)
+from memroute_operator.adapters.caller import Caller
+from memroute_operator.adapters.calls import CALLS
+from memroute_operator.adapters.container import mount_paths_of
+from memroute_operator.adapters.deciding import FetchTold, Steps, commit_of, steps
+from memroute_operator.adapters.pod_calls import Target, ask_container, ask_engine, load, unload
 from memroute_operator.adapters.reading import Adapter
 from memroute_operator.adapters.telling import View, pinned_commits
 from memroute_operator.replicas.replica import Replica
@@ -56,25 +39,11 @@ TICK_SECONDS = 0.5
 # the longest: chosen by hand. A person mends a file; nothing else waits for it.
 FIRST_WAIT_SECONDS = 5.0
 MAX_WAIT_SECONDS = 300.0
+# How long the container that fetches may not answer before that is told, in seconds: chosen by
+# hand. It is back within seconds when it was started again.
+SILENT_SECONDS = 30.0
 # Replicas that are told at once: as many as nobody's network minds. Chosen by hand.
 MAX_AT_ONCE = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Target:
-    """One replica, and what it should have."""
-
-    uid: str
-    pod: str
-    address: str
-    is_ready: bool
-    num_restarts: int
-    wanted: tuple[Adapter, ...]
-    commits: Mapping[str, str]
-    mount_paths: tuple[str, ...]
-    calls: AdapterCalls
-    served_name: str
-    max_rank: int
 
 
 @dataclass(slots=True)
@@ -83,6 +52,8 @@ class _Due:
 
     signature: object
     at_seconds: float = 0.0
+    silent_since: float | None = None
+    """Since when its container does not answer; None while it does."""
 
 
 class AdapterKeeper:
@@ -103,7 +74,7 @@ class AdapterKeeper:
         self._rng = rng
         self._on_change = on_change
         self._on_bug = on_bug
-        self._targets: dict[str, _Target] = {}
+        self._targets: dict[str, Target] = {}
         self._due: dict[str, _Due] = {}
         self.views: dict[str, View] = {}
         """What replicas were last seen to have, by the uid of their pod."""
@@ -126,7 +97,8 @@ class AdapterKeeper:
             signature = (target.wanted, target.is_ready, target.num_restarts)
             due = self._due.get(uid)
             if due is None or due.signature != signature:
-                self._due[uid] = _Due(signature)
+                since = None if due is None else due.silent_since
+                self._due[uid] = _Due(signature, silent_since=since)
                 view = self.views.get(uid)
                 if view is not None and not target.is_ready:
                     # An engine that starts again has nothing loaded.
@@ -146,7 +118,7 @@ class AdapterKeeper:
         due = [t for uid, t in self._targets.items() if self._due[uid].at_seconds <= now]
         at_once = asyncio.Semaphore(MAX_AT_ONCE)
 
-        async def keep(target: _Target) -> None:
+        async def keep(target: Target) -> None:
             async with at_once:
                 try:
                     view, pause = await self._keep(target)
@@ -166,24 +138,22 @@ class AdapterKeeper:
             await asyncio.gather(*(keep(target) for target in due))
         self._failures.forget_old(now)
 
-    async def _keep(self, target: _Target) -> tuple[View | None, float]:
+    async def _keep(self, target: Target) -> tuple[View | None, float]:
         """What one replica has by now, and when it is to be looked at again."""
-        fetched = await self._tell_container(target)
+        fetched, silence = await ask_container(self._caller, target)
         commits = {
-            name: commit
-            for name, told in fetched.items()
-            if (commit := commit_of(told.source)) is not None
+            one.address: commit
+            for one in target.wanted
+            if one.address is not None and (commit := _commit(fetched.get(one.name))) is not None
         }
         if not target.is_ready:
             view = View(fetched=commits, troubles=_fetch_troubles(fetched))
             return view, TROUBLED_SECONDS if view.troubles else BUSY_SECONDS
-        page = await self._caller.call("GET", target.address, ENGINE_PORT, "/v1/models")
-        loaded = read_loaded(page.text) if page.is_good else None
+        loaded = await ask_engine(self._caller, target)
         if loaded is None:
-            LOGGER.info("adapters not read pod=%s answer=%s", target.pod, page.text[:200])
             return None, TROUBLED_SECONDS
         found = steps(
-            target.wanted,
+            target.wanted if silence is None else _in_volumes(target.wanted),
             fetched=fetched,
             loaded=loaded,
             mount_paths=target.mount_paths,
@@ -191,6 +161,16 @@ class AdapterKeeper:
             served_name=target.served_name,
             max_rank=target.max_rank,
         )
+        if silence is not None:
+            # What was fetched before goes on serving: nothing of it is unloaded now.
+            found.unloads.clear()
+            unknown = {one.name for one in target.wanted if one.address}
+            if self._is_silent(target.uid):
+                found.troubles |= dict.fromkeys(unknown, silence)
+            else:
+                found.fetching |= unknown
+        elif (due := self._due.get(target.uid)) is not None:
+            due.silent_since = None
         await self._carry_out(target, found, loaded)
         view = View(
             loaded=frozenset(target.calls.client_name(name, target.served_name) for name in loaded),
@@ -203,32 +183,28 @@ class AdapterKeeper:
             return view, BUSY_SECONDS
         return view, TROUBLED_SECONDS if found.troubles or found.waiting else SETTLED_SECONDS
 
-    async def _tell_container(self, target: _Target) -> dict[str, FetchTold]:
-        """What is wanted of it, and how far it is; nothing where it does not answer."""
-        sources = {
-            one.name: address_to_fetch(one, target.commits.get(one.name))
-            for one in target.wanted
-            if one.address is not None
-        }
-        answer = await self._caller.call("PUT", target.address, ADAPTERS_PORT, "/adapters", sources)
-        told = read_fetched(answer.text) if answer.is_good else None
-        # What it says of another source than the one that is wanted is out of date.
-        return {n: one for n, one in (told or {}).items() if sources.get(n) == one.wanted}
+    def _is_silent(self, uid: str) -> bool:
+        """Whether its container has not answered for so long that it is told."""
+        now, due = self._clock(), self._due.get(uid)
+        if due is None:
+            return False
+        due.silent_since = now if due.silent_since is None else due.silent_since
+        return now - due.silent_since >= SILENT_SECONDS
 
-    async def _carry_out(self, target: _Target, found: Steps, loaded: dict[str, str]) -> None:
+    async def _carry_out(self, target: Target, found: Steps, loaded: dict[str, str]) -> None:
         """Unload first: another folder may be loaded under the same name then."""
-        for unload in found.unloads:
-            await self._unload(target, unload, loaded)
+        for unwanted in found.unloads:
+            await unload(self._caller, target, unwanted, loaded)
         now = self._clock()
-        for load in found.loads:
-            if load.engine_name in loaded and loaded[load.engine_name] != load.path:
+        for one in found.loads:
+            if one.engine_name in loaded and loaded[one.engine_name] != one.path:
                 continue  # it could not be unloaded, or is its owner's
-            key = (target.uid, load.name, load.path)
+            key = (target.uid, one.name, one.path)
             waits = self._failures.waiting(key, now)
             if waits is not None:
-                found.troubles[load.name] = waits.told
+                found.troubles[one.name] = waits.told
                 continue
-            trouble = await self._load(target, load, loaded)
+            trouble = await load(self._caller, target, one, loaded)
             if trouble is None:
                 self._failures.succeeded(key)
                 continue
@@ -239,49 +215,26 @@ class AdapterKeeper:
                 now_seconds=self._clock(),
                 chance=self._rng.random(),
             )
-            found.troubles[load.name] = failure.told
+            found.troubles[one.name] = failure.told
             LOGGER.warning(
-                "adapter not loaded pod=%s adapter=%s error=%s", target.pod, load.name, trouble
+                "adapter not loaded pod=%s adapter=%s error=%s", target.pod, one.name, trouble
             )
 
-    async def _unload(self, target: _Target, unload: Unload, loaded: dict[str, str]) -> None:
-        name = unload.engine_name
-        answer = await self._caller.call(
-            "POST", target.address, ENGINE_PORT, target.calls.unload_path, {"lora_name": name},
-            seconds=LOAD_SECONDS,
-        )  # fmt: skip
-        if answer.is_good or is_absent_already(engine_words(answer.text)):
-            loaded.pop(name, None)
-            LOGGER.info("adapter unloaded pod=%s adapter=%s", target.pod, name)
-        else:
-            LOGGER.warning(
-                "adapter not unloaded pod=%s adapter=%s status=%d error=%s",
-                target.pod, name, answer.status, engine_words(answer.text),
-            )  # fmt: skip
 
-    async def _load(self, target: _Target, load: Load, loaded: dict[str, str]) -> str | None:
-        """Why it could not be loaded; None when it is."""
-        answer = await self._caller.call(
-            "POST", target.address, ENGINE_PORT, target.calls.load_path,
-            {"lora_name": load.engine_name, "lora_path": load.path}, seconds=LOAD_SECONDS,
-        )  # fmt: skip
-        words = engine_words(answer.text)
-        if answer.is_good or (answer.status and is_loaded_already(words)):
-            loaded[load.engine_name] = load.path
-            LOGGER.info("adapter loaded pod=%s adapter=%s", target.pod, load.name)
-            return None
-        if not answer.status:
-            return f"the engine did not answer: {words}"
-        return why_refused(
-            answer.status, answer.text, max_rank=target.max_rank, base_model=load.base_model
-        )
+def _commit(told: FetchTold | None) -> str | None:
+    return None if told is None else commit_of(told.source)
+
+
+def _in_volumes(wanted: tuple[Adapter, ...]) -> tuple[Adapter, ...]:
+    """Those that nothing has to be fetched for."""
+    return tuple(one for one in wanted if one.address is None)
 
 
 def _fetch_troubles(fetched: Mapping[str, FetchTold]) -> dict[str, str]:
     return {name: told.trouble for name, told in fetched.items() if told.message}
 
 
-def _target(deployment: Deployment, replica: Replica) -> _Target | None:
+def _target(deployment: Deployment, replica: Replica) -> Target | None:
     """A replica as it is to be told; None for one that cannot be: it ends, or has no slots."""
     address = mapping(replica.obj.get("status")).get("podIP")
     calls, mount_paths = CALLS.get(deployment.engine), mount_paths_of(replica.obj)
@@ -294,7 +247,7 @@ def _target(deployment: Deployment, replica: Replica) -> _Target | None:
         or mount_paths is None
     ):
         return None
-    return _Target(
+    return Target(
         uid=replica.uid,
         pod=replica.key,
         address=address,

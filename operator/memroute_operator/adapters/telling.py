@@ -23,7 +23,7 @@ class View:
     loaded: frozenset[str] | None = None
     """None while its engine does not serve."""
     fetched: Mapping[str, str] = field(default_factory=dict)
-    """Commits of what its container has fetched from a hub."""
+    """Commits of what its container has fetched from a hub, by the source as it is written."""
     fetching: frozenset[str] = frozenset()
     troubles: Mapping[str, str] = field(default_factory=dict)
     """What is in the way of each, as a sentence."""
@@ -76,7 +76,7 @@ def _told(
     having = sum(adapter.name in loaded.get(one.uid, ()) for one in ready)
     seen = [(one, views[one.uid]) for one in replicas if one.uid in views]
     commit = commit or next(
-        (view.fetched[adapter.name] for _, view in seen if adapter.name in view.fetched), None
+        (found for _, view in seen if (found := view.fetched.get(adapter.address or ""))), None
     )
     state, message = _state(adapter.name, ready, having, seen)
     said: dict[str, Any] = {

@@ -151,7 +151,7 @@ def legacy_revision_of(spec: Mapping[str, Any]) -> str | None:
     None when 0.1 could not start such a one: the spec sets what it did not know, or the template
     has been raised since.
     """
-    known = {name: value for name, value in spec.items() if name != "template"}
+    known = {name: value for name, value in spec.items() if name not in ("template", "adapters")}
     for name, fields in LEGACY_FIELDS.items():
         known[name] = {key: value for key, value in spec[name].items() if key in fields}
     started = started_with(spec)
