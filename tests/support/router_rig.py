@@ -129,6 +129,7 @@ class Rig:
                 is_routable=True,
                 version=facts.get("version", ""),
                 weight_ratio=facts.get("weight", 1.0),
+                adapters=facts.get("adapters"),
             )
         )
 
