@@ -7,7 +7,7 @@ from rich.text import Text
 from memroute.units import format_gib
 from memroute_cli.demo.readings import Readings
 
-BAR_CELLS = 20
+BAR_CELLS = 10
 
 
 def bar(ratio: float) -> Text:
