@@ -23,7 +23,7 @@ from memroute_kube import (
     KubernetesClient,
     Resource,
 )
-from memroute_kube.client import NOT_FOUND
+from memroute_kube.client import NOT_FOUND, SERVICE_ACCOUNT_TOKEN
 from memroute_kube.errors import FORBIDDEN
 from memroute_kube.resources import LABEL_DEPLOYMENT, is_condition_true, object_key
 from memroute_kube.shapes import mapping
@@ -82,27 +82,33 @@ async def with_client(
     kubeconfig: Path | None, ask: Callable[[KubernetesClient], Coroutine[Any, Any, T]]
 ) -> T:
     """What a cluster answers. Raises ``LookError`` where none is configured."""
+    if not SERVICE_ACCOUNT_TOKEN.exists() and not any(map(Path.is_file, _files(kubeconfig))):
+        raise LookError(_not_configured(kubeconfig, "there is no such file"))
     try:
         client = await KubernetesClient.from_environment(
             kubeconfig=kubeconfig, component="memroute-cli"
         )
     except (ConfigException, OSError) as error:
-        raise LookError(_not_configured(kubeconfig, error)) from error
+        raise LookError(_not_configured(kubeconfig, _what_is_wrong(error))) from error
     async with client:
         return await ask(client)
 
 
-def _not_configured(kubeconfig: Path | None, error: Exception) -> str:
-    """Which file was meant, and what is wrong with it."""
+def _files(kubeconfig: Path | None) -> list[Path]:
+    """Where the kubeconfig may be, as kubectl looks for it."""
     named = [str(kubeconfig)] if kubeconfig else os.environ.get("KUBECONFIG", "").split(os.pathsep)
-    paths = [Path(name) for name in named if name] or [Path.home() / ".kube" / "config"]
-    files = ", ".join(map(str, paths))
-    if not any(path.is_file() for path in paths):
-        what = "there is no such file"
-    elif "current-context" in str(error):
-        what = "it names no current context (kubectl config use-context NAME)"
-    else:
-        what = f"it cannot be used: {error}"
+    return [Path(name) for name in named if name] or [Path.home() / ".kube" / "config"]
+
+
+def _what_is_wrong(error: Exception) -> str:
+    if "current-context" in str(error):
+        return "it names no current context (kubectl config use-context NAME)"
+    return f"it cannot be used: {error}"
+
+
+def _not_configured(kubeconfig: Path | None, what: str) -> str:
+    """Which file was meant, and what is wrong with it."""
+    files = ", ".join(map(str, _files(kubeconfig)))
     return f"no cluster is configured: {files}: {what}; --kubeconfig FILE names another"
 
 

@@ -1,17 +1,18 @@
 """The work of ``memroute plan``: questions in, a table, a document or a manifest out."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Protocol
 
 import yaml
+from rich.console import RenderableType
 
 from memroute.catalog import Accelerator
 from memroute.sizing import NoOption, Option, Question, answer, options_for
-from memroute_cli.plan import fitting_report, fleet, inputs, report
+from memroute_cli.plan import inputs, report
 from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
-from memroute_cli.plan.fitting import Now, fit_now
-from memroute_cli.plan.manifest import model_deployment
 from memroute_cli.plan.models import HubOptions, NamedModel, read_model
 from memroute_cli.plan.plot import check_plot, draw
 from memroute_cli.terminal.console import open_console
@@ -19,37 +20,71 @@ from memroute_cli.terminal.output import Output, write
 
 
 def run(asked: Asked) -> bool:
-    """Answer; whether each model has a place. Raises ``PlanError``."""
+    """Answer; whether each model has a place. Raises ``UserError``."""
     names = _names(asked.models)
     check_plot(asked.plot)
-    fleet_now = _fleet(asked)
-    accelerators = (
-        fleet.accelerators_of(fleet_now.inventory)
-        if fleet_now is not None and not asked.accelerators
-        else inputs.read_accelerators(asked.accelerators)
-    )
+    if asked.inventory is not None or asked.is_on_cluster:
+        # A second (the operator's planner) that a plan by the catalogue does not need.
+        from memroute_cli.plan.on_fleet import FleetPlan  # noqa: PLC0415
+
+        fleet_plan: Placing = FleetPlan(asked)
+    else:
+        fleet_plan = NoFleet()
+    accelerators = fleet_plan.accelerators(asked) or inputs.read_accelerators(asked.accelerators)
     prices = inputs.read_prices(asked.prices)
     inputs.check_prices(prices, accelerators)
     answers = [_answers(name, asked, accelerators) for name in names]
-    now = None if fleet_now is None else fit_now(fleet_now, answers)
     fits = all(one.best(prices) is not None for one in answers)
-    if now is not None:
-        fits = all(one.chosen is not None for one in now.models)
+    fits = fleet_plan.fits(answers, on_paper=fits)
     if asked.wants_manifest:
         _print_manifests(answers, prices, asked.output)
     elif asked.output is not Output.TABLE:
-        write({"plans": _documents(answers, prices, now)}, asked.output)
+        documents = [
+            report.document(one, prices) | fleet_plan.document(number)
+            for number, one in enumerate(answers)
+        ]
+        write({"plans": documents}, asked.output)
     else:
         console = open_console(is_wide=asked.is_wide)
         for number, one in enumerate(answers):
             report.print_answers(console, one, prices, is_wide=asked.is_wide)
-            if now is not None:
-                console.print(
-                    *fitting_report.told(now, now.models[number], is_wide=asked.is_wide), sep="\n"
-                )
+            for line in fleet_plan.told(number):
+                console.print(line)
     if asked.plot is not None:
         _draw(asked.plot, answers, prices, says=asked.output is Output.TABLE)
     return fits
+
+
+class Placing(Protocol):
+    """Where answers would go now."""
+
+    def accelerators(self, asked: Asked) -> list[Accelerator]:
+        """What the plan is about, where nobody named any; empty for the usual."""
+
+    def fits(self, answers: list[report.Answers], *, on_paper: bool) -> bool:
+        """Place them; whether each has a place. Called once, before the others below."""
+
+    def document(self, number: int) -> dict[str, Any]:
+        """What a document says of the model of that number beside its options."""
+
+    def told(self, number: int) -> Iterable[RenderableType]:
+        """The same for people."""
+
+
+class NoFleet:
+    """A plan by the catalogue alone."""
+
+    def accelerators(self, asked: Asked) -> list[Accelerator]:
+        return []
+
+    def fits(self, answers: list[report.Answers], *, on_paper: bool) -> bool:
+        return on_paper
+
+    def document(self, number: int) -> dict[str, Any]:
+        return {}
+
+    def told(self, number: int) -> Iterable[RenderableType]:
+        return ()
 
 
 def _answers(name: str, asked: Asked, accelerators: list[Accelerator]) -> report.Answers:
@@ -60,16 +95,6 @@ def _answers(name: str, asked: Asked, accelerators: list[Accelerator]) -> report
     question = inputs.read_question(model, asked)
     found = _found(model, question, accelerators, every=asked.shows_every)
     return report.Answers(model=model, question=question, found=found)
-
-
-def _documents(
-    answers: list[report.Answers], prices: dict[str, float], now: Now | None
-) -> list[dict[str, object]]:
-    documents = [report.document(one, prices) for one in answers]
-    if now is not None:
-        for document, one in zip(documents, now.models, strict=True):
-            document["now"] = fitting_report.document(now, one)
-    return documents
 
 
 def _found(
@@ -99,19 +124,13 @@ def _names(models: tuple[str, ...]) -> tuple[str, ...]:
     return models
 
 
-def _fleet(asked: Asked) -> fleet.Fleet | None:
-    if asked.inventory is not None and asked.is_on_cluster:
-        msg = "--inventory and --cluster exclude each other"
-        raise PlanError(msg)
-    if asked.inventory is not None:
-        return fleet.saved_fleet(asked.inventory)
-    return fleet.live_fleet(asked.kubeconfig) if asked.is_on_cluster else None
-
-
 def _print_manifests(
     answers: list[report.Answers], prices: dict[str, float], output: Output
 ) -> None:
     """ModelDeployments in YAML, in JSON where it is asked for; what fits nowhere on stderr."""
+    # Half a second (Kubernetes' client) that a table does not need.
+    from memroute_cli.plan.manifest import model_deployment  # noqa: PLC0415
+
     manifests, texts = [], []
     for one in answers:
         best = one.best(prices)

@@ -10,7 +10,6 @@ from rich.text import Text
 from memroute.footprint.architecture import KNOWN_FAMILIES
 from memroute.sizing import NoOption, Option, Question
 from memroute.units import format_gib
-from memroute_cli.plan.manifest import model_deployment
 from memroute_cli.plan.models import NamedModel
 from memroute_cli.plan.targets import reachable_targets
 from memroute_cli.terminal.table import Column, Table
@@ -191,6 +190,9 @@ def _notes(answers: Answers) -> list[str]:
 
 def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
     """One model's answers for a program: bytes, tokens, seconds."""
+    # Half a second (Kubernetes' client) that a table does not need.
+    from memroute_cli.plan.manifest import model_deployment  # noqa: PLC0415
+
     best = answers.best(prices)
     return {
         "model": answers.model.name,
