@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--disable-cuda-graph", action="store_true")
     add("--enable-metrics", action="store_true")
     add("--log-level", default="info")
-    add("--simulator-ending", dest="ending", choices=sorted(ENDINGS))
+    add("--simulator-ending", dest="ending", choices=sorted(ENDINGS), metavar="NAME")
     add("--simulator-time-scale", dest="time_scale", type=float, default=1.0)
     return parser
 
