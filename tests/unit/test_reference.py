@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 import api_reference
+import cli_reference
 from exported import router_pools
 from memroute.traffic.admission import OverloadObjective, RejectReason
 from memroute.traffic.dispatch import AdmissionMode
@@ -181,3 +182,8 @@ def test_links_of_the_documents_lead_somewhere(repository):
             assert page.exists(), f"{document}: {target}"
             if anchor:
                 assert anchor in anchors(page.read_text()), f"{document}: {target}#{anchor}"
+
+
+def test_the_page_of_the_command_line_is_made_from_the_commands():
+    """Made anew by ``python tests/support/cli_reference.py`` whenever an option changes."""
+    assert cli_reference.PAGE.read_text() == cli_reference.text()
