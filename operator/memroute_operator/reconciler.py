@@ -33,7 +33,7 @@ from memroute_operator.election.fence import AlwaysLeading, Fence
 from memroute_operator.gather import Facts
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.metrics import OperatorMetrics
-from memroute_operator.plan import Action, Delete, GiveWay, Step
+from memroute_operator.plan import Action, Delete, EndFetch, GiveWay, Step
 from memroute_operator.pod.templates import Templates
 from memroute_operator.readings.calibration_book import CalibrationBook
 from memroute_operator.readings.fleet_view import CHANGED_SECONDS, FleetBoard
@@ -401,7 +401,7 @@ class Reconciler:
         await done.write(facts.deployments, self._lanes, self._events)
         await tell_ways(self._events, facts.deployments, ways)
         await self._book.keep(facts.measured)
-        await self._weights_book.keep(facts.replicas, decided.nodes)
+        await self._weights_book.keep([*facts.replicas, *facts.aheads], decided.nodes)
         seconds = self._clock() - started
         await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)
         self._hands.forget_old({deployment.key for deployment in facts.deployments})
@@ -426,6 +426,7 @@ class Reconciler:
             busy=self._lanes.busy,
             held_back=self._hands.held_back() | self._failed_pods.held_back(now),
             no_surge=self._hands.quota_refusals(),
+            refused_aheads=self._hands.refused_aheads(),
             avoided_nodes=self._failed_pods.avoided_nodes(now),
             in_flight=routers.in_flight if routers.is_known else None,
             in_flight_age_seconds=None if read_at is None else now - read_at,
@@ -455,6 +456,8 @@ class Reconciler:
         if isinstance(action, GiveWay):
             ways.append(action)
         failure = None
+        if isinstance(action, EndFetch):
+            self._failed_pods.on_fetch_ended(action, now_seconds=self._clock())
         if isinstance(action, Delete):
             failure = self._failed_pods.on_deleted(action, now_seconds=self._clock())
         done.on_done(action, failure)

@@ -3,6 +3,7 @@
 ```text
 surge        successor created ──► serves ──► the old one drains (``keeping``: it is one too many)
 drain first  claim written ──► claim seen ──► drains ──► deleted ──► successor created on its claim
+                │           └─ not before its successor's weights are there (``look_ahead``)
                 │ edited back, or it fits no more: the claim is dropped, and it serves on
 ```
 
@@ -28,12 +29,14 @@ from memroute_operator.plan.actions import (
     ClaimRoom,
     Create,
     Delete,
+    MarkDraining,
     Outcome,
     PlanContext,
     Step,
 )
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping
+from memroute_operator.plan.look_ahead import Aheads, Way
 from memroute_operator.plan.moving import is_crowded
 from memroute_operator.plan.replacements import Replacement, grows, order, stay
 from memroute_operator.plan.wishes import free_slot, is_held_back
@@ -53,6 +56,7 @@ class Rollout:
         drains: Drains,
         step: Step,
         *,
+        aheads: Aheads,
         num_expected: int,
         num_pods: int,
         num_refused: int,
@@ -67,6 +71,11 @@ class Rollout:
         leave for another reason.
         """
         self._leaving = leaving
+        self._aheads = aheads
+        self._ahead: dict[str, str] = {}
+        """Replicas that leave when what their successors need is there → how far that is."""
+        self._skipped: str | None = None
+        """Why nothing is."""
         self._deployment = deployment
         self._keeping = keeping
         self._solver = solver
@@ -95,7 +104,7 @@ class Rollout:
             replica = replacement.replica
             is_lost = replica.is_broken or self._is_failure(replica)
             if is_lost or self._may_leave(replacement, going):
-                if self._replace(replacement):
+                if self._replace(replacement, is_lost=is_lost):
                     going.add(replica.key)
             else:
                 waiting.append(replacement)
@@ -185,13 +194,23 @@ class Rollout:
             num_expected += self._num_refused
         return len(others) >= num_expected - most
 
-    def _replace(self, replacement: Replacement) -> bool:
-        """Whether the replica is on its way out."""
+    def _replace(self, replacement: Replacement, *, is_lost: bool) -> bool:
+        """Whether the replica is on its way out. ``is_lost``: it serves nobody."""
         replica = replacement.replica
-        if self._solver.ledger.claims.get(replica.key) is not None:
+        claim = self._solver.ledger.claims.get(replica.key)
+        if claim is not None:
             if self._solver.holds(replica.key, replacement.successor):
-                self._drains.drain(replica, replacement.why)
-                return True
+                way = Way.FREE if is_lost else self._look_ahead(replacement, claim.node)
+                if way is Way.FREE:
+                    self._drains.drain(replica, replacement.why)
+                elif way is Way.WAIT and replica.is_draining:
+                    # For a revision before this one, or what had come has gone.
+                    self._step.actions.append(MarkDraining(replica=replica, draining=False))
+                if way is not Way.ELSEWHERE:
+                    return True  # it is the next one to leave, and serves until then
+                self._solver.drop_claim(replica.key)
+                stay(replica, self._step)
+                return False
             self._solver.drop_claim(replica.key)
         decision = self._solver.replace(replica.key, replacement.successor)
         if isinstance(decision, Placed) and (
@@ -202,13 +221,14 @@ class Rollout:
             stay(replica, self._step)
             return False
         if isinstance(decision, Placed):
-            claim = ClaimRoom(
-                replica=replica,
-                placed=decision,
-                revision=self._deployment.revision,
-                deployment=self._deployment,
+            self._step.actions.append(
+                ClaimRoom(
+                    replica=replica,
+                    placed=decision,
+                    revision=self._deployment.revision,
+                    deployment=self._deployment,
+                )
             )
-            self._step.actions.append(claim)
             self._step.has_timers = True
             return True
         self._refuse(replacement, decision)
@@ -220,6 +240,18 @@ class Rollout:
         # Better an old replica that serves than a new one that cannot be placed.
         stay(replica, self._step)
         return False
+
+    def _look_ahead(self, replacement: Replacement, node: str) -> Way:
+        """Whether it may leave now; else what its successor needs is on its way, or is to be."""
+        decision = self._aheads.decide(self._deployment, replacement.replica, node)
+        if decision.told is None:
+            return decision.way
+        if decision.way is Way.FREE:
+            self._skipped = decision.told
+        else:
+            name = replacement.replica.pod_name
+            self._ahead[name] = f"{decision.told}; {name} serves meanwhile"
+        return decision.way
 
     def _is_failure(self, replica: Replica) -> bool:
         """Whether it is of a revision that has failed, and does not serve."""
@@ -253,11 +285,18 @@ class Rollout:
         outdated = [one for one in replacements if one.is_outdated]
         moved = [one for one in replacements if not one.is_outdated]
         self._outcome.is_draining_first = bool(going)
+        if self._ahead and going <= {
+            f"{self._deployment.namespace}/{name}" for name in self._ahead
+        }:
+            self._outcome.fetching_ahead = "; ".join(self._ahead.values())
         if outdated:
             now = self._now(going, outdated[0].successor)
             self._outcome.rollout = f"{len(outdated)} replica(s) to replace; {now}"
         self._outcome.moves += [
-            f"{one.replica.pod_name} leaves {one.replica.node}: {one.why}"
+            self._ahead.get(
+                one.replica.pod_name,
+                f"{one.replica.pod_name} leaves {one.replica.node}: {one.why}",
+            )
             for one in moved
             if one.replica.key in going
         ]
@@ -266,10 +305,15 @@ class Rollout:
 
     def _now(self, going: set[str], successor: WantedReplica) -> str:
         """What is done now, and why so."""
-        names = [r.pod_name for r in self._keeping.kept if r.key in going]
+        leaving = [r.pod_name for r in self._keeping.kept if r.key in going]
+        names = [name for name in leaving if name not in self._ahead]
+        told = list(self._ahead.values())
         if names:
             why = self._no_room or self._why_drained_first(successor)
-            return f"drains {', '.join(names)} first: {why}"
+            skipped = f" ({self._skipped})" if self._skipped else ""
+            told.insert(0, f"drains {', '.join(names)} first: {why}{skipped}")
+        if told:
+            return "; ".join(told)
         if self._surged:
             return f"{', '.join(self._surged)} starts beside the old one(s)"
         starting = [
