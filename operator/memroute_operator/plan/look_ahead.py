@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from memroute_operator.ahead.facts import BEGIN_SECONDS, Ahead
-from memroute_operator.ahead.goal import Goal, goal_of, place_of
+from memroute_operator.ahead.goal import Goal, ahead_name, goal_of, place_of
 from memroute_operator.plan.actions import EndFetch, FetchAhead, PlanContext, Step
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
@@ -92,6 +92,18 @@ class Aheads:
         # A start that does not come is due by time alone.
         self._step.has_timers |= not own.has_begun
         return Decision(way=Way.WAIT, told=own.told)
+
+    def foresee(self, deployment: Deployment, node: str) -> str | None:
+        """What will be said once the claim is seen in the store; None where nothing is missing."""
+        goal = goal_of(deployment, self._context.engine_image)
+        name = f"{deployment.namespace}/{ahead_name(deployment, goal, node)}"
+        own = self._of(deployment, goal, node)
+        is_free = own is not None and own.is_done
+        is_free = is_free or not deployment.rollout.fetch_ahead
+        is_free = is_free or name in self._context.refused_aheads
+        if is_free or self._is_there(deployment, goal, node):
+            return None
+        return f"Fetching ahead begins on {node}"
 
     def _of(self, deployment: Deployment, goal: Goal, node: str) -> Ahead | None:
         for one in self._aheads.get(deployment.key, ()):

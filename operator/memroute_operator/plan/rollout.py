@@ -230,6 +230,8 @@ class Rollout:
                 )
             )
             self._step.has_timers = True
+            told = None if is_lost else self._aheads.foresee(self._deployment, decision.node)
+            self._note_ahead(replica, told)
             return True
         self._refuse(replacement, decision)
         if self._is_failure(replica):
@@ -249,9 +251,12 @@ class Rollout:
         if decision.way is Way.FREE:
             self._skipped = decision.told
         else:
-            name = replacement.replica.pod_name
-            self._ahead[name] = f"{decision.told}; {name} serves meanwhile"
+            self._note_ahead(replacement.replica, decision.told)
         return decision.way
+
+    def _note_ahead(self, replica: Replica, told: str | None) -> None:
+        if told is not None:
+            self._ahead[replica.pod_name] = f"{told}; {replica.pod_name} serves meanwhile"
 
     def _is_failure(self, replica: Replica) -> bool:
         """Whether it is of a revision that has failed, and does not serve."""
