@@ -18,13 +18,11 @@ from dataclasses import replace
 
 from memroute.placement import (
     Placed,
-    PlacementMode,
     Refused,
     RefusedReason,
     Solver,
     WantedReplica,
 )
-from memroute.units import format_gib
 from memroute_operator.plan.actions import (
     ClaimRoom,
     Create,
@@ -39,6 +37,7 @@ from memroute_operator.plan.keeping import Keeping
 from memroute_operator.plan.look_ahead import Aheads, Way
 from memroute_operator.plan.moving import is_crowded
 from memroute_operator.plan.replacements import Replacement, grows, order, stay
+from memroute_operator.plan.rollout_story import RolloutStory, told_no_room
 from memroute_operator.plan.wishes import free_slot, is_held_back
 from memroute_operator.pod.pod_names import replica_key
 from memroute_operator.replicas.replica import Replica
@@ -72,10 +71,6 @@ class Rollout:
         """
         self._leaving = leaving
         self._aheads = aheads
-        self._ahead: dict[str, str] = {}
-        """Replicas that leave when what their successors need is there → how far that is."""
-        self._skipped: str | None = None
-        """Why nothing is."""
         self._deployment = deployment
         self._keeping = keeping
         self._solver = solver
@@ -93,8 +88,9 @@ class Rollout:
         """Surges that are there, or were created in this step: each is for one replica."""
         self._is_under_way = any(one.successor is not None for one in keeping.kept)
         """Whether a replica leaves first already: that is ended before a surge is tried again."""
-        self._surged: list[str] = []
-        self._no_room: str | None = None
+        self._story = RolloutStory(
+            deployment=deployment, kept=keeping.kept, bounds=self._bounds, outcome=self._outcome
+        )
 
     def run(self, replacements: list[Replacement]) -> set[str]:
         """Take the replacements one step further; the pods that are on their way out."""
@@ -110,7 +106,7 @@ class Rollout:
                 waiting.append(replacement)
                 stay(replica, self._step)
         if going or waiting:
-            self._tell(replacements, going)
+            self._story.tell(replacements, going, self._in_the_way)
         return going
 
     def _may_leave(self, replacement: Replacement, going: set[str]) -> bool:
@@ -120,7 +116,11 @@ class Rollout:
         most = self._bounds.unavailable
         if most is None:
             # None is spared where a surge does it.
-            most = 1 if self._no_room or replacement.is_under_way or not self._bounds.surge else 0
+            most = (
+                1
+                if self._story.no_room or replacement.is_under_way or not self._bounds.surge
+                else 0
+            )
         return most > 0 and self._others_serve(replacement, going, most)
 
     def _surges(self, replacement: Replacement) -> bool:
@@ -128,10 +128,10 @@ class Rollout:
         if self._num_starting > 0:
             self._num_starting -= 1
             return True
-        if self._num_more <= 0 or self._no_room is not None or self._is_under_way:
+        if self._num_more <= 0 or self._story.no_room is not None or self._is_under_way:
             return False
-        self._no_room = self._in_the_way()
-        if self._no_room is not None:
+        self._story.no_room = self._in_the_way()
+        if self._story.no_room is not None:
             return False
         key = replica_key(self._deployment, free_slot(self._slots))
         if is_held_back(self._deployment, key, self._context):
@@ -144,16 +144,16 @@ class Rollout:
         if isinstance(decision, Refused) and decision.reason is RefusedReason.DEVICES_UNKNOWN:
             return True  # nobody can say yet that there is no room
         if isinstance(decision, Refused):
-            self._no_room = self._told_no_room(wanted)
+            self._story.no_room = told_no_room(wanted)
             return False
         if self._is_behind_stuck(decision):
-            self._no_room = "a pod that hangs in Terminating holds the room for its successor"
-        if self._no_room is not None or not self._is_better(replacement, decision):
+            self._story.no_room = "a pod that hangs in Terminating holds the room for its successor"
+        if self._story.no_room is not None or not self._is_better(replacement, decision):
             self._solver.take_back(decision.key.pod, decision.node)
             return False
         self._slots.add(wanted.key.index)
         self._num_more -= 1
-        self._surged.append(wanted.key.pod_name)
+        self._story.surged.append(wanted.key.pod_name)
         self._outcome.kept.add(wanted.key.pod)
         self._step.actions.append(
             Create(deployment=self._deployment, placed=decision, is_gated=decision.must_wait)
@@ -165,13 +165,6 @@ class Rollout:
         if self._num_refused:
             return f"{self._num_refused} of its replicas fit nowhere"
         return self._context.no_surge.get(self._deployment.key)
-
-    def _told_no_room(self, wanted: WantedReplica) -> str:
-        need, number = wanted.footprint.total_bytes, wanted.footprint.num_devices
-        if wanted.mode is PlacementMode.EXCLUSIVE:
-            return f"no node has {number} free device(s) for its successor beside it"
-        many = f" on each of {number} devices" if number > 1 else ""
-        return f"no node has {format_gib(need)} free{many} for its successor beside it"
 
     def _others_serve(self, replacement: Replacement, going: set[str], most: int) -> bool:
         """Whether no more than ``most`` replicas would be missing without it.
@@ -231,7 +224,7 @@ class Rollout:
             )
             self._step.has_timers = True
             told = None if is_lost else self._aheads.foresee(self._deployment, decision.node)
-            self._note_ahead(replica, told)
+            self._story.serves_meanwhile(replica, told)
             return True
         self._refuse(replacement, decision)
         if self._is_failure(replica):
@@ -249,14 +242,10 @@ class Rollout:
         if decision.told is None:
             return decision.way
         if decision.way is Way.FREE:
-            self._skipped = decision.told
+            self._story.skipped = decision.told
         else:
-            self._note_ahead(replacement.replica, decision.told)
+            self._story.serves_meanwhile(replacement.replica, decision.told)
         return decision.way
-
-    def _note_ahead(self, replica: Replica, told: str | None) -> None:
-        if told is not None:
-            self._ahead[replica.pod_name] = f"{told}; {replica.pod_name} serves meanwhile"
 
     def _is_failure(self, replica: Replica) -> bool:
         """Whether it is of a revision that has failed, and does not serve."""
@@ -285,56 +274,3 @@ class Rollout:
                 f"{replica.pod_name} stays, although {replacement.why}: its successor "
                 f"{refused.message}"
             )
-
-    def _tell(self, replacements: list[Replacement], going: set[str]) -> None:
-        outdated = [one for one in replacements if one.is_outdated]
-        moved = [one for one in replacements if not one.is_outdated]
-        self._outcome.is_draining_first = bool(going)
-        if self._ahead and going <= {
-            f"{self._deployment.namespace}/{name}" for name in self._ahead
-        }:
-            self._outcome.fetching_ahead = "; ".join(self._ahead.values())
-        if outdated:
-            now = self._now(going, outdated[0].successor)
-            self._outcome.rollout = f"{len(outdated)} replica(s) to replace; {now}"
-        self._outcome.moves += [
-            self._ahead.get(
-                one.replica.pod_name,
-                f"{one.replica.pod_name} leaves {one.replica.node}: {one.why}",
-            )
-            for one in moved
-            if one.replica.key in going
-        ]
-        if moved and self._surged:
-            self._outcome.moves.append(f"{', '.join(self._surged)} takes the place of one of them")
-
-    def _now(self, going: set[str], successor: WantedReplica) -> str:
-        """What is done now, and why so."""
-        leaving = [r.pod_name for r in self._keeping.kept if r.key in going]
-        names = [name for name in leaving if name not in self._ahead]
-        told = list(self._ahead.values())
-        if names:
-            why = self._no_room or self._why_drained_first(successor)
-            skipped = f" ({self._skipped})" if self._skipped else ""
-            told.insert(0, f"drains {', '.join(names)} first: {why}{skipped}")
-        if told:
-            return "; ".join(told)
-        if self._surged:
-            return f"{', '.join(self._surged)} starts beside the old one(s)"
-        starting = [
-            one.pod_name for one in self._keeping.kept
-            if not one.is_ready and one.revision == self._deployment.revision
-        ]  # fmt: skip
-        if starting:
-            return f"waiting for {', '.join(starting[:3])} to serve"
-        if self._no_room is not None and self._bounds.unavailable == 0:
-            return f"waiting for room: {self._no_room}, and rollout.maxUnavailable is 0"
-        return "waiting for the others to serve"
-
-    def _why_drained_first(self, successor: WantedReplica) -> str:
-        """Of those that have begun to leave in an earlier step."""
-        if not self._bounds.surge:
-            return "rollout.maxSurge is 0"
-        if self._bounds.unavailable:
-            return f"rollout.maxUnavailable is {self._bounds.unavailable}"
-        return self._in_the_way() or self._told_no_room(successor)
