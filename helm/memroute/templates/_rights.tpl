@@ -1,4 +1,4 @@
-{{/* What each program may do: docs/adr/0044-many-releases.md. */}}
+{{/* What each program may do: docs/adr/0044-releases-side-by-side.md. */}}
 {{- define "memroute.operator.reads" -}}
 # Pods, nodes and devices of the whole cluster, whatever the scope: a device is taken, whoever has it.
 - apiGroups: [memroute.dev]
