@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import httpx2
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import fake_hub
@@ -266,6 +267,35 @@ async def test_adapters_of_its_owner_are_left_alone(tmp_path, monkeypatch):
         it.want()
         await it.until(lambda _: "sql" not in generation.adapters)
         assert list(generation.adapters) == ["own"]
+
+
+@pytest.mark.usefixtures("hub")
+async def test_a_name_that_its_owner_has_taken_is_told(tmp_path, monkeypatch):
+    async with kept(tmp_path, monkeypatch) as (it, generation):
+        generation.adapters["sql"] = "/data/own"
+        it.want(("sql", SQL))
+        found = await it.until_states(sql="Failed")
+        assert "another adapter of that name, from /data/own" in found["sql"]["message"]
+        assert generation.adapters == {"sql": "/data/own"}
+
+
+async def test_an_engine_that_asks_for_a_key_is_told():
+    async def refuse(_request):
+        return web.Response(status=401)
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", refuse)
+    server = TestServer(application)
+    await server.start_server()
+    async with open_caller() as caller:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pod_calls, "ENGINE_PORT", server.port)
+            patch.setattr(pod_calls, "ADAPTERS_PORT", server.port)
+            it = Kept(caller)
+            it.want(("sql", SQL))
+            found = await it.until_states(sql="Failed")
+            assert "(HTTP 401): memroute has no key for it" in found["sql"]["message"]
+    await server.close()
 
 
 @pytest.mark.usefixtures("hub")
