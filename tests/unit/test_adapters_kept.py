@@ -24,7 +24,7 @@ from memroute_fetch.kept_adapters import Fetched, KeptAdapters, read_wanted
 from memroute_operator.adapters import pod_calls
 from memroute_operator.adapters.caller import open_caller
 from memroute_operator.adapters.keeper import AdapterKeeper
-from memroute_operator.adapters.telling import View, told_adapters
+from memroute_operator.adapters.telling import View, failing_adapters, told_adapters
 from memroute_operator.replicas.replica import read_replica
 from memroute_operator.spec.deployment import read_deployment
 from memroute_simulator.engine.arguments import parse_arguments
@@ -401,6 +401,11 @@ def test_a_view_of_several_replicas_is_one_line():
     trouble = View(loaded=frozenset(), troubles={"a": "gated"})
     views = {uids[0]: trouble, uids[2]: trouble}
     assert told(views, {}) == ("Failed", 0, "m-0, m-2: gated")
+    condition = failing_adapters(told_adapters(deployment, replicas, views, {}))
+    assert condition[:2] == ("True", "AdapterFailed")
+    assert "1 of 1 adapter(s) could not be loaded everywhere" in condition[2]
+    assert condition[2].endswith("a: m-0, m-2: gated")
+    assert failing_adapters(told_adapters(deployment, replicas, {}, {})) is None
     assert told({}, {uids[0]: frozenset("a")}) == ("Loading", 1, "")
     fetching = View(loaded=frozenset(), fetching=frozenset("a"))
     assert told({uids[1]: fetching}, {}) == ("Fetching", 0, "")
