@@ -383,3 +383,21 @@ def test_a_pod_that_hangs_in_its_end_holds_nothing_up_for_ever():
     told = [step.outcomes["default/m"].rollout or "" for step in steps]
     assert any("hangs in Terminating on n0" in one for one in told)
     assert len(cluster.cold_starts) == 1
+
+
+def test_who_loads_adapters_from_a_cache_uses_it():
+    """Its weights may be elsewhere: a fetcher that is not told of it would evict its adapters."""
+    volume = {"hostPath": {"path": "/var/cache/models", "type": "DirectoryOrCreate"}}
+    pod = {
+        "metadata": {
+            "namespace": "a", "name": "m-0", "uid": "u", "labels": {LABEL_DEPLOYMENT: "m"},
+        },
+        "spec": {
+            "nodeName": "n0",
+            "containers": [{"name": "engine"}],
+            "volumes": [{"name": "shm", "emptyDir": {}}, {"name": "memroute-adapters", **volume}],
+        },
+        "status": {"phase": "Running"},
+    }  # fmt: skip
+    kept = POD_PROJECTION.project(pod)
+    assert live_users([kept], volume, namespace="b", node="n0") == ["u"]
