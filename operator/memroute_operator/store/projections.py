@@ -22,6 +22,7 @@ from typing import Any
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import GROUP, LABEL_DEPLOYMENT
+from memroute_operator.adapters.container import ADAPTERS_VOLUME
 from memroute_operator.weights.container import LABEL_AHEAD, WEIGHTS_VOLUME
 
 _OWNER_FIELDS = ("apiVersion", "kind", "name", "uid", "controller")
@@ -100,7 +101,8 @@ def project_pod(obj: KubeObject) -> KubeObject:
 
 
 def _is_of_weights(volume: object) -> bool:
-    return _mapping(volume).get("name") == WEIGHTS_VOLUME
+    """Of weights or adapters: who has one may load from that cache."""
+    return _mapping(volume).get("name") in (WEIGHTS_VOLUME, ADAPTERS_VOLUME)
 
 
 def _is_our_annotation(name: str) -> bool:
