@@ -18,7 +18,8 @@ def plan(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
+            parser=str,
             help="owner/name as on the hub, owner/name@revision for one of its versions, or the "
             "path of a config.json. Names of --list need no network.",
             show_default=False,
@@ -43,7 +44,10 @@ def plan(
     ] = False,
     inventory: Annotated[
         Path | None,
-        typer.Option(help="The same of a saved fleet: `kubectl get nodes,pods -A -o json > FILE`."),
+        typer.Option(
+            metavar="FILE",
+            help="The same of a saved fleet: `kubectl get nodes,pods -A -o json > FILE`.",
+        ),
     ] = None,
     context: Annotated[
         int | None,
@@ -98,7 +102,8 @@ def plan(
     start_log: Annotated[
         Path | None,
         typer.Option(
-            help="Start log of a vLLM that ran this model: what it measured replaces our ranges."
+            metavar="FILE",
+            help="Start log of a vLLM that ran this model: what it measured replaces our ranges.",
         ),
     ] = None,
     price: Annotated[
@@ -118,8 +123,9 @@ def plan(
     hub_token_file: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="Holds a token for gated and private models. Default: HF_TOKEN, else what "
-            "`hf auth login` has saved."
+            "`hf auth login` has saved.",
         ),
     ] = None,
     offline: Annotated[
@@ -133,7 +139,10 @@ def plan(
         bool, typer.Option("--all", help="Show every precision and number of devices.")
     ] = False,
     kubeconfig: Annotated[
-        Path | None, typer.Option(help="With --cluster. Default: KUBECONFIG, else ~/.kube/config.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --cluster. Default: KUBECONFIG, else ~/.kube/config."
+        ),
     ] = None,
     manifest: Annotated[
         bool,
@@ -142,7 +151,8 @@ def plan(
         ),
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw where the bytes go into this file (.png, .svg).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw where the bytes go into this file (.png, .svg)."),
     ] = None,
     output: OutputOption = Output.TABLE,
     wide: WideOption = False,
