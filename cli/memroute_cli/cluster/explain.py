@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memroute_cli.cluster.explanation import Command, document, told
+from memroute_cli.cluster.explanation import document, told
 from memroute_cli.cluster.looking import LookError, look
 from memroute_cli.terminal.console import open_console
 from memroute_cli.terminal.output import Output, write
@@ -44,7 +44,7 @@ def run(asked: Asked) -> bool:
     else:
         console = open_console(is_wide=asked.is_wide)
         for line in told(explanation, age, seen.notes, shows_all=asked.is_wide):
-            console.print(line, soft_wrap=asked.is_wide or isinstance(line, Command))
+            console.print(line)
     return explanation.is_well
 
 

@@ -3,6 +3,7 @@
 Exit status 0: everything fits; 1: something does not; 2: the question makes no sense.
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,12 @@ from memroute_cli.plan.asked import Asked
 from memroute_cli.terminal.errors import told_errors
 from memroute_cli.terminal.output import Output, OutputOption, WideOption
 from memroute_cli.terminal.quantities import comma_list, tokens, whole
+
+
+def _models(values: Iterable[str]) -> Iterator[str]:
+    """Names by comma; a path may have commas of its own."""
+    for value in values:
+        yield from [value] if Path(value).exists() else comma_list([value])
 
 
 def plan(
@@ -173,7 +180,7 @@ def plan(
         from memroute_cli.plan.program import run
 
         asked = Asked(
-            models=tuple(comma_list(models)), accelerators=tuple(comma_list(accelerator)),
+            models=tuple(_models(models or ())), accelerators=tuple(comma_list(accelerator)),
             inventory=inventory, is_on_cluster=cluster, kubeconfig=kubeconfig,
             context_tokens=context, concurrency=concurrency, prompt_tokens=prompt_tokens,
             output_tokens=output_tokens, precision=precision, kv_cache_dtype=kv_cache_dtype,
