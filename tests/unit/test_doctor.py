@@ -489,3 +489,22 @@ async def test_a_cluster_that_does_not_answer_is_one_failure_and_not_twelve(tmp_
     assert status == 1
     assert "the API server does not answer" in " ".join(output.split())
     assert "1 failed" in output
+
+
+async def test_a_cluster_without_memroute_is_told_to_have_none(tmp_path):
+    """Before the first `helm install`, and after a kubeconfig of the wrong cluster."""
+    async with operator_rig(nodes=[node("gpu-a", gpus=1)], mdeps=[]) as rig:
+        gone = ("modeldeployments", "configmaps")
+        rig.cluster.fault = lambda call: (
+            refuse(404, "NotFound", "the server could not find it") if call.plural in gone else None
+        )
+        config = kubeconfig(rig, tmp_path / "config")
+        status, output, errors = await memroute("doctor", "--kubeconfig", str(config))
+        assert (status, errors) == (1, "")
+        flat = " ".join(output.split())
+        assert "is not installed: memroute is not here next: helm install memroute" in flat
+        status, output, _ = await memroute(
+            "plan", "Qwen/Qwen3-8B", "--cluster", "--kubeconfig", str(config)
+        )
+        assert "memroute is not installed in it" in " ".join(output.split())
+        assert max(map(len, output.splitlines())) <= 80

@@ -107,7 +107,7 @@ async def look_at(
             await _rights(
                 client, operator_rights(namespace), f"system:serviceaccount:{namespace}:{account}"
             )
-            if operators
+            if operators or isinstance(deployments, Unread)
             else {}
         ),
         request=request,
@@ -161,7 +161,8 @@ async def _all(
 def _unread(error: ApiError, what: str) -> Unread:
     if error.status == FORBIDDEN:
         return Unread(f"you may not {what}")
-    return Unread(f"{what}: {error.message}", "try again; the API server did not answer this")
+    said = " ".join(error.message.split())
+    return Unread(f"{what}: {said}", "try again; the API server did not answer this")
 
 
 async def _crd(client: KubernetesClient) -> KubeObject | Unread | None:
