@@ -281,6 +281,22 @@ def test_the_operators_rights_are_those_of_its_roles(repository):
     assert set(rights.operator_rights(NAMESPACE)) == granted
 
 
+def test_an_operator_of_some_namespaces_needs_to_write_in_those_alone():
+    """A release with a scope has no right to write elsewhere, and misses none."""
+    scoped = rights.operator_rights(NAMESPACE, ["team-a", "team-b"])
+    written = {right.namespace for right in scoped if right.resource == "pods"}
+    assert written == {None, "team-a", "team-b"}
+    assert not any(
+        right.namespace is None and right.verb in ("create", "patch", "delete") for right in scoped
+    )
+
+
+def test_an_operator_that_was_told_to_take_no_lease_is_well(facts):
+    operator = program("operator", args=["--no-leader-election", "--host", "*"])
+    here = replace(facts, deployments=(operator,), leases=())
+    assert states(lease.check(here)) == ["ok"]
+
+
 def without_plugin(it):
     it = json.loads(json.dumps(it))
     for part in ("allocatable", "capacity"):

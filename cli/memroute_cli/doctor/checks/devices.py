@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from memroute.placement import Node, PlacementMode
-from memroute_cli.doctor.facts import OPERATOR, Facts, Unread, containers_of, labels_of, name_of
+from memroute_cli.doctor.facts import OPERATOR, Facts, Unread, arguments_of, labels_of, name_of
 from memroute_cli.doctor.finding import Finding, failed, ok, unknown, warning
 from memroute_kube.resources import LABEL_GPU_SHARING
-from memroute_kube.shapes import listed
 from memroute_operator.explaining import Picture
 from memroute_operator.readings.fleet_view import UNCHANGED_SECONDS
 
@@ -174,12 +173,8 @@ def runtime_class_of(facts: Facts) -> str:
     """What the operator gives shared replicas; empty for the node's default."""
     operators = facts.programs(OPERATOR)
     for deployment in () if isinstance(operators, Unread) else operators:
-        for container in containers_of(deployment):
-            arguments = [str(one) for one in listed(container.get("args"))]
-            for position, argument in enumerate(arguments):
-                name, equals, value = argument.partition("=")
-                if name == RUNTIME_FLAG:
-                    return value if equals else "".join(arguments[position + 1 : position + 2])
+        for value in arguments_of(deployment, RUNTIME_FLAG):
+            return value
     return USUAL_RUNTIME_CLASS
 
 
