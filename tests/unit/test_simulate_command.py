@@ -185,3 +185,12 @@ def test_a_scenario_that_makes_no_sense_is_refused_in_words(change, told):
     document = {"fleets": {"a": [{"model": MODEL, "accelerator": "H100"}]}}
     with pytest.raises(ScenarioError, match=told):
         scenario(document | change)
+
+
+def test_a_context_is_what_the_model_was_made_for():
+    """`plan` refuses more; a simulation of what no engine starts would be read as a promise."""
+    result = simulate("Qwen/Qwen3-8B", "-a", "H200", "--context", "131072", *QUICK[:4])
+    assert result.exit_code == 2
+    assert "--context 131072: Qwen/Qwen3-8B was made for at most 40960" in result.stderr
+    short = simulate("meta-llama/Llama-2-7b-chat-hf", "-w", "sharegpt", *QUICK[:4])
+    assert short.exit_code == 0, "the default is no longer than the model allows"

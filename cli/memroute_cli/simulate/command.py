@@ -49,8 +49,13 @@ def simulate(
     quantization: Annotated[str, typer.Option(metavar="NAME", help="none, fp8, awq, …")] = "none",
     kv_cache_dtype: Annotated[str, typer.Option(metavar="NAME", help="auto or fp8, …")] = "auto",
     context: Annotated[
-        int, typer.Option(parser=tokens, metavar="TOKENS", help="Longest sequence: 16384, 32k.")
-    ] = 16_384,
+        int | None,
+        typer.Option(
+            parser=tokens,
+            metavar="TOKENS",
+            help="Longest sequence: 16384, 32k. Default: 16384, or what the model allows.",
+        ),
+    ] = None,
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="vllm or sglang: whose rules.")
     ] = "vllm",
