@@ -362,7 +362,8 @@ def test_exporters(facts, fleet_view, state):
     ("arguments", "classes", "state"),
     [((), ("nvidia",), "ok"), ((), (), "failed"), (("--shared-runtime-class=",), (), None),
      (("--shared-runtime-class", "gpu"), ("nvidia",), "failed"),
-     (("--shared-runtime-class=gpu",), ("gpu",), "ok")],
+     (("--shared-runtime-class=gpu",), ("gpu",), "ok"),
+     (("--shared-runtime-class=", "--exclusive-runtime-class=gpu"), ("nvidia",), "failed")],
 )  # fmt: skip
 def test_the_runtime_class_of_shared_replicas(facts, arguments, classes, state):
     """Without it the API server refuses every shared replica."""

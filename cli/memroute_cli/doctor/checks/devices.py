@@ -14,6 +14,7 @@ MAX_NAMED = 4
 # The operator's default of --shared-runtime-class.
 USUAL_RUNTIME_CLASS = "nvidia"
 RUNTIME_FLAG = "--shared-runtime-class"
+EXCLUSIVE_FLAG = "--exclusive-runtime-class"
 # Labels of GPU feature discovery and of AMD's node labeller: an accelerator is built in.
 PRESENT_LABELS = ("nvidia.com/gpu.present", "nvidia.com/gpu.count", "amd.com/gpu.device-id")
 # A view that is twice as old as it should ever be: the operator cannot write it.
@@ -149,33 +150,38 @@ def _exporters(facts: Facts, usable: list[Node]) -> Iterator[Finding]:
 
 
 def _runtime_class(facts: Facts) -> Iterator[Finding]:
-    shared = _labelled_shared(facts)
-    wanted = runtime_class_of(facts)
-    if not shared or not wanted:
-        return
+    """Of shared replicas where there are shared nodes, and of whole ones where one is named."""
+    wanted = {EXCLUSIVE_FLAG: runtime_class_of(facts, EXCLUSIVE_FLAG, "")}
+    if _labelled_shared(facts):
+        wanted[RUNTIME_FLAG] = runtime_class_of(facts, RUNTIME_FLAG, USUAL_RUNTIME_CLASS)
+    for flag, name in wanted.items():
+        if name:
+            yield _found_class(facts, flag, name)
+
+
+def _found_class(facts: Facts, flag: str, wanted: str) -> Finding:
     if isinstance(facts.runtime_classes, Unread):
-        yield unknown("runtime-class", facts.runtime_classes.why, facts.runtime_classes.next_step)
-        return
+        return unknown("runtime-class", facts.runtime_classes.why, facts.runtime_classes.next_step)
+    who = "shared replicas" if flag == RUNTIME_FLAG else "replicas on whole devices"
     known = sorted(name_of(one) for one in facts.runtime_classes)
     if wanted in known:
-        yield ok("runtime-class", f"the RuntimeClass {wanted} of shared replicas is there")
-    else:
-        there = f"there are {', '.join(known)}" if known else "there is none"
-        yield failed(
-            "runtime-class",
-            f"shared replicas ask for the RuntimeClass {wanted}, and {there}",
-            "install the NVIDIA container toolkit with its RuntimeClass, or set "
-            f"{RUNTIME_FLAG}= of the operator where nvidia is the default",
-        )
+        return ok("runtime-class", f"the RuntimeClass {wanted} of {who} is there")
+    there = f"there are {', '.join(known)}" if known else "there is none"
+    return failed(
+        "runtime-class",
+        f"{who} ask for the RuntimeClass {wanted}, and {there}",
+        "install the NVIDIA container toolkit with its RuntimeClass, or set "
+        f"{flag}= of the operator where nvidia is the default",
+    )
 
 
-def runtime_class_of(facts: Facts) -> str:
-    """What the operator gives shared replicas; empty for the node's default."""
+def runtime_class_of(facts: Facts, flag: str, usual: str) -> str:
+    """What the operator gives replicas; empty for the node's default."""
     operators = facts.programs(OPERATOR)
     for deployment in () if isinstance(operators, Unread) else operators:
-        for value in arguments_of(deployment, RUNTIME_FLAG):
+        for value in arguments_of(deployment, flag):
             return value
-    return USUAL_RUNTIME_CLASS
+    return usual
 
 
 def _named(names: list[str]) -> str:
