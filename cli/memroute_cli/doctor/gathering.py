@@ -18,6 +18,7 @@ from memroute_cli.doctor.facts import (
     Right,
     Rights,
     Unread,
+    arguments_of,
     is_program,
     spec_of,
 )
@@ -77,11 +78,17 @@ async def look_at(
         one for one in deployments if is_program(one, OPERATOR)
     ]  # fmt: skip
     account = "memroute-operator"
+    scopes: list[str] = []
     if operators:
-        # What is installed says where it is.
-        namespace = str(operators[0]["metadata"]["namespace"])
-        template = mapping(mapping(spec_of(operators[0]).get("template")).get("spec"))
+        # What is installed says where it is: of several releases the one that was named.
+        operator = next(
+            (one for one in operators if one["metadata"].get("namespace") == namespace),
+            operators[0],
+        )
+        namespace = str(operator["metadata"]["namespace"])
+        template = mapping(mapping(spec_of(operator).get("template")).get("spec"))
         account = str(template.get("serviceAccountName") or "default")
+        scopes = arguments_of(operator, "--watch-namespace")
     return Facts(
         now=datetime.now(UTC),
         program_version=__version__,
@@ -105,9 +112,11 @@ async def look_at(
         own_rights=await _rights(client, own_rights(namespace), None),
         operator_rights=(
             await _rights(
-                client, operator_rights(namespace), f"system:serviceaccount:{namespace}:{account}"
+                client,
+                operator_rights(namespace, scopes),
+                f"system:serviceaccount:{namespace}:{account}",
             )
-            if operators
+            if operators or isinstance(deployments, Unread)
             else {}
         ),
         request=request,
@@ -161,7 +170,8 @@ async def _all(
 def _unread(error: ApiError, what: str) -> Unread:
     if error.status == FORBIDDEN:
         return Unread(f"you may not {what}")
-    return Unread(f"{what}: {error.message}", "try again; the API server did not answer this")
+    said = " ".join(error.message.split())
+    return Unread(f"{what}: {said}", "try again; the API server did not answer this")
 
 
 async def _crd(client: KubernetesClient) -> KubeObject | Unread | None:
