@@ -196,6 +196,20 @@ def test_two_routers_are_two_and_a_replica_is_one(prometheus, fleet):
     assert len(outcomes) == 2 * len(Outcome)
 
 
+def test_what_is_counted_is_what_was_asked(prometheus, fleet):
+    """Of both routers together, neither twice nor half; before a drill restarts one."""
+    with fleet.quiet():
+        for expr, truth in (
+            ('sum(memroute_router_requests_total{outcome="served"})', fleet.served),
+            ("sum(memroute_router_requests_total)", fleet.num_asked),
+            ('sum(memroute_router_tenant_requests_total{tenant="search"})', None),
+        ):
+            told = prometheus.wait_for(
+                expr, lambda e=expr, n=truth: [v for _, v in prometheus.query(e) if n in (None, v)]
+            )
+            assert told[0] > 50
+
+
 # Alert → the fault, and a label of the alert that it is about.
 DRILLS = {
     "MemrouteForeignMemory": ("foreign", ("node_name", "gpu-a")),

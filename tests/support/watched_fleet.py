@@ -44,6 +44,7 @@ class WatchedFleet:
         self.served = 0
         self.num_asked = 0
         self._stopping = threading.Event()
+        self._sending = threading.Lock()
         self._threads = []
 
     # What Prometheus finds.
@@ -58,6 +59,10 @@ class WatchedFleet:
         draft.rename(self.targets)
 
     # Traffic.
+
+    def quiet(self):
+        """While it is held nothing is sent, and nothing is under way."""
+        return self._sending
 
     def routers(self):
         selector = "app.kubernetes.io/component=router"
@@ -111,9 +116,10 @@ class WatchedFleet:
                 return
             address = addresses[number % len(addresses)]
             model = ("chat", "b/chat", "large", "nobody")[number % 16 if number % 16 < 4 else 0]
-            self.num_asked += 1
-            status = self.ask(address, model, is_stream=number % 3 > 0)
-            self.served += status == 200
+            with self._sending:
+                self.num_asked += 1
+                status = self.ask(address, model, is_stream=number % 3 > 0)
+                self.served += status == 200
             if status == 0 and not self._stopping.wait(1.0):
                 addresses = list(self.routers().values()) or addresses
 
@@ -133,6 +139,7 @@ def watched_fleet(helm, chart, folder):
         subprocess.run(command, check=True, capture_output=True, text=True)
         cluster.kubectl("create", "namespace", "team-b")
         apply(cluster, "default", "chat", replicas=2,
+              model={"name": "Qwen/Qwen3-0.6B", "servedName": "chat"},
               placement={"mode": "Shared", "strategy": "Spread"})  # fmt: skip
         apply(cluster, "team-b", "chat", model={"name": "Qwen/Qwen3-0.6B", "servedName": "b/chat"})
         apply_large(cluster)
@@ -151,7 +158,8 @@ def watched_fleet(helm, chart, folder):
 
 def apply_large(cluster):
     """A model for which no device of the fleet is large enough."""
-    apply(cluster, "default", "large", model={"name": "meta-llama/Llama-3.1-70B-Instruct"},
+    apply(cluster, "default", "large",
+          model={"name": "meta-llama/Llama-3.1-70B-Instruct", "servedName": "large"},
           placement={"mode": "Exclusive"})  # fmt: skip
 
 
