@@ -20,7 +20,8 @@ import yaml
 from memroute_simulator.controlplane.binaries import cache_directory
 
 PACKAGE = "prometheus"
-SCRAPE_SECONDS = 1
+# Short, so that a test sees what it has caused; pages come within this on a busy machine, too.
+SCRAPE_SECONDS = 2
 
 
 class PrometheusMissingError(RuntimeError):
