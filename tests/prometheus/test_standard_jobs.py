@@ -241,7 +241,7 @@ def post_fault(fleet, **faults):
 
 
 def break_file(fleet):
-    path = fleet.folder / "keys.json"
+    path = fleet.keys
     whole = path.read_text()
     path.write_text("{broken")
     return lambda: path.write_text(whole)

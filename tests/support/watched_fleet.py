@@ -6,7 +6,9 @@ import http.client
 import itertools
 import json
 import subprocess
+import tempfile
 import threading
+from pathlib import Path
 
 from cluster_support import apply
 from memroute_kube.resources import LABEL_DEPLOYMENT, is_condition_true
@@ -37,9 +39,9 @@ KEYS = {
 class WatchedFleet:
     """Operator, two routers with keys, three ModelDeployments of which one fits nowhere."""
 
-    def __init__(self, cluster, folder):
+    def __init__(self, cluster, folder, keys):
         self.cluster = cluster
-        self.folder = folder
+        self.keys = keys
         self.targets = folder / "targets.json"
         self.served = 0
         self.num_asked = 0
@@ -127,14 +129,23 @@ class WatchedFleet:
 @contextlib.contextmanager
 def watched_fleet(helm, chart, folder):
     """The fleet, with traffic and targets, once its models serve."""
-    keys = folder / "keys.json"
-    keys.write_text(json.dumps(KEYS))
-    with EmulatedCluster(NODES) as cluster:
+    # Not below /tmp: that is a volume of the router's pod.
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp") as place,
+        EmulatedCluster(NODES) as cluster,
+    ):
+        keys = Path(place) / "keys.json"
+        keys.write_text(json.dumps(KEYS))
         command = [helm, "install", "memroute", str(chart), "--namespace", SYSTEM]
         command += ["--create-namespace", "--wait", "--timeout", "120s"]
         command += ["--kubeconfig", str(cluster.kubeconfig), "--set", "router.replicas=2"]
-        command += ["--set", f"router.args={{--keys,{keys}}}", "--set", "hbmQuotas.default=500Gi"]
-        command += ["--set", "operator.args={--scrape-seconds=1,--node-lost-seconds=3}"]
+        command += [
+            "--set",
+            f"router.extraArgs={{--keys,{keys}}}",
+            "--set",
+            "hbmQuotas.default=500Gi",
+        ]
+        command += ["--set", "operator.extraArgs={--scrape-seconds=1,--node-lost-seconds=3}"]
         command += ["--set", "router.service.enabled=false"]
         subprocess.run(command, check=True, capture_output=True, text=True)
         cluster.kubectl("create", "namespace", "team-b")
@@ -143,7 +154,7 @@ def watched_fleet(helm, chart, folder):
               placement={"mode": "Shared", "strategy": "Spread"})  # fmt: skip
         apply(cluster, "team-b", "chat", model={"name": "Qwen/Qwen3-0.6B", "servedName": "b/chat"})
         apply_large(cluster)
-        fleet = WatchedFleet(cluster, folder)
+        fleet = WatchedFleet(cluster, folder, keys)
         for namespace in ("default", "team-b"):
             cluster.kubectl("wait", "--for=condition=Ready", "mdep/chat", "-n", namespace,
                             "--timeout=120s")  # fmt: skip
