@@ -1,7 +1,8 @@
 """A real Prometheus scrapes an emulated fleet by the usual jobs: nothing is empty or mistaken.
 
 Opt-in (``make prometheus``). Three of them at once: the annotation job of the community's chart
-with ``honor_labels`` and without, and what the Prometheus operator makes of the chart's PodMonitors.
+with ``honor_labels`` and without, and what the Prometheus operator makes of the chart's
+PodMonitors.
 """
 
 import copy

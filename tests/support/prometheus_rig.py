@@ -1,9 +1,10 @@
 """A real Prometheus: where its programs come from, and what the usual jobs do with pods.
 
 ``prometheus`` and ``promtool`` are those on PATH, or of Debian's package, unpacked without root
-into the project's cache. Debian builds it without the discovery of Kubernetes: the labels that discovery
-would have found (``__meta_kubernetes_…``) are made here from the API server's own pods, services
-and endpoints, and handed over in a file. All that follows is relabelling, and is Prometheus' own.
+into the project's cache. Debian builds it without the discovery of Kubernetes: the labels that
+discovery would have found (``__meta_kubernetes_…``) are made here from the API server's own pods,
+services and endpoints, and handed over in a file. All that follows is relabelling, and is
+Prometheus' own.
 """
 
 import json

@@ -127,8 +127,13 @@ def watched_fleet(helm, chart, folder):
         command = [helm, "install", "memroute", str(chart), "--namespace", SYSTEM]
         command += ["--create-namespace", "--wait", "--timeout", "120s"]
         command += ["--kubeconfig", str(cluster.kubeconfig), "--set", "router.replicas=2"]
-        command += ["--set", f"router.args={{--keys,{keys}}}", "--set", "hbmQuotas.default=500Gi"]
-        command += ["--set", "operator.args={--scrape-seconds=1,--node-lost-seconds=3}"]
+        command += [
+            "--set",
+            f"router.extraArgs={{--keys,{keys}}}",
+            "--set",
+            "hbmQuotas.default=500Gi",
+        ]
+        command += ["--set", "operator.extraArgs={--scrape-seconds=1,--node-lost-seconds=3}"]
         command += ["--set", "router.service.enabled=false"]
         subprocess.run(command, check=True, capture_output=True, text=True)
         cluster.kubectl("create", "namespace", "team-b")

@@ -1,9 +1,10 @@
 """Asks the API server for everything that checks decide on. What it refuses becomes ``Unread``."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from memroute_kube import (
 from memroute_kube.client import NOT_FOUND
 from memroute_kube.errors import FORBIDDEN
 from memroute_kube.resources import DAEMON_SETS, DEPLOYMENTS, NAMESPACES, RUNTIME_CLASSES
-from memroute_kube.shapes import mapping
+from memroute_kube.shapes import listed, mapping
 from memroute_operator.readings.fleet_view import VIEW_NAME, FleetView, read_view
 
 SERVICES = Resource(plural="services", kind="Service")
@@ -65,6 +66,19 @@ def gather(kubeconfig: Path | None, namespace: str, request: RequestOutcome | No
     return asyncio.run(with_client(kubeconfig, lambda client: look_at(client, namespace, request)))
 
 
+def watched_namespaces(template: Mapping[str, Any]) -> tuple[str, ...]:
+    """The namespaces that an operator's pod is told to look after; none for all."""
+    words = [
+        str(word)
+        for container in listed(template.get("containers"))
+        for word in listed(mapping(container).get("args"))
+    ]
+    flag = "--watch-namespace"
+    apart = [after for word, after in pairwise(words) if word == flag]
+    joined = [word.removeprefix(f"{flag}=") for word in words if word.startswith(f"{flag}=")]
+    return (*apart, *joined)
+
+
 async def look_at(
     client: KubernetesClient, namespace: str, request: RequestOutcome | None = None
 ) -> Facts:
@@ -76,12 +90,15 @@ async def look_at(
     operators = () if isinstance(deployments, Unread) else [
         one for one in deployments if is_program(one, OPERATOR)
     ]  # fmt: skip
-    account = "memroute-operator"
+    account, watched = "memroute-operator", tuple[str, ...]()
     if operators:
-        # What is installed says where it is.
-        namespace = str(operators[0]["metadata"]["namespace"])
-        template = mapping(mapping(spec_of(operators[0]).get("template")).get("spec"))
+        # What is installed says where it is; of several, the one that was asked for.
+        here = [one for one in operators if one["metadata"]["namespace"] == namespace]
+        operator = (here or operators)[0]
+        namespace = str(operator["metadata"]["namespace"])
+        template = mapping(mapping(spec_of(operator).get("template")).get("spec"))
         account = str(template.get("serviceAccountName") or "default")
+        watched = watched_namespaces(template)
     return Facts(
         now=datetime.now(UTC),
         program_version=__version__,
@@ -105,7 +122,9 @@ async def look_at(
         own_rights=await _rights(client, own_rights(namespace), None),
         operator_rights=(
             await _rights(
-                client, operator_rights(namespace), f"system:serviceaccount:{namespace}:{account}"
+                client,
+                operator_rights(namespace, watched),
+                f"system:serviceaccount:{namespace}:{account}",
             )
             if operators
             else {}

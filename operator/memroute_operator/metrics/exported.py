@@ -41,7 +41,7 @@ class OperatorMetrics:
 
     def __init__(self) -> None:
         # When a counter was made is a series of its own for each: half of the page.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._is_leading = True
         self._snapshot = Snapshot()

@@ -57,7 +57,7 @@ class RouterMetrics:
         ``gate``: who may ask; None: everybody.
         """
         # When a counter was made is a series of its own for each: half of the page.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._by_labels: dict[tuple[str, str], PoolStatistics] = {}
         self.registry = _Registry()
         self.registry.register(LedgerCollector(pools))

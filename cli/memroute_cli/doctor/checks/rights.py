@@ -1,6 +1,6 @@
 """May this person do what the commands do, and the operator what it needs?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from memroute_cli.doctor.facts import Facts, Right, Rights, Unread
 from memroute_cli.doctor.finding import Finding, failed, ok, unknown, warning
@@ -20,22 +20,27 @@ def own_rights(namespace: str) -> tuple[Right, ...]:
     )
 
 
-def operator_rights(namespace: str) -> tuple[Right, ...]:
-    """What the operator does: a test compares them with its roles."""
-    cluster = (
+def operator_rights(namespace: str, watched: Sequence[str] = ()) -> tuple[Right, ...]:
+    """What the operator does: a test compares them with its roles.
+
+    ``watched``: the namespaces that it looks after, in which alone it writes; none for all.
+    """
+    read = (
         ("list", GROUP, "modeldeployments"), ("watch", GROUP, "modeldeployments"),
-        ("patch", GROUP, "modeldeployments/status"),
-        ("list", "", "pods"), ("watch", "", "pods"), ("create", "", "pods"),
-        ("patch", "", "pods"), ("delete", "", "pods"),
+        ("list", "", "pods"), ("watch", "", "pods"),
         ("list", "", "nodes"), ("watch", "", "nodes"),
         ("list", "resource.k8s.io", "resourceslices"),
         ("list", "resource.k8s.io", "resourceclaims"),
-        ("list", "policy", "poddisruptionbudgets"), ("create", "policy", "poddisruptionbudgets"),
-        ("delete", "policy", "poddisruptionbudgets"),
-        ("create", "", "events"), ("list", "", "events"),
+        ("list", "policy", "poddisruptionbudgets"),
         ("list", "scheduling.k8s.io", "priorityclasses"),
         ("list", "apiextensions.k8s.io", "customresourcedefinitions"),
         ("watch", "apiextensions.k8s.io", "customresourcedefinitions"),
+    )  # fmt: skip
+    written = (
+        ("patch", GROUP, "modeldeployments/status"),
+        ("create", "", "pods"), ("patch", "", "pods"), ("delete", "", "pods"),
+        ("create", "policy", "poddisruptionbudgets"), ("delete", "policy", "poddisruptionbudgets"),
+        ("create", "", "events"), ("list", "", "events"),
     )  # fmt: skip
     own = (
         ("create", "coordination.k8s.io", "leases", None),
@@ -51,7 +56,8 @@ def operator_rights(namespace: str) -> tuple[Right, ...]:
         ("patch", "", "configmaps", "memroute-weights"),
     )
     return (
-        *(Right(verb, group, resource) for verb, group, resource in cluster),
+        *(Right(*one) for one in read),
+        *(Right(*one, where) for where in watched or (None,) for one in written),
         *(Right(verb, group, resource, namespace, name) for verb, group, resource, name in own),
         Right("list", "coordination.k8s.io", "leases", "kube-node-lease"),
     )
