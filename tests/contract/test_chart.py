@@ -32,9 +32,10 @@ def test_the_chart_lints(repository, helm):
         ([], ()),
         (["network-policies"], POLICIES),
         (["high-availability"], SEVERAL),
+        (["monitoring"], ("--set", "monitoring.podMonitors.enabled=true")),
         (["high-availability", "namespaced"], (*SEVERAL, *SCOPE)),
     ],
-    ids=["base", "network policies", "high availability", "namespaced"],
+    ids=["base", "network policies", "high availability", "monitoring", "namespaced"],
 )
 def test_chart_and_kustomize_install_the_same_objects(
     repository, helm, tmp_path, components, arguments

@@ -264,21 +264,31 @@ def test_a_missing_right_is_named(facts):
     assert "patch configmaps/memroute-fleet in memroute-system" in found[1].sentence
 
 
+def granted_by(*files):
+    """What roles of the operator grant."""
+    return {
+        Right(verb, group, resource, one["metadata"].get("namespace"), name)
+        for file in files
+        for one in yaml.safe_load_all(file.read_text())
+        if one["kind"] in ("ClusterRole", "Role")
+        and one["metadata"]["labels"]["app.kubernetes.io/component"] == "operator"
+        for rule in one["rules"]
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for name in rule.get("resourceNames", [None])
+    }
+
+
 def test_the_operators_rights_are_those_of_its_roles(repository):
     """The doctor asks for what the roles grant: a rule more or less is found here."""
-    granted = set()
-    for one in yaml.safe_load_all((repository / "deploy" / "base" / "operator.yaml").read_text()):
-        if one["kind"] in ("ClusterRole", "Role"):
-            namespace = one["metadata"].get("namespace")
-            for rule in one["rules"]:
-                granted |= {
-                    Right(verb, group, resource, namespace, name)
-                    for verb in rule["verbs"]
-                    for group in rule["apiGroups"]
-                    for resource in rule["resources"]
-                    for name in rule.get("resourceNames", [None])
-                }
-    assert set(rights.operator_rights(NAMESPACE)) == granted
+    base = repository / "deploy" / "base" / "operator.yaml"
+    everywhere = granted_by(base)
+    assert set(rights.operator_rights(NAMESPACE)) == everywhere
+    scope = granted_by(repository / "deploy" / "components" / "namespaced" / "roles.yaml")
+    moved = {replace(one, namespace=None) for one in scope}
+    assert moved < everywhere
+    assert set(rights.operator_rights(NAMESPACE, ["models"])) == (everywhere - moved) | scope
 
 
 def test_an_operator_of_some_namespaces_needs_to_write_in_those_alone():

@@ -18,7 +18,7 @@ from memroute_simulator.nodes.images import entrypoint_for, repository_of
 from memroute_simulator.nodes.labels import gpu_labels, node_labels
 from memroute_simulator.nodes.machines import H100, L4, MACHINES
 from memroute_simulator.nodes.spec import HELP, NodeSpec
-from memroute_simulator.nodes.volumes import in_folders, mounts_of
+from memroute_simulator.nodes.volumes import SCRATCH, in_folders, mounts_of
 
 
 def test_a_device_grants_what_is_free_and_no_byte_more():
@@ -302,3 +302,13 @@ def test_a_volume_is_a_folder_that_outlives_what_it_should(tmp_path):
     assert in_folders("/cache/x", mounts) == f"{tmp_path}/nodes/x/var/cache/x"
     assert in_folders("--dir=/cache/model", mounts) == f"--dir={tmp_path}/nodes/x/var/cache/a/b"
     assert in_folders("/cached", mounts) == "/cached"
+
+
+def test_scratch_is_this_machines_own(tmp_path):
+    """Pods with a root that is only read mount /tmp, and tests name files that are there."""
+    pod = {
+        "metadata": {"namespace": "a"},
+        "spec": {"volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]},
+    }
+    container = {"volumeMounts": [{"name": "tmp", "mountPath": SCRATCH}]}
+    assert mounts_of(pod, container, root=tmp_path, node="x", pod_directory=tmp_path) == []

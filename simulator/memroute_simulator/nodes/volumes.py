@@ -19,6 +19,9 @@ from memroute_kube import KubeObject
 MOUNTS_VARIABLE = "MEMROUTE_SIMULATOR_MOUNTS"
 """In every container: a JSON object, mount paths to folders, for paths that it is told later."""
 
+# Where programs put what they need for a moment.
+SCRATCH = "/tmp"  # noqa: S108 - a path in a pod, where nothing is written by us
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
@@ -47,11 +50,14 @@ def mounts_of(
             folders[name] = pod_directory / "volumes" / name
     found = []
     for mount in container.get("volumeMounts") or ():
-        if mount["name"] not in folders:
+        path = mount["mountPath"].rstrip("/")
+        # Scratch of a root file system that is only read: this machine's own serves, and what is
+        # named by a path in it is really there.
+        if mount["name"] not in folders or path == SCRATCH:
             continue
         folder = folders[mount["name"]] / mount.get("subPath", "")
         folder.mkdir(parents=True, exist_ok=True)
-        found.append(Mount(path=mount["mountPath"].rstrip("/"), folder=folder))
+        found.append(Mount(path=path, folder=folder))
     return sorted(found, key=lambda mount: -len(mount.path))
 
 
