@@ -182,8 +182,8 @@ def test_on_a_whole_device_the_number_of_slots_is_of_the_revision():
         (("parallelism", "tensorParallelSize", 2), "runs on one device here"),
         (("memory", "quantization", "FP8"), "does not quantize as it loads"),
         (("memory", "kvCacheDtype", "FP8"), "has no KV cache of fp8"),
-        (("engine", "args", ["-ngl", "10"]), "-ngl, which the engine takes for -ngl"),
-        (("engine", "args", ["--parallel=9"]), "use memory.concurrency"),
+        (("engine", "args", ["-ngl", "10"]), "(that is --gpu-layers) is memroute's own"),
+        (("engine", "args", ["--parallel", "9"]), "use spec.memory.concurrency"),
     ],
 )
 def test_what_llama_cpp_cannot_do_is_refused_in_words(change, says):

@@ -278,16 +278,17 @@ def test_the_rules_of_a_user_given_configuration_are_sglang_s_too():
     [
         ("--mem-fraction-static=0.95", "--mem-fraction-static", "leave it out"),
         ("--mem_fraction", "--mem-fraction-static", "leave it out"),
-        ("--tp", "--tp-size", "use parallelism.tensorParallelSize"),
+        ("--tp", "--tp-size", "use spec.parallelism.tensorParallelSize"),
         ("--max-total", "--max-total-tokens", "leave it out"),
-        ("--context-length", "--context-length", "use memory.maxContextTokens"),
+        ("--context-length", "--context-length", "use spec.memory.maxContextTokens"),
         ("--enable-lora", "--enable-lora", "leave it out"),
     ],
 )
 def test_flags_that_take_memory_are_refused_in_every_spelling(word, flag, helps):
-    """Argparse takes a beginning for the whole, and an underscore is a dash to SGLang."""
-    told = engine_of(EngineType.SGLANG).refusal({"engine": {"args": [word, "1"], "image": "i"}})
-    assert f"{word}, which the engine takes for {flag}" in told
+    """Argparse takes a beginning for the whole (all of them: test_other_engines_arguments)."""
+    told = engine_of(EngineType.SGLANG).refusal({"engine": {"args": [word], "image": "i"}})
+    assert f'engine.args[0] "{word}"' in told
+    assert flag in told
     assert told.endswith(helps)
 
 

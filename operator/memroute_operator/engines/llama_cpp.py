@@ -8,13 +8,13 @@ word, and is off.
 
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final
 
 from memroute.footprint import EngineType
 from memroute.footprint.kv_cache.llama_cpp import DEFAULT_UBATCH_TOKENS, slot_tokens
 from memroute.placement import Placed
 from memroute_kube.resources import ENGINE_PORT
+from memroute_operator.engines.llama_cpp_owned import refusal as refusal_of_flags
 from memroute_operator.engines.reports import EngineReport
 from memroute_operator.engines.seam import (
     HOST,
@@ -24,7 +24,7 @@ from memroute_operator.engines.seam import (
     Variables,
     http_probes,
     needs_image,
-    owned_flags,
+    owned_args,
 )
 from memroute_operator.spec.deployment import Deployment
 
@@ -37,23 +37,6 @@ LEAVE_SECONDS = 30
 MARGIN_SECONDS = 5
 # More layers than any model has: all of them on the device.
 ALL_LAYERS = 999
-# Flags of its own that memroute sets, and what takes memory that the footprint does not count.
-OWNED: Final[Mapping[str, str]] = MappingProxyType({
-    **dict.fromkeys(("-m", "--model", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-mu",
-                     "--model-url", "-dr", "--docker-repo"), "model.name and model.file"),
-    **dict.fromkeys(("-a", "--alias"), "model.servedName"),
-    **dict.fromkeys(("-c", "--ctx-size"), "memory.maxContextTokens"),
-    **dict.fromkeys(("-np", "--parallel"), "memory.concurrency"),
-    **dict.fromkeys(("-ctk", "--cache-type-k", "-ctv", "--cache-type-v"), "memory.kvCacheDtype"),
-    **dict.fromkeys(
-        ("--host", "--port", "-ub", "--ubatch-size", "-ngl", "--gpu-layers", "--n-gpu-layers",
-         "-fa", "--flash-attn", "-fit", "--fit", "-fitt", "--fit-target", "-fitc", "--fit-ctx",
-         "-kvu", "--kv-unified", "-ts", "--tensor-split", "-sm", "--split-mode", "-mg",
-         "--main-gpu", "-dev", "--device", "-md", "--model-draft", "--spec-draft-model", "--lora",
-         "--lora-scaled", "--mmproj", "-mm", "--no-kv-offload", "-nkvo", "--sleep-idle-seconds"),
-        "",
-    ),
-})  # fmt: skip
 PHASES: Final = (
     Phase(words="starting", pattern=re.compile(r"build(?:_info)?:|system info")),
     Phase(words="loading weights", pattern=re.compile(r"loading model|load_tensors")),
@@ -134,7 +117,7 @@ class LlamaCPP:
                 "one for each size: name the one to load (such as Qwen3-8B-Q4_K_M.gguf, or a path "
                 "in a volume), and its bytes as spec.model.checkpointBytes"
             )
-        return owned_flags(spec, OWNED, abbreviates=False) or needs_image(
+        return owned_args(spec, refusal_of_flags) or needs_image(
             spec, self.type, "llama.cpp's server for your devices (its tag server-cuda, or a copy)"
         )
 

@@ -1,4 +1,4 @@
-"""Flags of the engine that are memroute's own, each with the reason and what to use instead.
+"""Flags of vLLM that are memroute's own, each with the reason and what to use instead.
 
 An engine that takes more memory than was reserved for it takes it from its neighbours; one that
 listens elsewhere, or tells no metrics, is not seen by operator and router. So ``engine.args`` are
@@ -10,104 +10,100 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from memroute_operator.engines.vllm_arguments import Flag, Stray, parse_arguments
-
-# Flags that a message names one by one before it only counts.
-MAX_LISTED = 3
-# Longer words are cut in a message.
-MAX_SHOWN = 80
-
-
-@dataclass(frozen=True, slots=True)
-class _Owner:
-    """Why a flag is memroute's own."""
-
-    why: str
-    instead: str | None = None
-    """The field of the spec to use."""
-
-
-_MEMORY = _Owner("memroute computes it from what it has reserved")
-_PARALLEL = _Owner(
-    "memroute reserves devices for tensor parallelism alone", "parallelism.tensorParallelSize"
+from memroute_operator.engines.ownership import (
+    ADDRESS,
+    CACHE_DTYPE,
+    COMMIT,
+    CONFIG,
+    CONTEXT,
+    DEVICES,
+    DRAFT,
+    ENDS,
+    EXPERTS,
+    FILE_OF_FLAGS,
+    GRAPHS,
+    MEMORY,
+    METRICS,
+    MODEL,
+    NAME,
+    PARALLEL,
+    QUANTIZATION,
+    Owner,
+    refusal_of,
 )
-_ADDRESS = _Owner("probes, operator and router reach the engine where memroute has put it, by HTTP")
-_DRAFT = _Owner("the footprint does not count what speculative decoding loads")
-_GRAPHS = _Owner(
-    "the footprint counts the engine's usual CUDA graphs", "engine.execution (Eager takes none)"
-)
-_EXPERTS = _Owner("the footprint does not count redundant experts")
-_CONFIG = _Owner("the footprint goes by the model's own config.json")
-_HELP = _Owner("it ends the engine at once")
-OWNED: Mapping[str, _Owner] = {
-    "--config": _Owner("memroute cannot see what the file says", "engine.args for each flag"),
-    "--help": _HELP,
-    "--model": _Owner("the footprint is that of spec.model", "model.name"),
-    "--revision": _Owner("the footprint is that of one commit", "model.source.hub.revision"),
-    "--served-model-name": _Owner("routers and operator go by it", "model.servedName"),
-    "--max-model-len": _Owner("the KV cache is sized by it", "memory.maxContextTokens"),
-    "--kv-cache-dtype": _Owner("the KV cache is sized by it", "memory.kvCacheDtype"),
-    "--kv-cache-dtype-skip-layers": _Owner("the KV cache is sized for all layers alike"),
-    "--quantization": _Owner("the weights are sized by it", "memory.quantization"),
-    "--quantization-config": _Owner("the weights are sized by it", "memory.quantization"),
-    "--max-num-seqs": _Owner("sampling takes memory for each", "engine.maxSequences"),
-    "--max-num-batched-tokens": _Owner(
+from memroute_operator.engines.vllm_arguments import Flag, parse_arguments
+
+OWNED: Mapping[str, Owner] = {
+    "--config": FILE_OF_FLAGS,
+    "--help": ENDS,
+    "--model": MODEL,
+    "--revision": COMMIT,
+    "--served-model-name": NAME,
+    "--max-model-len": CONTEXT,
+    "--kv-cache-dtype": CACHE_DTYPE,
+    "--kv-cache-dtype-skip-layers": Owner("the KV cache is sized for all layers alike"),
+    "--quantization": QUANTIZATION,
+    "--quantization-config": QUANTIZATION,
+    "--max-num-seqs": Owner("sampling takes memory for each", "engine.maxSequences"),
+    "--max-num-batched-tokens": Owner(
         "activations take memory for each", "engine.maxBatchedTokens"
     ),
-    "--block-size": _Owner("the KV cache is counted in blocks", "engine.blockSizeTokens"),
-    "--enforce-eager": _Owner("CUDA graphs take memory", "engine.execution"),
-    "--performance-mode": _Owner(
+    "--block-size": Owner("the KV cache is counted in blocks", "engine.blockSizeTokens"),
+    "--enforce-eager": Owner("CUDA graphs take memory", "engine.execution"),
+    "--performance-mode": Owner(
         "it sets sequences, batched tokens and CUDA graphs",
         "engine.maxSequences, engine.maxBatchedTokens",
     ),
-    "--gpu-memory-utilization": _MEMORY,
-    "--kv-cache-memory-bytes": _MEMORY,
-    "--num-gpu-blocks-override": _MEMORY,
-    "--mm-ipc-gpu-memory-gb": _Owner("the footprint does not count it"),
-    "--skip-mm-profiling": _Owner("the engine would not count what images take"),
-    "--cudagraph-capture-sizes": _GRAPHS,
-    "--max-cudagraph-capture-size": _GRAPHS,
-    "--hf-config-path": _CONFIG,
-    "--speculative-config": _DRAFT,
-    "--spec-method": _DRAFT,
-    "--spec-model": _DRAFT,
-    "--spec-tokens": _DRAFT,
-    "--diffusion-config": _DRAFT,
-    "--tensor-parallel-size": _PARALLEL,
-    "--pipeline-parallel-size": _PARALLEL,
-    "--data-parallel-size": _PARALLEL,
-    "--data-parallel-size-local": _PARALLEL,
-    "--data-parallel-rank": _PARALLEL,
-    "--data-parallel-start-rank": _PARALLEL,
-    "--data-parallel-address": _PARALLEL,
-    "--data-parallel-rpc-port": _PARALLEL,
-    "--data-parallel-backend": _PARALLEL,
-    "--data-parallel-hybrid-lb": _PARALLEL,
-    "--data-parallel-external-lb": _PARALLEL,
-    "--data-parallel-multi-port-external-lb": _PARALLEL,
-    "--decode-context-parallel-size": _PARALLEL,
-    "--prefill-context-parallel-size": _PARALLEL,
-    "--nnodes": _PARALLEL,
-    "--node-rank": _PARALLEL,
-    "--master-addr": _PARALLEL,
-    "--master-port": _PARALLEL,
-    "--enable-elastic-ep": _PARALLEL,
-    "--elastic-ep-max-dp-size": _PARALLEL,
-    "--device-ids": _Owner("memroute chooses the devices", "placement"),
-    "--enable-eplb": _EXPERTS,
-    "--eplb-config": _EXPERTS,
-    "--host": _ADDRESS,
-    "--port": _ADDRESS,
-    "--uds": _ADDRESS,
-    "--grpc": _ADDRESS,
-    "--headless": _ADDRESS,
-    "--api-server-count": _Owner("routers read the metrics of one server"),
-    "--ssl-keyfile": _ADDRESS,
-    "--ssl-certfile": _ADDRESS,
-    "--ssl-ca-certs": _ADDRESS,
-    "--disable-log-stats": _Owner("routers go by the engine's metrics"),
-    "--shutdown-timeout": _Owner("memroute drains replicas before they end"),
+    "--gpu-memory-utilization": MEMORY,
+    "--kv-cache-memory-bytes": MEMORY,
+    "--num-gpu-blocks-override": MEMORY,
+    "--mm-ipc-gpu-memory-gb": Owner("the footprint does not count it"),
+    "--skip-mm-profiling": Owner("the engine would not count what images take"),
+    "--cudagraph-capture-sizes": GRAPHS,
+    "--max-cudagraph-capture-size": GRAPHS,
+    "--hf-config-path": CONFIG,
+    "--speculative-config": DRAFT,
+    "--spec-method": DRAFT,
+    "--spec-model": DRAFT,
+    "--spec-tokens": DRAFT,
+    "--diffusion-config": DRAFT,
+    "--tensor-parallel-size": PARALLEL,
+    "--pipeline-parallel-size": PARALLEL,
+    "--data-parallel-size": PARALLEL,
+    "--data-parallel-size-local": PARALLEL,
+    "--data-parallel-rank": PARALLEL,
+    "--data-parallel-start-rank": PARALLEL,
+    "--data-parallel-address": PARALLEL,
+    "--data-parallel-rpc-port": PARALLEL,
+    "--data-parallel-backend": PARALLEL,
+    "--data-parallel-hybrid-lb": PARALLEL,
+    "--data-parallel-external-lb": PARALLEL,
+    "--data-parallel-multi-port-external-lb": PARALLEL,
+    "--decode-context-parallel-size": PARALLEL,
+    "--prefill-context-parallel-size": PARALLEL,
+    "--nnodes": PARALLEL,
+    "--node-rank": PARALLEL,
+    "--master-addr": PARALLEL,
+    "--master-port": PARALLEL,
+    "--enable-elastic-ep": PARALLEL,
+    "--elastic-ep-max-dp-size": PARALLEL,
+    "--device-ids": DEVICES,
+    "--enable-eplb": EXPERTS,
+    "--eplb-config": EXPERTS,
+    "--host": ADDRESS,
+    "--port": ADDRESS,
+    "--uds": ADDRESS,
+    "--grpc": ADDRESS,
+    "--headless": ADDRESS,
+    "--api-server-count": Owner("routers read the metrics of one server"),
+    "--ssl-keyfile": ADDRESS,
+    "--ssl-certfile": ADDRESS,
+    "--ssl-ca-certs": ADDRESS,
+    "--disable-log-stats": METRICS,
+    "--shutdown-timeout": Owner("memroute drains replicas before they end"),
 }
+# What vLLM does with a word that belongs to no flag.
+STRAY = "the engine would take it for another model"
 # Flags of which some values are memroute's own.
 _WIDE_DTYPES = frozenset({"float", "float32"})
 _GRAPH_KEYS = ("cudagraph", "max_cudagraph", "mode", "level")
@@ -128,11 +124,7 @@ NO_ADAPTERS = Adapters(max_adapters=0, max_rank=DEFAULT_MAX_LORA_RANK)
 
 def refusal(words: Sequence[str]) -> str | None:
     """Why ``engine.args`` cannot be taken, a sentence for each flag; None when they can."""
-    told = [sentence for one in parse_arguments(words) if (sentence := _judge(one)) is not None]
-    if not told:
-        return None
-    more = f"; and {len(told) - MAX_LISTED} more" if told[MAX_LISTED:] else ""
-    return "; ".join(told[:MAX_LISTED]) + more
+    return refusal_of(parse_arguments(words), OWNED, stray=STRAY, by_value=_owner_of_value)
 
 
 def adapters_of(words: Sequence[str]) -> Adapters:
@@ -153,30 +145,15 @@ def _number(flag: Flag | None, default: int) -> int:
     return int(value) if value is not None and value.isdecimal() and int(value) > 0 else default
 
 
-def _judge(one: Flag | Stray) -> str | None:
-    where = f"engine.args[{one.position}] {_shown(one.written)}"
-    if isinstance(one, Stray):
-        return f"{where} belongs to no flag: the engine would take it for another model"
-    if one.could_be:
-        names = ", ".join(one.could_be[:MAX_LISTED])
-        return f"{where} could be {names}: write it out"
-    owner = OWNED.get(one.name) or _owner_of_value(one)
-    if owner is None:
-        return None
-    called = "" if one.written.partition("=")[0] == one.name else f" (that is {one.name})"
-    use = f"use spec.{owner.instead}" if owner.instead else "leave it out"
-    return f"{where}{called} is memroute's own, because {owner.why}; {use}"
-
-
-def _owner_of_value(flag: Flag) -> _Owner | None:
+def _owner_of_value(flag: Flag) -> Owner | None:
     """Flags of which only some values decide memory."""
     if flag.name == "--dtype" and flag.value in _WIDE_DTYPES:
-        return _Owner("the footprint counts 16 bit, and that is 32")
+        return Owner("the footprint counts 16 bit, and that is 32")
     keys = _keys(flag.value)
     if flag.name == "--hf-overrides" and not all(key.startswith("rope") for key in keys):
-        return _Owner("the footprint goes by the model's own config.json, rope settings apart")
+        return Owner("the footprint goes by the model's own config.json, rope settings apart")
     if flag.name == "--compilation-config" and any(key.startswith(_GRAPH_KEYS) for key in keys):
-        return _GRAPHS
+        return GRAPHS
     return None
 
 
@@ -187,8 +164,3 @@ def _keys(value: str | None) -> Iterable[str]:
     except ValueError:
         return ("?",)
     return found.keys() if isinstance(found, dict) else ("?",)
-
-
-def _shown(text: str) -> str:
-    cut = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-    return json.dumps(cut, ensure_ascii=False)

@@ -12,7 +12,7 @@ the byte, or on the safe side where its flags are coarser.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from memroute_kube.resources import ENGINE_PORT
 from memroute_operator.engines.reports import EngineReport
 from memroute_operator.pod.pod_defaults import BIND_VARIABLE
 from memroute_operator.spec.deployment import Deployment
+from memroute_operator.spec.resolving import text
 
 # What an engine listens on: every address of its pod (``pod_defaults``); kubelet puts it here.
 HOST = f"$({BIND_VARIABLE})"
@@ -152,35 +153,11 @@ class Engine(Protocol):
         ...
 
 
-def owned_flags(
-    spec: Mapping[str, Any], owned: Mapping[str, str], *, abbreviates: bool = True
+def owned_args(
+    spec: Mapping[str, Any], refusal: Callable[[Sequence[str]], str | None]
 ) -> str | None:
-    """Why ``engine.args`` cannot be taken: flags that memroute sets; None when they can.
-
-    ``owned``: by flag, the field of the spec to use instead; empty where there is none.
-    ``abbreviates``: whether the engine takes any beginning of a flag for the flag (argparse).
-    """
-    for word in spec["engine"].get("args") or ():
-        if not isinstance(word, str) or not word.startswith("-"):
-            continue
-        key = word.partition("=")[0]
-        if key.startswith("--"):
-            key = key.replace("_", "-")
-        is_short = not key.startswith("--")
-        found = [
-            flag
-            for flag in owned
-            if flag == key
-            or (abbreviates and not is_short and len(key) > 2 and flag.startswith(key))  # noqa: PLR2004 - the dashes alone are no flag
-        ]
-        if found:
-            instead = owned[found[0]]
-            helps = f"use {instead}" if instead else "leave it out"
-            return (
-                f"spec.engine.args has {word:.80}, which the engine takes for {found[0]}: memroute "
-                f"sets it, or does not count what it takes; {helps}"
-            )
-    return None
+    """Why ``engine.args`` cannot be taken, by an engine's own table; None when they can."""
+    return refusal([text(word) for word in spec["engine"].get("args") or ()])
 
 
 def needs_image(spec: Mapping[str, Any], type_: EngineType, such_as: str) -> str | None:

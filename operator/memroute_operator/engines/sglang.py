@@ -16,7 +16,6 @@ that the pool always has room; on a shared device ``--max-total-tokens`` caps it
 import math
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final
 
 from memroute.footprint import EngineType, ReplicaFootprint
@@ -33,8 +32,9 @@ from memroute_operator.engines.seam import (
     Variables,
     http_probes,
     needs_image,
-    owned_flags,
+    owned_args,
 )
+from memroute_operator.engines.sglang_owned import refusal as refusal_of_flags
 from memroute_operator.readings.samples import parse_samples
 from memroute_operator.spec.deployment import Deployment
 
@@ -48,34 +48,6 @@ MAX_SHARE = 0.98
 WEIGHTS = "sglang:weight_memory_usage_gb"
 KV_CACHE = "sglang:kv_cache_memory_usage_gb"
 GRAPHS = "sglang:graph_memory_usage_gb"
-# Flags of its own that memroute sets, and what takes memory that the footprint does not count.
-OWNED: Final[Mapping[str, str]] = MappingProxyType({
-    **dict.fromkeys(("--model-path", "--model"), "model.name"),
-    "--revision": "model.source.hub.revision",
-    "--served-model-name": "model.servedName",
-    "--context-length": "memory.maxContextTokens",
-    "--kv-cache-dtype": "memory.kvCacheDtype",
-    **dict.fromkeys(("--quantization", "--quantization-param-path"), "memory.quantization"),
-    "--max-running-requests": "engine.maxSequences",
-    "--chunked-prefill-size": "engine.maxBatchedTokens",
-    "--page-size": "engine.blockSizeTokens",
-    **dict.fromkeys(
-        ("--disable-cuda-graph", "--cuda-graph-max-bs-decode", "--cuda-graph-max-bs-prefill",
-         "--cuda-graph-bs-decode", "--cuda-graph-bs-prefill", "--cuda-graph-max-bs",
-         "--cuda-graph-bs", "--cuda-graph-config"), "engine.execution",
-    ),
-    **dict.fromkeys(("--tp-size", "--tensor-parallel-size", "--tp"),
-                    "parallelism.tensorParallelSize"),
-    **dict.fromkeys(
-        ("--pp-size", "--pipeline-parallel-size", "--dp-size", "--data-parallel-size", "--dp",
-         "--ep-size", "--expert-parallel-size", "--ep", "--nnodes", "--node-rank",
-         "--dist-init-addr", "--base-gpu-id", "--gpu-id-step", "--host", "--port", "--config",
-         "--mem-fraction-static", "--max-total-tokens", "--max-prefill-tokens",
-         "--swa-full-tokens-ratio", "--enable-lora", "--lora-paths", "--max-loras-per-batch",
-         "--speculative-algorithm", "--speculative-draft-model-path", "--enable-unified-memory",
-         "--enable-dp-attention", "--cpu-offload-gb"), "",
-    ),
-})  # fmt: skip
 PHASES: Final = (
     Phase(words="starting", pattern=re.compile(r"server_args=")),
     Phase(words="loading weights", pattern=re.compile(r"Load weight begin")),
@@ -170,7 +142,7 @@ class SGLang:
 
     def refusal(self, spec: Mapping[str, Any]) -> str | None:
         """It needs an image of its own, and its flags of memory are memroute's."""
-        return owned_flags(spec, OWNED) or needs_image(
+        return owned_args(spec, refusal_of_flags) or needs_image(
             spec, self.type, "lmsysorg/sglang with a version of your choice"
         )
 
