@@ -231,7 +231,11 @@ def test_a_shared_engine_is_told_its_bytes_and_its_device():
     of = deployment()
     pod = pod_of(of)
     assert int(arguments(pod)["--kv-cache-memory-bytes"]) == of.footprint.kv_cache_bytes
-    assert "--gpu-memory-utilization" not in arguments(pod)
+    # vLLM ends at once where less than this share is free: its default would allow no neighbour.
+    share = float(arguments(pod)["--gpu-memory-utilization"])
+    needed = of.footprint.weights_bytes + of.footprint.kv_cache_bytes
+    assert share == pytest.approx(needed / GPU.usable_bytes, abs=0.01)
+    assert share * GPU.usable_bytes < of.footprint.total_bytes
     environment = {e["name"]: e.get("value") for e in pod["spec"]["containers"][0]["env"]}
     assert environment["NVIDIA_VISIBLE_DEVICES"] == "GPU-a-0"
     assert "nodeName" not in replica_manifest(of)["spec"]

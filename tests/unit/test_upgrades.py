@@ -313,4 +313,4 @@ def test_what_the_operator_puts_into_a_pod_has_not_changed():
     every cluster, one at a time. Tell it in the CHANGELOG in both cases.
     """
     shared = deployment(placement__mode="Shared")
-    assert (TEMPLATES.of(deployment()), TEMPLATES.of(shared)) == ("43ba0db63b", "3781cf03ff")
+    assert (TEMPLATES.of(deployment()), TEMPLATES.of(shared)) == ("43ba0db63b", "6b00d94e6e")

@@ -27,6 +27,8 @@ GRACE_SECONDS = 60
 SHUTDOWN_TIMEOUT_SECONDS = 40
 # Above this, engines have been seen to run out of memory in spite of their own profile.
 MAX_UTILIZATION_RATIO = 0.95
+# The least that vLLM takes, in steps of 0.01.
+MIN_UTILIZATION_RATIO = 0.01
 # The series whose labels are its cache configuration.
 CACHE_CONFIG = "vllm:cache_config_info"
 PHASES: Final = (
@@ -96,9 +98,10 @@ class VLLM:
             # An absolute size: a share of the device would count the neighbours' bytes as its own.
             size = self.kv_cache_bytes(deployment, placed)
             arguments += ["--kv-cache-memory-bytes", str(size)]
+            share = _share_needed(deployment, placed)
         else:
             share = utilization_ratio(deployment, placed)
-            arguments += ["--gpu-memory-utilization", f"{share:.2f}"]
+        arguments += ["--gpu-memory-utilization", f"{share:.2f}"]
         return arguments + list(deployment.engine_args)
 
     def environment(self, deployment: Deployment, placed: Placed) -> Variables:
@@ -156,3 +159,17 @@ def utilization_ratio(deployment: Deployment, placed: Placed) -> float:
     footprint = deployment.footprint_on(placed.product)
     share = (placed.bytes_per_device - footprint.outside_bytes) / placed.usable_bytes_per_device
     return min(MAX_UTILIZATION_RATIO, math.floor(share * 100) / 100)
+
+
+def _share_needed(deployment: Deployment, placed: Placed) -> float:
+    """The share of a shared device that has to be free when the engine starts, in steps of 0.01.
+
+    It sizes nothing there. But vLLM ends at once where less is free, whatever the size of its pool
+    (0.32, ``request_memory``), and by default that is 0.92 of the device: no neighbour could be
+    there. Weights and pool are less than was promised by all else that an engine takes, so that
+    the engine's own context and what sizes of devices differ by do not matter.
+    """
+    footprint = deployment.footprint_on(placed.product)
+    needed = footprint.weights_bytes + footprint.kv_cache_bytes
+    share = math.floor(needed / placed.usable_bytes_per_device * 100) / 100
+    return min(MAX_UTILIZATION_RATIO, max(MIN_UTILIZATION_RATIO, share))
