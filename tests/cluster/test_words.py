@@ -49,7 +49,7 @@ def test_top_explain_and_the_words_of_an_event(cluster, namespace):
     told = wait_condition(
         cluster, namespace, "killed", "Ready", "LivenessProbeFailed", timeout_seconds=60
     )
-    assert "take the liveness probe off" in told["message"]
+    assert "livenessProbe.failureThreshold" in told["message"]
     events = cluster.get("events", "-n", namespace)
     assert [one["type"] for one in events if one["reason"] == "LivenessProbeFailed"] == ["Warning"]
 

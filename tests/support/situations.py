@@ -531,7 +531,7 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
             happens=lambda s: s.ended("nccl"),
         ),
         Situation(
-            title="the port is taken", helps="take hostNetwork",
+            title="the port is taken", helps="take the other server out of spec.template",
             happens=lambda s: s.ended("port-taken"),
         ),
         Situation(
@@ -572,7 +572,7 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
         ),
         Situation(
             title="a liveness probe kills it", happens=_killed_by_probe, waits_seconds=12,
-            helps="take the liveness probe off",
+            helps="livenessProbe.failureThreshold",
         ),
         Situation(
             title="it crashes in native code", helps="keep kubectl logs --previous",

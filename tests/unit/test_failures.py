@@ -501,7 +501,8 @@ def test_every_flag_that_a_suggestion_names_is_taken():
     """``engine.args`` refuses what memroute owns: no suggestion may ask for that."""
     for one in ALL:
         for engine in one.engines or {EngineType.VLLM, EngineType.SGLANG}:
-            for flag in re.findall(r"add (--[a-z-]+)", one.next_step):
+            own = re.findall(rf"{engine.spelled}: (--[a-z-]+)", one.next_step)
+            for flag in own or re.findall(r"add (--[a-z-]+)", one.next_step):
                 spec = {"engine": {"args": [flag], "image": "i"}}
                 refused = engine_of(engine).refusal(spec)
                 if engine is EngineType.VLLM:

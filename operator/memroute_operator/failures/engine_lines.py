@@ -19,7 +19,9 @@ VLLM_LINES: Final = (
                 "maximum model length is M`",
         sentence="the KV cache that the engine could allocate does not hold one request of "
                  "{wanted} tokens",
-        next_step=f"set {_CONTEXT} to {{longest}} at the most, or the model onto larger devices",
+        next_step=f"set {_CONTEXT} to {{longest}} at the most on a whole device, or take a larger "
+                  "one; on a shared one raise spec.memory.concurrency by as much as {wanted} is "
+                  "more than {longest}: the pool is reserved for all requests together",
     ),
     Signature(
         name="DeviceMemoryTaken", where=Where.LOG, engines=_VLLM,

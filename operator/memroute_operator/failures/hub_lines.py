@@ -118,6 +118,7 @@ HUB_LINES: Final = (
         seen_as="`does not appear to have a file named x`, `Can't load tokenizer for 'x'`",
         sentence="the model's repository or folder lacks a file that the engine needs",
         next_step="where it is a copy, fetch it again; where the tokenizer is missing, add "
-                  "--tokenizer with another repository to spec.engine.args",
+                  "--tokenizer (SGLang: --tokenizer-path) with another repository to "
+                  "spec.engine.args",
     ),
 )  # fmt: skip

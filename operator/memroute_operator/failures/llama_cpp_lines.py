@@ -15,8 +15,7 @@ LLAMA_CPP_LINES: Final = (
         seen_as="`quantized V cache requires flash_attn to be enabled`, `Unsupported cache type: "
                 "x`",
         sentence="llama.cpp cannot store the KV cache so",
-        next_step="set spec.memory.kvCacheDtype to Auto, and take cache types out of "
-                  "spec.engine.args",
+        next_step="set spec.memory.kvCacheDtype to Auto",
     ),
     Signature(
         name="NoRoomForCache", where=Where.LOG, engines=_LLAMA_CPP,

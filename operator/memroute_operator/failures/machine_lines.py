@@ -73,8 +73,9 @@ MACHINE_LINES: Final = (
                  "[[, {free} of {total} were free]]",
         next_step="nvidia-smi on the node shows whether another process holds memory there; if "
                   "not, "
-                  f"lower {_CONTEXT} or spec.memory.concurrency, or place the model on larger "
-                  "devices",
+                  f"lower {_CONTEXT} or spec.memory.concurrency on a shared device, "
+                  "spec.engine.maxBatchedTokens or spec.engine.maxSequences on a whole one (its KV "
+                  "cache takes what is left), or place the model on larger devices",
     ),
     Signature(
         name="ParallelSizeRefused", where=Where.LOG,
@@ -93,8 +94,8 @@ MACHINE_LINES: Final = (
         pattern=pattern(r"address already in use|couldn't bind HTTP server socket"),
         seen_as="`[Errno 98] … address already in use`, `couldn't bind HTTP server socket`",
         sentence="another process listens on the engine's port",
-        next_step="take hostNetwork or the other server out of spec.template: each pod has its own "
-                  "address, and one server on port 8000",
+        next_step="take the other server out of spec.template, or give it another port: the "
+                  "containers of a pod share its address, and the engine listens on port 8000",
     ),
     Signature(
         name="CacheDiskFull", where=Where.LOG,

@@ -123,8 +123,9 @@ ENDS: Final = (
         pattern=pattern(r"failed liveness probe"),
         seen_as="`Killing`: `Container engine failed liveness probe, will be restarted`",
         sentence="the engine stopped answering and kubelet ended it after its liveness probe",
-        next_step="kubectl logs --previous shows whether it hung; if it was only slow, take the "
-                  "liveness probe off in spec.template or give it more time",
+        next_step="kubectl logs --previous shows whether it hung; if it was only slow, give "
+                  "it more time by livenessProbe.failureThreshold of the container engine in "
+                  "spec.template",
     ),
     Signature(
         name="PreStopFailed", where=Where.EVENT, reasons=words("FailedPreStopHook"),

@@ -20,7 +20,8 @@ POD: Final = (
                     r"(?: \"(?P<limit>[^\"]+)\")?"),
         seen_as='`Evicted`: `Usage of EmptyDir volume "x" exceeds the limit`',
         sentence="the emptyDir {volume} grew past its limit",
-        next_step="raise its sizeLimit, or keep the weights on a volume claim",
+        next_step="raise its sizeLimit (that of the weights is spec.model.cache.sizeGiB), or keep "
+                  "the weights on a volume claim",
     ),
     Signature(
         name="NodeDiskFull", where=Where.POD, reasons=words("Evicted"),
