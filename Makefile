@@ -15,7 +15,7 @@ XLLAMACPP := 2026.10.11549
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions rollouts conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -75,6 +75,9 @@ chaos: binaries ## two operators, stopped and cut off at random: never two write
 DISRUPTION_SECONDS ?= 120
 disruptions: binaries ## all nodes silent, drains, a failing webhook, each for two minutes (DISRUPTION_SECONDS=120)
 	@MEMROUTE_DISRUPTION_SECONDS=$(DISRUPTION_SECONDS) $(BIN)/pytest -s tests/cluster/test_disruptions.py tests/cluster/test_dead_node.py $(ARGS)
+
+rollouts: binaries ## rollouts under load in both modes, on a free and a full cluster, one by one (opt-in: 6 minutes)
+	@MEMROUTE_ROLLOUT_PAIRS=1 $(BIN)/pytest -s tests/cluster/test_rollout_pairs.py $(ARGS)
 
 # Random tests and simulations at their full sizes: `make check` tries a part (tests/support/sizes.py).
 test: export MEMROUTE_FULL_SIZES = 1
