@@ -82,12 +82,14 @@ def helm():
 @pytest.fixture(scope="session")
 def hub():
     """The hub that the cluster's operator asks: one tiny model, under several names."""
-    from fake_hub import FakeHub, Repository, tiny_files
+    from fake_hub import FakeHub, Repository, adapter_files, tiny_files
 
     repositories = {
         "org/tiny": Repository(tiny_files()),
         "org/gated": Repository(tiny_files(), is_gated=True),
         "org/cached": Repository(tiny_files()),
+        "org/sql-lora": Repository(adapter_files()),
+        "org/large-lora": Repository(adapter_files(rank=64)),
     }
     with FakeHub(repositories) as running:
         yield running

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from memroute_router.access.newcomers import KnownWords
 from memroute_router.access.rules import Grant, KeyRing, ModelNames, Tenant, digest_of
 from memroute_router.access.verdicts import authenticate, granted_claims, presented_key
-from memroute_router.claims import TenantSource, read_claims
 from memroute_router.http.fields import PRIORITY
+from memroute_router.lifecycle.claims import TenantSource, read_claims
 from memroute_simulator.workloads import WorkloadRequest
 
 KEYS_OF_FLOOD = 10

@@ -22,14 +22,13 @@ from memroute_fetch import eviction
 from memroute_fetch.checksums import CheckKind
 from memroute_fetch.failures import ExitCode, FetchError, StoppedError, TransientError
 from memroute_fetch.http import new_client
+from memroute_fetch.opening import remote_of
 from memroute_fetch.progress import Phase, Progress, sentence
 from memroute_fetch.progress_server import serving
 from memroute_fetch.records import Marker
-from memroute_fetch.remote import RemoteModel
 from memroute_fetch.settings import Settings, parse_options, settings_of, termination_log
 from memroute_fetch.sources import (
     ADAPTERS_FOLDER,
-    HubSource,
     Source,
     adapter_directory,
     model_directory,
@@ -75,6 +74,10 @@ def run(
     is what the next start goes on from.
     """
     words = termination_log(None)
+    if arguments[:1] == ["adapters"]:
+        from memroute_fetch.serving import run_adapters  # noqa: PLC0415 - of this alone
+
+        return run_adapters(arguments[1:], environment, stopping)
     try:
         options = parse_options(arguments)
         words = options.termination_log
@@ -165,7 +168,7 @@ def _fetched(
             settings=settings,
             progress=progress,
             pause=pause,
-            open_remote=lambda source=source: _remote(source, settings, client),  # type: ignore[misc]
+            open_remote=lambda source=source: remote_of(source, settings, client),  # type: ignore[misc]
         )
         try:
             markers[directory] = run_task(task)
@@ -178,20 +181,6 @@ def _wanted(settings: Settings) -> dict[str, Source]:
     """Sources by directory: adapters first, which are small and fail soon; each once."""
     adapters = {adapter_directory(one): one for one in settings.adapters.values()}
     return adapters | {model_directory(settings.source, settings.file): settings.source}
-
-
-def _remote(source: Source, settings: Settings, client: httpx2.Client) -> RemoteModel:
-    """The source, ready to be asked. Its modules take a quarter of a second to load."""
-    if isinstance(source, HubSource):
-        from memroute_fetch.hub_source import open_hub  # noqa: PLC0415 - see above
-        from memroute_hub.settings import personal_token  # noqa: PLC0415
-
-        is_hub = isinstance(settings.source, HubSource)
-        return open_hub(source, client, settings.endpoint if is_hub else None, personal_token())
-    from memroute_fetch.s3_source import open_s3  # noqa: PLC0415 - as above
-
-    is_s3 = not isinstance(settings.source, HubSource)
-    return open_s3(source, client, settings.endpoint if is_s3 else None, settings.s3)
 
 
 def _summary(

@@ -41,16 +41,18 @@ def serving(
         server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
+    """Answers from threads of its own."""
+
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, port: int, document: Callable[[], dict[str, Any]], host: str) -> None:
-        self.document = document
+    def __init__(self, port: int, host: str, handler: type[BaseHTTPRequestHandler]) -> None:
+        """``host``: the address to listen on; empty for every one, of both families."""
         # Every address of the pod, of both families where there are both.
         is_ipv6 = ":" in host if host else socket.has_dualstack_ipv6()
         self.address_family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
-        super().__init__((host, port), _Handler)
+        super().__init__((host, port), handler)
 
     def server_bind(self) -> None:
         """As the class above, for both families."""
@@ -60,6 +62,12 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         """Clients that leave early are none of ours."""
+
+
+class _Server(Server):
+    def __init__(self, port: int, document: Callable[[], dict[str, Any]], host: str) -> None:
+        self.document = document
+        super().__init__(port, host, _Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):

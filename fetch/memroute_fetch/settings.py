@@ -110,21 +110,39 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         host=environment.get("MEMROUTE_BIND_ADDRESS") or "",
         port=None if options.port < 0 else options.port,
         endpoint=options.endpoint,
-        s3=S3Settings(
-            endpoint=environment.get("AWS_ENDPOINT_URL_S3")
-            or environment.get("AWS_ENDPOINT_URL")
-            or None,
-            region=environment.get("AWS_REGION")
-            or environment.get("AWS_DEFAULT_REGION")
-            or "us-east-1",
-            access_key=environment.get("AWS_ACCESS_KEY_ID") or None,
-            secret_key=environment.get("AWS_SECRET_ACCESS_KEY") or None,
-            session_token=environment.get("AWS_SESSION_TOKEN") or None,
-        ),
+        s3=_s3_settings(environment),
         termination_log=options.termination_log,
         is_verifying=options.verify,
         pod=pod,
         live_pods=_live_pods(environment),
+    )
+
+
+def settings_of_adapter(
+    source: Source, cache: Path, max_cache_bytes: int | None, environment: Mapping[str, str]
+) -> Settings:
+    """How one adapter is fetched by the container that runs beside an engine."""
+    pod = environment.get("POD_UID") or None
+    return Settings(
+        source=source,
+        cache=cache,
+        max_cache_bytes=max_cache_bytes,
+        s3=_s3_settings(environment),
+        pod=pod if pod is not None and _POD.fullmatch(pod) is not None else None,
+    )
+
+
+def _s3_settings(environment: Mapping[str, str]) -> S3Settings:
+    return S3Settings(
+        endpoint=environment.get("AWS_ENDPOINT_URL_S3")
+        or environment.get("AWS_ENDPOINT_URL")
+        or None,
+        region=environment.get("AWS_REGION")
+        or environment.get("AWS_DEFAULT_REGION")
+        or "us-east-1",
+        access_key=environment.get("AWS_ACCESS_KEY_ID") or None,
+        secret_key=environment.get("AWS_SECRET_ACCESS_KEY") or None,
+        session_token=environment.get("AWS_SESSION_TOKEN") or None,
     )
 
 

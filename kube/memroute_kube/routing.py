@@ -72,6 +72,8 @@ class NamedReplica:
     """Expected, until its engine reports; None: unknown."""
     max_context_tokens: int | None = None
     """The longest request that its engine takes; None: unknown."""
+    adapters: tuple[str, ...] | None = None
+    """The LoRA adapters that it has loaded, sorted; None: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,7 @@ class RoutingStatus:
                     "servedName": one.served_name,
                     "kvCapacityTokens": one.kv_capacity_tokens,
                     "maxContextTokens": one.max_context_tokens,
+                    "adapters": None if one.adapters is None else list(one.adapters),
                 }
             )
             groups.setdefault(str(started), started | {"pods": {}})["pods"][one.pod] = one.uid
@@ -161,6 +164,7 @@ def _replicas(group: Mapping[str, Any]) -> Iterator[NamedReplica]:
     if served is None:
         return
     capacity, longest = tokens(group.get("kvCapacityTokens")), tokens(group.get("maxContextTokens"))
+    adapters = _adapters(group.get("adapters"))
     for pod, uid in mapping(group.get("pods")).items():
         if is_object_name(pod) and is_object_name(uid):
             yield NamedReplica(
@@ -169,7 +173,15 @@ def _replicas(group: Mapping[str, Any]) -> Iterator[NamedReplica]:
                 served_name=served,
                 kv_capacity_tokens=capacity,
                 max_context_tokens=longest,
+                adapters=adapters,
             )
+
+
+def _adapters(names: object) -> tuple[str, ...] | None:
+    """None where nobody says; what is no name is left out."""
+    if not isinstance(names, list):
+        return None
+    return tuple(name for one in names[:MAX_ADAPTERS] if (name := name_of(one)) is not None)
 
 
 def _without_none(fields: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ knows all it had promised.
 | ``plan`` | the next step, decided from facts alone |
 | ``actions`` | the step, brought to the API server |
 | ``pod``, ``pod_template``, ``weights`` | the pod of one replica, and how it comes to its weights |
+| ``ahead`` | pods that fetch before a rollout needs it |
 | ``status``, ``failures``, ``explaining`` | what people are told |
 | ``election`` | which operator writes |
 """

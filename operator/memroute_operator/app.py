@@ -16,6 +16,7 @@ import kopf
 from memroute_hub.client import open_hub
 from memroute_hub.settings import HubSettings, Token
 from memroute_kube import RESOURCE_CLAIMS, RESOURCE_SLICES, KubeObject, KubernetesClient
+from memroute_operator.adapters.caller import open_caller
 from memroute_operator.election.elector import Elector, LeaseName, run_until_cancelled
 from memroute_operator.election.fence import AlwaysLeading, Fence, FencedClient
 from memroute_operator.election.leadership import Leadership
@@ -44,6 +45,7 @@ async def run_operator(settings: OperatorSettings) -> None:
         await FencedClient.from_environment(component=COMPONENT) as client,
         await KubernetesClient.from_environment(component=COMPONENT) as lease_client,
         open_page_reader() as reader,
+        open_caller() as caller,
         open_hub(_hub_settings(settings)) as hub,
     ):
         elector = _elector(settings, lease_client, metrics, marks)
@@ -76,6 +78,7 @@ async def run_operator(settings: OperatorSettings) -> None:
             readings,
             fence=client.fence,
             resolve_model=hub.resolve,
+            caller=caller,
         )
         # In the order in which they end: the Lease is given back once nothing is written any more.
         tasks = [

@@ -10,6 +10,7 @@ from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Inventory, Neighbour, Node, PlacementMode, Reservation
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true, object_key
+from memroute_operator.ahead.facts import Ahead
 from memroute_operator.memory import PlanMemory
 from memroute_operator.nodes import planned, read_node
 from memroute_operator.readings.calibrations import EngineReport
@@ -54,6 +55,8 @@ class Facts:
     """Slots (``namespace/name#index``) that pods hold which are no readable replicas → whose."""
     unreadable_objects: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """What could not be read, as ``Kind namespace/name`` → what is wrong with it."""
+    aheads: tuple[Ahead, ...] = ()
+    """Pods that fetch before a rollout needs it."""
     measured: Mapping[CalibrationKey, Calibration] = field(
         default_factory=lambda: MappingProxyType({})
     )
@@ -65,6 +68,10 @@ class Facts:
         for replica in self.replicas:
             grouped.setdefault(replica.deployment, []).append(replica)
         return grouped
+
+    def aheads_of(self, deployment: str) -> tuple[Ahead, ...]:
+        """Those of a ModelDeployment, by its ``namespace/name``."""
+        return tuple(one for one in self.aheads if one.deployment == deployment)
 
     def with_held(self, held: Iterable[Reservation]) -> "Facts":
         """The facts with more that is counted and that no pod shows."""
@@ -99,6 +106,7 @@ class Facts:
             self,
             deployments=tuple(d for d in self.deployments if d.key not in deployments),
             replicas=tuple(r for r in self.replicas if r.deployment not in deployments),
+            aheads=tuple(one for one in self.aheads if one.deployment not in deployments),
         )
 
 
@@ -152,6 +160,7 @@ def gather(
     pods.replicas = memory.stamp(
         pods.replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)
     )
+    aheads = memory.stamp_aheads(pods.aheads, now_seconds=now_seconds)
     problems = {f"Pod {key}": why for key, why in pods.problems.items()}
     if before is None:
         nodes = _read_nodes(store, metrics, pods, resource_slices, now_seconds, problems)
@@ -182,6 +191,11 @@ def gather(
         measured=read.measured,
         replicas=tuple(sorted(replicas, key=lambda r: (r.created_at, r.key))),
         unreadable_pods=tuple(pods.unreadable),
+        aheads=tuple(
+            replace(one, fetch=fetches.get(one.uid))
+            for one in sorted(aheads, key=lambda one: one.key)
+            if one.deployment not in read.left_alone
+        ),
         inventory=Inventory(
             nodes=tuple(nodes),
             reservations=tuple(_reservations(pods, nodes, held)),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from memroute.placement import Departed
+from memroute_operator.ahead.facts import Ahead
 from memroute_operator.replicas.promises import Claim
 from memroute_operator.replicas.replica import Replica, ReplicaState, Seen
 from memroute_operator.replicas.way_memory import WayMemory
@@ -48,6 +49,8 @@ class PlanMemory:
 
     def __init__(self) -> None:
         self._since: dict[str, dict[str, tuple[object, float]]] = {}
+        self._aheads: dict[str, float] = {}
+        """When pods that go ahead were first seen, by uid."""
         self._claimants: dict[str, Replica] = {}
         self._departed: dict[tuple[str, int], DepartedClaim] = {}
         self.ways = WayMemory()
@@ -72,6 +75,12 @@ class PlanMemory:
         self.ways.look(stamped, now_seconds=now_seconds, seconds=CLAIM_SECONDS)
         self._remember_ended(stamped, now_seconds)
         return stamped
+
+    def stamp_aheads(self, aheads: Iterable[Ahead], *, now_seconds: float) -> list[Ahead]:
+        """Pods that go ahead, with for how long each has been seen."""
+        listed = list(aheads)
+        self._aheads = {one.uid: self._aheads.get(one.uid, now_seconds) for one in listed}
+        return [replace(one, seen_seconds=now_seconds - self._aheads[one.uid]) for one in listed]
 
     def departed(self, *, now_seconds: float) -> tuple[Departed, ...]:
         """What has ended a while ago at most, as it was at the last ``stamp``."""

@@ -27,11 +27,13 @@ from memroute_operator.actions.apply import Applier
 from memroute_operator.actions.budgets import Budgets
 from memroute_operator.actions.carry_out import CarryOut
 from memroute_operator.actions.lanes import Lanes
+from memroute_operator.adapters.caller import Caller
+from memroute_operator.adapters.keeper import TICK_SECONDS, AdapterKeeper
 from memroute_operator.election.fence import AlwaysLeading, Fence
 from memroute_operator.gather import Facts
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.metrics import OperatorMetrics
-from memroute_operator.plan import Action, Delete, GiveWay, Step
+from memroute_operator.plan import Action, Delete, EndFetch, GiveWay, Step
 from memroute_operator.pod.templates import Templates
 from memroute_operator.readings.calibration_book import CalibrationBook
 from memroute_operator.readings.fleet_view import CHANGED_SECONDS, FleetBoard
@@ -42,7 +44,7 @@ from memroute_operator.replicas.adoption import Adoption
 from memroute_operator.replicas.failed_pods import FailedPods
 from memroute_operator.replicas.lost_nodes import NodeLoss
 from memroute_operator.rules.cluster_rules import ClusterRules
-from memroute_operator.rules.name_grants import GRANTS_SECONDS, NameGrants
+from memroute_operator.rules.name_grants import GRANTS_NAME, GRANTS_SECONDS, NameGrants
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.spec.hub_models import HubModels
 from memroute_operator.status.events import EventWriter
@@ -87,13 +89,15 @@ class Reconciler:
         fence: Fence | None = None,
         *,
         resolve_model: Callable[[ModelName], Awaitable[HubModel]] | None = None,
+        caller: Caller | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         """``readings``: what exporters, routers and engines say; ``clock``: monotonic seconds.
 
         ``fence``: None when nobody else writes; ``client`` must be one that asks it.
-        ``resolve_model``: asks the hub; None without one.
+        ``resolve_model``: asks the hub; None without one. ``caller``: of replicas, about their
+        adapters; None leaves those alone.
         """
         rng = rng or random.Random()  # noqa: S311 - jitter
         self._store = store
@@ -128,8 +132,14 @@ class Reconciler:
                 clock=clock,
                 rng=rng,
             )
+        self.adapters = None
+        if caller is not None:
+            self.adapters = AdapterKeeper(
+                caller, clock=clock, rng=rng, on_change=store.mark_dirty, on_bug=self._on_bug
+            )
         self._statuses = Statuses(
             hub_models=self.hub_models,
+            adapters=self.adapters,
             writer=StatusWriter(client, store, self._events, clock),
             lanes=self._lanes,
             hands=self._hands,
@@ -197,6 +207,9 @@ class Reconciler:
             ]
             if self.hub_models is not None:
                 loops.append(asyncio.create_task(self.hub_models.run(), name="hub"))
+            if self.adapters is not None:
+                keeping = self._keep_adapters_forever(self.adapters)
+                loops.append(asyncio.create_task(keeping, name="adapters"))
             await asyncio.gather(*loops)
         finally:
             for task in loops:
@@ -242,6 +255,8 @@ class Reconciler:
         """Nothing that was planned in an earlier term is written any more; then all anew."""
         await self._lanes.stop()
         await self._thinker.begin_term()
+        if self.adapters is not None:
+            self.adapters.forget()
         await self._list_all()
 
     async def _list_all(self) -> float:
@@ -308,6 +323,13 @@ class Reconciler:
             await asyncio.sleep(ROUND_SECONDS)
             await self._guarded("events", self.pod_events.read_due)
 
+    async def _keep_adapters_forever(self, adapters: AdapterKeeper) -> None:
+        """Only the operator that leads tells engines anything."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            if self._term is not None and not self._fence.marks.is_standby:
+                await adapters.round()
+
     async def _tell_fleet_forever(self) -> None:
         while True:
             await asyncio.sleep(CHANGED_SECONDS)
@@ -357,6 +379,8 @@ class Reconciler:
         self._tell(facts, loss)
         if self.hub_models is not None:
             self.hub_models.want(facts.deployments)
+        if self.adapters is not None:
+            self.adapters.want(facts.deployments, facts.replicas)
         self.pod_events.want(facts.replicas)
         self._readings.tell_notes(facts.inventory.nodes)
         done = StepEvents()
@@ -377,7 +401,7 @@ class Reconciler:
         await done.write(facts.deployments, self._lanes, self._events)
         await tell_ways(self._events, facts.deployments, ways)
         await self._book.keep(facts.measured)
-        await self._weights_book.keep(facts.replicas, decided.nodes)
+        await self._weights_book.keep([*facts.replicas, *facts.aheads], decided.nodes)
         seconds = self._clock() - started
         await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)
         self._hands.forget_old({deployment.key for deployment in facts.deployments})
@@ -402,6 +426,7 @@ class Reconciler:
             busy=self._lanes.busy,
             held_back=self._hands.held_back() | self._failed_pods.held_back(now),
             no_surge=self._hands.quota_refusals(),
+            refused_aheads=self._hands.refused_aheads(),
             avoided_nodes=self._failed_pods.avoided_nodes(now),
             in_flight=routers.in_flight if routers.is_known else None,
             in_flight_age_seconds=None if read_at is None else now - read_at,
@@ -420,7 +445,10 @@ class Reconciler:
             key: dict(Counter(r.reason.value for r in outcome.refused.values()))
             for key, outcome in step.outcomes.items()
         }
-        self._metrics.on_reconciled(facts, refused, seconds, loss, self._rules.quotas)
+        unread = set(self._rules.unread)
+        if self._grants.error is not None:
+            unread.add(GRANTS_NAME)
+        self._metrics.on_reconciled(facts, refused, seconds, loss, self._rules.quotas, unread)
 
     def _on_done(self, action: Action, done: StepEvents, ways: list[GiveWay]) -> None:
         # One action makes room for the next (a claim for a drain), and its own event is no news.
@@ -428,6 +456,8 @@ class Reconciler:
         if isinstance(action, GiveWay):
             ways.append(action)
         failure = None
+        if isinstance(action, EndFetch):
+            self._failed_pods.on_fetch_ended(action, now_seconds=self._clock())
         if isinstance(action, Delete):
             failure = self._failed_pods.on_deleted(action, now_seconds=self._clock())
         done.on_done(action, failure)

@@ -52,6 +52,7 @@ class Look:
     """ModelDeployments whose lanes run: what is thought of them may be out of date by its end."""
     held_back: frozenset[str]
     no_surge: Mapping[str, str]
+    refused_aheads: Mapping[str, str]
     avoided_nodes: Mapping[str, frozenset[str]]
     in_flight: Mapping[str, int] | None
     in_flight_age_seconds: float | None
@@ -164,6 +165,8 @@ class Thinker:
             gave_way=self._memory.ways.gave_way(one.key for one in facts.deployments),
             held_back=look.held_back | facts.taken_slots.keys(),
             no_surge=look.no_surge,
+            engine_image=self._default_image,
+            refused_aheads=look.refused_aheads,
             weights=look.weights,
         )
         step = self._planner.plan(facts, context, now_seconds=look.now_seconds)

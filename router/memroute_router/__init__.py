@@ -5,11 +5,11 @@ http/connection → lifecycle: intake (parse and size once)
             → Pool.submit (decide, choose and reserve in one step)
             → attempt (http/client: bytes forwarded, events counted) → the lease ends, exactly once
 
-discovery (API server) or static (a file)   which replicas there are, by which settings
-scrape (engines' /metrics)                  what each replica holds
-peers (UDP)                                 what other routers send
+discovery (API server, or a file)   which replicas there are, by which settings
+replicas (engines' /metrics)        what each replica holds
+peers (UDP)                         what other routers send
 ```
 
-``lifecycle`` is the page to read first; ``phases`` says what can happen when. The decisions are in
-``memroute.traffic``.
+``lifecycle/lifecycle.py`` is the page to read first; ``app.py`` wires everything. The decisions are
+in ``memroute.traffic``.
 """

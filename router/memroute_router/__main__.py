@@ -11,11 +11,11 @@ import uvloop
 from memroute_router.access.engine_key import EngineKeyError
 from memroute_router.access.keyfile import KeysError
 from memroute_router.app import ListenError
+from memroute_router.discovery.static import ConfigError
+from memroute_router.log.program_log import formatter
 from memroute_router.peers import PeerSecretError
 from memroute_router.process import run_router
-from memroute_router.program_log import formatter
 from memroute_router.settings import parse_settings
-from memroute_router.static import ConfigError
 from memroute_router.tracing.tracer import TracingError
 
 GC_ALLOCATIONS = 20_000

@@ -17,9 +17,6 @@ from memroute_router.access.gate import Gate
 from memroute_router.access.keyfile import KeysError
 from memroute_router.access.newcomers import KnownWords
 from memroute_router.access.proxies import TrustedProxies
-from memroute_router.claims import TenantSource
-from memroute_router.documents import DocumentRoom
-from memroute_router.exposition import TEXT
 from memroute_router.http.clients import Clients
 from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.exchange import Exchange
@@ -27,24 +24,27 @@ from memroute_router.http.fields import KEYED_REQUEST_FIELDS, REQUEST_FIELDS
 from memroute_router.http.listening import Server
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.tls import TLSFiles, server_files
-from memroute_router.intake import IntakeServices
-from memroute_router.isolation import Isolation
-from memroute_router.journal import Journal
+from memroute_router.lifecycle.claims import TenantSource
+from memroute_router.lifecycle.documents import DocumentRoom
+from memroute_router.lifecycle.intake import IntakeServices
+from memroute_router.lifecycle.isolation import Isolation
+from memroute_router.lifecycle.proxy import Proxy
 from memroute_router.limits import server_limits
+from memroute_router.log.journal import Journal
 from memroute_router.memory import (
     MemoryWatch,
     documents_bytes,
     memory_limit_bytes,
 )
 from memroute_router.metrics.exported import RouterMetrics
-from memroute_router.operations import Operations
-from memroute_router.own_answers import OwnAnswers
+from memroute_router.pages.exposition import TEXT
+from memroute_router.pages.operations import Operations
+from memroute_router.pages.own_answers import OwnAnswers
 from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, read_secret
-from memroute_router.pools import CommonSettings, Pools, Replica
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.proxy import Proxy
-from memroute_router.scrape import Scraper
+from memroute_router.replicas.pools import CommonSettings, Pools, Replica
+from memroute_router.replicas.scrape import Scraper
 from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
 from memroute_router.supervisor import Supervisor
@@ -148,9 +148,7 @@ class Router:
             self.kv_events = KVEventFollower(
                 self.engines,
                 self.pools,
-                on_gap=lambda replica: self.metrics.kv_event_gaps.labels(
-                    *self.metrics.replica_labels(replica)
-                ).inc(),
+                on_gap=_count_gap,
                 on_fault=self.on_fault,
             )
         self.tracer = self._make_tracer(settings, rng)
@@ -285,7 +283,7 @@ class Router:
     def _watched_files(self) -> list[WatchedFiles[Any]]:
         """The files that say who may ask, and with what the router does."""
         found: list[WatchedFiles[Any]] = []
-        reloads = self.metrics.access_reloads
+        on_reload = self.metrics.on_reload
         if self.gate is not None and self._settings.keys is not None:
             found.append(
                 WatchedFiles(
@@ -293,7 +291,7 @@ class Router:
                     (Path(self._settings.keys),),
                     self.gate.read,
                     self.gate.apply,
-                    on_reload=lambda ok: reloads.labels("keys", _result(ok)).inc(),
+                    on_reload=lambda ok: on_reload("keys", ok),
                     errors=(KeysError,),
                 )
             )
@@ -304,7 +302,7 @@ class Router:
                     (Path(self._settings.engine_key_file),),
                     self.engine_key.read,
                     self.engine_key.apply,
-                    on_reload=lambda ok: reloads.labels("engine-key", _result(ok)).inc(),
+                    on_reload=lambda ok: on_reload("engine-key", ok),
                     errors=(EngineKeyError,),
                 )
             )
@@ -402,8 +400,8 @@ class Router:
         exchange.respond(200 if ready else 503, text, TEXT)
 
 
-def _result(is_applied: bool) -> str:
-    return "applied" if is_applied else "refused"
+def _count_gap(replica: Replica) -> None:
+    replica.num_event_gaps += 1
 
 
 async def _listen(server: Server, host: str, port: int, flag: str) -> int:

@@ -5,7 +5,7 @@ Beside the router's own part there are four equal ones:
 | part | what for | how it is kept |
 | --- | --- | --- |
 | bytes | bodies, large heads, answers that slow clients have not taken | ``http/budget.py`` |
-| documents | bodies as objects, while they are read | ``documents.py`` |
+| documents | bodies as objects, while they are read | ``lifecycle/documents.py`` |
 | connections | their objects, small heads, up to 16 KiB of an answer each | fewer connections |
 | the rest | copies on the way to engines, memory that is free and in pieces | ``MemoryWatch`` |
 """

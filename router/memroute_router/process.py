@@ -9,9 +9,10 @@ from random import Random
 
 from memroute_kube import KubernetesClient
 from memroute_router.app import Membership, Router
-from memroute_router.discovery import Discovery
+from memroute_router.discovery.discovery import Discovery
+from memroute_router.discovery.static import StaticMembership
+from memroute_router.metrics.exported import CONFIG
 from memroute_router.settings import RouterSettings
-from memroute_router.static import StaticMembership
 
 LOGGER = logging.getLogger(__name__)
 
@@ -32,9 +33,7 @@ async def run_router(settings: RouterSettings) -> None:
                 router.pools,
                 on_upsert=router.on_upsert,
                 on_retired=router.on_retired,
-                on_reload=lambda ok: router.metrics.config_reloads.labels(
-                    "applied" if ok else "refused"
-                ).inc(),
+                on_reload=lambda ok: router.metrics.on_reload(CONFIG, ok),
                 on_peers=router.peer_names.in_file,
                 on_fault=router.on_fault,
             )

@@ -7,9 +7,9 @@ from memroute_router.access.gate import Gate
 from memroute_router.access.proxies import TrustedProxies
 from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.faults import OnFault
-from memroute_router.intake import IntakeServices
-from memroute_router.isolation import Isolation
-from memroute_router.journal import Journal
+from memroute_router.lifecycle.intake import IntakeServices
+from memroute_router.lifecycle.isolation import Isolation
+from memroute_router.log.journal import Journal
 from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.tracing.tracer import Tracer
 

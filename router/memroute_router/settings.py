@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
 from memroute_router.access.media_hosts import MediaHosts, parse_media_hosts
 from memroute_router.access.proxies import Network, parse_networks
-from memroute_router.claims import TenantSource
-from memroute_router.journal import AccessLog
-from memroute_router.log_lines import LogFormat
+from memroute_router.lifecycle.claims import TenantSource
+from memroute_router.log.journal import AccessLog
+from memroute_router.log.log_lines import LogFormat
 from memroute_router.peers import DEFAULT_PEER_PORT, parse_peer
 
 # The port of metrics, health and debug pages. Source: the next that is free: 8000 is the API, 8001
@@ -20,35 +20,35 @@ DEFAULT_OPS_PORT = 8002
 DEFAULT_TRACING_RATIO = 0.1
 
 EXAMPLES = """\
-on Kubernetes (as the chart starts it): replicas and models come from ModelDeployments
+on Kubernetes (as the chart starts it), from ModelDeployments
   memroute-router --namespace models
 
-without Kubernetes: replicas and models come from a file, which is read again when it changes
+without Kubernetes, from a file, which is read again when it changes
   memroute-router --config router.yaml
 
   # router.yaml
   models:
-    - name: llama-3-8b                 # the name that clients send as "model"
+    - name: llama-3-8b               # the name that clients send as "model"
       replicas:
         - http://10.0.0.11:8000
         - url: https://10.0.0.12:8000  # fields beside the url are optional
           name: gpu-12
-          kvCapacityTokens: 131072     # until the engine says so itself
-          weight: 2.0                  # twice as much as the measured speed alone would give it
+          kvCapacityTokens: 131072   # until the engine says so itself
+          weight: 2.0                # twice what its measured speed would get
           version: canary
-      shares: {"": 95, canary: 5}      # of the traffic, by version; else memory alone decides
-      tokenizer: /models/llama-3-8b    # a folder with tokenizer.json: count tokens
-      adapters: [sql-lora]             # LoRA adapters, asked for by these names
+      shares: {"": 95, canary: 5}    # of the traffic, by version
+      tokenizer: /models/llama-3-8b  # has tokenizer.json: counts tokens
+      adapters: [sql-lora]           # LoRA adapters, by these names
       maxContextTokens: 32768
       kvWatermarkPercent: 95
       assumedOutputTokens: 256
-      policy: memroute                 # or llm-d, lmetric, least-request, round-robin, ...
-      prefillTokensPerSecond: 15928    # of one replica, as measured: for the policy llm-d alone
-      admission: Enforce               # Observe: count what would be held; Disabled: send all
+      policy: memroute               # or llm-d, lmetric, round-robin, ...
+      prefillTokensPerSecond: 15928  # as measured: for the policy llm-d
+      admission: Enforce             # Observe: only count; Disabled: send all
       ttftTargetMilliseconds: 1000
       tpotTargetMilliseconds: 50
-      overloadObjective: Requests      # or Tokens, Sizes: who is late when not all can be in time
-  peers: [router-b:8001]               # other routers of these replicas (or --peer)
+      overloadObjective: Requests    # or Tokens, Sizes: who is late
+  peers: [router-b:8001]             # other routers of these replicas
 
 to see what it decides
   curl localhost:8002/debug/decisions; curl localhost:8002/debug/queue

@@ -16,6 +16,7 @@ from memroute_kube.resources import is_condition_true
 from memroute_simulator.controlplane import ControlPlane
 from memroute_simulator.controlplane.binaries import Report, report_to_stderr
 from memroute_simulator.controlplane.cluster import NODE_GRACE_SECONDS
+from memroute_simulator.nodes.services import ANNOTATION_ADDRESSES
 
 POLL_SECONDS = 0.1
 T = TypeVar("T")
@@ -92,6 +93,17 @@ class EmulatedCluster(ControlPlane):
         output = self.kubectl("get", resource, *scope, *arguments, "-o", "json")
         items: list[KubeObject] = json.loads(output)["items"]
         return items
+
+    def service_address(self, namespace: str, name: str, port: str) -> str:
+        """``host:port`` of a Service's port, by its name. Waits until it is served."""
+
+        def find() -> str | None:
+            obj = json.loads(self.kubectl("get", "service", name, "-n", namespace, "-o", "json"))
+            said = (obj["metadata"].get("annotations") or {}).get(ANNOTATION_ADDRESSES, "{}")
+            found: str | None = json.loads(said).get(port)
+            return found
+
+        return str(self.wait_for(f"the Service {name}", find))
 
     def wait_for(self, what: str, condition: Callable[[], T], *, timeout_seconds: float = 30) -> T:
         """Poll until ``condition`` returns something true; that. Raises ``TimeoutError``."""

@@ -4,8 +4,11 @@ import contextlib
 import json
 import threading
 
+import pytest
+
 from cluster_support import apply, get_deployment, pods_of, wait_ready
 from fake_hub import SHARDS, held
+from memroute_kube.resources import is_condition_true
 
 MEMORY = {"maxContextTokens": 1024}
 MODEL = "org/cached"
@@ -127,3 +130,86 @@ def test_a_node_that_has_the_weights_is_preferred(cluster, namespace, hub):
     assert pod["spec"]["nodeName"] == "gpu-e"
     assert "has the weights" in pod["metadata"]["annotations"]["memroute.dev/placement-reason"]
     assert bytes_sent(hub) == before
+
+
+def rollout_of(cluster, namespace, name):
+    return get_deployment(cluster, namespace, name)["status"].get("rollout", {})
+
+
+def pods_ahead(cluster, namespace):
+    label = "memroute.dev/fetches-ahead-for"
+    return [
+        pod
+        for pod in cluster.get("pods", "-n", namespace)
+        if label in pod["metadata"].get("labels", {})
+    ]
+
+
+@pytest.mark.timeout(300)
+def test_what_a_rollout_needs_is_fetched_while_the_old_replicas_serve(cluster, namespace, hub):
+    """Both devices of the node are taken, so each replica leaves before its successor starts.
+
+    Its weights are there by then, and are fetched once. A quota that lets no pod more in holds
+    nothing up.
+    """
+    files = hub.repositories[MODEL].files
+    other = {name: files[name][:-1] + b"\x01" for name in SHARDS}
+    hub.repositories[MODEL].older["next"] = files | other
+    model = {
+        "name": MODEL, "servedName": f"{namespace}-m",
+        "cache": {"hostPath": {"path": f"/var/cache/{namespace}"}},
+    }  # fmt: skip
+
+    def load(revision):
+        apply(
+            cluster, namespace, "m", memory=MEMORY, replicas=2,
+            model=model | {"source": {"hub": {"revision": revision}}},
+            placement={"mode": "Exclusive", "nodeSelector": on("gpu-c")},
+        )  # fmt: skip
+
+    def finished():
+        rollout = rollout_of(cluster, namespace, "m")
+        return rollout.get("phase") == "Complete" and not pods_ahead(cluster, namespace)
+
+    load("main")
+    wait_ready(cluster, namespace, "m", timeout_seconds=120)
+    old = {pod["metadata"]["uid"] for pod in pods_of(cluster, namespace, "m")}
+    before = bytes_sent(hub)
+    with slow_hub(hub) as go_on:
+        load("next")
+        cluster.wait_for(
+            "the status to tell how far it is",
+            lambda: (
+                rollout_of(cluster, namespace, "m").get("phase") == "FetchingAhead"
+                and "Fetching ahead 0.0 of 0.0 GiB"
+                in rollout_of(cluster, namespace, "m")["message"]
+            ),
+            timeout_seconds=90,
+        )
+        (ahead,) = pods_ahead(cluster, namespace)
+        assert ahead["spec"]["nodeName"] == "gpu-c"
+        serving = pods_of(cluster, namespace, "m")
+        assert {pod["metadata"]["uid"] for pod in serving} == old
+        assert all(is_condition_true(pod, "Ready") for pod in serving)
+        go_on.set()
+        cluster.wait_for("the rollout", finished, timeout_seconds=120)
+    pods = pods_of(cluster, namespace, "m")
+    assert not old & {pod["metadata"]["uid"] for pod in pods}
+    assert bytes_sent(hub) - before == size_of_weights(hub), "no successor reads a byte"
+    quota = {
+        "apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": "pods", "namespace": namespace}, "spec": {"hard": {"pods": "2"}},
+    }  # fmt: skip
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(quota))
+    cluster.wait_for(
+        "the quota to count",
+        lambda: cluster.get("resourcequotas", "-n", namespace)[0]["status"].get("used"),
+    )
+    load("main")
+    cluster.wait_for(
+        "the quota to be told",
+        lambda: "nothing goes ahead of it" in rollout_of(cluster, namespace, "m")["message"],
+        timeout_seconds=60,
+    )
+    cluster.wait_for("the rollout", finished, timeout_seconds=120)
+    wait_ready(cluster, namespace, "m", timeout_seconds=60)

@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 
 import pytest
@@ -312,7 +313,8 @@ def test_another_tenants_bytes_are_not_promised(cluster, namespace, fault):
     def exporter_says_so():
         address = program_url(cluster, "operator")
         text = cluster_http(f"{address}/metrics")
-        free = [line for line in text.splitlines() if line.startswith("memroute_device_free_bytes")]
+        shared = re.compile(r'memroute_device_free_bytes\{.*node_name="gpu-[ab]"')
+        free = [line for line in text.splitlines() if shared.match(line)]
         return free and all(float(line.split()[-1]) < 12 * GIB for line in free)
 
     cluster.wait_for("the operator to see it", exporter_says_so)

@@ -54,8 +54,39 @@ def on(key, value):
     return placement(nodeSelector={key: value})
 
 
+def adapter(**fields):
+    return {"model": MODEL, "adapters": [{"name": "sql"} | fields]}
+
+
+HUB = {"hub": {"repository": "org/sql"}}
 # What is wrong → a spec, and what the API server says of it.
 NONSENSE = {
+    "an adapter from two places": (
+        adapter(source=HUB | {"s3": {"uri": "s3://adapters/sql"}}),
+        "an adapter's source has exactly one of hub, s3",
+    ),
+    "an adapter from nowhere": (adapter(source={}), "has exactly one of hub, s3"),
+    "an adapter from a page": (
+        adapter(source={"hub": {"repository": "https://hub/org/sql"}}),
+        "adapters.source.hub.repository must be owner/name",
+    ),
+    "a rank of a name alone": (adapter(rank=8), "give its source, or leave the rank out"),
+    "a rank that no slot takes": (
+        adapter(source=HUB, rank=64) | {"engine": {"maxAdapterRank": 32}},
+        "an adapter's rank must be at most engine.maxAdapterRank",
+    ),
+    "slots of an odd rank": (
+        engine(maxAdapters=2, maxAdapterRank=24),
+        "engine.maxAdapterRank must be 8, 16, 32",
+    ),
+    "a rank without slots": (
+        engine(maxAdapterRank=32),
+        "set engine.maxAdapters too, or give an adapter its source",
+    ),
+    "an adapter outside of its volume": (
+        adapter(source={"persistentVolumeClaim": {"claimName": "c", "path": "../x"}}),
+        "is a folder in the volume, without / at its begin",
+    ),
     "a surge in words": (rollout(maxSurge="one"), "or a percentage such as 25%"),
     "a surge of less than none": (rollout(maxSurge=-1), "a number from 0 to 1000"),
     "a number of replicas as a text": (rollout(partition="1"), "or a percentage up to 100%"),

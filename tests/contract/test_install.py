@@ -1,15 +1,13 @@
 import json
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 
-from cluster_support import apply, program_address, wait_ready
+from cluster_support import program_address
 from memroute_operator.rules.hbm_quotas import QUOTAS_NAME, read_quotas
 from memroute_operator.rules.name_grants import GRANTS_NAME, read_grants
 from memroute_operator.settings import parse_settings as parse_operator
@@ -273,52 +271,88 @@ def test_helm_installed_what_runs(cluster, helm):
         )
 
 
-def test_every_metric_of_the_dashboard_is_exported(repository, cluster, namespace):
-    """A panel whose metric nobody exports is empty for ever, and nobody notices."""
-    apply(cluster, namespace, "m", model={"name": "Qwen/Qwen3-0.6B", "servedName": namespace})
-    apply(cluster, namespace, "big", model={"name": "meta-llama/Llama-3.1-70B-Instruct"})
-    wait_ready(cluster, namespace, "m")
-    engine = cluster.get("pods", "-n", namespace)[0]["status"]["podIP"]
-    operator, router = (
-        cluster.wait_for(program, lambda program=program: program_address(cluster, program))
-        for program in ("operator", "router")
+MONITORING = (
+    "monitoring.podMonitors.enabled=true",
+    "monitoring.rules.enabled=true",
+    "monitoring.dashboards.enabled=true",
+)
+
+
+def monitoring_objects(helm, repository, *values, release="memroute"):
+    command = [helm, "template", release, str(repository / "helm" / "memroute"), "-n", "ops"]
+    for value in (*MONITORING, *values):
+        command += ["--set", value]
+    return [one for one in yaml.safe_load_all(run(*command)) if one]
+
+
+def test_monitoring_is_asked_for(repository, helm):
+    """Without the Prometheus operator's CRDs, an install with a PodMonitor fails."""
+    plain = run(helm, "template", "memroute", str(repository / "helm" / "memroute"))
+    assert "monitoring.coreos.com" not in plain
+    assert "grafana_dashboard" not in plain
+
+
+def test_rules_and_dashboards_reach_the_cluster_as_they_are(repository, helm):
+    """Helm's braces are Prometheus' and Grafana's, too: what Helm renders is broken."""
+    objects = monitoring_objects(helm, repository)
+    (rule,) = (one for one in objects if one["kind"] == "PrometheusRule")
+    folder = repository / "helm" / "memroute" / "monitoring"
+    assert rule["spec"] == yaml.safe_load((folder / "alerts.yaml").read_text())
+    shown = {}
+    for one in objects:
+        if one["kind"] == "ConfigMap" and "grafana_dashboard" in one["metadata"]["labels"]:
+            shown |= {name: json.loads(text) for name, text in one["data"].items()}
+    told = {path.name: json.loads(path.read_text()) for path in folder.glob("dashboards/*.json")}
+    assert shown == told
+
+
+def test_an_alert_can_be_left_out_and_labelled(repository, helm):
+    objects = monitoring_objects(
+        helm,
+        repository,
+        "monitoring.rules.disabled={MemrouteRetries}",
+        "monitoring.rules.alertLabels.team=llm",
+        "monitoring.rules.runbookUrl=https://wiki/alerts",
     )
-    for limit in (5, 10**6):  # one served, one refused
-        httpx.post(
-            f"http://{router}:8000/v1/chat/completions",
-            json={
-                "model": namespace,
-                "messages": [{"role": "user", "content": "hi"}],
-                "max_tokens": limit,
-            },
-            trust_env=False,
+    (rule,) = (one for one in objects if one["kind"] == "PrometheusRule")
+    rules = [one for group in rule["spec"]["groups"] for one in group["rules"]]
+    assert "MemrouteRetries" not in {one["alert"] for one in rules}
+    assert {one["labels"]["team"] for one in rules} == {"llm"}
+    urls = {one["alert"]: one["annotations"]["runbook_url"] for one in rules}
+    assert urls["MemrouteSafeMode"] == "https://wiki/alerts#memroutesafemode"
+
+
+def test_monitors_select_what_is_installed(repository, helm):
+    """A selector without a pod, or a port without its name, is a target that nobody misses."""
+    objects = monitoring_objects(helm, repository)
+    templates = [one["spec"]["template"] for one in objects if one["kind"] == "Deployment"]
+    monitors = [one for one in objects if one["kind"] == "PodMonitor"]
+    assert len(monitors) == 3
+    for monitor in monitors:
+        labels = monitor["spec"]["selector"].get("matchLabels")
+        if labels is None:
+            continue  # engines: their pods are the operator's
+        (template,) = (
+            one for one in templates if labels.items() <= one["metadata"]["labels"].items()
         )
-    pages = [
-        httpx.get(url, trust_env=False).text
-        for url in (
-            f"http://{operator}:8080/metrics",
-            f"http://{router}:8002/metrics",
-            f"http://{engine}:8000/metrics",
-        )
+        (container,) = template["spec"]["containers"]
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        number = {one["name"]: one["containerPort"] for one in container["ports"]}[endpoint["port"]]
+        assert str(number) == template["metadata"]["annotations"]["prometheus.io/port"]
+
+
+def test_two_releases_have_monitors_and_dashboards_of_their_own(repository, helm):
+    names = [
+        {
+            (one["kind"], one["metadata"]["name"])
+            for one in monitoring_objects(helm, repository, release=release)
+            if one["kind"] in ("PodMonitor", "PrometheusRule")
+            or "-dashboard" in str(one["metadata"])
+        }
+        for release in ("memroute", "team-a")
     ]
-    exported = set()
-    for page in pages:
-        exported |= set(re.findall(r"^# TYPE (\S+) (?:gauge|counter)", page, re.MULTILINE))
-        for family in re.findall(r"^# TYPE (\S+) histogram", page, re.MULTILINE):
-            exported |= {f"{family}_bucket", f"{family}_sum", f"{family}_count"}
-    dashboard = json.loads(
-        (repository / "deploy" / "dashboards" / "memroute-fleet.json").read_text()
-    )
-    expressions = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
-    wanted = {
-        name
-        for expression in expressions
-        for name in re.findall(
-            r"\b((?:memroute|vllm)[a-z_:]+)", re.sub(r"\{[^}]*\}", "", expression)
-        )
-    }
-    assert len(wanted) > 15
-    assert wanted - exported == set()
+    assert len(names[0]) == len(names[1]) == 8
+    assert not names[0] & names[1]
 
 
 def test_keys_reach_the_router_by_secrets(repository, helm):

@@ -144,6 +144,8 @@ class Cluster:
     # -- the API ------------------------------------------------------------------------------
 
     async def handle(self, request):
+        if request.path == "/version":
+            return web.json_response({"gitVersion": "v1.34.0"})
         call = await self._read(request)
         self.calls.append(call)
         fault = self.fault(call)

@@ -134,6 +134,17 @@ def tiny_files(**config: Any) -> dict[str, bytes]:
     }
 
 
+def adapter_files(rank: int = 8, base: str = "Qwen/Qwen3-0.6B") -> dict[str, bytes]:
+    """A LoRA adapter as PEFT writes it."""
+    config = {"peft_type": "LORA", "r": rank, "base_model_name_or_path": base}
+    tensors = {"base_model.model.q_proj.lora_A.weight": ("BF16", [rank, 64], rank * 128)}
+    return {
+        "adapter_config.json": json.dumps(config).encode(),
+        "adapter_model.safetensors": safetensors(tensors),
+        "README.md": b"# words",
+    }
+
+
 @dataclass(frozen=True)
 class Request:
     """What was asked."""

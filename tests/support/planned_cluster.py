@@ -359,10 +359,14 @@ class Cluster:
         obj = self.deployments[name]
         key = (obj["metadata"]["uid"], obj["metadata"]["generation"])
         if key not in self._deployments:
-            self._deployments[key] = read_deployment(copy.deepcopy(obj))
+            self._deployments[key] = self.read(copy.deepcopy(obj))
         deployment = self._deployments[key]
         obj = deployment.obj | {"status": self.status.get(name, {})}
-        return as_targeted(with_history(replace(deployment, obj=obj), read_deployment))
+        return as_targeted(with_history(replace(deployment, obj=obj), self.read))
+
+    def read(self, obj):
+        """A ModelDeployment, as an operator of this cluster reads it."""
+        return read_deployment(obj)
 
     def _node(self, planner, name):
         wrong = self.nodes[name]
@@ -406,6 +410,8 @@ class Cluster:
                 in_flight_age_seconds=age,
                 avoided_nodes={},
                 lost_nodes=frozenset(),
+                engine_image="vllm/x",
+                **self.more_context(),
                 departed_claims=planner.memory.departed_claims(facts.deployments),
             ),
         )
@@ -414,6 +420,10 @@ class Cluster:
         if only is None:
             self._write_statuses(planner, facts, step)
         return step
+
+    def more_context(self):
+        """What a kind of cluster of its own adds to what a step depends on."""
+        return {}
 
     def restart(self, planner):
         """The operator is killed, and started again: it lists everything, and remembers nothing."""

@@ -73,6 +73,7 @@ def context(**facts):
         "in_flight_age_seconds": 1.0,
         "avoided_nodes": {},
         "lost_nodes": frozenset(),
+        "engine_image": "vllm/x",
     }
     return PlanContext(**(defaults | facts))
 
@@ -125,7 +126,9 @@ def seen(replica):
     )
 
 
-def facts(deployments, pods, nodes=(SHARED,), lost=(), live_pods=None, departed=(), **seen_as):
+def facts(
+    deployments, pods, nodes=(SHARED,), lost=(), live_pods=None, departed=(), aheads=(), **seen_as
+):
     """``seen_as``: by the pod's name, with _ for -, what is seen of it otherwise."""
     replicas = tuple(
         replace(one, seen=seen_as.get(one.pod_name.replace("-", "_"), seen(one)))
@@ -135,6 +138,7 @@ def facts(deployments, pods, nodes=(SHARED,), lost=(), live_pods=None, departed=
         deployments=tuple(deployments),
         replicas=replicas,
         unreadable_pods=(),
+        aheads=tuple(aheads),
         inventory=Inventory(
             nodes=tuple(nodes),
             reservations=tuple(one for r in replicas for one in r.reservations()),

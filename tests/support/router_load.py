@@ -19,7 +19,7 @@ def router_metric(url, name):
     for line in httpx.get(f"{operations_url(url)}/metrics", trust_env=False).text.splitlines():
         if line.startswith(f"memroute_router_{name}{{"):
             labels, value = line.rsplit(" ", 1)
-            found[labels.split('pod="')[1].split('"')[0]] = float(value)
+            found[labels.split('replica="')[1].split('"')[0]] = float(value)
     return found
 
 

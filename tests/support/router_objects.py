@@ -4,9 +4,9 @@ import copy
 import random
 
 from memroute.traffic.admission import QueueLimits
-from memroute_router.beliefs import Beliefs
-from memroute_router.doubts import Doubts
-from memroute_router.pools import CommonSettings, Pools
+from memroute_router.discovery.beliefs import Beliefs
+from memroute_router.discovery.doubts import Doubts
+from memroute_router.replicas.pools import CommonSettings, Pools
 
 BORN = "2026-01-01T00:00:00Z"
 LABEL = "memroute.dev/model-deployment"

@@ -56,7 +56,7 @@ class _Stage:
     def fault(self, call: Any) -> Any:
         if (call.method, call.plural) != ("POST", "pods"):
             return None
-        said = self.refusals.get(call.body["metadata"]["labels"][LABEL_DEPLOYMENT])
+        said = self.refusals.get(call.body["metadata"]["labels"].get(LABEL_DEPLOYMENT, ""))
         return None if said is None else refuse(403, "Forbidden", said)
 
 

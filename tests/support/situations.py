@@ -225,6 +225,12 @@ def _model(name: str) -> Callable[[Obj], None]:
     return lambda obj: obj["spec"]["model"].update(name=name)
 
 
+def _fills_the_device(obj: Obj) -> None:
+    """Two of it have no room beside each other."""
+    _model("Qwen/Qwen3-8B")(obj)
+    obj["spec"]["memory"].update(maxContextTokens=8192, concurrency=20)
+
+
 def _args(*args: str) -> Callable[[Obj], None]:
     return lambda obj: obj["spec"]["engine"].update(args=list(args))
 
@@ -260,6 +266,11 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
         Situation(
             title="the spec was edited and the new revision rolls out",
             happens=lambda s: s.edit(lambda x: x["memory"].update(concurrency=5)),
+        ),
+        Situation(
+            title="the new image is fetched ahead, because its replica has to leave first",
+            spec=_fills_the_device, waits_seconds=12,
+            happens=lambda s: s.edit(lambda x: x["engine"].update(image="vllm/vllm-openai:next")),
         ),
     ),
     "No place": (

@@ -9,9 +9,9 @@ import tracemalloc
 
 import pytest
 
-from memroute_router.documents import DocumentRoom, document_bytes
-from memroute_router.events import MAX_EVENT_BYTES, EventStream
 from memroute_router.http.budget import BodyBudget
+from memroute_router.lifecycle.documents import DocumentRoom, document_bytes
+from memroute_router.lifecycle.events import MAX_EVENT_BYTES, EventStream
 from memroute_router.memory import MemoryWatch, documents_bytes, num_connections
 from memroute_router.surface import ROUTES
 from router_rig import (

@@ -6,8 +6,8 @@ import ssl
 
 import pytest
 
+from memroute_router.discovery.static import ConfigError, read_config
 from memroute_router.http.tls import EngineTLS, server_files
-from memroute_router.static import ConfigError, read_config
 from memroute_simulator.controlplane.certificates import CertificateAuthority
 from router_rig import Engine, Rig, body, raw, read_answer, until, whole
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from memroute_router.claims import TenantSource, read_claims
+from memroute_router.lifecycle.claims import TenantSource, read_claims
 
 FIELDS = {
     b"authorization": b"Bearer secret-key",

@@ -6,13 +6,13 @@ import ssl
 
 import pytest
 
+from memroute_router.discovery.static import StaticMembership
 from memroute_router.http.client import Endpoint, Upstream
 from memroute_router.http.engine_pool import MAX_IDLE_SECONDS, EnginePool
 from memroute_router.http.listening import Server, ServerLimits
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.resolver import Resolver
-from memroute_router.pools import ReplicaInfo
-from memroute_router.static import StaticMembership
+from memroute_router.replicas.pools import ReplicaInfo
 from memroute_simulator.controlplane.certificates import CertificateAuthority
 from router_rig import (
     Engine,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -34,7 +35,8 @@ async def test_it_says_where_a_request_went_and_why(rig):
     _, headers, _ = await exchange(rig.port, raw(body()))
     status, output, _ = await told(rig, headers["x-request-id"])
     assert status == 0
-    assert "200 served" in output
+    assert re.search(r"^outcome +served$", output, re.MULTILINE)
+    assert max(map(len, output.splitlines())) <= 220
     assert "default/a" in output
     assert "projected KV use" in output
 

@@ -14,12 +14,11 @@ from memroute.traffic.dispatch.waiting_room import EndOfWait
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing import Choice
 from memroute_router.access.words import REASONS
-from memroute_router.attempt import FailureCause
 from memroute_router.http.clients import LimitKind
 from memroute_router.http.connection import BODIES
-from memroute_router.journal import Record
-from memroute_router.outcomes import Outcome
-from memroute_router.refusal import (
+from memroute_router.lifecycle.attempt import FailureCause
+from memroute_router.lifecycle.outcomes import Outcome
+from memroute_router.lifecycle.refusal import (
     BODY,
     CAUSES,
     COMPRESSED,
@@ -31,6 +30,7 @@ from memroute_router.refusal import (
     LISTENER_CAUSES,
     MEDIA_HOST,
 )
+from memroute_router.log.journal import Record
 
 # Outcomes that are refusals, beside those that admission words.
 REFUSED = (

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from memroute.traffic.dispatch import AdmissionMode, request_name
-from memroute_router.lifecycle import Lifecycle
-from memroute_router.outcomes import Outcome
-from memroute_router.pools import PoolSettings
+from memroute_router.lifecycle.lifecycle import Lifecycle
+from memroute_router.lifecycle.outcomes import Outcome
+from memroute_router.replicas.pools import PoolSettings
 from router_rig import (
     CHUNK,
     Engine,
@@ -291,7 +291,7 @@ async def test_replicas_that_die_for_their_own_reasons_take_nobodys_second_try(f
     isolation, suspects = fleet.rig.router.isolation, fleet.rig.router.isolation.suspects
     await until(lambda: len(suspects) == 40 and isolation.num_waiting == 39)
     for waiting in isolation._waiting:
-        waiting._queued_at -= 5
+        waiting._account.queued_at -= 5
     await until(lambda: len(fleet.engines[1].requests) == 40)
     fleet.only("c")
     crash(1)

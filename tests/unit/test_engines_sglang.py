@@ -281,7 +281,7 @@ def test_the_rules_of_a_user_given_configuration_are_sglang_s_too():
         ("--tp", "--tp-size", "use spec.parallelism.tensorParallelSize"),
         ("--max-total", "--max-total-tokens", "leave it out"),
         ("--context-length", "--context-length", "use spec.memory.maxContextTokens"),
-        ("--enable-lora", "--enable-lora", "leave it out"),
+        ("--enable-lora", "--enable-lora", "use spec.engine.maxAdapters and spec.adapters"),
     ],
 )
 def test_flags_that_take_memory_are_refused_in_every_spelling(word, flag, helps):

@@ -21,7 +21,7 @@ from itertools import product
 
 import pytest
 
-from memroute_router.outcomes import Outcome
+from memroute_router.lifecycle.outcomes import Outcome
 from ports import free_port
 from router_rig import Engine, Rig, begin_stream, body, raw, send_chunk, until, whole
 

@@ -10,14 +10,15 @@ import pytest
 
 from memroute.traffic.dispatch import AdmissionMode, Lease
 from memroute_router import process
-from memroute_router.attempt import Attempt
+from memroute_router.discovery.static import StaticMembership
 from memroute_router.http.deadlines import Deadlines
 from memroute_router.http.outbox import Outbox
-from memroute_router.intake import Intake
-from memroute_router.lifecycle import Lifecycle
-from memroute_router.pools import PoolSettings
+from memroute_router.lifecycle.account import Account
+from memroute_router.lifecycle.attempt import Attempt
+from memroute_router.lifecycle.intake import Intake
+from memroute_router.lifecycle.lifecycle import Lifecycle
+from memroute_router.replicas.pools import PoolSettings
 from memroute_router.settings import parse_settings
-from memroute_router.static import StaticMembership
 from memroute_router.supervisor import Supervisor
 from router_rig import Rig, begin_stream, body, exchange, held, raw, send_chunk, until, whole
 
@@ -70,13 +71,13 @@ async def stream(_engine, writer):
 REQUEST_BUGS = [
     (Intake, "read", lambda it: it._fields.get(b"x-request-id") == MARK, "client"),
     (Intake, "profile", lambda it: it._fields.get(b"x-request-id") == MARK, "client"),
-    (Lifecycle, "admitted", lambda it: it._request_id == MARK, "client"),
-    (Lifecycle, "request_head", lambda it: it._request_id == MARK, "connect"),
-    (Lifecycle, "answer_begins", lambda it: it._request_id == MARK, "answer"),
-    (Lifecycle, "answer_ends", lambda it: it._request_id == MARK, "answer"),
-    (Attempt, "_begin_answer", lambda it: it._owner._request_id == MARK, "answer"),
-    (Attempt, "_completed", lambda it: it._owner._request_id == MARK, "answer"),
-    (Lifecycle, "_record", lambda it: it._request_id == MARK, "answer"),
+    (Lifecycle, "admitted", lambda it: it._account.request_id == MARK, "client"),
+    (Lifecycle, "request_head", lambda it: it._account.request_id == MARK, "connect"),
+    (Lifecycle, "answer_begins", lambda it: it._account.request_id == MARK, "answer"),
+    (Lifecycle, "answer_ends", lambda it: it._account.request_id == MARK, "answer"),
+    (Attempt, "_begin_answer", lambda it: it._owner._account.request_id == MARK, "answer"),
+    (Attempt, "_completed", lambda it: it._owner._account.request_id == MARK, "answer"),
+    (Account, "record", lambda it: it.request_id == MARK, "answer"),
 ]
 
 

@@ -19,8 +19,8 @@ from memroute_operator.replicas.replica import ReplicaState, read_replica
 from memroute_operator.spec.deployment import read_deployment
 from memroute_operator.spec.revisions import FailedRevision, last_good_document
 from memroute_operator.spec.target_revision import as_targeted, with_history
+from memroute_operator.status.condition_names import ABNORMAL, LASTING
 from memroute_operator.status.conditions import NO_TROUBLES, Troubles
-from memroute_operator.status.health_conditions import ABNORMAL, LASTING
 from memroute_operator.status.status import broken_status, deployment_status
 from planned_objects import GPU, NOW, SHARED, context, deployment, facts, pod_of
 

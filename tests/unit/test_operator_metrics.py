@@ -94,10 +94,10 @@ def test_what_is_wrong_is_counted():
         'memroute_operator_unreadable_objects{kind="Node"} 0.0',
         "memroute_nodes_unreachable 3.0",
         "memroute_node_loss_braked 1.0",
-        'memroute_node_metrics_fresh{node="n0"} 1.0',
+        'memroute_node_metrics_fresh{node_name="n0"} 1.0',
         'memroute_operator_failures_total{action="Create",status="500"} 1.0',
         'memroute_operator_internal_errors_total{where="plan"} 1.0',
-        'namespace="default",reason="InsufficientHBM"} 2.0',
+        'model_namespace="default",reason="InsufficientHBM"} 2.0',
     ):
         assert line in text
 

@@ -53,7 +53,7 @@ def test_a_table_says_what_is_best():
     status, text, _ = plan("Qwen/Qwen3-8B", "-a", "H100,L4", "--price", "H100=2.5")
     assert status == 0
     assert "=> bf16 on one H100" in text
-    assert "per 1M tokens" in text
+    assert "PER 1M" in text
 
 
 def test_what_does_not_fit_says_what_would():
@@ -68,7 +68,7 @@ def test_what_does_not_fit_says_what_would():
 
 
 def test_yaml_is_a_deployment_that_asks_for_what_was_found():
-    status, text, _ = plan("Qwen/Qwen3-32B", "-a", "L40S", "--context", "16384", "--output", "yaml")
+    status, text, _ = plan("Qwen/Qwen3-32B", "-a", "L40S", "--context", "16384", "--manifest")
     manifest = yaml.safe_load(text)
     assert status == 0
     assert manifest["kind"] == "ModelDeployment"
@@ -83,7 +83,7 @@ def test_a_manifest_asks_for_targets_that_the_hardware_meets():
 
     Whoever applies the plan gets 2 x 68 ms, rounded up: room for some thirty requests at once.
     """
-    status, text, _ = plan("meta-llama/Llama-3.1-8B-Instruct", "-a", "L4", "--output", "yaml")
+    status, text, _ = plan("meta-llama/Llama-3.1-8B-Instruct", "-a", "L4", "--manifest")
     assert status == 0
     assert text.startswith("# one L4 needs 68 ms per token alone: tpotTargetMilliseconds 150\n")
     assert yaml.safe_load(text)["spec"]["routing"] == {"tpotTargetMilliseconds": 150}
@@ -97,13 +97,13 @@ def test_a_manifest_asks_for_targets_that_the_hardware_meets():
 
 def test_fast_hardware_keeps_the_default_targets():
     """Nothing is written that need not be: the defaults may change, and everybody's with them."""
-    _, text, _ = plan("Qwen/Qwen3-8B", "-a", "H100", "--output", "yaml")
+    _, text, _ = plan("Qwen/Qwen3-8B", "-a", "H100", "--manifest")
     assert "routing" not in yaml.safe_load(text)["spec"]
 
 
 def test_long_prompts_get_a_longer_target_for_the_first_token():
     arguments = ("Qwen/Qwen3-32B", "-a", "L4", "--context", "16384", "--prompt-tokens", "12000")
-    _, text, _ = plan(*arguments, "--output", "yaml")
+    _, text, _ = plan(*arguments, "--manifest")
     routing = yaml.safe_load(text)["spec"]["routing"]
     assert routing["ttftTargetMilliseconds"] > 5000
     assert (
@@ -113,7 +113,7 @@ def test_long_prompts_get_a_longer_target_for_the_first_token():
 
 
 def test_several_manifests_are_several_documents():
-    _, text, _ = plan("Qwen/Qwen3-8B", "Qwen/Qwen3-32B", "-a", "L4", "--output", "yaml")
+    _, text, _ = plan("Qwen/Qwen3-8B", "Qwen/Qwen3-32B", "-a", "L4", "--manifest")
     assert [m["metadata"]["name"] for m in yaml.safe_load_all(text)] == ["qwen3-8b", "qwen3-32b"]
 
 
@@ -152,32 +152,146 @@ def test_a_manifest_of_a_local_model_carries_its_configuration(tmp_path):
         "vocab_size": 32000, "max_position_embeddings": 8192,
     }  # fmt: skip
     config.write_text(json.dumps(fields))
-    _, text, _ = plan(str(config), "-a", "L4", "--output", "yaml")
+    _, text, _ = plan(str(config), "-a", "L4", "--manifest")
     assert yaml.safe_load(text)["spec"]["model"] == {"name": "local/mine", "config": fields}
 
 
 def test_a_precision_that_no_deployment_knows_makes_no_manifest():
-    status, _, errors = plan(
-        "Qwen/Qwen3-8B", "-a", "L4", "--precision", "nvfp4", "--output", "yaml"
-    )
+    status, _, errors = plan("Qwen/Qwen3-8B", "-a", "L4", "--precision", "nvfp4", "--manifest")
     assert status == 2
     assert "cannot ask for that precision" in errors
 
 
-def test_a_saved_fleet_says_where_it_would_go(tmp_path):
+def pod(name, node_name, gpus):
+    """A pod that holds whole devices, as ``kubectl get -o json`` prints it."""
+    limits = {"nvidia.com/gpu": str(gpus)}
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "resourceVersion": "1", "uid": name},
+        "spec": {
+            "nodeName": node_name,
+            "containers": [{"name": "c", "resources": {"limits": limits, "requests": limits}}],
+        },
+        "status": {"phase": "Running"},
+    }
+
+
+def shared(it):
+    it["metadata"]["labels"]["memroute.dev/gpu-sharing"] = "shared"
+    return it
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Writes what `kubectl get nodes,pods -A -o json` has saved."""
+
+    def save(*items):
+        path = tmp_path / "fleet.json"
+        path.write_text(json.dumps({"kind": "List", "items": items}))
+        return str(path)
+
+    return save
+
+
+SMALL = node("small", "NVIDIA-L4", 23034, 4)
+LARGE = node("large", "NVIDIA-H100-80GB-HBM3", 81559, 8)
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+def test_a_saved_fleet_says_where_it_would_go(saved):
     """Two L4 nodes and one of H100s: the plan names the node, or says who is short of what."""
-    saved = tmp_path / "fleet.json"
-    nodes = [
-        node("small", "NVIDIA-L4", 23034, 4),
-        node("large", "NVIDIA-H100-80GB-HBM3", 81559, 8),
-    ]
-    saved.write_text(json.dumps({"kind": "List", "items": nodes}))
-    status, text, _ = plan("meta-llama/Llama-3.3-70B-Instruct", "--inventory", str(saved))
+    inventory = saved(SMALL, LARGE)
+    status, text, _ = plan("meta-llama/Llama-3.3-70B-Instruct", "--inventory", inventory)
     assert status == 0
-    assert "-> large: needs" in text
-    saved.write_text(json.dumps({"kind": "List", "items": [nodes[0]]}))
-    status, text, _ = plan("meta-llama/Llama-3.3-70B-Instruct", "--inventory", str(saved))
+    assert "-> large: bf16 on 2 devices, whole devices: needs" in flat(text)
+    assert "large/gpu 0 + 7 alike" in text
+    assert max(map(len, text.splitlines())) <= 80
+    lone = saved(node("lone", "NVIDIA-L4", 23034, 1))
+    status, text, _ = plan("meta-llama/Llama-3.3-70B-Instruct", "--inventory", lone)
     assert status == 1
+    assert "fits nowhere now" in flat(text)
+    assert "nearest is lone" in flat(text)
+
+
+def test_another_precision_is_tried_where_the_first_has_no_room(saved):
+    """16 bit want two H100 and one is free: fp8 fits on it, and `nowhere` would not be true."""
+    inventory = saved(LARGE, pod("others", "large", 7))
+    status, text, _ = plan("meta-llama/Llama-3.3-70B-Instruct", "--inventory", inventory)
+    assert status == 0
+    assert "-> large: int4 on 1 device" in flat(text) or "-> large: fp8 on 1" in flat(text)
+    _, text, _ = plan(
+        "meta-llama/Llama-3.3-70B-Instruct", "--inventory", inventory, "--output", "json"
+    )
+    now = json.loads(text)["plans"][0]["now"]
+    tried = {(way["precision"], way["numDevices"], way["mode"]) for way in now["ways"]}
+    assert tried == {
+        (precision, count, "exclusive")
+        for precision in ("bf16", "fp8", "int4")
+        for count in (1, 2, 4, 8)
+    }
+    assert now["placed"]["numDevices"] == 1
+
+
+def test_a_shared_device_is_tried_too_and_each_device_says_what_it_takes(saved):
+    """A model of 16 GiB beside others on a shared H100: whole devices are not the only way."""
+    inventory = saved(shared(node("both", "NVIDIA-H100-80GB-HBM3", 81559, 2)), SMALL)
+    status, text, _ = plan("Qwen/Qwen3-8B", "--inventory", inventory, "--output", "json")
+    assert status == 0
+    now = json.loads(text)["plans"][0]["now"]
+    assert {way["mode"] for way in now["ways"]} == {"exclusive", "shared"}
+    assert {one["node"] for one in now["devices"]} == {"both", "small"}
+    by_device = {(one["node"], one["index"]): one["ways"] for one in now["devices"]}
+    assert "1 x bf16 exclusive" in by_device["small", 0]
+    assert all("exclusive" not in way for way in by_device.get(("both", 0), []))
+
+
+def test_what_a_file_does_not_say_is_said(saved):
+    """Without pods everything looks free: whoever reads the answer has to know."""
+    _, text, _ = plan("Qwen/Qwen3-8B", "--inventory", saved(SMALL))
+    assert "has no pods: every device counts as free" in flat(text)
+    assert "whole devices alone were tried" in flat(text)
+    _, text, _ = plan("Qwen/Qwen3-8B", "--inventory", saved(SMALL, pod("a", "small", 1)))
+    assert "has no pods" not in flat(text)
+    status, _, errors = plan("Qwen/Qwen3-8B", "--inventory", saved(pod("a", "small", 1)))
+    assert status == 2
+    assert "it has no nodes" in errors
+
+
+def test_several_models_share_what_is_free(saved):
+    """The second is placed on what the first leaves: else a fleet is sold twice."""
+    inventory = saved(node("one", "NVIDIA-H100-80GB-HBM3", 81559, 1))
+    status, text, _ = plan("Qwen/Qwen3-8B,Qwen/Qwen3-4B", "--inventory", inventory)
+    assert status == 1
+    assert "Qwen/Qwen3-8B -> one" in flat(text)
+    assert "Qwen/Qwen3-4B fits nowhere now" in flat(text)
+
+
+def test_a_slice_serves_alone():
+    """NCCL does not run across MIG instances: no group of two slices can start."""
+    status, text, _ = plan("Qwen/Qwen3-32B", "-a", "H100/1g.10gb", "--output", "json")
+    (option,) = json.loads(text)["plans"][0]["options"]
+    assert (status, option["fits"]) == (1, False)
+    status, text, _ = plan("Qwen/Qwen3-8B", "-a", "H100/1g.10gb", "--tensor-parallel", "2")
+    assert status == 1
+    assert "cannot span several MIG slices" in text
+
+
+def test_the_catalogues_spelling_is_written():
+    """A manifest is asked for by its name: `Qwen/Qwen3-8b` is no repository of the hub."""
+    _, text, _ = plan("Qwen/Qwen3-8b", "-a", "H100", "--manifest")
+    assert yaml.safe_load(text)["spec"]["model"]["name"] == "Qwen/Qwen3-8B"
+
+
+def test_json_and_yaml_are_one_document():
+    """A script that reads one can read the other; manifests have a word of their own."""
+    arguments = ("Qwen/Qwen3-8B", "-a", "L4", "--output")
+    assert yaml.safe_load(plan(*arguments, "yaml")[1]) == json.loads(plan(*arguments, "json")[1])
+    _, text, _ = plan("Qwen/Qwen3-8B", "-a", "L4", "--manifest", "--output", "json")
+    (manifest,) = json.loads(text)["items"]
+    assert manifest["kind"] == "ModelDeployment"
 
 
 def test_a_start_log_replaces_the_ranges(tmp_path):
@@ -219,7 +333,7 @@ def test_known_models_and_accelerators_are_listed():
         ((), "name at least one model"),
         (("Qwen3-9B",), "did you mean"),
         (("Qwen/Qwen3-9B", "--offline"), "did you mean"),
-        (("Qwen/Qwen3-8B", "-a", "H101"), "accelerator 'H101' is not known"),
+        (("Qwen/Qwen3-8B", "-a", "H101"), "did you mean H100"),
         (("Qwen/Qwen3-8B", "--precision", "int3"), "--precision int3: one of auto"),
         (("Qwen/Qwen3-8B", "--kv-cache-dtype", "fp7"), "--kv-cache-dtype fp7"),
         (("Qwen/Qwen3-8B", "--tensor-parallel", "two"), "a positive number of devices"),
@@ -228,8 +342,21 @@ def test_known_models_and_accelerators_are_listed():
         (("Qwen/Qwen3-8B", "--concurrency", "0"), "--concurrency must be at least 1"),
         (("Qwen/Qwen3-8B", "--price", "H100"), "NAME=PER_HOUR"),
         (("Qwen/Qwen3-8B", "--output", "xml"), "one of table, json, yaml"),
-        (("Qwen/Qwen3-8B", "--checkpoint", "nowhere"), "neither a number of bytes nor a file"),
+        (
+            ("Qwen/Qwen3-8B", "--checkpoint", "nowhere"),
+            "neither a size (14GB, 13.5GiB, bytes) nor a file",
+        ),
         (("/nowhere/config.json",), "No such file"),
+        (("qwen3-8b",), "did you mean Qwen/Qwen3-8B, or"),
+        (("llama-3.1-8b",), "did you mean meta-llama/Llama-3.1-8B, or"),
+        (("Qwen/Qwen3-8B", "-a", "A100"), "A100-40, or A100-80"),
+        (("Qwen/Qwen3-8B", "--precision", "fp9"), "did you mean fp8"),
+        (("Qwen/Qwen3-8B", "--prompt-tokens", "100000"), "lower --prompt-tokens"),
+        (("Qwen/Qwen3-8B", "-a", "H100", "--price", "H200=3"), "the plan is for H100"),
+        (("Qwen/Qwen3-8B", "--price", "H1000=3"), "did you mean H100"),
+        (("Qwen/Qwen3-8B", "--plot", "x.bmp"), "takes a .png"),
+        (("Qwen/Qwen3-8B", "--plot", "/nowhere/x.png"), "there is no folder /nowhere"),
+        (("Qwen/Qwen3-8B", "--context", "lots"), "no number of tokens"),
         (("Qwen/Qwen3-8B", "--inventory", "/nowhere.json"), "No such file"),
         (("Qwen/Qwen3-8B", "--inventory", "x", "--cluster"), "exclude each other"),
     ],

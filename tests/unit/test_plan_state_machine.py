@@ -1,6 +1,7 @@
 """Histories of a planner in a cluster that does as it likes.
 
-``MEMROUTE_HISTORIES`` sets how many are tried: 50 in ``make check``, 500 in the long run.
+``MEMROUTE_HISTORIES`` sets how many are tried: 15 in ``make check``, 50 in ``make test``, 500 in
+the long run.
 """
 
 import os
@@ -28,6 +29,7 @@ from planned_cluster import (
     Cluster,
     deployment_object,
 )
+from sizes import size
 
 # The longest that a reading can lag behind (collect 30 s, scrape 5 s, freshness 15 s), and the
 # end of a pod that it may have been taken before.
@@ -44,7 +46,7 @@ ROLLOUTS = st.sampled_from([
     {"onFailure": "Halt"}, {"onFailure": "Halt", "maxSurge": 0},
 ])  # fmt: skip
 SETTINGS = settings(
-    max_examples=int(os.environ.get("MEMROUTE_HISTORIES", "50")),
+    max_examples=int(os.environ.get("MEMROUTE_HISTORIES") or size(15, 50)),
     # The same histories each time, so that a change is judged by them alone; the long run (``make
     # histories``) looks for others.
     derandomize="MEMROUTE_HISTORIES" not in os.environ,

@@ -18,6 +18,7 @@ from memroute.units import GIB
 from memroute_operator.plan import Create, Delete, GiveWay
 from planned_cluster import USABLE_BYTES
 from preempted_cluster import PriorityCluster
+from sizes import size
 
 SETTLE_STEPS = 250
 NAMES = ("a", "b", "c", "d", "e")
@@ -25,7 +26,7 @@ NAMES = ("a", "b", "c", "d", "e")
 CONCURRENCIES = st.sampled_from([1, 2, 4, 12, 20, 30, 38])
 CLASSES = st.sampled_from(["low", None, None, "high", "urgent", "polite"])
 SETTINGS = settings(
-    max_examples=int(os.environ.get("MEMROUTE_HISTORIES", "25")),
+    max_examples=int(os.environ.get("MEMROUTE_HISTORIES") or size(10, 25)),
     derandomize="MEMROUTE_HISTORIES" not in os.environ,
     stateful_step_count=25,
     deadline=None,

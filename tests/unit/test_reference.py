@@ -1,13 +1,14 @@
 """The reference says what the programs do."""
 
-import random
 import re
 
 import pytest
 import yaml
 
 import api_reference
-from memroute.traffic.admission import OverloadObjective, QueueLimits, RejectReason
+import cli_reference
+from exported import router_pools
+from memroute.traffic.admission import OverloadObjective, RejectReason
 from memroute.traffic.dispatch import AdmissionMode
 from memroute_hub import HubReason
 from memroute_kube.memory_words import (
@@ -22,23 +23,13 @@ from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_operator.spec.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN
 from memroute_operator.spec.hub_models import CONFIG_TOO_LARGE, CRD_OUTDATED, MODEL_RESOLVING
-from memroute_router.failure import FailureCause
+from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
+from memroute_router.lifecycle.failure import FailureCause
+from memroute_router.lifecycle.outcomes import Outcome
 from memroute_router.metrics.exported import RouterMetrics
-from memroute_router.outcomes import Outcome
-from memroute_router.pools import CommonSettings, Pools, PoolSettings
+from memroute_router.replicas.pools import PoolSettings
 from memroute_router.settings import parse_settings as parse_router
-from memroute_router.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 from memroute_simulator.engine.arguments import engine_parser
-
-
-def router_pools():
-    return Pools(
-        random.Random(1),
-        common=CommonSettings(queue_limits=QueueLimits()),
-        call_soon=lambda *_: None,
-        call_later=lambda *_: None,
-        on_error=lambda _: None,
-    )
 
 
 def names(text):
@@ -50,14 +41,48 @@ def test_the_page_of_the_api_is_made_from_the_crd():
     assert api_reference.PAGE.read_text() == api_reference.page()
 
 
-def test_the_metrics_page_lists_exactly_what_is_exported(repository):
-    exported = {
-        family.name + ("_total" if family.type == "counter" else "")
-        for metrics in (OperatorMetrics(), RouterMetrics(router_pools()))
-        for family in metrics.registry.collect()
-    }
+def exported_by(metrics):
+    """Name → type and labels of every family, as the page writes them."""
+    found = {}
+    for family in metrics.registry.collect():
+        labels = getattr(family, "_labelnames", None)
+        if labels is None:  # of a counter that is incremented: told by its zeros
+            labels = sorted({name for one in family.samples for name in one.labels} - {"le"})
+        name = family.name + ("_total" if family.type == "counter" else "")
+        found[name] = (family.type, ", ".join(labels) or "-")
+    return found
+
+
+def test_the_metrics_page_says_exactly_what_is_exported(repository):
+    """Name, type, labels, meaning and what to do, of each; a dashboard is written by this page."""
     text = (repository / "docs" / "reference" / "metrics.md").read_text()
-    assert names(text) == exported
+    operator_part, router_part = text.split("## Router")
+    for part, metrics in (
+        (operator_part, OperatorMetrics()),
+        (router_part, RouterMetrics(router_pools())),
+    ):
+        rows = re.findall(
+            r"^\| `([^`]+)` \| (\w+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", part, re.MULTILINE
+        )
+        assert {name: (kind, labels) for name, kind, labels, *_ in rows} == exported_by(metrics)
+        assert len(rows) == len(names(part)), "a row that is not written like the others"
+        assert all(len(meaning) > 5 and len(advice) > 5 for *_, meaning, advice in rows)
+
+
+# Labels that a scrape gives to what it scrapes: the community chart's jobs and the operator's
+# PodMonitors and ServiceMonitors.
+SCRAPED = {"namespace", "pod", "node", "instance", "job", "container", "service", "endpoint"}
+
+
+def test_no_label_is_one_that_a_scrape_gives():
+    """Prometheus would rename ours to ``exported_…``, or ours would hide the scraped program."""
+    for metrics in (OperatorMetrics(), RouterMetrics(router_pools())):
+        for name, (_, labels) in exported_by(metrics).items():
+            assert not SCRAPED & set(labels.split(", ")), name
+
+
+def test_the_metrics_page_names_every_outcome_and_cause(repository):
+    text = (repository / "docs" / "reference" / "metrics.md").read_text()
     assert all(f"`{outcome.value}`" in text for outcome in Outcome)
     final = {FailureCause.BROKEN, FailureCause.EXHAUSTED}
     assert all(f"`{cause.value}`" in text for cause in set(FailureCause) - final)
@@ -157,3 +182,8 @@ def test_links_of_the_documents_lead_somewhere(repository):
             assert page.exists(), f"{document}: {target}"
             if anchor:
                 assert anchor in anchors(page.read_text()), f"{document}: {target}#{anchor}"
+
+
+def test_the_page_of_the_command_line_is_made_from_the_commands():
+    """Made anew by ``python tests/support/cli_reference.py`` whenever an option changes."""
+    assert cli_reference.PAGE.read_text() == cli_reference.text()

@@ -5,6 +5,7 @@ import copy
 from memroute_operator.status.events import EventWriter
 from memroute_operator.status.status_writer import StatusWriter
 from memroute_operator.store.store import Store
+from memroute_operator.weights.container import LABEL_AHEAD
 from operator_rig import Rig, mdep, node, operator_rig
 from planned_objects import deployment
 
@@ -107,6 +108,81 @@ async def test_what_left_first_comes_back():
         (pod,) = rig.cluster.pods()
         assert FLAG not in pod["spec"]["containers"][0]["args"]
         assert rig.condition("default/m", "Available")["status"] == "True"
+
+
+def other_image(rig):
+    edit(rig, image="vllm/vllm-openai:next")
+
+
+def aheads(rig):
+    return [pod for pod in rig.cluster.pods() if LABEL_AHEAD in pod["metadata"]["labels"]]
+
+
+async def test_a_pod_goes_ahead_and_the_old_replica_leaves_when_it_is_done():
+    """One phase, one Event, and nothing is left of it. Operators that die go on where it was."""
+    one = mdep("m", model="Qwen/Qwen3-8B", concurrency=20)
+    async with operator_rig(nodes=[node(gpus=1)], mdeps=[one]) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        (old,) = rig.cluster.pods()
+        rig.cluster.is_ready_at_once = False
+        other_image(rig)
+        await rig.until("the phase", lambda: rollout(rig).get("phase") == "FetchingAhead")
+        await rig.steps(20)
+        (ahead,) = aheads(rig)
+        assert "Fetching ahead" in rollout(rig)["message"]
+        assert rollout(rig)["method"] == "DrainFirst"
+        assert rig.condition("default/m", "Available")["status"] == "True"
+        assert len(rig.events("FetchingAhead")) == len(rig.events("RolloutFetchingAhead")) == 1
+        await rig.stop()
+
+        second = Rig(rig.cluster, rig._client)
+        await second.start()
+        await second.steps(5)
+        assert [pod["metadata"]["uid"] for pod in aheads(rig)] == [ahead["metadata"]["uid"]]
+        assert old["metadata"]["name"] in [pod["metadata"]["name"] for pod in rig.cluster.pods()]
+        rig.cluster.change("pods", f"default/{ahead['metadata']['name']}", pulled)
+        rig.cluster.is_ready_at_once = True
+        await second.until("the new one", lambda: second.is_ready("default/m"), at_most=200)
+        await second.until("that alone", lambda: len(rig.cluster.pods()) == 1)
+        (new,) = rig.cluster.pods()
+        assert new["spec"]["containers"][0]["image"] == "vllm/vllm-openai:next"
+        await second.stop()
+
+
+def pulled(pod):
+    ended = {"name": "engine", "state": {"terminated": {"exitCode": 0}}}
+    pod["status"] = {"phase": "Succeeded", "containerStatuses": [ended]}
+
+
+async def test_an_image_that_does_not_exist_costs_nobody_anything():
+    """A typing error in a tag: the replica that serves has not been drained for it."""
+    one = mdep("m", model="Qwen/Qwen3-8B", concurrency=20)
+    async with operator_rig(nodes=[node(gpus=1)], mdeps=[one]) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+        (old,) = rig.cluster.pods()
+        rig.cluster.is_ready_at_once = False
+        other_image(rig)
+        await rig.until("the pod ahead", lambda: aheads(rig))
+
+        def missing(pod):
+            waiting = {
+                "reason": "ErrImagePull",
+                "message": 'failed to pull and unpack image "x": failed to resolve reference "x": '
+                "x: not found",
+            }
+            pod["status"] = {
+                "phase": "Pending",
+                "containerStatuses": [{"name": "engine", "state": {"waiting": waiting}}],
+            }
+
+        (ahead,) = aheads(rig)
+        rig.cluster.change("pods", f"default/{ahead['metadata']['name']}", missing)
+        await rig.until("the verdict", lambda: rollout(rig).get("phase") == "Returned")
+        await rig.until("its end", lambda: len(rig.cluster.pods()) == 1)
+        assert rollout(rig)["failed"]["reason"] == "ImageNotFound"
+        (left,) = rig.cluster.pods()
+        assert left["metadata"]["uid"] == old["metadata"]["uid"]
+        assert "memroute.dev/draining" not in left["metadata"]["annotations"]
 
 
 async def test_a_replica_that_crashes_later_is_no_rollout():

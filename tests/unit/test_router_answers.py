@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from memroute_router.http.client import Endpoint
-from memroute_router.outcomes import Outcome
+from memroute_router.lifecycle.outcomes import Outcome
 from router_rig import (
     CHUNK,
     Rig,

@@ -9,12 +9,12 @@ import pytest
 from cluster_stub import cluster_stub
 from memroute.traffic.admission import OverloadObjective, QueueLimits
 from memroute.traffic.dispatch import AdmissionMode
-from memroute_router import discovery
 from memroute_router.app import Router
-from memroute_router.discovery import Discovery
-from memroute_router.kube_objects import read_model_deployment, read_pod
-from memroute_router.name_book import complete_shares
-from memroute_router.pools import CommonSettings
+from memroute_router.discovery import discovery
+from memroute_router.discovery.discovery import Discovery
+from memroute_router.discovery.kube_objects import read_model_deployment, read_pod
+from memroute_router.discovery.name_book import complete_shares
+from memroute_router.replicas.pools import CommonSettings
 from memroute_router.settings import parse_settings
 from router_objects import CAPACITY, SERVED, deployment, pod, told
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from memroute.traffic.dispatch import AdmissionMode
-from memroute_router.pools import PoolSettings
+from memroute_router.replicas.pools import PoolSettings
 from router_rig import Rig, body, exchange, held, raw, until, whole
 
 
@@ -247,6 +247,33 @@ async def test_an_adapter_is_asked_for_by_its_name(rig, engine_factory):
     assert told == {"m": None, "sql": "m"}
     status, _, _ = await exchange(rig.port, raw(body(model="other")))
     assert status == 404
+
+
+async def test_an_adapter_is_asked_for_where_it_is_loaded(rig, engine_factory):
+    """An engine that has it not would answer 404: the other replica is as near."""
+    with_it, without = await engine_factory(whole()), await engine_factory(whole())
+    rig.add("a", with_it.port, adapters=frozenset({"sql"}))
+    rig.add("b", without.port, adapters=frozenset())
+    rig.pools.configure({"m": PoolSettings(namespace="", deployment="m", adapters=("sql", "law"))})
+    rig.trust_all()
+    rig.prefer("b")
+    for _ in range(4):
+        status, _, _ = await exchange(rig.port, raw(body(model="sql")))
+        assert status == 200
+    assert len(with_it.requests) == 4
+    status, headers, answer = await exchange(rig.port, raw(body(model="law")))
+    assert status == 503
+    assert headers["retry-after"]
+    assert headers["x-memroute-reason"] == "no-ready-replica"
+    assert "no replica of this model has the LoRA adapter law loaded now" in answer.decode()
+    # Requests for the model itself go where they always went.
+    await exchange(rig.port, raw(body()))
+    assert len(without.requests) == 1
+    # What the operator tells next counts at once, for an engine that goes on.
+    rig.add("b", without.port, adapters=frozenset({"law"}))
+    status, _, _ = await exchange(rig.port, raw(body(model="law")))
+    assert status == 200
+    assert len(without.requests) == 2
 
 
 async def test_a_canary_gets_its_share_and_keeps_its_sessions(rig, engine_factory):

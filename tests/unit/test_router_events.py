@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from memroute_router.events import MAX_EVENT_BYTES, EventStream
-from memroute_router.usage import MAX_TAIL_BYTES, Usage, tail_of
+from memroute_router.lifecycle.events import MAX_EVENT_BYTES, EventStream
+from memroute_router.lifecycle.usage import MAX_TAIL_BYTES, Usage, tail_of
 
 HEAD = b'{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":['
 ROLE = (

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from memroute.traffic.admission import QueueRefusal
 from memroute.traffic.dispatch.waiting_room import EndOfWait
-from memroute_router.journal import NUM_REMEMBERED, AccessLog, Journal, Record
-from memroute_router.log_lines import LogFormat, json_line, one_word
-from memroute_router.outcomes import Outcome
-from memroute_router.program_log import JsonFormatter, TextFormatter
-from memroute_router.refusal import CAUSES
+from memroute_router.lifecycle.outcomes import Outcome
+from memroute_router.lifecycle.refusal import CAUSES
+from memroute_router.log.journal import NUM_REMEMBERED, AccessLog, Journal, Record
+from memroute_router.log.log_lines import LogFormat, json_line, one_word
+from memroute_router.log.program_log import JsonFormatter, TextFormatter
 from router_rig import Rig, begin_stream, body, exchange, raw, read_answer, reset, send_chunk, whole
 
 ENDS_OF_LINES = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"]

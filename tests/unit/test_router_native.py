@@ -6,7 +6,7 @@ from pathlib import Path
 from hatch_build import MODULES, PACKAGES
 from memroute.traffic.dispatch import dispatcher
 from memroute.traffic.routing import cost_seconds
-from memroute_router import lifecycle
+from memroute_router.lifecycle import lifecycle
 from memroute_simulator.engine.model import vllm
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from memroute_kube.routing import read_claimed_names, read_routing_status
 from memroute_operator.status.served_names import NameClaim, decide_names
-from memroute_router.kube_objects import read_model_deployment
-from memroute_router.name_book import NameBook, serving
+from memroute_router.discovery.kube_objects import read_model_deployment
+from memroute_router.discovery.name_book import NameBook, serving
 from router_objects import BORN, CONTEXT, BeliefsRig, deployment, pod, told, told_by_0_1
 from sizes import examples
 from spoiled_objects import spoiled

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memroute.traffic.peers import Dropped, PeerGroup
+from memroute_router.discovery.static import ConfigError, read_config
 from memroute_router.peers import PeerLink, PeerNames, PeerSecretError, parse_peer, read_secret
 from memroute_router.settings import parse_settings
-from memroute_router.static import ConfigError, read_config
 from router_rig import Engine, Rig, exchange, until, whole
 
 NUM_REPLICAS = 4

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from memroute_router.phases import (
+from memroute_router.lifecycle.phases import (
     HAPPENINGS,
     IMPOSSIBLE,
     PHASES,

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from memroute_router.outcomes import Outcome
+from memroute_router.lifecycle.outcomes import Outcome
 from router_rig import (
     CHUNK,
     Rig,

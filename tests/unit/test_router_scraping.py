@@ -84,7 +84,7 @@ async def test_a_pool_whose_readings_fall_behind_says_so_once(rig, engine_factor
     for _ in range(3):
         rig.router.scraper.tick()
     assert caplog.text.count("readings are out of date model=m replicas=1 of=1") == 1
-    assert b'stale_replicas{model_deployment="m",namespace="default"} 1.0' in (
+    assert b'stale_replicas{model_deployment="m",model_namespace="default"} 1.0' in (
         rig.router.metrics.render()
     )
     rig.router.scraper.follow(replica)

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from memroute_router.discovery.static import ConfigError, StaticMembership, read_config
 from memroute_router.settings import parse_settings
-from memroute_router.static import ConfigError, StaticMembership, read_config
 from memroute_simulator.controlplane.certificates import CertificateAuthority
 from router_rig import Engine, Rig, body, exchange, raw, read_answer, until, whole
 

@@ -19,12 +19,12 @@ import pytest
 import uvloop
 
 from left_in_memory import path_to
-from memroute_router.attempt import Attempt
 from memroute_router.http.client import EngineConnection
 from memroute_router.http.connection import ClientConnection
 from memroute_router.http.exchange import Exchange
-from memroute_router.lifecycle import Lifecycle
-from memroute_router.pools import Pool, Replica
+from memroute_router.lifecycle.attempt import Attempt
+from memroute_router.lifecycle.lifecycle import Lifecycle
+from memroute_router.replicas.pools import Pool, Replica
 from sizes import size
 from whole_checks import ERRORS
 from whole_router import Count, FoundError, World

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from memroute_cli.main import app
 from memroute_cli.simulate.scenario import ScenarioError, scenario
-from memroute_router.pools import PoolSettings
+from memroute_router.replicas.pools import PoolSettings
 from memroute_router.settings import parse_settings as parse_router
 
 MODEL = "meta-llama/Llama-3.1-8B"
@@ -20,7 +20,7 @@ def simulate(*arguments):
 def test_a_fleet_and_a_workload_make_a_table():
     result = simulate(MODEL, *QUICK, "-p", "memroute", "-p", "random")
     assert result.exit_code == 0, result.output
-    for text in ("1 x H100", "memroute", "random", "attained", "KV tokens each", "100.0%"):
+    for text in ("1 x H100", "memroute", "random", "ATTAINED", "KV TOKENS", "100.0%"):
         assert text in result.output
 
 
@@ -148,14 +148,14 @@ def test_what_there_is_can_be_listed():
         ((MODEL, "-a", "H1000"), "no accelerator 'H1000'"),
         ((MODEL, "-w", "nope"), "no workload 'nope'"),
         ((MODEL, "-p", "nope"), "no policy 'nope'"),
-        ((MODEL, "--rate", "-1"), "workload.rate must be a number above 0"),
-        ((MODEL, "--output", "xml"), "--output is table or json"),
+        ((MODEL, "--rate", "-1"), "--rate must be a number above 0"),
+        ((MODEL, "--output", "xml"), "one of table, json, yaml"),
         ((MODEL, "--plot", "x.txt"), "--plot takes"),
         ((MODEL, "--replicas", "0"), "replicas must be a number above 0"),
         ((MODEL, "-a", "T4", "--context", "8192"), "KV cache on T4"),
         ((MODEL, "--tensor-parallel", "3"), "tensor parallel 3"),
-        ((MODEL, "--engine", "tgi"), "'tgi' is not a valid EngineKind"),
-        ((MODEL, "--file", "x.yaml"), "a MODEL or --file"),
+        ((MODEL, "--engine", "tgi"), "--engine tgi: one of vllm, sglang"),
+        ((MODEL, "--file", "x.yaml"), "or --file, not both"),
         (("--file", "/nope.yaml"), "cannot read /nope.yaml"),
     ],
 )

@@ -11,7 +11,7 @@ from memroute_kube.memory_words import (
     PLACEMENT_STRATEGIES,
     QUANTIZATIONS,
 )
-from memroute_router.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
+from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 
 ALL = (
     ENGINE_TYPES, EXECUTIONS, KV_CACHE_DTYPES, PLACEMENT_MODES, PLACEMENT_STRATEGIES,

@@ -28,9 +28,13 @@ class Command(Text):
 
 
 def told(
-    explanation: ModelExplanation, observed_age_seconds: float | None, notes: Sequence[str]
+    explanation: ModelExplanation,
+    observed_age_seconds: float | None,
+    notes: Sequence[str],
+    *,
+    shows_all: bool = False,
 ) -> Iterator[RenderableType]:
-    """The text, a paragraph each."""
+    """The text, a paragraph each. ``shows_all``: every node, not only the nearest."""
     yield from _what_it_is(explanation)
     yield Text(f"observations: {age_words(observed_age_seconds)}")
     for note in notes:
@@ -38,7 +42,7 @@ def told(
     yield from _conditions(explanation)
     yield from _replicas(explanation)
     yield from _missing(explanation)
-    yield from _nodes(explanation)
+    yield from _nodes(explanation, None if shows_all else MAX_NODES)
 
 
 def _what_it_is(explanation: ModelExplanation) -> Iterator[RenderableType]:
@@ -144,16 +148,16 @@ def _missing(explanation: ModelExplanation) -> Iterator[RenderableType]:
         yield _indented(f"then: {remedy.then}", by=4)
 
 
-def _nodes(explanation: ModelExplanation) -> Iterator[RenderableType]:
+def _nodes(explanation: ModelExplanation, limit: int | None) -> Iterator[RenderableType]:
     if not explanation.verdicts:
         return
     yield Text()
     yield Text(f"node by node, for {explanation.asked}:")
-    for verdict in explanation.verdicts[:MAX_NODES]:
+    for verdict in explanation.verdicts[:limit]:
         yield _indented(_verdict(verdict))
-    more = len(explanation.verdicts) - MAX_NODES
+    more = 0 if limit is None else len(explanation.verdicts) - limit
     if more > 0:
-        yield _indented(f"and {more} more (--output json has them all)")
+        yield _indented(f"and {more} more (--wide has them all)")
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -1,6 +1,7 @@
 """A picture of the cluster, by a kubeconfig alone: objects, and what the operator has told."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any, TypeVar
 
 from kubernetes.aio.config.config_exception import ConfigException
 
+from memroute_cli.cluster.commands import OPERATOR_NAMESPACE
+from memroute_cli.terminal.errors import UserError
 from memroute_kube import (
     CONFIG_MAPS,
     MODEL_DEPLOYMENTS,
@@ -20,7 +23,7 @@ from memroute_kube import (
     KubernetesClient,
     Resource,
 )
-from memroute_kube.client import NOT_FOUND
+from memroute_kube.client import NOT_FOUND, SERVICE_ACCOUNT_TOKEN
 from memroute_kube.errors import FORBIDDEN
 from memroute_kube.resources import LABEL_DEPLOYMENT, is_condition_true, object_key
 from memroute_kube.shapes import mapping
@@ -31,14 +34,21 @@ from memroute_operator.readings.calibration_book import BOOK_NAME, read_book
 from memroute_operator.readings.fleet_view import VIEW_NAME, FleetView, read_view
 
 T = TypeVar("T")
-OPERATOR_NAMESPACE = "memroute-system"
 # Pods of one model whose Events are read, one call each: chosen by hand.
 MAX_EVENTS_OF = 10
 UNAUTHORIZED = 401
+NOT_INSTALLED = (
+    "the cluster has no ModelDeployments: memroute is not installed in it (the CRD "
+    "modeldeployments.memroute.dev is missing)"
+)
 
 
-class LookError(Exception):
+class LookError(UserError):
     """Why nothing can be shown, as a sentence with what helps."""
+
+
+class NotInstalledError(LookError):
+    """The cluster does not know the kind ModelDeployment."""
 
 
 class Glance:
@@ -55,29 +65,51 @@ def look(
     kubeconfig: Path | None = None,
     operator_namespace: str = OPERATOR_NAMESPACE,
     events_of: str | None = None,
+    needs_memroute: bool = True,
 ) -> Glance:
     """The cluster as it is now. Raises ``LookError``.
 
     ``events_of``: the name of a model of whose pods Events are read too.
+    ``needs_memroute``: whether a cluster without its CRD is an error; else that is a note.
     """
-    return asyncio.run(_with_client(kubeconfig, lambda client: glance(
-        client, operator_namespace=operator_namespace, events_of=events_of
+    return asyncio.run(with_client(kubeconfig, lambda client: glance(
+        client, operator_namespace=operator_namespace, events_of=events_of,
+        needs_memroute=needs_memroute,
     )))  # fmt: skip
 
 
-async def _with_client(
+async def with_client(
     kubeconfig: Path | None, ask: Callable[[KubernetesClient], Coroutine[Any, Any, T]]
 ) -> T:
+    """What a cluster answers. Raises ``LookError`` where none is configured."""
+    if not SERVICE_ACCOUNT_TOKEN.exists() and not any(map(Path.is_file, _files(kubeconfig))):
+        raise LookError(_not_configured(kubeconfig, "there is no such file"))
     try:
         client = await KubernetesClient.from_environment(
             kubeconfig=kubeconfig, component="memroute-cli"
         )
     except (ConfigException, OSError) as error:
-        where = str(kubeconfig) if kubeconfig else "KUBECONFIG, ~/.kube/config"
-        msg = f"no cluster is configured ({where}): {error}"
-        raise LookError(msg) from error
+        raise LookError(_not_configured(kubeconfig, _what_is_wrong(error))) from error
     async with client:
         return await ask(client)
+
+
+def _files(kubeconfig: Path | None) -> list[Path]:
+    """Where the kubeconfig may be, as kubectl looks for it."""
+    named = [str(kubeconfig)] if kubeconfig else os.environ.get("KUBECONFIG", "").split(os.pathsep)
+    return [Path(name) for name in named if name] or [Path.home() / ".kube" / "config"]
+
+
+def _what_is_wrong(error: Exception) -> str:
+    if "current-context" in str(error):
+        return "it names no current context (kubectl config use-context NAME)"
+    return f"it cannot be used: {error}"
+
+
+def _not_configured(kubeconfig: Path | None, what: str) -> str:
+    """Which file was meant, and what is wrong with it."""
+    files = ", ".join(map(str, _files(kubeconfig)))
+    return f"no cluster is configured: {files}: {what}; --kubeconfig FILE names another"
 
 
 async def glance(
@@ -85,10 +117,17 @@ async def glance(
     *,
     operator_namespace: str = OPERATOR_NAMESPACE,
     events_of: str | None = None,
+    needs_memroute: bool = True,
 ) -> Glance:
     """The cluster that this client speaks to. Raises ``LookError``."""
     notes: list[str] = []
-    deployments = await _all(client, MODEL_DEPLOYMENTS)
+    try:
+        deployments = await _all(client, MODEL_DEPLOYMENTS)
+    except NotInstalledError as error:
+        if needs_memroute:
+            raise
+        notes.append(str(error))
+        deployments = []
     nodes = await _all(client, NODES)
     pods = await _all(client, PODS)
     at = datetime.now(UTC)
@@ -114,6 +153,8 @@ async def _all(client: KubernetesClient, resource: Resource) -> list[KubeObject]
     try:
         return (await client.list(resource))[0]
     except ApiError as error:
+        if error.status == NOT_FOUND and resource is MODEL_DEPLOYMENTS:
+            raise NotInstalledError(NOT_INSTALLED) from error
         raise LookError(_sentence(error, resource)) from error
 
 
@@ -122,11 +163,6 @@ def _sentence(error: ApiError, resource: Resource) -> str:
         return f"the cluster does not answer: {error.message}"
     if error.status == UNAUTHORIZED:
         return f"the cluster does not know these credentials: {error.message}"
-    if error.status == NOT_FOUND and resource is MODEL_DEPLOYMENTS:
-        return (
-            "the cluster has no ModelDeployments: memroute is not installed in it (the CRD "
-            "modeldeployments.memroute.dev is missing)"
-        )
     if error.status == FORBIDDEN:
         return (
             f"you may not list {resource.plural}: `memroute top` and `memroute explain` need list "

@@ -3,19 +3,19 @@
 from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from memroute.placement import DeviceUse, NodeUse
 from memroute.units import GIB
 from memroute_cli.cluster.usage import ModelUse, Usage, product_name, state_of
+from memroute_cli.terminal.table import Column, Table
 
 UNKNOWN = "-"
 # Rows of each part of the summary: chosen by hand, half of a screen.
 SUMMARY_ROWS = 12
-# Characters of a node beside the name of its device: both fit 80 columns with the numbers.
-MAX_NODE_NAME = 20
-LEFT = frozenset({"NODE", "DEVICES", "STATE", "DEVICE", "PRODUCT", "MODEL"})
+LEFT = frozenset({"NODE", "DEVICES", "STATE", "DEVICE", "PRODUCT", "MODEL", "RESOURCE", "NODES"})
+# Characters that names keep where a line is too narrow: chosen by hand.
+LEAST = {"NODE": 10, "DEVICES": 5, "DEVICE": 12, "PRODUCT": 4, "MODEL": 10, "STATE": 7, "AGE": 7}
 
 
 def heading(usage: Usage) -> RenderableType:
@@ -40,7 +40,7 @@ def age_words(seconds: float | None) -> str:
     return "nothing is observed" if seconds is None else f"told {seconds:.0f} s ago"
 
 
-def nodes_table(rows: Iterable[NodeUse]) -> Table:
+def nodes_table(rows: Iterable[NodeUse], *, is_wide: bool = False) -> Table:
     """Nodes, in GiB."""
     cells = []
     for one in rows:
@@ -50,54 +50,55 @@ def nodes_table(rows: Iterable[NodeUse]) -> Table:
             f"{len(one.devices)} {'+'.join(products)}" if one.devices else UNKNOWN,
             _gib(one.usable_bytes), _gib(one.promised_bytes), _gib(one.observed_bytes),
             _gib(one.foreign_bytes), _gib(one.free_bytes), state_of(one),
+            f"{one.num_free_devices}", one.node.resource,
         ))  # fmt: skip
-    names = ("NODE", "DEVICES", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "STATE")
-    return _table(names, cells)
+    names = (
+        "NODE", "DEVICES", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "STATE",
+        "WHOLLY FREE", "RESOURCE",
+    )  # fmt: skip
+    return _table(names, cells, num_narrow=8, is_wide=is_wide)
 
 
-def devices_table(rows: Iterable[DeviceUse]) -> Table:
+def devices_table(rows: Iterable[DeviceUse], *, is_wide: bool = False) -> Table:
     """Devices, in GiB; the age in seconds."""
     cells = []
     for one in rows:
         age = one.device.live_age_seconds
         cells.append((
-            _device_name(one), product_name(one.device.product),
+            one.device.display_name, product_name(one.device.product),
             _gib(one.device.usable_bytes), _gib(one.promised_bytes), _gib(one.observed_bytes),
             _gib(one.foreign_bytes), _gib(one.free_bytes),
             one.device.unusable_reason or (UNKNOWN if age is None else f"{age:.0f}s"),
+            ", ".join(pod for pod, _ in one.holders) or UNKNOWN,
         ))  # fmt: skip
-    names = ("DEVICE", "PRODUCT", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "AGE")
-    return _table(names, cells)
+    names = (
+        "DEVICE", "PRODUCT", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "AGE", "PROMISED TO"
+    )  # fmt: skip
+    return _table(names, cells, num_narrow=8, is_wide=is_wide)
 
 
-def _device_name(one: DeviceUse) -> str:
-    """Node and UUID, of which the latter is never cut."""
-    node, slash, uuid = one.device.display_name.partition("/")
-    if len(node) > MAX_NODE_NAME:
-        node = f"{node[: MAX_NODE_NAME - 1]}…"
-    return f"{node}{slash}{uuid}"
-
-
-def models_table(rows: Iterable[ModelUse]) -> Table:
+def models_table(rows: Iterable[ModelUse], *, is_wide: bool = False) -> Table:
     """Models: HBM in GiB, KV cache in tokens and how full it is."""
-    names = ("MODEL", "STATE", "READY", "HBM", "KV-TOKENS", "KV", "RUNNING", "WAITING")
-    return _table(names, [_model_cells(one) for one in rows])
+    names = ("MODEL", "STATE", "READY", "HBM", "KV-TOKENS", "KV", "RUNNING", "WAITING", "NODES")
+    return _table(names, [_model_cells(one) for one in rows], num_narrow=8, is_wide=is_wide)
 
 
 def _model_cells(one: ModelUse) -> tuple[str, ...]:
     return (
         one.key, one.state, f"{one.ready}/{one.wanted}", _gib(one.hbm_bytes),
         f"{one.kv_capacity_tokens:,}", UNKNOWN if one.kv_ratio is None else f"{one.kv_ratio:.0%}",
-        _count(one.num_in_flight), _count(one.num_waiting),
+        _count(one.num_in_flight), _count(one.num_waiting), ", ".join(one.nodes) or UNKNOWN,
     )  # fmt: skip
 
 
-def summary(usage: Usage) -> RenderableType:
+def summary(usage: Usage, *, is_wide: bool = False) -> RenderableType:
     """The sums, models and nodes on one screen."""
     models, nodes = usage.models, usage.nodes
     parts: list[RenderableType] = [heading(usage), ""]
-    parts += [models_table(models[:SUMMARY_ROWS]), *_more(len(models), "models"), ""]
-    parts += [nodes_table(nodes[:SUMMARY_ROWS]), *_more(len(nodes), "nodes")]
+    shown = models_table(models[:SUMMARY_ROWS], is_wide=is_wide)
+    parts += [shown, *_more(len(models), "models"), ""]
+    shown = nodes_table(nodes[:SUMMARY_ROWS], is_wide=is_wide)
+    parts += [shown, *_more(len(nodes), "nodes")]
     return Group(*parts)
 
 
@@ -106,20 +107,17 @@ def _more(number: int, what: str) -> list[str]:
     return [f"and {more} more: memroute top {what}"] if more > 0 else []
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table whose first column gives way where a line is too narrow: numbers are never cut."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for number, name in enumerate(names):
-        widest = max([len(name), *(len(row[number]) for row in rows)])
-        table.add_column(
-            name,
-            justify="left" if name in LEFT else "right",
-            no_wrap=number > 0,
-            min_width=None if number == 0 else widest,
+def _table(
+    names: Sequence[str], rows: Sequence[Sequence[str]], *, num_narrow: int, is_wide: bool
+) -> Table:
+    """The first columns, all of them with ``--wide``: names give way, numbers are never cut."""
+    columns = tuple(
+        Column(
+            name=name, is_number=name not in LEFT, least=LEAST.get(name), is_wide=n >= num_narrow
         )
-    for first, *others in rows:
-        table.add_row(Text(first, no_wrap=True, overflow="ellipsis"), *others)
-    return table
+        for n, name in enumerate(names)
+    )
+    return Table(columns, tuple(tuple(row) for row in rows), is_wide)
 
 
 def _gib(num_bytes: int | None) -> str:

@@ -1,25 +1,19 @@
-"""``memroute top``: what is promised, observed, others' and free, now or live.
+"""The work of ``memroute top``: what is promised, observed, others' and free, now or live."""
 
-Exit status 0: shown; 2: nothing can be shown, with the reason.
-"""
-
-import json
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from memroute_cli.cluster import tables
-from memroute_cli.cluster.looking import OPERATOR_NAMESPACE, LookError, look
+from memroute_cli.cluster.commands import What
+from memroute_cli.cluster.looking import LookError, look
 from memroute_cli.cluster.usage import (
     DEVICE_SORTS,
     MODEL_SORTS,
@@ -29,84 +23,50 @@ from memroute_cli.cluster.usage import (
     sorted_by,
     usage_of,
 )
+from memroute_cli.terminal.console import open_console
+from memroute_cli.terminal.output import Output, write
+from memroute_cli.terminal.words import did_you_mean
 
-WIDTH_WITHOUT_TERMINAL = 80
-
-
-class What(StrEnum):
-    """What is listed."""
-
-    SUMMARY = "summary"
-    NODES = "nodes"
-    DEVICES = "devices"
-    MODELS = "models"
+# A look takes a second on a large cluster, and the operator tells what it has read every 15 s.
+LEAST_INTERVAL_SECONDS = 1.0
 
 
-class Output(StrEnum):
-    """How it is told."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What was typed after ``memroute top``."""
 
-    TABLE = "table"
-    JSON = "json"
+    what: What
+    namespace: str | None
+    sort_by: str
+    interval_seconds: float | None
+    """None: one look."""
+    output: Output
+    is_wide: bool
+    kubeconfig: Path | None
+    operator_namespace: str
 
 
-def top(
-    what: Annotated[What, typer.Argument(help="What is listed.")] = What.SUMMARY,
-    *,
-    namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="Models of this namespace alone.")
-    ] = None,
-    all_namespaces: Annotated[
-        bool, typer.Option("--all-namespaces", "-A", help="Models of all namespaces: the default.")
-    ] = False,
-    sort_by: Annotated[
-        str,
-        typer.Option(
-            help="nodes and devices: name, free, promised, observed, foreign; models: name, hbm, "
-            "kv, waiting, missing."
-        ),
-    ] = "name",
-    watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C, on one screen.")
-    ] = False,
-    interval: Annotated[
-        float, typer.Option(min=1.0, help="With --watch: seconds between two looks.")
-    ] = 5.0,
-    output: Annotated[
-        Output, typer.Option("--output", "-o", help="For people, or for programs.")
-    ] = Output.TABLE,
-    kubeconfig: Annotated[
-        Path | None, typer.Option(help="Default: KUBECONFIG, else ~/.kube/config.")
-    ] = None,
-    operator_namespace: Annotated[
-        str, typer.Option(help="Where the operator runs and tells what it has read.")
-    ] = OPERATOR_NAMESPACE,
-) -> None:
-    """Where the HBM of the fleet is: promised, in use, used by others, free, in GiB.
+def run(asked: Look) -> None:
+    """Show it, once or again and again. Raises ``LookError``."""
+    what = asked.what
+    _check(what, asked.sort_by)
+    interval = asked.interval_seconds
+    if interval is not None and interval < LEAST_INTERVAL_SECONDS:
+        msg = f"--interval {interval:g}: at least {LEAST_INTERVAL_SECONDS:g} second"
+        raise LookError(msg)
 
-    By a kubeconfig alone. What is in use, and how full KV caches are, is what the operator has
-    read last; how long ago is said. `-` is what nobody knows.
-    """
-    try:
-        _check(what, sort_by)
+    def usage() -> Usage:
+        seen = look(kubeconfig=asked.kubeconfig, operator_namespace=asked.operator_namespace)
+        return sorted_by(usage_of(seen.picture, seen.notes, asked.namespace), asked.sort_by)
 
-        def usage() -> Usage:
-            seen = look(kubeconfig=kubeconfig, operator_namespace=operator_namespace)
-            scope = None if all_namespaces else namespace
-            return sorted_by(usage_of(seen.picture, seen.notes, scope), sort_by)
-
-        if output is Output.JSON:
-            sys.stdout.write(json.dumps(_document(usage(), what), indent=1) + "\n")
-            return
-        columns = os.environ.get("COLUMNS", "")
-        usual = int(columns) if columns.isdecimal() else WIDTH_WITHOUT_TERMINAL
-        console = Console(width=None if sys.stdout.isatty() else usual, highlight=False)
-        if not watch:
-            console.print(shown(usage(), what))
-            return
-        watched(console, lambda: shown(usage(), what), interval)
-    except LookError as error:
-        print(f"memroute top: {error}", file=sys.stderr)  # noqa: T201 - what a person reads
-        raise typer.Exit(2) from None
+    if asked.output is not Output.TABLE:
+        write(_document(usage(), what), asked.output)
+        return
+    console = open_console(is_wide=asked.is_wide)
+    if interval is None:
+        console.print(shown(usage(), what, is_wide=asked.is_wide))
+    else:
+        watched(console, lambda: shown(usage(), what, is_wide=asked.is_wide), interval)
 
 
 def watched(
@@ -150,14 +110,14 @@ def _looks(
             yield last
 
 
-def shown(usage: Usage, what: What) -> RenderableType:
+def shown(usage: Usage, what: What, *, is_wide: bool = False) -> RenderableType:
     """One view of a usage, in its order."""
     if what is What.SUMMARY:
-        return tables.summary(usage)
+        return tables.summary(usage, is_wide=is_wide)
     table = {
-        What.NODES: lambda: tables.nodes_table(usage.nodes),
-        What.DEVICES: lambda: tables.devices_table(usage.devices),
-        What.MODELS: lambda: tables.models_table(usage.models),
+        What.NODES: lambda: tables.nodes_table(usage.nodes, is_wide=is_wide),
+        What.DEVICES: lambda: tables.devices_table(usage.devices, is_wide=is_wide),
+        What.MODELS: lambda: tables.models_table(usage.models, is_wide=is_wide),
     }[what]()
     return Group(tables.heading(usage), "", table)
 
@@ -170,7 +130,8 @@ def _check(what: What, sort_by: str) -> None:
         What.MODELS: MODEL_SORTS,
     }[what]
     if sort_by not in known:
-        msg = f"--sort-by {sort_by}: for {what.value} one of {', '.join(known)}"
+        hint = did_you_mean(sort_by, known)
+        msg = f"--sort-by {sort_by}: for {what.value} one of {', '.join(known)}{hint}"
         raise LookError(msg)
 
 

@@ -1,260 +1,35 @@
-"""``memroute demo``, step by step."""
+"""``memroute demo``: its options. The work is in ``program.py``."""
 
-import asyncio
-import contextlib
-import signal
-import sys
-import time
-from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.live import Live
 
-from memroute_cli.demo.fleet import FLEET
-from memroute_cli.demo.readings import Readings, read_programs
-from memroute_cli.demo.summary import Result, checks, print_summary
-from memroute_cli.demo.traffic import Traffic
-from memroute_cli.demo.view import one_line, render
-from memroute_kube.resources import is_condition_true
-from memroute_simulator.controlplane import BinaryError, ControlPlaneError
-from memroute_simulator.emulated_cluster import EmulatedCluster, KubectlError
-
-DEPLOY = Path(__file__).parents[3] / "deploy"
-SYSTEM = "memroute-system"
-KILL_AT_RATIO = 0.4
-KILL_ANNOTATION = "simulator.memroute.dev/kill"
-REFRESH_SECONDS = 1.0
-LINE_SECONDS = 5.0
-SETTLE_SECONDS = 20.0
-OOM_WORDS = ("OutOfMemoryError", "No available memory", "Free memory on device")
+from memroute_cli.terminal.quantities import seconds as time_of
+from memroute_cli.terminal.quantities import whole
 
 
 def demo(
+    *,
     seconds: Annotated[
-        float, typer.Option(help="How long to send traffic; 0 sends none.", min=0)
+        float,
+        typer.Option(
+            parser=time_of, metavar="TIME", help="How long to send traffic (60, 2m); 0 sends none."
+        ),
     ] = 60.0,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave it running afterwards, until Ctrl-C.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the traffic.")] = 0,
+    seed: Annotated[
+        int, typer.Option(parser=whole(), metavar="N", help="Seed of the traffic.")
+    ] = 0,
 ) -> None:
     """Run memroute on emulated GPU nodes: a real control plane, real traffic, no GPU.
 
     Exit status 0 only if everything that the summary checks is true.
     """
-    console = Console(highlight=False)
-    # Set, not inherited: a shell starts background jobs with SIGINT ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _raise_exit)
-    if not DEPLOY.is_dir():
-        console.print("memroute demo runs from a checkout: its deploy/ folder is missing")
-        raise typer.Exit(2)
-    try:
-        passed = _run(console, seconds=seconds, keep=keep, seed=seed)
-    except (BinaryError, ControlPlaneError, KubectlError, TimeoutError, RuntimeError) as error:
-        console.print(f"[red]the demo could not go on:[/] {error}")
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        console.print("\nstopped; nothing is left behind")
-        raise typer.Exit(130) from None
-    raise typer.Exit(0 if passed else 1)
+    if seconds < 0:
+        msg = f"--seconds {seconds:g}: 0 or more"
+        raise typer.BadParameter(msg)
+    from memroute_cli.demo.program import demo as run
 
-
-def _raise_exit(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(143)
-
-
-def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        console.print(f"[dim]{time.monotonic() - started:6.1f} s[/]  {text}")
-
-    say("starting etcd, kube-apiserver, kube-scheduler, kube-controller-manager and five nodes")
-    with EmulatedCluster(FLEET, report=say) as cluster:
-        say(f"control plane on {cluster.address}, {len(FLEET)} nodes ready")
-        cluster.kubectl("apply", "--server-side", "-k", str(DEPLOY / "demo"))
-        say("kubectl apply --server-side -k deploy/demo: operator and router as pods")
-        operator_url = f"http://{_wait_pod(cluster, 'operator')}:8080"
-        router = _wait_pod(cluster, "router")
-        router_url, ops_url = f"http://{router}:8000", f"http://{router}:8002"
-        say(f"operator {operator_url}/metrics, router {router_url}/v1 and {ops_url}/metrics")
-        cluster.kubectl("apply", "-k", str(DEPLOY / "samples"))
-        say("kubectl apply -k deploy/samples: chat, draft and large")
-        for name in ("chat", "draft"):
-            cluster.kubectl(
-                "wait", "--for=condition=Ready", f"mdep/{name}", "--timeout=90s", "-n", "default"
-            )
-        cluster.wait_for("a verdict on large", lambda: _is_refused(cluster, "large"))
-        cluster.wait_for("the router to see them", lambda: _routable(operator_url, ops_url))
-        console.print(cluster.kubectl("get", "mdep", "-n", "default"))
-        traffic = Traffic(router_url, seed=seed)
-        killed_pod, killed_at = "", None
-        if seconds:
-            say(
-                f"{seconds:.0f} s of traffic through the OpenAI client; one replica dies on the way"
-            )
-            killed_pod, killed_at = asyncio.run(
-                _drive(console, cluster, traffic, operator_url, ops_url, seconds)
-            )
-            say(f"traffic has ended: {len(traffic.answers)} requests")
-            result = _collect(cluster, traffic, operator_url, ops_url, killed_pod, killed_at)
-            found = checks(result)
-            print_summary(console, result, found)
-            passed = all(check.passed for check in found)
-        else:
-            passed = True
-        console.print(
-            f"\n[bold green]done[/] in {time.monotonic() - started:.0f} s"
-            if passed
-            else "\n[bold red]the job was not done[/]: see the crosses above"
-        )
-        if keep:
-            _keep(console, cluster, operator_url, router_url, ops_url)
-    return passed
-
-
-def _wait_pod(cluster: EmulatedCluster, component: str) -> str:
-    """The address of the program's pod, once it is ready."""
-
-    def ready_address() -> str | None:
-        selector = f"app.kubernetes.io/component={component}"
-        for pod in cluster.get("pods", "-n", SYSTEM, "-l", selector):
-            if is_condition_true(pod, "Ready"):
-                return str(pod["status"]["podIP"])
-        return None
-
-    address = cluster.wait_for(f"the {component}", ready_address, timeout_seconds=60)
-    return str(address)
-
-
-def _is_refused(cluster: EmulatedCluster, name: str) -> bool:
-    for obj in cluster.get("mdep", "-n", "default"):
-        if obj["metadata"]["name"] == name:
-            conditions = obj.get("status", {}).get("conditions", ())
-            return any(c["type"] == "Placed" and c["status"] == "False" for c in conditions)
-    return False
-
-
-def _routable(operator_url: str, ops_url: str) -> bool:
-    readings = read_programs(operator_url, ops_url)
-    return sum(replica.is_routable for replica in readings.replicas) >= 3  # noqa: PLR2004
-
-
-async def _drive(
-    console: Console,
-    cluster: EmulatedCluster,
-    traffic: Traffic,
-    operator_url: str,
-    ops_url: str,
-    seconds: float,
-) -> tuple[str, float | None]:
-    """Send the traffic, kill the busiest chat replica on the way, show what happens."""
-    started = time.monotonic()
-    killed: tuple[str, float | None] = ("", None)
-    sending = asyncio.create_task(traffic.run(seconds))
-    showing = Live(console=console, refresh_per_second=4) if console.is_terminal else None
-    last_line = -LINE_SECONDS
-    with showing or contextlib.nullcontext():
-        while not sending.done():
-            readings = await asyncio.to_thread(read_programs, operator_url, ops_url)
-            elapsed = time.monotonic() - started
-            pod = _busiest_chat(readings)
-            if killed[1] is None and elapsed >= seconds * KILL_AT_RATIO and pod is not None:
-                await asyncio.to_thread(
-                    cluster.kubectl, "annotate", "pod", "-n", "default", pod, f"{KILL_ANNOTATION}=1"
-                )
-                killed = (pod, time.monotonic())
-            outcomes = ", ".join(f"{n} {o}" for o, n in traffic.outcomes().most_common())
-            if showing is not None:
-                title = f"memroute demo, {elapsed:.0f} of {seconds:.0f} s"
-                dead = f"; killed {killed[0]}" if killed[0] else ""
-                caption = f"{outcomes}; {traffic.num_in_flight} in flight{dead}"
-                showing.update(render(readings, title, caption))
-            elif elapsed - last_line >= LINE_SECONDS:
-                last_line = elapsed
-                console.print(one_line(readings, elapsed))
-            await asyncio.wait([sending], timeout=REFRESH_SECONDS)
-    await sending
-    return killed
-
-
-def _busiest_chat(readings: Readings) -> str | None:
-    """The pod of chat with the most requests; None while no router knows one."""
-    chat = [replica for replica in readings.replicas if replica.deployment == "chat"]
-    return max(chat, key=lambda replica: replica.in_flight).pod if chat else None
-
-
-def _collect(
-    cluster: EmulatedCluster,
-    traffic: Traffic,
-    operator_url: str,
-    ops_url: str,
-    killed_pod: str,
-    killed_at: float | None,
-) -> Result:
-    """Look at the end state, once it has settled."""
-
-    def settled() -> bool:
-        pods = cluster.get("pods", "-n", "default")
-        return all(is_condition_true(pod, "Ready") for pod in pods)
-
-    with contextlib.suppress(TimeoutError):
-        cluster.wait_for("the replicas to settle", settled, timeout_seconds=SETTLE_SECONDS)
-    with contextlib.suppress(KubectlError):
-        for name in ("chat", "draft"):
-            cluster.kubectl(
-                "wait", "--for=condition=Ready", f"mdep/{name}", "--timeout=20s", "-n", "default"
-            )
-    pods = cluster.get("pods", "-n", "default")
-    readings = read_programs(operator_url, ops_url)
-    logs = [
-        line
-        for pod in pods
-        for line in cluster.kubectl("logs", "-n", "default", pod["metadata"]["name"]).splitlines()
-        if any(word in line for word in OOM_WORDS)
-    ]
-    return Result(
-        deployments=cluster.get("mdep", "-n", "default"),
-        traffic=traffic,
-        killed_pod=killed_pod,
-        killed_at=killed_at,
-        reserved_tokens_left=(
-            sum(replica.reserved_tokens for replica in readings.replicas)
-            if readings.replicas
-            else None
-        ),
-        engine_restarts={
-            pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"]
-            for pod in pods
-        },
-        oom_logs=logs,
-    )
-
-
-def _keep(
-    console: Console, cluster: EmulatedCluster, operator_url: str, router_url: str, ops_url: str
-) -> None:
-    """Leave it running until Ctrl-C or SIGTERM."""
-    console.rule("[bold]kept running")
-    console.print(
-        f"""kubeconfig   {cluster.kubeconfig}
-router       {router_url}/v1        (any API key; models chat, draft, large)
-decisions    {ops_url}/debug/decisions, who waits {ops_url}/debug/queue
-metrics      {ops_url}/metrics and {operator_url}/metrics
-
-try, in another terminal:
-  export KUBECONFIG={cluster.kubeconfig}
-  kubectl describe mdep large
-  kubectl scale mdep/draft --replicas=3 && kubectl get mdep -w
-  curl {router_url}/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{{"model":"chat","messages":[{{"role":"user","content":"hello"}}],"max_tokens":20}}'
-
-(kubectl is in .venv/bin) Ctrl-C stops everything and leaves nothing behind.""",
-        soft_wrap=True,
-    )
-    while True:
-        signal.pause()
+    run(seconds=seconds, keep=keep, seed=seed)

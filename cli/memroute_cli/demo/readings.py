@@ -54,7 +54,7 @@ def _read_operator(readings: Readings, url: str) -> None:
     devices: dict[tuple[str, str], DeviceRow] = {}
     for name, labels, value in _samples(f"{url}/metrics"):
         if name.startswith("memroute_device_"):
-            key = (labels["node"], labels["device"])
+            key = (labels["node_name"], labels["device"])
             row = devices.setdefault(key, DeviceRow(*key, labels["product"]))
             attribute = name.removeprefix("memroute_device_")
             if attribute in ("usable_bytes", "reserved_bytes", "live_free_bytes"):
@@ -65,10 +65,10 @@ def _read_operator(readings: Readings, url: str) -> None:
 def _read_router(readings: Readings, url: str) -> None:
     replicas: dict[str, ReplicaRow] = {}
     for name, labels, value in _samples(f"{url}/metrics"):
-        if not name.startswith("memroute_router_") or "pod" not in labels:
+        if not name.startswith("memroute_router_") or "replica" not in labels:
             continue
         row = replicas.setdefault(
-            labels["pod"], ReplicaRow(labels["pod"], labels["model_deployment"])
+            labels["replica"], ReplicaRow(labels["replica"], labels["model_deployment"])
         )
         match name.removeprefix("memroute_router_"):
             case "requests_in_flight":

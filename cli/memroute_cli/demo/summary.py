@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from memroute.units import GIB
 from memroute_cli.demo.traffic import Answer, Traffic
+from memroute_cli.terminal.table import Column, Table
 from memroute_kube import KubeObject
 
 SURVIVAL_SECONDS = 1.0
@@ -110,42 +111,46 @@ def print_summary(console: Console, result: Result, found: list[Check]) -> None:
 
 
 def _print_placements(console: Console, result: Result) -> None:
-    table = Table(title="placements, and why", title_justify="left")
-    for column in ("replica", "node", "HBM", "KV tokens", "why"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for obj in result.deployments:
-        status = obj.get("status", {})
-        for placement in status.get("placements", ()):
-            table.add_row(
-                placement["pod"],
-                placement["node"],
-                f"{placement['hbmBytes'] / 1024**3:.1f} GiB",
-                f"{placement['kvCapacityTokens']:,}",
-                placement["why"],
+        rows += [
+            (
+                placement["pod"], placement["node"], f"{placement['hbmBytes'] / GIB:.1f} GiB",
+                f"{placement['kvCapacityTokens']:,}", placement["why"],
             )
+            for placement in obj.get("status", {}).get("placements", ())
+        ]  # fmt: skip
         placed = _condition(obj, "Placed")
         if placed["status"] != "True":
-            name = obj["metadata"]["name"]
-            table.add_row(
-                name, "[red]nowhere[/]", "", "", f"{placed['reason']}: {placed['message']}"
-            )
-    console.print(table)
+            why = f"{placed['reason']}: {placed['message']}"
+            rows.append((obj["metadata"]["name"], "nowhere", "-", "-", why))
+    columns = (
+        Column(name="REPLICA", least=12), Column(name="NODE", least=7),
+        Column(name="HBM", is_number=True), Column(name="KV TOKENS", is_number=True),
+        Column(name="WHY", is_sentence=True),
+    )  # fmt: skip
+    console.print("placements, and why", Table(columns, tuple(rows)), "", sep="\n")
 
 
 def _print_requests(console: Console, traffic: Traffic) -> None:
-    table = Table(title="requests served, by replica", title_justify="left")
-    for column in ("replica", "requests", "TTFT p50", "p90", "p99"):
-        table.add_column(column, justify="left" if column == "replica" else "right")
     by_replica: dict[str, list[Answer]] = {}
     for answer in traffic.answers:
         if answer.outcome == "served":
             by_replica.setdefault(answer.replica, []).append(answer)
+    rows = []
     for replica in sorted(by_replica):
         answers = by_replica[replica]
         times = sorted(a.ttft_seconds for a in answers if a.ttft_seconds is not None)
-        quantiles = [_quantile(times, q) for q in (0.5, 0.9, 0.99)]
-        table.add_row(replica, str(len(answers)), *quantiles)
-    console.print(table)
+        quantiles = (_quantile(times, q) for q in (0.5, 0.9, 0.99))
+        rows.append((replica, str(len(answers)), *quantiles))
+    columns = (
+        Column(name="REPLICA", least=12),
+        *(
+            Column(name=name, is_number=True)
+            for name in ("REQUESTS", "TTFT P50", "TTFT P90", "TTFT P99")
+        ),
+    )
+    console.print("requests served, by replica", Table(columns, tuple(rows)), "", sep="\n")
 
 
 def _quantile(ordered: list[float], q: float) -> str:
@@ -155,16 +160,18 @@ def _quantile(ordered: list[float], q: float) -> str:
 
 
 def _print_refusals(console: Console, traffic: Traffic) -> None:
-    table = Table(title="not served, and why", title_justify="left")
-    for column in ("outcome", "requests", "for example"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for outcome, count in traffic.outcomes().most_common():
         if outcome == "served":
             continue
         example = next(a for a in traffic.answers if a.outcome == outcome)
         retry = f" (Retry-After: {example.retry_after} s)" if example.retry_after else ""
-        table.add_row(outcome, str(count), example.message + retry)
-    console.print(table)
+        rows.append((outcome, str(count), example.message + retry))
+    columns = (
+        Column(name="OUTCOME", least=12), Column(name="REQUESTS", is_number=True),
+        Column(name="FOR EXAMPLE", is_sentence=True),
+    )  # fmt: skip
+    console.print("not served, and why", Table(columns, tuple(rows)), sep="\n")
 
 
 def _condition(obj: KubeObject, kind: str) -> dict[str, Any]:

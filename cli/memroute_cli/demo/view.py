@@ -1,52 +1,64 @@
 """The live table: nodes, HBM, replicas, KV pressure."""
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from memroute.units import format_gib
+from memroute.units import GIB
 from memroute_cli.demo.readings import Readings
+from memroute_cli.terminal.table import Column, Table
 
-BAR_CELLS = 20
+BAR_CELLS = 10
+UNKNOWN = "-"
 
 
-def bar(ratio: float) -> Text:
-    """A bar that turns from green to red as it fills."""
+def bar(ratio: float) -> str:
+    """A bar of text, and the share in percent."""
     filled = round(min(1.0, max(0.0, ratio)) * BAR_CELLS)
-    colour = "green" if ratio < 0.5 else "yellow" if ratio < 0.9 else "red"  # noqa: PLR2004
-    text = Text("█" * filled, style=colour)
-    return text.append("░" * (BAR_CELLS - filled), style="dim").append(f" {ratio:4.0%}")
+    return f"{'█' * filled}{'░' * (BAR_CELLS - filled)} {ratio:4.0%}"
 
 
 def render(readings: Readings, title: str, caption: str) -> RenderableType:
-    """Both tables."""
-    devices = Table(title=title, title_justify="left", expand=False)
-    for column in ("node", "device", "HBM promised", "of usable", "free by exporter"):
-        devices.add_column(column)
+    """Both tables, in 80 columns."""
+    return Group(
+        Text(title, style="bold"), _devices(readings), "", _replicas(readings),
+        Text(caption, style="dim"),
+    )  # fmt: skip
+
+
+def _devices(readings: Readings) -> Table:
+    rows = []
     for device in readings.devices:
         ratio = device.reserved_bytes / device.usable_bytes if device.usable_bytes else 0.0
         live = device.live_free_bytes
-        devices.add_row(
-            device.node,
-            f"{device.product.removeprefix('NVIDIA-')} {device.device[:8]}",
-            bar(ratio),
-            f"{format_gib(int(device.reserved_bytes))} / {format_gib(int(device.usable_bytes))}",
-            "unknown" if live is None else format_gib(int(live)),
-        )
-    replicas = Table(caption=caption, caption_justify="left", expand=False)
-    for column in ("replica", "state", "in flight", "KV projected", "KV tokens", "reserved"):
-        replicas.add_column(column)
+        rows.append((
+            device.node, f"{device.product.removeprefix('NVIDIA-')} {device.device[:8]}",
+            bar(ratio), f"{device.reserved_bytes / GIB:.1f}", f"{device.usable_bytes / GIB:.1f}",
+            UNKNOWN if live is None else f"{live / GIB:.1f}",
+        ))  # fmt: skip
+    columns = (
+        Column(name="NODE", least=6), Column(name="DEVICE", least=10),
+        Column(name="HBM PROMISED"), Column(name="GiB", is_number=True),
+        Column(name="OF", is_number=True), Column(name="FREE (EXPORTER)", is_number=True),
+    )  # fmt: skip
+    return Table(columns, tuple(rows))
+
+
+def _replicas(readings: Readings) -> Table:
+    rows = []
     for replica in readings.replicas:
-        ratio_known = replica.projected_ratio
-        replicas.add_row(
-            replica.pod,
-            Text("routable", style="green") if replica.is_routable else Text("out", style="red"),
-            str(replica.in_flight),
-            Text("unknown") if ratio_known is None else bar(ratio_known),
-            "unknown" if replica.capacity_tokens is None else f"{replica.capacity_tokens:,}",
+        ratio = replica.projected_ratio
+        rows.append((
+            replica.pod, "routable" if replica.is_routable else "out", str(replica.in_flight),
+            UNKNOWN if ratio is None else bar(ratio),
+            UNKNOWN if replica.capacity_tokens is None else f"{replica.capacity_tokens:,}",
             f"{replica.reserved_tokens:,}",
-        )
-    return Group(devices, replicas)
+        ))  # fmt: skip
+    columns = (
+        Column(name="REPLICA", least=10), Column(name="STATE"),
+        Column(name="IN FLIGHT", is_number=True), Column(name="KV PROJECTED"),
+        Column(name="KV TOKENS", is_number=True), Column(name="RESERVED", is_number=True),
+    )  # fmt: skip
+    return Table(columns, tuple(rows))
 
 
 def one_line(readings: Readings, seconds: float) -> str:

@@ -5,20 +5,26 @@ from pathlib import Path
 
 from memroute.errors import MemrouteError
 from memroute.footprint.weights import index_total_bytes, safetensors_header_bytes
+from memroute_cli.terminal.errors import UserError
+from memroute_cli.terminal.quantities import bytes_of
 
 SAFETENSORS_LENGTH_BYTES = 8
 # What the safetensors library itself allows for the header of a file, in bytes.
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 
 
-class PlanError(Exception):
-    """What was asked makes no sense; the message is for the person who asked."""
+class PlanError(UserError):
+    """What was asked of a plan makes no sense; the message is for the person who asked."""
 
 
 def read_checkpoint_bytes(text: str) -> int:
-    """Bytes of a checkpoint: a number, an index or a safetensors file. Raises ``PlanError``."""
-    if text.isdigit():
-        return int(text)
+    """Bytes of a checkpoint: a size, an index or a safetensors file. Raises ``PlanError``."""
+    size = bytes_of(text)
+    if size is not None:
+        if size < 1:
+            msg = f"--checkpoint {text}: weights have at least one byte"
+            raise PlanError(msg)
+        return size
     path = Path(text)
     try:
         if path.suffix == ".safetensors":
@@ -30,10 +36,13 @@ def read_checkpoint_bytes(text: str) -> int:
                 return safetensors_header_bytes(file.read(length).decode())
         return index_total_bytes(path.read_text())
     except OSError as error:
-        msg = f"--checkpoint {text}: neither a number of bytes nor a file ({error.strerror})"
+        why = error.strerror
+        msg = f"--checkpoint {text}: neither a size (14GB, 13.5GiB, bytes) nor a file ({why})"
         raise PlanError(msg) from error
     except (UnicodeDecodeError, MemrouteError) as error:
-        msg = f"--checkpoint {text}: {error}"
+        msg = (
+            f"--checkpoint {text}: it is no model.safetensors.index.json, and no .safetensors file"
+        )
         raise PlanError(msg) from error
 
 

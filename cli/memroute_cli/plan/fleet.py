@@ -1,78 +1,84 @@
 """Plans on a real fleet: a live cluster, or what ``kubectl`` saved of one."""
 
-import asyncio
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from memroute.catalog import Accelerator, accelerator_for_product
 from memroute.catalog.accelerators import with_product_first
-from memroute.placement import (
-    Decision,
-    Inventory,
-    Node,
-    PlacementMode,
-    ReplicaKey,
-    WantedReplica,
-    plan,
-)
-from memroute.sizing import Option
+from memroute.placement import Inventory
+from memroute_cli.cluster.looking import look
 from memroute_cli.plan.files import PlanError, read_document
-from memroute_kube import ApiError, KubernetesClient
-from memroute_kube.resources import NODES, PODS
-from memroute_operator.gather import gather
-from memroute_operator.readings.device_metrics import DeviceMetrics
-from memroute_operator.store.store import Store
-
-# A label for the plan alone: the catalogue's name of a node's accelerators.
-ACCELERATOR = "memroute.dev/accelerator"
+from memroute_kube import KubeObject
+from memroute_kube.resources import LABEL_GPU_SHARING
+from memroute_operator.explaining import Picture
 
 
-def saved_inventory(path: Path) -> Inventory:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """The devices, what is promised of them, and what is not known."""
+
+    source: str
+    inventory: Inventory
+    notes: tuple[str, ...] = ()
+    """What nobody told, a sentence each."""
+
+
+def saved_fleet(path: Path) -> Fleet:
     """From ``kubectl get nodes,pods -A -o json``. Raises ``PlanError``."""
     items = read_document(path).get("items")
     if not isinstance(items, list):
         msg = f"{path}: save it with `kubectl get nodes,pods -A -o json`"
         raise PlanError(msg)
-    store = Store()
-    for item in items:
-        kind = item.get("kind") if isinstance(item, dict) else None
-        if kind == "Node":
-            store.nodes.upsert(item)
-        elif kind == "Pod":
-            store.pods.upsert(item)
-    return _inventory(store, str(path))
+
+    def of(kind: str) -> tuple[KubeObject, ...]:
+        return tuple(one for one in items if isinstance(one, dict) and one.get("kind") == kind)
+
+    nodes, pods = of("Node"), of("Pod")
+    if not nodes:
+        msg = f"{path}: it has no nodes: save it with `kubectl get nodes,pods -A -o json`"
+        raise PlanError(msg)
+    notes = ["what processes use of the devices: it is taken to be what pods were promised"]
+    if not pods:
+        notes.insert(
+            0,
+            f"{path} has no pods: every device counts as free (kubectl get nodes,pods -A -o json)",
+        )
+    picture = Picture(
+        model_deployments=of("ModelDeployment"), pods=pods, nodes=nodes, at=datetime.now(UTC)
+    )
+    return _fleet(picture, str(path), notes)
 
 
-def live_inventory() -> Inventory:
-    """From the cluster that kubeconfig points at. Raises ``PlanError``."""
-    return asyncio.run(_live_inventory())
+def live_fleet(kubeconfig: Path | None) -> Fleet:
+    """From the cluster that kubeconfig points at. Raises ``PlanError`` or ``LookError``.
+
+    Also from one without memroute.
+    """
+    seen = look(kubeconfig=kubeconfig, needs_memroute=False)
+    return _fleet(seen.picture, "the cluster", seen.notes)
 
 
-async def _live_inventory() -> Inventory:
-    store = Store()
-    try:
-        async with await KubernetesClient.from_environment() as client:
-            for resource, collection in ((NODES, store.nodes), (PODS, store.pods)):
-                objects, _ = await client.list(resource)
-                for obj in objects:
-                    collection.upsert(obj)
-    except ApiError as error:
-        msg = f"the cluster refuses: {error}"
-        raise PlanError(msg) from error
-    except Exception as error:
-        msg = f"no cluster can be reached: {error}"
-        raise PlanError(msg) from error
-    return _inventory(store, "the cluster")
-
-
-def _inventory(store: Store, source: str) -> Inventory:
-    facts = gather(store, DeviceMetrics(scrape_seconds=1.0), now_seconds=0.0)
-    if not any(node.devices for node in facts.inventory.nodes):
-        unknown = [node.devices_unknown for node in facts.inventory.nodes if node.devices_unknown]
+def _fleet(picture: Picture, source: str, notes: Sequence[str]) -> Fleet:
+    inventory = picture.facts().inventory
+    unknown = sorted(
+        {f"{node.name}: {node.devices_unknown}" for node in inventory.nodes if node.devices_unknown}
+    )
+    if not any(node.devices for node in inventory.nodes):
         what = unknown[0] if unknown else "no node has an accelerator"
         msg = f"{source}: {what}"
         raise PlanError(msg)
-    return facts.inventory
+    more = [*notes, *unknown]
+    is_shared = any(
+        LABEL_GPU_SHARING in node["metadata"].get("labels", {}) for node in picture.nodes
+    )
+    if not is_shared:
+        more.append(
+            "whether accelerators may be shared: no node is labelled "
+            f"{LABEL_GPU_SHARING}=shared, so whole devices alone were tried"
+        )
+    return Fleet(source=source, inventory=inventory, notes=tuple(more))
 
 
 def accelerators_of(inventory: Inventory) -> list[Accelerator]:
@@ -89,33 +95,3 @@ def accelerators_of(inventory: Inventory) -> list[Accelerator]:
         msg = "no accelerator of the fleet is in the catalogue: name one with --accelerator"
         raise PlanError(msg)
     return list(found.values())
-
-
-def place(inventory: Inventory, chosen: list[tuple[str, Option]]) -> tuple[Decision, ...]:
-    """One replica of each model, one after the other, on what is free."""
-    wanted = [_wanted(model, index, option) for index, (model, option) in enumerate(chosen)]
-    return plan(replace(inventory, nodes=tuple(map(_labelled, inventory.nodes))), wanted)
-
-
-def _labelled(node: Node) -> Node:
-    """The node with the catalogue's name of its accelerators as a label: what options name.
-
-    One row of the catalogue stands for several products, and many nodes carry no product.
-    """
-    found = (accelerator_for_product(device.product or "") for device in node.devices)
-    names = sorted({accelerator.name for accelerator in found if accelerator is not None})
-    vendor = {"amd.com/gpu": "amd"} if node.resource == "amd.com/gpu" else {}
-    return replace(node, labels={**node.labels, **vendor, ACCELERATOR: "+".join(names)})
-
-
-def _wanted(model: str, index: int, option: Option) -> WantedReplica:
-    selector = {ACCELERATOR: option.accelerator.name}
-    if option.accelerator.vendor == "amd":
-        selector["amd.com/gpu"] = "amd"
-    return WantedReplica(
-        key=ReplicaKey(namespace="plan", name=model, index=index),
-        shape=option.shape,
-        footprint=option.footprint,
-        mode=PlacementMode.EXCLUSIVE,
-        node_selector=selector,
-    )

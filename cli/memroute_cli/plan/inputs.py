@@ -1,5 +1,6 @@
 """What a person typed, as questions and accelerators; a clear sentence for what makes no sense."""
 
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -8,8 +9,10 @@ from memroute.catalog import ACCELERATORS, Accelerator, accelerator_by_name
 from memroute.footprint import KVCacheDtype, Quantization
 from memroute.footprint.calibration import StartLog, read_start_log
 from memroute.sizing import Question
+from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel
+from memroute_cli.terminal.words import did_you_mean
 
 DEFAULT_ACCELERATORS = ("L4", "L40S", "A100-80", "H100", "H200", "B200")
 
@@ -17,58 +20,71 @@ DEFAULT_ACCELERATORS = ("L4", "L40S", "A100-80", "H100", "H200", "B200")
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
-def read_accelerators(names: list[str]) -> list[Accelerator]:
+def read_accelerators(names: Iterable[str]) -> list[Accelerator]:
     """Accelerators by name, product label or MIG profile. Raises ``PlanError``."""
-    wanted = [part for name in names for part in name.split(",") if part]
-    found = []
-    for name in wanted or DEFAULT_ACCELERATORS:
-        accelerator = accelerator_by_name(name)
-        if accelerator is None:
-            known = ", ".join(row.name for row in ACCELERATORS)
-            msg = (
-                f"accelerator {name!r} is not known; known: {known}, and MIG slices (H100/1g.10gb)"
-            )
-            raise PlanError(msg)
-        found.append(accelerator)
+    return [read_accelerator(name) for name in tuple(names) or DEFAULT_ACCELERATORS]
+
+
+def read_accelerator(name: str) -> Accelerator:
+    """One accelerator. Raises ``PlanError``."""
+    found = accelerator_by_name(name)
+    if found is None:
+        hint = did_you_mean(name, (row.name for row in ACCELERATORS))
+        known = ", ".join(row.name for row in ACCELERATORS)
+        msg = (
+            f"accelerator {name!r} is not known{hint}"
+            if hint
+            else f"accelerator {name!r} is not known; known: {known}, and MIG slices (H100/1g.10gb)"
+        )
+        raise PlanError(msg)
     return found
 
 
-def read_prices(texts: list[str]) -> dict[str, float]:
+def read_prices(texts: Sequence[str]) -> dict[str, float]:
     """Prices per accelerator and hour by catalogue name. Raises ``PlanError``."""
     prices = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        try:
-            price = float(value)
-        except ValueError:
-            price = -1.0
-        accelerator = accelerator_by_name(name)
-        if not equals or price < 0 or accelerator is None:
+        price = _price(value)
+        if not equals or price is None:
             msg = f"--price {text}: write it as NAME=PER_HOUR, such as H100=2.50"
             raise PlanError(msg)
-        prices[accelerator.name] = price
+        try:
+            prices[read_accelerator(name).name] = price
+        except PlanError as error:
+            msg = f"--price {text}: {error}"
+            raise PlanError(msg) from error
     return prices
 
 
-def read_question(
-    model: NamedModel,
-    *,
-    context: int | None,
-    concurrency: int,
-    prompt_tokens: int,
-    output_tokens: int,
-    precision: str,
-    kv_cache_dtype: str,
-    tensor_parallel: str,
-    start_log: StartLog | None = None,
-) -> Question:
+def _price(text: str) -> float | None:
+    """Money per hour; None for what is no price."""
+    try:
+        price = float(text)
+    except ValueError:
+        return None
+    return price if 0 <= price < float("inf") else None
+
+
+def check_prices(prices: dict[str, float], accelerators: Sequence[Accelerator]) -> None:
+    """Raises ``PlanError`` for a price of what is not asked about."""
+    asked = [one.name for one in accelerators]
+    unused = [name for name in prices if name not in asked]
+    if unused:
+        msg = f"--price {unused[0]}: the plan is for {', '.join(asked)} (see --accelerator)"
+        raise PlanError(msg)
+
+
+def read_question(model: NamedModel, asked: Asked) -> Question:
     """A question from what was typed. Raises ``PlanError``."""
     longest = model.architecture.max_context_tokens
+    prompt, answer = asked.prompt_tokens, asked.output_tokens
+    context = asked.context_tokens
     if context is None:
-        context = min(longest or 8192, max(8192, prompt_tokens + output_tokens))
+        context = min(longest or 8192, max(8192, prompt + answer))
     for name, value in (
-        ("--context", context), ("--concurrency", concurrency),
-        ("--prompt-tokens", prompt_tokens), ("--output-tokens", output_tokens),
+        ("--context", context), ("--concurrency", asked.concurrency),
+        ("--prompt-tokens", prompt), ("--output-tokens", answer),
     ):  # fmt: skip
         if value < 1:
             msg = f"{name} must be at least 1, got {value}"
@@ -76,23 +92,27 @@ def read_question(
     if longest is not None and context > longest:
         msg = f"--context {context}: {model.name} was made for at most {longest} tokens"
         raise PlanError(msg)
-    if prompt_tokens + output_tokens > context:
+    if prompt + answer > context:
+        may_rise = longest is None or prompt + answer <= longest
+        remedy = "raise --context, or lower" if may_rise else "lower"
+        limit = "" if may_rise else f", and {model.name} was made for at most {longest}"
         msg = (
-            f"a request of {prompt_tokens} + {output_tokens} tokens does not fit a context of "
-            f"{context}: raise --context, or lower --prompt-tokens or --output-tokens"
+            f"a request of {prompt} + {answer} tokens does not fit a context of {context}{limit}: "
+            f"{remedy} --prompt-tokens or --output-tokens"
         )
         raise PlanError(msg)
+    log = None if asked.start_log is None else read_log(asked.start_log)
     return Question(
         architecture=model.architecture,
         max_context_tokens=context,
-        concurrency=concurrency,
-        prompt_tokens=prompt_tokens,
-        output_tokens=output_tokens,
-        quantization=_choice("--precision", precision, Quantization),
-        kv_cache_dtype=_choice("--kv-cache-dtype", kv_cache_dtype, KVCacheDtype)
+        concurrency=asked.concurrency,
+        prompt_tokens=prompt,
+        output_tokens=answer,
+        quantization=_choice("--precision", asked.precision, Quantization),
+        kv_cache_dtype=_choice("--kv-cache-dtype", asked.kv_cache_dtype, KVCacheDtype)
         or KVCacheDtype.AUTO,
-        tensor_parallel_size=_size(tensor_parallel),
-        start_log=start_log,
+        tensor_parallel_size=_size(asked.tensor_parallel),
+        start_log=log,
     )
 
 
@@ -115,8 +135,8 @@ def _choice(option: str, text: str, kind: type[Choice]) -> Choice | None:
     try:
         return kind(text)
     except ValueError as error:
-        known = ", ".join(dict.fromkeys(["auto", *(str(member) for member in kind)]))
-        msg = f"{option} {text}: one of {known}"
+        names = list(dict.fromkeys(["auto", *(str(member) for member in kind)]))
+        msg = f"{option} {text}: one of {', '.join(names)}{did_you_mean(text, names)}"
         raise PlanError(msg) from error
 
 

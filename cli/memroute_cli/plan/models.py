@@ -18,8 +18,7 @@ from memroute.errors import MemrouteError, UnknownModelError
 from memroute.footprint import ModelArchitecture
 from memroute.footprint.architecture import architecture_from_json
 from memroute_cli.plan.files import PlanError, read_checkpoint_bytes, read_document
-
-MAX_CLOSE_NAMES = 3
+from memroute_cli.terminal.words import did_you_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +82,8 @@ def read_model(name: str, checkpoint: str | None, hub: HubOptions | None = None)
             )
         if path.is_dir():
             return read_model(str(path / "config.json"), checkpoint)
-        return NamedModel(name=name, architecture=architecture_for_model(name), facts=CATALOGUE)
+        architecture = architecture_for_model(name)
+        return NamedModel(name=as_published(name), architecture=architecture, facts=CATALOGUE)
     except OSError as error:
         msg = f"{path}: {error.strerror}"
         raise PlanError(msg) from error
@@ -104,9 +104,12 @@ def close_names(name: str) -> str:
     repository, at, _ = name.partition("@")
     if at and repository.casefold() in {known.casefold() for known in MODELS}:
         return f"; the catalogue has it as it was published: plan {repository} without a revision"
-    wanted = repository.rsplit("/", 1)[-1].casefold()
-    close = [known for known in MODELS if wanted[:6] in known.casefold()][:MAX_CLOSE_NAMES]
-    return f"; did you mean {', or '.join(close)}?" if wanted and close else ""
+    return did_you_mean(repository, MODELS)
+
+
+def as_published(name: str) -> str:
+    """The catalogue's spelling of a name that it knows."""
+    return next((known for known in MODELS if known.casefold() == name.casefold()), name)
 
 
 def _unknown_model(error: UnknownModelError) -> str:

@@ -6,9 +6,23 @@ from pathlib import Path
 from memroute.footprint import ReplicaFootprint, replica_footprint
 from memroute.sizing import Option
 from memroute.units import GIB
+from memroute_cli.plan.files import PlanError
 
 NUM_POINTS = 48
+SUFFIXES = (".png", ".svg", ".pdf")
 TERMS = ("weights", "activation", "graphs and libraries", "context and margin", "KV cache")
+
+
+def check_plot(path: Path | None) -> None:
+    """Raises ``PlanError`` for a picture that cannot be written, before anything is computed."""
+    if path is None:
+        return
+    if path.suffix not in SUFFIXES:
+        msg = f"--plot takes a .png, .svg or .pdf, not {path.name}"
+        raise PlanError(msg)
+    if not path.parent.is_dir():
+        msg = f"--plot {path}: there is no folder {path.parent}"
+        raise PlanError(msg)
 
 
 def draw(model: str, option: Option, path: Path) -> None:

@@ -3,16 +3,26 @@
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from memroute.footprint.architecture import KNOWN_FAMILIES
 from memroute.sizing import NoOption, Option, Question
-from memroute.units import GIB, format_gib
-from memroute_cli.plan.manifest import model_deployment
+from memroute.units import format_gib
 from memroute_cli.plan.models import NamedModel
 from memroute_cli.plan.targets import reachable_targets
+from memroute_cli.terminal.table import Column, Table
+
+UNKNOWN = "-"
+# Characters that the name of an accelerator keeps where a line is too narrow.
+MIN_NAME = 8
+# GiB are of each device. AS: devices of one replica, and how its layers are stored.
+NAMES = (
+    "ACCELERATOR", "FITS", "AS", "NEEDED", "KV TOKENS", "USERS", "TOKENS/S", "TTFT", "PER 1M",
+    "ALONE", "BOUND", "EXPECTED", "WEIGHTS", "LEFT FOR KV",
+)  # fmt: skip
+WIDE_NAMES = frozenset({"ALONE", "BOUND", "EXPECTED", "WEIGHTS", "LEFT FOR KV"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,41 +53,27 @@ def cost_per_million(option: Option, prices: dict[str, float]) -> float | None:
     return option.throughput.cost_per_million_tokens(price * option.num_devices)
 
 
-def print_answers(console: Console, answers: Answers, prices: dict[str, float]) -> None:
+def print_answers(
+    console: Console, answers: Answers, prices: dict[str, float], *, is_wide: bool = False
+) -> None:
     """One table per model, its caveats below."""
     question = answers.question
-    console.print()
-    console.print(Text(answers.model.name, style="bold"))
+    console.print(Text(f"\n{answers.model.name}", style="bold"))
     console.print(Text(f"facts: {answers.model.facts.sentence}"))
     console.print(
         f"{question.concurrency} x {question.max_context_tokens:,} tokens of context must fit; "
         f"a usual request is {question.prompt_tokens:,} + {question.output_tokens:,} tokens"
     )
-    table = Table(show_lines=False)
-    for name in ("accelerator", "fits", "devices", "precision"):
-        table.add_column(name)
-    for name in (
-        "weights", "needed per device", "KV left", "KV tokens", "users", "tokens/s",
-        "alone", "TTFT", "bound",
-        *(["per 1M tokens"] if prices else []),
-    ):  # fmt: skip
-        table.add_column(name, justify="right")
-    refusals: list[RenderableType] = []
+    console.print(_table(answers, prices, is_wide=is_wide))
     for found in answers.found:
         if isinstance(found, NoOption):
-            table.add_row(found.accelerator.name, Text("no", style="red"), *([""] * 11))
-            refusals.append(Text(f"{found.accelerator.name}: {found.reason}"))
             hint = (
                 f"would fit with {', or '.join(found.suggestions)}"
                 if found.suggestions
                 else "no single change of the question makes it fit"
             )
-            refusals.append(Text(f"    {hint}"))
-        else:
-            table.add_row(*_cells(found, prices))
-    console.print(table)
-    if refusals:
-        console.print(Group(*refusals))
+            console.print(Text(f"{found.accelerator.name}: {found.reason}"))
+            console.print(Padding(Text(hint), (0, 0, 0, 4)))
     for note in _notes(answers):
         console.print(Text(note, style="dim"))
     best = answers.best(prices)
@@ -87,25 +83,46 @@ def print_answers(console: Console, answers: Answers, prices: dict[str, float]) 
             console.print(Text(sentence))
 
 
-def _cells(option: Option, prices: dict[str, float]) -> list[RenderableType]:
+def _table(answers: Answers, prices: dict[str, float], *, is_wide: bool) -> Table:
+    rows = tuple(
+        (found.accelerator.name, "no", *[UNKNOWN] * (len(NAMES) - 2))
+        if isinstance(found, NoOption)
+        else _cells(found, prices)
+        for found in answers.found
+    )
+    # A price takes the place of the time to the first token.
+    hidden = {"TTFT"} if prices else {"PER 1M"}
+    columns = tuple(
+        Column(
+            name=name,
+            is_number=name not in {"ACCELERATOR", "FITS", "AS", "BOUND"},
+            least=MIN_NAME if name == "ACCELERATOR" else None,
+            is_wide=name in WIDE_NAMES or name in hidden,
+        )
+        for name in NAMES
+    )
+    return Table(columns, rows, is_wide)
+
+
+def _cells(option: Option, prices: dict[str, float]) -> tuple[str, ...]:
     footprint, rate = option.footprint, option.throughput
     cost = cost_per_million(option, prices)
-    return [
+    return (
         option.accelerator.name,
-        Text("yes", style="green") if option.fits else Text("no", style="red"),
-        str(option.num_devices),
-        option.precision,
-        format_gib(footprint.weights.expected),
-        f"{footprint.total.expected / GIB:.1f} to {format_gib(footprint.total_bytes)}",
-        format_gib(option.pool_bytes),
+        "yes" if option.fits else "no",
+        f"{option.num_devices} x {option.precision}",
+        format_gib(footprint.total_bytes),
         f"{option.kv_capacity_tokens:,}",
         f"{option.num_users:,}",
-        "" if rate is None else f"{rate.tokens_per_second:,.0f}",
-        "" if rate is None else f"{rate.tpot_alone_seconds * 1e3:.0f} ms",
-        "" if rate is None else f"{rate.ttft_seconds:.2f} s",
-        "" if rate is None else rate.bound.value,
-        *([] if not prices else ["" if cost is None else f"{cost:.2f}"]),
-    ]
+        UNKNOWN if rate is None else f"{rate.tokens_per_second:,.0f}",
+        UNKNOWN if rate is None else f"{rate.ttft_seconds:.2f} s",
+        UNKNOWN if cost is None else f"{cost:.2f}",
+        UNKNOWN if rate is None else f"{rate.tpot_alone_seconds * 1e3:.0f} ms",
+        UNKNOWN if rate is None else rate.bound.value,
+        format_gib(footprint.total.expected),
+        format_gib(footprint.weights.expected),
+        format_gib(option.pool_bytes),
+    )
 
 
 def _sentence(best: Option) -> Text:
@@ -164,12 +181,18 @@ def _notes(answers: Answers) -> list[str]:
     }
     surely = ", ".join(f"{name} {error:.0%}" for name, error in errors.items())
     rates = f" Rates are priced by kernels and may be off by: {surely}." if surely else ""
-    notes.append(f"Needed: expected to reserved.{rates}")
+    notes.append(
+        "NEEDED is of each device, with the KV cache that was asked for and what may be wrong with "
+        f"the estimate; what is left over is KV cache too.{rates}"
+    )
     return notes
 
 
 def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
     """One model's answers for a program: bytes, tokens, seconds."""
+    # Half a second (Kubernetes' client) that a table does not need.
+    from memroute_cli.plan.manifest import model_deployment  # noqa: PLC0415
+
     best = answers.best(prices)
     return {
         "model": answers.model.name,

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from memroute_cli.simulate.scenario import Scenario
+from memroute_cli.terminal.table import Column, Table
 from memroute_simulator.virtual.cluster import FleetSample
 from memroute_simulator.virtual.outcome import Latency, Outcome, OutcomeStatus, Summary
 from memroute_simulator.workloads.lengths import percentile
 
+UNKNOWN = "-"
 ALONE_TOKENS = 1024
 # Context of the one request that a replica is shown with, tokens: a usual chat. Weights, not
 # context, decide how long its step takes.
@@ -32,63 +32,114 @@ class Result:
         return sorted(ratio for sample in self.samples for ratio in sample.kv_cache_ratios)
 
 
-def tables(checked: Scenario, results: Sequence[Result]) -> Iterator[Table | str]:
+def tables(
+    checked: Scenario, results: Sequence[Result], *, is_wide: bool = False
+) -> Iterator[Table | str]:
     """For people."""
     workload, target = checked.workload, checked.target
     yield (
         f"{workload.name}: {workload.num_requests:,} requests over {workload.span_seconds:,.0f} s "
         f"({workload.rate_per_second:.3g}/s)" + "".join(f"; {note}" for note in workload.notes)
     )
-    yield _fleets(checked)
+    yield ""
+    yield _fleets(checked, is_wide=is_wide)
     yield from _unmet(checked)
-    table = Table(
-        title=f"targets: TTFT ≤ {target.ttft_seconds:g} s and "
-        f"TPOT ≤ {target.tpot_seconds * 1e3:g} ms; attained = share of all requests offered"
+    yield ""
+    yield (
+        f"targets: TTFT <= {target.ttft_seconds:g} s and TPOT <= {target.tpot_seconds * 1e3:g} ms; "
+        "attained = share of all requests offered"
     )
-    for name in ("fleet", "policy"):
-        table.add_column(name)
-    for name in (
-        "attained", "goodput/s", "TTFT p50 / p90 / p99 s", "TPOT p50 / p90 / p99 ms",
-        "E2E p50 / p99 s", "out tok/s", "preempted", "shed", "failed", "prefix hit",
-        "KV mean / p99",
-    ):  # fmt: skip
-        table.add_column(name, justify="right")
-    for result in results:
-        s, ratios = result.summary, result.kv_ratios()
-        kv = f"{sum(ratios) / len(ratios):.0%} / {percentile(ratios, 99):.0%}" if ratios else "-"
-        table.add_row(
-            result.fleet, result.policy, f"{s.attainment_ratio:.1%}",
-            f"{s.goodput_per_second:.3g}",
-            _quantiles(s.ttft, 1, ("p50", "p90", "p99")),
-            _quantiles(s.tpot, 1e3, ("p50", "p90", "p99")),
-            _quantiles(s.e2e, 1, ("p50", "p99")), f"{s.output_tokens_per_second:,.0f}",
-            f"{s.num_preemptions:,}", f"{s.num_shed:,}", f"{s.num_failed:,}",
-            f"{s.prefix_hit_ratio:.0%}", kv,
-        )  # fmt: skip
-    yield table
+    yield _runs(results, is_wide=is_wide)
+    if not is_wide:
+        yield "\nlatencies of served requests: TTFT and E2E in s, TPOT in ms"
+        yield _latencies(results)
     if any(result.summary.num_shed for result in results):
         yield "Latencies are of served requests: compare them with what was shed beside them."
 
 
-def _fleets(checked: Scenario) -> Table:
-    table = Table(title="Fleets")
-    table.add_column("fleet")
-    table.add_column("engine")
-    for name in (
-        "replicas", "KV tokens each", "step of 1 x 1k, ms", "of 32 x 1k", "step times within",
-    ):  # fmt: skip
-        table.add_column(name, justify="right")
+RUN_NAMES = (
+    "FLEET", "POLICY", "ATTAINED", "GOODPUT/S", "SHED", "FAILED", "PREEMPTED", "OUT TOK/S",
+    "KV MEAN", "KV P99", "PREFIX HIT",
+)  # fmt: skip
+# Seconds, but of TPOT milliseconds.
+LATENCY_NAMES = (
+    "TTFT P50", "P90", "P99", "TPOT P50", "P90", "P99", "E2E P50", "P99",
+)  # fmt: skip
+# Those that a line of 80 characters has no room for: told with --wide.
+WIDE_LATENCIES = frozenset({"P90"})
+
+
+def _columns(names: Sequence[str], wide: frozenset[str] = frozenset()) -> tuple[Column, ...]:
+    return tuple(
+        Column(
+            name=name, is_number=n > 1, least=(6, 8)[n] if n < len(NAMED) else None,
+            is_wide=name in wide,
+        )
+        for n, name in enumerate(names)
+    )  # fmt: skip
+
+
+NAMED = ("FLEET", "POLICY")
+
+
+def _runs(results: Sequence[Result], *, is_wide: bool) -> Table:
+    rows = []
+    for result in results:
+        s, ratios = result.summary, result.kv_ratios()
+        kv = (f"{sum(ratios) / len(ratios):.0%}", f"{percentile(ratios, 99):.0%}") if ratios else (
+            UNKNOWN, UNKNOWN,
+        )  # fmt: skip
+        cells = (
+            result.fleet, result.policy, f"{s.attainment_ratio:.1%}",
+            f"{s.goodput_per_second:.3g}", f"{s.num_shed:,}", f"{s.num_failed:,}",
+            f"{s.num_preemptions:,}", f"{s.output_tokens_per_second:,.0f}", *kv,
+            f"{s.prefix_hit_ratio:.0%}",
+        )  # fmt: skip
+        rows.append((*cells, *_latency_cells(result)) if is_wide else cells)
+    names = (*RUN_NAMES, *LATENCY_NAMES) if is_wide else RUN_NAMES
+    wide = frozenset({"OUT TOK/S", "KV MEAN", "PREFIX HIT"})
+    return Table(_columns(names, wide), tuple(rows), is_wide)
+
+
+def _latencies(results: Sequence[Result]) -> Table:
+    rows = [(result.fleet, result.policy, *_latency_cells(result)) for result in results]
+    names = ("FLEET", "POLICY", *LATENCY_NAMES)
+    return Table(_columns(names, WIDE_LATENCIES), tuple(rows))
+
+
+def _latency_cells(result: Result) -> tuple[str, ...]:
+    s = result.summary
+    return (
+        *_quantiles(s.ttft, 1, ("p50", "p90", "p99")),
+        *_quantiles(s.tpot, 1e3, ("p50", "p90", "p99")),
+        *_quantiles(s.e2e, 1, ("p50", "p99")),
+    )
+
+
+def _fleets(checked: Scenario, *, is_wide: bool) -> Table:
+    rows = []
     for name, engines in checked.fleets.items():
         for spec, count in engines:
             law = spec.step_time
             devices = spec.parallelism.num_devices
-            table.add_row(
+            rows.append((
                 name, f"{spec.kind} on {devices} x {spec.accelerator.name}", str(count),
-                f"{spec.capacity_tokens:,}", f"{law.decode_seconds(1, ALONE_TOKENS) * 1e3:.1f}",
-                f"{law.decode_seconds(32, 1024) * 1e3:.1f}",
-                f"{law.error_ratio:.0%} ({law.source})",
-            )  # fmt: skip
-    return table
+                f"{spec.capacity_tokens:,}",
+                f"{law.decode_seconds(1, ALONE_TOKENS) * 1e3:.1f} ms",
+                f"{law.decode_seconds(32, ALONE_TOKENS) * 1e3:.1f} ms",
+                f"{law.error_ratio:.0%}", law.source,
+            ))  # fmt: skip
+    columns = (
+        Column(name="FLEET", least=6),
+        Column(name="ENGINE", least=12),
+        Column(name="REPLICAS", is_number=True),
+        Column(name="KV TOKENS", is_number=True),
+        Column(name="STEP", is_number=True),
+        Column(name="OF 32", is_number=True),
+        Column(name="WITHIN", is_number=True),
+        Column(name="BY", is_wide=True),
+    )
+    return Table(columns, tuple(rows), is_wide)
 
 
 def _unmet(checked: Scenario) -> Iterator[str]:
@@ -102,9 +153,9 @@ def _unmet(checked: Scenario) -> Iterator[str]:
             )
 
 
-def _quantiles(latency: Latency, factor: float, names: Sequence[str]) -> str:
+def _quantiles(latency: Latency, factor: float, names: Sequence[str]) -> list[str]:
     values = [getattr(latency, name) for name in names]
-    return " / ".join("-" if v is None else f"{v * factor:.3g}" for v in values)
+    return [UNKNOWN if v is None else f"{v * factor:.3g}" for v in values]
 
 
 def as_document(checked: Scenario, results: Sequence[Result]) -> dict[str, Any]:

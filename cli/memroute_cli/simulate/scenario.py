@@ -23,25 +23,28 @@ events:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from memroute.catalog import accelerator_by_name
+from memroute.catalog import ACCELERATORS, accelerator_by_name
 from memroute.errors import MemrouteError
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization
 from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
 from memroute.traffic.admission import AdmissionSettings, OverloadObjective
 from memroute.traffic.dispatch import DispatchSettings
 from memroute_cli.plan.files import PlanError
-from memroute_cli.plan.models import read_model
+from memroute_cli.plan.models import NamedModel, read_model
+from memroute_cli.terminal.errors import UserError
+from memroute_cli.terminal.words import did_you_mean
 from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
 from memroute_simulator.virtual.cluster import Fleet, FleetChange, FleetEvent
 from memroute_simulator.virtual.outcome import LatencyTarget
 from memroute_simulator.virtual.router import POLICIES, RouterSettings
-from memroute_simulator.workloads import Workload, WorkloadError, workload_by_name
+from memroute_simulator.workloads import GENERATORS, Workload, WorkloadError, workload_by_name
 
 DEFAULT_TARGET = LatencyTarget(
     ttft_seconds=AdmissionSettings().ttft_target_seconds,
@@ -52,8 +55,32 @@ DEFAULT_OBJECTIVE = AdmissionSettings().objective
 DEFAULT_SCRAPE_SECONDS = RouterSettings().scrape_seconds
 
 
-class ScenarioError(Exception):
+class ScenarioError(UserError):
     """The scenario makes no sense; the message is for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What a person calls the settings: the keys of a scenario file, or flags."""
+
+    requests: str = "workload.requests"
+    rate: str = "workload.rate"
+    ttft: str = "target.ttft"
+    tpot: str = "target.tpot"
+    routers: str = "routers"
+    scrape: str = "scrape"
+    replicas: str = "replicas"
+    context: str = "maxContextTokens"
+    engine: str = "kind"
+    quantization: str = "quantization"
+    kv_cache_dtype: str = "kvCacheDtype"
+    tensor_parallel: str = "tensorParallelSize"
+    policy: str = "policies"
+    objective: str = "objective"
+    workload: str = "workload"
+
+
+IN_FILE = Words()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,30 +141,31 @@ def read_scenario(path: Path) -> dict[str, Any]:
     return document
 
 
-def scenario(document: Mapping[str, Any]) -> Scenario:
-    """Check a document and build what it says. Raises ``ScenarioError``."""
+def scenario(document: Mapping[str, Any], words: Words = IN_FILE) -> Scenario:
+    """Check a document and build what it says. Raises ``ScenarioError``, in these words."""
     _only_known(document, _TOP, "the scenario")
     fleets = document.get("fleets")
     if not isinstance(fleets, dict) or not fleets:
         msg = "the scenario names no fleets"
         raise ScenarioError(msg)
     seed = int(document.get("seed", 0))
-    engines = {str(name): _engines(str(name), rows) for name, rows in fleets.items()}
+    engines = {str(name): _engines(str(name), rows, words) for name, rows in fleets.items()}
     policies = tuple(document.get("policies") or ("memroute",))
     for policy in policies:
         if policy not in POLICIES:
-            msg = f"no policy {policy!r}; there are {', '.join(POLICIES)}"
+            hint = did_you_mean(str(policy), POLICIES)
+            msg = f"no policy {policy!r}; there are {', '.join(POLICIES)}{hint}"
             raise ScenarioError(msg)
-    target = _target(document.get("target") or {})
+    target = _target(document.get("target") or {}, words)
     return Scenario(
         fleets=engines,
         policies=policies,
-        workload=_workload(document.get("workload") or {}, engines, seed),
+        workload=_workload(document.get("workload") or {}, engines, seed, words),
         target=target,
         events=tuple(_event(row, engines) for row in document.get("events") or ()),
-        num_routers=int(_positive(document.get("routers", 1), "routers")),
+        num_routers=int(_positive(document.get("routers", 1), words.routers)),
         router=RouterSettings(
-            scrape_seconds=_positive(document.get("scrape", DEFAULT_SCRAPE_SECONDS), "scrape"),
+            scrape_seconds=_positive(document.get("scrape", DEFAULT_SCRAPE_SECONDS), words.scrape),
             dispatch=DispatchSettings(
                 limits=AdmissionSettings(
                     ttft_target_seconds=target.ttft_seconds,
@@ -151,11 +179,11 @@ def scenario(document: Mapping[str, Any]) -> Scenario:
     )
 
 
-def _target(row: Mapping[str, Any]) -> LatencyTarget:
+def _target(row: Mapping[str, Any], words: Words) -> LatencyTarget:
     _only_known(row, {"ttft", "tpot"}, "target")
     return LatencyTarget(
-        ttft_seconds=_positive(row.get("ttft", DEFAULT_TARGET.ttft_seconds), "target.ttft"),
-        tpot_seconds=_positive(row.get("tpot", DEFAULT_TARGET.tpot_seconds), "target.tpot"),
+        ttft_seconds=_positive(row.get("ttft", DEFAULT_TARGET.ttft_seconds), words.ttft),
+        tpot_seconds=_positive(row.get("tpot", DEFAULT_TARGET.tpot_seconds), words.tpot),
     )
 
 
@@ -163,7 +191,8 @@ def _objective(name: object) -> OverloadObjective:
     for objective in OverloadObjective:
         if objective.value == name:
             return objective
-    msg = f"no objective {name!r}; there are {', '.join(OverloadObjective)}"
+    hint = did_you_mean(str(name), OverloadObjective)
+    msg = f"no objective {name!r}; there are {', '.join(OverloadObjective)}{hint}"
     raise ScenarioError(msg)
 
 
@@ -185,16 +214,16 @@ def _positive(value: Any, name: str) -> float:
     return number
 
 
-def _engines(name: str, rows: Any) -> tuple[tuple[EngineSpec, int], ...]:
+def _engines(name: str, rows: Any, words: Words) -> tuple[tuple[EngineSpec, int], ...]:
     if isinstance(rows, Mapping):
         rows = [rows]
     if not isinstance(rows, Sequence) or not rows or isinstance(rows, str):
         msg = f"fleet {name} is not a list of engines"
         raise ScenarioError(msg)
-    return tuple(_engine(name, row) for row in rows)
+    return tuple(_engine(name, row, words) for row in rows)
 
 
-def _engine(fleet: str, row: Mapping[str, Any]) -> tuple[EngineSpec, int]:
+def _engine(fleet: str, row: Mapping[str, Any], words: Words) -> tuple[EngineSpec, int]:
     where = f"fleet {fleet}"
     _only_known(row, _ENGINE, where)
     if "model" not in row or "accelerator" not in row:
@@ -202,18 +231,24 @@ def _engine(fleet: str, row: Mapping[str, Any]) -> tuple[EngineSpec, int]:
         raise ScenarioError(msg)
     accelerator = accelerator_by_name(str(row["accelerator"]))
     if accelerator is None:
-        msg = f"{where}: no accelerator {row['accelerator']!r} (memroute plan --list names them)"
+        name = str(row["accelerator"])
+        hint = did_you_mean(name, (known.name for known in ACCELERATORS))
+        msg = f"{where}: no accelerator {name!r} (memroute plan --list names them){hint}"
         raise ScenarioError(msg)
     try:
         model = read_model(str(row["model"]), None)
         spec = EngineSpec(
             architecture=model.architecture,
             accelerator=accelerator,
-            kind=EngineKind(row.get("kind", "vllm")),
-            quantization=Quantization(row.get("quantization", "none")),
-            kv_cache_dtype=KVCacheDtype(row.get("kvCacheDtype", "auto")),
+            kind=_one_of(EngineKind, row.get("kind", "vllm"), words.engine),
+            quantization=_one_of(Quantization, row.get("quantization", "none"), words.quantization),
+            kv_cache_dtype=_one_of(
+                KVCacheDtype, row.get("kvCacheDtype", "auto"), words.kv_cache_dtype
+            ),
             parallelism=Parallelism(
-                tensor_parallel_size=int(row.get("tensorParallelSize", 1)),
+                tensor_parallel_size=int(
+                    _positive(row.get("tensorParallelSize", 1), words.tensor_parallel)
+                ),
                 data_parallel_size=int(row.get("dataParallelSize", 1)),
             ),
             max_num_seqs=int(row.get("maxNumSeqs", 256)),
@@ -225,6 +260,7 @@ def _engine(fleet: str, row: Mapping[str, Any]) -> tuple[EngineSpec, int]:
             watermark_ratio=float(row.get("watermark", 0.0)),
             max_adapters=row.get("maxAdapters"),
         )
+        _check_context(model, spec, words)
         tokens = row.get("kvCacheTokens")
         if tokens is not None:
             spec = replace(spec, num_blocks=spec.layout.blocks_for(int(tokens)) + NUM_NULL_BLOCKS)
@@ -236,14 +272,40 @@ def _engine(fleet: str, row: Mapping[str, Any]) -> tuple[EngineSpec, int]:
         msg = (
             f"{where}: {row['model']} leaves {max(0, blocks):,} blocks of KV cache on "
             f"{accelerator.name}, one sequence of {spec.context_tokens:,} tokens needs {needed:,}; "
-            "lower maxContextTokens, quantize, or use more devices"
+            f"lower {words.context}, quantize, or use more devices"
         )
         raise ScenarioError(msg)
-    return spec, int(_positive(row.get("replicas", 1), f"{where}: replicas"))
+    return spec, int(_positive(row.get("replicas", 1), f"{where}: {words.replicas}"))
+
+
+Word = TypeVar("Word", bound=StrEnum)
+
+
+def _one_of(kind: type[Word], value: Any, name: str) -> Word:
+    for member in kind:
+        if member.value == value:
+            return member
+    known = [member.value for member in kind]
+    msg = f"{name} {value}: one of {', '.join(known)}{did_you_mean(str(value), known)}"
+    raise ScenarioError(msg)
+
+
+def _check_context(model: NamedModel, spec: EngineSpec, words: Words) -> None:
+    """Raises ``ScenarioError`` for a context that the model was not made for, as a plan does."""
+    longest = model.architecture.max_context_tokens
+    if longest is not None and spec.context_tokens > longest:
+        msg = (
+            f"{words.context} {spec.context_tokens}: {model.name} was made for at most "
+            f"{longest} tokens"
+        )
+        raise ScenarioError(msg)
 
 
 def _workload(
-    row: Mapping[str, Any], fleets: Mapping[str, tuple[tuple[EngineSpec, int], ...]], seed: int
+    row: Mapping[str, Any],
+    fleets: Mapping[str, tuple[tuple[EngineSpec, int], ...]],
+    seed: int,
+    words: Words,
 ) -> Workload:
     if isinstance(row, str):
         row = {"name": row}
@@ -253,13 +315,15 @@ def _workload(
     try:
         workload = workload_by_name(
             str(row.get("name", "azure-conv")),
-            num_requests=int(_positive(row.get("requests", 2000), "workload.requests")),
-            rate_per_second=None if rate is None else _positive(rate, "workload.rate"),
+            num_requests=int(_positive(row.get("requests", 2000), words.requests)),
+            rate_per_second=None if rate is None else _positive(rate, words.rate),
             seed=seed,
             max_context_tokens=shortest,
         )
     except WorkloadError as error:
-        raise ScenarioError(str(error)) from None
+        hint = did_you_mean(str(row.get("name")), GENERATORS)
+        msg = f"{words.workload}: {error}{hint}"
+        raise ScenarioError(msg) from None
     if not workload.num_requests:
         msg = f"no request of {workload.name} fits into {shortest:,} tokens"
         raise ScenarioError(msg)

@@ -54,6 +54,8 @@ class Accelerator:
     vendor: str = "nvidia"
     is_sliceable: bool = False
     """Whether it can be cut into MIG slices."""
+    is_slice: bool = False
+    """Whether it is such a slice: no tensor-parallel group spans several (NCCL does not)."""
 
 
 def _gib(value: float) -> int:
@@ -235,6 +237,7 @@ def mig_slice(base: Accelerator, profile: str) -> Accelerator | None:
         fp8_flops=None if base.fp8_flops is None else base.fp8_flops * rate,
         is_usable_measured=False,
         is_sliceable=False,
+        is_slice=True,
     )
 
 

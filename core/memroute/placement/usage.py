@@ -58,9 +58,9 @@ class NodeUse:
         return max(known) if known else None
 
 
-def uses(inventory: Inventory) -> tuple[NodeUse, ...]:
-    """All nodes with accelerators, by name."""
-    ledger = Ledger(inventory)
+def uses(inventory: Inventory, ledger: Ledger | None = None) -> tuple[NodeUse, ...]:
+    """All nodes with accelerators, by name. ``ledger``: of that inventory, where there is one."""
+    ledger = Ledger(inventory) if ledger is None else ledger
     found = [
         _node_use(ledger, node)
         for node in inventory.nodes

@@ -116,7 +116,9 @@ def answer(question: Question, accelerator: Accelerator) -> Option | NoOption:
     """
     closest: Option | None = None
     refusal = "the model cannot be split so"
-    for quantization, size in _candidates(question):
+    if accelerator.is_slice and (question.tensor_parallel_size or 1) > 1:
+        refusal = f"a group of {question.tensor_parallel_size} cannot span several MIG slices"
+    for quantization, size in _candidates(question, accelerator):
         try:
             option = _option(question, accelerator, quantization, size)
         except (UnsupportedShapeError, UnknownWeightsError) as error:
@@ -142,17 +144,20 @@ def answer(question: Question, accelerator: Accelerator) -> Option | NoOption:
 
 def options_for(question: Question, accelerator: Accelerator) -> Iterator[Option]:
     """Every way to run it there, fitting or not, by falling precision and rising devices."""
-    for quantization, size in _candidates(question):
+    for quantization, size in _candidates(question, accelerator):
         try:
             yield _option(question, accelerator, quantization, size)
         except (UnsupportedShapeError, UnknownWeightsError):
             continue
 
 
-def _candidates(question: Question) -> Iterator[tuple[Quantization, int]]:
+def _candidates(question: Question, accelerator: Accelerator) -> Iterator[tuple[Quantization, int]]:
+    """A slice serves alone: no group spans several."""
     precisions = PRECISIONS if question.quantization is None else (question.quantization,)
     given = question.tensor_parallel_size
-    sizes = TENSOR_PARALLEL_SIZES if given is None else (given,)
+    sizes: tuple[int, ...] = TENSOR_PARALLEL_SIZES if given is None else (given,)
+    if accelerator.is_slice:
+        sizes = tuple(size for size in sizes if size == 1)
     for quantization in precisions:
         for size in sizes:
             yield quantization, size

@@ -8,11 +8,14 @@ from memroute_kube import PODS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import CONFLICT, JSON_PATCH, NOT_FOUND, UNPROCESSABLE
 from memroute_kube.errors import BAD_REQUEST, FORBIDDEN
 from memroute_kube.resources import ANNOTATION_DRAINING, object_key
+from memroute_operator.actions.aheads import AheadApplier
 from memroute_operator.plan import (
     Action,
     ClaimRoom,
     Create,
     Delete,
+    EndFetch,
+    FetchAhead,
     GiveWay,
     MarkDraining,
     OpenGate,
@@ -25,13 +28,14 @@ from memroute_operator.replicas.replica import ANNOTATION_SUCCESSOR, START_GATE,
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.store.store import Store
+from memroute_operator.weights.choosing import Fetched
 from memroute_operator.weights.pod import with_live_pods
 
 LOGGER = logging.getLogger(__name__)
 # The reason of a create whose name another pod has.
 NAME_TAKEN = "NameTaken"
 # What the API server says of a pod that it would not take; all else may be otherwise in a moment.
-_WOULD_REFUSE = frozenset({BAD_REQUEST, FORBIDDEN, UNPROCESSABLE})
+WOULD_REFUSE = frozenset({BAD_REQUEST, FORBIDDEN, UNPROCESSABLE})
 # A quota answers 403 like a policy, and nothing but its words tells them apart. The replica that is
 # about to go still counts against it.
 QUOTA_WORDS = "exceeded quota"
@@ -45,12 +49,19 @@ def pod_key(action: Action) -> str:
     """``namespace/name`` of the pod that the action is about."""
     if isinstance(action, Create):
         return f"{action.deployment.namespace}/{action.placed.key.pod_name}"
-    return action.replica.key
+    if isinstance(action, FetchAhead):
+        return action.pod_key
+    return action.ahead.key if isinstance(action, EndFetch) else action.replica.key
 
 
 def deployment_key(action: Action) -> str:
     """``namespace/name`` of the ModelDeployment that the action is for."""
-    return action.deployment.key if isinstance(action, Create) else action.replica.deployment
+    match action:
+        case Create() | FetchAhead():
+            return action.deployment.key
+        case EndFetch():
+            return action.ahead.deployment
+    return action.replica.deployment
 
 
 def promised(action: Create) -> Reservation:
@@ -75,6 +86,7 @@ class Applier:
         self._client = client
         self._store = store
         self._templates = Templates.from_settings(settings)
+        self._aheads = AheadApplier(client, store, self._templates, self._take)
 
     async def apply(self, action: Action) -> bool:
         """Carry out one action; False when the cluster has moved on and the next step sees why.
@@ -82,20 +94,10 @@ class Applier:
         Raises ``ApiError`` when the API server refuses. A name that is taken is 409 with the
         reason ``NameTaken``.
         """
+        if isinstance(action, FetchAhead | EndFetch):
+            return await self._aheads.apply(action)
         try:
-            match action:
-                case Create():
-                    return await self._create(action)
-                case Delete():
-                    await self._delete(action)
-                case MarkDraining():
-                    await self._mark(action)
-                case ClaimRoom():
-                    await self._claim(action)
-                case GiveWay():
-                    await self._give_way(action)
-                case OpenGate():
-                    return await self._open_gate(action)
+            return await self._apply(action)
         except ApiError as error:
             if isinstance(action, Create) or error.status not in (NOT_FOUND, CONFLICT):
                 raise
@@ -103,6 +105,23 @@ class Applier:
             if error.status == NOT_FOUND:
                 self._store.pods.forget(action.replica.key, action.replica.uid)
             return False
+
+    async def _apply(
+        self, action: Create | Delete | MarkDraining | ClaimRoom | GiveWay | OpenGate
+    ) -> bool:
+        match action:
+            case Create():
+                return await self._create(action)
+            case Delete():
+                await self._delete(action)
+            case MarkDraining():
+                await self._mark(action)
+            case ClaimRoom():
+                await self._claim(action)
+            case GiveWay():
+                await self._give_way(action)
+            case OpenGate():
+                return await self._open_gate(action)
         return True
 
     async def _create(self, action: Create) -> bool:
@@ -191,14 +210,17 @@ class Applier:
                 PODS, deployment.namespace, pod, is_strict=True, is_dry_run=True
             )
         except ApiError as error:
-            if error.status not in _WOULD_REFUSE or (frees_quota and QUOTA_WORDS in error.message):
+            if error.status not in WOULD_REFUSE or (frees_quota and QUOTA_WORDS in error.message):
                 return
             message = f"{consequence}: {error.message}"
             raise ApiError(error.status, error.reason, message) from error
 
     async def _claim(self, action: ClaimRoom) -> None:
         replica, deployment = action.replica, action.deployment
-        if action.placed is not None and deployment is not None and deployment.template.said:
+        is_judged_by_others = deployment is not None and (
+            deployment.template.said or isinstance(deployment.weights, Fetched)
+        )
+        if action.placed is not None and deployment is not None and is_judged_by_others:
             await self._rehearse(deployment, action.placed)
         claim = action.placed and encode_claim(action.placed, revision=action.revision)
         patched = await self._client.patch(

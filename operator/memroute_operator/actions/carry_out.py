@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 
 from memroute.placement import Reservation
 from memroute_kube import ApiError
+from memroute_kube.client import CONFLICT
 from memroute_operator.actions.apply import (
     NAME_TAKEN,
     QUOTA_WORDS,
+    WOULD_REFUSE,
     Applier,
     RehearsalRefusedError,
     deployment_key,
@@ -35,7 +37,7 @@ from memroute_operator.actions.backoff import Backoff, Failure
 from memroute_operator.actions.lanes import LATE_SECONDS as LATE_LANE_SECONDS
 from memroute_operator.actions.lanes import Lanes
 from memroute_operator.metrics import OperatorMetrics
-from memroute_operator.plan import Action, Create, GiveWay
+from memroute_operator.plan import Action, Create, FetchAhead, GiveWay
 
 LOGGER = logging.getLogger(__name__)
 FIRST_WAIT_SECONDS = 1.0
@@ -148,6 +150,14 @@ class CarryOut:
             key: "a quota of the namespace takes no pod more"
             for (kind, key), failure in self.failures.all_known()
             if kind == "create" and QUOTA_WORDS in failure.message
+        }
+
+    def refused_aheads(self) -> dict[str, str]:
+        """Pods that should go ahead of a rollout, and that the API server does not take → why."""
+        return {
+            pod: failure.message
+            for (kind, pod), failure in self.failures.all_known()
+            if kind == FetchAhead.__name__ and failure.reason == POD_REFUSED
         }
 
     def reservations(self, seen: Callable[[str], bool]) -> list[Reservation]:
@@ -284,6 +294,8 @@ class CarryOut:
             is_taken = error.reason == NAME_TAKEN
             key = ("name", pod) if is_taken else ("create", deployment_key(action))
             reason = NAME_TAKEN if is_taken else POD_REFUSED
+        elif isinstance(action, FetchAhead) and error.status in {*WOULD_REFUSE, CONFLICT}:
+            reason = POD_REFUSED
         elif isinstance(error, RehearsalRefusedError) and isinstance(action, GiveWay):
             # It is the one that waits whose pod is refused: nobody gives way to it meanwhile.
             waiting = action.deployment

@@ -22,6 +22,7 @@ from memroute_operator.engines.seam import (
     Variables,
     http_probes,
     needs_image,
+    no_adapters,
 )
 from memroute_operator.engines.vllm import VLLM, utilization_ratio
 from memroute_operator.spec.deployment import Deployment
@@ -158,7 +159,9 @@ class Custom:
                 f"{', '.join(f'$({name})' for name in BOUNDS)} in spec.engine.args, or set "
                 f"placement.mode Exclusive"
             )
-        return needs_image(spec, self.type, "the engine's image")
+        return needs_image(spec, self.type, "the engine's image") or no_adapters(
+            spec, self.type, "load them yourself, and list their names without a source"
+        )
 
     def read_report(self, page: str) -> EngineReport | None:
         """What nobody knows is not believed; a page of vLLM's is read as vLLM's."""

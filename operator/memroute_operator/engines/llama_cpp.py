@@ -24,6 +24,7 @@ from memroute_operator.engines.seam import (
     Variables,
     http_probes,
     needs_image,
+    no_adapters,
     owned_args,
 )
 from memroute_operator.spec.deployment import Deployment
@@ -117,8 +118,14 @@ class LlamaCPP:
                 "one for each size: name the one to load (such as Qwen3-8B-Q4_K_M.gguf, or a path "
                 "in a volume), and its bytes as spec.model.checkpointBytes"
             )
-        return owned_args(spec, refusal_of_flags) or needs_image(
-            spec, self.type, "llama.cpp's server for your devices (its tag server-cuda, or a copy)"
+        return (
+            owned_args(spec, refusal_of_flags)
+            or needs_image(
+                spec,
+                self.type,
+                "llama.cpp's server for your devices (its tag server-cuda, or a copy)",
+            )
+            or no_adapters(spec, self.type, "merge the adapter into the GGUF file, or use VLLM")
         )
 
     def read_report(self, page: str) -> EngineReport | None:

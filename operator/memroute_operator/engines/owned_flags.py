@@ -28,6 +28,8 @@ from memroute_operator.engines.ownership import (
     NAME,
     PARALLEL,
     QUANTIZATION,
+    RANK_OF_SLOTS,
+    SLOTS,
     Owner,
     refusal_of,
 )
@@ -102,6 +104,13 @@ OWNED: Mapping[str, Owner] = {
     "--disable-log-stats": METRICS,
     "--shutdown-timeout": Owner("memroute drains replicas before they end"),
 }
+# Where the spec has typed slots for adapters: a flag that says something else is no tuning.
+OWNED_WITH_SLOTS: Mapping[str, Owner] = {
+    **OWNED,
+    "--enable-lora": SLOTS,
+    "--max-loras": SLOTS,
+    "--max-lora-rank": RANK_OF_SLOTS,
+}
 # What vLLM does with a word that belongs to no flag.
 STRAY = "the engine would take it for another model"
 # Flags of which some values are memroute's own.
@@ -122,9 +131,13 @@ DEFAULT_MAX_LORAS, DEFAULT_MAX_LORA_RANK = 1, 16
 NO_ADAPTERS = Adapters(max_adapters=0, max_rank=DEFAULT_MAX_LORA_RANK)
 
 
-def refusal(words: Sequence[str]) -> str | None:
-    """Why ``engine.args`` cannot be taken, a sentence for each flag; None when they can."""
-    return refusal_of(parse_arguments(words), OWNED, stray=STRAY, by_value=_owner_of_value)
+def refusal(words: Sequence[str], *, has_slots: bool = False) -> str | None:
+    """Why ``engine.args`` cannot be taken, a sentence for each flag; None when they can.
+
+    ``has_slots``: whether ``spec`` says by its own fields what there is room for of adapters.
+    """
+    owned = OWNED_WITH_SLOTS if has_slots else OWNED
+    return refusal_of(parse_arguments(words), owned, stray=STRAY, by_value=_owner_of_value)
 
 
 def adapters_of(words: Sequence[str]) -> Adapters:

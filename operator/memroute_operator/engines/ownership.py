@@ -52,6 +52,10 @@ CONTEXT: Final = Owner("the KV cache is sized by it", "memory.maxContextTokens")
 CACHE_DTYPE: Final = Owner("the KV cache is sized by it", "memory.kvCacheDtype")
 QUANTIZATION: Final = Owner("the weights are sized by it", "memory.quantization")
 DEVICES: Final = Owner("memroute chooses the devices", "placement")
+SLOTS: Final = Owner(
+    "memroute counts the slots of adapters", "engine.maxAdapters and spec.adapters"
+)
+RANK_OF_SLOTS: Final = Owner("memroute counts the rank of adapters' slots", "engine.maxAdapterRank")
 METRICS: Final = Owner("routers go by the engine's metrics")
 
 Judge = Callable[[Flag], Owner | None]

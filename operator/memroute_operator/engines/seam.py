@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from memroute.footprint import EngineType
 from memroute.placement import Placed
 from memroute_kube.resources import ENGINE_PORT
+from memroute_operator.adapters.slots import slots_of
 from memroute_operator.engines.reports import EngineReport
 from memroute_operator.pod.pod_defaults import BIND_VARIABLE
 from memroute_operator.spec.deployment import Deployment
@@ -170,6 +171,16 @@ def needs_image(spec: Mapping[str, Any], type_: EngineType, such_as: str) -> str
     return (
         f"spec.engine.image is needed for {type_.spelled}, because the operator's own image is "
         f"vLLM's: set it to {such_as}"
+    )
+
+
+def no_adapters(spec: Mapping[str, Any], type_: EngineType, instead: str) -> str | None:
+    """Why an engine that loads no adapters while it runs cannot be given any; None without any."""
+    if slots_of(spec) is None:
+        return None
+    return (
+        f"spec.adapters with a source, and engine.maxAdapters, are for engines that load adapters "
+        f"while they run (VLLM, SGLang), and {type_.spelled} is told to load none: {instead}"
     )
 
 

@@ -23,6 +23,7 @@ from memroute.footprint.runtime_sglang import SGLANG_CACHE_DTYPES, SGLANG_QUANTI
 from memroute.placement import Placed, PlacementMode
 from memroute.units import GIB
 from memroute_kube.resources import ENGINE_PORT
+from memroute_kube.shapes import mapping
 from memroute_operator.engines.reports import MAX_GIB, EngineReport, PartsReport
 from memroute_operator.engines.seam import (
     HOST,
@@ -117,6 +118,10 @@ class SGLang:
             arguments += ["--page-size", str(shape.block_size_tokens)]
         if shape.is_eager:
             arguments.append("--disable-cuda-graph")
+        if (slots := deployment.slots) is not None:
+            # Requests for the model itself take one place of a batch.
+            arguments += ["--enable-lora", "--max-loras-per-batch", str(slots.max_adapters + 1)]
+            arguments += ["--max-lora-rank", str(slots.max_rank), "--lora-target-modules", "all"]
         return [*arguments, "--enable-metrics", *deployment.engine_args]
 
     def environment(self, deployment: Deployment, placed: Placed) -> Variables:
@@ -142,8 +147,10 @@ class SGLang:
 
     def refusal(self, spec: Mapping[str, Any]) -> str | None:
         """It needs an image of its own, and its flags of memory are memroute's."""
-        return owned_args(spec, refusal_of_flags) or needs_image(
-            spec, self.type, "lmsysorg/sglang with a version of your choice"
+        return (
+            owned_args(spec, refusal_of_flags)
+            or needs_image(spec, self.type, "lmsysorg/sglang with a version of your choice")
+            or _misnamed(spec)
         )
 
     def read_report(self, page: str) -> EngineReport | None:
@@ -169,6 +176,23 @@ class SGLang:
             kv_cache_bytes=int(parts[KV_CACHE] * GIB),
             graph_bytes=int(max(by_rank.values()) * GIB) if by_rank else None,
         )
+
+
+def _misnamed(spec: Mapping[str, Any]) -> str | None:
+    """Why an adapter's name cannot be asked for: SGLang takes ``MODEL:ADAPTER`` for one alone.
+
+    Any other name it takes for the model itself, and would answer without the adapter.
+    """
+    model = mapping(spec.get("model"))
+    served = model.get("servedName") or model.get("name")
+    for one in spec.get("adapters") or ():
+        name = str(one.get("name"))
+        if one.get("source") and not name.startswith(f"{served}:"):
+            return (
+                f"spec.adapters has {name:.80}, which SGLang would take for the model itself: "
+                f"it knows an adapter as MODEL:ADAPTER; call it {served}:{name}"
+            )
+    return None
 
 
 def _least_free(deployment: Deployment, footprint: ReplicaFootprint, given_bytes: int) -> int:

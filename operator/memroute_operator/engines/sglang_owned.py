@@ -30,6 +30,8 @@ from memroute_operator.engines.ownership import (
     NAME,
     PARALLEL,
     QUANTIZATION,
+    RANK_OF_SLOTS,
+    SLOTS,
     UNCOUNTED,
     Owner,
     refusal_of,
@@ -53,7 +55,6 @@ TABLE = flag_table(
 )
 # What SGLang does with a word that belongs to no flag.
 STRAY = "the engine would end at once (unrecognized arguments)"
-_ADAPTERS = Owner("the footprint does not count what adapters take")
 _OFFLOAD = Owner("the footprint counts all weights on the devices")
 _ROLES = Owner("routers send each request to one replica, which does all of it")
 OWNED: Mapping[str, Owner] = {
@@ -120,11 +121,11 @@ OWNED: Mapping[str, Owner] = {
     "--enable-eplb": EXPERTS,
     "--ep-num-redundant-experts": EXPERTS,
     "--init-expert-location": EXPERTS,
-    "--enable-lora": _ADAPTERS,
-    "--lora-paths": _ADAPTERS,
-    "--max-loras-per-batch": _ADAPTERS,
-    "--max-lora-rank": _ADAPTERS,
-    "--lora-target-modules": _ADAPTERS,
+    "--enable-lora": SLOTS,
+    "--lora-paths": SLOTS,
+    "--max-loras-per-batch": SLOTS,
+    "--max-lora-rank": RANK_OF_SLOTS,
+    "--lora-target-modules": RANK_OF_SLOTS,
     "--speculative-algorithm": DRAFT,
     "--speculative-draft-model-path": DRAFT,
     "--uno-lora-path": DRAFT,

@@ -27,6 +27,8 @@ GRACE_SECONDS = 60
 SHUTDOWN_TIMEOUT_SECONDS = 40
 # Above this, engines have been seen to run out of memory in spite of their own profile.
 MAX_UTILIZATION_RATIO = 0.95
+# What opens the calls by which adapters are loaded and unloaded.
+RUNTIME_LORA = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 # The least that vLLM takes, in steps of 0.01.
 MIN_UTILIZATION_RATIO = 0.01
 # The series whose labels are its cache configuration.
@@ -92,6 +94,9 @@ class VLLM:
             arguments += ["--block-size", str(shape.block_size_tokens)]
         if shape.is_eager:
             arguments.append("--enforce-eager")
+        if (slots := deployment.slots) is not None:
+            arguments += ["--enable-lora", "--max-loras", str(slots.max_adapters)]
+            arguments += ["--max-lora-rank", str(slots.max_rank)]
         if shape.quantization.value != "none":
             arguments += ["--quantization", shape.quantization.value]
         if placed.mode is PlacementMode.SHARED:
@@ -105,8 +110,11 @@ class VLLM:
         return arguments + list(deployment.engine_args)
 
     def environment(self, deployment: Deployment, placed: Placed) -> Variables:
-        """None of its own."""
-        return []
+        """None of its own, unless adapters are loaded while it runs: that is off by default."""
+        if deployment.slots is None:
+            return []
+        own = {variable.get("name") for variable in deployment.engine_env}
+        return [] if RUNTIME_LORA in own else [{"name": RUNTIME_LORA, "value": "1"}]
 
     def probes(self, deployment: Deployment) -> Probes:
         """``/health`` is 200 unless the engine is dead; it opens once the weights are loaded."""

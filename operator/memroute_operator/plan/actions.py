@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from memroute.placement import NO_QUOTAS, HBMQuotas, Placed, Refused
 from memroute.units import GIB
+from memroute_operator.ahead.facts import Ahead
+from memroute_operator.ahead.goal import Goal, ahead_name
 from memroute_operator.memory import DepartedClaim
 from memroute_operator.replicas.giving_way import GivesWay
 from memroute_operator.replicas.replica import Replica
@@ -83,7 +85,38 @@ class OpenGate:
     replica: Replica
 
 
-Action = Create | Delete | MarkDraining | ClaimRoom | GiveWay | OpenGate
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchAhead:
+    """Bring onto a node what a successor needs there, while the replica before it serves."""
+
+    deployment: Deployment
+    goal: Goal
+    node: str
+    replica: Replica
+    """The one that leaves when it is done."""
+
+    @property
+    def pod_key(self) -> str:
+        """``namespace/name`` of the pod that does it."""
+        name = ahead_name(self.deployment, self.goal, self.node)
+        return f"{self.deployment.namespace}/{name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndFetch:
+    """Delete a pod that went ahead: nobody waits for it any more."""
+
+    ahead: Ahead
+    why: str
+    avoid_node: bool = False
+    """Whether its node could not take the weights: for a while the successor goes elsewhere."""
+    only_as_seen: bool = False
+    """Not if it has changed since."""
+    force: bool = False
+    """Without waiting for its node, which is gone."""
+
+
+Action = Create | Delete | MarkDraining | ClaimRoom | GiveWay | OpenGate | FetchAhead | EndFetch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +165,8 @@ class Outcome:
     """The revision of the spec that has failed; None while it has not."""
     num_old: int = 0
     """Replicas that are kept on the revision before, by the partition."""
+    fetching_ahead: str | None = None
+    """What is fetched before a replica leaves, as a sentence; None while nothing is."""
     is_draining_first: bool = False
     """Whether replicas leave before their successors start."""
     moves: list[str] = field(default_factory=list)
@@ -184,5 +219,9 @@ class PlanContext:
     take is free for others."""
     no_surge: Mapping[str, str] = field(default_factory=dict)
     """ModelDeployments of which the API server takes no pod more than there are (a quota) → why."""
+    engine_image: str | None = None
+    """The image of engines whose ModelDeployment names none; None where nobody says."""
+    refused_aheads: Mapping[str, str] = field(default_factory=dict)
+    """Pods (``namespace/name``) that should go ahead, and that the API server refuses → why."""
     weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Nodes that have weights, by ``Deployment.weights_key``."""

@@ -3,6 +3,7 @@
 ```text
 surge        successor created ──► serves ──► the old one drains (``keeping``: it is one too many)
 drain first  claim written ──► claim seen ──► drains ──► deleted ──► successor created on its claim
+                │           └─ not before its successor's weights are there (``look_ahead``)
                 │ edited back, or it fits no more: the claim is dropped, and it serves on
 ```
 
@@ -17,25 +18,26 @@ from dataclasses import replace
 
 from memroute.placement import (
     Placed,
-    PlacementMode,
     Refused,
     RefusedReason,
     Solver,
     WantedReplica,
 )
-from memroute.units import format_gib
 from memroute_operator.plan.actions import (
     ClaimRoom,
     Create,
     Delete,
+    MarkDraining,
     Outcome,
     PlanContext,
     Step,
 )
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping
+from memroute_operator.plan.look_ahead import Aheads, Way
 from memroute_operator.plan.moving import is_crowded
 from memroute_operator.plan.replacements import Replacement, grows, order, stay
+from memroute_operator.plan.rollout_story import RolloutStory, told_no_room
 from memroute_operator.plan.wishes import free_slot, is_held_back
 from memroute_operator.pod.pod_names import replica_key
 from memroute_operator.replicas.replica import Replica
@@ -53,6 +55,7 @@ class Rollout:
         drains: Drains,
         step: Step,
         *,
+        aheads: Aheads,
         num_expected: int,
         num_pods: int,
         num_refused: int,
@@ -67,6 +70,7 @@ class Rollout:
         leave for another reason.
         """
         self._leaving = leaving
+        self._aheads = aheads
         self._deployment = deployment
         self._keeping = keeping
         self._solver = solver
@@ -84,8 +88,9 @@ class Rollout:
         """Surges that are there, or were created in this step: each is for one replica."""
         self._is_under_way = any(one.successor is not None for one in keeping.kept)
         """Whether a replica leaves first already: that is ended before a surge is tried again."""
-        self._surged: list[str] = []
-        self._no_room: str | None = None
+        self._story = RolloutStory(
+            deployment=deployment, kept=keeping.kept, bounds=self._bounds, outcome=self._outcome
+        )
 
     def run(self, replacements: list[Replacement]) -> set[str]:
         """Take the replacements one step further; the pods that are on their way out."""
@@ -95,13 +100,13 @@ class Rollout:
             replica = replacement.replica
             is_lost = replica.is_broken or self._is_failure(replica)
             if is_lost or self._may_leave(replacement, going):
-                if self._replace(replacement):
+                if self._replace(replacement, is_lost=is_lost):
                     going.add(replica.key)
             else:
                 waiting.append(replacement)
                 stay(replica, self._step)
         if going or waiting:
-            self._tell(replacements, going)
+            self._story.tell(replacements, going, self._in_the_way)
         return going
 
     def _may_leave(self, replacement: Replacement, going: set[str]) -> bool:
@@ -111,7 +116,11 @@ class Rollout:
         most = self._bounds.unavailable
         if most is None:
             # None is spared where a surge does it.
-            most = 1 if self._no_room or replacement.is_under_way or not self._bounds.surge else 0
+            most = (
+                1
+                if self._story.no_room or replacement.is_under_way or not self._bounds.surge
+                else 0
+            )
         return most > 0 and self._others_serve(replacement, going, most)
 
     def _surges(self, replacement: Replacement) -> bool:
@@ -119,10 +128,10 @@ class Rollout:
         if self._num_starting > 0:
             self._num_starting -= 1
             return True
-        if self._num_more <= 0 or self._no_room is not None or self._is_under_way:
+        if self._num_more <= 0 or self._story.no_room is not None or self._is_under_way:
             return False
-        self._no_room = self._in_the_way()
-        if self._no_room is not None:
+        self._story.no_room = self._in_the_way()
+        if self._story.no_room is not None:
             return False
         key = replica_key(self._deployment, free_slot(self._slots))
         if is_held_back(self._deployment, key, self._context):
@@ -135,16 +144,16 @@ class Rollout:
         if isinstance(decision, Refused) and decision.reason is RefusedReason.DEVICES_UNKNOWN:
             return True  # nobody can say yet that there is no room
         if isinstance(decision, Refused):
-            self._no_room = self._told_no_room(wanted)
+            self._story.no_room = told_no_room(wanted)
             return False
         if self._is_behind_stuck(decision):
-            self._no_room = "a pod that hangs in Terminating holds the room for its successor"
-        if self._no_room is not None or not self._is_better(replacement, decision):
+            self._story.no_room = "a pod that hangs in Terminating holds the room for its successor"
+        if self._story.no_room is not None or not self._is_better(replacement, decision):
             self._solver.take_back(decision.key.pod, decision.node)
             return False
         self._slots.add(wanted.key.index)
         self._num_more -= 1
-        self._surged.append(wanted.key.pod_name)
+        self._story.surged.append(wanted.key.pod_name)
         self._outcome.kept.add(wanted.key.pod)
         self._step.actions.append(
             Create(deployment=self._deployment, placed=decision, is_gated=decision.must_wait)
@@ -156,13 +165,6 @@ class Rollout:
         if self._num_refused:
             return f"{self._num_refused} of its replicas fit nowhere"
         return self._context.no_surge.get(self._deployment.key)
-
-    def _told_no_room(self, wanted: WantedReplica) -> str:
-        need, number = wanted.footprint.total_bytes, wanted.footprint.num_devices
-        if wanted.mode is PlacementMode.EXCLUSIVE:
-            return f"no node has {number} free device(s) for its successor beside it"
-        many = f" on each of {number} devices" if number > 1 else ""
-        return f"no node has {format_gib(need)} free{many} for its successor beside it"
 
     def _others_serve(self, replacement: Replacement, going: set[str], most: int) -> bool:
         """Whether no more than ``most`` replicas would be missing without it.
@@ -185,13 +187,23 @@ class Rollout:
             num_expected += self._num_refused
         return len(others) >= num_expected - most
 
-    def _replace(self, replacement: Replacement) -> bool:
-        """Whether the replica is on its way out."""
+    def _replace(self, replacement: Replacement, *, is_lost: bool) -> bool:
+        """Whether the replica is on its way out. ``is_lost``: it serves nobody."""
         replica = replacement.replica
-        if self._solver.ledger.claims.get(replica.key) is not None:
+        claim = self._solver.ledger.claims.get(replica.key)
+        if claim is not None:
             if self._solver.holds(replica.key, replacement.successor):
-                self._drains.drain(replica, replacement.why)
-                return True
+                way = Way.FREE if is_lost else self._look_ahead(replacement, claim.node)
+                if way is Way.FREE:
+                    self._drains.drain(replica, replacement.why)
+                elif way is Way.WAIT and replica.is_draining:
+                    # For a revision before this one, or what had come has gone.
+                    self._step.actions.append(MarkDraining(replica=replica, draining=False))
+                if way is not Way.ELSEWHERE:
+                    return True  # it is the next one to leave, and serves until then
+                self._solver.drop_claim(replica.key)
+                stay(replica, self._step)
+                return False
             self._solver.drop_claim(replica.key)
         decision = self._solver.replace(replica.key, replacement.successor)
         if isinstance(decision, Placed) and (
@@ -202,14 +214,17 @@ class Rollout:
             stay(replica, self._step)
             return False
         if isinstance(decision, Placed):
-            claim = ClaimRoom(
-                replica=replica,
-                placed=decision,
-                revision=self._deployment.revision,
-                deployment=self._deployment,
+            self._step.actions.append(
+                ClaimRoom(
+                    replica=replica,
+                    placed=decision,
+                    revision=self._deployment.revision,
+                    deployment=self._deployment,
+                )
             )
-            self._step.actions.append(claim)
             self._step.has_timers = True
+            told = None if is_lost else self._aheads.foresee(self._deployment, decision.node)
+            self._story.serves_meanwhile(replica, told)
             return True
         self._refuse(replacement, decision)
         if self._is_failure(replica):
@@ -220,6 +235,17 @@ class Rollout:
         # Better an old replica that serves than a new one that cannot be placed.
         stay(replica, self._step)
         return False
+
+    def _look_ahead(self, replacement: Replacement, node: str) -> Way:
+        """Whether it may leave now; else what its successor needs is on its way, or is to be."""
+        decision = self._aheads.decide(self._deployment, replacement.replica, node)
+        if decision.told is None:
+            return decision.way
+        if decision.way is Way.FREE:
+            self._story.skipped = decision.told
+        else:
+            self._story.serves_meanwhile(replacement.replica, decision.told)
+        return decision.way
 
     def _is_failure(self, replica: Replica) -> bool:
         """Whether it is of a revision that has failed, and does not serve."""
@@ -248,44 +274,3 @@ class Rollout:
                 f"{replica.pod_name} stays, although {replacement.why}: its successor "
                 f"{refused.message}"
             )
-
-    def _tell(self, replacements: list[Replacement], going: set[str]) -> None:
-        outdated = [one for one in replacements if one.is_outdated]
-        moved = [one for one in replacements if not one.is_outdated]
-        self._outcome.is_draining_first = bool(going)
-        if outdated:
-            now = self._now(going, outdated[0].successor)
-            self._outcome.rollout = f"{len(outdated)} replica(s) to replace; {now}"
-        self._outcome.moves += [
-            f"{one.replica.pod_name} leaves {one.replica.node}: {one.why}"
-            for one in moved
-            if one.replica.key in going
-        ]
-        if moved and self._surged:
-            self._outcome.moves.append(f"{', '.join(self._surged)} takes the place of one of them")
-
-    def _now(self, going: set[str], successor: WantedReplica) -> str:
-        """What is done now, and why so."""
-        names = [r.pod_name for r in self._keeping.kept if r.key in going]
-        if names:
-            why = self._no_room or self._why_drained_first(successor)
-            return f"drains {', '.join(names)} first: {why}"
-        if self._surged:
-            return f"{', '.join(self._surged)} starts beside the old one(s)"
-        starting = [
-            one.pod_name for one in self._keeping.kept
-            if not one.is_ready and one.revision == self._deployment.revision
-        ]  # fmt: skip
-        if starting:
-            return f"waiting for {', '.join(starting[:3])} to serve"
-        if self._no_room is not None and self._bounds.unavailable == 0:
-            return f"waiting for room: {self._no_room}, and rollout.maxUnavailable is 0"
-        return "waiting for the others to serve"
-
-    def _why_drained_first(self, successor: WantedReplica) -> str:
-        """Of those that have begun to leave in an earlier step."""
-        if not self._bounds.surge:
-            return "rollout.maxSurge is 0"
-        if self._bounds.unavailable:
-            return f"rollout.maxUnavailable is {self._bounds.unavailable}"
-        return self._in_the_way() or self._told_no_room(successor)

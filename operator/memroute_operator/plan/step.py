@@ -14,6 +14,7 @@ from memroute_operator.gather import Facts
 from memroute_operator.plan.actions import Create, Delete, OpenGate, Outcome, PlanContext, Step
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping, Worth, num_old, sort_out, unwanted, why_surplus
+from memroute_operator.plan.look_ahead import Aheads
 from memroute_operator.plan.moving import why_moved
 from memroute_operator.plan.overbooking import find_overbooked, who_leaves_now, with_turns
 from memroute_operator.plan.preemption import Ways, by_priority, priority_of
@@ -46,6 +47,7 @@ class _Planning:
         self._step = Step(outcomes={one.key: Outcome() for one in facts.deployments})
         self._solver = Solver(facts.inventory, context.quotas, facts.neighbours)
         self._drains = Drains(facts.replicas, context, self._step)
+        self._aheads = Aheads(facts.aheads, facts.replicas, context, self._step)
         self._going: set[str] = set()
         """Pods that leave: their gates stay closed."""
         self._cordoned = frozenset(
@@ -56,7 +58,10 @@ class _Planning:
         """Slots that pods have, or are given in this step."""
         self._by_deployment = facts.replicas_by_deployment()
         self._deployments = by_priority(
-            [judged(one, self._by_deployment.get(one.key, [])) for one in facts.deployments],
+            [
+                judged(one, self._by_deployment.get(one.key, []), facts.aheads_of(one.key))
+                for one in facts.deployments
+            ],
             context,
         )
         self._paused = frozenset(one.key for one in facts.deployments if one.paused)
@@ -90,6 +95,8 @@ class _Planning:
             if deployment.returned_from is not None:
                 let_go(ways_back[deployment.key], self._solver)
             self._replace(deployment, keepings[deployment.key])
+            self._clear_aheads(deployment, keepings[deployment.key])
+        self._aheads.clear_orphans(one.key for one in self._deployments)
         self._open_gates()
         self._tell_quotas()
         self._step.num_explained = self._solver.num_explained
@@ -226,6 +233,7 @@ class _Planning:
             self._solver,
             self._drains,
             self._step,
+            aheads=self._aheads,
             num_expected=keeping.num_pods - len(keeping.surplus) + num_created,
             num_pods=keeping.num_pods + num_created,
             num_refused=len(self._step.outcomes[deployment.key].refused),
@@ -234,6 +242,10 @@ class _Planning:
             leaving=frozenset(self._going),
         )
         self._going |= rollout.run(replacements)
+
+    def _clear_aheads(self, deployment: Deployment, keeping: Keeping) -> None:
+        num_kept_old = self._step.outcomes[deployment.key].num_old
+        self._aheads.clear(deployment, keeping.kept, num_kept_old)
 
     def _why_replaced(self, deployment: Deployment, replica: Replica) -> str | None:
         """Why another replica should take its place; None when it should stay."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from memroute_operator.ahead.facts import Ahead
 from memroute_operator.failures.lasting import is_lasting
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
@@ -14,7 +15,9 @@ from memroute_operator.status.failing import LOAD_BYTES_PER_SECOND
 DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
 
 
-def judged(deployment: Deployment, replicas: Sequence[Replica]) -> Deployment:
+def judged(
+    deployment: Deployment, replicas: Sequence[Replica], aheads: Iterable[Ahead] = ()
+) -> Deployment:
     """The deployment with what is seen of its new revision now: that it fails, or fails no more."""
     if deployment.returned_from is not None or deployment.paused or deployment.footprint is None:
         return deployment
@@ -29,7 +32,9 @@ def judged(deployment: Deployment, replicas: Sequence[Replica]) -> Deployment:
     is_rolled_out = deployment.previous is not None or any(
         one.revision != deployment.revision for one in replicas
     )
-    failed = _failed(deployment, updated) if is_rolled_out else None
+    failed = None
+    if is_rolled_out:
+        failed = _failed(deployment, updated) or _failed_ahead(deployment, aheads)
     return deployment if failed is None else replace(deployment, failed=failed)
 
 
@@ -64,4 +69,20 @@ def _failed(deployment: Deployment, updated: Iterable[Replica]) -> FailedRevisio
             message=told,
             retry=deployment.rollout.retry,
         )
+    return None
+
+
+def _failed_ahead(deployment: Deployment, aheads: Iterable[Ahead]) -> FailedRevision | None:
+    """That what it needs cannot be brought to a node: nobody leaves for it."""
+    for one in aheads:
+        if one.revision != deployment.revision or one.owner_uid != deployment.uid:
+            continue
+        if one.failed is not None:
+            reason, told = one.failed
+            return FailedRevision(
+                revision=deployment.revision,
+                reason=reason,
+                message=f"fetching ahead on {one.node} ({one.pod_name}): {told}",
+                retry=deployment.rollout.retry,
+            )
     return None

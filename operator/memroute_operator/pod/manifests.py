@@ -9,12 +9,20 @@ from memroute_kube.resources import (
     ANNOTATION_MAX_CONTEXT_TOKENS,
     ANNOTATION_RESERVATION,
     ANNOTATION_SERVED_MODEL,
+    ENGINE_PORT,
     GPU_RESOURCE,
     GROUP,
     LABEL_DEPLOYMENT,
     LABEL_REPLICA,
     MODEL_DEPLOYMENTS,
     TAINT_SHARED,
+)
+from memroute_operator.adapters.container import ANNOTATION_ADAPTERS
+from memroute_operator.adapters.pod import (
+    adapter_mounts,
+    adapter_volumes,
+    adapters_container,
+    store_of,
 )
 from memroute_operator.engines.registry import Drain, engine_of
 from memroute_operator.engines.seam import SHARED_MEMORY, ports
@@ -47,6 +55,12 @@ from memroute_operator.weights.pod import (
     volumes,
 )
 
+SCRAPE_ANNOTATIONS = {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": str(ENGINE_PORT),
+    "prometheus.io/path": "/metrics",
+}
+"""By which the usual jobs of Prometheus find an engine's page."""
 ANNOTATION_TEMPLATE = f"{GROUP}/template"
 """On replica pods: a hash of what the operator that made it puts into every pod of that spec."""
 
@@ -114,6 +128,20 @@ def replica_pod(
         spec["initContainers"] = fetching
     if security := pod_security(deployment.weights):
         spec["securityContext"] = security
+    if deployment.slots is not None:
+        store = store_of(deployment.cache)
+        spec["volumes"] += adapter_volumes(deployment.adapters, store)
+        spec["containers"].append(
+            adapters_container(
+                deployment.adapters,
+                store,
+                namespace=deployment.namespace,
+                image=fetch_image,
+                hub_endpoint=hub_endpoint,
+                bind_address=bind_address,
+                engine_env=deployment.engine_env,
+            )
+        )
     if is_gated:
         spec["schedulingGates"] = [{"name": START_GATE}]
     if runtime_class := shared_runtime_class if shared else exclusive_runtime_class:
@@ -131,6 +159,7 @@ def replica_pod(
             },
             "annotations": ({} if template is None else {ANNOTATION_TEMPLATE: template})
             | _weights_annotation(deployment)
+            | _adapters_annotation(deployment)
             | {
                 ANNOTATION_RESERVATION: encode_reservation(
                     placed, generation=deployment.generation
@@ -149,13 +178,24 @@ def replica_pod(
         },
         "spec": spec,
     }
-    return overlay(pod, deployment.template.said)
+    pod = overlay(pod, deployment.template.said)
+    # Its owner's word counts: "false", or another port.
+    pod["metadata"]["annotations"] = SCRAPE_ANNOTATIONS | pod["metadata"]["annotations"]
+    return pod
 
 
 def _weights_annotation(deployment: Deployment) -> dict[str, str]:
     """What its node has of weights once they are fetched."""
     key = deployment.weights_key
     return {} if key is None else {ANNOTATION_WEIGHTS: key}
+
+
+def _adapters_annotation(deployment: Deployment) -> dict[str, str]:
+    """Where its engine sees adapters, if it takes any."""
+    if deployment.slots is None:
+        return {}
+    mounts = adapter_mounts(deployment.adapters, deployment.namespace)
+    return {ANNOTATION_ADAPTERS: ",".join(one["mountPath"] for one in mounts)}
 
 
 def _on_node(node: str) -> dict[str, Any]:
@@ -208,6 +248,8 @@ def _engine_container(
             *engine_mounts(deployment.weights),
         ],
     }
+    if deployment.slots is not None:
+        container["volumeMounts"] += adapter_mounts(deployment.adapters, deployment.namespace)
     if command := engine.command(deployment):
         container["command"] = command
     container |= _before_the_end(engine.drain(deployment))

@@ -10,9 +10,10 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 
-from memroute.placement import Placed, PlacementMode, ReplicaKey
-from memroute.units import GIB
+from memroute.placement import Placed
 from memroute_kube import KubeObject
+from memroute_operator.ahead.goal import Goal
+from memroute_operator.ahead.pod import ahead_pod, nominal
 from memroute_operator.pod.manifests import ANNOTATION_TEMPLATE, replica_pod
 from memroute_operator.pod.pod_defaults import ANY_IPV4
 from memroute_operator.pod_template import NO_TEMPLATE
@@ -55,6 +56,11 @@ class Templates:
         """The manifest of a replica's pod, with its hash to be found again by."""
         return self._pod(deployment, placed, is_gated=is_gated, template=self.of(deployment))
 
+    def ahead(self, deployment: Deployment, goal: Goal, placed: Placed) -> KubeObject:
+        """The manifest of a pod that fetches ahead of a replica there (``nominal``)."""
+        pod = self._pod(deployment, placed, is_gated=False, template=None)
+        return ahead_pod(deployment, goal, pod, placed.node)
+
     def of(self, deployment: Deployment) -> str | None:
         """What a new replica would carry; None before its footprint is known."""
         if deployment.footprint is None:
@@ -71,15 +77,7 @@ class Templates:
         bare = replace(
             deployment, engine_args=(), engine_env=(), calibrations={}, template=NO_TEMPLATE
         )
-        devices = ("GPU",) if deployment.mode is PlacementMode.SHARED else ()
-        nowhere = Placed(
-            key=ReplicaKey(namespace=deployment.namespace, name=deployment.name, index=0),
-            node="", mode=deployment.mode, device_uuids=devices,
-            num_devices=deployment.footprint_on(None).num_devices,
-            bytes_per_device=80 * GIB, needed_bytes_per_device=80 * GIB,
-            usable_bytes_per_device=80 * GIB, product=None, why="",
-        )  # fmt: skip
-        pod = self._pod(bare, nowhere, is_gated=False, template=None)
+        pod = self._pod(bare, nominal(deployment, ""), is_gated=False, template=None)
         for container in pod["spec"].get("initContainers", ()):
             # What has fetched is done by the time that a replica serves.
             container["image"] = ""

@@ -5,6 +5,7 @@ from typing import Any
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
+from memroute_operator.adapters.container import ADAPTERS_CONTAINER
 from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.pod.pod_resources import is_device_resource
 from memroute_operator.pod_template.merging import merge
@@ -53,10 +54,17 @@ def overlay(pod: KubeObject, template: Mapping[str, Any]) -> KubeObject:
     if not isinstance(spec["containers"], list):
         message = "containers is no list"
         raise TypeError(message)
-    (engine,) = ours["containers"]
+    engine, *own = ours["containers"]
+    others = {one["name"] for one in own}
     spec["containers"] = [
-        _engine(one, engine) if one.get("name") == ENGINE_CONTAINER else _beside(one)
+        _engine(one, engine)
+        if one.get("name") == ENGINE_CONTAINER
+        else one
+        if one.get("name") in others
+        else _beside(one)
         for one in spec["containers"]
+        # Its resources may be in the template of a model without adapters.
+        if one.get("name") != ADAPTERS_CONTAINER or ADAPTERS_CONTAINER in others
     ]
     if "initContainers" in spec:
         fetches = bool(ours.get("initContainers"))

@@ -16,6 +16,7 @@ from typing import Any
 
 from memroute.errors import MemrouteError
 from memroute_kube.resources import GROUP
+from memroute_operator.adapters.container import ADAPTERS_CONTAINER, ADAPTERS_VOLUME
 from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER as ENGINE
 from memroute_operator.pod.pod_resources import is_device_resource
 from memroute_operator.pod_template.owned_neighbours import (
@@ -185,8 +186,8 @@ def _affinity(affinity: Mapping[str, Any], where: str) -> Iterator[str]:
 
 
 def _volume(volume: Mapping[str, Any], where: str) -> Iterator[str]:
-    if volume.get("name") == WEIGHTS_VOLUME:
-        yield f"{where} must not be {WEIGHTS_VOLUME}, {_WEIGHTS}"
+    if _is_own(volume.get("name")):
+        yield f"{where} must not be {volume['name']}, {_WEIGHTS}"
     if "hostPath" in volume:
         yield (
             f"{where}.hostPath must not be set, {_BASELINE}: use a persistentVolumeClaim, whose "
@@ -196,14 +197,19 @@ def _volume(volume: Mapping[str, Any], where: str) -> Iterator[str]:
 
 def _mounts(container: Mapping[str, Any], where: str) -> Iterator[str]:
     for index, mount in enumerate(container.get("volumeMounts") or ()):
-        if mount.get("name") == WEIGHTS_VOLUME:
-            yield f"{where}.volumeMounts[{index}] must not be of {WEIGHTS_VOLUME}, {_WEIGHTS}"
+        if _is_own(mount.get("name")):
+            yield f"{where}.volumeMounts[{index}] must not be of {mount['name']}, {_WEIGHTS}"
+
+
+def _is_own(volume: object) -> bool:
+    """Whether a volume of that name has weights or adapters."""
+    return volume == WEIGHTS_VOLUME or str(volume).startswith(ADAPTERS_VOLUME)
 
 
 def _container(container: Mapping[str, Any], where: str, field: str) -> Iterator[str]:
     name = container.get("name")
     yield from _mounts(container, where)
-    if name == FETCH_CONTAINER:
+    if name in (FETCH_CONTAINER, ADAPTERS_CONTAINER):
         yield from _fetcher(container, where)
     elif name == ENGINE and field == "initContainers":
         yield f"{where}.name must not be {ENGINE}, because the engine's container has that name"
@@ -240,9 +246,9 @@ def _fetcher(container: Mapping[str, Any], where: str) -> Iterator[str]:
     for name in container:
         if name not in ("name", "resources"):
             yield (
-                f"{where}.{name} must not be set for the container {FETCH_CONTAINER}, because what "
-                f"it writes others load: resources may be, and proxies in spec.engine.env are its "
-                f"too"
+                f"{where}.{name} must not be set for the container {container['name']}, because "
+                f"what it writes others load: resources may be, and proxies in spec.engine.env "
+                f"are its too"
             )
 
 

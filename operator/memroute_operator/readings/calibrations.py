@@ -15,6 +15,7 @@ from memroute.footprint import Calibration, CalibrationKey, ReplicaFootprint
 from memroute.footprint.calibration import measured_overhead_bytes
 from memroute.units import GIB
 from memroute_kube.memory_words import KV_CACHE_DTYPES, QUANTIZATIONS
+from memroute_operator.adapters.slots import slots_of
 from memroute_operator.engines.registry import PartsReport, PoolReport
 from memroute_operator.readings.engine_reports import EngineReport, EngineReports, read_report
 
@@ -64,6 +65,8 @@ def calibration_key(spec: Mapping[str, Any], product: str, image: str) -> Calibr
     for name in TUNING_FIELDS:
         if engine.get(name) is not None:
             flags[name] = engine[name]
+    if (slots := slots_of(spec)) is not None:
+        flags["adapterSlots"] = [slots.max_adapters, slots.max_rank]
     for name, value in (
         ("config", spec["model"].get("config")),
         ("source", spec["model"].get("source")),

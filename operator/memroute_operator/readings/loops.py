@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -78,6 +78,14 @@ class ReadingMetrics:
             registry=registry,
         )
         self._troubles: dict[str, set[str]] = {}
+
+    def begin_at_zero(self, troubles: Mapping[str, Sequence[str]]) -> None:
+        """``troubles``: those that the pages of each kind can have."""
+        for kind, words in troubles.items():
+            self.sources.labels(kind=kind)
+            self._troubles[kind] = set(words)
+            for trouble in words:
+                self.failing.labels(kind=kind, trouble=trouble)
 
     def on_round(self, kind: str, num_sources: int, log: SourceLog) -> None:
         """A round of readings has ended."""

@@ -1,6 +1,6 @@
 """What the routers report: requests in flight, projected KV use, targets that are not met."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memroute.traffic.admission import AloneLatency
@@ -120,16 +120,16 @@ class RouterMetrics:
                         self.is_known = False
                     continue
                 if sample.name in _SUMS_BY_DEPLOYMENT:
-                    key = f"{labels.get('namespace')}/{labels.get('model_deployment')}"
+                    key = _deployment(labels)
                     waiting[key] = waiting.get(key, 0) + int(value)
                     continue
                 if sample.name in _BY_DEPLOYMENT:
-                    key = f"{labels.get('namespace')}/{labels.get('model_deployment')}"
+                    key = _deployment(labels)
                     least = by_deployment.setdefault(key, {})
                     name = sample.name.removeprefix(_PREFIX)
                     least[name] = min(least.get(name, value), value)
                     continue
-                key = f"{labels.get('namespace')}/{labels.get('pod')}"
+                key = _replica(labels)
                 if sample.name.endswith("requests_in_flight"):
                     in_flight[key] = in_flight.get(key, 0) + int(value)
                 else:
@@ -148,6 +148,18 @@ class RouterMetrics:
                 for key, least in by_deployment.items()
                 if "targets_unmet" in least
             }
+
+
+def _deployment(labels: Mapping[str, str]) -> str:
+    """``namespace/name``. Routers of 0.1 label with ``namespace``; in an upgrade there are both."""
+    namespace = labels.get("model_namespace") or labels.get("namespace")
+    return f"{namespace}/{labels.get('model_deployment')}"
+
+
+def _replica(labels: Mapping[str, str]) -> str:
+    """``namespace/pod``; routers of 0.1 label with ``pod``."""
+    namespace = labels.get("model_namespace") or labels.get("namespace")
+    return f"{namespace}/{labels.get('replica') or labels.get('pod')}"
 
 
 async def _read_page(reader: PageReader, pod: KubeObject) -> str | PageFailure:

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, field
 
 from memroute_operator.actions.backoff import Backoff, Failure, Key
-from memroute_operator.plan import Delete
+from memroute_operator.plan import Delete, EndFetch
 
 # Before a failed replica is made again: kubelet needs some 10 s to free a full disk.
 FIRST_WAIT_SECONDS = 10.0
@@ -52,6 +52,11 @@ class FailedPods:
         why = replica.failure or "its containers have ended"
         message = f"{replica.pod_name} failed on node {replica.node}: {why}"
         return self._note(self._replicas, replica.slot, message, now_seconds)
+
+    def on_fetch_ended(self, action: EndFetch, *, now_seconds: float) -> None:
+        """A pod that went ahead was deleted: its node is avoided where it could not do it."""
+        if action.avoid_node:
+            self._note(self._nodes, (action.ahead.deployment, action.ahead.node), "", now_seconds)
 
     def avoided_nodes(self, now_seconds: float) -> dict[str, frozenset[str]]:
         """ModelDeployment → nodes that it is not placed on now."""

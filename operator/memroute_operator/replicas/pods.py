@@ -5,6 +5,7 @@
 | our label, our controller, a reservation that can be read | a replica | its reservation | yes |
 | our label, our controller, no readable reservation | unreadable | all devices of its node | no |
 | our label, another controller or none (``cascade=orphan``) | a stray | its reservation | no |
+| the label of a pod that goes ahead, our controller | ahead | nothing | yes |
 | anything else | foreign | the accelerators that it requests | no |
 
 Nobody knows what an unreadable pod holds (a newer operator may have written it, or somebody's
@@ -27,10 +28,12 @@ from memroute_kube.resources import (
     LABEL_DEPLOYMENT,
     object_key,
 )
+from memroute_operator.ahead.facts import Ahead, read_ahead
 from memroute_operator.pod.pod_resources import ANY_RESOURCE, EVERY_DEVICE, requested_devices
 from memroute_operator.replicas.promises import MAX_DEVICE_BYTES, MAX_DEVICES
 from memroute_operator.replicas.replica import Replica, is_terminal, read_replica, read_slot
 from memroute_operator.store.reading_cache import Cache
+from memroute_operator.weights.container import LABEL_AHEAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,8 @@ class PodsRead:
     """All pods of the cluster, sorted by what they are."""
 
     replicas: list[Replica] = field(default_factory=list)
+    aheads: list[Ahead] = field(default_factory=list)
+    """Pods that fetch before a rollout needs it."""
     unreadable: list[UnreadablePod] = field(default_factory=list)
     strays: list[Reservation] = field(default_factory=list)
     """What pods with our label hold that nobody controls any more."""
@@ -88,6 +93,7 @@ class PodsRead:
     def add(self, other: "PodsRead") -> None:
         """Count what is in another one too, which stays as it is."""
         self.replicas += other.replicas
+        self.aheads += other.aheads
         self.unreadable += other.unreadable
         self.strays += other.strays
         self.live |= other.live
@@ -130,9 +136,13 @@ def _read_one(pod: KubeObject) -> PodsRead | str:
 
 def is_ours(pod: KubeObject) -> bool:
     """Whether we made the pod: by its label and by its controller."""
-    metadata = pod["metadata"]
-    if LABEL_DEPLOYMENT not in (metadata.get("labels") or {}):
+    if LABEL_DEPLOYMENT not in (pod["metadata"].get("labels") or {}):
         return False
+    return is_controlled(pod)
+
+
+def is_controlled(pod: KubeObject) -> bool:
+    """Whether a ModelDeployment controls the pod."""
     controller = controller_of(pod)
     return (
         controller is not None
@@ -159,8 +169,12 @@ def describe_owner(pod: KubeObject) -> str:
 
 
 def _read(pod: KubeObject, found: PodsRead) -> None:
-    if LABEL_DEPLOYMENT not in (pod["metadata"].get("labels") or {}):
+    labels = pod["metadata"].get("labels") or {}
+    if LABEL_DEPLOYMENT not in labels:
         _count_foreign(pod, found)
+        if LABEL_AHEAD in labels and is_controlled(pod):
+            ahead = read_ahead(pod, (controller_of(pod) or {}).get("uid"))
+            found.aheads += [] if ahead is None else [ahead]
         return
     if not is_ours(pod):
         _count_stray(pod, found)

@@ -32,6 +32,11 @@ class ClusterRules:
     _errors: dict[str, str] = field(default_factory=dict)
     """What cannot be read → why."""
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What could not be read the last time."""
+        return tuple(self._errors)
+
     async def read(self) -> bool:
         """Read them again; whether anything is other than before. A failure is told once."""
         quotas, classes = await self._quotas(), await self._classes()

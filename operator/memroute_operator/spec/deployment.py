@@ -16,6 +16,8 @@ from memroute.placement import NeighbourNeeds, PlacementMode, PlacementStrategy
 from memroute_hub import ModelName
 from memroute_kube import KubeObject
 from memroute_kube.memory_words import PLACEMENT_MODES, PLACEMENT_STRATEGIES, PREEMPTIONS
+from memroute_operator.adapters.reading import NO_ADAPTERS, Adapters, read_adapters
+from memroute_operator.adapters.slots import AdapterSlots, slots_of
 from memroute_operator.pod_template import NO_TEMPLATE, PodTemplate, read_template
 from memroute_operator.spec.hub_source import HubSource, read_hub_source
 from memroute_operator.spec.model_pins import ModelPin, read_pin
@@ -25,6 +27,7 @@ from memroute_operator.spec.resolving import (
     INTERNAL_ERROR,
     MAX_FOOTPRINT_BYTES,
     MODEL_UNKNOWN,
+    SOURCE_REFUSED,
     ResolveFailure,
     engine_of_spec,
     hub_name,
@@ -37,8 +40,9 @@ from memroute_operator.spec.resolving import (
 from memroute_operator.spec.revision import legacy_revision_of, revision_of
 from memroute_operator.spec.revisions import FailedRevision
 from memroute_operator.spec.rollout_spec import NO_ROLLOUT, RolloutSpec, read_rollout
-from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
+from memroute_operator.weights.caches import NO_SETTINGS, Cache, WeightsSettings, read_cache
 from memroute_operator.weights.choosing import MODEL_PATH, Fetched, Weights
+from memroute_operator.weights.sources import SourceError
 
 __all__ = [
     "COMMIT_UNKNOWN",
@@ -111,6 +115,12 @@ class Deployment:
     """What a hub has to be asked before the model is known; None when it is, or never will be."""
     weights: Weights | None = None
     """How its replicas come to their weights; None: their engines fetch them by themselves."""
+    adapters: Adapters = NO_ADAPTERS
+    """The LoRA adapters that are served beside the model."""
+    slots: AdapterSlots | None = None
+    """What an engine has room for of those; None: nothing, and memroute loads none."""
+    cache: Cache | None = None
+    """Where what is fetched is kept; None where nobody says."""
 
     @property
     def key(self) -> str:
@@ -186,7 +196,15 @@ def _read(obj: KubeObject, settings: WeightsSettings) -> Deployment:
     shape, footprint, failure = resolve(spec, source, pin)
     if failure is None:
         weights, failure = weights_of(obj, source, pin, settings)
-        shape, footprint = (shape, footprint) if failure is None else (None, None)
+    adapters, cache = NO_ADAPTERS, None
+    if failure is None:
+        try:
+            adapters = read_adapters(spec, settings)
+            cache = read_cache(spec["model"], settings)
+        except SourceError as error:
+            failure = ResolveFailure(reason=SOURCE_REFUSED, message=str(error))
+    if failure is not None:
+        shape = footprint = None
     is_unknown = failure is not None and failure.reason in (MODEL_UNKNOWN, COMMIT_UNKNOWN)
     return Deployment(
         namespace=text(metadata["namespace"]),
@@ -224,6 +242,9 @@ def _read(obj: KubeObject, settings: WeightsSettings) -> Deployment:
         pin=pin,
         hub_name=name if is_unknown else None,
         weights=weights,
+        adapters=adapters,
+        slots=slots_of(spec),
+        cache=cache,
     )
 
 

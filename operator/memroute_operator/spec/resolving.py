@@ -22,7 +22,8 @@ from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute_hub import HubError, ModelName, checked_name, is_commit
 from memroute_kube import KubeObject
 from memroute_kube.memory_words import ENGINE_TYPES, EXECUTIONS, KV_CACHE_DTYPES, QUANTIZATIONS
-from memroute_operator.engines.owned_flags import NO_ADAPTERS, adapters_of, refusal
+from memroute_operator.adapters.slots import slots_of
+from memroute_operator.engines.owned_flags import NO_ADAPTERS, Adapters, adapters_of, refusal
 from memroute_operator.pod_template import TemplateError, read_template
 from memroute_operator.spec.hub_source import HubSource
 from memroute_operator.spec.model_pins import ModelPin
@@ -40,6 +41,8 @@ FOOTPRINT_UNKNOWN = "FootprintUnknown"
 MODEL_UNKNOWN = "ModelUnknown"
 # The reason of a model of which no hub has said yet which commit it is.
 COMMIT_UNKNOWN = "CommitUnknown"
+# The reason of a source or cache that cannot be as it is written.
+SOURCE_REFUSED = "SourceRefused"
 # What hubs add to the name of a repository whose files were converted for llama.cpp.
 GGUF_SUFFIX = "-GGUF"
 # A pebibyte per device: past it a configuration is nonsense, and sums leave a float's range.
@@ -126,7 +129,7 @@ def weights_of(
     except CommitUnknownError as error:
         return None, ResolveFailure(reason=COMMIT_UNKNOWN, message=str(error))
     except SourceError as error:
-        return None, ResolveFailure(reason="SourceRefused", message=str(error))
+        return None, ResolveFailure(reason=SOURCE_REFUSED, message=str(error))
     return found, None
 
 
@@ -169,12 +172,16 @@ def _unknown_model(error: UnknownModelError) -> str:
 def _shape(spec: dict[str, Any], source: HubSource, pin: ModelPin | None) -> ReplicaShape:
     memory, engine = spec["memory"], spec["engine"]
     arguments = [text(argument) for argument in engine.get("args") or ()]
-    adapters = NO_ADAPTERS
+    adapters, slots = NO_ADAPTERS, slots_of(spec)
     if engine_of_spec(spec) is EngineType.VLLM:
         # Others' flags are told by their own file (``engines``).
-        if (told := refusal(arguments)) is not None:
+        if (told := refusal(arguments, has_slots=slots is not None)) is not None:
             raise OwnedFlagError(told)
         adapters = adapters_of(arguments)
+    if slots is not None:
+        # SGLang counts requests for the model itself as one adapter more of a step.
+        own = engine_of_spec(spec) is EngineType.SGLANG
+        adapters = Adapters(max_adapters=slots.max_adapters + own, max_rank=slots.max_rank)
     architecture = _architecture(spec["model"], source, pin)
     if engine_of_spec(spec) is EngineType.LLAMA_CPP:
         architecture = _of_file(architecture, spec["model"].get("checkpointBytes"))

@@ -27,6 +27,8 @@ from memroute_kube.memory_words import (
     PLACEMENT_MODES,
     QUANTIZATIONS,
 )
+from memroute_operator.adapters.reading import pod_part
+from memroute_operator.adapters.slots import slots_of
 from memroute_operator.pod_template.merging import MERGE_KEYS
 
 # Raise it only when running replicas must be restarted for what ``manifests`` has come to write:
@@ -90,7 +92,16 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
         "mode": mode,
         "podTemplate": _template(spec.get("template")),
+        "adapters": _adapters(spec),
     }
+
+
+def _adapters(spec: Mapping[str, Any]) -> Any:
+    """Slots, volumes and credentials. Which adapters are loaded reaches engines that run."""
+    slots = slots_of(spec)
+    if slots is None:
+        return None
+    return {"slots": [slots.max_adapters, slots.max_rank], "pod": pod_part(spec)}
 
 
 def _source(model: Mapping[str, Any]) -> Any:
@@ -140,7 +151,7 @@ def legacy_revision_of(spec: Mapping[str, Any]) -> str | None:
     None when 0.1 could not start such a one: the spec sets what it did not know, or the template
     has been raised since.
     """
-    known = {name: value for name, value in spec.items() if name != "template"}
+    known = {name: value for name, value in spec.items() if name not in ("template", "adapters")}
     for name, fields in LEGACY_FIELDS.items():
         known[name] = {key: value for key, value in spec[name].items() if key in fields}
     started = started_with(spec)

@@ -18,8 +18,9 @@ from typing import Any
 from memroute_kube import KubeObject
 from memroute_kube.shapes import mapping
 
-# The parts of a spec that belong to a revision. Not: replicas, paused, rollout, routing.
-REVISED = ("model", "engine", "memory", "parallelism", "placement", "template")
+# The parts of a spec that belong to a revision. Not: replicas, paused, rollout, routing. Adapters
+# decide the slots that an engine is started with, where spec.engine does not.
+REVISED = ("model", "engine", "memory", "parallelism", "placement", "template", "adapters")
 # Of ``lastGood``, in bytes of JSON: a sixth of what etcd takes of an object (a configuration in
 # the spec or in the pin may have 256 KB). A larger one is not kept: a failure halts, no more.
 MAX_BYTES = 262_144

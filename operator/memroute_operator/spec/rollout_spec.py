@@ -4,6 +4,7 @@
 maxSurge        more than ``replicas`` there may be            1, where there is room for it
 maxUnavailable  fewer than ``replicas`` that may serve         0 where a surge fits, else 1
 partition       replicas that keep the revision before (canary)  0
+fetchAhead      weights and image come before a replica leaves   true
 ```
 
 Each is a number or a percentage of ``replicas``; as for Deployments, a surge is rounded up and
@@ -43,6 +44,8 @@ class RolloutSpec:
     on_failure: OnFailure = OnFailure.RETURN
     retry: int = 0
     """Any other number tries a revision again that has failed."""
+    fetch_ahead: bool = True
+    """Whether what a successor needs is brought to its node before a replica leaves for it."""
 
     def bounds(self, replicas: int) -> "Bounds":
         """The same in replicas, of so many."""
@@ -83,6 +86,7 @@ def read_rollout(spec: Mapping[str, Any]) -> RolloutSpec:
         deadline_seconds=None if deadline is None else float(_number(deadline)),
         on_failure=OnFailure(said.get("onFailure") or OnFailure.RETURN),
         retry=_number(said.get("retry") or 0),
+        fetch_ahead=said.get("fetchAhead") is not False,
     )
 
 

@@ -27,13 +27,6 @@ from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.status.conditions import ROLLOUT_HALTED, Condition
 
-# Always in a status, in this order. All others are there only while they are True.
-LASTING = ("Ready", "Resolved", "Named", "Placed", "Available", "Progressing")
-# kstatus looks at the first two in the order of the list.
-ABNORMAL = (
-    "Reconciling", "Stalled", "Paused", "Degraded", "Overbooked", "OverQuota", "FootprintDrift",
-    "DeviceMetricsStale", "TargetsUnmet", "TemplateOutdated", "PolicyUnknown",
-)  # fmt: skip
 # The reason of what waits until spec.paused is false again.
 PAUSED = "Paused"
 # Not ready because something is under way: nothing to warn of.

@@ -3,6 +3,7 @@
 | phase | what | who acts |
 | --- | --- | --- |
 | ``Complete`` | every replica has the revision, and all of them have served | nobody |
+| ``FetchingAhead`` | what a successor needs comes to its node; nobody has left yet | the operator |
 | ``Progressing`` | replicas of the spec are made, or start | the operator |
 | ``Partitioned`` | as many as ``rollout.partition`` keep the revision before | whoever lowers it |
 | ``Paused`` | ``spec.paused``, and replicas of another revision are there | whoever set it |
@@ -23,6 +24,7 @@ from memroute_operator.spec.rollout_spec import OnFailure
 
 # Phases in which a person has to change something.
 FAILED_PHASES = frozenset({"Halted", "Returning", "Returned"})
+FETCHING_AHEAD = "FetchingAhead"
 
 
 def rollout_fields(
@@ -40,7 +42,7 @@ def rollout_fields(
         "message": message,
         "halted": phase in FAILED_PHASES,
     }
-    if phase == "Progressing" and outcome.rollout is not None:
+    if phase in ("Progressing", FETCHING_AHEAD) and outcome.rollout is not None:
         rollout["method"] = "DrainFirst" if outcome.is_draining_first else "Surge"
     if failed is not None:
         rollout["failed"] = failed.document()
@@ -64,7 +66,8 @@ def rollout_phase(
     if hindered is not None:
         return hindered
     if outcome.rollout is not None:
-        return "Progressing", outcome.rollout
+        is_ahead = outcome.fetching_ahead is not None
+        return (FETCHING_AHEAD if is_ahead else "Progressing"), outcome.rollout
     total, others = deployment.replicas, _others(deployment, wanted)
     if others and others <= outcome.num_old and len(wanted) >= total:
         told = f"{others} of {total} replica(s) keep the revision before, by rollout.partition"

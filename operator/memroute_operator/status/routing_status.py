@@ -1,7 +1,8 @@
 """What the status tells routers: the names that a ModelDeployment may serve, and its replicas."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import (
@@ -16,6 +17,7 @@ from memroute_kube.routing import (
     read_routing_status,
 )
 from memroute_kube.shapes import OddObjectError, is_object_name, mapping, name_of, tokens
+from memroute_operator.adapters.telling import View
 from memroute_operator.gather import Facts
 from memroute_operator.replicas.pods import controller_of
 from memroute_operator.rules.name_grants import GRANTS_NAME
@@ -44,9 +46,17 @@ class Routing:
 
 
 def routing_statuses(
-    facts: Facts, grants: Grants | None, *, grants_namespace: str, now: str
+    facts: Facts,
+    grants: Grants | None,
+    *,
+    grants_namespace: str,
+    now: str,
+    views: Mapping[str, View] = MappingProxyType({}),
 ) -> dict[str, Routing]:
-    """For each ModelDeployment, by its key."""
+    """For each ModelDeployment, by its key.
+
+    ``views``: which adapters replicas were seen to have, by the uid of their pod.
+    """
     pods: dict[str, list[KubeObject]] = {}
     for replica in facts.replicas:
         pods.setdefault(replica.deployment, []).append(replica.obj)
@@ -55,7 +65,10 @@ def routing_statuses(
         pods.setdefault(unreadable.deployment, []).append(unreadable.obj)
     before = {one.key: read_routing_status(one.obj) for one in facts.deployments}
     replicas = {
-        one.key: _named(one, pods.get(one.key, ()), before[one.key]) for one in facts.deployments
+        one.key: _with_adapters(
+            one, _named(one, pods.get(one.key, ()), before[one.key]), before[one.key], views
+        )
+        for one in facts.deployments
     }
     decisions = decide_names(
         (_claim(one, before[one.key], replicas[one.key]) for one in facts.deployments),
@@ -142,6 +155,33 @@ def _named(
         named = known.get(str(pod["metadata"].get("uid"))) or named_replica(pod, deployment.uid)
         if named is not None:
             found[named.uid] = named
+    return found
+
+
+def _with_adapters(
+    deployment: Deployment,
+    replicas: Mapping[str, NamedReplica],
+    before: RoutingStatus | None,
+    views: Mapping[str, View],
+) -> Mapping[str, NamedReplica]:
+    """What each has loaded: as it was seen last, else as it was told before; else nothing.
+
+    Where memroute loads no adapters, nobody knows.
+    """
+    if deployment.slots is None:
+        if all(one.adapters is None for one in replicas.values()):
+            return replicas
+        return {uid: replace(one, adapters=None) for uid, one in replicas.items()}
+    names = {one.name for one in deployment.adapters.listed}
+    known = {} if before is None else before.replicas
+    found = {}
+    for uid, one in replicas.items():
+        view, told = views.get(uid), known.get(uid)
+        if view is not None:
+            loaded = view.loaded or frozenset()
+        else:
+            loaded = frozenset((told.adapters if told is not None else None) or ())
+        found[uid] = replace(one, adapters=tuple(sorted(loaded & names)))
     return found
 
 

@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from memroute.traffic.admission import AdmissionSettings, unmet_target
 from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
+from memroute_operator.adapters.telling import View, told_adapters
 from memroute_operator.plan import Outcome
 from memroute_operator.pod.templates import Templates
 from memroute_operator.readings.router_metrics import TargetsReport
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import INTERNAL_ERROR, Deployment, internal_error
+from memroute_operator.status.condition_names import ABNORMAL, LASTING
 from memroute_operator.status.conditions import (
     NO_TROUBLES,
     PARTITIONED,
@@ -26,8 +29,6 @@ from memroute_operator.status.conditions import (
     serving,
 )
 from memroute_operator.status.health_conditions import (
-    ABNORMAL,
-    LASTING,
     PAUSED,
     available,
     health,
@@ -56,6 +57,7 @@ def deployment_status(
     templates: Templates | None = None,
     routing: Routing | None = None,
     url: str | None = None,
+    views: Mapping[str, View] = MappingProxyType({}),
     now: datetime,
 ) -> dict[str, Any]:
     """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it.
@@ -64,6 +66,7 @@ def deployment_status(
     ``stale_nodes``: of the whole cluster.
     ``templates``: what new replicas would be; None says nothing of it.
     ``routing``: what routers are told; None says nothing of it.
+    ``views``: which adapters replicas were seen to have, by the uid of their pod.
     ``url``: where clients find the routers; None where the operator was not told.
     """
     wanted = [replica for replica in replicas if replica.key in outcome.kept]
@@ -109,6 +112,9 @@ def deployment_status(
         status["model"] = None  # known without a hub
     if routing is not None:
         status["routing"] = routing.told.document(deployment.generation)
+        named = routing.told.replicas.items()
+        loaded = {uid: frozenset(one.adapters or ()) for uid, one in named}
+        status["adapters"] = told_adapters(deployment, replicas, views, loaded)
     if deployment.footprint is not None:
         footprint = deployment.footprint
         total = footprint.total_bytes

@@ -17,6 +17,7 @@ from typing import Any
 
 from memroute_kube import MODEL_DEPLOYMENTS, ApiError, KubernetesClient
 from memroute_kube.client import NOT_FOUND
+from memroute_operator.adapters.events import adapter_events
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.status.events import EventWriter
 from memroute_operator.status.health_conditions import EXPECTED_REASONS
@@ -115,6 +116,10 @@ class StatusWriter:
         self, deployment: Deployment, before: dict[str, Any], after: dict[str, Any]
     ) -> None:
         """An Event when Ready flips, its reason or a rollout's phase changes, or more is wrong."""
+        for event in adapter_events(before.get("adapters"), after.get("adapters")):
+            await self._events.write(
+                deployment, reason=event.reason, message=event.message, is_normal=event.is_normal
+            )
         # One reason is told once, whatever it changes.
         told = await self._tell_rollout(deployment, before, after)
         for kind in TOLD_KINDS:

@@ -12,6 +12,8 @@ from memroute_kube.client import CONFLICT
 from memroute_operator.actions.backoff import Backoff
 from memroute_operator.actions.carry_out import FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS, CarryOut
 from memroute_operator.actions.lanes import Lanes
+from memroute_operator.adapters.keeper import AdapterKeeper
+from memroute_operator.adapters.telling import View
 from memroute_operator.gather import Facts
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.loop_lag import Turns
@@ -52,6 +54,8 @@ class Statuses:
     rng: random.Random
     hub_models: HubModels | None = None
     """What hubs say of models; None where none is asked."""
+    adapters: AdapterKeeper | None = None
+    """Which adapters replicas have; None where none are loaded."""
     router_url: str | None = None
     """Where clients find the routers; None where nobody has said."""
     _failures: Backoff[str] = field(
@@ -79,6 +83,8 @@ class Statuses:
             status = self._make(
                 deployment, replicas, facts, step, loss, assigned, routing.get(deployment.key)
             )
+            if status is not None:
+                self.metrics.on_status(deployment.key, status.get("conditions") or [])
             if status is not None and self.writer.is_due(deployment, status):
                 self.lanes.start(deployment.key, self._lane(deployment, status))
         await self.lanes.settle()
@@ -99,7 +105,11 @@ class Statuses:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             return routing_statuses(
-                facts, self.grants.known, grants_namespace=self.grants.namespace, now=now
+                facts,
+                self.grants.known,
+                grants_namespace=self.grants.namespace,
+                now=now,
+                views=self._views(),
             )
         except Exception as error:  # noqa: BLE001 - a named boundary: names are decided for all at once
             self.on_bug("names", error)
@@ -133,12 +143,16 @@ class Statuses:
                 templates=self.templates,
                 routing=routing,
                 url=self.router_url,
+                views=self._views(),
                 troubles=self._troubles(deployment, replicas, facts, planning, loss),
                 now=datetime.now(UTC),
             )
         except Exception as error:  # noqa: BLE001 - a named boundary: one status is one deployment's
             self.on_bug("status", error)
             return broken_status(deployment, error, datetime.now(UTC))
+
+    def _views(self) -> dict[str, View]:
+        return {} if self.adapters is None else dict(self.adapters.views)
 
     def _troubles(
         self,

@@ -5,6 +5,7 @@
 | ``ReplicasPlaced`` | Normal | pods were created: where, and why there |
 | ``ReplicasRemoved`` | Normal | pods were deleted that serve no more: why |
 | ``ReplicasLost`` | Warning | pods were given up with their node, or by kube-scheduler's word |
+| ``FetchingAhead`` | Normal | a pod went ahead of a rollout: for whom, and where |
 | ``ReplicaFailed`` | Warning | a pod had failed and is made again: of what, and when |
 
 What a condition says is told when ``Ready`` changes (``status_writer``). What is *done* changes no
@@ -17,12 +18,13 @@ from functools import partial
 
 from memroute_operator.actions.backoff import Failure
 from memroute_operator.actions.lanes import Lanes
-from memroute_operator.plan import Action, Create, Delete
+from memroute_operator.plan import Action, Create, Delete, FetchAhead
 from memroute_operator.replicas.failed_pods import REPLICA_FAILED
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.status.events import EventWriter
 
 PLACED, REMOVED, LOST = "ReplicasPlaced", "ReplicasRemoved", "ReplicasLost"
+AHEAD = "FetchingAhead"
 # Replicas that one Event tells one by one before it only counts.
 MAX_TOLD = 5
 
@@ -52,6 +54,13 @@ class StepEvents:
                 action.deployment.key,
                 PLACED,
                 f"{placed.key.pod_name} on {placed.node}: {placed.why}",
+            )
+        elif isinstance(action, FetchAhead):
+            self._add(
+                action.deployment.key,
+                AHEAD,
+                f"{action.pod_key.partition('/')[2]} brings to {action.node} what the successor of "
+                f"{action.replica.pod_name} needs; that one serves meanwhile",
             )
         elif isinstance(action, Delete):
             replica = action.replica
@@ -88,7 +97,7 @@ class StepEvents:
                 deployment=deployment,
                 reason=reason,
                 message=message,
-                is_normal=reason in (PLACED, REMOVED),
+                is_normal=reason in (PLACED, REMOVED, AHEAD),
             )
 
 

@@ -23,7 +23,7 @@ from typing import Any, cast
 from memroute_kube import KubeObject
 from memroute_kube.resources import GROUP, LABEL_DEPLOYMENT
 from memroute_operator.store.sharing import interned, shared
-from memroute_operator.weights.container import WEIGHTS_VOLUME
+from memroute_operator.weights.container import LABEL_AHEAD, WEIGHTS_VOLUME
 
 _OWNER_FIELDS = ("apiVersion", "kind", "name", "uid", "controller")
 # Of a foreign pod: whose it is, in words.
@@ -64,7 +64,7 @@ class Projection:
 def project_pod(obj: KubeObject) -> KubeObject:
     """A pod, as far as it is read. Whatever has another shape than a pod is kept as it is."""
     metadata, spec, status = _parts(obj)
-    ours = LABEL_DEPLOYMENT in _mapping(metadata.get("labels"))
+    ours = _is_labelled(obj)
     kept_spec: KubeObject = {}
     if ours:
         kept_spec = _only(spec, _POD_SPEC_FIELDS)
@@ -148,7 +148,8 @@ def _pod_matters(before: KubeObject, after: KubeObject) -> bool:
 
 
 def _is_labelled(pod: KubeObject) -> bool:
-    return LABEL_DEPLOYMENT in _mapping(_mapping(pod.get("metadata")).get("labels"))
+    labels = _mapping(_mapping(pod.get("metadata")).get("labels"))
+    return LABEL_DEPLOYMENT in labels or LABEL_AHEAD in labels
 
 
 def _holds(pod: KubeObject) -> tuple[object, ...]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from memroute_kube import ApiError, KubeObject, KubernetesClient
 from memroute_kube.shapes import MAX_OBJECT_NAME_LENGTH, mapping
+from memroute_operator.ahead.facts import Ahead
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.store.own_objects import patch_config_map, read_config_map
 
@@ -36,7 +37,7 @@ Known = Mapping[str, frozenset[str]]
 """Key of weights → nodes that have them."""
 
 
-def learned(replicas: Iterable[Replica]) -> dict[str, frozenset[str]]:
+def learned(replicas: Iterable[Replica | Ahead]) -> dict[str, frozenset[str]]:
     """What pods that exist show: the nodes on which their weights have been fetched."""
     found: dict[str, set[str]] = {}
     for replica in replicas:
@@ -108,7 +109,7 @@ class WeightsBook:
         self.known = merged(self._written, before, ())
         return self.known != before
 
-    async def keep(self, replicas: Iterable[Replica], nodes: Collection[str]) -> None:
+    async def keep(self, replicas: Iterable[Replica | Ahead], nodes: Collection[str]) -> None:
         """Remember what pods show, and write what is new. Raises nothing."""
         self.known = merged(self.known, learned(replicas), nodes)
         changed = {

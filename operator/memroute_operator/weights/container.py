@@ -5,11 +5,14 @@ from typing import Any
 
 from memroute_fetch.failures import ExitCode
 from memroute_kube import KubeObject
+from memroute_kube.resources import GROUP
 from memroute_kube.shapes import mapping
 
 FETCH_CONTAINER = "memroute-fetch"
 """The init container that fetches weights; the program in it has the same name."""
 WEIGHTS_VOLUME = "memroute-weights"
+LABEL_AHEAD = f"{GROUP}/fetches-ahead-for"
+"""On pods that fetch before a rollout needs it (``ahead``): their ModelDeployment's name."""
 
 
 def status_of(pod: KubeObject) -> Mapping[str, Any]:

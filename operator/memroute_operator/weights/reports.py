@@ -9,7 +9,7 @@ from memroute_kube.resources import LABEL_DEPLOYMENT
 from memroute_operator.actions.backoff import Backoff
 from memroute_operator.readings.pages import PageFailure, PageReader, read_spread
 from memroute_operator.readings.sources import SourceLog
-from memroute_operator.weights.container import is_fetching
+from memroute_operator.weights.container import LABEL_AHEAD, is_fetching
 from memroute_operator.weights.pod import PROGRESS_PORT
 from memroute_operator.weights.progress import FetchProgress, read_progress, told
 
@@ -30,11 +30,12 @@ class _Seen:
 
 
 def find_fetching(pods: Iterable[KubeObject]) -> list[KubeObject]:
-    """The replicas that fetch their weights now."""
+    """The replicas that fetch their weights now, and the pods that go ahead of some."""
+    ours = {LABEL_DEPLOYMENT, LABEL_AHEAD}
     return [
         pod
         for pod in pods
-        if LABEL_DEPLOYMENT in (pod["metadata"].get("labels") or {}) and is_fetching(pod)
+        if not ours.isdisjoint(pod["metadata"].get("labels") or ()) and is_fetching(pod)
     ]
 
 

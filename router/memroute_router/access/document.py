@@ -7,7 +7,7 @@ import re
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
-from memroute_router.claims import MAX_PRIORITY, MAX_TENANT_BYTES
+from memroute_router.lifecycle.claims import MAX_PRIORITY, MAX_TENANT_BYTES
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]*")
 _MAX_COUNT: Final = 10**12

@@ -26,9 +26,9 @@ from memroute_router.access.words import UNKNOWN_KEY
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.errors import ANTHROPIC_PATH
 from memroute_router.http.faults import OnFault
-from memroute_router.pools import Pool
-from memroute_router.refusal import Refusal
-from memroute_router.usage import Usage
+from memroute_router.lifecycle.refusal import Refusal
+from memroute_router.lifecycle.usage import Usage
+from memroute_router.replicas.pools import Pool
 
 # Quantile of the answers' lengths that a tenant's minute is charged with until they have ended.
 RESERVED_QUANTILE: Final = 0.95
@@ -179,6 +179,9 @@ class Gate:
         )
         if isinstance(found, Refusal):
             self._count(found)
+            use = self.quotas.by_tenant.get(tenant.name)
+            if use is not None:
+                use.num_refused += 1
         return found
 
     def wait_for_share(
@@ -203,6 +206,7 @@ class Gate:
         most = self._share_tokens(permit, pool) or 0
         refusal = permit.tenant.share_refusal(permit.model, permit.kv_tokens, most)
         self._count(refusal)
+        permit.tenant.num_refused += 1
         return refusal
 
     def tick(self) -> None:

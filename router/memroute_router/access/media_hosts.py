@@ -20,7 +20,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from memroute_router.refusal import MEDIA_HOST
+from memroute_router.lifecycle.refusal import MEDIA_HOST
 from memroute_router.requests import BadRequestError
 
 # Lists and objects of one body that are looked through. Source: as ``MAX_PARTS`` of messages.

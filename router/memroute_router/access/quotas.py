@@ -9,7 +9,7 @@ from typing import Final
 from memroute_router.access.rules import Grant, KeyRing, Limits
 from memroute_router.access.windows import MinuteWindow, whole_seconds
 from memroute_router.access.words import over_limit
-from memroute_router.refusal import Refusal
+from memroute_router.lifecycle.refusal import Refusal
 
 # When to come back where room depends on the tenant's own requests, not on a clock. Chosen by hand.
 BUSY_RETRY_SECONDS: Final = 1
@@ -125,7 +125,9 @@ class Use:
 class TenantUse(Use):
     """What one tenant uses, by all of its keys."""
 
-    __slots__ = ("kv_tokens", "max_kv_share_ratio", "settled_requests", "settled_tokens")
+    __slots__ = (
+        "kv_tokens", "max_kv_share_ratio", "num_refused", "settled_requests", "settled_tokens",
+    )  # fmt: skip
 
     def __init__(self, name: str, limits: Limits, max_kv_share_ratio: float | None) -> None:
         super().__init__(name, limits)
@@ -133,6 +135,8 @@ class TenantUse(Use):
         self.kv_tokens: dict[str, int] = {}
         """Expected to be held by its requests under way, by served model; never 0."""
         self.settled_requests = 0
+        self.num_refused = 0
+        """Requests that its quotas have refused."""
         self.settled_tokens = 0
         """Of requests that have ended, since the router began."""
 

@@ -21,7 +21,7 @@ from memroute_router.access.words import (
     INVALID_TIMES,
     INVALID_TOKEN,
 )
-from memroute_router.refusal import Refusal
+from memroute_router.lifecycle.refusal import Refusal
 
 # Tokens whose verdict is kept, some 10 MB; the one used longest ago is forgotten first, and is
 # checked anew. Only valid ones are kept, so that nobody else can push them out.

@@ -5,9 +5,9 @@ from typing import Final
 from memroute_router.access.keyfile import MIN_KEY_CHARACTERS
 from memroute_router.access.rules import Grant, KeyRing, digest_of
 from memroute_router.access.words import EXPIRED_KEY, NO_KEY, SHORT_KEY, UNKNOWN_KEY
-from memroute_router.claims import Claims, TenantSource, read_claims
 from memroute_router.http.fields import PRIORITY
-from memroute_router.refusal import Refusal
+from memroute_router.lifecycle.claims import Claims, TenantSource, read_claims
+from memroute_router.lifecycle.refusal import Refusal
 
 # Bytes of a key or token that are looked at: tokens of identity providers have up to some 4,000.
 MAX_KEY_BYTES: Final = 16 * 1024

@@ -7,8 +7,8 @@ the rest. No refusal quotes a key, and none tells of models that the key may not
 
 from typing import Final
 
-from memroute_router.outcomes import Outcome
-from memroute_router.refusal import INVALID_REQUEST, Refusal
+from memroute_router.lifecycle.outcomes import Outcome
+from memroute_router.lifecycle.refusal import INVALID_REQUEST, Refusal
 
 # Characters of a model's name in a message.
 _MAX_TOLD_CHARACTERS: Final = 128

@@ -7,13 +7,13 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.registry import Collector
 
 from memroute_router.access.gate import Gate
-from memroute_router.doubts import Doubts
-from memroute_router.exposition import family_pieces
-from memroute_router.metrics.families import REPLICA, steps_of
+from memroute_router.discovery.doubts import Doubts
+from memroute_router.metrics.families import steps_of
+from memroute_router.metrics.own_process import OwnProcessCollector
 from memroute_router.metrics.pools import (
     DispatchCollector,
     PredictionsCollector,
@@ -28,12 +28,22 @@ from memroute_router.metrics.process import (
 )
 from memroute_router.metrics.replicas import LedgerCollector
 from memroute_router.metrics.statistics import PoolStatistics
+from memroute_router.pages.exposition import family_pieces
 from memroute_router.peers import PeerLink
-from memroute_router.pools import Pool, Pools, Replica
+from memroute_router.replicas.pools import Pool, Pools
 
 LOGGER = logging.getLogger(__name__)
 # Label values of requests for models that nobody serves.
 _NOBODY: Final = "", ""
+# Where exceptions that are bugs are caught: the values of ``place``.
+PLACES: Final = (
+    "answer", "certificates", "client", "clock", "connect", "deadline", "isolation", "kv-events",
+    "kv-share", "membership", "memory", "operations", "peers", "pool", "request", "scrape",
+    "trace", "traces", "write",
+)  # fmt: skip
+CONFIG: Final = "config"
+# Files that are read anew while the router runs.
+FILES: Final = (CONFIG, "keys", "engine-key")
 
 
 class RouterMetrics:
@@ -46,13 +56,16 @@ class RouterMetrics:
 
         ``gate``: who may ask; None: everybody.
         """
+        # When a counter was made is a series of its own for each: half of the page.
+        disable_created_metrics()
         self._by_labels: dict[tuple[str, str], PoolStatistics] = {}
         self.registry = _Registry()
         self.registry.register(LedgerCollector(pools))
         self.registry.register(DispatchCollector(pools))
         self.registry.register(TargetsCollector(pools))
         self.registry.register(PredictionsCollector(pools))
-        self.registry.register(StatisticsCollector(self._by_labels))
+        self.registry.register(StatisticsCollector(self._by_labels, pools))
+        self.registry.register(OwnProcessCollector("router", is_compiled=_is_compiled()))
         self.process = ProcessCollector()
         self.registry.register(self.process)
         self.doubts = Doubts()
@@ -65,18 +78,9 @@ class RouterMetrics:
             ("file", "result"),
             registry=self.registry,
         )
-        self.scrape_errors = Counter(
-            "memroute_router_scrape_errors", "Failed readings.", REPLICA, registry=self.registry
-        )
         self.scrape_seconds = Counter(
             "memroute_router_scrape_cpu_seconds",
             "CPU time spent on parsing readings.",
-            registry=self.registry,
-        )
-        self.kv_event_gaps = Counter(
-            "memroute_router_kv_event_gaps",
-            "Times when KV events of the replica were lost on the way.",
-            REPLICA,
             registry=self.registry,
         )
         self.internal_errors = Counter(
@@ -97,6 +101,36 @@ class RouterMetrics:
             ("result",),
             registry=self.registry,
         )
+        self.config_refused = Gauge(
+            "memroute_router_config_refused",
+            "1 while what a file says is refused, and the last good reading of it is in force.",
+            ("file",),
+            registry=self.registry,
+        )
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Every value of every label has a series from the start."""
+        for place in PLACES:
+            self.internal_errors.labels(place)
+        for result in ("sent", "dropped"):
+            self.traces.labels(result)
+        for file in FILES:
+            self.config_refused.labels(file)
+            for result in ("applied", "refused"):
+                if file == CONFIG:
+                    self.config_reloads.labels(result)
+                else:
+                    self.access_reloads.labels(file, result)
+
+    def on_reload(self, file: str, is_applied: bool) -> None:
+        """A file was read anew; ``file``: one of ``FILES``."""
+        result = "applied" if is_applied else "refused"
+        if file == CONFIG:
+            self.config_reloads.labels(result).inc()
+        else:
+            self.access_reloads.labels(file, result).inc()
+        self.config_refused.labels(file).set(0 if is_applied else 1)
 
     def of(self, pool: Pool | None) -> PoolStatistics:
         """The statistics of a pool; requests for models that nobody serves share one."""
@@ -105,11 +139,6 @@ class RouterMetrics:
         if found is None:
             found = self._by_labels[labels] = PoolStatistics()
         return found
-
-    @staticmethod
-    def replica_labels(replica: Replica) -> tuple[str, str, str]:
-        """The label values of a replica's series."""
-        return replica.info.namespace, replica.info.deployment, replica.info.pod
 
     def pieces(self) -> Iterator[bytes]:
         """The page, piece by piece; an empty one is a place to pause.
@@ -131,6 +160,11 @@ class RouterMetrics:
     def render(self) -> bytes:
         """The page, at once."""
         return b"".join(self.pieces())
+
+
+def _is_compiled() -> bool:
+    """Whether mypyc has compiled the hot modules, of which this is one."""
+    return not __file__.endswith(".py")
 
 
 class _Registry(CollectorRegistry):

@@ -1,26 +1,46 @@
 """What is told of pools: their requests, decisions, targets and predictions."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client.core import HistogramMetricFamily, Metric
 
+from memroute.traffic.admission import ClosedReason, RejectReason
 from memroute.traffic.replica.predictions import RATIO_BUCKETS, Prediction
+from memroute_router.lifecycle.failure import FailureCause
+from memroute_router.lifecycle.outcomes import Outcome
 from memroute_router.metrics.families import (
     DEPLOYMENT,
     SteppedCollector,
     counter,
     gauge,
     histogram,
+    shown_pools,
+    with_zeros,
 )
-from memroute_router.metrics.statistics import PoolStatistics
-from memroute_router.pools import Pools
+from memroute_router.metrics.statistics import TARGETS, PoolStatistics
+from memroute_router.replicas.pools import Pools
+
+# Every value that a label can have, so that each has a series before it happens.
+OUTCOMES: Final = tuple(outcome.value for outcome in Outcome)
+SHED_REASONS: Final = tuple(reason.value for reason in RejectReason)
+# An attempt that ended so has no other after it.
+_FINAL_CAUSES: Final = (FailureCause.BROKEN, FailureCause.EXHAUSTED)
+RETRY_CAUSES: Final = tuple(cause.value for cause in FailureCause if cause not in _FINAL_CAUSES)
+CLOSED_REASONS: Final = tuple(reason.value for reason in ClosedReason)
+# Who has counted tokens: the engine has said so, or the router has counted or estimated them.
+BY_ENGINE: Final = "engine"
+BY_ROUTER: Final = "router"
+# Labels of requests for models that nobody serves.
+_NO_MODEL: Final = ("", "")
 
 
 class StatisticsCollector(SteppedCollector):
     """Counters and histograms of every pool."""
 
-    def __init__(self, by_labels: dict[tuple[str, str], PoolStatistics]) -> None:
+    def __init__(self, by_labels: dict[tuple[str, str], PoolStatistics], pools: Pools) -> None:
         self._by_labels = by_labels
+        self._pools = pools
 
     def steps(self) -> Iterator[Metric | None]:
         """The families; None is a place to pause."""
@@ -28,33 +48,64 @@ class StatisticsCollector(SteppedCollector):
         shed = counter("shed_tokens", "Expected tokens of refused requests.", "reason")
         retries = counter("retries", "Requests sent to another replica.", "cause")
         admitted = counter("admitted_tokens", "Expected tokens of served requests.")
-        prompt = counter("prompt_tokens", "Prompt tokens, where engines reported their usage.")
+        prompt = counter("prompt_tokens", "Prompt tokens of served requests.", "counted_by")
         cached = counter(
             "cached_prompt_tokens", "Prompt tokens that engines reported as cached by themselves."
         )
-        output = counter("output_tokens", "Output tokens, where engines reported their usage.")
+        output = counter("output_tokens", "Output tokens that were produced.", "counted_by")
+        broken = counter("unserved_output_tokens", "Output tokens of answers that failed.")
+        judged = counter(
+            "target_streams", "Streams by whether they met a latency target.", "target", "result"
+        )
+        ttft = histogram("ttft_seconds", "From the whole request to the first text of a stream.")
+        tpot = HistogramMetricFamily(
+            "memroute_router_tpot_seconds",
+            "Time per output token of a stream after its first.",
+            labels=DEPLOYMENT,
+        )
         first_byte = histogram(
             "first_byte_seconds", "From the whole request to the first byte of the answer."
         )
         seconds = histogram("request_seconds", "From the whole request to the end of the answer.")
         queue = histogram("queue_seconds", "How long requests were held before their turn.")
-        for labels, statistics in list(self._by_labels.items()):
+        for labels, statistics in self._shown().items():
             yield None
-            for outcome, count in statistics.requests.items():
-                requests.add_metric((*labels, outcome.value), count)
-            for reason, count in statistics.shed_tokens.items():
+            ended = {outcome.value: count for outcome, count in statistics.requests.items()}
+            for outcome, count in with_zeros(ended, OUTCOMES).items():
+                requests.add_metric((*labels, outcome), count)
+            if not labels[1]:
+                continue  # of no model: nothing else can happen to them
+            for reason, count in with_zeros(statistics.shed_tokens, SHED_REASONS).items():
                 shed.add_metric((*labels, reason), count)
-            for cause, count in statistics.retries.items():
+            for cause, count in with_zeros(statistics.retries, RETRY_CAUSES).items():
                 retries.add_metric((*labels, cause), count)
             admitted.add_metric(labels, statistics.admitted_tokens)
-            prompt.add_metric(labels, statistics.prompt_tokens)
+            prompt.add_metric((*labels, BY_ENGINE), statistics.prompt_tokens)
+            prompt.add_metric((*labels, BY_ROUTER), statistics.estimated_prompt_tokens)
             cached.add_metric(labels, statistics.cached_tokens)
-            output.add_metric(labels, statistics.output_tokens)
+            output.add_metric((*labels, BY_ENGINE), statistics.output_tokens)
+            output.add_metric((*labels, BY_ROUTER), statistics.estimated_output_tokens)
+            broken.add_metric(labels, statistics.num_broken_tokens)
+            for number, target in enumerate(TARGETS):
+                judged.add_metric((*labels, target, "met"), statistics.within[number])
+                judged.add_metric((*labels, target, "missed"), statistics.missed[number])
             statistics.first_byte.add_to(first_byte, labels)
             statistics.seconds.add_to(seconds, labels)
             statistics.queue.add_to(queue, labels)
-        yield from (requests, shed, retries, admitted, prompt, cached, output)
-        yield from (first_byte, seconds, queue)
+            statistics.ttft.add_to(ttft, labels)
+            statistics.tpot.add_to(tpot, labels)
+        yield from (requests, shed, retries, admitted, prompt, cached, output, broken, judged)
+        yield from (first_byte, seconds, queue, ttft, tpot)
+
+    def _shown(self) -> dict[tuple[str, str], PoolStatistics]:
+        """Of every pool and of what has had requests, those of no model too: all zero at first."""
+        found = dict(self._by_labels)
+        for pool in shown_pools(self._pools):
+            if pool.labels not in found:
+                found[pool.labels] = PoolStatistics()
+        if _NO_MODEL not in found:
+            found[_NO_MODEL] = PoolStatistics()
+        return found
 
 
 class DispatchCollector(SteppedCollector):
@@ -72,11 +123,12 @@ class DispatchCollector(SteppedCollector):
         closed = counter("closed", "Replicas that were closed to a request as it came.", "reason")
         would_hold = counter("would_hold", "Requests that would have been held, observing.")
         now = self._pools.now_seconds()
-        for pool in list(self._pools.by_model.values()):
+        for pool in shown_pools(self._pools):
             yield None
             pool_labels = pool.labels
-            for why, count in pool.dispatcher.closed_counts.items():
-                closed.add_metric((*pool_labels, why.value), count)
+            counts = {why.value: count for why, count in pool.dispatcher.closed_counts.items()}
+            for why, count in with_zeros(counts, CLOSED_REASONS).items():
+                closed.add_metric((*pool_labels, why), count)
             orphans.add_metric(pool_labels, pool.dispatcher.cached.blocks.num_orphans)
             would_hold.add_metric(pool_labels, pool.dispatcher.num_would_hold)
             held.add_metric(pool_labels, pool.num_held)
@@ -111,7 +163,7 @@ class TargetsCollector(SteppedCollector):
         unmet = gauge(
             "targets_unmet", "1 if no replica meets the targets even with one request.", DEPLOYMENT
         )
-        for pool in list(self._pools.by_model.values()):
+        for pool in shown_pools(self._pools):
             yield None
             labels, limits = pool.labels, pool.dispatcher.settings.limits
             tpot_target.add_metric(labels, limits.tpot_target_seconds)
@@ -144,7 +196,7 @@ class PredictionsCollector(SteppedCollector):
             "1 while predictions are threefold off: routed by least request within memory.",
             DEPLOYMENT,
         )
-        for pool in list(self._pools.by_model.values()):
+        for pool in shown_pools(self._pools):
             yield None
             predictions = pool.dispatcher.predictions
             safe.add_metric(pool.labels, 0 if predictions.distrusted is None else 1)

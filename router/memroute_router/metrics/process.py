@@ -1,15 +1,27 @@
 """What is told of the process: its clients, keys and peers, and what it does not go by."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from memroute.traffic.peers.group import Dropped
 from memroute_router.access.gate import Gate
-from memroute_router.doubts import Doubts
+from memroute_router.access.quotas import TenantUse
+from memroute_router.access.words import REASONS
+from memroute_router.discovery.belief import Disbelief
+from memroute_router.discovery.doubts import Doubts
+from memroute_router.http.clients import LimitKind
 from memroute_router.http.listening import Server
-from memroute_router.metrics.families import gauge
+from memroute_router.metrics.families import gauge, with_zeros
 from memroute_router.peers import PeerLink
+
+# Tenants that have series of their own: those that the file of keys names first. A file can name
+# any number. Unit: tenants. Source: chosen by hand.
+MAX_TENANTS: Final = 500
+# The label of all others together; a tenant's name has no parentheses.
+OTHER_TENANTS: Final = "(others)"
 
 
 class ProcessCollector(Collector):
@@ -46,8 +58,9 @@ class ProcessCollector(Collector):
         unsent.add_metric((), 0 if server is None else server.budget.unsent_bytes)
         clients.add_metric((), 0 if server is None else server.num_connections)
         if server is not None:
-            for kind, count in server.clients.refused.items():
-                refused.add_metric((kind.value,), count)
+            counts = server.clients.refused
+            for kind in LimitKind:
+                refused.add_metric((kind.value,), counts.get(kind, 0))
         yield from (lag, clients, refused, bodies, held, unsent)
 
 
@@ -75,16 +88,38 @@ class GateCollector(Collector):
             "Tokens of those, as engines counted them; estimated where they did not.",
             labels=("tenant",),
         )
+        turned_away = CounterMetricFamily(
+            "memroute_router_tenant_refused",
+            "Requests of the tenant that its quotas have refused.",
+            labels=("tenant",),
+        )
+        in_flight = gauge(
+            "tenant_requests_in_flight", "Requests of the tenant under way.", ("tenant",)
+        )
         gate = self._gate
         if gate is not None:
             keys.add_metric((), gate.num_keys)
-            for reason, count in gate.refused.items():
+            for reason, count in with_zeros(gate.refused, REASONS).items():
                 refused.add_metric((reason,), count)
-            for name, use in gate.quotas.by_tenant.items():
-                if use.settled_requests:
-                    requests.add_metric((name,), use.settled_requests)
-                    tokens.add_metric((name,), use.settled_tokens)
-        yield from (keys, refused, requests, tokens)
+            for name, counts in _by_tenant(gate.quotas.by_tenant).items():
+                requests.add_metric((name,), counts[0])
+                tokens.add_metric((name,), counts[1])
+                turned_away.add_metric((name,), counts[2])
+                in_flight.add_metric((name,), counts[3])
+        yield from (keys, refused, requests, tokens, turned_away, in_flight)
+
+
+def _by_tenant(uses: Mapping[str, TenantUse]) -> dict[str, list[int]]:
+    """Requests, tokens, refusals and requests under way of each; from a bound on, of the rest."""
+    found: dict[str, list[int]] = {}
+    for name, use in uses.items():
+        shown = name if len(found) < MAX_TENANTS or name in found else OTHER_TENANTS
+        counts = found.setdefault(shown, [0, 0, 0, 0])
+        counts[0] += use.settled_requests
+        counts[1] += use.settled_tokens
+        counts[2] += use.num_refused
+        counts[3] += use.num_requests
+    return found
 
 
 class PeerCollector(Collector):
@@ -107,8 +142,8 @@ class PeerCollector(Collector):
             "Datagrams that counted for nothing, by why.",
             labels=("reason",),
         )
-        for reason, count in group.dropped.items():
-            dropped.add_metric((reason.value,), count)
+        for reason in Dropped:
+            dropped.add_metric((reason.value,), group.dropped.get(reason, 0))
         yield dropped
         for name, text, value in (
             ("datagrams_sent", "Datagrams sent to other routers.", link.num_datagrams_sent),
@@ -138,6 +173,8 @@ class DoubtsCollector(Collector):
             "Pods and ModelDeployments that the router does not go by, or not wholly.",
             labels=("kind", "reason"),
         )
-        for (kind, reason), count in sorted(self._doubts.counts().items()):
-            family.add_metric((kind, reason.value), count)
+        counts = self._doubts.counts()
+        for kind in ("ModelDeployment", "Pod"):
+            for reason in Disbelief:
+                family.add_metric((kind, reason.value), counts.get((kind, reason), 0))
         yield family

@@ -7,30 +7,42 @@ from typing import Final
 
 from prometheus_client.core import HistogramMetricFamily
 
-from memroute_router.journal import Record
-from memroute_router.outcomes import Outcome
+from memroute.traffic.admission import AdmissionSettings
+from memroute_router.lifecycle.outcomes import Outcome
+from memroute_router.log.journal import Record
 
 # Looked up once, not for every request.
 _SERVED: Final = Outcome.SERVED
-_LATENCY_BUCKETS: Final = [
+# Seconds of whole requests and of first tokens. Unit: seconds. Source: chosen by hand.
+LATENCY_BUCKETS: Final = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 ]  # fmt: skip
-_NUM_BUCKETS: Final = len(_LATENCY_BUCKETS)
+# Seconds per output token: 5 ms is a small model alone, 50 ms the default target, and people read
+# about 0.1 s per token. Unit: seconds. Source: chosen by hand.
+TPOT_BUCKETS: Final = [
+    0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.5, 1.0, 2.5,
+]  # fmt: skip
+# The three things that a stream is judged by, in the order of ``PoolStatistics.within``.
+TARGETS: Final = ("ttft", "tpot", "both")
 
 
 class LatencyHistogram:
     """Counts by bucket. Owns them."""
 
-    __slots__ = ("_counts", "_sum")
+    __slots__ = ("_bounds", "_counts", "_sum")
 
-    def __init__(self) -> None:
-        self._counts = [0] * (len(_LATENCY_BUCKETS) + 1)
+    def __init__(self, bounds: list[float]) -> None:
+        """``bounds``: the upper ends of its buckets, in seconds."""
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one."""
+        bounds = self._bounds
+        num_bounds = len(bounds)
         bucket = 0
-        while bucket < _NUM_BUCKETS and seconds > _LATENCY_BUCKETS[bucket]:
+        while bucket < num_bounds and seconds > bounds[bucket]:
             bucket += 1
         self._counts[bucket] += 1
         self._sum += seconds
@@ -39,7 +51,7 @@ class LatencyHistogram:
         """Write it out, cumulated as the format wants it."""
         total = 0
         buckets = []
-        for bound, count in zip((*_LATENCY_BUCKETS, float("inf")), self._counts, strict=True):
+        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             total += count
             buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
         family.add_metric(labels, buckets, self._sum)
@@ -49,8 +61,9 @@ class PoolStatistics:
     """What happened to the requests of one pool. Owns its counts."""
 
     __slots__ = (
-        "admitted_tokens", "cached_tokens", "first_byte", "output_tokens", "prompt_tokens",
-        "queue", "requests", "retries", "seconds", "shed_tokens",
+        "admitted_tokens", "cached_tokens", "estimated_output_tokens", "estimated_prompt_tokens",
+        "first_byte", "missed", "num_broken_tokens", "output_tokens", "prompt_tokens", "queue",
+        "requests", "retries", "seconds", "shed_tokens", "tpot", "ttft", "within",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -61,24 +74,78 @@ class PoolStatistics:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.output_tokens = 0
-        self.first_byte = LatencyHistogram()
-        self.seconds = LatencyHistogram()
-        self.queue = LatencyHistogram()
+        self.estimated_prompt_tokens = 0
+        """Of requests whose engine did not say: as the router has sized them."""
+        self.estimated_output_tokens = 0
+        """Of streams whose engine did not say: as the router has counted their events."""
+        self.num_broken_tokens = 0
+        """Of all output, what was made for answers that came to no good end."""
+        self.first_byte = LatencyHistogram(LATENCY_BUCKETS)
+        self.seconds = LatencyHistogram(LATENCY_BUCKETS)
+        self.queue = LatencyHistogram(LATENCY_BUCKETS)
+        self.ttft = LatencyHistogram(LATENCY_BUCKETS)
+        self.tpot = LatencyHistogram(TPOT_BUCKETS)
+        self.within = [0, 0, 0]
+        """Streams that met their target: of the first token, of each token, of both."""
+        self.missed = [0, 0, 0]
 
-    def ended(self, record: Record) -> None:
-        """A request has ended."""
+    def ended(self, record: Record, limits: AdmissionSettings | None = None) -> None:
+        """A request has ended. ``limits``: of its pool, with the latency targets."""
         outcome = record.outcome
         self.requests[outcome] = self.requests.get(outcome, 0) + 1
         if record.queue_seconds is not None:
             self.queue.observe(record.queue_seconds)
+        self._count_output(record, is_served=outcome is _SERVED)
         if outcome is _SERVED:
             self.admitted_tokens += record.expected_tokens
             self.seconds.observe(record.seconds)
             if record.first_byte_seconds is not None:
                 self.first_byte.observe(record.first_byte_seconds)
-            self.prompt_tokens += record.prompt_tokens or 0
+            if record.prompt_tokens is not None:
+                self.prompt_tokens += record.prompt_tokens
+            else:
+                self.estimated_prompt_tokens += record.expected_prompt_tokens
             self.cached_tokens += record.cached_tokens or 0
-            self.output_tokens += record.output_tokens or 0
+            if record.ttft_seconds is not None:
+                self._count_stream(record, record.ttft_seconds, limits)
+
+    def _count_output(self, record: Record, *, is_served: bool) -> None:
+        """What the engine has produced, also for an answer that nobody read to its end."""
+        told = record.output_tokens
+        if told is not None:
+            num_tokens = told
+            self.output_tokens += num_tokens
+        else:
+            num_tokens = record.streamed_tokens
+            self.estimated_output_tokens += num_tokens
+        if not is_served:
+            self.num_broken_tokens += num_tokens
+
+    def _count_stream(
+        self, record: Record, ttft_seconds: float, limits: AdmissionSettings | None
+    ) -> None:
+        """How fast a stream was that came to its end, and whether that was in time."""
+        self.ttft.observe(ttft_seconds)
+        told = record.output_tokens
+        num_tokens = record.streamed_tokens if told is None else told
+        tpot_seconds = 0.0
+        if num_tokens > 1:
+            tpot_seconds = max(0.0, record.seconds - ttft_seconds) / (num_tokens - 1)
+            self.tpot.observe(tpot_seconds)
+        if limits is None:
+            return
+        is_first_in_time = ttft_seconds <= limits.ttft_target_seconds
+        is_each_in_time = tpot_seconds <= limits.tpot_target_seconds
+        self._judge(0, is_first_in_time)
+        if num_tokens > 1:
+            self._judge(1, is_each_in_time)
+        self._judge(2, is_first_in_time and is_each_in_time)
+
+    def _judge(self, target: int, is_met: bool) -> None:
+        if is_met:
+            self.within[target] += 1
+        else:
+            self.missed[target] += 1
 
     def shed(self, reason: str, expected_tokens: int) -> None:
         """A request was refused."""

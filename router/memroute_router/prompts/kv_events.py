@@ -29,7 +29,7 @@ from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.faults import OnFault, log_fault
-from memroute_router.pools import Pools, Replica
+from memroute_router.replicas.pools import Pools, Replica
 
 LOGGER = logging.getLogger(__name__)
 SOURCES_TARGET = b"/kv_event_sources"

@@ -33,8 +33,8 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from memroute_router.log_lines import LogFormat
-from memroute_router.program_log import formatter
+from memroute_router.log.log_lines import LogFormat
+from memroute_router.log.program_log import formatter
 from memroute_router.tracing.trace import named
 
 LOGGER = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from memroute.traffic.routing import Choice
 from memroute_router.http.deadlines import monotonic
-from memroute_router.journal import Record
+from memroute_router.log.journal import Record
 from memroute_router.tracing.context import Sampler, TraceContext, traceparent, without_field
 
 # Attempts of one request that get a span; ``--max-attempts`` is 3 by default.

@@ -10,7 +10,7 @@ from typing import Final
 
 import orjson
 
-from memroute_router.journal import Record
+from memroute_router.log.journal import Record
 from memroute_router.tracing.context import Sampler, read_traceparent
 from memroute_router.tracing.trace import Trace
 

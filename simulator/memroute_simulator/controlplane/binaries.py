@@ -117,9 +117,23 @@ def find_binaries(names: Iterable[str], *, report: Report = report_to_stderr) ->
     return found
 
 
+def unbuilt(names: Iterable[str]) -> list[str]:
+    """Of the named binaries, those that ``find_binaries`` would have to build."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    return [
+        name
+        for name in names
+        if not (assets and os.access(Path(assets) / name, os.X_OK))
+        and not any(_target(one).exists() for one in BINARY_SETS if name in one.packages)
+    ]
+
+
+def _target(binary_set: BinarySet) -> Path:
+    return cache_directory() / "bin" / f"{binary_set.module}-{_cache_key(binary_set)}"
+
+
 def _cached_or_built(binary_set: BinarySet, report: Report) -> Path:
-    cache = cache_directory()
-    target = cache / "bin" / f"{binary_set.module}-{_cache_key(binary_set)}"
+    cache, target = cache_directory(), _target(binary_set)
     if target.exists():
         return target
     cache.mkdir(parents=True, exist_ok=True)

@@ -287,6 +287,9 @@ class ControlPlane:
                     f"--root-ca-file={pki / 'ca.crt'}",
                     "--use-service-account-credentials=true",
                     f"--node-monitor-grace-period={self._node_grace_seconds}s",
+                    # EndpointSlices refuse loopback addresses, which are all that pods have here;
+                    # the nodes serve Services themselves (``nodes.services``).
+                    f"--controllers=*,{','.join(f'-{name}' for name in _NOT_RUN)}",
                 ],
             ),
             ("kube-scheduler", []),
@@ -353,6 +356,9 @@ def kubeconfig(
     }
 
 
+_NOT_RUN = (
+    "endpoints-controller", "endpointslice-controller", "endpointslice-mirroring-controller",
+)  # fmt: skip
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",

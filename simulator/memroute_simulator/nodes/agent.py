@@ -1,24 +1,11 @@
 """One emulated node: registers, heartbeats, runs its pods, suffers its faults.
 
-Faults on demand are annotations of the Node object, so that kubectl can cause and heal them:
-
-* ``simulator.memroute.dev/gone: "true"``: the machine has died: no heartbeat, no process;
-* ``simulator.memroute.dev/lost-gpus: "0,2"``: those GPUs have fallen off the bus;
-* ``simulator.memroute.dev/foreign-hbm: '{"0": 21474836480}'``: bytes that a tenant outside
-  Kubernetes uses, per GPU index;
-* ``simulator.memroute.dev/exporter-down: "true"``: the metrics exporter stops answering;
-* ``simulator.memroute.dev/cut-off: "true"``: the node no longer reaches the API server, nor that
-  it: no heartbeat, no status, no pod started or stopped, while its processes go on and answer;
-* ``simulator.memroute.dev/xid: '{"0": 79}'``: the driver's last error, per GPU index;
-* ``simulator.memroute.dev/image-pull-seconds: "never"`` (or a number): images that are not there
-  yet take so long to be pulled.
+Faults on demand are annotations of the Node object (``faults``).
 """
 
 import asyncio
 import contextlib
-import json
 import logging
-import math
 import ssl
 from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime
@@ -28,18 +15,18 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from memroute_kube import LEASES, NODES, ApiError, KubeObject, KubernetesClient
+from memroute_kube import EVENTS, LEASES, NODES, ApiError, KubeObject, KubernetesClient
 from memroute_kube.resources import GPU_RESOURCE, LABEL_GPU_SHARING, TAINT_SHARED
 from memroute_simulator.nodes.container import now_rfc3339
 from memroute_simulator.nodes.dcgm import Exporter
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice
+from memroute_simulator.nodes.faults import read_faults
 from memroute_simulator.nodes.kubelet_server import Driver, logs_application, serve
 from memroute_simulator.nodes.labels import node_labels
 from memroute_simulator.nodes.pod_worker import PodWorker
 from memroute_simulator.nodes.spec import NodeSpec
 
 LOGGER = logging.getLogger(__name__)
-FAULT = "simulator.memroute.dev"
 HEARTBEAT_SECONDS = 2.0
 LEASE_SECONDS = 40
 # kubelet's own nodeLeaseDurationSeconds.
@@ -99,7 +86,10 @@ class NodeAgent:
         self._runners: list[web.AppRunner] = []
         self._background: set[asyncio.Task[None]] = set()
         self._exporter_down = False
+        self._told: set[str] = set()
+        """What was said last of annotations that are no faults."""
         self._reported_resources: dict[str, int] | None = None
+        self._last_seen: KubeObject | None = None
 
     async def start(self) -> None:
         """Serve, register, and begin to heartbeat."""
@@ -233,23 +223,22 @@ class NodeAgent:
 
     async def apply_faults(self, node: KubeObject) -> None:
         """Bring the node into the state that its annotations ask for."""
-        annotations = node["metadata"].get("annotations", {})
-        pull = annotations.get(f"{FAULT}/image-pull-seconds")
-        self.image_pull_seconds = _seconds(pull, self.spec.image_pull_seconds)
-        xids = json.loads(annotations.get(f"{FAULT}/xid", "{}"))
-        self._exporter_down = annotations.get(f"{FAULT}/exporter-down") == "true"
-        foreign = json.loads(annotations.get(f"{FAULT}/foreign-hbm", "{}"))
-        lost = {int(i) for i in annotations.get(f"{FAULT}/lost-gpus", "").split(",") if i.strip()}
+        annotations = node["metadata"].get("annotations") or {}
+        faults = read_faults(annotations, num_gpus=len(self.devices.devices))
+        await self._tell(node, faults.not_understood)
+        pull = faults.image_pull_seconds
+        self.image_pull_seconds = self.spec.image_pull_seconds if pull is None else pull
+        self._exporter_down = faults.is_exporter_down
         for device in self.devices.devices:
-            device.foreign_bytes = int(foreign.get(str(device.index), 0))
-            device.xid = int(xids.get(str(device.index), 0))
-            if device.index in lost and not device.is_lost:
+            device.foreign_bytes = faults.foreign_bytes.get(device.index, 0)
+            device.xid = faults.xids.get(device.index, 0)
+            if device.index in faults.lost_gpus and not device.is_lost:
                 device.is_lost = True
                 self._kill_users_of(device)
-            elif device.index not in lost:
+            elif device.index not in faults.lost_gpus:
                 device.is_lost = False
-        self._set_cut_off(annotations.get(f"{FAULT}/cut-off") == "true")
-        gone = annotations.get(f"{FAULT}/gone") == "true"
+        self._set_cut_off(faults.is_cut_off)
+        gone = faults.is_gone
         if gone and not self.is_gone:
             self.is_gone = True
             LOGGER.warning("node gone node=%s", self.name)
@@ -263,6 +252,35 @@ class NodeAgent:
         reachable = not self.is_gone and not self.is_cut_off
         if reachable and self.devices.resources(healthy_only=True) != self._reported_resources:
             await self._write_status()
+
+    async def _tell(self, node: KubeObject, not_understood: tuple[str, ...]) -> None:
+        """Say once of each annotation that it is no fault: in the log, and as an Event."""
+        for sentence in not_understood:
+            if sentence in self._told:
+                continue
+            LOGGER.warning("%s node=%s", sentence, self.name)
+            now = now_rfc3339()
+            event = {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"generateName": f"{self.name}-"},
+                "involvedObject": {
+                    "apiVersion": "v1", "kind": "Node", "name": self.name,
+                    "uid": node["metadata"].get("uid", ""),
+                },
+                "type": "Warning",
+                "reason": "FaultNotUnderstood",
+                "message": sentence,
+                "source": {"component": "memroute-simulator", "host": self.name},
+                "firstTimestamp": now,
+                "lastTimestamp": now,
+                "count": 1,
+            }  # fmt: skip
+            try:
+                await self.client.create(EVENTS, "default", event)
+            except (ApiError, aiohttp.ClientError) as error:
+                LOGGER.warning("no event was written node=%s error=%s", self.name, error)
+        self._told = set(not_understood)
 
     def _set_cut_off(self, cut_off: bool) -> None:
         """Lose the API server, or find it again and catch up with what was missed."""
@@ -398,21 +416,7 @@ class NodeAgent:
             if condition["type"] == "Ready" and condition["status"] != "True":
                 await self._write_status()
 
-    _last_seen: KubeObject | None = None
-
     async def upsert_node(self, node: KubeObject) -> None:
         """The Node object has changed."""
         self._last_seen = node
         await self.apply_faults(node)
-
-
-def _seconds(text: str | None, default: float) -> float:
-    """Seconds of an annotation; infinite for ``never``, the default where it says no number."""
-    if text is None:
-        return default
-    if text == "never":
-        return math.inf
-    try:
-        return float(text)
-    except ValueError:
-        return default

@@ -30,6 +30,7 @@ from memroute_kube import (
     NODES,
     PODS,
     RUNTIME_CLASSES,
+    KubeObject,
     KubernetesClient,
     watch_forever,
 )
@@ -37,6 +38,7 @@ from memroute_simulator.controlplane.guardian import TAG
 from memroute_simulator.nodes.agent import NodeAgent
 from memroute_simulator.nodes.labels import AMD_PRESENT_LABEL
 from memroute_simulator.nodes.machines import GPU_PRESENT_LABEL
+from memroute_simulator.nodes.services import ServiceProxy
 from memroute_simulator.nodes.spec import FleetFileError, NodeSpec
 
 LOGGER = logging.getLogger(__name__)
@@ -92,9 +94,13 @@ async def run_fleet(
         if any(gpu.is_amd for spec in specs for gpu in spec.kind.gpus):
             await _install_exporter(client, AMD_EXPORTER)
         by_name = {agent.name: agent for agent in agents}
+        pods: dict[str, KubeObject] = {}
         watches = [
-            asyncio.create_task(_watch_pods(client, by_name)),
+            asyncio.create_task(_watch_pods(client, by_name, pods)),
             asyncio.create_task(_watch_nodes(client, by_name)),
+            asyncio.create_task(
+                ServiceProxy(client, network, lambda: iter(list(pods.values()))).run()
+            ),
         ]
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait([stop, *watches], return_when=asyncio.FIRST_COMPLETED)
@@ -107,25 +113,40 @@ async def run_fleet(
                 raise failure
 
 
-async def _watch_pods(client: KubernetesClient, agents: dict[str, NodeAgent]) -> None:
+async def _watch_pods(
+    client: KubernetesClient, agents: dict[str, NodeAgent], pods: dict[str, KubeObject]
+) -> None:
+    """``pods``: by uid, kept as the cluster has them."""
     async for event in watch_forever(client, PODS):
         if event.object is None:
             continue
+        uid = event.object["metadata"]["uid"]
+        if event.type == "DELETE":
+            pods.pop(uid, None)
+        else:
+            pods[uid] = event.object
         agent = agents.get(event.object["spec"].get("nodeName", ""))
         if agent is None:
             continue
-        if event.type == "DELETE":
-            agent.delete_pod(event.object)
-        else:
-            agent.upsert_pod(event.object)
+        try:
+            if event.type == "DELETE":
+                agent.delete_pod(event.object)
+            else:
+                agent.upsert_pod(event.object)
+        except Exception:  # a bug met by one pod ends no other
+            LOGGER.exception("pod not brought up to date pod=%s", event.object["metadata"]["name"])
 
 
 async def _watch_nodes(client: KubernetesClient, agents: dict[str, NodeAgent]) -> None:
     async for event in watch_forever(client, NODES):
         if event.type == "UPSERT" and event.object is not None:
             agent = agents.get(event.object["metadata"]["name"])
-            if agent is not None:
+            if agent is None:
+                continue
+            try:
                 await agent.upsert_node(event.object)
+            except Exception:  # a bug met by one node's object ends no other node
+                LOGGER.exception("node not brought up to date node=%s", agent.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

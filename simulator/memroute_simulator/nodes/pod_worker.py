@@ -8,6 +8,7 @@ deletion timestamp → SIGTERM → grace → SIGKILL → final delete
 
 import asyncio
 import contextlib
+import json
 import logging
 import math
 import os
@@ -35,7 +36,12 @@ from memroute_simulator.nodes.environment import (
     resolve_environment,
 )
 from memroute_simulator.nodes.images import BuiltIn, entrypoint_for
-from memroute_simulator.nodes.volumes import environment_in_folders, in_folders, mounts_of
+from memroute_simulator.nodes.volumes import (
+    MOUNTS_VARIABLE,
+    environment_in_folders,
+    in_folders,
+    mounts_of,
+)
 
 if TYPE_CHECKING:
     from memroute_simulator.nodes.agent import NodeAgent
@@ -368,6 +374,7 @@ class PodWorker:
             for name, value in own.items()
         }
         environment |= environment_in_folders(own, mounts)
+        environment[MOUNTS_VARIABLE] = json.dumps({one.path: str(one.folder) for one in mounts})
         owner = self._owner(spec["name"])
         visible = self._agent.devices.visible(environment.get("NVIDIA_VISIBLE_DEVICES"))
         environment["MEMROUTE_DRIVER_URL"] = self._agent.open_driver(owner, visible)

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from memroute_kube import KubeObject
 
+MOUNTS_VARIABLE = "MEMROUTE_SIMULATOR_MOUNTS"
+"""In every container: a JSON object, mount paths to folders, for paths that it is told later."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:

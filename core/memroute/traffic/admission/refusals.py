@@ -103,6 +103,15 @@ def no_ready_replica() -> Reject:
     )
 
 
+def adapter_not_loaded(adapter: str) -> Reject:
+    """The refusal where replicas serve the model, and none has the LoRA adapter loaded."""
+    return Reject(
+        reason=RejectReason.NO_READY_REPLICA,
+        message=f"no replica of this model has the LoRA adapter {adapter:.128} loaded now",
+        retry_after_seconds=DEFAULT_RETRY_AFTER_SECONDS,
+    )
+
+
 def not_now(
     profile: RequestProfile,
     replicas: Sequence[ReplicaLedger],

@@ -3,8 +3,8 @@
 ```text
 known      all replicas that discovery has named: in, out, draining, of any version
 available  the known ones that are routable and in; where all are out, those: one may be back
-possible   the available ones that are large enough, of the version that the request has drawn, and
-           on which the request has not failed before
+possible   the available ones that are large enough, of the version that the request has drawn, that
+           have its LoRA adapter loaded, and on which the request has not failed before
 ```
 
 *Never fits* is judged against ``known``: a replica that is out for a moment, drains, or is of
@@ -14,7 +14,13 @@ another version is no reason to tell a client that its request is wrong.
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from memroute.traffic.admission import Reject, RejectReason, never_fits, no_ready_replica
+from memroute.traffic.admission import (
+    Reject,
+    RejectReason,
+    adapter_not_loaded,
+    never_fits,
+    no_ready_replica,
+)
 from memroute.traffic.admission.refusals import DEFAULT_RETRY_AFTER_SECONDS
 from memroute.traffic.replica.backend import Backend
 from memroute.traffic.request import RequestProfile
@@ -74,11 +80,13 @@ class Available:
         least = profile.least_tokens
         lane = profile.adapter
         backends, by_version = self.backends, self._by_version
-        if least > self._least_limit or tried:
+        if least > self._least_limit or tried or lane:
             backends = [
                 backend
                 for backend in backends
-                if could_hold(backend, least) and backend.ledger.replica not in tried
+                if could_hold(backend, least)
+                and backend.ledger.replica not in tried
+                and has_loaded(backend, lane)
             ]
             # Limits differ by what replicas are: as many hold it, so the same ones do.
             lane = f"{lane} {len(backends)} {' '.join(tried)}"
@@ -140,6 +148,9 @@ class Membership:
                 break
         else:
             return never_fits(profile, [backend.ledger for backend in known])
+        adapter = profile.adapter
+        if adapter and not any(has_loaded(backend, adapter) for backend in known):
+            return adapter_not_loaded(adapter)
         if any(backend.is_routable for backend in known):
             return Reject(
                 reason=RejectReason.NO_READY_REPLICA,
@@ -147,6 +158,12 @@ class Membership:
                 retry_after_seconds=DEFAULT_RETRY_AFTER_SECONDS,
             )
         return no_ready_replica()
+
+
+def has_loaded(backend: Backend, adapter: str) -> bool:
+    """Whether the replica has the LoRA adapter; unknown counts as yes. Empty: none is wanted."""
+    loaded = backend.adapters
+    return loaded is None or not adapter or adapter in loaded
 
 
 def could_hold(backend: Backend, least_tokens: int) -> bool:

@@ -17,7 +17,7 @@ MAX_COMPARED: Final = 32
 class Backend:
     """A replica that requests can be sent to."""
 
-    __slots__ = ("health", "is_routable", "ledger", "version")
+    __slots__ = ("adapters", "health", "is_routable", "ledger", "version")
 
     def __init__(
         self, ledger: ReplicaLedger, *, is_routable: bool = True, version: str = ""
@@ -28,6 +28,8 @@ class Backend:
         self.health = ReplicaHealth()
         self.is_routable = is_routable
         """Ready, not draining, not terminating."""
+        self.adapters: frozenset[str] | None = None
+        """The LoRA adapters that its engine has loaded; None: nobody knows, so any may be."""
 
 
 class FastestReplica:

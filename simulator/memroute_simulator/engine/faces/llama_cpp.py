@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--swa-full", action="store_true")
     add("--metrics", action="store_true")
     add("-t", "--threads", type=int)
-    add("--simulator-ending", dest="ending", choices=sorted(ENDINGS))
+    add("--simulator-ending", dest="ending", choices=sorted(ENDINGS), metavar="NAME")
     add("--simulator-time-scale", dest="time_scale", type=float, default=1.0)
     return parser
 

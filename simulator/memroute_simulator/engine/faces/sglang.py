@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from memroute.catalog import accelerator_for_product
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization, weights_per_rank
 from memroute.footprint.kv_cache.sglang import cell_bytes
+from memroute.footprint.weights import adapter_bytes_per_rank
 from memroute.units import GIB
 from memroute_simulator.engine.arguments import EngineArguments
 from memroute_simulator.engine.endings import ENDINGS
@@ -48,10 +49,14 @@ def parser() -> argparse.ArgumentParser:
     add("--mem-fraction-static", type=float, default=0.88)
     add("--max-total-tokens", type=int)
     add("--page-size", type=int)
+    add("--enable-lora", action="store_true")
+    add("--max-loras-per-batch", type=int, default=8)
+    add("--max-lora-rank", type=int, default=16)
+    add("--lora-target-modules", nargs="*")
     add("--disable-cuda-graph", action="store_true")
     add("--enable-metrics", action="store_true")
     add("--log-level", default="info")
-    add("--simulator-ending", dest="ending", choices=sorted(ENDINGS))
+    add("--simulator-ending", dest="ending", choices=sorted(ENDINGS), metavar="NAME")
     add("--simulator-time-scale", dest="time_scale", type=float, default=1.0)
     return parser
 
@@ -76,6 +81,9 @@ def parse(argv: Sequence[str]) -> tuple[EngineArguments, argparse.Namespace]:
             dialect=MetricsDialect.SGLANG,
             shutdown_timeout_seconds=DRAIN_SECONDS,
             ending=flags.ending,
+            enable_lora=flags.enable_lora,
+            max_loras=flags.max_loras_per_batch,
+            max_lora_rank=flags.max_lora_rank,
             time_scale=flags.time_scale,
         ),
         flags,
@@ -107,6 +115,14 @@ async def start(
         ).bytes_per_rank
         * rng.uniform(1.001, 1.015)
     )
+    if flags.enable_lora:
+        # Its pool of adapters is there before it sizes the other one.
+        weights += adapter_bytes_per_rank(
+            architecture,
+            max_adapters=flags.max_loras_per_batch,
+            max_rank=flags.max_lora_rank,
+            parallelism=Parallelism(tensor_parallel_size=flags.tp),
+        )
     ranks = [(str(d["uuid"]), int(d["total_bytes"])) for d in devices[: flags.tp]]
     for rank, (uuid, total) in enumerate(ranks):
         # Context and communication are there before it looks.

@@ -1,4 +1,4 @@
-"""Everything of an engine's surface that generates nothing: state, tokens, adapters, faults."""
+"""Everything of an engine's surface that generates nothing: state, tokens, faults."""
 
 import asyncio
 import os
@@ -11,7 +11,8 @@ from aiohttp import web
 
 from memroute_simulator.engine.arguments import EngineArguments
 from memroute_simulator.engine.faults import FaultError
-from memroute_simulator.engine.http.errors import APIError, bad_request, unknown_model
+from memroute_simulator.engine.http.adapters import AdapterEndpoints
+from memroute_simulator.engine.http.errors import bad_request, unknown_model
 from memroute_simulator.engine.http.generation import Generation
 from memroute_simulator.engine.http.parsing import read_body
 from memroute_simulator.engine.http.responses import json_response
@@ -21,7 +22,6 @@ from memroute_simulator.engine.pacing import PacedEngine
 from memroute_simulator.engine.text import Tokenizer
 
 DEVELOPMENT_VARIABLE = "VLLM_SERVER_DEV_MODE"
-ADAPTERS_VARIABLE = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 SLEEP_STATES = {0: "awake", 1: "weights_offloaded", 2: "discard_all"}
 
 
@@ -61,9 +61,7 @@ class Administration:
         router.add_get("/kv_event_sources", self._kv_event_sources)
         router.add_get("/simulator/faults", self._faults)
         router.add_post("/simulator/faults", self._set_faults)
-        if self._arguments.enable_lora and _is_set(ADAPTERS_VARIABLE):
-            router.add_post("/v1/load_lora_adapter", self._load_adapter)
-            router.add_post("/v1/unload_lora_adapter", self._unload_adapter)
+        AdapterEndpoints(self._arguments, self._generation).add_routes(router)
         if self._arguments.dialect is MetricsDialect.SGLANG:
             router.add_get("/v1/loads", self._sglang_loads)
             router.add_get("/ready", self._health)
@@ -167,35 +165,6 @@ class Administration:
 
     async def _kv_event_sources(self, _request: web.Request) -> web.Response:
         return json_response(self._publisher.sources() if self._publisher else {})
-
-    # Adapters.
-
-    async def _load_adapter(self, request: web.Request) -> web.Response:
-        body = read_body(await request.read())
-        name, path = str(body.get("lora_name") or ""), str(body.get("lora_path") or "")
-        if not name or not path:
-            text = "Both 'lora_name' and 'lora_path' must be provided."
-            raise APIError(400, "InvalidUserInput", text)
-        if name in self._generation.adapters:
-            text = (
-                f"The lora adapter '{name}' has already been loaded. If you want to load the "
-                "adapter in place, set 'load_inplace' to True."
-            )
-            raise APIError(400, "InvalidUserInput", text)
-        self._generation.adapters[name] = path
-        return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
-
-    async def _unload_adapter(self, request: web.Request) -> web.Response:
-        body = read_body(await request.read())
-        name = str(body.get("lora_name") or "")
-        if not name:
-            text = "'lora_name' needs to be provided to unload a LoRA adapter."
-            raise APIError(400, "InvalidUserInput", text)
-        if name not in self._generation.adapters:
-            text = f"The lora adapter '{name}' cannot be found."
-            raise APIError(404, "NotFoundError", text)
-        del self._generation.adapters[name]
-        return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
 
     # Development endpoints.
 

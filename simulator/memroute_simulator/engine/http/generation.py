@@ -34,6 +34,7 @@ from memroute_simulator.engine.http.other_answers import (
 )
 from memroute_simulator.engine.http.parsing import GenerationRequest, parse, read_body
 from memroute_simulator.engine.http.responses import json_response
+from memroute_simulator.engine.metrics import MetricsDialect
 from memroute_simulator.engine.model import EngineRequest, TokenContent
 from memroute_simulator.engine.pacing import EngineDeadError, PacedEngine, TokenStream
 from memroute_simulator.engine.text import Tokenizer, token_text
@@ -60,8 +61,14 @@ class Generation:
 
     @property
     def models(self) -> list[str]:
-        """Names that are served: the model's, then the adapters'."""
-        return [*self._arguments.served_model_names, *self.adapters]
+        """Names that are served: the model's, then the adapters'.
+
+        SGLang knows an adapter as ``MODEL:ADAPTER``.
+        """
+        served = self._arguments.served_model_names
+        if self._arguments.dialect is MetricsDialect.SGLANG:
+            return [*served, *(f"{served[0]}:{name}" for name in self.adapters)]
+        return [*served, *self.adapters]
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         """``POST /v1/completions``."""
@@ -188,10 +195,11 @@ class Generation:
             self._engine.metrics.rejections["max_num_queued_reqs"].inc()
             raise queue_full()
         choices = []
+        num_own = len(self._arguments.served_model_names)
         for prompt in parsed.prompts:
             for _ in range(parsed.num_samples):
                 length, reason = self._output_length(parsed)
-                adapter = parsed.model if parsed.model in self.adapters else None
+                adapter = parsed.model if parsed.model in self.models[num_own:] else None
                 stream = self._submit(
                     prompt, length, parsed.num_samples, adapter, parsed.priority, parsed.salt,
                     request, max_tokens=parsed.max_tokens,

@@ -1,0 +1,1 @@
+"""Why a router did what with requests: ``memroute decisions``."""

@@ -1,0 +1,272 @@
+"""``memroute demo``, step by step."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from memroute_cli.demo.fleet import FLEET
+from memroute_cli.demo.meanwhile import show_meanwhile
+from memroute_cli.demo.readings import Readings, read_programs
+from memroute_cli.demo.summary import Result, checks, print_summary
+from memroute_cli.demo.traffic import Traffic
+from memroute_cli.demo.view import one_line, render
+from memroute_cli.terminal.console import open_console
+from memroute_kube.resources import is_condition_true
+from memroute_simulator.controlplane import BinaryError, ControlPlaneError, find_binaries
+from memroute_simulator.controlplane.binaries import unbuilt
+from memroute_simulator.controlplane.cluster import BINARIES
+from memroute_simulator.emulated_cluster import EmulatedCluster, KubectlError
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+SYSTEM = "memroute-system"
+KILL_AT_RATIO = 0.4
+KILL_ANNOTATION = "simulator.memroute.dev/kill"
+REFRESH_SECONDS = 1.0
+LINE_SECONDS = 5.0
+SETTLE_SECONDS = 20.0
+OOM_WORDS = ("OutOfMemoryError", "No available memory", "Free memory on device")
+
+
+def demo(*, seconds: float, keep: bool, seed: int) -> None:
+    """All steps; ends by ``typer.Exit``: status 0 only if all that the summary checks is true."""
+    console = open_console()
+    # Set, not inherited: a shell starts background jobs with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _raise_exit)
+    if not DEPLOY.is_dir():
+        console.print("memroute demo runs from a checkout: its deploy/ folder is missing")
+        raise typer.Exit(2)
+    try:
+        passed = _run(console, seconds=seconds, keep=keep, seed=seed)
+    except (BinaryError, ControlPlaneError, KubectlError, TimeoutError, RuntimeError) as error:
+        console.print(f"[red]the demo could not go on:[/] {error}")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        console.print("\nstopped; nothing is left behind")
+        raise typer.Exit(130) from None
+    raise typer.Exit(0 if passed else 1)
+
+
+def _raise_exit(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(143)
+
+
+def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"[dim]{time.monotonic() - started:6.1f} s[/]  {text}")
+
+    if missing := unbuilt(BINARIES):
+        say("the first run builds the control plane from source: " + ", ".join(missing))
+        show_meanwhile(
+            say,
+            lambda text: console.print(text, markup=False, soft_wrap=True),
+            num_columns=console.width,
+        )
+        find_binaries(BINARIES, report=say)
+    say("starting etcd, kube-apiserver, kube-scheduler, kube-controller-manager and five nodes")
+    with EmulatedCluster(FLEET, report=say) as cluster:
+        say(f"control plane on {cluster.address}, {len(FLEET)} nodes ready")
+        cluster.kubectl("apply", "--server-side", "-k", str(DEPLOY / "demo"))
+        say("kubectl apply --server-side -k deploy/demo: operator and router as pods")
+        for component in ("operator", "router"):
+            _wait_ready(cluster, component)
+        router_url, ops_url, operator_url = (
+            f"http://{cluster.service_address(SYSTEM, name, port)}"
+            for name, port in (
+                ("memroute-router", "http"),
+                ("memroute-router-operations", "operations"),
+                ("memroute-operator-metrics", "metrics"),
+            )
+        )
+        say(f"operator {operator_url}/metrics, router {router_url}/v1 and {ops_url}/metrics")
+        cluster.kubectl("apply", "-k", str(DEPLOY / "samples"))
+        say("kubectl apply -k deploy/samples: chat, draft and large")
+        for name in ("chat", "draft"):
+            cluster.kubectl(
+                "wait", "--for=condition=Ready", f"mdep/{name}", "--timeout=90s", "-n", "default"
+            )
+        cluster.wait_for("a verdict on large", lambda: _is_refused(cluster, "large"))
+        cluster.wait_for("the router to see them", lambda: _routable(operator_url, ops_url))
+        console.print(cluster.kubectl("get", "mdep", "-n", "default"))
+        traffic = Traffic(router_url, seed=seed)
+        killed_pod, killed_at = "", None
+        if seconds:
+            say(
+                f"{seconds:.0f} s of traffic through the OpenAI client; one replica dies on the way"
+            )
+            killed_pod, killed_at = asyncio.run(
+                _drive(console, cluster, traffic, operator_url, ops_url, seconds)
+            )
+            say(f"traffic has ended: {len(traffic.answers)} requests")
+            result = _collect(cluster, traffic, operator_url, ops_url, killed_pod, killed_at)
+            found = checks(result)
+            print_summary(console, result, found)
+            passed = all(check.passed for check in found)
+        else:
+            passed = True
+        console.print(
+            f"\n[bold green]done[/] in {time.monotonic() - started:.0f} s"
+            if passed
+            else "\n[bold red]the job was not done[/]: see the crosses above"
+        )
+        if keep:
+            _keep(console, cluster, operator_url, router_url, ops_url)
+    return passed
+
+
+def _wait_ready(cluster: EmulatedCluster, component: str) -> None:
+    """Until the program's pod is ready."""
+    selector = f"app.kubernetes.io/component={component}"
+
+    def is_ready() -> bool:
+        pods = cluster.get("pods", "-n", SYSTEM, "-l", selector)
+        return any(is_condition_true(pod, "Ready") for pod in pods)
+
+    cluster.wait_for(f"the {component}", is_ready, timeout_seconds=60)
+
+
+def _is_refused(cluster: EmulatedCluster, name: str) -> bool:
+    for obj in cluster.get("mdep", "-n", "default"):
+        if obj["metadata"]["name"] == name:
+            conditions = obj.get("status", {}).get("conditions", ())
+            return any(c["type"] == "Placed" and c["status"] == "False" for c in conditions)
+    return False
+
+
+def _routable(operator_url: str, ops_url: str) -> bool:
+    readings = read_programs(operator_url, ops_url)
+    return sum(replica.is_routable for replica in readings.replicas) >= 3  # noqa: PLR2004
+
+
+async def _drive(
+    console: Console,
+    cluster: EmulatedCluster,
+    traffic: Traffic,
+    operator_url: str,
+    ops_url: str,
+    seconds: float,
+) -> tuple[str, float | None]:
+    """Send the traffic, kill the busiest chat replica on the way, show what happens."""
+    started = time.monotonic()
+    killed: tuple[str, float | None] = ("", None)
+    sending = asyncio.create_task(traffic.run(seconds))
+    showing = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+    last_line = -LINE_SECONDS
+    with showing or contextlib.nullcontext():
+        while not sending.done():
+            readings = await asyncio.to_thread(read_programs, operator_url, ops_url)
+            elapsed = time.monotonic() - started
+            pod = _busiest_chat(readings)
+            if killed[1] is None and elapsed >= seconds * KILL_AT_RATIO and pod is not None:
+                await asyncio.to_thread(
+                    cluster.kubectl, "annotate", "pod", "-n", "default", pod, f"{KILL_ANNOTATION}=1"
+                )
+                killed = (pod, time.monotonic())
+            outcomes = ", ".join(f"{n} {o}" for o, n in traffic.outcomes().most_common())
+            if showing is not None:
+                title = f"memroute demo, {elapsed:.0f} of {seconds:.0f} s"
+                dead = f"; killed {killed[0]}" if killed[0] else ""
+                caption = f"{outcomes}; {traffic.num_in_flight} in flight{dead}"
+                showing.update(render(readings, title, caption))
+            elif elapsed - last_line >= LINE_SECONDS:
+                last_line = elapsed
+                console.print(one_line(readings, elapsed))
+            await asyncio.wait([sending], timeout=REFRESH_SECONDS)
+    await sending
+    return killed
+
+
+def _busiest_chat(readings: Readings) -> str | None:
+    """The pod of chat with the most requests; None while no router knows one."""
+    chat = [replica for replica in readings.replicas if replica.deployment == "chat"]
+    return max(chat, key=lambda replica: replica.in_flight).pod if chat else None
+
+
+def _collect(
+    cluster: EmulatedCluster,
+    traffic: Traffic,
+    operator_url: str,
+    ops_url: str,
+    killed_pod: str,
+    killed_at: float | None,
+) -> Result:
+    """Look at the end state, once it has settled."""
+
+    def settled() -> bool:
+        pods = cluster.get("pods", "-n", "default")
+        return all(is_condition_true(pod, "Ready") for pod in pods)
+
+    with contextlib.suppress(TimeoutError):
+        cluster.wait_for("the replicas to settle", settled, timeout_seconds=SETTLE_SECONDS)
+    with contextlib.suppress(KubectlError):
+        for name in ("chat", "draft"):
+            cluster.kubectl(
+                "wait", "--for=condition=Ready", f"mdep/{name}", "--timeout=20s", "-n", "default"
+            )
+    pods = cluster.get("pods", "-n", "default")
+    readings = read_programs(operator_url, ops_url)
+    logs = [
+        line
+        for pod in pods
+        for line in cluster.kubectl("logs", "-n", "default", pod["metadata"]["name"]).splitlines()
+        if any(word in line for word in OOM_WORDS)
+    ]
+    return Result(
+        deployments=cluster.get("mdep", "-n", "default"),
+        traffic=traffic,
+        killed_pod=killed_pod,
+        killed_at=killed_at,
+        reserved_tokens_left=(
+            sum(replica.reserved_tokens for replica in readings.replicas)
+            if readings.replicas
+            else None
+        ),
+        engine_restarts={
+            pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"]
+            for pod in pods
+        },
+        oom_logs=logs,
+    )
+
+
+def _keep(
+    console: Console, cluster: EmulatedCluster, operator_url: str, router_url: str, ops_url: str
+) -> None:
+    """Leave it running until Ctrl-C or SIGTERM. Raises ``RuntimeError`` when a part of it ends."""
+    console.rule("[bold]kept running")
+    console.print(
+        f"""router       {router_url}/v1
+             any API key; models chat, draft, large
+decisions    {ops_url}/debug/decisions
+who waits    {ops_url}/debug/queue
+metrics      {ops_url}/metrics
+             {operator_url}/metrics
+
+In another terminal, in this folder:
+  export PATH=$PWD/.venv/bin:$PATH
+  export KUBECONFIG={cluster.kubeconfig}
+  export ROUTER={router_url} OPERATIONS={ops_url}
+and then try:
+  memroute top
+  kubectl describe mdep large
+  kubectl scale mdep/draft --replicas=3
+  curl $ROUTER/v1/chat/completions -H 'content-type: application/json' -d \\
+    '{{"model":"chat","messages":[{{"role":"user","content":"hi"}}],"max_tokens":20}}'
+  memroute decisions --router $OPERATIONS
+
+Ctrl-C here stops everything and leaves nothing behind.""",
+        soft_wrap=True,
+    )
+    while True:
+        time.sleep(REFRESH_SECONDS)
+        cluster.check_alive()

@@ -1,0 +1,30 @@
+"""The checks, in the order in which they are told: the first that fails explains the others."""
+
+from collections.abc import Callable, Iterator
+
+from memroute_cli.doctor.checks import (
+    api,
+    crd,
+    devices,
+    lease,
+    models,
+    namespaces,
+    network,
+    programs,
+    request,
+    rights,
+    webhooks,
+)
+from memroute_cli.doctor.facts import Facts
+from memroute_cli.doctor.finding import Finding
+
+Check = Callable[[Facts], Iterator[Finding]]
+CHECKS: tuple[Check, ...] = (
+    api.check, crd.check, programs.check, lease.check, rights.check, devices.check, network.check,
+    namespaces.check, webhooks.check, models.check, request.check,
+)  # fmt: skip
+
+
+def all_findings(facts: Facts) -> list[Finding]:
+    """What every check has found."""
+    return [finding for check in CHECKS for finding in check(facts)]

@@ -1,0 +1,188 @@
+"""Are there accelerators, who names and measures them, and who hands them out?"""
+
+from collections.abc import Iterable, Iterator
+
+from memroute.placement import Node, PlacementMode
+from memroute_cli.doctor.facts import OPERATOR, Facts, Unread, containers_of, labels_of, name_of
+from memroute_cli.doctor.finding import Finding, failed, ok, unknown, warning
+from memroute_kube.resources import LABEL_GPU_SHARING
+from memroute_kube.shapes import listed
+from memroute_operator.explaining import Picture
+from memroute_operator.readings.fleet_view import UNCHANGED_SECONDS
+
+# Nodes that are named one by one.
+MAX_NAMED = 4
+# The operator's default of --shared-runtime-class.
+USUAL_RUNTIME_CLASS = "nvidia"
+RUNTIME_FLAG = "--shared-runtime-class"
+# Labels of GPU feature discovery and of AMD's node labeller: an accelerator is built in.
+PRESENT_LABELS = ("nvidia.com/gpu.present", "nvidia.com/gpu.count", "amd.com/gpu.device-id")
+# A view that is twice as old as it should ever be: the operator cannot write it.
+OLD_VIEW_SECONDS = 2 * UNCHANGED_SECONDS
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    """Nodes, the device plugin, exporters, the runtime class."""
+    if isinstance(facts.nodes, Unread):
+        yield unknown("nodes", facts.nodes.why, facts.nodes.next_step)
+        return
+    nodes = _nodes(facts)
+    usable = [one for one in nodes if one.devices or one.num_allocatable]
+    yield from _found(nodes, usable)
+    yield from _device_plugin(facts, usable)
+    if usable:
+        yield from _exporters(facts, usable)
+    yield from _runtime_class(facts)
+
+
+def _nodes(facts: Facts) -> tuple[Node, ...]:
+    """The nodes as the operator reads them."""
+    picture = Picture(
+        model_deployments=(),
+        pods=() if isinstance(facts.pods, Unread) else facts.pods,
+        nodes=() if isinstance(facts.nodes, Unread) else facts.nodes,
+        view=None if isinstance(facts.view, Unread) else facts.view,
+        at=facts.now,
+    )
+    return picture.facts().inventory.nodes
+
+
+def _found(nodes: Iterable[Node], usable: list[Node]) -> Iterator[Finding]:
+    unclear = [one for one in nodes if one.devices_unknown is not None]
+    for one in unclear[:MAX_NAMED]:
+        yield failed(
+            "nodes", f"{one.name}: its accelerators are not known: {one.devices_unknown}",
+            "docs/how-to/describe-nodes.md says what tells them",
+        )  # fmt: skip
+    if not usable:
+        yield warning(
+            "nodes", "no node has an accelerator that is known: nothing can be placed",
+            "install NVIDIA's GPU operator, or see docs/how-to/describe-nodes.md",
+        )  # fmt: skip
+        return
+    away = sorted({one.name for one in usable if one.unusable_reason is not None})
+    if away:
+        yield warning(
+            "nodes", f"{_named(away)} may take nothing now (cordoned, or not ready)",
+            "kubectl get nodes; kubectl uncordon NODE",
+        )  # fmt: skip
+    shared = {one.name for one in usable if one.mode is PlacementMode.SHARED}
+    number = sum(max(len(one.devices), one.num_allocatable) for one in usable)
+    yield ok(
+        "nodes",
+        f"{number} accelerator(s) on {len({one.name for one in usable})} node(s), "
+        f"{len(shared)} of them shared",
+    )
+
+
+def _device_plugin(facts: Facts, usable: list[Node]) -> Iterator[Finding]:
+    """Whole devices are handed out by a device plugin, shared ones never."""
+    if isinstance(facts.nodes, Unread):
+        return
+    offered = {one.name for one in usable if one.num_allocatable}
+    shared = {one.name for one in usable if one.mode is PlacementMode.SHARED}
+    built_in = {
+        name_of(node) for node in facts.nodes
+        if any(label in labels_of(node) for label in PRESENT_LABELS)
+    }  # fmt: skip
+    silent = sorted(built_in - offered - shared - _labelled_shared(facts))
+    both = sorted(offered & shared)
+    if silent:
+        yield failed(
+            "device-plugin",
+            f"{_named(silent)} has accelerators and offers none: no device plugin runs there",
+            "kubectl get pods -A -o wide | grep device-plugin",
+        )
+    if both:
+        yield warning(
+            "device-plugin",
+            f"{_named(both)} is shared and has a device plugin too, which does not know of bytes",
+            "keep the device plugin off shared nodes: docs/how-to/share-gpus.md",
+        )
+    if not silent and not both and offered:
+        yield ok("device-plugin", f"{len(offered)} node(s) hand out whole accelerators")
+
+
+def _labelled_shared(facts: Facts) -> set[str]:
+    if isinstance(facts.nodes, Unread):
+        return set()
+    return {
+        name_of(one) for one in facts.nodes if labels_of(one).get(LABEL_GPU_SHARING) == "shared"
+    }
+
+
+def _exporters(facts: Facts, usable: list[Node]) -> Iterator[Finding]:
+    """Whether the operator hears an exporter on each node."""
+    view = facts.view
+    if isinstance(view, Unread):
+        yield unknown("exporters", view.why, view.next_step)
+        return
+    logs = f"kubectl -n {facts.namespace} logs deploy/memroute-operator"
+    if view is None:
+        yield unknown(
+            "exporters", "the operator has not told what it reads (ConfigMap memroute-fleet)", logs
+        )
+        return
+    age = (facts.now - view.at).total_seconds()
+    if age > OLD_VIEW_SECONDS:
+        yield unknown("exporters", f"what the operator reads was told {age:,.0f} s ago", logs)
+        return
+    deaf = [one for one in usable if not one.has_fresh_metrics]
+    shared = sorted({one.name for one in deaf if one.mode is PlacementMode.SHARED})
+    whole = sorted({one.name for one in deaf if one.mode is not PlacementMode.SHARED})
+    step = "kubectl get pods -A -o wide | grep exporter; --exporter-selector says which are read"
+    if shared:
+        yield failed(
+            "exporters",
+            f"no exporter answers for {_named(shared)}: nothing is placed on shared devices "
+            "that nobody measures",
+            step,
+        )
+    if whole:
+        yield warning(
+            "exporters",
+            f"no exporter answers for {_named(whole)}: what others use there is not seen",
+            step,
+        )
+    if not deaf:
+        heard = len({one.name for one in usable})
+        yield ok("exporters", f"an exporter answers for each of {heard} node(s), {age:.0f} s ago")
+
+
+def _runtime_class(facts: Facts) -> Iterator[Finding]:
+    shared = _labelled_shared(facts)
+    wanted = runtime_class_of(facts)
+    if not shared or not wanted:
+        return
+    if isinstance(facts.runtime_classes, Unread):
+        yield unknown("runtime-class", facts.runtime_classes.why, facts.runtime_classes.next_step)
+        return
+    known = sorted(name_of(one) for one in facts.runtime_classes)
+    if wanted in known:
+        yield ok("runtime-class", f"the RuntimeClass {wanted} of shared replicas is there")
+    else:
+        there = f"there are {', '.join(known)}" if known else "there is none"
+        yield failed(
+            "runtime-class",
+            f"shared replicas ask for the RuntimeClass {wanted}, and {there}",
+            "install the NVIDIA container toolkit with its RuntimeClass, or set "
+            f"{RUNTIME_FLAG}= of the operator where nvidia is the default",
+        )
+
+
+def runtime_class_of(facts: Facts) -> str:
+    """What the operator gives shared replicas; empty for the node's default."""
+    operators = facts.programs(OPERATOR)
+    for deployment in () if isinstance(operators, Unread) else operators:
+        for container in containers_of(deployment):
+            arguments = [str(one) for one in listed(container.get("args"))]
+            for position, argument in enumerate(arguments):
+                name, equals, value = argument.partition("=")
+                if name == RUNTIME_FLAG:
+                    return value if equals else "".join(arguments[position + 1 : position + 2])
+    return USUAL_RUNTIME_CLASS
+
+
+def _named(names: list[str]) -> str:
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,96 @@
+"""May this person do what the commands do, and the operator what it needs?"""
+
+from collections.abc import Iterator
+
+from memroute_cli.doctor.facts import Facts, Right, Rights, Unread
+from memroute_cli.doctor.finding import Finding, failed, ok, unknown, warning
+
+GROUP = "memroute.dev"
+# Rights that are named one by one.
+MAX_NAMED = 4
+
+
+def own_rights(namespace: str) -> tuple[Right, ...]:
+    """What ``memroute top``, ``explain`` and ``plan --cluster`` do."""
+    return (
+        Right("list", "", "nodes"),
+        Right("list", "", "pods"),
+        Right("list", GROUP, "modeldeployments"),
+        Right("get", "", "configmaps", namespace, "memroute-fleet"),
+    )
+
+
+def operator_rights(namespace: str) -> tuple[Right, ...]:
+    """What the operator does: a test compares them with its roles."""
+    cluster = (
+        ("list", GROUP, "modeldeployments"), ("watch", GROUP, "modeldeployments"),
+        ("patch", GROUP, "modeldeployments/status"),
+        ("list", "", "pods"), ("watch", "", "pods"), ("create", "", "pods"),
+        ("patch", "", "pods"), ("delete", "", "pods"),
+        ("list", "", "nodes"), ("watch", "", "nodes"),
+        ("list", "resource.k8s.io", "resourceslices"),
+        ("list", "resource.k8s.io", "resourceclaims"),
+        ("list", "policy", "poddisruptionbudgets"), ("create", "policy", "poddisruptionbudgets"),
+        ("delete", "policy", "poddisruptionbudgets"),
+        ("create", "", "events"), ("list", "", "events"),
+        ("list", "scheduling.k8s.io", "priorityclasses"),
+        ("list", "apiextensions.k8s.io", "customresourcedefinitions"),
+        ("watch", "apiextensions.k8s.io", "customresourcedefinitions"),
+    )  # fmt: skip
+    own = (
+        ("create", "coordination.k8s.io", "leases", None),
+        ("get", "coordination.k8s.io", "leases", "memroute-operator"),
+        ("update", "coordination.k8s.io", "leases", "memroute-operator"),
+        ("get", "", "configmaps", "memroute-served-names"),
+        ("get", "", "configmaps", "memroute-hbm-quotas"),
+        ("create", "", "configmaps", None),
+        ("get", "", "configmaps", "memroute-calibrations"),
+        ("patch", "", "configmaps", "memroute-calibrations"),
+        ("patch", "", "configmaps", "memroute-fleet"),
+        ("get", "", "configmaps", "memroute-weights"),
+        ("patch", "", "configmaps", "memroute-weights"),
+    )
+    return (
+        *(Right(verb, group, resource) for verb, group, resource in cluster),
+        *(Right(verb, group, resource, namespace, name) for verb, group, resource, name in own),
+        Right("list", "coordination.k8s.io", "leases", "kube-node-lease"),
+    )
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    """Yours, then the operator's."""
+    missing = _missing(facts.own_rights)
+    if isinstance(facts.own_rights, Unread):
+        yield unknown("your-rights", facts.own_rights.why, facts.own_rights.next_step)
+    elif missing:
+        yield warning(
+            "your-rights",
+            f"you may not {_named(missing)}: top, explain and plan --cluster need it",
+            "have the ClusterRole memroute-look bound to you",
+        )
+    else:
+        yield ok("your-rights", "you may read what top, explain and plan --cluster show")
+    if isinstance(facts.operator_rights, Unread):
+        yield unknown("operator-rights", facts.operator_rights.why, facts.operator_rights.next_step)
+        return
+    missing = _missing(facts.operator_rights)
+    if missing:
+        yield failed(
+            "operator-rights", f"the operator's service account may not {_named(missing)}",
+            "apply the chart's ClusterRole, Roles and bindings again (helm upgrade)",
+        )  # fmt: skip
+    elif facts.operator_rights:
+        number = len(facts.operator_rights)
+        yield ok("operator-rights", f"the operator's service account may do all {number} things")
+
+
+def _missing(rights: Rights) -> list[Right]:
+    if isinstance(rights, Unread):
+        return []
+    return [right for right, is_granted in rights.items() if not is_granted]
+
+
+def _named(rights: list[Right]) -> str:
+    more = len(rights) - MAX_NAMED
+    words = ", ".join(right.words for right in rights[:MAX_NAMED])
+    return words + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,35 @@
+"""What was typed after ``memroute plan``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from memroute_cli.terminal.output import Output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The options, read but not checked against each other."""
+
+    models: tuple[str, ...] = ()
+    accelerators: tuple[str, ...] = ()
+    inventory: Path | None = None
+    is_on_cluster: bool = False
+    kubeconfig: Path | None = None
+    context_tokens: int | None = None
+    concurrency: int = 1
+    prompt_tokens: int = 1024
+    output_tokens: int = 256
+    precision: str = "auto"
+    kv_cache_dtype: str = "auto"
+    tensor_parallel: str = "auto"
+    checkpoint: str | None = None
+    start_log: Path | None = None
+    prices: tuple[str, ...] = ()
+    hub_endpoint: str | None = None
+    hub_token_file: Path | None = None
+    is_offline: bool = False
+    shows_every: bool = False
+    output: Output = Output.TABLE
+    wants_manifest: bool = False
+    is_wide: bool = False
+    plot: Path | None = None

@@ -1,0 +1,181 @@
+"""The work of ``memroute plan``: questions in, a table, a document or a manifest out."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from rich.console import RenderableType
+
+from memroute.catalog import Accelerator
+from memroute.sizing import NoOption, Option, Question, answer, options_for
+from memroute_cli.plan import inputs, report
+from memroute_cli.plan.asked import Asked
+from memroute_cli.plan.files import PlanError
+from memroute_cli.plan.models import HubOptions, NamedModel, read_model
+from memroute_cli.plan.plot import check_plot, draw
+from memroute_cli.terminal.console import open_console
+from memroute_cli.terminal.output import Output, write
+
+
+def run(asked: Asked) -> bool:
+    """Answer; whether each model has a place. Raises ``UserError``."""
+    names = _names(asked.models)
+    check_plot(asked.plot)
+    if asked.inventory is not None or asked.is_on_cluster:
+        # A second (the operator's planner) that a plan by the catalogue does not need.
+        from memroute_cli.plan.on_fleet import FleetPlan  # noqa: PLC0415
+
+        fleet_plan: Placing = FleetPlan(asked)
+    else:
+        fleet_plan = NoFleet()
+    accelerators = fleet_plan.accelerators(asked) or inputs.read_accelerators(asked.accelerators)
+    prices = inputs.read_prices(asked.prices)
+    inputs.check_prices(prices, accelerators)
+    answers = [_answers(name, asked, accelerators) for name in names]
+    fits = all(one.best(prices) is not None for one in answers)
+    fits = fleet_plan.fits(answers, on_paper=fits)
+    if asked.wants_manifest:
+        _print_manifests(answers, prices, asked.output)
+    elif asked.output is not Output.TABLE:
+        documents = [
+            report.document(one, prices) | fleet_plan.document(number)
+            for number, one in enumerate(answers)
+        ]
+        write({"plans": documents}, asked.output)
+    else:
+        console = open_console(is_wide=asked.is_wide)
+        for number, one in enumerate(answers):
+            report.print_answers(console, one, prices, is_wide=asked.is_wide)
+            for line in fleet_plan.told(number):
+                console.print(line)
+    if asked.plot is not None:
+        _draw(asked.plot, answers, prices, says=asked.output is Output.TABLE)
+    return fits
+
+
+class Placing(Protocol):
+    """Where answers would go now."""
+
+    def accelerators(self, asked: Asked) -> list[Accelerator]:
+        """What the plan is about, where nobody named any; empty for the usual."""
+
+    def fits(self, answers: list[report.Answers], *, on_paper: bool) -> bool:
+        """Place them; whether each has a place. Called once, before the others below."""
+
+    def document(self, number: int) -> dict[str, Any]:
+        """What a document says of the model of that number beside its options."""
+
+    def told(self, number: int) -> Iterable[RenderableType]:
+        """The same for people."""
+
+
+class NoFleet:
+    """A plan by the catalogue alone."""
+
+    def accelerators(self, asked: Asked) -> list[Accelerator]:
+        return []
+
+    def fits(self, answers: list[report.Answers], *, on_paper: bool) -> bool:
+        return on_paper
+
+    def document(self, number: int) -> dict[str, Any]:
+        return {}
+
+    def told(self, number: int) -> Iterable[RenderableType]:
+        return ()
+
+
+def _answers(name: str, asked: Asked, accelerators: list[Accelerator]) -> report.Answers:
+    hub = HubOptions(
+        endpoint=asked.hub_endpoint, token_file=asked.hub_token_file, is_offline=asked.is_offline
+    )
+    model = read_model(name, asked.checkpoint, hub)
+    question = inputs.read_question(model, asked)
+    found = _found(model, question, accelerators, every=asked.shows_every)
+    return report.Answers(model=model, question=question, found=found)
+
+
+def _found(
+    model: NamedModel, question: Question, accelerators: list[Accelerator], *, every: bool
+) -> tuple[Option | NoOption, ...]:
+    """The answers for one model. Raises ``PlanError`` where its configuration makes no sense."""
+    found: list[Option | NoOption] = []
+    try:
+        for kind in accelerators:
+            several = list(options_for(question, kind)) if every else []
+            found += several or [answer(question, kind)]
+    except Exception as error:
+        if model.config is None:
+            raise
+        # A named boundary: a configuration may hold any number, and overflow anywhere.
+        msg = (
+            f"{model.name}: its config.json makes no sense ({type(error).__name__}: {error!s:.200})"
+        )
+        raise PlanError(msg) from error
+    return tuple(found)
+
+
+def _names(models: tuple[str, ...]) -> tuple[str, ...]:
+    if not models:
+        msg = "name at least one model, such as Qwen/Qwen3-8B; --list shows what is known"
+        raise PlanError(msg)
+    return models
+
+
+def _print_manifests(
+    answers: list[report.Answers], prices: dict[str, float], output: Output
+) -> None:
+    """ModelDeployments in YAML, in JSON where it is asked for; what fits nowhere on stderr."""
+    # Half a second (Kubernetes' client) that a table does not need.
+    from memroute_cli.plan.manifest import model_deployment  # noqa: PLC0415
+
+    manifests, texts = [], []
+    for one in answers:
+        best = one.best(prices)
+        if best is None:
+            reasons = "; ".join(f.reason for f in one.found if isinstance(f, NoOption))
+            sys.stderr.write(f"memroute plan: {one.model.name} fits nowhere: {reasons}\n")
+            continue
+        manifest = model_deployment(one.model, best)
+        if manifest is None:
+            msg = "a ModelDeployment cannot ask for that precision: use none, fp8, awq or gptq"
+            raise PlanError(msg)
+        manifests.append(manifest)
+        texts.append(_manifest_text(one, manifest, prices))
+    if output is Output.JSON:
+        write({"apiVersion": "v1", "kind": "List", "items": manifests}, output)
+    else:
+        sys.stdout.write("---\n".join(texts))
+
+
+def _manifest_text(
+    answers: report.Answers, manifest: dict[str, object], prices: dict[str, float]
+) -> str:
+    """YAML; a comment says why its targets are not the defaults."""
+    best = answers.best(prices)
+    sentences = [] if best is None else report.target_sentences(best)
+    if answers.model.facts.commit is not None:
+        sentences.insert(0, f"{answers.model.name} as on {answers.model.facts.sentence}")
+    comments = "".join(f"# {sentence}\n" for sentence in sentences)
+    return comments + yaml.safe_dump(manifest, sort_keys=False)
+
+
+def _draw(
+    path: Path, answers: list[report.Answers], prices: dict[str, float], *, says: bool
+) -> None:
+    first = answers[0]
+    best = first.best(prices)
+    if best is None:
+        msg = f"--plot: {first.model.name} fits nowhere, so there is nothing to draw"
+        raise PlanError(msg)
+    try:
+        draw(first.model.name, best, path)
+    except OSError as error:
+        msg = f"--plot {path}: {error.strerror or error}"
+        raise PlanError(msg) from error
+    if says:
+        others = f" (of {len(answers)} models the first)" if len(answers) > 1 else ""
+        what = f"{first.model.name}, {best.precision} on {best.num_devices} x"
+        sys.stdout.write(f"drawn into {path}: {what} {best.accelerator.name}{others}\n")

@@ -1,0 +1,54 @@
+"""A scenario from flags, and the words that its errors are told in."""
+
+from pathlib import Path
+from typing import Any
+
+from memroute_cli.simulate.asked import Asked
+from memroute_cli.simulate.scenario import ScenarioError, Words
+
+IN_FLAGS = Words(
+    requests="--requests", rate="--rate", ttft="--ttft", tpot="--tpot", routers="--routers",
+    scrape="--scrape", replicas="--replicas", context="--context", engine="--engine",
+    quantization="--quantization", kv_cache_dtype="--kv-cache-dtype",
+    tensor_parallel="--tensor-parallel", policy="--policy", objective="--objective",
+    workload="--workload",
+)  # fmt: skip
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def document_of(asked: Asked) -> dict[str, Any]:
+    """The scenario that was typed. Raises ``ScenarioError``."""
+    if asked.model is None:
+        msg = "name a MODEL (memroute plan --list shows some), or a scenario with --file"
+        raise ScenarioError(msg)
+    rate = {} if asked.rate_per_second is None else {"rate": asked.rate_per_second}
+    engine = {
+        "model": asked.model, "replicas": asked.replicas, "kind": asked.engine,
+        "tensorParallelSize": asked.tensor_parallel, "quantization": asked.quantization,
+        "kvCacheDtype": asked.kv_cache_dtype, "maxContextTokens": asked.context_tokens,
+    }  # fmt: skip
+    return {
+        "workload": {"name": asked.workload, "requests": asked.num_requests} | rate,
+        "policies": list(asked.policies) or ["memroute"],
+        "routers": asked.num_routers,
+        "scrape": asked.scrape_seconds,
+        "target": {"ttft": asked.ttft_seconds, "tpot": asked.tpot_seconds},
+        "objective": asked.objective,
+        "seed": asked.seed,
+        "fleets": {
+            f"{asked.replicas} x {name}": [engine | {"accelerator": name}]
+            for name in asked.accelerators or ("H100",)
+        },
+    }
+
+
+def check_picture(plot: Path | None) -> None:
+    """Raises ``ScenarioError`` for a picture that cannot be written, before hours of simulation."""
+    if plot is None:
+        return
+    if plot.suffix not in PICTURES:
+        msg = f"--plot takes a .png, .svg or .pdf, not {plot.name}"
+        raise ScenarioError(msg)
+    if not plot.parent.is_dir():
+        msg = f"--plot {plot}: there is no folder {plot.parent}"
+        raise ScenarioError(msg)

@@ -1,0 +1,262 @@
+"""Brings every replica to the adapters that are wanted, while its engine runs.
+
+One replica after its own clock: soon where something is under way, seldom where all is as wanted,
+at once where the list, the engine's readiness or its container's restarts have changed. An engine
+that was restarted has lost what it had loaded: that shows in its own list.
+
+Owns what each replica was last seen to have, and when it is looked at next. It writes nothing to
+the API server: statuses tell what it has seen.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from memroute_kube.shapes import mapping
+from memroute_operator.actions.backoff import Backoff
+from memroute_operator.adapters.caller import Caller
+from memroute_operator.adapters.calls import CALLS
+from memroute_operator.adapters.container import mount_paths_of
+from memroute_operator.adapters.deciding import FetchTold, Steps, commit_of, steps
+from memroute_operator.adapters.pod_calls import Target, ask_container, ask_engine, load, unload
+from memroute_operator.adapters.reading import Adapter
+from memroute_operator.adapters.telling import View, pinned_commits
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.spec.deployment import Deployment
+
+LOGGER = logging.getLogger(__name__)
+# How often replicas are looked at, in seconds: where something is under way, where something is in
+# the way, and where all is as wanted (an engine that has lost an adapter is found by then).
+# Chosen by hand: a question costs an engine about 1 ms.
+BUSY_SECONDS = 1.0
+TROUBLED_SECONDS = 5.0
+SETTLED_SECONDS = 30.0
+# How often it is looked for what is due, in seconds.
+TICK_SECONDS = 0.5
+# How long an engine that refused to load an adapter is left alone with it, in seconds, doubling to
+# the longest: chosen by hand. A person mends a file; nothing else waits for it.
+FIRST_WAIT_SECONDS = 5.0
+MAX_WAIT_SECONDS = 300.0
+# How long the container that fetches may not answer before that is told, in seconds: chosen by
+# hand. It is back within seconds when it was started again.
+SILENT_SECONDS = 30.0
+# Replicas that are told at once: as many as nobody's network minds. Chosen by hand.
+MAX_AT_ONCE = 32
+
+
+@dataclass(slots=True)
+class _Due:
+    """When a replica is looked at next."""
+
+    signature: object
+    at_seconds: float = 0.0
+    silent_since: float | None = None
+    """Since when its container does not answer; None while it does."""
+
+
+class AdapterKeeper:
+    """See above. ``want`` says for whom; ``run`` goes on for ever."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        *,
+        clock: Callable[[], float],
+        rng: random.Random,
+        on_change: Callable[[], None],
+        on_bug: Callable[[str, Exception], None],
+    ) -> None:
+        """``on_change``: a status has something new to tell."""
+        self._caller = caller
+        self._clock = clock
+        self._rng = rng
+        self._on_change = on_change
+        self._on_bug = on_bug
+        self._targets: dict[str, Target] = {}
+        self._due: dict[str, _Due] = {}
+        self.views: dict[str, View] = {}
+        """What replicas were last seen to have, by the uid of their pod."""
+        self._failures: Backoff[tuple[str, str, str]] = Backoff(
+            first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
+        )
+
+    def want(self, deployments: Iterable[Deployment], replicas: Iterable[Replica]) -> None:
+        """The replicas of those that have slots for adapters."""
+        with_slots = {one.key: one for one in deployments if one.slots is not None}
+        if not with_slots and not self._targets:
+            return
+        targets = {}
+        for replica in replicas:
+            deployment = with_slots.get(replica.deployment)
+            target = None if deployment is None else _target(deployment, replica)
+            if target is not None:
+                targets[target.uid] = target
+        for uid, target in targets.items():
+            signature = (target.wanted, target.is_ready, target.num_restarts)
+            due = self._due.get(uid)
+            if due is None or due.signature != signature:
+                since = None if due is None else due.silent_since
+                self._due[uid] = _Due(signature, silent_since=since)
+                view = self.views.get(uid)
+                if view is not None and not target.is_ready:
+                    # An engine that starts again has nothing loaded.
+                    self.views[uid] = View(fetched=view.fetched)
+        self._targets = targets
+        self._due = {uid: due for uid, due in self._due.items() if uid in targets}
+        self.views = {uid: view for uid, view in self.views.items() if uid in targets}
+
+    def forget(self) -> None:
+        """Begin anew: what was seen in an earlier term may be so no more."""
+        self._due.clear()
+        self.views.clear()
+
+    async def round(self) -> None:
+        """Look at all that are due. A named boundary: a bug in one is that replica's alone."""
+        now = self._clock()
+        due = [t for uid, t in self._targets.items() if self._due[uid].at_seconds <= now]
+        at_once = asyncio.Semaphore(MAX_AT_ONCE)
+
+        async def keep(target: Target) -> None:
+            async with at_once:
+                try:
+                    view, pause = await self._keep(target)
+                except Exception as error:  # noqa: BLE001 - as said above
+                    self._on_bug("adapters", error)
+                    view, pause = None, TROUBLED_SECONDS
+            current = self._due.get(target.uid)
+            if current is None:
+                return
+            if self._targets.get(target.uid) == target:
+                current.at_seconds = self._clock() + pause
+            if view is not None and view != self.views.get(target.uid):
+                self.views[target.uid] = view
+                self._on_change()
+
+        if due:
+            await asyncio.gather(*(keep(target) for target in due))
+        self._failures.forget_old(now)
+
+    async def _keep(self, target: Target) -> tuple[View | None, float]:
+        """What one replica has by now, and when it is to be looked at again."""
+        fetched, silence = await ask_container(self._caller, target)
+        commits = {
+            one.address: commit
+            for one in target.wanted
+            if one.address is not None and (commit := _commit(fetched.get(one.name))) is not None
+        }
+        if not target.is_ready:
+            view = View(fetched=commits, troubles=_fetch_troubles(fetched))
+            return view, TROUBLED_SECONDS if view.troubles else BUSY_SECONDS
+        loaded = await ask_engine(self._caller, target)
+        if loaded is None:
+            return None, TROUBLED_SECONDS
+        found = steps(
+            target.wanted if silence is None else _in_volumes(target.wanted),
+            fetched=fetched,
+            loaded=loaded,
+            mount_paths=target.mount_paths,
+            calls=target.calls,
+            served_name=target.served_name,
+            max_rank=target.max_rank,
+        )
+        if silence is not None:
+            # What was fetched before goes on serving: nothing of it is unloaded now.
+            found.unloads.clear()
+            unknown = {one.name for one in target.wanted if one.address}
+            if self._is_silent(target.uid):
+                found.troubles |= dict.fromkeys(unknown, silence)
+            else:
+                found.fetching |= unknown
+        elif (due := self._due.get(target.uid)) is not None:
+            due.silent_since = None
+        await self._carry_out(target, found, loaded)
+        view = View(
+            loaded=frozenset(target.calls.client_name(name, target.served_name) for name in loaded),
+            fetched=commits,
+            fetching=frozenset(found.fetching),
+            troubles=dict(found.troubles),
+            waiting=dict(found.waiting),
+        )
+        if found.fetching:
+            return view, BUSY_SECONDS
+        return view, TROUBLED_SECONDS if found.troubles or found.waiting else SETTLED_SECONDS
+
+    def _is_silent(self, uid: str) -> bool:
+        """Whether its container has not answered for so long that it is told."""
+        now, due = self._clock(), self._due.get(uid)
+        if due is None:
+            return False
+        due.silent_since = now if due.silent_since is None else due.silent_since
+        return now - due.silent_since >= SILENT_SECONDS
+
+    async def _carry_out(self, target: Target, found: Steps, loaded: dict[str, str]) -> None:
+        """Unload first: another folder may be loaded under the same name then."""
+        for unwanted in found.unloads:
+            await unload(self._caller, target, unwanted, loaded)
+        now = self._clock()
+        for one in found.loads:
+            if one.engine_name in loaded and loaded[one.engine_name] != one.path:
+                continue  # it could not be unloaded, or is its owner's
+            key = (target.uid, one.name, one.path)
+            waits = self._failures.waiting(key, now)
+            if waits is not None:
+                found.troubles[one.name] = waits.told
+                continue
+            trouble = await load(self._caller, target, one, loaded)
+            if trouble is None:
+                self._failures.succeeded(key)
+                continue
+            failure = self._failures.failed(
+                key,
+                reason="AdapterFailed",
+                message=trouble,
+                now_seconds=self._clock(),
+                chance=self._rng.random(),
+            )
+            found.troubles[one.name] = failure.told
+            LOGGER.warning(
+                "adapter not loaded pod=%s adapter=%s error=%s", target.pod, one.name, trouble
+            )
+
+
+def _commit(told: FetchTold | None) -> str | None:
+    return None if told is None else commit_of(told.source)
+
+
+def _in_volumes(wanted: tuple[Adapter, ...]) -> tuple[Adapter, ...]:
+    """Those that nothing has to be fetched for."""
+    return tuple(one for one in wanted if one.address is None)
+
+
+def _fetch_troubles(fetched: Mapping[str, FetchTold]) -> dict[str, str]:
+    return {name: told.trouble for name, told in fetched.items() if told.message}
+
+
+def _target(deployment: Deployment, replica: Replica) -> Target | None:
+    """A replica as it is to be told; None for one that cannot be: it ends, or has no slots."""
+    address = mapping(replica.obj.get("status")).get("podIP")
+    calls, mount_paths = CALLS.get(deployment.engine), mount_paths_of(replica.obj)
+    if (
+        calls is None
+        or deployment.slots is None
+        or not isinstance(address, str)
+        or replica.is_terminating
+        or replica.is_terminal
+        or mount_paths is None
+    ):
+        return None
+    return Target(
+        uid=replica.uid,
+        pod=replica.key,
+        address=address,
+        is_ready=replica.is_ready,
+        num_restarts=replica.num_restarts,
+        wanted=deployment.adapters.managed,
+        commits=pinned_commits(deployment),
+        mount_paths=mount_paths,
+        calls=calls,
+        served_name=deployment.served_name,
+        max_rank=deployment.slots.max_rank,
+    )

@@ -1,0 +1,189 @@
+"""What the operator exports: the fleet's HBM and its own work."""
+
+import platform
+import time
+from collections.abc import Collection
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
+
+from memroute import __version__
+from memroute.placement import NO_QUOTAS, HBMQuotas
+from memroute_operator.gather import Facts
+from memroute_operator.metrics.fleet import NO_LOSS, Families, Shown, Snapshot, families_of
+from memroute_operator.metrics.labels import (
+    ACTIONS,
+    HUB_RESULTS,
+    PLACES,
+    READINGS,
+    STATUSES,
+    TROUBLES,
+    WRITES,
+)
+from memroute_operator.plan import Action
+from memroute_operator.readings.loops import ReadingMetrics
+from memroute_operator.replicas.lost_nodes import NodeLoss
+
+# Seconds: what nobody notices, what delays a watch, what endangers the Lease.
+LOOP_LAG_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class OperatorMetrics:
+    """The operator's metric families. Owns its registry."""
+
+    def __init__(self) -> None:
+        # When a counter was made is a series of its own for each: half of the page.
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        self._is_leading = True
+        self._snapshot = Snapshot()
+        self.registry.register(self._snapshot)
+        self._actions = Counter(
+            "memroute_operator_actions",
+            "Actions carried out.",
+            ("action",),
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "memroute_operator_failures",
+            "Calls that the API server refused, by what was tried and the status of its answer.",
+            ("action", "status"),
+            registry=self.registry,
+        )
+        self._internal_errors = Counter(
+            "memroute_operator_internal_errors",
+            "Exceptions that are bugs of the operator, by where they were caught.",
+            ("where",),
+            registry=self.registry,
+        )
+        self._hub_reads = Counter(
+            "memroute_operator_hub_reads",
+            "Models that a hub was asked for, by what came of it.",
+            ("result",),
+            registry=self.registry,
+        )
+        self._reconcile = Histogram(
+            "memroute_operator_reconcile_seconds",
+            "Time of one reconcile of everything.",
+            registry=self.registry,
+        )
+        self._loop_lag = Histogram(
+            "memroute_operator_loop_lag_seconds",
+            "How late the event loop ran what was due, twenty times a second.",
+            buckets=LOOP_LAG_BUCKETS,
+            registry=self.registry,
+        )
+        self._leading = Gauge(
+            "memroute_operator_leading",
+            "1 while this operator holds the Lease and writes, 0 for a standby.",
+            registry=self.registry,
+        )
+        self._errors = Counter(
+            "memroute_operator_reconcile_errors",
+            "Reconciles that an API error ended.",
+            registry=self.registry,
+        )
+        self._build = Gauge(
+            "memroute_operator_build_info",
+            "1; which release runs, on which Python.",
+            ("version", "python"),
+            registry=self.registry,
+        )
+        ProcessCollector(registry=self.registry)
+        self.readings = ReadingMetrics(self.registry)
+        self._conditions: dict[str, list[dict[str, Any]]] = {}
+        """Of the last status of each ModelDeployment, by its key."""
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Every value of every label has a series from the start."""
+        self._build.labels(__version__, platform.python_version()).set(1)
+        for action in ACTIONS:
+            self._actions.labels(action)
+        for action in WRITES:
+            for status in STATUSES:
+                self._failures.labels(action, status)
+        for where in PLACES:
+            self._internal_errors.labels(where)
+        for result in HUB_RESULTS:
+            self._hub_reads.labels(result)
+        for kind in READINGS:
+            self.readings.errors.labels(kind)
+        self.readings.begin_at_zero(TROUBLES)
+
+    def serve(self, host: str, port: int) -> None:
+        """Serve ``/metrics`` from a thread of its own."""
+        start_http_server(port, addr=host, registry=self.registry)
+
+    def on_loop_lag(self, seconds: float) -> None:
+        """The event loop was late by so much."""
+        self._loop_lag.observe(seconds)
+
+    def on_leading(self, is_leading: bool) -> None:
+        """It began or ceased to lead. A standby exports nothing of the fleet: the leader does."""
+        self._leading.set(is_leading)
+        self._is_leading = is_leading
+        if not is_leading:
+            self._snapshot.show(Families())
+
+    def on_action(self, action: Action) -> None:
+        """An action was carried out."""
+        self._actions.labels(action=type(action).__name__).inc()
+
+    def on_failure(self, action: str, status: int) -> None:
+        """The API server refused a call; ``status`` 0 when it did not answer."""
+        self._failures.labels(action=action, status=str(status)).inc()
+
+    def on_internal_error(self, where: str) -> None:
+        """An exception that nobody expected was caught at a named boundary."""
+        self._internal_errors.labels(where=where).inc()
+
+    def on_hub_read(self, result: str) -> None:
+        """A hub was asked for a model; ``result``: ``Read``, or the reason of the failure."""
+        self._hub_reads.labels(result=result).inc()
+
+    def on_error(self) -> None:
+        """A reconcile was ended by an API error."""
+        self._errors.inc()
+
+    def on_status(self, key: str, conditions: list[dict[str, Any]]) -> None:
+        """The status of a ModelDeployment has these conditions."""
+        self._conditions[key] = conditions
+
+    def on_reconciled(
+        self,
+        facts: Facts,
+        refused: dict[str, dict[str, int]],
+        seconds: float,
+        loss: NodeLoss = NO_LOSS,
+        quotas: HBMQuotas = NO_QUOTAS,
+        unread: Collection[str] = (),
+    ) -> None:
+        """Show the gauges of a reconcile. ``refused``: deployment → reason → replicas.
+
+        ``unread``: ConfigMaps of an administrator that cannot be read.
+        """
+        self._reconcile.observe(seconds)
+        there = {deployment.key for deployment in facts.deployments}
+        self._conditions = {key: told for key, told in self._conditions.items() if key in there}
+        families = families_of(
+            Shown(
+                facts=facts,
+                refused=refused,
+                loss=loss,
+                quotas=quotas,
+                conditions=self._conditions,
+                unread=unread,
+                ended_at=time.time(),
+            )
+        )
+        if self._is_leading:  # it may have been lost while the step was under way
+            self._snapshot.show(families)

@@ -1,0 +1,1 @@
+"""What the router answers itself: its API, its description, metrics, health and debug pages."""

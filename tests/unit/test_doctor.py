@@ -1,0 +1,491 @@
+"""``memroute doctor``: checks by tables of facts, and what may not be read."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import yaml
+
+import crd_fields
+from cluster_stub import refuse
+from cluster_view import kubeconfig, memroute
+from memroute_cli.doctor.checks import (
+    all_findings,
+    crd,
+    devices,
+    lease,
+    models,
+    namespaces,
+    network,
+    programs,
+    request,
+    rights,
+    webhooks,
+)
+from memroute_cli.doctor.facts import Facts, RequestOutcome, Right, Unread
+from memroute_cli.doctor.finding import State
+from memroute_cli.doctor.gathering import own_fields
+from memroute_operator.readings.device_metrics import DeviceReading, NodeReading
+from memroute_operator.readings.fleet_view import FleetView
+from operator_rig import mdep, operator_rig
+from operator_rig import node as rig_node
+
+NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
+NAMESPACE = "memroute-system"
+UNREAD = Unread("you may not list these")
+
+
+def node(name, **settings):
+    """As the API server sends it."""
+    it = rig_node(name, **settings)
+    it["metadata"]["resourceVersion"] = "1"
+    return it
+
+
+def program(component, *, replicas=1, ready=1, image=None, args=()):
+    labels = {"app.kubernetes.io/name": "memroute", "app.kubernetes.io/component": component}
+    image = image or f"memroute/{component}:0.1.0"
+    return {
+        "metadata": {"name": f"memroute-{component}", "namespace": NAMESPACE, "labels": labels},
+        "spec": {
+            "replicas": replicas, "selector": {"matchLabels": labels},
+            "template": {"spec": {"containers": [{"image": image, "args": list(args)}]}},
+        },
+        "status": {"readyReplicas": ready},
+    }  # fmt: skip
+
+
+def pod_of(component, **status):
+    labels = {"app.kubernetes.io/name": "memroute", "app.kubernetes.io/component": component}
+    return {
+        "metadata": {"name": f"{component}-1", "namespace": NAMESPACE, "labels": labels},
+        "spec": {"containers": []}, "status": status,
+    }  # fmt: skip
+
+
+def waiting(reason, **more):
+    return {"image": "x/y:1", "state": {"waiting": {"reason": reason}}} | more
+
+
+def leased(holder="operator-1", seconds=3, **spec):
+    at = (NOW - timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+    spec = {"holderIdentity": holder, "renewTime": at, "leaseDurationSeconds": 15} | spec
+    return {"metadata": {"name": "memroute-operator", "namespace": NAMESPACE}, "spec": spec}
+
+
+def service(component="router", name="memroute-router", namespace=NAMESPACE, **labels):
+    labels = labels or {
+        "app.kubernetes.io/name": "memroute", "app.kubernetes.io/component": component,
+    }  # fmt: skip
+    return {
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {"ports": [{"port": 80}]},
+    }
+
+
+def endpoints(name="memroute-router", namespace=NAMESPACE, ready=(True,)):
+    return {
+        "metadata": {
+            "name": f"{name}-x", "namespace": namespace,
+            "labels": {"kubernetes.io/service-name": name},
+        },
+        "endpoints": [{"conditions": {"ready": one}} for one in ready],
+    }  # fmt: skip
+
+
+DNS = service(name="kube-dns", namespace="kube-system", **{"k8s-app": "kube-dns"})
+
+
+def view(*nodes, seconds=10):
+    reading = NodeReading(
+        devices=(DeviceReading(uuid="GPU-1", index=0, product=None, free_bytes=1, used_bytes=1),),
+        taken_at_seconds=0.0,
+    )
+    return FleetView(
+        at=NOW - timedelta(seconds=seconds), scrape_seconds=5.0,
+        readings=dict.fromkeys(nodes, reading),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def schema():
+    """The CRD of this release, as the API server has it."""
+    it = yaml.safe_load(crd_fields.CRD.read_text())
+    return it | {"status": {"conditions": [{"type": "Established", "status": "True"}]}}
+
+
+@pytest.fixture
+def facts(schema):
+    """A cluster in which everything works."""
+    return Facts(
+        now=NOW, program_version="0.1.0", namespace=NAMESPACE, server_version="v1.34.1",
+        crd=schema, crd_fields=own_fields(),
+        deployments=(program("operator"), program("router")), daemon_sets=(), pods=(),
+        nodes=(node("gpu-a", gpus=1),), leases=(leased(),), services=(service(), DNS),
+        endpoint_slices=(endpoints(), endpoints("kube-dns", "kube-system")),
+        runtime_classes=({"metadata": {"name": "nvidia"}},), namespaces=(), quotas=(), webhooks=(),
+        model_deployments=(), view=view("gpu-a"),
+        own_rights=dict.fromkeys(rights.own_rights(NAMESPACE), True),
+        operator_rights=dict.fromkeys(rights.operator_rights(NAMESPACE), True),
+    )  # fmt: skip
+
+
+def states(findings):
+    return [one.state.value for one in findings]
+
+
+def test_where_everything_works_nothing_is_said_to_be_wrong(facts):
+    """A doctor that finds something in the healthy is not asked twice."""
+    found = all_findings(facts)
+    assert {one.state for one in found} == {State.OK}, [f for f in found if f.state != State.OK]
+    assert len(found) >= 12
+
+
+def test_what_is_wrong_always_has_a_next_step(facts):
+    """`Failed.` helps nobody at 3 a.m."""
+    nothing = replace(
+        facts, crd=None, deployments=(), leases=(), services=(), nodes=(), view=None,
+        own_rights=UNREAD, operator_rights=UNREAD, namespaces=UNREAD, quotas=UNREAD,
+        webhooks=UNREAD,
+    )  # fmt: skip
+    found = all_findings(nothing)
+    assert State.FAILED in {one.state for one in found}
+    for one in found:
+        assert (one.next_step is None) == (one.state is State.OK), one
+
+
+def test_what_may_not_be_read_is_unknown_and_never_well(facts):
+    """A person with few rights must not be told that all is fine."""
+    blind = replace(
+        facts, crd=UNREAD, deployments=UNREAD, daemon_sets=UNREAD, pods=UNREAD, nodes=UNREAD,
+        leases=UNREAD, services=UNREAD, endpoint_slices=UNREAD, runtime_classes=UNREAD,
+        namespaces=UNREAD, quotas=UNREAD, webhooks=UNREAD, model_deployments=UNREAD, view=UNREAD,
+        own_rights=UNREAD, operator_rights=UNREAD,
+    )  # fmt: skip
+    found = [one for one in all_findings(blind) if one.check != "api-server"]
+    assert {one.state for one in found} == {State.UNKNOWN}
+
+
+def test_the_fields_of_this_releases_crd_are_the_crds():
+    """Compared with the file that is installed, so that no field is forgotten."""
+    assert crd_fields.FIELDS.read_text() == crd_fields.text(), "python tests/support/crd_fields.py"
+
+
+def test_a_crd_of_another_release_is_told_by_its_fields(facts, schema):
+    """An old CRD drops what it does not know without a word: a limit that is not kept."""
+    older = json.loads(json.dumps(schema))
+    spec = older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    del spec["properties"]["memory"]
+    (finding,) = crd.check(replace(facts, crd=older))
+    assert finding.state is State.FAILED
+    assert "it lacks spec.memory, which" in finding.sentence
+    newer = json.loads(json.dumps(schema))
+    spec = newer["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec["properties"]["future"] = {"type": "string"}
+    (finding,) = crd.check(replace(facts, crd=newer))
+    assert finding.state is State.WARNING
+    assert "spec.future" in finding.sentence
+    unserved = json.loads(json.dumps(schema))
+    unserved["spec"]["versions"][0]["served"] = False
+    assert states(crd.check(replace(facts, crd=unserved))) == ["failed"]
+    assert "not installed" in next(iter(crd.check(replace(facts, crd=None)))).sentence
+
+
+@pytest.mark.parametrize(
+    ("operator", "status", "state", "words"),
+    [
+        (program("operator", ready=0), {}, "failed", "no replica of"),
+        (program("operator", replicas=0), {}, "failed", "scaled to 0"),
+        (program("operator", replicas=2), {}, "warning", "1 of 2 replicas"),
+        (
+            program("operator", ready=0), {"containerStatuses": [waiting("ImagePullBackOff")]},
+            "failed", "cannot pull x/y:1",
+        ),
+        (
+            program("operator", ready=0),
+            {"containerStatuses": [
+                waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 2}})
+            ]},
+            "failed", "exit code 2",
+        ),
+        (
+            program("operator", ready=0),
+            {"conditions": [{"type": "PodScheduled", "status": "False", "message": "no node"}]},
+            "failed", "not scheduled: no node",
+        ),
+        (program("operator"), {"containerStatuses": [{"restartCount": 9}]}, "warning", "9 times"),
+        (program("operator", image="r.io/memroute/operator:0.9.0"), {}, "warning", "release 0.9.0"),
+        (program("operator", image="r.io:5000/operator"), {}, "ok", "1 of 1"),
+        (program("operator", image="r.io/operator@sha256:00"), {}, "ok", "1 of 1"),
+    ],
+)  # fmt: skip
+def test_programs(facts, operator, status, state, words):
+    """What kubectl shows in four commands, in one sentence."""
+    here = replace(
+        facts, deployments=(operator, program("router")), pods=(pod_of("operator", **status),)
+    )
+    found = [one for one in programs.check(here) if one.check == "operator"]
+    assert found[-1].state.value == state
+    assert any(words in one.sentence for one in found)
+
+
+def test_a_release_under_another_name_and_namespace_is_found(facts):
+    """Charts name by release: labels say what a Deployment is."""
+    other = program("operator")
+    other["metadata"] |= {"name": "llm-operator", "namespace": "llm"}
+    found = list(programs.check(replace(facts, deployments=(other, program("router")))))
+    assert "llm/llm-operator" in found[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("leases", "state", "words"),
+    [
+        ((), "failed", "none has led"),
+        ((leased(holder=""),), "failed", "nobody holds"),
+        ((leased(seconds=100),), "failed", "100 s ago"),
+        ((leased(seconds=-5),), "ok", "0 s ago"),
+        ((leased(renewTime="yesterday"),), "unknown", "not readable"),
+        (UNREAD, "unknown", "you may not"),
+    ],
+)
+def test_the_lease(facts, leases, state, words):
+    """An operator that is ready and does not lead writes nothing."""
+    (finding,) = lease.check(replace(facts, leases=leases))
+    assert finding.state.value == state
+    assert words in finding.sentence
+
+
+def test_a_missing_right_is_named(facts):
+    missing = Right("patch", "", "configmaps", NAMESPACE, "memroute-fleet")
+    granted = dict(facts.operator_rights) | {missing: False}
+    found = list(rights.check(replace(facts, operator_rights=granted)))
+    assert states(found) == ["ok", "failed"]
+    assert "patch configmaps/memroute-fleet in memroute-system" in found[1].sentence
+
+
+def test_the_operators_rights_are_those_of_its_roles(repository):
+    """The doctor asks for what the roles grant: a rule more or less is found here."""
+    granted = set()
+    for one in yaml.safe_load_all((repository / "deploy" / "base" / "operator.yaml").read_text()):
+        if one["kind"] in ("ClusterRole", "Role"):
+            namespace = one["metadata"].get("namespace")
+            for rule in one["rules"]:
+                granted |= {
+                    Right(verb, group, resource, namespace, name)
+                    for verb in rule["verbs"]
+                    for group in rule["apiGroups"]
+                    for resource in rule["resources"]
+                    for name in rule.get("resourceNames", [None])
+                }
+    assert set(rights.operator_rights(NAMESPACE)) == granted
+
+
+def without_plugin(it):
+    it = json.loads(json.dumps(it))
+    for part in ("allocatable", "capacity"):
+        it["status"].get(part, {}).pop("nvidia.com/gpu", None)
+    return it
+
+
+PRESENT = {"nvidia.com/gpu.present": "true"}
+
+
+def built_in(it):
+    it["metadata"].setdefault("labels", {}).update(PRESENT)
+    return it
+
+
+def test_nodes_without_accelerators_are_a_warning(facts):
+    found = list(devices.check(replace(facts, nodes=(), view=None)))
+    assert states(found) == ["warning"]
+    assert "no node has an accelerator" in found[0].sentence
+
+
+def test_a_node_whose_device_plugin_is_silent_is_named(facts):
+    """GPU feature discovery sees the GPU, and nobody can ask for it."""
+    silent = built_in(without_plugin(whole(node("gpu-b", gpus=1))))
+    found = list(devices.check(replace(facts, nodes=(whole(node("gpu-a", gpus=1)), silent))))
+    (finding,) = (one for one in found if one.check == "device-plugin")
+    assert finding.state is State.FAILED
+    assert "gpu-b has accelerators and offers none" in finding.sentence
+
+
+def whole(it):
+    it = json.loads(json.dumps(it))
+    it["metadata"]["labels"].pop("memroute.dev/gpu-sharing", None)
+    it["status"].setdefault("allocatable", {})["nvidia.com/gpu"] = "1"
+    return it
+
+
+def test_a_shared_node_with_a_device_plugin_is_a_warning(facts):
+    """Never both: the plugin would hand out what is taken."""
+    both = node("gpu-a", gpus=1)
+    both["metadata"]["labels"]["memroute.dev/gpu-sharing"] = "shared"
+    both["status"].setdefault("allocatable", {})["nvidia.com/gpu"] = "1"
+    found = list(devices.check(replace(facts, nodes=(both,))))
+    (finding,) = (one for one in found if one.check == "device-plugin")
+    assert finding.state is State.WARNING
+
+
+@pytest.mark.parametrize(
+    ("fleet_view", "state"),
+    [(view(), "failed"), (None, "unknown"), (view("gpu-a", seconds=600), "unknown"),
+     (UNREAD, "unknown"), (view("gpu-a"), "ok")],
+)  # fmt: skip
+def test_exporters(facts, fleet_view, state):
+    """Nothing is placed on a shared device that nobody measures."""
+    shared = node("gpu-a", gpus=1)
+    shared["metadata"]["labels"]["memroute.dev/gpu-sharing"] = "shared"
+    found = list(devices.check(replace(facts, nodes=(shared,), view=fleet_view)))
+    (finding,) = (one for one in found if one.check == "exporters")
+    assert finding.state.value == state, finding
+
+
+@pytest.mark.parametrize(
+    ("arguments", "classes", "state"),
+    [((), ("nvidia",), "ok"), ((), (), "failed"), (("--shared-runtime-class=",), (), None),
+     (("--shared-runtime-class", "gpu"), ("nvidia",), "failed"),
+     (("--shared-runtime-class=gpu",), ("gpu",), "ok")],
+)  # fmt: skip
+def test_the_runtime_class_of_shared_replicas(facts, arguments, classes, state):
+    """Without it the API server refuses every shared replica."""
+    shared = node("gpu-a", gpus=1)
+    shared["metadata"]["labels"]["memroute.dev/gpu-sharing"] = "shared"
+    here = replace(
+        facts, nodes=(shared,), deployments=(program("operator", args=arguments),),
+        runtime_classes=tuple({"metadata": {"name": name}} for name in classes),
+    )  # fmt: skip
+    found = [one.state.value for one in devices.check(here) if one.check == "runtime-class"]
+    assert found == ([] if state is None else [state])
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "state"),
+    [
+        ({"services": (DNS,)}, "service", "warning"),
+        ({"endpoint_slices": ()}, "service", "failed"),
+        ({"endpoint_slices": (endpoints(ready=(False,)),)}, "service", "failed"),
+        ({"endpoint_slices": UNREAD}, "service", "unknown"),
+        ({"services": (service(),)}, "dns", "warning"),
+        ({"endpoint_slices": (endpoints(),)}, "dns", "failed"),
+    ],
+)
+def test_the_network(facts, changes, check, state):
+    found = [one for one in network.check(replace(facts, **changes)) if one.check == check]
+    assert states(found) == [state]
+
+
+def test_a_full_quota_is_in_the_way(facts):
+    """The pod is refused, and the ModelDeployment's status says it; here before it is made."""
+    quota = {
+        "metadata": {"name": "small", "namespace": "default"},
+        "status": {"hard": {"pods": "2", "configmaps": "1"},
+                   "used": {"pods": "2", "configmaps": "1"}},
+    }  # fmt: skip
+    here = replace(facts, model_deployments=(mdep("chat"),), quotas=(quota,))
+    (finding,) = (one for one in namespaces.check(here) if one.check == "quota")
+    assert finding.state is State.WARNING
+    assert "pods 2 of 2" in finding.sentence
+    quota["status"]["used"]["pods"] = "1"
+    (finding,) = (one for one in namespaces.check(here) if one.check == "quota")
+    assert finding.state is State.OK
+
+
+def test_a_host_path_where_pod_security_refuses_it(facts):
+    model = {"name": "x/y", "source": {"hostPath": {"path": "/models"}}}
+    one = mdep("chat")
+    one["spec"]["model"] = model
+    restricted = {
+        "metadata": {
+            "name": "default",
+            "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+        }
+    }
+    here = replace(facts, model_deployments=(one,), namespaces=(restricted,))
+    (finding,) = (f for f in namespaces.check(here) if f.check == "pod-security")
+    assert finding.state is State.WARNING
+
+
+@pytest.mark.parametrize(
+    ("policy", "resources", "slices", "state"),
+    [
+        ("Fail", ["pods"], (), "failed"),
+        ("Fail", ["*"], (endpoints("hook", "policy"),), "ok"),
+        ("Ignore", ["pods"], (), "ok"),
+        ("Fail", ["secrets"], (), "ok"),
+        ("Fail", ["pods"], UNREAD, "ok"),
+    ],
+)
+def test_a_webhook_that_fails_closed_with_nobody_behind_it(facts, policy, resources, slices, state):
+    """Every pod of the cluster is refused while it is down."""
+    configuration = {
+        "metadata": {"name": "policies"},
+        "webhooks": [{
+            "name": "check.policy", "failurePolicy": policy,
+            "clientConfig": {"service": {"namespace": "policy", "name": "hook"}},
+            "rules": [{"apiGroups": ["", "*"], "resources": resources}],
+        }],
+    }  # fmt: skip
+    here = replace(facts, webhooks=(configuration,), endpoint_slices=slices)
+    assert states(webhooks.check(here)) == [state]
+
+
+def test_models_that_do_not_serve_lead_to_explain(facts):
+    one = mdep("chat")
+    one["status"] = {"conditions": [{"type": "Ready", "status": "False", "reason": "NoRoom"}]}
+    (finding,) = models.check(replace(facts, model_deployments=(one,)))
+    assert finding.sentence == "default/chat does not serve: NoRoom"
+    assert finding.next_step == "memroute explain default/chat"
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "words"),
+    [(200, "ok", "answered in 0.5 s by default/chat-0"), (401, "failed", "refuses the key"),
+     (404, "failed", "no model chat"), (429, "failed", "answered 429"),
+     (None, "failed", "does not answer")],
+)  # fmt: skip
+def test_a_request(facts, status, state, words):
+    outcome = RequestOutcome(
+        url="http://r", model="chat", status=status, seconds=0.5, message="why",
+        replica="default/chat-0",
+    )  # fmt: skip
+    (finding,) = request.check(replace(facts, request=outcome))
+    assert finding.state.value == state
+    assert words in finding.sentence
+
+
+async def test_the_command_on_a_cluster_that_is_half_there(tmp_path):
+    """Kinds that the server does not know are unknown: the command ends with an answer."""
+    async with operator_rig(nodes=[node("gpu-a", gpus=1)], mdeps=[]) as rig:
+        rig.cluster.fault = lambda call: (
+            refuse(403, "Forbidden", "no") if call.plural == "nodes" else None
+        )
+        config = kubeconfig(rig, tmp_path / "config")
+        status, output, errors = await memroute("doctor", "--kubeconfig", str(config))
+        assert errors == ""
+        assert status in (0, 1)
+        assert max(map(len, output.splitlines())) <= 80
+        assert "you may not list nodes" in output
+        status, output, _ = await memroute(
+            "doctor", "--kubeconfig", str(config), "-o", "yaml", "--request", "chat",
+            "--router", "http://127.0.0.1:9",
+        )  # fmt: skip
+        document = yaml.safe_load(output)
+        assert status == 1
+        assert not document["works"]
+        assert document["checks"][-1]["check"] == "request"
+
+
+async def test_a_cluster_that_does_not_answer_is_one_failure_and_not_twelve(tmp_path):
+    config = tmp_path / "config"
+    config.write_text(json.dumps({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }))  # fmt: skip
+    status, output, _ = await memroute("doctor", "--kubeconfig", str(config))
+    assert status == 1
+    assert "the API server does not answer" in " ".join(output.split())
+    assert "1 failed" in output
