@@ -138,7 +138,7 @@ def project_model_deployment(obj: KubeObject) -> KubeObject:
     kept = {key: value for key, value in obj.items() if key not in ("apiVersion", "kind")}
     kept["metadata"] = _metadata(metadata, lambda name: name not in _COPIES)
     kept["metadata"] |= _only(metadata, ("finalizers",))
-    return kept
+    return cast("KubeObject", interned(kept))
 
 
 def _pod_matters(before: KubeObject, after: KubeObject) -> bool:

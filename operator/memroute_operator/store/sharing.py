@@ -17,7 +17,8 @@ _UNIQUE_FIELDS = frozenset(
 # Fields whose values are the same in many objects, as a whole.
 _SHARED_FIELDS = frozenset(
     {"labels", "tolerations", "affinity", "containers", "initContainers", "ownerReferences",
-     "schedulingGates", "taints", "capacity", "allocatable"}
+     "schedulingGates", "taints", "capacity", "allocatable", "engine", "memory", "parallelism",
+     "placement", "routing"}
 )  # fmt: skip
 # Fields of which each item may be the same as in other objects.
 _SHARED_ITEMS = frozenset({"conditions"})
