@@ -131,7 +131,7 @@ fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_
 conformance: $(CONFORMANCE)/.installed $(STAMP) ## against a live vLLM on the CPU and transformers (opt-in: 6 GB, 10 minutes)
 	@$(CONFORMANCE)/bin/python -m pytest -p no:cacheprovider tests/conformance --ignore tests/conformance/llama_cpp $(ARGS)
 
-conformance-llama-cpp: $(LLAMA_CPP)/.installed $(STAMP) ## against a live llama.cpp on the CPU (opt-in: 100 MB, 1 minute)
+conformance-llama-cpp: $(LLAMA_CPP)/.installed $(STAMP) ## against a live llama.cpp on the CPU (opt-in: 100 MB, 1 minute; MEMROUTE_LLAMA_SERVER=a server: its flags too)
 	@MEMROUTE_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python $(BIN)/python -m pytest -n 0 tests/conformance/llama_cpp $(ARGS)
 
 $(LLAMA_CPP)/.installed: Makefile
