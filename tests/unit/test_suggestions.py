@@ -13,7 +13,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from dispatch_rig import Asking, pool
 from followed_suggestions import FOLLOWED, NOT_FOLLOWED
+from memroute.traffic.admission import Reject
 from memroute_cli.main import app
 from memroute_operator.engines import llama_cpp_flags, sglang_owned, vllm_arguments
 from memroute_operator.failures import ALL
@@ -182,3 +184,18 @@ def test_what_memory_planning_suggests_fits_when_it_is_asked_for(arguments):
     for change in option["suggestions"]:
         again, answer = planned(*words, *change.split())
         assert again == 0, f"{change}: {answer}"
+
+
+@pytest.mark.parametrize(("prompt", "output"), [(900, 200), (10**6, None), (10, 10**7), (1001, 0)])
+def test_a_request_of_the_size_that_a_router_names_is_taken(prompt, output):
+    """The refusal names what the largest replica holds: so much, and not a token more."""
+    made = pool(replicas=2, capacity=1000)
+    first = made.submit(Asking(prompt=prompt, max_output_tokens=output), now_seconds=0.0)
+    assert isinstance(first, Reject)
+    (most,) = re.findall(r"holds (\d+) tokens per request", first.message)
+    fits, too_many = (
+        made.submit(Asking(prompt=1, max_output_tokens=limit), now_seconds=0.0)
+        for limit in (int(most) - 1, int(most))
+    )
+    assert not isinstance(fits, Reject)
+    assert isinstance(too_many, Reject)
