@@ -60,6 +60,7 @@ HUB_CODES = {
     HubReason.TOKEN_INVALID: ExitCode.DENIED,
     HubReason.REPOSITORY_DISABLED: ExitCode.DENIED,
     HubReason.CONFIG_MISSING: ExitCode.NOT_FOUND,
+    HubReason.FILE_NEEDED: ExitCode.USAGE,
     HubReason.CONFIG_UNREADABLE: ExitCode.CHECKSUM,
     HubReason.NOT_A_HUB: ExitCode.NO_NETWORK,
     HubReason.RATE_LIMITED: ExitCode.NO_NETWORK,

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
@@ -24,6 +24,10 @@ BAD_CREDENTIALS = {
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
     "TokenRefreshRequired", "RequestTimeTooSkewed", "AuthorizationHeaderMalformed",
 }  # fmt: skip
+
+
+ENDED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
+"""Codes of credentials that were right once."""
 
 
 class NoListError(ValueError):
@@ -115,8 +119,14 @@ def refusal(
     what: str,
     endpoint: str,
     is_signed: bool,
+    identity: str,
+    renews: Callable[[], bool],
 ) -> Exception:
-    """What an answer with another status than success means. ``what``: which object or list."""
+    """What an answer with another status than success means. ``what``: which object or list.
+
+    ``identity``: whose credentials were sent, or what was looked for. ``renews``: told that they
+    have ended; whether others can be had.
+    """
     root = _xml(body)
     fields = {} if root is None else {_name(child): child.text or "" for child in root}
     code = printable(fields.get("Code", ""), 60)
@@ -134,21 +144,30 @@ def refusal(
         return FetchError(ExitCode.NOT_FOUND, message)
     if code in BAD_CREDENTIALS:
         message = (
-            f"{endpoint} does not accept the credentials ({quoted}): see AWS_ACCESS_KEY_ID, "
-            f"AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and the node's clock"
+            f"{endpoint} does not accept the credentials of {identity} ({quoted}): see "
+            f"AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and the node's clock"
         )
-        return FetchError(ExitCode.DENIED, message)
-    return _refused(status, quoted, what, endpoint, is_signed=is_signed)
+        denied = FetchError(ExitCode.DENIED, message)
+        return TransientError(denied) if code in ENDED and renews() else denied
+    return _refused(status, quoted, what, endpoint, identity, is_signed=is_signed)
 
 
-def _refused(status: int, quoted: str, what: str, endpoint: str, *, is_signed: bool) -> FetchError:
+def sts_answer(body: bytes) -> dict[str, str]:
+    """The texts of an answer of STS, by the name of their element; empty for what is none."""
+    root = _xml(body)
+    return {} if root is None else {_name(one): (one.text or "").strip() for one in root.iter()}
+
+
+def _refused(
+    status: int, quoted: str, what: str, endpoint: str, identity: str, *, is_signed: bool
+) -> FetchError:
     """By the status alone."""
     if status in {UNAUTHORIZED, FORBIDDEN}:
         hint = (
-            "the key may lack s3:ListBucket or s3:GetObject, and a store that may not be listed "
-            "says the same of what is not there"
+            f"{identity} may lack s3:ListBucket or s3:GetObject, and a store that may not be "
+            f"listed says the same of what is not there"
             if is_signed
-            else "no credentials were given (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+            else identity
         )
         return FetchError(ExitCode.DENIED, f"{endpoint} refuses {what} ({quoted}): {hint}")
     if status == NOT_FOUND:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from memroute_fetch.aws_identity import Identity, identity_of
 from memroute_fetch.failures import ExitCode, FetchError, TransientError
 from memroute_fetch.http import READ_SECONDS, body_of, is_past_the_end, range_header
 from memroute_fetch.remote import Body, RemoteFile, RemoteSizeError, checked_path
@@ -34,7 +35,7 @@ class S3:
     """URL without a slash at its end, with the bucket where it is part of the host's name."""
     bucket_path: str
     """``/bucket`` where the bucket is part of the path; else empty."""
-    credentials: Credentials | None
+    identity: Identity
 
     @property
     def commit(self) -> str | None:
@@ -118,9 +119,10 @@ class S3:
         """A successful answer, or one that says that the object ends earlier."""
         host = httpx2.URL(self.endpoint).netloc.decode()
         sent = headers | {"accept-encoding": "identity"}
-        if self.credentials is not None:
+        credentials = self.identity.credentials()
+        if credentials is not None:
             now = datetime.now(UTC)
-            sent = sent | signed_headers(method, host, path, query, headers, self.credentials, now)
+            sent = sent | signed_headers(method, host, path, query, headers, credentials, now)
         url = f"{self.endpoint}{path}" + (f"?{query}" if query else "")
         request = self.client.build_request(method, url, headers=sent)
         try:
@@ -135,7 +137,9 @@ class S3:
                         body,
                         what=what,
                         endpoint=self.endpoint,
-                        is_signed=self.credentials is not None,
+                        is_signed=credentials is not None,
+                        identity=self.identity.told,
+                        renews=self.identity.refused,
                     )
                 yield response
             finally:
@@ -190,7 +194,7 @@ def open_s3(
         client=client,
         endpoint=address,
         bucket_path=bucket_path,
-        credentials=credentials,
+        identity=identity_of(credentials, settings.roles, client, settings.region),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from memroute_fetch.failures import ExitCode, FetchError
+from memroute_fetch.roles import RoleSettings, role_settings
 from memroute_fetch.sources import Source, SourceError, parse_source
 
 # Where the kubelet reads a container's last words; its limit is 4,096 bytes.
@@ -29,7 +30,7 @@ MAX_LIVE_PODS_CHARACTERS = 120_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Settings:
-    """How a store that speaks S3 is asked. Without a key: anonymously."""
+    """How a store that speaks S3 is asked. Without a key and a role: anonymously."""
 
     endpoint: str | None = None
     """None: Amazon's own, by region."""
@@ -37,6 +38,8 @@ class S3Settings:
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
+    roles: RoleSettings = field(default_factory=RoleSettings)
+    """What the pod's service account may be instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +146,7 @@ def _s3_settings(environment: Mapping[str, str]) -> S3Settings:
         access_key=environment.get("AWS_ACCESS_KEY_ID") or None,
         secret_key=environment.get("AWS_SECRET_ACCESS_KEY") or None,
         session_token=environment.get("AWS_SESSION_TOKEN") or None,
+        roles=role_settings(environment),
     )
 
 

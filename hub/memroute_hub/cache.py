@@ -2,6 +2,7 @@
 
 ```text
 FOLDER/v1/<hash of the endpoint>/<owner>--<name>/<commit>.json       facts: never change
+                                                 <commit>.<hash of the file>.json  of a GGUF file
 FOLDER/v1/<hash of the endpoint>/<owner>--<name>/refs/<revision>.json  {"commit": …}
 ```
 
@@ -35,8 +36,7 @@ class DiskCache:
     """Facts in a folder. Owns nothing in memory."""
 
     def __init__(self, folder: Path, endpoint: str) -> None:
-        digest = hashlib.sha256(endpoint.encode()).hexdigest()[:16]
-        self._folder = folder / VERSION / digest
+        self._folder = folder / VERSION / _hash(endpoint)
 
     def commit_of(self, name: ModelName) -> str | None:
         """The commit that the revision was last seen to be; None when it was never seen."""
@@ -48,7 +48,7 @@ class DiskCache:
 
     def model(self, name: ModelName, commit: str) -> HubModel | None:
         """The facts of a commit; None when they are not kept."""
-        document = self._read(self._of(name) / f"{commit}.json")
+        document = self._read(self._facts(name, commit))
         if document is None:
             return None
         try:
@@ -61,12 +61,16 @@ class DiskCache:
 
     def keep(self, name: ModelName, model: HubModel) -> None:
         """Keep facts, and what the revision means."""
-        self._write(self._of(name) / f"{model.commit}.json", model.document())
+        self._write(self._facts(name, model.commit), model.document())
         if not is_commit(name.wanted_revision):
             self._write(self._ref(name), {"commit": model.commit})
 
     def _of(self, name: ModelName) -> Path:
         return self._folder / name.repository.replace("/", "--")
+
+    def _facts(self, name: ModelName, commit: str) -> Path:
+        digest = "" if name.file is None else f".{_hash(name.file)}"
+        return self._of(name) / f"{commit}{digest}.json"
 
     def _ref(self, name: ModelName) -> Path:
         return self._of(name) / "refs" / f"{quote(name.wanted_revision, safe='')}.json"
@@ -92,3 +96,7 @@ class DiskCache:
                 raise
         except OSError as error:
             LOGGER.warning("facts of a model are not kept folder=%s error=%s", path.parent, error)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from memroute.footprint import ModelArchitecture, architecture_from_json
+from memroute.footprint import ModelArchitecture
+from memroute.footprint.gguf_facts import architecture_of
 from memroute.units import format_gib
 from memroute_hub.names import is_commit
 
@@ -67,6 +68,10 @@ class HubModel:
     generation_max_tokens: int | None = None
     """``max_new_tokens`` of ``generation_config.json``: vLLM caps every answer at it."""
     is_gated: bool = False
+    file: str | None = None
+    """The GGUF file that the facts are of; None where they are of a ``config.json``."""
+    gguf_bytes: int | None = None
+    """Bytes of its tensors."""
     source: FactsSource = FactsSource.HUB
     stale_because: str | None = None
     """Why the hub itself was not asked about the revision, where it should have been."""
@@ -77,6 +82,8 @@ class HubModel:
 
         None where neither is known.
         """
+        if self.gguf_bytes is not None:
+            return self.gguf_bytes
         sizes = [one.size_bytes for one in self.weight_files]
         known = [size for size in sizes if size is not None]
         total = sum(known) if len(known) == len(sizes) else 0
@@ -90,9 +97,9 @@ class HubModel:
     def architecture(self) -> ModelArchitecture:
         """What the configuration describes: the same object for the same facts.
 
-        Raises what ``architecture_from_json`` raises.
+        Raises what ``architecture_of`` raises.
         """
-        return architecture_from_json(self.config_text, self.checkpoint_bytes)
+        return architecture_of(self.config_text, self.checkpoint_bytes)
 
     def document(self) -> dict[str, Any]:
         """As JSON: what a cache keeps."""
@@ -107,7 +114,7 @@ class HubModel:
             "tokenizerMaxTokens": self.tokenizer_max_tokens,
             "generationMaxTokens": self.generation_max_tokens,
             "isGated": self.is_gated,
-        }
+        } | ({} if self.file is None else {"file": self.file, "ggufBytes": self.gguf_bytes})
 
 
 def model_from_document(document: Mapping[str, Any]) -> HubModel:
@@ -140,6 +147,8 @@ def model_from_document(document: Mapping[str, Any]) -> HubModel:
         tokenizer_max_tokens=tokens_or_none(document.get("tokenizerMaxTokens")),
         generation_max_tokens=tokens_or_none(document.get("generationMaxTokens")),
         is_gated=document.get("isGated") is True,
+        file=file if isinstance(file := document.get("file"), str) else None,
+        gguf_bytes=size_or_none(document.get("ggufBytes")),
         source=FactsSource.CACHE,
     )
 
@@ -222,12 +231,6 @@ def without_config(files: Iterable[RepositoryFile]) -> str:
     """What a repository without ``config.json`` holds instead, and what to do: a clause."""
     listed = list(files)
     paths = {one.path for one in listed}
-    ggufs = [one for one in listed if one.path.lower().endswith(".gguf")]
-    if ggufs:
-        return (
-            f"it holds GGUF files ({_named(ggufs)}); give the repository that they were converted "
-            f"from, or its config.json"
-        )
     if "adapter_config.json" in paths:
         return "it holds an adapter (adapter_config.json); give the model that it was trained on"
     if "model_index.json" in paths:

@@ -24,6 +24,8 @@ class ModelName:
     repository: str
     revision: str | None = None
     """None: the default branch, and nobody has insisted on it."""
+    file: str | None = None
+    """Which GGUF file is meant, where a repository has nothing else; None where nobody has said."""
 
     def __str__(self) -> str:
         """``owner/name`` or ``owner/name@revision``."""

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 
 from huggingface_hub import hf_hub_url
 
+from memroute.footprint.gguf_facts import gguf_facts
 from memroute_hub import failures
 from memroute_hub.documents import read_object
 from memroute_hub.errors import HubError, HubReason
@@ -28,6 +29,7 @@ from memroute_hub.facts import (
     without_config,
 )
 from memroute_hub.failures import Asked
+from memroute_hub.gguf_files import SUFFIX, choose_gguf, models_of, read_header, weight_bytes
 from memroute_hub.names import is_commit
 from memroute_hub.transport import Transport
 from memroute_hub.tree import json_of, listed, refuse_html, tree_entries
@@ -77,6 +79,9 @@ class Reading:
             # The hub has just said that this is the commit, which cannot have changed.
             return replace(known, source=FactsSource.HUB)
         files = {one.path: one for one in map(_sibling, listed[:MAX_LISTED_FILES]) if one}
+        is_of_file = CONFIG not in files or name.file is not None
+        if is_of_file and models_of(files.values()):
+            return await self._gguf(commit, files, is_gated=bool(info.get("gated")))
         if CONFIG not in files:
             message = f"{name} has no {CONFIG}: {without_config(files.values())}"
             raise HubError(HubReason.CONFIG_MISSING, message)
@@ -98,6 +103,27 @@ class Reading:
             tokenizer_max_tokens=tokens_or_none(tokenizer.get("model_max_length")),
             generation_max_tokens=tokens_or_none(generation.get("max_new_tokens")),
             is_gated=bool(info.get("gated")),
+        )
+
+    async def _gguf(
+        self, commit: str, files: dict[str, RepositoryFile], *, is_gated: bool
+    ) -> HubModel:
+        """The facts of one GGUF file, by its header."""
+        asked = self._asked
+        if any(f.size_bytes is None and f.path.endswith(SUFFIX) for f in files.values()):
+            files |= await self._sizes(commit)
+        chosen = choose_gguf(files, asked.name.file, asked)
+        header = await read_header(self._transport, asked, commit, chosen.first)
+        return HubModel(
+            endpoint=asked.endpoint,
+            repository=asked.name.repository,
+            revision=asked.name.wanted_revision,
+            commit=commit,
+            config=gguf_facts(header),
+            weight_files=chosen.parts,
+            is_gated=is_gated,
+            file=chosen.first.path,
+            gguf_bytes=weight_bytes(header, chosen),
         )
 
     async def _info(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ async def run_operator(settings: OperatorSettings) -> None:
     """Run until SIGTERM. A loop that ends by itself is a bug and ends the process with it."""
     stopping, watch_no_more = asyncio.Event(), asyncio.Event()
     _end_on_signals(stopping)
-    store, metrics, marks = Store(), OperatorMetrics(), Marks()
+    store, metrics, marks = Store(settings.watch_namespace), OperatorMetrics(), Marks()
     metrics.serve(settings.host, settings.metrics_port)
     serve_health(settings.host, settings.health_port, marks, resync_seconds=settings.resync_seconds)
     async with (

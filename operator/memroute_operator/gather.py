@@ -25,7 +25,7 @@ from memroute_operator.replicas.pod_stories import Stories, with_stories
 from memroute_operator.replicas.pods import PodsRead, UnreadablePod, read_pods
 from memroute_operator.replicas.replica import Replica, ReplicaState
 from memroute_operator.replicas.slots import taken_slots
-from memroute_operator.replicas.strangers import disown_strangers
+from memroute_operator.replicas.strangers import disown_strangers, leave_to_others
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.spec.deployments import read_deployments, with_known_revision
 from memroute_operator.store.reading_cache import Cache
@@ -134,6 +134,7 @@ def gather(
     calibrations: Mapping[CalibrationKey, Calibration] = MappingProxyType({}),
     stories: Stories = MappingProxyType({}),
     weights: WeightsSettings = NO_SETTINGS,
+    watched: Collection[str] = (),
     fetches: Mapping[str, str] = MappingProxyType({}),
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
@@ -149,12 +150,14 @@ def gather(
     ``calibrations``: what engines have measured before.
     ``stories``: Events of pods that are not ready, by uid.
     ``weights``: what the operator was told
-    of caches; ``fetches``: how far those are that fetch, in words, by the uid of their pod.
+    of caches; ``watched``: namespaces that this operator looks after,
+    none for all; ``fetches``: how far those are that fetch, in words, by the uid of their pod.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
     cache = ReadingCache() if cache is None else cache
     pods = read_pods(store.pods.values(), cache.pods)
     disown_strangers(pods, store.model_deployments)
+    leave_to_others(pods, watched)
     pods.replicas = with_stories(pods.replicas, stories)
     memory = PlanMemory() if memory is None else memory
     pods.replicas = memory.stamp(

@@ -168,6 +168,7 @@ class Reconciler:
             node_lost_seconds=settings.node_lost_seconds,
             drain_timeout_seconds=settings.drain_timeout_seconds,
             weights=settings.weights,
+            watched=settings.watch_namespace,
         )
         self._budgets = Budgets(
             client=client,

@@ -41,6 +41,7 @@ class OperatorSettings:
     metrics_port: int
     health_port: int
     engine_image: str
+    watch_namespace: tuple[str, ...]
     shared_runtime_class: str | None
     exclusive_runtime_class: str | None
     engine_bind_address: str
@@ -143,6 +144,14 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     parser.add_argument("--health-port", type=int, default=8081)
     parser.add_argument(
         "--engine-image", default=DEFAULT_ENGINE_IMAGE, help="for ModelDeployments that name none"
+    )
+    parser.add_argument(
+        "--watch-namespace",
+        action="append",
+        default=[],
+        help="namespace whose ModelDeployments this operator looks after; may be given several "
+        "times; without it all. Pods and nodes of the whole cluster are read all the same: a "
+        "device is taken, whoever has it",
     )
     parser.add_argument(
         "--shared-runtime-class",
@@ -253,7 +262,8 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     )
     add_weights_arguments(parser)
     values = vars(parser.parse_args(argv))
-    values["allowed_host_path"] = tuple(values["allowed_host_path"])
+    for several in ("allowed_host_path", "watch_namespace"):
+        values[several] = tuple(values[several])
     exporters = values.pop("exporter_selector") or [
         parse_pod_selector(text, needs_daemon_set=True) for text in DEFAULT_EXPORTER_SELECTORS
     ]

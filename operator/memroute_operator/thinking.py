@@ -8,7 +8,7 @@ that it reads is taken at one moment (``Look``), and what it remembers is touche
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -92,8 +92,10 @@ class Thinker:
         node_lost_seconds: float,
         drain_timeout_seconds: float,
         weights: WeightsSettings = NO_SETTINGS,
+        watched: Collection[str] = (),
     ) -> None:
         self._weights = weights
+        self._watched = watched
         self._planner = planner
         self._default_image = default_image
         self._node_lost_seconds = node_lost_seconds
@@ -192,6 +194,7 @@ class Thinker:
             calibrations=look.calibrations,
             stories=look.stories,
             weights=self._weights,
+            watched=self._watched,
             fetches=look.fetches,
         )
         running = {

@@ -47,7 +47,7 @@ async def run_router(settings: RouterSettings) -> None:
             membership = Discovery(
                 client,
                 router.pools,
-                namespace=settings.namespace,
+                namespaces=settings.namespace,
                 on_upsert=router.on_upsert,
                 on_gone=router.on_gone,
                 doubts=router.metrics.doubts,

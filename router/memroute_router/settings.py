@@ -65,7 +65,7 @@ class RouterSettings:
     ops_host: str | None
     ops_port: int
     config: str | None
-    namespace: str | None
+    namespace: tuple[str, ...]
     scrape_seconds: float
     tokenizers: str | None
     kv_events: bool
@@ -135,7 +135,11 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
     )
     where.add_argument("--config", help="YAML file of models and replicas: no Kubernetes")
     where.add_argument(
-        "--namespace", help="serve the ModelDeployments of this namespace only (default: all)"
+        "--namespace",
+        action="append",
+        default=[],
+        help="serve the ModelDeployments of this namespace only; may be given several times "
+        "(default: all)",
     )
     where.add_argument("--tls-cert", help="PEM file: serve HTTPS with this certificate (chain)")
     where.add_argument("--tls-key", help="PEM file: its private key, if it is not beside it")
@@ -196,7 +200,8 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         parser.error("--tenants has nothing to tell apart with --keys: keys name their tenants")
     if parsed.peer_selector and parsed.config:
         parser.error("--peer-selector asks the API server: not with --config")
-    return RouterSettings(**(vars(parsed) | {"peer": tuple(parsed.peer)}))
+    several = {name: tuple(getattr(parsed, name)) for name in ("namespace", "peer")}
+    return RouterSettings(**(vars(parsed) | several))
 
 
 def _add_admission(group: "argparse._ArgumentGroup") -> None:

@@ -10,12 +10,13 @@ PROGRAMS = ("operator", "router")
 def granted(cluster, program):
     """(group, resource, verb) of every rule, of the whole cluster or of its own namespace."""
     name = f"memroute-{program}"
-    role = json.loads(cluster.kubectl("get", "clusterrole", name, "-o", "json"))
+    everywhere = f"{name}-memroute-system"
+    role = json.loads(cluster.kubectl("get", "clusterrole", everywhere, "-o", "json"))
     own = [
         r
         for namespace in ("memroute-system", "kube-node-lease")
         for r in cluster.get("roles", "-n", namespace)
-        if r["metadata"]["name"] in (name, f"{name}-node-leases")
+        if r["metadata"]["name"] in (name, everywhere)
     ]
     return {
         (group, resource, verb)

@@ -1,5 +1,6 @@
+"""What is installed, and what of it the chart's values change."""
+
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,95 +8,41 @@ from pathlib import Path
 import pytest
 import yaml
 
+from charts import chart, flags, pod_of, run
 from cluster_support import program_address
 from memroute_operator.rules.hbm_quotas import QUOTAS_NAME, read_quotas
 from memroute_operator.rules.name_grants import GRANTS_NAME, read_grants
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.settings import parse_settings
-from memroute_simulator.emulated_cluster import find_kubectl
-
-CHART_LABELS = {
-    "app.kubernetes.io/instance",
-    "app.kubernetes.io/managed-by",
-    "app.kubernetes.io/version",
-    "helm.sh/chart",
-    "app.kubernetes.io/component",
-}
 
 
-def run(*command):
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def objects(helm, repository, *values):
+    """(kind, name) → object, of a release in the namespace models."""
+    arguments = [part for value in values for part in ("--set", value)]
+    made = chart(helm, repository, *arguments, namespace="models")
+    return {(kind, name): obj for (kind, name, _), obj in made.items()}
 
 
-def by_name(text):
-    """Objects of a stream of manifests, without what Helm alone adds."""
-    objects = {}
-    for obj in filter(None, yaml.safe_load_all(text)):
-        labels = obj["metadata"].get("labels", {})
-        for label in CHART_LABELS & labels.keys():
-            if label != "app.kubernetes.io/component" or labels[label] == "users":
-                del labels[label]
-        objects[obj["kind"], obj["metadata"]["name"]] = obj
-    return objects
+def router_of(helm, repository, *values):
+    return pod_of(objects(helm, repository, *values), "router")
 
 
-def test_the_chart_lints(repository, helm):
-    run(helm, "lint", "--strict", str(repository / "helm" / "memroute"))
-
-
-def test_chart_and_kustomize_base_install_the_same_objects(repository, helm):
-    chart = str(repository / "helm" / "memroute")
-    ours = by_name(run(find_kubectl(), "kustomize", str(repository / "deploy" / "base")))
-    theirs = by_name(
-        run(helm, "template", "memroute", chart, "-n", "memroute-system", "--include-crds")
-    )
-    del ours["Namespace", "memroute-system"]
-    for obj in theirs.values():
-        for container in (
-            obj.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
-        ):
-            assert container.pop("imagePullPolicy") == "IfNotPresent"
-        if obj["kind"] == "Service":
-            assert obj["spec"].pop("type") == "ClusterIP"
-    assert theirs == ours
-
-
-def test_network_policies_are_asked_for_and_are_the_same_from_both(repository, helm, tmp_path):
+def test_network_policies_are_asked_for_and_name_who_scrapes(repository, helm):
     """Off by default: one that does not name the cluster's Prometheus blinds it without a word."""
-    overlay = tmp_path / "deploy" / "mine"
-    overlay.mkdir(parents=True)
-    for name in ("base", "components"):
-        shutil.copytree(repository / "deploy" / name, tmp_path / "deploy" / name)
-    shutil.copytree(repository / "crds", tmp_path / "crds")
-    (overlay / "kustomization.yaml").write_text(
-        "resources: [../base]\ncomponents: [../components/network-policies]\n"
-    )
-    ours = by_name(run(find_kubectl(), "kustomize", str(overlay)))
     flag = "networkPolicy.enabled=true"
-    chart = str(repository / "helm" / "memroute")
-    theirs = by_name(
-        run(helm, "template", "memroute", chart, "-n", "memroute-system", "--set", flag)
-    )
-    names = [("NetworkPolicy", "memroute-router"), ("NetworkPolicy", "memroute-operator")]
-    assert [ours[name] for name in names] == [theirs[name] for name in names]
-    assert not {key for key in operator_objects(helm, repository) if key[0] == "NetworkPolicy"}
+    assert not {key for key in objects(helm, repository) if key[0] == "NetworkPolicy"}
     label = r"networkPolicy.metricsNamespaces[0].kubernetes\.io/metadata\.name=monitoring"
-    mine = operator_objects(helm, repository, flag, label)
+    mine = objects(helm, repository, flag, label)
     for name, at in (("memroute-router", 2), ("memroute-operator", 0)):
         admitted = mine["NetworkPolicy", name]["spec"]["ingress"][at]["from"]
         assert [each["namespaceSelector"] for each in admitted if "namespaceSelector" in each] == [
             {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
         ], "and not the default beside it: such a namespace does not have both labels"
-    alone = operator_objects(helm, repository, flag, "networkPolicy.metricsNamespaces=null")
+    alone = objects(helm, repository, flag, "networkPolicy.metricsNamespaces=null")
     assert alone["NetworkPolicy", "memroute-operator"]["spec"]["ingress"] == []
-    empty = ("--set-json", "networkPolicy.metricsNamespaces=[]")
-    command = [helm, "template", "memroute", chart, "-n", "models", "--set", flag, *empty]
-    assert by_name(run(*command)) == alone
     _, _, operations = alone["NetworkPolicy", "memroute-router"]["spec"]["ingress"]
     (only,) = operations["from"]
     assert only["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
-    _, router = router_of(helm, repository)
-    assert {port["name"] for port in router["ports"]} == {"http", "ops"}
 
 
 def test_probes_and_scrapes_ask_the_operations_port(repository, helm):
@@ -106,34 +53,8 @@ def test_probes_and_scrapes_ask_the_operations_port(repository, helm):
     settings = parse_settings([])
     ports = {port["name"]: port["containerPort"] for port in router["ports"]}
     assert ports == {"http": settings.port, "ops": settings.ops_port}
-    service = operator_objects(helm, repository)["Service", "memroute-router"]
+    service = objects(helm, repository)["Service", "memroute-router"]
     assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"]
-
-
-def test_a_volume_of_tokenizers_reaches_the_router(repository, helm, tmp_path):
-    values = tmp_path / "values.yaml"
-    values.write_text(
-        "router:\n"
-        "  args: [--tokenizers, /models]\n"
-        "  volumes: [{name: models, persistentVolumeClaim: {claimName: models}}]\n"
-        "  volumeMounts: [{name: models, mountPath: /models, readOnly: true}]\n"
-    )
-    chart = str(repository / "helm" / "memroute")
-    objects = by_name(run(helm, "template", "memroute", chart, "--values", str(values)))
-    pod = objects["Deployment", "memroute-router"]["spec"]["template"]["spec"]
-    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "models"}
-    (router,) = pod["containers"]
-    assert router["volumeMounts"][0]["mountPath"] == "/models"
-    assert router["args"][-2:] == ["--tokenizers", "/models"]
-
-
-def router_of(helm, repository, *values):
-    chart = str(repository / "helm" / "memroute")
-    flags = [part for value in values for part in ("--set", value)]
-    objects = by_name(run(helm, "template", "memroute", chart, "-n", "models", *flags))
-    pod = objects["Deployment", "memroute-router"]["spec"]["template"]["spec"]
-    (router,) = pod["containers"]
-    return pod, router
 
 
 def test_several_routers_find_each_other_and_one_looks_for_none(repository, helm):
@@ -141,66 +62,54 @@ def test_several_routers_find_each_other_and_one_looks_for_none(repository, helm
     _, one = router_of(helm, repository)
     assert "--peer-selector" not in one["args"]
     pod, several = router_of(helm, repository, "router.replicas=3", "router.peers.secretName=peers")
-    given = dict(zip(several["args"][::2], several["args"][1::2], strict=True))
-    assert given["--peer-namespace"] == "models"
-    assert given["--peer-selector"].endswith("component=router")
-    assert given["--peer-secret-file"] == "/etc/memroute/peers/key"
+    given = flags(several["args"])
+    assert given["--peer-namespace"] == ["models"]
+    assert given["--peer-secret-file"] == ["/etc/memroute/peers/key"]
     assert {"name": "peers", "containerPort": 8001, "protocol": "UDP"} in several["ports"]
-    assert pod["volumes"] == [{"name": "peers", "secret": {"secretName": "peers"}}]
-    parse_settings([arg.replace("$(POD_IP)", "10.0.0.1") for arg in several["args"]])
-    _, scaled = router_of(helm, repository, "router.peers.enabled=true")
-    assert "--peer-selector" in scaled["args"]
+    assert {"name": "peers", "secret": {"secretName": "peers"}} in pod["volumes"]
+    for value in ("router.peers.enabled=true", "router.autoscaling.enabled=true"):
+        _, scaled = router_of(helm, repository, value)
+        assert "--peer-selector" in scaled["args"], value
     _, apart = router_of(helm, repository, "router.replicas=3", "router.peers.enabled=false")
     assert "--peer-selector" not in apart["args"]
 
 
-def test_names_are_granted_by_values(repository, helm):
-    """In the release's namespace, where no tenant may write; by default there is none."""
-    chart = str(repository / "helm" / "memroute")
-    command = [helm, "template", "memroute", chart, "-n", "models"]
-    assert ("ConfigMap", "memroute-served-names") not in by_name(run(*command))
-    granted = "servedNames.team-a={chat,org/model}"
-    objects = by_name(run(*command, "--set", granted, "--set", "servedNames.team-b={chat}"))
-    config_map = objects["ConfigMap", "memroute-served-names"]
-    assert config_map["metadata"]["namespace"] == "models"
-    assert read_grants(config_map) == {
-        "chat": {"team-a", "team-b"}, "org/model": {"team-a"},
-    }  # fmt: skip
+def test_who_scales_the_routers_is_left_to_do_so(repository, helm):
+    """A number in the chart would be put back at each upgrade."""
+    scaled = objects(helm, repository, "router.autoscaling.enabled=true")
+    assert "replicas" not in scaled["Deployment", "memroute-router"]["spec"]
+    scaler = scaled["HorizontalPodAutoscaler", "memroute-router"]["spec"]
+    assert scaler["scaleTargetRef"]["name"] == "memroute-router"
+    assert ("PodDisruptionBudget", "memroute-router") in scaled
+
+
+def test_names_and_quotas_are_given_by_values(repository, helm):
+    """In the release's namespace, where no tenant may write; by default there are none."""
+    plain = objects(helm, repository)
+    assert not {key for key in plain if key[0] == "ConfigMap"}
+    given = objects(
+        helm, repository, "servedNames.team-a={chat,org/model}", "servedNames.team-b={chat}",
+        "hbmQuotas.team-a=640Gi", "hbmQuotas._default=80Gi",
+    )  # fmt: skip
+    names, sizes = given["ConfigMap", GRANTS_NAME], given["ConfigMap", QUOTAS_NAME]
+    assert {one["metadata"]["namespace"] for one in (names, sizes)} == {"models"}
+    assert read_grants(names) == {"chat": {"team-a", "team-b"}, "org/model": {"team-a"}}
+    quotas = read_quotas(sizes)
+    assert quotas.limit_bytes("team-a") == 640 * 2**30
+    assert quotas.limit_bytes("others") == 80 * 2**30
     role = next(
-        rule for rule in objects["Role", "memroute-operator"]["rules"]
+        rule for rule in given["Role", "memroute-operator"]["rules"]
         if rule["resources"] == ["configmaps"]
     )  # fmt: skip
     assert (role["resourceNames"], role["verbs"]) == ([GRANTS_NAME, QUOTAS_NAME], ["get"])
 
 
-def test_quotas_are_set_by_values(repository, helm):
-    """In the release's namespace, as quantities that the operator reads; none by default."""
-    assert ("ConfigMap", QUOTAS_NAME) not in operator_objects(helm, repository)
-    values = ("hbmQuotas.team-a=640Gi", "hbmQuotas._default=80Gi")
-    config_map = operator_objects(helm, repository, *values)["ConfigMap", QUOTAS_NAME]
-    assert config_map["metadata"]["namespace"] == "models"
-    quotas = read_quotas(config_map)
-    assert quotas.limit_bytes("team-a") == 640 * 2**30
-    assert quotas.limit_bytes("others") == 80 * 2**30
-    chart = str(repository / "helm" / "memroute")
-    wrong = [helm, "template", "memroute", chart, "--set", "hbmQuotas.team-a=640GiB"]
-    refused = subprocess.run(wrong, capture_output=True, text=True, check=False)
-    assert refused.returncode
-    assert "hbmQuotas" in refused.stderr
-
-
-def operator_objects(helm, repository, *values):
-    chart = str(repository / "helm" / "memroute")
-    flags = [part for value in values for part in ("--set", value)]
-    return by_name(run(helm, "template", "memroute", chart, "-n", "models", *flags))
-
-
 def test_a_standby_operator_is_on_another_node_and_is_not_evicted_with_the_leader(repository, helm):
     """With one replica there is nothing to keep: a budget would only block drains."""
-    one = operator_objects(helm, repository)
+    one = objects(helm, repository)
     assert ("PodDisruptionBudget", "memroute-operator") not in one
-    assert "affinity" not in one["Deployment", "memroute-operator"]["spec"]["template"]["spec"]
-    two = operator_objects(helm, repository, "operator.replicas=2")
+    assert "affinity" not in pod_of(one, "operator")[0]
+    two = objects(helm, repository, "operator.replicas=2")
     budget = two["PodDisruptionBudget", "memroute-operator"]["spec"]
     deployment = two["Deployment", "memroute-operator"]["spec"]
     labels = deployment["template"]["metadata"]["labels"].items()
@@ -214,31 +123,43 @@ def test_a_standby_operator_is_on_another_node_and_is_not_evicted_with_the_leade
 
 def test_the_lease_may_be_written_in_the_operators_own_namespace_alone(repository, helm):
     """Leases of nodes are read alone; nobody else's are any of the operator's business."""
-    objects = operator_objects(helm, repository)
-    role = objects["Role", "memroute-operator"]
-    assert role["metadata"]["namespace"] == "models"
+    made = chart(helm, repository, namespace="models")
+    role = made["Role", "memroute-operator", "models"]
     leases = [rule for rule in role["rules"] if rule["resources"] == ["leases"]]
     named = [rule for rule in leases if rule["verbs"] != ["create"]]
     assert all(rule["resourceNames"] == ["memroute-operator"] for rule in named)
-    nodes = objects["Role", "memroute-operator-node-leases"]
-    assert nodes["metadata"]["namespace"] == "kube-node-lease"
+    nodes = made["Role", "memroute-operator-models", "kube-node-lease"]
     assert [rule["verbs"] for rule in nodes["rules"]] == [["list"]]
-    everywhere = objects["ClusterRole", "memroute-operator"]["rules"]
+    everywhere = made["ClusterRole", "memroute-operator-models", None]["rules"]
     assert not any("leases" in rule["resources"] for rule in everywhere)
-    (operator,) = objects["Deployment", "memroute-operator"]["spec"]["template"]["spec"][
-        "containers"
-    ]
+    _, operator = pod_of(made, "operator")
     settings = parse_operator(
         [arg.replace("$(POD_NAMESPACE)", "models") for arg in operator["args"]]
     )
     assert settings.lease_namespace == "models"
 
 
-def test_wrong_values_are_refused(repository, helm):
-    chart = str(repository / "helm" / "memroute")
-    with pytest.raises(subprocess.CalledProcessError) as caught:
-        run(helm, "template", chart, "--set", "router.replica=2")
-    assert "replica" in caught.value.stderr
+REFUSED = {
+    "router.replica=2": "replica",
+    "operator.args={--offline}": "operator.args is called operator.settings, or operator.extraArgs",
+    "image.prefix=registry.example.com": "image.prefix is called image.registry",
+    "router.volumes[0].name=x": "router.volumes is called router.extraVolumes",
+    "hbmQuotas.team-a=640GiB": "hbmQuotas",
+    "router.settings.accessLog=loud": "'all', 'failed', 'off'",
+    "router.settings.maxQueuedTokens=many": "maxQueuedTokens",
+    "operator.replicas=2,operator.leaderElection=false": "lets all of them write",
+    "router.httpRoute.enabled=true": "names no gateway",
+    "router.ingress.enabled=true,router.service.enabled=false": "need the router and its Service",
+}
+
+
+@pytest.mark.parametrize("value", REFUSED)
+def test_what_cannot_be_meant_is_refused_with_a_sentence(repository, helm, value):
+    path = str(repository / "helm" / "memroute")
+    command = [helm, "template", "memroute", path, "--set", value]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode
+    assert REFUSED[value] in refused.stderr
 
 
 def test_the_demo_overlay_and_the_samples_are_valid(repository, cluster):
@@ -355,19 +276,23 @@ def test_two_releases_have_monitors_and_dashboards_of_their_own(repository, helm
     assert not names[0] & names[1]
 
 
-def test_keys_reach_the_router_by_secrets(repository, helm):
-    """Without a Secret there is neither a flag nor a volume: everybody may ask."""
+def test_keys_and_certificates_reach_the_router_by_secrets(repository, helm):
+    """Without a Secret there is neither a flag nor a volume: everybody may ask, in the clear."""
     pod, router = router_of(
-        helm, repository, "router.keys.secretName=our-keys", "router.engineKey.secretName=engines"
-    )
-    given = dict(zip(router["args"][::2], router["args"][1::2], strict=True))
-    assert given["--keys"] == "/etc/memroute/keys/keys.yaml"
-    assert given["--engine-key-file"] == "/etc/memroute/engine-key/key"
-    assert pod["volumes"] == [
-        {"name": "keys", "secret": {"secretName": "our-keys"}},
-        {"name": "engine-key", "secret": {"secretName": "engines"}},
-    ]
-    assert all(mount["readOnly"] for mount in router["volumeMounts"])
-    pod, router = router_of(helm, repository, "router.replicas=1")
-    assert "--keys" not in router["args"]
-    assert "volumes" not in pod
+        helm, repository, "router.keys.secretName=our-keys", "router.engineKey.secretName=engines",
+        "router.tls.secretName=ours", "router.tls.requireClientCertificate=true",
+    )  # fmt: skip
+    given = flags(router["args"])
+    assert given["--keys"] == ["/etc/memroute/keys/keys.yaml"]
+    assert given["--engine-key-file"] == ["/etc/memroute/engine-key/key"]
+    assert given["--tls-client-ca"] == ["/etc/memroute/tls/ca.crt"]
+    _, *secrets = pod["volumes"]
+    assert [one["secret"]["secretName"] for one in secrets] == ["our-keys", "engines", "ours"]
+    _, *mounts = router["volumeMounts"]
+    assert all(mount["readOnly"] for mount in mounts)
+    made = objects(helm, repository, "router.tls.secretName=ours")
+    (url,) = flags(pod_of(made, "operator")[1]["args"])["--router-url"]
+    assert url == "https://memroute-router.$(POD_NAMESPACE).svc:80/v1"
+    pod, router = router_of(helm, repository)
+    assert not {"--keys", "--engine-key-file", "--tls-cert"} & set(router["args"])
+    assert [one["name"] for one in pod["volumes"]] == ["tmp"]

@@ -178,7 +178,11 @@ class Cluster:
         if call.name:
             found = self.objects[call.plural].get(self._key(call))
             return status(404, "NotFound") if found is None else web.json_response(found)
-        items = sorted(self.objects[call.plural].items())
+        items = sorted(
+            (key, obj)
+            for key, obj in self.objects[call.plural].items()
+            if _is_asked_for(obj, call.namespace)
+        )
         uid = request.query.get("fieldSelector", "").removeprefix("involvedObject.uid=")
         if uid:
             items = [
@@ -256,6 +260,8 @@ class Cluster:
             news = [entry for entry in self._log if entry[0] > since and entry[1] == call.plural]
             for version, _, kind, obj in news:
                 since = version
+                if not _is_asked_for(obj, call.namespace):
+                    continue
                 line = json.dumps({"type": kind, "object": obj}) + "\n"
                 await response.write(line.encode())
             event = self._news
@@ -279,6 +285,10 @@ class Cluster:
         del self._log[:-KEPT_VERSIONS]
         self._news.set()
         self._news = asyncio.Event()
+
+
+def _is_asked_for(obj, namespace):
+    return namespace in ("", obj["metadata"].get("namespace"))
 
 
 def _bind(pod):

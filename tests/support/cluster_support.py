@@ -23,7 +23,7 @@ def installed_cluster(fleet, helm, chart, operator_args, **options):
         command = [helm, "install", "memroute", str(chart)]
         command += ["--namespace", "memroute-system", "--create-namespace", "--wait"]
         command += ["--set", "router.service.enabled=false", "--timeout", "120s"]
-        command += ["--set", "operator.args={" + ",".join(operator_args) + "}"]
+        command += ["--set", "operator.extraArgs={" + ",".join(operator_args) + "}"]
         command += ["--kubeconfig", str(cluster.kubeconfig)]
         subprocess.run(command, check=True, capture_output=True, text=True)
         yield cluster

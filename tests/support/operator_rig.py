@@ -109,9 +109,9 @@ class Rig:
         """``resolve_model``: the hub; None for an operator that has none."""
         self.cluster = cluster
         self.now = 1000.0
-        self.store = Store()
-        self.metrics = OperatorMetrics()
         self.settings = parse_settings(list(argv))
+        self.store = Store(self.settings.watch_namespace)
+        self.metrics = OperatorMetrics()
         self.readings = Readings(
             _NoReader(), self.store.pods, self.metrics.readings,
             exporters=(), exporter_port=9400, routers=(), scrape_seconds=5.0,

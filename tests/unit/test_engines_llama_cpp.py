@@ -178,7 +178,7 @@ def test_on_a_whole_device_the_number_of_slots_is_of_the_revision():
     [
         (("model", "file", None), "spec.model.file is needed for LlamaCPP"),
         (("engine", "image", None), "spec.engine.image is needed for LlamaCPP"),
-        (("model", "checkpointBytes", None), "what its GGUF file weighs"),
+        (("model", "checkpointBytes", None), "give its bytes as spec.model.checkpointBytes"),
         (("parallelism", "tensorParallelSize", 2), "runs on one device here"),
         (("memory", "quantization", "FP8"), "does not quantize as it loads"),
         (("memory", "kvCacheDtype", "FP8"), "has no KV cache of fp8"),

@@ -114,7 +114,7 @@ def test_anonymous_requests_carry_no_signature(store, fetching):
 def test_temporary_credentials_are_sent_and_signed(store, fetching):
     store.session_token = "a+long/token=="  # noqa: S105 - of this store
     assert fetching.run(SOURCE) == ExitCode.DENIED
-    assert "does not accept the credentials (403 InvalidToken" in fetching.said
+    assert "does not accept the credentials of AWS_ACCESS_KEY_ID (403 InvalidToken" in fetching.said
     fetching.environment["AWS_SESSION_TOKEN"] = store.session_token
     assert fetching.run(SOURCE) == ExitCode.COMPLETE
 
@@ -127,7 +127,7 @@ def test_temporary_credentials_are_sent_and_signed(store, fetching):
         ({"AWS_ACCESS_KEY_ID": ""}, SOURCE, ExitCode.USAGE, "one is missing"),
         (
             {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
-            SOURCE, ExitCode.DENIED, "no credentials were given",
+            SOURCE, ExitCode.DENIED, "no credentials were found: AWS_ACCESS_KEY_ID",
         ),
         ({}, "s3://absent/llama", ExitCode.NOT_FOUND, "NoSuchBucket"),
         ({}, "s3://models/absent", ExitCode.NOT_FOUND, "has nothing below s3://models/absent"),

@@ -233,7 +233,7 @@ async def test_an_answer_that_names_no_commit_is_no_hub(hub, data):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"a-Q4_K_M.gguf": bytes(2**20), "b.GGUF": b"x"}, ["GGUF", "a-Q4_K_M.gguf, 0.0 GiB"]),
+        ({"mmproj-f16.gguf": b"x"}, ["mmproj-f16.gguf"]),
         ({"adapter_config.json": b"{}"}, ["adapter", "trained on"]),
         ({"model_index.json": b"{}", "unet/x.bin": b"x"}, ["pipeline"]),
         ({"params.json": b"{}"}, ["Mistral"]),

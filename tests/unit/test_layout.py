@@ -45,7 +45,7 @@ def test_every_field_of_the_crd_teaches(repository):
 def test_the_chart_carries_the_crd_byte_for_byte(repository):
     name = "modeldeployments.memroute.dev.yaml"
     ours = (repository / "crds" / name).read_bytes()
-    assert (repository / "helm" / "memroute" / "crds" / name).read_bytes() == ours
+    assert (repository / "helm" / "memroute" / "files" / "crds" / name).read_bytes() == ours
 
 
 def test_every_target_of_the_makefile_has_help(repository):

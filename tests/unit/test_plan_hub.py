@@ -131,7 +131,7 @@ def spoil(hub, file, fault):
         ("Qwen/Qwen3-9B", None, ["knows no model", "did you mean Qwen/Qwen3"]),
         ("org/tiny@v9", None, ["no revision v9"]),
         ("org/gated", None, ["gated", "HF_TOKEN or --hub-token-file", "/org/gated"]),
-        ("org/gguf", None, ["no config.json", "tiny-Q4_K_M.gguf", "converted"]),
+        ("org/gguf", None, ["tiny-Q4_K_M.gguf of org/gguf", "header does not end within 4 bytes"]),
         ("org/tiny", ("api", fake_hub.status(429, Retry_After="7")), ["try again in 7 s"]),
         ("org/tiny", ("api", fake_hub.status(500)), ["answered 500"]),
         ("org/tiny", ("api", fake_hub.body(b"<p>Log in", "text/html")), ["not answer as a hub"]),

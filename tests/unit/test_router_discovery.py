@@ -106,7 +106,7 @@ def test_weights_are_shares_once_one_is_said(weights, shares):
 class Routing:
     """A router that follows a stub of the API server."""
 
-    def __init__(self, client):
+    def __init__(self, client, namespaces=()):
         argv = ["--host", "127.0.0.1", "--port", "0", "--ops-port", "0"]
         argv += ["--shutdown-timeout-seconds", "0.1"]
         self.router = Router(parse_settings([*argv]), random.Random(1))
@@ -114,7 +114,7 @@ class Routing:
         self.discovery = Discovery(
             client,
             self.router.pools,
-            namespace=None,
+            namespaces=namespaces,
             on_upsert=self.router.on_upsert,
             on_gone=self.router.on_gone,
             doubts=self.router.metrics.doubts,
@@ -202,3 +202,22 @@ async def test_a_watch_that_a_bug_ends_is_begun_again_and_misses_nothing(monkeyp
         cluster.remove("pods", "a/chat-0")
         await it.until(lambda: it.replicas() == {"a/chat-1"})
         assert it.pauses
+
+
+async def test_a_router_serves_the_namespaces_that_it_is_told_and_no_other():
+    """Ready when the last of them has been listed: before that it knows half of the models."""
+    names = ("a", "b", "c")
+    async with cluster_stub() as (cluster, client):
+        for name in names:
+            one = pod(name, "m-0", of="m", served=f"{name}-m")
+            cluster.put("pods", one)
+            cluster.put("modeldeployments", told(deployment(name, "m", served=f"{name}-m"), one))
+        it = Routing(client, namespaces=("a", "b"))
+        stopping = asyncio.Event()
+        it.run = asyncio.create_task(it.router.run(it.discovery, stopping))
+        try:
+            await it.until(lambda: it.discovery.is_synced)
+            await it.until(lambda: it.replicas() == {"a/m-0", "b/m-0"})
+        finally:
+            stopping.set()
+            await it.run

@@ -23,6 +23,7 @@ class Asked:
     kv_cache_dtype: str = "auto"
     tensor_parallel: str = "auto"
     checkpoint: str | None = None
+    file: str | None = None
     start_log: Path | None = None
     prices: tuple[str, ...] = ()
     hub_endpoint: str | None = None

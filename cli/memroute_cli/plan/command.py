@@ -87,6 +87,14 @@ def plan(
             "number of bytes, a model.safetensors.index.json, or a .safetensors file.",
         ),
     ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which GGUF file of a repository that has several, or a pattern (*Q4_K_M.gguf); "
+            "llama.cpp serves it.",
+        ),
+    ] = None,
     start_log: Annotated[
         Path | None,
         typer.Option(
@@ -159,8 +167,8 @@ def plan(
             inventory=inventory, is_on_cluster=cluster, kubeconfig=kubeconfig,
             context_tokens=context, concurrency=concurrency, prompt_tokens=prompt_tokens,
             output_tokens=output_tokens, precision=precision, kv_cache_dtype=kv_cache_dtype,
-            tensor_parallel=tensor_parallel, checkpoint=checkpoint, start_log=start_log,
-            prices=tuple(comma_list(price)), hub_endpoint=hub_endpoint,
+            tensor_parallel=tensor_parallel, checkpoint=checkpoint, file=file,
+            start_log=start_log, prices=tuple(comma_list(price)), hub_endpoint=hub_endpoint,
             hub_token_file=hub_token_file, is_offline=offline, shows_every=every, output=output,
             wants_manifest=manifest, is_wide=wide, plot=plot,
         )  # fmt: skip

@@ -1,11 +1,12 @@
 """Models of a hub, for `memroute plan`: asked once, told with the commit."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from memroute.errors import MemrouteError, UnknownArchitectureError
 from memroute.footprint import ModelArchitecture
-from memroute.footprint.architecture import architecture_from_json
+from memroute.footprint.gguf_facts import architecture_of
 from memroute.units import format_gib
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import Facts, HubOptions, NamedModel, close_names
@@ -36,7 +37,7 @@ def model_from_hub(text: str, checkpoint_bytes: int | None, options: HubOptions)
     ``checkpoint_bytes``: count instead of the sizes of its files.
     """
     try:
-        name = parse_name(text)
+        name = replace(parse_name(text), file=options.file)
         found = asyncio.run(_resolve(name, _settings(options)))
         described = _architecture(found, checkpoint_bytes)
     except SettingsError as error:
@@ -50,6 +51,7 @@ def model_from_hub(text: str, checkpoint_bytes: int | None, options: HubOptions)
         architecture=described,
         facts=_facts(found),
         config=dict(found.config),
+        file=found.file,
     )
 
 
@@ -73,7 +75,7 @@ def _architecture(found: HubModel, checkpoint_bytes: int | None) -> ModelArchite
     try:
         if checkpoint_bytes is None:
             return found.architecture()
-        return architecture_from_json(found.config_text, checkpoint_bytes)
+        return architecture_of(found.config_text, checkpoint_bytes)
     except UnknownArchitectureError as error:
         # Without bytes of its files: the hub lists none.
         msg = f"{what} has no weights, and {error}"
@@ -117,6 +119,9 @@ def _files(found: HubModel) -> str:
         return "it holds no weights that an engine could load"
     number = len(found.weight_files)
     size = found.checkpoint_bytes
+    if found.file is not None:
+        words = found.file if number == 1 else f"{found.file} and {number - 1} more"
+        return words if size is None else f"{format_gib(size)} of weights in {words}"
     files = "1 file" if number == 1 else f"{number} files"
     return f"{files} of weights" if size is None else f"{format_gib(size)} of weights in {files}"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from memroute.catalog import ACCELERATORS, Accelerator, accelerator_by_name
-from memroute.footprint import KVCacheDtype, Quantization
+from memroute.footprint import EngineType, KVCacheDtype, Quantization
 from memroute.footprint.calibration import StartLog, read_start_log
 from memroute.sizing import Question
 from memroute_cli.plan.asked import Asked
@@ -112,6 +112,7 @@ def read_question(model: NamedModel, asked: Asked) -> Question:
         kv_cache_dtype=_choice("--kv-cache-dtype", asked.kv_cache_dtype, KVCacheDtype)
         or KVCacheDtype.AUTO,
         tensor_parallel_size=_size(asked.tensor_parallel),
+        engine=EngineType.VLLM if model.file is None else EngineType.LLAMA_CPP,
         start_log=log,
     )
 

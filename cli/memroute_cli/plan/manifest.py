@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from memroute.footprint import EngineType
 from memroute.sizing import Option
 from memroute_cli.plan.models import NamedModel
 from memroute_cli.plan.targets import reachable_targets
@@ -30,20 +31,14 @@ def model_deployment(model: NamedModel, option: Option) -> dict[str, Any] | None
         memory["kvCacheDtype"] = kv_cache_dtype
     if quantization != QUANTIZATIONS.default:
         memory["quantization"] = quantization
-    described: dict[str, Any] = {"name": model.name}
-    if model.facts.commit is not None:
-        # The operator reads it at this very commit, and engines load it.
-        described["source"] = {"hub": {"revision": model.facts.commit}}
-    elif model.config is not None:
-        described["config"] = model.config
-        if model.architecture.checkpoint_bytes is not None:
-            described["checkpointBytes"] = model.architecture.checkpoint_bytes
     spec: dict[str, Any] = {
-        "model": described,
+        "model": _described(model),
         "memory": memory,
         "replicas": 1,
         "placement": {"mode": "Exclusive"},
     }
+    if shape.engine is not EngineType.VLLM:
+        spec["engine"] = {"type": shape.engine.spelled}
     if shape.tensor_parallel_size > 1:
         spec["parallelism"] = {"tensorParallelSize": shape.tensor_parallel_size}
     if option.accelerator.products and option.accelerator.vendor == "nvidia":
@@ -59,3 +54,18 @@ def model_deployment(model: NamedModel, option: Option) -> dict[str, Any] | None
         "metadata": {"name": name},
         "spec": spec,
     }
+
+
+def _described(model: NamedModel) -> dict[str, Any]:
+    """``spec.model``: where the operator finds what this plan was made of."""
+    described: dict[str, Any] = {"name": model.name}
+    if model.facts.commit is not None:
+        # The operator reads it at this very commit, and engines load it.
+        described["source"] = {"hub": {"revision": model.facts.commit}}
+    elif model.config is not None:
+        described["config"] = model.config
+        if model.architecture.checkpoint_bytes is not None:
+            described["checkpointBytes"] = model.architecture.checkpoint_bytes
+    if model.file is not None:
+        described["file"] = model.file
+    return described

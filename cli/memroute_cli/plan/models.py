@@ -28,6 +28,8 @@ class HubOptions:
     endpoint: str | None = None
     token_file: Path | None = None
     is_offline: bool = False
+    file: str | None = None
+    """Which GGUF file of a repository, by its name or a pattern."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,8 @@ class NamedModel:
     facts: Facts
     config: dict[str, object] | None = None
     """Its ``config.json``, where it is not from the catalogue."""
+    file: str | None = None
+    """The GGUF file that it is: llama.cpp serves it, on one device."""
 
 
 CATALOGUE = Facts(
@@ -82,6 +86,9 @@ def read_model(name: str, checkpoint: str | None, hub: HubOptions | None = None)
             )
         if path.is_dir():
             return read_model(str(path / "config.json"), checkpoint)
+        if hub is not None and hub.file is not None:
+            # The catalogue knows what a model is made of, not what one file of it weighs.
+            return _of_hub(name, size, hub)
         architecture = architecture_for_model(name)
         return NamedModel(name=as_published(name), architecture=architecture, facts=CATALOGUE)
     except OSError as error:
@@ -90,13 +97,17 @@ def read_model(name: str, checkpoint: str | None, hub: HubOptions | None = None)
     except UnknownModelError as error:
         if "/" not in name:
             raise PlanError(_unknown_model(error)) from error
-        # A quarter of a second that only a question to a hub pays.
-        from memroute_cli.plan.hub import model_from_hub  # noqa: PLC0415
-
-        return model_from_hub(name, size, hub or HubOptions())
+        return _of_hub(name, size, hub or HubOptions())
     except MemrouteError as error:
         msg = f"{name}: {error}"
         raise PlanError(msg) from error
+
+
+def _of_hub(name: str, checkpoint_bytes: int | None, hub: HubOptions) -> NamedModel:
+    # A quarter of a second that only a question to a hub pays.
+    from memroute_cli.plan.hub import model_from_hub  # noqa: PLC0415
+
+    return model_from_hub(name, checkpoint_bytes, hub)
 
 
 def close_names(name: str) -> str:

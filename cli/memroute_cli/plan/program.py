@@ -89,7 +89,10 @@ class NoFleet:
 
 def _answers(name: str, asked: Asked, accelerators: list[Accelerator]) -> report.Answers:
     hub = HubOptions(
-        endpoint=asked.hub_endpoint, token_file=asked.hub_token_file, is_offline=asked.is_offline
+        endpoint=asked.hub_endpoint,
+        token_file=asked.hub_token_file,
+        is_offline=asked.is_offline,
+        file=asked.file,
     )
     model = read_model(name, asked.checkpoint, hub)
     question = inputs.read_question(model, asked)
@@ -158,6 +161,8 @@ def _manifest_text(
     sentences = [] if best is None else report.target_sentences(best)
     if answers.model.facts.commit is not None:
         sentences.insert(0, f"{answers.model.name} as on {answers.model.facts.sentence}")
+    if answers.model.file is not None:
+        sentences.append("Set spec.engine.image to llama.cpp's server for your devices.")
     comments = "".join(f"# {sentence}\n" for sentence in sentences)
     return comments + yaml.safe_dump(manifest, sort_keys=False)
 

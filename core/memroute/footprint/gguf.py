@@ -184,8 +184,12 @@ class _Reader:
 _STATE_KEYS = ("ssm.state_size", "wkv.head_size", "shortconv.l_cache")
 
 
-def architecture_from_gguf(header: GGUFHeader) -> ModelArchitecture:
+def architecture_from_gguf(
+    header: GGUFHeader, checkpoint_bytes: int | None = None
+) -> ModelArchitecture:
     """The model that a GGUF file holds; its weights are the file's tensors.
+
+    ``checkpoint_bytes``: those of all files, where it is one of several parts.
 
     Windows are left out: memroute has llama.cpp keep them in full (``--swa-full``), since only
     then it can use a prompt's cache again. Where keys and values differ in size, a head is taken
@@ -215,7 +219,7 @@ def architecture_from_gguf(header: GGUFHeader) -> ModelArchitecture:
         layers=layers,
         max_context_tokens=fields.count("context_length") or None,
         vocab_size=vocabulary if isinstance(vocabulary, int) else None,
-        checkpoint_bytes=header.tensor_bytes,
+        checkpoint_bytes=checkpoint_bytes or header.tensor_bytes or None,
         is_exact=False,
     )
 

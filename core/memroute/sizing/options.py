@@ -14,6 +14,7 @@ from memroute.errors import UnknownWeightsError, UnsupportedShapeError
 from memroute.footprint import (
     Calibration,
     CalibrationKey,
+    EngineType,
     KVCacheDtype,
     LengthShare,
     ModelArchitecture,
@@ -49,6 +50,8 @@ class Question:
     kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
     tensor_parallel_size: int | None = None
     """None: the fewest devices that fit."""
+    engine: EngineType = EngineType.VLLM
+    """What serves it."""
     start_log: StartLog | None = None
     """What an engine of this model has logged: its overheads replace the laws."""
 
@@ -62,6 +65,7 @@ class Question:
             quantization=self.quantization or Quantization.NONE,
             kv_cache_dtype=self.kv_cache_dtype,
             tensor_parallel_size=self.tensor_parallel_size or 1,
+            engine=self.engine,
         )
 
 

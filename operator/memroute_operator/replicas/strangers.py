@@ -16,6 +16,8 @@ where a newer release has written it. A stranger holds what it requests, as othe
 what it uses besides is seen by the exporters.
 """
 
+from collections.abc import Collection
+
 from memroute_kube import KubeObject
 from memroute_kube.routing import read_routing_status
 from memroute_kube.shapes import listed, mapping
@@ -33,6 +35,23 @@ def disown_strangers(pods: PodsRead, deployments: Objects) -> None:
         else:
             disown(pod, why, pods)
     pods.unreadable = ours
+
+
+def leave_to_others(pods: PodsRead, watched: Collection[str]) -> None:
+    """Count replicas of namespaces that this operator does not look after, and touch none.
+
+    They belong to another operator: what was promised to them is not free, and they are nobody's
+    orphans here, though their ModelDeployments are not known. ``watched``: none for all.
+    """
+    if not watched:
+        return
+    mine = []
+    for replica in pods.replicas:
+        if replica.namespace in watched:
+            mine.append(replica)
+        else:
+            pods.strays += replica.reservations()
+    pods.replicas = mine
 
 
 def _why_stranger(pod: UnreadablePod, deployment: KubeObject | None) -> str | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memroute_hub import HubModel, ModelName, is_commit
+from memroute_hub.gguf_files import is_meant
 from memroute_kube.shapes import mapping
 
 # Characters of a configuration in a status, as the schema has it. Chosen by hand: ten times the
@@ -31,7 +32,10 @@ class ModelPin:
     """The hub, where it is not the usual one; None for that."""
     checkpoint_bytes: int | None
     config: str
-    """``config.json`` as one line of JSON: the same text for the same facts."""
+    """``config.json`` as one line of JSON: the same text for the same facts. Of a GGUF file, what
+    its header says of memory."""
+    file: str | None = None
+    """The GGUF file that was read; None where it was a ``config.json``."""
 
     def document(self) -> dict[str, Any]:
         """As the status has it."""
@@ -41,6 +45,8 @@ class ModelPin:
             "commit": self.commit,
             "config": self.config,
         }
+        if self.file is not None:
+            pinned["file"] = self.file
         if self.endpoint is not None:
             pinned["endpoint"] = self.endpoint
         if self.checkpoint_bytes is not None:
@@ -59,6 +65,7 @@ def pin_from(model: HubModel, name: ModelName, usual_endpoint: str) -> ModelPin 
         endpoint=None if model.endpoint == usual_endpoint else model.endpoint,
         checkpoint_bytes=model.checkpoint_bytes,
         config=config,
+        file=model.file,
     )
 
 
@@ -67,6 +74,7 @@ def read_pin(status: object, name: ModelName) -> ModelPin | None:
     pinned: Mapping[str, Any] = mapping(mapping(status).get("model"))
     commit, config = pinned.get("commit"), pinned.get("config")
     endpoint, size = pinned.get("endpoint"), pinned.get("checkpointBytes")
+    file = pinned.get("file")
     if (
         pinned.get("name") != name.repository
         or pinned.get("revision") != name.wanted_revision
@@ -74,10 +82,18 @@ def read_pin(status: object, name: ModelName) -> ModelPin | None:
         or not is_commit(commit)
         or not isinstance(config, str)
         or not isinstance(endpoint, str | None)
+        or not isinstance(file, str | None)
+        # What was read of one file is nothing about another; a config.json is about all.
+        or (file is not None and not is_meant(file, name.file))
     ):
         return None
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         size = None
     return ModelPin(
-        name=name, commit=commit, endpoint=endpoint, checkpoint_bytes=size, config=config
+        name=name,
+        commit=commit,
+        endpoint=endpoint,
+        checkpoint_bytes=size,
+        config=config,
+        file=file,
     )

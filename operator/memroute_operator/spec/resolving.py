@@ -18,6 +18,7 @@ from memroute.footprint import (
     architecture_from_json,
     replica_footprint,
 )
+from memroute.footprint.gguf_facts import architecture_of
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute_hub import HubError, ModelName, checked_name, is_commit
 from memroute_kube import KubeObject
@@ -29,7 +30,7 @@ from memroute_operator.spec.hub_source import HubSource
 from memroute_operator.spec.model_pins import ModelPin
 from memroute_operator.weights.caches import WeightsSettings
 from memroute_operator.weights.choosing import CommitUnknownError, Weights, choose, needs_commit
-from memroute_operator.weights.sources import SourceError
+from memroute_operator.weights.sources import SourceError, read_source
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
 INTERNAL_ERROR = "InternalError"
@@ -102,9 +103,10 @@ def hub_name(
     if model.get("config") is not None and not _is_commit_asked(model, source, settings):
         return None
     try:
-        return checked_name(text(model["name"]), source.revision)
+        name = checked_name(text(model["name"]), source.revision)
     except HubError:
         return None
+    return replace(name, file=gguf_file(model))
 
 
 def _is_commit_asked(model: dict[str, Any], source: HubSource, settings: WeightsSettings) -> bool:
@@ -184,7 +186,10 @@ def _shape(spec: dict[str, Any], source: HubSource, pin: ModelPin | None) -> Rep
         adapters = Adapters(max_adapters=slots.max_adapters + own, max_rank=slots.max_rank)
     architecture = _architecture(spec["model"], source, pin)
     if engine_of_spec(spec) is EngineType.LLAMA_CPP:
-        architecture = _of_file(architecture, spec["model"].get("checkpointBytes"))
+        said = spec["model"].get("checkpointBytes")
+        _check_read(spec["model"], pin)
+        if said is not None or pin is None or pin.file is None:
+            architecture = _of_file(architecture, said)
     wanted = memory["maxContextTokens"]
     longest = architecture.max_context_tokens
     if longest is not None and wanted > longest:
@@ -215,6 +220,31 @@ def engine_of_spec(spec: Mapping[str, Any]) -> EngineType:
     return ENGINE_TYPES.read(spec["engine"].get("type") or ENGINE_TYPES.default)
 
 
+def _check_read(model: dict[str, Any], pin: ModelPin | None) -> None:
+    """Raises ``RevisionUnknownError`` where only a hub can say what a file weighs.
+
+    The catalogue knows what the model is made of, and each file of it weighs something else.
+    """
+    is_told = model.get("checkpointBytes") is not None or model.get("config") is not None
+    is_elsewhere = read_source(model) is not None
+    file = gguf_file(model)
+    if is_told or is_elsewhere or pin is not None or file is None:
+        return
+    message = (
+        f"{file} of {model['name']} has not been read from a hub; without a hub, give its bytes as "
+        f"spec.model.checkpointBytes, and the config.json of the model as spec.model.config"
+    )
+    raise RevisionUnknownError(message)
+
+
+def gguf_file(model: Mapping[str, Any]) -> str | None:
+    """The GGUF file of a repository that is to be loaded; None where it is none of those."""
+    file = model.get("file")
+    is_gguf = isinstance(file, str) and file.lower().endswith(".gguf")
+    # A path of the image's own is no file of a repository.
+    return str(file) if is_gguf and not str(file).startswith("/") else None
+
+
 @lru_cache(maxsize=1024)
 def _of_file(architecture: ModelArchitecture, num_bytes: int | None) -> ModelArchitecture:
     """The model as one file holds it: what it weighs is what the file does.
@@ -238,7 +268,7 @@ def _architecture(
         return architecture_from_json(said, model.get("checkpointBytes"))
     if pin is not None:
         size = model.get("checkpointBytes")
-        return architecture_from_json(pin.config, pin.checkpoint_bytes if size is None else size)
+        return architecture_of(pin.config, pin.checkpoint_bytes if size is None else size)
     if source.revision is not None:
         message = (
             f"revision {source.revision} of {model['name']} has not been read from a hub; without "

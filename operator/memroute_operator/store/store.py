@@ -8,7 +8,7 @@ they must not change.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,8 +28,10 @@ _GONE: KubeObject = {}
 class Collection:
     """Objects of one kind by ``namespace/name``. Every writer says whether a plan may change."""
 
-    def __init__(self, projection: Projection) -> None:
+    def __init__(self, projection: Projection, namespaces: Container[str] | None = None) -> None:
+        """``namespaces``: those whose objects are kept; None for all."""
         self._projection = projection
+        self._namespaces = namespaces
         self._objects: dict[str, KubeObject] = {}
         self._versions: dict[str, int] = {}
         self._deleted_versions: dict[str, int] = {}
@@ -65,6 +67,8 @@ class Collection:
             key, version = _key(obj), _version(obj)
         except (KeyError, TypeError, ValueError, AttributeError):
             LOGGER.warning("object without name or version left out object=%.200r", obj)
+            return False
+        if self._namespaces is not None and namespace_of(key) not in self._namespaces:
             return False
         if key in self._objects and self._versions[key] >= version:
             return False
@@ -208,8 +212,12 @@ class Listing:
 class Store:
     """ModelDeployments, pods and nodes, and the mark that something has changed."""
 
-    def __init__(self) -> None:
-        self.model_deployments = Collection(MODEL_DEPLOYMENT_PROJECTION)
+    def __init__(self, watched: Iterable[str] = ()) -> None:
+        """``watched``: namespaces whose ModelDeployments are looked after; none for all.
+
+        Pods are kept of all namespaces: a device is taken, whoever has it.
+        """
+        self.model_deployments = Collection(MODEL_DEPLOYMENT_PROJECTION, frozenset(watched) or None)
         self.pods = Collection(POD_PROJECTION)
         self.nodes = Collection(NODE_PROJECTION)
         self._dirty = asyncio.Event()
@@ -234,6 +242,11 @@ class Store:
         except TimeoutError:
             pass
         self._dirty.clear()
+
+
+def namespace_of(key: str) -> str:
+    """The namespace in a key."""
+    return key.partition("/")[0]
 
 
 def _key(obj: KubeObject) -> str:

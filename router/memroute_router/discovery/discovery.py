@@ -6,7 +6,7 @@ cancellation: one that a bug ends is begun again, with a full list.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from memroute_kube import (
@@ -49,18 +49,25 @@ class Discovery:
         client: KubernetesClient,
         pools: Pools,
         *,
-        namespace: str | None,
+        namespaces: Sequence[str] = (),
         on_upsert: Callable[[Replica], None],
         on_gone: Callable[[Replica], None],
         doubts: Doubts | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``on_upsert`` and ``on_gone`` are told of every replica that changes or ends.
+        """``namespaces``: those whose replicas are served; none for all.
+
+        ``on_upsert`` and ``on_gone`` are told of every replica that changes or ends.
 
         ``doubts``: told of what is not gone by. ``sleep``: time, for whoever has another.
         """
         self._client = client
-        self._namespace = namespace
+        self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
+        self._not_listed = {
+            (resource.plural, namespace)
+            for resource in (PODS, MODEL_DEPLOYMENTS)
+            for namespace in self._namespaces
+        }
         self._sleep = sleep
         self._beliefs = Beliefs(
             pools, on_upsert=on_upsert, on_gone=on_gone, doubts=doubts or Doubts()
@@ -92,8 +99,17 @@ class Discovery:
             known=beliefs.deployments,
         )
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow_forever(pods), name="pods")
-            group.create_task(self._follow_forever(deployments), name="deployments")
+            for namespace in self._namespaces:
+                for kind in (pods, deployments):
+                    group.create_task(
+                        self._follow_forever(kind, namespace), name=kind.resource.plural
+                    )
+
+    def _listed(self, kind: _Kind, namespace: str | None) -> None:
+        """A namespace is complete. What waits for all of them is told when the last one is."""
+        self._not_listed.discard((kind.resource.plural, namespace))
+        if all(plural != kind.resource.plural for plural, _ in self._not_listed):
+            kind.on_listed()
 
     def _pods_listed(self) -> None:
         self.has_pods = True
@@ -102,10 +118,10 @@ class Discovery:
         self._beliefs.deployments_listed()
         self.has_deployments = True
 
-    async def _follow_forever(self, kind: _Kind) -> None:
+    async def _follow_forever(self, kind: _Kind, namespace: str | None) -> None:
         while True:
             try:
-                await self._follow(kind)
+                await self._follow(kind, namespace)
             except Exception:  # a named boundary: a watch is begun again
                 LOGGER.exception(
                     "watch ended resource=%s retry_seconds=%.0f",
@@ -114,22 +130,23 @@ class Discovery:
                 )
             await self._sleep(RESTART_SECONDS)
 
-    async def _follow(self, kind: _Kind) -> None:
+    async def _follow(self, kind: _Kind, namespace: str | None) -> None:
         """One watch. A new one does not know what an earlier one has shown: the list does."""
         listed: set[str] | None = set()
         async for event in watch_forever(
             self._client,
             kind.resource,
-            self._namespace,
+            namespace,
             label_selector=kind.label_selector,
             keeps_objects=False,
         ):
             if event.type == "SYNCED" or event.object is None:
                 if listed is not None:
                     for key in kind.known() - listed:
-                        kind.on_gone(key)
+                        if namespace is None or key.startswith(f"{namespace}/"):
+                            kind.on_gone(key)
                     listed = None
-                kind.on_listed()
+                self._listed(kind, namespace)
             elif event.type == "DELETE":
                 kind.on_gone(event.key)
             else:

@@ -364,7 +364,9 @@ _AUDIT_POLICY = {
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
     "rules": [
-        {"level": "Metadata", "userGroups": [f"system:serviceaccounts:{MEMROUTE_NAMESPACE}"]},
+        # What programs in pods do, and not Kubernetes' own controllers.
+        {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
         {"level": "None"},
     ],
 }

@@ -1,0 +1,95 @@
+{{/* What each program may do: docs/adr/0044-releases-side-by-side.md. */}}
+{{- define "memroute.operator.reads" -}}
+# Pods, nodes and devices of the whole cluster, whatever the scope: a device is taken, whoever has it.
+- apiGroups: [memroute.dev]
+  resources: [modeldeployments]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [pods, nodes]
+  verbs: [list, watch]
+# What DRA drivers publish of their devices, and which of them are taken.
+- apiGroups: [resource.k8s.io]
+  resources: [resourceslices, resourceclaims]
+  verbs: [list]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list]
+# What a replica is worth beside others.
+- apiGroups: [scheduling.k8s.io]
+  resources: [priorityclasses]
+  verbs: [list]
+# kopf finds out by these which resources there are.
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  verbs: [list, watch]
+{{- end }}
+{{- define "memroute.operator.writes" -}}
+- apiGroups: [memroute.dev]
+  resources: [modeldeployments/status]
+  verbs: [patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [create, patch, delete]
+# One for each ModelDeployment with several replicas: drains take one replica at a time.
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [create, delete]
+# Those about a pod that is not ready are read, to say why.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, list]
+{{- end }}
+{{- define "memroute.operator.own" -}}
+# The Lease that says which operator writes.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [memroute-operator]
+  verbs: [get, update]
+# Which namespaces may serve which names, and how much HBM they may hold, where an administrator
+# says so.
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [memroute-served-names, memroute-hbm-quotas]
+  verbs: [get]
+# What engines have measured of themselves.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [create]
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [memroute-calibrations]
+  verbs: [get, patch]
+# What it has read of devices and routers, for `memroute top`.
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [memroute-fleet]
+  verbs: [patch]
+# Which nodes have which weights.
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [memroute-weights]
+  verbs: [get, patch]
+{{- end }}
+{{- define "memroute.operator.leases" -}}
+# What kubelets renew: it tells one node that is lost from an outage of all.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [list]
+{{- end }}
+{{- define "memroute.router.reads" -}}
+- apiGroups: [memroute.dev]
+  resources: [modeldeployments]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+{{- end }}
+{{- define "memroute.router.peers" -}}
+# The other routers.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+{{- end }}

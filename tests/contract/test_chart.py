@@ -1,0 +1,336 @@
+"""The chart and the kustomize files: what they make, and what the API server says of it."""
+
+import asyncio
+import copy
+import json
+
+import pytest
+
+from charts import chart, comparable, flags, kustomized, objects_of, overlay, pod_of, run
+from charts import values_files as files_of
+from memroute_kube import KubernetesClient, Resource
+from memroute_operator.settings import parse_settings as parse_operator
+from memroute_router.settings import parse_settings as parse_router
+
+SEVERAL = ("--set", "operator.replicas=2,router.replicas=2")
+SCOPE = ("--set", "scope.namespaces={models}")
+POLICIES = ("--set", "networkPolicy.enabled=true")
+# What the control plane of the tests does not serve: its CRDs belong to others.
+OF_OTHERS = {"HTTPRoute", "PodMonitor", "ServiceMonitor", "PrometheusRule", "GrafanaDashboard"}
+
+
+def test_the_chart_lints(repository, helm):
+    path = str(repository / "helm" / "memroute")
+    run(helm, "lint", "--strict", path)
+    for file in files_of(repository):
+        run(helm, "lint", "--strict", path, "-f", str(file))
+
+
+@pytest.mark.parametrize(
+    ("components", "arguments"),
+    [
+        ([], ()),
+        (["network-policies"], POLICIES),
+        (["high-availability"], SEVERAL),
+        (["high-availability", "namespaced"], (*SEVERAL, *SCOPE)),
+    ],
+    ids=["base", "network policies", "high availability", "namespaced"],
+)
+def test_chart_and_kustomize_install_the_same_objects(
+    repository, helm, tmp_path, components, arguments
+):
+    """Whoever changes from one to the other changes nothing that runs."""
+    ours = kustomized(overlay(repository, tmp_path, components))
+    theirs = chart(helm, repository, *arguments)
+    del ours["Namespace", "memroute-system", None]
+    if components:
+        # What is not asked for is compared once, with the base.
+        ours, theirs = (
+            {key: obj for key, obj in some.items() if obj["kind"] != "CustomResourceDefinition"}
+            for some in (ours, theirs)
+        )
+    assert comparable(theirs) == comparable(ours)
+
+
+def test_the_overlays_are_the_base_and_their_component(repository, tmp_path):
+    for name in ("high-availability", "namespaced"):
+        shipped = kustomized(repository / "deploy" / "overlays" / name)
+        assert shipped == kustomized(overlay(repository, tmp_path / name, [name]))
+    images = kustomized(overlay(repository, tmp_path / "images", ["images"]))
+    names = [pod_of(images, program)[1]["image"] for program in ("operator", "router")]
+    names += flags(pod_of(images, "operator")[1]["args"])["--fetch-image"]
+    assert all(name.startswith("registry.example.com/memroute/") for name in names)
+    upgraded = kustomized(overlay(repository, tmp_path / "0.1", ["selectors-of-0.1"]))
+    for program in ("operator", "router"):
+        spec = upgraded["Deployment", f"memroute-{program}", "memroute-system"]["spec"]
+        assert (
+            spec["selector"]["matchLabels"].items()
+            < {
+                "app.kubernetes.io/name": "memroute",
+                "app.kubernetes.io/component": program,
+                "app.kubernetes.io/instance": "memroute",
+            }.items()
+        )
+
+
+@pytest.fixture(scope="module")
+def matrix(repository, helm):
+    """Values file → the objects that the chart makes of it, its tests too."""
+    path = str(repository / "helm" / "memroute")
+    found = {}
+    for number, file in enumerate(files_of(repository)):
+        text = run(helm, "template", f"r{number}", path, "-n", "default", "-f", str(file))
+        found[file.name] = objects_of(text)
+    return found
+
+
+def pods_of(objects):
+    """Every pod of a chart, by itself."""
+    for obj in objects:
+        if obj["kind"] == "Pod":
+            yield copy.deepcopy(obj)
+        elif obj["kind"] == "Deployment":
+            template = copy.deepcopy(obj["spec"]["template"])
+            template["metadata"]["name"] = obj["metadata"]["name"]
+            yield {"apiVersion": "v1", "kind": "Pod", **template}
+
+
+def resource_of(obj):
+    group, _, version = obj["apiVersion"].rpartition("/")
+    kind = obj["kind"]
+    plural = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}.get(
+        kind, f"{kind.lower()}s"
+    )
+    return Resource(group=group, version=version, plural=plural, kind=kind)
+
+
+async def dry_runs(cluster, objects, restricted):
+    """What the API server refuses of these, strictly; pods as in a restricted namespace."""
+    refused = []
+    gate = asyncio.Semaphore(16)
+    async with await KubernetesClient.from_environment(kubeconfig=cluster.kubeconfig) as client:
+
+        async def ask(file, obj, namespace):
+            resource = resource_of(obj)
+            path = resource.path(namespace, obj["metadata"]["name"])
+            query = {
+                "fieldManager": "test", "force": "true", "dryRun": "All",
+                "fieldValidation": "Strict",
+            }  # fmt: skip
+            async with gate:
+                try:
+                    await client.request(
+                        "PATCH", path, body=obj, query=query,
+                        content_type="application/apply-patch+yaml",
+                    )  # fmt: skip
+                except Exception as error:  # noqa: BLE001 - each is told
+                    refused.append((file, obj["kind"], obj["metadata"]["name"], str(error)))
+
+        calls = []
+        for file, these in objects.items():
+            calls += [
+                ask(file, obj, obj["metadata"].get("namespace"))
+                for obj in these
+                if obj["kind"] not in OF_OTHERS
+            ]
+            for pod in pods_of(these):
+                pod["metadata"] |= {"namespace": restricted}
+                # Accounts and classes of the chart are not there in a dry run.
+                pod["spec"].pop("serviceAccountName", None)
+                calls.append(ask(file, pod, restricted))
+        await asyncio.gather(*calls)
+        return refused, len(calls)
+
+
+def test_the_api_server_takes_every_object_of_the_matrix_and_restricted_every_pod(
+    cluster, namespace, matrix
+):
+    """A field that it does not know, or a pod that Pod Security refuses, would be told to users."""
+    cluster.kubectl(
+        "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"
+    )
+    # The definition is the same in all of them: once is enough.
+    first = next(iter(matrix))
+    objects = {
+        file: [one for one in these if file == first or one["kind"] != "CustomResourceDefinition"]
+        for file, these in matrix.items()
+    }
+    refused, number = asyncio.run(dry_runs(cluster, objects, namespace))
+    assert refused == []
+    assert len(matrix) >= 20
+    assert number > 250
+    loose = {"x": [copy.deepcopy(pod) for pod in pods_of(matrix[first])]}
+    loose["x"][0]["spec"]["securityContext"] = {}
+    refused, _ = asyncio.run(dry_runs(cluster, loose, namespace))
+    assert refused, "the namespace is restricted indeed"
+
+
+def test_programs_take_every_flag_of_the_matrix(matrix):
+    """A value that becomes a flag which nobody knows is a pod that crashes."""
+    for file, objects in matrix.items():
+        for pod in pods_of(objects):
+            program = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+            (container,) = pod["spec"]["containers"]
+            if program == "test":
+                continue
+            parse = {"operator": parse_operator, "router": parse_router}[program]
+            args = [
+                word.replace("$(POD_IP)", "10.0.0.1").replace("$(POD_NAMESPACE)", "default")
+                for word in container["args"]
+            ]
+            settings = parse(args)
+            if file.startswith("16-") and program == "router":
+                assert (settings.max_queued_tokens, settings.max_queue_seconds) == (5_000_000, 0)
+                assert pod["spec"]["terminationGracePeriodSeconds"] == 300
+            if file.startswith("16-") and program == "operator":
+                assert settings.shared_runtime_class is None
+                assert len(settings.exporter_selector) == 2
+
+
+def test_releases_share_no_name_and_select_their_own_pods(repository, helm):
+    """Two releases, also of one name in two namespaces, stand side by side."""
+    made = [
+        chart(helm, repository, *SEVERAL, *POLICIES, "--set", "userRoles=false,crds.enabled=false",
+              release=release, namespace=namespace)
+        for release, namespace in (("memroute", "a"), ("memroute", "b"), ("other", "c"))
+    ]  # fmt: skip
+    assert len({key for each in made for key in each}) == sum(map(len, made))
+    first, _, other = made
+    for program in ("operator", "router"):
+        labels = pod_labels(other, program)
+        for key, obj in first.items():
+            for selector in selectors(obj):
+                assert not selector.items() <= labels.items(), (key, selector)
+    told = flags(pod_of(other, "operator")[1]["args"])
+    peers = flags(pod_of(other, "router")[1]["args"])
+    for text in (told["--router-selector"][0], peers["--peer-selector"][0]):
+        selector = dict(part.split("=") for part in text.split(","))
+        assert selector.items() <= pod_labels(other, "router").items()
+        assert not selector.items() <= pod_labels(first, "router").items()
+
+
+def pod_labels(objects, program):
+    (found,) = (
+        obj["spec"]["template"]["metadata"]["labels"]
+        for obj in objects.values()
+        if obj["kind"] == "Deployment"
+        and obj["metadata"]["labels"]["app.kubernetes.io/component"] == program
+    )
+    return found
+
+
+def selectors(obj):
+    """Every selector of pods in an object."""
+    text = [obj.get("spec", {})]
+    while text:
+        part = text.pop()
+        if isinstance(part, dict):
+            if "matchLabels" in part and "memroute.dev/metrics" not in part["matchLabels"]:
+                yield part["matchLabels"]
+            if obj["kind"] == "Service" and "selector" in part:
+                yield part["selector"]
+            text += part.values()
+        elif isinstance(part, list):
+            text += part
+
+
+def rules(objects, kind, *, program="operator"):
+    """(namespace, group, resource, verb) that roles of a kind grant."""
+    return {
+        (obj["metadata"].get("namespace"), group, resource, verb)
+        for obj in objects.values()
+        if obj["kind"] == kind
+        and obj["metadata"]["labels"]["app.kubernetes.io/component"] == program
+        for rule in obj["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_a_scope_makes_roles_of_what_is_written(repository, helm):
+    """Only what is read of the whole cluster stays a ClusterRole; the router has none at all."""
+    everywhere = chart(helm, repository)
+    scoped = chart(helm, repository, "--set", "scope.namespaces={a,b}")
+    told = flags(pod_of(scoped, "operator")[1]["args"])
+    assert told["--watch-namespace"] == flags(pod_of(scoped, "router")[1]["args"])["--namespace"]
+    assert told["--watch-namespace"] == ["a", "b"]
+    assert {verb for *_, verb in rules(scoped, "ClusterRole")} == {"list", "watch"}
+    assert rules(scoped, "ClusterRole", program="router") == set()
+    for namespace in ("a", "b"):
+        moved = {(None, *one[1:]) for one in rules(scoped, "Role") if one[0] == namespace}
+        assert moved | rules(scoped, "ClusterRole") == rules(everywhere, "ClusterRole")
+    read = {one[1:] for one in rules(scoped, "Role", program="router")}
+    assert read == {one[1:] for one in rules(everywhere, "ClusterRole", program="router")}
+
+
+# Who really calls whom: the caller's labels (and those of its namespace, if not the release's),
+# and program and port that it calls. What a policy says of the rest is below.
+MONITORING = {"kubernetes.io/metadata.name": "monitoring", "memroute.dev/metrics": "allowed"}
+CALLS = [
+    ("a client's request", {}, {"team": "chat"}, "router", ("TCP", 8000)),
+    ("in-flight requests and pressure", "operator", None, "router", ("TCP", 8002)),
+    ("what routers tell each other", "router", None, "router", ("UDP", 8001)),
+    ("a scrape of the router", {}, MONITORING, "router", ("TCP", 8002)),
+    ("a scrape of the operator", {}, MONITORING, "operator", ("TCP", 8080)),
+    ("helm test", "test", None, "router", ("TCP", 8000)),
+]
+OTHERS = [
+    ("a tenant who looks at others' requests", {}, {"team": "chat"}, "router", ("TCP", 8002)),
+    ("a tenant who tells lies to routers", {}, {"team": "chat"}, "router", ("UDP", 8001)),
+    ("a tenant who reads the fleet's metrics", {}, {"team": "chat"}, "operator", ("TCP", 8080)),
+    ("health, which kubelets alone ask", {}, MONITORING, "operator", ("TCP", 8081)),
+    ("another namespace's client", {}, {"team": "other"}, "router", ("TCP", 8000)),
+]
+
+
+def is_let_in(objects, caller, namespace, program, port):
+    """Whether the policies of a pod let a call in, as the API describes them."""
+    labels = caller if isinstance(caller, dict) else pod_labels_of(objects, caller)
+    pod = pod_labels(objects, program)
+    _, container = pod_of(objects, program)
+    names = {one["name"]: one["containerPort"] for one in container["ports"]}
+    policies = [
+        obj["spec"] for obj in objects.values()
+        if obj["kind"] == "NetworkPolicy"
+        and obj["spec"]["podSelector"]["matchLabels"].items() <= pod.items()
+    ]  # fmt: skip
+    assert policies
+    return any(
+        any((one["protocol"], names.get(one["port"], one["port"])) == port for one in rule["ports"])
+        and ("from" not in rule or any(admits(peer, labels, namespace) for peer in rule["from"]))
+        for policy in policies
+        for rule in policy.get("ingress", ())
+    )
+
+
+def pod_labels_of(objects, program):
+    if program != "test":
+        return pod_labels(objects, program)
+    return pod_labels(objects, "router") | {"app.kubernetes.io/component": "test"}
+
+
+def admits(peer, labels, namespace):
+    """``namespace``: labels of the caller's; None for the release's own."""
+    if "namespaceSelector" in peer:
+        wanted = peer["namespaceSelector"].get("matchLabels", {})
+        if namespace is None or not wanted.items() <= namespace.items():
+            return False
+    elif namespace is not None:
+        return False
+    return peer.get("podSelector", {}).get("matchLabels", {}).items() <= labels.items()
+
+
+def test_network_policies_let_in_the_calls_that_are_made_and_no_others(repository, helm):
+    """By the rules of the API: the emulated network has no policies."""
+    clients = json.dumps([{"namespaceSelector": {"matchLabels": {"team": "chat"}}}])
+    objects = chart(
+        helm, repository, *SEVERAL, *POLICIES, "--set-json", f"networkPolicy.clients={clients}"
+    )
+    for what, *call in CALLS:
+        assert is_let_in(objects, *call), what
+    for what, *call in OTHERS:
+        assert not is_let_in(objects, *call), what
+    router, operator = parse_router([]), parse_operator([])
+    ports = {port for *_, (_, port) in CALLS}
+    assert ports == {router.port, router.ops_port, router.peer_port, operator.metrics_port}
