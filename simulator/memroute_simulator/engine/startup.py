@@ -110,7 +110,8 @@ async def _start_rank(
     await driver.allocate(rank, uuid, context, total)
     free_at_snapshot = await _free_bytes(driver, uuid)
     requested = math.ceil(total * arguments.gpu_memory_utilization)
-    if arguments.kv_cache_memory_bytes is None and free_at_snapshot < requested:
+    # Also where the pool has an absolute size: vLLM asks in any case (``request_memory``).
+    if free_at_snapshot < requested:
         msg = (
             f"ValueError: Free memory on device cuda:{rank} ({free_at_snapshot / GIB:.2f}/"
             f"{total / GIB:.2f} GiB) on startup is less than desired GPU memory utilization "
