@@ -16,7 +16,7 @@ ATHERIS := 3.0.0
 GRAFANA_SDK := 1769699998!10.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster prometheus chaos disruptions conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster prometheus chaos disruptions rollouts conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -85,6 +85,9 @@ DISRUPTION_SECONDS ?= 120
 disruptions: binaries ## all nodes silent, drains, a failing webhook, each for two minutes (DISRUPTION_SECONDS=120)
 	@MEMROUTE_DISRUPTION_SECONDS=$(DISRUPTION_SECONDS) $(BIN)/pytest -s tests/cluster/test_disruptions.py tests/cluster/test_dead_node.py $(ARGS)
 
+rollouts: binaries ## rollouts under load in both modes, on a free and a full cluster, one by one (opt-in: 6 minutes)
+	@MEMROUTE_ROLLOUT_PAIRS=1 $(BIN)/pytest -s tests/cluster/test_rollout_pairs.py $(ARGS)
+
 # Random tests and simulations at their full sizes: `make check` tries a part (tests/support/sizes.py).
 test: export MEMROUTE_FULL_SIZES = 1
 test: check native-test binaries ## everything: check, the compiled modules, then contract, cluster and end-to-end tests
@@ -137,7 +140,7 @@ fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_
 conformance: $(CONFORMANCE)/.installed $(STAMP) ## against a live vLLM on the CPU and transformers (opt-in: 6 GB, 10 minutes)
 	@$(CONFORMANCE)/bin/python -m pytest -p no:cacheprovider tests/conformance --ignore tests/conformance/llama_cpp $(ARGS)
 
-conformance-llama-cpp: $(LLAMA_CPP)/.installed $(STAMP) ## against a live llama.cpp on the CPU (opt-in: 100 MB, 1 minute)
+conformance-llama-cpp: $(LLAMA_CPP)/.installed $(STAMP) ## against a live llama.cpp on the CPU (opt-in: 100 MB, 1 minute; MEMROUTE_LLAMA_SERVER=a server: its flags too)
 	@MEMROUTE_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python $(BIN)/python -m pytest -n 0 tests/conformance/llama_cpp $(ARGS)
 
 $(LLAMA_CPP)/.installed: Makefile
