@@ -107,7 +107,7 @@ MODEL_ALERTS = (
         look="*Model*, the panels of TTFT and TPOT beside their targets: which of the two; "
         "`memroute_router_targets_unmet`; `memroute_router_prediction_ratio`.",
         do="More replicas; longer targets where no engine meets them.",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: an engine whose steps take 30 times as long; mended.",
     ),
     Alert(
         name="MemrouteReplicaHung",
@@ -121,7 +121,7 @@ MODEL_ALERTS = (
         impact="Its requests are sent elsewhere where there is another replica; else they wait.",
         look="`kubectl logs` of its pod; `nvidia-smi` on its node (XID).",
         do="`kubectl delete pod`: another takes its place.",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: an engine that takes requests and answers nothing; mended.",
     ),
     Alert(
         name="MemrouteReplicaAvoided",
@@ -135,7 +135,7 @@ MODEL_ALERTS = (
         look="`memroute_router_retries_total` by `cause`; the engine's log; NetworkPolicies between "
         "routers and engines.",
         do="Mend or delete its pod.",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: an engine that answers every request with 500; mended.",
     ),
     Alert(
         name="MemroutePreemptions",

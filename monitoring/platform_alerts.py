@@ -63,7 +63,7 @@ PLATFORM_ALERTS = (
         impact="Their replicas are replaced elsewhere, unless more than half of the nodes are silent.",
         look="`kubectl get nodes`; `memroute_nodes_given_up`, `memroute_node_loss_braked`.",
         do="Mend the node, or delete its Node object once it is off.",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: a node whose machine dies; back again.",
     ),
     Alert(
         name="MemrouteDeviceUnusable",
@@ -76,7 +76,7 @@ PLATFORM_ALERTS = (
         impact="One device less.",
         look="Annotations of the node ([describe nodes](../how-to/describe-nodes.md)); its kernel log.",
         do="Reset or replace the device; take the annotation off.",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: a device whose driver reports XID 79; mended.",
     ),
     Alert(
         name="MemrouteOperatorNotLeading",

@@ -215,6 +215,9 @@ DRILLS = {
     "MemrouteDeviceUnusable": ("xid", ("node_name", "gpu-d")),
     "MemrouteConfigRefused": ("keys", ("file", "keys")),
     "MemrouteReplicaHung": ("hang", ("model_namespace", "team-b")),
+    "MemrouteReplicaAvoided": ("errors", ("model_namespace", "team-b")),
+    "MemrouteTargetsMissed": ("slow", ("model_namespace", "team-b")),
+    "MemrouteNodeUnreachable": ("gone", ("severity", "critical")),
     "MemrouteOperatorNotLeading": ("operator", ("severity", "critical")),
     "MemrouteRouterGone": ("router", ("severity", "critical")),
 }
@@ -251,6 +254,13 @@ NODE_FAULTS = {
     "foreign": ("gpu-a", "foreign-hbm", '{"0": 21474836480}'),
     "exporter": ("gpu-b", "exporter-down", "true"),
     "xid": ("gpu-d", "xid", '{"0": 79}'),
+    "gone": ("gpu-d", "gone", "true"),
+}
+# Of the one replica of team-b: what is wrong, and what mends it.
+ENGINE_FAULTS = {
+    "hang": ("is_hanging", True, False),
+    "errors": ("error_ratio", 1.0, 0.0),
+    "slow": ("slowdown_ratio", 30.0, 1.0),
 }
 
 
@@ -262,9 +272,10 @@ def cause(fleet, fault):
         return lambda: annotate(fleet, node, name, "-")
     if fault == "keys":
         return break_file(fleet)
-    if fault == "hang":
-        post_fault(fleet, is_hanging=True)
-        return lambda: post_fault(fleet, is_hanging=False)
+    if fault in ENGINE_FAULTS:
+        name, wrong, right = ENGINE_FAULTS[fault]
+        post_fault(fleet, **{name: wrong})
+        return lambda: post_fault(fleet, **{name: right})
     scale(fleet, fault, 0)
     return lambda: scale(fleet, fault, {"operator": 1, "router": 2}[fault])
 
@@ -294,13 +305,21 @@ def test_an_alert_fires_by_a_fault_and_resolves_without_it(alert, fleet, prometh
     prometheus.wait_for(f"{alert} to resolve", lambda: not fires(), 120)
 
 
+FITS_NOWHERE = {
+    "MemrouteModelUnavailable", "MemrouteReplicasMissing", "MemrouteModelStalled",
+    "MemrouteFailures",
+}  # fmt: skip
+
+
+def test_the_page_says_which_alerts_are_drilled_here():
+    """The others are drilled by series, in promtool alone."""
+    told = {alert.name for alert in ALERTS if alert.drill.startswith("Fault on the emulated fleet")}
+    assert told == DRILLS.keys() | FITS_NOWHERE
+
+
 def test_a_model_that_fits_nowhere_is_told_until_it_is_deleted(fleet, prometheis):
     """Four alerts at once, about the one ModelDeployment and no other."""
-    prometheus = prometheis[MODES[0]]
-    wanted = {
-        "MemrouteModelUnavailable", "MemrouteReplicasMissing", "MemrouteModelStalled",
-        "MemrouteFailures",
-    }  # fmt: skip
+    prometheus, wanted = prometheis[MODES[0]], FITS_NOWHERE
 
     def about_large():
         return {
