@@ -13,9 +13,10 @@ VLLM := 0.32.0
 LLAMA_CPP := .venv-llama-cpp
 XLLAMACPP := 2026.10.11549
 ATHERIS := 3.0.0
+GRAFANA_SDK := 1769699998!10.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster chaos disruptions conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster prometheus chaos disruptions rollouts conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +69,14 @@ native-test: .native/.built ## unit tests of the router and the engine model on 
 cluster: binaries ## contract, cluster and end-to-end tests, on a real control plane
 	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)
 
+prometheus: binaries .venv-grafana/.installed ## a real Prometheus on an emulated fleet: every query has data, alerts drilled; Grafana's types (opt-in: two minutes)
+	@MEMROUTE_GRAFANA_PYTHON=.venv-grafana/bin/python $(BIN)/pytest -p no:cacheprovider tests/prometheus tests/contract/test_alerts.py $(ARGS)
+
+.venv-grafana/.installed: Makefile
+	@$(PYTHON) -m venv .venv-grafana
+	@.venv-grafana/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'grafana-foundation-sdk==$(GRAFANA_SDK)'
+	@touch $@
+
 CHAOS_HISTORIES ?= 50
 chaos: binaries ## two operators, stopped and cut off at random: never two writers (opt-in: half an hour, CHAOS_HISTORIES=50)
 	@MEMROUTE_CHAOS_HISTORIES=$(CHAOS_HISTORIES) $(BIN)/pytest -s -k never tests/cluster/test_two_operators.py $(ARGS)
@@ -75,6 +84,9 @@ chaos: binaries ## two operators, stopped and cut off at random: never two write
 DISRUPTION_SECONDS ?= 120
 disruptions: binaries ## all nodes silent, drains, a failing webhook, each for two minutes (DISRUPTION_SECONDS=120)
 	@MEMROUTE_DISRUPTION_SECONDS=$(DISRUPTION_SECONDS) $(BIN)/pytest -s tests/cluster/test_disruptions.py tests/cluster/test_dead_node.py $(ARGS)
+
+rollouts: binaries ## rollouts under load in both modes, on a free and a full cluster, one by one (opt-in: 6 minutes)
+	@MEMROUTE_ROLLOUT_PAIRS=1 $(BIN)/pytest -s tests/cluster/test_rollout_pairs.py $(ARGS)
 
 # Random tests and simulations at their full sizes: `make check` tries a part (tests/support/sizes.py).
 test: export MEMROUTE_FULL_SIZES = 1
@@ -128,7 +140,7 @@ fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_
 conformance: $(CONFORMANCE)/.installed $(STAMP) ## against a live vLLM on the CPU and transformers (opt-in: 6 GB, 10 minutes)
 	@$(CONFORMANCE)/bin/python -m pytest -p no:cacheprovider tests/conformance --ignore tests/conformance/llama_cpp $(ARGS)
 
-conformance-llama-cpp: $(LLAMA_CPP)/.installed $(STAMP) ## against a live llama.cpp on the CPU (opt-in: 100 MB, 1 minute)
+conformance-llama-cpp: $(LLAMA_CPP)/.installed $(STAMP) ## against a live llama.cpp on the CPU (opt-in: 100 MB, 1 minute; MEMROUTE_LLAMA_SERVER=a server: its flags too)
 	@MEMROUTE_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python $(BIN)/python -m pytest -n 0 tests/conformance/llama_cpp $(ARGS)
 
 $(LLAMA_CPP)/.installed: Makefile
@@ -159,5 +171,5 @@ $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
 	@touch $@
 
 clean: ## remove what was built here (not the shared cache of binaries)
-	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) .venv-bench .venv-fuzz .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) .venv-bench .venv-fuzz .venv-grafana .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -127,7 +127,7 @@ _DATASOURCE_CHOICE: dict[str, Any] = {
 def _variable(variable: Variable) -> dict[str, Any]:
     return {
         "name": variable.name, "label": variable.label, "type": "query",
-        "datasource": DATASOURCE, "definition": variable.query,
+        "datasource": DATASOURCE,
         "query": {"query": variable.query, "refId": variable.name},
         "current": {"text": ["All"], "value": ["$__all"]}, "allValue": ".*", "hide": 0,
         "includeAll": True, "multi": True, "options": [], "refresh": 2, "regex": "",

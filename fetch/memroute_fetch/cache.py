@@ -14,6 +14,9 @@ CACHE/.memroute/models/<directory>/       what is known of it besides; adapters/
 CACHE/.memroute/room.lock                 flock: while somebody decides what is evicted
 ```
 
+The operator gives each group of pods that may load the same models a folder of one cache: it is
+``public`` or ``namespace-NAME`` (``scopes``). Room is decided for all, under a lock beside them.
+
 Nothing follows a symbolic link: other programs may be able to write into a cache.
 """
 
@@ -31,6 +34,8 @@ from memroute_fetch.sources import ADAPTERS_FOLDER, MARKER_NAME
 
 OWN_FOLDER = ".memroute"
 MODELS_FOLDER = "models"
+# Names of the folders of a cache that several groups of pods share, as the operator gives them.
+PUBLIC_SCOPE, NAMESPACE_SCOPE = "public", "namespace-"
 # Digits of a partial file's name: a hash of its path and of what it will be.
 PART_DIGITS = 32
 # Bytes of a marker or journal that are read: 300 a file, of which no model has ten thousand.
@@ -204,9 +209,35 @@ def model_folders(cache: Path) -> list[ModelFolder]:
     return [ModelFolder(cache, name) for name in names]
 
 
+def scopes(cache: Path) -> list[Path]:
+    """The caches that share a size and a volume with this one, which is the first of them.
+
+    Told by their names: what else lies beside a cache is none of them.
+    """
+    if not _is_scope(cache.name):
+        return [cache]
+    others = [
+        one
+        for one in _entries(cache.parent)
+        if one.name != cache.name and _is_scope(one.name) and _is_folder(one / OWN_FOLDER)
+    ]
+    return [cache, *others]
+
+
 def room_lock(cache: Path) -> Path:
-    """The lock of whoever decides what is evicted."""
-    return cache / OWN_FOLDER / "room.lock"
+    """The lock of whoever decides what is evicted, of all scopes of a cache."""
+    return (cache.parent if _is_scope(cache.name) else cache) / OWN_FOLDER / "room.lock"
+
+
+def _is_scope(name: str) -> bool:
+    return name == PUBLIC_SCOPE or name.startswith(NAMESPACE_SCOPE)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def tree_bytes(path: Path) -> int:

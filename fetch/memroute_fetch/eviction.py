@@ -4,10 +4,11 @@ import errno
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from memroute.units import format_gib
-from memroute_fetch.cache import ModelFolder, model_folders, replace_text, room_lock
+from memroute_fetch.cache import ModelFolder, model_folders, replace_text, room_lock, scopes
 from memroute_fetch.failures import ExitCode, FetchError
 from memroute_fetch.locks import lock, try_lock
 from memroute_fetch.progress import Phase, Progress
@@ -38,7 +39,15 @@ def make_room(
     cache = settings.cache
     with lock(room_lock(cache), pause, lambda: _tell_turn(progress)):
         for last in range(ROUNDS, 0, -1):
-            cached = [_seen(one, settings.live_pods) for one in model_folders(cache)]
+            folders = {
+                f"{scope.name}/{one.directory}" if scope != cache else one.directory: one
+                for scope in scopes(cache)
+                for one in model_folders(scope)
+            }
+            cached = [
+                _seen_of(name, one, settings.live_pods, is_foreign=name != one.directory)
+                for name, one in folders.items()
+            ]
             volume = Volume(free_bytes=free_bytes(cache), keep_free_bytes=settings.keep_free_bytes)
             leaving = models_to_evict(
                 directory, missing_bytes, total_bytes, cached, volume, settings.max_cache_bytes
@@ -49,7 +58,7 @@ def make_room(
                 message = "models that were to leave the cache were taken into use: start again"
                 raise FetchError(ExitCode.NO_SPACE, message)
             for one in leaving:
-                _evict(ModelFolder(cache, one.directory), one, settings.live_pods, progress)
+                _evict(folders[one.directory], one, settings.live_pods, progress)
         reservation = ModelFolder(cache, directory).reservation
         replace_text(reservation, json.dumps({"bytes_total": total_bytes}))
 
@@ -110,6 +119,22 @@ def disk_failure(error: OSError, cache: Path) -> FetchError:
     return FetchError(ExitCode.CACHE_UNUSABLE, message)
 
 
+def _seen_of(
+    name: str, folder: ModelFolder, live: LivePods | None, *, is_foreign: bool
+) -> CachedModel:
+    """A model by the name that the decision knows it by. Of others, as far as it can be read."""
+    try:
+        return replace(_seen(folder, live), directory=name, is_foreign=is_foreign)
+    except OSError as error:
+        if not is_foreign:
+            raise
+        LOGGER.warning("%s of others cannot be read: it counts, and stays (%s)", name, error)
+        return CachedModel(
+            directory=name, num_bytes=folder.num_bytes(), last_used_seconds=0.0, is_whole=True,
+            is_in_use=True, is_foreign=True,
+        )  # fmt: skip
+
+
 def _seen(folder: ModelFolder, live: LivePods | None) -> CachedModel:
     """A model as the decision sees it."""
     num_bytes = folder.num_bytes()
@@ -145,12 +170,18 @@ def _evict(
     folder: ModelFolder, seen: CachedModel, live: LivePods | None, progress: Progress
 ) -> None:
     """Remove a model, unless somebody began to use it."""
-    words = f"{folder.directory} ({format_gib(seen.num_bytes)}) leaves the cache"
+    name = "a model of others" if seen.is_foreign else folder.directory
+    words = f"{name} ({format_gib(seen.num_bytes)}) leaves the cache"
     progress.phase(Phase.EVICTING, words)
     with try_lock(folder.lock) as is_free:
         if is_free and not users_alive(noted_users(folder), live):
             LOGGER.info("%s: nobody uses it, and room is needed", words)
-            folder.evict()
+            try:
+                folder.evict()
+            except OSError:
+                if not seen.is_foreign:
+                    raise
+                LOGGER.exception("%s, and cannot be removed", words)
 
 
 def _tell_turn(progress: Progress) -> None:

@@ -31,6 +31,8 @@ class CachedModel:
     is_whole: bool
     is_in_use: bool
     """A pod uses it, or a program fetches it just now."""
+    is_foreign: bool = False
+    """Of others, who share the volume: its name is told to nobody here."""
     reserved_bytes: int = 0
     """Bytes that whoever fetches it has yet to write."""
 
@@ -105,9 +107,13 @@ def _no_space(
     is_by_limit: bool,
 ) -> FetchError:
     used = [one for one in others if one.is_in_use]
-    names = ", ".join(one.directory for one in used[:MAX_NAMED])
-    more = f" and {len(used) - MAX_NAMED} more" if len(used) > MAX_NAMED else ""
-    holders = f"; models in use stay ({names}{more})" if used else ""
+    own = [one.directory for one in used if not one.is_foreign]
+    told = own[:MAX_NAMED]
+    if len(own) > MAX_NAMED:
+        told.append(f"{len(own) - MAX_NAMED} more")
+    if len(used) > len(own):
+        told.append(f"{len(used) - len(own)} of others")
+    holders = f"; models in use stay ({', '.join(told)})" if used else ""
     where = (
         "--max-cache-bytes"
         if is_by_limit

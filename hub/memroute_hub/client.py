@@ -25,7 +25,7 @@ from memroute_hub.facts import HubModel
 from memroute_hub.failures import Asked
 from memroute_hub.names import ModelName, is_commit
 from memroute_hub.reading import Reading
-from memroute_hub.settings import HubSettings
+from memroute_hub.settings import HubSettings, Token
 from memroute_hub.transport import Transport, new_session
 
 
@@ -56,8 +56,10 @@ class Hub:
         folder = settings.cache_folder
         self._cache = None if folder is None else DiskCache(folder, settings.endpoint)
 
-    async def resolve(self, name: ModelName) -> HubModel:
+    async def resolve(self, name: ModelName, token: Token | None = None) -> HubModel:
         """The facts of a model. Raises ``HubError``.
+
+        ``token``: instead of the program's own; then nothing is taken from the cache or kept.
 
         Where the hub cannot be asked what a branch or tag is now, its last known commit serves,
         and says so (``stale_because``).
@@ -67,11 +69,13 @@ class Hub:
             name=name,
             endpoint=settings.endpoint,
             has_token=False,
-            token_hint=settings.token_hint,
+            token_hint=settings.token_hint if token is None else token.hint or settings.token_hint,
             timeout_seconds=settings.timeout_seconds,
         )
-        commit = None if self._cache is None else self._cache.commit_of(name)
-        known = self._known(name, commit)
+        # What another token may read is not for who has this one.
+        cache = self._cache if token is None else None
+        commit = None if cache is None else cache.commit_of(name)
+        known = _known(cache, name, commit)
         if settings.is_offline:
             if known is None:
                 raise failures.offline(asked)
@@ -83,15 +87,15 @@ class Hub:
         except HFValidationError as error:
             message = f"no hub has a model of that name: {printable(str(error))}"
             raise HubError(HubReason.MODEL_NAME_INVALID, message) from error
-        token = settings.token.read()
-        asked = replace(asked, has_token=token is not None)
+        secret = (token or settings.token).read()
+        asked = replace(asked, has_token=secret is not None)
         headers = build_hf_headers(
-            token=token or False,
+            token=secret or False,
             library_name="memroute",
             headers={"accept-encoding": "identity"},
         )
         transport = Transport(self._session, self._pause, headers=headers, asked=asked)
-        reading = Reading(transport, asked, lambda commit: self._known(name, commit))
+        reading = Reading(transport, asked, lambda commit: _known(cache, name, commit))
         try:
             async with asyncio.timeout(settings.timeout_seconds):
                 model = await reading.model()
@@ -100,17 +104,16 @@ class Hub:
         except HubError as error:
             failure = error
         else:
-            if self._cache is not None:
-                self._cache.keep(name, model)
+            if cache is not None:
+                cache.keep(name, model)
             return model
         if failure.is_transient and known is not None:
             return _stale(known, failure.message)
         raise failure
 
-    def _known(self, name: ModelName, commit: str | None) -> HubModel | None:
-        if self._cache is None or commit is None:
-            return None
-        return self._cache.model(name, commit)
+
+def _known(cache: DiskCache | None, name: ModelName, commit: str | None) -> HubModel | None:
+    return None if cache is None or commit is None else cache.model(name, commit)
 
 
 def _stale(model: HubModel, why: str) -> HubModel:

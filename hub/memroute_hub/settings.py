@@ -30,6 +30,8 @@ class Token:
     """Read instead of ``value``."""
     is_file_needed: bool = True
     """False for a file that may be absent: that of `hf auth login`."""
+    hint: str | None = None
+    """Where it is, for a person; None: where the program's own are."""
 
     def read(self) -> str | None:
         """The token; None without one. Raises ``HubError`` when its file cannot be read."""

@@ -49,8 +49,8 @@ class PlanMemory:
 
     def __init__(self) -> None:
         self._since: dict[str, dict[str, tuple[object, float]]] = {}
-        self._aheads: dict[str, float] = {}
-        """When pods that go ahead were first seen, by uid."""
+        self._aheads: dict[tuple[str, bool], float] = {}
+        """When pods that go ahead were first seen, by uid and whether they end."""
         self._claimants: dict[str, Replica] = {}
         self._departed: dict[tuple[str, int], DepartedClaim] = {}
         self.ways = WayMemory()
@@ -77,10 +77,12 @@ class PlanMemory:
         return stamped
 
     def stamp_aheads(self, aheads: Iterable[Ahead], *, now_seconds: float) -> list[Ahead]:
-        """Pods that go ahead, with for how long each has been seen."""
-        listed = list(aheads)
-        self._aheads = {one.uid: self._aheads.get(one.uid, now_seconds) for one in listed}
-        return [replace(one, seen_seconds=now_seconds - self._aheads[one.uid]) for one in listed]
+        """Pods that go ahead, with for how long each has been seen as it is."""
+        seen = {(one.uid, one.is_terminating): one for one in aheads}
+        self._aheads = {key: self._aheads.get(key, now_seconds) for key in seen}
+        return [
+            replace(one, seen_seconds=now_seconds - self._aheads[key]) for key, one in seen.items()
+        ]
 
     def departed(self, *, now_seconds: float) -> tuple[Departed, ...]:
         """What has ended a while ago at most, as it was at the last ``stamp``."""

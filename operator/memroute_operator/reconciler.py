@@ -20,7 +20,6 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from datetime import UTC, datetime
 
-from memroute_hub import HubModel, ModelName
 from memroute_hub.settings import usual_endpoint
 from memroute_kube import ApiError, KubernetesClient
 from memroute_operator.actions.apply import Applier
@@ -47,6 +46,7 @@ from memroute_operator.rules.cluster_rules import ClusterRules
 from memroute_operator.rules.name_grants import GRANTS_NAME, GRANTS_SECONDS, NameGrants
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.spec.hub_models import HubModels
+from memroute_operator.spec.namespace_tokens import NamespaceTokens, Resolve
 from memroute_operator.status.events import EventWriter
 from memroute_operator.status.status_writer import StatusWriter
 from memroute_operator.status.statuses import Statuses
@@ -88,7 +88,7 @@ class Reconciler:
         readings: Readings,
         fence: Fence | None = None,
         *,
-        resolve_model: Callable[[ModelName], Awaitable[HubModel]] | None = None,
+        resolve_model: Resolve | None = None,
         caller: Caller | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -122,7 +122,7 @@ class Reconciler:
         self.hub_models = None
         if resolve_model is not None:
             self.hub_models = HubModels(
-                resolve_model,
+                NamespaceTokens(client, resolve_model).resolve,
                 endpoint=settings.hub_endpoint,
                 usual_endpoint=usual_endpoint(),
                 is_offline=settings.offline,

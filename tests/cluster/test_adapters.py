@@ -5,6 +5,7 @@ import pytest
 
 from cluster_support import (
     apply,
+    condition,
     get_deployment,
     pods_of,
     program_address,
@@ -61,6 +62,8 @@ def test_an_adapter_is_loaded_asked_for_and_unloaded_while_the_engine_runs(
     found = cluster.wait_for("the adapter to be loaded", is_loaded, timeout_seconds=60)
     assert (found[sql]["loadedReplicas"], found[sql]["readyReplicas"]) == (1, 1)
     assert len(found[sql]["commit"]) == 40
+    assert large in condition(cluster, namespace, "m", "AdaptersFailing")["message"]
+    assert condition(cluster, namespace, "m", "Ready")["status"] == "True"
     assert "its rank is 64, and the engine's slots take 16" in found[large]["message"]
 
     cluster.wait_for("the router to know it", lambda: ask(router_url, sql).status_code == 200)

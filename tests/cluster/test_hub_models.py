@@ -1,9 +1,10 @@
 """Models that only a hub knows, on a real API server: read by the operator, run by engines."""
 
 import json
+import shlex
 
 from cluster_support import apply, get_deployment, pods_of, wait_condition, wait_ready
-from fake_hub import TINY_CONFIG
+from fake_hub import GOOD_TOKEN, TINY_CONFIG
 
 MEMORY = {"maxContextTokens": 1024}
 
@@ -28,6 +29,29 @@ def test_a_gated_model_says_whose_token_is_missing(cluster, namespace):
     found = wait_condition(cluster, namespace, "m", "Resolved", "TokenRequired")
     assert "--hub-token-file" in found["message"]
     assert "tried again in" in found["message"]
+
+
+def test_a_gated_model_is_read_with_the_token_that_its_namespace_grants(cluster, namespace):
+    """The sentence has two commands: pasted, they let the operator read that one Secret."""
+    secret = {
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hub", "namespace": namespace},
+        "stringData": {"token": GOOD_TOKEN, "same": GOOD_TOKEN},
+    }  # fmt: skip
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(secret))
+
+    def ask(key):
+        source = {"hub": {"tokenSecretRef": {"name": "hub", "key": key}}}
+        apply(cluster, namespace, "m", model={"name": "org/gated", "source": source}, memory=MEMORY)
+
+    ask("token")
+    found = wait_condition(cluster, namespace, "m", "Resolved", "TokenRequired")
+    told = found["message"].partition("To let it read that one: ")[2].partition("; tried again")[0]
+    for command in told.split(" && "):
+        program, *arguments = shlex.split(command)
+        assert program == "kubectl"
+        cluster.kubectl(*arguments)
+    ask("same")  # what waits for a person is tried again in a minute, and an edit at once
+    wait_ready(cluster, namespace, "m", timeout_seconds=60)
 
 
 def test_an_edit_of_the_revision_is_asked_of_the_hub(cluster, namespace):

@@ -213,6 +213,13 @@ def test_monitoring_is_asked_for(repository, helm):
     assert "grafana_dashboard" not in plain
 
 
+def test_no_service_asks_to_be_scraped(repository, helm):
+    """Pods do: the chart's other job, of services' endpoints, would scrape them a second time."""
+    for one in monitoring_objects(helm, repository):
+        if one["kind"] == "Service":
+            assert "prometheus.io/scrape" not in one["metadata"].get("annotations", {})
+
+
 def test_rules_and_dashboards_reach_the_cluster_as_they_are(repository, helm):
     """Helm's braces are Prometheus' and Grafana's, too: what Helm renders is broken."""
     objects = monitoring_objects(helm, repository)

@@ -20,6 +20,11 @@ MODELS = {
     "a claim": {"source": {"persistentVolumeClaim": {"claimName": "w", "path": "a/b"}}},
     "an image": {"source": {"image": {"reference": "r/m@sha256:0", "path": "models"}}},
 }
+ADAPTERS = [
+    {"name": "a", "source": {"hub": {"repository": "o/a", "tokenSecretRef": {"name": "t"}}}},
+    {"name": "b", "source": {"s3": {"uri": "s3://adapters/b", "secretName": "s"}}},
+    {"name": "c", "source": {"persistentVolumeClaim": {"claimName": "w", "path": "c"}}},
+]
 IN_NODE = WeightsSettings(cache_path="/var/cache/memroute")
 # What an image without a user asks of a template in such a namespace.
 TEMPLATE = {"spec": {"securityContext": {"runAsNonRoot": True, "runAsUser": 1000}}}
@@ -30,8 +35,9 @@ CONFIG = {
 }  # fmt: skip
 
 
-def pod_of(namespace, model, settings=None):
+def pod_of(namespace, model, settings=None, adapters=()):
     obj = mdep("m", namespace, mode="Exclusive")
+    obj["spec"]["adapters"] = list(adapters)
     obj["spec"]["model"] |= {"config": CONFIG, **model}
     obj["spec"]["template"] = TEMPLATE
     of = read_deployment(obj, settings or WeightsSettings())
@@ -76,6 +82,8 @@ def test_pods_of_every_source_are_taken_whole_in_a_restricted_namespace(cluster,
         pod = create(cluster, namespace, pod_of(namespace, model))
         (volume,) = [v for v in pod["spec"]["volumes"] if v["name"] == "memroute-weights"]
         assert len(volume) == 2, what
+        pod = create(cluster, namespace, pod_of(namespace, model, adapters=ADAPTERS))
+        assert [one["name"] for one in pod["spec"]["containers"]] == ["engine", "memroute-adapters"]
     with pytest.raises(KubectlError) as caught:
         create(cluster, namespace, pod_of(namespace, COMMIT, IN_NODE))
     assert refusal_of(str(caught.value)).name == "HostPathForbidden"

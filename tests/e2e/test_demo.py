@@ -68,7 +68,7 @@ def test_the_demo_does_its_job_and_leaves_nothing(place):
     assert process.returncode == 0, output
     assert "✗" not in output
     assert output.count("✓") >= 9
-    for word in ("placements, and why", "TTFT p50", "NoDeviceLargeEnough", "400 never-fits"):
+    for word in ("placements, and why", "TTFT P50", "NoDeviceLargeEnough", "400 never-fits"):
         assert word in output
 
 

@@ -156,6 +156,10 @@ class Cluster:
             fault = None
         if fault is not None:
             return fault()
+        if call.plural.endswith("subjectaccessreviews"):
+            return web.json_response({"status": {"allowed": True}})
+        if call.plural not in self.objects:
+            return status(404, "NotFound", "the server could not find the requested resource")
         if call.is_watch:
             return await self._watch(request, call)
         return getattr(self, f"_{call.method.lower()}")(request, call)
@@ -164,7 +168,7 @@ class Cluster:
         parts = request.path.strip("/").split("/")
         parts = parts[2:] if parts[0] == "api" else parts[3:]
         namespace = ""
-        if parts[0] == "namespaces":
+        if parts[0] == "namespaces" and len(parts) > 1:
             namespace, parts = parts[1], parts[2:]
         plural, name, sub = [*parts, "", ""][:3]
         text = await request.text()

@@ -3,8 +3,7 @@
 ``prometheus`` and ``promtool`` are those on PATH, or of Debian's package, unpacked without root
 into the project's cache. Debian builds it without the discovery of Kubernetes: the labels that
 discovery would have found (``__meta_kubernetes_…``) are made here from the API server's own pods,
-services and endpoints, and handed over in a file. All that follows is relabelling, and is
-Prometheus' own.
+and handed over in a file. All that follows is relabelling, and is Prometheus' own.
 """
 
 import json
@@ -21,7 +20,8 @@ import yaml
 from memroute_simulator.controlplane.binaries import cache_directory
 
 PACKAGE = "prometheus"
-SCRAPE_SECONDS = 1
+# Short, so that a test sees what it has caused; pages come within this on a busy machine, too.
+SCRAPE_SECONDS = 2
 
 
 class PrometheusMissingError(RuntimeError):

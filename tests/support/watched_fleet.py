@@ -6,7 +6,9 @@ import http.client
 import itertools
 import json
 import subprocess
+import tempfile
 import threading
+from pathlib import Path
 
 from cluster_support import apply
 from memroute_kube.resources import LABEL_DEPLOYMENT, is_condition_true
@@ -37,13 +39,14 @@ KEYS = {
 class WatchedFleet:
     """Operator, two routers with keys, three ModelDeployments of which one fits nowhere."""
 
-    def __init__(self, cluster, folder):
+    def __init__(self, cluster, folder, keys):
         self.cluster = cluster
-        self.folder = folder
+        self.keys = keys
         self.targets = folder / "targets.json"
         self.served = 0
         self.num_asked = 0
         self._stopping = threading.Event()
+        self._sending = threading.Lock()
         self._threads = []
 
     # What Prometheus finds.
@@ -58,6 +61,10 @@ class WatchedFleet:
         draft.rename(self.targets)
 
     # Traffic.
+
+    def quiet(self):
+        """While it is held nothing is sent, and nothing is under way."""
+        return self._sending
 
     def routers(self):
         selector = "app.kubernetes.io/component=router"
@@ -111,9 +118,10 @@ class WatchedFleet:
                 return
             address = addresses[number % len(addresses)]
             model = ("chat", "b/chat", "large", "nobody")[number % 16 if number % 16 < 4 else 0]
-            self.num_asked += 1
-            status = self.ask(address, model, is_stream=number % 3 > 0)
-            self.served += status == 200
+            with self._sending:
+                self.num_asked += 1
+                status = self.ask(address, model, is_stream=number % 3 > 0)
+                self.served += status == 200
             if status == 0 and not self._stopping.wait(1.0):
                 addresses = list(self.routers().values()) or addresses
 
@@ -121,9 +129,13 @@ class WatchedFleet:
 @contextlib.contextmanager
 def watched_fleet(helm, chart, folder):
     """The fleet, with traffic and targets, once its models serve."""
-    keys = folder / "keys.json"
-    keys.write_text(json.dumps(KEYS))
-    with EmulatedCluster(NODES) as cluster:
+    # Not below /tmp: that is a volume of the router's pod.
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp") as place,
+        EmulatedCluster(NODES) as cluster,
+    ):
+        keys = Path(place) / "keys.json"
+        keys.write_text(json.dumps(KEYS))
         command = [helm, "install", "memroute", str(chart), "--namespace", SYSTEM]
         command += ["--create-namespace", "--wait", "--timeout", "120s"]
         command += ["--kubeconfig", str(cluster.kubeconfig), "--set", "router.replicas=2"]
@@ -138,10 +150,11 @@ def watched_fleet(helm, chart, folder):
         subprocess.run(command, check=True, capture_output=True, text=True)
         cluster.kubectl("create", "namespace", "team-b")
         apply(cluster, "default", "chat", replicas=2,
+              model={"name": "Qwen/Qwen3-0.6B", "servedName": "chat"},
               placement={"mode": "Shared", "strategy": "Spread"})  # fmt: skip
         apply(cluster, "team-b", "chat", model={"name": "Qwen/Qwen3-0.6B", "servedName": "b/chat"})
         apply_large(cluster)
-        fleet = WatchedFleet(cluster, folder)
+        fleet = WatchedFleet(cluster, folder, keys)
         for namespace in ("default", "team-b"):
             cluster.kubectl("wait", "--for=condition=Ready", "mdep/chat", "-n", namespace,
                             "--timeout=120s")  # fmt: skip
@@ -156,7 +169,8 @@ def watched_fleet(helm, chart, folder):
 
 def apply_large(cluster):
     """A model for which no device of the fleet is large enough."""
-    apply(cluster, "default", "large", model={"name": "meta-llama/Llama-3.1-70B-Instruct"},
+    apply(cluster, "default", "large",
+          model={"name": "meta-llama/Llama-3.1-70B-Instruct", "servedName": "large"},
           placement={"mode": "Exclusive"})  # fmt: skip
 
 

@@ -130,6 +130,8 @@ def test_sglang_knows_an_adapter_by_the_models_name_too():
     words = " ".join(engine_of(of.engine).arguments(of, placed_on("a")))
     assert "--enable-lora --max-loras-per-batch 5 --max-lora-rank 16" in words
     assert of.shape.max_adapters == 5, "the model itself takes one place of a batch"
+    obj = obj_of(SQL | {"name": "a:b:sql"}, engine=engine, servedName="a:b")
+    assert "a name without a colon" in engine_of(of.engine).refusal(obj["spec"])
 
 
 # -- sources and pods -----------------------------------------------------------------------------

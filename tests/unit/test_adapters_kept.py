@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import httpx2
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import fake_hub
@@ -23,7 +24,7 @@ from memroute_fetch.kept_adapters import Fetched, KeptAdapters, read_wanted
 from memroute_operator.adapters import pod_calls
 from memroute_operator.adapters.caller import open_caller
 from memroute_operator.adapters.keeper import AdapterKeeper
-from memroute_operator.adapters.telling import View, told_adapters
+from memroute_operator.adapters.telling import View, failing_adapters, told_adapters
 from memroute_operator.replicas.replica import read_replica
 from memroute_operator.spec.deployment import read_deployment
 from memroute_simulator.engine.arguments import parse_arguments
@@ -269,6 +270,35 @@ async def test_adapters_of_its_owner_are_left_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("hub")
+async def test_a_name_that_its_owner_has_taken_is_told(tmp_path, monkeypatch):
+    async with kept(tmp_path, monkeypatch) as (it, generation):
+        generation.adapters["sql"] = "/data/own"
+        it.want(("sql", SQL))
+        found = await it.until_states(sql="Failed")
+        assert "another adapter of that name, from /data/own" in found["sql"]["message"]
+        assert generation.adapters == {"sql": "/data/own"}
+
+
+async def test_an_engine_that_asks_for_a_key_is_told():
+    async def refuse(_request):
+        return web.Response(status=401)
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", refuse)
+    server = TestServer(application)
+    await server.start_server()
+    async with open_caller() as caller:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pod_calls, "ENGINE_PORT", server.port)
+            patch.setattr(pod_calls, "ADAPTERS_PORT", server.port)
+            it = Kept(caller)
+            it.want(("sql", SQL))
+            found = await it.until_states(sql="Failed")
+            assert "(HTTP 401): memroute has no key for it" in found["sql"]["message"]
+    await server.close()
+
+
+@pytest.mark.usefixtures("hub")
 async def test_sglang_is_told_in_its_own_words(tmp_path, monkeypatch):
     async with kept(tmp_path, monkeypatch, dialect=MetricsDialect.SGLANG) as (it, generation):
         it.engine = {"type": "SGLang", "image": "lmsysorg/sglang:v1", "maxAdapters": 2}
@@ -371,6 +401,11 @@ def test_a_view_of_several_replicas_is_one_line():
     trouble = View(loaded=frozenset(), troubles={"a": "gated"})
     views = {uids[0]: trouble, uids[2]: trouble}
     assert told(views, {}) == ("Failed", 0, "m-0, m-2: gated")
+    condition = failing_adapters(told_adapters(deployment, replicas, views, {}))
+    assert condition[:2] == ("True", "AdapterFailed")
+    assert "1 of 1 adapter(s) could not be loaded everywhere" in condition[2]
+    assert condition[2].endswith("a: m-0, m-2: gated")
+    assert failing_adapters(told_adapters(deployment, replicas, {}, {})) is None
     assert told({}, {uids[0]: frozenset("a")}) == ("Loading", 1, "")
     fetching = View(loaded=frozenset(), fetching=frozenset("a"))
     assert told({uids[1]: fetching}, {}) == ("Fetching", 0, "")

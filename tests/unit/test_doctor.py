@@ -25,7 +25,7 @@ from memroute_cli.doctor.checks import (
 )
 from memroute_cli.doctor.facts import Facts, RequestOutcome, Right, Unread
 from memroute_cli.doctor.finding import State
-from memroute_cli.doctor.gathering import own_fields, watched_namespaces
+from memroute_cli.doctor.gathering import own_fields
 from memroute_operator.readings.device_metrics import DeviceReading, NodeReading
 from memroute_operator.readings.fleet_view import FleetView
 from operator_rig import mdep, operator_rig
@@ -291,17 +291,20 @@ def test_the_operators_rights_are_those_of_its_roles(repository):
     assert set(rights.operator_rights(NAMESPACE, ["models"])) == (everywhere - moved) | scope
 
 
-@pytest.mark.parametrize(
-    ("args", "watched"),
-    [
-        (["--host", "*"], ()),
-        (["--watch-namespace", "a", "--offline", "--watch-namespace=b"], ("a", "b")),
-    ],
-)
-def test_a_scope_is_read_where_the_operator_reads_it(args, watched):
-    """An operator of some namespaces is not ill for want of rights in all of them."""
-    assert watched_namespaces({"containers": [{"args": args}]}) == watched
-    assert watched_namespaces({}) == ()
+def test_an_operator_of_some_namespaces_needs_to_write_in_those_alone():
+    """A release with a scope has no right to write elsewhere, and misses none."""
+    scoped = rights.operator_rights(NAMESPACE, ["team-a", "team-b"])
+    written = {right.namespace for right in scoped if right.resource == "pods"}
+    assert written == {None, "team-a", "team-b"}
+    assert not any(
+        right.namespace is None and right.verb in ("create", "patch", "delete") for right in scoped
+    )
+
+
+def test_an_operator_that_was_told_to_take_no_lease_is_well(facts):
+    operator = program("operator", args=["--no-leader-election", "--host", "*"])
+    here = replace(facts, deployments=(operator,), leases=())
+    assert states(lease.check(here)) == ["ok"]
 
 
 def without_plugin(it):
@@ -369,7 +372,8 @@ def test_exporters(facts, fleet_view, state):
     ("arguments", "classes", "state"),
     [((), ("nvidia",), "ok"), ((), (), "failed"), (("--shared-runtime-class=",), (), None),
      (("--shared-runtime-class", "gpu"), ("nvidia",), "failed"),
-     (("--shared-runtime-class=gpu",), ("gpu",), "ok")],
+     (("--shared-runtime-class=gpu",), ("gpu",), "ok"),
+     (("--shared-runtime-class=", "--exclusive-runtime-class=gpu"), ("nvidia",), "failed")],
 )  # fmt: skip
 def test_the_runtime_class_of_shared_replicas(facts, arguments, classes, state):
     """Without it the API server refuses every shared replica."""
@@ -512,3 +516,22 @@ async def test_a_cluster_that_does_not_answer_is_one_failure_and_not_twelve(tmp_
     assert status == 1
     assert "the API server does not answer" in " ".join(output.split())
     assert "1 failed" in output
+
+
+async def test_a_cluster_without_memroute_is_told_to_have_none(tmp_path):
+    """Before the first `helm install`, and after a kubeconfig of the wrong cluster."""
+    async with operator_rig(nodes=[node("gpu-a", gpus=1)], mdeps=[]) as rig:
+        gone = ("modeldeployments", "configmaps")
+        rig.cluster.fault = lambda call: (
+            refuse(404, "NotFound", "the server could not find it") if call.plural in gone else None
+        )
+        config = kubeconfig(rig, tmp_path / "config")
+        status, output, errors = await memroute("doctor", "--kubeconfig", str(config))
+        assert (status, errors) == (1, "")
+        flat = " ".join(output.split())
+        assert "is not installed: memroute is not here next: helm install memroute" in flat
+        status, output, _ = await memroute(
+            "plan", "Qwen/Qwen3-8B", "--cluster", "--kubeconfig", str(config)
+        )
+        assert "memroute is not installed in it" in " ".join(output.split())
+        assert max(map(len, output.splitlines())) <= 80

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from cluster_view import kubeconfig, memroute, told
 from memroute_cli.demo.readings import DeviceRow, Readings, ReplicaRow
 from memroute_cli.demo.summary import Result, checks, print_summary
 from memroute_cli.demo.traffic import Answer, Traffic
@@ -22,7 +23,7 @@ from memroute_fetch.settings import options_parser
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_router.settings import parse_settings as parse_router
 from memroute_simulator.__main__ import main as simulator
-from operator_rig import node
+from operator_rig import mdep, node, operator_rig
 from router_rig import Rig, body, exchange, raw, whole
 
 WIDTH = 80
@@ -201,3 +202,20 @@ def test_what_kubectl_get_prints_of_a_deployment_fits(repository):
     widths = [max(len(name), len(usual[name])) for name in columns]
     gap = 3
     assert sum(widths) + gap * len(widths) + 20 <= WIDTH
+
+
+async def test_an_explanation_with_commands_to_copy_fits(tmp_path):
+    """A command is folded as a shell reads it; names of nodes are as long as they are."""
+    async with operator_rig(
+        nodes=[node(LONG), node("b", gpus=2)],
+        mdeps=[mdep("a-model-with-a-long-name-of-its-own", model="Qwen/Qwen3-32B", concurrency=32)],
+    ) as rig:
+        key = "default/a-model-with-a-long-name-of-its-own"
+        await rig.until("a refusal", lambda: rig.condition(key, "Placed").get("status") == "False")
+        await told(rig)
+        config = kubeconfig(rig, tmp_path / "config")
+        status, text, _ = await memroute("explain", key, "--kubeconfig", str(config))
+    assert status == 1
+    assert re.search(r"^    kubectl patch .* \\$", text, re.MULTILINE)
+    length, line = widest(text)
+    assert length <= WIDTH, line

@@ -145,6 +145,8 @@ def test_a_slot_is_a_whole_number_of_paddings():
     assert (flags["--ctx-size"], flags["--parallel"]) == (str(3 * 1024), "3")
     assert flags["--fit"] == "off"
     assert (flags["--hf-repo"], flags["--hf-file"]) == ("Qwen/Qwen3-8B-GGUF", FILE)
+    # Where the repository has a projector it would be loaded too, and nobody has reserved that.
+    assert "--no-mmproj" in container["args"]
     annotations = pod_of(of)["metadata"]["annotations"]
     assert annotations["memroute.dev/kv-capacity-tokens"] == str(3 * 1024)
 

@@ -389,6 +389,62 @@ def test_the_least_used_model_leaves_and_one_in_use_stays(hub, fetching):
     assert "models in use stay" in fetching.said
 
 
+def scoped(hub, tmp_path, name, **environment):
+    """A pod's fetcher, in the folder of its group of one cache."""
+    folder = tmp_path / "shared" / name
+    folder.parent.mkdir(exist_ok=True)
+    return Fetching(folder, hub.url, environment=environment)
+
+
+def test_the_size_of_a_cache_is_that_of_all_its_folders(hub, tmp_path):
+    """900 GiB of a node are 900, not 900 for each namespace. What is used least makes room."""
+    hub.repositories["org/new"] = Repository(tiny_files(num_hidden_layers=4))
+    one = sum(map(len, FILES.values()))
+    size = str(2 * one + 50_000)
+    team = scoped(hub, tmp_path, "namespace-team-a")
+    assert team.run(at(hub, "org/tiny"), "--max-cache-bytes", size) == ExitCode.COMPLETE
+    public = scoped(hub, tmp_path, "public")
+    assert public.run(at(hub, "org/tiny"), "--max-cache-bytes", size) == ExitCode.COMPLETE
+    assert team.is_whole(at(hub, "org/tiny")), "there was room for two"
+    assert public.run(at(hub, "org/new"), "--max-cache-bytes", size) == ExitCode.COMPLETE
+    assert not team.folder(at(hub, "org/tiny")).exists()
+    assert public.is_whole(at(hub, "org/tiny"))
+    assert public.is_whole(at(hub, "org/new"))
+
+
+def test_what_others_use_stays_and_its_name_is_not_told(hub, tmp_path):
+    """A gated model of one team is nobody else's business, not even its name."""
+    hub.repositories["org/secret"] = Repository(tiny_files(num_hidden_layers=4))
+    size = str(sum(map(len, FILES.values())) + 50_000)
+    team = scoped(hub, tmp_path, "namespace-team-a", POD_UID="living")
+    assert team.run(at(hub, "org/secret"), "--max-cache-bytes", size) == ExitCode.COMPLETE
+    public = scoped(
+        hub, tmp_path, "public", POD_UID="new", MEMROUTE_LIVE_PODS="living,new",
+        MEMROUTE_LIVE_PODS_AT="99999999999",
+    )  # fmt: skip
+    assert public.run(at(hub, "org/tiny"), "--max-cache-bytes", size) == ExitCode.NO_SPACE
+    assert "models in use stay (1 of others)" in public.said
+    assert "secret" not in public.said
+    assert team.is_whole(at(hub, "org/secret"))
+    # It has ended.
+    public.environment["MEMROUTE_LIVE_PODS"] = "new"
+    assert public.run(at(hub, "org/tiny"), "--max-cache-bytes", size) == ExitCode.COMPLETE
+    assert not team.folder(at(hub, "org/secret")).exists()
+
+
+def test_what_lies_beside_a_cache_by_chance_is_none_of_it(hub, fetching, tmp_path):
+    """Folders of another name, or without a cache in them, are counted by nobody."""
+    size = str(sum(map(len, FILES.values())) + 50_000)
+    hub.repositories["org/new"] = Repository(tiny_files(num_hidden_layers=4))
+    fetching.run(at(hub, "org/tiny"), "--max-cache-bytes", size)
+    (fetching.cache.parent / "public").mkdir()
+    beside = Fetching(fetching.cache.parent / "public", hub.url)
+    (tmp_path / "namespace-photos").mkdir()
+    (tmp_path / "namespace-photos" / "x.jpg").write_bytes(bytes(10**6))
+    assert beside.run(at(hub, "org/new"), "--max-cache-bytes", size) == ExitCode.COMPLETE
+    assert fetching.is_whole(at(hub, "org/tiny"))
+
+
 def test_a_model_that_is_taken_into_use_just_before_it_would_leave_stays(
     hub, fetching, monkeypatch
 ):

@@ -4,12 +4,16 @@ import threading
 
 from prometheus_client import generate_latest
 
+from memroute.placement import RefusedReason
 from memroute_operator.gather import gather
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.readings.device_metrics import DeviceMetrics
 from memroute_operator.replicas.lost_nodes import NodeLoss
+from memroute_operator.replicas.replica import ReplicaState
 from memroute_operator.store.store import Store
 from operator_rig import mdep, node, reading
+from planned_objects import deployment, pod_of
+from planned_objects import facts as planned_facts
 
 
 def facts_of(num_nodes, mdeps=(), pods=()):
@@ -119,3 +123,97 @@ def test_a_standby_shows_nothing_of_the_fleet_also_when_a_step_ends_late():
     metrics.on_leading(False)
     metrics.on_reconciled(facts, {}, 0.1)
     assert count(metrics, "device_usable_bytes") == 0
+
+
+def lines_of(metrics, name):
+    """Labels and value of each series, as they are written."""
+    page = generate_latest(metrics.registry).decode().splitlines()
+    return [line for line in page if line.startswith(f"memroute_{name}{{")]
+
+
+def test_what_a_device_is_promised_for_adds_up_to_what_is_promised():
+    """A stack of weights, KV cache and overhead that is not as high as the whole misleads."""
+    metrics, wanted = OperatorMetrics(), deployment()
+    metrics.on_reconciled(planned_facts([wanted], [pod_of(wanted)]), {}, 0.1)
+    purposes, whole = {}, {}
+    for found, name in (
+        (purposes, "device_reserved_by_purpose_bytes"),
+        (whole, "device_reserved_bytes"),
+    ):
+        for line in lines_of(metrics, name):
+            device = line.split('device="')[1].split('"')[0]
+            found[device] = found.get(device, 0.0) + float(line.rsplit(" ", 1)[1])
+    assert purposes == whole
+    assert sum(whole.values()) > 0
+    weights = [line for line in lines_of(metrics, "device_reserved_by_purpose_bytes")
+               if 'purpose="weights"' in line and not line.endswith(" 0.0")]  # fmt: skip
+    assert weights
+    (holder,) = lines_of(metrics, "replica_reserved_bytes")
+    assert 'replica="m-0"' in holder
+
+
+def test_a_replica_without_a_deployment_is_promised_for_nobody_knows_what():
+    """Its bytes are held, and still counted."""
+    metrics = OperatorMetrics()
+    metrics.on_reconciled(planned_facts([], [pod_of(deployment())]), {}, 0.1)
+    held = [line for line in lines_of(metrics, "device_reserved_by_purpose_bytes")
+            if not line.endswith(" 0.0")]  # fmt: skip
+    assert len(held) == 1
+    assert 'purpose="unknown"' in held[0]
+
+
+def test_conditions_are_told_with_their_reasons():
+    """An alert that says "not Ready", and not why, sends somebody to a terminal at night."""
+    metrics, facts = OperatorMetrics(), facts_of(1, [mdep("good")])
+    metrics.on_status(
+        "default/good",
+        [
+            {"type": "Ready", "status": "False", "reason": "InsufficientHBM"},
+            {"type": "Placed", "status": "Unknown", "reason": "Placing"},
+        ],
+    )
+    metrics.on_status("default/gone", [{"type": "Ready", "status": "True", "reason": "Serving"}])
+    metrics.on_reconciled(facts, {}, 0.1)
+    told = lines_of(metrics, "condition")
+    ready = [line for line in told if 'type="Ready"' in line]
+    assert [line.rsplit(" ", 1)[1] for line in ready] == ["0.0"]
+    assert not [line for line in told if 'type="Placed"' in line], "unknown is never 0"
+    assert [line for line in told if 'type="Stalled"' in line and line.endswith(" 0.0")]
+    info = lines_of(metrics, "condition_info")
+    assert [
+        line for line in info if 'reason="InsufficientHBM"' in line and 'status="False"' in line
+    ]
+    assert not [line for line in (*told, *info) if "gone" in line]
+
+
+def test_every_state_and_reason_has_a_zero_for_every_deployment():
+    """``wanted - on(…) Serving`` had no result while nobody served: there was no series."""
+    metrics, facts = OperatorMetrics(), facts_of(1, [mdep("good")])
+    metrics.on_reconciled(facts, {"default/good": {"InsufficientHBM": 2}}, 0.1)
+    states = lines_of(metrics, "replicas")
+    assert len(states) == len(ReplicaState)
+    reasons = lines_of(metrics, "replicas_refused")
+    assert len(reasons) == len(RefusedReason)
+    assert sum(float(line.rsplit(" ", 1)[1]) for line in reasons) == 2
+    page = generate_latest(metrics.registry).decode()
+    assert 'memroute_operator_actions_total{action="Create"} 0.0' in page
+    assert 'memroute_operator_hub_reads_total{result="Read"} 0.0' in page
+    assert 'memroute_operator_sources_failing{kind="exporter",trouble="timeout"} 0.0' in page
+
+
+def test_a_config_map_that_cannot_be_read_is_told():
+    metrics = OperatorMetrics()
+    metrics.on_reconciled(facts_of(1), {}, 0.1, unread=["memroute-hbm-quotas"])
+    told = dict(line.rsplit(" ", 1) for line in lines_of(metrics, "operator_config_refused"))
+    assert sorted(told.values()) == ["0.0", "1.0"]
+
+
+def test_the_last_reconcile_has_no_time_before_there_was_one():
+    """0 would be fifty years ago, and wake somebody at every start."""
+    metrics = OperatorMetrics()
+    name = "memroute_operator_last_reconcile_timestamp_seconds "
+    page = generate_latest(metrics.registry).decode().splitlines()
+    assert not [line for line in page if line.startswith(name)]
+    metrics.on_reconciled(facts_of(1), {}, 0.1)
+    page = generate_latest(metrics.registry).decode().splitlines()
+    assert [float(line.split()[1]) > 1e9 for line in page if line.startswith(name)] == [True]

@@ -14,6 +14,7 @@ from memroute_operator.store import listing
 from memroute_operator.store.handlers import build_registry
 from memroute_operator.store.listing import Lister
 from memroute_operator.store.projections import POD_PROJECTION, project_node, project_pod
+from memroute_operator.store.sharing import shared
 from memroute_operator.store.store import Collection, Listing, Store
 from operator_rig import mdep, node
 
@@ -332,3 +333,30 @@ async def test_a_list_out_of_turn_is_taken_when_it_is_wanted():
         assert lister.is_wanted
         await asyncio.wait_for(lister.wait_due(0.01), 30)
         assert not lister.is_wanted
+
+
+def test_what_is_the_same_in_many_pods_is_kept_once():
+    """A fleet's pods repeat each other: each copy of a part took hundreds of bytes."""
+
+    def pod(number, node):
+        return json.loads(json.dumps({
+            "metadata": {"namespace": "d", "name": f"p-{number}", "uid": f"u{number}",
+                         "resourceVersion": "1", "labels": {"app": "a"}},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
+            "status": {"phase": "Running", "podIP": f"10.0.0.{number}"},
+        }))  # fmt: skip
+
+    one, two, elsewhere = (project_pod(pod(*of)) for of in ((1, "a"), (2, "a"), (3, "b")))
+    assert one["metadata"]["labels"] is two["metadata"]["labels"]
+    assert one["spec"] is two["spec"]
+    assert elsewhere["spec"] == {"nodeName": "b", "containers": []}
+    assert one["status"]["podIP"] != two["status"]["podIP"]
+
+
+@pytest.mark.parametrize("odd", [{"a": True}, {"a": 1}, {"a": 1.0}, {"a": None}, [1], "text", 5])
+def test_a_part_that_is_shared_keeps_its_types(odd):
+    """``True``, ``1`` and ``1.0`` are equal and hash alike: one must not become the other."""
+    for value in ({"a": 1}, {"a": True}, {"a": 1.0}, odd):
+        assert repr(shared(value)) == repr(value)
+    strange = {"a": object()}
+    assert shared(strange) is strange

@@ -120,6 +120,7 @@ def test_what_takes_memory_is_refused_in_every_spelling_of_sglang(words, name):
         (["-md", "draft.gguf"], "--spec-draft-model"),
         (["--spec-type", "ngram-mod,draft-mtp"], "--spec-type"),
         (["-mmu", "https://x/y"], "--mmproj-url"),
+        (["--mmproj-auto"], "--mmproj-auto"),
         (["--gpt-oss-20b-default"], "--gpt-oss-20b-default"),
         (["--override-kv", "llama.block_count=int:99"], "--override-kv"),
         (["--seed", "1", "-ctk", "q8_0"], "--cache-type-k"),
@@ -144,7 +145,8 @@ def test_what_takes_memory_is_refused_in_every_spelling_of_llama_cpp(words, name
         # Its value is taken whatever it looks like.
         ("llama.cpp", ["--chat-template", "--port"]),
         ("llama.cpp", ["--control-vector-layer-range", "1", "--parallel"]),
-        ("llama.cpp", ["--no-webui", "-lv", "4"]), ("llama.cpp", ["--spec-type", "ngram-mod"]),
+        ("llama.cpp", ["--no-webui", "-lv", "4"]), ("llama.cpp", ["--no-mmproj"]),
+        ("llama.cpp", ["--spec-type", "ngram-mod"]),
         ("llama.cpp", ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]),
         ("llama.cpp", ["--a-flag-of-next-year", "1"]), ("llama.cpp", ["-cram", "1024"]),
     ],

@@ -112,6 +112,16 @@ def test_long_prompts_get_a_longer_target_for_the_first_token():
     )
 
 
+def test_a_manifest_that_needs_another_checkpoint_says_so():
+    """No engine makes AWQ of 16-bit weights: applied as it is, the pod would end at its start."""
+    _, text, _ = plan("Qwen/Qwen3-32B", "-a", "L4", "--precision", "awq", "--manifest")
+    assert text.startswith("# int4 needs a checkpoint that was quantized so (awq): Qwen/Qwen3-32B")
+    _, text, _ = plan("Qwen/Qwen3-32B", "-a", "L4", "--precision", "fp8", "--manifest")
+    assert "needs a checkpoint" not in text
+    _, text, _ = plan("Qwen/Qwen3-8B-AWQ", "-a", "L4", "--offline", "--manifest")
+    assert "needs a checkpoint" not in text
+
+
 def test_several_manifests_are_several_documents():
     _, text, _ = plan("Qwen/Qwen3-8B", "Qwen/Qwen3-32B", "-a", "L4", "--manifest")
     assert [m["metadata"]["name"] for m in yaml.safe_load_all(text)] == ["qwen3-8b", "qwen3-32b"]

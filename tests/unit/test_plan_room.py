@@ -472,7 +472,12 @@ def test_a_replica_leaves_a_cordoned_node_when_its_successor_fits_elsewhere():
     (claim,) = step.actions
     assert (claim.replica.index, claim.placed.node) == (0, "b")
     pods[0] = claimed(pods[0], claim)
+    # Nobody knows whether that node has the image: it comes first.
     step = plan_step(facts([of], pods, nodes=(cordoned, free)), context())
+    assert kinds(step) == [("FetchAhead", "m-0")]
+    assert "Fetching ahead begins on b; m-0 serves meanwhile" in step.outcomes[of.key].moves
+    at_once = replace(of, rollout=replace(of.rollout, fetch_ahead=False))
+    step = plan_step(facts([at_once], pods, nodes=(cordoned, free)), context())
     assert kinds(step) == [("MarkDraining", "m-0")]
     # Without room elsewhere it serves on, and so it does when the node is uncordoned.
     assert plan_step(facts([of], pods[1:], nodes=(cordoned,)), context()).actions == []

@@ -128,12 +128,6 @@ def test_the_settings_page_knows_every_reason_of_a_hub(repository):
     }  # fmt: skip
 
 
-def anchors(text):
-    """The anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
 def test_the_settings_page_knows_every_objective(repository):
     text = (repository / "docs" / "reference" / "settings.md").read_text()
     own = text.split("## overloadObjective")[1].split("\n## ")[0]
@@ -170,18 +164,6 @@ def test_all_objectives_and_admissions_have_a_word():
     assert OVERLOAD_OBJECTIVES.read(OVERLOAD_OBJECTIVES.default) is defaults.overload_objective
     assert set(ADMISSION_MODES.meanings.values()) == set(AdmissionMode)
     assert ADMISSION_MODES.read(ADMISSION_MODES.default) is defaults.admission
-
-
-def test_links_of_the_documents_lead_somewhere(repository):
-    documents = [*repository.glob("*.md"), *(repository / "docs").rglob("*.md")]
-    assert len(documents) > 10
-    for document in documents:
-        links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", document.read_text())
-        for target, anchor in links:
-            page = document.parent / target if target else document
-            assert page.exists(), f"{document}: {target}"
-            if anchor:
-                assert anchor in anchors(page.read_text()), f"{document}: {target}#{anchor}"
 
 
 def test_the_page_of_the_command_line_is_made_from_the_commands():

@@ -147,7 +147,9 @@ def test_what_there_is_can_be_listed():
         (("nope/nope",), "nope/nope"),
         ((MODEL, "-a", "H1000"), "no accelerator 'H1000'"),
         ((MODEL, "-w", "nope"), "no workload 'nope'"),
-        ((MODEL, "-p", "nope"), "no policy 'nope'"),
+        ((MODEL, "-p", "nope"), "no policy 'nope'; there are memroute, random"),
+        ((MODEL, "-p", "lest-request"), "no policy 'lest-request'; did you mean least-request?"),
+        ((MODEL, "-w", "azure-cnv"), "did you mean azure-conv, or azure-code?"),
         ((MODEL, "--rate", "-1"), "--rate must be a number above 0"),
         ((MODEL, "--output", "xml"), "one of table, json, yaml"),
         ((MODEL, "--plot", "x.txt"), "--plot takes"),
@@ -185,3 +187,12 @@ def test_a_scenario_that_makes_no_sense_is_refused_in_words(change, told):
     document = {"fleets": {"a": [{"model": MODEL, "accelerator": "H100"}]}}
     with pytest.raises(ScenarioError, match=told):
         scenario(document | change)
+
+
+def test_a_context_is_what_the_model_was_made_for():
+    """`plan` refuses more; a simulation of what no engine starts would be read as a promise."""
+    result = simulate("Qwen/Qwen3-8B", "-a", "H200", "--context", "131072", *QUICK[:4])
+    assert result.exit_code == 2
+    assert "--context 131072: Qwen/Qwen3-8B was made for at most 40960" in result.stderr
+    short = simulate("meta-llama/Llama-2-7b-chat-hf", "-w", "sharegpt", *QUICK[:4])
+    assert short.exit_code == 0, "the default is no longer than the model allows"

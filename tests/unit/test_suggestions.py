@@ -6,18 +6,25 @@ the planner and ``memroute explain`` suggest is followed by the operator itself 
 ``test_top_and_explain``, ``test_why_not`` and ``test_plan_command``.
 """
 
+import json
 import re
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from dispatch_rig import Asking, pool
 from followed_suggestions import FOLLOWED, NOT_FOLLOWED
+from memroute.traffic.admission import Reject
+from memroute_cli.main import app
 from memroute_operator.engines import llama_cpp_flags, sglang_owned, vllm_arguments
 from memroute_operator.failures import ALL
 from memroute_operator.settings import parse_settings
+from memroute_operator.spec.deployments import read_deployments
+from memroute_operator.store.reading_cache import Cache
 from memroute_operator.weights.caches import NO_SETTINGS
 from operator_rig import mdep
-from suggestion_edits import Made, memory, merged, of_engine, pool_bytes
+from suggestion_edits import CONFIG, Made, memory, merged, of_engine, pool_bytes
 
 CASES = [
     pytest.param(name, follow, id=f"{name}-{index}")
@@ -88,3 +95,107 @@ def test_every_flag_that_is_named_exists():
     values = {"--model-cache-gib": "5", "--fetch-image": "i", "--shared-runtime-class": "c"}
     for flag in flags - others - engines:
         assert parse_settings([flag, values[flag]])
+
+
+def failure_of(spec):
+    obj = mdep("m")
+    obj["spec"] = spec
+    (one,) = read_deployments([obj], [], [], {}, {}, Cache(), "vllm/x", {}, NO_SETTINGS).wanted
+    return one.failure
+
+
+SPECS = {
+    "ContextTooLong": (
+        memory(maxContextTokens=10**7), r"maxContextTokens to (\d+)",
+        lambda number: memory(maxContextTokens=int(number)),
+    ),
+    "UnsupportedShape": (
+        {"parallelism": {"tensorParallelSize": 3}}, r"it has to divide (\d+)",
+        lambda number: {"parallelism": {"tensorParallelSize": int(number) // 8}},
+    ),
+    "ModelUnknown": (
+        {"model": {"name": "acme/unheard-of"}}, r"give its config.json as spec.model.(config)",
+        lambda field: {"model": {field: CONFIG}},
+    ),
+    "FlagOwned": (
+        {"engine": {"args": ["--max-num-seqs", "8"]}}, r"use spec\.engine\.(\w+)",
+        lambda field: {"engine": {"args": [], field: 8}},
+    ),
+    "TemplateRefused": (
+        {"template": {"spec": {"nodeName": "a"}}}, r"use spec\.placement\.(\w+)",
+        lambda field: {"template": None, "placement": {field: {"kubernetes.io/hostname": "a"}}},
+    ),
+    "EngineRefuses": (
+        {"engine": {"type": "LlamaCPP", "image": "i"}}, r"such as (\S+)[,)]",
+        lambda file: {"model": {"file": file, "checkpointBytes": 5 * 10**9}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", SPECS)
+def test_what_the_spec_is_refused_for_is_gone_when_it_says_what_is_suggested(reason):
+    """The condition Resolved: each number and each field comes out of the sentence itself."""
+    wrong, words, edit = SPECS[reason]
+    spec = merged(mdep("m", model="Qwen/Qwen3-8B")["spec"], wrong)
+    failure = failure_of(spec)
+    assert failure.reason == reason
+    found = re.search(words, failure.message)
+    assert found is not None, failure.message
+    assert failure_of(merged(spec, edit(found[1]))) is None
+
+
+def test_an_engine_that_cannot_hold_the_model_names_one_that_can():
+    """SGLang's pool of states is sized by rules that memroute lacks."""
+    spec = merged(
+        mdep("m", model="Qwen/Qwen3-Next-80B-A3B-Instruct")["spec"],
+        merged(of_engine("SGLang"), {"parallelism": {"tensorParallelSize": 2}}),
+    )
+    assert "serve the model with vLLM" in failure_of(spec).message
+    assert failure_of(merged(spec, {"engine": {"type": "VLLM", "image": None}})) is None
+
+
+PLANNER = CliRunner()
+
+
+def planned(*arguments):
+    """What ``memroute plan`` answers, for one kind of accelerator: exit status, and the option."""
+    result = PLANNER.invoke(app, ["plan", *arguments, "--output", "json"])
+    (option,) = json.loads(result.stdout)["plans"][0]["options"]
+    return result.exit_code, option
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "Qwen/Qwen3-32B -a L4 --tensor-parallel 1 --precision none",
+        "Qwen/Qwen3-32B -a L40S --context 40960 --concurrency 64 --tensor-parallel 1",
+        "Qwen/Qwen3-8B -a L4 --context 40960 --concurrency 8 --tensor-parallel 1 --precision none",
+        "meta-llama/Llama-3.3-70B-Instruct -a H100 --tensor-parallel 1 --precision none",
+        "meta-llama/Llama-3.3-70B-Instruct -a H100 --context 131072 --concurrency 64",
+        "google/gemma-3-27b-it -a L40S --context 65536 --concurrency 128 --tensor-parallel 2",
+    ],
+)
+def test_what_memory_planning_suggests_fits_when_it_is_asked_for(arguments):
+    """``memroute plan`` is asked again, with each change that it says would make it fit."""
+    words = arguments.split()
+    status, option = planned(*words)
+    assert status == 1
+    assert option["suggestions"]
+    for change in option["suggestions"]:
+        again, answer = planned(*words, *change.split())
+        assert again == 0, f"{change}: {answer}"
+
+
+@pytest.mark.parametrize(("prompt", "output"), [(900, 200), (10**6, None), (10, 10**7), (1001, 0)])
+def test_a_request_of_the_size_that_a_router_names_is_taken(prompt, output):
+    """The refusal names what the largest replica holds: so much, and not a token more."""
+    made = pool(replicas=2, capacity=1000)
+    first = made.submit(Asking(prompt=prompt, max_output_tokens=output), now_seconds=0.0)
+    assert isinstance(first, Reject)
+    (most,) = re.findall(r"holds (\d+) tokens per request", first.message)
+    fits, too_many = (
+        made.submit(Asking(prompt=1, max_output_tokens=limit), now_seconds=0.0)
+        for limit in (int(most) - 1, int(most))
+    )
+    assert not isinstance(fits, Reject)
+    assert isinstance(too_many, Reject)

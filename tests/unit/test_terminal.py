@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -19,6 +20,7 @@ from memroute.catalog import ACCELERATORS, MODELS
 from memroute_cli.main import COMMANDS, app
 from memroute_cli.terminal.commands import load
 from memroute_cli.terminal.quantities import bytes_of, comma_list, seconds, tokens
+from memroute_cli.terminal.shell import folded
 from memroute_cli.terminal.table import Column, Table, elided, shortened
 from memroute_cli.terminal.words import closest
 
@@ -213,3 +215,14 @@ def test_names_give_way_in_their_middle():
     assert elided("ip-10-0-123-234.eu-central-1.compute.internal", 15) == "ip-10-0…nternal"
     assert elided("short", 15) == "short"
     assert shortened("one two three", 8) == "one two…"
+
+
+@given(st.lists(st.text(alphabet="abc{}:\"' ", max_size=40), min_size=1, max_size=8))
+def test_a_command_that_is_folded_is_the_same_command(words):
+    """People copy it: a line break inside of a word would be another command."""
+    command = shlex.join(["kubectl", *words])
+    lines = folded(command, 40, indent="    ")
+    # A shell drops a backslash with its newline; Python's shlex does not.
+    assert shlex.split("\n".join(lines).replace("\\\n", "")) == ["kubectl", *words]
+    for line in lines:
+        assert len(line) <= 40 or len(shlex.split(line.removesuffix(" \\"))) == 1

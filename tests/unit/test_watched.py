@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from memroute_router.discovery import watched
+from memroute_router import watched
 from memroute_router.watched import WatchedFiles
 from router_rig import until
 

@@ -16,10 +16,10 @@ from memroute_cli.terminal.quantities import one_of, seconds, whole
 
 OPERATOR_NAMESPACE = "memroute-system"
 KubeconfigOption = Annotated[
-    Path | None, typer.Option(help="Default: KUBECONFIG, else ~/.kube/config.")
+    Path | None, typer.Option(metavar="FILE", help="Default: KUBECONFIG, else ~/.kube/config.")
 ]
 OperatorNamespaceOption = Annotated[
-    str, typer.Option(help="Where the operator runs and tells what it has read.")
+    str, typer.Option(metavar="NAME", help="Where the operator runs and tells what it has read.")
 ]
 
 
@@ -45,7 +45,8 @@ def top(
     ] = What.SUMMARY,
     *,
     namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="Models of this namespace alone.")
+        str | None,
+        typer.Option("--namespace", "-n", metavar="NAME", help="Models of this namespace alone."),
     ] = None,
     all_namespaces: Annotated[
         bool, typer.Option("--all-namespaces", "-A", help="Models of all namespaces: the default.")
@@ -92,13 +93,21 @@ def top(
 def explain(
     model: Annotated[
         str | None,
-        typer.Argument(help="Name of a ModelDeployment, or NAMESPACE/NAME.", show_default=False),
+        typer.Argument(
+            metavar="MODEL",
+            parser=str,
+            show_default=False,
+            help="Name of a ModelDeployment, or NAMESPACE/NAME.",
+        ),
     ] = None,
     *,
     namespace: Annotated[
         str | None,
         typer.Option(
-            "--namespace", "-n", help="Its namespace. Default: the one that has such a model."
+            "--namespace",
+            "-n",
+            metavar="NAME",
+            help="Its namespace. Default: the one that has such a model.",
         ),
     ] = None,
     replica: Annotated[

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memroute_cli.cluster.explanation import Command, document, told
+from memroute_cli.cluster.explanation import document, told
 from memroute_cli.cluster.looking import LookError, look
 from memroute_cli.terminal.console import open_console
 from memroute_cli.terminal.output import Output, write
+from memroute_cli.terminal.progress import working
 from memroute_cli.terminal.words import closest
 from memroute_kube import KubeObject
 from memroute_kube.resources import object_key
@@ -30,17 +31,20 @@ class Asked:
 def run(asked: Asked) -> bool:
     """Tell it; whether all that is wanted serves. Raises ``LookError``."""
     model = _named(asked.model)
-    seen = look(
-        kubeconfig=asked.kubeconfig, operator_namespace=asked.operator_namespace, events_of=model
-    )
-    explanation = _explanation(seen.picture, model, asked.namespace, asked.replica)
+    with working("looking at the cluster, and trying what would help"):
+        seen = look(
+            kubeconfig=asked.kubeconfig,
+            operator_namespace=asked.operator_namespace,
+            events_of=model,
+        )
+        explanation = _explanation(seen.picture, model, asked.namespace, asked.replica)
     age = seen.picture.observed_age_seconds
     if asked.output is not Output.TABLE:
         write(document(explanation, age, seen.notes), asked.output)
     else:
         console = open_console(is_wide=asked.is_wide)
         for line in told(explanation, age, seen.notes, shows_all=asked.is_wide):
-            console.print(line, soft_wrap=asked.is_wide or isinstance(line, Command))
+            console.print(line)
     return explanation.is_well
 
 

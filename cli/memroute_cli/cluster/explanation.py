@@ -3,17 +3,19 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
 from memroute.placement import Verdict
 from memroute.units import format_gib
 from memroute_cli.cluster.tables import age_words
+from memroute_cli.terminal.shell import folded
 from memroute_operator.explaining import ModelExplanation
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.status.failing import on_the_way
 
+COMMAND_INDENT = "    "
 # Nodes that are told one by one: chosen by hand. The nearest misses come first.
 MAX_NODES = 12
 # Conditions that are told where they are there, beside Ready.
@@ -23,8 +25,17 @@ TOLD_CONDITIONS = (
 )  # fmt: skip
 
 
-class Command(Text):
-    """What a person copies: it is not broken into lines."""
+class Command:
+    """What a person copies: folded as a shell reads it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        for line in folded(self.text, options.max_width, indent=COMMAND_INDENT):
+            yield Text(line, no_wrap=True, overflow="ignore")
 
 
 def told(
@@ -144,7 +155,7 @@ def _missing(explanation: ModelExplanation) -> Iterator[RenderableType]:
     yield Text("what would help (each was tried, and one replica more was placed):")
     for remedy in explanation.remedies:
         yield _indented(f"* {remedy.change}")
-        yield Command(f"    {remedy.command}")
+        yield Command(remedy.command)
         yield _indented(f"then: {remedy.then}", by=4)
 
 

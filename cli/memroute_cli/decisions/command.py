@@ -17,6 +17,7 @@ def decisions(
         str | None,
         typer.Argument(
             metavar="REQUEST",
+            parser=str,
             help="All of one request (x-request-id of its answer). Default: a line for each of "
             "the last ones.",
             show_default=False,

@@ -1,5 +1,6 @@
 """The work of ``memroute decisions``: why a router sent, held or refused the last requests."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -89,7 +90,7 @@ def _fetch(router: str, path: str) -> list[dict[str, Any]]:
         raise UserError(msg) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         msg = (
-            f"{url} does not answer ({error}); kubectl -n memroute-system port-forward "
+            f"{url} does not answer ({_why(error)}); kubectl -n memroute-system port-forward "
             "deploy/memroute-router 8002 brings it here, --router names another"
         )
         raise UserError(msg) from error
@@ -100,6 +101,11 @@ def _fetch(router: str, path: str) -> list[dict[str, Any]]:
         msg = f"{url} is no memroute router"
         raise UserError(msg)
     return rows
+
+
+def _why(error: Exception) -> str:
+    """The reason, without the number that the kernel gives it."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
 
 
 def _decisions(rows: Sequence[dict[str, Any]], *, is_wide: bool) -> Table:

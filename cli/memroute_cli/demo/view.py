@@ -28,11 +28,11 @@ def render(readings: Readings, title: str, caption: str) -> RenderableType:
 def _devices(readings: Readings) -> Table:
     rows = []
     for device in readings.devices:
-        ratio = device.reserved_bytes / device.usable_bytes if device.usable_bytes else 0.0
-        live = device.live_free_bytes
+        usable, live = device.usable_bytes, device.live_free_bytes
         rows.append((
             device.node, f"{device.product.removeprefix('NVIDIA-')} {device.device[:8]}",
-            bar(ratio), f"{device.reserved_bytes / GIB:.1f}", f"{device.usable_bytes / GIB:.1f}",
+            bar(device.reserved_bytes / usable) if usable else UNKNOWN,
+            f"{device.reserved_bytes / GIB:.1f}", f"{usable / GIB:.1f}" if usable else UNKNOWN,
             UNKNOWN if live is None else f"{live / GIB:.1f}",
         ))  # fmt: skip
     columns = (

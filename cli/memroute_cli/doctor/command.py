@@ -10,6 +10,7 @@ import typer
 
 from memroute_cli.terminal.errors import told_errors
 from memroute_cli.terminal.output import Output, OutputOption
+from memroute_cli.terminal.progress import working
 
 
 def doctor(
@@ -35,10 +36,11 @@ def doctor(
         ),
     ] = None,
     operator_namespace: Annotated[
-        str, typer.Option(help="Where the operator is, if no Deployment of it says so.")
+        str,
+        typer.Option(metavar="NAME", help="Where the operator is, if no Deployment of it says so."),
     ] = "memroute-system",
     kubeconfig: Annotated[
-        Path | None, typer.Option(help="Default: KUBECONFIG, else ~/.kube/config.")
+        Path | None, typer.Option(metavar="FILE", help="Default: KUBECONFIG, else ~/.kube/config.")
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -56,8 +58,9 @@ def doctor(
         from memroute_cli.terminal.console import open_console
         from memroute_cli.terminal.output import write
 
-        asked = None if request is None else ask(router, request, key)
-        facts = gather(kubeconfig, operator_namespace, asked)
+        with working("looking at the cluster"):
+            asked = None if request is None else ask(router, request, key)
+            facts = gather(kubeconfig, operator_namespace, asked)
         findings = all_findings(facts)
         if output is Output.TABLE:
             open_console().print(*told(findings), sep="\n")

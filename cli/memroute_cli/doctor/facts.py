@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from memroute_kube import KubeObject
@@ -149,3 +150,15 @@ def containers_of(obj: KubeObject) -> list[dict[str, Any]]:
     spec = spec_of(obj)
     template = mapping(mapping(spec.get("template")).get("spec"))
     return [dict(mapping(one)) for one in listed((template or spec).get("containers"))]
+
+
+def arguments_of(deployment: KubeObject, flag: str) -> list[str]:
+    """What its containers are given for a flag: ``--flag=value``, ``--flag value``, or nothing."""
+    found = []
+    for container in containers_of(deployment):
+        arguments = [str(one) for one in listed(container.get("args"))]
+        for argument, following in pairwise([*arguments, ""]):
+            name, equals, value = argument.partition("=")
+            if name == flag:
+                found.append(value if equals else "" if following.startswith("--") else following)
+    return found

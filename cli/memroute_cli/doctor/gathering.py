@@ -1,10 +1,9 @@
 """Asks the API server for everything that checks decide on. What it refuses becomes ``Unread``."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from memroute_cli.doctor.facts import (
     Right,
     Rights,
     Unread,
+    arguments_of,
     is_program,
     spec_of,
 )
@@ -36,7 +36,7 @@ from memroute_kube import (
 from memroute_kube.client import NOT_FOUND
 from memroute_kube.errors import FORBIDDEN
 from memroute_kube.resources import DAEMON_SETS, DEPLOYMENTS, NAMESPACES, RUNTIME_CLASSES
-from memroute_kube.shapes import listed, mapping
+from memroute_kube.shapes import mapping
 from memroute_operator.readings.fleet_view import VIEW_NAME, FleetView, read_view
 
 SERVICES = Resource(plural="services", kind="Service")
@@ -66,19 +66,6 @@ def gather(kubeconfig: Path | None, namespace: str, request: RequestOutcome | No
     return asyncio.run(with_client(kubeconfig, lambda client: look_at(client, namespace, request)))
 
 
-def watched_namespaces(template: Mapping[str, Any]) -> tuple[str, ...]:
-    """The namespaces that an operator's pod is told to look after; none for all."""
-    words = [
-        str(word)
-        for container in listed(template.get("containers"))
-        for word in listed(mapping(container).get("args"))
-    ]
-    flag = "--watch-namespace"
-    apart = [after for word, after in pairwise(words) if word == flag]
-    joined = [word.removeprefix(f"{flag}=") for word in words if word.startswith(f"{flag}=")]
-    return (*apart, *joined)
-
-
 async def look_at(
     client: KubernetesClient, namespace: str, request: RequestOutcome | None = None
 ) -> Facts:
@@ -90,15 +77,18 @@ async def look_at(
     operators = () if isinstance(deployments, Unread) else [
         one for one in deployments if is_program(one, OPERATOR)
     ]  # fmt: skip
-    account, watched = "memroute-operator", tuple[str, ...]()
+    account = "memroute-operator"
+    scopes: list[str] = []
     if operators:
-        # What is installed says where it is; of several, the one that was asked for.
-        here = [one for one in operators if one["metadata"]["namespace"] == namespace]
-        operator = (here or operators)[0]
+        # What is installed says where it is: of several releases the one that was named.
+        operator = next(
+            (one for one in operators if one["metadata"].get("namespace") == namespace),
+            operators[0],
+        )
         namespace = str(operator["metadata"]["namespace"])
         template = mapping(mapping(spec_of(operator).get("template")).get("spec"))
         account = str(template.get("serviceAccountName") or "default")
-        watched = watched_namespaces(template)
+        scopes = arguments_of(operator, "--watch-namespace")
     return Facts(
         now=datetime.now(UTC),
         program_version=__version__,
@@ -123,10 +113,10 @@ async def look_at(
         operator_rights=(
             await _rights(
                 client,
-                operator_rights(namespace, watched),
+                operator_rights(namespace, scopes),
                 f"system:serviceaccount:{namespace}:{account}",
             )
-            if operators
+            if operators or isinstance(deployments, Unread)
             else {}
         ),
         request=request,
@@ -180,7 +170,8 @@ async def _all(
 def _unread(error: ApiError, what: str) -> Unread:
     if error.status == FORBIDDEN:
         return Unread(f"you may not {what}")
-    return Unread(f"{what}: {error.message}", "try again; the API server did not answer this")
+    said = " ".join(error.message.split())
+    return Unread(f"{what}: {said}", "try again; the API server did not answer this")
 
 
 async def _crd(client: KubernetesClient) -> KubeObject | Unread | None:

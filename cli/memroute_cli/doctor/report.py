@@ -1,11 +1,11 @@
 """Findings for a terminal and for a program."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.console import RenderableType
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
 from memroute_cli.doctor.facts import Facts
@@ -17,17 +17,19 @@ STYLES = {
 # Characters of the state and of the check's name: the longest of each.
 STATE_WIDTH = max(map(len, State))
 CHECK_WIDTH = 15
+INDENT = STATE_WIDTH + CHECK_WIDTH + 4
+# Of a sentence, characters: in a terminal of 40 lines become longer than it.
+LEAST_WIDTH = 20
 
 
 def told(findings: Sequence[Finding]) -> Iterator[RenderableType]:
     """A line or two for each, the sum last."""
-    indent = STATE_WIDTH + CHECK_WIDTH + 4
     for one in findings:
         head = Text(f"{one.state.value:{STATE_WIDTH}}", style=STYLES[one.state])
         head.append(f"  {one.check:{CHECK_WIDTH}}  ", style="not bold default")
-        yield _Hanging(head, one.sentence, indent)
+        yield _Hanging(head, one.sentence)
         if one.next_step is not None:
-            yield Padding(Text(f"next: {one.next_step}"), (0, 0, 0, indent), expand=False)
+            yield _Hanging(Text(" " * INDENT), f"next: {one.next_step}")
     counts = Counter(one.state for one in findings)
     words = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
     yield Text(f"\n{len(findings)} checks: {words}", style="bold")
@@ -36,15 +38,15 @@ def told(findings: Sequence[Finding]) -> Iterator[RenderableType]:
 class _Hanging:
     """A head, and a sentence that is folded beside it."""
 
-    def __init__(self, head: Text, sentence: str, indent: int) -> None:
-        self.head, self.sentence, self.indent = head, sentence, indent
+    def __init__(self, head: Text, sentence: str) -> None:
+        self.head, self.sentence = head, sentence
 
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[RenderableType]:
-        width = max(20, options.max_width - self.indent)
-        first, *more = Text(self.sentence).wrap(console, width) or [Text("")]
-        yield self.head.copy().append_text(first)
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        width = max(LEAST_WIDTH, options.max_width - INDENT)
+        first, *more = textwrap.wrap(self.sentence, width, break_on_hyphens=False) or [""]
+        yield self.head.copy().append(first, style="not bold default")
         for line in more:
-            yield Padding(line, (0, 0, 0, self.indent), expand=False)
+            yield Text(" " * INDENT + line)
 
 
 def document(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Exit status 0: everything fits; 1: something does not; 2: the question makes no sense.
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,18 @@ from memroute_cli.terminal.output import Output, OutputOption, WideOption
 from memroute_cli.terminal.quantities import comma_list, tokens, whole
 
 
+def _models(values: Iterable[str]) -> Iterator[str]:
+    """Names by comma; a path may have commas of its own."""
+    for value in values:
+        yield from [value] if Path(value).exists() else comma_list([value])
+
+
 def plan(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
+            parser=str,
             help="owner/name as on the hub, owner/name@revision for one of its versions, or the "
             "path of a config.json. Names of --list need no network.",
             show_default=False,
@@ -43,7 +51,10 @@ def plan(
     ] = False,
     inventory: Annotated[
         Path | None,
-        typer.Option(help="The same of a saved fleet: `kubectl get nodes,pods -A -o json > FILE`."),
+        typer.Option(
+            metavar="FILE",
+            help="The same of a saved fleet: `kubectl get nodes,pods -A -o json > FILE`.",
+        ),
     ] = None,
     context: Annotated[
         int | None,
@@ -98,7 +109,8 @@ def plan(
     start_log: Annotated[
         Path | None,
         typer.Option(
-            help="Start log of a vLLM that ran this model: what it measured replaces our ranges."
+            metavar="FILE",
+            help="Start log of a vLLM that ran this model: what it measured replaces our ranges.",
         ),
     ] = None,
     price: Annotated[
@@ -118,8 +130,9 @@ def plan(
     hub_token_file: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="Holds a token for gated and private models. Default: HF_TOKEN, else what "
-            "`hf auth login` has saved."
+            "`hf auth login` has saved.",
         ),
     ] = None,
     offline: Annotated[
@@ -133,7 +146,10 @@ def plan(
         bool, typer.Option("--all", help="Show every precision and number of devices.")
     ] = False,
     kubeconfig: Annotated[
-        Path | None, typer.Option(help="With --cluster. Default: KUBECONFIG, else ~/.kube/config.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --cluster. Default: KUBECONFIG, else ~/.kube/config."
+        ),
     ] = None,
     manifest: Annotated[
         bool,
@@ -142,7 +158,8 @@ def plan(
         ),
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw where the bytes go into this file (.png, .svg).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw where the bytes go into this file (.png, .svg)."),
     ] = None,
     output: OutputOption = Output.TABLE,
     wide: WideOption = False,
@@ -163,7 +180,7 @@ def plan(
         from memroute_cli.plan.program import run
 
         asked = Asked(
-            models=tuple(comma_list(models)), accelerators=tuple(comma_list(accelerator)),
+            models=tuple(_models(models or ())), accelerators=tuple(comma_list(accelerator)),
             inventory=inventory, is_on_cluster=cluster, kubeconfig=kubeconfig,
             context_tokens=context, concurrency=concurrency, prompt_tokens=prompt_tokens,
             output_tokens=output_tokens, precision=precision, kv_cache_dtype=kv_cache_dtype,

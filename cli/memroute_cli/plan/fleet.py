@@ -10,6 +10,7 @@ from memroute.catalog.accelerators import with_product_first
 from memroute.placement import Inventory
 from memroute_cli.cluster.looking import look
 from memroute_cli.plan.files import PlanError, read_document
+from memroute_cli.terminal.progress import working
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_GPU_SHARING
 from memroute_operator.explaining import Picture
@@ -56,7 +57,8 @@ def live_fleet(kubeconfig: Path | None) -> Fleet:
 
     Also from one without memroute.
     """
-    seen = look(kubeconfig=kubeconfig, needs_memroute=False)
+    with working("looking at the cluster"):
+        seen = look(kubeconfig=kubeconfig, needs_memroute=False)
     return _fleet(seen.picture, "the cluster", seen.notes)
 
 

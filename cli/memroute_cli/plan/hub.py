@@ -10,6 +10,7 @@ from memroute.footprint.gguf_facts import architecture_of
 from memroute.units import format_gib
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import Facts, HubOptions, NamedModel, close_names
+from memroute_cli.terminal.progress import working
 from memroute_hub import FactsSource, HubError, HubModel, HubReason, ModelName, parse_name
 from memroute_hub.client import open_hub
 from memroute_hub.settings import (
@@ -38,7 +39,9 @@ def model_from_hub(text: str, checkpoint_bytes: int | None, options: HubOptions)
     """
     try:
         name = replace(parse_name(text), file=options.file)
-        found = asyncio.run(_resolve(name, _settings(options)))
+        settings = _settings(options)
+        with working(f"asking {settings.endpoint} for {name.repository}"):
+            found = asyncio.run(_resolve(name, settings))
         described = _architecture(found, checkpoint_bytes)
     except SettingsError as error:
         msg = f"--hub-endpoint: {error}"

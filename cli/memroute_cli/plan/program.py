@@ -156,9 +156,11 @@ def _print_manifests(
 def _manifest_text(
     answers: report.Answers, manifest: dict[str, object], prices: dict[str, float]
 ) -> str:
-    """YAML; a comment says why its targets are not the defaults."""
+    """YAML; comments say what it needs, and why its targets are not the defaults."""
     best = answers.best(prices)
     sentences = [] if best is None else report.target_sentences(best)
+    if best is not None:
+        sentences = report.caveats(answers.model, best) + sentences
     if answers.model.facts.commit is not None:
         sentences.insert(0, f"{answers.model.name} as on {answers.model.facts.sentence}")
     if answers.model.file is not None:

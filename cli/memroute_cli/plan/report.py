@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from memroute.footprint import Quantization
 from memroute.footprint.architecture import KNOWN_FAMILIES
 from memroute.sizing import NoOption, Option, Question
 from memroute.units import format_gib
@@ -15,6 +16,7 @@ from memroute_cli.plan.targets import reachable_targets
 from memroute_cli.terminal.table import Column, Table
 
 UNKNOWN = "-"
+MADE_WHILE_LOADING = frozenset({Quantization.NONE, Quantization.FP8, Quantization.BITSANDBYTES})
 # Characters that the name of an accelerator keeps where a line is too narrow.
 MIN_NAME = 8
 # GiB are of each device. AS: devices of one replica, and how its layers are stored.
@@ -79,7 +81,7 @@ def print_answers(
     best = answers.best(prices)
     if best is not None:
         console.print(_sentence(best))
-        for sentence in target_sentences(best):
+        for sentence in (*caveats(answers.model, best), *target_sentences(best)):
             console.print(Text(sentence))
 
 
@@ -138,6 +140,22 @@ def _sentence(best: Option) -> Text:
             f"{rate.num_sequences} of them running ({1 / rate.step_seconds:.0f} per request)"
         )
     return Text(f"{text}.", style="bold")
+
+
+def caveats(model: NamedModel, option: Option) -> list[str]:
+    """What has to be true before the option is deployed, beside its targets; often nothing.
+
+    Engines make fp8 of 16-bit weights while they load them, and nothing else.
+    """
+    wanted = option.shape.quantization
+    is_made_so = bool(model.architecture.quantization_config)
+    if wanted in MADE_WHILE_LOADING or is_made_so:
+        return []
+    sentence = (
+        f"{option.precision} needs a checkpoint that was quantized so ({wanted}): "
+        f"{model.name} is not, name one that is"
+    )
+    return [sentence]
 
 
 def target_sentences(option: Option) -> list[str]:
@@ -199,6 +217,7 @@ def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
         "facts": {"source": answers.model.facts.source, **dict(answers.model.facts.details)},
         "isExact": answers.model.architecture.is_exact,
         "options": [_option_document(found, prices) for found in answers.found],
+        "caveats": [] if best is None else caveats(answers.model, best),
         "modelDeployment": None if best is None else model_deployment(answers.model, best),
     }
 

@@ -17,7 +17,7 @@ class Asked:
     tensor_parallel: int
     quantization: str
     kv_cache_dtype: str
-    context_tokens: int
+    context_tokens: int | None
     engine: str
     workload: str
     num_requests: int

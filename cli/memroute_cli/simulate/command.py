@@ -19,6 +19,7 @@ def simulate(
         str | None,
         typer.Argument(
             metavar="MODEL",
+            parser=str,
             help="Name on the hub, or a config.json; not needed with --file.",
             show_default=False,
         ),
@@ -26,7 +27,12 @@ def simulate(
     *,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", help="Scenario in YAML: several fleets, mixed, with faults."),
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="Scenario in YAML: several fleets, mixed, with faults.",
+        ),
     ] = None,
     accelerator: Annotated[
         list[str] | None,
@@ -43,8 +49,13 @@ def simulate(
     quantization: Annotated[str, typer.Option(metavar="NAME", help="none, fp8, awq, …")] = "none",
     kv_cache_dtype: Annotated[str, typer.Option(metavar="NAME", help="auto or fp8, …")] = "auto",
     context: Annotated[
-        int, typer.Option(parser=tokens, metavar="TOKENS", help="Longest sequence: 16384, 32k.")
-    ] = 16_384,
+        int | None,
+        typer.Option(
+            parser=tokens,
+            metavar="TOKENS",
+            help="Longest sequence: 16384, 32k. Default: 16384, or what the model allows.",
+        ),
+    ] = None,
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="vllm or sglang: whose rules.")
     ] = "vllm",
@@ -110,7 +121,10 @@ def simulate(
     wide: WideOption = False,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw latencies, KV use and queues into this file (.png, .svg, .pdf)."),
+        typer.Option(
+            metavar="FILE",
+            help="Draw latencies, KV use and queues into this file (.png, .svg, .pdf).",
+        ),
     ] = None,
     list_known: Annotated[
         bool, typer.Option("--list", help="List workloads and policies.")

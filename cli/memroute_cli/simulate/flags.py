@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from memroute_cli.plan.models import read_model
 from memroute_cli.simulate.asked import Asked
 from memroute_cli.simulate.scenario import ScenarioError, Words
 
@@ -13,6 +14,8 @@ IN_FLAGS = Words(
     tensor_parallel="--tensor-parallel", policy="--policy", objective="--objective",
     workload="--workload",
 )  # fmt: skip
+# Long enough for chats with documents; most models were made for more. Chosen by hand.
+USUAL_CONTEXT_TOKENS = 16_384
 PICTURES = (".png", ".svg", ".pdf")
 
 
@@ -25,7 +28,8 @@ def document_of(asked: Asked) -> dict[str, Any]:
     engine = {
         "model": asked.model, "replicas": asked.replicas, "kind": asked.engine,
         "tensorParallelSize": asked.tensor_parallel, "quantization": asked.quantization,
-        "kvCacheDtype": asked.kv_cache_dtype, "maxContextTokens": asked.context_tokens,
+        "kvCacheDtype": asked.kv_cache_dtype,
+        "maxContextTokens": _context_tokens(asked.model, asked.context_tokens),
     }  # fmt: skip
     return {
         "workload": {"name": asked.workload, "requests": asked.num_requests} | rate,
@@ -40,6 +44,14 @@ def document_of(asked: Asked) -> dict[str, Any]:
             for name in asked.accelerators or ("H100",)
         },
     }
+
+
+def _context_tokens(model: str, asked: int | None) -> int:
+    """As typed, else the usual, or what the model was made for where that is less."""
+    if asked is not None:
+        return asked
+    longest = read_model(model, None).architecture.max_context_tokens
+    return USUAL_CONTEXT_TOKENS if longest is None else min(USUAL_CONTEXT_TOKENS, longest)
 
 
 def check_picture(plot: Path | None) -> None:

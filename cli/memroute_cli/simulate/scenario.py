@@ -153,8 +153,8 @@ def scenario(document: Mapping[str, Any], words: Words = IN_FILE) -> Scenario:
     policies = tuple(document.get("policies") or ("memroute",))
     for policy in policies:
         if policy not in POLICIES:
-            hint = did_you_mean(str(policy), POLICIES)
-            msg = f"no policy {policy!r}; there are {', '.join(POLICIES)}{hint}"
+            hint = did_you_mean(str(policy), POLICIES) or f"; there are {', '.join(POLICIES)}"
+            msg = f"no policy {policy!r}{hint}"
             raise ScenarioError(msg)
     target = _target(document.get("target") or {}, words)
     return Scenario(
@@ -321,8 +321,9 @@ def _workload(
             max_context_tokens=shortest,
         )
     except WorkloadError as error:
-        hint = did_you_mean(str(row.get("name")), GENERATORS)
-        msg = f"{words.workload}: {error}{hint}"
+        name = str(row.get("name"))
+        hint = "" if Path(name).exists() else did_you_mean(name, GENERATORS)
+        msg = f"{words.workload}: no workload {name!r}{hint}" if hint else str(error)
         raise ScenarioError(msg) from None
     if not workload.num_requests:
         msg = f"no request of {workload.name} fits into {shortest:,} tokens"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import typer
 from typer._click.exceptions import NoSuchOption, UsageError
 from typer._click.shell_completion import CompletionItem
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from memroute_cli.terminal.words import did_you_mean
 
@@ -73,6 +73,19 @@ class OwnCommand(TyperCommand):
             close = did_you_mean(error.option_name, (n for n in names if n.startswith("--")))
             msg = f"no option {error.option_name}{close}"
             raise UsageError(msg, ctx=ctx) from error
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments and options, without Python's names of their types."""
+        records = {parameter: parameter.get_help_record(ctx) for parameter in self.params}
+        for title, is_argument in (("Arguments", True), ("Options", False)):
+            rows = [
+                (record[0].partition(" <")[0], record[1])
+                for parameter, record in records.items()
+                if record is not None and isinstance(parameter, TyperArgument) is is_argument
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 def load(name: str, where: LazyCommand) -> Any:

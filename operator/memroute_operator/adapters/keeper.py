@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memroute_kube.shapes import mapping
 from memroute_operator.actions.backoff import Backoff
@@ -152,6 +152,10 @@ class AdapterKeeper:
         loaded = await ask_engine(self._caller, target)
         if loaded is None:
             return None, TROUBLED_SECONDS
+        if isinstance(loaded, str):
+            before = self.views.get(target.uid) or View()
+            troubles = {one.name: loaded for one in target.wanted}
+            return replace(before, troubles=troubles), TROUBLED_SECONDS
         found = steps(
             target.wanted if silence is None else _in_volumes(target.wanted),
             fetched=fetched,
@@ -198,7 +202,12 @@ class AdapterKeeper:
         now = self._clock()
         for one in found.loads:
             if one.engine_name in loaded and loaded[one.engine_name] != one.path:
-                continue  # it could not be unloaded, or is its owner's
+                # It could not be unloaded, or is its owner's.
+                found.troubles[one.name] = (
+                    f"the engine has another adapter of that name, from "
+                    f"{loaded[one.engine_name]:.200}: unload that, or take another name"
+                )
+                continue
             key = (target.uid, one.name, one.path)
             waits = self._failures.waiting(key, now)
             if waits is not None:

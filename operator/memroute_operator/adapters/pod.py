@@ -102,6 +102,14 @@ def adapters_container(
     }
 
 
+def _optional(variable: dict[str, Any]) -> dict[str, Any]:
+    """The variable, left out where its Secret is not there."""
+    reference = variable.get("valueFrom", {}).get("secretKeyRef")
+    if reference is None:
+        return variable
+    return {**variable, "valueFrom": {"secretKeyRef": {**reference, "optional": True}}}
+
+
 def _variables(
     adapters: Adapters,
     hub_endpoint: str | None,
@@ -121,9 +129,11 @@ def _variables(
     if said.store_secret is not None:
         # By name, not all of the Secret: a variable can make a program do anything.
         for key in STORE_KEYS:
-            reference = {"name": said.store_secret, "key": key, "optional": key == STORE_KEYS[-1]}
+            reference = {"name": said.store_secret, "key": key}
             found.append({"name": key, "valueFrom": {"secretKeyRef": reference}})
     own = {one["name"] for one in found}
+    # A Secret that is missing is told of the adapters that need it, and keeps no replica back.
+    found = [_optional(one) for one in found]
     return found + [
         dict(one)
         for one in engine_env

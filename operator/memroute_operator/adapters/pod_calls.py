@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from memroute_kube.resources import ENGINE_PORT
 from memroute_operator.adapters.caller import LOAD_SECONDS, Caller
@@ -44,13 +45,21 @@ class Target:
     max_rank: int
 
 
-async def ask_engine(caller: Caller, target: Target) -> dict[str, str] | None:
-    """The adapters that the engine has loaded, each with its folder; None: it did not say."""
+async def ask_engine(caller: Caller, target: Target) -> dict[str, str] | str | None:
+    """The adapters that the engine has loaded, each with its folder; or why it does not say.
+
+    None: it did not answer, as one that is just ending.
+    """
     page = await caller.call("GET", target.address, ENGINE_PORT, "/v1/models")
     loaded = read_loaded(page.text) if page.is_good else None
-    if loaded is None:
-        LOGGER.info("adapters not read pod=%s answer=%s", target.pod, page.text[:200])
-    return loaded
+    if loaded is not None:
+        return loaded
+    LOGGER.info("adapters not read pod=%s answer=%s", target.pod, page.text[:200])
+    if not page.status:
+        return None
+    asks_for_key = page.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+    helps = ": memroute has no key for it, so take --api-key away" if asks_for_key else ""
+    return f"the engine does not list its adapters at /v1/models (HTTP {page.status}){helps}"
 
 
 async def ask_container(caller: Caller, target: Target) -> tuple[dict[str, FetchTold], str | None]:

@@ -136,3 +136,17 @@ def _why_pending(
             f"spec.rollout"
         )
     return next((view.waiting[name] for _, view in seen if name in view.waiting), None)
+
+
+def failing_adapters(told: Sequence[Mapping[str, Any]] | None) -> tuple[str, str, str] | None:
+    """The condition ``AdaptersFailing``; None while none fails. The model itself serves on."""
+    failing = [one for one in told or () if one["state"] == FAILED]
+    if not failing:
+        return None
+    named = "; ".join(f"{one['name']}: {one.get('message', '')}" for one in failing[:MAX_LISTED])
+    more = len(failing) - MAX_LISTED
+    message = (
+        f"{len(failing)} of {len(told or ())} adapter(s) could not be loaded everywhere, and are "
+        f"tried again: {named}{f'; and {more} more' if more > 0 else ''}"
+    )
+    return "True", "AdapterFailed", message

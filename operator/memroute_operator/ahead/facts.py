@@ -71,7 +71,7 @@ class Ahead:
     fetch: str | None = None
     """How far the weights are, in words; None when nobody knows."""
     seen_seconds: float = 0.0
-    """For how long this operator has seen it."""
+    """For how long this operator has seen it; once it is deleted, since then."""
     obj: KubeObject = field(repr=False)
 
     @property
@@ -108,7 +108,11 @@ class Ahead:
     @property
     def why_skipped(self) -> str | None:
         """Why nobody waits for it any more; None while it may still begin."""
-        if self.has_begun or self.seen_seconds <= BEGIN_SECONDS:
+        if self.seen_seconds <= BEGIN_SECONDS:
+            return None
+        if self.is_terminating:
+            return f"{self.pod_name} hangs in Terminating on {self.node}"
+        if self.has_begun:
             return None
         said = f": {self.scheduler_message}" if self.scheduler_message else ""
         return f"{self.pod_name} did not begin on {self.node} within {BEGIN_SECONDS:.0f} s{said}"

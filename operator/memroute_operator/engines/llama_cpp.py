@@ -73,7 +73,8 @@ class LlamaCPP:
         where = (
             ["--model", file]
             if file.startswith("/")
-            else ["--hf-repo", deployment.model, "--hf-file", file]
+            # It would load the repository's projector for images too, which nobody has reserved.
+            else ["--hf-repo", deployment.model, "--hf-file", file, "--no-mmproj"]
         )
         slots = _num_slots(deployment)
         arguments = [

@@ -55,17 +55,17 @@ ONE_WORD = _words(
     spec-draft-cpu-mask-batch spec-draft-cpu-range spec-draft-cpu-strict spec-draft-cpu-strict-batch
     spec-draft-device spec-draft-hf spec-draft-model spec-draft-n-cpu-moe spec-draft-n-max
     spec-draft-n-min spec-draft-ngl spec-draft-override-tensor spec-draft-p-min spec-draft-p-split
-    spec-draft-poll spec-draft-poll-batch spec-draft-prio spec-draft-prio-batch spec-draft-threads
-    spec-draft-threads-batch spec-draft-type-k spec-draft-type-v spec-ngram-map-k-min-hits
-    spec-ngram-map-k-size-m spec-ngram-map-k-size-n spec-ngram-map-k4v-min-hits
-    spec-ngram-map-k4v-size-m spec-ngram-map-k4v-size-n spec-ngram-min-hits spec-ngram-mod-n-match
-    spec-ngram-mod-n-max spec-ngram-mod-n-min spec-ngram-simple-min-hits spec-ngram-simple-size-m
-    spec-ngram-simple-size-n spec-ngram-size-m spec-ngram-size-n spec-synth-len spec-synth-rates
-    spec-type split-mode sse-ping-interval ssl-cert-file ssl-key-file tags temp tensor-split threads
-    threads-batch threads-http timeout tools tools-runtime top-k top-nsigma top-p typical
-    ubatch-size ui-config ui-config-file verbosity video-ffmpeg-dir video-fps
-    video-timestamp-interval xtc-probability xtc-threshold yarn-attn-factor yarn-beta-fast
-    yarn-beta-slow yarn-ext-factor yarn-orig-ctx
+    spec-draft-poll spec-draft-poll-batch spec-draft-prio spec-draft-prio-batch spec-draft-sampling
+    spec-draft-threads spec-draft-threads-batch spec-draft-type-k spec-draft-type-v
+    spec-ngram-map-k-min-hits spec-ngram-map-k-size-m spec-ngram-map-k-size-n
+    spec-ngram-map-k4v-min-hits spec-ngram-map-k4v-size-m spec-ngram-map-k4v-size-n
+    spec-ngram-min-hits spec-ngram-mod-n-match spec-ngram-mod-n-max spec-ngram-mod-n-min
+    spec-ngram-simple-min-hits spec-ngram-simple-size-m spec-ngram-simple-size-n spec-ngram-size-m
+    spec-ngram-size-n spec-synth-len spec-synth-rates spec-type split-mode sse-ping-interval
+    ssl-cert-file ssl-key-file tags temp tensor-split threads threads-batch threads-http timeout
+    tools tools-runtime top-k top-nsigma top-p typical ubatch-size ui-config ui-config-file
+    verbosity video-ffmpeg-dir video-fps video-timestamp-interval xtc-probability xtc-threshold
+    yarn-attn-factor yarn-beta-fast yarn-beta-slow yarn-ext-factor yarn-orig-ctx
     """
 )
 # Two words follow.

@@ -148,6 +148,8 @@ def refusal(words: Sequence[str]) -> str | None:
 def _owner_of_value(flag: Flag) -> Owner | None:
     """Flags of which only some values decide memory."""
     values = (flag.values[0] if flag.values else "").split(",")
+    if flag.name == "--mmproj-auto" and not flag.is_negated:
+        return UNCOUNTED
     if flag.name == "--spec-type" and any(one.startswith("draft") for one in values):
         return DRAFT
     if flag.name == "--override-kv" and not all(one.startswith("tokenizer.") for one in values):

@@ -187,6 +187,11 @@ def _misnamed(spec: Mapping[str, Any]) -> str | None:
     served = model.get("servedName") or model.get("name")
     for one in spec.get("adapters") or ():
         name = str(one.get("name"))
+        if one.get("source") and ":" in str(served):
+            return (
+                f"SGLang knows an adapter as MODEL:ADAPTER, and takes what follows the first colon "
+                f"of {served:.80} for one: set spec.model.servedName to a name without a colon"
+            )
         if one.get("source") and not name.startswith(f"{served}:"):
             return (
                 f"spec.adapters has {name:.80}, which SGLang would take for the model itself: "

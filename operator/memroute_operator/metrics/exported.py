@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from prometheus_client import (
@@ -11,9 +11,9 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
-    disable_created_metrics,
     start_http_server,
 )
+from prometheus_client.metrics_core import Metric
 
 from memroute import __version__
 from memroute.placement import NO_QUOTAS, HBMQuotas
@@ -36,13 +36,20 @@ from memroute_operator.replicas.lost_nodes import NodeLoss
 LOOP_LAG_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+class _Registry(CollectorRegistry):
+    """Without the series that say when each counter was made: half of the page, and no use."""
+
+    def collect(self) -> Iterator[Metric]:
+        for family in super().collect():
+            family.samples = [one for one in family.samples if not one.name.endswith("_created")]
+            yield family
+
+
 class OperatorMetrics:
     """The operator's metric families. Owns its registry."""
 
     def __init__(self) -> None:
-        # When a counter was made is a series of its own for each: half of the page.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
+        self.registry = _Registry()
         self._is_leading = True
         self._snapshot = Snapshot()
         self.registry.register(self._snapshot)

@@ -89,8 +89,8 @@ class Aheads:
             self._end(own, "its node has ended it: it is made again")
         elif own.why_skipped is not None:
             return Decision(way=Way.FREE, told=own.why_skipped)
-        # A start that does not come is due by time alone.
-        self._step.has_timers |= not own.has_begun
+        # A start or an end that does not come is due by time alone.
+        self._step.has_timers |= own.is_terminating or not own.has_begun
         return Decision(way=Way.WAIT, told=own.told)
 
     def foresee(self, deployment: Deployment, node: str) -> str | None:
@@ -119,7 +119,11 @@ class Aheads:
         refusal = self._context.refused_aheads.get(action.pod_key)
         if refusal is not None:
             return Decision(way=Way.FREE, told=f"nothing goes ahead of it: {refusal}")
-        others = [one for one in self._aheads.get(deployment.key, ()) if one.node == node]
+        others = [
+            one
+            for one in self._aheads.get(deployment.key, ())
+            if one.node == node and not (one.is_terminating and one.why_skipped)
+        ]
         if others:
             # Of another revision, and about to go: there are never two on a node.
             return Decision(way=Way.WAIT, told=f"Fetching ahead waits for {others[0].pod_name}")
@@ -150,6 +154,8 @@ class Aheads:
         if deployment.paused or deployment.footprint is None:
             return
         own = self._aheads.get(deployment.key, ())
+        if not own:
+            return
         served = [one for one in kept if one.revision == deployment.revision and one.is_ready]
         is_complete = len(served) >= deployment.replicas - num_old
         is_any_used = any(one.key in self._used for one in own)

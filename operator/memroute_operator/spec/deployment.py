@@ -21,6 +21,7 @@ from memroute_operator.adapters.slots import AdapterSlots, slots_of
 from memroute_operator.pod_template import NO_TEMPLATE, PodTemplate, read_template
 from memroute_operator.spec.hub_source import HubSource, read_hub_source
 from memroute_operator.spec.model_pins import ModelPin, read_pin
+from memroute_operator.spec.namespace_tokens import owned
 from memroute_operator.spec.resolving import (
     COMMIT_UNKNOWN,
     FOOTPRINT_UNKNOWN,
@@ -191,7 +192,7 @@ def _read(obj: KubeObject, settings: WeightsSettings) -> Deployment:
     memory, placement = spec["memory"], spec["placement"]
     source = read_hub_source(spec["model"])
     weights = None
-    name = hub_name(spec["model"], source, settings)
+    name = owned(hub_name(spec["model"], source, settings), source, text(metadata["namespace"]))
     pin = None if name is None else read_pin(obj.get("status"), name)
     shape, footprint, failure = resolve(spec, source, pin)
     if failure is None:

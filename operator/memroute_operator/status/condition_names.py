@@ -5,5 +5,5 @@ LASTING = ("Ready", "Resolved", "Named", "Placed", "Available", "Progressing")
 # kstatus looks at the first two in the order of the list.
 ABNORMAL = (
     "Reconciling", "Stalled", "Paused", "Degraded", "Overbooked", "OverQuota", "FootprintDrift",
-    "DeviceMetricsStale", "TargetsUnmet", "TemplateOutdated", "PolicyUnknown",
+    "DeviceMetricsStale", "TargetsUnmet", "TemplateOutdated", "PolicyUnknown", "AdaptersFailing",
 )  # fmt: skip

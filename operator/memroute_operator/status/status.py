@@ -9,7 +9,7 @@ from memroute.traffic.admission import AdmissionSettings, unmet_target
 from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
-from memroute_operator.adapters.telling import View, told_adapters
+from memroute_operator.adapters.telling import View, failing_adapters, told_adapters
 from memroute_operator.plan import Outcome
 from memroute_operator.pod.templates import Templates
 from memroute_operator.readings.router_metrics import TargetsReport
@@ -88,6 +88,12 @@ def deployment_status(
         "TemplateOutdated": None if templates is None else templates.condition(deployment, wanted),
         "PolicyUnknown": policy_unknown(deployment),
     }
+    told = None
+    if routing is not None:
+        named = routing.told.replicas.items()
+        loaded = {uid: frozenset(one.adapters or ()) for uid, one in named}
+        told = told_adapters(deployment, replicas, views, loaded)
+        abnormal["AdaptersFailing"] = failing_adapters(told)
     conditions |= {kind: one for kind, one in abnormal.items() if one is not None}
     status: dict[str, Any] = {
         "observedGeneration": deployment.generation,
@@ -112,9 +118,7 @@ def deployment_status(
         status["model"] = None  # known without a hub
     if routing is not None:
         status["routing"] = routing.told.document(deployment.generation)
-        named = routing.told.replicas.items()
-        loaded = {uid: frozenset(one.adapters or ()) for uid, one in named}
-        status["adapters"] = told_adapters(deployment, replicas, views, loaded)
+        status["adapters"] = told
     if deployment.footprint is not None:
         footprint = deployment.footprint
         total = footprint.total_bytes

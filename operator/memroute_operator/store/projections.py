@@ -2,7 +2,8 @@
 
 A pod of 10 KB of JSON takes 55 KiB as Python objects, and a cluster has ten thousand pods of
 others. What is kept of them is who they are, where they run, which accelerators they hold and
-how they are reached: about 2 KiB. Strings that repeat are kept once.
+how they are reached: about 1 KiB. Strings that repeat are kept once, and so are whole parts that
+are the same in many objects (``sharing``).
 
 ```text
                  ours            of others                       nodes, ModelDeployments
@@ -15,13 +16,14 @@ A change that reaches no field that *planning* reads is recorded and wakes nobod
 (``matters``): a foreign pod that becomes ready, a node's heartbeat, a status that we wrote.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import GROUP, LABEL_DEPLOYMENT
+from memroute_operator.adapters.container import ADAPTERS_VOLUME
+from memroute_operator.store.sharing import interned, shared
 from memroute_operator.weights.container import LABEL_AHEAD, WEIGHTS_VOLUME
 
 _OWNER_FIELDS = ("apiVersion", "kind", "name", "uid", "controller")
@@ -30,10 +32,6 @@ _FOREIGN_OWNER_FIELDS = ("kind", "name", "controller")
 _FOREIGN_METADATA_FIELDS = (
     "namespace", "name", "uid", "resourceVersion", "deletionTimestamp", "labels",
 )  # fmt: skip
-# Fields whose values are another one in each object: to keep them once would keep them twice.
-_UNIQUE_FIELDS = frozenset(
-    {"name", "uid", "resourceVersion", "podIP", "ip", "message", "image", "containerID", "content"}
-)
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime")
 _METADATA_FIELDS = (
     "namespace", "name", "uid", "resourceVersion", "generation", "creationTimestamp",
@@ -90,17 +88,25 @@ def project_pod(obj: KubeObject) -> KubeObject:
         owners = _owners(metadata, _FOREIGN_OWNER_FIELDS)
         if owners:
             kept_metadata["ownerReferences"] = owners
-    projected: KubeObject = _interned(
+    projected: KubeObject = interned(
         {"metadata": kept_metadata, "spec": kept_spec, "status": kept_status}
     )
     if not ours:
+        projected["spec"] = _one_of_a_node(projected["spec"])
         # The same two lists for all of them: nobody changes what the store has.
         projected["status"]["conditions"] = _READY if _is_ready(status) else _NOT_READY
     return projected
 
 
+def _one_of_a_node(spec: KubeObject) -> KubeObject:
+    """What says nothing but the node is the same for all such pods there."""
+    is_bare = not spec["containers"] and spec.keys() <= {"nodeName", "containers"}
+    return cast("KubeObject", shared(spec)) if is_bare else spec
+
+
 def _is_of_weights(volume: object) -> bool:
-    return _mapping(volume).get("name") == WEIGHTS_VOLUME
+    """Of weights or adapters: who has one may load from that cache."""
+    return _mapping(volume).get("name") in (WEIGHTS_VOLUME, ADAPTERS_VOLUME)
 
 
 def _is_our_annotation(name: str) -> bool:
@@ -118,7 +124,7 @@ def project_node(obj: KubeObject) -> KubeObject:
     boot_id = _mapping(status.get("nodeInfo")).get("bootID")
     if boot_id is not None:
         kept_status["nodeInfo"] = {"bootID": boot_id}
-    kept: KubeObject = _interned(
+    kept: KubeObject = interned(
         {
             "metadata": _metadata(metadata, _is_our_annotation),
             "spec": _only(spec, ("unschedulable", "taints")),
@@ -134,7 +140,7 @@ def project_model_deployment(obj: KubeObject) -> KubeObject:
     kept = {key: value for key, value in obj.items() if key not in ("apiVersion", "kind")}
     kept["metadata"] = _metadata(metadata, lambda name: name not in _COPIES)
     kept["metadata"] |= _only(metadata, ("finalizers",))
-    return kept
+    return cast("KubeObject", interned(kept))
 
 
 def _pod_matters(before: KubeObject, after: KubeObject) -> bool:
@@ -267,14 +273,3 @@ def _without_version(obj: KubeObject) -> KubeObject:
     metadata = dict(_mapping(obj.get("metadata")))
     metadata.pop("resourceVersion", None)
     return {**obj, "metadata": metadata}
-
-
-def _interned(value: Any, field: str = "") -> Any:
-    """The same value with each string that repeats kept once in the whole process."""
-    if isinstance(value, str):
-        return value if field in _UNIQUE_FIELDS else sys.intern(value)
-    if isinstance(value, dict):
-        return {_interned(key): _interned(item, key) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_interned(item, field) for item in value]
-    return value

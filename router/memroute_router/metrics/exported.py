@@ -7,7 +7,8 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from memroute_router.access.gate import Gate
@@ -56,8 +57,6 @@ class RouterMetrics:
 
         ``gate``: who may ask; None: everybody.
         """
-        # When a counter was made is a series of its own for each: half of the page.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._by_labels: dict[tuple[str, str], PoolStatistics] = {}
         self.registry = _Registry()
         self.registry.register(LedgerCollector(pools))
@@ -177,3 +176,9 @@ class _Registry(CollectorRegistry):
     def register(self, collector: Collector) -> None:
         super().register(collector)
         self.collectors.append(collector)
+
+    def collect(self) -> Iterator[Metric]:
+        for collector in self.collectors:
+            for family in steps_of(collector):
+                if family is not None:
+                    yield family

@@ -83,4 +83,12 @@ class SteppedCollector(Collector):
 
 def steps_of(collector: Collector) -> Iterable[Metric | None]:
     """The families of any collector; None is a place to pause."""
-    return collector.steps() if isinstance(collector, SteppedCollector) else collector.collect()
+    if isinstance(collector, SteppedCollector):
+        return collector.steps()
+    return [_without_created(family) for family in collector.collect()]
+
+
+def _without_created(family: Metric) -> Metric:
+    """Without the series that say when each counter was made: they are no use."""
+    family.samples = [one for one in family.samples if not one.name.endswith("_created")]
+    return family

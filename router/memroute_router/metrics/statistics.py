@@ -3,6 +3,7 @@
 They become families of metrics when somebody asks.
 """
 
+from bisect import bisect_left
 from typing import Final
 
 from prometheus_client.core import HistogramMetricFamily
@@ -39,12 +40,7 @@ class LatencyHistogram:
 
     def observe(self, seconds: float) -> None:
         """Count one."""
-        bounds = self._bounds
-        num_bounds = len(bounds)
-        bucket = 0
-        while bucket < num_bounds and seconds > bounds[bucket]:
-            bucket += 1
-        self._counts[bucket] += 1
+        self._counts[bisect_left(self._bounds, seconds)] += 1
         self._sum += seconds
 
     def add_to(self, family: HistogramMetricFamily, labels: tuple[str, ...]) -> None:
@@ -136,16 +132,11 @@ class PoolStatistics:
             return
         is_first_in_time = ttft_seconds <= limits.ttft_target_seconds
         is_each_in_time = tpot_seconds <= limits.tpot_target_seconds
-        self._judge(0, is_first_in_time)
+        within, missed = self.within, self.missed
+        (within if is_first_in_time else missed)[0] += 1
         if num_tokens > 1:
-            self._judge(1, is_each_in_time)
-        self._judge(2, is_first_in_time and is_each_in_time)
-
-    def _judge(self, target: int, is_met: bool) -> None:
-        if is_met:
-            self.within[target] += 1
-        else:
-            self.missed[target] += 1
+            (within if is_each_in_time else missed)[1] += 1
+        (within if is_first_in_time and is_each_in_time else missed)[2] += 1
 
     def shed(self, reason: str, expected_tokens: int) -> None:
         """A request was refused."""

@@ -11,10 +11,7 @@ from memroute_kube.shapes import listed, mapping
 
 NAME = "crd"
 INSTALL = "helm install memroute helm/memroute -n memroute-system --create-namespace"
-UPDATE = (
-    "upgrade the release that has it (docs/how-to/upgrade.md), or without Helm: "
-    "kubectl apply --server-side -k crds"
-)
+UPDATE = "helm upgrade with crds.enabled=true, or kubectl apply --server-side -k crds"
 # Fields that are named one by one.
 MAX_NAMED = 3
 

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from memroute.placement import Node, PlacementMode
-from memroute_cli.doctor.facts import OPERATOR, Facts, Unread, containers_of, labels_of, name_of
+from memroute_cli.doctor.facts import OPERATOR, Facts, Unread, arguments_of, labels_of, name_of
 from memroute_cli.doctor.finding import Finding, failed, ok, unknown, warning
 from memroute_kube.resources import LABEL_GPU_SHARING
-from memroute_kube.shapes import listed
 from memroute_operator.explaining import Picture
 from memroute_operator.readings.fleet_view import UNCHANGED_SECONDS
 
@@ -15,6 +14,7 @@ MAX_NAMED = 4
 # The operator's default of --shared-runtime-class.
 USUAL_RUNTIME_CLASS = "nvidia"
 RUNTIME_FLAG = "--shared-runtime-class"
+EXCLUSIVE_FLAG = "--exclusive-runtime-class"
 # Labels of GPU feature discovery and of AMD's node labeller: an accelerator is built in.
 PRESENT_LABELS = ("nvidia.com/gpu.present", "nvidia.com/gpu.count", "amd.com/gpu.device-id")
 # A view that is twice as old as it should ever be: the operator cannot write it.
@@ -150,37 +150,38 @@ def _exporters(facts: Facts, usable: list[Node]) -> Iterator[Finding]:
 
 
 def _runtime_class(facts: Facts) -> Iterator[Finding]:
-    shared = _labelled_shared(facts)
-    wanted = runtime_class_of(facts)
-    if not shared or not wanted:
-        return
+    """Of shared replicas where there are shared nodes, and of whole ones where one is named."""
+    wanted = {EXCLUSIVE_FLAG: runtime_class_of(facts, EXCLUSIVE_FLAG, "")}
+    if _labelled_shared(facts):
+        wanted[RUNTIME_FLAG] = runtime_class_of(facts, RUNTIME_FLAG, USUAL_RUNTIME_CLASS)
+    for flag, name in wanted.items():
+        if name:
+            yield _found_class(facts, flag, name)
+
+
+def _found_class(facts: Facts, flag: str, wanted: str) -> Finding:
     if isinstance(facts.runtime_classes, Unread):
-        yield unknown("runtime-class", facts.runtime_classes.why, facts.runtime_classes.next_step)
-        return
+        return unknown("runtime-class", facts.runtime_classes.why, facts.runtime_classes.next_step)
+    who = "shared replicas" if flag == RUNTIME_FLAG else "replicas on whole devices"
     known = sorted(name_of(one) for one in facts.runtime_classes)
     if wanted in known:
-        yield ok("runtime-class", f"the RuntimeClass {wanted} of shared replicas is there")
-    else:
-        there = f"there are {', '.join(known)}" if known else "there is none"
-        yield failed(
-            "runtime-class",
-            f"shared replicas ask for the RuntimeClass {wanted}, and {there}",
-            "install the NVIDIA container toolkit with its RuntimeClass, or set "
-            f"{RUNTIME_FLAG}= of the operator where nvidia is the default",
-        )
+        return ok("runtime-class", f"the RuntimeClass {wanted} of {who} is there")
+    there = f"there are {', '.join(known)}" if known else "there is none"
+    return failed(
+        "runtime-class",
+        f"{who} ask for the RuntimeClass {wanted}, and {there}",
+        "install the NVIDIA container toolkit with its RuntimeClass, or set "
+        f"{flag}= of the operator where nvidia is the default",
+    )
 
 
-def runtime_class_of(facts: Facts) -> str:
-    """What the operator gives shared replicas; empty for the node's default."""
+def runtime_class_of(facts: Facts, flag: str, usual: str) -> str:
+    """What the operator gives replicas; empty for the node's default."""
     operators = facts.programs(OPERATOR)
     for deployment in () if isinstance(operators, Unread) else operators:
-        for container in containers_of(deployment):
-            arguments = [str(one) for one in listed(container.get("args"))]
-            for position, argument in enumerate(arguments):
-                name, equals, value = argument.partition("=")
-                if name == RUNTIME_FLAG:
-                    return value if equals else "".join(arguments[position + 1 : position + 2])
-    return USUAL_RUNTIME_CLASS
+        for value in arguments_of(deployment, flag):
+            return value
+    return usual
 
 
 def _named(names: list[str]) -> str:

@@ -1,6 +1,6 @@
 """May this person do what the commands do, and the operator what it needs?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from memroute_cli.doctor.facts import Facts, Right, Rights, Unread
 from memroute_cli.doctor.finding import Finding, failed, ok, unknown, warning
@@ -8,6 +8,24 @@ from memroute_cli.doctor.finding import Finding, failed, ok, unknown, warning
 GROUP = "memroute.dev"
 # Rights that are named one by one.
 MAX_NAMED = 4
+# What the operator reads of the whole cluster, whatever it looks after: a device is taken, whoever
+# has it.
+READ = (
+    ("list", GROUP, "modeldeployments"), ("watch", GROUP, "modeldeployments"),
+    ("list", "", "pods"), ("watch", "", "pods"), ("list", "", "nodes"), ("watch", "", "nodes"),
+    ("list", "resource.k8s.io", "resourceslices"), ("list", "resource.k8s.io", "resourceclaims"),
+    ("list", "policy", "poddisruptionbudgets"),
+    ("list", "scheduling.k8s.io", "priorityclasses"),
+    ("list", "apiextensions.k8s.io", "customresourcedefinitions"),
+    ("watch", "apiextensions.k8s.io", "customresourcedefinitions"),
+)  # fmt: skip
+# What it writes, and the Events that it reads, where it looks after models.
+WRITTEN = (
+    ("patch", GROUP, "modeldeployments/status"),
+    ("create", "", "pods"), ("patch", "", "pods"), ("delete", "", "pods"),
+    ("create", "policy", "poddisruptionbudgets"), ("delete", "policy", "poddisruptionbudgets"),
+    ("create", "", "events"), ("list", "", "events"),
+)  # fmt: skip
 
 
 def own_rights(namespace: str) -> tuple[Right, ...]:
@@ -20,28 +38,11 @@ def own_rights(namespace: str) -> tuple[Right, ...]:
     )
 
 
-def operator_rights(namespace: str, watched: Sequence[str] = ()) -> tuple[Right, ...]:
+def operator_rights(namespace: str, scopes: Iterable[str] = ()) -> tuple[Right, ...]:
     """What the operator does: a test compares them with its roles.
 
-    ``watched``: the namespaces that it looks after, in which alone it writes; none for all.
+    ``scopes``: the namespaces that it looks after and writes in; none: all.
     """
-    read = (
-        ("list", GROUP, "modeldeployments"), ("watch", GROUP, "modeldeployments"),
-        ("list", "", "pods"), ("watch", "", "pods"),
-        ("list", "", "nodes"), ("watch", "", "nodes"),
-        ("list", "resource.k8s.io", "resourceslices"),
-        ("list", "resource.k8s.io", "resourceclaims"),
-        ("list", "policy", "poddisruptionbudgets"),
-        ("list", "scheduling.k8s.io", "priorityclasses"),
-        ("list", "apiextensions.k8s.io", "customresourcedefinitions"),
-        ("watch", "apiextensions.k8s.io", "customresourcedefinitions"),
-    )  # fmt: skip
-    written = (
-        ("patch", GROUP, "modeldeployments/status"),
-        ("create", "", "pods"), ("patch", "", "pods"), ("delete", "", "pods"),
-        ("create", "policy", "poddisruptionbudgets"), ("delete", "policy", "poddisruptionbudgets"),
-        ("create", "", "events"), ("list", "", "events"),
-    )  # fmt: skip
     own = (
         ("create", "coordination.k8s.io", "leases", None),
         ("get", "coordination.k8s.io", "leases", "memroute-operator"),
@@ -56,8 +57,12 @@ def operator_rights(namespace: str, watched: Sequence[str] = ()) -> tuple[Right,
         ("patch", "", "configmaps", "memroute-weights"),
     )
     return (
-        *(Right(*one) for one in read),
-        *(Right(*one, where) for where in watched or (None,) for one in written),
+        *(Right(verb, group, resource) for verb, group, resource in READ),
+        *(
+            Right(verb, group, resource, scope)
+            for scope in tuple(scopes) or (None,)
+            for verb, group, resource in WRITTEN
+        ),
         *(Right(verb, group, resource, namespace, name) for verb, group, resource, name in own),
         Right("list", "coordination.k8s.io", "leases", "kube-node-lease"),
     )

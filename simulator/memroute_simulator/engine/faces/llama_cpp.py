@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("-cram", "--cache-ram", type=int, default=8192)
     add("--swa-full", action="store_true")
     add("--metrics", action="store_true")
+    add("--no-mmproj", action="store_true")
     add("-t", "--threads", type=int)
     add("--simulator-ending", dest="ending", choices=sorted(ENDINGS), metavar="NAME")
     add("--simulator-time-scale", dest="time_scale", type=float, default=1.0)
