@@ -275,7 +275,8 @@ spec:
 
 {{/*
 Whether an object of the whole cluster that several releases would bring is this release's: "true" where there is none,
-where it is this one's already, and where no release says that it is its own.
+where it is this one's already, and where no release that is still there says that it is its own. Helm itself refuses to
+take over what another release had, unless --take-ownership is said.
 */}}
 {{- define "memroute.isOurs" -}}
 {{- $found := lookup .apiVersion .kind "" .name -}}
@@ -285,7 +286,17 @@ where it is this one's already, and where no release says that it is its own.
 {{- end -}}
 {{- $release := get $owner "meta.helm.sh/release-name" | default .root.Release.Name -}}
 {{- $namespace := get $owner "meta.helm.sh/release-namespace" | default .root.Release.Namespace -}}
-{{- and (eq $release .root.Release.Name) (eq $namespace .root.Release.Namespace) -}}
+{{- $isOurs := and (eq $release .root.Release.Name) (eq $namespace .root.Release.Namespace) -}}
+{{- if not $isOurs -}}
+{{- $isAlive := false -}}
+{{- range (lookup "apps/v1" "Deployment" $namespace "").items -}}
+{{- if eq (get (.metadata.annotations | default dict) "meta.helm.sh/release-name") $release -}}
+{{- $isAlive = true -}}
+{{- end -}}
+{{- end -}}
+{{- $isOurs = not $isAlive -}}
+{{- end -}}
+{{- $isOurs -}}
 {{- end }}
 
 {{/* Refuse what cannot be meant, with a sentence. */}}
