@@ -40,7 +40,7 @@ def sts():
 
 @pytest.fixture
 def store(sts):
-    """Takes the last session that was given, and nothing else."""
+    """Takes the sessions that were given, and nothing else."""
     stored = {f"llama/8b/{path}": Stored(data) for path, data in FILES.items()}
     with FakeS3({"models": stored}) as running:
         # All of them: a session goes on when another one is given.
