@@ -215,6 +215,10 @@ def test_a_crd_of_another_release_is_told_by_its_fields(facts, schema):
             "failed", "not scheduled: no node",
         ),
         (program("operator"), {"containerStatuses": [{"restartCount": 9}]}, "warning", "9 times"),
+        (
+            program("operator"), {"containerStatuses": [waiting("CrashLoopBackOff")]},
+            "warning", "what is to replace them does not start",
+        ),
         (program("operator", image="r.io/memroute/operator:0.9.0"), {}, "warning", "release 0.9.0"),
         (program("operator", image="r.io:5000/operator"), {}, "ok", "1 of 1"),
         (program("operator", image="r.io/operator@sha256:00"), {}, "ok", "1 of 1"),

@@ -193,6 +193,16 @@ async def test_the_view_is_written_seldom(rig):
     assert writes() == first + 2
 
 
+async def test_top_of_a_namespace_without_models_says_so(rig, tmp_path):
+    """A head without rows looks like a fault of the table."""
+    await told(rig)
+    config = kubeconfig(rig, tmp_path / "config")
+    status, output, _ = await memroute("top", "-n", "nothere", "--kubeconfig", str(config))
+    assert status == 0
+    assert "no ModelDeployment is there" in output
+    assert "KV-TOKENS" not in output
+
+
 async def test_explain_says_where_each_replica_is_and_why(rig, tmp_path):
     await told(rig)
     config = kubeconfig(rig, tmp_path / "config")
