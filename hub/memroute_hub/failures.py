@@ -116,7 +116,7 @@ def _innermost(error: BaseException) -> str:
         if isinstance(one, BaseExceptionGroup):
             one = one.exceptions[0]
         if isinstance(one, OSError) and one.errno is not None:
-            words = str(one)
+            words = one.strerror or str(one)
         following = one.__cause__ or one.__context__
         if following is None:
             break

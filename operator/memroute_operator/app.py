@@ -39,8 +39,7 @@ async def run_operator(settings: OperatorSettings) -> None:
     stopping, watch_no_more = asyncio.Event(), asyncio.Event()
     _end_on_signals(stopping)
     store, metrics, marks = Store(settings.watch_namespace), OperatorMetrics(), Marks()
-    metrics.serve(settings.host, settings.metrics_port)
-    serve_health(settings.host, settings.health_port, marks, resync_seconds=settings.resync_seconds)
+    _listen(settings, metrics, marks)
     async with (
         await FencedClient.from_environment(component=COMPONENT) as client,
         await KubernetesClient.from_environment(component=COMPONENT) as lease_client,
@@ -99,6 +98,19 @@ async def run_operator(settings: OperatorSettings) -> None:
             if not task.cancelled():
                 task.result()
     LOGGER.info("operator stopped")
+
+
+def _listen(settings: OperatorSettings, metrics: OperatorMetrics, marks: Marks) -> None:
+    """Serve metrics and health, or end with a sentence: another process may have the port."""
+    port, flag = settings.metrics_port, "--metrics-port"
+    try:
+        metrics.serve(settings.host, port)
+        port, flag = settings.health_port, "--health-port"
+        serve_health(settings.host, port, marks, resync_seconds=settings.resync_seconds)
+    except OSError as error:
+        host = settings.host
+        msg = f"memroute-operator: cannot listen on {host}:{port}: {error.strerror}; see {flag}"
+        raise SystemExit(msg) from None
 
 
 def _hub_settings(settings: OperatorSettings) -> HubSettings:

@@ -129,6 +129,7 @@ def _selector(*, needs_daemon_set: bool) -> Callable[[str], PodSelector]:
 def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="memroute-operator",
         description="Places model replicas on accelerators by free HBM.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -113,6 +113,7 @@ class RouterSettings:
 def parse_settings(argv: Sequence[str]) -> RouterSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="memroute-router",
         description="Admits OpenAI-API requests; sends each to the replica where it costs least.",
         epilog=EXAMPLES,

@@ -74,6 +74,13 @@ async def test_a_request_that_nobody_remembers_is_an_error_that_says_so(rig):
     assert "remembers no request" in errors
 
 
+async def test_an_address_is_taken_as_people_type_it(rig):
+    """The demo prints one that ends in /v1, and nobody types http:// for localhost."""
+    for address in (f"127.0.0.1:{rig.ops_port}", f"http://127.0.0.1:{rig.ops_port}/v1/"):
+        status, _, errors = await asyncio.to_thread(decisions, "--router", address)
+        assert status == 0, errors
+
+
 def test_a_router_that_is_not_there_is_an_error_that_says_so():
     status, _, errors = decisions("--router", "http://127.0.0.1:9")
     assert status == 2

@@ -80,7 +80,7 @@ def service(component="router", name="memroute-router", namespace=NAMESPACE, **l
     }  # fmt: skip
     return {
         "metadata": {"name": name, "namespace": namespace, "labels": labels},
-        "spec": {"ports": [{"port": 80}]},
+        "spec": {"ports": [{"port": 80}], "selector": labels},
     }
 
 
@@ -215,6 +215,10 @@ def test_a_crd_of_another_release_is_told_by_its_fields(facts, schema):
             "failed", "not scheduled: no node",
         ),
         (program("operator"), {"containerStatuses": [{"restartCount": 9}]}, "warning", "9 times"),
+        (
+            program("operator"), {"containerStatuses": [waiting("CrashLoopBackOff")]},
+            "warning", "what is to replace them does not start",
+        ),
         (program("operator", image="r.io/memroute/operator:0.9.0"), {}, "warning", "release 0.9.0"),
         (program("operator", image="r.io:5000/operator"), {}, "ok", "1 of 1"),
         (program("operator", image="r.io/operator@sha256:00"), {}, "ok", "1 of 1"),
@@ -403,6 +407,16 @@ def test_the_network(facts, changes, check, state):
     assert states(found) == [state]
 
 
+def test_an_emulated_cluster_is_not_said_to_be_broken(facts):
+    """The demo has neither EndpointSlices nor a DNS, and nobody is to look for them."""
+    here = replace(facts, services=(service(),), endpoint_slices=())
+    emulated = replace(here, pods=(pod_of("router", podIP="127.71.5.3"),))
+    assert states(network.check(emulated)) == ["ok", "ok"]
+    assert "127.71.5.3" in next(iter(network.check(emulated))).sentence
+    real = replace(here, pods=(pod_of("router", podIP="10.1.2.3"),))
+    assert states(network.check(real)) == ["failed", "warning"]
+
+
 def test_a_full_quota_is_in_the_way(facts):
     """The pod is refused, and the ModelDeployment's status says it; here before it is made."""
     quota = {
@@ -464,6 +478,9 @@ def test_models_that_do_not_serve_lead_to_explain(facts):
     (finding,) = models.check(replace(facts, model_deployments=(one,)))
     assert finding.sentence == "default/chat does not serve: NoRoom"
     assert finding.next_step == "memroute explain default/chat"
+    one["status"]["conditions"].append({"type": "Available", "status": "True"})
+    (finding,) = models.check(replace(facts, model_deployments=(one,)))
+    assert finding.sentence == "default/chat serves, but is not Ready: NoRoom"
 
 
 @pytest.mark.parametrize(

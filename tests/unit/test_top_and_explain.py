@@ -193,6 +193,16 @@ async def test_the_view_is_written_seldom(rig):
     assert writes() == first + 2
 
 
+async def test_top_of_a_namespace_without_models_says_so(rig, tmp_path):
+    """A head without rows looks like a fault of the table."""
+    await told(rig)
+    config = kubeconfig(rig, tmp_path / "config")
+    status, output, _ = await memroute("top", "-n", "nothere", "--kubeconfig", str(config))
+    assert status == 0
+    assert "no ModelDeployment is there" in output
+    assert "KV-TOKENS" not in output
+
+
 async def test_explain_says_where_each_replica_is_and_why(rig, tmp_path):
     await told(rig)
     config = kubeconfig(rig, tmp_path / "config")
@@ -209,11 +219,18 @@ async def test_explain_says_where_each_replica_is_and_why(rig, tmp_path):
     whole = json.loads(output)
     assert [one["replica"] for one in whole["replicas"]] == [1]
     assert any(one["fits"] for one in whole["nodes"]), "its own room counts as free"
+    pod = whole["replicas"][0]["pod"]
+    for typed in (pod, pod.rpartition("-")[2]):
+        status, named, _ = await memroute(
+            "explain", "chat", "--replica", typed, "-o", "json", "--kubeconfig", str(config)
+        )
+        assert status == 0
+        assert json.loads(named)["replicas"] == whole["replicas"], "people read names, no index"
     for arguments, words in (
         (["nothere"], "there is no ModelDeployment nothere"),
         (["cha"], "did you mean default/chat?"),
         (["chat", "-n", "other"], "there is no ModelDeployment other/chat"),
-        (["chat", "--replica", "7"], "default/chat has no replica 7"),
+        (["chat", "--replica", "7"], "default/chat has no replica 7; it has chat-"),
         ([], "memroute decisions"),
     ):
         status, _, errors = await memroute("explain", *arguments, "--kubeconfig", str(config))

@@ -12,7 +12,7 @@ import typer
 
 from memroute_cli.terminal.errors import told_errors
 from memroute_cli.terminal.output import Output, OutputOption, WideOption
-from memroute_cli.terminal.quantities import one_of, seconds, whole
+from memroute_cli.terminal.quantities import one_of, seconds
 
 OPERATOR_NAMESPACE = "memroute-system"
 KubeconfigOption = Annotated[
@@ -111,11 +111,12 @@ def explain(
         ),
     ] = None,
     replica: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            parser=whole(0),
-            metavar="N",
-            help="Of this replica: where else it might be. Default: one more.",
+            parser=str,
+            metavar="POD",
+            help="Where else this replica might be: its pod, or the end of the pod's name. "
+            "Default: one more.",
         ),
     ] = None,
     output: OutputOption = Output.TABLE,

@@ -21,7 +21,7 @@ class Asked:
 
     model: str | None
     namespace: str | None
-    replica: int | None
+    replica: str | None
     output: Output
     is_wide: bool
     kubeconfig: Path | None
@@ -59,17 +59,29 @@ def _named(model: str | None) -> str:
 
 
 def _explanation(
-    picture: Picture, model: str, namespace: str | None, replica: int | None
+    picture: Picture, model: str, namespace: str | None, replica: str | None
 ) -> ModelExplanation:
     key = find(picture.model_deployments, model, namespace)
-    explanation = explain_model(picture, key, replica_index=replica)
+    index = None if replica is None else _index(picture, key, replica)
+    explanation = explain_model(picture, key, replica_index=index)
     if explanation is None:
         msg = f"{key} is being deleted"
         raise LookError(msg)
-    if replica is not None and not explanation.replicas:
-        msg = f"{key} has no replica {replica}"
-        raise LookError(msg)
     return explanation
+
+
+def _index(picture: Picture, key: str, replica: str) -> int:
+    """Of the replica that is meant by its pod's name, the end of it, or its index."""
+    own = [one for one in picture.facts().replicas if one.deployment == key]
+    for one in own:
+        if one.pod_name == replica or one.pod_name.endswith(f"-{replica}"):
+            return one.index
+    for one in own:
+        if str(one.index) == replica:
+            return one.index
+    there = ", ".join(sorted(one.pod_name for one in own)) or "none at all"
+    msg = f"{key} has no replica {replica}; it has {there}"
+    raise LookError(msg)
 
 
 def find(objects: Sequence[KubeObject], model: str, namespace: str | None) -> str:

@@ -77,8 +77,10 @@ def devices_table(rows: Iterable[DeviceUse], *, is_wide: bool = False) -> Table:
     return _table(names, cells, num_narrow=8, is_wide=is_wide)
 
 
-def models_table(rows: Iterable[ModelUse], *, is_wide: bool = False) -> Table:
+def models_table(rows: Sequence[ModelUse], *, is_wide: bool = False) -> RenderableType:
     """Models: HBM in GiB, KV cache in tokens and how full it is."""
+    if not rows:
+        return Text("no ModelDeployment is there")
     names = ("MODEL", "STATE", "READY", "HBM", "KV-TOKENS", "KV", "RUNNING", "WAITING", "NODES")
     return _table(names, [_model_cells(one) for one in rows], num_narrow=8, is_wide=is_wide)
 

@@ -114,12 +114,12 @@ def shown(usage: Usage, what: What, *, is_wide: bool = False) -> RenderableType:
     """One view of a usage, in its order."""
     if what is What.SUMMARY:
         return tables.summary(usage, is_wide=is_wide)
-    table = {
+    tabled: dict[What, Callable[[], RenderableType]] = {
         What.NODES: lambda: tables.nodes_table(usage.nodes, is_wide=is_wide),
         What.DEVICES: lambda: tables.devices_table(usage.devices, is_wide=is_wide),
         What.MODELS: lambda: tables.models_table(usage.models, is_wide=is_wide),
-    }[what]()
-    return Group(tables.heading(usage), "", table)
+    }
+    return Group(tables.heading(usage), "", tabled[what]())
 
 
 def _check(what: What, sort_by: str) -> None:

@@ -9,6 +9,7 @@ import httpx
 from rich.console import RenderableType
 from rich.text import Text
 
+from memroute_cli.terminal.addresses import base_address
 from memroute_cli.terminal.console import open_console, text_width
 from memroute_cli.terminal.errors import UserError
 from memroute_cli.terminal.output import Output, write
@@ -18,6 +19,8 @@ TIMEOUT_SECONDS = 5.0
 UNKNOWN = "-"
 # Characters of a sentence in a table of one line per request, at the least.
 LEAST_WHY = 10
+# What sentences of the policy that nobody has to choose begin with: no news in a short line.
+DEFAULT_POLICY = "memroute: "
 
 
 def run(
@@ -80,7 +83,7 @@ def _told(
 
 
 def _fetch(router: str, path: str) -> list[dict[str, Any]]:
-    url = router.rstrip("/") + path
+    url = base_address(router) + path
     try:
         answer = httpx.get(url, timeout=TIMEOUT_SECONDS, trust_env=False)
         answer.raise_for_status()
@@ -113,17 +116,20 @@ def _decisions(rows: Sequence[dict[str, Any]], *, is_wide: bool) -> Table:
     cells = [
         (
             _text(row, "request_id"), _text(row, "model"),
-            f"{_text(row, 'status')} {_text(row, 'outcome')}", _text(row, "replica"),
-            _seconds(row.get("queue_seconds")), _count(row, "expected_tokens"), _text(row, "why"),
+            f"{_text(row, 'status')} {_text(row, 'outcome')}",
+            _text(row, "replica") if is_wide else _text(row, "replica").rpartition("/")[2],
+            _seconds(row.get("queue_seconds")), _count(row, "expected_tokens"),
+            _text(row, "why") if is_wide else _text(row, "why").removeprefix(DEFAULT_POLICY),
         )
         for row in rows
     ]  # fmt: skip
+    has_waited = any(row.get("queue_seconds") for row in rows)
     columns = (
         Column(name="REQUEST", least=10),
         Column(name="MODEL", least=8),
         Column(name="OUTCOME", least=10),
         Column(name="REPLICA", least=8),
-        Column(name="WAITED", is_number=True),
+        Column(name="WAITED", is_number=True, is_wide=not has_waited),
         Column(name="RESERVED", is_number=True, is_wide=True),
         Column(name="WHY", is_sentence=is_wide),
     )

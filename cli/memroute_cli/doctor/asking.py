@@ -5,6 +5,7 @@ import time
 import httpx
 
 from memroute_cli.doctor.facts import RequestOutcome
+from memroute_cli.terminal.addresses import base_address
 
 # A cold replica computes a first prompt for some seconds.
 TIMEOUT_SECONDS = 30.0
@@ -14,7 +15,7 @@ MAX_MESSAGE = 300
 
 def ask(router: str, model: str, key: str | None) -> RequestOutcome:
     """Ask for one token, and tell what came of it."""
-    url = router.rstrip("/").removesuffix("/v1")
+    url = base_address(router)
     headers = {"x-memroute-explain": "1"} | ({"authorization": f"Bearer {key}"} if key else {})
     body = {
         "model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Say yes."}],

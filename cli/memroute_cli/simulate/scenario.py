@@ -132,8 +132,11 @@ def read_scenario(path: Path) -> dict[str, Any]:
     """The document of a scenario file. Raises ``ScenarioError``."""
     try:
         document = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        msg = f"cannot read {path}: {error}"
+    except OSError as error:
+        msg = f"cannot read {path}: {error.strerror}"
+        raise ScenarioError(msg) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"{path} is no YAML: {error}"
         raise ScenarioError(msg) from None
     if not isinstance(document, dict):
         msg = f"{path} is not a YAML mapping"

@@ -366,7 +366,7 @@ class StaticMembership:
         try:
             return read_config(self._path.read_text())
         except (OSError, UnicodeDecodeError) as error:
-            msg = f"cannot read it: {error}"
+            msg = f"cannot read it: {getattr(error, 'strerror', None) or error}"
             raise ConfigError(msg) from error
 
     def _apply(self, config: StaticConfig) -> tuple[Path, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memroute.catalog import Accelerator, accelerator_by_name, architecture_for_model
+from memroute.catalog import ACCELERATORS, Accelerator, accelerator_by_name, architecture_for_model
 from memroute.errors import MemrouteError
 from memroute.footprint import (
     KVCacheDtype,
@@ -142,7 +142,8 @@ class EngineArguments:
         """The engine outside an emulated node: on the accelerator that a flag names."""
         accelerator = accelerator_by_name(self.accelerator or "H100")
         if accelerator is None:
-            msg = f"no accelerator {self.accelerator!r} in the catalogue"
+            names = ", ".join(one.name for one in ACCELERATORS)
+            msg = f"no accelerator {self.accelerator!r} in the catalogue; there are {names}"
             raise SystemExit(msg)
         try:
             architecture = self.architecture()

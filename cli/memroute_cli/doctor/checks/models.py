@@ -23,11 +23,14 @@ def check(facts: Facts) -> Iterator[Finding]:
         conditions = map(mapping, listed(status_of(one).get("conditions")))
         ready = next((c for c in conditions if c.get("type") == "Ready"), {})
         why = ready.get("reason") or "the operator has told nothing of it"
-        yield warning(NAME, f"{object_key(one)} does not serve: {why}",
+        does = (
+            "serves, but is not Ready" if is_condition_true(one, "Available") else "does not serve"
+        )
+        yield warning(NAME, f"{object_key(one)} {does}: {why}",
                       f"memroute explain {object_key(one)}")  # fmt: skip
     if len(waiting) > MAX_NAMED:
         more = len(waiting) - MAX_NAMED
-        yield warning(NAME, f"{more} more ModelDeployments do not serve", "kubectl get mdep -A")
+        yield warning(NAME, f"{more} more ModelDeployments are not Ready", "kubectl get mdep -A")
     if not found:
         yield ok(NAME, "there is no ModelDeployment yet")
     elif not waiting:

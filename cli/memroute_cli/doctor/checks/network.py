@@ -1,5 +1,6 @@
 """Do requests find the router: its Service, pods behind it, and names of Services?"""
 
+import ipaddress
 from collections.abc import Iterator
 
 from memroute_cli.doctor.facts import (
@@ -10,6 +11,7 @@ from memroute_cli.doctor.facts import (
     labels_of,
     name_of,
     spec_of,
+    status_of,
 )
 from memroute_cli.doctor.finding import Finding, failed, ok, unknown, warning
 from memroute_kube import KubeObject
@@ -47,6 +49,11 @@ def _router(facts: Facts) -> Iterator[Finding]:
         )
         if ready is None:
             yield unknown("service", f"who is behind Service {key} may not be read", _READ_SLICES)
+        elif ready == 0 and (emulated := _loopback_addresses(facts, service)):
+            yield ok(
+                "service", f"an emulated cluster has nobody behind {key}, because no Service leads "
+                f"to loopback addresses; its routers have {', '.join(emulated)}",
+            )  # fmt: skip
         elif ready == 0:
             yield failed(
                 "service", f"no ready pod is behind Service {key}",
@@ -69,6 +76,9 @@ def _dns(facts: Facts) -> Iterator[Finding]:
         one for one in facts.services
         if labels_of(one).get(key) == value or name_of(one) in ("kube-dns", "coredns")
     ]  # fmt: skip
+    if not dns and any(_loopback_addresses(facts, service) for service in facts.services):
+        yield ok("dns", "an emulated cluster has no DNS: programs are asked by their addresses")
+        return
     if not dns:
         yield warning(
             "dns",
@@ -100,3 +110,25 @@ def ready_endpoints(facts: Facts, service: KubeObject) -> int | None:
         and labels_of(one).get(SERVICE_LABEL) == name
         for endpoint in listed(one.get("endpoints"))
     )
+
+
+def _loopback_addresses(facts: Facts, service: KubeObject) -> list[str]:
+    """Of the pods that a Service selects: only an emulated node gives pods loopback addresses."""
+    selector = mapping(spec_of(service).get("selector"))
+    if isinstance(facts.pods, Unread) or not selector:
+        return []
+    namespace = service["metadata"].get("namespace")
+    addresses = {
+        str(status_of(pod).get("podIP") or "")
+        for pod in facts.pods
+        if pod["metadata"].get("namespace") == namespace
+        and selector.items() <= labels_of(pod).items()
+    }
+    return sorted(filter(_is_loopback, addresses))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

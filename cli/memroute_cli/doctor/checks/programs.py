@@ -50,10 +50,9 @@ def _deployment(facts: Facts, component: str, deployment: KubeObject) -> Finding
             component, f"Deployment {key} is scaled to 0",
             f"kubectl -n {namespace} scale deploy/{name_of(deployment)} --replicas=1",
         )  # fmt: skip
-    for pod in pods:
-        trouble = _trouble(pod)
-        if trouble is not None and (ready < wanted or "pull" in trouble[0]):
-            said, step = trouble
+    troubles = [trouble for pod in pods if (trouble := _trouble(pod)) is not None]
+    for said, step in troubles:
+        if ready < wanted or "pull" in said:
             return failed(
                 component, f"{ready} of {wanted} replicas of {key} are ready: {said}", step
             )
@@ -67,13 +66,33 @@ def _deployment(facts: Facts, component: str, deployment: KubeObject) -> Finding
             component, f"{ready} of {wanted} replicas of {key} are ready",
             f"kubectl -n {namespace} describe deploy/{name_of(deployment)}",
         )  # fmt: skip
+    return _of_ready(component, deployment, f"{ready} of {wanted}", troubles, pods)
+
+
+def _of_ready(
+    component: str,
+    deployment: KubeObject,
+    ready: str,
+    troubles: list[tuple[str, str]],
+    pods: tuple[KubeObject, ...],
+) -> Finding:
+    """All replicas are ready: is a rollout at a stand, or does one end again and again?"""
+    key, namespace = object_key(deployment), deployment["metadata"].get("namespace")
+    if troubles:
+        said, step = troubles[0]
+        return warning(
+            component,
+            f"{ready} replicas of {key} are ready, and what is to replace them does not start: "
+            f"{said}",
+            step,
+        )
     restarts = max((_restarts(pod) for pod in pods), default=0)
     if restarts >= MANY_RESTARTS:
         return warning(
             component, f"{key} is ready, and a container of it was restarted {restarts} times",
             f"kubectl -n {namespace} logs deploy/{name_of(deployment)} --previous",
         )  # fmt: skip
-    return ok(component, f"{ready} of {wanted} replicas of {key} are ready")
+    return ok(component, f"{ready} replicas of {key} are ready")
 
 
 def _trouble(pod: KubeObject) -> tuple[str, str] | None:

@@ -16,7 +16,7 @@ from aiohttp import web
 from memroute_simulator.engine.arguments import EngineArguments, parse_arguments
 from memroute_simulator.engine.endings import ENDINGS
 from memroute_simulator.engine.faces import llama_cpp, sglang
-from memroute_simulator.engine.faults import Faults
+from memroute_simulator.engine.faults import FaultError, Faults
 from memroute_simulator.engine.http.administration import Administration
 from memroute_simulator.engine.http.errors import APIError
 from memroute_simulator.engine.http.generation import Generation
@@ -236,4 +236,9 @@ def main(argv: Sequence[str], face: str = "engine") -> int:
         arguments = parse_arguments(argv)
     if arguments.ending is not None:
         return ENDINGS[arguments.ending].play()
+    try:
+        Faults().update(arguments.faults)
+    except FaultError as error:
+        print(f"memroute-simulator engine: --simulator-fault: {error}", file=sys.stderr)
+        return 2
     return uvloop.run(serve_engine(arguments, start))
