@@ -230,6 +230,12 @@ def calls_of(cluster, account, since):
     return written, refused
 
 
+def all_stay(cluster, namespace):
+    """Whether no pod of the namespace is on its way out."""
+    pods = cluster.get("pods", "-n", namespace)
+    return not any("deletionTimestamp" in pod["metadata"] for pod in pods)
+
+
 def left_behind(cluster):
     """Everything of the cluster whose name has memroute in it, as kind/name, and engines."""
     kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
@@ -268,6 +274,8 @@ def test_two_releases_stand_side_by_side_and_leave_nothing_but_what_is_said(
             chart, *scope, "--set", f"helmTest.url={url}", release=release, namespace=namespace
         )
         assert ("belongs to release memroute" in told) == (release == "other")
+        # One of the whole cluster that still ends may ask for what is no longer granted.
+        cluster.wait_for("the pods before to be gone", lambda ns=namespace: all_stay(cluster, ns))
         since[release] = cluster.audit_log.stat().st_size
         serve(cluster, models)
         words = charts.run("test", release, "--logs", namespace=namespace, waits=())
