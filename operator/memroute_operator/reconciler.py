@@ -27,7 +27,7 @@ from memroute_operator.actions.budgets import Budgets
 from memroute_operator.actions.carry_out import CarryOut
 from memroute_operator.actions.lanes import Lanes
 from memroute_operator.adapters.caller import Caller
-from memroute_operator.adapters.keeper import TICK_SECONDS, AdapterKeeper
+from memroute_operator.adapters.keeper import AdapterKeeper
 from memroute_operator.election.fence import AlwaysLeading, Fence
 from memroute_operator.gather import Facts
 from memroute_operator.isolation import PatientPlanner
@@ -209,7 +209,7 @@ class Reconciler:
             if self.hub_models is not None:
                 loops.append(asyncio.create_task(self.hub_models.run(), name="hub"))
             if self.adapters is not None:
-                keeping = self._keep_adapters_forever(self.adapters)
+                keeping = self.adapters.run(self._is_leading)
                 loops.append(asyncio.create_task(keeping, name="adapters"))
             await asyncio.gather(*loops)
         finally:
@@ -324,17 +324,13 @@ class Reconciler:
             await asyncio.sleep(ROUND_SECONDS)
             await self._guarded("events", self.pod_events.read_due)
 
-    async def _keep_adapters_forever(self, adapters: AdapterKeeper) -> None:
-        """Only the operator that leads tells engines anything."""
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            if self._term is not None and not self._fence.marks.is_standby:
-                await adapters.round()
+    def _is_leading(self) -> bool:
+        return self._term is not None and not self._fence.marks.is_standby
 
     async def _tell_fleet_forever(self) -> None:
         while True:
             await asyncio.sleep(CHANGED_SECONDS)
-            if self._term is not None and not self._fence.marks.is_standby:
+            if self._is_leading():
                 # As a part of the last step: the fence lets nobody else write.
                 telling = self._guarded("fleet view", self.tell_fleet)
                 await asyncio.create_task(telling, context=self._term)

@@ -11,8 +11,10 @@ the API server: statuses tell what it has seen.
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from memroute_kube.shapes import mapping
 from memroute_operator.actions.backoff import Backoff
@@ -42,8 +44,11 @@ MAX_WAIT_SECONDS = 300.0
 # How long the container that fetches may not answer before that is told, in seconds: chosen by
 # hand. It is back within seconds when it was started again.
 SILENT_SECONDS = 30.0
-# Replicas that are told at once: as many as nobody's network minds. Chosen by hand.
+# Replicas of a namespace that are told at once: as many as nobody's network minds. By hand.
 MAX_AT_ONCE = 32
+# How long one look goes on to tell an engine of adapters, in seconds, before what it has by then is
+# told and the rest is left to the next look: chosen by hand.
+LOOK_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -76,6 +81,9 @@ class AdapterKeeper:
         self._on_bug = on_bug
         self._targets: dict[str, Target] = {}
         self._due: dict[str, _Due] = {}
+        self._looking: set[str] = set()
+        self._num_looking: Counter[str] = Counter()
+        """How many are being looked at, by namespace."""
         self.views: dict[str, View] = {}
         """What replicas were last seen to have, by the uid of their pod."""
         self._failures: Backoff[tuple[str, str, str]] = Backoff(
@@ -112,31 +120,59 @@ class AdapterKeeper:
         self._due.clear()
         self.views.clear()
 
+    async def run(self, is_leading: Callable[[], bool]) -> NoReturn:
+        """Go on for ever. Only the operator that leads tells engines anything."""
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                await asyncio.sleep(TICK_SECONDS)
+                if is_leading():
+                    for target in self._begun():
+                        looks.create_task(self._look(target))
+
     async def round(self) -> None:
-        """Look at all that are due. A named boundary: a bug in one is that replica's alone."""
+        """Look once at all that are due."""
+        await asyncio.gather(*(self._look(target) for target in self._begun()))
+
+    def _begun(self) -> list[Target]:
+        """Those that are to be looked at now, marked so: the longest due first.
+
+        Nobody waits for another one's engine: one that does not answer is looked at alone, and
+        many of them keep the rest of their own namespace at the most.
+        """
         now = self._clock()
-        due = [t for uid, t in self._targets.items() if self._due[uid].at_seconds <= now]
-        at_once = asyncio.Semaphore(MAX_AT_ONCE)
-
-        async def keep(target: Target) -> None:
-            async with at_once:
-                try:
-                    view, pause = await self._keep(target)
-                except Exception as error:  # noqa: BLE001 - as said above
-                    self._on_bug("adapters", error)
-                    view, pause = None, TROUBLED_SECONDS
-            current = self._due.get(target.uid)
-            if current is None:
-                return
-            if self._targets.get(target.uid) == target:
-                current.at_seconds = self._clock() + pause
-            if view is not None and view != self.views.get(target.uid):
-                self.views[target.uid] = view
-                self._on_change()
-
-        if due:
-            await asyncio.gather(*(keep(target) for target in due))
         self._failures.forget_old(now)
+        due = [(one.at_seconds, uid) for uid, one in self._due.items() if one.at_seconds <= now]
+        begun = []
+        for _, uid in sorted(due):
+            target = self._targets.get(uid)
+            if target is None or uid in self._looking:
+                continue
+            if self._num_looking[target.namespace] < MAX_AT_ONCE:
+                self._looking.add(uid)
+                self._num_looking[target.namespace] += 1
+                begun.append(target)
+        return begun
+
+    async def _look(self, target: Target) -> None:
+        """See one through. A named boundary: a bug in one is that replica's alone."""
+        try:
+            view, pause = await self._keep(target)
+        except Exception as error:  # noqa: BLE001 - as said above
+            self._on_bug("adapters", error)
+            view, pause = None, TROUBLED_SECONDS
+        finally:
+            self._looking.discard(target.uid)
+            self._num_looking[target.namespace] -= 1
+        current, now_wanted = self._due.get(target.uid), self._targets.get(target.uid)
+        if current is None or now_wanted is None:
+            return
+        if now_wanted == target:
+            current.at_seconds = self._clock() + pause
+        elif not now_wanted.is_same_engine(target):
+            return  # it was started anew meanwhile: what was seen is of the one before
+        if view is not None and view != self.views.get(target.uid):
+            self.views[target.uid] = view
+            self._on_change()
 
     async def _keep(self, target: Target) -> tuple[View | None, float]:
         """What one replica has by now, and when it is to be looked at again."""
@@ -175,7 +211,7 @@ class AdapterKeeper:
                 found.fetching |= unknown
         elif (due := self._due.get(target.uid)) is not None:
             due.silent_since = None
-        await self._carry_out(target, found, loaded)
+        is_told = await self._carry_out(target, found, loaded)
         view = View(
             loaded=frozenset(target.calls.client_name(name, target.served_name) for name in loaded),
             fetched=commits,
@@ -183,7 +219,7 @@ class AdapterKeeper:
             troubles=dict(found.troubles),
             waiting=dict(found.waiting),
         )
-        if found.fetching:
+        if found.fetching or not is_told:
             return view, BUSY_SECONDS
         return view, TROUBLED_SECONDS if found.troubles or found.waiting else SETTLED_SECONDS
 
@@ -195,12 +231,19 @@ class AdapterKeeper:
         due.silent_since = now if due.silent_since is None else due.silent_since
         return now - due.silent_since >= SILENT_SECONDS
 
-    async def _carry_out(self, target: Target, found: Steps, loaded: dict[str, str]) -> None:
-        """Unload first: another folder may be loaded under the same name then."""
-        for unwanted in found.unloads:
-            await unload(self._caller, target, unwanted, loaded)
+    async def _carry_out(self, target: Target, found: Steps, loaded: dict[str, str]) -> bool:
+        """Unload first: another folder may be loaded under the same name then.
+
+        Whether all was told: an engine that takes minutes for each is left the rest later.
+        """
         now = self._clock()
+        for unwanted in found.unloads:
+            if self._clock() - now > LOOK_SECONDS:
+                return False
+            await unload(self._caller, target, unwanted, loaded)
         for one in found.loads:
+            if self._clock() - now > LOOK_SECONDS:
+                return False
             if one.engine_name in loaded and loaded[one.engine_name] != one.path:
                 # It could not be unloaded, or is its owner's.
                 found.troubles[one.name] = (
@@ -228,6 +271,7 @@ class AdapterKeeper:
             LOGGER.warning(
                 "adapter not loaded pod=%s adapter=%s error=%s", target.pod, one.name, trouble
             )
+        return True
 
 
 def _commit(told: FetchTold | None) -> str | None:

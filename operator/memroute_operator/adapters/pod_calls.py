@@ -34,6 +34,7 @@ class Target:
 
     uid: str
     pod: str
+    """``namespace/name``."""
     address: str
     is_ready: bool
     num_restarts: int
@@ -43,6 +44,15 @@ class Target:
     calls: AdapterCalls
     served_name: str
     max_rank: int
+
+    @property
+    def namespace(self) -> str:
+        """Of the pod."""
+        return self.pod.partition("/")[0]
+
+    def is_same_engine(self, other: "Target") -> bool:
+        """Whether neither was its engine started anew between the two, nor did it stop serving."""
+        return (self.is_ready, self.num_restarts) == (other.is_ready, other.num_restarts)
 
 
 async def ask_engine(caller: Caller, target: Target) -> dict[str, str] | str | None:
