@@ -1,13 +1,21 @@
 """LoRA adapters with sources: read from a spec, counted, put into pods, told in a status."""
 
 import copy
+import json
 
 import pytest
 
 from memroute.footprint.weights import adapter_bytes_per_rank
 from memroute_kube.routing import RoutingStatus, read_routing_status
 from memroute_operator.adapters.calls import CALLS, read_loaded, why_refused
-from memroute_operator.adapters.deciding import FetchTold, Load, Unload, read_fetched, steps
+from memroute_operator.adapters.deciding import (
+    FetchTold,
+    Load,
+    Unload,
+    commit_of,
+    read_fetched,
+    steps,
+)
 from memroute_operator.adapters.events import adapter_events
 from memroute_operator.adapters.reading import Adapter, read_adapters
 from memroute_operator.adapters.slots import AdapterSlots, slots_of
@@ -315,9 +323,38 @@ def test_a_rank_that_no_slot_takes_is_told_before_the_engine_is_asked():
 
 
 def test_what_could_not_be_fetched_says_why():
-    failed = told("failed", message="org/sql is gated", retry_seconds=40)
-    found = decided(SQL_ADAPTER, fetched={"sql": failed})
-    assert found.troubles["sql"] == "org/sql is gated; tried again within 300 s"
+    """Also while it is tried again: else it would fail anew each time, an Event for each."""
+    for state in ("failed", "fetching", "waiting"):
+        failed = told(state, message="org/sql is gated")
+        found = decided(SQL_ADAPTER, fetched={"sql": failed})
+        assert found.troubles["sql"] == "org/sql is gated; tried again within 300 s"
+        assert found.fetching == set()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"state": "complete"},
+        {"state": "complete", "directory": "adapters/.."},
+        {"state": "complete", "directory": "adapters/"},
+        {"state": "complete", "directory": ["x"]},
+        {"state": "complete", "directory": "adapters/x", "source": "hf://org/sql@../../x"},
+        {"state": "complete", "directory": "adapters/x", "source": "hf://org/sql@" + "f" * 10**6},
+        {"state": "failed", "message": "x" * 10**6},
+        {"state": "failed", "message": "\x1b[2J\n\u202egone"},
+        {"state": "complete", "directory": "adapters/x", "baseModel": "m\n" * 10**6},
+    ],
+)
+def test_whoever_has_the_port_can_say_anything_and_a_status_can_still_be_written(said):
+    """A status past its limits would be refused, and nothing of the model be told any more."""
+    page = json.dumps({"adapters": {"sql": {"wanted": "hf://org/sql@main", **said}}})
+    fetched = read_fetched(page)
+    for one in fetched.values():
+        assert commit_of(one.source) is None
+    found = decided(SQL_ADAPTER, fetched=fetched)
+    assert all(len(words) < 600 and words.isprintable() for words in found.troubles.values())
+    assert all(len(one.base_model or "") < 600 for one in found.loads)
+    assert [one.path for one in found.loads] in ([], ["/adapters/fetched/x"])
 
 
 def test_a_volume_that_a_pod_does_not_have_waits_for_the_rollout():

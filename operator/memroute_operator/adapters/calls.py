@@ -91,7 +91,12 @@ def engine_words(body: str) -> str:
     inner = mapping(said.get("error"))
     candidates = (inner.get("message"), said.get("error_message"), said.get("message"), body)
     words = next((one for one in candidates if isinstance(one, str) and one.strip()), "")
-    return " ".join("".join(c if c.isprintable() else " " for c in words).split())[:MAX_WORDS]
+    return plain_words(words)[:MAX_WORDS]
+
+
+def plain_words(text: str) -> str:
+    """What a program says, on one line and without characters that cannot be printed."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def why_refused(status: int, body: str, *, max_rank: int, base_model: str | None) -> str:

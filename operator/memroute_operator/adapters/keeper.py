@@ -284,7 +284,7 @@ def _in_volumes(wanted: tuple[Adapter, ...]) -> tuple[Adapter, ...]:
 
 
 def _fetch_troubles(fetched: Mapping[str, FetchTold]) -> dict[str, str]:
-    return {name: told.trouble for name, told in fetched.items() if told.message}
+    return {name: why for name, told in fetched.items() if (why := told.trouble) is not None}
 
 
 def _target(deployment: Deployment, replica: Replica) -> Target | None:
