@@ -385,7 +385,25 @@ def test_sglang_is_told_its_own_name():
     ],
 )  # fmt: skip
 def test_a_refusal_of_an_engine_is_a_sentence(status, body, words):
-    assert words in why_refused(status, body, max_rank=16, base_model="org/base")
+    refused = why_refused(status, body, max_rank=16, base_model="org/base")
+    assert words in refused.why
+    assert not refused.is_pending
+
+
+def test_a_rank_that_was_raised_waits_for_the_pods_that_have_it():
+    """Nothing has failed, and nobody is to set what is set already: a rollout is under way."""
+    body = '{"error": {"message": "LoRA rank 64 is greater than max_lora_rank 16."}}'
+    refused = why_refused(400, body, max_rank=64, base_model=None)
+    assert refused.is_pending
+    assert "a rollout brings more" in refused.why
+
+
+@pytest.mark.parametrize("claim", ["../../models", "a,b", "a/b", "a:b", "Loras", "-a"])
+def test_a_claim_whose_name_is_none_is_refused(claim):
+    """It is a part of a path in pods, and of a list with commas."""
+    source = {"persistentVolumeClaim": {"claimName": claim}}
+    with pytest.raises(SourceError, match="is no claim's name"):
+        read_adapters(obj_of({"name": "a", "source": source})["spec"])
 
 
 def test_lists_that_are_none_are_read_as_none():

@@ -26,7 +26,7 @@ class Pods:
         self.asked = []
         self.asked_twice = asyncio.Event()
         self.freed = asyncio.Event()
-        self.answers = {}
+        self.refused = {}
 
     async def call(self, method, address, port, path, body=None, *, seconds=0.0):
         self.asked.append((address, path))
@@ -34,7 +34,9 @@ class Pods:
             await self.freed.wait()
         if sum(one == (address, "/v1/models") for one in self.asked) > 1:
             self.asked_twice.set()
-        return Answer(status=200, text=self.answers.get(path, NOTHING))
+        if path in self.refused:
+            return Answer(status=400, text=self.refused[path])
+        return Answer(status=200, text=NOTHING)
 
 
 def replica_at(address, *, name="m", namespace="default", adapters=(SQL,)):
@@ -124,3 +126,21 @@ async def test_what_was_seen_of_an_engine_that_has_restarted_since_is_forgotten(
     assert keeper.views == {}
     await keeper.round()
     assert len(keeper.views) == 1
+
+
+async def test_slots_of_an_older_pod_are_no_failure_of_the_adapter():
+    """Else the edit that raises a rank pages somebody at once."""
+    wanted = {
+        "name": "law", "rank": 64,
+        "source": {"persistentVolumeClaim": {"claimName": "c", "path": "law"}},
+    }  # fmt: skip
+    pods = Pods()
+    told = json.dumps({"message": "LoRA rank 64 is greater than max_lora_rank 16."})
+    pods.refused = {"/v1/load_lora_adapter": told}
+    keeper = keeper_of(pods, replica_at("10.2.0.1", adapters=[wanted]))
+    for _ in range(2):
+        await keeper.round()
+        (view,) = keeper.views.values()
+        assert view.troubles == {}
+        assert "a rollout brings more" in view.waiting["law"]
+        keeper._due["pod-10.2.0.1"].at_seconds = 0.0

@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from memroute_kube.shapes import mapping
-from memroute_operator.actions.backoff import Backoff
+from memroute_operator.actions.backoff import Backoff, Failure
 from memroute_operator.adapters.caller import Caller
 from memroute_operator.adapters.calls import CALLS
 from memroute_operator.adapters.container import mount_paths_of
 from memroute_operator.adapters.deciding import FetchTold, Steps, commit_of, steps
 from memroute_operator.adapters.pod_calls import Target, ask_container, ask_engine, load, unload
 from memroute_operator.adapters.reading import Adapter
-from memroute_operator.adapters.telling import View, pinned_commits
+from memroute_operator.adapters.telling import FAILED, PENDING, View, pinned_commits
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
 
@@ -254,24 +254,32 @@ class AdapterKeeper:
             key = (target.uid, one.name, one.path)
             waits = self._failures.waiting(key, now)
             if waits is not None:
-                found.troubles[one.name] = waits.told
+                _note(found, one.name, waits)
                 continue
-            trouble = await load(self._caller, target, one, loaded)
-            if trouble is None:
+            refused = await load(self._caller, target, one, loaded)
+            if refused is None:
                 self._failures.succeeded(key)
                 continue
             failure = self._failures.failed(
                 key,
-                reason="AdapterFailed",
-                message=trouble,
+                reason=PENDING if refused.is_pending else FAILED,
+                message=refused.why,
                 now_seconds=self._clock(),
                 chance=self._rng.random(),
             )
-            found.troubles[one.name] = failure.told
+            _note(found, one.name, failure)
             LOGGER.warning(
-                "adapter not loaded pod=%s adapter=%s error=%s", target.pod, one.name, trouble
+                "adapter not loaded pod=%s adapter=%s error=%s", target.pod, one.name, refused.why
             )
         return True
+
+
+def _note(found: Steps, name: str, failure: Failure) -> None:
+    """What is in the way of one; of what a rollout brings, without when it is tried again."""
+    if failure.reason == PENDING:
+        found.waiting[name] = failure.message
+    else:
+        found.troubles[name] = failure.told
 
 
 def _commit(told: FetchTold | None) -> str | None:

@@ -9,6 +9,7 @@ from memroute_kube.resources import ENGINE_PORT
 from memroute_operator.adapters.caller import LOAD_SECONDS, Caller
 from memroute_operator.adapters.calls import (
     AdapterCalls,
+    Refused,
     engine_words,
     is_absent_already,
     is_loaded_already,
@@ -109,7 +110,9 @@ async def unload(caller: Caller, target: Target, unwanted: Unload, loaded: dict[
         )  # fmt: skip
 
 
-async def load(caller: Caller, target: Target, wanted: Load, loaded: dict[str, str]) -> str | None:
+async def load(
+    caller: Caller, target: Target, wanted: Load, loaded: dict[str, str]
+) -> Refused | None:
     """Why it could not be loaded; None when it is."""
     answer = await caller.call(
         "POST", target.address, ENGINE_PORT, target.calls.load_path,
@@ -121,7 +124,7 @@ async def load(caller: Caller, target: Target, wanted: Load, loaded: dict[str, s
         LOGGER.info("adapter loaded pod=%s adapter=%s", target.pod, wanted.name)
         return None
     if not answer.status:
-        return f"the engine did not answer: {words}"
+        return Refused(f"the engine did not answer: {words}")
     return why_refused(
         answer.status, answer.text, max_rank=target.max_rank, base_model=wanted.base_model
     )
