@@ -98,7 +98,7 @@ async def test_an_engine_that_takes_minutes_for_each_shows_what_it_has_by_then()
     pods = Pods()
     keeper = keeper_of(pods, replica_at("10.2.0.1", adapters=wanted))
     now = [0.0]
-    keeper._clock = lambda: now[0]
+    keeper._clock = keeper._loader._clock = lambda: now[0]
     asked = pods.call
 
     async def slow(*args, **options):

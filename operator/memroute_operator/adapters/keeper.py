@@ -9,7 +9,6 @@ the API server: statuses tell what it has seen.
 """
 
 import asyncio
-import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -17,18 +16,17 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from memroute_kube.shapes import mapping
-from memroute_operator.actions.backoff import Backoff, Failure
 from memroute_operator.adapters.caller import Caller
 from memroute_operator.adapters.calls import CALLS
 from memroute_operator.adapters.container import mount_paths_of
-from memroute_operator.adapters.deciding import FetchTold, Steps, commit_of, steps
-from memroute_operator.adapters.pod_calls import Target, ask_container, ask_engine, load, unload
+from memroute_operator.adapters.deciding import FetchTold, commit_of, steps
+from memroute_operator.adapters.loading import Loader
+from memroute_operator.adapters.pod_calls import Target, ask_container, ask_engine
 from memroute_operator.adapters.reading import Adapter
-from memroute_operator.adapters.telling import FAILED, PENDING, View, pinned_commits
+from memroute_operator.adapters.telling import View, pinned_commits
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
 
-LOGGER = logging.getLogger(__name__)
 # How often replicas are looked at, in seconds: where something is under way, where something is in
 # the way, and where all is as wanted (an engine that has lost an adapter is found by then).
 # Chosen by hand: a question costs an engine about 1 ms.
@@ -37,18 +35,11 @@ TROUBLED_SECONDS = 5.0
 SETTLED_SECONDS = 30.0
 # How often it is looked for what is due, in seconds.
 TICK_SECONDS = 0.5
-# How long an engine that refused to load an adapter is left alone with it, in seconds, doubling to
-# the longest: chosen by hand. A person mends a file; nothing else waits for it.
-FIRST_WAIT_SECONDS = 5.0
-MAX_WAIT_SECONDS = 300.0
 # How long the container that fetches may not answer before that is told, in seconds: chosen by
 # hand. It is back within seconds when it was started again.
 SILENT_SECONDS = 30.0
 # Replicas of a namespace that are told at once: as many as nobody's network minds. By hand.
 MAX_AT_ONCE = 32
-# How long one look goes on to tell an engine of adapters, in seconds, before what it has by then is
-# told and the rest is left to the next look: chosen by hand.
-LOOK_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -75,8 +66,8 @@ class AdapterKeeper:
     ) -> None:
         """``on_change``: a status has something new to tell."""
         self._caller = caller
+        self._loader = Loader(caller, clock=clock, rng=rng)
         self._clock = clock
-        self._rng = rng
         self._on_change = on_change
         self._on_bug = on_bug
         self._targets: dict[str, Target] = {}
@@ -86,9 +77,6 @@ class AdapterKeeper:
         """How many are being looked at, by namespace."""
         self.views: dict[str, View] = {}
         """What replicas were last seen to have, by the uid of their pod."""
-        self._failures: Backoff[tuple[str, str, str]] = Backoff(
-            first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
-        )
 
     def want(self, deployments: Iterable[Deployment], replicas: Iterable[Replica]) -> None:
         """The replicas of those that have slots for adapters."""
@@ -140,7 +128,7 @@ class AdapterKeeper:
         many of them keep the rest of their own namespace at the most.
         """
         now = self._clock()
-        self._failures.forget_old(now)
+        self._loader.forget_old(now)
         due = [(one.at_seconds, uid) for uid, one in self._due.items() if one.at_seconds <= now]
         begun = []
         for _, uid in sorted(due):
@@ -211,7 +199,7 @@ class AdapterKeeper:
                 found.fetching |= unknown
         elif (due := self._due.get(target.uid)) is not None:
             due.silent_since = None
-        is_told = await self._carry_out(target, found, loaded)
+        is_told = await self._loader.carry_out(target, found, loaded)
         view = View(
             loaded=frozenset(target.calls.client_name(name, target.served_name) for name in loaded),
             fetched=commits,
@@ -230,56 +218,6 @@ class AdapterKeeper:
             return False
         due.silent_since = now if due.silent_since is None else due.silent_since
         return now - due.silent_since >= SILENT_SECONDS
-
-    async def _carry_out(self, target: Target, found: Steps, loaded: dict[str, str]) -> bool:
-        """Unload first: another folder may be loaded under the same name then.
-
-        Whether all was told: an engine that takes minutes for each is left the rest later.
-        """
-        now = self._clock()
-        for unwanted in found.unloads:
-            if self._clock() - now > LOOK_SECONDS:
-                return False
-            await unload(self._caller, target, unwanted, loaded)
-        for one in found.loads:
-            if self._clock() - now > LOOK_SECONDS:
-                return False
-            if one.engine_name in loaded and loaded[one.engine_name] != one.path:
-                # It could not be unloaded, or is its owner's.
-                found.troubles[one.name] = (
-                    f"the engine has another adapter of that name, from "
-                    f"{loaded[one.engine_name]:.200}: unload that, or take another name"
-                )
-                continue
-            key = (target.uid, one.name, one.path)
-            waits = self._failures.waiting(key, now)
-            if waits is not None:
-                _note(found, one.name, waits)
-                continue
-            refused = await load(self._caller, target, one, loaded)
-            if refused is None:
-                self._failures.succeeded(key)
-                continue
-            failure = self._failures.failed(
-                key,
-                reason=PENDING if refused.is_pending else FAILED,
-                message=refused.why,
-                now_seconds=self._clock(),
-                chance=self._rng.random(),
-            )
-            _note(found, one.name, failure)
-            LOGGER.warning(
-                "adapter not loaded pod=%s adapter=%s error=%s", target.pod, one.name, refused.why
-            )
-        return True
-
-
-def _note(found: Steps, name: str, failure: Failure) -> None:
-    """What is in the way of one; of what a rollout brings, without when it is tried again."""
-    if failure.reason == PENDING:
-        found.waiting[name] = failure.message
-    else:
-        found.troubles[name] = failure.told
 
 
 def _commit(told: FetchTold | None) -> str | None:
