@@ -55,7 +55,14 @@ def run_adapters(
     def settings(source: Source) -> Settings:
         return settings_of_adapter(source, cache, options.max_cache_bytes, environment)
 
-    server = _Server(options.port, kept, host)
+    try:
+        server = _Server(options.port, kept, host)
+    except OSError as error:
+        LOGGER.error(  # noqa: TRY400 - a sentence, no trace
+            "memroute-fetch: port %d cannot be had (%s): another container of the pod may listen "
+            "on it, and that has to take another one", options.port, error.strerror or error,
+        )  # fmt: skip
+        return ExitCode.USAGE
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
     thread.start()
     LOGGER.info("adapters are fetched into %s, at port %d", cache, server.server_port)

@@ -355,6 +355,19 @@ def test_the_container_answers_nothing_but_what_it_is_for(tmp_path):
         client.get(f"{url}/adapters")
 
 
+def test_a_port_that_another_container_has_taken_is_told(tmp_path, caplog):
+    """A sidecar of the template, say: a trace of Python helps nobody."""
+    words = ["adapters", "--cache", str(tmp_path), "--port"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        environment = {"MEMROUTE_BIND_ADDRESS": "127.0.0.1"}
+        code = program.run([*words, str(port)], environment, threading.Event())
+    assert code == ExitCode.USAGE
+    assert "another container of the pod may listen on it" in caplog.text
+
+
 def test_a_source_that_fails_waits_longer_each_time_and_is_not_forgotten():
     """5, 10, 20 s: what is wanted again is not begun again."""
     now = 0.0
