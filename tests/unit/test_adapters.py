@@ -129,6 +129,18 @@ def test_an_engine_that_loads_none_while_it_runs_says_what_to_do_instead(engine)
     assert f"{engine} is told to load none" in told
 
 
+def test_an_adapter_with_the_models_own_name_is_refused():
+    """It would be shown as loaded, and no request would ever reach it."""
+    one = checked(SQL | {"name": "Qwen/Qwen3-0.6B"}, engine={"type": "VLLM"})
+    assert one.footprint is None
+    assert "the model's own name" in one.failure.message
+    assert checked({"name": "Qwen/Qwen3-0.6B"}, engine={"type": "VLLM"}).footprint is not None
+    empty = SQL | {"name": "Qwen/Qwen3-0.6B:"}
+    assert (
+        "MODEL:ADAPTER" in checked(empty, engine={"type": "SGLang", "image": "i"}).failure.message
+    )
+
+
 def test_sglang_knows_an_adapter_by_the_models_name_too():
     """It would answer a request for any other name with the model alone, and say nothing."""
     engine = {"type": "SGLang", "image": "lmsysorg/sglang:v1"}

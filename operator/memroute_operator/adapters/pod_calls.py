@@ -65,7 +65,7 @@ async def ask_engine(caller: Caller, target: Target) -> dict[str, str] | str | N
     loaded = read_loaded(page.text) if page.is_good else None
     if loaded is not None:
         return loaded
-    LOGGER.info("adapters not read pod=%s answer=%s", target.pod, page.text[:200])
+    LOGGER.info("adapters not read pod=%s answer=%s", target.pod, engine_words(page.text))
     if not page.status:
         return None
     asks_for_key = page.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -83,7 +83,9 @@ async def ask_container(caller: Caller, target: Target) -> tuple[dict[str, Fetch
     answer = await caller.call("PUT", target.address, ADAPTERS_PORT, "/adapters", sources)
     told = read_fetched(answer.text) if answer.is_good else None
     if told is None and sources:
-        LOGGER.info("adapters not asked for pod=%s answer=%s", target.pod, answer.text[:200])
+        LOGGER.info(
+            "adapters not asked for pod=%s answer=%s", target.pod, engine_words(answer.text)
+        )
         return {}, (
             f"its container {ADAPTERS_CONTAINER} does not answer at port {ADAPTERS_PORT}: see "
             f"kubectl logs {target.pod.partition('/')[2]} -c {ADAPTERS_CONTAINER}, and whether "
@@ -102,11 +104,11 @@ async def unload(caller: Caller, target: Target, unwanted: Unload, loaded: dict[
     )  # fmt: skip
     if answer.is_good or is_absent_already(engine_words(answer.text)):
         loaded.pop(name, None)
-        LOGGER.info("adapter unloaded pod=%s adapter=%s", target.pod, name)
+        LOGGER.info("adapter unloaded pod=%s adapter=%s", target.pod, engine_words(name))
     else:
         LOGGER.warning(
             "adapter not unloaded pod=%s adapter=%s status=%d error=%s",
-            target.pod, name, answer.status, engine_words(answer.text),
+            target.pod, engine_words(name), answer.status, engine_words(answer.text),
         )  # fmt: skip
 
 
