@@ -17,6 +17,7 @@ POD = {
     "metadata": {
         "namespace": "default",
         "name": "m-1-ahead-2",
+        "labels": {"memroute.dev/fetches-ahead-for": "m"},
         "annotations": {"memroute.dev/ahead": "for this"},
         "ownerReferences": [
             {"controller": True, "kind": "ModelDeployment", "apiVersion": "memroute.dev/v1alpha1"}
@@ -35,10 +36,10 @@ class Server:
     async def create(self, *_):
         raise ApiError(409, "AlreadyExists", "taken")
 
-    async def get(self, *_):
-        if self.holder is None:
-            raise ApiError(404, "NotFound", "gone")
-        return self.holder
+    async def list(self, _resource, namespace, *, label_selector):
+        """As the operator's rights allow: it may list pods, and get none."""
+        assert (namespace, label_selector) == ("default", "memroute.dev/fetches-ahead-for=m")
+        return [one for one in (self.holder,) if one is not None], "1"
 
 
 async def begin(holder):
@@ -57,11 +58,18 @@ async def test_one_that_was_made_in_an_earlier_term_is_taken_for_what_it_is():
 
 
 @pytest.mark.parametrize(
-    "more", [{"ownerReferences": []}, {"annotations": {"memroute.dev/ahead": "for that"}}]
+    "more",
+    [
+        None,
+        {"ownerReferences": []},
+        {"annotations": {"memroute.dev/ahead": "for that"}},
+        {"name": "m-1-ahead-3"},
+    ],
 )
 async def test_a_name_that_somebody_else_has_is_refused_and_not_waited_for_for_ever(more):
     """The rollout goes on without it, and says so."""
+    holder = None if more is None else {**POD, "metadata": POD["metadata"] | more}
     with pytest.raises(ApiError) as raised:
-        await begin({**POD, "metadata": POD["metadata"] | more})
+        await begin(holder)
     assert raised.value.status == 409
     assert "default/" in raised.value.message
