@@ -6,14 +6,13 @@ from datetime import UTC, datetime
 
 from memroute_kube import PODS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import CONFLICT, NOT_FOUND
-from memroute_kube.shapes import mapping
+from memroute_kube.shapes import listed, mapping
 from memroute_operator.ahead.facts import ANNOTATION_AHEAD
 from memroute_operator.ahead.pod import nominal
 from memroute_operator.plan import EndFetch, FetchAhead
 from memroute_operator.pod.templates import Templates
 from memroute_operator.replicas.pods import is_controlled
 from memroute_operator.store.store import Store
-from memroute_operator.weights.container import LABEL_AHEAD
 from memroute_operator.weights.pod import with_live_pods
 
 LOGGER = logging.getLogger(__name__)
@@ -71,21 +70,17 @@ class AheadApplier:
         """The pod that has its name, when it is the one that is wanted: its event is on its way.
 
         Raises ``ApiError`` (409) for any other: nobody waits for somebody else's pod. It is looked
-        for by its label, because the operator may list pods, and get none.
+        for in a list, because the operator may list pods, and get none. Where it has gone
+        meanwhile, the next step makes it.
         """
         metadata = wanted["metadata"]
-        found, _ = await self._client.list(
-            PODS,
-            metadata["namespace"],
-            label_selector=f"{LABEL_AHEAD}={metadata['labels'][LABEL_AHEAD]}",
-        )
-        for holder in found:
-            is_named = holder["metadata"]["name"] == metadata["name"]
-            if is_named and is_controlled(holder) and _purpose(holder) == _purpose(wanted):
-                self._take(holder)
-                return
-        message = f"pods {key!r} is not memroute's, or goes ahead of something else"
-        raise ApiError(CONFLICT, "AlreadyExists", message)
+        query = {"fieldSelector": f"metadata.name={metadata['name']}"}
+        answer = await self._client.request("GET", PODS.path(metadata["namespace"]), query=query)
+        for holder in listed(answer.get("items")):
+            if not is_controlled(holder) or _purpose(holder) != _purpose(wanted):
+                message = f"pods {key!r} is not memroute's, or goes ahead of something else"
+                raise ApiError(CONFLICT, "AlreadyExists", message)
+            self._take(holder)
 
     async def _end(self, action: EndFetch) -> None:
         ahead = action.ahead
