@@ -192,6 +192,10 @@ class ModelFolder:
             self.users.mkdir(exist_ok=True)
             _touch(self.users / pod)
 
+    def forget_use(self, pod: str) -> None:
+        """That pod uses the model no more."""
+        (self.users / pod).unlink(missing_ok=True)
+
     def _prune(self, folder: Path, prefix: str, wanted: set[str], folders: set[str]) -> None:
         for one in _entries(folder):
             path = f"{prefix}{one.name}"

@@ -21,6 +21,9 @@ MAX_WAIT_SECONDS = 300.0
 # As many as a ModelDeployment may have, and what a source may be long.
 MAX_ADAPTERS = 256
 MAX_SOURCE_CHARACTERS = 2048
+# How long all that is wanted has to be there before what was wanted earlier is given up, in
+# seconds. An engine may serve an old source until it is told of the new one. Chosen by hand.
+SETTLED_SECONDS = 600.0
 
 
 class AdapterState(StrEnum):
@@ -64,12 +67,17 @@ class KeptAdapters:
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
         self._names: dict[str, str] = {}
+        self._is_told = False
+        self._settling_since: float | None = None
+        """When the list was last changed; None before it is told, and once that was seen to."""
         self.news = threading.Event()
         """Set when something may be due."""
 
     def want(self, sources: Mapping[str, str]) -> None:
         """All that is wanted, by name; nothing is begun anew that was wanted before."""
         with self._lock:
+            if not self._is_told or self._names != sources:
+                self._settling_since, self._is_told = self._clock(), True
             before = self._kept
             # A branch that was fetched, and is asked for by its commit from now on.
             done = {one.fetched.source: one for one in before.values() if one.fetched is not None}
@@ -93,11 +101,27 @@ class KeptAdapters:
                 waits.append(one.due_seconds - now)
             return None, min(waits, default=None)
 
+    def settled(self) -> frozenset[str] | None:
+        """The folders that are in use, once after each change when all is there; else None.
+
+        What is not among them is no longer wanted, and the engine has long been told so.
+        """
+        with self._lock:
+            since, now = self._settling_since, self._clock()
+            kept = self._kept.values()
+            if since is None or any(one.state is not AdapterState.COMPLETE for one in kept):
+                return None
+            if now - since < SETTLED_SECONDS:
+                return None
+            self._settling_since = None
+            return frozenset(one.fetched.directory for one in kept if one.fetched is not None)
+
     def complete(self, source: str, fetched: Fetched) -> None:
         """It is in the cache."""
         with self._lock:
             one = self._kept.get(source)
             if one is not None:
+                self._settling_since = self._clock()
                 one.state, one.fetched = AdapterState.COMPLETE, fetched
                 one.code, one.message, one.failures = 0, "", 0
 

@@ -20,6 +20,8 @@ from typing import Any
 import httpx2
 
 from memroute_fetch import eviction
+from memroute_fetch.cache import model_folders
+from memroute_fetch.eviction import noted_users
 from memroute_fetch.failures import ExitCode, FetchError, StoppedError, TransientError
 from memroute_fetch.http import new_client
 from memroute_fetch.kept_adapters import Fetched, KeptAdapters, read_wanted
@@ -53,7 +55,14 @@ def run_adapters(
     def settings(source: Source) -> Settings:
         return settings_of_adapter(source, cache, options.max_cache_bytes, environment)
 
-    server = _Server(options.port, kept, host)
+    try:
+        server = _Server(options.port, kept, host)
+    except OSError as error:
+        LOGGER.error(  # noqa: TRY400 - a sentence, no trace
+            "memroute-fetch: port %d cannot be had (%s): another container of the pod may listen "
+            "on it, and that has to take another one", options.port, error.strerror or error,
+        )  # fmt: skip
+        return ExitCode.USAGE
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
     thread.start()
     LOGGER.info("adapters are fetched into %s, at port %d", cache, server.server_port)
@@ -66,12 +75,31 @@ def run_adapters(
             kept.news.clear()
             source, wait = kept.next_due()
             if source is None:
+                _give_up_others(kept.settled(), cache, environment.get("POD_UID"))
                 kept.news.wait(STOP_SECONDS if wait is None else min(STOP_SECONDS, wait))
                 continue
             _fetch(source, kept, settings, client, stopping)
     server.shutdown()
     server.server_close()
     return ExitCode.COMPLETE
+
+
+def _give_up_others(used: frozenset[str] | None, cache: Path, pod: str | None) -> None:
+    """The cache may evict what this pod has had fetched and uses no more.
+
+    ``used``: folders; None where that is not clear now. A pod lives for weeks, and a list changes
+    several times a day.
+    """
+    if used is None or not pod:
+        return
+    try:
+        for folder in model_folders(cache):
+            is_adapter = folder.directory.startswith(f"{ADAPTERS_FOLDER}/")
+            if is_adapter and folder.directory not in used and pod in noted_users(folder):
+                folder.forget_use(pod)
+                LOGGER.info("%s is used here no more", folder.directory)
+    except OSError as error:
+        LOGGER.warning("what is used no more stays: %s", error)
 
 
 def _fetch(
@@ -147,6 +175,14 @@ def _said_of_itself(path: Path) -> tuple[int | None, str | None]:
     return rank if is_rank else None, base if isinstance(base, str) else None
 
 
+def _length(said: str | None) -> int | None:
+    """Bytes of a question; None where it has too many, or does not say."""
+    if not said or not said.isdecimal() or len(said) > len(str(MAX_BODY_BYTES)):
+        return None
+    length = int(said)
+    return length if length <= MAX_BODY_BYTES else None
+
+
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="memroute-fetch adapters", allow_abbrev=False)
     parser.add_argument("--cache", type=Path, required=True)
@@ -176,12 +212,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         """What is wanted from now on."""
-        length = self.headers.get("Content-Length") or ""
-        if self.path != PATH or not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+        length = _length(self.headers.get("Content-Length"))
+        if self.path != PATH or length is None:
             self.send_error(400, "PUT /adapters takes an object of names and sources")
             return
         try:
-            wanted = read_wanted(json.loads(self.rfile.read(int(length))))
+            wanted = read_wanted(json.loads(self.rfile.read(length)))
         except (ValueError, RecursionError):
             wanted = None
         if wanted is None:

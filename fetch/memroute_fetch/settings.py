@@ -132,6 +132,7 @@ def settings_of_adapter(
         max_cache_bytes=max_cache_bytes,
         s3=_s3_settings(environment),
         pod=pod if pod is not None and _POD.fullmatch(pod) is not None else None,
+        live_pods=_live_pods(environment),
     )
 
 

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
+from memroute_kube.errors import NOT_FOUND, ApiError
 from memroute_kube.shapes import listed, mapping
 
 KubeObject = dict[str, Any]
@@ -53,14 +55,30 @@ class Resource:
     ) -> str:
         """The URL path of the collection, an object, or its subresource.
 
-        Without a namespace, a namespaced resource is meant across all namespaces.
+        Without a namespace, a namespaced resource is meant across all namespaces. Raises
+        ``ApiError`` (404) for a name that no object can have, and that would lead elsewhere.
         """
         parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
         if namespace is not None and self.namespaced:
-            parts += ["namespaces", namespace]
+            parts += ["namespaces", _segment(namespace)]
         parts.append(self.plural)
-        parts += [part for part in (name, sub) if part is not None]
+        if name is not None:
+            parts.append(_segment(name))
+        if sub is not None:
+            parts.append(sub)
         return "/" + "/".join(parts)
+
+
+def _segment(name: str) -> str:
+    """A name as one segment of a path. Raises ``ApiError`` for what can be none.
+
+    Names are written by people, too: one with ``../`` in it would be another namespace's object,
+    asked for with our rights. The rule is Kubernetes' own (``IsValidPathSegmentName``).
+    """
+    if not name or name in (".", "..") or "/" in name or "%" in name:
+        message = f"no object can have the name {name!r:.120}"
+        raise ApiError(NOT_FOUND, "NotFound", message)
+    return quote(name, safe=":")
 
 
 PODS = Resource(plural="pods", kind="Pod")

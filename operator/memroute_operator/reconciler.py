@@ -8,7 +8,7 @@ Nothing ends it but cancellation. What is odd or fails is held where it belongs:
 | a deployment whose planning raises | ``isolation``: left out, told in its status |
 | a call that is refused or hangs | ``carry_out``: its own back-off, its own lane |
 | a status that cannot be made or written | here: its own back-off, its own lane |
-| no connection, no credentials, a bug in the loop itself | ``_forever``: a pause, then again |
+| no connection, no credentials, a bug in the loop itself | ``boundary``: a pause, then again |
 """
 
 import asyncio
@@ -16,25 +16,26 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from datetime import UTC, datetime
 
 from memroute_hub.settings import usual_endpoint
-from memroute_kube import ApiError, KubernetesClient
+from memroute_kube import KubernetesClient
 from memroute_operator.actions.apply import Applier
 from memroute_operator.actions.budgets import Budgets
 from memroute_operator.actions.carry_out import CarryOut
 from memroute_operator.actions.lanes import Lanes
 from memroute_operator.adapters.caller import Caller
-from memroute_operator.adapters.keeper import TICK_SECONDS, AdapterKeeper
+from memroute_operator.adapters.keeper import AdapterKeeper
+from memroute_operator.boundary import Boundary
+from memroute_operator.cluster_records import ClusterRecords
 from memroute_operator.election.fence import AlwaysLeading, Fence
 from memroute_operator.gather import Facts
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Action, Delete, EndFetch, GiveWay, Step
 from memroute_operator.pod.templates import Templates
-from memroute_operator.readings.calibration_book import CalibrationBook
 from memroute_operator.readings.fleet_view import CHANGED_SECONDS, FleetBoard
 from memroute_operator.readings.loops import Readings
 from memroute_operator.readings.node_leases import MARK_SECONDS, NodeLeases
@@ -42,8 +43,6 @@ from memroute_operator.readings.pod_events import ROUND_SECONDS, PodEvents
 from memroute_operator.replicas.adoption import Adoption
 from memroute_operator.replicas.failed_pods import FailedPods
 from memroute_operator.replicas.lost_nodes import NodeLoss
-from memroute_operator.rules.cluster_rules import ClusterRules
-from memroute_operator.rules.name_grants import GRANTS_NAME, GRANTS_SECONDS, NameGrants
 from memroute_operator.settings import OperatorSettings
 from memroute_operator.spec.hub_models import HubModels
 from memroute_operator.spec.namespace_tokens import NamespaceTokens, Resolve
@@ -56,8 +55,6 @@ from memroute_operator.store.garbage import Garbage
 from memroute_operator.store.listing import Lister
 from memroute_operator.store.store import Store
 from memroute_operator.thinking import Look, Thinker
-from memroute_operator.weights.book import WeightsBook
-from memroute_operator.weights.choosing import server_version
 
 LOGGER = logging.getLogger(__name__)
 # How long changes are gathered before they are looked at, in seconds: as long as the last step
@@ -100,6 +97,8 @@ class Reconciler:
         adapters; None leaves those alone.
         """
         rng = rng or random.Random()  # noqa: S311 - jitter
+        self._boundary = Boundary(metrics)
+        on_bug = self._boundary.on_bug
         self._store = store
         self._settings = settings
         self._metrics = metrics
@@ -113,12 +112,14 @@ class Reconciler:
             on_change=store.mark_dirty,
             on_error=metrics.on_error,
         )
-        self._lanes = Lanes(lambda _, error: self._on_bug("lane", error), on_late=store.mark_dirty)
+        self._lanes = Lanes(lambda _, error: on_bug("lane", error), on_late=store.mark_dirty)
         self._hands = CarryOut(Applier(client, store, settings), self._lanes, metrics, clock, rng)
         self._failed_pods = FailedPods(rng)
-        self._planner = PatientPlanner(self._on_bug, rng)
-        self._grants = NameGrants(client=client, namespace=settings.lease_namespace)
-        self._rules = ClusterRules(client=client, namespace=settings.lease_namespace)
+        self._planner = PatientPlanner(on_bug, rng)
+        self._records = ClusterRecords(
+            client, namespace=settings.lease_namespace, boundary=self._boundary, clock=clock,
+            on_change=store.mark_dirty,
+        )  # fmt: skip
         self.hub_models = None
         if resolve_model is not None:
             self.hub_models = HubModels(
@@ -127,7 +128,7 @@ class Reconciler:
                 usual_endpoint=usual_endpoint(),
                 is_offline=settings.offline,
                 on_change=store.mark_dirty,
-                on_bug=self._on_bug,
+                on_bug=on_bug,
                 on_read=metrics.on_hub_read,
                 clock=clock,
                 rng=rng,
@@ -135,7 +136,11 @@ class Reconciler:
         self.adapters = None
         if caller is not None:
             self.adapters = AdapterKeeper(
-                caller, clock=clock, rng=rng, on_change=store.mark_dirty, on_bug=self._on_bug
+                caller,
+                clock=clock,
+                rng=rng,
+                on_change=store.mark_dirty,
+                on_bug=on_bug,
             )
         self._statuses = Statuses(
             hub_models=self.hub_models,
@@ -147,18 +152,14 @@ class Reconciler:
             planner=self._planner,
             readings=readings,
             templates=Templates.from_settings(settings),
-            grants=self._grants,
+            grants=self._records.grants,
             metrics=metrics,
-            on_bug=self._on_bug,
+            on_bug=on_bug,
             clock=clock,
             rng=rng,
             router_url=settings.router_url,
         )
-        self._book = CalibrationBook(client=client, namespace=settings.lease_namespace, clock=clock)
         self.board = FleetBoard(client=client, namespace=settings.lease_namespace, clock=clock)
-        self._weights_book = WeightsBook(
-            client=client, namespace=settings.lease_namespace, clock=clock
-        )
         self._client = client
         self._fence = fence or Fence(AlwaysLeading())
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
@@ -193,23 +194,24 @@ class Reconciler:
             self._fence.marks.on_listed()
             self._garbage.after_step()
             await self._readings.read_once()
-            await self._read_grants()
-            await self._guarded("rules", self._read_rules)
-            await self._guarded("calibrations", self._read_book)
-            await self._guarded("version", self._read_version)
+            await self._records.read()
+            await self._records.read_version(self._thinker.know_server)
+            forever = self._boundary.forever
+            marking = forever("leases", self.leases.mark, every_seconds=MARK_SECONDS)
+            reading = forever("events", self.pod_events.read_due, every_seconds=ROUND_SECONDS)
             loops += [
                 asyncio.create_task(self._reconcile_forever(), name="reconcile"),
                 asyncio.create_task(self._resync_forever(), name="resync"),
-                asyncio.create_task(self._follow_grants(), name="grants"),
+                asyncio.create_task(self._records.follow(), name="grants"),
                 asyncio.create_task(self._readings.run(), name="readings"),
-                asyncio.create_task(self._mark_leases_forever(), name="leases"),
-                asyncio.create_task(self._read_events_forever(), name="events"),
+                asyncio.create_task(marking, name="leases"),
+                asyncio.create_task(reading, name="events"),
                 asyncio.create_task(self._tell_fleet_forever(), name="fleet view"),
             ]
             if self.hub_models is not None:
                 loops.append(asyncio.create_task(self.hub_models.run(), name="hub"))
             if self.adapters is not None:
-                keeping = self._keep_adapters_forever(self.adapters)
+                keeping = self.adapters.run(self._is_leading)
                 loops.append(asyncio.create_task(keeping, name="adapters"))
             await asyncio.gather(*loops)
         finally:
@@ -237,11 +239,11 @@ class Reconciler:
 
     async def reconcile_guarded(self) -> float | None:
         """``reconcile`` when we lead, behind the boundary; None when nothing could be done."""
-        return await self._guarded("reconcile", self._lead_and_reconcile)
+        return await self._boundary.guarded("reconcile", self._lead_and_reconcile)
 
     async def list_guarded(self) -> float | None:
         """A full list behind the boundary: when it began, or None when it failed."""
-        return await self._guarded("resync", self._list_all)
+        return await self._boundary.guarded("resync", self._list_all)
 
     async def stop(self) -> None:
         """From now on nothing is written."""
@@ -266,43 +268,7 @@ class Reconciler:
         if self._hands.on_listed(began):
             self._store.mark_dirty()
         await self._budgets.list_all()
-        await self._read_grants()
-        await self._guarded("rules", self._read_rules)
-        await self._guarded("calibrations", self._read_book)
-        return began
-
-    async def _follow_grants(self) -> None:
-        while True:
-            await asyncio.sleep(GRANTS_SECONDS)
-            await self._guarded("grants", self._read_grants)
-            await self._guarded("rules", self._read_rules)
-
-    async def _read_grants(self) -> float:
-        """Read them again; when, by our clock."""
-        began = self._clock()
-        if await self._grants.read():
-            self._store.mark_dirty()
-        return began
-
-    async def _read_rules(self) -> float:
-        """Read quotas and PriorityClasses again; when, by our clock."""
-        began = self._clock()
-        if await self._rules.read():
-            self._store.mark_dirty()
-        return began
-
-    async def _read_book(self) -> float:
-        """Read what engines have measured before; when, by our clock."""
-        began = self._clock()
-        if await self._book.read():
-            self._store.mark_dirty()
-        await self._weights_book.read()
-        return began
-
-    async def _read_version(self) -> float:
-        """Ask of which Kubernetes the API server is; when, by our clock."""
-        began = self._clock()
-        self._thinker.know_server(server_version(await self._client.request("GET", "/version")))
+        await self._records.read()
         return began
 
     async def _resync_forever(self) -> None:
@@ -314,29 +280,15 @@ class Reconciler:
             if began is None:
                 seconds = min(seconds, RETRY_LIST_SECONDS)
 
-    async def _mark_leases_forever(self) -> None:
-        while True:
-            await self._guarded("leases", self.leases.mark)
-            await asyncio.sleep(MARK_SECONDS)
-
-    async def _read_events_forever(self) -> None:
-        while True:
-            await asyncio.sleep(ROUND_SECONDS)
-            await self._guarded("events", self.pod_events.read_due)
-
-    async def _keep_adapters_forever(self, adapters: AdapterKeeper) -> None:
-        """Only the operator that leads tells engines anything."""
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            if self._term is not None and not self._fence.marks.is_standby:
-                await adapters.round()
+    def _is_leading(self) -> bool:
+        return self._term is not None and not self._fence.marks.is_standby
 
     async def _tell_fleet_forever(self) -> None:
         while True:
             await asyncio.sleep(CHANGED_SECONDS)
-            if self._term is not None and not self._fence.marks.is_standby:
+            if self._is_leading():
                 # As a part of the last step: the fence lets nobody else write.
-                telling = self._guarded("fleet view", self.tell_fleet)
+                telling = self._boundary.guarded("fleet view", self.tell_fleet)
                 await asyncio.create_task(telling, context=self._term)
 
     async def tell_fleet(self) -> float:
@@ -347,23 +299,6 @@ class Reconciler:
             self._failed_pods.avoided_nodes(self._clock()),
             now=datetime.now(UTC),
         )
-
-    async def _guarded(self, name: str, once: Callable[[], Awaitable[float]]) -> float | None:
-        """What ``once`` returns, or None when it failed. A named boundary: no loop ever ends."""
-        try:
-            return await once()
-        except ApiError as error:
-            self._metrics.on_error()
-            LOGGER.warning("%s failed error=%s", name, error)
-            if error.retry_after_seconds:
-                await asyncio.sleep(error.retry_after_seconds)
-        except Exception as error:  # noqa: BLE001 - as said above
-            self._on_bug(name, error)
-        return None
-
-    def _on_bug(self, where: str, error: Exception) -> None:
-        LOGGER.error("internal error where=%s error=%r", where, error, exc_info=error)
-        self._metrics.on_internal_error(where)
 
     async def reconcile(self) -> float:
         """One step for everything; for how long to wait, in seconds, if nothing changes.
@@ -401,8 +336,8 @@ class Reconciler:
         await self._statuses.write_all(facts, step, loss, routing)
         await done.write(facts.deployments, self._lanes, self._events)
         await tell_ways(self._events, facts.deployments, ways)
-        await self._book.keep(facts.measured)
-        await self._weights_book.keep([*facts.replicas, *facts.aheads], decided.nodes)
+        await self._records.calibrations.keep(facts.measured)
+        await self._records.weights.keep([*facts.replicas, *facts.aheads], decided.nodes)
         seconds = self._clock() - started
         await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)
         self._hands.forget_old({deployment.key for deployment in facts.deployments})
@@ -431,13 +366,13 @@ class Reconciler:
             avoided_nodes=self._failed_pods.avoided_nodes(now),
             in_flight=routers.in_flight if routers.is_known else None,
             in_flight_age_seconds=None if read_at is None else now - read_at,
-            calibrations=dict(self._book.known),
+            calibrations=dict(self._records.calibrations.known),
             stories=dict(self.pod_events.told),
-            quotas=self._rules.quotas,
-            priorities=self._rules.classes,
+            quotas=self._records.rules.quotas,
+            priorities=self._records.rules.classes,
             silences=self.leases.silences(),
             fetches=self._readings.fetches.words(now),
-            weights=dict(self._weights_book.known),
+            weights=dict(self._records.weights.known),
         )
 
     def _show(self, facts: Facts, step: Step, seconds: float, loss: NodeLoss) -> None:
@@ -446,10 +381,8 @@ class Reconciler:
             key: dict(Counter(r.reason.value for r in outcome.refused.values()))
             for key, outcome in step.outcomes.items()
         }
-        unread = set(self._rules.unread)
-        if self._grants.error is not None:
-            unread.add(GRANTS_NAME)
-        self._metrics.on_reconciled(facts, refused, seconds, loss, self._rules.quotas, unread)
+        quotas, unread = self._records.rules.quotas, self._records.unread
+        self._metrics.on_reconciled(facts, refused, seconds, loss, quotas, unread)
 
     def _on_done(self, action: Action, done: StepEvents, ways: list[GiveWay]) -> None:
         # One action makes room for the next (a claim for a drain), and its own event is no news.

@@ -1,13 +1,21 @@
 """LoRA adapters with sources: read from a spec, counted, put into pods, told in a status."""
 
 import copy
+import json
 
 import pytest
 
 from memroute.footprint.weights import adapter_bytes_per_rank
 from memroute_kube.routing import RoutingStatus, read_routing_status
 from memroute_operator.adapters.calls import CALLS, read_loaded, why_refused
-from memroute_operator.adapters.deciding import FetchTold, Load, Unload, read_fetched, steps
+from memroute_operator.adapters.deciding import (
+    FetchTold,
+    Load,
+    Unload,
+    commit_of,
+    read_fetched,
+    steps,
+)
 from memroute_operator.adapters.events import adapter_events
 from memroute_operator.adapters.reading import Adapter, read_adapters
 from memroute_operator.adapters.slots import AdapterSlots, slots_of
@@ -119,6 +127,18 @@ def test_an_engine_that_loads_none_while_it_runs_says_what_to_do_instead(engine)
     else:
         told = checked(SQL, engine=spec | {"args": ["$(MEMROUTE_KV_CACHE_BYTES)"]}).failure.message
     assert f"{engine} is told to load none" in told
+
+
+def test_an_adapter_with_the_models_own_name_is_refused():
+    """It would be shown as loaded, and no request would ever reach it."""
+    one = checked(SQL | {"name": "Qwen/Qwen3-0.6B"}, engine={"type": "VLLM"})
+    assert one.footprint is None
+    assert "the model's own name" in one.failure.message
+    assert checked({"name": "Qwen/Qwen3-0.6B"}, engine={"type": "VLLM"}).footprint is not None
+    empty = SQL | {"name": "Qwen/Qwen3-0.6B:"}
+    assert (
+        "MODEL:ADAPTER" in checked(empty, engine={"type": "SGLang", "image": "i"}).failure.message
+    )
 
 
 def test_sglang_knows_an_adapter_by_the_models_name_too():
@@ -315,9 +335,38 @@ def test_a_rank_that_no_slot_takes_is_told_before_the_engine_is_asked():
 
 
 def test_what_could_not_be_fetched_says_why():
-    failed = told("failed", message="org/sql is gated", retry_seconds=40)
-    found = decided(SQL_ADAPTER, fetched={"sql": failed})
-    assert found.troubles["sql"] == "org/sql is gated; tried again within 300 s"
+    """Also while it is tried again: else it would fail anew each time, an Event for each."""
+    for state in ("failed", "fetching", "waiting"):
+        failed = told(state, message="org/sql is gated")
+        found = decided(SQL_ADAPTER, fetched={"sql": failed})
+        assert found.troubles["sql"] == "org/sql is gated; tried again within 300 s"
+        assert found.fetching == set()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"state": "complete"},
+        {"state": "complete", "directory": "adapters/.."},
+        {"state": "complete", "directory": "adapters/"},
+        {"state": "complete", "directory": ["x"]},
+        {"state": "complete", "directory": "adapters/x", "source": "hf://org/sql@../../x"},
+        {"state": "complete", "directory": "adapters/x", "source": "hf://org/sql@" + "f" * 10**6},
+        {"state": "failed", "message": "x" * 10**6},
+        {"state": "failed", "message": "\x1b[2J\n\u202egone"},
+        {"state": "complete", "directory": "adapters/x", "baseModel": "m\n" * 10**6},
+    ],
+)
+def test_whoever_has_the_port_can_say_anything_and_a_status_can_still_be_written(said):
+    """A status past its limits would be refused, and nothing of the model be told any more."""
+    page = json.dumps({"adapters": {"sql": {"wanted": "hf://org/sql@main", **said}}})
+    fetched = read_fetched(page)
+    for one in fetched.values():
+        assert commit_of(one.source) is None
+    found = decided(SQL_ADAPTER, fetched=fetched)
+    assert all(len(words) < 600 and words.isprintable() for words in found.troubles.values())
+    assert all(len(one.base_model or "") < 600 for one in found.loads)
+    assert [one.path for one in found.loads] in ([], ["/adapters/fetched/x"])
 
 
 def test_a_volume_that_a_pod_does_not_have_waits_for_the_rollout():
@@ -348,7 +397,25 @@ def test_sglang_is_told_its_own_name():
     ],
 )  # fmt: skip
 def test_a_refusal_of_an_engine_is_a_sentence(status, body, words):
-    assert words in why_refused(status, body, max_rank=16, base_model="org/base")
+    refused = why_refused(status, body, max_rank=16, base_model="org/base")
+    assert words in refused.why
+    assert not refused.is_pending
+
+
+def test_a_rank_that_was_raised_waits_for_the_pods_that_have_it():
+    """Nothing has failed, and nobody is to set what is set already: a rollout is under way."""
+    body = '{"error": {"message": "LoRA rank 64 is greater than max_lora_rank 16."}}'
+    refused = why_refused(400, body, max_rank=64, base_model=None)
+    assert refused.is_pending
+    assert "a rollout brings more" in refused.why
+
+
+@pytest.mark.parametrize("claim", ["../../models", "a,b", "a/b", "a:b", "Loras", "-a"])
+def test_a_claim_whose_name_is_none_is_refused(claim):
+    """It is a part of a path in pods, and of a list with commas."""
+    source = {"persistentVolumeClaim": {"claimName": claim}}
+    with pytest.raises(SourceError, match="is no claim's name"):
+        read_adapters(obj_of({"name": "a", "source": source})["spec"])
 
 
 def test_lists_that_are_none_are_read_as_none():

@@ -19,6 +19,8 @@ from engine_probe import FLAGS, TINY
 from fake_hub import GOOD_TOKEN, FakeHub, Repository, adapter_files
 from fetching import loopback_client, without_waits
 from memroute_fetch import program, serving
+from memroute_fetch.cache import ModelFolder
+from memroute_fetch.eviction import noted_users
 from memroute_fetch.failures import ExitCode
 from memroute_fetch.kept_adapters import Fetched, KeptAdapters, read_wanted
 from memroute_operator.adapters import pod_calls
@@ -324,6 +326,9 @@ async def test_without_the_container_it_says_where_to_look(tmp_path, monkeypatch
 
 
 def test_what_is_sent_is_checked():
+    for odd in (None, "", "9" * 5000, "-1", "x", "1048577", "1e3"):
+        assert serving._length(odd) is None
+    assert serving._length("1048576") == 2**20
     assert read_wanted({"a": "hf://a/b@main"}) == {"a": "hf://a/b@main"}
     for odd in (
         None,
@@ -348,6 +353,19 @@ def test_the_container_answers_nothing_but_what_it_is_for(tmp_path):
             assert told["adapters"]["a"]["wanted"] == "hf://org/x"
     with pytest.raises(httpx2.HTTPError), loopback_client() as client:
         client.get(f"{url}/adapters")
+
+
+def test_a_port_that_another_container_has_taken_is_told(tmp_path, caplog):
+    """A sidecar of the template, say: a trace of Python helps nobody."""
+    words = ["adapters", "--cache", str(tmp_path), "--port"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        environment = {"MEMROUTE_BIND_ADDRESS": "127.0.0.1"}
+        code = program.run([*words, str(port)], environment, threading.Event())
+    assert code == ExitCode.USAGE
+    assert "another container of the pod may listen on it" in caplog.text
 
 
 def test_a_source_that_fails_waits_longer_each_time_and_is_not_forgotten():
@@ -376,6 +394,43 @@ def test_a_source_that_fails_waits_longer_each_time_and_is_not_forgotten():
     it.want({})
     it.failed("s", 66, "late")
     assert it.document() == {"adapters": {}}
+
+
+def test_what_is_wanted_no_more_is_given_up_once_all_else_has_been_there_for_long():
+    """Meanwhile an engine may serve the old source of a name whose new one is being fetched."""
+    now = 0.0
+    it = KeptAdapters(lambda: now)
+    assert it.settled() is None, "nobody has said yet what is wanted"
+    it.want({"a": "s"})
+    now = 1000.0
+    assert it.settled() is None, "it is not there"
+    it.next_due()
+    it.complete("s", Fetched(source="s@1", directory="adapters/x"))
+    assert it.settled() is None, "the engine has to be told first"
+    now = 1500.0
+    it.want({"a": "s"})
+    now = 1600.0
+    assert it.settled() == {"adapters/x"}
+    assert it.settled() is None, "once is enough"
+    it.want({})
+    it.want({})
+    now = 2200.0
+    assert it.settled() == set()
+
+
+def test_the_cache_may_evict_what_a_pod_uses_no_more(tmp_path):
+    """A pod lives for weeks: what it ever had would fill the disk."""
+    folders = [ModelFolder(tmp_path, name) for name in ("adapters/x", "adapters/y", "weights")]
+    for one in folders:
+        one.begin()
+        one.note_use("pod-1")
+        one.note_use("pod-2")
+    serving._give_up_others(None, tmp_path, "pod-1")
+    assert all(set(noted_users(one)) == {"pod-1", "pod-2"} for one in folders)
+    serving._give_up_others(frozenset({"adapters/x"}), tmp_path, "pod-1")
+    assert [set(noted_users(one)) for one in folders] == [
+        {"pod-1", "pod-2"}, {"pod-2"}, {"pod-1", "pod-2"},
+    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("hub")

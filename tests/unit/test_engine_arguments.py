@@ -42,6 +42,8 @@ def of_engine(mode="Shared", **engine):
         (["--data-parallel-size=2"], "--data-parallel-size"),
         (["--dtype=float32"], "--dtype"),
         (["--hf-overrides", '{"num_hidden_layers": 99}'], "--hf-overrides"),
+        (["--kv-transfer-config.kv_connector", "P2pNcclConnector"], "--kv-transfer-config"),
+        (["--kv_transfer_config", '{"kv_connector":"P2pNcclConnector"}'], "--kv-transfer-config"),
         (["-cc.cudagraph_mode", "FULL"], "--compilation-config"),
     ],
 )

@@ -1,5 +1,6 @@
 """Where weights come from and where they are kept: read from a spec, written into a pod."""
 
+import copy
 import json
 
 import pytest
@@ -441,6 +442,21 @@ def test_a_fetcher_is_told_who_uses_the_cache_so_that_it_evicts_nobodys_weights(
     assert with_live_pods(pod_of(read()), pods, 1.0) == pod_of(read())
     many = [other(f"uid-{number}") for number in range(1101)]
     assert with_live_pods(pod_of(of), many, 1.0) == pod_of(of), "half of a list would evict"
+
+
+def test_who_fetches_adapters_knows_which_pods_are_gone_too():
+    """Else nothing of theirs ever left for it, and a full cache refused every adapter."""
+    settings = WeightsSettings(cache_path="/var/lib/memroute")
+    obj = mdep("m")
+    obj["spec"]["adapters"] = [{"name": "sql", "source": {"hub": {"repository": "org/sql"}}}]
+    obj["spec"]["model"]["source"] = {"persistentVolumeClaim": {"claimName": "models"}}
+    made = pod_of(read_deployment(obj, settings))
+    there = copy.deepcopy(made)
+    there["metadata"] |= {"uid": "there"}
+    there["spec"]["nodeName"] = "a"
+    told = with_live_pods(made, [there], 1.7e9)["spec"]["containers"]
+    (adapters,) = (one for one in told if one["name"] == "memroute-adapters")
+    assert env(adapters)["MEMROUTE_LIVE_PODS"] == "there"
 
 
 def test_a_model_that_nobody_knows_is_told_to_describe_itself():

@@ -36,7 +36,8 @@ class Secrets:
         self.data, self.error = data, error
         self.asked = []
 
-    async def get(self, _resource, namespace, name):
+    async def get(self, resource, namespace, name):
+        resource.path(namespace, name)
         self.asked.append((namespace, name))
         if self.error is not None:
             raise self.error
@@ -115,6 +116,16 @@ async def test_the_operators_own_token_serves_where_the_secret_does_not(hub):
 async def test_what_is_wrong_with_the_secret_is_told(hub, secrets, words):
     error = await refusal(hub, secrets)
     assert words in error.message, error.message
+
+
+@pytest.mark.parametrize("name", ["../../team-b/secrets/hub-token", "..", "a/b", "%2e%2e", ""])
+async def test_a_secret_whose_name_leads_elsewhere_is_not_asked_for(hub, name):
+    """With ../ in it, it would be another team's Secret, read with the operator's rights."""
+    secrets = Secrets(data={"token": GOOD_TOKEN})
+    secret = TokenSecret(namespace="team-a", name=name, key="token")
+    error = await refusal(hub, secrets, name=OwnedName(repository="org/gated", secret=secret))
+    assert "There is no Secret" in error.message
+    assert secrets.asked == []
 
 
 async def test_an_account_without_access_is_told_by_the_secret(hub):

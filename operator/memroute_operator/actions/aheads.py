@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 from memroute_kube import PODS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import CONFLICT, NOT_FOUND
+from memroute_kube.shapes import listed, mapping
+from memroute_operator.ahead.facts import ANNOTATION_AHEAD
 from memroute_operator.ahead.pod import nominal
 from memroute_operator.plan import EndFetch, FetchAhead
 from memroute_operator.pod.templates import Templates
@@ -56,13 +58,29 @@ class AheadApplier:
         try:
             created = await self._client.create(PODS, deployment.namespace, pod)
         except ApiError as error:
-            holder = self._store.pods.get(action.pod_key)
-            if error.status == CONFLICT and (holder is None or is_controlled(holder)):
-                return False  # its event is on its way
-            raise
+            if error.status != CONFLICT:
+                raise
+            await self._take_holder(pod, action.pod_key)
+            return False
         self._take(created)
         LOGGER.info("fetching ahead pod=%s for=%s", action.pod_key, action.replica.key)
         return True
+
+    async def _take_holder(self, wanted: KubeObject, key: str) -> None:
+        """The pod that has its name, when it is the one that is wanted: its event is on its way.
+
+        Raises ``ApiError`` (409) for any other: nobody waits for somebody else's pod. It is looked
+        for in a list, because the operator may list pods, and get none. Where it has gone
+        meanwhile, the next step makes it.
+        """
+        metadata = wanted["metadata"]
+        query = {"fieldSelector": f"metadata.name={metadata['name']}"}
+        answer = await self._client.request("GET", PODS.path(metadata["namespace"]), query=query)
+        for holder in listed(answer.get("items")):
+            if not is_controlled(holder) or _purpose(holder) != _purpose(wanted):
+                message = f"pods {key!r} is not memroute's, or goes ahead of something else"
+                raise ApiError(CONFLICT, "AlreadyExists", message)
+            self._take(holder)
 
     async def _end(self, action: EndFetch) -> None:
         ahead = action.ahead
@@ -80,3 +98,8 @@ class AheadApplier:
         elif answer.get("kind") == PODS.kind:
             self._take(answer)
         LOGGER.info("fetching ahead ended pod=%s why=%r", ahead.key, action.why)
+
+
+def _purpose(pod: KubeObject) -> object:
+    """What a pod goes ahead for; None where it says nothing of it."""
+    return mapping(mapping(pod.get("metadata")).get("annotations")).get(ANNOTATION_AHEAD)

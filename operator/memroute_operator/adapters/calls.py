@@ -91,15 +91,38 @@ def engine_words(body: str) -> str:
     inner = mapping(said.get("error"))
     candidates = (inner.get("message"), said.get("error_message"), said.get("message"), body)
     words = next((one for one in candidates if isinstance(one, str) and one.strip()), "")
-    return " ".join("".join(c if c.isprintable() else " " for c in words).split())[:MAX_WORDS]
+    return plain_words(words)[:MAX_WORDS]
 
 
-def why_refused(status: int, body: str, *, max_rank: int, base_model: str | None) -> str:
-    """Why an engine did not load an adapter, and what helps."""
+def plain_words(text: str) -> str:
+    """What a program says, on one line and without characters that cannot be printed."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """That an engine has not loaded an adapter."""
+
+    why: str
+    """As a sentence, with what helps."""
+    is_pending: bool = False
+    """Whether the pod that replaces this one will: nobody has to do anything."""
+
+
+def why_refused(status: int, body: str, *, max_rank: int, base_model: str | None) -> Refused:
+    """Why an engine did not load an adapter. ``max_rank``: that its spec asks for by now."""
     words = engine_words(body)
     found = _RANK.search(words)
-    if found is not None:
-        return rank_too_large(int(found[1]), max_rank)
+    if found is None:
+        return Refused(_why_refused(status, words, base_model))
+    rank, has = int(found[1]), int(found[2])
+    if has < rank <= max_rank:
+        why = f"its rank is {rank}, and slots of pods from before take {has}: a rollout brings more"
+        return Refused(why, is_pending=True)
+    return Refused(rank_too_large(rank, max_rank))
+
+
+def _why_refused(status: int, words: str, base_model: str | None) -> str:
     if status in _NO_ROUTE and "adapter" not in words.lower():
         return (
             f"the engine has no such call (HTTP {status}): its image is too old to load adapters "

@@ -14,8 +14,9 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from memroute_hub.names import is_commit
 from memroute_kube.shapes import mapping
-from memroute_operator.adapters.calls import AdapterCalls, rank_too_large
+from memroute_operator.adapters.calls import AdapterCalls, plain_words, rank_too_large
 from memroute_operator.adapters.reading import ADAPTERS_PATH, FETCHED_PATH, Adapter
 
 COMPLETE, FAILED = "complete", "failed"
@@ -23,6 +24,9 @@ _HUB = "hf://"
 # The longest wait of the container that fetches (``memroute_fetch.kept_adapters``), in seconds. How
 # long it still waits changes from one look to the next, and a status is written for news alone.
 MAX_RETRY_SECONDS = 300
+# Of a container's sentence in a status, in characters: chosen by hand, four lines. All of a list's
+# together stay far below what an object may be.
+MAX_TOLD = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +42,14 @@ class FetchTold:
     rank: int | None = None
     base_model: str | None = None
     message: str = ""
-    retry_seconds: int = 0
 
     @property
-    def trouble(self) -> str:
-        """Why it was not fetched, and when it is tried again."""
-        if not self.retry_seconds:
-            return self.message
-        return f"{self.message}; tried again within {MAX_RETRY_SECONDS} s"
+    def trouble(self) -> str | None:
+        """Why it was not fetched, also while it is tried again; None where nothing is amiss."""
+        if self.state == COMPLETE or not (self.message or self.state == FAILED):
+            return None
+        why = self.message or "its container does not say why it could not be fetched"
+        return f"{why}; tried again within {MAX_RETRY_SECONDS} s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,19 +93,19 @@ def read_fetched(page: str) -> dict[str, FetchTold] | None:
     found = {}
     for name, one in entries.items():
         said = mapping(one)
-        wanted, state, rank, retry = (
-            said.get("wanted"), said.get("state"), said.get("rank"), said.get("retrySeconds"),
-        )  # fmt: skip
+        wanted, state, rank = said.get("wanted"), said.get("state"), said.get("rank")
+        directory = _text(said.get("directory"))
+        if state == COMPLETE and not _is_folder(directory):
+            continue  # it does not say what to load
         if isinstance(wanted, str) and isinstance(state, str):
             found[name] = FetchTold(
                 wanted=wanted,
                 state=state,
                 source=_text(said.get("source")),
-                directory=_text(said.get("directory")),
+                directory=directory,
                 rank=rank if isinstance(rank, int) else None,
-                base_model=_text(said.get("baseModel")),
-                message=_text(said.get("message")) or "",
-                retry_seconds=retry if isinstance(retry, int) else 0,
+                base_model=_words(said.get("baseModel")),
+                message=_words(said.get("message")) or "",
             )
     return found
 
@@ -118,7 +122,8 @@ def commit_of(source: str | None) -> str | None:
     """The commit of a complete source of a hub."""
     if source is None or not source.startswith(_HUB):
         return None
-    return source.partition("@")[2] or None
+    commit = source.partition("@")[2]
+    return commit if is_commit(commit) else None
 
 
 def steps(
@@ -164,11 +169,12 @@ def _fetched_path(
     adapter: Adapter, told: FetchTold | None, max_rank: int, found: Steps
 ) -> str | None:
     """Where the engine finds what was fetched; None while it cannot be loaded, which is noted."""
-    if told is None or told.state not in (COMPLETE, FAILED):
-        found.fetching.add(adapter.name)
-        return None
-    if told.state == FAILED:
+    if told is not None and told.trouble is not None:
+        # Also while it is tried again: else it would fail anew each time, with an Event for each.
         found.troubles[adapter.name] = told.trouble
+        return None
+    if told is None or told.state != COMPLETE:
+        found.fetching.add(adapter.name)
         return None
     if told.rank is not None and told.rank > max_rank:
         found.troubles[adapter.name] = rank_too_large(told.rank, max_rank)
@@ -178,6 +184,17 @@ def _fetched_path(
 
 def _is_seen(path: str, mount_paths: tuple[str, ...]) -> bool:
     return any(path == mount or path.startswith(f"{mount}/") for mount in mount_paths)
+
+
+def _is_folder(directory: str | None) -> bool:
+    """Whether it is ``adapters/NAME``."""
+    name = posixpath.basename(directory or "")
+    return name not in ("", ".", "..") and name.isprintable()
+
+
+def _words(value: object) -> str | None:
+    """As they may stand in a status: whoever has the port in a pod may say anything."""
+    return plain_words(value)[:MAX_TOLD] or None if isinstance(value, str) else None
 
 
 def _text(value: object) -> str | None:

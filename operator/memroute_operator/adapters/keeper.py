@@ -9,24 +9,24 @@ the API server: statuses tell what it has seen.
 """
 
 import asyncio
-import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from memroute_kube.shapes import mapping
-from memroute_operator.actions.backoff import Backoff
 from memroute_operator.adapters.caller import Caller
 from memroute_operator.adapters.calls import CALLS
 from memroute_operator.adapters.container import mount_paths_of
-from memroute_operator.adapters.deciding import FetchTold, Steps, commit_of, steps
-from memroute_operator.adapters.pod_calls import Target, ask_container, ask_engine, load, unload
+from memroute_operator.adapters.deciding import FetchTold, commit_of, steps
+from memroute_operator.adapters.loading import Loader
+from memroute_operator.adapters.pod_calls import Target, ask_container, ask_engine
 from memroute_operator.adapters.reading import Adapter
 from memroute_operator.adapters.telling import View, pinned_commits
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
 
-LOGGER = logging.getLogger(__name__)
 # How often replicas are looked at, in seconds: where something is under way, where something is in
 # the way, and where all is as wanted (an engine that has lost an adapter is found by then).
 # Chosen by hand: a question costs an engine about 1 ms.
@@ -35,14 +35,10 @@ TROUBLED_SECONDS = 5.0
 SETTLED_SECONDS = 30.0
 # How often it is looked for what is due, in seconds.
 TICK_SECONDS = 0.5
-# How long an engine that refused to load an adapter is left alone with it, in seconds, doubling to
-# the longest: chosen by hand. A person mends a file; nothing else waits for it.
-FIRST_WAIT_SECONDS = 5.0
-MAX_WAIT_SECONDS = 300.0
 # How long the container that fetches may not answer before that is told, in seconds: chosen by
 # hand. It is back within seconds when it was started again.
 SILENT_SECONDS = 30.0
-# Replicas that are told at once: as many as nobody's network minds. Chosen by hand.
+# Replicas of a namespace that are told at once: as many as nobody's network minds. By hand.
 MAX_AT_ONCE = 32
 
 
@@ -70,17 +66,17 @@ class AdapterKeeper:
     ) -> None:
         """``on_change``: a status has something new to tell."""
         self._caller = caller
+        self._loader = Loader(caller, clock=clock, rng=rng)
         self._clock = clock
-        self._rng = rng
         self._on_change = on_change
         self._on_bug = on_bug
         self._targets: dict[str, Target] = {}
         self._due: dict[str, _Due] = {}
+        self._looking: set[str] = set()
+        self._num_looking: Counter[str] = Counter()
+        """How many are being looked at, by namespace."""
         self.views: dict[str, View] = {}
         """What replicas were last seen to have, by the uid of their pod."""
-        self._failures: Backoff[tuple[str, str, str]] = Backoff(
-            first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
-        )
 
     def want(self, deployments: Iterable[Deployment], replicas: Iterable[Replica]) -> None:
         """The replicas of those that have slots for adapters."""
@@ -112,31 +108,59 @@ class AdapterKeeper:
         self._due.clear()
         self.views.clear()
 
+    async def run(self, is_leading: Callable[[], bool]) -> NoReturn:
+        """Go on for ever. Only the operator that leads tells engines anything."""
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                await asyncio.sleep(TICK_SECONDS)
+                if is_leading():
+                    for target in self._begun():
+                        looks.create_task(self._look(target))
+
     async def round(self) -> None:
-        """Look at all that are due. A named boundary: a bug in one is that replica's alone."""
+        """Look once at all that are due."""
+        await asyncio.gather(*(self._look(target) for target in self._begun()))
+
+    def _begun(self) -> list[Target]:
+        """Those that are to be looked at now, marked so: the longest due first.
+
+        Nobody waits for another one's engine: one that does not answer is looked at alone, and
+        many of them keep the rest of their own namespace at the most.
+        """
         now = self._clock()
-        due = [t for uid, t in self._targets.items() if self._due[uid].at_seconds <= now]
-        at_once = asyncio.Semaphore(MAX_AT_ONCE)
+        self._loader.forget_old(now)
+        due = [(one.at_seconds, uid) for uid, one in self._due.items() if one.at_seconds <= now]
+        begun = []
+        for _, uid in sorted(due):
+            target = self._targets.get(uid)
+            if target is None or uid in self._looking:
+                continue
+            if self._num_looking[target.namespace] < MAX_AT_ONCE:
+                self._looking.add(uid)
+                self._num_looking[target.namespace] += 1
+                begun.append(target)
+        return begun
 
-        async def keep(target: Target) -> None:
-            async with at_once:
-                try:
-                    view, pause = await self._keep(target)
-                except Exception as error:  # noqa: BLE001 - as said above
-                    self._on_bug("adapters", error)
-                    view, pause = None, TROUBLED_SECONDS
-            current = self._due.get(target.uid)
-            if current is None:
-                return
-            if self._targets.get(target.uid) == target:
-                current.at_seconds = self._clock() + pause
-            if view is not None and view != self.views.get(target.uid):
-                self.views[target.uid] = view
-                self._on_change()
-
-        if due:
-            await asyncio.gather(*(keep(target) for target in due))
-        self._failures.forget_old(now)
+    async def _look(self, target: Target) -> None:
+        """See one through. A named boundary: a bug in one is that replica's alone."""
+        try:
+            view, pause = await self._keep(target)
+        except Exception as error:  # noqa: BLE001 - as said above
+            self._on_bug("adapters", error)
+            view, pause = None, TROUBLED_SECONDS
+        finally:
+            self._looking.discard(target.uid)
+            self._num_looking[target.namespace] -= 1
+        current, now_wanted = self._due.get(target.uid), self._targets.get(target.uid)
+        if current is None or now_wanted is None:
+            return
+        if now_wanted == target:
+            current.at_seconds = self._clock() + pause
+        elif not now_wanted.is_same_engine(target):
+            return  # it was started anew meanwhile: what was seen is of the one before
+        if view is not None and view != self.views.get(target.uid):
+            self.views[target.uid] = view
+            self._on_change()
 
     async def _keep(self, target: Target) -> tuple[View | None, float]:
         """What one replica has by now, and when it is to be looked at again."""
@@ -175,7 +199,7 @@ class AdapterKeeper:
                 found.fetching |= unknown
         elif (due := self._due.get(target.uid)) is not None:
             due.silent_since = None
-        await self._carry_out(target, found, loaded)
+        is_told = await self._loader.carry_out(target, found, loaded)
         view = View(
             loaded=frozenset(target.calls.client_name(name, target.served_name) for name in loaded),
             fetched=commits,
@@ -183,7 +207,7 @@ class AdapterKeeper:
             troubles=dict(found.troubles),
             waiting=dict(found.waiting),
         )
-        if found.fetching:
+        if found.fetching or not is_told:
             return view, BUSY_SECONDS
         return view, TROUBLED_SECONDS if found.troubles or found.waiting else SETTLED_SECONDS
 
@@ -194,40 +218,6 @@ class AdapterKeeper:
             return False
         due.silent_since = now if due.silent_since is None else due.silent_since
         return now - due.silent_since >= SILENT_SECONDS
-
-    async def _carry_out(self, target: Target, found: Steps, loaded: dict[str, str]) -> None:
-        """Unload first: another folder may be loaded under the same name then."""
-        for unwanted in found.unloads:
-            await unload(self._caller, target, unwanted, loaded)
-        now = self._clock()
-        for one in found.loads:
-            if one.engine_name in loaded and loaded[one.engine_name] != one.path:
-                # It could not be unloaded, or is its owner's.
-                found.troubles[one.name] = (
-                    f"the engine has another adapter of that name, from "
-                    f"{loaded[one.engine_name]:.200}: unload that, or take another name"
-                )
-                continue
-            key = (target.uid, one.name, one.path)
-            waits = self._failures.waiting(key, now)
-            if waits is not None:
-                found.troubles[one.name] = waits.told
-                continue
-            trouble = await load(self._caller, target, one, loaded)
-            if trouble is None:
-                self._failures.succeeded(key)
-                continue
-            failure = self._failures.failed(
-                key,
-                reason="AdapterFailed",
-                message=trouble,
-                now_seconds=self._clock(),
-                chance=self._rng.random(),
-            )
-            found.troubles[one.name] = failure.told
-            LOGGER.warning(
-                "adapter not loaded pod=%s adapter=%s error=%s", target.pod, one.name, trouble
-            )
 
 
 def _commit(told: FetchTold | None) -> str | None:
@@ -240,7 +230,7 @@ def _in_volumes(wanted: tuple[Adapter, ...]) -> tuple[Adapter, ...]:
 
 
 def _fetch_troubles(fetched: Mapping[str, FetchTold]) -> dict[str, str]:
-    return {name: told.trouble for name, told in fetched.items() if told.message}
+    return {name: why for name, told in fetched.items() if (why := told.trouble) is not None}
 
 
 def _target(deployment: Deployment, replica: Replica) -> Target | None:

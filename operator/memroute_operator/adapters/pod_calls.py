@@ -9,6 +9,7 @@ from memroute_kube.resources import ENGINE_PORT
 from memroute_operator.adapters.caller import LOAD_SECONDS, Caller
 from memroute_operator.adapters.calls import (
     AdapterCalls,
+    Refused,
     engine_words,
     is_absent_already,
     is_loaded_already,
@@ -34,6 +35,7 @@ class Target:
 
     uid: str
     pod: str
+    """``namespace/name``."""
     address: str
     is_ready: bool
     num_restarts: int
@@ -43,6 +45,15 @@ class Target:
     calls: AdapterCalls
     served_name: str
     max_rank: int
+
+    @property
+    def namespace(self) -> str:
+        """Of the pod."""
+        return self.pod.partition("/")[0]
+
+    def is_same_engine(self, other: "Target") -> bool:
+        """Whether neither was its engine started anew between the two, nor did it stop serving."""
+        return (self.is_ready, self.num_restarts) == (other.is_ready, other.num_restarts)
 
 
 async def ask_engine(caller: Caller, target: Target) -> dict[str, str] | str | None:
@@ -54,7 +65,7 @@ async def ask_engine(caller: Caller, target: Target) -> dict[str, str] | str | N
     loaded = read_loaded(page.text) if page.is_good else None
     if loaded is not None:
         return loaded
-    LOGGER.info("adapters not read pod=%s answer=%s", target.pod, page.text[:200])
+    LOGGER.info("adapters not read pod=%s answer=%s", target.pod, engine_words(page.text))
     if not page.status:
         return None
     asks_for_key = page.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -72,7 +83,9 @@ async def ask_container(caller: Caller, target: Target) -> tuple[dict[str, Fetch
     answer = await caller.call("PUT", target.address, ADAPTERS_PORT, "/adapters", sources)
     told = read_fetched(answer.text) if answer.is_good else None
     if told is None and sources:
-        LOGGER.info("adapters not asked for pod=%s answer=%s", target.pod, answer.text[:200])
+        LOGGER.info(
+            "adapters not asked for pod=%s answer=%s", target.pod, engine_words(answer.text)
+        )
         return {}, (
             f"its container {ADAPTERS_CONTAINER} does not answer at port {ADAPTERS_PORT}: see "
             f"kubectl logs {target.pod.partition('/')[2]} -c {ADAPTERS_CONTAINER}, and whether "
@@ -91,15 +104,17 @@ async def unload(caller: Caller, target: Target, unwanted: Unload, loaded: dict[
     )  # fmt: skip
     if answer.is_good or is_absent_already(engine_words(answer.text)):
         loaded.pop(name, None)
-        LOGGER.info("adapter unloaded pod=%s adapter=%s", target.pod, name)
+        LOGGER.info("adapter unloaded pod=%s adapter=%s", target.pod, engine_words(name))
     else:
         LOGGER.warning(
             "adapter not unloaded pod=%s adapter=%s status=%d error=%s",
-            target.pod, name, answer.status, engine_words(answer.text),
+            target.pod, engine_words(name), answer.status, engine_words(answer.text),
         )  # fmt: skip
 
 
-async def load(caller: Caller, target: Target, wanted: Load, loaded: dict[str, str]) -> str | None:
+async def load(
+    caller: Caller, target: Target, wanted: Load, loaded: dict[str, str]
+) -> Refused | None:
     """Why it could not be loaded; None when it is."""
     answer = await caller.call(
         "POST", target.address, ENGINE_PORT, target.calls.load_path,
@@ -111,7 +126,7 @@ async def load(caller: Caller, target: Target, wanted: Load, loaded: dict[str, s
         LOGGER.info("adapter loaded pod=%s adapter=%s", target.pod, wanted.name)
         return None
     if not answer.status:
-        return f"the engine did not answer: {words}"
+        return Refused(f"the engine did not answer: {words}")
     return why_refused(
         answer.status, answer.text, max_rank=target.max_rank, base_model=wanted.base_model
     )

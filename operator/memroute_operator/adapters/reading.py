@@ -7,6 +7,7 @@ the pod runs.
 
 import hashlib
 import posixpath
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ FETCHED_PATH = f"{ADAPTERS_PATH}/fetched"
 CLAIMS_PATH = f"{ADAPTERS_PATH}/claims"
 FOLDERS_PATH = f"{ADAPTERS_PATH}/folders"
 DEFAULT_REVISION = "main"
+# As Kubernetes names claims: part of a path in pods, and of a list with commas.
+_CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +192,9 @@ def _volume(
         )
         return volume, volume.mount_path
     claim = text(fields, "claimName", inside)
+    if _CLAIM.fullmatch(claim) is None:
+        message = f"{inside}.claimName {claim!r:.80} is no claim's name: a-z, 0-9, - and . have one"
+        raise SourceError(message)
     volume = AdapterVolume(
         name=f"memroute-adapters-{_digest(claim)}",
         mount_path=f"{CLAIMS_PATH}/{claim}",

@@ -115,6 +115,8 @@ OWNED_WITH_SLOTS: Mapping[str, Owner] = {
 STRAY = "the engine would take it for another model"
 # Flags of which some values are memroute's own.
 _WIDE_DTYPES = frozenset({"float", "float32"})
+# The connector that keeps received blocks in memory of its own, 1 GB by default: not in the pool.
+_DEVICE_BUFFERS = "p2pnccl"
 _GRAPH_KEYS = ("cudagraph", "max_cudagraph", "mode", "level")
 
 
@@ -167,6 +169,8 @@ def _owner_of_value(flag: Flag) -> Owner | None:
         return Owner("the footprint goes by the model's own config.json, rope settings apart")
     if flag.name == "--compilation-config" and any(key.startswith(_GRAPH_KEYS) for key in keys):
         return GRAPHS
+    if flag.name == "--kv-transfer-config" and _DEVICE_BUFFERS in (flag.value or "").lower():
+        return Owner("the footprint does not count what it receives into on the device")
     return None
 
 

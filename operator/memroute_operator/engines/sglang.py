@@ -192,7 +192,8 @@ def _misnamed(spec: Mapping[str, Any]) -> str | None:
                 f"SGLang knows an adapter as MODEL:ADAPTER, and takes what follows the first colon "
                 f"of {served:.80} for one: set spec.model.servedName to a name without a colon"
             )
-        if one.get("source") and not name.startswith(f"{served}:"):
+        is_named = name.startswith(f"{served}:") and name != f"{served}:"
+        if one.get("source") and not is_named:
             return (
                 f"spec.adapters has {name:.80}, which SGLang would take for the model itself: "
                 f"it knows an adapter as MODEL:ADAPTER; call it {served}:{name}"

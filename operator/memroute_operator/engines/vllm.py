@@ -8,6 +8,7 @@ from typing import Any, Final
 from memroute.footprint import EngineType
 from memroute.placement import Placed, PlacementMode
 from memroute_kube.resources import ENGINE_PORT
+from memroute_kube.shapes import listed, mapping
 from memroute_operator.engines.reports import (
     MAX_BLOCK_SIZE_TOKENS,
     MAX_BLOCKS,
@@ -125,7 +126,15 @@ class VLLM:
         return Drain(grace_seconds=GRACE_SECONDS, finish_seconds=SHUTDOWN_TIMEOUT_SECONDS)
 
     def refusal(self, spec: Mapping[str, Any]) -> str | None:
-        """It does all that a spec can ask for."""
+        """Of what a spec can ask for, one adapter's name: the model's own means the model."""
+        model = mapping(spec.get("model"))
+        served = model.get("servedName") or model.get("name")
+        for one in map(mapping, listed(spec.get("adapters"))):
+            if one.get("source") and one.get("name") == served:
+                return (
+                    f"spec.adapters has {served:.80}, which is the model's own name: no request "
+                    f"would reach the adapter; call it something else"
+                )
         return None
 
     def read_report(self, page: str) -> EngineReport | None:

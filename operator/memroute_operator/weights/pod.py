@@ -7,6 +7,7 @@ from typing import Any
 from memroute.units import MIB
 from memroute_kube import KubeObject
 from memroute_kube.shapes import mapping
+from memroute_operator.adapters.container import ADAPTERS_CONTAINER, ADAPTERS_VOLUME
 from memroute_operator.pod.pod_defaults import BIND_VARIABLE, security_context
 from memroute_operator.pod_template.owned_neighbours import REQUIRED
 from memroute_operator.spec.hub_source import HubSource
@@ -17,6 +18,11 @@ from memroute_operator.weights.container import FETCH_CONTAINER, WEIGHTS_VOLUME
 # characters each, a third of what a variable may have. Of more it is told nothing, and takes every
 # pod that it has noted for alive.
 MAX_LIVE_PODS = 1100
+# The containers that fetch, each with the volume that it fetches into.
+FETCHERS = (
+    ("initContainers", FETCH_CONTAINER, WEIGHTS_VOLUME),
+    ("containers", ADAPTERS_CONTAINER, ADAPTERS_VOLUME),
+)
 # Where the fetcher finds the cache, and where it tells how far it is.
 CACHE_PATH = "/cache"
 PROGRESS_PORT = 8081
@@ -161,28 +167,30 @@ def _place_of(volume: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def with_live_pods(pod: KubeObject, pods: Iterable[KubeObject], now_seconds: float) -> KubeObject:
-    """The pod, its fetcher told who uses the cache. ``now_seconds``: since 1970."""
+    """The pod, its fetchers told who uses the cache. ``now_seconds``: since 1970."""
     spec = pod["spec"]
-    fetcher = next(
-        (one for one in spec.get("initContainers", ()) if one["name"] == FETCH_CONTAINER), None
-    )
-    if fetcher is None:
-        return pod
-    volume = next(one for one in spec["volumes"] if one["name"] == WEIGHTS_VOLUME)
-    (term,) = spec["affinity"]["nodeAffinity"][REQUIRED]["nodeSelectorTerms"][:1]
-    users = live_users(
-        pods, volume, namespace=pod["metadata"]["namespace"],
-        node=term["matchFields"][0]["values"][0],
-    )  # fmt: skip
-    if len(users) > MAX_LIVE_PODS:
-        return pod  # a part of them would make the others look gone: none is told
-    told = [
-        {"name": "MEMROUTE_LIVE_PODS", "value": " ".join(users)},
-        {"name": "MEMROUTE_LIVE_PODS_AT", "value": f"{now_seconds:.0f}"},
-    ]
-    told_fetcher = {**fetcher, "env": [*fetcher["env"], *told]}
-    containers = [told_fetcher if one is fetcher else one for one in spec["initContainers"]]
-    return {**pod, "spec": {**spec, "initContainers": containers}}
+    found = dict(spec)
+    for field, name, volume_name in FETCHERS:
+        containers = spec.get(field, ())
+        if not any(one["name"] == name for one in containers):
+            continue
+        volume = next(one for one in spec["volumes"] if one["name"] == volume_name)
+        (term,) = spec["affinity"]["nodeAffinity"][REQUIRED]["nodeSelectorTerms"][:1]
+        users = live_users(
+            pods, volume, namespace=pod["metadata"]["namespace"],
+            node=term["matchFields"][0]["values"][0],
+        )  # fmt: skip
+        if len(users) > MAX_LIVE_PODS:
+            continue  # a part of them would make the others look gone: none is told
+        told = [
+            {"name": "MEMROUTE_LIVE_PODS", "value": " ".join(users)},
+            {"name": "MEMROUTE_LIVE_PODS_AT", "value": f"{now_seconds:.0f}"},
+        ]
+        found[field] = [
+            {**one, "env": [*one["env"], *told]} if one["name"] == name else one
+            for one in containers
+        ]
+    return {**pod, "spec": found}
 
 
 def _variables(
