@@ -133,7 +133,10 @@ def _s3_source(text: str) -> S3Source:
         prefix = f"{folder}{slash}{last}"
     prefix = prefix.strip("/")
     if _BUCKET.fullmatch(bucket) is None or ".." in bucket:
-        message = f"{bucket!r:.80} is no name of a bucket: give s3://BUCKET/PREFIX"
+        message = (
+            f"{bucket!r:.80} is no name of a bucket (three characters or more): give "
+            f"s3://BUCKET/PREFIX"
+        )
         raise SourceError(message)
     if version is not None and _VERSION.fullmatch(version) is None:
         message = (

@@ -129,6 +129,30 @@ NONSENSE = {
         "is a folder in the volume, without / at its begin and without ..",
     ),
     "a host path that climbs": (source(hostPath={"path": "/data/../etc"}), "without .."),
+    "a token's Secret that climbs": (
+        source(hub={"tokenSecretRef": {"name": "../../x"}}),
+        "tokenSecretRef.name in body should match",
+    ),
+    "a store's Secret that climbs": (
+        source(s3={"uri": "s3://models/m", "secretName": "../../x"}),
+        "secretName in body should match",
+    ),
+    "a claim that climbs": (
+        source(persistentVolumeClaim={"claimName": "../../x"}),
+        "claimName in body should match",
+    ),
+    "a cache's claim that climbs": (
+        {"model": MODEL | {"cache": {"persistentVolumeClaim": {"claimName": "../../x"}}}},
+        "claimName in body should match",
+    ),
+    "an adapter's claim in capitals": (
+        adapter(source={"persistentVolumeClaim": {"claimName": "Sql"}}),
+        "claimName in body should match",
+    ),
+    "a bucket of two letters": (
+        source(s3={"uri": "s3://ab/m"}),
+        "the name of a bucket has three characters or more",
+    ),
     "a bucket without its kind": (source(s3={"uri": "models/m"}), "is s3://BUCKET/PREFIX"),
     "a store without its kind": (
         source(s3={"uri": "s3://models/m", "endpoint": "minio:9000"}),

@@ -186,6 +186,18 @@ class Rig:
         for _ in range(number):
             await self.step(seconds)
 
+    @asynccontextmanager
+    async def restarted(self, **options):
+        """Another operator in its place, on the same cluster."""
+        await self.stop()
+        again = Rig(self.cluster, self._client, **options)
+        again.read_exporter = self.read_exporter
+        await again.start()
+        try:
+            yield again
+        finally:
+            await again.stop()
+
     async def list_and_step(self, number=1):
         """A full list, as at the start and at each resync, and then some steps."""
         await self.reconciler.list_guarded()

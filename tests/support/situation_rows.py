@@ -8,6 +8,7 @@ from typing import Any
 from cluster_stub import refuse
 from fake_hub import FakeHub, Repository, loopback_sessions, tiny_files
 from memroute.units import GIB, MIB
+from memroute_hub import HubError, HubModel, HubReason, ModelName
 from memroute_hub.client import open_hub
 from memroute_hub.settings import HubSettings, Token
 from memroute_kube.resources import LABEL_DEPLOYMENT
@@ -175,6 +176,11 @@ HUB_CASES = (
     ("the repository is gated, and the operator has no token", "org/gated", "--hub-token-file"),
     ("the repository has no config.json", "org/files", "or a config.json"),
 )
+# Told of what serves since before: the title, and the next step.
+UNREACHED_CASE = (
+    "it serves, and the hub cannot be asked for the commit that a cache needs",
+    "one that has to start waits for this",
+)
 
 
 async def _of_hubs() -> list[Row]:
@@ -206,4 +212,24 @@ async def _of_hubs() -> list[Row]:
                 row = _row(rig, "m", situation, 0)
                 row.message = row.message.replace(hub.url, "https://hub.example")
                 found.append(row)
+    found.append(await _of_what_serves())
     return found
+
+
+async def _of_what_serves() -> Row:
+    """A cache is set for a model that serves, and the hub cannot be reached."""
+
+    async def resolve(name: ModelName, token: Token | None = None) -> HubModel:  # noqa: ARG001
+        message = f"https://hub.example cannot be reached for {name} (Connection refused)"
+        raise HubError(HubReason.HUB_UNREACHABLE, message)
+
+    title, helps = UNREACHED_CASE
+    async with operator_rig(nodes=[node()], mdeps=[mdep("m")]) as rig:
+        await rig.until(title, lambda: rig.is_ready("default/m"))
+        before = len(_events_of(rig, "m"))
+        async with rig.restarted(argv=["--model-cache-path=/c"], resolve_model=resolve) as again:
+            await again.until(
+                title,
+                lambda: again.condition("default/m", "Resolved")["reason"] == "HubUnreachable",
+            )
+            return _row(again, "m", Situation(title=title, helps=helps, kind="Resolved"), before)

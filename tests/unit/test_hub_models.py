@@ -24,6 +24,7 @@ TINY = ModelName(repository="org/tiny")
 COMMIT = "ab" * 20
 ENDPOINT = "http://hub.example"
 GPUS = [node("a", gpus=2)]
+NAME = "Qwen/Qwen3-0.6B"
 
 
 def of_hub(name="m", *, model="org/tiny", hub=None, **more):
@@ -49,6 +50,16 @@ def pinned(obj, name=TINY, **model):
     """The object with a status as the operator writes it."""
     pin = pin_from(hub_model(name.repository, **model), name, usual_endpoint())
     return obj | {"status": {"model": pin.document()}}
+
+
+def status_of(rig):
+    return rig.cluster.objects["modeldeployments"]["default/m"]["status"]
+
+
+def not_ready(pod):
+    for condition in pod["status"]["conditions"]:
+        if condition["type"] == "Ready":
+            condition["status"] = "False"
 
 
 class ScriptedHub:
@@ -463,3 +474,101 @@ async def test_offline_a_cache_wants_the_commit_and_no_config():
     assert told.failure.reason == COMMIT_UNKNOWN
     assert "set it as spec.model.source.hub.revision" in told.failure.message
     assert "config.json" not in told.failure.message
+
+
+# A replica that serves needs no hub
+
+
+@pytest.mark.parametrize(
+    ("reason", "argv", "status"),
+    [
+        (HubReason.HUB_UNREACHABLE, [], "Unknown"),
+        (HubReason.RATE_LIMITED, [], "Unknown"),
+        (HubReason.TOKEN_REQUIRED, [], "False"),
+        (HubReason.HUB_UNREACHABLE, ["--offline"], "False"),
+    ],
+)
+async def test_a_cache_that_is_set_without_a_way_to_the_hub_leaves_ready_what_serves(
+    reason, argv, status
+):
+    """``helm upgrade --set modelCache.path`` must not fail a fleet that serves.
+
+    What a new start would need is told by ``Resolved``, and whatever has to start waits for it.
+    """
+    down = ScriptedHub({NAME: error(reason)})
+    argv = ["--model-cache-path=/c", *argv]
+    async with operator_rig(nodes=GPUS, mdeps=[mdep("m", model=NAME)]) as rig:
+        await rig.until("ready", lambda: rig.is_ready("default/m"))
+        before = [pod["metadata"]["uid"] for pod in rig.cluster.pods()]
+        needs = status_of(rig)["footprint"]
+        for _ in range(2):
+            async with rig.restarted(argv=argv, resolve_model=down) as again:
+                await again.list_and_step(3)
+                resolved = again.condition("default/m", "Resolved")
+                assert resolved["status"] == status
+                assert "one that has to start waits for this" in resolved["message"]
+                assert again.condition("default/m")["reason"] == "Serving"
+                for kind in ("Reconciling", "Stalled", "Degraded"):
+                    assert again.condition("default/m", kind) == {}, kind
+                assert status_of(again)["footprint"] == needs
+                assert status_of(again)["rollout"]["phase"] == "Complete"
+                assert [pod["metadata"]["uid"] for pod in again.cluster.pods()] == before
+        async with rig.restarted(argv=argv, resolve_model=down) as again:
+            again.cluster.change(
+                "modeldeployments", "default/m", lambda obj: obj["spec"].update(replicas=2)
+            )
+            await again.list_and_step(3)
+            assert again.condition("default/m")["reason"] == resolved["reason"]
+            assert again.condition("default/m", "Available")["status"] == "True"
+            assert [pod["metadata"]["uid"] for pod in again.cluster.pods()] == before
+        async with rig.restarted(argv=argv[:1], resolve_model=ScriptedHub()) as again:
+            await again.until("two", lambda: again.is_ready("default/m"))
+            assert len(again.cluster.pods()) == 2
+
+
+async def test_a_pin_that_is_lost_while_the_hub_is_down_leaves_ready_what_serves():
+    """A backup that was restored without statuses has no pins; its replicas serve on."""
+    async with operator_rig(nodes=GPUS, mdeps=[of_hub()], resolve_model=ScriptedHub()) as rig:
+        await rig.until("ready", lambda: rig.is_ready("default/m"))
+        needs = status_of(rig)["footprint"]
+        rig.cluster.change("modeldeployments", "default/m", lambda obj: obj["status"].pop("model"))
+        down = ScriptedHub({"org/tiny": error(HubReason.HUB_UNREACHABLE)})
+        async with rig.restarted(resolve_model=down) as again:
+            await again.list_and_step(3)
+            assert again.condition("default/m", "Resolved")["reason"] == "HubUnreachable"
+            assert again.is_ready("default/m")
+            assert status_of(again)["footprint"] == needs
+
+
+async def test_an_engine_that_fails_is_told_before_a_hub_that_is_down():
+    """Whoever is paged has to see the engine: it comes back without the hub."""
+    down = ScriptedHub({NAME: error(HubReason.TOKEN_REQUIRED)})
+    async with operator_rig(nodes=GPUS, mdeps=[mdep("m", model=NAME)]) as rig:
+        await rig.until("ready", lambda: rig.is_ready("default/m"))
+        async with rig.restarted(argv=["--model-cache-path=/c"], resolve_model=down) as again:
+            (pod,) = again.cluster.pods()
+            again.cluster.is_ready_at_once = False
+            again.cluster.change("pods", f"default/{pod['metadata']['name']}", not_ready)
+            await again.list_and_step(3)
+            assert again.condition("default/m")["reason"] == "ReplicasNotServing"
+            assert again.condition("default/m", "Reconciling")["status"] == "True"
+            assert again.condition("default/m", "Stalled") == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "near"),
+    [
+        ("Qwen/Qwen3-9B", "did you mean Qwen/Qwen3-8B"),
+        ("org/tiny", None),
+        ("Qwen/Qwen3-0.6B", None),
+    ],
+)
+async def test_a_name_that_no_hub_could_be_asked_for_is_compared_with_the_catalogue(model, near):
+    """Without a hub nobody else can say that a name is misspelt."""
+    hub = ScriptedHub({model: error(HubReason.HUB_UNREACHABLE)})
+    obj = of_hub(model=model)
+    obj["spec"]["model"]["cache"] = {"emptyDir": {}}
+    (told,) = await Models(hub).ask(obj)
+    assert told.failure.reason == "HubUnreachable"
+    assert ("did you mean" in told.failure.message) == (near is not None)
+    assert near is None or near in told.failure.message

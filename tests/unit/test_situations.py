@@ -8,11 +8,11 @@ import pytest
 from conditions_page import PAGE, page
 from memroute_kube.resources import MODEL_DEPLOYMENTS
 from memroute_operator.status.health_conditions import EXPECTED_REASONS
-from situation_rows import HUB_CASES, rows
+from situation_rows import HUB_CASES, UNREACHED_CASE, rows
 from situations import GROUPS
 
 TITLES = [one.title for several in GROUPS.values() for one in several]
-TITLES += [title for title, *_ in HUB_CASES]
+TITLES += [*(title for title, *_ in HUB_CASES), UNREACHED_CASE[0]]
 # Nothing that needs anybody: no next step is expected of it, and no Warning.
 WELL = "Well, and on the way"
 

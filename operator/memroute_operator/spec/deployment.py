@@ -120,6 +120,8 @@ class Deployment:
     """The LoRA adapters that are served beside the model."""
     slots: AdapterSlots | None = None
     """What an engine has room for of those; None: nothing, and memroute loads none."""
+    known_footprint: ReplicaFootprint | None = None
+    """What a replica needs, also where only its commit is missing; None where nobody knows."""
     cache: Cache | None = None
     """Where what is fetched is kept; None where nobody says."""
 
@@ -204,6 +206,7 @@ def _read(obj: KubeObject, settings: WeightsSettings) -> Deployment:
             cache = read_cache(spec["model"], settings)
         except SourceError as error:
             failure = ResolveFailure(reason=SOURCE_REFUSED, message=str(error))
+    known_footprint = footprint
     if failure is not None:
         shape = footprint = None
     is_unknown = failure is not None and failure.reason in (MODEL_UNKNOWN, COMMIT_UNKNOWN)
@@ -245,6 +248,7 @@ def _read(obj: KubeObject, settings: WeightsSettings) -> Deployment:
         weights=weights,
         adapters=adapters,
         slots=slots_of(spec),
+        known_footprint=known_footprint if is_unknown else None,
         cache=cache,
     )
 

@@ -24,11 +24,13 @@ from memroute_hub import TRANSIENT, HubError, HubModel, HubReason, ModelName
 from memroute_operator.actions.backoff import Backoff, Failure
 from memroute_operator.spec.deployment import (
     INTERNAL_ERROR,
+    MODEL_UNKNOWN,
     Deployment,
     ResolveFailure,
     internal_error,
 )
 from memroute_operator.spec.model_pins import MAX_CONFIG_CHARACTERS, ModelPin, pin_from
+from memroute_operator.spec.resolving import did_you_mean
 
 LOGGER = logging.getLogger(__name__)
 # Models that are read at the same time, chosen by hand: each takes about a second, and a hub
@@ -50,6 +52,8 @@ CRD_OUTDATED = "CRDOutdated"
 # What came of a read that went well, as a metric label beside those.
 READ = "Read"
 _TRANSIENT_REASONS = frozenset(reason.value for reason in TRANSIENT)
+# After these nobody knows whether there is a model of that name.
+_MAYBE_MISSPELT = _TRANSIENT_REASONS | {HubReason.REPOSITORY_NOT_FOUND, HubReason.NOT_A_HUB}
 
 
 class HubModels:
@@ -123,6 +127,9 @@ class HubModels:
             message = f"{deployment.failure.message} (this operator asks no hub: --offline)"
             return replace(deployment, failure=replace(deployment.failure, message=message))
         failure = self._failure(name)
+        near = did_you_mean(name.repository) if failure.reason in _MAYBE_MISSPELT else ""
+        if near and deployment.failure is not None and deployment.failure.reason == MODEL_UNKNOWN:
+            failure = replace(failure, message=f"{failure.message}; {near}")
         if failure.is_lasting and not deployment.is_of_hub:
             message = (
                 f"{failure.message}. Its weights come from elsewhere: give its config.json as "

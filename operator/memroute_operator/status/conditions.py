@@ -2,6 +2,7 @@
 
 | condition | about |
 | --- | --- |
+| ``Resolved`` | whether it is known how a new replica would start |
 | ``Placed`` | whether every replica has devices; else why not, and what would help |
 | ``Progressing`` | what is being changed |
 | ``Overbooked`` | devices of which more was promised than they have |
@@ -24,6 +25,7 @@ from memroute_operator.replicas.replica import Replica, ReplicaState
 from memroute_operator.spec.deployment import INTERNAL_ERROR, Deployment
 from memroute_operator.status.failing import failing, on_the_way, refused, scheduler_refusals
 from memroute_operator.status.rollout_status import FAILED_PHASES, rollout_phase
+from memroute_operator.status.serving_on import SERVES_ON, needs_no_start
 
 # Replicas that a message names one by one before it only counts.
 MAX_LISTED = 3
@@ -82,12 +84,25 @@ def footprint_drift(deployment: Deployment) -> Condition | None:
     return ("True", "EstimateOff", message) if abs(drifts[product]) > MAX_DRIFT_RATIO else None
 
 
+def resolved(deployment: Deployment, wanted: list[Replica], outcome: Outcome) -> Condition:
+    """``Resolved``: whether it is known how a new replica would start, or why not."""
+    failure = deployment.failure
+    if failure is None:
+        pin = deployment.pin
+        of = "" if pin is None else f" of {pin.name.repository} at commit {pin.commit[:12]}"
+        return "True", "FootprintKnown", f"computed from the architecture{of}"
+    message = failure.message
+    if needs_no_start(deployment, wanted, outcome):
+        message = f"{message}; {SERVES_ON}"
+    return "False" if failure.is_lasting else "Unknown", failure.reason, message
+
+
 def placed(
     deployment: Deployment, wanted: list[Replica], outcome: Outcome, troubles: Troubles
 ) -> Condition:
     """``Placed``: whether every replica has devices, or what keeps the next one from them."""
     if deployment.failure is not None:
-        return "False", "FootprintUnknown", "nothing is placed before the footprint is known"
+        return _placed_before(deployment, wanted, outcome)
     if troubles.planning is not None:
         return "Unknown", INTERNAL_ERROR, troubles.planning
     total = deployment.replicas
@@ -103,6 +118,17 @@ def placed(
     status = "Unknown" if first.reason in _UNKNOWN else "False"
     said = scheduler_refusals(troubles.scheduler)
     return status, first.reason.value, f"{so_far}; the next {first.message}{said}"
+
+
+def _placed_before(deployment: Deployment, wanted: list[Replica], outcome: Outcome) -> Condition:
+    """``Placed`` of what cannot be resolved now: only replicas from before have devices."""
+    if needs_no_start(deployment, wanted, outcome):
+        return (
+            "True",
+            "AllPlaced",
+            f"{deployment.replicas} of {deployment.replicas} replica(s) placed",
+        )
+    return "False", "FootprintUnknown", "nothing is placed before the footprint is known"
 
 
 def _held_by_stuck(outcome: Outcome) -> str:

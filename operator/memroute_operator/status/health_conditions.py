@@ -107,7 +107,8 @@ def _is_stalled(conditions: Mapping[str, Condition], outcome: Outcome) -> bool:
     A person must act: what is wrong is in the spec, in what it names (a Secret, a gate of a hub,
     an image), or in who else has the name.
     """
-    if conditions["Resolved"][0] == "False":
+    resolved = conditions["Resolved"]
+    if resolved[0] == "False" and resolved[:2] == conditions["Ready"][:2]:
         return True
     named = conditions.get("Named")
     if named is not None and named[:2] == conditions["Ready"][:2] and named[0] == "False":

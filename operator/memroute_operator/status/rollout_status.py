@@ -21,6 +21,7 @@ from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.spec.revisions import last_good_document, revision_of_last_good
 from memroute_operator.spec.rollout_spec import OnFailure
+from memroute_operator.status.serving_on import needs_no_start
 
 # Phases in which a person has to change something.
 FAILED_PHASES = frozenset({"Halted", "Returning", "Returned"})
@@ -62,6 +63,9 @@ def rollout_phase(
     """One word, and the sentence to it."""
     if outcome.failed is not None:
         return _failed_phase(deployment, wanted, outcome)
+    if deployment.footprint is None and not needs_no_start(deployment, wanted, outcome):
+        failure = deployment.failure
+        return "Blocked", "the footprint is not known" if failure is None else failure.message
     hindered = _hindered_phase(deployment, wanted, outcome)
     if hindered is not None:
         return hindered
@@ -89,9 +93,6 @@ def _hindered_phase(
     deployment: Deployment, wanted: Sequence[Replica], outcome: Outcome
 ) -> tuple[str, str] | None:
     """Why nothing goes on, although nothing has failed; None when it does."""
-    if deployment.footprint is None:
-        failure = deployment.failure
-        return "Blocked", "the footprint is not known" if failure is None else failure.message
     others = _others(deployment, wanted)
     if deployment.paused and others:
         return "Paused", f"{others} replica(s) run an older spec while spec.paused is true"

@@ -26,6 +26,7 @@ from memroute_operator.status.conditions import (
     overbooked,
     placed,
     progressing,
+    resolved,
     serving,
 )
 from memroute_operator.status.health_conditions import (
@@ -38,6 +39,7 @@ from memroute_operator.status.health_conditions import (
 from memroute_operator.status.placements import placement_fields
 from memroute_operator.status.rollout_status import rollout_fields
 from memroute_operator.status.routing_status import Routing, is_served_name_refused, named_condition
+from memroute_operator.status.serving_on import needs_no_start
 from memroute_operator.status.status_writer import bounded
 
 PRESSURE_LEVELS = ((0.05, "Idle"), (0.5, "Low"), (0.8, "Moderate"), (0.95, "High"))
@@ -77,7 +79,8 @@ def deployment_status(
     conditions |= left_alone(deployment, wanted)
     if routing is not None:
         conditions["Named"] = named_condition(deployment, routing)
-    conditions["Ready"] = _ready(deployment, conditions, served, routing)
+    serves_on = needs_no_start(deployment, wanted, outcome)
+    conditions["Ready"] = _ready(deployment, conditions, served, routing, serves_on=serves_on)
     conditions |= health(deployment, conditions, outcome, troubles.create)
     abnormal = {
         "Overbooked": overbooked(outcome) if outcome.overbooked else None,
@@ -119,8 +122,8 @@ def deployment_status(
     if routing is not None:
         status["routing"] = routing.told.document(deployment.generation)
         status["adapters"] = told
-    if deployment.footprint is not None:
-        footprint = deployment.footprint
+    footprint = deployment.footprint or deployment.known_footprint
+    if footprint is not None:
         total = footprint.total_bytes
         status["footprint"] = {
             "perDevice": f"{total / GIB:.1f}Gi",
@@ -132,8 +135,8 @@ def deployment_status(
             "kvBytesPerToken": footprint.kv_layout.bytes_per_token,
             "source": "calibrated" if deployment.calibrations else footprint.source,
         }
-    else:
-        status["footprint"] = None
+    elif not serves_on:
+        status["footprint"] = None  # else of what serves: it stays
     return status
 
 
@@ -190,15 +193,7 @@ def _conditions(
     deployment: Deployment, wanted: list[Replica], outcome: Outcome, troubles: Troubles
 ) -> dict[str, Condition]:
     conditions: dict[str, Condition] = {}
-    failure = deployment.failure
-    if failure is not None:
-        known = "False" if failure.is_lasting else "Unknown"
-        conditions["Resolved"] = (known, failure.reason, failure.message)
-    else:
-        pin = deployment.pin
-        of = "" if pin is None else f" of {pin.name.repository} at commit {pin.commit[:12]}"
-        told = f"computed from the architecture{of}"
-        conditions["Resolved"] = ("True", "FootprintKnown", told)
+    conditions["Resolved"] = resolved(deployment, wanted, outcome)
     conditions["Placed"] = placed(deployment, wanted, outcome, troubles)
     conditions["Progressing"] = progressing(deployment, wanted, outcome, troubles)
     return conditions
@@ -230,11 +225,18 @@ def _ready(
     conditions: Mapping[str, Condition],
     served: Condition,
     routing: Routing | None,
+    *,
+    serves_on: bool,
 ) -> Condition:
-    """``Ready``: the first thing that is missing. ``served``: whether every replica serves."""
-    needed = [conditions["Resolved"], conditions["Placed"], served]
+    """``Ready``: the first thing that is missing. ``served``: whether every replica serves.
+
+    ``serves_on``: what is not resolved is needed by new replicas alone, and none has to start.
+    """
+    needed = [conditions["Placed"], served]
     if routing is not None and is_served_name_refused(deployment, routing):
-        needed.insert(1, conditions["Named"])
+        needed.insert(0, conditions["Named"])
+    if not serves_on:
+        needed.insert(0, conditions["Resolved"])
     for status, reason, message in needed:
         if status != "True":
             return status, reason, message
