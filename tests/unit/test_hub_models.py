@@ -521,7 +521,8 @@ async def test_a_cache_that_is_set_without_a_way_to_the_hub_leaves_ready_what_se
             assert again.condition("default/m")["reason"] == resolved["reason"]
             assert again.condition("default/m", "Available")["status"] == "True"
             assert [pod["metadata"]["uid"] for pod in again.cluster.pods()] == before
-        async with rig.restarted(argv=argv[:1], resolve_model=ScriptedHub()) as again:
+        answers = {NAME: hub_model(NAME, max_position_embeddings=40960)}
+        async with rig.restarted(argv=argv[:1], resolve_model=ScriptedHub(answers)) as again:
             await again.until("two", lambda: again.is_ready("default/m"))
             assert len(again.cluster.pods()) == 2
 

@@ -22,6 +22,7 @@ from dataclasses import replace
 
 from memroute_hub import TRANSIENT, HubError, HubModel, HubReason, ModelName
 from memroute_operator.actions.backoff import Backoff, Failure
+from memroute_operator.spec.catalogue_names import did_you_mean
 from memroute_operator.spec.deployment import (
     INTERNAL_ERROR,
     MODEL_UNKNOWN,
@@ -30,7 +31,6 @@ from memroute_operator.spec.deployment import (
     internal_error,
 )
 from memroute_operator.spec.model_pins import MAX_CONFIG_CHARACTERS, ModelPin, pin_from
-from memroute_operator.spec.resolving import did_you_mean
 
 LOGGER = logging.getLogger(__name__)
 # Models that are read at the same time, chosen by hand: each takes about a second, and a hub

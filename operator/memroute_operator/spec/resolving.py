@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +25,7 @@ from memroute_kube.memory_words import ENGINE_TYPES, EXECUTIONS, KV_CACHE_DTYPES
 from memroute_operator.adapters.slots import slots_of
 from memroute_operator.engines.owned_flags import NO_ADAPTERS, Adapters, adapters_of, refusal
 from memroute_operator.pod_template import TemplateError, read_template
+from memroute_operator.spec.catalogue_names import GGUF_SUFFIX, unknown_model
 from memroute_operator.spec.hub_source import HubSource
 from memroute_operator.spec.model_pins import ModelPin
 from memroute_operator.weights.caches import WeightsSettings
@@ -34,8 +34,6 @@ from memroute_operator.weights.sources import SourceError, read_source
 
 # The reason of what nobody expected: an object whose reading raises is told so in its status.
 INTERNAL_ERROR = "InternalError"
-# Names of the catalogue that are offered for one that it does not have.
-MAX_NEAR_NAMES = 3
 # The reason of a model whose size cannot be worked out.
 FOOTPRINT_UNKNOWN = "FootprintUnknown"
 # The reason of a model that is neither in the catalogue nor described, nor read from a hub yet.
@@ -44,8 +42,6 @@ MODEL_UNKNOWN = "ModelUnknown"
 COMMIT_UNKNOWN = "CommitUnknown"
 # The reason of a source or cache that cannot be as it is written.
 SOURCE_REFUSED = "SourceRefused"
-# What hubs add to the name of a repository whose files were converted for llama.cpp.
-GGUF_SUFFIX = "-GGUF"
 # A pebibyte per device: past it a configuration is nonsense, and sums leave a float's range.
 MAX_FOOTPRINT_BYTES = 2**50
 
@@ -148,7 +144,7 @@ def resolve(
     except MemrouteError as error:
         reason = next((r for kind, r in REASONS.items() if isinstance(error, kind)), None)
         reason = reason or FOOTPRINT_UNKNOWN
-        message = _unknown_model(error) if isinstance(error, UnknownModelError) else str(error)
+        message = unknown_model(error) if isinstance(error, UnknownModelError) else str(error)
     except Exception as error:  # noqa: BLE001 - a named boundary: a config is its author's
         reason, message = INTERNAL_ERROR, internal_error(error)
     else:
@@ -156,37 +152,6 @@ def resolve(
             return shape, footprint, None
         reason, message = FOOTPRINT_UNKNOWN, f"a replica would need {total:.3g} bytes per device"
     return None, None, ResolveFailure(reason=reason, message=message)
-
-
-def _unknown_model(error: UnknownModelError) -> str:
-    """Which names are near, and what helps where none of them was meant."""
-    near = _near_names(error.model, error.known_models)
-    hint = f"did you mean {', or '.join(near)}? Else" if near else "give"
-    give = " give" if near else ""
-    return (
-        f"model {error.model!r:.200} is not in the catalogue of {len(error.known_models)} models; "
-        f"{hint}{give} its config.json as spec.model.config"
-    )
-
-
-def did_you_mean(model: str) -> str:
-    """The names of the catalogue that are near one that it does not have, as a question.
-
-    Empty where none is near, and for a name that it has.
-    """
-    try:
-        architecture_for_model(model.removesuffix(GGUF_SUFFIX))
-    except UnknownModelError as error:
-        near = _near_names(error.model, error.known_models)
-        return f"did you mean {', or '.join(near)}?" if near else ""
-    return ""
-
-
-@lru_cache(maxsize=1024)
-def _near_names(model: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    by_name = {one.rpartition("/")[2].casefold(): one for one in known}
-    wanted = model.rpartition("/")[2].casefold()
-    return tuple(by_name[one] for one in get_close_matches(wanted, by_name, n=MAX_NEAR_NAMES))
 
 
 def _shape(spec: dict[str, Any], source: HubSource, pin: ModelPin | None) -> ReplicaShape:
