@@ -7,8 +7,13 @@ nobody has told is None.
 | --- | --- | --- |
 | promised | the sum of the promises | that of the replica which has it, by its exporter |
 | observed | in use, as its exporter reads | the same |
-| foreign | in use beyond our replicas' | all where another pod has it; else what no pod uses |
+| foreign | in use beyond our replicas', for certain | all of another pod's; else no pod's use |
+| unclear | in use, foreign or our replicas' | nothing |
 | free | may still be promised | nothing where a pod has it; else what one could count on |
+
+A reading may be from before a replica has ended, and shows any part of one that starts. What it
+shows beyond the other promises, up to those replicas', is unclear: it is promised to nobody until
+a younger reading tells, and is not called foreign.
 """
 
 from collections.abc import Iterable
@@ -28,6 +33,8 @@ class DeviceUse:
     observed_bytes: int | None
     foreign_bytes: int | None
     free_bytes: int | None
+    unclear_bytes: int = 0
+    """In use by others, or by our replicas that start or have just ended: nobody knows yet."""
     holders: tuple[tuple[str, int], ...]
     """``namespace/pod`` and bytes, the largest first."""
 
@@ -44,6 +51,7 @@ class NodeUse:
     observed_bytes: int | None
     foreign_bytes: int
     free_bytes: int
+    unclear_bytes: int = 0
 
     @property
     def usable_bytes(self) -> int:
@@ -81,11 +89,13 @@ def _observed(device: Device) -> int | None:
 
 
 def _shared(ledger: Ledger, device: Device) -> DeviceUse:
+    is_read, foreign = device.live_free_bytes is not None, ledger.certainly_foreign_bytes(device)
     return DeviceUse(
         device=device,
         promised_bytes=ledger.reserved_bytes(device),
         observed_bytes=_observed(device),
-        foreign_bytes=None if device.live_free_bytes is None else ledger.foreign_bytes(device),
+        foreign_bytes=foreign if is_read else None,
+        unclear_bytes=ledger.foreign_bytes(device) - foreign if is_read else 0,
         free_bytes=ledger.free_bytes(device),
         holders=tuple((owner, size) for size, owner in ledger.holders(device)),
     )
@@ -144,6 +154,7 @@ def _sum(node: Node, devices: tuple[DeviceUse, ...], ledger: Ledger) -> NodeUse:
         node=node, devices=devices, num_free_devices=num_free, promised_bytes=promised,
         observed_bytes=sum(known) if len(known) == len(observed) and known else None,
         foreign_bytes=foreign, free_bytes=free,
+        unclear_bytes=sum(one.unclear_bytes for one in devices),
     )  # fmt: skip
 
 
@@ -168,6 +179,7 @@ class FleetUse:
     """None unless every node is observed."""
     foreign_bytes: int
     free_bytes: int
+    unclear_bytes: int = 0
 
 
 def fleet_use(nodes: Iterable[NodeUse]) -> FleetUse:
@@ -183,4 +195,5 @@ def fleet_use(nodes: Iterable[NodeUse]) -> FleetUse:
         observed_bytes=sum(known) if known and len(known) == len(observed) else None,
         foreign_bytes=sum(one.foreign_bytes for one in listed),
         free_bytes=sum(one.free_bytes for one in listed),
+        unclear_bytes=sum(one.unclear_bytes for one in listed),
     )
