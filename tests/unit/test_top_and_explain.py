@@ -12,7 +12,7 @@ from rich.console import Console
 from cluster_stub import _merge, refuse
 from cluster_view import kubeconfig, memroute, told
 from memroute.placement import Ledger, Placed, plan, uses, verdicts
-from memroute.units import GIB
+from memroute.units import GIB, format_gib
 from memroute_cli.cluster.looking import LookError, glance
 from memroute_cli.cluster.top import watched
 from memroute_cli.cluster.usage import usage_of
@@ -78,6 +78,17 @@ def promised_on(rig, name):
     return sum(sum(one.device_bytes.values()) for one in facts.replicas if one.node == name)
 
 
+def foreign_metric(rig, name):
+    facts = rig.reconciler._thinker.gather(rig.reconciler._look())
+    text = generate_latest(registry_of(Shown(facts=facts, refused={}))).decode()
+    (line,) = (
+        one
+        for one in text.splitlines()
+        if one.startswith("memroute_device_foreign_bytes{") and f'"{name}"' in one
+    )
+    return float(line.split()[-1])
+
+
 def row_of(seen, name):
     (row,) = (one for one in usage_of(seen.picture).nodes if one.node.name == name)
     return row
@@ -100,13 +111,7 @@ async def test_what_a_replica_that_starts_may_use_is_not_called_foreign(rig):
     await rig.step()
     row = row_of(await told(rig), "gpu-b")
     assert (row.foreign_bytes, row.unclear_bytes) == (0, 20 * GIB)
-    facts = rig.reconciler._thinker.gather(rig.reconciler._look())
-    text = generate_latest(registry_of(Shown(facts=facts, refused={}))).decode()
-    (line,) = (
-        one for one in text.splitlines()
-        if one.startswith("memroute_device_foreign_bytes{") and "gpu-b" in one
-    )  # fmt: skip
-    assert float(line.split()[-1]) == 0, "what alerts go by says the same"
+    assert foreign_metric(rig, "gpu-b") == 0, "what alerts go by says the same"
 
 
 async def test_what_a_replica_used_that_has_left_since_the_reading_is_not_called_foreign(
@@ -118,9 +123,13 @@ async def test_what_a_replica_used_that_has_left_since_the_reading_is_not_called
     await rig.step()
     before = row_of(await told(rig), "gpu-b")
     assert (before.promised_bytes, before.foreign_bytes) == (promised, GIB)
-    for key, pod in list(rig.cluster.objects["pods"].items()):
-        if pod["spec"].get("nodeName") == "gpu-b":
-            del rig.cluster.objects["pods"][key]
+    pods = {
+        key: pod
+        for key, pod in rig.cluster.objects["pods"].items()
+        if pod["spec"].get("nodeName") == "gpu-b"
+    }
+    for key in pods:
+        del rig.cluster.objects["pods"][key]
     row = row_of(await glance(rig.reconciler.board.client), "gpu-b")
     assert row.promised_bytes == 0
     assert (row.foreign_bytes, row.unclear_bytes) == (GIB, promised)
@@ -128,6 +137,17 @@ async def test_what_a_replica_used_that_has_left_since_the_reading_is_not_called
     _, output, _ = await memroute("top", "--kubeconfig", str(config))
     assert "are not told apart yet" in output
     assert max(map(len, output.splitlines())) <= 80
+    for key, pod in pods.items():
+        rig.store.pods.forget(key, pod["metadata"]["uid"])
+    assert foreign_metric(rig, "gpu-b") == GIB, "what alerts go by says the same"
+    rig.now += 20
+    row = row_of(await told(rig), "gpu-b")
+    assert (row.foreign_bytes, row.unclear_bytes) == (GIB, promised), "of a view of now, too"
+    wanted = wanted_replica(deployment("x", model="Qwen/Qwen3-32B", mode="Shared"), 0, context())
+    facts = (await glance(rig.reconciler.board.client)).picture.facts()
+    (why,) = (one.why for one in verdicts(facts.inventory, wanted) if one.node == "gpu-b")
+    assert f"processes of others {format_gib(GIB)}" in why
+    assert f"replicas that start or have just ended, {format_gib(promised)}" in why
 
 
 async def test_top_fits_80_columns_and_says_how_old_it_is(rig, tmp_path):
