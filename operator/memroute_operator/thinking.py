@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from memroute.footprint import Calibration, CalibrationKey
-from memroute.placement import NO_QUOTAS, HBMQuotas, Reservation
+from memroute.placement import NO_QUOTAS, Departed, HBMQuotas, Reservation
 from memroute_kube import KubeObject
 from memroute_operator.gather import Facts, ReadingCache, gather, node_sights
 from memroute_operator.isolation import PatientPlanner
@@ -26,7 +26,7 @@ from memroute_operator.readings.node_leases import Silence
 from memroute_operator.readings.own_promises import OwnPromises, promised_bytes
 from memroute_operator.replicas.lost_nodes import Ghosts, LostNodes, NodeLoss
 from memroute_operator.replicas.pod_stories import Stories
-from memroute_operator.replicas.replica import ReplicaState
+from memroute_operator.replicas.replica import Replica, ReplicaState
 from memroute_operator.rules.priorities import NO_CLASSES, PriorityClasses
 from memroute_operator.store.store import StoreSnapshot
 from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
@@ -106,8 +106,8 @@ class Thinker:
         self._memory = PlanMemory()
         self._cache = ReadingCache()
         self._running: asyncio.Future[Any] | None = None
-        self._last: tuple[Facts, float] | None = None
-        """The facts that were gathered last, and when."""
+        self._last: tuple[Sequence[Replica], tuple[Departed, ...], float] = (), (), 0.0
+        """The replicas that were there at the last look, those that had just ended, and when."""
         self.busy_seconds = 0.0
         """How long ``run`` has taken, since somebody last set it to 0."""
 
@@ -140,7 +140,7 @@ class Thinker:
         if self._running is not None:
             await asyncio.wait({self._running})  # a thread cannot be called back
         self._memory, self._lost_nodes = PlanMemory(), LostNodes()
-        self._last = None
+        self._last = (), (), 0.0
         self._ghosts.forget_running()
 
     def decide(self, look: Look) -> Decided:
@@ -180,14 +180,11 @@ class Thinker:
 
     def own_promises(self, *, now_seconds: float) -> OwnPromises:
         """What replicas held when they were looked at last, and what had just ended."""
-        if self._last is None:
-            return OwnPromises()
-        facts, at = self._last
+        replicas, departed, at = self._last
         return OwnPromises(
-            device_bytes=promised_bytes(facts.replicas),
+            device_bytes=promised_bytes(replicas),
             departed=tuple(
-                replace(one, ended_seconds=one.ended_seconds + now_seconds - at)
-                for one in facts.inventory.departed
+                replace(one, ended_seconds=one.ended_seconds + now_seconds - at) for one in departed
             ),
         )
 
@@ -214,7 +211,7 @@ class Thinker:
             watched=self._watched,
             fetches=look.fetches,
         )
-        self._last = facts, look.now_seconds
+        self._last = facts.replicas, facts.inventory.departed, look.now_seconds
         running = {
             replica.uid: replica.reservation()
             for replica in facts.replicas

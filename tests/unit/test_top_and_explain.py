@@ -238,6 +238,8 @@ async def test_the_view_survives_its_own_writing(rig):
     view = read_view(obj)
     readings = rig.readings.devices.readings
     assert view.readings["gpu-a"].devices == readings["gpu-a"].devices
+    promised = sum(promised_on(rig, name) for name in readings)
+    assert sum(view.own.device_bytes.values()) == promised > 0
     document = json.loads(obj["data"]["view"])
     device = document["nodes"]["gpu-a"]["devices"][0]
     document["nodes"] |= {
