@@ -440,7 +440,7 @@ async def test_what_disturbs_nothing_is_suggested_first():
     (mode,) = (one for one in rest if "placement.mode" in one.change)
     assert mode.num_disturbed == len(explanation.replicas)
     order = [
-        (one.num_disturbed > 0, one.num_placed < explanation.num_refused)
+        (one.num_disturbed > 0, one.num_placed < explanation.num_refused, one.num_disturbed)
         for one in explanation.remedies
     ]
     assert order == sorted(order)

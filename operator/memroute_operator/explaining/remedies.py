@@ -5,7 +5,8 @@ of another model), everything is read and planned anew by the operator's own cod
 then places a replica more is suggested. A change that the engine or the model refuses shows as a
 deployment that cannot be resolved, and is no suggestion.
 
-First comes what disturbs nothing that serves, then what places all that is missing.
+First comes what disturbs nothing that serves, then what places all that is missing; of those that
+are alike in both, what disturbs the fewest replicas.
 """
 
 import copy
@@ -115,7 +116,15 @@ def remedies(picture: Picture, facts: Facts, step: Step, deployment: Deployment)
             break
     if not found and (together := _of_several(picture, facts, deployment, num_refused)):
         found.append(together)
-    return sorted(found, key=lambda one: (one.num_disturbed > 0, one.num_placed < num_refused))
+    return sorted(
+        found,
+        key=lambda one: (
+            one.num_disturbed > 0,
+            one.num_placed < num_refused,
+            one.num_disturbed,
+            -one.num_placed,
+        ),
+    )
 
 
 def _place(picture: Picture, deployment: Deployment, num_refused: int) -> _Place | None:
