@@ -297,6 +297,7 @@ class Reconciler:
             self._readings.devices,
             self._readings.routers,
             self._failed_pods.avoided_nodes(self._clock()),
+            self._thinker.own_promises(now_seconds=self._clock()),
             now=datetime.now(UTC),
         )
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from memroute.footprint import Calibration, CalibrationKey
-from memroute.placement import NO_QUOTAS, HBMQuotas, Reservation
+from memroute.placement import NO_QUOTAS, Departed, HBMQuotas, Reservation
 from memroute_kube import KubeObject
 from memroute_operator.gather import Facts, ReadingCache, gather, node_sights
 from memroute_operator.isolation import PatientPlanner
@@ -23,9 +23,10 @@ from memroute_operator.plan import PlanContext, Step
 from memroute_operator.readings.calibrations import EngineReport
 from memroute_operator.readings.device_metrics import DeviceMetrics
 from memroute_operator.readings.node_leases import Silence
+from memroute_operator.readings.own_promises import OwnPromises, promised_bytes
 from memroute_operator.replicas.lost_nodes import Ghosts, LostNodes, NodeLoss
 from memroute_operator.replicas.pod_stories import Stories
-from memroute_operator.replicas.replica import ReplicaState
+from memroute_operator.replicas.replica import Replica, ReplicaState
 from memroute_operator.rules.priorities import NO_CLASSES, PriorityClasses
 from memroute_operator.store.store import StoreSnapshot
 from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
@@ -105,6 +106,8 @@ class Thinker:
         self._memory = PlanMemory()
         self._cache = ReadingCache()
         self._running: asyncio.Future[Any] | None = None
+        self._last: tuple[Sequence[Replica], tuple[Departed, ...], float] = (), (), 0.0
+        """The replicas that were there at the last look, those that had just ended, and when."""
         self.busy_seconds = 0.0
         """How long ``run`` has taken, since somebody last set it to 0."""
 
@@ -137,6 +140,7 @@ class Thinker:
         if self._running is not None:
             await asyncio.wait({self._running})  # a thread cannot be called back
         self._memory, self._lost_nodes = PlanMemory(), LostNodes()
+        self._last = (), (), 0.0
         self._ghosts.forget_running()
 
     def decide(self, look: Look) -> Decided:
@@ -174,6 +178,16 @@ class Thinker:
         step = self._planner.plan(facts, context, now_seconds=look.now_seconds)
         return Decided(facts=facts, step=step, loss=loss, nodes=frozenset(sights))
 
+    def own_promises(self, *, now_seconds: float) -> OwnPromises:
+        """What replicas held when they were looked at last, and what had just ended."""
+        replicas, departed, at = self._last
+        return OwnPromises(
+            device_bytes=promised_bytes(replicas),
+            departed=tuple(
+                replace(one, ended_seconds=one.ended_seconds + now_seconds - at) for one in departed
+            ),
+        )
+
     def gather(self, look: Look, before: Facts | None = None) -> Facts:
         """The facts of a look. For ``run``.
 
@@ -197,6 +211,7 @@ class Thinker:
             watched=self._watched,
             fetches=look.fetches,
         )
+        self._last = facts.replicas, facts.inventory.departed, look.now_seconds
         running = {
             replica.uid: replica.reservation()
             for replica in facts.replicas

@@ -150,6 +150,26 @@ def test_a_name_belongs_to_who_has_it_by_a_status_whatever_anybody_asks_for():
         assert rig.reasons()["ModelDeployment name-taken"] == 1
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_of_several_with_an_adapters_name_the_oldest_has_it_in_every_router(order):
+    """Two routers that saw them in another order would send one client to two models."""
+    made = [
+        deployment("a", "zeta", served="one", adapters=["sql"]),
+        deployment("a", "alpha", served="two", born=LATER, adapters=["sql", "mine"]),
+        deployment("a", "beta", served="three", born=LATER, adapters=["sql"]),
+    ]
+    rig = BeliefsRig(*(made[position] for position in order))
+    assert rig.pools.get("sql").model == "one"
+    assert rig.pools.get("mine").model == "two"
+    rig.beliefs.deployment_seen("a/beta", made[2])
+    assert rig.pools.get("sql").model == "one", "an event of another takes nothing"
+    rig.beliefs.deployment_gone("a/zeta")
+    assert rig.pools.get("sql").model == "two", "of one age the first by name"
+    for key in ("a/alpha", "a/beta"):
+        rig.beliefs.deployment_gone(key)
+    assert rig.pools.get("sql") is None
+
+
 def test_an_adapters_name_can_be_taken_no_more_than_a_models():
     adapters = ["chat", "sql", "mine"]
     theirs = deployment("evil", "m", served="other", born=LATER, adapters=adapters)

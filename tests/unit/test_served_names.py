@@ -108,6 +108,24 @@ def test_an_adapter_is_a_name_like_any_other():
     }  # fmt: skip
 
 
+def test_who_gets_no_requests_for_its_adapter_is_told_who_does():
+    """Its adapter is loaded, its condition is well, and no request ever comes."""
+
+    def told(*claims, grants=None):
+        decided = decide_names(claims, grants or {}, now=NOW)
+        return {key: one.elsewhere for key, one in decided.items() if one.elsewhere}
+
+    old = claim("a/z", "one", adapters=["sql"])
+    young = claim("a/b", "two", born=YOUNG, adapters=["sql", "mine"])
+    canary = claim("a/a", "one", born=YOUNG, adapters=["sql"])
+    assert told(young, canary, old) == {"a/b": (("sql", "a/z"),)}
+    model = claim("a/m", "sql", born=YOUNG)
+    assert told(old, young, model) == {"a/b": (("sql", "a/m"),), "a/z": (("sql", "a/m"),)}
+    assert told(young, claim("b/x", "three", born="2026-02-01T00:00:00Z", adapters=["mine"])) == {}
+    granted = claim("b/x", "three", adapters=["sql"])
+    assert told(young, granted, grants={"sql": frozenset({"a", "b"})}) == {"a/b": (("sql", "b/x"),)}
+
+
 def test_an_administrators_grant_goes_before_everything():
     holder, other = claim("a/x", held={"chat": OLD}), claim("b/x", born=YOUNG)
     both = {"chat": frozenset({"a", "b"})}

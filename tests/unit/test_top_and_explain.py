@@ -6,16 +6,18 @@ import shlex
 from io import StringIO
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from rich.console import Console
 
 from cluster_stub import _merge, refuse
 from cluster_view import kubeconfig, memroute, told
 from memroute.placement import Ledger, Placed, plan, uses, verdicts
-from memroute.units import GIB
-from memroute_cli.cluster.looking import LookError
+from memroute.units import GIB, format_gib
+from memroute_cli.cluster.looking import LookError, glance
 from memroute_cli.cluster.top import watched
 from memroute_cli.cluster.usage import usage_of
 from memroute_operator.explaining import explain_model
+from memroute_operator.metrics.fleet import Shown, Snapshot, families_of
 from memroute_operator.plan import wanted_replica
 from memroute_operator.readings.fleet_view import VIEW_NAME, packed, read_view
 from operator_rig import mdep, node, operator_rig
@@ -56,18 +58,96 @@ async def test_top_shows_the_operators_own_ledger(rig):
     assert usage.observed_age_seconds < 60
 
 
+def use(rig, name, num_bytes):
+    """The exporter of a node says so of its first device, and is not read again."""
+    rig.has_exporters = False
+    device = rig.readings.devices.readings[name].devices[0]
+    total = device.free_bytes + device.used_bytes
+    device.free_bytes, device.used_bytes = total - num_bytes, num_bytes
+
+
+def registry_of(shown):
+    snapshot, registry = Snapshot(), CollectorRegistry()
+    snapshot.show(families_of(shown))
+    registry.register(snapshot)
+    return registry
+
+
+def promised_on(rig, name):
+    facts = rig.reconciler._thinker.gather(rig.reconciler._look())
+    return sum(sum(one.device_bytes.values()) for one in facts.replicas if one.node == name)
+
+
+def foreign_metric(rig, name):
+    facts = rig.reconciler._thinker.gather(rig.reconciler._look())
+    text = generate_latest(registry_of(Shown(facts=facts, refused={}))).decode()
+    (line,) = (
+        one
+        for one in text.splitlines()
+        if one.startswith("memroute_device_foreign_bytes{") and f'"{name}"' in one
+    )
+    return float(line.split()[-1])
+
+
+def row_of(seen, name):
+    (row,) = (one for one in usage_of(seen.picture).nodes if one.node.name == name)
+    return row
+
+
 async def test_what_others_use_is_told_apart_from_what_was_promised(rig):
     """A notebook on a shared device: placement must not give its bytes away, and people see why."""
-    rig.has_exporters = False
-    reading = rig.readings.devices.readings["gpu-b"]
-    device = reading.devices[0]
-    device.free_bytes, device.used_bytes = device.free_bytes - 20 * GIB, 20 * GIB
+    promised = promised_on(rig, "gpu-b")
+    use(rig, "gpu-b", promised + 20 * GIB)
     await rig.step()
-    usage = usage_of((await told(rig)).picture)
-    (row,) = (one for one in usage.nodes if one.node.name == "gpu-b")
-    promised = row.promised_bytes
+    row = row_of(await told(rig), "gpu-b")
+    assert row.promised_bytes == promised
     assert row.foreign_bytes == 20 * GIB
-    assert row.free_bytes == row.usable_bytes - promised - row.foreign_bytes
+
+
+async def test_what_a_replica_that_starts_may_use_is_not_called_foreign(rig):
+    """Its reading is from before it was ready: nobody knows whose those bytes are."""
+    assert promised_on(rig, "gpu-b") > 20 * GIB
+    use(rig, "gpu-b", 20 * GIB)
+    await rig.step()
+    row = row_of(await told(rig), "gpu-b")
+    assert (row.foreign_bytes, row.unclear_bytes) == (0, 20 * GIB)
+    assert foreign_metric(rig, "gpu-b") == 0, "what alerts go by says the same"
+
+
+async def test_what_a_replica_used_that_has_left_since_the_reading_is_not_called_foreign(
+    rig, tmp_path
+):
+    """A person who scales down and looks would search the node for somebody else's process."""
+    promised = promised_on(rig, "gpu-b")
+    use(rig, "gpu-b", promised + GIB)
+    await rig.step()
+    before = row_of(await told(rig), "gpu-b")
+    assert (before.promised_bytes, before.foreign_bytes) == (promised, GIB)
+    pods = {
+        key: pod
+        for key, pod in rig.cluster.objects["pods"].items()
+        if pod["spec"].get("nodeName") == "gpu-b"
+    }
+    for key in pods:
+        del rig.cluster.objects["pods"][key]
+    row = row_of(await glance(rig.reconciler.board.client), "gpu-b")
+    assert row.promised_bytes == 0
+    assert (row.foreign_bytes, row.unclear_bytes) == (GIB, promised)
+    config = kubeconfig(rig, tmp_path / "config")
+    _, output, _ = await memroute("top", "--kubeconfig", str(config))
+    assert "are not told apart yet" in output
+    assert max(map(len, output.splitlines())) <= 80
+    for key, pod in pods.items():
+        rig.store.pods.forget(key, pod["metadata"]["uid"])
+    assert foreign_metric(rig, "gpu-b") == GIB, "what alerts go by says the same"
+    rig.now += 20
+    row = row_of(await told(rig), "gpu-b")
+    assert (row.foreign_bytes, row.unclear_bytes) == (GIB, promised), "of a view of now, too"
+    wanted = wanted_replica(deployment("x", model="Qwen/Qwen3-32B", mode="Shared"), 0, context())
+    facts = (await glance(rig.reconciler.board.client)).picture.facts()
+    (why,) = (one.why for one in verdicts(facts.inventory, wanted) if one.node == "gpu-b")
+    assert f"processes of others {format_gib(GIB)}" in why
+    assert f"replicas that start or have just ended, {format_gib(promised)}" in why
 
 
 async def test_top_fits_80_columns_and_says_how_old_it_is(rig, tmp_path):
@@ -158,6 +238,8 @@ async def test_the_view_survives_its_own_writing(rig):
     view = read_view(obj)
     readings = rig.readings.devices.readings
     assert view.readings["gpu-a"].devices == readings["gpu-a"].devices
+    promised = sum(promised_on(rig, name) for name in readings)
+    assert sum(view.own.device_bytes.values()) == promised > 0
     document = json.loads(obj["data"]["view"])
     device = document["nodes"]["gpu-a"]["devices"][0]
     document["nodes"] |= {
@@ -240,6 +322,12 @@ async def test_explain_says_where_each_replica_is_and_why(rig, tmp_path):
 
 def tainted(obj):
     obj["spec"]["taints"] = [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]
+    return obj
+
+
+def whole(obj):
+    del obj["metadata"]["labels"]["memroute.dev/gpu-sharing"]
+    obj["status"]["allocatable"] = {"nvidia.com/gpu": "1"}
     return obj
 
 
@@ -332,6 +420,30 @@ async def test_each_suggestion_helps_when_it_is_followed(case):
                 lambda: len(placed_of(rig, key)) > then["spec"]["replicas"] - before,
                 at_most=120,
             )
+
+
+async def test_what_disturbs_nothing_is_suggested_first():
+    """Nine replicas replaced for one more, when a node only has to be uncordoned."""
+    small = mdep("m", replicas=9, concurrency=32)
+    async with operator_rig(
+        nodes=[node("a"), cordoned(node("b")), whole(node("c"))], mdeps=[small]
+    ) as rig:
+        await rig.until(
+            "a refusal", lambda: rig.condition("default/m", "Placed").get("status") == "False"
+        )
+        await rig.steps(3)
+        explanation = explain_model((await told(rig)).picture, "default/m")
+    first, *rest = explanation.remedies
+    assert first.change == "uncordon node b"
+    assert first.num_disturbed == 0
+    assert 0 < first.num_placed <= explanation.num_refused
+    (mode,) = (one for one in rest if "placement.mode" in one.change)
+    assert mode.num_disturbed == len(explanation.replicas)
+    order = [
+        (one.num_disturbed > 0, one.num_placed < explanation.num_refused, one.num_disturbed)
+        for one in explanation.remedies
+    ]
+    assert order == sorted(order)
 
 
 def placed_of(rig, key):

@@ -11,7 +11,7 @@ from memroute.placement import Verdict
 from memroute.units import format_gib
 from memroute_cli.cluster.tables import age_words
 from memroute_cli.terminal.shell import folded
-from memroute_operator.explaining import ModelExplanation
+from memroute_operator.explaining import ModelExplanation, Remedy
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.status.failing import on_the_way
 
@@ -152,11 +152,18 @@ def _missing(explanation: ModelExplanation) -> Iterator[RenderableType]:
     if not explanation.remedies:
         yield Text("what would help: nothing that was tried makes room for another one")
         return
-    yield Text("what would help (each was tried, and one replica more was placed):")
+    yield Text("what would help (each was tried; first what disturbs nothing that serves):")
     for remedy in explanation.remedies:
         yield _indented(f"* {remedy.change}")
         yield Command(remedy.command)
-        yield _indented(f"then: {remedy.then}", by=4)
+        yield _indented(f"then: {_outcome(remedy, number)}; {remedy.then}", by=4)
+
+
+def _outcome(remedy: Remedy, num_missing: int) -> str:
+    """How many are placed, and what it costs."""
+    disturbed = remedy.num_disturbed
+    cost = f"{disturbed} replica(s) replaced or ended" if disturbed else "nothing is disturbed"
+    return f"{remedy.num_placed} of {num_missing} missing placed, {cost}"
 
 
 def _nodes(explanation: ModelExplanation, limit: int | None) -> Iterator[RenderableType]:
@@ -206,7 +213,8 @@ def document(
             "reason": refused.reason.value, "message": refused.message,
         },
         "remedies": [
-            {"change": r.change, "command": r.command, "then": r.then}
+            {"change": r.change, "command": r.command, "then": r.then,
+             "numPlaced": r.num_placed, "numDisturbed": r.num_disturbed}
             for r in explanation.remedies
         ],
         "asked": explanation.asked,

@@ -14,6 +14,8 @@ UNKNOWN = "-"
 # Rows of each part of the summary: chosen by hand, half of a screen.
 SUMMARY_ROWS = 12
 LEFT = frozenset({"NODE", "DEVICES", "STATE", "DEVICE", "PRODUCT", "MODEL", "RESOURCE", "NODES"})
+# Nodes that a line of the heading names: chosen by hand.
+MAX_NAMED = 3
 # Characters that names keep where a line is too narrow: chosen by hand.
 LEAST = {"NODE": 10, "DEVICES": 5, "DEVICE": 12, "PRODUCT": 4, "MODEL": 10, "STATE": 7, "AGE": 7}
 
@@ -30,9 +32,25 @@ def heading(usage: Usage) -> RenderableType:
     lines = [
         f"{fleet.num_devices} device(s) on {fleet.num_nodes} node(s): {size}",
         f"{use}; {age_words(usage.observed_age_seconds)}",
+        *_unclear(usage),
         *usage.notes,
     ]
     return Text("\n".join(lines))
+
+
+def _unclear(usage: Usage) -> Iterable[str]:
+    """What is in use and not told apart, as a sentence; nothing where all is."""
+    size = usage.fleet.unclear_bytes
+    if not size:
+        return
+    nodes = [
+        f"{one.node.name} {_gib(one.unclear_bytes)}" for one in usage.nodes if one.unclear_bytes
+    ]
+    more = f" and {len(nodes) - MAX_NAMED} more" if nodes[MAX_NAMED:] else ""
+    yield (
+        f"{_gib(size)} GiB in use are not told apart yet, and are neither foreign nor free: "
+        f"replicas start, or have ended since the reading ({', '.join(nodes[:MAX_NAMED])}{more})"
+    )
 
 
 def age_words(seconds: float | None) -> str:

@@ -158,7 +158,8 @@ def device_document(use: DeviceUse) -> dict[str, Any]:
         "node": device.node, "index": device.index, "uuid": device.uuid,
         "product": device.product, "usableBytes": device.usable_bytes,
         "promisedBytes": use.promised_bytes, "observedBytes": use.observed_bytes,
-        "foreignBytes": use.foreign_bytes, "freeBytes": use.free_bytes,
+        "foreignBytes": use.foreign_bytes, "unclearBytes": use.unclear_bytes,
+        "freeBytes": use.free_bytes,
         "observedAgeSeconds": device.live_age_seconds, "unusable": device.unusable_reason,
         "holders": [{"pod": pod, "bytes": size} for pod, size in use.holders],
     }  # fmt: skip
@@ -172,7 +173,8 @@ def node_document(use: NodeUse) -> dict[str, Any]:
         "numDevices": len(use.devices), "numFreeDevices": use.num_free_devices,
         "usableBytes": use.usable_bytes, "promisedBytes": use.promised_bytes,
         "observedBytes": use.observed_bytes, "foreignBytes": use.foreign_bytes,
-        "freeBytes": use.free_bytes, "observedAgeSeconds": use.age_seconds,
+        "unclearBytes": use.unclear_bytes, "freeBytes": use.free_bytes,
+        "observedAgeSeconds": use.age_seconds,
         "unusable": node.unusable_reason, "devicesUnknown": node.devices_unknown,
     }  # fmt: skip
 
@@ -197,7 +199,7 @@ def document(usage: Usage) -> dict[str, Any]:
             "numNodes": fleet.num_nodes, "numDevices": fleet.num_devices,
             "usableBytes": fleet.usable_bytes, "promisedBytes": fleet.promised_bytes,
             "observedBytes": fleet.observed_bytes, "foreignBytes": fleet.foreign_bytes,
-            "freeBytes": fleet.free_bytes,
+            "unclearBytes": fleet.unclear_bytes, "freeBytes": fleet.free_bytes,
         },
         "nodes": [node_document(one) for one in usage.nodes],
         "devices": [device_document(one) for one in usage.devices],

@@ -112,8 +112,7 @@ class Explainer:
             f"{owner} {format_gib(size)}"
             for size, owner in ledger.holders(device)[:MAX_SUGGESTIONS]
         ]
-        if ledger.foreign_bytes(device):
-            holders.append(f"processes of others {format_gib(ledger.foreign_bytes(device))}")
+        holders += [f"{words} {format_gib(size)}" for words, size in ledger.users(device)]
         if holders:
             text += f" (held by {', '.join(holders)})"
         return text

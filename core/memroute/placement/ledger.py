@@ -22,6 +22,7 @@ from memroute.placement.ways import Way, weigh_way
 
 # Driver readings are whole MiB, and their parts are rounded one by one.
 OVERBOOKED_TOLERANCE_BYTES = 64 * 1024 * 1024
+NOT_TOLD_APART = "in use, by others or by replicas that start or have just ended,"
 
 
 class Ledger:
@@ -292,6 +293,17 @@ class Ledger:
     def foreign_bytes(self, device: Device) -> int:
         """Bytes that processes of others use, as far as a reading shows."""
         return self._foreign_bytes.get(device.uuid or "", 0)
+
+    def certainly_foreign_bytes(self, device: Device) -> int:
+        """Of ``foreign_bytes``, what no replica of ours that starts or has just ended explains."""
+        return min(self._certain_bytes.get(device.uuid or "", 0), self.foreign_bytes(device))
+
+    def users(self, device: Device) -> list[tuple[str, int]]:
+        """Who uses bytes of a shared device beside those that were promised any, in words."""
+        foreign = self.certainly_foreign_bytes(device)
+        unclear = self.foreign_bytes(device) - foreign
+        named = (("processes of others", foreign), (NOT_TOLD_APART, unclear))
+        return [(words, size) for words, size in named if size]
 
     def over_bytes(self, device: Device) -> int:
         """Bytes by which more was promised than the device has; 0 when it holds."""

@@ -7,8 +7,13 @@ nobody has told is None.
 | --- | --- | --- |
 | promised | the sum of the promises | that of the replica which has it, by its exporter |
 | observed | in use, as its exporter reads | the same |
-| foreign | in use beyond our replicas' | all where another pod has it; else what no pod uses |
+| foreign | in use beyond our replicas', for certain | all of another pod's; else no pod's use |
+| unclear | in use, foreign or our replicas' | nothing |
 | free | may still be promised | nothing where a pod has it; else what one could count on |
+
+A reading may be from before a replica has ended, and shows any part of one that starts. What it
+shows beyond the other promises, up to those replicas', is unclear: it is promised to nobody until
+a younger reading tells, and is not called foreign.
 """
 
 from collections.abc import Iterable
@@ -28,6 +33,8 @@ class DeviceUse:
     observed_bytes: int | None
     foreign_bytes: int | None
     free_bytes: int | None
+    unclear_bytes: int = 0
+    """In use by others, or by our replicas that start or have just ended: nobody knows yet."""
     holders: tuple[tuple[str, int], ...]
     """``namespace/pod`` and bytes, the largest first."""
 
@@ -44,6 +51,7 @@ class NodeUse:
     observed_bytes: int | None
     foreign_bytes: int
     free_bytes: int
+    unclear_bytes: int = 0
 
     @property
     def usable_bytes(self) -> int:
@@ -61,18 +69,21 @@ class NodeUse:
 def uses(inventory: Inventory, ledger: Ledger | None = None) -> tuple[NodeUse, ...]:
     """All nodes with accelerators, by name. ``ledger``: of that inventory, where there is one."""
     ledger = Ledger(inventory) if ledger is None else ledger
+    promised = _promised_whole(ledger)
     found = [
-        _node_use(ledger, node)
+        _node_use(ledger, node, promised.get(node.key, 0))
         for node in inventory.nodes
         if node.devices or node.num_allocatable or node.devices_unknown is not None
     ]
     return tuple(sorted(found, key=lambda one: one.node.key))
 
 
-def _node_use(ledger: Ledger, node: Node) -> NodeUse:
+def _node_use(ledger: Ledger, node: Node, promised_whole: int) -> NodeUse:
     if node.mode is PlacementMode.SHARED:
-        return _sum(node, tuple(_shared(ledger, one) for one in node.devices), ledger)
-    return _sum(node, tuple(_whole(ledger, node, one) for one in node.devices), ledger)
+        devices = tuple(_shared(ledger, one) for one in node.devices)
+    else:
+        devices = tuple(_whole(ledger, node, one) for one in node.devices)
+    return _sum(node, devices, ledger, promised_whole)
 
 
 def _observed(device: Device) -> int | None:
@@ -81,11 +92,13 @@ def _observed(device: Device) -> int | None:
 
 
 def _shared(ledger: Ledger, device: Device) -> DeviceUse:
+    is_read, foreign = device.live_free_bytes is not None, ledger.certainly_foreign_bytes(device)
     return DeviceUse(
         device=device,
         promised_bytes=ledger.reserved_bytes(device),
         observed_bytes=_observed(device),
-        foreign_bytes=None if device.live_free_bytes is None else ledger.foreign_bytes(device),
+        foreign_bytes=foreign if is_read else None,
+        unclear_bytes=ledger.foreign_bytes(device) - foreign if is_read else 0,
         free_bytes=ledger.free_bytes(device),
         holders=tuple((owner, size) for size, owner in ledger.holders(device)),
     )
@@ -124,7 +137,9 @@ def _all_attributed(ledger: Ledger, node: Node) -> bool:
     return sum(ledger.attributed_pod(one) is not None for one in node.devices) >= held
 
 
-def _sum(node: Node, devices: tuple[DeviceUse, ...], ledger: Ledger) -> NodeUse:
+def _sum(
+    node: Node, devices: tuple[DeviceUse, ...], ledger: Ledger, promised_whole: int
+) -> NodeUse:
     observed = [one.observed_bytes for one in devices]
     known = [number for number in observed if number is not None]
     if node.mode is PlacementMode.SHARED:
@@ -134,7 +149,7 @@ def _sum(node: Node, devices: tuple[DeviceUse, ...], ledger: Ledger) -> NodeUse:
         free = sum(one.free_bytes or 0 for one in devices)
     else:
         num_free = 0 if node.unusable_reason else ledger.num_free_devices(node)
-        promised = _promised_whole(ledger, node)
+        promised = promised_whole
         largest = max((one.device.usable_bytes for one in devices), default=0)
         foreign = node.num_foreign_devices * largest
         free = num_free * ledger.exclusive_bytes(node)
@@ -144,16 +159,19 @@ def _sum(node: Node, devices: tuple[DeviceUse, ...], ledger: Ledger) -> NodeUse:
         node=node, devices=devices, num_free_devices=num_free, promised_bytes=promised,
         observed_bytes=sum(known) if len(known) == len(observed) and known else None,
         foreign_bytes=foreign, free_bytes=free,
+        unclear_bytes=sum(one.unclear_bytes for one in devices),
     )  # fmt: skip
 
 
-def _promised_whole(ledger: Ledger, node: Node) -> int:
-    """Bytes of whole devices that replicas on the node were promised."""
-    return sum(
-        one.exclusive_bytes * one.num_exclusive_devices
-        for one in ledger.by_owner.values()
-        if one.num_exclusive_devices and ledger.key_of(one) == node.key
-    )
+def _promised_whole(ledger: Ledger) -> dict[str, int]:
+    """Key of a node → bytes of whole devices that replicas on it were promised."""
+    found: dict[str, int] = {}
+    for one in ledger.by_owner.values():
+        if one.num_exclusive_devices:
+            key = ledger.key_of(one)
+            promised = one.exclusive_bytes * one.num_exclusive_devices
+            found[key] = found.get(key, 0) + promised
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +186,7 @@ class FleetUse:
     """None unless every node is observed."""
     foreign_bytes: int
     free_bytes: int
+    unclear_bytes: int = 0
 
 
 def fleet_use(nodes: Iterable[NodeUse]) -> FleetUse:
@@ -183,4 +202,5 @@ def fleet_use(nodes: Iterable[NodeUse]) -> FleetUse:
         observed_bytes=sum(known) if known and len(known) == len(observed) else None,
         foreign_bytes=sum(one.foreign_bytes for one in listed),
         free_bytes=sum(one.free_bytes for one in listed),
+        unclear_bytes=sum(one.unclear_bytes for one in listed),
     )

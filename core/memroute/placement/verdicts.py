@@ -144,8 +144,7 @@ def _held_by(ledger: Ledger, device: Device) -> str:
     more = len(ledger.holders(device)) - MAX_HOLDERS
     if more > 0:
         held.append(f"{more} more")
-    if foreign := ledger.foreign_bytes(device):
-        held.append(f"processes of others {format_gib(foreign)}")
+    held += [f"{words} {format_gib(size)}" for words, size in ledger.users(device)]
     return f" (held by {', '.join(held)})" if held else ""
 
 

@@ -71,7 +71,7 @@ class Picture:
         view = self.view
         if view is not None:
             readings = {node: _freed(one, freed) for node, one in view.readings.items()}
-            view = replace(view, readings=readings)
+            view = replace(view, readings=readings, own=view.own.without(freed))
         pods = tuple(one for one in self.pods if object_key(one) not in keys)
         return replace(self, pods=pods, view=view)
 
@@ -98,7 +98,8 @@ class Picture:
             calibrations=self.calibrations,
             stories=self.stories,
         )
-        return _with_ages(facts, self.at if view is None else view.at)
+        facts = _with_ages(facts, self.at if view is None else view.at)
+        return facts if view is None else _with_departed(facts, view)
 
     def plan(self, facts: Facts) -> Step:
         """What the operator would do next."""
@@ -147,6 +148,12 @@ def _with_ages(facts: Facts, at: datetime) -> Facts:
         replicas=replicas,
         inventory=replace(facts.inventory, reservations=reservations),
     )
+
+
+def _with_departed(facts: Facts, view: FleetView) -> Facts:
+    """The facts with what the readings may show of replicas that have ended."""
+    departed = view.own.departed_since(facts.replicas, view.at)
+    return replace(facts, inventory=replace(facts.inventory, departed=departed))
 
 
 def _seen(replica: Replica, at: datetime) -> Seen:

@@ -4,6 +4,9 @@ A change is made in the objects as a person would make it (a field of the spec, 
 of another model), everything is read and planned anew by the operator's own code, and only what
 then places a replica more is suggested. A change that the engine or the model refuses shows as a
 deployment that cannot be resolved, and is no suggestion.
+
+First comes what disturbs nothing that serves, then what places all that is missing; of those that
+are alike in both, what disturbs the fewest replicas.
 """
 
 import copy
@@ -50,6 +53,21 @@ class Remedy:
     """That does it."""
     then: str
     """Where the replica then goes, in the planner's words."""
+    num_placed: int
+    """How many of those that are missing have a place then."""
+    num_disturbed: int
+    """Replicas that it replaces or ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """What a picture has for the replicas that are missing."""
+
+    why: str
+    """Where the first of them goes, in the planner's words."""
+    num_placed: int
+    is_replacing: bool
+    """Whether the replicas that are there are of another revision by now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,51 +79,79 @@ class _Trial:
     picture: Callable[[], Picture]
     replaces: bool = False
     """Whether the model's own replicas are replaced by it, and take other room then."""
+    num_ended: int = 0
+    """Replicas of other models that it ends."""
 
 
 def remedies(picture: Picture, facts: Facts, step: Step, deployment: Deployment) -> list[Remedy]:
-    """What would place a replica more of a deployment of which one is placed nowhere."""
+    """What would place a replica more of a deployment of which one is placed nowhere.
+
+    In the order in which a person should think of them.
+    """
     num_refused = len(step.outcomes[deployment.key].refused)
+    own = [one for one in facts.replicas if one.deployment == deployment.key]
     found: list[Remedy] = []
     helped: set[str] = set()
     for trial in islice(_trials(picture, facts, deployment), MAX_TRIALS):
         if trial.kind in helped:
             continue
         tried = trial.picture()
-        then = _place(tried, deployment.key, num_refused)
-        if then is None and trial.replaces:
-            own = [one for one in facts.replicas if one.deployment == deployment.key]
-            then = _place(tried.without_replicas(own), deployment.key, num_refused)
-            then = None if then is None else f"once its replicas have been replaced: {then}"
-        if then is None:
+        place, when = _place(tried, deployment, num_refused), ""
+        if place is None and trial.replaces:
+            place = _place(tried.without_replicas(own), deployment, num_refused)
+            when = "once its replicas have been replaced: "
+        if place is None:
             continue
         helped.add(trial.kind)
-        found.append(Remedy(change=trial.change, command=trial.command, then=then))
+        found.append(
+            Remedy(
+                change=trial.change,
+                command=trial.command,
+                then=f"{when}{place.why}",
+                num_placed=place.num_placed,
+                num_disturbed=trial.num_ended + (len(own) if place.is_replacing else 0),
+            )
+        )
         if len(found) == MAX_REMEDIES:
             break
     if not found and (together := _of_several(picture, facts, deployment, num_refused)):
         found.append(together)
-    return found
+    return sorted(
+        found,
+        key=lambda one: (
+            one.num_disturbed > 0,
+            one.num_placed < num_refused,
+            one.num_disturbed,
+            -one.num_placed,
+        ),
+    )
 
 
-def _place(picture: Picture, key: str, num_refused: int) -> str | None:
-    """Where one more of its replicas goes in that picture; None where none does."""
-    facts = picture.facts()
+def _place(picture: Picture, deployment: Deployment, num_refused: int) -> _Place | None:
+    """Where more of its replicas go in that picture; None where none does."""
+    facts, key = picture.facts(), deployment.key
     changed = next((one for one in facts.deployments if one.key == key), None)
     if changed is None or changed.footprint is None:
         return None
     step = picture.plan(facts)
-    if len(step.outcomes[key].refused) >= num_refused:
+    num_placed = num_refused - len(step.outcomes[key].refused)
+    if num_placed <= 0:
         return None
     creates = (a for a in step.actions if isinstance(a, Create) and a.deployment.key == key)
     placed = next(creates, None)
-    return None if placed is None else placed.placed.why
+    if placed is None:
+        return None
+    return _Place(
+        why=placed.placed.why,
+        num_placed=num_placed,
+        is_replacing=changed.revision != deployment.revision,
+    )
 
 
 def _trials(picture: Picture, facts: Facts, deployment: Deployment) -> Iterator[_Trial]:
     """Everything that is tried, the smallest change first."""
-    yield from _of_placement(picture, deployment)
     yield from _of_nodes(picture)
+    yield from _of_placement(picture, deployment)
     if deployment.shape is not None:
         yield from _of_shape(picture, deployment, deployment.shape)
     yield from _of_others(picture, facts, deployment)
@@ -230,6 +276,7 @@ def _of_others(picture: Picture, facts: Facts, deployment: Deployment) -> Iterat
                 command=f"kubectl scale mdep/{other.name} -n {other.namespace} "
                 f"--replicas={replicas}",
                 picture=lambda other=other, n=replicas: _scaled(picture, other, n),  # type: ignore[misc]
+                num_ended=held - replicas,
             )
 
 
@@ -244,11 +291,11 @@ def _of_several(
         if one.key != deployment.key and not one.paused and held.get(one.key)
     }
 
-    def place(counts: Mapping[str, int]) -> str | None:
+    def place(counts: Mapping[str, int]) -> _Place | None:
         tried = picture
         for key, number in counts.items():
             tried = _scaled(tried, others[key], number)
-        return _place(tried, deployment.key, num_refused)
+        return _place(tried, deployment, num_refused)
 
     counts: dict[str, int] = {}
     then = None
@@ -273,7 +320,9 @@ def _of_several(
             f"kubectl scale mdep/{others[key].name} -n {others[key].namespace} --replicas={number}"
             for key, number in scaled.items()
         ),
-        then=then,
+        then=then.why,
+        num_placed=then.num_placed,
+        num_disturbed=sum(max(0, held[key] - number) for key, number in scaled.items()),
     )
 
 

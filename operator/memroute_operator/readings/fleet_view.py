@@ -31,6 +31,11 @@ from memroute.units import MIB
 from memroute_kube import ApiError, KubeObject, KubernetesClient
 from memroute_kube.shapes import mapping
 from memroute_operator.readings.device_metrics import DeviceMetrics, DeviceReading, NodeReading
+from memroute_operator.readings.own_promises import (
+    OwnPromises,
+    read_promises,
+    written_promises,
+)
 from memroute_operator.readings.router_metrics import RouterMetrics
 from memroute_operator.store.own_objects import patch_config_map
 
@@ -81,6 +86,8 @@ class FleetView:
     """Whether every router had answered: else what is not there is unknown, and not nothing."""
     avoided_nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """ModelDeployment → nodes that have just refused one of its pods."""
+    own: OwnPromises = field(default_factory=OwnPromises)
+    """What replicas held then, so that what has ended since is told apart from foreign use."""
 
     def devices(self) -> DeviceMetrics:
         """The readings as a planner takes them, at ``now_seconds`` 0."""
@@ -91,6 +98,7 @@ def written_view(
     devices: DeviceMetrics,
     routers: RouterMetrics,
     avoided_nodes: Mapping[str, frozenset[str]],
+    own: OwnPromises,
     *,
     now_seconds: float,
     now: datetime,
@@ -109,7 +117,7 @@ def written_view(
         "waiting": dict(sorted(routers.waiting.items())),
         "avoided": {key: sorted(nodes) for key, nodes in sorted(avoided_nodes.items())},
         "nodes": {
-            node: _written_reading(reading, now_seconds)
+            node: _written_reading(reading, now_seconds) | written_promises(own, reading)
             for node, reading in sorted(devices.readings.items())
         },
     }
@@ -146,13 +154,13 @@ def read_view(obj: KubeObject) -> FleetView | None:
         document = json.loads(_text(obj))
         if document["version"] != VIEW_VERSION:
             return None
+        readings = {str(node): _read_reading(one) for node, one in document["nodes"].items()}
         return FleetView(
             at=datetime.fromisoformat(document["at"]).astimezone(UTC),
             scrape_seconds=float(document["scrapeSeconds"]),
             are_routers_known=document["routersKnown"] is True,
-            readings={
-                str(node): _read_reading(reading) for node, reading in document["nodes"].items()
-            },
+            readings=readings,
+            own=read_promises(document["nodes"], readings),
             replicas={
                 str(pod): ReplicaUse(kv_projected_ratio=ratio, num_in_flight=in_flight)
                 for pod, (ratio, in_flight) in document["replicas"].items()
@@ -162,7 +170,7 @@ def read_view(obj: KubeObject) -> FleetView | None:
                 str(key): frozenset(map(str, nodes)) for key, nodes in document["avoided"].items()
             },
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, zlib.error):
         return None
 
 
@@ -205,6 +213,7 @@ class FleetBoard:
         devices: DeviceMetrics,
         routers: RouterMetrics,
         avoided_nodes: Mapping[str, frozenset[str]],
+        own: OwnPromises,
         *,
         now: datetime,
     ) -> float:
@@ -215,7 +224,7 @@ class FleetBoard:
         content = _content(devices, routers, avoided_nodes)
         if content == self._told and seconds < self._unchanged_due_seconds:
             return seconds
-        document = written_view(devices, routers, avoided_nodes, now_seconds=seconds, now=now)
+        document = written_view(devices, routers, avoided_nodes, own, now_seconds=seconds, now=now)
         try:
             await patch_config_map(self.client, self.namespace, VIEW_NAME, packed(document))
         except ApiError as error:

@@ -134,6 +134,8 @@ def named_condition(deployment: Deployment, routing: Routing) -> Condition:
     names = [one.name for one in decision.held or ()]
     told = ", ".join(names[:MAX_LISTED])
     told += f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    for name, other in decision.elsewhere[:MAX_LISTED]:
+        told += f"; requests for its adapter {name!r} go to {other}, which has that name too"
     return "True", NAME_HELD, f"routers know it as {told}"
 
 

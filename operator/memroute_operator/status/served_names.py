@@ -27,6 +27,9 @@ SERVED_NAME_TAKEN = "NameTaken"
 NAME_INVALID = "NameInvalid"
 GRANTS_UNKNOWN = "GrantsUnknown"
 
+# With fewer that ask for a name nobody takes anything from anybody.
+MIN_RIVALS = 2
+
 Grants = Mapping[str, frozenset[str]]
 """Name → the namespaces that may serve it, as an administrator says."""
 
@@ -84,6 +87,8 @@ class NamesDecision:
     held: tuple[HeldName, ...] | None
     """None: undecided, and routers go by age."""
     refused: tuple[RefusedName, ...] = ()
+    elsewhere: tuple[tuple[str, str], ...] = ()
+    """Adapters' names that it may serve and gets no requests for, with who gets them."""
     is_readable: bool = True
     """Whether its spec asks for names that can be read."""
     are_grants_known: bool = True
@@ -130,12 +135,16 @@ def decide_names(
             wishes.setdefault(wish.name, []).append(wish)
     held: dict[str, list[HeldName]] = {claim.key: [] for claim in claims}
     refused: dict[str, list[RefusedName]] = {claim.key: [] for claim in claims}
+    elsewhere: dict[str, list[tuple[str, str]]] = {claim.key: [] for claim in claims}
     for name, rivals in wishes.items():
         first = min(rivals, key=lambda wish: wish.order)
         owners = grants.get(name)
+        allowed = owners if owners is not None else frozenset({first.claim.namespace})
+        for key, other in _elsewhere(name, [w for w in rivals if w.claim.namespace in allowed]):
+            elsewhere[key].append((name, other))
         for wish in rivals:
             claim = wish.claim
-            if claim.namespace in (owners if owners is not None else {first.claim.namespace}):
+            if claim.namespace in allowed:
                 # The first decision is on what it was created with; an edit counts from now.
                 since = wish.since or (claim.created_at if claim.is_undecided else now)
                 held[claim.key].append(HeldName(name=name, since=since))
@@ -150,10 +159,26 @@ def decide_names(
         claim.key: NamesDecision(
             held=tuple(sorted(held[claim.key], key=lambda one: one.name)),
             refused=tuple(refused[claim.key]),
+            elsewhere=tuple(elsewhere[claim.key]),
             is_readable=claim.names is not None,
         )
         for claim in claims
     }
+
+
+def _elsewhere(name: str, wishes: list[_Wish]) -> Iterable[tuple[str, str]]:
+    """Who gets no requests for an adapter of that name, and who gets them, as routers send them.
+
+    A model's own name goes before an adapter's; else the oldest ModelDeployment has it.
+    """
+    asking = [one.claim for one in wishes if one.is_asked and one.claim.names is not None]
+    if len(asking) < MIN_RIVALS:
+        return
+    served = {one.key: one.names.served for one in asking if one.names is not None}
+    first = min(asking, key=lambda one: (served[one.key] != name, one.created_at, one.key))
+    for one in asking:
+        if served[one.key] not in (name, served[first.key]):
+            yield one.key, first.key
 
 
 def _wishes(claim: NameClaim) -> Iterable[_Wish]:

@@ -286,6 +286,7 @@ def _pool_settings(
         overload_objective=routing.word("overloadObjective", OVERLOAD_OBJECTIVES),
         adapters=names.adapters,
         unready_reason=unready_reason,
+        created_at=str(metadata["creationTimestamp"]),
     )
 
 

@@ -8,6 +8,7 @@ what discovery says: which replicas there are, where, and by which settings they
 
 import logging
 import time
+from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -92,6 +93,8 @@ class PoolSettings:
     """Where its tokenizer is, if somewhere of its own."""
     unready_reason: str | None = None
     """Why its ModelDeployment is not ready, as its condition says in one word."""
+    created_at: str = ""
+    """Of its ModelDeployment, RFC 3339: the oldest has an adapter's name that several ask for."""
 
     def dispatch(self, common: "CommonSettings") -> DispatchSettings:
         """The same, as decisions read it."""
@@ -122,6 +125,10 @@ class CommonSettings:
     """Of a replica's readings: an older one is not trusted."""
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     """Replicas that one request may be sent to."""
+
+
+_Claim = tuple[str, str, str, str]
+"""Of a pool on an adapter's name: creation, namespace and name of its ModelDeployment, model."""
 
 
 class Replica:
@@ -289,7 +296,8 @@ class Pools:
         self.by_model: dict[str, Pool] = {}
         self._by_adapter: dict[str, Pool] = {}
         """A model's own name goes before an adapter's."""
-        self._pools_of_adapter: dict[str, list[Pool]] = {}
+        self._claims: dict[str, list[_Claim]] = {}
+        """Adapter → who asks for it, the oldest first."""
         self._model_of: dict[str, str] = {}
 
     @staticmethod
@@ -364,26 +372,29 @@ class Pools:
         pool = self.by_model.get(model) if settings is None else self._pool(model)
         if pool is None:
             return
-        before = () if pool.settings is None else pool.settings.adapters
-        after = () if settings is None else settings.adapters
+        before, after = _claimed(model, pool.settings), _claimed(model, settings)
         if before != after:
-            for adapter in before:
-                self._pools_of_adapter[adapter].remove(pool)
-            for adapter in after:
-                self._pools_of_adapter.setdefault(adapter, []).append(pool)
-            for adapter in {*before, *after}:
+            for adapter, claim in before.items():
+                claims = self._claims[adapter]
+                del claims[bisect_left(claims, claim)]
+            for adapter, claim in after.items():
+                insort(self._claims.setdefault(adapter, []), claim)
+            for adapter in {**before, **after}:
                 self._find_adapter(adapter)
         pool.settings = settings
         pool.changed()
         self._drop_if_unused(pool)
 
     def _find_adapter(self, adapter: str) -> None:
-        """Of several pools with an adapter, the one that has had it for the shortest time."""
-        pools = self._pools_of_adapter[adapter]
-        if pools:
-            self._by_adapter[adapter] = pools[-1]
+        """Of several that ask for an adapter's name, the oldest ModelDeployment's pool has it.
+
+        So every router says the same, in whatever order it has learned of them.
+        """
+        claims = self._claims[adapter]
+        if claims:
+            self._by_adapter[adapter] = self.by_model[claims[0][-1]]
         else:
-            del self._pools_of_adapter[adapter]
+            del self._claims[adapter]
             self._by_adapter.pop(adapter, None)
 
     def apply_reading(self, replica: Replica, reading: ReplicaReading) -> None:
@@ -425,3 +436,11 @@ class Pools:
             and not pool.num_leaving
         ):
             self.by_model.pop(pool.model, None)
+
+
+def _claimed(model: str, settings: PoolSettings | None) -> dict[str, _Claim]:
+    """What a pool claims by its settings: adapter → its claim."""
+    if settings is None:
+        return {}
+    claim = settings.created_at, settings.namespace, settings.deployment, model
+    return dict.fromkeys(settings.adapters, claim)
