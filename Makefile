@@ -88,10 +88,16 @@ disruptions: binaries ## all nodes silent, drains, a failing webhook, each for t
 rollouts: binaries ## rollouts under load in both modes, on a free and a full cluster, one by one (opt-in: 6 minutes)
 	@MEMROUTE_ROLLOUT_PAIRS=1 $(BIN)/pytest -s tests/cluster/test_rollout_pairs.py $(ARGS)
 
+# Tests with control planes of their own: they run beside those that share one, which is a third faster on two cores.
+APART := $(addprefix tests/,contract/test_openapi.py contract/test_alerts.py cluster/test_disruptions.py \
+  cluster/test_dead_node.py cluster/test_odd_nodes.py cluster/test_upgrade.py e2e)
+
 # Random tests and simulations at their full sizes: `make check` tries a part (tests/support/sizes.py).
 test: export MEMROUTE_FULL_SIZES = 1
 test: check native-test binaries ## everything: check, the compiled modules, then contract, cluster and end-to-end tests
-	@$(BIN)/pytest --durations=10 tests/contract tests/cluster tests/e2e $(ARGS)
+	@$(BIN)/pytest -p no:cacheprovider --durations=10 $(APART) $(ARGS) > $(VENV)/apart.txt 2>&1 & apart=$$!; \
+	  $(BIN)/pytest --durations=10 tests/contract tests/cluster $(addprefix --ignore=,$(APART)) $(ARGS); shared=$$?; \
+	  wait $$apart; apart=$$?; cat $(VENV)/apart.txt; exit $$((shared + apart))
 
 lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addresses)
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv
