@@ -4,7 +4,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -70,18 +70,16 @@ class _Server(Server):
         super().__init__(port, host, _Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers in JSON, and writes no line for each question."""
+
     timeout = REQUEST_SECONDS
-    server: _Server
     server_version = "memroute-fetch"
     sys_version = ""
 
-    def do_GET(self) -> None:
-        """Answer one question."""
-        if self.path.partition("?")[0] != "/progress":
-            self.send_error(404, "there is /progress and nothing else")
-            return
-        body = json.dumps(self.server.document()).encode()
+    def answer(self, document: Mapping[str, Any]) -> None:
+        """Send the document as the whole answer."""
+        body = json.dumps(document).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -89,4 +87,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: probes ask every few seconds."""
+        """Nothing: probes and the operator ask every few seconds."""
+
+
+class _Handler(Handler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        """Answer one question."""
+        if self.path.partition("?")[0] != "/progress":
+            self.send_error(404, "there is /progress and nothing else")
+            return
+        self.answer(self.server.document())

@@ -13,9 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import httpx2
 
@@ -27,7 +25,7 @@ from memroute_fetch.http import new_client
 from memroute_fetch.kept_adapters import Fetched, KeptAdapters, read_wanted
 from memroute_fetch.opening import remote_of
 from memroute_fetch.progress import Progress
-from memroute_fetch.progress_server import Server
+from memroute_fetch.progress_server import Handler, Server
 from memroute_fetch.revisions import pinned_source
 from memroute_fetch.settings import Settings, settings_of_adapter
 from memroute_fetch.sources import ADAPTERS_FOLDER, Source, adapter_directory
@@ -197,20 +195,17 @@ class _Server(Server):
         super().__init__(port, host, _Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = 5.0
+class _Handler(Handler):
     server: _Server
-    server_version = "memroute-fetch"
-    sys_version = ""
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - as http.server calls it
         """How far each is."""
         if self.path.partition("?")[0] != PATH:
             self.send_error(404, "there is /adapters and nothing else")
             return
-        self._answer(self.server.kept.document())
+        self.answer(self.server.kept.document())
 
-    def do_PUT(self) -> None:
+    def do_PUT(self) -> None:  # noqa: N802 - as http.server calls it
         """What is wanted from now on."""
         length = _length(self.headers.get("Content-Length"))
         if self.path != PATH or length is None:
@@ -224,15 +219,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(400, "PUT /adapters takes an object of names and sources")
             return
         self.server.kept.want(wanted)
-        self._answer(self.server.kept.document())
-
-    def _answer(self, document: Mapping[str, Any]) -> None:
-        body = json.dumps(document).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing: the operator asks every few seconds."""
+        self.answer(self.server.kept.document())

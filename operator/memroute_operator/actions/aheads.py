@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from memroute_kube import PODS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import CONFLICT, NOT_FOUND
 from memroute_kube.shapes import listed, mapping
+from memroute_operator.actions.deleting import delete_pod
 from memroute_operator.ahead.facts import ANNOTATION_AHEAD
 from memroute_operator.ahead.pod import nominal
 from memroute_operator.plan import EndFetch, FetchAhead
@@ -84,19 +85,10 @@ class AheadApplier:
 
     async def _end(self, action: EndFetch) -> None:
         ahead = action.ahead
-        version = ahead.obj["metadata"]["resourceVersion"] if action.only_as_seen else None
-        answer = await self._client.delete(
-            PODS,
-            ahead.namespace,
-            ahead.pod_name,
-            grace_period_seconds=0 if action.force else None,
-            uid=ahead.uid,
-            resource_version=version,
-        )
-        if answer is None:
-            self._store.pods.forget(ahead.key, ahead.uid)
-        elif answer.get("kind") == PODS.kind:
-            self._take(answer)
+        await delete_pod(
+            self._client, self._store, ahead,
+            force=action.force, only_as_seen=action.only_as_seen, take=self._take,
+        )  # fmt: skip
         LOGGER.info("fetching ahead ended pod=%s why=%r", ahead.key, action.why)
 
 

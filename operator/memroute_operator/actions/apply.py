@@ -9,6 +9,7 @@ from memroute_kube.client import CONFLICT, JSON_PATCH, NOT_FOUND, UNPROCESSABLE
 from memroute_kube.errors import BAD_REQUEST, FORBIDDEN
 from memroute_kube.resources import ANNOTATION_DRAINING, object_key
 from memroute_operator.actions.aheads import AheadApplier
+from memroute_operator.actions.deleting import delete_pod
 from memroute_operator.plan import (
     Action,
     ClaimRoom,
@@ -158,20 +159,10 @@ class Applier:
 
     async def _delete(self, action: Delete) -> None:
         replica = action.replica
-        answer = await self._client.delete(
-            PODS,
-            replica.namespace,
-            replica.pod_name,
-            grace_period_seconds=0 if action.force else None,
-            uid=replica.uid,
-            resource_version=replica.obj["metadata"]["resourceVersion"]
-            if action.only_as_seen
-            else None,
-        )
-        if answer is None:
-            self._store.pods.forget(replica.key, replica.uid)
-        elif answer.get("kind") == PODS.kind:
-            self._take(answer)
+        await delete_pod(
+            self._client, self._store, replica,
+            force=action.force, only_as_seen=action.only_as_seen, take=self._take,
+        )  # fmt: skip
         LOGGER.info("replica deleted pod=%s force=%s why=%r", replica.key, action.force, action.why)
 
     async def _mark(self, action: MarkDraining) -> None:
