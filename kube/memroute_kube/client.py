@@ -15,7 +15,7 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 
-from memroute_kube.connection import open_session
+from memroute_kube.connection import no_answer, open_session
 from memroute_kube.errors import (
     BAD_ANSWER,
     BAD_REQUEST,
@@ -26,7 +26,6 @@ from memroute_kube.errors import (
     UNPROCESSABLE,
     ApiError,
     error_from,
-    no_answer,
 )
 from memroute_kube.resources import EVENTS, KubeObject, Resource
 

@@ -9,9 +9,20 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from kubernetes.aio.client import Configuration
 
+from memroute_kube.errors import TIMEOUT, UNREACHABLE, ApiError
+
 # For how long the kernel tries to deliver a call, in seconds, also for a process that is stopped:
 # what the operator's Lease lasts longer than its holder writes (10 less 7). Then it is dropped.
 UNDELIVERED_SECONDS = 3.0
+
+
+def no_answer(error: Exception) -> ApiError:
+    """No answer at all: too late, or no connection."""
+    # A connection that does not come about in time is no connection.
+    is_late = isinstance(error, TimeoutError) and not isinstance(
+        error, aiohttp.ConnectionTimeoutError
+    )
+    return ApiError(0, TIMEOUT if is_late else UNREACHABLE, repr(error))
 
 
 def open_session(configuration: Configuration) -> aiohttp.ClientSession:

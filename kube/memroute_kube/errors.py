@@ -4,8 +4,6 @@ import json
 import math
 from collections.abc import Mapping
 
-import aiohttp
-
 BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, CONFLICT, GONE = 400, 401, 404, 409, 410
 FORBIDDEN, UNPROCESSABLE, INTERNAL_ERROR = 403, 422, 500
 REQUEST_TIMEOUT = 408
@@ -44,15 +42,6 @@ class ApiError(Exception):
     def is_outcome_known(self) -> bool:
         """Whether nothing was done for sure; else a write may have come through."""
         return BAD_REQUEST <= self.status < INTERNAL_ERROR and self.status != REQUEST_TIMEOUT
-
-
-def no_answer(error: Exception) -> ApiError:
-    """No answer at all: too late, or no connection."""
-    # A connection that does not come about in time is no connection.
-    is_late = isinstance(error, TimeoutError) and not isinstance(
-        error, aiohttp.ConnectionTimeoutError
-    )
-    return ApiError(0, TIMEOUT if is_late else UNREACHABLE, repr(error))
 
 
 def error_from(status: int, text: str, headers: Mapping[str, str]) -> ApiError:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memroute.command_line import CommandLine
 from memroute.units import GIB
 from memroute_hub.settings import (
     SettingsError,
@@ -128,8 +129,7 @@ def _selector(*, needs_daemon_set: bool) -> Callable[[str], PodSelector]:
 
 def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+    parser = CommandLine(
         prog="memroute-operator",
         description="Places model replicas on accelerators by free HBM.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -4,13 +4,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memroute.command_line import CommandLine
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
 from memroute_router.access.media_hosts import MediaHosts, parse_media_hosts
 from memroute_router.access.proxies import Network, parse_networks
 from memroute_router.lifecycle.claims import TenantSource
 from memroute_router.log.journal import AccessLog
 from memroute_router.log.log_lines import LogFormat
-from memroute_router.peers import DEFAULT_PEER_PORT, parse_peer
+from memroute_router.peer_addresses import DEFAULT_PEER_PORT, parse_peer
 
 # The port of metrics, health and debug pages. Source: the next that is free: 8000 is the API, 8001
 # the peers', 8080 and 8081 the operator's.
@@ -112,8 +113,7 @@ class RouterSettings:
 
 def parse_settings(argv: Sequence[str]) -> RouterSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+    parser = CommandLine(
         prog="memroute-router",
         description="Admits OpenAI-API requests; sends each to the replica where it costs least.",
         epilog=EXAMPLES,

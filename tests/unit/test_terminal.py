@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from memroute import __version__
 from memroute.catalog import ACCELERATORS, MODELS
+from memroute.closeness import closest
 from memroute_cli.main import COMMANDS, app
 from memroute_cli.terminal.commands import load
 from memroute_cli.terminal.quantities import bytes_of, comma_list, seconds, tokens
 from memroute_cli.terminal.shell import folded
 from memroute_cli.terminal.table import Column, Table, elided, shortened
-from memroute_cli.terminal.words import closest
 
 # What takes a tenth of a second or more to import, and what only some commands need.
 HEAVY = {
@@ -152,6 +152,7 @@ def test_lists_are_by_comma_or_repeated():
     [
         (("plna",), "no command 'plna'; did you mean plan?"),
         (("zzz",), "there are plan, simulate, doctor"),
+        (("--vesion",), "no option --vesion; did you mean --version?"),
         (("plan", "--acelerator", "H100"), "no option --acelerator; did you mean --accelerator?"),
         (("plan", "x", "--concurrency", "four"), "'four' is no whole number"),
         (("simulate", "x", "--rate", "fast"), "'fast' is no number"),

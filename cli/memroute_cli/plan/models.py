@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from memroute.catalog import MODELS, architecture_for_model
+from memroute.closeness import did_you_mean
 from memroute.errors import MemrouteError, UnknownModelError
 from memroute.footprint import ModelArchitecture
 from memroute.footprint.architecture import architecture_from_json
 from memroute_cli.plan.files import PlanError, read_checkpoint_bytes, read_document
-from memroute_cli.terminal.words import did_you_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 import yaml
 
 from memroute.catalog import ACCELERATORS, accelerator_by_name
+from memroute.closeness import did_you_mean
 from memroute.errors import MemrouteError
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization
 from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
@@ -38,7 +39,6 @@ from memroute.traffic.dispatch import DispatchSettings
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel, read_model
 from memroute_cli.terminal.errors import UserError
-from memroute_cli.terminal.words import did_you_mean
 from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
 from memroute_simulator.virtual.cluster import Fleet, FleetChange, FleetEvent

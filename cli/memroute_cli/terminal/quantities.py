@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import typer
 
-from memroute_cli.terminal.words import did_you_mean
+from memroute.closeness import did_you_mean
 
 Choice = TypeVar("Choice", bound=StrEnum)
 

@@ -1,0 +1,124 @@
+"""The programs: what `--help` and a misspelt flag cost and say. The command line: test_terminal."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from memroute import __version__
+from memroute.command_line import CommandLine
+from memroute_fetch.failures import FetchError
+from memroute_fetch.settings import parse_options
+from memroute_operator.settings import parse_settings as operator_settings
+from memroute_router.settings import parse_settings as router_settings
+from memroute_simulator.__main__ import main as simulator
+
+# What takes a tenth of a second or more to import, and no flag needs.
+HEAVY = {
+    "aiohttp", "cryptography", "httptools", "httpx", "httpx2", "jinja2", "jwt", "kopf",
+    "kubernetes", "matplotlib", "numpy", "openai", "opentelemetry", "prometheus_client",
+    "pydantic", "requests", "tokenizers", "urllib3", "uvloop", "yaml", "zmq",
+}  # fmt: skip
+PROGRAMS = {
+    "memroute-fetch": "memroute_fetch.program",
+    "memroute-operator": "memroute_operator.__main__",
+    "memroute-router": "memroute_router.__main__",
+    "memroute-simulator": "memroute_simulator.__main__",
+}
+CODE = """
+import atexit, json, os, sys
+sys.argv = {argv!r}
+from {module} import main
+leave = os._exit
+def told(code=0):
+    print("\\n" + json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
+    sys.stdout.flush()
+    leave(code)
+os._exit = told
+try: main()
+except SystemExit as ended: told(ended.code if isinstance(ended.code, int) else 0)
+"""
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "--vesion"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_a_flag_answers_imports_nothing_heavy(program, argument):
+    """Each took a second: an operator imports a Kubernetes client twice before its first word."""
+    code = CODE.format(argv=[program, argument], module=PROGRAMS[program])
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    *said, modules = ended.stdout.splitlines()
+    assert set(json.loads(modules)) & HEAVY == set()
+    expected = {
+        "--help": f"usage: {program} [-h] [--version]",
+        "--version": f"{program} {__version__}",
+        "--vesion": f"{program}: no flag --vesion; did you mean --version? (see {program} --help)",
+    }[argument]
+    assert expected in "\n".join(said) + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "parse"), [("operator", operator_settings), ("router", router_settings)]
+)
+def test_a_flag_that_is_wrong_is_one_sentence(program, parse, capsys):
+    """Forty lines of usage scrolled the one line away that said what was wrong."""
+    with pytest.raises(SystemExit) as ended:
+        parse(["--hots", "0.0.0.0"])  # noqa: S104 - nothing listens
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    name = f"memroute-{program}"
+    assert told.err == f"{name}: no flag --hots; did you mean --host? (see {name} --help)\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--port", "http"], "--port: 'http' is not a whole number"),
+        (["--scrape-seconds", "often"], "--scrape-seconds: 'often' is not a number"),
+        (["--log-format", "jsn"], "--log-format: 'jsn': one of text, json; did you mean json?"),
+        (["--access-log", "xyz"], "--access-log: 'xyz': one of all, failed, off"),
+        (["run"], "'run' is no flag, and belongs to none"),
+        (["--port"], "--port: expected one argument"),
+        (["--tls-key", "key.pem"], "--tls-key needs --tls-cert"),
+        (["--tracing-ratio", "7"], "--tracing-ratio: '7' is not between 0 and 1"),
+    ],
+)
+def test_a_value_that_is_wrong_is_told_in_the_words_of_what_was_typed(words, sentence, capsys):
+    """Of argparse: `invalid LogFormat value` is the name of a class."""
+    with pytest.raises(SystemExit):
+        router_settings(words)
+    assert capsys.readouterr().err == f"memroute-router: {sentence} (see memroute-router --help)\n"
+
+
+def test_a_misspelt_flag_is_told_before_one_that_is_missing(monkeypatch, capsys):
+    """`--flet fleet.yaml` is why --fleet is missing."""
+    monkeypatch.setattr(sys, "argv", ["memroute-simulator", "nodes", "--flet", "fleet.yaml"])
+    with pytest.raises(SystemExit):
+        simulator()
+    assert "no flag --flet; did you mean --fleet?" in capsys.readouterr().err
+
+
+def test_a_command_that_there_is_not_gets_the_closest(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["memroute-simulator", "nods"])
+    with pytest.raises(SystemExit):
+        simulator()
+    assert "'nods': one of engine, sglang, llama-server, nodes, binaries; did you mean nodes?" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_fetcher_ends_with_its_own_code_for_a_wrong_flag():
+    """The operator reads it off the pod: 64 is an image of another release."""
+    with pytest.raises(FetchError, match=r"no flag --cahce; did you mean --cache\?") as refused:
+        parse_options(["hf://a/b@" + "0" * 40, "--cahce", "/models"])
+    assert refused.value.code == 64
+
+
+def test_what_follows_two_dashes_is_no_flag():
+    """As everywhere: after `--` come words that are not ours to judge."""
+    line = CommandLine(prog="it")
+    line.add_argument("words", nargs="*")
+    assert line.parse_args(["--", "--bogus"]).words == ["--bogus"]
