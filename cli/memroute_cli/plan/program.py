@@ -23,7 +23,7 @@ def run(asked: Asked) -> bool:
     """Answer; whether each model has a place. Raises ``UserError``."""
     names = _names(asked.models)
     check_plot(asked.plot)
-    if asked.inventory is not None or asked.is_on_cluster:
+    if asked.inventory or asked.is_on_cluster:
         # A second (the operator's planner) that a plan by the catalogue does not need.
         from memroute_cli.plan.on_fleet import FleetPlan  # noqa: PLC0415
 
