@@ -7,6 +7,7 @@ from memroute_cli.doctor.checks import (
     crd,
     devices,
     lease,
+    lost_devices,
     models,
     namespaces,
     network,
@@ -20,8 +21,9 @@ from memroute_cli.doctor.finding import Finding
 
 Check = Callable[[Facts], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
-    api.check, crd.check, programs.check, lease.check, rights.check, devices.check, network.check,
-    namespaces.check, webhooks.check, models.check, request.check,
+    api.check, crd.check, programs.check, lease.check, rights.check, devices.check,
+    lost_devices.check, network.check, namespaces.check, webhooks.check, models.check,
+    request.check,
 )  # fmt: skip
 
 
