@@ -192,6 +192,41 @@ def test_helm_installed_what_runs(cluster, helm):
         )
 
 
+def asked_to_install(helm, repository, cluster, *values):
+    """What Helm says of a release for some namespaces, without installing it."""
+    command = [
+        helm, "install", "scoped", str(repository / "helm" / "memroute"), "-n", "scoped",
+        "--create-namespace", "--dry-run=server", "--kubeconfig", str(cluster.kubeconfig),
+    ]  # fmt: skip
+    for value in values:
+        command += ["--set", value]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_namespace_of_the_scope_that_is_not_there_is_told_before_anything_is_installed(
+    repository, helm, cluster, namespace
+):
+    """Helm stopped half-way, at the first Role, with a CRD and a Deployment left behind.
+
+    The release's own namespace is made by Helm itself, after it has asked for the others.
+    """
+    scope = f"scope.namespaces={{{namespace},nowhere,elsewhere,scoped}}"
+    refused = asked_to_install(helm, repository, cluster, scope)
+    assert refused.returncode
+    assert (
+        "the cluster has no namespace nowhere, elsewhere, and scope.namespaces names it; nothing "
+        "was installed. Make it first: kubectl create namespace nowhere && kubectl create "
+        "namespace elsewhere"
+    ) in " ".join(refused.stderr.split())
+    there = asked_to_install(helm, repository, cluster, f"scope.namespaces={{{namespace},scoped}}")
+    assert there.returncode == 0, there.stderr
+    assert "memroute doctor --operator-namespace scoped\n" in there.stdout, "what to do next"
+    assert f"kubectl apply -n {namespace} -f -" in there.stdout
+    # Whoever may not ask the cluster says so, and has Helm's own words.
+    unasked = asked_to_install(helm, repository, cluster, scope, "clusterChecks=false")
+    assert "has no namespace" not in unasked.stderr
+
+
 MONITORING = (
     "monitoring.podMonitors.enabled=true",
     "monitoring.rules.enabled=true",
