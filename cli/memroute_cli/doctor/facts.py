@@ -1,7 +1,7 @@
 """What checks decide on: objects as the API server has them, and what could not be read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -74,12 +74,13 @@ class Operator:
     """Of its service account."""
     view: FleetView | Unread | None
     """What it has told; None: nothing yet."""
+    name: str = "memroute-operator"
+    """Of its Deployment."""
 
     @property
     def logs(self) -> str:
         """The command that shows what it says."""
-        labels = f"{NAME_LABEL}={MEMROUTE},{COMPONENT_LABEL}={OPERATOR}"
-        return f"kubectl -n {self.namespace} logs -l {labels} --tail=100"
+        return f"kubectl -n {self.namespace} logs deploy/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +122,14 @@ class Facts:
     @property
     def operators(self) -> tuple[Operator, ...]:
         """All of them; the one of ``namespace`` first."""
+        programs = self.programs(OPERATOR)
+        names = {} if isinstance(programs, Unread) else {
+            str(one["metadata"].get("namespace")): name_of(one) for one in programs
+        }  # fmt: skip
         first = Operator(namespace=self.namespace, rights=self.operator_rights, view=self.view)
-        return (first, *self.others)
+        return tuple(
+            replace(one, name=names.get(one.namespace, one.name)) for one in (first, *self.others)
+        )
 
     def named(self, operator: Operator) -> str:
         """``the operator``, and of which namespace where there are several."""
