@@ -6,6 +6,7 @@ same in the same words. Of the standard library alone: ``--help`` imports nothin
 
 import argparse
 import itertools
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from memroute.closeness import did_you_mean
 
 # What a program ends with when its flags make no sense; argparse's own.
 USAGE_STATUS = 2
+MAX_PORT = 2**16 - 1
 _NUMBERS = {int: "a whole number", float: "a number"}
 
 
@@ -89,19 +91,42 @@ class CommandLine(argparse.ArgumentParser):
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         """As argparse does it, with a number told as one, and the closest of the choices."""
         try:
-            return super()._get_value(action, arg_string)
+            value = super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:
             if action.choices is not None:
                 raise _no_choice(action, arg_string) from error
-            kind = _NUMBERS.get(action.type)  # type: ignore[call-overload]
-            if kind is None:
-                raise
+            if isinstance(error.__context__, argparse.ArgumentTypeError):
+                raise  # in words of the flag's own
+            kind = next((words for of, words in _NUMBERS.items() if of is action.type), "a number")
             raise argparse.ArgumentError(action, f"{arg_string!r} is not {kind}") from error
+        if action.type in (int, float) and not 0 <= value < math.inf:
+            raise argparse.ArgumentError(action, f"{arg_string!r} is not a number of 0 or more")
+        return value
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As argparse does it, with the closest of the choices."""
         if action.choices is not None and value not in action.choices:
             raise _no_choice(action, str(value))
+
+
+def port(text: str) -> int:
+    """A port, for ``type=``; 0 is any."""
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        msg = f"{text!r} is not a port, 0 to {MAX_PORT}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def above_0(text: str) -> float:
+    """Seconds of an interval, for ``type=``: at 0 a program would do nothing else."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        msg = f"{text!r} is not a number above 0"
+        raise argparse.ArgumentTypeError(msg)
+    return value
 
 
 def _no_choice(action: argparse.Action, typed: str) -> argparse.ArgumentError:

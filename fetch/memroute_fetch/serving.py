@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx2
 
+from memroute.command_line import port
 from memroute_fetch import eviction
 from memroute_fetch.cache import model_folders
 from memroute_fetch.eviction import noted_users
@@ -189,7 +190,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--cache", type=Path, required=True, metavar="DIR", help="the cache, a directory")
     add("--max-cache-bytes", type=int, metavar="N", help="bytes of all of the cache together")
-    add("--port", type=int, default=PORT, metavar="N", help=f"of /adapters ({PORT})")
+    add("--port", type=port, default=PORT, metavar="N", help=f"of /adapters ({PORT})")
     return parser.parse_args(arguments)
 
 

@@ -212,24 +212,35 @@ def _adapter(text: str) -> tuple[str, Source]:
     return name, parse_source(source)
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        message = f"{text!r} is not a whole number"
+        raise argparse.ArgumentTypeError(message) from error
+
+
 def _bytes(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if number < 0:
-        raise ValueError
+        message = f"{text!r} is below 0"
+        raise argparse.ArgumentTypeError(message)
     return number
 
 
 def _parallel(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if not 1 <= number <= MAX_PARALLEL_FILES:
-        raise ValueError
+        message = f"{text!r} is not 1 to {MAX_PARALLEL_FILES}"
+        raise argparse.ArgumentTypeError(message)
     return number
 
 
 def _port(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if not -1 <= number < 2**16:
-        raise ValueError
+        message = f"{text!r} is not a port, nor -1"
+        raise argparse.ArgumentTypeError(message)
     return number
 
 

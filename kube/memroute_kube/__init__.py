@@ -34,6 +34,7 @@ from memroute_kube.resources import (
 
 if TYPE_CHECKING:
     from memroute_kube.client import ApiError, KubernetesClient
+    from memroute_kube.errors import NotConfiguredError
     from memroute_kube.watch import WatchEvent, watch_forever
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "ApiError",
     "KubeObject",
     "KubernetesClient",
+    "NotConfiguredError",
     "Resource",
     "WatchEvent",
     "watch_forever",
@@ -65,6 +67,7 @@ __all__ = [
 _LATER = {
     "ApiError": "memroute_kube.errors",
     "KubernetesClient": "memroute_kube.client",
+    "NotConfiguredError": "memroute_kube.errors",
     "WatchEvent": "memroute_kube.watch",
     "watch_forever": "memroute_kube.watch",
 }

@@ -1,5 +1,6 @@
 """Connections to the API server that are given up at once: nothing of a call comes late."""
 
+import os
 import socket
 import ssl
 import struct
@@ -22,7 +23,19 @@ def no_answer(error: Exception) -> ApiError:
     is_late = isinstance(error, TimeoutError) and not isinstance(
         error, aiohttp.ConnectionTimeoutError
     )
-    return ApiError(0, TIMEOUT if is_late else UNREACHABLE, repr(error))
+    return ApiError(0, TIMEOUT if is_late else UNREACHABLE, _words(error))
+
+
+def _words(error: Exception) -> str:
+    """What happened, as a person would say it."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        why = error.os_error.strerror or str(error.os_error) or type(error.os_error).__name__
+        # asyncio: "Connect call failed ('127.0.0.1', 1)", with the number of the real reason.
+        why = os.strerror(error.os_error.errno) if error.os_error.errno else why
+        return f"cannot connect to {error.host}:{error.port} ({why})"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def open_session(configuration: Configuration) -> aiohttp.ClientSession:

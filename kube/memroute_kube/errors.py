@@ -44,6 +44,10 @@ class ApiError(Exception):
         return BAD_REQUEST <= self.status < INTERNAL_ERROR and self.status != REQUEST_TIMEOUT
 
 
+class NotConfiguredError(Exception):
+    """Nothing says where a cluster is, or with which credentials; the message is what is wrong."""
+
+
 def error_from(status: int, text: str, headers: Mapping[str, str]) -> ApiError:
     """The error that an answer tells. The wait is told by the header, else in the Status."""
     reason, message, wait = "", text[:MAX_ERROR_TEXT], headers.get("Retry-After")

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 
+from memroute_kube.errors import NotConfiguredError
 from memroute_operator.settings import parse_settings
 
 
@@ -16,7 +17,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("aiohttp.access", "kopf.objects"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    asyncio.run(run_operator(settings))
+    try:
+        asyncio.run(run_operator(settings))
+    except NotConfiguredError as error:
+        sys.exit(
+            f"memroute-operator: no cluster is configured: KUBECONFIG, else ~/.kube/config: {error}"
+        )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 
 import uvloop
 
+from memroute_kube import NotConfiguredError
 from memroute_router.access.engine_key import EngineKeyError
 from memroute_router.access.keyfile import KeysError
 from memroute_router.app import ListenError
@@ -39,6 +40,11 @@ def run_program(settings: RouterSettings) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(run_router(settings))
+        except NotConfiguredError as error:
+            sys.exit(
+                f"memroute-router: no cluster is configured: KUBECONFIG, else ~/.kube/config: "
+                f"{error}; --config FILE routes without Kubernetes"
+            )
         except ConfigError as error:
             sys.exit(f"memroute-router: {settings.config}: {error}")
         except (ListenError, TracingError) as error:

@@ -170,6 +170,13 @@ def test_what_may_not_be_read_is_unknown_and_never_well(facts):
     assert {one.state for one in found} == {State.UNKNOWN}
 
 
+def test_where_nothing_answers_that_is_said_once(facts):
+    """Fifteen checks once told the same refused connection in ninety lines."""
+    silent = Unread("the API server does not answer: cannot connect to 10.0.0.1:6443")
+    (finding,) = all_findings(replace(facts, server_version=silent, nodes=silent, crd=silent))
+    assert finding.state is State.FAILED
+
+
 def test_the_fields_of_this_releases_crd_are_the_crds():
     """Compared with the file that is installed, so that no field is forgotten."""
     assert crd_fields.FIELDS.read_text() == crd_fields.text(), "python tests/support/crd_fields.py"

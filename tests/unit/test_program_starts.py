@@ -1,6 +1,7 @@
 """The programs: what `--help` and a misspelt flag cost and say. The command line: test_terminal."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -76,13 +77,18 @@ def test_a_flag_that_is_wrong_is_one_sentence(program, parse, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--port", "http"], "--port: 'http' is not a whole number"),
-        (["--scrape-seconds", "often"], "--scrape-seconds: 'often' is not a number"),
+        (["--port", "http"], "--port: 'http' is not a port, 0 to 65535"),
+        (["--max-attempts", "few"], "--max-attempts: 'few' is not a whole number"),
         (["--log-format", "jsn"], "--log-format: 'jsn': one of text, json; did you mean json?"),
         (["--access-log", "xyz"], "--access-log: 'xyz': one of all, failed, off"),
         (["run"], "'run' is no flag, and belongs to none"),
         (["--port"], "--port: expected one argument"),
         (["--tls-key", "key.pem"], "--tls-key needs --tls-cert"),
+        (["--port", "99999"], "--port: '99999' is not a port, 0 to 65535"),
+        (["--scrape-seconds", "0"], "--scrape-seconds: '0' is not a number above 0"),
+        (["--max-queue-seconds", "nan"], "--max-queue-seconds: 'nan' is not a number of 0 or more"),
+        (["--max-attempts", "-3"], "--max-attempts: '-3' is not a number of 0 or more"),
+        (["--tracing-ratio", "half"], "--tracing-ratio: 'half' is not a number"),
         (["--tracing-ratio", "7"], "--tracing-ratio: '7' is not between 0 and 1"),
     ],
 )
@@ -122,3 +128,23 @@ def test_what_follows_two_dashes_is_no_flag():
     line = CommandLine(prog="it")
     line.add_argument("words", nargs="*")
     assert line.parse_args(["--", "--bogus"]).words == ["--bogus"]
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "root:x:0:0:root:/root:/bin/bash", "[1", "7"])
+@pytest.mark.parametrize("program", ["router", "operator"])
+def test_without_a_cluster_a_program_says_where_it_looked(program, content, tmp_path):
+    """Thirty lines of traceback ended in the words of a library."""
+    config = tmp_path / "config"
+    if content is not None:
+        config.write_text(content)
+    ports = {"router": ["--port", "0", "--ops-port", "0"],
+             "operator": ["--metrics-port", "0", "--health-port", "0"]}[program]  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, "-m", f"memroute_{program}", "--host", "127.0.0.1", *ports],
+        env=os.environ | {"KUBECONFIG": str(config)}, capture_output=True, text=True, check=False,
+        timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"memroute-{program}: no cluster is configured: KUBECONFIG, else ")

@@ -19,7 +19,7 @@ from memroute_cli.terminal.quantities import comma_list, tokens, whole
 def _paths(values: Iterable[str]) -> Iterator[str]:
     """Names by comma; a path may have commas of its own."""
     for value in values:
-        yield from [value] if Path(value).exists() else comma_list([value])
+        yield from [value] if value and Path(value).exists() else comma_list([value])
 
 
 def plan(

@@ -16,7 +16,7 @@ UNKNOWN = "-"
 # Ways that fit nowhere are told up to this number, the nearest first; --wide has them all.
 MAX_MISSES = 3
 # Nodes that a way names: of a large fleet most would be; --wide has them all.
-MAX_NODES = 4
+MAX_NODES = 2
 MODE_WORDS = {PlacementMode.EXCLUSIVE: "whole", PlacementMode.SHARED: "shared"}
 
 
@@ -105,13 +105,12 @@ def _devices(one: ModelNow, *, is_wide: bool) -> Table:
 
 
 def _names(devices: list[DeviceNow]) -> str:
-    """The device, or the first of several alike and how many more on how many nodes."""
+    """The device; the first of several alike and how many more; of several nodes the number."""
     first = devices[0].use.device.display_name
     num_nodes = len({one.use.device.node for one in devices})
-    if len(devices) == 1:
-        return first
-    where = "" if num_nodes == 1 else f" on {num_nodes} nodes"
-    return f"{first} + {len(devices) - 1} alike{where}"
+    if num_nodes > 1:
+        return f"{len(devices)} alike on {num_nodes} nodes"
+    return first if len(devices) == 1 else f"{first} + {len(devices) - 1} alike"
 
 
 def _device_cells(one: DeviceNow) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ def close_names(name: str) -> str:
     repository, at, _ = name.partition("@")
     if at and repository.casefold() in {known.casefold() for known in MODELS}:
         return f"; the catalogue has it as it was published: plan {repository} without a revision"
-    return did_you_mean(repository, MODELS)
+    return did_you_mean(repository, (known for known in MODELS if known != repository))
 
 
 def as_published(name: str) -> str:

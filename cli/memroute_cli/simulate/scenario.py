@@ -21,6 +21,7 @@ events:
 ```
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -136,7 +137,7 @@ def read_scenario(path: Path) -> dict[str, Any]:
         msg = f"cannot read {path}: {error.strerror}"
         raise ScenarioError(msg) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"{path} is no YAML: {error}"
+        msg = f"{path} is no YAML: {' '.join(str(error).split())}"
         raise ScenarioError(msg) from None
     if not isinstance(document, dict):
         msg = f"{path} is not a YAML mapping"
@@ -211,7 +212,7 @@ def _positive(value: Any, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError):
         number = 0.0
-    if number <= 0:
+    if not 0 < number < math.inf:
         msg = f"{name} must be a number above 0, not {value!r}"
         raise ScenarioError(msg)
     return number
