@@ -304,6 +304,35 @@ def test_monitors_select_what_is_installed(repository, helm):
         assert str(number) == template["metadata"]["annotations"]["prometheus.io/port"]
 
 
+def test_service_monitors_find_the_metrics_of_both_programs_and_nothing_is_scraped_twice(
+    repository, helm
+):
+    """From the monitor by labels to a Service, by its selector to pods, by a name to their port.
+
+    Where both kinds of monitors are asked for, engines alone keep a PodMonitor.
+    """
+    objects = monitoring_objects(helm, repository, "monitoring.serviceMonitors.enabled=true")
+    templates = [one["spec"]["template"] for one in objects if one["kind"] == "Deployment"]
+    services = [one for one in objects if one["kind"] == "Service"]
+    monitors = [one for one in objects if one["kind"] == "ServiceMonitor"]
+    reached = set()
+    for monitor in monitors:
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        (service,) = (one for one in services if wanted <= one["metadata"]["labels"].items())
+        chosen = service["spec"]["selector"].items()
+        (template,) = (one for one in templates if chosen <= one["metadata"]["labels"].items())
+        (endpoint,) = monitor["spec"]["endpoints"]
+        (port,) = (one for one in service["spec"]["ports"] if one["name"] == endpoint["port"])
+        (container,) = template["spec"]["containers"]
+        number = {one["name"]: one["containerPort"] for one in container["ports"]}
+        assert number[port["targetPort"]] == port["port"]
+        assert str(port["port"]) == template["metadata"]["annotations"]["prometheus.io/port"]
+        reached.add(template["metadata"]["labels"]["app.kubernetes.io/component"])
+    assert reached == {"operator", "router"}
+    pods = [one["metadata"]["name"] for one in objects if one["kind"] == "PodMonitor"]
+    assert pods == ["memroute-engines"]
+
+
 def test_two_releases_have_monitors_and_dashboards_of_their_own(repository, helm):
     names = [
         {
