@@ -55,11 +55,11 @@ def run(
     is what the next start goes on from.
     """
     words = termination_log(None)
-    if arguments[:1] == ["adapters"]:
-        from memroute_fetch.serving import run_adapters  # noqa: PLC0415 - of this alone
-
-        return run_adapters(arguments[1:], environment, stopping)
     try:
+        if arguments[:1] == ["adapters"]:
+            from memroute_fetch.serving import run_adapters  # noqa: PLC0415 - of this alone
+
+            return run_adapters(arguments[1:], environment, stopping)
         options = parse_options(arguments)
         words = options.termination_log
         settings = settings_of(options, environment)

@@ -229,7 +229,6 @@ DRILLS = {
     "MemrouteRefusals": ("push-back", ("model_namespace", "team-b")),
     "MemrouteRetries": ("one-pushes-back", ("model_namespace", "default")),
     "MemroutePreemptions": ("past-the-routers", ("model_namespace", "team-b")),
-    "MemrouteSafeMode": ("slower-than-believed", ("model_namespace", "team-b")),
     "MemrouteOverbooked": ("promised-twice", ("model_namespace", "default")),
     "MemrouteOperatorRefused": ("quota", ("status", "403")),
     "MemrouteRouterSlow": ("throttled", ("severity", "warning")),
@@ -386,15 +385,10 @@ def deaf(fleet):
     return lambda: signal_router(fleet, signal.SIGCONT)
 
 
-def slower_than_believed(fleet):
-    post_fault(fleet, slowdown_ratio=60.0)
-    return lambda: post_fault(fleet, slowdown_ratio=1.0)
-
-
 OTHER_FAULTS = {
     "push-back": push_back, "one-pushes-back": one_pushes_back,
     "past-the-routers": past_the_routers, "promised-twice": promised_twice, "quota": quota,
-    "throttled": throttled, "deaf": deaf, "slower-than-believed": slower_than_believed,
+    "throttled": throttled, "deaf": deaf,
 }  # fmt: skip
 
 

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from memroute import __version__
 from memroute.command_line import CommandLine
 from memroute_fetch.failures import FetchError
+from memroute_fetch.program import run
 from memroute_fetch.settings import parse_options
 from memroute_operator.settings import parse_settings as operator_settings
 from memroute_router.settings import parse_settings as router_settings
@@ -121,6 +123,17 @@ def test_the_fetcher_ends_with_its_own_code_for_a_wrong_flag():
     with pytest.raises(FetchError, match=r"no flag --cahce; did you mean --cache\?") as refused:
         parse_options(["hf://a/b@" + "0" * 40, "--cahce", "/models"])
     assert refused.value.code == 64
+
+
+def test_the_fetcher_of_adapters_tells_a_wrong_flag_as_the_other_does(caplog):
+    """It runs beside an engine: what it logs and its code are all that anybody sees of it."""
+    for words, told in (
+        (["--cahce", "/models"], "no flag --cahce; did you mean --cache?"),
+        (["--cache", "/models", "--port", "many"], "--port: 'many' is not a port, 0 to 65535"),
+        ([], "the following arguments are required: --cache"),
+    ):
+        assert run(["adapters", *words], {}, threading.Event()) == 64
+        assert f"{told} (see memroute-fetch adapters --help)" in caplog.records[-1].getMessage()
 
 
 def test_what_follows_two_dashes_is_no_flag():
