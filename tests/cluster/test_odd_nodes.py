@@ -51,47 +51,6 @@ def on(node, mode="Exclusive"):
     return {"mode": mode, "nodeSelector": {"kubernetes.io/hostname": node}}
 
 
-def test_a_time_sliced_device_serves_one_replica(cluster, namespace):
-    """Four slices are one card: three of four replicas found no memory there, for ever."""
-    apply(cluster, namespace, "m", placement=on("time-sliced"), replicas=2)
-    wait_condition(cluster, namespace, "m", "Placed", "InsufficientHBM")
-    cluster.wait_for(
-        "the one that fits to serve",
-        lambda: [is_condition_true(pod, "Ready") for pod in pods_of(cluster, namespace)] == [True],
-        timeout_seconds=60,
-    )
-
-
-@pytest.mark.parametrize("node", ["mig", "mixed", "gke"])
-def test_a_replica_serves_where_the_memory_is_known_otherwise(cluster, namespace, node):
-    """By the labels of MIG slices, under either name, and by what GKE says of its nodes."""
-    apply(cluster, namespace, "m", placement=on(node))
-    wait_ready(cluster, namespace, "m")
-
-
-def test_slices_of_every_profile_are_planned_on(cluster, namespace):
-    """One kind of a node was: the others stayed empty while replicas waited for room."""
-    apply(cluster, namespace, "m", placement=on("mixed"), replicas=2)
-    wait_ready(cluster, namespace, "m")
-    limits = [
-        pod["spec"]["containers"][0]["resources"]["limits"] for pod in pods_of(cluster, namespace)
-    ]
-    asked = sorted(name for one in limits for name in one if name.startswith("nvidia.com/"))
-    assert asked == ["nvidia.com/mig-1g.20gb", "nvidia.com/mig-3g.40gb"]
-    apply(cluster, namespace, "m", placement=on("mixed"), replicas=3)
-    wait_condition(cluster, namespace, "m", "Placed", "InsufficientHBM")
-
-
-def test_a_node_that_nobody_describes_is_unknown_until_somebody_does(cluster, namespace):
-    """As k3s with nothing but the device plugin: "never fits" was wrong, and helped nobody."""
-    apply(cluster, namespace, "m", placement=on("bare"))
-    found = wait_condition(cluster, namespace, "m", "Placed", "DevicesUnknown")
-    assert "memroute.dev/device-memory" in found["message"]
-    cluster.kubectl("annotate", "node", "bare", "memroute.dev/device-memory=22Gi")
-    wait_ready(cluster, namespace, "m")
-    cluster.kubectl("annotate", "node", "bare", "memroute.dev/device-memory-")
-
-
 def cli(cluster, *arguments):
     """What a command of `memroute` says, as a document."""
     result = subprocess.run(
@@ -106,6 +65,7 @@ def cli(cluster, *arguments):
 def test_a_plan_tries_every_kind_of_node_live_and_from_files(cluster, tmp_path):
     """MIG slices, time slices, a cloud's labels, AMD, shared devices; what is not known is said.
 
+    The first test of the file: nothing has used a device, so no reading shows it.
     From files it answers the same: nodes and pods in one, the operator's readings in another.
     """
 
@@ -156,6 +116,47 @@ def test_the_doctor_tells_a_gpu_that_has_fallen_off_the_bus(cluster):
     assert any("gke hands out 0 of 1 nvidia.com/gpu" in one["sentence"] for one in found)
     cluster.kubectl("annotate", "node", "gke", f"{FAULT}/lost-gpus-")
     cluster.wait_for("it to be back", lambda: not lost() or None, timeout_seconds=60)
+
+
+def test_a_time_sliced_device_serves_one_replica(cluster, namespace):
+    """Four slices are one card: three of four replicas found no memory there, for ever."""
+    apply(cluster, namespace, "m", placement=on("time-sliced"), replicas=2)
+    wait_condition(cluster, namespace, "m", "Placed", "InsufficientHBM")
+    cluster.wait_for(
+        "the one that fits to serve",
+        lambda: [is_condition_true(pod, "Ready") for pod in pods_of(cluster, namespace)] == [True],
+        timeout_seconds=60,
+    )
+
+
+@pytest.mark.parametrize("node", ["mig", "mixed", "gke"])
+def test_a_replica_serves_where_the_memory_is_known_otherwise(cluster, namespace, node):
+    """By the labels of MIG slices, under either name, and by what GKE says of its nodes."""
+    apply(cluster, namespace, "m", placement=on(node))
+    wait_ready(cluster, namespace, "m")
+
+
+def test_slices_of_every_profile_are_planned_on(cluster, namespace):
+    """One kind of a node was: the others stayed empty while replicas waited for room."""
+    apply(cluster, namespace, "m", placement=on("mixed"), replicas=2)
+    wait_ready(cluster, namespace, "m")
+    limits = [
+        pod["spec"]["containers"][0]["resources"]["limits"] for pod in pods_of(cluster, namespace)
+    ]
+    asked = sorted(name for one in limits for name in one if name.startswith("nvidia.com/"))
+    assert asked == ["nvidia.com/mig-1g.20gb", "nvidia.com/mig-3g.40gb"]
+    apply(cluster, namespace, "m", placement=on("mixed"), replicas=3)
+    wait_condition(cluster, namespace, "m", "Placed", "InsufficientHBM")
+
+
+def test_a_node_that_nobody_describes_is_unknown_until_somebody_does(cluster, namespace):
+    """As k3s with nothing but the device plugin: "never fits" was wrong, and helped nobody."""
+    apply(cluster, namespace, "m", placement=on("bare"))
+    found = wait_condition(cluster, namespace, "m", "Placed", "DevicesUnknown")
+    assert "memroute.dev/device-memory" in found["message"]
+    cluster.kubectl("annotate", "node", "bare", "memroute.dev/device-memory=22Gi")
+    wait_ready(cluster, namespace, "m")
+    cluster.kubectl("annotate", "node", "bare", "memroute.dev/device-memory-")
 
 
 def test_pods_with_ipv6_addresses_are_read_and_served(cluster, namespace):
