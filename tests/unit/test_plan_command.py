@@ -465,6 +465,9 @@ def test_known_models_and_accelerators_are_listed():
         (("Qwen/Qwen3-8B", "--plot", "/nowhere/x.png"), "there is no folder /nowhere"),
         (("Qwen/Qwen3-8B", "--context", "lots"), "no number of tokens"),
         (("Qwen/Qwen3-8B", "--inventory", "/nowhere.json"), "No such file"),
+        (("Qwen/Qwen3-8B", "--hub-endpoint", "foo"), "--hub-endpoint: 'foo' is no URL of a hub"),
+        (("Qwen/Qwen3-8B", "--hub-token-file", "/nowhere"), "there is no such file"),
+        (("/etc/passwd",), "memroute plan: /etc/passwd: not JSON ("),
         (("Qwen/Qwen3-8B", "--inventory", "x", "--cluster"), "exclude each other"),
     ],
 )

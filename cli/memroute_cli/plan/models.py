@@ -77,12 +77,12 @@ def read_model(name: str, checkpoint: str | None, hub: HubOptions | None = None)
     path = Path(name)
     try:
         if path.suffix == ".json" or path.is_file():
-            folder = path.resolve().parent.name
+            folder, config = path.resolve().parent.name, read_document(path)
             return NamedModel(
                 name=f"local/{folder if path.name == 'config.json' else path.stem}",
                 architecture=architecture_from_json(path.read_text(), size),
                 facts=Facts(source="file", sentence=str(path)),
-                config=read_document(path),
+                config=config,
             )
         if path.is_dir():
             return read_model(str(path / "config.json"), checkpoint)
