@@ -69,7 +69,5 @@ def test_a_plot_shows_what_each_size_buys(tmp_path):
     picture = tmp_path / "tier.svg"
     status, text, _ = plan(*ASKED, "--host-memory", "64GiB,256GiB", "--plot", str(picture))
     assert status == 0
-    assert (
-        f"drawn into {picture}" in " ".join(text.split()).replace(" ", "") or "drawn into" in text
-    )
+    assert "drawn into" in text
     assert picture.stat().st_size > 1000

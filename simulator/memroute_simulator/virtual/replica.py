@@ -185,7 +185,7 @@ class VirtualReplica:
             del self._tickets[ticket.request]
             self._end(ticket, is_failed=True)
         for rank in self._ranks:
-            rank.scheduler.cache.clear()
+            rank.scheduler.forget_prefixes()
         self.num_in_flight = 0
 
     def recover(self) -> None:
@@ -250,9 +250,10 @@ class VirtualReplica:
             rank.inbox.clear()
             if not rank.scheduler.has_work:
                 continue
-            plan = rank.scheduler.schedule()
+            plan = rank.scheduler.schedule(now)
             if plan.is_empty:
-                # Nothing runs and the head of the queue does not fit: it waits for ever.
+                # Nothing runs: a load is under way, or the head of the queue does not fit, ever.
+                self._wake_after_load(rank)
                 continue
             rank.plan = plan
             seconds = max(seconds, self.step_time.step_seconds(plan.batch()))
@@ -263,6 +264,12 @@ class VirtualReplica:
         generation = self._generation
         self._loop.at(now + seconds, lambda: self._complete(ranks, generation))
 
+    def _wake_after_load(self, rank: _Rank) -> None:
+        due = rank.scheduler.next_load_seconds
+        if due is not None:
+            generation = self._generation
+            self._loop.at(due, lambda: self._wake(rank) if generation == self._generation else None)
+
     def _complete(self, ranks: Sequence[_Rank], generation: int) -> None:
         if generation != self._generation:
             return
@@ -271,7 +278,7 @@ class VirtualReplica:
             plan, rank.plan = rank.plan, None
             if plan is None:
                 continue
-            result = rank.scheduler.complete(plan)
+            result = rank.scheduler.complete(plan, now)
             for request in result.first_tokens:
                 ticket = self._tickets[request]
                 ticket.first_token_seconds = now
