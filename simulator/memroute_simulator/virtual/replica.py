@@ -110,6 +110,20 @@ class VirtualReplica:
             for rank in self._ranks
         )
 
+    @property
+    def host_kv_tokens(self) -> int | None:
+        """KV tokens on the hosts of all ranks; None where there are none."""
+        hosts = [rank.scheduler.host for rank in self._ranks]
+        sizes = [h.limits.num_chunks * h.limits.chunk_tokens for h in hosts if h is not None]
+        return sum(sizes) if sizes else None
+
+    @property
+    def host_token_seconds(self) -> float | None:
+        """Seconds that a load took per token so far, as the engine's counters say it."""
+        hosts = [rank.scheduler.host for rank in self._ranks if rank.scheduler.host is not None]
+        tokens = sum(h.counts.loaded_chunks * h.limits.chunk_tokens for h in hosts)
+        return sum(h.counts.load_seconds for h in hosts) / tokens if tokens else None
+
     def reading(self) -> EngineGauges:
         """What a scrape would say now."""
         schedulers = self.schedulers
