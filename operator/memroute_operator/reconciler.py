@@ -189,10 +189,10 @@ class Reconciler:
     async def run(self) -> None:
         """Reconcile for ever. Returns only by cancellation."""
         loops: list[asyncio.Task[None]] = []
+        self._garbage.watch()
         try:
             await self.lister.list_all_patiently()
             self._fence.marks.on_listed()
-            self._garbage.after_step()
             await self._readings.read_once()
             await self._records.read()
             await self._records.read_version(self._thinker.know_server)
@@ -215,6 +215,7 @@ class Reconciler:
                 loops.append(asyncio.create_task(keeping, name="adapters"))
             await asyncio.gather(*loops)
         finally:
+            self._garbage.unwatch()
             for task in loops:
                 task.cancel()
             await self.stop()
@@ -340,7 +341,7 @@ class Reconciler:
         await self._records.calibrations.keep(facts.measured)
         await self._records.weights.keep([*facts.replicas, *facts.aheads], decided.nodes)
         seconds = self._clock() - started
-        await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)
+        self._show(facts, step, seconds, loss)
         self._hands.forget_old({deployment.key for deployment in facts.deployments})
         self._failed_pods.forget_old(self._clock())
         self._readings.devices.forget_nodes(decided.nodes)
@@ -377,7 +378,7 @@ class Reconciler:
         )
 
     def _show(self, facts: Facts, step: Step, seconds: float, loss: NodeLoss) -> None:
-        """The metrics of a step. Runs in a thread."""
+        """The metrics of a step."""
         refused = {
             key: dict(Counter(r.reason.value for r in outcome.refused.values()))
             for key, outcome in step.outcomes.items()

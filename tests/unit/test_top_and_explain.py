@@ -17,7 +17,7 @@ from memroute_cli.cluster.looking import LookError, glance
 from memroute_cli.cluster.top import watched
 from memroute_cli.cluster.usage import usage_of
 from memroute_operator.explaining import explain_model
-from memroute_operator.metrics.fleet import Shown, Snapshot, families_of
+from memroute_operator.metrics.fleet import Shown, Snapshot
 from memroute_operator.plan import wanted_replica
 from memroute_operator.readings.fleet_view import VIEW_NAME, packed, read_view
 from operator_rig import mdep, node, operator_rig
@@ -68,7 +68,7 @@ def use(rig, name, num_bytes):
 
 def registry_of(shown):
     snapshot, registry = Snapshot(), CollectorRegistry()
-    snapshot.show(families_of(shown))
+    snapshot.show(shown)
     registry.register(snapshot)
     return registry
 
