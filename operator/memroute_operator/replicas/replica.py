@@ -116,6 +116,7 @@ class Replica:
     resource: str | None = None
     """What it asked the device plugin for; None when it is on shared devices."""
     kv_capacity_tokens: int
+    """Tokens that its KV cache was expected to hold when it was placed."""
     state: ReplicaState
     is_ready: bool
     ready_since: datetime | None = None
@@ -132,9 +133,9 @@ class Replica:
     """Whether the container that runs has passed its startup probe."""
     num_restarts: int = 0
     draining_since: datetime | None
+    """When it was marked, by the clock of the operator that marked it; None when it is not."""
     drains_for: str | None
     """The claim that it drains for (``leaving``); None for another reason, or in older pods."""
-    """When it was marked, by the clock of the operator that marked it; None when it is not."""
     unschedulable_since: datetime | None
     """By kube-scheduler's clock; None when it has not refused it."""
     scheduler_message: str | None = None
