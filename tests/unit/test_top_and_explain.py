@@ -137,6 +137,11 @@ async def test_what_a_replica_used_that_has_left_since_the_reading_is_not_called
     _, output, _ = await memroute("top", "--kubeconfig", str(config))
     assert "are not told apart yet" in output
     assert max(map(len, output.splitlines())) <= 80
+    lines = output.splitlines()
+    assert "free ~" in " ".join(lines[:3]), "half a minute later it is more"
+    marked = [line for line in lines if "gpu-b" in line and "~" in line and "GiB" not in line]
+    assert len(marked) == 1
+    assert not [line for line in lines if "gpu-a" in line and "~" in line]
     for key, pod in pods.items():
         rig.store.pods.forget(key, pod["metadata"]["uid"])
     assert foreign_metric(rig, "gpu-b") == GIB, "what alerts go by says the same"
