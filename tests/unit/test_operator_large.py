@@ -160,7 +160,9 @@ def test_what_has_lived_for_long_is_not_visited_by_the_garbage_collector():
         gc.collect()
         assert gc.get_freeze_count() > before
         assert not gc.get_objects(generation=2), "the next one visits nothing of it"
+        assert gc.get_threshold()[2] == garbage.MIDDLE_THRESHOLD
         kept.unwatch()
+        assert gc.get_threshold()[2] != garbage.MIDDLE_THRESHOLD
         frozen = gc.get_freeze_count()
         gc.collect()
         assert gc.get_freeze_count() <= frozen

@@ -325,6 +325,48 @@ async def test_explain_says_where_each_replica_is_and_why(rig, tmp_path):
         assert words in errors
 
 
+async def test_explain_says_which_replica_has_which_adapter(rig, tmp_path):
+    """A request for an adapter goes to the replicas that have it: one of two is half a fleet."""
+    await told(rig)
+
+    def with_adapters(obj):
+        hub = {"hub": {"repository": "org/sql"}}
+        obj["spec"]["adapters"] = [
+            {"name": "sql", "source": hub}, {"name": "late", "source": hub}, {"name": "own"},
+        ]  # fmt: skip
+        status = obj["status"]
+        status["adapters"] = [
+            {"name": "sql", "state": "Loading", "loadedReplicas": 1, "readyReplicas": 2,
+             "source": "hf://org/sql@main", "commit": "0123456789abcdef0123"},
+            {"name": "own", "state": "NameOnly", "message": "it has no source"},
+        ]  # fmt: skip
+        (pool,) = status["routing"]["replicas"]
+        first, second = sorted(pool["pods"].items())
+        status["routing"]["replicas"] = [
+            pool | {"pods": dict([first]), "adapters": ["sql"]},
+            pool | {"pods": dict([second]), "adapters": []},
+        ]
+
+    rig.cluster.change("modeldeployments", "default/chat", with_adapters)
+    config = kubeconfig(rig, tmp_path / "config")
+    _, output, errors = await memroute("explain", "chat", "--kubeconfig", str(config))
+    assert not errors
+    flat = " ".join(output.split())
+    for words in (
+        "adapters: sql; not loaded: late", "adapters: none; not loaded: sql, late",
+        "sql: Loading, loaded by 1 of 2 ready, hf://org/sql@main at commit 0123456789ab",
+        "late: the operator has told nothing of it yet", "own: NameOnly: it has no source",
+    ):  # fmt: skip
+        assert words in flat
+    assert max(map(len, output.splitlines())) <= 80
+    _, output, _ = await memroute("explain", "chat", "-o", "json", "--kubeconfig", str(config))
+    whole = json.loads(output)
+    assert sorted(one["adapters"] for one in whole["replicas"]) == [[], ["sql"]]
+    assert [one["name"] for one in whole["adapters"]] == ["sql", "own"]
+    _, output, _ = await memroute("explain", "draft", "--kubeconfig", str(config))
+    assert "adapters" not in output
+
+
 def tainted(obj):
     obj["spec"]["taints"] = [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]
     return obj
