@@ -236,7 +236,10 @@ def test_without_a_cache_adapters_are_in_a_folder_of_the_pod():
 @pytest.mark.parametrize("size_gib", [None, 9])
 def test_a_folder_of_the_pod_is_bounded_and_its_container_knows_by_how_much(size_gib):
     """A repository of 140 GB by mistake would fill the node's disk, and evict its neighbours."""
-    said = {"cache": {"emptyDir": {}, "sizeGiB": size_gib}, "source": {"s3": {"uri": "s3://b/x"}}}
+    said = {
+        "cache": {"emptyDir": {}, "sizeGiB": size_gib},
+        "source": {"s3": {"uri": "s3://models/x"}},
+    }
     of = read(SQL, **(said if size_gib else {}))
     limit = 9 * GIB
     if size_gib is None:
