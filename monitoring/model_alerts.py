@@ -180,8 +180,8 @@ MODEL_ALERTS = (
         look="`memroute_router_prediction_ratio` by `what`.",
         do="A proxy between router and engine that buffers, another process on the device, an engine "
         "that throttles.",
-        drill="Series. The emulated engines cannot provoke it: what the routers predict follows an engine "
-        "that slows down within seconds.",
+        drill="Series. An emulated engine that became 60 times slower did not provoke it in two minutes: "
+        "what routers predict follows within seconds.",
     ),
 )  # fmt: skip
 """In the order of the page."""
