@@ -77,11 +77,21 @@ class ReplicaShape:
         )
 
     @property
+    def cache_dtype(self) -> KVCacheDtype:
+        """How keys and values are stored: as asked for, else as vLLM finds it in a checkpoint."""
+        if self.engine is not EngineType.VLLM:
+            return self.kv_cache_dtype
+        return resolved_dtype(self.architecture, self.kv_cache_dtype)
+
+    @property
+    def is_cache_published(self) -> bool:
+        """Whether it is the checkpoint that says how keys and values are stored."""
+        return self.cache_dtype is not self.kv_cache_dtype
+
+    @property
     def is_cache_quantized(self) -> bool:
         """Whether keys and values are narrower than the model's own: asked for, or as published."""
-        if self.engine is not EngineType.VLLM:
-            return self.kv_cache_dtype.is_quantized
-        return resolved_dtype(self.architecture, self.kv_cache_dtype).is_quantized
+        return self.cache_dtype.is_quantized
 
     @property
     def kv_layout(self) -> KVCacheLayout:

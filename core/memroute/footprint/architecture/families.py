@@ -107,8 +107,13 @@ def architecture_from_config(
         tied = ConfigReader(nested.part).raw("tie_word_embeddings")
     if tied is None:
         tied = family is not None and family.tied_by_default
-    hidden_size = reader.positive("hidden_size")
-    layers = _bounding_layers(reader) if family is None else family.read_layers(reader)
+    try:
+        hidden_size = reader.positive("hidden_size")
+        layers = _bounding_layers(reader) if family is None else family.read_layers(reader)
+    except InvalidConfigError as error:
+        if error.value is None and (nested.is_wrapped or family is None):
+            raise _left_to_its_class(error, reader.family, is_nested=nested.is_wrapped) from error
+        raise
     vocab_size = reader.optional_int("vocab_size") or (family.vocab_size if family else None)
     limit = context_limit(text)
     vision, others, unknown = read_towers(nested.part)
@@ -162,3 +167,16 @@ def _is_stored_wide(text: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
         "torch_dtype", "dtype"
     )
     return str(said).removeprefix("torch.") == "float32"
+
+
+def _left_to_its_class(
+    error: InvalidConfigError, family: str, *, is_nested: bool
+) -> InvalidConfigError:
+    """That a configuration leans on the defaults of a class that is not known, and what helps."""
+    where = "its text_config" if is_nested else "config.json"
+    problem = (
+        f"it is missing: the configuration leaves it to its class ({family or 'no model_type'}), "
+        f"which is not known here. Add it to {where}; the cache is sized by hidden_size, "
+        f"num_hidden_layers, num_attention_heads, num_key_value_heads and head_dim"
+    )
+    return InvalidConfigError(error.field, None, error.wanted, problem=problem)
