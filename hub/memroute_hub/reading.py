@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_url
 from memroute.footprint.gguf_facts import gguf_facts
 from memroute.footprint.weights.beside import (
     QUANTIZATION_FILES,
+    needs_layers,
     says_quantization,
     with_quantization,
 )
@@ -113,7 +114,7 @@ class Reading:
         self, config: dict[str, Any], commit: str, files: dict[str, RepositoryFile]
     ) -> dict[str, Any]:
         """The configuration with what the first file beside it says of its quantization."""
-        if says_quantization(config):
+        if says_quantization(config) and not needs_layers(config):
             return config
         file = next((name for name in QUANTIZATION_FILES if name in files), None)
         if file is None:

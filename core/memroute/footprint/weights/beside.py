@@ -21,6 +21,9 @@ QUANTIZATION_FILES: Mapping[str, str] = MappingProxyType(
 )
 
 
+MODELOPT_FILE = "hf_quant_config.json"
+
+
 def says_quantization(config: Mapping[str, Any]) -> bool:
     """Whether a ``config.json`` describes its quantization itself, at any of the usual places."""
     nested = [one for one in config.values() if isinstance(one, Mapping)]
@@ -35,7 +38,7 @@ def with_quantization(
     ``documents``: the files by name; what is missing is None or left out.
     """
     if says_quantization(config):
-        return dict(config)
+        return _with_layers(config, documents.get(MODELOPT_FILE))
     for name, method in QUANTIZATION_FILES.items():
         said = documents.get(name)
         if said:
@@ -44,3 +47,31 @@ def with_quantization(
                 named["quant_method"] = method
             return {**config, "quantization_config": named}
     return dict(config)
+
+
+def needs_layers(config: Mapping[str, Any]) -> bool:
+    """Whether a ModelOpt configuration of mixed precision leaves its layers to the file beside."""
+    place = _modelopt_part(config)
+    is_mixed = str(place.get("quant_algo") or "").upper() == "MIXED_PRECISION"
+    return is_mixed and not place.get("quantized_layers")
+
+
+def _modelopt_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    own = config.get("quantization_config")
+    if not isinstance(own, Mapping):
+        return {}
+    deeper = own.get("quantization")
+    return deeper if isinstance(deeper, Mapping) else own
+
+
+def _with_layers(config: Mapping[str, Any], said: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Older ModelOpt checkpoints of mixed precision name their layers in the file alone."""
+    inner = said.get("quantization") if said else None
+    layers = inner.get("quantized_layers") if isinstance(inner, Mapping) else None
+    if not layers or not needs_layers(config):
+        return dict(config)
+    own = config["quantization_config"]
+    filled = {**_modelopt_part(config), "quantized_layers": layers}
+    is_deeper = isinstance(own.get("quantization"), Mapping)
+    quantization = {**own, "quantization": filled} if is_deeper else filled
+    return {**config, "quantization_config": quantization}

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from memroute.errors import UnknownWeightsError, UnsupportedShapeError
 from memroute.footprint.architecture import MixtureOfExperts, ModelArchitecture
-from memroute.footprint.weights.configs import stored_formats
+from memroute.footprint.weights.configs import method_of, stored_formats
 from memroute.footprint.weights.formats import Quantization
 from memroute.footprint.weights.modules import Module, Split, layer_modules, modules_of
 from memroute.footprint.weights.sharding import (
@@ -64,10 +64,11 @@ def resolve_format(architecture: ModelArchitecture, quantization: Quantization) 
     if quantization is Quantization.NONE:
         return own
     wanted = quantization.weight_format
-    if own.name == wanted.name:
-        return own
     if not own.is_quantized:
         return uniform(wanted)
+    method = method_of(architecture.quantization_config)
+    if method.startswith(quantization.value) or wanted.name in own.name.split("+"):
+        return own
     msg = (
         f"the checkpoint is quantized as {own.name} already, quantization={quantization} cannot be"
     )

@@ -67,7 +67,8 @@ def checkpoint_format(
         read(config),
         naming=naming,
         words=words(),
-        tells_experts_apart=_SINGLE_EXPERT.search(json.dumps(config, default=str)) is not None,
+        tells_experts_apart=_SINGLE_EXPERT.search(json.dumps(dict(config), default=str))
+        is not None,
     )
 
 
