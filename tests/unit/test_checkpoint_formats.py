@@ -388,3 +388,15 @@ def test_exclusions_are_written_in_the_checkpoints_own_names(family, pattern, mo
     )
     assert not formats.covers(meant)
     assert formats.covers(other)
+
+
+def test_too_many_rules_for_single_experts_are_bounded_from_above(monkeypatch):
+    """Anybody may write ten thousand expressions: seconds of matching would stop an operator."""
+    from memroute.footprint.weights import stored
+
+    dynamic = {f"+:.*\\.experts\\.{expert}\\..*": {"bits": 8} for expert in range(4)}
+    said = {"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": dynamic}
+    exact = formula_bytes(moe(), said)
+    monkeypatch.setattr(stored, "MAX_ASKED", 10)
+    bound = formula_bytes(moe(), said)
+    assert exact < bound < formula_bytes(moe(), {})

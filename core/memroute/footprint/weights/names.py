@@ -45,7 +45,7 @@ _FUSED = {
     "in_proj_qkv": ("in_proj_qkvz",), "in_proj_z": ("in_proj_qkvz",),
     "in_proj_ba": ("in_proj_b", "in_proj_a"),
 }  # fmt: skip
-_EXPERT = re.compile(r"\.experts\.\d+\.")
+_FIRST_EXPERT = ".experts.0."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +75,22 @@ class Naming:
 
     def names(self, module: Module, expert: int = 0) -> Names:
         """What the module may be called. ``expert``: which of its copies is meant."""
-        return _names(self, module.name, expert)
+        names = _names(self, module.name)
+        return names if expert == 0 else _of_expert(names, expert)
 
 
-@lru_cache(maxsize=65_536)
-def _names(naming: Naming, name: str, expert: int) -> Names:
-    if expert:
-        name = _EXPERT.sub(f".experts.{expert}.", name)
+def _of_expert(names: Names, expert: int) -> Names:
+    """The names of another expert."""
+    number = f".experts.{expert}."
+    local, full = (
+        tuple(one.replace(_FIRST_EXPERT, number) for one in listed)
+        for listed in (names.local, names.full)
+    )
+    return Names(local=local, full=full)
+
+
+@lru_cache(maxsize=16_384)
+def _names(naming: Naming, name: str) -> Names:
     local = _locals(naming.family, local_name(name))
     full = [f"{prefix}{one}" for one in local for prefix in naming.prefixes]
     return Names(local=local, full=tuple(dict.fromkeys((*full, *local))))
@@ -110,5 +119,5 @@ def _locals(family: str, name: str) -> tuple[str, ...]:
             leaves = (*leaves, _FALCON[leaf])
         found += [f"{parent}.{leaf}" for leaf in leaves]
     # Files that stack the experts of a layer have no number.
-    found += [_EXPERT.sub(".experts.", one) for one in found if _EXPERT.search(one)]
+    found += [one.replace(_FIRST_EXPERT, ".experts.") for one in found if _FIRST_EXPERT in one]
     return tuple(dict.fromkeys(found))

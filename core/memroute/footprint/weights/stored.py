@@ -15,8 +15,11 @@ from memroute.footprint.weights.formats import SIXTEEN_BIT, WeightFormat
 from memroute.footprint.weights.modules import Module, Split, modules_of
 from memroute.footprint.weights.names import Names, Naming, local_name
 from memroute.footprint.weights.patterns import ModuleList
+from memroute.units import ceil_div
 
 OUTPUT_HEAD = "lm_head"
+# Rules that are tried on single experts, of one checkpoint: about a second of matching.
+MAX_ASKED = 150_000
 
 
 class ModuleKind(StrEnum):
@@ -64,7 +67,9 @@ class StoredFormats:
         self._naming = naming or Naming()
         self._words = words
         self._tells_experts_apart = tells_experts_apart
-        self._known: dict[tuple[str, int], WeightFormat] = {}
+        self._known: dict[str, WeightFormat] = {}
+        self._experts: dict[str, dict[WeightFormat, int]] = {}
+        self._num_asked = 0
 
     @property
     def formats(self) -> tuple[WeightFormat, ...]:
@@ -83,12 +88,12 @@ class StoredFormats:
         names = tuple(dict.fromkeys(form.name for form in self.formats))
         return "+".join(names) or SIXTEEN_BIT.name
 
-    def format_of(self, module: Module, expert: int = 0) -> WeightFormat:
-        """How the module's matrix is stored."""
-        known = self._known.get((module.name, expert))
+    def format_of(self, module: Module) -> WeightFormat:
+        """How the module's matrix is stored; that of its first expert."""
+        known = self._known.get(module.name)
         if known is None:
-            known = self._format_of(module, expert)
-            self._known[module.name, expert] = known
+            known = self._format_of(module, 0)
+            self._known[module.name] = known
         return known
 
     def covers(self, module: Module) -> bool:
@@ -97,16 +102,43 @@ class StoredFormats:
 
     def matrix_bytes(self, module: Module, *, num_outputs: int, num_inputs: int) -> int:
         """Bytes of one copy of so much of the module's matrix, the mean of unequal experts."""
-        experts: Iterable[int] = (0,)
-        if self._tells_experts_apart and module.split is Split.EXPERTS:
-            experts = range(module.num_copies)
-        sizes = [
-            form.matrix_bytes(num_outputs=num_outputs, num_inputs=num_inputs)
-            if form.is_quantized
-            else num_outputs * num_inputs * module.dtype_bytes
-            for form in (self.format_of(module, expert) for expert in experts)
-        ]
-        return -(-sum(sizes) // len(sizes))
+        total = 0
+        counted = self._counted(module)
+        for form, count in counted.items():
+            if form.is_quantized:
+                size = form.matrix_bytes(num_outputs=num_outputs, num_inputs=num_inputs)
+            else:
+                size = num_outputs * num_inputs * module.dtype_bytes
+            total += count * size
+        return ceil_div(total, sum(counted.values()))
+
+    def _counted(self, module: Module) -> dict[WeightFormat, int]:
+        """The formats of the module's copies, and how many have each."""
+        if not self._tells_experts_apart or module.split is not Split.EXPERTS:
+            return {self.format_of(module): 1}
+        counted = self._experts.get(module.name)
+        if counted is None:
+            counted = self._count_experts(module)
+            self._experts[module.name] = counted
+        return counted
+
+    def _count_experts(self, module: Module) -> dict[WeightFormat, int]:
+        self._num_asked += module.num_copies * len(self._rules)
+        if self._num_asked > MAX_ASKED:
+            # An upper bound rather than seconds of matching.
+            return {self._widest(): 1}
+        counted: dict[WeightFormat, int] = {}
+        for expert in range(module.num_copies):
+            form = self._format_of(module, expert)
+            counted[form] = counted.get(form, 0) + 1
+        return counted
+
+    def _widest(self) -> WeightFormat:
+        """The widest format that a linear layer may have by any rule."""
+        forms = [rule.form for rule in self._rules]
+        if all(rule.modules is not None for rule in self._rules):
+            forms.append(SIXTEEN_BIT)
+        return max(forms, key=lambda form: form.bits_per_weight)
 
     def _format_of(self, module: Module, expert: int) -> WeightFormat:
         kind = _kind(module)

@@ -121,15 +121,13 @@ def auto_round(config: Config) -> tuple[Rule, ...]:
 
 
 def _ends_with(listed: frozenset[str]) -> Callable[[Names], bool]:
+    lengths = {name.count(".") + 1 for name in listed}
+
     def is_listed(names: Names) -> bool:
         for name in names.local:
-            rest = name
-            while True:
-                if rest in listed:
-                    return True
-                _, dot, rest = rest.partition(".")
-                if not dot:
-                    break
+            components = name.split(".")
+            if any(".".join(components[-length:]) in listed for length in lengths):
+                return True
         return False
 
     return is_listed
