@@ -293,6 +293,15 @@ def test_a_quantization_that_lies_beside_the_configuration_counts(documents, nam
     assert weights_per_rank(architecture_from_config(config)).format_name == name
 
 
+@pytest.mark.parametrize("is_deeper", [False, True])
+def test_older_tools_call_the_quantization_a_compression(is_deeper):
+    """compressed-tensors' first releases: another key, and for a while one level deeper."""
+    weights = {"num_bits": 8, "type": "int", "strategy": "channel"}
+    said = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
+    config = {**LLAMA, "compression_config": {"quantization_config": said} if is_deeper else said}
+    assert weights_per_rank(architecture_from_config(config)).format_name == "int8"
+
+
 def test_what_the_configuration_says_itself_goes_before_what_lies_beside():
     said = {"quant_method": "fp8"}
     config = {"text_config": {**LLAMA, "quantization_config": said}}

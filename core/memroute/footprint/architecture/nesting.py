@@ -101,7 +101,7 @@ def nested_config(config: Mapping[str, Any]) -> Nested:
     return Nested(
         text=part if text is None else _filled(text, part),
         part=part,
-        quantization={} if found is None else found[0],
+        quantization={} if found is None else _unwrapped(found[0]),
         is_wrapped=text is not None,
         is_quantization_nested=found is not None and found[1] is not config,
     )
@@ -115,6 +115,12 @@ def _filled(text: Mapping[str, Any], part: Mapping[str, Any]) -> Mapping[str, An
     if family is None:
         return said
     return {**defaults, **said, "model_type": family}
+
+
+def _unwrapped(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Older compressed-tensors kept it beside a sparsity, one level deeper."""
+    inner = _mapping(said.get("quantization_config"))
+    return {"quant_method": "compressed-tensors", **inner} if inner else said
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from memroute.footprint.weights.configs.reading import (
 )
 from memroute.footprint.weights.formats import (
     FP8_CHANNEL,
+    INT8_CHANNEL,
     MXFP4,
     NVFP4,
     SIXTEEN_BIT,
@@ -27,6 +28,12 @@ from memroute.footprint.weights.stored import ANY_MATRIX, Rule
 # torchao's own defaults: of int4 weights, and of narrow integers with 8-bit activations.
 INT4_GROUP_SIZE, INTX_GROUP_SIZE = 128, 32
 DEFAULT = "_default"
+# By the beginning of their names: one format, whatever else is said. Eight-bit integers have a
+# scale for each row.
+_WHOLE = (
+    ("float8", FP8_CHANNEL), ("nvfp4", NVFP4), ("int8weightonly", INT8_CHANNEL),
+    ("int8dynamicactivationint8", INT8_CHANNEL),
+)  # fmt: skip
 
 
 def torchao(config: Config) -> tuple[Rule, ...]:
@@ -64,12 +71,11 @@ def _form(said: object, arguments: object = None) -> WeightFormat:
         # A scale and a zero point of 16 bit for each group.
         size = group_of(data.get("group_size"), INT4_GROUP_SIZE)
         return integers(4, size, zero_point_bits=16)
-    if name.startswith("float8"):
-        return FP8_CHANNEL
     if name.startswith("mx") and "float4" in str(data.get("elem_dtype") or ""):
         return MXFP4
-    if name.startswith("nvfp4"):
-        return NVFP4
+    whole = next((form for start, form in _WHOLE if name.startswith(start)), None)
+    if whole is not None:
+        return whole
     if name.startswith(("int8", "intx")):
         # Narrower integers are stored in bytes of their own, with a scale and a zero point.
         size = group_of(data.get("group_size"), INTX_GROUP_SIZE)
