@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from memroute.catalog import MODELS
 from memroute.errors import InvalidConfigError, UnknownFormatError, UnknownWeightsError
 from memroute.footprint import (
     KVCacheDtype,
@@ -164,6 +165,20 @@ def test_a_tower_of_unknown_shape_weighs_no_nothing(key):
     assert estimate.is_vision_exact
 
 
+@pytest.mark.parametrize(
+    ("more", "counts", "is_said"), [(0.9, 0.9, False), (0.1, 1.0, True), (3.0, 3.0, True)]
+)
+def test_files_that_contradict_a_known_tower_are_said(more, counts, is_said):
+    """Within 15 % the files tell what the tower weighs; beyond it something else is wrong."""
+    shape = {"hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096}
+    config = {"text_config": LLAMA, "vision_config": shape}
+    tower = weights_per_rank(architecture_from_config(config)).vision_bytes
+    size = 2 * LLAMA_PARAMETERS + int(tower * more)
+    estimate = weights_per_rank(architecture_from_config(config, checkpoint_bytes=size))
+    assert estimate.vision_bytes == pytest.approx(tower * counts, rel=1e-6)
+    assert bool(estimate.note) == is_said
+
+
 def test_a_tower_of_sounds_counts_beside_that_of_images():
     """Whisper's encoder: 32 layers of 1,280, 12 x 1280^2 values each."""
     config = {
@@ -232,6 +247,19 @@ def test_files_of_32_bit_are_loaded_as_16():
     wide = architecture_from_config({**LLAMA, "dtype": "float32"}, checkpoint_bytes=2 * SIZE)
     assert weights_per_rank(wide).note == ""
     assert weights_per_rank(wide).bytes_per_rank == SIZE
+
+
+def test_layers_for_prediction_are_in_the_files_and_not_loaded():
+    """Qwen3-Next-80B: 81.3 billion parameters in the files, 79.7 of which are the model.
+
+    One more layer like the last (1.62 billion) that its configuration does not mention.
+    """
+    config = MODELS["Qwen/Qwen3-Next-80B-A3B-Instruct"]
+    formula = weights_per_rank(architecture_from_config(config)).bytes_per_rank
+    whole = architecture_from_config(config, checkpoint_bytes=162_650_000_000)
+    assert whole.checkpoint_bytes > 1.015 * formula
+    estimate = weights_per_rank(whole)
+    assert (estimate.bytes_per_rank, estimate.note) == (formula, "")
 
 
 def test_a_tied_table_may_be_in_the_files_twice():

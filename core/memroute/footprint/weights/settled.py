@@ -13,7 +13,7 @@ Files may hold more than an engine loads: layers for multi-token prediction, a t
 what the files have beside its text.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
@@ -36,9 +36,18 @@ MAX_DIFFERENCE_RATIO = 0.01
 # What is replicated (norms, routers, tables of a tied head) is unknown where bytes alone count, so
 # a rank is taken to hold 5 % more than its even share. Chosen by hand.
 REPLICATED_RATIO = 1.05
+# Families whose files have a layer for multi-token prediction that their configuration leaves out.
+UNSAID_PREDICTION = frozenset({"qwen3_next"})
 # A tower's bytes by its shape: within 15 % for those that are known, and half for those that were
 # read from fields whose names are not. The latter is chosen by hand.
 TOWER_UNCERTAINTY_RATIO, GUESSED_UNCERTAINTY_RATIO = 0.15, 0.5
+
+
+# What is said of a guess.
+GUESSED = (
+    "Its towers beside the language model are not known: their fields have other names, so they "
+    "are guessed by their shape; the bytes of the checkpoint would tell."
+)
 
 
 class WeightsSource(StrEnum):
@@ -157,9 +166,8 @@ def _beside(architecture: ModelArchitecture) -> _Beside:
     if size is None:
         return _by_shape(architecture, by_shape)
     text = max(bytes_by_stage(architecture, stored_formats(architecture), SINGLE))
-    held = _explained(architecture, text, size - by_shape) if by_shape else None
     if has_towers(architecture):
-        return _towers_of_files(architecture, text, size, by_shape, held)
+        return _towers_of_files(architecture, text, size, by_shape)
     held = _explained(architecture, text, size)
     if abs(size - held) <= MAX_DIFFERENCE_RATIO * held:
         return _Beside()
@@ -172,36 +180,36 @@ def _by_shape(architecture: ModelArchitecture, by_shape: int) -> _Beside:
         raise UnknownWeightsError(architecture.family, missing)
     if not by_shape:
         return _Beside()
-    if is_any_guessed(architecture):
-        return _Beside(
-            tower_bytes=by_shape,
-            uncertainty_ratio=GUESSED_UNCERTAINTY_RATIO,
-            note="Its towers beside the language model are not known: their fields have other "
-            "names, so they are guessed by their shape; the bytes of the checkpoint would tell.",
-        )
-    return _Beside(tower_bytes=by_shape, uncertainty_ratio=TOWER_UNCERTAINTY_RATIO)
+    note = GUESSED if is_any_guessed(architecture) else ""
+    return _Beside(tower_bytes=by_shape, uncertainty_ratio=_doubt(architecture), note=note)
 
 
 def _towers_of_files(
-    architecture: ModelArchitecture, text: int, size: int, by_shape: int, held: int | None
+    architecture: ModelArchitecture, text: int, size: int, by_shape: int
 ) -> _Beside:
     """The towers are what the files have beside the text, if that can be."""
     wide = 2 if architecture.is_stored_wide and not architecture.quantization_config else 1
     rest = size // wide - text
-    mtp = mtp_bytes_per_rank(architecture) if architecture.num_mtp_layers else 0
+    mtp = _prediction_bytes(architecture)
     # Prediction layers are in the files, but not loaded.
     if rest - mtp > by_shape // 2:
         rest -= mtp
+    ratio = _doubt(architecture) if by_shape else 0.0
+    formula = text + by_shape
+    # Towers of unknown shape explain whatever is left.
+    unexplained = abs(rest - by_shape) - ratio * by_shape
+    is_apart = unexplained > MAX_DIFFERENCE_RATIO * formula
+    is_known = by_shape > 0 and not architecture.unknown_towers
+    note = _apart(size // wide, formula) if is_apart and (is_known or rest < 0) else ""
     if rest >= by_shape // 2 and rest > 0:
-        return _Beside(tower_bytes=rest)
-    if held is None:
-        note = _apart(size, text) if rest < -MAX_DIFFERENCE_RATIO * text else ""
-        return _Beside(tower_bytes=max(0, rest), note=note)
-    return _Beside(
-        tower_bytes=by_shape,
-        uncertainty_ratio=TOWER_UNCERTAINTY_RATIO,
-        note=_apart(size, text + by_shape),
-    )
+        return _Beside(tower_bytes=rest, note=note)
+    return _Beside(tower_bytes=by_shape, uncertainty_ratio=ratio, note=note)
+
+
+def _doubt(architecture: ModelArchitecture) -> float:
+    """By how much the towers' bytes by their shape may be off."""
+    is_guessed = is_any_guessed(architecture)
+    return GUESSED_UNCERTAINTY_RATIO if is_guessed else TOWER_UNCERTAINTY_RATIO
 
 
 def _explained(architecture: ModelArchitecture, text: int, size: int) -> int:
@@ -209,7 +217,7 @@ def _explained(architecture: ModelArchitecture, text: int, size: int) -> int:
 
     Only what engines do not load may be more than the text.
     """
-    mtp = mtp_bytes_per_rank(architecture) if architecture.num_mtp_layers else 0
+    mtp = _prediction_bytes(architecture)
     table = 2 * (architecture.vocab_size or 0) * architecture.hidden_size
     wide = architecture.is_stored_wide and not architecture.quantization_config
     found = {
@@ -219,6 +227,15 @@ def _explained(architecture: ModelArchitecture, text: int, size: int) -> int:
         for twice in {0, table if architecture.tied_embeddings else 0}
     }
     return min(found, key=lambda held: (abs(held - size), held))
+
+
+def _prediction_bytes(architecture: ModelArchitecture) -> int:
+    """Bytes of the layers for multi-token prediction in the files; 0 where there are none."""
+    if architecture.num_mtp_layers:
+        return mtp_bytes_per_rank(architecture)
+    if architecture.family in UNSAID_PREDICTION:
+        return mtp_bytes_per_rank(replace(architecture, num_mtp_layers=1))
+    return 0
 
 
 def _apart(size: int, formula: int) -> str:
