@@ -152,7 +152,10 @@ def test_a_tower_is_read_by_its_shape(fields, layers_bytes, is_guessed):
     assert ("not known" in estimate.note) == is_guessed
 
 
-@pytest.mark.parametrize("key", ["vision_config", "audio_config", "vit_config", "image_config"])
+@pytest.mark.parametrize(
+    "key",
+    ["vision_config", "audio_config", "vit_config", "image_encoder", "vision_tower", "visual"],
+)
 def test_a_tower_of_unknown_shape_weighs_no_nothing(key):
     """It counted as 0 bytes, and exact: the engine then did not start."""
     config = {"model_type": "x", "text_config": LLAMA, key: {"blocks": 12, "channels": 64}}
@@ -205,6 +208,12 @@ def test_a_part_of_a_part_is_found():
     thinker = {"text_config": {**LLAMA, "model_type": "qwen2_5_omni_text"}}
     config = {"model_type": "qwen2_5_omni", "thinker_config": thinker, "talker_config": {"a": 1}}
     assert architecture_from_config(config).family == "qwen2_5_omni_text"
+
+
+@pytest.mark.parametrize("key", ["text_config", "llm_config", "lm_config", "decoder_config"])
+def test_the_language_model_is_found_by_any_of_its_names(key):
+    architecture = architecture_from_config({"model_type": "acme_vl", key: LLAMA})
+    assert (architecture.family, architecture.is_wrapped) == ("llama", True)
 
 
 def test_a_class_that_is_not_known_says_what_to_give():

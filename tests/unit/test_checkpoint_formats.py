@@ -129,6 +129,13 @@ CASES = {
         or ("layers.1.mlp" in name and "down" not in name)
         else INT4,
     ),
+    "blocks-by-word": (
+        compressed([{
+            "targets": ["Linear"], "format": "float-quantized", "weights": {
+                "num_bits": 8, "type": "float", "strategy": "block",
+                "block_structure": "128x128", "symmetric": True}}]),
+        linear(files.fp8_block),
+    ),
     "bytes": (
         compressed([group(["Linear"], bits=8, size=None, form="int-quantized")]),
         linear(files.byte_channel("I8")),

@@ -111,9 +111,10 @@ def architecture_from_config(
         hidden_size = reader.positive("hidden_size")
         layers = _bounding_layers(reader) if family is None else family.read_layers(reader)
     except InvalidConfigError as error:
-        if error.value is None and (nested.is_wrapped or family is None):
-            raise _left_to_its_class(error, reader.family, is_nested=nested.is_wrapped) from error
-        raise
+        if error.value is not None:
+            raise
+        where = "the part of the language model" if nested.is_wrapped else "config.json"
+        raise _left_to_its_class(error, reader.family, where) from error
     vocab_size = reader.optional_int("vocab_size") or (family.vocab_size if family else None)
     limit = context_limit(text)
     vision, others, unknown = read_towers(nested.part)
@@ -169,14 +170,11 @@ def _is_stored_wide(text: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     return str(said).removeprefix("torch.") == "float32"
 
 
-def _left_to_its_class(
-    error: InvalidConfigError, family: str, *, is_nested: bool
-) -> InvalidConfigError:
-    """That a configuration leans on the defaults of a class that is not known, and what helps."""
-    where = "its text_config" if is_nested else "config.json"
+def _left_to_its_class(error: InvalidConfigError, family: str, where: str) -> InvalidConfigError:
+    """That a configuration leans on the defaults of its class, and what helps."""
     problem = (
-        f"it is missing: the configuration leaves it to its class ({family or 'no model_type'}), "
-        f"which is not known here. Add it to {where}; the cache is sized by hidden_size, "
-        f"num_hidden_layers, num_attention_heads, num_key_value_heads and head_dim"
+        f"it is missing: the configuration leaves it to its class ({family or 'no model_type'}). "
+        f"Add it to {where}, also where the bytes of the checkpoint are given: the cache is sized "
+        f"by hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads and head_dim"
     )
     return InvalidConfigError(error.field, None, error.wanted, problem=problem)

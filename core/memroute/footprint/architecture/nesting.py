@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-TEXT_KEYS = ("text_config", "llm_config", "language_config")
+TEXT_KEYS = (
+    "text_config", "llm_config", "language_config", "language_model_config", "text_model_config",
+    "lm_config", "decoder_config",
+)  # fmt: skip
 # What a model of several parts calls the one that engines serve.
 PART_KEYS = ("thinker_config",)
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")

@@ -16,7 +16,7 @@ VISION = "vision_config"
 # do not load them.
 _TOWER = re.compile(
     r"(?:^|_)(?:vision|visual|vit|image|img|video|audio|speech|sound|whisper|encoder|tower)"
-    r"\w*config$|^visual$"
+    r"(?:\w*(?:config|tower|encoder|model))?$"
 )
 _HIDDEN = ("embed_dim", "hidden_size", "width", "d_model", "hidden_dim", "n_embd", "dim")
 _LAYERS = (

@@ -55,7 +55,9 @@ def group_of(value: object, default: int | None = None) -> int | None:
 
 
 def pair(value: object) -> tuple[int, int] | None:
-    """The shape of a block, or None."""
+    """The shape of a block (``[128, 128]``, older ``128x128``), or None."""
+    if isinstance(value, str) and value.count("x") == 1:
+        value = value.split("x")
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:  # noqa: PLR2004
         return None
     rows, columns = whole(value[0], 0), whole(value[1], 0)
