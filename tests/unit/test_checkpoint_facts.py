@@ -377,3 +377,12 @@ def test_a_configuration_that_makes_no_sense_is_refused_in_words(said):
 
     with pytest.raises(UnsupportedShapeError):
         weights_per_rank(architecture_from_config({**LLAMA, "quantization_config": said}))
+
+
+@pytest.mark.parametrize("said", ["fp8", ["fp8"], 8])
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_quantization_that_is_no_object_is_refused(said, is_nested):
+    """It is not 16 bit because nobody can read it."""
+    config = {**LLAMA, "quantization_config": said}
+    with pytest.raises(InvalidConfigError, match="quantization_config must be an object"):
+        architecture_from_config({"text_config": config} if is_nested else config)

@@ -94,6 +94,8 @@ def architecture_from_config(
     and ``InvalidConfigError`` for a field that is missing or makes no sense.
     """
     nested = nested_config(config)
+    if nested.odd_quantization is not None:
+        raise InvalidConfigError("quantization_config", nested.odd_quantization, "an object")
     text = nested.text
     reader = ConfigReader(text)
     family = FAMILIES.get(reader.family)

@@ -90,6 +90,8 @@ class Nested:
     is_wrapped: bool
     is_quantization_nested: bool
     """Whether the quantization stands in the language model's part alone."""
+    odd_quantization: object = None
+    """What stands in its place and is no object."""
 
 
 def nested_config(config: Mapping[str, Any]) -> Nested:
@@ -98,15 +100,17 @@ def nested_config(config: Mapping[str, Any]) -> Nested:
     text = next((one for key in TEXT_KEYS if (one := _mapping(part.get(key)))), None)
     places = [config, part, *([] if text is None else [text])]
     found = next(
-        ((said, place) for place in places for key in QUANTIZATION_KEYS
-         if (said := _mapping(place.get(key)))), None,
+        ((value, place) for place in places for key in QUANTIZATION_KEYS
+         if (value := _mapping(place.get(key)))), None,
     )  # fmt: skip
+    said = [place.get(key) for place in places for key in QUANTIZATION_KEYS]
     return Nested(
         text=part if text is None else _filled(text, part),
         part=part,
         quantization={} if found is None else _unwrapped(found[0]),
         is_wrapped=text is not None,
         is_quantization_nested=found is not None and found[1] is not config,
+        odd_quantization=next((one for one in said if one and not isinstance(one, Mapping)), None),
     )
 
 
