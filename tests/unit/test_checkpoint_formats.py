@@ -100,6 +100,13 @@ CASES = {
         compressed([group(["Linear", "re:.*lm_head"])], ignore=[]),
         lambda _: INT4,
     ),
+    # An expression for everything means the linear layers and the head, and no embedding.
+    "everything": (compressed([group(["re:.*"])], ignore=[]), lambda _: INT4),
+    "everything-of-quark": (
+        {"quant_method": "quark", "global_quant_config": {"weight": None},
+         "layer_quant_config": {"*": {"weight": {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}}}},
+        linear(files.fp8_tensor),
+    ),
     "asymmetric": (compressed([group(["Linear"], size=32, symmetric=False)]),
                    linear(INT4_ASYMMETRIC)),
     # Three bits: ten values in a word, 3.2 bits each.

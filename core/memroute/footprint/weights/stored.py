@@ -35,6 +35,16 @@ LINEAR_AND_HEAD = frozenset({ModuleKind.LINEAR, ModuleKind.HEAD})
 ANY_MATRIX = frozenset(ModuleKind)
 
 
+def kinds_named(pattern: str) -> frozenset[ModuleKind]:
+    """What a pattern of quantized modules is about: the tables only where it names them.
+
+    ``re:.*`` means every linear layer, and no embedding.
+    """
+    head = {ModuleKind.HEAD} if OUTPUT_HEAD in pattern else set()
+    table = {ModuleKind.EMBEDDING} if "embed" in pattern else set()
+    return LINEAR_ONLY | head | table
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """Modules, and how they are stored."""

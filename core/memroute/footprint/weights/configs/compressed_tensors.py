@@ -29,7 +29,14 @@ from memroute.footprint.weights.formats import (
 )
 from memroute.footprint.weights.names import Names, local_name
 from memroute.footprint.weights.patterns import REGEX, module_list
-from memroute.footprint.weights.stored import ANY_MATRIX, LINEAR_ONLY, OUTPUT_HEAD, Rule
+from memroute.footprint.weights.stored import (
+    ANY_MATRIX,
+    LINEAR_AND_HEAD,
+    LINEAR_ONLY,
+    OUTPUT_HEAD,
+    Rule,
+    kinds_named,
+)
 
 # Values of one 32-bit word are whole: ten of three bits.
 WORD_BITS = 32
@@ -51,8 +58,8 @@ def compressed_tensors(config: Config) -> tuple[Rule, ...]:
         form = group_format(mapping(group), str(config.get("format") or ""))
         for target in texts(mapping(group).get("targets")):
             if target.startswith(REGEX):
-                listed = module_list([target])
-                expressions.append(Rule(form=form, modules=listed, kinds=ANY_MATRIX))
+                listed, kinds = module_list([target]), kinds_named(target)
+                expressions.append(Rule(form=form, modules=listed, kinds=kinds | LINEAR_AND_HEAD))
             elif "." in target or target == OUTPUT_HEAD:
                 names.append((local_name(target), form))
             else:

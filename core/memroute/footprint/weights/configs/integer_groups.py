@@ -38,6 +38,7 @@ from memroute.footprint.weights.stored import (
     LINEAR_ONLY,
     ModuleKind,
     Rule,
+    kinds_named,
 )
 
 GROUP_SIZE = 128
@@ -104,7 +105,7 @@ def auto_round(config: Config) -> tuple[Rule, ...]:
         if _SPECIAL.isdisjoint(name):
             exact.setdefault(form, set()).add(local_name(name))
         else:
-            rule = Rule(form=form, modules=_is_found(expression(name)), kinds=ANY_MATRIX)
+            rule = Rule(form=form, modules=_is_found(expression(name)), kinds=kinds_named(name))
             searched.append(rule)
     for form, listed in exact.items():
         rules.append(Rule(form=form, modules=_ends_with(frozenset(listed)), kinds=ANY_MATRIX))

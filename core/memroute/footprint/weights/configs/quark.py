@@ -32,7 +32,7 @@ from memroute.footprint.weights.formats import (
 )
 from memroute.footprint.weights.names import Names
 from memroute.footprint.weights.patterns import expression
-from memroute.footprint.weights.stored import ANY_MATRIX, LINEAR_ONLY, Rule
+from memroute.footprint.weights.stored import LINEAR_ONLY, Rule, kinds_named
 
 
 def quark(config: Config) -> tuple[Rule, ...]:
@@ -40,7 +40,8 @@ def quark(config: Config) -> tuple[Rule, ...]:
     rules = list(exclusions(config, "exclude", *EXCLUDED))
     for pattern, said in mapping(config.get("layer_quant_config")).items():
         form = _form(mapping(said).get("weight"))
-        rules.append(Rule(form=form, modules=_shell(str(pattern)), kinds=ANY_MATRIX))
+        named = str(pattern)
+        rules.append(Rule(form=form, modules=_shell(named), kinds=kinds_named(named)))
     by_class = mapping(config.get("layer_type_quant_config"))
     usual = by_class.get("Linear") or by_class.get("nn.Linear") or config.get("global_quant_config")
     rules.append(Rule(form=_form(mapping(usual).get("weight")), kinds=LINEAR_ONLY))

@@ -23,7 +23,7 @@ from memroute.footprint.weights.formats import (
     WeightFormat,
 )
 from memroute.footprint.weights.patterns import REGEX, module_list
-from memroute.footprint.weights.stored import ANY_MATRIX, Rule
+from memroute.footprint.weights.stored import Rule, kinds_named
 
 # torchao's own defaults: of int4 weights, and of narrow integers with 8-bit activations.
 INT4_GROUP_SIZE, INTX_GROUP_SIZE = 128, 32
@@ -49,7 +49,7 @@ def torchao(config: Config) -> tuple[Rule, ...]:
     for name, one in sorted(by_name.items(), key=lambda item: item[0].startswith(REGEX)):
         if name != DEFAULT:
             form = SIXTEEN_BIT if one is None else _form(one)
-            rules.append(Rule(form=form, modules=module_list([name]), kinds=ANY_MATRIX))
+            rules.append(Rule(form=form, modules=module_list([name]), kinds=kinds_named(name)))
     if by_name.get(DEFAULT) is not None:
         rules.append(Rule(form=_form(by_name[DEFAULT])))
     return tuple(rules)
