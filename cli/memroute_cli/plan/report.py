@@ -9,6 +9,7 @@ from rich.text import Text
 
 from memroute.footprint import Quantization
 from memroute.footprint.architecture import KNOWN_FAMILIES
+from memroute.footprint.weights import stored_formats
 from memroute.sizing import NoOption, Option, Question
 from memroute.units import format_gib
 from memroute_cli.plan.models import NamedModel
@@ -148,7 +149,11 @@ def caveats(model: NamedModel, option: Option) -> list[str]:
     Engines make fp8 of 16-bit weights while they load them, and nothing else.
     """
     wanted = option.shape.quantization
-    is_made_so = bool(model.architecture.quantization_config)
+    architecture = model.architecture
+    is_made_so = bool(architecture.quantization_config)
+    if option.footprint.weights_estimate.has_formula:
+        # A configuration may quantize nothing but the cache.
+        is_made_so = stored_formats(architecture).is_quantized
     if wanted in MADE_WHILE_LOADING or is_made_so:
         return []
     sentence = (
