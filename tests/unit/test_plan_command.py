@@ -475,3 +475,59 @@ def test_bad_input_gets_a_sentence_and_status_2(arguments, words):
     status, _, errors = plan(*arguments)
     assert status == 2
     assert words in errors
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint as a clone of a repository has it: NVFP4, said in a file of its own."""
+    fields = {
+        "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 8192,
+        "vocab_size": 32000, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    said = {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": said}))
+    return tmp_path
+
+
+def weights_file(path, num_bytes):
+    """A ``.safetensors`` file of one tensor, as far as a header says."""
+    header = {"a": {"dtype": "U8", "shape": [num_bytes], "data_offsets": [0, num_bytes]}}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+def test_a_plan_reads_what_lies_beside_a_config_json(folder):
+    """The quantization was taken for 16 bit, and the cache for twice its size."""
+    status, text, _ = plan(str(folder), "-a", "H100", "--output", "json")
+    (found,) = json.loads(text)["plans"]
+    assert status == 0
+    assert found["options"][0]["precision"] == "nvfp4"
+    assert found["options"][0]["kvCacheDtype"] == "fp8_e4m3"
+    assert found["modelDeployment"]["spec"]["model"]["config"]["quantization_config"]
+
+
+def test_weights_beside_a_config_json_are_compared_with_it(folder):
+    """Files, not the index that a conversion left over; the larger counts, and that is said."""
+    (folder / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 1}}')
+    weights_file(folder / "model-00001-of-00002.safetensors", 2 * GIB)
+    weights_file(folder / "model-00002-of-00002.safetensors", 2 * GIB)
+    status, text, _ = plan(str(folder / "config.json"), "-a", "H100", "--output", "json")
+    (found,) = json.loads(text)["plans"]
+    assert status == 0
+    assert found["options"][0]["weightsBytes"] > 4 * GIB
+    assert found["options"][0]["weightsSource"] == "checkpoint"
+    assert any("the files count, being larger" in note for note in found["notes"])
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"\xff" * 20)
+    assert plan(str(folder), "-a", "H100")[0] == 0
+
+
+def test_a_limit_says_how_it_came_to_be(folder):
+    """Of a YaRN model people expect the factor to come on top, as it once did."""
+    fields = json.loads((folder / "config.json").read_text())
+    fields["rope_scaling"] = {"rope_type": "yarn", "factor": 2.0}
+    (folder / "config.json").write_text(json.dumps(fields))
+    status, _, errors = plan(str(folder), "-a", "H100", "--context", "16384")
+    assert status == 2
+    assert "was made for at most 8192 tokens (the factor 2 of its yarn rotary scaling" in errors

@@ -96,8 +96,10 @@ def plan(
         str | None,
         typer.Option(
             metavar="SIZE|FILE",
-            help="Size of the weights of an unknown family or a vision tower: 14GB, 13.5GiB, a "
-            "number of bytes, a model.safetensors.index.json, or a .safetensors file.",
+            help="Bytes of the weights, of an unknown family, format or tower; of a known one they "
+            "are compared, and the larger counts: 14GB, 13.5GiB, a number of bytes, a "
+            "model.safetensors.index.json, or a .safetensors file. Default: those beside a "
+            "config.json.",
         ),
     ] = None,
     file: Annotated[

@@ -90,7 +90,9 @@ def read_question(model: NamedModel, asked: Asked) -> Question:
             msg = f"{name} must be at least 1, got {value}"
             raise PlanError(msg)
     if longest is not None and context > longest:
-        msg = f"--context {context}: {model.name} was made for at most {longest} tokens"
+        note = model.architecture.context_note
+        how = f" ({note})" if note else ""
+        msg = f"--context {context}: {model.name} was made for at most {longest} tokens{how}"
         raise PlanError(msg)
     if prompt + answer > context:
         may_rise = longest is None or prompt + answer <= longest

@@ -126,8 +126,8 @@ class StepTime:
         a family whose modules are not known.
         """
         rates = kernel_rates(accelerator)
-        weight_format = resolve_format(architecture, quantization)
-        matrices = RankMatrices(architecture, accelerator, rates, weight_format, parallelism)
+        formats = resolve_format(architecture, quantization)
+        matrices = RankMatrices(architecture, accelerator, rates, formats, parallelism)
         layers = _attention_layers(architecture, parallelism, kv_cache_dtype)
         stages = parallelism.pipeline_parallel_size
         vocabulary = (architecture.vocab_size or 0) / parallelism.tensor_parallel_size
