@@ -1,0 +1,85 @@
+"""A page whose commands do not run costs its reader an hour, and us the reader."""
+
+import pytest
+import yaml
+
+from fake_hub import FakeHub, Repository, tiny_files
+from followed_pages import Reader
+from memroute_cli.simulate.scenario import scenario
+from memroute_router.access.keyfile import read_keys
+from memroute_router.discovery.static import read_config
+from page_blocks import (
+    ELSEWHERE,
+    PROGRAMS,
+    SHELL,
+    SHOWN,
+    Yaml,
+    blocks,
+    documents,
+    kind_of,
+    pages,
+    scripts,
+)
+
+
+@pytest.mark.parametrize("block", blocks(), ids=str)
+def test_every_block_is_run_somewhere_or_says_why_not(block):
+    """Whoever adds a command decides: a program of the lists in page_blocks.py, with its reason."""
+    if block.language in SHELL:
+        unknown = [one for one in block.programs if one not in PROGRAMS.keys() | ELSEWHERE.keys()]
+        assert unknown == [], "add it to PROGRAMS, or to ELSEWHERE with the reason"
+    elif block.language == "yaml":
+        assert all(kind_of(one) for one in block.documents), "nobody reads such YAML"
+    else:
+        assert block.language in SHOWN
+
+
+@pytest.fixture(scope="module")
+def org_hub():
+    names = ("org/model", "org/gated-model", "Qwen/Qwen3-8B")
+    with FakeHub({name: Repository(tiny_files(), branches=("main", "v1.1")) for name in names}) as hub:
+        yield hub
+
+
+HERE = [name for name in pages() if scripts(name, on_cluster=False)]
+
+
+@pytest.mark.parametrize("page", HERE)
+def test_the_commands_of_a_page_that_need_no_cluster_run_as_written(page, tmp_path, org_hub):
+    """In the order in which they stand, in one shell, with ``set -e``."""
+    reader = Reader(
+        tmp_path,
+        environment={"HF_ENDPOINT": org_hub.url, "MEMROUTE_CACHE": str(tmp_path / "cache")},
+        words={"https://hub.example": org_hub.url},
+    )
+    assert reader.follow(scripts(page, on_cluster=False)) == ""
+
+
+# Of a router's file: fields that name other files, which are not on this machine.
+NAMES_A_FILE = {"engineCA", "engineCertificate", "engineKey", "engineServerName", "tokenizer"}
+MODELS = [{"name": "m", "replicas": ["http://10.0.0.1:8000"]}]
+
+
+def read_router_file(document):
+    whole = {"models": MODELS} | document
+    plain = {name: value for name, value in whole.items() if name not in NAMES_A_FILE}
+    plain["models"] = [
+        {name: value for name, value in one.items() if name not in NAMES_A_FILE}
+        for one in whole["models"]
+    ]
+    read_config(yaml.safe_dump(plain))
+
+
+READERS = {
+    Yaml.ROUTER_FILE: read_router_file,
+    Yaml.KEY_FILE: lambda document: read_keys(yaml.safe_dump(document)),
+    Yaml.SCENARIO: scenario,
+}
+
+
+@pytest.mark.parametrize(
+    ("block", "document"), documents(*READERS), ids=lambda one: str(one)[:60]
+)
+def test_a_file_that_a_page_shows_is_read_by_the_program_that_it_is_for(block, document):
+    """A reader copies it, and changes a name."""
+    READERS[kind_of(document)](document)
