@@ -37,7 +37,9 @@ def test_every_block_is_run_somewhere_or_says_why_not(block):
 @pytest.fixture(scope="module")
 def org_hub():
     names = ("org/model", "org/gated-model", "Qwen/Qwen3-8B")
-    with FakeHub({name: Repository(tiny_files(), branches=("main", "v1.1")) for name in names}) as hub:
+    with FakeHub(
+        {name: Repository(tiny_files(), branches=("main", "v1.1")) for name in names}
+    ) as hub:
         yield hub
 
 
@@ -77,9 +79,7 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("block", "document"), documents(*READERS), ids=lambda one: str(one)[:60]
-)
+@pytest.mark.parametrize(("block", "document"), documents(*READERS), ids=lambda one: str(one)[:60])
 def test_a_file_that_a_page_shows_is_read_by_the_program_that_it_is_for(block, document):
     """A reader copies it, and changes a name."""
     READERS[kind_of(document)](document)
