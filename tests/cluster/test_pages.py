@@ -4,6 +4,7 @@ What would change the shared cluster is asked with ``--dry-run=server``: validat
 not stored. Which block is run where, and what is run nowhere, is in tests/support/page_blocks.py.
 """
 
+import gzip
 import json
 import re
 import shutil
@@ -12,11 +13,12 @@ import subprocess
 import pytest
 import yaml
 
-from cluster_support import apply, program_address, wait_ready
+from cluster_support import apply, get_deployment, pods_of, program_address, wait_ready
 from followed_pages import Reader
-from memroute_simulator.emulated_cluster import find_kubectl
+from memroute_simulator.emulated_cluster import KubectlError, find_kubectl
 from page_blocks import (
     KINDS_ELSEWHERE,
+    Block,
     Yaml,
     blocks,
     documents,
@@ -83,14 +85,10 @@ def reader(cluster, helm, tmp_path_factory):
     cluster.kubectl("delete", "namespace", *made, "--wait=false")
 
 
-def test_the_commands_of_every_page_run_as_written(reader):
+@pytest.mark.parametrize("page", [name for name in pages() if scripts(name, on_cluster=True)])
+def test_the_commands_of_a_page_run_as_written(reader, page):
     """A reader at 3 a.m. types what stands there."""
-    failed = {
-        page: told
-        for page in pages()
-        if (typed := scripts(page, on_cluster=True)) and (told := reader.follow(typed))
-    }
-    assert "\n\n".join(f"{page}: {told}" for page, told in failed.items()) == ""
+    assert reader.follow(scripts(page, on_cluster=True), page=page) == ""
 
 
 def test_every_manifest_of_every_page_is_taken_by_the_api_server(reader):
@@ -102,7 +100,8 @@ def test_every_manifest_of_every_page_is_taken_by_the_api_server(reader):
             whole = whole_deployment(document, number)
         if whole["kind"] in KINDS_ELSEWHERE:
             continue
-        metadata = whole["metadata"]
+        # Where nothing of that name is: an edit of what is there would be checked as an edit.
+        metadata = {"namespace": "team-b"} | whole["metadata"]
         annotations = metadata.get("annotations", {}) | {"page": str(block)}
         objects.append(whole | {"metadata": metadata | {"annotations": annotations}})
     assert len(objects) > 20
@@ -125,3 +124,93 @@ def test_every_values_file_of_every_page_is_taken_by_the_chart(reader, repositor
         if result.returncode:
             failed[str(block)] = result.stderr
     assert failed == {}
+
+
+@pytest.fixture
+def http_routes(cluster, repository):
+    """The Gateway API's own definition of HTTPRoute, for as long as the test takes."""
+    packed = repository / "tests" / "data" / "gateway-api" / "httproutes.yaml.gz"
+    text = gzip.decompress(packed.read_bytes()).decode()
+    name = yaml.safe_load(text)["metadata"]["name"]
+    cluster.kubectl("create", "-f", "-", stdin=text)
+    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    yield
+    cluster.kubectl("delete", "crd", name, "--wait=false")
+
+
+def routes_of(helm, repository, *flags):
+    """The HTTPRoutes that the chart makes, as text."""
+    path = str(repository / "helm" / "memroute")
+    text = subprocess.run(
+        [helm, "template", "m", path, *flags], check=True, capture_output=True, text=True
+    ).stdout
+    found = [one for one in yaml.safe_load_all(text) if one and one["kind"] == "HTTPRoute"]
+    return yaml.safe_dump_all([one | {"metadata": {"name": "m"}} for one in found])
+
+
+@pytest.mark.usefixtures("http_routes")
+def test_routes_of_the_chart_are_what_the_gateway_api_takes(reader, cluster, repository, helm):
+    """A gateway that refuses a route says so in a status that nobody looks at."""
+    checked = 0
+    values = repository / "helm" / "memroute" / "ci" / "06-gateway-values.yaml"
+    pages = [one for _, one in documents(Yaml.VALUES) if "httpRoute" in one.get("router", {})]
+    files = [values]
+    for number, document in enumerate(pages):
+        files.append(reader.folder / f"route-{number}.yaml")
+        files[-1].write_text(yaml.safe_dump(document))
+    for file in files:
+        route = routes_of(helm, repository, "-f", str(file))
+        cluster.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=route)
+        checked += 1
+    assert checked >= 2
+    wrong = routes_of(helm, repository, "-f", str(values), "--set",
+                      "router.httpRoute.timeouts.request=soon")  # fmt: skip
+    with pytest.raises(KubectlError, match=r"timeouts\.request"):
+        cluster.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=wrong)
+
+
+def test_what_was_backed_up_as_the_page_says_serves_again(cluster, namespace, reader):
+    """The commands of docs/how-to/back-up.md, with a model that is deleted between them."""
+    apply(cluster, namespace, "kept", model={"name": "Qwen/Qwen3-0.6B", "servedName": namespace})
+    wait_ready(cluster, namespace, "kept")
+    page = "docs/how-to/back-up.md"
+    saving = next(one for one in scripts(page, on_cluster=True) if "models.json" in one.script)
+    assert reader.follow([saving]) == ""
+    cluster.kubectl("delete", "mdep", "kept", "-n", namespace, "--wait=true")
+    cluster.wait_for(
+        "its replica to go", lambda: not pods_of(cluster, namespace), timeout_seconds=90
+    )
+    restoring = Block(page, 0, "bash", "kubectl apply -f models.json\n")
+    assert restoring.script in "".join(one.script for one in scripts(page, on_cluster=True))
+    assert reader.follow([restoring], changes=True) == ""
+    wait_ready(cluster, namespace, "kept")
+    (name,) = get_deployment(cluster, namespace, "kept")["status"]["routing"]["names"]
+    assert name["name"] == namespace
+
+
+def test_the_model_of_the_kind_tutorial_gets_a_place_on_a_worker_without_a_gpu(
+    cluster, namespace, reader
+):
+    """Its commands as they stand, and its manifest, with the bytes that a hub would tell."""
+    page = "docs/tutorial/kind.md"
+    preparing = next(one for one in scripts(page, on_cluster=True) if "capacity" in one.script)
+    ((_, small),) = ((b, d) for b, d in documents(Yaml.OBJECT) if b.page == page)
+    small["spec"]["model"]["checkpointBytes"] = 640_000_000
+    small["spec"]["model"]["servedName"] = namespace
+    # The emulated cluster has other nodes, which kind's has not.
+    small["spec"]["placement"] = {"nodeSelector": {"kubernetes.io/hostname": "plain"}}
+    reader.words["memroute-worker"] = "plain"
+    try:
+        assert reader.follow([preparing], changes=True) == ""
+        cluster.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(small))
+
+        def placed():
+            pods = pods_of(cluster, namespace)
+            return [one for one in pods if one["spec"].get("nodeName")]
+
+        (pod,) = cluster.wait_for("a place", placed, timeout_seconds=60)
+        assert pod["spec"]["nodeName"] == "plain"
+    finally:
+        cluster.kubectl("annotate", "node", "plain", "memroute.dev/device-memory-")
+        cluster.kubectl("patch", "node", "plain", "--subresource=status", "--type=json", "-p",
+                        '[{"op":"remove","path":"/status/capacity/nvidia.com~1gpu"}]')  # fmt: skip

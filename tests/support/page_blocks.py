@@ -1,7 +1,7 @@
 """The commands and manifests of the documentation, and where each of them is run.
 
-A block of a page is either run by a test, or its program is in ``ELSEWHERE`` with the reason why not.
-A block that is neither fails ``tests/unit/test_pages.py``: whoever writes a page decides.
+A block of a page is either run by a test, or its program is in ``ELSEWHERE`` with the reason why
+not. A block that is neither fails ``tests/unit/test_pages.py``: whoever writes a page decides.
 """
 
 import re
@@ -33,7 +33,8 @@ PROGRAMS = {
     "memroute": Where.HERE, "make": Where.READ, "python": Where.READ,
     "memroute-router": Where.READ, "memroute-fetch": Where.READ, "memroute-simulator": Where.READ,
     "openssl": Where.HERE, "printf": Where.HERE, "echo": Where.HERE, "sha256sum": Where.HERE,
-    "cut": Where.HERE, "jq": Where.HERE, "export": Where.HERE, "cat": Where.HERE,
+    "cut": Where.HERE, "grep": Where.HERE, "sort": Where.HERE, "jq": Where.HERE,
+    "export": Where.HERE, "cat": Where.HERE,
     "kubectl": Where.CLUSTER, "helm": Where.CLUSTER, "curl": Where.CLUSTER,
 }  # fmt: skip
 # Subcommands of memroute that ask a cluster or a router.
@@ -142,7 +143,8 @@ _VALUES = set(yaml.safe_load((REPOSITORY / "helm" / "memroute" / "values.yaml").
 _ROUTER_FILE = {"models", "peers", "engineCA", "engineCertificate", "engineKey", "engineServerName"}
 _KEY_FILE = {"tenants", "jwt"}
 _SCENARIO = {
-    "workload", "target", "objective", "policies", "routers", "scrape", "timeout", "fleets", "events",
+    "workload", "target", "objective", "policies", "routers", "scrape", "timeout", "fleets",
+    "events",
 }  # fmt: skip
 
 

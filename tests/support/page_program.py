@@ -6,11 +6,13 @@ ended, and what needs Docker is passed over.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 CHANGES = {
     "apply", "create", "delete", "patch", "label", "annotate", "taint", "scale", "drain", "cordon",
@@ -50,7 +52,7 @@ def kubectl(args):
         run(["true"] if what == "svc/memroute-router" else [program, "get", what, *scope])
     if verb == "wait":
         args.append(f"--timeout={WAIT_SECONDS}s")
-    if verb in CHANGES:
+    if verb in CHANGES and not os.environ["PAGE_CHANGES"]:
         at = args.index("--") if "--" in args else len(args)
         args[at:at] = ["--dry-run=server"]
         args += ["--force-conflicts"] if "--server-side" in args else []
@@ -160,6 +162,33 @@ PROGRAMS = {
 }  # fmt: skip
 
 
+def mark_of(name, args):
+    """The file that says that the same was done before; None where doing it again tells more.
+
+    Many pages begin with ``memroute doctor``: once is enough, unless somebody reads what it prints,
+    or it reads a file, which is another one on the next page.
+    """
+    folder = Path(os.environ["PAGE_SEEN"])
+    if os.environ["PAGE_CHANGES"] or any(Path(word).is_file() for word in args):
+        return None
+    if not os.path.samestat(os.fstat(1), (folder / "shown").stat()):
+        return None
+    return folder / f"seen-{hashlib.sha256(repr((name, args)).encode()).hexdigest()}"
+
+
+def main(name, args):
+    mark = mark_of(name, args)
+    if mark is not None and mark.exists():
+        return 0
+    try:
+        PROGRAMS.get(name, lambda _: None)(args)
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    if mark is not None and not code:
+        mark.touch()
+    return code
+
+
 if __name__ == "__main__":
-    name, given = sys.argv[1], sys.argv[2:]
-    PROGRAMS[name](given) if name in PROGRAMS else sys.exit(0)
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -54,7 +54,7 @@ def test_the_commands_of_a_page_that_need_no_cluster_run_as_written(page, tmp_pa
         environment={"HF_ENDPOINT": org_hub.url, "MEMROUTE_CACHE": str(tmp_path / "cache")},
         words={"https://hub.example": org_hub.url},
     )
-    assert reader.follow(scripts(page, on_cluster=False)) == ""
+    assert reader.follow(scripts(page, on_cluster=False), page=page) == ""
 
 
 # Of a router's file: fields that name other files, which are not on this machine.
@@ -79,7 +79,12 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize(("block", "document"), documents(*READERS), ids=lambda one: str(one)[:60])
-def test_a_file_that_a_page_shows_is_read_by_the_program_that_it_is_for(block, document):
+SHOWN_FILES = documents(*READERS)
+
+
+@pytest.mark.parametrize(
+    "document", [one for _, one in SHOWN_FILES], ids=[str(block) for block, _ in SHOWN_FILES]
+)
+def test_a_file_that_a_page_shows_is_read_by_the_program_that_it_is_for(document):
     """A reader copies it, and changes a name."""
     READERS[kind_of(document)](document)
