@@ -30,6 +30,8 @@ from page_blocks import (
 
 # ModelDeployments that pages speak of as there.
 THERE = ("chat", "draft", "large", "big", "low")
+EMPTY = "reader-with-nothing"
+THERE_TOO = (("team-a", "chat"), ("team-b", "chat"))
 NAMESPACE = re.compile(r"(?:-n|--namespace) ([a-z][a-z0-9-]*)|namespace[ :=]+([a-z][a-z0-9-]*)")
 KNOWN = {"default", "kube-system", "kube-node-lease", "memroute-system"}
 
@@ -49,14 +51,23 @@ def namespaces_of_pages():
 def reader(cluster, helm, tmp_path_factory):
     """Somebody with a kubeconfig whose namespace has what pages speak of, without an engine."""
     namespace = "reader"
-    made = [namespace, *namespaces_of_pages()]
+    made = [namespace, EMPTY, *namespaces_of_pages()]
     listed = {"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": one}} for one in made
     ]}  # fmt: skip
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(listed))
-    for name in THERE:
-        apply(cluster, namespace, name, replicas=0,
-              model={"name": "Qwen/Qwen3-0.6B", "servedName": f"reader-{name}"})  # fmt: skip
+    there = {(namespace, name): "Qwen/Qwen3-8B" for name in THERE}
+    there |= dict.fromkeys(THERE_TOO, "Qwen/Qwen3-8B")
+    for block, document in documents(Yaml.OBJECT):
+        if block.page.startswith("docs/tutorial") and document["kind"] == "ModelDeployment":
+            metadata = document["metadata"]
+            where = metadata.get("namespace", namespace), metadata["name"]
+            there[where] = document["spec"]["model"]["name"]
+    for (where, name), model in there.items():
+        spec = {"name": model, "servedName": f"{where}-{name}"}
+        if model.endswith("-GGUF"):
+            spec |= {"file": "q.gguf", "checkpointBytes": 640_000_000}
+        apply(cluster, where, name, replicas=0, model=spec)
     argo = {"apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": "argocd-cm", "namespace": "argocd"}}  # fmt: skip
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(argo))
@@ -77,9 +88,9 @@ def reader(cluster, helm, tmp_path_factory):
         environment={
             "KUBECONFIG": str(kubeconfig), "PAGE_KUBECTL": find_kubectl(), "PAGE_HELM": helm,
             "ROUTER": f"http://{address}:8000", "OPERATIONS": f"http://{address}:8002",
-            "KEY": "none-is-needed",
+            "KEY": "none-is-needed", "HF_TOKEN": "hf_example",
         },
-        words={"POD": router},
+        words={"POD": router, "memroute-worker": "plain"},
     )  # fmt: skip
     cluster.kubectl("delete", "mdep", "--all", "-n", namespace)
     cluster.kubectl("delete", "namespace", *made, "--wait=false")
@@ -100,15 +111,15 @@ def test_every_manifest_of_every_page_is_taken_by_the_api_server(reader):
             whole = whole_deployment(document, number)
         if whole["kind"] in KINDS_ELSEWHERE:
             continue
-        # Where nothing of that name is: an edit of what is there would be checked as an edit.
-        metadata = {"namespace": "team-b"} | whole["metadata"]
+        # Where nothing of that name is.
+        metadata = whole["metadata"] | {"namespace": EMPTY}
         annotations = metadata.get("annotations", {}) | {"page": str(block)}
         objects.append(whole | {"metadata": metadata | {"annotations": annotations}})
     assert len(objects) > 20
     file = reader.folder / "manifests.yaml"
     file.write_text(yaml.safe_dump_all(objects))
     command = [reader.environment["PAGE_KUBECTL"], "--kubeconfig", reader.environment["KUBECONFIG"]]
-    command += ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", str(file)]
+    command += ["create", "--dry-run=server", "--validate=strict", "-f", str(file)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.stderr.strip() == ""
 
@@ -199,9 +210,15 @@ def test_the_model_of_the_kind_tutorial_gets_a_place_on_a_worker_without_a_gpu(
     small["spec"]["model"]["servedName"] = namespace
     # The emulated cluster has other nodes, which kind's has not.
     small["spec"]["placement"] = {"nodeSelector": {"kubernetes.io/hostname": "plain"}}
-    reader.words["memroute-worker"] = "plain"
+
+    def patch_status(operation, path, **more):
+        patch = json.dumps([{"op": operation, "path": path} | more])
+        command = ("patch", "node", "plain", "--subresource=status", "--type=json", "-p", patch)
+        cluster.kubectl(*command)
+
     try:
         assert reader.follow([preparing], changes=True) == ""
+        patch_status("add", "/status/allocatable/nvidia.com~1gpu", value="1")  # kubelet does
         cluster.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(small))
 
         def placed():
@@ -212,5 +229,5 @@ def test_the_model_of_the_kind_tutorial_gets_a_place_on_a_worker_without_a_gpu(
         assert pod["spec"]["nodeName"] == "plain"
     finally:
         cluster.kubectl("annotate", "node", "plain", "memroute.dev/device-memory-")
-        cluster.kubectl("patch", "node", "plain", "--subresource=status", "--type=json", "-p",
-                        '[{"op":"remove","path":"/status/capacity/nvidia.com~1gpu"}]')  # fmt: skip
+        for part in ("capacity", "allocatable"):
+            patch_status("add", f"/status/{part}/nvidia.com~1gpu", value="0")

@@ -17,12 +17,13 @@ from page_program import PROGRAMS as STAND_INS
 PROGRAM = Path(__file__).with_name("page_program.py")
 # What a page leaves to the reader, in capitals, and what the tests' fleet has for it.
 PLACEHOLDERS = {
-    "NODE": "gpu-a", "TEAM": "team-a", "NAME": "chat", "REGISTRY": "registry.example",
+    "NODE": "gpu-d", "TEAM": "team-a", "NAME": "chat", "REGISTRY": "registry.example",
     "PROFILE": "1g.10gb",
 }  # fmt: skip
 # Enough of a vLLM's start for `memroute plan --start-log`.
 START_LOG = """\
 INFO [gpu_model_runner.py] Model loading took 15.27 GiB memory and 3.1 seconds
+INFO [gpu_worker.py] peak activation memory takes 1.18 GiB
 INFO [gpu_worker.py] Available KV cache memory: 55.03 GiB
 INFO [kv_cache_utils.py] GPU KV cache size: 400,720 tokens
 """

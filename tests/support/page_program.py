@@ -55,14 +55,16 @@ def kubectl(args):
     if verb in CHANGES and not os.environ["PAGE_CHANGES"]:
         at = args.index("--") if "--" in args else len(args)
         args[at:at] = ["--dry-run=server"]
+        args += ["--ignore-not-found"] if verb == "delete" else []
         args += ["--force-conflicts"] if "--server-side" in args else []
-    if verb != "create":
+    if verb not in {"create", "taint"}:
         run([program, *args])
     result = subprocess.run([program, *args], capture_output=True, text=True, check=False)
     sys.stdout.write(result.stdout)
     sys.stderr.write(result.stderr)
-    is_there = "already exists" in result.stderr
-    sys.exit(0 if is_there else result.returncode)
+    # What an earlier command would have made, or taken away, is as it was.
+    left_out = "already exists" if verb == "create" else "not found"
+    sys.exit(0 if left_out in result.stderr else result.returncode)
 
 
 def helm(args):
@@ -73,7 +75,9 @@ def helm(args):
         args = [word for word in args if word != "--wait"] + ["--dry-run=server"]
         result = subprocess.run([program, *args], capture_output=True, text=True, check=False)
         sys.stderr.write(result.stderr)
-        sys.exit(result.returncode)
+        # The shared release is at its first revision: there is none to go back to.
+        is_first = verb == "rollback" and "has no 0 version" in result.stderr
+        sys.exit(0 if is_first else result.returncode)
     if verb == "test":
         args = ["status", *(word for word in args if word not in {"test", "--logs"})]
     run([program, *args, *(["--dry-run"] if verb == "uninstall" else [])])
