@@ -89,6 +89,7 @@ def reader(cluster, helm, tmp_path_factory):
             "KUBECONFIG": str(kubeconfig), "PAGE_KUBECTL": find_kubectl(), "PAGE_HELM": helm,
             "ROUTER": f"http://{address}:8000", "OPERATIONS": f"http://{address}:8002",
             "KEY": "none-is-needed", "HF_TOKEN": "hf_example",
+            "PAGE_NAMESPACE": namespace,
         },
         words={"POD": router, "memroute-worker": "plain"},
     )  # fmt: skip

@@ -20,7 +20,7 @@ CHANGES = {
 }  # fmt: skip
 # Flags of kubectl with a value of their own, which may stand before the verb.
 WITH_VALUE = {"-n", "--namespace", "--context", "--kubeconfig"}
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
 # Enough for a table: a page's own number of requests takes up to a minute.
 NUM_REQUESTS = "60"
 
@@ -89,6 +89,8 @@ def memroute(args):
         sys.exit(0)  # tests/e2e/test_demo.py runs it
     if verb == "simulate" and "--list" not in args:
         args += ["--requests", NUM_REQUESTS]
+    if verb == "explain" and "-n" not in args and not os.environ["PAGE_CHANGES"]:
+        args += ["-n", os.environ["PAGE_NAMESPACE"]]  # others have models of these names too
     if "--router" not in args and verb == "decisions":
         args += ["--router", os.environ["OPERATIONS"]]
     if "--router" not in args and "--request" in args:
