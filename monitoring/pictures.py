@@ -132,7 +132,7 @@ def _number(figure: Any, card: Any, panel: dict[str, Any], source: Source) -> No
         times, values = zip(*found[0].points, strict=True)
         spark.plot(times, values, color="#2f6fb2", linewidth=0.8)
         spark.fill_between(times, values, color="#2f6fb2", alpha=0.15)
-        spark.set_ylim(0, max(*values, 1e-9) * 1.05)
+        spark.set_ylim(0, max(filter(math.isfinite, (*values, 1e-9))) * 1.05)
 
 
 def _table(figure: Any, card: Any, panel: dict[str, Any], source: Source) -> None:  # noqa: ARG001

@@ -13,6 +13,7 @@ from page_blocks import (
     PROGRAMS,
     SHELL,
     SHOWN,
+    Block,
     Yaml,
     blocks,
     documents,
@@ -32,6 +33,25 @@ def test_every_block_is_run_somewhere_or_says_why_not(block):
         assert all(kind_of(one) for one in block.documents), "nobody reads such YAML"
     else:
         assert block.language in SHOWN
+
+
+def test_a_new_program_and_a_new_kind_of_file_are_nobodys():
+    """What the test above rests on: nothing is let through unread."""
+    text = (
+        "# frobnicate in a comment\n"
+        "for node in a b; do\n  FOO=1 kubectl get node $node | jq . && frobnicate --now \\\n"
+        "  --really\ndone\n"
+        'key="x-$(openssl rand -hex 2)"\n'
+        "curl -d 'a; b | c' localhost\n"
+    )
+    block = Block("page.md", 1, "bash", text)
+    assert block.programs == ["kubectl", "jq", "frobnicate", "openssl", "curl"]
+    assert block.asks_a_cluster
+    shown = Block("page.md", 1, "console", "$ memroute plan x \\\n    -a y\nno program\n")
+    assert shown.programs == ["memroute"]
+    assert not shown.asks_a_cluster
+    assert Block("page.md", 1, "bash", "memroute plan x --cluster # now\n").asks_a_cluster
+    assert kind_of({"frobs": 1}) is None
 
 
 @pytest.fixture(scope="module")
