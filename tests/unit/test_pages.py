@@ -1,5 +1,7 @@
 """A page whose commands do not run costs its reader an hour, and us the reader."""
 
+import re
+
 import pytest
 import yaml
 
@@ -8,6 +10,7 @@ from followed_pages import Reader
 from memroute_cli.simulate.scenario import scenario
 from memroute_router.access.keyfile import read_keys
 from memroute_router.discovery.static import read_config
+from monitoring.__main__ import ALERTS
 from page_blocks import (
     ELSEWHERE,
     PROGRAMS,
@@ -52,6 +55,20 @@ def test_a_new_program_and_a_new_kind_of_file_are_nobodys():
     assert not shown.asks_a_cluster
     assert Block("page.md", 1, "bash", "memroute plan x --cluster # now\n").asks_a_cluster
     assert kind_of({"frobs": 1}) is None
+
+
+def test_every_metric_and_alert_that_a_page_names_exists(repository):
+    """A query that is copied from a page and shows nothing says that all is well."""
+    told = (repository / "docs" / "reference" / "metrics.md").read_text()
+    metrics = set(re.findall(r"\bmemroute_[a-z_]+", told))
+    metrics |= {f"{name}_{part}" for name in metrics for part in ("bucket", "count", "sum")}
+    packages = {path.name for path in repository.glob("*/memroute_*")}
+    alerts = {alert.name for alert in ALERTS}
+    for page in pages():
+        text = (repository / page).read_text()
+        named = set(re.findall(r"\bmemroute_[a-z_]+", text)) - packages
+        assert named - metrics == set(), page
+        assert set(re.findall(r"\bMemroute[A-Z]\w+", text)) - alerts == set(), page
 
 
 @pytest.fixture(scope="module")
