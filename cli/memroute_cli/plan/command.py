@@ -9,16 +9,17 @@ from typing import Annotated
 
 import typer
 
+from memroute_cli.cluster.commands import OPERATOR_NAMESPACE, OperatorNamespaceOption
 from memroute_cli.plan.asked import Asked
 from memroute_cli.terminal.errors import told_errors
 from memroute_cli.terminal.output import Output, OutputOption, WideOption
-from memroute_cli.terminal.quantities import comma_list, tokens, whole
+from memroute_cli.terminal.quantities import comma_list, number, tokens, whole
 
 
-def _models(values: Iterable[str]) -> Iterator[str]:
+def _paths(values: Iterable[str]) -> Iterator[str]:
     """Names by comma; a path may have commas of its own."""
     for value in values:
-        yield from [value] if Path(value).exists() else comma_list([value])
+        yield from [value] if value and Path(value).exists() else comma_list([value])
 
 
 def plan(
@@ -50,10 +51,11 @@ def plan(
         ),
     ] = False,
     inventory: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
-            metavar="FILE",
-            help="The same of a saved fleet: `kubectl get nodes,pods -A -o json > FILE`.",
+            metavar="FILE,...",
+            help="The same of a saved fleet: `kubectl get nodes,pods -A -o json > FILE`; and, for "
+            "shared devices, the ConfigMap memroute-fleet in a file of its own.",
         ),
     ] = None,
     context: Annotated[
@@ -119,6 +121,37 @@ def plan(
             metavar="NAME=PER_HOUR,...", help="Prices of one accelerator: H100=2.50,L40S=1.10."
         ),
     ] = None,
+    host_memory: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIZE,...",
+            help="What KV cache on the host would buy, for one engine: 64GiB,256GiB.",
+        ),
+    ] = None,
+    host_link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --host-memory, how a device reaches it: pcie3, pcie4, pcie5 or c2c. "
+            "Default: the accelerator's.",
+        ),
+    ] = None,
+    conversations: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole(),
+            metavar="N",
+            help="With --host-memory: conversations alive at once on one replica. Default: 1000.",
+        ),
+    ] = None,
+    reuse: Annotated[
+        float,
+        typer.Option(
+            parser=number,
+            metavar="SHARE",
+            help="With --host-memory: share of a prompt that was there before, 0 to 1.",
+        ),
+    ] = 0.5,
     hub_endpoint: Annotated[
         str | None,
         typer.Option(
@@ -151,6 +184,7 @@ def plan(
             metavar="FILE", help="With --cluster. Default: KUBECONFIG, else ~/.kube/config."
         ),
     ] = None,
+    operator_namespace: OperatorNamespaceOption = OPERATOR_NAMESPACE,
     manifest: Annotated[
         bool,
         typer.Option(
@@ -159,7 +193,11 @@ def plan(
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw where the bytes go into this file (.png, .svg)."),
+        typer.Option(
+            metavar="FILE",
+            help="Draw where the bytes go into this file (.png, .svg); with --host-memory, what "
+            "it buys.",
+        ),
     ] = None,
     output: OutputOption = Output.TABLE,
     wide: WideOption = False,
@@ -180,13 +218,16 @@ def plan(
         from memroute_cli.plan.program import run
 
         asked = Asked(
-            models=tuple(_models(models or ())), accelerators=tuple(comma_list(accelerator)),
-            inventory=inventory, is_on_cluster=cluster, kubeconfig=kubeconfig,
+            models=tuple(_paths(models or ())), accelerators=tuple(comma_list(accelerator)),
+            inventory=tuple(map(Path, _paths(inventory or ()))),
+            operator_namespace=operator_namespace, is_on_cluster=cluster, kubeconfig=kubeconfig,
             context_tokens=context, concurrency=concurrency, prompt_tokens=prompt_tokens,
             output_tokens=output_tokens, precision=precision, kv_cache_dtype=kv_cache_dtype,
             tensor_parallel=tensor_parallel, checkpoint=checkpoint, file=file,
             start_log=start_log, prices=tuple(comma_list(price)), hub_endpoint=hub_endpoint,
             hub_token_file=hub_token_file, is_offline=offline, shows_every=every, output=output,
             wants_manifest=manifest, is_wide=wide, plot=plot,
+            host_memory=tuple(comma_list(host_memory)), host_link=host_link,
+            conversations=conversations, reuse=reuse,
         )  # fmt: skip
         raise typer.Exit(0 if run(asked) else 1)

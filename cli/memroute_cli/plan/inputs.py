@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from memroute.catalog import ACCELERATORS, Accelerator, accelerator_by_name
+from memroute.closeness import did_you_mean
 from memroute.footprint import EngineType, KVCacheDtype, Quantization
 from memroute.footprint.calibration import StartLog, read_start_log
 from memroute.sizing import Question
 from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel
-from memroute_cli.terminal.words import did_you_mean
 
 DEFAULT_ACCELERATORS = ("L4", "L40S", "A100-80", "H100", "H200", "B200")
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from memroute.catalog import MODELS, architecture_for_model
+from memroute.closeness import did_you_mean
 from memroute.errors import MemrouteError, UnknownModelError
 from memroute.footprint import ModelArchitecture
 from memroute.footprint.architecture import architecture_from_json
 from memroute_cli.plan.files import PlanError, read_checkpoint_bytes, read_document
-from memroute_cli.terminal.words import did_you_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +77,12 @@ def read_model(name: str, checkpoint: str | None, hub: HubOptions | None = None)
     path = Path(name)
     try:
         if path.suffix == ".json" or path.is_file():
-            folder = path.resolve().parent.name
+            folder, config = path.resolve().parent.name, read_document(path)
             return NamedModel(
                 name=f"local/{folder if path.name == 'config.json' else path.stem}",
                 architecture=architecture_from_json(path.read_text(), size),
                 facts=Facts(source="file", sentence=str(path)),
-                config=read_document(path),
+                config=config,
             )
         if path.is_dir():
             return read_model(str(path / "config.json"), checkpoint)
@@ -115,7 +115,7 @@ def close_names(name: str) -> str:
     repository, at, _ = name.partition("@")
     if at and repository.casefold() in {known.casefold() for known in MODELS}:
         return f"; the catalogue has it as it was published: plan {repository} without a revision"
-    return did_you_mean(repository, MODELS)
+    return did_you_mean(repository, (known for known in MODELS if known != repository))
 
 
 def as_published(name: str) -> str:

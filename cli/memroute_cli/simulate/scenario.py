@@ -21,6 +21,7 @@ events:
 ```
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -30,15 +31,17 @@ from typing import Any, TypeVar
 import yaml
 
 from memroute.catalog import ACCELERATORS, accelerator_by_name
+from memroute.closeness import did_you_mean
 from memroute.errors import MemrouteError
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization
 from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
+from memroute.hierarchy import HOST_LINKS, HostLink, host_link_by_name
 from memroute.traffic.admission import AdmissionSettings, OverloadObjective
 from memroute.traffic.dispatch import DispatchSettings
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel, read_model
 from memroute_cli.terminal.errors import UserError
-from memroute_cli.terminal.words import did_you_mean
+from memroute_cli.terminal.quantities import bytes_of
 from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
 from memroute_simulator.virtual.cluster import Fleet, FleetChange, FleetEvent
@@ -78,6 +81,8 @@ class Words:
     policy: str = "policies"
     objective: str = "objective"
     workload: str = "workload"
+    host_memory: str = "hostMemory"
+    host_link: str = "hostLink"
 
 
 IN_FILE = Words()
@@ -124,7 +129,7 @@ _ENGINE = {
     "model", "accelerator", "replicas", "kind", "quantization", "kvCacheDtype",
     "tensorParallelSize", "dataParallelSize", "maxNumSeqs", "maxNumBatchedTokens",
     "maxContextTokens", "utilization", "kvCacheTokens", "prefixCaching", "scheduling",
-    "watermark", "maxAdapters",
+    "watermark", "maxAdapters", "hostMemory", "hostLink",
 }  # fmt: skip
 
 
@@ -136,7 +141,7 @@ def read_scenario(path: Path) -> dict[str, Any]:
         msg = f"cannot read {path}: {error.strerror}"
         raise ScenarioError(msg) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"{path} is no YAML: {error}"
+        msg = f"{path} is no YAML: {' '.join(str(error).split())}"
         raise ScenarioError(msg) from None
     if not isinstance(document, dict):
         msg = f"{path} is not a YAML mapping"
@@ -211,7 +216,7 @@ def _positive(value: Any, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError):
         number = 0.0
-    if number <= 0:
+    if not 0 < number < math.inf:
         msg = f"{name} must be a number above 0, not {value!r}"
         raise ScenarioError(msg)
     return number
@@ -262,7 +267,11 @@ def _engine(fleet: str, row: Mapping[str, Any], words: Words) -> tuple[EngineSpe
             policy=SchedulingPolicy(row.get("scheduling", "fcfs")),
             watermark_ratio=float(row.get("watermark", 0.0)),
             max_adapters=row.get("maxAdapters"),
+            host_kv_bytes=_host_bytes(row.get("hostMemory"), words),
+            host_link=_host_link(row.get("hostLink"), words),
         )
+        # Refused here rather than in the middle of a run.
+        _ = spec.host_limits
         _check_context(model, spec, words)
         tokens = row.get("kvCacheTokens")
         if tokens is not None:
@@ -279,6 +288,28 @@ def _engine(fleet: str, row: Mapping[str, Any], words: Words) -> tuple[EngineSpe
         )
         raise ScenarioError(msg)
     return spec, int(_positive(row.get("replicas", 1), f"{where}: {words.replicas}"))
+
+
+def _host_bytes(value: Any, words: Words) -> int | None:
+    if value is None:
+        return None
+    size = bytes_of(str(value))
+    if not size:
+        msg = f"{words.host_memory} {value}: a size such as 64GiB"
+        raise ScenarioError(msg)
+    return size
+
+
+def _host_link(value: Any, words: Words) -> HostLink | None:
+    if value is None:
+        return None
+    link = host_link_by_name(str(value))
+    if link is None:
+        names = [one.name for one in HOST_LINKS]
+        hint = did_you_mean(str(value), names)
+        msg = f"{words.host_link} {value}: one of {', '.join(names)}{hint}"
+        raise ScenarioError(msg)
+    return link
 
 
 Word = TypeVar("Word", bound=StrEnum)
