@@ -16,7 +16,7 @@ ATHERIS := 3.0.0
 GRAFANA_SDK := 1769699998!10.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster prometheus chaos disruptions rollouts conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster prometheus pictures chaos disruptions rollouts conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +71,9 @@ cluster: binaries ## contract, cluster and end-to-end tests, on a real control p
 
 prometheus: binaries .venv-grafana/.installed ## a real Prometheus on an emulated fleet: every query has data, 21 alerts drilled; Grafana's types (opt-in: eight minutes)
 	@MEMROUTE_GRAFANA_PYTHON=.venv-grafana/bin/python $(BIN)/pytest -p no:cacheprovider tests/prometheus tests/contract/test_alerts.py $(ARGS)
+
+pictures: binaries ## every dashboard as a picture, from a real Prometheus on an emulated fleet (opt-in: five minutes)
+	@MEMROUTE_PICTURES=1 $(BIN)/pytest -p no:cacheprovider tests/prometheus/test_pictures.py $(ARGS)
 
 .venv-grafana/.installed: Makefile
 	@$(PYTHON) -m venv .venv-grafana
