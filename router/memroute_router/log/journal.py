@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from heapq import merge
+from itertools import islice
 from typing import Final
 
 from memroute.traffic.routing import Choice
@@ -246,6 +247,14 @@ class Journal:
         """The last requests of every kind, in the order in which they ended."""
         rings = (self._served, self._mistaken, self._refused, self._failed)
         return list(merge(*rings, key=_ended_at))
+
+    def latest(self, number: int) -> list[tuple[str, Record]]:
+        """The last ``number`` requests of each kind, with the kind; the latest of a kind first."""
+        rings = (
+            ("served", self._served), ("mistaken", self._mistaken), ("refused", self._refused),
+            ("failed", self._failed),
+        )  # fmt: skip
+        return [(kind, one) for kind, ring in rings for one in islice(reversed(ring), number)]
 
     def add(self, record: Record) -> None:
         """A request has ended."""

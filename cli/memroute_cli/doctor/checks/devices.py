@@ -7,7 +7,7 @@ from memroute_cli.doctor.facts import OPERATOR, Facts, Unread, arguments_of, lab
 from memroute_cli.doctor.finding import Finding, failed, ok, unknown, warning
 from memroute_kube.resources import LABEL_GPU_SHARING
 from memroute_operator.explaining import Picture
-from memroute_operator.readings.fleet_view import UNCHANGED_SECONDS
+from memroute_operator.store.notices import UNCHANGED_SECONDS
 
 # Nodes that are named one by one.
 MAX_NAMED = 4
