@@ -9,6 +9,8 @@ top``; here they are by owner, so that nobody who shows them needs the planner:
 | ``otherPromised`` | promised to what is no readable replica: claims, pods that cannot be read |
 | ``foreign``, ``unclear``, ``free`` | as in ``memroute.placement.usage`` |
 | the rest of ``usable`` | in no promise, and not to be promised: outside of an engine's limit |
+
+Replicas of a node of which nobody says which devices they have are its ``unattributed``.
 """
 
 import asyncio
@@ -80,8 +82,34 @@ def _nodes(sight: Sight) -> tuple[list[dict[str, Any]], int]:
             continue
         num_shown += len(use.devices)
         devices = [_device(one, replicas, deployments, sight.watched) for one in use.devices]
-        found.append(_node(use) | {"devices": devices})
+        found.append(_node(use) | {"devices": devices, "unattributed": []})
+    _add_unattributed(found, sight)
     return found, num_left
+
+
+def _add_unattributed(nodes: list[dict[str, Any]], sight: Sight) -> None:
+    """Write replicas that are on a node, and on no device that is known, to the node."""
+    first: dict[str, dict[str, Any]] = {}
+    for node in nodes:
+        first.setdefault(node["node"], node)
+    attributed = {
+        holder["pod"]
+        for node in nodes
+        for device in node["devices"]
+        for holder in device["holders"]
+    }
+    deployments = {one.key: one for one in sight.facts.deployments}
+    for replica in sight.facts.replicas:
+        found = first.get(replica.node)
+        if found is None or replica.is_terminal or _name(replica.key, sight.watched) in attributed:
+            continue
+        size = replica.bytes_per_device * replica.num_devices
+        product = found["devices"][0]["product"] if found["devices"] else None
+        deployment = deployments.get(replica.deployment)
+        found["unattributed"].append(
+            _holder(replica, deployment, product, size, sight.watched)
+            | {"numDevices": replica.num_devices}
+        )
 
 
 def _node(use: NodeUse) -> dict[str, Any]:

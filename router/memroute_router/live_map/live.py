@@ -15,8 +15,9 @@ import orjson
 
 from memroute_router.access.share_line import ShareLines
 from memroute_router.lifecycle.isolation import Isolation
+from memroute_router.lifecycle.outcomes import Outcome
 from memroute_router.live_map.fleet import FleetReader
-from memroute_router.log.journal import Journal, Record
+from memroute_router.log.journal import FAILED_ENDS, REFUSED, Journal, Record
 from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.pages import debug
 from memroute_router.replicas.pools import Pool, Pools, Replica
@@ -29,6 +30,7 @@ NUM_DECISIONS: Final = 25
 # Of a document. Units: replicas, models. Source: bounds, by hand; what the map is made for is 400.
 MAX_REPLICAS: Final = 2_048
 MAX_MODELS: Final = 512
+_FAILED: Final = FAILED_ENDS | {Outcome.REPLICAS_DIED}
 REPLICA_COLUMNS: Final = (
     "replica", "model", "deployment", "version", "isRoutable", "isOut", "capacityTokens",
     "heldTokens", "projectedTokens", "ceilingRatio", "numInFlight", "numThere", "numPending",
@@ -93,12 +95,21 @@ def _listed(name: bytes, documents: Iterable[object]) -> Iterator[bytes]:
 
 
 def _ended(facts: LiveFacts) -> dict[str, int]:
-    """Requests by how they have ended, since this router began."""
-    counts: dict[str, int] = {}
+    """Requests by the kind of their ending, since this router began."""
+    counts = {"served": 0, "refused": 0, "failed": 0, "mistaken": 0}
     for pool in (None, *facts.pools.by_model.values()):
         for outcome, count in facts.metrics.of(pool).requests.items():
-            counts[outcome.value] = counts.get(outcome.value, 0) + count
+            counts[_kind(outcome)] += count
     return counts
+
+
+def _kind(outcome: Outcome) -> str:
+    """As the journal tells kinds apart; ``mistaken``: the client got it wrong, or left."""
+    if outcome is Outcome.SERVED:
+        return "served"
+    if outcome in REFUSED:
+        return "refused"
+    return "failed" if outcome in _FAILED else "mistaken"
 
 
 def _model(pool: Pool) -> dict[str, object]:
@@ -117,15 +128,22 @@ def _model(pool: Pool) -> dict[str, object]:
 
 def _replicas(pools: Iterable[Pool], now_seconds: float) -> Iterator[list[object]]:
     for pool in pools:
+        watermark = pool.dispatcher.settings.limits.watermark_ratio
         for replica in list(pool.replicas.values()):
-            yield replica_row(pool.model, replica, now_seconds)
+            yield replica_row(pool.model, replica, watermark, now_seconds)
 
 
-def replica_row(model: str, replica: Replica, now_seconds: float) -> list[object]:
-    """One replica by ``REPLICA_COLUMNS``; what nobody knows is None."""
+def replica_row(
+    model: str, replica: Replica, watermark_ratio: float, now_seconds: float
+) -> list[object]:
+    """One replica by ``REPLICA_COLUMNS``; what nobody knows is None.
+
+    ``watermark_ratio``: of its pool; ``ceilingRatio`` is where it is closed to new requests.
+    """
     ledger, info = replica.ledger, replica.info
-    read_at = ledger.read_at_seconds
+    read_at, reading = ledger.read_at_seconds, ledger.reading
     is_read = read_at >= 0
+    is_kv_known = reading is not None and reading.kv_cache_utilization_ratio is not None
     return [
         info.key,
         model,
@@ -134,9 +152,9 @@ def replica_row(model: str, replica: Replica, now_seconds: float) -> list[object
         info.is_routable,
         replica.health.is_out,
         ledger.capacity_tokens,
-        ledger.held_tokens if is_read else None,
-        ledger.projected_tokens() if is_read else None,
-        round(ledger.limits.ceiling_ratio, 3),
+        ledger.held_tokens if is_kv_known else None,
+        ledger.projected_tokens() if is_kv_known else None,
+        round(min(ledger.limits.ceiling_ratio, watermark_ratio), 3),
         ledger.num_in_flight,
         ledger.num_there if is_read else None,
         ledger.num_pending,

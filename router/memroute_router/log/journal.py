@@ -52,7 +52,7 @@ class AccessLog(StrEnum):
     OFF = "off"
 
 
-_REFUSED: Final = frozenset(
+REFUSED: Final = frozenset(
     {
         Outcome.NEVER_FITS,
         Outcome.SATURATED,
@@ -62,7 +62,7 @@ _REFUSED: Final = frozenset(
     }
 )
 """The client asked for nothing wrong, and was refused."""
-_FAILED_ENDS: Final = frozenset(
+FAILED_ENDS: Final = frozenset(
     {
         Outcome.ENGINE_ERROR,
         Outcome.REPLICAS_FAILED,
@@ -263,9 +263,9 @@ class Journal:
             self._served.append(record)
             if self._access_log is not _ALL:
                 return
-        elif outcome in _REFUSED:
+        elif outcome in REFUSED:
             self._refused.append(record)
-        elif outcome in _FAILED_ENDS or record.status >= FIRST_ERROR_STATUS:
+        elif outcome in FAILED_ENDS or record.status >= FIRST_ERROR_STATUS:
             self._failed.append(record)
         else:
             self._mistaken.append(record)
