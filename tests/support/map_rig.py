@@ -263,7 +263,7 @@ class MapRig:
 
     async def _start_engines(self, rig):
         """An address and a capacity for each pod, then a server on all of them."""
-        port = free_port("")
+        self.engine_port = port = free_port("")
         addresses = []
         for number, pod in enumerate(rig.cluster.pods()):
             address = f"127.{64 + number // 250}.7.{number % 250 + 1}"

@@ -75,33 +75,31 @@ def _nodes(sight: Sight) -> tuple[list[dict[str, Any]], int]:
     replicas = {one.key: one for one in facts.replicas}
     deployments = {one.key: one for one in facts.deployments}
     found: list[dict[str, Any]] = []
+    attributed: set[str] = set()
     num_shown = num_left = 0
     for use in uses(facts.inventory):
+        attributed.update(owner for one in use.devices for owner, _ in one.holders)
         if num_shown + len(use.devices) > MAX_DEVICES:
             num_left += len(use.devices)
             continue
         num_shown += len(use.devices)
         devices = [_device(one, replicas, deployments, sight.watched) for one in use.devices]
         found.append(_node(use) | {"devices": devices, "unattributed": []})
-    _add_unattributed(found, sight)
+    _add_unattributed(found, sight, attributed)
     return found, num_left
 
 
-def _add_unattributed(nodes: list[dict[str, Any]], sight: Sight) -> None:
+def _add_unattributed(
+    nodes: list[dict[str, Any]], sight: Sight, attributed: Collection[str]
+) -> None:
     """Write replicas that are on a node, and on no device that is known, to the node."""
     first: dict[str, dict[str, Any]] = {}
     for node in nodes:
         first.setdefault(node["node"], node)
-    attributed = {
-        holder["pod"]
-        for node in nodes
-        for device in node["devices"]
-        for holder in device["holders"]
-    }
     deployments = {one.key: one for one in sight.facts.deployments}
     for replica in sight.facts.replicas:
         found = first.get(replica.node)
-        if found is None or replica.is_terminal or _name(replica.key, sight.watched) in attributed:
+        if found is None or replica.is_terminal or replica.key in attributed:
             continue
         size = replica.bytes_per_device * replica.num_devices
         product = found["devices"][0]["product"] if found["devices"] else None

@@ -16,6 +16,7 @@ from memroute_kube.fleet_map import MAP_NAME, UnreadableMapError, read_map
 from memroute_kube.shapes import mapping
 
 LOGGER = logging.getLogger(__name__)
+pause = asyncio.sleep
 # Between two readings of the ConfigMap while somebody looks. Unit: seconds. Source: chosen by hand;
 # the operator writes it every 15 s at the most.
 REFRESH_SECONDS: Final = 5.0
@@ -57,7 +58,7 @@ class FleetReader:
             await self._wanted.wait()
             self._wanted.clear()
             await self._read(client)
-            await asyncio.sleep(REFRESH_SECONDS)
+            await pause(REFRESH_SECONDS)
 
     async def _read(self, client: KubernetesClient) -> None:
         """What is not read stays as it was, and is told."""

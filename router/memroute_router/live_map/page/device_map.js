@@ -58,7 +58,7 @@ export class DeviceMap {
       row.isClosed = most?.isClosed ?? false;
       row.root.classList.toggle("closed", row.isClosed);
     }
-    setAttribute(row.root, "aria-label", sentence(row.device, parts, node));
+    setText(row.told, sentence(row.device, parts, node));
     setAttribute(row.root, "aria-selected", String(row.key === selected));
   }
 
@@ -121,9 +121,11 @@ export class DeviceMap {
     if (device.isReplica) label.title = device.holders[0].pod;
     const bar = element("span", "bar");
     const level = element("span", "level");
-    root.append(label, bar, level);
+    bar.setAttribute("aria-hidden", "true");
+    const told = element("span", "unseen");
+    root.append(label, bar, level, told);
     if (device.unusable) root.classList.add("unusable");
-    return { root, key, node: number, device, bar: new Bar(bar), level, isClosed: false };
+    return { root, key, node: number, device, bar: new Bar(bar), level, told, isClosed: false };
   }
 
   // The one that has the focus, or would have it.

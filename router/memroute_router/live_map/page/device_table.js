@@ -6,7 +6,7 @@ import { byKind, fullest, isShown, partsOf } from "./shares.js";
 import { UNKNOWN, bytes, percent, product } from "./words.js";
 
 const COLUMNS = [
-  "Device", "Product", "Usable", "Weights", "Overhead", "KV used", "KV free", "Promised, other", "Foreign", "Free",
+  "Device", "Product", "Usable", "Weights", "Overhead", "KV used", "KV free", "Other promise", "Foreign", "Free",
   "Fullest KV", "Replicas",
 ];
 
