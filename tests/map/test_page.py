@@ -50,6 +50,17 @@ def test_axe_finds_nothing(opened, small, axe, pictures, scheme, size):
     assert it.said == []
 
 
+def test_the_picture_of_the_documentation(opened, small, pictures):
+    """``docs/how-to/live-map.png`` is this one: all that the map says, at a glance."""
+    it = opened(small, scheme="dark")
+    page = it.open()
+    page.wait_for_selector("#waiting-requests .why")
+    it.next_update()
+    path = pictures / "live-map.png"
+    page.screenshot(path=path)
+    assert path.stat().st_size < 250_000
+
+
 def test_nothing_is_asked_of_anybody_else_and_the_console_is_silent(opened, small):
     """An on-call engineer's laptop may reach this router and nothing else; so may an attacker's."""
     it = opened(small)

@@ -19,6 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,8 +61,8 @@ class Engines:
         self.began = time.monotonic()
 
     def ratio(self, address):
-        base, wave = (0.93, 0.06) if self.models[address] == BUSY else (0.45, 0.42)
-        phase = (hash(address) % 997) / 997 * 2 * math.pi
+        base, wave = (0.97, 0.025) if self.models[address] == BUSY else (0.45, 0.42)
+        phase = zlib.crc32(address.encode()) % 997 / 997 * 2 * math.pi
         return base + wave * math.sin(phase + (time.monotonic() - self.began) / 7)
 
     def metrics(self, address):

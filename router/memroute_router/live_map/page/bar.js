@@ -57,7 +57,7 @@ export class Bar {
     const projected = Math.min(1, kv.projected ?? 0);
     if (Math.abs(projected - drawn.projected) > LEAST_CHANGE) {
       drawn.projected = projected;
-      drawn.tick.style.left = `${(100 * projected).toFixed(2)}%`;
+      drawn.tick.style.transform = `translateX(${(100 * (projected - 1)).toFixed(2)}%)`;
     }
     if (kv.isClosed !== drawn.isClosed) {
       drawn.isClosed = kv.isClosed;
