@@ -11,6 +11,9 @@ export function keyOf(node, device) {
   return `${node.node} ${node.resource ?? ""} ${own}`;
 }
 
+// A sentence is written anew at every so many updates: nobody hears 400 of them within a second.
+const UPDATES_OF_A_SENTENCE = 5;
+
 export class DeviceMap {
   constructor(root, onSelect) {
     this.root = root;
@@ -18,6 +21,7 @@ export class DeviceMap {
     this.cards = new Map();
     this.order = [];
     this.focused = null;
+    this.updates = 0;
     root.addEventListener("click", (event) => this.clicked(event));
     root.addEventListener("keydown", (event) => this.pressed(event));
     root.addEventListener("focusin", (event) => this.rove(event.target.dataset.key));
@@ -26,6 +30,7 @@ export class DeviceMap {
   /** Draw what has changed. How many devices are shown. */
   update(nodes, replicas, asked, selected) {
     this.place(nodes);
+    this.updates += 1;
     let num = 0;
     for (const card of this.cards.values()) {
       let numHere = 0;
@@ -58,7 +63,8 @@ export class DeviceMap {
       row.isClosed = most?.isClosed ?? false;
       row.root.classList.toggle("closed", row.isClosed);
     }
-    setText(row.told, sentence(row.device, parts, node));
+    const isDue = (this.updates + row.device.index) % UPDATES_OF_A_SENTENCE === 0;
+    if (isDue || row.key === this.focused || !row.told.firstChild) setText(row.told, sentence(row.device, parts, node));
     setAttribute(row.root, "aria-selected", String(row.key === selected));
   }
 

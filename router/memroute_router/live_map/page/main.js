@@ -53,7 +53,7 @@ function draw() {
   const all = nodes.reduce((sum, node) => sum + node.devices.length, 0);
   document.body.classList.toggle("table", isTable);
   document.body.classList.toggle("still", all > MOVING_DEVICES);
-  note(live, fleet, nodes, number, all);
+  note(live, fleet, nodes, replicas, number, all);
   const found = find(nodes, selected);
   details.update(found?.node ?? null, found?.device ?? null, replicas);
   waiting.update(models, live);
@@ -68,8 +68,8 @@ function find(nodes, key) {
   return null;
 }
 
-function note(live, fleet, nodes, number, all) {
-  const { numDevices, numReplicas, numNodes } = totals(nodes, new Map());
+function note(live, fleet, nodes, replicas, number, all) {
+  const { numDevices, numReplicas, numNodes } = totals(nodes, replicas);
   const said = [];
   if (number !== all) said.push(`${count(number)} shown of`);
   if (numDevices) said.push(`${counted(numDevices, "device")} on ${counted(numNodes, "node")}`);

@@ -46,8 +46,21 @@ export function kvOf(replica) {
   };
 }
 
-/** The parts of a device, in the order of the bar; each has bytes, and `pod` where it has one. */
+let known = { replicas: null, parts: null };
+
+/** The parts of a device, in the order of the bar; each has bytes, and `pod` where it has one.
+ * Several ask for the same: what was put together for the same replicas is kept until there are others. */
 export function partsOf(device, replicas) {
+  if (known.replicas !== replicas) known = { replicas, parts: new Map() };
+  let parts = known.parts.get(device);
+  if (parts === undefined) {
+    parts = putTogether(device, replicas);
+    known.parts.set(device, parts);
+  }
+  return parts;
+}
+
+function putTogether(device, replicas) {
   if (device.promised === null) return [{ kind: "unknown", bytes: device.usable }];
   const parts = [];
   const add = (kind, size, more) => {
@@ -166,8 +179,8 @@ export function placed(fleet) {
  * `fleet`: as `placed` has made it; null where there is none. */
 export function nodesOf(fleet, live) {
   const nodes = fleet === null ? [] : fleet.nodes;
-  const known = new Set(nodes.flatMap((node) => node.devices.flatMap((one) => one.holders.map((h) => h.pod))));
-  const others = live.replicas.filter((row) => !known.has(row[0]));
+  const placedPods = new Set(nodes.flatMap((node) => node.devices.flatMap((one) => one.holders.map((h) => h.pod))));
+  const others = live.replicas.filter((row) => !placedPods.has(row[0]));
   if (!others.length) return nodes;
   const column = (name) => live.replicaColumns.indexOf(name);
   const devices = others.map((row, index) => alone(
