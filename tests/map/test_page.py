@@ -145,7 +145,7 @@ def test_it_is_heard_without_being_seen(opened, small):
     assert not any("NaN" in row or "undefined" in row or "null" in row for row in rows)
 
 
-def test_pause_holds_everything_still(opened, small):
+def test_pause_holds_everything_still(opened, small, axe):
     """What moves can be stopped, to read it; nothing is asked meanwhile."""
     it = opened(small)
     page = it.open()
@@ -155,6 +155,7 @@ def test_pause_holds_everything_still(opened, small):
     page.wait_for_timeout(3000)
     assert page.locator("main").inner_text() == before
     assert len(it.asked) <= asked + 1, "one may have been under way"
+    assert findings(page, axe) == []
     page.click("#pause")
     it.wait("live")
 

@@ -284,7 +284,7 @@ async def test_without_kubernetes_nothing_is_asked_and_that_is_said():
     reader = FleetReader("ns")
     following = asyncio.create_task(reader.follow(None))
     await asyncio.sleep(0)
-    assert reader.document() == {"version": None, "why": NO_KUBERNETES}
+    assert reader.document() == {"version": None, "why": NO_KUBERNETES, "isBeingRead": False}
     following.cancel()
 
 

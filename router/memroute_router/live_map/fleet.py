@@ -46,7 +46,11 @@ class FleetReader:
 
     def document(self) -> dict[str, object]:
         """Whether there is a map, for the page's second document."""
-        return {"version": self.version, "why": self.why_unknown}
+        return {
+            "version": self.version,
+            "why": self.why_unknown,
+            "isBeingRead": self.why_unknown == BEGINNING,
+        }
 
     async def follow(self, client: KubernetesClient | None) -> None:
         """Read it whenever it is wanted, for ever. ``client``: None where no API server is."""

@@ -45,7 +45,8 @@ function draw() {
   if (now === null) return;
   const { live, fleet } = now;
   const replicas = byReplica(live);
-  const nodes = nodesOf(fleet, live);
+  // Replicas are not drawn by themselves for the second until it is known where they are.
+  const nodes = live.fleet.isBeingRead ? [] : nodesOf(fleet, live);
   const models = waitingModels(fleet, live);
   const isTable = at("view").value === "table";
   summary.update(nodes, replicas, live, rates(history[0], history.at(-1)), models);
@@ -75,10 +76,11 @@ function note(live, fleet, nodes, replicas, number, all) {
   if (numDevices) said.push(`${counted(numDevices, "device")} on ${counted(numNodes, "node")}`);
   if (numReplicas) said.push(`${numDevices ? "and " : ""}${counted(numReplicas, "replica")} on unknown devices`);
   setText(at("devices-count"), said.join(" "));
-  setText(at("devices-none"), all === 0 ? "No devices and no replicas are known yet." : "Nothing matches.");
+  if (live.fleet.isBeingRead) setText(at("devices-none"), "The operator's map is being read.");
+  else setText(at("devices-none"), all === 0 ? "No devices and no replicas are known yet." : "Nothing matches.");
   at("devices-none").hidden = number > 0;
   const notes = [];
-  if (live.fleet.why) notes.push(fleet === null ? `Devices are unknown: ${live.fleet.why}.` : `The map is not read any more: ${live.fleet.why}.`);
+  if (live.fleet.why && !live.fleet.isBeingRead) notes.push(fleet === null ? `Devices are unknown: ${live.fleet.why}.` : `The map is not read any more: ${live.fleet.why}.`);
   if (fleet !== null) {
     const age = (Date.parse(live.router.at) - Date.parse(fleet.at)) / 1000;
     if (age > 120) notes.push(`What devices hold is as it was ${seconds(age)} ago: does the operator run?`);
