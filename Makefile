@@ -77,7 +77,7 @@ prometheus: binaries .venv-grafana/.installed ## a real Prometheus on an emulate
 
 map-test: $(MAP_TOOLS)/.installed $(STAMP) ## the routers' live map in a headless Chromium, with axe-core: opt-in, needs chromium, node and npm (4 minutes)
 	@command -v node >/dev/null || { echo "map-test: node is not installed"; exit 1; }
-	@node --test tests/map/
+	@node --test tests/map/*.test.mjs
 	@MEMROUTE_MAP_TOOLS=$(MAP_TOOLS) $(BIN)/pytest -s -n 0 -p no:cacheprovider tests/map $(ARGS)
 
 $(MAP_TOOLS)/.installed: Makefile

@@ -1,4 +1,4 @@
-// What is put together in the browser, without one: `node --test tests/map`.
+// What is put together in the browser, without one: `node --test tests/map/*.test.mjs`.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
