@@ -13,10 +13,13 @@ VLLM := 0.32.0
 LLAMA_CPP := .venv-llama-cpp
 XLLAMACPP := 2026.10.11549
 ATHERIS := 3.0.0
+MAP_TOOLS := .map-test
+PLAYWRIGHT := 1.65.2
+AXE := 4.14.1
 GRAFANA_SDK := 1769699998!10.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster prometheus pictures chaos disruptions rollouts conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo test check unit native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +77,18 @@ prometheus: binaries .venv-grafana/.installed ## a real Prometheus on an emulate
 
 pictures: binaries ## every dashboard as a picture, from a real Prometheus on an emulated fleet (opt-in: five minutes)
 	@MEMROUTE_PICTURES=1 $(BIN)/pytest -p no:cacheprovider tests/prometheus/test_pictures.py $(ARGS)
+
+map-test: $(MAP_TOOLS)/.installed $(STAMP) ## the routers' live map in a headless Chromium, with axe-core: opt-in, needs chromium, node and npm (4 minutes)
+	@command -v node >/dev/null || { echo "map-test: node is not installed"; exit 1; }
+	@node --test tests/map/*.test.mjs
+	@MEMROUTE_MAP_TOOLS=$(MAP_TOOLS) $(BIN)/pytest -s -n 0 -p no:cacheprovider tests/map $(ARGS)
+
+$(MAP_TOOLS)/.installed: Makefile
+	@command -v npm >/dev/null || { echo "map-test: npm is not installed"; exit 1; }
+	@mkdir -p $(MAP_TOOLS)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(MAP_TOOLS)/python 'playwright==$(PLAYWRIGHT)'
+	@npm install --silent --no-audit --no-fund --prefix $(MAP_TOOLS)/node 'axe-core@$(AXE)'
+	@touch $@
 
 .venv-grafana/.installed: Makefile
 	@$(PYTHON) -m venv .venv-grafana
@@ -180,5 +195,5 @@ $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
 	@touch $@
 
 clean: ## remove what was built here (not the shared cache of binaries)
-	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) .venv-bench .venv-fuzz .venv-grafana .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) .venv-bench .venv-fuzz .venv-grafana $(MAP_TOOLS) .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -38,7 +38,8 @@ from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.oddities import Oddities
 from memroute_operator.plan import Action, Delete, EndFetch, GiveWay, Step
 from memroute_operator.pod.templates import Templates
-from memroute_operator.readings.fleet_view import CHANGED_SECONDS, FleetBoard
+from memroute_operator.readings.fleet_map import MapBoard, Sight
+from memroute_operator.readings.fleet_view import FleetBoard
 from memroute_operator.readings.loops import Readings
 from memroute_operator.readings.node_leases import MARK_SECONDS, NodeLeases
 from memroute_operator.readings.pod_events import ROUND_SECONDS, PodEvents
@@ -55,6 +56,7 @@ from memroute_operator.status.step_events import StepEvents
 from memroute_operator.status.way_events import tell_ways
 from memroute_operator.store.garbage import Garbage
 from memroute_operator.store.listing import Lister
+from memroute_operator.store.notices import CHANGED_SECONDS
 from memroute_operator.store.store import Store
 from memroute_operator.thinking import Look, Thinker
 
@@ -162,6 +164,9 @@ class Reconciler:
             router_url=settings.router_url,
         )
         self.board = FleetBoard(client=client, namespace=settings.lease_namespace, clock=clock)
+        self.map_board = MapBoard(client=client, namespace=settings.lease_namespace, clock=clock)
+        self._sight: Sight | None = None
+        """What the last step has seen; None before the first."""
         self._client = client
         self._fence = fence or Fence(AlwaysLeading())
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
@@ -302,8 +307,9 @@ class Reconciler:
             await asyncio.sleep(CHANGED_SECONDS)
             if self._is_leading():
                 # As a part of the last step: the fence lets nobody else write.
-                telling = self._boundary.guarded("fleet view", self.tell_fleet)
-                await asyncio.create_task(telling, context=self._term)
+                for name, tell in (("fleet view", self.tell_fleet), ("map", self.tell_map)):
+                    telling = self._boundary.guarded(name, tell)
+                    await asyncio.create_task(telling, context=self._term)
 
     async def tell_fleet(self) -> float:
         """Write what is read of devices and routers, if that is due; when, by our clock."""
@@ -314,6 +320,10 @@ class Reconciler:
             self._thinker.own_promises(now_seconds=self._clock()),
             now=datetime.now(UTC),
         )
+
+    async def tell_map(self) -> float:
+        """Write what of each device is whose, if that is due; when, by our clock."""
+        return await self.map_board.tell(self._sight)
 
     async def reconcile(self) -> float:
         """One step for everything; for how long to wait, in seconds, if nothing changes.
@@ -358,6 +368,12 @@ class Reconciler:
         self._hands.forget_old({deployment.key for deployment in facts.deployments})
         self._failed_pods.forget_old(self._clock())
         self._readings.devices.forget_nodes(decided.nodes)
+        self._sight = Sight(
+            facts=facts,
+            at=look.now,
+            conditions=self._metrics.conditions,
+            watched=self._settings.watch_namespace,
+        )
         if self._hands.wants_list:
             self.lister.want()
         return self._pause(step, loss)

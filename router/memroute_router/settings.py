@@ -19,6 +19,8 @@ DEFAULT_OPS_PORT = 8002
 
 # Of the requests that are traced, if any are. Source: chosen by hand; what most use.
 DEFAULT_TRACING_RATIO = 0.1
+# Where the shipped manifests install.
+DEFAULT_MAP_NAMESPACE = "memroute-system"
 
 EXAMPLES = """\
 on Kubernetes (as the chart starts it), from ModelDeployments
@@ -67,6 +69,8 @@ class RouterSettings:
     ops_port: int
     config: str | None
     namespace: tuple[str, ...]
+    map_namespace: str
+    router_name: str | None
     scrape_seconds: float
     tokenizers: str | None
     kv_events: bool
@@ -141,6 +145,18 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         default=[],
         help="serve the ModelDeployments of this namespace only; may be given several times "
         "(default: all)",
+    )
+    where.add_argument(
+        "--map-namespace",
+        default=DEFAULT_MAP_NAMESPACE,
+        metavar="NAME",
+        help="where the operator keeps ConfigMap memroute-map, of which the live map "
+        "(/map/ on --ops-port) has nodes and devices",
+    )
+    where.add_argument(
+        "--router-name",
+        metavar="NAME",
+        help="what this router is called on its live map (default: its host's name)",
     )
     where.add_argument("--tls-cert", help="PEM file: serve HTTPS with this certificate (chain)")
     where.add_argument("--tls-key", help="PEM file: its private key, if it is not beside it")

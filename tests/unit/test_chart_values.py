@@ -34,6 +34,8 @@ ELSEWHERE = {
         "--host": "the chart: every address of the pod",
         "--config": "the chart: none, because on Kubernetes ModelDeployments say it",
         "--namespace": "scope.namespaces",
+        "--map-namespace": "the chart: the release's",
+        "--router-name": "the chart: its pod's",
         "--port": "router.ports.http",
         "--ops-port": "router.ports.ops",
         "--tls-cert": "router.tls.secretName",

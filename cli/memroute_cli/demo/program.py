@@ -89,6 +89,7 @@ def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
             )
         )
         say(f"operator {operator_url}/metrics, router {router_url}/v1 and {ops_url}/metrics")
+        say(f"live map, in a browser: {ops_url}/map/")
         cluster.kubectl("apply", "-k", str(DEPLOY / "samples"))
         say("kubectl apply -k deploy/samples: chat, draft and large")
         for name in ("chat", "draft"):
@@ -247,6 +248,7 @@ def _keep(
     console.print(
         f"""router       {router_url}/v1
              any API key; models chat, draft, large
+live map     {ops_url}/map/
 decisions    {ops_url}/debug/decisions
 who waits    {ops_url}/debug/queue
 metrics      {ops_url}/metrics

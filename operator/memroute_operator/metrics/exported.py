@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import (
@@ -166,6 +166,11 @@ class OperatorMetrics:
     def on_error(self) -> None:
         """A reconcile was ended by an API error."""
         self._errors.inc()
+
+    @property
+    def conditions(self) -> Mapping[str, list[dict[str, Any]]]:
+        """Of each ModelDeployment, those of its status as it was made last."""
+        return self._conditions
 
     def on_status(self, key: str, conditions: list[dict[str, Any]]) -> None:
         """The status of a ModelDeployment has these conditions."""

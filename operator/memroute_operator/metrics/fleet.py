@@ -28,6 +28,7 @@ from memroute_operator.metrics.labels import (
     STATES,
 )
 from memroute_operator.replicas.lost_nodes import NodeLoss
+from memroute_operator.replicas.purposes import purposes_of
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
 
@@ -255,16 +256,15 @@ def _set_promises(
 
 
 def _parts(deployment: Deployment | None, product: str | None, size: int) -> dict[str, int]:
-    """What so many bytes on one device are for, by the footprint of today's spec.
-
-    An engine that has a whole device gives its KV cache what weights and overhead leave.
-    """
-    if deployment is None or deployment.footprint is None:
+    """What so many bytes on one device are for, by the names of their labels."""
+    purposes = purposes_of(deployment, product, size)
+    if purposes is None:
         return {"unknown": size}
-    footprint = deployment.footprint_on(product)
-    weights = min(size, footprint.weights_bytes)
-    overhead = min(size - weights, footprint.overhead_bytes)
-    return {"weights": weights, "overhead": overhead, "kv-cache": size - weights - overhead}
+    return {
+        "weights": purposes.weights_bytes,
+        "overhead": purposes.overhead_bytes,
+        "kv-cache": purposes.kv_cache_bytes,
+    }
 
 
 def _set_nodes(families: Families, facts: Facts, loss: NodeLoss) -> None:

@@ -53,6 +53,7 @@ def operator_rights(namespace: str, scopes: Iterable[str] = ()) -> tuple[Right, 
         ("get", "", "configmaps", "memroute-calibrations"),
         ("patch", "", "configmaps", "memroute-calibrations"),
         ("patch", "", "configmaps", "memroute-fleet"),
+        ("patch", "", "configmaps", "memroute-map"),
         ("get", "", "configmaps", "memroute-weights"),
         ("patch", "", "configmaps", "memroute-weights"),
     )
