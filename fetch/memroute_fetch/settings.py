@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from memroute import __version__
 from memroute_fetch.failures import ExitCode, FetchError
 from memroute_fetch.roles import RoleSettings, role_settings
 from memroute_fetch.sources import Source, SourceError, parse_source
@@ -167,6 +168,7 @@ def options_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {__version__}")
     add("source", metavar="SOURCE", help="hf://ORG/MODEL@COMMIT or s3://BUCKET/PREFIX[@VERSION]")
     add("--cache", type=Path, required=True, metavar="DIR", help="the cache, a directory")
     add("--file", metavar="PATTERN", help="the GGUF file to take, such as *Q4_K_M.gguf")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memroute import __version__
 from memroute.units import GIB
 from memroute_hub.settings import (
     SettingsError,
@@ -134,6 +135,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         description="Places model replicas on accelerators by free HBM.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     every_address = any_address(os.environ.get("POD_IP"))
     parser.add_argument(
         "--host",

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memroute import __version__
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
 from memroute_router.access.media_hosts import MediaHosts, parse_media_hosts
 from memroute_router.access.proxies import Network, parse_networks
@@ -119,6 +120,7 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         epilog=EXAMPLES,
         formatter_class=_Formatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     where = parser.add_argument_group("where it listens, what it serves")
     where.add_argument(
         "--host", default="*", help="address to listen on; * is every one, IPv6 and IPv4"

@@ -6,6 +6,8 @@ import logging
 import sys
 from pathlib import Path
 
+from memroute import __version__
+
 
 def main() -> None:
     """Dispatch: everything after ``engine``, ``sglang`` or ``llama-server`` is the engine's."""
@@ -15,6 +17,7 @@ def main() -> None:
 
         sys.exit(engine_main(sys.argv[2:], face=sys.argv[1]))
     parser = argparse.ArgumentParser(prog="memroute-simulator", description="A fleet without GPUs.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("engine", help="a simulated vLLM engine (its flags are vLLM's)")
     commands.add_parser("sglang", help="the same behind SGLang's flags and pages")

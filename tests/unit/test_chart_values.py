@@ -75,7 +75,7 @@ def actions(module, monkeypatch):
     return {
         next(text for text in one.option_strings if text.startswith("--")): one
         for one in parsers[0]._actions
-        if one.dest != "help"
+        if one.dest not in {"help", "version"}
     }
 
 
