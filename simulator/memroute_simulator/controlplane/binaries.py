@@ -32,6 +32,9 @@ from memroute_simulator.controlplane.recipes import BINARY_SETS, MODULES, Binary
 MIN_FREE_DISK_BYTES = 4 * 1024**3
 # Module cache 0.8 GB, build cache about 2 GB, binaries 0.4 GB.
 PROGRESS_SECONDS = 30.0
+# Go's compiler collects its garbage only above this (one process per core): most packages end
+# below, and collecting was a quarter of the CPU time (docs/reference/figures.md).
+COMPILER_MEMORY = {"GOGC": "off", "GOMEMLIMIT": "512MiB"}
 
 
 def find_binaries(names: Iterable[str], *, report: Report = report_to_stderr) -> dict[str, Path]:
@@ -106,6 +109,7 @@ def _build(binary_set: BinarySet, target: Path, report: Report) -> None:
         shutil.copytree(MODULES / binary_set.module, module)
         output.mkdir()
         environment = os.environ | {
+            **COMPILER_MEMORY,
             "CGO_ENABLED": "0",
             "GOTOOLCHAIN": "local",
             "GOFLAGS": "-mod=readonly",
