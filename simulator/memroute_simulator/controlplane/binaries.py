@@ -33,7 +33,7 @@ MIN_FREE_DISK_BYTES = 4 * 1024**3
 # Module cache 0.8 GB, build cache about 2 GB, binaries 0.4 GB.
 PROGRESS_SECONDS = 30.0
 # Go's compiler collects its garbage only above this (one process per core): most packages end
-# below, and collecting was a quarter of the CPU time (docs/reference/figures.md).
+# below, and collecting was a quarter of a large one's CPU time (docs/reference/figures.md).
 COMPILER_MEMORY = {"GOGC": "off", "GOMEMLIMIT": "512MiB"}
 
 
