@@ -19,7 +19,7 @@ AXE := 4.14.1
 GRAFANA_SDK := 1769699998!10.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo release images-test test check unit native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -117,10 +117,24 @@ test: check native-test binaries ## everything: check, the compiled modules, the
 	  $(BIN)/pytest --durations=10 tests/contract tests/cluster $(addprefix --ignore=,$(APART)) $(ARGS); shared=$$?; \
 	  wait $$apart; apart=$$?; cat $(VENV)/apart.txt; exit $$((shared + apart))
 
+images-test: $(STAMP) ## each step of the Dockerfile in an empty root, the images' programs started in it (opt-in: as root, ten minutes)
+	@$(BIN)/pytest -q -p no:cacheprovider tests/images $(ARGS)
+
+release: $(STAMP) .venv-release/.installed ## a dry run: all artifacts in dist/, built twice and compared (ARGS=--allow-dirty tries it before the commit)
+	@$(BIN)/python -m release $(ARGS)
+
+.venv-release/.installed: requirements/release.txt
+	@echo "installing what builds a release into .venv-release"
+	@$(PYTHON) -m venv .venv-release
+	@.venv-release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/release.txt
+	@touch $@
+
 lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addresses)
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv
 	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
+	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header requirements/release.in -o requirements/release.txt
 	@for program in fetch operator router simulator; do \
 	  $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --extra $$program $$(test $$program != router || echo --extra tracing) pyproject.toml -o requirements/$$program.txt || exit 1; done
@@ -195,5 +209,5 @@ $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
 	@touch $@
 
 clean: ## remove what was built here (not the shared cache of binaries)
-	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) .venv-bench .venv-fuzz .venv-grafana $(MAP_TOOLS) .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) .venv-bench .venv-fuzz .venv-grafana .venv-release $(MAP_TOOLS) .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -56,11 +56,8 @@ def main() -> None:
 
 
 def _build_binaries() -> None:
-    from memroute_simulator.controlplane.binaries import (  # noqa: PLC0415
-        BINARY_SETS,
-        BinaryError,
-        find_binaries,
-    )
+    from memroute_simulator.controlplane import BinaryError, find_binaries  # noqa: PLC0415
+    from memroute_simulator.controlplane.recipes import BINARY_SETS  # noqa: PLC0415
 
     try:
         found = find_binaries([name for each in BINARY_SETS for name in each.packages])

@@ -157,7 +157,10 @@ async def _drive(
     ops_url: str,
     seconds: float,
 ) -> tuple[str, float | None]:
-    """Send the traffic, kill the busiest chat replica on the way, show what happens."""
+    """Send the traffic, kill the busiest chat replica on the way, show what happens.
+
+    Raises ``RuntimeError`` when a part of the cluster ends.
+    """
     started = time.monotonic()
     killed: tuple[str, float | None] = ("", None)
     sending = asyncio.create_task(traffic.run(seconds))
@@ -165,6 +168,7 @@ async def _drive(
     last_line = -LINE_SECONDS
     with showing or contextlib.nullcontext():
         while not sending.done():
+            cluster.check_alive()
             readings = await asyncio.to_thread(read_programs, operator_url, ops_url)
             elapsed = time.monotonic() - started
             pod = _busiest_chat(readings)
