@@ -53,9 +53,9 @@ class Comparison:
 
 def compare(run: RecordedRun) -> Comparison:
     """Replay a run, and again with steps as fast and as slow as their error allows."""
-    error = run.spec.step_time.error_ratio
     simulated = simulate(run)
-    fast, slow = simulate(run, slowdown_ratio=1 - error), simulate(run, slowdown_ratio=1 + error)
+    law = run.spec.step_time
+    fast, slow = simulate(run, law=law.fastest()), simulate(run, law=law.slowest())
     return Comparison(
         run=run, simulated=simulated, figures=tuple(_figures(run, simulated, fast, slow))
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from memroute.bandwidth import StepTime
 from memroute.catalog import (
     ACCELERATORS,
     Accelerator,
@@ -137,14 +138,13 @@ def read_run(folder: Path, model_configs: Path | None) -> RecordedRun:
     )
 
 
-def simulate(run: RecordedRun, *, slowdown_ratio: float = 1.0) -> SimulatedRun:
-    """Replay the run's workload; ``slowdown_ratio`` stretches every step."""
+def simulate(run: RecordedRun, *, law: StepTime | None = None) -> SimulatedRun:
+    """Replay the run's workload; with another law of step times than what is expected."""
     loop = VirtualLoop()
     spec = run.spec
     replica = VirtualReplica(
-        loop, spec.schedulers(), spec.step_time, steps_together=spec.steps_together
+        loop, spec.schedulers(), law or spec.step_time, steps_together=spec.steps_together
     )
-    replica.slowdown_ratio = slowdown_ratio
     tickets = []
     for index, request in enumerate(run.requests):
         shared = sum(tokens for _, tokens in request.prefix)

@@ -223,7 +223,7 @@ class PacedEngine:
 
     def _begin(self, ranks: list[_Rank]) -> float | None:
         """Plan a step; its seconds, or None when there is nothing to do."""
-        seconds = None
+        batches = []
         now = time.monotonic()
         for rank in ranks:
             for stream in rank.inbox:
@@ -240,9 +240,10 @@ class PacedEngine:
             for request in plan.admitted:
                 if self._streams[request].scheduled_seconds is None:
                     self._streams[request].scheduled_seconds = now
-            took = self.spec.step_time.step_seconds(plan.batch()) * self.faults.slowdown_ratio
-            seconds = max(seconds or 0.0, took)
-        return seconds
+            batches.append(plan.batch())
+        if not batches:
+            return None
+        return self.spec.step_time.together_seconds(batches) * self.faults.slowdown_ratio
 
     def _complete(self, ranks: list[_Rank]) -> None:
         now = time.monotonic()

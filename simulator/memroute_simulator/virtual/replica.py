@@ -11,7 +11,7 @@ Owns its schedulers and the tickets in it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from memroute.bandwidth import StepTime
+from memroute.bandwidth import StepBatch, StepTime
 from memroute_simulator.engine.model import EngineRequest, Scheduler, StepPlan
 from memroute_simulator.virtual.loop import VirtualLoop
 
@@ -241,7 +241,7 @@ class VirtualReplica:
     def _begin(self, ranks: Sequence[_Rank]) -> None:
         """Start a step of these ranks; without work they sleep until something arrives."""
         now = self._loop.now_seconds
-        seconds = 0.0
+        batches: list[StepBatch] = []
         for rank in ranks:
             for ticket in rank.inbox:
                 ticket.queued_seconds = now
@@ -255,9 +255,10 @@ class VirtualReplica:
                 # Nothing runs and the head of the queue does not fit: it waits for ever.
                 continue
             rank.plan = plan
-            seconds = max(seconds, self.step_time.step_seconds(plan.batch()))
-        if not seconds:
+            batches.append(plan.batch())
+        if not batches:
             return
+        seconds = self.step_time.together_seconds(batches)
         seconds *= self.slowdown_ratio
         self.busy_seconds += seconds
         generation = self._generation
