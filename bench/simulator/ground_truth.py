@@ -41,6 +41,11 @@ class Figure:
         """Whether it is further off than 10 %, where that can be told."""
         return self.error_ratio is not None and abs(self.error_ratio) > TOLERANCE_RATIO
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether the real figure lies in the range; also where there is none to compare."""
+        return self.real is None or self.low <= self.real <= self.high
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:

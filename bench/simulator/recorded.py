@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memroute.bandwidth import StepTime
+from memroute.bandwidth import StepTime, link_of
 from memroute.catalog import (
     ACCELERATORS,
     Accelerator,
@@ -99,17 +99,22 @@ class SimulatedRun:
     num_steps: int
 
 
-def runs_in(folder: Path, model_configs: Path | None) -> list[RecordedRun]:
+def runs_in(folder: Path, model_configs: Path | None, link: str | None = None) -> list[RecordedRun]:
     """Every run under a folder. Raises ``RunError`` when there is none."""
-    runs = [read_run(meta.parent, model_configs) for meta in sorted(folder.glob("**/meta.json"))]
+    runs = [
+        read_run(meta.parent, model_configs, link) for meta in sorted(folder.glob("**/meta.json"))
+    ]
     if not runs:
         msg = f"no run under {folder}: a run is a folder with meta.json and requests.jsonl"
         raise RunError(msg)
     return runs
 
 
-def read_run(folder: Path, model_configs: Path | None) -> RecordedRun:
-    """One run. Raises ``RunError`` for what is missing or unknown."""
+def read_run(folder: Path, model_configs: Path | None, link: str | None = None) -> RecordedRun:
+    """One run; ``link``: of its node, where the run does not say.
+
+    Raises ``RunError`` for what is missing or unknown.
+    """
     try:
         meta = json.loads((folder / "meta.json").read_text())
         lines = (folder / "requests.jsonl").read_text().splitlines()
@@ -123,7 +128,8 @@ def read_run(folder: Path, model_configs: Path | None) -> RecordedRun:
     blocks = (meta.get("kv_cache") or {}).get("num_gpu_blocks")
     try:
         requests = _requests(rows, _workload(folder, meta))
-        spec = _spec(kwargs, meta, architecture, accelerator, blocks)
+        spec = _spec(kwargs, meta, architecture, accelerator, blocks, link)
+        link_of(spec.link, accelerator)
     except (KeyError, TypeError, ValueError, MemrouteError) as error:
         msg = f"{folder}: cannot be replayed ({error!r})"
         raise RunError(msg) from None
@@ -212,6 +218,7 @@ def _spec(
     architecture: ModelArchitecture,
     accelerator: Accelerator,
     num_blocks: int | None,
+    link: str | None,
 ) -> EngineSpec:
     big = accelerator.usable_bytes >= BIG_ACCELERATOR_BYTES and "A100" not in accelerator.name
     cache = meta.get("kv_cache") or {}
@@ -235,6 +242,7 @@ def _spec(
             or OLD_UTILIZATION_RATIO
         ),
         num_blocks=num_blocks,
+        link=(meta.get("hardware") or {}).get("link") or meta.get("link") or link,
         block_size_tokens=cache.get("block_size"),
         caches_prefixes=cache.get("enable_prefix_caching") is not False
         and kwargs.get("enable_prefix_caching") is not False,

@@ -22,6 +22,7 @@ class Asked:
     precision: str = "auto"
     kv_cache_dtype: str = "auto"
     tensor_parallel: str = "auto"
+    link: str | None = None
     checkpoint: str | None = None
     file: str | None = None
     start_log: Path | None = None

@@ -1,7 +1,7 @@
 """The work of ``memroute plan``: questions in, a table, a document or a manifest out."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +33,8 @@ def run(asked: Asked) -> bool:
     accelerators = fleet_plan.accelerators(asked) or inputs.read_accelerators(asked.accelerators)
     prices = inputs.read_prices(asked.prices)
     inputs.check_prices(prices, accelerators)
-    answers = [_answers(name, asked, accelerators) for name in names]
+    links = inputs.read_links(asked.link, accelerators) or fleet_plan.links()
+    answers = [_answers(name, asked, accelerators, links) for name in names]
     fits = all(one.best(prices) is not None for one in answers)
     fits = fleet_plan.fits(answers, on_paper=fits)
     if asked.wants_manifest:
@@ -61,6 +62,9 @@ class Placing(Protocol):
     def accelerators(self, asked: Asked) -> list[Accelerator]:
         """What the plan is about, where nobody named any; empty for the usual."""
 
+    def links(self) -> Mapping[str, str]:
+        """What joins the devices of a node, by accelerator, where its nodes agree."""
+
     def fits(self, answers: list[report.Answers], *, on_paper: bool) -> bool:
         """Place them; whether each has a place. Called once, before the others below."""
 
@@ -77,6 +81,9 @@ class NoFleet:
     def accelerators(self, asked: Asked) -> list[Accelerator]:
         return []
 
+    def links(self) -> Mapping[str, str]:
+        return {}
+
     def fits(self, answers: list[report.Answers], *, on_paper: bool) -> bool:
         return on_paper
 
@@ -87,7 +94,9 @@ class NoFleet:
         return ()
 
 
-def _answers(name: str, asked: Asked, accelerators: list[Accelerator]) -> report.Answers:
+def _answers(
+    name: str, asked: Asked, accelerators: list[Accelerator], links: Mapping[str, str]
+) -> report.Answers:
     hub = HubOptions(
         endpoint=asked.hub_endpoint,
         token_file=asked.hub_token_file,
@@ -95,7 +104,7 @@ def _answers(name: str, asked: Asked, accelerators: list[Accelerator]) -> report
         file=asked.file,
     )
     model = read_model(name, asked.checkpoint, hub)
-    question = inputs.read_question(model, asked)
+    question = inputs.read_question(model, asked, links)
     found = _found(model, question, accelerators, every=asked.shows_every)
     return report.Answers(model=model, question=question, found=found)
 

@@ -1,5 +1,6 @@
 """Answers as a table for people and as a document for programs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from memroute.bandwidth import LinkSource
 from memroute.footprint import Quantization
 from memroute.footprint.architecture import KNOWN_FAMILIES
 from memroute.sizing import NoOption, Option, Question
@@ -24,6 +26,12 @@ NAMES = (
     "ACCELERATOR", "FITS", "AS", "NEEDED", "KV TOKENS", "USERS", "TOKENS/S", "TTFT", "PER 1M",
     "ALONE", "BOUND", "EXPECTED", "WEIGHTS", "LEFT FOR KV",
 )  # fmt: skip
+LINK_WORDS = {
+    LinkSource.MEASURED: "as measured",
+    LinkSource.NAMED: "as given",
+    LinkSource.CARD: "the card's own",
+    LinkSource.UNKNOWN: "assumed; say it with --link, or on the node: memroute.dev/device-link",
+}
 WIDE_NAMES = frozenset({"ALONE", "BOUND", "EXPECTED", "WEIGHTS", "LEFT FOR KV"})
 
 
@@ -192,6 +200,7 @@ def _notes(answers: Answers) -> list[str]:
             f"No public log says what {', '.join(sorted(names))} leaves to processes; "
             "0.75 GiB are taken off."
         )
+    notes += _link_notes(options)
     errors = {
         option.accelerator.name: option.throughput.error_ratio
         for option in options
@@ -204,6 +213,23 @@ def _notes(answers: Answers) -> list[str]:
         f"the estimate; what is left over is KV cache too.{rates}"
     )
     return notes
+
+
+def _link_notes(options: list[Option]) -> Iterator[str]:
+    """What rates of several devices assume of what joins them, each accelerator once."""
+    told = set()
+    for option in options:
+        rate, name = option.throughput, option.accelerator.name
+        if rate is None or rate.link is None or name in told:
+            continue
+        told.add(name)
+        known = LINK_WORDS[rate.link.source]
+        fast, slow = rate.step_seconds_range
+        low, high = rate.num_sequences / slow, rate.num_sequences / fast
+        yield (
+            f"{option.num_devices} {name} are joined by {rate.link.name} ({known}): between "
+            f"{low:,.0f} and {high:,.0f} tokens/s."
+        )
 
 
 def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
@@ -249,6 +275,13 @@ def _option_document(found: Option | NoOption, prices: dict[str, float]) -> dict
         "longestContextTokens": found.longest_context_tokens,
         "tokensPerSecond": None if rate is None else rate.tokens_per_second,
         "stepSeconds": None if rate is None else rate.step_seconds,
+        "stepSecondsRange": None if rate is None else list(rate.step_seconds_range),
+        "link": None
+        if rate is None or rate.link is None
+        else {
+            "name": rate.link.name,
+            "source": rate.link.source.value,
+        },
         "rateErrorRatio": None if rate is None else rate.error_ratio,
         "tpotAloneSeconds": None if rate is None else rate.tpot_alone_seconds,
         "tpotTargetSeconds": None if targets is None else targets.tpot,

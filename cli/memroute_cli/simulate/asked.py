@@ -15,6 +15,7 @@ class Asked:
     accelerators: tuple[str, ...]
     replicas: int
     tensor_parallel: int
+    link: str | None
     quantization: str
     kv_cache_dtype: str
     context_tokens: int | None

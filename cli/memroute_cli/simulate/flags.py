@@ -28,7 +28,7 @@ def document_of(asked: Asked) -> dict[str, Any]:
     engine = {
         "model": asked.model, "replicas": asked.replicas, "kind": asked.engine,
         "tensorParallelSize": asked.tensor_parallel, "quantization": asked.quantization,
-        "kvCacheDtype": asked.kv_cache_dtype,
+        "kvCacheDtype": asked.kv_cache_dtype, "link": asked.link,
         "maxContextTokens": _context_tokens(asked.model, asked.context_tokens),
     }  # fmt: skip
     return {

@@ -180,6 +180,8 @@ def as_document(checked: Scenario, results: Sequence[Result]) -> dict[str, Any]:
                     "tpot_alone_seconds": spec.step_time.decode_seconds(1, ALONE_TOKENS),
                     "step_time_error_ratio": spec.step_time.error_ratio,
                     "step_time_source": spec.step_time.source,
+                    "link": spec.step_time.link.name,
+                    "link_source": spec.step_time.link.source.value,
                 }
                 for spec, count in engines
             ]

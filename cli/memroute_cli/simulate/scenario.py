@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from memroute.bandwidth import link_of
 from memroute.catalog import ACCELERATORS, accelerator_by_name
 from memroute.errors import MemrouteError
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization
@@ -124,7 +125,7 @@ _ENGINE = {
     "model", "accelerator", "replicas", "kind", "quantization", "kvCacheDtype",
     "tensorParallelSize", "dataParallelSize", "maxNumSeqs", "maxNumBatchedTokens",
     "maxContextTokens", "utilization", "kvCacheTokens", "prefixCaching", "scheduling",
-    "watermark", "maxAdapters",
+    "watermark", "maxAdapters", "link", "expertParallel",
 }  # fmt: skip
 
 
@@ -253,6 +254,7 @@ def _engine(fleet: str, row: Mapping[str, Any], words: Words) -> tuple[EngineSpe
                     _positive(row.get("tensorParallelSize", 1), words.tensor_parallel)
                 ),
                 data_parallel_size=int(row.get("dataParallelSize", 1)),
+                expert_parallel=bool(row.get("expertParallel", False)),
             ),
             max_num_seqs=int(row.get("maxNumSeqs", 256)),
             max_num_batched_tokens=int(row.get("maxNumBatchedTokens", 2048)),
@@ -262,7 +264,9 @@ def _engine(fleet: str, row: Mapping[str, Any], words: Words) -> tuple[EngineSpe
             policy=SchedulingPolicy(row.get("scheduling", "fcfs")),
             watermark_ratio=float(row.get("watermark", 0.0)),
             max_adapters=row.get("maxAdapters"),
+            link=row.get("link"),
         )
+        link_of(spec.link, accelerator)
         _check_context(model, spec, words)
         tokens = row.get("kvCacheTokens")
         if tokens is not None:

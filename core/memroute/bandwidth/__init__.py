@@ -2,7 +2,7 @@
 
 from memroute.bandwidth.batch import StepBatch
 from memroute.bandwidth.kernels import KernelRates, kernel_rates
-from memroute.bandwidth.links import Link, LinkSource, link_names, link_of, usual_link
+from memroute.bandwidth.links import Link, LinkSource, is_link, link_names, link_of, usual_link
 from memroute.bandwidth.step_time import StepTime
 from memroute.bandwidth.throughput import Bound, Throughput, throughput_of
 
@@ -14,6 +14,7 @@ __all__ = [
     "StepBatch",
     "StepTime",
     "Throughput",
+    "is_link",
     "kernel_rates",
     "link_names",
     "link_of",

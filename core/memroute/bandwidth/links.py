@@ -194,6 +194,13 @@ def link_names() -> tuple[str, ...]:
     return (*LINK_CLASSES, *NVLINKS)
 
 
+def is_link(text: str) -> bool:
+    """Whether that names a link, or is a measurement of one."""
+    word = text.strip().casefold()
+    match = _MEASURED.fullmatch(word)
+    return word in link_names() or (match is not None and float(match["gigabytes"]) > 0)
+
+
 def link_of(text: str | None, accelerator: Accelerator) -> Link:
     """The link that a person, a label or an annotation names; the card's usual for None.
 
@@ -211,7 +218,7 @@ def link_of(text: str | None, accelerator: Accelerator) -> Link:
             fast_ratio=1 - error, slow_ratio=1 / (1 - error),
         )  # fmt: skip
     match = _MEASURED.fullmatch(word)
-    if match is None or not float(match["gigabytes"]):
+    if match is None or not is_link(word):
         raise UnknownLinkError(text or "", link_names())
     rate = LinkRate(float(match["micros"]) * 1e-6, float(match["gigabytes"]) * 1e9)
     return Link(

@@ -133,6 +133,9 @@ class Node:
     """Why nobody knows what the node's accelerators are, and what cures that; None when known."""
     notes: tuple[str, ...] = ()
     """What sources have said of the node that cannot be, and was left out."""
+    link: str | None = None
+    """What joins its devices, as somebody has said (``memroute.bandwidth.link_of``); None where
+    nobody has."""
 
     @property
     def key(self) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from memroute.bandwidth import StepBatch, StepTime
+from memroute.bandwidth import StepBatch, StepTime, link_of
 from memroute.catalog import Accelerator
 from memroute.footprint import (
     KVCacheDtype,
@@ -66,7 +66,9 @@ class EngineSpec:
     max_adapters: int | None = None
     adapter_rank: int = 16
     is_eager: bool = False
-    """Without CUDA graphs: their memory is KV cache."""
+    """Without CUDA graphs: their memory is KV cache, and steps wait for launches."""
+    link: str | None = None
+    """What joins the cards of its node: a name or a measurement (``link_of``); None: not known."""
 
     @property
     def context_tokens(self) -> int:
@@ -141,6 +143,8 @@ class EngineSpec:
                 if self.max_adapters
                 else 0
             ),
+            link=link_of(self.link, self.accelerator),
+            is_eager=self.is_eager,
         )
 
     @property
