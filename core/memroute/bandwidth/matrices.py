@@ -58,12 +58,12 @@ class RankMatrices:
         self.rates = rates
         self._accelerator = accelerator
         self._format = weight_format
-        self._heads: list[Module] = []
+        heads: list[Module] = []
         fused: defaultdict[tuple[str, int], list[Module]] = defaultdict(list)
         experts: list[Module] = []
         for module in modules_of(architecture):
             if module.is_table:
-                self._heads.append(module)
+                heads.append(module)
             elif module.split is Split.EXPERTS:
                 experts.append(module)
             elif module.is_linear and module.num_inputs > 1:
@@ -74,6 +74,7 @@ class RankMatrices:
             raise UnknownWeightsError(architecture.family, "its matrices")
         # Layers repeat: each kind of call is priced once.
         self._fused = _counted(fused.values(), self._kind)
+        self._head = next((m for m in heads if m.name == "lm_head"), heads[0])
         self._expert_modules = experts
         self._experts = _counted([[module] for module in experts], self._kind)
 
@@ -100,12 +101,40 @@ class RankMatrices:
         counts = (*(k.tokens for k in self.rates.knots), *(last * n for n in (2, 4, 8)))
         return PriceTable(counts, tuple(self._all_experts_seconds(count) for count in counts))
 
+    def launches_seconds(self) -> float:
+        """What a step's matrices and elementwise kernels cost beside their bytes and arithmetic.
+
+        The card waits meanwhile: for the launch, and for a kernel's last blocks.
+        """
+        first = self.rates.knots[0]
+        calls = sum(count for _, count in self._fused) + sum(count for _, count in self._experts)
+        elementwise = self.architecture.num_layers * first.elementwise_microseconds
+        return (calls * first.call_microseconds + elementwise) * 1e-6
+
+    def dense_bytes(self) -> int:
+        """Weights that one rank reads in every step."""
+        read = [(module, count) for modules, count in self._fused for module in modules]
+        return sum(count * self._bytes(module) for module, count in [*read, (self._head, 1)])
+
+    def expert_bytes(self) -> int:
+        """Weights of all experts of one rank."""
+        return sum(self._bytes(module) for module in self._expert_modules)
+
+    def missed_ratio(self) -> float:
+        """Share of the experts that one token does not reach; 1 without any."""
+        if not self._expert_modules:
+            return 1.0
+        moe = experts_of(self.architecture, self._expert_modules[0])
+        return 1 - moe.num_experts_per_token / moe.num_experts
+
+    def _bytes(self, module: Module) -> int:
+        return rank_module_bytes(module, self.parallelism, self._format)
+
     def head(self) -> PriceTable:
         """The output head, by the number of sequences that get a token."""
-        head = next((m for m in self._heads if m.name == "lm_head"), self._heads[0])
         return PriceTable(
             tuple(knot.tokens for knot in self.rates.knots),
-            tuple(self._call_seconds([head], knot) for knot in self.rates.knots),
+            tuple(self._call_seconds([self._head], knot) for knot in self.rates.knots),
         )
 
     def _fused_seconds(self, knot: Knot) -> float:

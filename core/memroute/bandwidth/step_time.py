@@ -27,6 +27,7 @@ from memroute.bandwidth.exchanges import Exchanges, exchanges_of, launch_seconds
 from memroute.bandwidth.kernels import KernelRates, kernel_rates
 from memroute.bandwidth.links import Link, LinkSource, usual_link
 from memroute.bandwidth.matrices import PriceTable, RankMatrices
+from memroute.bandwidth.reads import StepReads
 from memroute.catalog import Accelerator
 from memroute.footprint import (
     KVCacheDtype,
@@ -74,6 +75,10 @@ class StepTime:
     _num_layers: int
     _data_parallel_size: int
     _launch_seconds: float
+    _idle_seconds: float
+    """Of a decode step: launches and tails of kernels, in which the card waits."""
+    reads: StepReads
+    """What a rank reads per step."""
     _scale: float = 1.0
     """Of everything but exchanges: how far a bound is from what is expected."""
     cpu_step_seconds: float = CPU_STEP_SECONDS
@@ -110,6 +115,8 @@ class StepTime:
         bandwidth = accelerator.bandwidth_bytes_per_second * 0.9
         states = state_bytes(architecture, parallelism, kv_cache_dtype)
         dense = matrices.dense()
+        num_attention = sum(one.num_layers for one in layers)
+        attention_calls = num_attention * rates.decode.call_microseconds * 1e-6
         return cls(
             error_ratio=_error_ratio(rates, dense, experts, exchanges),
             source=_source(rates, exchanges),
@@ -125,6 +132,14 @@ class StepTime:
             _adapter_seconds=adapter_bytes / bandwidth,
             _num_layers=architecture.num_layers // stages,
             _data_parallel_size=parallelism.data_parallel_size,
+            _idle_seconds=matrices.launches_seconds() + SAMPLER_SECONDS + attention_calls,
+            reads=StepReads(
+                dense_bytes=matrices.dense_bytes(),
+                expert_bytes=matrices.expert_bytes(),
+                missed_ratio=matrices.missed_ratio(),
+                attention=layers,
+                state_bytes=states,
+            ),
             _launch_seconds=launch_seconds(architecture.num_layers // stages, is_eager=is_eager),
         )
 
@@ -170,6 +185,21 @@ class StepTime:
         """Seconds of a step in which the accelerator waits for the engine's CPU."""
         cpu = self.cpu_step_seconds + num_sequences * self.cpu_sequence_seconds
         return self._scale * (cpu + self._exchanges.cpu_seconds(num_sequences))
+
+    def idle_seconds(self, num_sequences: int) -> float:
+        """Seconds of a decode step in which the accelerator neither moves nor computes.
+
+        The CPU's part, what each kernel's launch costs, and messages between ranks.
+        """
+        idle = self.gap_seconds(num_sequences) + self._scale * self._idle_seconds
+        return idle + self.exchange_seconds(num_sequences)
+
+    def read_bytes_per_second(self, num_sequences: int, context_tokens: int) -> float:
+        """What a rank reads per second while so many sequences of that length decode."""
+        tokens = num_sequences * self._data_parallel_size
+        read = self.reads.weights_bytes(tokens)
+        read += self.reads.kv_bytes(num_sequences, context_tokens)
+        return read / self.decode_seconds(num_sequences, context_tokens)
 
     def exchange_seconds(self, num_tokens: int) -> float:
         """Seconds of a step in which ranks send each other a rank's so many tokens; 0 for one."""
