@@ -51,6 +51,7 @@ class OperatorSettings:
     scrape_seconds: float
     router_selector: PodSelector
     router_url: str | None
+    max_contention: float | None
     drain_timeout_seconds: float
     node_lost_seconds: float
     leader_election: bool
@@ -100,6 +101,17 @@ def _endpoint(text: str) -> str:
         return checked_endpoint(text)
     except SettingsError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _contention(text: str) -> float | None:
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not limit >= 1:
+        msg = f"{text!r} is no number from 1 up: one engine may take all of a device's time"
+        raise argparse.ArgumentTypeError(msg)
+    return limit
 
 
 def own_namespace() -> str | None:
@@ -198,6 +210,12 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         "--router-url",
         type=_text_or_none,
         help="base URL under which clients find the routers: status.url of every ModelDeployment",
+    )
+    parser.add_argument(
+        "--max-contention",
+        type=_contention,
+        help="what engines on one device may want of its time, all together, before another "
+        "device is preferred: 2 is two that never wait; without it bytes alone decide",
     )
     parser.add_argument(
         "--drain-timeout-seconds",

@@ -234,7 +234,11 @@ class Ledger:
 
     def contention(self, device: Device) -> float:
         """Shares of the device's time that engines on it take, summed; 0 where none is."""
-        return self._contention.get(device.uuid or "", 0.0)
+        return self.contention_on(device.uuid or "")
+
+    def contention_on(self, uuid: str) -> float:
+        """The same by the device's UUID."""
+        return self._contention.get(uuid, 0.0)
 
     def _count_bytes(self, reservation: Reservation, uuid: str, num_bytes: int) -> None:
         self._reserved_bytes[uuid] = self._reserved_bytes.get(uuid, 0) + num_bytes
