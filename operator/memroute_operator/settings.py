@@ -103,17 +103,6 @@ def _endpoint(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _contention(text: str) -> float | None:
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = 0.0
-    if not limit >= 1:
-        msg = f"{text!r} is no number from 1 up: one engine may take all of a device's time"
-        raise argparse.ArgumentTypeError(msg)
-    return limit
-
-
 def own_namespace() -> str | None:
     """The namespace that this pod runs in; None outside of a cluster."""
     if name := os.environ.get("POD_NAMESPACE"):
@@ -213,7 +202,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     )
     parser.add_argument(
         "--max-contention",
-        type=_contention,
+        type=float,
         help="what engines on one device may want of its time, all together, before another "
         "device is preferred: 2 is two that never wait; without it bytes alone decide",
     )
@@ -290,4 +279,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     problem = settings.lease_timing.problem
     if problem is not None:
         parser.error(problem)
+    limit = settings.max_contention
+    if limit is not None and not limit >= 1:
+        parser.error(f"--max-contention {limit:g}: from 1 up, one engine may take all the time")
     return settings

@@ -101,6 +101,15 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    per_card: Annotated[
+        int,
+        typer.Option(
+            parser=whole(),
+            metavar="N",
+            help="Say what N such replicas keep of their throughput that share one card, by the "
+            "requests on it: in time slices, and in fractions (MPS).",
+        ),
+    ] = 1,
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -195,7 +204,8 @@ def plan(
             inventory=inventory, is_on_cluster=cluster, kubeconfig=kubeconfig,
             context_tokens=context, concurrency=concurrency, prompt_tokens=prompt_tokens,
             output_tokens=output_tokens, precision=precision, kv_cache_dtype=kv_cache_dtype,
-            tensor_parallel=tensor_parallel, link=link, checkpoint=checkpoint, file=file,
+            tensor_parallel=tensor_parallel, link=link, num_per_card=per_card,
+            checkpoint=checkpoint, file=file,
             start_log=start_log, prices=tuple(comma_list(price)), hub_endpoint=hub_endpoint,
             hub_token_file=hub_token_file, is_offline=offline, shows_every=every, output=output,
             wants_manifest=manifest, is_wide=wide, plot=plot,

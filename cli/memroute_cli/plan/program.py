@@ -106,7 +106,9 @@ def _answers(
     model = read_model(name, asked.checkpoint, hub)
     question = inputs.read_question(model, asked, links)
     found = _found(model, question, accelerators, every=asked.shows_every)
-    return report.Answers(model=model, question=question, found=found)
+    return report.Answers(
+        model=model, question=question, found=found, num_per_card=asked.num_per_card
+    )
 
 
 def _found(

@@ -1,6 +1,5 @@
 """Answers as a table for people and as a document for programs."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +7,12 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from memroute.bandwidth import LinkSource
 from memroute.footprint import Quantization
 from memroute.footprint.architecture import KNOWN_FAMILIES
 from memroute.sizing import NoOption, Option, Question
 from memroute.units import format_gib
+from memroute_cli.plan import sharing
+from memroute_cli.plan.links import link_notes
 from memroute_cli.plan.models import NamedModel
 from memroute_cli.plan.targets import reachable_targets
 from memroute_cli.terminal.table import Column, Table
@@ -26,12 +26,6 @@ NAMES = (
     "ACCELERATOR", "FITS", "AS", "NEEDED", "KV TOKENS", "USERS", "TOKENS/S", "TTFT", "PER 1M",
     "ALONE", "BOUND", "EXPECTED", "WEIGHTS", "LEFT FOR KV",
 )  # fmt: skip
-LINK_WORDS = {
-    LinkSource.MEASURED: "as measured",
-    LinkSource.NAMED: "as given",
-    LinkSource.CARD: "the card's own",
-    LinkSource.UNKNOWN: "assumed; say it with --link, or on the node: memroute.dev/device-link",
-}
 WIDE_NAMES = frozenset({"ALONE", "BOUND", "EXPECTED", "WEIGHTS", "LEFT FOR KV"})
 
 
@@ -41,6 +35,8 @@ class Answers:
 
     model: NamedModel
     question: Question
+    num_per_card: int = 1
+    """Replicas that are to share each card."""
     found: tuple[Option | NoOption, ...]
 
     def best(self, prices: dict[str, float]) -> Option | None:
@@ -89,6 +85,10 @@ def print_answers(
     best = answers.best(prices)
     if best is not None:
         console.print(_sentence(best))
+        shares = sharing.shares_of(best, question, answers.num_per_card)
+        if shares:
+            console.print(_sharing_words(best, answers.num_per_card))
+            console.print(sharing.table(shares))
         for sentence in (*caveats(answers.model, best), *target_sentences(best)):
             console.print(Text(sentence))
 
@@ -132,6 +132,18 @@ def _cells(option: Option, prices: dict[str, float]) -> tuple[str, ...]:
         format_gib(footprint.total.expected),
         format_gib(footprint.weights.expected),
         format_gib(option.pool_bytes),
+    )
+
+
+def _sharing_words(best: Option, number: int) -> Text:
+    room = number * best.footprint.total_bytes
+    usable = best.accelerator.usable_bytes
+    fits = "" if room <= usable else (
+        f" (they do not fit: {format_gib(room)} of {format_gib(usable)})"
+    )  # fmt: skip
+    return Text(
+        f"{number} of them on one {best.accelerator.name}{fits}, of the tokens/s of one engine "
+        "with all those requests, and of what each makes alone with its part of them:"
     )
 
 
@@ -200,7 +212,7 @@ def _notes(answers: Answers) -> list[str]:
             f"No public log says what {', '.join(sorted(names))} leaves to processes; "
             "0.75 GiB are taken off."
         )
-    notes += _link_notes(options)
+    notes += link_notes(options)
     errors = {
         option.accelerator.name: option.throughput.error_ratio
         for option in options
@@ -215,23 +227,6 @@ def _notes(answers: Answers) -> list[str]:
     return notes
 
 
-def _link_notes(options: list[Option]) -> Iterator[str]:
-    """What rates of several devices assume of what joins them, each accelerator once."""
-    told = set()
-    for option in options:
-        rate, name = option.throughput, option.accelerator.name
-        if rate is None or rate.link is None or name in told:
-            continue
-        told.add(name)
-        known = LINK_WORDS[rate.link.source]
-        fast, slow = rate.step_seconds_range
-        low, high = rate.num_sequences / slow, rate.num_sequences / fast
-        yield (
-            f"{option.num_devices} {name} are joined by {rate.link.name} ({known}): between "
-            f"{low:,.0f} and {high:,.0f} tokens/s."
-        )
-
-
 def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
     """One model's answers for a program: bytes, tokens, seconds."""
     # Half a second (Kubernetes' client) that a table does not need.
@@ -243,6 +238,9 @@ def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
         "facts": {"source": answers.model.facts.source, **dict(answers.model.facts.details)},
         "isExact": answers.model.architecture.is_exact,
         "options": [_option_document(found, prices) for found in answers.found],
+        "sharing": []
+        if best is None
+        else sharing.document(sharing.shares_of(best, answers.question, answers.num_per_card)),
         "caveats": [] if best is None else caveats(answers.model, best),
         "modelDeployment": None if best is None else model_deployment(answers.model, best),
     }

@@ -57,6 +57,16 @@ def simulate(
             show_default=False,
         ),
     ] = None,
+    per_card: Annotated[
+        int,
+        typer.Option(
+            parser=whole(), metavar="N", help="Replicas that share each card, in equal parts."
+        ),
+    ] = 1,
+    sharing: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="How they do: time-slices, or fractions (MPS)."),
+    ] = "time-slices",
     quantization: Annotated[str, typer.Option(metavar="NAME", help="none, fp8, awq, …")] = "none",
     kv_cache_dtype: Annotated[str, typer.Option(metavar="NAME", help="auto or fp8, …")] = "auto",
     context: Annotated[
@@ -155,6 +165,7 @@ def simulate(
             Asked(
                 model=model, file=file, accelerators=tuple(comma_list(accelerator)),
                 replicas=replicas, tensor_parallel=tensor_parallel, link=link,
+                replicas_per_card=per_card, sharing=sharing,
                 quantization=quantization,
                 kv_cache_dtype=kv_cache_dtype, context_tokens=context, engine=engine,
                 workload=workload, num_requests=requests, rate_per_second=rate,

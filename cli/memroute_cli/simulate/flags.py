@@ -12,7 +12,7 @@ IN_FLAGS = Words(
     scrape="--scrape", replicas="--replicas", context="--context", engine="--engine",
     quantization="--quantization", kv_cache_dtype="--kv-cache-dtype",
     tensor_parallel="--tensor-parallel", policy="--policy", objective="--objective",
-    workload="--workload",
+    workload="--workload", per_card="--per-card", sharing="--sharing",
 )  # fmt: skip
 # Long enough for chats with documents; most models were made for more. Chosen by hand.
 USUAL_CONTEXT_TOKENS = 16_384
@@ -34,6 +34,8 @@ def document_of(asked: Asked) -> dict[str, Any]:
     return {
         "workload": {"name": asked.workload, "requests": asked.num_requests} | rate,
         "policies": list(asked.policies) or ["memroute"],
+        "perCard": asked.replicas_per_card,
+        "sharing": asked.sharing,
         "routers": asked.num_routers,
         "scrape": asked.scrape_seconds,
         "target": {"ttft": asked.ttft_seconds, "tpot": asked.tpot_seconds},

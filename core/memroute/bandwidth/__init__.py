@@ -11,6 +11,7 @@ from memroute.bandwidth.sharing import (
     engine_load,
     fair_shares,
     kept_ratios,
+    shared_step_seconds,
 )
 from memroute.bandwidth.step_time import StepTime
 from memroute.bandwidth.throughput import Bound, Throughput, throughput_of
@@ -34,6 +35,7 @@ __all__ = [
     "kernel_rates",
     "link_names",
     "link_of",
+    "shared_step_seconds",
     "throughput_of",
     "usual_link",
 ]

@@ -121,6 +121,21 @@ def kept_ratios(loads: Sequence[EngineLoad], mechanism: SharingMechanism) -> tup
     )
 
 
+def shared_step_seconds(
+    step_seconds: float, idle_seconds: float, num_busy: float, mechanism: SharingMechanism
+) -> float:
+    """A step of one of several engines that have work on a card now; the laws step by step.
+
+    ``num_busy``: engines that have work, this one among them; a mean where that varies.
+    ``idle_seconds``: of the step, those in which the card neither moves nor computes.
+    """
+    if num_busy <= 1:
+        return step_seconds
+    if mechanism is SharingMechanism.FRACTIONS:
+        return max(step_seconds, num_busy * (step_seconds - min(idle_seconds, step_seconds)))
+    return num_busy * SWITCHING_RATIO * step_seconds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardShare:
     """A card that several equal engines share, beside the same card with one of them."""
