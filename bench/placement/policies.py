@@ -25,8 +25,8 @@ from memroute.placement import (
 )
 
 OURS = "memroute"
-MAX_CONTENTION = 2.0
 # Of memroute-limited: two engines that never wait. Chosen by hand.
+MAX_CONTENTION = 2.0
 HAMI_MAX_TASKS = 10
 # The chart's deviceSplitCount: tasks that one GPU may have (Project-HAMi/HAMi 4707fb0).
 

@@ -26,8 +26,8 @@ MODEL, ACCELERATOR = "Qwen/Qwen3-4B", "A100-40"
 PROMPT_TOKENS, OUTPUT_TOKENS = 2048, 256
 MAX_NUM_BATCHED_TOKENS = 8192
 TOLERANCE_RATIO = 0.15
-PREFILL_FLOOR_SECONDS = 0.0516
 # 2 x 3.63e9 weights x 2,048 tokens and attention, at 312 TFLOP/s.
+PREFILL_FLOOR_SECONDS = 0.0516
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,22 +17,22 @@ from memroute.bandwidth.links import Link
 from memroute.footprint import ModelArchitecture, Parallelism
 from memroute.footprint.architecture import MixtureOfExperts
 
-EXCHANGES_PER_LAYER = 2
 # Tensor parallelism adds up after attention and after the feed-forward.
-ACTIVATION_BYTES = 2
+EXCHANGES_PER_LAYER = 2
 # bf16, also where weights are quantized.
-TENSOR_PARALLEL_STEP_SECONDS = 0.3e-3
-TENSOR_PARALLEL_SEQUENCE_SECONDS = 5e-6
+ACTIVATION_BYTES = 2
 # What tensor parallelism adds to the CPU's part: the step's plan goes to worker processes through
 # shared memory, pickled, and tokens come back. Chosen by hand; 0.9 ms of a step of 128 sequences.
 # Halved or doubled the recorded run of Qwen3-32B moves by less than 1.5 %.
-DATA_PARALLEL_STEP_SECONDS = 0.3e-3
+TENSOR_PARALLEL_STEP_SECONDS = 0.3e-3
+TENSOR_PARALLEL_SEQUENCE_SECONDS = 5e-6
 # Ranks agree on the size of each step by an all-reduce of a few counts over sockets (gloo).
 # Chosen by hand; 1 % of a step of 30 ms.
-EAGER_LAYER_SECONDS = 0.5e-3
+DATA_PARALLEL_STEP_SECONDS = 0.3e-3
 # A layer's launches without CUDA graphs, while the GPU waits: Qwen3-4B, 36 layers, on an A100 makes
 # 181.7 tokens/s eager where it makes 335.9 with graphs (Project-HAMi/gpu-sharing-benchmarks,
 # 2026-11, a pair at 8 requests): 19.5 ms a step, 0.54 a layer.
+EAGER_LAYER_SECONDS = 0.5e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 
 from memroute.catalog import Accelerator
 
-REFERENCE_WIDTH_BYTES = 172_032
 # Llama-3.1-8B's elementwise kernels (activation, two norms, rotary) move so much per token.
+REFERENCE_WIDTH_BYTES = 172_032
+# Its heads: what the attention terms were fitted on.
 REFERENCE_KV_HEADS = 8
 REFERENCE_QUERY_WIDTH = 4096
-# Its heads: what the attention terms were fitted on.
 
 
 @dataclass(frozen=True, slots=True)

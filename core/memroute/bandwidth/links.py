@@ -28,31 +28,31 @@ from types import MappingProxyType
 from memroute.catalog import Accelerator
 from memroute.errors import UnknownLinkError
 
-LARGE_MESSAGE_BYTES = 8 * 1024**2
 # Above it engines leave their own all-reduce for NCCL: vLLM's custom_all_reduce.py takes no more.
-EAGER_CALL_SECONDS = 21e-6
+LARGE_MESSAGE_BYTES = 8 * 1024**2
 # What a call outside a CUDA graph takes at least, its launch: RTX PRO 6000, vLLM 0.24 eager, any
 # message below 512 KiB. Larger ones hide it.
-PCIE_BYTES_PER_SECOND = 64e9
+EAGER_CALL_SECONDS = 21e-6
 # Cards whose link is no faster than PCIe 5 have no NVLink.
+PCIE_BYTES_PER_SECOND = 64e9
 PCIE_4_BYTES_PER_SECOND = 32e9
-NCCL_RATIO, NCCL_LARGE_RATIO = 0.6, 0.87
 # Of the all-reduce's rate, below and above 8 MiB. Two RTX PRO 6000 with peer access, NCCL 2.29,
 # all-gather of 256 KiB, 1 MiB and 16 MiB from each rank: 24, 47 and 540 us; by this law 15, 48
 # and 540.
-NVLINK_RATIO = 0.62
+NCCL_RATIO, NCCL_LARGE_RATIO = 0.6, 0.87
 # Of the data sheet: what is left of the database's tensor-parallel rows once their matrices are
 # paid: 264 and 295 of 450 GB/s on H100, 291 on H200, 190 of 300 on A100.
+NVLINK_RATIO = 0.62
 NVLINK_SECONDS = 4e-6
-XGMI_RATIO, XGMI_SECONDS = 0.60, 26e-6
 # Nothing measured: AMD's cards by the share of their link that PCIe reaches.
-MEASURED_ERROR_RATIO = 0.15
+XGMI_RATIO, XGMI_SECONDS = 0.60, 26e-6
 # A measurement of one message size, used for others.
-NAMED_ERROR_RATIO = 0.30
+MEASURED_ERROR_RATIO = 0.15
 # Two hosts of one class: half the distance of the measured hosts within it.
-UNKNOWN_SLOWER_RATIO = 1.5
+NAMED_ERROR_RATIO = 0.30
 # How much slower than the slower measured host an unknown one may be; chosen by hand. A host
 # without peer access is slower still, and has to be named.
+UNKNOWN_SLOWER_RATIO = 1.5
 
 
 class LinkSource(StrEnum):
@@ -177,13 +177,13 @@ LINK_CLASSES: Mapping[str, Mapping[int, LinkRate]] = MappingProxyType(
         "host": _rates(two=(39, 4.9)),
     }
 )
-HOST_ERROR_RATIO = 0.6
 # From 1.9 to 12.5 GB/s: a factor of 2.6 either way of the middle.
+HOST_ERROR_RATIO = 0.6
+# Generations, bytes per second and direction of each card: A100, H100 and H200, Blackwell.
 NVLINKS: Mapping[str, float] = MappingProxyType({"nvlink3": 300e9, "nvlink4": 450e9,
                                                  "nvlink5": 900e9})  # fmt: skip
-# Generations, bytes per second and direction of each card: A100, H100 and H200, Blackwell.
-NO_PEER_ACCESS = ("RTX-4090", "RTX-5090")
 # NVIDIA's driver gives GeForce cards none.
+NO_PEER_ACCESS = ("RTX-4090", "RTX-5090")
 _MEASURED = re.compile(
     r"(?P<micros>\d+(?:\.\d+)?)us[-_/](?P<gigabytes>\d+(?:\.\d+)?)gb(?:ps|/s)?", re.IGNORECASE
 )

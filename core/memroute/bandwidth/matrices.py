@@ -22,8 +22,8 @@ from memroute.footprint.weights.modules import Axis, Module, Split, modules_of
 from memroute.footprint.weights.quantization import WeightFormat
 from memroute.footprint.weights.sharding import SINGLE, rank_module_bytes, rank_shape
 
-EXPERTS_LAYER_MICROSECONDS = 20.0
 # Choosing experts, sorting tokens by them and adding up: what the same rows leave at 128 tokens.
+EXPERTS_LAYER_MICROSECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,20 +38,21 @@ from memroute.footprint import (
 from memroute.footprint.weights.model import resolve_format
 from memroute.footprint.weights.sharding import SINGLE
 
+# Fitted on the two public runs of vLLM 0.19 in LLMServingSim's repository: calibration.
 CPU_STEP_SECONDS = 0.2e-3
 CPU_SEQUENCE_SECONDS = 20e-6
-# Fitted on the two public runs of vLLM 0.19 in LLMServingSim's repository: calibration.
+# Sampling: one kernel, and float32 logits that are read and written. Profiles of two cards, bf16.
 SAMPLER_SECONDS = 25e-6
 SAMPLER_BYTES_PER_LOGIT = 4
-UNSEEN_SHAPE_ERROR_RATIO = 0.04
 # A model whose matrices the prices were not fitted on: tiles fall otherwise.
-EXPERTS_ERROR_RATIO = 0.10
+UNSEEN_SHAPE_ERROR_RATIO = 0.04
 # Of grouped products: which experts tokens reach (their load is uneven), and which kernel serves
 # them, move aiconfigurator's rows by so much.
-TYPICAL_SEQUENCES = 64
+EXPERTS_ERROR_RATIO = 0.10
 # The batch at which doubts are told.
-ADAPTER_LAUNCH_SECONDS = 40e-6
+TYPICAL_SEQUENCES = 64
 # LoRA: two products on each of four fused matrices, some 5 us apiece, per layer.
+ADAPTER_LAUNCH_SECONDS = 40e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,8 @@ from memroute.placement.ways import Way, weigh_way
 
 # Driver readings are whole MiB, and their parts are rounded one by one.
 OVERBOOKED_TOLERANCE_BYTES = 64 * 1024 * 1024
-UNKNOWN_OCCUPANCY_RATIO = 1.0
 # An engine of which nobody knows how long it waits counts as if it never did.
+UNKNOWN_OCCUPANCY_RATIO = 1.0
 NOT_TOLD_APART = "in use, by others or by replicas that start or have just ended,"
 
 

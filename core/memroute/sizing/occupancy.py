@@ -8,8 +8,8 @@ from memroute.catalog import Accelerator, accelerator_for_product
 from memroute.errors import MemrouteError
 from memroute.footprint import ReplicaShape
 
-MAX_REMEMBERED = 4096
 # Shapes and accelerators whose law is remembered: some milliseconds each, asked in every plan.
+MAX_REMEMBERED = 4096
 
 
 class Occupancies(Mapping[str, float]):

@@ -13,10 +13,10 @@ import aiohttp
 from memroute.bandwidth import SharingMechanism, shared_step_seconds
 from memroute_simulator.engine.pacing import PacedEngine
 
-REPORT_SECONDS = 0.5
-ALONE_REPORT_SECONDS = 3.0
 # How often an engine asks with others on its devices, and without. Chosen by hand: a neighbour
 # that gets its first requests slows the engine within a second.
+REPORT_SECONDS = 0.5
+ALONE_REPORT_SECONDS = 3.0
 TIMEOUT_SECONDS = 2.0
 
 

@@ -19,8 +19,8 @@ from memroute.bandwidth import SharingMechanism
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice, OutOfMemoryError
 
 FOLLOW_POLL_SECONDS = 0.2
-BUSY_SECONDS = 8.0
 # How long what an engine has said of its work counts: engines alone on a device say it every 3 s.
+BUSY_SECONDS = 8.0
 
 
 class HasLogs(Protocol):
