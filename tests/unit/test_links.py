@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memroute.bandwidth import LinkSource, StepBatch, StepTime, is_link, link_names, link_of
-from memroute.bandwidth.links import EAGER_CALL_SECONDS
 from memroute.catalog import accelerator_by_name, architecture_for_model
 from memroute.errors import UnknownLinkError
 from memroute.footprint import Parallelism
@@ -38,7 +37,7 @@ def test_an_all_reduce_costs_what_was_measured_on_such_a_host(name, ranks, rows)
     """Within a fifth of every published row: the same card differs fivefold between hosts."""
     link = link_of(name, PRO)
     for size, microseconds in rows.items():
-        ours = link.all_reduce_seconds(size, ranks) * 1e6
+        ours = link.rate(ranks).all_reduce_seconds(size) * 1e6
         assert ours == pytest.approx(microseconds, rel=0.20), (name, ranks, size)
 
 
@@ -49,8 +48,8 @@ def test_a_node_that_nobody_describes_is_taken_as_the_slower_of_the_measured_hos
     """
     unknown = link_of(None, PRO)
     assert (unknown.name, unknown.source) == ("pcie5-slow", LinkSource.UNKNOWN)
-    peer = link_of("pcie5-peer", PRO).all_reduce_seconds(2 * MIB, 2)
-    slow = unknown.all_reduce_seconds(2 * MIB, 2)
+    peer = link_of("pcie5-peer", PRO).rate(2).all_reduce_seconds(2 * MIB)
+    slow = unknown.rate(2).all_reduce_seconds(2 * MIB)
     assert unknown.fast_ratio * slow < 1.1 * peer
     assert unknown.slow_ratio > 1
     assert link_of(None, H100).source is LinkSource.CARD
@@ -62,7 +61,7 @@ def test_a_measurement_is_two_numbers(text):
     """Microseconds of a small all-reduce, GB/s of a large one; also as a label's value."""
     link = link_of(text, PRO)
     assert link.source is LinkSource.MEASURED
-    assert link.all_reduce_seconds(15e6, 2) == pytest.approx(1.017e-3, rel=0.01)
+    assert link.rate(2).all_reduce_seconds(15e6) == pytest.approx(1.017e-3, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -93,11 +92,12 @@ def test_more_bytes_never_take_less_time_on_any_link(name, ranks, size, more):
 
     NCCL may be faster there than the engine's own: by at most the ratio of the two rates.
     """
-    link = link_of(name, L40S)
-    for call in (link.all_reduce_seconds, link.gather_seconds):
-        assert call(size + more, ranks) > 0.7 * call(size, ranks)
-        assert call(size, ranks, is_eager=True) >= max(EAGER_CALL_SECONDS, call(size, ranks))
-    assert link.all_reduce_seconds(size, 1) == 0
+    rate = link_of(name, L40S).rate(ranks)
+    assert rate.all_reduce_seconds(size + more) > 0.7 * rate.all_reduce_seconds(size)
+    assert rate.gather_seconds(size + more, ranks) > 0.6 * rate.gather_seconds(size, ranks)
+    assert rate.longer(2).all_reduce_seconds(size) == pytest.approx(
+        2 * rate.all_reduce_seconds(size)
+    )
 
 
 def law(architecture, accelerator=PRO, link=None, **parallelism):

@@ -13,7 +13,7 @@ two ranks: with 8 experts per token nearly every token goes to both.
 
 from dataclasses import dataclass, replace
 
-from memroute.bandwidth.links import Link
+from memroute.bandwidth.links import EAGER_CALL_SECONDS, Link, LinkRate
 from memroute.footprint import ModelArchitecture, Parallelism
 from memroute.footprint.architecture import MixtureOfExperts
 
@@ -40,9 +40,12 @@ class Exchanges:
     """All of one step's messages of one rank."""
 
     link: Link
+    all_reduce: LinkRate
+    """Of the tensor-parallel ranks."""
+    gather: LinkRate
+    """Of the data-parallel ranks."""
     num_all_reduces: int
     """Per step."""
-    all_reduce_ranks: int
     token_bytes: int
     """Of one all-reduce, per token."""
     num_gathers: int
@@ -61,9 +64,9 @@ class Exchanges:
         """All messages of a step in which this rank has so many tokens."""
         seconds = 0.0
         if self.num_all_reduces:
-            one = self.link.all_reduce_seconds(
-                num_tokens * self.token_bytes, self.all_reduce_ranks, is_eager=self.is_eager
-            )
+            one = self.all_reduce.all_reduce_seconds(num_tokens * self.token_bytes)
+            if self.is_eager:
+                one = max(one, EAGER_CALL_SECONDS)
             seconds += self.num_all_reduces * one
         if self.num_gathers:
             gather = self._gather(num_tokens * (self.token_bytes + self.logit_bytes))
@@ -72,7 +75,8 @@ class Exchanges:
         return seconds
 
     def _gather(self, shard_bytes: int) -> float:
-        return self.link.gather_seconds(shard_bytes, self.gather_ranks, is_eager=self.is_eager)
+        seconds = self.gather.gather_seconds(shard_bytes, self.gather_ranks)
+        return max(seconds, EAGER_CALL_SECONDS) if self.is_eager else seconds
 
     def cpu_seconds(self, num_sequences: int) -> float:
         """What several ranks add to the CPU's part of a step."""
@@ -86,7 +90,9 @@ class Exchanges:
 
     def at_bound(self, ratio: float) -> "Exchanges":
         """The same with every message so much longer."""
-        return replace(self, link=self.link.at_bound(ratio))
+        return replace(
+            self, all_reduce=self.all_reduce.longer(ratio), gather=self.gather.longer(ratio)
+        )
 
 
 def exchanges_of(
@@ -103,7 +109,8 @@ def exchanges_of(
     return Exchanges(
         link=link,
         num_all_reduces=EXCHANGES_PER_LAYER * architecture.num_layers if tp > 1 else 0,
-        all_reduce_ranks=tp,
+        all_reduce=link.rate(tp),
+        gather=link.rate(dp),
         token_bytes=ACTIVATION_BYTES * architecture.hidden_size,
         num_gathers=len(routed) if dp > 1 else 0,
         gather_ranks=dp,

@@ -75,6 +75,34 @@ class LinkRate:
     large_bytes_per_second: float | None = None
     """Of messages beyond 8 MiB; None: the same."""
 
+    def all_reduce_seconds(self, message_bytes: float) -> float:
+        """One all-reduce of a message."""
+        rate = self.bytes_per_second
+        if message_bytes > LARGE_MESSAGE_BYTES and self.large_bytes_per_second is not None:
+            rate = self.large_bytes_per_second
+        return self.latency_seconds + message_bytes / rate
+
+    def gather_seconds(self, shard_bytes: float, num_ranks: int) -> float:
+        """One all-gather or reduce-scatter in which each rank gives (or keeps) so many bytes.
+
+        A ring all-reduce is both, on shards of 1/n of the message: half its bytes each. NCCL
+        carries them, slower than an engine's own all-reduce.
+        """
+        half = shard_bytes * num_ranks / 2
+        rate = self.bytes_per_second * NCCL_RATIO
+        if half > LARGE_MESSAGE_BYTES:
+            rate = (self.large_bytes_per_second or self.bytes_per_second) * NCCL_LARGE_RATIO
+        return self.latency_seconds + half / rate
+
+    def longer(self, ratio: float) -> "LinkRate":
+        """The same with every call so many times as long."""
+        large = self.large_bytes_per_second
+        return LinkRate(
+            self.latency_seconds * ratio,
+            self.bytes_per_second / ratio,
+            None if large is None else large / ratio,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
@@ -103,51 +131,6 @@ class Link:
             rate.bytes_per_second * ring,
             None if large is None else large * ring,
         )
-
-    def all_reduce_seconds(
-        self, message_bytes: float, num_ranks: int, *, is_eager: bool = False
-    ) -> float:
-        """One all-reduce of a message over so many ranks; 0 for one rank."""
-        if num_ranks < 2:  # noqa: PLR2004 - nobody to talk to
-            return 0.0
-        rate = self.rate(num_ranks)
-        speed = rate.bytes_per_second
-        if message_bytes > LARGE_MESSAGE_BYTES and rate.large_bytes_per_second is not None:
-            speed = rate.large_bytes_per_second
-        seconds = rate.latency_seconds + message_bytes / speed
-        return max(seconds, EAGER_CALL_SECONDS) if is_eager else seconds
-
-    def gather_seconds(
-        self, shard_bytes: float, num_ranks: int, *, is_eager: bool = False
-    ) -> float:
-        """One all-gather or reduce-scatter in which each rank gives (or keeps) so many bytes.
-
-        A ring all-reduce is both, on shards of 1/n of the message: half its bytes each. NCCL
-        carries them, slower than an engine's own all-reduce.
-        """
-        if num_ranks < 2:  # noqa: PLR2004 - nobody to talk to
-            return 0.0
-        rate = self.rate(num_ranks)
-        half = shard_bytes * num_ranks / 2
-        speed = rate.bytes_per_second * NCCL_RATIO
-        if half > LARGE_MESSAGE_BYTES:
-            speed = (rate.large_bytes_per_second or rate.bytes_per_second) * NCCL_LARGE_RATIO
-        seconds = rate.latency_seconds + half / speed
-        return max(seconds, EAGER_CALL_SECONDS) if is_eager else seconds
-
-    def at_bound(self, ratio: float) -> "Link":
-        """The same with every call so much longer."""
-        rates = {
-            n: LinkRate(
-                rate.latency_seconds * ratio,
-                rate.bytes_per_second / ratio,
-                None
-                if rate.large_bytes_per_second is None
-                else rate.large_bytes_per_second / ratio,
-            )
-            for n, rate in self.rates.items()
-        }
-        return replace(self, rates=MappingProxyType(rates))
 
 
 def _rates(**rows: tuple[float, ...]) -> Mapping[int, LinkRate]:

@@ -67,6 +67,8 @@ class StepTime:
     _dense: PriceTable
     _experts: PriceTable | None
     _exchanges: Exchanges
+    _is_alone: bool
+    """Whether its rank sends nobody anything."""
     _head: PriceTable
     _rates: KernelRates
     _attention: tuple[AttentionLayers, ...]
@@ -125,6 +127,7 @@ class StepTime:
             _dense=dense,
             _experts=experts,
             _exchanges=exchanges,
+            _is_alone=exchanges.is_none,
             _head=matrices.head(),
             _rates=rates,
             _attention=layers,
@@ -165,9 +168,11 @@ class StepTime:
             seconds += batch.num_adapters * self._adapter_seconds
             seconds += self._num_layers * ADAPTER_LAUNCH_SECONDS
         seconds = max(seconds * self._scale, self._launch_seconds)
-        if not self._exchanges.is_none:
+        cpu = self.cpu_step_seconds + sequences * self.cpu_sequence_seconds
+        if not self._is_alone:
             seconds += self._exchanges.seconds(num_tokens)
-        return seconds + self.gap_seconds(sequences)
+            cpu += self._exchanges.cpu_seconds(sequences)
+        return seconds + self._scale * cpu
 
     def together_seconds(self, batches: Sequence[StepBatch]) -> float:
         """Seconds of a step that ranks take together, of which each batch is one's.
@@ -185,7 +190,9 @@ class StepTime:
     def gap_seconds(self, num_sequences: int) -> float:
         """Seconds of a step in which the accelerator waits for the engine's CPU."""
         cpu = self.cpu_step_seconds + num_sequences * self.cpu_sequence_seconds
-        return self._scale * (cpu + self._exchanges.cpu_seconds(num_sequences))
+        if not self._is_alone:
+            cpu += self._exchanges.cpu_seconds(num_sequences)
+        return self._scale * cpu
 
     def idle_seconds(self, num_sequences: int) -> float:
         """Seconds of a decode step in which the accelerator neither moves nor computes.
@@ -204,7 +211,7 @@ class StepTime:
 
     def exchange_seconds(self, num_tokens: int) -> float:
         """Seconds of a step in which ranks send each other a rank's so many tokens; 0 for one."""
-        return 0.0 if self._exchanges.is_none else self._exchanges.seconds(num_tokens)
+        return 0.0 if self._is_alone else self._exchanges.seconds(num_tokens)
 
     def fastest(self) -> "StepTime":
         """The same with every step as short as the doubts allow."""
