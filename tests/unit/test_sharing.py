@@ -14,6 +14,7 @@ from memroute.bandwidth import (
 )
 from memroute.catalog import accelerator_by_name, architecture_for_model
 from memroute.footprint import weights_per_rank
+from memroute_simulator.engine.card_time import CardTime
 from memroute_simulator.engine.model import EngineRequest, SegmentedContent
 from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.virtual.card import SharedCard
@@ -118,6 +119,16 @@ def serve(mechanism, replicas, spec, requests=4):
             replica.submit(tickets[-1])
     loop.run()
     return max(ticket.last_token_seconds for ticket in tickets)
+
+
+def test_an_emulated_engine_is_as_slow_as_its_busy_neighbours_make_it():
+    """Half of the time a neighbour has work: one and a half engines share the card then."""
+    card = CardTime()
+    assert card.step_seconds(0.010, 0.002) == 0.010
+    card.num_busy = 1.5
+    assert card.step_seconds(0.010, 0.002) == pytest.approx(1.5 * 1.055 * 0.010)
+    card.mechanism, card.num_busy = FRACTIONS, 2.0
+    assert card.step_seconds(0.010, 0.002) == pytest.approx(0.016)
 
 
 def test_virtual_engines_on_one_card_take_as_long_as_the_law_says():

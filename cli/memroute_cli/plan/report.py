@@ -24,9 +24,9 @@ MIN_NAME = 8
 # GiB are of each device. AS: devices of one replica, and how its layers are stored.
 NAMES = (
     "ACCELERATOR", "FITS", "AS", "NEEDED", "KV TOKENS", "USERS", "TOKENS/S", "TTFT", "PER 1M",
-    "ALONE", "BOUND", "EXPECTED", "WEIGHTS", "LEFT FOR KV",
+    "ALONE", "BOUND", "READS", "EXPECTED", "WEIGHTS", "LEFT FOR KV",
 )  # fmt: skip
-WIDE_NAMES = frozenset({"ALONE", "BOUND", "EXPECTED", "WEIGHTS", "LEFT FOR KV"})
+WIDE_NAMES = frozenset({"ALONE", "BOUND", "READS", "EXPECTED", "WEIGHTS", "LEFT FOR KV"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +129,7 @@ def _cells(option: Option, prices: dict[str, float]) -> tuple[str, ...]:
         UNKNOWN if cost is None else f"{cost:.2f}",
         UNKNOWN if rate is None else f"{rate.tpot_alone_seconds * 1e3:.0f} ms",
         UNKNOWN if rate is None else rate.bound.value,
+        UNKNOWN if rate is None else f"{rate.read_bytes_per_second / 1e9:,.0f} GB/s",
         format_gib(footprint.total.expected),
         format_gib(footprint.weights.expected),
         format_gib(option.pool_bytes),
@@ -273,6 +274,7 @@ def _option_document(found: Option | NoOption, prices: dict[str, float]) -> dict
         "longestContextTokens": found.longest_context_tokens,
         "tokensPerSecond": None if rate is None else rate.tokens_per_second,
         "stepSeconds": None if rate is None else rate.step_seconds,
+        "readBytesPerSecond": None if rate is None else rate.read_bytes_per_second,
         "stepSecondsRange": None if rate is None else list(rate.step_seconds_range),
         "link": None
         if rate is None or rate.link is None

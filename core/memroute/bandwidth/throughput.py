@@ -39,6 +39,8 @@ class Throughput:
     """How far the times may be off, by what was measured of the accelerator."""
     step_seconds_range: tuple[float, float]
     """The step with all doubts one way, and the other."""
+    read_bytes_per_second: float
+    """What each device reads of its memory per second: weights and KV cache."""
     link: Link | None
     """What joins the devices; None for one device."""
 
@@ -93,5 +95,6 @@ def throughput_of(
             step_time.fastest().decode_seconds(fits, context_tokens),
             step_time.slowest().decode_seconds(fits, context_tokens),
         ),
+        read_bytes_per_second=step_time.read_bytes_per_second(fits, context_tokens),
         link=step_time.link if shape.parallelism.num_devices > 1 else None,
     )
