@@ -20,6 +20,7 @@ from memroute_operator.readings.device_metrics import (
     NodeReading,
 )
 from memroute_operator.replicas.beside import neighbours
+from memroute_operator.replicas.kv_tokens import measured_kv_tokens
 from memroute_operator.replicas.lost_nodes import NodeSight
 from memroute_operator.replicas.pod_stories import Stories, with_stories
 from memroute_operator.replicas.pods import PodsRead, UnreadablePod, read_pods
@@ -61,6 +62,8 @@ class Facts:
         default_factory=lambda: MappingProxyType({})
     )
     """What engines that run have measured of themselves."""
+    kv_tokens: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Tokens that KV caches really hold, by the uid of the pod, where that is known."""
 
     def replicas_by_deployment(self) -> dict[str, list[Replica]]:
         """``namespace/name`` of the ModelDeployment → its replicas, the oldest first."""
@@ -194,6 +197,7 @@ def gather(
     return Facts(
         deployments=tuple(deployments),
         measured=read.measured,
+        kv_tokens=measured_kv_tokens(replicas, reports, by_key),
         replicas=tuple(sorted(replicas, key=lambda r: (r.created_at, r.key))),
         unreadable_pods=tuple(pods.unreadable),
         aheads=tuple(

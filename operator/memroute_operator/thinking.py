@@ -6,7 +6,6 @@ that it reads is taken at one moment (``Look``), and what it remembers is touche
 """
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,15 +115,14 @@ class Thinker:
     async def run(self, work: Callable[[Given], Result], given: Given) -> Result:
         """Do pure work in a thread, one at a time: others have the event loop meanwhile.
 
-        The garbage collector would visit the facts while they are made, and hold up everybody.
+        The garbage collector stays on: without it, one collection visits all facts at once
+        afterwards, which holds up everybody. What it finds alive is frozen (``store.garbage``).
         """
         began = time.perf_counter()
-        gc.disable()
         self._running = asyncio.ensure_future(asyncio.to_thread(work, given))
         try:
             return await asyncio.shield(self._running)
         finally:
-            gc.enable()
             self.busy_seconds += time.perf_counter() - began
 
     def know_server(self, version: tuple[int, int] | None) -> None:

@@ -80,7 +80,11 @@ def _models(picture: Picture, facts: Facts) -> list[ModelUse]:
                 ready=sum(replica.is_ready for replica in replicas),
                 state=_state(one.obj.get("status")),
                 hbm_bytes=sum(map(_promised, replicas)),
-                kv_capacity_tokens=sum(r.kv_capacity_tokens for r in replicas if r.is_ready),
+                kv_capacity_tokens=sum(
+                    facts.kv_tokens.get(replica.uid, replica.kv_capacity_tokens)
+                    for replica in replicas
+                    if replica.is_ready
+                ),
                 kv_ratio=max(ratios, default=None),
                 num_in_flight=sum(in_flight) if are_known else None,
                 num_waiting=view.waiting.get(one.key, 0) if view and are_known else None,

@@ -36,3 +36,7 @@ class Asked:
     wants_manifest: bool = False
     is_wide: bool = False
     plot: Path | None = None
+    host_memory: tuple[str, ...] = ()
+    host_link: str | None = None
+    conversations: int | None = None
+    reuse: float = 0.5

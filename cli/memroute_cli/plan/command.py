@@ -12,7 +12,7 @@ import typer
 from memroute_cli.plan.asked import Asked
 from memroute_cli.terminal.errors import told_errors
 from memroute_cli.terminal.output import Output, OutputOption, WideOption
-from memroute_cli.terminal.quantities import comma_list, tokens, whole
+from memroute_cli.terminal.quantities import comma_list, number, tokens, whole
 
 
 def _models(values: Iterable[str]) -> Iterator[str]:
@@ -139,6 +139,37 @@ def plan(
             metavar="NAME=PER_HOUR,...", help="Prices of one accelerator: H100=2.50,L40S=1.10."
         ),
     ] = None,
+    host_memory: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIZE,...",
+            help="What KV cache on the host would buy, for one engine: 64GiB,256GiB.",
+        ),
+    ] = None,
+    host_link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --host-memory, how a device reaches it: pcie3, pcie4, pcie5 or c2c. "
+            "Default: the accelerator's.",
+        ),
+    ] = None,
+    conversations: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole(),
+            metavar="N",
+            help="With --host-memory: conversations alive at once on one replica. Default: 1000.",
+        ),
+    ] = None,
+    reuse: Annotated[
+        float,
+        typer.Option(
+            parser=number,
+            metavar="SHARE",
+            help="With --host-memory: share of a prompt that was there before, 0 to 1.",
+        ),
+    ] = 0.5,
     hub_endpoint: Annotated[
         str | None,
         typer.Option(
@@ -179,7 +210,11 @@ def plan(
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw where the bytes go into this file (.png, .svg)."),
+        typer.Option(
+            metavar="FILE",
+            help="Draw where the bytes go into this file (.png, .svg); with --host-memory, what "
+            "it buys.",
+        ),
     ] = None,
     output: OutputOption = Output.TABLE,
     wide: WideOption = False,
@@ -209,5 +244,7 @@ def plan(
             start_log=start_log, prices=tuple(comma_list(price)), hub_endpoint=hub_endpoint,
             hub_token_file=hub_token_file, is_offline=offline, shows_every=every, output=output,
             wants_manifest=manifest, is_wide=wide, plot=plot,
+            host_memory=tuple(comma_list(host_memory)), host_link=host_link,
+            conversations=conversations, reuse=reuse,
         )  # fmt: skip
         raise typer.Exit(0 if run(asked) else 1)

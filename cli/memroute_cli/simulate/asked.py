@@ -35,3 +35,5 @@ class Asked:
     output: Output
     is_wide: bool
     plot: Path | None
+    host_memory: str | None = None
+    host_link: str | None = None

@@ -77,6 +77,21 @@ def simulate(
             help="Longest sequence: 16384, 32k. Default: 16384, or what the model allows.",
         ),
     ] = None,
+    host_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="KV cache on the host of each engine: 64GiB (vLLM's --kv-offloading-size).",
+        ),
+    ] = None,
+    host_link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --host-memory, how a device reaches it: pcie3, pcie4, pcie5 or c2c. "
+            "Default: the accelerator's.",
+        ),
+    ] = None,
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="vllm or sglang: whose rules.")
     ] = "vllm",
@@ -171,6 +186,7 @@ def simulate(
                 workload=workload, num_requests=requests, rate_per_second=rate,
                 policies=tuple(comma_list(policy)), num_routers=routers, scrape_seconds=scrape,
                 ttft_seconds=ttft, tpot_seconds=tpot, objective=objective, seed=seed,
-                output=output, is_wide=wide, plot=plot,
+                output=output, is_wide=wide, plot=plot, host_memory=host_memory,
+                host_link=host_link,
             )
         )  # fmt: skip

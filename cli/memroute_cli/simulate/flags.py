@@ -13,6 +13,7 @@ IN_FLAGS = Words(
     quantization="--quantization", kv_cache_dtype="--kv-cache-dtype",
     tensor_parallel="--tensor-parallel", policy="--policy", objective="--objective",
     workload="--workload", per_card="--per-card", sharing="--sharing",
+    host_memory="--host-memory", host_link="--host-link",
 )  # fmt: skip
 # Long enough for chats with documents; most models were made for more. Chosen by hand.
 USUAL_CONTEXT_TOKENS = 16_384
@@ -30,6 +31,7 @@ def document_of(asked: Asked) -> dict[str, Any]:
         "tensorParallelSize": asked.tensor_parallel, "quantization": asked.quantization,
         "kvCacheDtype": asked.kv_cache_dtype, "link": asked.link,
         "maxContextTokens": _context_tokens(asked.model, asked.context_tokens),
+        "hostMemory": asked.host_memory, "hostLink": asked.host_link,
     }  # fmt: skip
     return {
         "workload": {"name": asked.workload, "requests": asked.num_requests} | rate,

@@ -36,11 +36,13 @@ from memroute.catalog import ACCELERATORS, accelerator_by_name
 from memroute.errors import MemrouteError
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization
 from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
+from memroute.hierarchy import HOST_LINKS, HostLink, host_link_by_name
 from memroute.traffic.admission import AdmissionSettings, OverloadObjective
 from memroute.traffic.dispatch import DispatchSettings
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel, read_model
 from memroute_cli.terminal.errors import UserError
+from memroute_cli.terminal.quantities import bytes_of
 from memroute_cli.terminal.words import did_you_mean
 from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
@@ -83,6 +85,8 @@ class Words:
     workload: str = "workload"
     per_card: str = "perCard"
     sharing: str = "sharing"
+    host_memory: str = "hostMemory"
+    host_link: str = "hostLink"
 
 
 IN_FILE = Words()
@@ -133,7 +137,7 @@ _ENGINE = {
     "model", "accelerator", "replicas", "kind", "quantization", "kvCacheDtype",
     "tensorParallelSize", "dataParallelSize", "maxNumSeqs", "maxNumBatchedTokens",
     "maxContextTokens", "utilization", "kvCacheTokens", "prefixCaching", "scheduling",
-    "watermark", "maxAdapters", "link", "expertParallel",
+    "watermark", "maxAdapters", "link", "expertParallel", "hostMemory", "hostLink",
 }  # fmt: skip
 
 
@@ -285,8 +289,12 @@ def _engine(
             watermark_ratio=float(row.get("watermark", 0.0)),
             max_adapters=row.get("maxAdapters"),
             link=row.get("link"),
+            host_kv_bytes=_host_bytes(row.get("hostMemory"), words),
+            host_link=_host_link(row.get("hostLink"), words),
         )
         link_of(spec.link, accelerator)
+        # Refused here rather than in the middle of a run.
+        _ = spec.host_limits
         _check_context(model, spec, words)
         tokens = row.get("kvCacheTokens")
         if tokens is not None:
@@ -303,6 +311,28 @@ def _engine(
         )
         raise ScenarioError(msg)
     return spec, int(_positive(row.get("replicas", 1), f"{where}: {words.replicas}"))
+
+
+def _host_bytes(value: Any, words: Words) -> int | None:
+    if value is None:
+        return None
+    size = bytes_of(str(value))
+    if not size:
+        msg = f"{words.host_memory} {value}: a size such as 64GiB"
+        raise ScenarioError(msg)
+    return size
+
+
+def _host_link(value: Any, words: Words) -> HostLink | None:
+    if value is None:
+        return None
+    link = host_link_by_name(str(value))
+    if link is None:
+        names = [one.name for one in HOST_LINKS]
+        hint = did_you_mean(str(value), names)
+        msg = f"{words.host_link} {value}: one of {', '.join(names)}{hint}"
+        raise ScenarioError(msg)
+    return link
 
 
 Word = TypeVar("Word", bound=StrEnum)

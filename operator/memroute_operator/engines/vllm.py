@@ -165,6 +165,7 @@ class VLLM:
             utilization_ratio=share,
             block_size_tokens=whole(labels.get("block_size"), 1, MAX_BLOCK_SIZE_TOKENS),
             kv_cache_size_tokens=whole(labels.get("kv_cache_size_tokens"), 1, MAX_CACHE_TOKENS),
+            num_ranks=num_ranks,
         )
 
 

@@ -130,7 +130,7 @@ def replica_pod(
     if security := pod_security(deployment.weights):
         spec["securityContext"] = security
     if deployment.slots is not None:
-        store = store_of(deployment.cache)
+        store = store_of(deployment)
         spec["volumes"] += adapter_volumes(deployment.adapters, store)
         spec["containers"].append(
             adapters_container(

@@ -23,6 +23,7 @@ from memroute_operator.failures import Diagnosis, failure_of, last_end_of
 from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.pod.pod_resources import requested_devices
 from memroute_operator.replicas.giving_way import ANNOTATION_GIVES_WAY, GivesWay, read_gives_way
+from memroute_operator.replicas.leaving import ANNOTATION_DRAINING_FOR
 from memroute_operator.replicas.promises import Claim, read_claim, read_promise
 from memroute_operator.weights.container import has_fetched, is_fetching, is_out_of_disk
 
@@ -118,6 +119,7 @@ class Replica:
     occupancy_ratio: float | None
     """Share of a shared device's time that its engine takes, as predicted; None: not known."""
     kv_capacity_tokens: int
+    """Tokens that its KV cache was expected to hold when it was placed."""
     state: ReplicaState
     is_ready: bool
     ready_since: datetime | None = None
@@ -135,6 +137,8 @@ class Replica:
     num_restarts: int = 0
     draining_since: datetime | None
     """When it was marked, by the clock of the operator that marked it; None when it is not."""
+    drains_for: str | None
+    """The claim that it drains for (``leaving``); None for another reason, or in older pods."""
     unschedulable_since: datetime | None
     """By kube-scheduler's clock; None when it has not refused it."""
     scheduler_message: str | None = None
@@ -303,6 +307,7 @@ def read_replica(pod: KubeObject) -> Replica | None:
         has_started=any(container.get("started") is True for container in _containers(pod)),
         num_restarts=_num_restarts(pod),
         draining_since=_draining_since(annotations.get(ANNOTATION_DRAINING)),
+        drains_for=annotations.get(ANNOTATION_DRAINING_FOR),
         unschedulable_since=refused_at,
         scheduler_message=refusal,
         grace_seconds=DEFAULT_GRACE_SECONDS if grace is None else float(grace),

@@ -212,7 +212,7 @@ class PacedEngine:
             if seconds is None:
                 self._wake.clear()
                 if not any(rank.inbox for rank in ranks):
-                    await self._sleep_until_woken()
+                    await self._sleep_until_woken(ranks)
                 due = time.monotonic()
                 continue
             now = time.monotonic()
@@ -220,10 +220,15 @@ class PacedEngine:
             await asyncio.sleep(max(0.0, due - now))
             self._complete(ranks)
 
-    async def _sleep_until_woken(self) -> None:
-        # Ranks share the event: each looks again from time to time.
+    async def _sleep_until_woken(self, ranks: list[_Rank]) -> None:
+        # Ranks share the event: each looks again from time to time, and when a load is there.
+        now = time.monotonic()
+        loads = [rank.scheduler.next_load_seconds for rank in ranks]
+        waits = [max(0.0, due - now) for due in loads if due is not None]
+        if self.num_ranks > 1:
+            waits.append(0.05)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), 0.05 if self.num_ranks > 1 else None)
+            await asyncio.wait_for(self._wake.wait(), min(waits, default=None))
 
     def _begin(self, ranks: list[_Rank]) -> float | None:
         """Plan a step; its seconds, or None when there is nothing to do."""
@@ -237,7 +242,7 @@ class PacedEngine:
             rank.inbox.clear()
             if not rank.scheduler.has_work:
                 continue
-            plan = rank.scheduler.schedule()
+            plan = rank.scheduler.schedule(now)
             if plan.is_empty:
                 continue
             rank.plan = plan
@@ -261,7 +266,7 @@ class PacedEngine:
             if rank not in ranks or rank.plan is None:
                 continue
             plan, rank.plan = rank.plan, None
-            result = rank.scheduler.complete(plan)
+            result = rank.scheduler.complete(plan, now)
             self.metrics.ranks[index].on_step(rank.scheduler, plan, result)
             for request in result.emitted:
                 stream = self._streams.get(request)

@@ -116,6 +116,20 @@ class VirtualReplica:
             for rank in self._ranks
         )
 
+    @property
+    def host_kv_tokens(self) -> int | None:
+        """KV tokens on the hosts of all ranks; None where there are none."""
+        hosts = [rank.scheduler.host for rank in self._ranks]
+        sizes = [h.limits.num_chunks * h.limits.chunk_tokens for h in hosts if h is not None]
+        return sum(sizes) if sizes else None
+
+    @property
+    def host_token_seconds(self) -> float | None:
+        """Seconds that a load took per token so far, as the engine's counters say it."""
+        hosts = [rank.scheduler.host for rank in self._ranks if rank.scheduler.host is not None]
+        tokens = sum(h.counts.loaded_chunks * h.limits.chunk_tokens for h in hosts)
+        return sum(h.counts.load_seconds for h in hosts) / tokens if tokens else None
+
     def reading(self) -> EngineGauges:
         """What a scrape would say now."""
         schedulers = self.schedulers
@@ -193,7 +207,7 @@ class VirtualReplica:
             del self._tickets[ticket.request]
             self._end(ticket, is_failed=True)
         for rank in self._ranks:
-            rank.scheduler.cache.clear()
+            rank.scheduler.forget_prefixes()
         self.num_in_flight = 0
 
     def recover(self) -> None:
@@ -258,9 +272,10 @@ class VirtualReplica:
             rank.inbox.clear()
             if not rank.scheduler.has_work:
                 continue
-            plan = rank.scheduler.schedule()
+            plan = rank.scheduler.schedule(now)
             if plan.is_empty:
-                # Nothing runs and the head of the queue does not fit: it waits for ever.
+                # Nothing runs: a load is under way, or the head of the queue does not fit, ever.
+                self._wake_after_load(rank)
                 continue
             rank.plan = plan
             batches.append(plan.batch())
@@ -276,6 +291,12 @@ class VirtualReplica:
         generation = self._generation
         self._loop.at(now + seconds, lambda: self._complete(ranks, generation))
 
+    def _wake_after_load(self, rank: _Rank) -> None:
+        due = rank.scheduler.next_load_seconds
+        if due is not None:
+            generation = self._generation
+            self._loop.at(due, lambda: self._wake(rank) if generation == self._generation else None)
+
     def _complete(self, ranks: Sequence[_Rank], generation: int) -> None:
         if generation != self._generation:
             return
@@ -284,7 +305,7 @@ class VirtualReplica:
             plan, rank.plan = rank.plan, None
             if plan is None:
                 continue
-            result = rank.scheduler.complete(plan)
+            result = rank.scheduler.complete(plan, now)
             for request in result.first_tokens:
                 ticket = self._tickets[request]
                 ticket.first_token_seconds = now

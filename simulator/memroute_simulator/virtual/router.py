@@ -75,6 +75,8 @@ class RouterSettings:
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     """Its policy is the fleet's."""
     queue: QueueLimits = field(default_factory=QueueLimits)
+    sees_hosts: bool = True
+    """Whether KV cache on the hosts of engines counts; a study's baseline does without."""
     tells_tenants: bool = False
     """Whether requests are told apart by tenant, as with ``--tenants``."""
 
@@ -454,6 +456,8 @@ class VirtualRouter:
                 taken_at_seconds=self.loop.now_seconds,
                 kv_cache_utilization_ratio=gauges.kv_cache_utilization_ratio,
                 kv_capacity_tokens=max(1, replica.capacity_tokens),
+                host_kv_tokens=replica.host_kv_tokens if self.settings.sees_hosts else None,
+                host_token_seconds=replica.host_token_seconds,
                 num_requests_running=gauges.num_running,
                 num_requests_waiting=gauges.num_waiting,
                 num_waiting_for_capacity=gauges.num_waiting_for_capacity,
