@@ -20,6 +20,7 @@ from typing import Any
 from memroute.bandwidth import StepTime, link_of
 from memroute.catalog import (
     ACCELERATORS,
+    MODELS,
     Accelerator,
     accelerator_for_product,
     architecture_for_model,
@@ -42,6 +43,7 @@ OLD_UTILIZATION_RATIO = 0.9
 BIG_ACCELERATOR_BYTES = 70 * 1024**3
 # From there on vLLM's server batches more by default (A100 apart): 8,192 tokens, 1,024 sequences.
 SAMPLE_SECONDS = 1.0
+_TUNED = re.compile(r"(-(instruct|base|chat|thinking|it|\d{4}))+", re.IGNORECASE)
 
 
 class RunError(Exception):
@@ -260,14 +262,21 @@ def _architecture(model: str, folder: Path | None) -> ModelArchitecture:
         path = folder / f"{name}.json" if folder is not None else None
         if path is not None and path.is_file():
             return architecture_from_config(json.loads(path.read_text()))
+    known = next((one for one in MODELS if _is_tuned(model, one)), model)
     try:
-        return architecture_for_model(model)
+        return architecture_for_model(known)
     except MemrouteError:
         msg = (
             f"no configuration of {model}: neither {names[0]}.json under --model-configs "
             f"({folder}) nor in the catalogue"
         )
         raise RunError(msg) from None
+
+
+def _is_tuned(model: str, known: str) -> bool:
+    """Whether a model is the known one trained on: its matrices are the same, its words others."""
+    same, rest = model[: len(known)], model[len(known) :]
+    return same.casefold() == known.casefold() and _TUNED.fullmatch(rest) is not None
 
 
 def _accelerator(meta: Mapping[str, Any], folder_name: str) -> Accelerator:

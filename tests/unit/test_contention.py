@@ -200,6 +200,9 @@ def test_engines_of_an_emulated_device_hear_how_many_others_have_work():
             assert said == {"num_busy": 1, "is_shared": False, "mechanism": "time-slices"}
             said = await busy(session, server, paths["a"], 1.0)
             assert said == {"num_busy": 1.5, "is_shared": True, "mechanism": "time-slices"}
+            driver.link = "pcie5-peer"
+            async with session.get(server.make_url(f"{paths['a']}/devices")) as answer:
+                assert [one["link"] for one in await answer.json()] == ["pcie5-peer"]
             driver.close("b")
             assert (await busy(session, server, paths["a"], 1.0))["num_busy"] == 1
 

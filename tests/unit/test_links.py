@@ -8,7 +8,8 @@ from memroute.bandwidth import LinkSource, StepBatch, StepTime, is_link, link_na
 from memroute.catalog import accelerator_by_name, architecture_for_model
 from memroute.errors import UnknownLinkError
 from memroute.footprint import Parallelism
-from memroute_operator.nodes.annotations import DEVICE_LINK, bad_link, read_link
+from memroute_kube.resources import DEVICE_LINK
+from memroute_operator.nodes.annotations import bad_link, read_link
 
 PRO = accelerator_by_name("RTX-PRO-6000")
 L40S = accelerator_by_name("L40S")

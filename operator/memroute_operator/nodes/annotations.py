@@ -15,14 +15,13 @@ from collections.abc import Mapping
 from memroute.bandwidth import is_link
 from memroute.catalog.accelerators import accelerator_for_product
 from memroute_kube.quantities import parse_count, parse_quantity
-from memroute_kube.resources import GROUP
+from memroute_kube.resources import DEVICE_LINK, GROUP
 from memroute_operator.nodes.facts import Fact, NodeFacts, Source
 
 DEVICE_MEMORY = f"{GROUP}/device-memory"
 DEVICE_PRODUCT = f"{GROUP}/device-product"
 DEVICE_COUNT = f"{GROUP}/device-count"
 DEVICE_CORDON = f"{GROUP}/device-cordon"
-DEVICE_LINK = f"{GROUP}/device-link"
 IGNORED_XIDS = f"{GROUP}/ignored-xids"
 MAX_DEVICES = 256
 # The beginning of a UUID names a device when it is at least this long: "GPU-" and four digits.

@@ -15,9 +15,9 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from memroute.bandwidth import SharingMechanism
+from memroute.bandwidth import SharingMechanism, is_link
 from memroute_kube import EVENTS, LEASES, NODES, ApiError, KubeObject, KubernetesClient
-from memroute_kube.resources import GPU_RESOURCE, LABEL_GPU_SHARING, TAINT_SHARED
+from memroute_kube.resources import DEVICE_LINK, GPU_RESOURCE, LABEL_GPU_SHARING, TAINT_SHARED
 from memroute_simulator.nodes.container import now_rfc3339
 from memroute_simulator.nodes.dcgm import Exporter
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice
@@ -227,6 +227,10 @@ class NodeAgent:
     async def apply_faults(self, node: KubeObject) -> None:
         """Bring the node into the state that its annotations ask for."""
         annotations = node["metadata"].get("annotations") or {}
+        link = annotations.get(DEVICE_LINK) or (node["metadata"].get("labels") or {}).get(
+            DEVICE_LINK
+        )
+        self._driver.link = link if link and is_link(link) else None
         faults = read_faults(annotations, num_gpus=len(self.devices.devices))
         await self._tell(node, faults.not_understood)
         pull = faults.image_pull_seconds

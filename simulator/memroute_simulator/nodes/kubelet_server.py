@@ -81,6 +81,8 @@ class Driver:
         """``mechanism``: how engines on one device take turns."""
         self._devices = devices
         self.mechanism = mechanism
+        self.link: str | None = None
+        """What joins the devices, as the node says; None where it does not."""
         self._busy_ratios: dict[str, tuple[float, float]] = {}
         """Container instance → share of the time in which it had work, and when it said so."""
         self._containers: dict[str, tuple[str, list[EmulatedDevice]]] = {}
@@ -122,6 +124,7 @@ class Driver:
                     "product": device.model.product,
                     "total_bytes": device.usable_bytes,
                     "free_bytes": device.free_bytes,
+                    "link": self.link or "",
                 }
                 for device in visible
                 if not device.is_lost
