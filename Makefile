@@ -69,7 +69,7 @@ native-test: .native/.built ## unit tests of the router and the engine model on 
 cluster: binaries ## contract, cluster and end-to-end tests, on a real control plane
 	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)
 
-prometheus: binaries .venv-grafana/.installed ## a real Prometheus on an emulated fleet: every query has data, 14 alerts drilled; Grafana's types (opt-in: two minutes)
+prometheus: binaries .venv-grafana/.installed ## a real Prometheus on an emulated fleet: every query has data, 21 alerts drilled; Grafana's types (opt-in: eight minutes)
 	@MEMROUTE_GRAFANA_PYTHON=.venv-grafana/bin/python $(BIN)/pytest -p no:cacheprovider tests/prometheus tests/contract/test_alerts.py $(ARGS)
 
 .venv-grafana/.installed: Makefile

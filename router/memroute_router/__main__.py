@@ -1,72 +1,17 @@
 """``memroute-router``: see ``--help``."""
 
-import asyncio
-import gc
-import logging
-import resource
 import sys
 
-import uvloop
-
-from memroute_router.access.engine_key import EngineKeyError
-from memroute_router.access.keyfile import KeysError
-from memroute_router.app import ListenError
-from memroute_router.discovery.static import ConfigError
-from memroute_router.log.program_log import formatter
-from memroute_router.peers import PeerSecretError
-from memroute_router.process import run_router
 from memroute_router.settings import parse_settings
-from memroute_router.tracing.tracer import TracingError
-
-GC_ALLOCATIONS = 20_000
-# Requests leave no cycles behind: the default of 700 would look for them every twenty requests.
-
-KEPT_BYTES = 8 * 1024**2
-# Of freed memory: the bodies of two hundred requests of 40 KB. Chosen by hand.
 
 
 def main() -> None:
     """Run the router."""
     settings = parse_settings(sys.argv[1:])
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter(settings.log_format))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    _allow_many_connections()
-    _keep_freed_memory()
-    # What is there now stays: it need not be looked at again and again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS, 20, 100)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            runner.run(run_router(settings))
-        except ConfigError as error:
-            sys.exit(f"memroute-router: {settings.config}: {error}")
-        except (ListenError, TracingError) as error:
-            sys.exit(f"memroute-router: {error}")
-        except KeysError as error:
-            sys.exit(f"memroute-router: {settings.keys}: {error}")
-        except EngineKeyError as error:
-            sys.exit(f"memroute-router: {settings.engine_key_file}: {error}")
-        except PeerSecretError as error:
-            sys.exit(f"memroute-router: {settings.peer_secret_file}: {error}")
+    # After the flags: --help and a flag that is misspelt are answered at once.
+    from memroute_router.program import run_program  # noqa: PLC0415
 
-
-def _allow_many_connections() -> None:
-    """A stream takes two file descriptors; the usual limit of 1,024 is for programs with few."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _keep_freed_memory() -> None:
-    """Let the memory of a body be that of the next: glibc gives 128 KiB back to the kernel at once.
-
-    Of 100 us for a request of 40 KB, page faults took 5. To free a block that is mapped by itself
-    raises the limit to twice the block's size (mallopt(3), "dynamic mmap threshold").
-    """
-    block = bytearray(KEPT_BYTES)
-    del block
+    run_program(settings)
 
 
 if __name__ == "__main__":

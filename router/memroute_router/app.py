@@ -40,7 +40,8 @@ from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.pages.exposition import TEXT
 from memroute_router.pages.operations import Operations
 from memroute_router.pages.own_answers import OwnAnswers
-from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, read_secret
+from memroute_router.peer_addresses import parse_peer
+from memroute_router.peers import PeerLink, PeerNames, follow_pods, read_secret
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
 from memroute_router.replicas.pools import CommonSettings, Pools, Replica

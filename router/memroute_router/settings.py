@@ -4,13 +4,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memroute.command_line import CommandLine, above_0, port
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
 from memroute_router.access.media_hosts import MediaHosts, parse_media_hosts
 from memroute_router.access.proxies import Network, parse_networks
 from memroute_router.lifecycle.claims import TenantSource
 from memroute_router.log.journal import AccessLog
 from memroute_router.log.log_lines import LogFormat
-from memroute_router.peers import DEFAULT_PEER_PORT, parse_peer
+from memroute_router.peer_addresses import DEFAULT_PEER_PORT, parse_peer
 
 # The port of metrics, health and debug pages. Source: the next that is free: 8000 is the API, 8001
 # the peers', 8080 and 8081 the operator's.
@@ -112,8 +113,7 @@ class RouterSettings:
 
 def parse_settings(argv: Sequence[str]) -> RouterSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+    parser = CommandLine(
         prog="memroute-router",
         description="Admits OpenAI-API requests; sends each to the replica where it costs least.",
         epilog=EXAMPLES,
@@ -123,13 +123,13 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
     where.add_argument(
         "--host", default="*", help="address to listen on; * is every one, IPv6 and IPv4"
     )
-    where.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes any")
+    where.add_argument("--port", type=port, default=8000, help="port to listen on; 0 takes any")
     where.add_argument(
         "--ops-host", metavar="HOST", help="address of the listener below (default: as --host)"
     )
     where.add_argument(
         "--ops-port",
-        type=int,
+        type=port,
         default=DEFAULT_OPS_PORT,
         help="port of metrics, health and debug pages, plain HTTP, not for clients; 0: there is "
         "none, and nothing serves metrics",
@@ -207,7 +207,7 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
 
 def _add_admission(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
-        "--scrape-seconds", type=float, default=1.0, help="how often each replica is read"
+        "--scrape-seconds", type=above_0, default=1.0, help="how often each replica is read"
     )
     group.add_argument(
         "--tokenizers", metavar="FOLDER",
@@ -382,7 +382,7 @@ def _add_peers(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--peer-port",
-        type=int,
+        type=port,
         default=DEFAULT_PEER_PORT,
         help="UDP port on which routers hear each other",
     )

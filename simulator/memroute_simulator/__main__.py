@@ -1,10 +1,11 @@
 """``memroute-simulator``: the parts of the emulation that run as processes of their own."""
 
-import argparse
 import asyncio
 import logging
 import sys
 from pathlib import Path
+
+from memroute.command_line import CommandLine
 
 
 def main() -> None:
@@ -14,8 +15,8 @@ def main() -> None:
         from memroute_simulator.engine.http.app import main as engine_main  # noqa: PLC0415
 
         sys.exit(engine_main(sys.argv[2:], face=sys.argv[1]))
-    parser = argparse.ArgumentParser(prog="memroute-simulator", description="A fleet without GPUs.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = CommandLine(prog="memroute-simulator", description="A fleet without GPUs.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("engine", help="a simulated vLLM engine (its flags are vLLM's)")
     commands.add_parser("sglang", help="the same behind SGLang's flags and pages")
     commands.add_parser("llama-server", help="the same behind llama.cpp's flags and pages")

@@ -14,6 +14,8 @@ UNKNOWN = "-"
 # Rows of each part of the summary: chosen by hand, half of a screen.
 SUMMARY_ROWS = 12
 LEFT = frozenset({"NODE", "DEVICES", "STATE", "DEVICE", "PRODUCT", "MODEL", "RESOURCE", "NODES"})
+# Reasons: ReplicasNotServing without its middle would say the opposite.
+WORDS = frozenset({"STATE", "AGE"})
 # Nodes that a line of the heading names: chosen by hand.
 MAX_NAMED = 3
 # Characters that names keep where a line is too narrow: chosen by hand.
@@ -137,7 +139,11 @@ def _table(
     """The first columns, all of them with ``--wide``: names give way, numbers are never cut."""
     columns = tuple(
         Column(
-            name=name, is_number=name not in LEFT, least=LEAST.get(name), is_wide=n >= num_narrow
+            name=name,
+            is_number=name not in LEFT,
+            least=LEAST.get(name),
+            is_word=name in WORDS,
+            is_wide=n >= num_narrow,
         )
         for n, name in enumerate(names)
     )

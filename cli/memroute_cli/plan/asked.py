@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from memroute_cli.cluster.commands import OPERATOR_NAMESPACE
 from memroute_cli.terminal.output import Output
 
 
@@ -12,9 +13,10 @@ class Asked:
 
     models: tuple[str, ...] = ()
     accelerators: tuple[str, ...] = ()
-    inventory: Path | None = None
+    inventory: tuple[Path, ...] = ()
     is_on_cluster: bool = False
     kubeconfig: Path | None = None
+    operator_namespace: str = OPERATOR_NAMESPACE
     context_tokens: int | None = None
     concurrency: int = 1
     prompt_tokens: int = 1024

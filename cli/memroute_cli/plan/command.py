@@ -9,16 +9,17 @@ from typing import Annotated
 
 import typer
 
+from memroute_cli.cluster.commands import OPERATOR_NAMESPACE, OperatorNamespaceOption
 from memroute_cli.plan.asked import Asked
 from memroute_cli.terminal.errors import told_errors
 from memroute_cli.terminal.output import Output, OutputOption, WideOption
 from memroute_cli.terminal.quantities import comma_list, number, tokens, whole
 
 
-def _models(values: Iterable[str]) -> Iterator[str]:
+def _paths(values: Iterable[str]) -> Iterator[str]:
     """Names by comma; a path may have commas of its own."""
     for value in values:
-        yield from [value] if Path(value).exists() else comma_list([value])
+        yield from [value] if value and Path(value).exists() else comma_list([value])
 
 
 def plan(
@@ -50,10 +51,11 @@ def plan(
         ),
     ] = False,
     inventory: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
-            metavar="FILE",
-            help="The same of a saved fleet: `kubectl get nodes,pods -A -o json > FILE`.",
+            metavar="FILE,...",
+            help="The same of a saved fleet: `kubectl get nodes,pods -A -o json > FILE`; and, for "
+            "shared devices, the ConfigMap memroute-fleet in a file of its own.",
         ),
     ] = None,
     context: Annotated[
@@ -114,8 +116,10 @@ def plan(
         str | None,
         typer.Option(
             metavar="SIZE|FILE",
-            help="Size of the weights of an unknown family or a vision tower: 14GB, 13.5GiB, a "
-            "number of bytes, a model.safetensors.index.json, or a .safetensors file.",
+            help="Bytes of the weights, of an unknown family, format or tower; of a known one they "
+            "are compared, and the larger counts: 14GB, 13.5GiB, a number of bytes, a "
+            "model.safetensors.index.json, or a .safetensors file. Default: those beside a "
+            "config.json.",
         ),
     ] = None,
     file: Annotated[
@@ -202,6 +206,7 @@ def plan(
             metavar="FILE", help="With --cluster. Default: KUBECONFIG, else ~/.kube/config."
         ),
     ] = None,
+    operator_namespace: OperatorNamespaceOption = OPERATOR_NAMESPACE,
     manifest: Annotated[
         bool,
         typer.Option(
@@ -235,8 +240,9 @@ def plan(
         from memroute_cli.plan.program import run
 
         asked = Asked(
-            models=tuple(_models(models or ())), accelerators=tuple(comma_list(accelerator)),
-            inventory=inventory, is_on_cluster=cluster, kubeconfig=kubeconfig,
+            models=tuple(_paths(models or ())), accelerators=tuple(comma_list(accelerator)),
+            inventory=tuple(map(Path, _paths(inventory or ()))),
+            operator_namespace=operator_namespace, is_on_cluster=cluster, kubeconfig=kubeconfig,
             context_tokens=context, concurrency=concurrency, prompt_tokens=prompt_tokens,
             output_tokens=output_tokens, precision=precision, kv_cache_dtype=kv_cache_dtype,
             tensor_parallel=tensor_parallel, link=link, num_per_card=per_card,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memroute.bandwidth import StepTime, Throughput
+from memroute.closeness import did_you_mean
 from memroute.errors import UnsupportedShapeError
 from memroute.hierarchy import (
     HOST_LINKS,
@@ -25,7 +26,6 @@ from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
 from memroute_cli.terminal.quantities import bytes_of
 from memroute_cli.terminal.table import Column, Table
-from memroute_cli.terminal.words import did_you_mean
 
 # Names of the table's columns. PER 1M takes the place of TOKENS/S where there is a price.
 NAMES = ("HOST MEMORY", "KEPT", "DEVICE HITS", "HOST HITS", "TTFT", "TOKENS/S")

@@ -7,13 +7,13 @@ from typing import TypeVar
 
 from memroute.bandwidth import is_link, link_names
 from memroute.catalog import ACCELERATORS, Accelerator, accelerator_by_name
+from memroute.closeness import did_you_mean
 from memroute.footprint import EngineType, KVCacheDtype, Quantization
 from memroute.footprint.calibration import StartLog, read_start_log
 from memroute.sizing import Question
 from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel
-from memroute_cli.terminal.words import did_you_mean
 
 DEFAULT_ACCELERATORS = ("L4", "L40S", "A100-80", "H100", "H200", "B200")
 
@@ -113,7 +113,9 @@ def read_question(
             msg = f"{name} must be at least 1, got {value}"
             raise PlanError(msg)
     if longest is not None and context > longest:
-        msg = f"--context {context}: {model.name} was made for at most {longest} tokens"
+        note = model.architecture.context_note
+        how = f" ({note})" if note else ""
+        msg = f"--context {context}: {model.name} was made for at most {longest} tokens{how}"
         raise PlanError(msg)
     if prompt + answer > context:
         may_rise = longest is None or prompt + answer <= longest

@@ -18,14 +18,14 @@ class FleetPlan:
 
     def __init__(self, asked: Asked) -> None:
         """Reads the fleet. Raises ``PlanError`` or ``LookError``."""
-        if asked.inventory is not None and asked.is_on_cluster:
+        if asked.inventory and asked.is_on_cluster:
             msg = "--inventory and --cluster exclude each other"
             raise PlanError(msg)
         self._is_wide = asked.is_wide
         self._fleet = (
-            fleet.live_fleet(asked.kubeconfig)
-            if asked.inventory is None
-            else fleet.saved_fleet(asked.inventory)
+            fleet.saved_fleet(asked.inventory)
+            if asked.inventory
+            else fleet.live_fleet(asked.kubeconfig, asked.operator_namespace)
         )
         self._now = Now(source=self._fleet.source, notes=(), models=())
 

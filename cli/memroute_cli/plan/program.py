@@ -24,7 +24,12 @@ def run(asked: Asked) -> bool:
     """Answer; whether each model has a place. Raises ``UserError``."""
     names = _names(asked.models)
     check_plot(asked.plot)
-    if asked.inventory is not None or asked.is_on_cluster:
+    if asked.hub_endpoint is not None or asked.hub_token_file is not None:
+        # A quarter of a second that only who names a hub pays.
+        from memroute_cli.plan.hub import check_options  # noqa: PLC0415
+
+        check_options(asked.hub_endpoint, asked.hub_token_file)
+    if asked.inventory or asked.is_on_cluster:
         # A second (the operator's planner) that a plan by the catalogue does not need.
         from memroute_cli.plan.on_fleet import FleetPlan  # noqa: PLC0415
 

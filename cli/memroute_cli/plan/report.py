@@ -9,6 +9,7 @@ from rich.text import Text
 
 from memroute.footprint import Quantization
 from memroute.footprint.architecture import KNOWN_FAMILIES
+from memroute.footprint.weights import stored_formats
 from memroute.sizing import NoOption, Option, Question
 from memroute.units import format_gib
 from memroute_cli.plan import sharing
@@ -169,7 +170,11 @@ def caveats(model: NamedModel, option: Option) -> list[str]:
     Engines make fp8 of 16-bit weights while they load them, and nothing else.
     """
     wanted = option.shape.quantization
-    is_made_so = bool(model.architecture.quantization_config)
+    architecture = model.architecture
+    is_made_so = bool(architecture.quantization_config)
+    if option.footprint.weights_estimate.has_formula:
+        # A configuration may quantize nothing but the cache.
+        is_made_so = stored_formats(architecture).is_quantized
     if wanted in MADE_WHILE_LOADING or is_made_so:
         return []
     sentence = (
@@ -203,10 +208,16 @@ def _notes(answers: Answers) -> list[str]:
             f"The family {architecture.family!r} is not known: weights are the bytes "
             "of its checkpoint, and its cache is bounded by full attention on every layer."
         )
-    if any(not option.footprint.weights_estimate.is_vision_exact for option in options):
+    estimates = [option.footprint.weights_estimate for option in options]
+    notes += dict.fromkeys(one.note for one in estimates if one.note)
+    if any(not one.is_vision_exact and not one.note for one in estimates):
         notes.append(
             "The vision tower is sized by its shape (within 15 %): --checkpoint makes it exact."
         )
+    cached = {option.shape.cache_dtype for option in options if option.shape.is_cache_published}
+    notes += [
+        f"Its checkpoint comes with a KV cache of {one}, which vLLM follows." for one in cached
+    ]
     if any(not option.accelerator.is_usable_measured for option in options):
         names = {o.accelerator.name for o in options if not o.accelerator.is_usable_measured}
         notes.append(
@@ -238,6 +249,7 @@ def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
         "model": answers.model.name,
         "facts": {"source": answers.model.facts.source, **dict(answers.model.facts.details)},
         "isExact": answers.model.architecture.is_exact,
+        "notes": _notes(answers),
         "options": [_option_document(found, prices) for found in answers.found],
         "sharing": []
         if best is None
@@ -263,6 +275,10 @@ def _option_document(found: Option | NoOption, prices: dict[str, float]) -> dict
         "devices": found.num_devices,
         "precision": found.precision,
         "weightsBytes": footprint.weights.expected,
+        "weightsSource": footprint.weights_estimate.source.value,
+        "visionBytes": footprint.weights_estimate.vision_bytes,
+        "isVisionExact": footprint.weights_estimate.is_vision_exact,
+        "kvCacheDtype": found.shape.cache_dtype.value,
         "neededBytes": {
             "low": footprint.total.low,
             "expected": footprint.total.expected,

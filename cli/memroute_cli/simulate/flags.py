@@ -22,7 +22,7 @@ PICTURES = (".png", ".svg", ".pdf")
 
 def document_of(asked: Asked) -> dict[str, Any]:
     """The scenario that was typed. Raises ``ScenarioError``."""
-    if asked.model is None:
+    if not asked.model:
         msg = "name a MODEL (memroute plan --list shows some), or a scenario with --file"
         raise ScenarioError(msg)
     rate = {} if asked.rate_per_second is None else {"rate": asked.rate_per_second}

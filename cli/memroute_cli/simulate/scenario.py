@@ -23,6 +23,7 @@ events:
 ```
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -33,6 +34,7 @@ import yaml
 
 from memroute.bandwidth import SharingMechanism, link_of
 from memroute.catalog import ACCELERATORS, accelerator_by_name
+from memroute.closeness import did_you_mean
 from memroute.errors import MemrouteError
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization
 from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
@@ -43,7 +45,6 @@ from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel, read_model
 from memroute_cli.terminal.errors import UserError
 from memroute_cli.terminal.quantities import bytes_of
-from memroute_cli.terminal.words import did_you_mean
 from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
 from memroute_simulator.virtual.cluster import Fleet, FleetChange, FleetEvent
@@ -149,7 +150,7 @@ def read_scenario(path: Path) -> dict[str, Any]:
         msg = f"cannot read {path}: {error.strerror}"
         raise ScenarioError(msg) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"{path} is no YAML: {error}"
+        msg = f"{path} is no YAML: {' '.join(str(error).split())}"
         raise ScenarioError(msg) from None
     if not isinstance(document, dict):
         msg = f"{path} is not a YAML mapping"
@@ -231,7 +232,7 @@ def _positive(value: Any, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError):
         number = 0.0
-    if number <= 0:
+    if not 0 < number < math.inf:
         msg = f"{name} must be a number above 0, not {value!r}"
         raise ScenarioError(msg)
     return number

@@ -19,8 +19,8 @@ from memroute.footprint import ModelArchitecture, Parallelism
 from memroute.footprint.architecture import MLP, Attention, MixtureOfExperts
 from memroute.footprint.weights.model import experts_of
 from memroute.footprint.weights.modules import Axis, Module, Split, modules_of
-from memroute.footprint.weights.quantization import WeightFormat
 from memroute.footprint.weights.sharding import SINGLE, rank_module_bytes, rank_shape
+from memroute.footprint.weights.stored import StoredFormats
 
 # Choosing experts, sorting tokens by them and adding up: what the same rows leave at 128 tokens.
 EXPERTS_LAYER_MICROSECONDS = 20.0
@@ -50,14 +50,14 @@ class RankMatrices:
         architecture: ModelArchitecture,
         accelerator: Accelerator,
         rates: KernelRates,
-        weight_format: WeightFormat,
+        formats: StoredFormats,
         parallelism: Parallelism,
     ) -> None:
         self.architecture = architecture
         self.parallelism = parallelism
         self.rates = rates
         self._accelerator = accelerator
-        self._format = weight_format
+        self._formats = formats
         heads: list[Module] = []
         fused: defaultdict[tuple[str, int], list[Module]] = defaultdict(list)
         experts: list[Module] = []
@@ -128,7 +128,7 @@ class RankMatrices:
         return 1 - moe.num_experts_per_token / moe.num_experts
 
     def _bytes(self, module: Module) -> int:
-        return rank_module_bytes(module, self.parallelism, self._format)
+        return rank_module_bytes(module, self.parallelism, self._formats)
 
     def head(self) -> PriceTable:
         """The output head, by the number of sequences that get a token."""
@@ -152,44 +152,46 @@ class RankMatrices:
         """What of a module decides its price."""
         return (
             module.num_inputs, module.num_outputs, module.num_copies, module.split, module.axis,
-            module.num_units, module.dtype_bytes, self._format.covers(module),
+            module.num_units, module.dtype_bytes, self._formats.format_of(module),
         )  # fmt: skip
 
     def _call_seconds(self, modules: Sequence[Module], knot: Knot) -> float:
         picoseconds = 0.0
         for module in modules:
-            shape = rank_shape(module, self.parallelism, self._format)
+            shape = rank_shape(module, self.parallelism, self._formats)
             weights = shape.num_outputs * shape.num_inputs * shape.num_copies
             picoseconds += weights * self._price(module, knot.picoseconds_per_weight)
         return picoseconds * 1e-12 + knot.call_microseconds * 1e-6
 
     def _experts_seconds(self, module: Module, num_tokens: int) -> float:
         moe = experts_of(self.architecture, module)
-        shape = rank_shape(module, self.parallelism, self._format)
+        shape = rank_shape(module, self.parallelism, self._formats)
         touched = 1 - (1 - moe.num_experts_per_token / moe.num_experts) ** num_tokens
         each = num_tokens * moe.num_experts_per_token / (moe.num_experts * touched)
         weights = shape.num_outputs * shape.num_inputs * shape.num_copies * touched
         floor = self._price(module, self.rates.knots[0].picoseconds_per_weight)
-        arithmetic = each * 2e12 / self.rates.grouped_flops / self._speedup()
+        arithmetic = each * 2e12 / self.rates.grouped_flops / self._speedup(module)
         # Memory and arithmetic of grouped products overlap in part: so joined they lie within 12 %
         # of aiconfigurator's rows for Qwen3-30B-A3B on RTX PRO 6000 (1 to 1,024 tokens per
         # expert); the larger of them alone is 20 % low where both matter.
         price = math.cbrt(floor**3 + arithmetic**3)
         return weights * price * 1e-12 + self.rates.knots[0].call_microseconds * 1e-6
 
-    def _speedup(self) -> float:
-        """How much faster 8-bit floats multiply than 16-bit ones."""
-        if self._format.bits == 8 and self._accelerator.fp8_flops:  # noqa: PLR2004 - fp8
+    def _speedup(self, module: Module) -> float:
+        """How much faster 8-bit floats multiply than 16-bit ones; 1 for a module in others."""
+        form = self._formats.format_of(module)
+        if form.is_quantized and form.bits == 8 and self._accelerator.fp8_flops:  # noqa: PLR2004
             return self._accelerator.fp8_flops / self._accelerator.bf16_flops
         return 1.0
 
     def _price(self, module: Module, picoseconds: float) -> float:
         """The price of a weight in the format that it is stored in."""
-        if not self._format.covers(module):
+        form = self._formats.format_of(module)
+        if not form.is_quantized:
             return picoseconds * module.dtype_bytes / 2
         floor = self.rates.knots[0].picoseconds_per_weight
-        stored = rank_module_bytes(module, SINGLE, self._format) / module.num_parameters
-        return floor * stored / 2 + max(0.0, picoseconds - floor) / self._speedup()
+        stored = rank_module_bytes(module, SINGLE, self._formats) / module.num_parameters
+        return floor * stored / 2 + max(0.0, picoseconds - floor) / self._speedup(module)
 
     def _elementwise_seconds(self, knot: Knot) -> float:
         first = self.rates.knots[0].elementwise_microseconds

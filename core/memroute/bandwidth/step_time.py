@@ -108,8 +108,8 @@ class StepTime:
         """
         link = link or usual_link(accelerator)
         rates = kernel_rates(accelerator)
-        weight_format = resolve_format(architecture, quantization)
-        matrices = RankMatrices(architecture, accelerator, rates, weight_format, parallelism)
+        formats = resolve_format(architecture, quantization)
+        matrices = RankMatrices(architecture, accelerator, rates, formats, parallelism)
         exchanges = exchanges_of(architecture, parallelism, link, is_eager=is_eager)
         experts = matrices.experts()
         layers = attention_layers(architecture, parallelism, kv_cache_dtype)

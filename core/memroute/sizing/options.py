@@ -181,7 +181,8 @@ def _option(
     usual = question.prompt_tokens + question.output_tokens
     users = layout.num_sequences_within(pool, [LengthShare(tokens=usual)])
     throughput = None
-    if users and shape.architecture.is_exact:
+    weights = footprint.weights_estimate
+    if users and weights.has_formula:
         # Half of the answer is there on average; the engine runs no more than its limit.
         throughput = throughput_of(
             shape,
@@ -197,8 +198,8 @@ def _option(
         footprint=footprint,
         precision=(
             resolve_format(shape.architecture, quantization).name
-            if shape.architecture.is_exact
-            else footprint.weights_estimate.format_name
+            if weights.has_formula
+            else weights.format_name
         ),
         pool_bytes=pool,
         kv_capacity_tokens=layout.capacity_tokens(pool, question.max_context_tokens),
@@ -240,7 +241,7 @@ def _suggestions(question: Question, accelerator: Accelerator) -> tuple[str, ...
 
 
 def _changes(question: Question) -> Iterator[tuple[str, Question]]:
-    if not question.kv_cache_dtype.is_quantized:
+    if not question.shape.is_cache_quantized:
         yield "--kv-cache-dtype fp8", replace(question, kv_cache_dtype=KVCacheDtype.FP8)
     if question.tensor_parallel_size is not None:
         yield "--tensor-parallel auto", replace(question, tensor_parallel_size=None)

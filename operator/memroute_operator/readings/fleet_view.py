@@ -47,6 +47,8 @@ VIEW_VERSION = 1
 CHANGED_SECONDS = 15.0
 UNCHANGED_SECONDS = 60.0
 RETRY_SECONDS = 60.0
+# A view that is twice as old as it should ever be, in seconds.
+OLD_SECONDS = 2 * UNCHANGED_SECONDS
 # What of a reading counts as a change, in bytes: an engine's own use moves by some MiB.
 CHANGE_BYTES = 64 * MIB
 CHANGE_RATIO = 0.02
@@ -88,6 +90,10 @@ class FleetView:
     """ModelDeployment → nodes that have just refused one of its pods."""
     own: OwnPromises = field(default_factory=OwnPromises)
     """What replicas held then, so that what has ended since is told apart from foreign use."""
+
+    def is_old(self, now: datetime) -> bool:
+        """Whether it is so old that the operator must have been kept from writing it."""
+        return (now - self.at).total_seconds() > OLD_SECONDS
 
     def devices(self) -> DeviceMetrics:
         """The readings as a planner takes them, at ``now_seconds`` 0."""

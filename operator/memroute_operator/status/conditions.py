@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from memroute.footprint import Quantization
 from memroute.placement import RefusedReason
 from memroute.units import GIB
 from memroute_operator.actions.apply import NAME_TAKEN, QUOTA_WORDS
@@ -90,11 +91,28 @@ def resolved(deployment: Deployment, wanted: list[Replica], outcome: Outcome) ->
     if failure is None:
         pin = deployment.pin
         of = "" if pin is None else f" of {pin.name.repository} at commit {pin.commit[:12]}"
-        return "True", "FootprintKnown", f"computed from the architecture{of}"
+        message = f"computed from the architecture{of}{_as_published(deployment)}"
+        return "True", "FootprintKnown", message
     message = failure.message
     if needs_no_start(deployment, wanted, outcome):
         message = f"{message}; {SERVES_ON}"
     return "False" if failure.is_lasting else "Unknown", failure.reason, message
+
+
+def _as_published(deployment: Deployment) -> str:
+    """What the checkpoint brings along, as clauses: its quantization, what its bytes contradict."""
+    shape, footprint = deployment.shape, deployment.footprint
+    if shape is None or footprint is None:
+        return ""
+    told = []
+    estimate = footprint.weights_estimate
+    if shape.quantization is Quantization.NONE and shape.architecture.quantization_config:
+        told.append(f"its weights are {estimate.format_name}")
+    if shape.is_cache_published:
+        told.append(f"its KV cache is {shape.cache_dtype} by its checkpoint")
+    if estimate.note:
+        told.append(estimate.note.removesuffix("."))
+    return "".join(f"; {one}" for one in told)
 
 
 def placed(

@@ -20,7 +20,7 @@ from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 from memroute_router.http.client import Endpoint
 from memroute_router.http.faults import OnFault, log_fault
 from memroute_router.http.tls import EngineTLS
-from memroute_router.peers import Address, parse_peer
+from memroute_router.peer_addresses import Address, parse_peer
 from memroute_router.replicas.pools import (
     DEFAULT_ASSUMED_OUTPUT_TOKENS,
     DEFAULT_TPOT_TARGET_SECONDS,
