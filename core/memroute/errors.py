@@ -67,6 +67,18 @@ class UnknownWeightsError(MemrouteError):
         self.missing = missing
 
 
+class UnknownLinkError(MemrouteError):
+    """A link between accelerators that is neither a name nor a measurement."""
+
+    def __init__(self, text: str, names: tuple[str, ...]) -> None:
+        super().__init__(
+            f"link {text!r} is not known: one of {', '.join(names)}, or what was measured, such as "
+            f"17.4us-15GBps (microseconds of a small all-reduce, GB/s of a large one)"
+        )
+        self.text = text
+        self.names = names
+
+
 class UnsupportedShapeError(MemrouteError):
     """The model cannot be split or stored as asked, on any accelerator."""
 

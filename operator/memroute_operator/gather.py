@@ -139,6 +139,7 @@ def gather(
     weights: WeightsSettings = NO_SETTINGS,
     watched: Collection[str] = (),
     fetches: Mapping[str, str] = MappingProxyType({}),
+    max_contention: float | None = None,
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
@@ -155,6 +156,7 @@ def gather(
     ``weights``: what the operator was told
     of caches; ``watched``: namespaces that this operator looks after,
     none for all; ``fetches``: how far those are that fetch, in words, by the uid of their pod.
+    ``max_contention``: beyond which another device is preferred.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
     cache = ReadingCache() if cache is None else cache
@@ -208,6 +210,7 @@ def gather(
             reservations=tuple(_reservations(pods, nodes, held)),
             departed=memory.departed(now_seconds=now_seconds),
             live_pods=frozenset(pods.live),
+            max_contention=max_contention,
         ),
         lost_nodes=frozenset(
             {r.node for r in replicas}

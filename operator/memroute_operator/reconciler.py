@@ -175,6 +175,7 @@ class Reconciler:
             default_image=settings.engine_image,
             node_lost_seconds=settings.node_lost_seconds,
             drain_timeout_seconds=settings.drain_timeout_seconds,
+            max_contention=settings.max_contention,
             weights=settings.weights,
             watched=settings.watch_namespace,
         )

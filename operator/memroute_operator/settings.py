@@ -52,6 +52,7 @@ class OperatorSettings:
     scrape_seconds: float
     router_selector: PodSelector
     router_url: str | None
+    max_contention: float | None
     drain_timeout_seconds: float
     node_lost_seconds: float
     leader_election: bool
@@ -200,6 +201,12 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         help="base URL under which clients find the routers: status.url of every ModelDeployment",
     )
     parser.add_argument(
+        "--max-contention",
+        type=float,
+        help="what engines on one device may want of its time, all together, before another "
+        "device is preferred: 2 is two that never wait; without it bytes alone decide",
+    )
+    parser.add_argument(
         "--drain-timeout-seconds",
         type=float,
         default=60.0,
@@ -272,4 +279,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     problem = settings.lease_timing.problem
     if problem is not None:
         parser.error(problem)
+    limit = settings.max_contention
+    if limit is not None and not limit >= 1:
+        parser.error(f"--max-contention {limit:g}: from 1 up, one engine may take all the time")
     return settings

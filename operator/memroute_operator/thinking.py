@@ -91,6 +91,7 @@ class Thinker:
         default_image: str,
         node_lost_seconds: float,
         drain_timeout_seconds: float,
+        max_contention: float | None = None,
         weights: WeightsSettings = NO_SETTINGS,
         watched: Collection[str] = (),
     ) -> None:
@@ -100,6 +101,7 @@ class Thinker:
         self._default_image = default_image
         self._node_lost_seconds = node_lost_seconds
         self._drain_timeout_seconds = drain_timeout_seconds
+        self._max_contention = max_contention
         self._lost_nodes = LostNodes()
         self._ghosts = Ghosts()
         self._memory = PlanMemory()
@@ -208,6 +210,7 @@ class Thinker:
             weights=self._weights,
             watched=self._watched,
             fetches=look.fetches,
+            max_contention=self._max_contention,
         )
         self._last = facts.replicas, facts.inventory.departed, look.now_seconds
         running = {

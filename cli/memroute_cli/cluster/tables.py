@@ -90,13 +90,15 @@ def devices_table(rows: Iterable[DeviceUse], *, is_wide: bool = False) -> Table:
             one.device.display_name, product_name(one.device.product),
             _gib(one.device.usable_bytes), _gib(one.promised_bytes), _gib(one.observed_bytes),
             _gib(one.foreign_bytes), _free(one),
+            UNKNOWN if one.contention is None else f"{one.contention:.1f}",
             one.device.unusable_reason or (UNKNOWN if age is None else f"{age:.0f}s"),
             ", ".join(pod for pod, _ in one.holders) or UNKNOWN,
         ))  # fmt: skip
     names = (
-        "DEVICE", "PRODUCT", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "AGE", "PROMISED TO"
+        "DEVICE", "PRODUCT", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "TIME", "AGE",
+        "PROMISED TO",
     )  # fmt: skip
-    return _table(names, cells, num_narrow=8, is_wide=is_wide)
+    return _table(names, cells, num_narrow=9, is_wide=is_wide)
 
 
 def models_table(rows: Sequence[ModelUse], *, is_wide: bool = False) -> RenderableType:

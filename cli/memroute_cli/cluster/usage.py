@@ -135,6 +135,7 @@ DEVICE_SORTS: Mapping[str, Sort] = {
     "promised": lambda one: -_number(one.promised_bytes),
     "observed": lambda one: -_number(one.observed_bytes),
     "foreign": lambda one: -_number(one.foreign_bytes),
+    "time": lambda one: -_number(one.contention),
 }
 MODEL_SORTS: Mapping[str, Sort] = {
     "name": lambda one: one.key,
@@ -163,7 +164,7 @@ def device_document(use: DeviceUse) -> dict[str, Any]:
         "product": device.product, "usableBytes": device.usable_bytes,
         "promisedBytes": use.promised_bytes, "observedBytes": use.observed_bytes,
         "foreignBytes": use.foreign_bytes, "unclearBytes": use.unclear_bytes,
-        "freeBytes": use.free_bytes,
+        "freeBytes": use.free_bytes, "contention": use.contention,
         "observedAgeSeconds": device.live_age_seconds, "unusable": device.unusable_reason,
         "holders": [{"pod": pod, "bytes": size} for pod, size in use.holders],
     }  # fmt: skip

@@ -24,6 +24,8 @@ class Asked:
     precision: str = "auto"
     kv_cache_dtype: str = "auto"
     tensor_parallel: str = "auto"
+    link: str | None = None
+    num_per_card: int = 1
     checkpoint: str | None = None
     file: str | None = None
     start_log: Path | None = None

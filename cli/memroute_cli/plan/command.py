@@ -92,6 +92,26 @@ def plan(
     tensor_parallel: Annotated[
         str, typer.Option(metavar="N", help="Devices per replica; auto: the fewest that fit.")
     ] = "auto",
+    link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What joins the devices of a node: pcie5-peer, pcie5-slow, pcie4-peer, "
+            "pcie4-slow, host (no peer access), nvlink3, nvlink4, nvlink5, or a measurement "
+            "(17.4us-15GBps). Default: as the fleet's nodes say, else the card's NVLink, else "
+            "the slower of what was measured.",
+            show_default=False,
+        ),
+    ] = None,
+    per_card: Annotated[
+        int,
+        typer.Option(
+            parser=whole(),
+            metavar="N",
+            help="Say what N such replicas keep of their throughput that share one card, by the "
+            "requests on it: in time slices, and in fractions (MPS).",
+        ),
+    ] = 1,
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -225,7 +245,8 @@ def plan(
             operator_namespace=operator_namespace, is_on_cluster=cluster, kubeconfig=kubeconfig,
             context_tokens=context, concurrency=concurrency, prompt_tokens=prompt_tokens,
             output_tokens=output_tokens, precision=precision, kv_cache_dtype=kv_cache_dtype,
-            tensor_parallel=tensor_parallel, checkpoint=checkpoint, file=file,
+            tensor_parallel=tensor_parallel, link=link, num_per_card=per_card,
+            checkpoint=checkpoint, file=file,
             start_log=start_log, prices=tuple(comma_list(price)), hub_endpoint=hub_endpoint,
             hub_token_file=hub_token_file, is_offline=offline, shows_every=every, output=output,
             wants_manifest=manifest, is_wide=wide, plot=plot,

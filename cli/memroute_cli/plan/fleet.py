@@ -78,3 +78,18 @@ def accelerators_of(inventory: Inventory) -> list[Accelerator]:
         msg = "no accelerator of the fleet is in the catalogue: name one with --accelerator"
         raise PlanError(msg)
     return list(found.values())
+
+
+def links_of(inventory: Inventory) -> dict[str, str]:
+    """What joins the devices of a node, by accelerator, where all nodes that have it agree."""
+    said: dict[str, set[str | None]] = {}
+    for node in inventory.nodes:
+        for device in node.devices:
+            accelerator = accelerator_for_product(device.product or "")
+            if accelerator is not None:
+                said.setdefault(accelerator.name, set()).add(node.link)
+    return {
+        name: link
+        for name, links in said.items()
+        if len(links) == 1 and (link := next(iter(links))) is not None
+    }

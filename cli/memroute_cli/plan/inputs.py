@@ -1,10 +1,11 @@
 """What a person typed, as questions and accelerators; a clear sentence for what makes no sense."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from memroute.bandwidth import is_link, link_names
 from memroute.catalog import ACCELERATORS, Accelerator, accelerator_by_name
 from memroute.closeness import did_you_mean
 from memroute.footprint import EngineType, KVCacheDtype, Quantization
@@ -75,8 +76,30 @@ def check_prices(prices: dict[str, float], accelerators: Sequence[Accelerator]) 
         raise PlanError(msg)
 
 
-def read_question(model: NamedModel, asked: Asked) -> Question:
-    """A question from what was typed. Raises ``PlanError``."""
+def read_links(text: str | None, accelerators: Sequence[Accelerator]) -> dict[str, str]:
+    """What joins the devices of a node, by accelerator; empty where nobody typed it.
+
+    Raises ``PlanError`` for what is neither a name nor a measurement.
+    """
+    if text is None:
+        return {}
+    if not is_link(text):
+        hint = did_you_mean(text, link_names())
+        msg = (
+            f"--link {text}: one of {', '.join(link_names())}, or what was measured, such as "
+            f"17.4us-15GBps{hint}"
+        )
+        raise PlanError(msg)
+    return {one.name: text for one in accelerators}
+
+
+def read_question(
+    model: NamedModel, asked: Asked, links: Mapping[str, str] | None = None
+) -> Question:
+    """A question from what was typed; ``links``: what joins the devices, by accelerator.
+
+    Raises ``PlanError``.
+    """
     longest = model.architecture.max_context_tokens
     prompt, answer = asked.prompt_tokens, asked.output_tokens
     context = asked.context_tokens
@@ -115,6 +138,7 @@ def read_question(model: NamedModel, asked: Asked) -> Question:
         or KVCacheDtype.AUTO,
         tensor_parallel_size=_size(asked.tensor_parallel),
         engine=EngineType.VLLM if model.file is None else EngineType.LLAMA_CPP,
+        links=links or {},
         start_log=log,
     )
 

@@ -1,6 +1,6 @@
 """A plan on a real fleet: the nodes are read once, and all models are placed on what is free."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import RenderableType
@@ -32,6 +32,10 @@ class FleetPlan:
     def accelerators(self, asked: Asked) -> list[Accelerator]:
         """Those of the fleet, where nobody named any."""
         return [] if asked.accelerators else fleet.accelerators_of(self._fleet.inventory)
+
+    def links(self) -> Mapping[str, str]:
+        """What the fleet's nodes say joins their devices."""
+        return fleet.links_of(self._fleet.inventory)
 
     def fits(self, answers: list[Answers], *, on_paper: bool) -> bool:
         """Place them; whether each has a place."""

@@ -1,7 +1,7 @@
 """The work of ``memroute plan``: questions in, a table, a document or a manifest out."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +40,8 @@ def run(asked: Asked) -> bool:
     accelerators = fleet_plan.accelerators(asked) or inputs.read_accelerators(asked.accelerators)
     prices = inputs.read_prices(asked.prices)
     inputs.check_prices(prices, accelerators)
-    answers = [_answers(name, asked, accelerators) for name in names]
+    links = inputs.read_links(asked.link, accelerators) or fleet_plan.links()
+    answers = [_answers(name, asked, accelerators, links) for name in names]
     hosts = [_host_answers(host, one, prices) for one in answers]
     fits = all(one.best(prices) is not None for one in answers)
     fits = fleet_plan.fits(answers, on_paper=fits)
@@ -71,6 +72,9 @@ class Placing(Protocol):
     def accelerators(self, asked: Asked) -> list[Accelerator]:
         """What the plan is about, where nobody named any; empty for the usual."""
 
+    def links(self) -> Mapping[str, str]:
+        """What joins the devices of a node, by accelerator, where its nodes agree."""
+
     def fits(self, answers: list[report.Answers], *, on_paper: bool) -> bool:
         """Place them; whether each has a place. Called once, before the others below."""
 
@@ -87,6 +91,9 @@ class NoFleet:
     def accelerators(self, asked: Asked) -> list[Accelerator]:
         return []
 
+    def links(self) -> Mapping[str, str]:
+        return {}
+
     def fits(self, answers: list[report.Answers], *, on_paper: bool) -> bool:
         return on_paper
 
@@ -97,7 +104,9 @@ class NoFleet:
         return ()
 
 
-def _answers(name: str, asked: Asked, accelerators: list[Accelerator]) -> report.Answers:
+def _answers(
+    name: str, asked: Asked, accelerators: list[Accelerator], links: Mapping[str, str]
+) -> report.Answers:
     hub = HubOptions(
         endpoint=asked.hub_endpoint,
         token_file=asked.hub_token_file,
@@ -105,9 +114,11 @@ def _answers(name: str, asked: Asked, accelerators: list[Accelerator]) -> report
         file=asked.file,
     )
     model = read_model(name, asked.checkpoint, hub)
-    question = inputs.read_question(model, asked)
+    question = inputs.read_question(model, asked, links)
     found = _found(model, question, accelerators, every=asked.shows_every)
-    return report.Answers(model=model, question=question, found=found)
+    return report.Answers(
+        model=model, question=question, found=found, num_per_card=asked.num_per_card
+    )
 
 
 def _found(

@@ -15,6 +15,9 @@ class Asked:
     accelerators: tuple[str, ...]
     replicas: int
     tensor_parallel: int
+    link: str | None
+    replicas_per_card: int
+    sharing: str
     quantization: str
     kv_cache_dtype: str
     context_tokens: int | None

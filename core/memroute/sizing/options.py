@@ -5,10 +5,11 @@ that holds the wanted sequences of the whole context. The highest precision that
 the fewest devices: quality first, then cost.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
-from memroute.bandwidth import Throughput, throughput_of
+from memroute.bandwidth import Throughput, link_of, throughput_of
 from memroute.catalog import Accelerator
 from memroute.errors import UnknownWeightsError, UnsupportedShapeError
 from memroute.footprint import (
@@ -52,6 +53,8 @@ class Question:
     """None: the fewest devices that fit."""
     engine: EngineType = EngineType.VLLM
     """What serves it."""
+    links: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """What joins the devices of a node, by accelerator (``link_of``); not known where missing."""
     start_log: StartLog | None = None
     """What an engine of this model has logged: its overheads replace the laws."""
 
@@ -187,6 +190,7 @@ def _option(
             num_sequences=shape.max_num_seqs,
             context_tokens=question.prompt_tokens + question.output_tokens // 2,
             max_sequences=users,
+            link=link_of(question.links.get(accelerator.name), accelerator),
         )
     return Option(
         accelerator=accelerator,

@@ -78,6 +78,7 @@ def promised(action: Create) -> Reservation:
         num_exclusive_devices=0 if shared else placed.num_devices,
         exclusive_bytes=0 if shared else placed.bytes_per_device,
         resource=placed.resource,
+        occupancy_ratio=placed.occupancy_ratio,
     )
 
 

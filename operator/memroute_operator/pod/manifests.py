@@ -7,6 +7,7 @@ from memroute_kube import KubeObject
 from memroute_kube.resources import (
     ANNOTATION_KV_CAPACITY_TOKENS,
     ANNOTATION_MAX_CONTEXT_TOKENS,
+    ANNOTATION_OCCUPANCY,
     ANNOTATION_RESERVATION,
     ANNOTATION_SERVED_MODEL,
     ENGINE_PORT,
@@ -160,6 +161,7 @@ def replica_pod(
             "annotations": ({} if template is None else {ANNOTATION_TEMPLATE: template})
             | _weights_annotation(deployment)
             | _adapters_annotation(deployment)
+            | _occupancy_annotation(placed)
             | {
                 ANNOTATION_RESERVATION: encode_reservation(
                     placed, generation=deployment.generation
@@ -188,6 +190,14 @@ def _weights_annotation(deployment: Deployment) -> dict[str, str]:
     """What its node has of weights once they are fetched."""
     key = deployment.weights_key
     return {} if key is None else {ANNOTATION_WEIGHTS: key}
+
+
+def _occupancy_annotation(placed: Placed) -> dict[str, str]:
+    """What it takes of a shared device's time, for the plans to come; nothing of a whole one."""
+    ratio = placed.occupancy_ratio
+    if ratio is None or placed.mode is not PlacementMode.SHARED:
+        return {}
+    return {ANNOTATION_OCCUPANCY: f"{ratio:g}"}
 
 
 def _adapters_annotation(deployment: Deployment) -> dict[str, str]:

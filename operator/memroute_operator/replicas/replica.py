@@ -12,6 +12,7 @@ from memroute_kube.memory_words import ENGINE_TYPES
 from memroute_kube.resources import (
     ANNOTATION_DRAINING,
     ANNOTATION_KV_CAPACITY_TOKENS,
+    ANNOTATION_OCCUPANCY,
     ANNOTATION_RESERVATION,
     GROUP,
     LABEL_DEPLOYMENT,
@@ -115,6 +116,8 @@ class Replica:
     bytes_per_device: int
     resource: str | None = None
     """What it asked the device plugin for; None when it is on shared devices."""
+    occupancy_ratio: float | None
+    """Share of a shared device's time that its engine takes, as predicted; None: not known."""
     kv_capacity_tokens: int
     """Tokens that its KV cache was expected to hold when it was placed."""
     state: ReplicaState
@@ -238,6 +241,7 @@ class Replica:
             num_exclusive_devices=0 if shared else self.num_devices,
             exclusive_bytes=0 if shared else self.bytes_per_device,
             resource=self.resource,
+            occupancy_ratio=self.occupancy_ratio,
             ready_seconds=self.seen.serving_seconds,
             is_moving=self.occupies_start or (self.is_gated and not self.is_terminating),
             is_stuck=self.is_stuck,
@@ -290,6 +294,7 @@ def read_replica(pod: KubeObject) -> Replica | None:
         bytes_per_device=promise.bytes_per_device,
         # Reservations of 0.1 do not say it, and the pod does.
         resource=promise.resource or next(iter(requested_devices(pod)), None),
+        occupancy_ratio=_ratio(annotations.get(ANNOTATION_OCCUPANCY)),
         kv_capacity_tokens=_count(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS)) or 0,
         state=_state(pod, failure),
         is_ready=is_condition_true(pod, "Ready"),
@@ -436,6 +441,15 @@ def _time(text: str | None) -> datetime | None:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError, TypeError):
         return None
+
+
+def _ratio(text: object) -> float | None:
+    """A share from 0 to 1; None for anything else."""
+    try:
+        ratio = float(text) if isinstance(text, str) else -1.0
+    except ValueError:
+        return None
+    return ratio if 0 <= ratio <= 1 else None
 
 
 def _count(value: object) -> int | None:

@@ -130,7 +130,7 @@ def placed(
         return "False", reason, f"{so_far}; {message}"
     if not outcome.refused:
         if len(wanted) >= total:
-            return "True", "AllPlaced", so_far
+            return "True", "AllPlaced", f"{so_far}{_contended(outcome)}"
         return "Unknown", "Placing", so_far
     first = outcome.refused[min(outcome.refused)]
     status = "Unknown" if first.reason in _UNKNOWN else "False"
@@ -147,6 +147,16 @@ def _placed_before(deployment: Deployment, wanted: list[Replica], outcome: Outco
             f"{deployment.replicas} of {deployment.replicas} replica(s) placed",
         )
     return "False", "FootprintUnknown", "nothing is placed before the footprint is known"
+
+
+def _contended(outcome: Outcome) -> str:
+    """The end of a sentence: how much engines on one device slow each other; often nothing."""
+    wanted = round(outcome.contention, 1)
+    if wanted <= 1:
+        return ""
+    return (
+        f"; engines on one of its devices want {wanted} times the device's time while all have work"
+    )
 
 
 def _held_by_stuck(outcome: Outcome) -> str:

@@ -75,6 +75,7 @@ class EngineArguments:
     """Of the model on the hub; None: whatever is known of it."""
     time_scale: float = 1.0
     accelerator: str | None = None
+    link: str | None = None
     kind: EngineKind = EngineKind.VLLM
     dialect: MetricsDialect = MetricsDialect.VLLM
     faults: Mapping[str, str] = field(default_factory=dict)
@@ -130,6 +131,7 @@ class EngineArguments:
             num_blocks=num_blocks,
             block_size_tokens=self.block_size,
             is_eager=self.enforce_eager,
+            link=self.link,
             caches_prefixes=self.enable_prefix_caching,
             policy=self.scheduling_policy,
             watermark_ratio=self.watermark,
@@ -215,6 +217,10 @@ def engine_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--simulator-accelerator", dest="accelerator",
         help="outside an emulated node: what it runs on (default: H100)",
+    )  # fmt: skip
+    group.add_argument(
+        "--simulator-link", dest="link", metavar="NAME",
+        help="what joins its devices (memroute simulate --link); default: not known",
     )  # fmt: skip
     group.add_argument(
         "--simulator-rules", dest="kind", type=EngineKind, default=EngineKind.VLLM,

@@ -105,6 +105,10 @@ class PacedEngine:
         self.schedulers = spec.schedulers(on_event=on_event, reports_emitted=True)
         self.metrics = make_metrics(self.schedulers)
         self.is_dead = False
+        self.busy_seconds = 0.0
+        """How long steps have been under way, by the clock on the wall."""
+        self.stretched: Callable[[float, float], float] | None = None
+        """(seconds of a step, idle ones of them) → its seconds beside others on the card."""
         self._ranks = [_Rank(scheduler) for scheduler in self.schedulers]
         self._time_scale = time_scale
         self._streams: dict[EngineRequest, TokenStream] = {}
@@ -228,7 +232,7 @@ class PacedEngine:
 
     def _begin(self, ranks: list[_Rank]) -> float | None:
         """Plan a step; its seconds, or None when there is nothing to do."""
-        seconds = None
+        batches = []
         now = time.monotonic()
         for rank in ranks:
             for stream in rank.inbox:
@@ -245,8 +249,15 @@ class PacedEngine:
             for request in plan.admitted:
                 if self._streams[request].scheduled_seconds is None:
                     self._streams[request].scheduled_seconds = now
-            took = self.spec.step_time.step_seconds(plan.batch()) * self.faults.slowdown_ratio
-            seconds = max(seconds or 0.0, took)
+            batches.append(plan.batch())
+        if not batches:
+            return None
+        law = self.spec.step_time
+        seconds = law.together_seconds(batches) * self.faults.slowdown_ratio
+        if self.stretched is not None:
+            count = max(batch.num_decodes + len(batch.prefills) for batch in batches)
+            seconds = self.stretched(seconds, law.idle_seconds(count))
+        self.busy_seconds += seconds * self._time_scale
         return seconds
 
     def _complete(self, ranks: list[_Rank]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from memroute.bandwidth import StepBatch, StepTime
+from memroute.bandwidth import StepBatch, StepTime, link_of
 from memroute.catalog import Accelerator
 from memroute.errors import UnsupportedShapeError
 from memroute.footprint import (
@@ -70,7 +70,9 @@ class EngineSpec:
     max_adapters: int | None = None
     adapter_rank: int = 16
     is_eager: bool = False
-    """Without CUDA graphs: their memory is KV cache."""
+    """Without CUDA graphs: their memory is KV cache, and steps wait for launches."""
+    link: str | None = None
+    """What joins the cards of its node: a name or a measurement (``link_of``); None: not known."""
     host_kv_bytes: int | None = None
     """KV cache on the host of each data-parallel rank (``--kv-offloading-size``); None: none."""
     host_link: HostLink | None = None
@@ -149,6 +151,8 @@ class EngineSpec:
                 if self.max_adapters
                 else 0
             ),
+            link=link_of(self.link, self.accelerator),
+            is_eager=self.is_eager,
         )
 
     @property

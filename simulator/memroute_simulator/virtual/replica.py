@@ -11,8 +11,9 @@ Owns its schedulers and the tickets in it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from memroute.bandwidth import StepTime
+from memroute.bandwidth import StepBatch, StepTime
 from memroute_simulator.engine.model import EngineRequest, Scheduler, StepPlan
+from memroute_simulator.virtual.card import SharedCard
 from memroute_simulator.virtual.loop import VirtualLoop
 
 RANK_BALANCE_SECONDS = 0.1
@@ -76,8 +77,12 @@ class VirtualReplica:
         name: str = "0",
         steps_together: bool = False,
         ingest_seconds: float = 0.0,
+        card: SharedCard | None = None,
     ) -> None:
-        """``ingest_seconds``: HTTP and tokenizing before the engine sees a request."""
+        """``ingest_seconds``: HTTP and tokenizing before the engine sees a request.
+
+        ``card``: what it shares with other engines; None for a card of its own.
+        """
         self.name = name
         self.step_time = step_time
         self.slowdown_ratio = 1.0
@@ -90,6 +95,7 @@ class VirtualReplica:
         self._ranks = [_Rank(scheduler) for scheduler in schedulers]
         self._steps_together = steps_together
         self._ingest_seconds = ingest_seconds
+        self._card = card
         self.on_step: list[Callable[[], None]] = []
         """Called when a step has ended: streams show it by their tokens."""
         self._tickets: dict[EngineRequest, Ticket] = {}
@@ -186,6 +192,8 @@ class VirtualReplica:
         """The process dies: everything in it fails, its cache is lost."""
         self.is_serving = False
         self._generation += 1
+        if self._card is not None:
+            self._card.rest(self.name)
         for rank in self._ranks:
             lost = rank.inbox
             rank.inbox, rank.plan = [], None
@@ -255,7 +263,7 @@ class VirtualReplica:
     def _begin(self, ranks: Sequence[_Rank]) -> None:
         """Start a step of these ranks; without work they sleep until something arrives."""
         now = self._loop.now_seconds
-        seconds = 0.0
+        batches: list[StepBatch] = []
         for rank in ranks:
             for ticket in rank.inbox:
                 ticket.queued_seconds = now
@@ -270,10 +278,15 @@ class VirtualReplica:
                 self._wake_after_load(rank)
                 continue
             rank.plan = plan
-            seconds = max(seconds, self.step_time.step_seconds(plan.batch()))
-        if not seconds:
+            batches.append(plan.batch())
+        if not batches:
+            if self._card is not None and all(rank.plan is None for rank in self._ranks):
+                self._card.rest(self.name)
             return
-        seconds *= self.slowdown_ratio
+        seconds = self.step_time.together_seconds(batches) * self.slowdown_ratio
+        if self._card is not None:
+            count = max(batch.num_decodes + len(batch.prefills) for batch in batches)
+            seconds = self._card.begin(self.name, seconds, self.step_time.idle_seconds(count))
         self.busy_seconds += seconds
         generation = self._generation
         self._loop.at(now + seconds, lambda: self._complete(ranks, generation))
