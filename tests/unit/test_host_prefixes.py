@@ -4,16 +4,14 @@ import pytest
 
 from memroute.traffic.prefixes import CachedPrompts
 from memroute.traffic.prefixes.host_prefixes import UNKNOWN_WORTH_RATIO, worth_ratio
-from memroute.traffic.replica import Backend, ReplicaLedger, ReplicaReading
+from memroute.traffic.replica import Backend, HostCache, ReplicaLedger
 from memroute.traffic.request import RequestProfile
 
 
 def backend(name, *, capacity=512, host=None, fetch=None):
-    """A replica that has been read once."""
+    """A replica, with KV cache on its host where that is given."""
     ledger = ReplicaLedger(name, promised_capacity_tokens=capacity)
-    ledger.apply_reading(
-        ReplicaReading(taken_at_seconds=0.0, host_kv_tokens=host, host_token_seconds=fetch)
-    )
+    ledger.host = None if host is None else HostCache(host, fetch)
     return Backend(ledger)
 
 

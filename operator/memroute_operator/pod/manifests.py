@@ -3,6 +3,7 @@
 from typing import Any
 
 from memroute.placement import Placed, PlacementMode
+from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import (
     ANNOTATION_KV_CAPACITY_TOKENS,
@@ -25,6 +26,7 @@ from memroute_operator.adapters.pod import (
     adapters_container,
     store_of,
 )
+from memroute_operator.engines.host_cache import host_cache_of
 from memroute_operator.engines.registry import Drain, engine_of
 from memroute_operator.engines.seam import SHARED_MEMORY, ports
 from memroute_operator.pod.pod_defaults import (
@@ -98,6 +100,7 @@ def replica_pod(
     engine = engine_of(deployment.engine)
     shared = placed.mode is PlacementMode.SHARED
     capacity = engine.capacity_tokens(deployment, placed)
+    host = host_cache_of(deployment, placed)
     drain = engine.drain(deployment)
     spec: dict[str, Any] = {
         "restartPolicy": "Always",
@@ -162,6 +165,7 @@ def replica_pod(
             | _weights_annotation(deployment)
             | _adapters_annotation(deployment)
             | _occupancy_annotation(placed)
+            | ({} if host is None else host.annotations)
             | {
                 ANNOTATION_RESERVATION: encode_reservation(
                     placed, generation=deployment.generation
@@ -265,7 +269,11 @@ def _engine_container(
     container |= _before_the_end(engine.drain(deployment))
     is_exclusive = placed.mode is PlacementMode.EXCLUSIVE
     devices = {placed.resource: str(placed.num_devices)} if is_exclusive else {}
-    container["resources"] = resources(deployment.footprint_on(placed.product), devices)
+    container["resources"] = resources(
+        deployment.footprint_on(placed.product),
+        devices,
+        host_cache_bytes=(deployment.host_kv_cache_gib or 0) * GIB,
+    )
     container["securityContext"] = security_context()
     return container
 

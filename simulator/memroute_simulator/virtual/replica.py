@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from memroute.bandwidth import StepBatch, StepTime
+from memroute.traffic.replica import HostCache
 from memroute_simulator.engine.model import EngineRequest, Scheduler, StepPlan
 from memroute_simulator.virtual.card import SharedCard
 from memroute_simulator.virtual.loop import VirtualLoop
@@ -117,18 +118,14 @@ class VirtualReplica:
         )
 
     @property
-    def host_kv_tokens(self) -> int | None:
-        """KV tokens on the hosts of all ranks; None where there are none."""
-        hosts = [rank.scheduler.host for rank in self._ranks]
-        sizes = [h.limits.num_chunks * h.limits.chunk_tokens for h in hosts if h is not None]
-        return sum(sizes) if sizes else None
-
-    @property
-    def host_token_seconds(self) -> float | None:
-        """Seconds that a load took per token so far, as the engine's counters say it."""
-        hosts = [rank.scheduler.host for rank in self._ranks if rank.scheduler.host is not None]
-        tokens = sum(h.counts.loaded_chunks * h.limits.chunk_tokens for h in hosts)
-        return sum(h.counts.load_seconds for h in hosts) / tokens if tokens else None
+    def host_cache(self) -> HostCache | None:
+        """KV cache on the hosts of all ranks, as an operator would tell it; None where none is."""
+        host = self._ranks[0].scheduler.host
+        if host is None:
+            return None
+        limits = host.limits
+        tokens = limits.num_chunks * limits.chunk_tokens * len(self._ranks)
+        return HostCache(tokens, limits.load_seconds / limits.chunk_tokens)
 
     def reading(self) -> EngineGauges:
         """What a scrape would say now."""

@@ -227,6 +227,8 @@ class VirtualRouter:
         ledger = self.dispatcher.ledger(
             replica.name, promised_capacity_tokens=max(1, replica.capacity_tokens)
         )
+        if self.settings.sees_hosts:
+            ledger.host = replica.host_cache
         self._sent[replica] = {}
         self.pool.join(Backend(ledger), replica)
         replica.on_step.append(lambda: self._stepped(replica))
@@ -456,8 +458,6 @@ class VirtualRouter:
                 taken_at_seconds=self.loop.now_seconds,
                 kv_cache_utilization_ratio=gauges.kv_cache_utilization_ratio,
                 kv_capacity_tokens=max(1, replica.capacity_tokens),
-                host_kv_tokens=replica.host_kv_tokens if self.settings.sees_hosts else None,
-                host_token_seconds=replica.host_token_seconds,
                 num_requests_running=gauges.num_running,
                 num_requests_waiting=gauges.num_waiting,
                 num_waiting_for_capacity=gauges.num_waiting_for_capacity,

@@ -8,7 +8,7 @@ on the host is worth what fetching saves of computing:
 worth = 1 - seconds to fetch a token / seconds to compute it         0 where that is negative
 ```
 
-The second is learned by the router (``PrefillSpeed``), the first is read of the engine.
+The second is learned by the router (``PrefillSpeed``), the first is told by the operator.
 """
 
 from collections.abc import Sequence
@@ -33,15 +33,14 @@ class HostPrefixes:
 
     def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> None:
         """A prompt was sent to a replica; its host keeps it too, where it has room for any."""
-        reading = ledger.reading
-        tokens = None if reading is None else reading.host_kv_tokens
-        if not tokens:
+        host = ledger.host
+        if host is None:
             return
         self._replicas.add(ledger.replica)
         self._prefixes.insert(
             ledger.replica,
             profile.prefix,
-            max_tokens=tokens,
+            max_tokens=host.capacity_tokens,
             ends=profile.block_ends,
             tokens_per_block=profile.tokens_per_block,
         )
@@ -74,8 +73,8 @@ class HostPrefixes:
 
 def worth_ratio(ledger: ReplicaLedger) -> float:
     """What a token on the replica's host is worth of one on its device, 0 to 1."""
-    reading = ledger.reading
-    fetch = None if reading is None else reading.host_token_seconds
+    host = ledger.host
+    fetch = None if host is None else host.token_seconds
     compute = ledger.speed.token_seconds
     if fetch is None or compute <= 0.0:
         return UNKNOWN_WORTH_RATIO

@@ -31,10 +31,6 @@ class ReplicaReading:
     """What all ranks hold together over their capacity, 0 to 1, where there are several; None: the
     one above says it."""
     kv_capacity_tokens: int | None = None
-    host_kv_tokens: int | None = None
-    """Tokens that its KV cache on the host holds; None: there is none, or nobody says."""
-    host_token_seconds: float | None = None
-    """Seconds to bring one of them back; None: nothing was brought yet."""
     num_requests_running: int | None = None
     num_requests_waiting: int | None = None
     num_waiting_for_capacity: int | None = None
