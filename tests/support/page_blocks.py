@@ -45,6 +45,10 @@ ELSEWHERE = {
     "pip": "installs a package into whatever Python is there",
     "crane": "copies images between registries: CI has none",
 }
+# Pages whose commands need what no clone has.
+PAGES_ELSEWHERE = {
+    "docs/how-to/verify-a-release.md": "needs a release's files: test_release.py makes and checks",
+}
 # Kinds whose CRD the shared control plane does not have.
 KINDS_ELSEWHERE = {"PodMonitor": "needs the Prometheus operator's CRDs"}
 KEYWORDS = {"for", "do", "done", "then", "fi", "in", "while"}
@@ -131,6 +135,8 @@ def blocks(page=None):
 
 def scripts(page, *, on_cluster):
     """The blocks of a page that are run there, in their order."""
+    if page in PAGES_ELSEWHERE:
+        return []
     return [
         one for one in blocks(page)
         if one.language in SHELL and one.asks_a_cluster is on_cluster
@@ -144,7 +150,7 @@ _ROUTER_FILE = {"models", "peers", "engineCA", "engineCertificate", "engineKey",
 _KEY_FILE = {"tenants", "jwt"}
 _SCENARIO = {
     "workload", "target", "objective", "policies", "routers", "scrape", "timeout", "fleets",
-    "events",
+    "events", "perCard", "sharing",
 }  # fmt: skip
 
 
