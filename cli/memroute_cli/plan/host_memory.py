@@ -21,7 +21,7 @@ from memroute.hierarchy import (
     tier_gain,
 )
 from memroute.sizing import Option, Question
-from memroute.units import GIB, format_gib
+from memroute.units import GIB, MIB, format_gib
 from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
 from memroute_cli.terminal.quantities import bytes_of
@@ -92,6 +92,9 @@ def _size(text: str) -> int:
     size = bytes_of(text)
     if size is None or size < 1:
         msg = f"--host-memory {text}: a size such as 64GiB"
+        raise PlanError(msg)
+    if size < MIB:
+        msg = f"--host-memory {text}: that is {size:,} bytes; 64GiB is a size with its unit"
         raise PlanError(msg)
     return size
 
