@@ -182,9 +182,9 @@ async def _drive(
             outcomes = ", ".join(f"{n} {o}" for o, n in traffic.outcomes().most_common())
             if showing is not None:
                 title = f"memroute demo, {min(elapsed, seconds):.0f} of {seconds:.0f} s"
-                dead = f"; killed {killed[0]}" if killed[0] else ""
-                caption = f"{outcomes}; {traffic.num_in_flight} in flight{dead}"
-                showing.update(render(readings, title, caption))
+                dead = f"killed {killed[0]}" if killed[0] else ""
+                caption = (outcomes, f"{traffic.num_in_flight} in flight", dead)
+                showing.update(render(readings, title, "; ".join(filter(None, caption))))
             elif elapsed - last_line >= LINE_SECONDS:
                 last_line = elapsed
                 console.print(one_line(readings, elapsed))

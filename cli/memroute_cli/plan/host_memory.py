@@ -285,7 +285,8 @@ def draw(model: str, option: Option, answers: HostAnswers, path: Path) -> None:
     right.set_ylabel("output tokens/s")
     for axis in (left, middle, right):
         axis.set_xlabel("host memory of one engine, GiB")
-        axis.set_ylim(bottom=0)
+        # As much above the highest point as its mark needs.
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.05)
         axis.grid(alpha=0.3)
     figure.suptitle(
         f"{model}: {option.precision} on {option.num_devices} x {option.accelerator.name}"
