@@ -11,8 +11,8 @@ from memroute_cli.main import app
 from router_rig import Rig, body, exchange, held, raw, until, whole
 
 
-def decisions(*arguments):
-    result = CliRunner().invoke(app, ["decisions", *arguments], env={"COLUMNS": "220"})
+def decisions(*arguments, columns=220):
+    result = CliRunner().invoke(app, ["decisions", *arguments], env={"COLUMNS": str(columns)})
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -25,10 +25,10 @@ async def rig(engine_factory):
     await it.stop()
 
 
-async def told(rig, *arguments):
+async def told(rig, *arguments, columns=220):
     """The command runs in a thread: the router it asks is in this one."""
     address = f"http://127.0.0.1:{rig.ops_port}"
-    return await asyncio.to_thread(decisions, "--router", address, *arguments)
+    return await asyncio.to_thread(decisions, "--router", address, *arguments, columns=columns)
 
 
 async def test_it_says_where_a_request_went_and_why(rig):
@@ -39,6 +39,18 @@ async def test_it_says_where_a_request_went_and_why(rig):
     assert max(map(len, output.splitlines())) <= 220
     assert "default/a" in output
     assert "projected KV use" in output
+
+
+async def test_a_sentence_of_one_request_is_folded_below_itself(rig):
+    """The rest of the reason began below the names of fields, and read as one of them."""
+    _, headers, _ = await exchange(rig.port, raw(body()))
+    _, output, _ = await told(rig, headers["x-request-id"], columns=80)
+    lines = output.splitlines()
+    assert max(map(len, lines)) <= 80
+    number = next(n for n, line in enumerate(lines) if line.startswith("why "))
+    column = lines[number].index("memroute:")
+    assert lines[number + 1][:column].isspace()
+    assert lines[number + 1][column] != " "
 
 
 async def test_it_says_why_a_request_was_refused(rig):

@@ -454,6 +454,8 @@ def test_known_models_and_accelerators_are_listed():
             "neither a size (14GB, 13.5GiB, bytes) nor a file",
         ),
         (("/nowhere/config.json",), "No such file"),
+        (("./no-such-model",), "no-such-model: No such file"),
+        (("../no-such-model",), "no-such-model: No such file"),
         (("qwen3-8b",), "did you mean Qwen/Qwen3-8B, or"),
         (("llama-3.1-8b",), "did you mean meta-llama/Llama-3.1-8B, or"),
         (("Qwen/Qwen3-8B", "-a", "A100"), "A100-40, or A100-80"),

@@ -51,10 +51,11 @@ def test_a_slow_link_says_that_it_never_pays():
     [
         (("--host-link", "pcie5"), "need --host-memory"),
         (("--host-memory", "lots"), "--host-memory lots: a size such as 64GiB"),
+        (("--host-memory", "64"), "--host-memory 64: that is 64 bytes; 64GiB is a size"),
         (("--host-memory", "1GiB", "--host-link", "pcie6"), "did you mean"),
         (("--host-memory", "1GiB", "--reuse", "1.5"), "--reuse 1.5"),
         (("--host-memory", "1GiB", "--conversations", "0"), "--conversations must be at least 1"),
-        (("--host-memory", "1kB"), "hold no chunk"),
+        (("--host-memory", "2MB"), "hold no chunk"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_the_words_of_the_question(arguments, words):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import yaml
@@ -22,6 +23,22 @@ def test_a_fleet_and_a_workload_make_a_table():
     assert result.exit_code == 0, result.output
     for text in ("1 x H100", "memroute", "random", "ATTAINED", "KV TOKENS", "100.0%"):
         assert text in result.output
+
+
+def test_of_sessions_no_rate_is_told_that_nobody_sends():
+    """`230 requests over 13 s (17.7/s)` was said where 23 users sent about one a second."""
+    result = CliRunner().invoke(
+        app,
+        ["simulate", MODEL, "-a", "H100", "-w", "multi-round-qa", "--rate", "2",
+         "--requests", "40", "--context", "14000"],
+        env={"COLUMNS": "200"},
+    )  # fmt: skip
+    first = result.stdout.splitlines()[0]
+    assert re.match(
+        r"multi-round-qa: \d0 requests of \d sessions, which begin over \d s; "
+        r"\d of 4 sessions dropped: over 14000 tokens$",
+        first,
+    ), first
 
 
 def test_the_document_has_what_programs_need():

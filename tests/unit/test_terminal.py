@@ -20,6 +20,7 @@ from memroute.catalog import ACCELERATORS, MODELS
 from memroute.closeness import closest
 from memroute_cli.main import COMMANDS, app
 from memroute_cli.terminal.commands import load
+from memroute_cli.terminal.indented import Indented
 from memroute_cli.terminal.quantities import bytes_of, comma_list, seconds, tokens, whole
 from memroute_cli.terminal.shell import folded
 from memroute_cli.terminal.table import Column, Table, elided, shortened
@@ -254,3 +255,10 @@ def test_a_command_that_is_folded_is_the_same_command(words):
     assert shlex.split("\n".join(lines).replace("\\\n", "")) == ["kubectl", *words]
     for line in lines:
         assert len(line) <= 40 or len(shlex.split(line.removesuffix(" \\"))) == 1
+
+
+def test_a_sentence_below_a_name_has_no_blanks_at_its_ends():
+    """Lines were filled with blanks up to the terminal's width, which whoever copies them gets."""
+    told = Indented("no  gpu-c: its devices are handed out whole", by=2, further=4)
+    assert told.lines(24) == ["  no  gpu-c: its devices", "      are handed out", "      whole"]
+    assert Indented("one\ntwo", by=2).lines(80) == ["  one", "  two"]

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from memroute.placement import Verdict
 from memroute.units import format_gib
 from memroute_cli.cluster.adapters_told import adapter_lines, adapters_of, replica_line
 from memroute_cli.cluster.tables import age_words
+from memroute_cli.terminal.indented import Indented
 from memroute_cli.terminal.shell import folded
 from memroute_operator.explaining import ModelExplanation, Remedy
 from memroute_operator.replicas.replica import Replica
@@ -185,7 +185,8 @@ def _nodes(explanation: ModelExplanation, limit: int | None) -> Iterator[Rendera
     yield Text()
     yield Text(f"node by node, for {explanation.asked}:")
     for verdict in explanation.verdicts[:limit]:
-        yield _indented(_verdict(verdict))
+        # Below the node's name: below `no` it reads as another node.
+        yield _indented(_verdict(verdict), further=4)
     more = 0 if limit is None else len(explanation.verdicts) - limit
     if more > 0:
         yield _indented(f"and {more} more (--wide has them all)")
@@ -195,8 +196,8 @@ def _verdict(verdict: Verdict) -> str:
     return f"{'yes' if verdict.fits else 'no '} {verdict.node}: {verdict.why}"
 
 
-def _indented(text: str, *, by: int = 2) -> RenderableType:
-    return Padding(Text(text), (0, 0, 0, by), expand=False)
+def _indented(text: str, *, by: int = 2, further: int = 0) -> RenderableType:
+    return Indented(text, by=by, further=further)
 
 
 def document(

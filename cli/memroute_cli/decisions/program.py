@@ -53,7 +53,7 @@ def run(
     console = open_console(is_wide=is_wide)
     if request_id is not None:
         for decision in found:
-            console.print(*_whole(decision), sep="\n")
+            console.print(_whole(decision))
         return True
     console.print(*_told(found, waiting[:limit], len(waiting), replicas, is_wide=is_wide), sep="\n")
     return True
@@ -197,12 +197,13 @@ def _replicas(rows: Sequence[dict[str, Any]], *, is_wide: bool) -> Table:
     return Table(columns, tuple(cells), is_wide)
 
 
-def _whole(row: dict[str, Any]) -> Iterator[RenderableType]:
-    """All that is known of one request, a line each."""
-    widest = max(map(len, row))
-    for name, value in row.items():
-        told = UNKNOWN if value is None else value
-        yield Text(f"{name.replace('_', ' '):{widest}}  {told}")
+def _whole(row: dict[str, Any]) -> Table:
+    """All that is known of one request, a line each; a sentence is folded below itself."""
+    cells = tuple(
+        (name.replace("_", " "), UNKNOWN if value is None else str(value))
+        for name, value in row.items()
+    )
+    return Table((Column(name="FIELD"), Column(name="VALUE", is_sentence=True)), cells)
 
 
 def _text(row: dict[str, Any], name: str) -> str:

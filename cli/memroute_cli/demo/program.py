@@ -16,6 +16,7 @@ from memroute_cli.demo.fleet import FLEET
 from memroute_cli.demo.meanwhile import show_meanwhile
 from memroute_cli.demo.readings import Readings, read_programs
 from memroute_cli.demo.summary import Result, checks, print_summary
+from memroute_cli.demo.told import kept_text, step_lines
 from memroute_cli.demo.traffic import Traffic
 from memroute_cli.demo.view import one_line, render
 from memroute_cli.terminal.console import open_console
@@ -63,7 +64,8 @@ def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
     started = time.monotonic()
 
     def say(text: str) -> None:
-        console.print(f"[dim]{time.monotonic() - started:6.1f} s[/]  {text}")
+        for line in step_lines(time.monotonic() - started, text, console.width):
+            console.print(line, markup=False, soft_wrap=True)
 
     if missing := unbuilt(BINARIES):
         say("the first run builds the control plane from source: " + ", ".join(missing))
@@ -179,10 +181,10 @@ async def _drive(
                 killed = (pod, time.monotonic())
             outcomes = ", ".join(f"{n} {o}" for o, n in traffic.outcomes().most_common())
             if showing is not None:
-                title = f"memroute demo, {elapsed:.0f} of {seconds:.0f} s"
-                dead = f"; killed {killed[0]}" if killed[0] else ""
-                caption = f"{outcomes}; {traffic.num_in_flight} in flight{dead}"
-                showing.update(render(readings, title, caption))
+                title = f"memroute demo, {min(elapsed, seconds):.0f} of {seconds:.0f} s"
+                dead = f"killed {killed[0]}" if killed[0] else ""
+                caption = (outcomes, f"{traffic.num_in_flight} in flight", dead)
+                showing.update(render(readings, title, "; ".join(filter(None, caption))))
             elif elapsed - last_line >= LINE_SECONDS:
                 last_line = elapsed
                 console.print(one_line(readings, elapsed))
@@ -249,30 +251,13 @@ def _keep(
 ) -> None:
     """Leave it running until Ctrl-C or SIGTERM. Raises ``RuntimeError`` when a part of it ends."""
     console.rule("[bold]kept running")
-    console.print(
-        f"""router       {router_url}/v1
-             any API key; models chat, draft, large
-live map     {ops_url}/map/
-decisions    {ops_url}/debug/decisions
-who waits    {ops_url}/debug/queue
-metrics      {ops_url}/metrics
-             {operator_url}/metrics
-
-In another terminal, in this folder:
-  export PATH=$PWD/.venv/bin:$PATH
-  export KUBECONFIG={cluster.kubeconfig}
-  export ROUTER={router_url} OPERATIONS={ops_url}
-and then try:
-  memroute top
-  kubectl describe mdep large
-  kubectl scale mdep/draft --replicas=3
-  curl $ROUTER/v1/chat/completions -H 'content-type: application/json' -d \\
-    '{{"model":"chat","messages":[{{"role":"user","content":"hi"}}],"max_tokens":20}}'
-  memroute decisions --router $OPERATIONS
-
-Ctrl-C here stops everything and leaves nothing behind.""",
-        soft_wrap=True,
+    text = kept_text(
+        kubeconfig=str(cluster.kubeconfig),
+        operator_url=operator_url,
+        router_url=router_url,
+        ops_url=ops_url,
     )
+    console.print(text, markup=False, soft_wrap=True)
     while True:
         time.sleep(REFRESH_SECONDS)
         cluster.check_alive()

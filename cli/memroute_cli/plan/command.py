@@ -29,7 +29,7 @@ def plan(
             metavar="MODEL",
             parser=str,
             help="owner/name as on the hub, owner/name@revision for one of its versions, or the "
-            "path of a config.json. Names of --list need no network.",
+            "path of a config.json or of its folder. Names of --list need no network.",
             show_default=False,
         ),
     ] = None,

@@ -21,7 +21,7 @@ from memroute.hierarchy import (
     tier_gain,
 )
 from memroute.sizing import Option, Question
-from memroute.units import GIB, format_gib
+from memroute.units import GIB, MIB, format_gib
 from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
 from memroute_cli.terminal.quantities import bytes_of
@@ -92,6 +92,9 @@ def _size(text: str) -> int:
     size = bytes_of(text)
     if size is None or size < 1:
         msg = f"--host-memory {text}: a size such as 64GiB"
+        raise PlanError(msg)
+    if size < MIB:
+        msg = f"--host-memory {text}: that is {size:,} bytes; 64GiB is a size with its unit"
         raise PlanError(msg)
     return size
 
@@ -282,7 +285,8 @@ def draw(model: str, option: Option, answers: HostAnswers, path: Path) -> None:
     right.set_ylabel("output tokens/s")
     for axis in (left, middle, right):
         axis.set_xlabel("host memory of one engine, GiB")
-        axis.set_ylim(bottom=0)
+        # As much above the highest point as its mark needs.
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.05)
         axis.grid(alpha=0.3)
     figure.suptitle(
         f"{model}: {option.precision} on {option.num_devices} x {option.accelerator.name}"

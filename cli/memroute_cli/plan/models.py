@@ -77,6 +77,11 @@ CATALOGUE = Facts(
 )
 
 
+def _is_path(name: str) -> bool:
+    """Whether it is written as a path: no name on a hub begins so."""
+    return name.startswith(("./", "../", "/", "~/"))
+
+
 def read_model(name: str, checkpoint: str | None, hub: HubOptions | None = None) -> NamedModel:
     """A model by its name on a hub, or from a ``config.json``.
 
@@ -86,7 +91,7 @@ def read_model(name: str, checkpoint: str | None, hub: HubOptions | None = None)
     size = None if checkpoint is None else read_checkpoint_bytes(checkpoint)
     path = Path(name)
     try:
-        if path.suffix == ".json" or path.is_file():
+        if path.suffix == ".json" or path.is_file() or (_is_path(name) and not path.is_dir()):
             return _of_file(path, size)
         if path.is_dir():
             return read_model(str(path / CONFIG), checkpoint)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from memroute.footprint import Quantization
@@ -16,6 +15,7 @@ from memroute_cli.plan import sharing
 from memroute_cli.plan.links import link_notes
 from memroute_cli.plan.models import NamedModel
 from memroute_cli.plan.targets import reachable_targets
+from memroute_cli.terminal.indented import Indented
 from memroute_cli.terminal.table import Column, Table
 
 UNKNOWN = "-"
@@ -80,7 +80,7 @@ def print_answers(
                 else "no single change of the question makes it fit"
             )
             console.print(Text(f"{found.accelerator.name}: {found.reason}"))
-            console.print(Padding(Text(hint), (0, 0, 0, 4)))
+            console.print(Indented(hint, by=4))
     for note in _notes(answers):
         console.print(Text(note, style="dim"))
     best = answers.best(prices)

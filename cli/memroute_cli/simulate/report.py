@@ -10,6 +10,7 @@ from memroute_cli.simulate.scenario import Scenario
 from memroute_cli.terminal.table import Column, Table
 from memroute_simulator.virtual.cluster import FleetSample
 from memroute_simulator.virtual.outcome import Latency, Outcome, OutcomeStatus, Summary
+from memroute_simulator.workloads import Workload
 from memroute_simulator.workloads.lengths import percentile
 
 UNKNOWN = "-"
@@ -33,15 +34,21 @@ class Result:
         return sorted(ratio for sample in self.samples for ratio in sample.kv_cache_ratios)
 
 
+def _offered(workload: Workload) -> str:
+    """What is sent. A rate only where no request waits for an answer: else engines decide it."""
+    named, span = f"{workload.name}: {workload.num_requests:,} requests", workload.span_seconds
+    num_sessions = len(workload.sessions)
+    if num_sessions < workload.num_requests:
+        return f"{named} of {num_sessions:,} sessions, which begin over {span:,.0f} s"
+    return f"{named} over {span:,.0f} s ({workload.rate_per_second:.3g}/s)"
+
+
 def tables(
     checked: Scenario, results: Sequence[Result], *, is_wide: bool = False
 ) -> Iterator[Table | str]:
     """For people."""
     workload, target = checked.workload, checked.target
-    yield (
-        f"{workload.name}: {workload.num_requests:,} requests over {workload.span_seconds:,.0f} s "
-        f"({workload.rate_per_second:.3g}/s)" + "".join(f"; {note}" for note in workload.notes)
-    )
+    yield "; ".join((_offered(workload), *workload.notes))
     yield ""
     yield _fleets(checked, is_wide=is_wide)
     yield from _shared(checked)

@@ -104,7 +104,8 @@ class Workload:
         dropped = len(self.sessions) - len(kept)
         if not dropped:
             return self
-        note = f"{dropped} of {len(self.sessions)} dropped: over {max_context_tokens} tokens"
+        what = " sessions" if len(self.sessions) < self.num_requests else ""
+        note = f"{dropped} of {len(self.sessions)}{what} dropped: over {max_context_tokens} tokens"
         return Workload(name=self.name, sessions=kept, notes=(*self.notes, note))
 
     def first(self, num_requests: int) -> "Workload":
