@@ -19,7 +19,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).parent
 TRAFFIC = ROOT / "core/memroute/traffic"
 REQUESTS = ROOT / "router/memroute_router/requests"
-PACKAGES = ("core/memroute", "router/memroute_router", "simulator/memroute_simulator")
+PACKAGES = (
+    "core/memroute", "router/memroute_router", "picker/memroute_picker",
+    "simulator/memroute_simulator",
+)  # fmt: skip
 MODULES = (
     *sorted(
         f"memroute/traffic/{path.relative_to(TRAFFIC)}"
@@ -36,13 +39,17 @@ MODULES = (
         "http/connection", "http/deadlines", "http/engine_pool", "http/errors", "http/exchange",
         "http/fields", "http/framing", "http/listening", "http/outbox", "http/reading",
         "http/server_state", "lifecycle/account", "lifecycle/answers", "lifecycle/attempt",
-        "lifecycle/claims", "lifecycle/events", "lifecycle/failure", "lifecycle/forwarding",
-        "lifecycle/intake",
-        "lifecycle/isolation", "lifecycle/lifecycle", "lifecycle/outcomes", "lifecycle/phases",
-        "lifecycle/proxy", "lifecycle/refusal", "lifecycle/usage", "log/journal", "log/log_lines",
-        "metrics/exported", "metrics/families", "metrics/pools", "metrics/process",
-        "metrics/replicas", "metrics/statistics", "pages/exposition", "replicas/pools",
-        "replicas/scrape", "services", "surface", "tracing/context", "tracing/trace",
+        "lifecycle/claims", "lifecycle/events", "lifecycle/failure", "lifecycle/forwarded",
+        "lifecycle/forwarding", "lifecycle/intake", "lifecycle/isolation", "lifecycle/lifecycle",
+        "lifecycle/outcomes", "lifecycle/phases", "lifecycle/proxy", "lifecycle/refusal",
+        "lifecycle/usage", "log/journal", "log/log_lines", "metrics/exported", "metrics/families",
+        "metrics/pools", "metrics/process", "metrics/replicas", "metrics/statistics",
+        "pages/exposition", "replicas/pools", "replicas/scrape", "services", "surface",
+        "tracing/context", "tracing/trace",
+    )),
+    *(f"memroute_picker/{name}.py" for name in (
+        "grpc/call", "grpc/connection", "grpc/frames", "grpc/hpack", "grpc/huffman",
+        "protocol/answers", "protocol/incoming", "protocol/names", "protocol/wire",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",
