@@ -5,6 +5,7 @@ import gc
 import logging
 import resource
 import sys
+from collections.abc import Callable, Coroutine
 
 import uvloop
 
@@ -15,7 +16,7 @@ from memroute_router.discovery.static import ConfigError
 from memroute_router.log.program_log import formatter
 from memroute_router.peers import PeerSecretError
 from memroute_router.process import run_router
-from memroute_router.settings import parse_settings
+from memroute_router.settings import RouterSettings, parse_settings
 from memroute_router.tracing.tracer import TracingError
 
 GC_ALLOCATIONS = 20_000
@@ -28,6 +29,13 @@ KEPT_BYTES = 8 * 1024**2
 def main() -> None:
     """Run the router."""
     settings = parse_settings(sys.argv[1:])
+    run_program("memroute-router", settings, lambda: run_router(settings))
+
+
+def run_program(
+    name: str, settings: RouterSettings, run: Callable[[], Coroutine[None, None, None]]
+) -> None:
+    """Run a program that routes until it ends, and say in one line why it cannot begin."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(settings.log_format))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -39,17 +47,17 @@ def main() -> None:
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(run_router(settings))
+            runner.run(run())
         except ConfigError as error:
-            sys.exit(f"memroute-router: {settings.config}: {error}")
+            sys.exit(f"{name}: {settings.config}: {error}")
         except (ListenError, TracingError) as error:
-            sys.exit(f"memroute-router: {error}")
+            sys.exit(f"{name}: {error}")
         except KeysError as error:
-            sys.exit(f"memroute-router: {settings.keys}: {error}")
+            sys.exit(f"{name}: {settings.keys}: {error}")
         except EngineKeyError as error:
-            sys.exit(f"memroute-router: {settings.engine_key_file}: {error}")
+            sys.exit(f"{name}: {settings.engine_key_file}: {error}")
         except PeerSecretError as error:
-            sys.exit(f"memroute-router: {settings.peer_secret_file}: {error}")
+            sys.exit(f"{name}: {settings.peer_secret_file}: {error}")
 
 
 def _allow_many_connections() -> None:
