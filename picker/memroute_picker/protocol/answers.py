@@ -79,10 +79,10 @@ def picked(mutation: bytes, metadata: bytes) -> bytes:
 
 def picked_by_body(mutation: bytes, metadata: bytes, body: bytes | None) -> bytes:
     """The same as the answer to a body that has come whole; ``body``: another one, if not None."""
-    common = field(_HEADER_MUTATION, mutation) + _CLEAR_ROUTE_CACHE
+    common = field(_HEADER_MUTATION, mutation)
     if body is not None:
         common += field(_BODY_MUTATION, field(_WHOLE_BODY, body) if body else _CLEAR_BODY)
-    return field(_REQUEST_BODY, field(_TEXT, common)) + metadata
+    return field(_REQUEST_BODY, field(_TEXT, common + _CLEAR_ROUTE_CACHE)) + metadata
 
 
 def request_pieces(body: bytes, *, is_last: bool) -> list[bytes]:
