@@ -27,7 +27,7 @@ def traffic(seed):
         )
         steps.append(("ask", number, data))
         open_ones.append(number)
-        while len(open_ones) > rng.choice([2, 4, 12]):
+        while len(open_ones) > rng.choice([4, 10, 20]):
             steps.append(("end", open_ones.pop(rng.randrange(len(open_ones))), b""))
     steps += [("end", number, b"") for number in open_ones]
     return steps
