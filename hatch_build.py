@@ -49,9 +49,10 @@ MODULES = (
     )),
     *(f"memroute_picker/{name}.py" for name in (
         "grpc/call", "grpc/connection", "grpc/frames", "grpc/hpack", "grpc/huffman",
-        "picking/attempt", "picking/claims", "picking/exchange", "picking/fallbacks",
-        "picking/heads", "picking/process", "picking/request", "picking/side", "protocol/answers",
-        "protocol/incoming", "protocol/names", "protocol/wire",
+        "picking/asking", "picking/attempt", "picking/claims", "picking/exchange",
+        "picking/fallbacks", "picking/heads", "picking/process", "picking/request", "picking/side",
+        "picking/telling", "protocol/answers", "protocol/incoming", "protocol/names",
+        "protocol/wire",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",

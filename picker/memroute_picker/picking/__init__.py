@@ -9,7 +9,10 @@
 
 | what | where |
 | --- | --- |
-| which message may come when, and what answers it | ``process.py`` |
+| which message may come when, and what becomes of it | ``process.py`` |
+| the request as far as it has come | ``asking.py`` |
+| what the gateway is told, in each body mode | ``telling.py`` |
+| heads of requests and answers | ``heads.py`` |
 | a request's life, and what is other than the router's | ``request.py`` |
 | one lease, and what the gateway has made of it | ``attempt.py`` |
 | the means to answer | ``exchange.py`` |

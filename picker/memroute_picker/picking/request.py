@@ -65,7 +65,7 @@ class PickedRequest(Lifecycle):
             raise RuntimeError(msg)
         exchange = self._gateway
         return PickedAttempt(
-            self._services, self, exchange, lease, pool, exchange.process.shows_bodies
+            self._services, self, exchange, lease, pool, exchange.process.telling.shows_bodies
         )
 
     def _may_retry(self, pool: Pool) -> bool:
@@ -74,14 +74,14 @@ class PickedRequest(Lifecycle):
 
     def _seek_room(self) -> None:
         pool = self._pool
-        allowed = self._gateway.process.allowed
+        allowed = self._gateway.process.asking.allowed
         if pool is not None and allowed is not None and self.profile.only is None:
             keys = frozenset(
                 [replica.info.key for replica in named(pool.replicas.values(), allowed)]
             )
             if keys:
                 self.profile.only = keys
-            elif not self._gateway.process.is_allowed_a_wish:
+            elif not self._gateway.process.asking.is_allowed_a_wish:
                 self._refuse(Happening.REFUSE, NOWHERE)
                 return
         super()._seek_room()

@@ -15,7 +15,7 @@ from memroute_router.http.budget import BodyBudget
 from memroute_router.http.deadlines import Deadlines
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.server_state import OnRefusal
-from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.pools import Pools, Replica
 from memroute_router.services import Services
 
 # Destinations whose messages are remembered. Source: chosen by hand; a replica each, or two.
@@ -88,6 +88,15 @@ class PickerSide:
             names += (*_CREDENTIALS, b"authorization")
         self.removals = remove_headers(names)
         self._destinations: dict[bytes, tuple[bytes, bytes]] = {}
+
+    def ready(self) -> list[Replica]:
+        """All replicas that are ready, whatever they serve."""
+        return [
+            replica
+            for pool in self.pools.by_model.values()
+            for replica in pool.replicas.values()
+            if replica.backend.is_routable and not replica.health.is_out
+        ]
 
     def destination(self, endpoints: bytes) -> tuple[bytes, bytes]:
         """How the gateway is told where: part of a mutation, and metadata."""
