@@ -95,9 +95,9 @@ def picker(request, endpoints, engines, model, tmp_path_factory):  # noqa: ARG00
 
 
 @contextmanager
-def memroute(folder, endpoints, model, *flags, capacity_tokens=1_000_000):
+def memroute(folder, endpoints, model, *flags, port=None, capacity_tokens=1_000_000):
     """Memroute's picker, while it is entered; where it is."""
-    port = free_port()
+    port = port or free_port()
     path = folder / "fleet.yaml"
     replicas = "".join(
         f"\n      - {{url: 'http://{endpoint}', kvCapacityTokens: {capacity_tokens}}}"
@@ -107,8 +107,9 @@ def memroute(folder, endpoints, model, *flags, capacity_tokens=1_000_000):
     command = [os.environ.get("MEMROUTE_PYTHON", sys.executable), "-m", "memroute_picker",
                "--config", str(path), "--host", "127.0.0.1", "--port", str(port),
                "--ops-port", "0", "--conformance-test", *flags]  # fmt: skip
-    with _started(command, port, folder):
+    with _started(command, port, folder) as process:
         yield f"127.0.0.1:{port}"
+        assert process.poll() in {None, -9}, (folder / "log").read_text()
 
 
 @contextmanager
@@ -121,7 +122,7 @@ def _started(command, port, folder):
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             _wait(port, process, folder / "log")
-            yield
+            yield process
         finally:
             process.kill()
             process.wait(timeout=60)

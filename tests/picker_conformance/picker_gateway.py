@@ -17,7 +17,7 @@ START_SECONDS = 60.0
 _API = "type.googleapis.com/envoy.extensions"
 
 
-def config(picker: str, port: int, modes: tuple[str, str]) -> dict:
+def bootstrap(picker: str, port: int, modes: tuple[str, str]) -> dict:
     """The bootstrap of an Envoy at ``port`` that asks ``picker`` (``host:port``)."""
     request, response = modes
     is_duplex = request == DUPLEX[0]
@@ -95,9 +95,12 @@ def config(picker: str, port: int, modes: tuple[str, str]) -> dict:
 class Envoy:
     """One Envoy, while it is entered."""
 
-    def __init__(self, picker: str, port: int, modes: tuple[str, str]) -> None:
+    def __init__(
+        self, picker: str, port: int, modes: tuple[str, str] = DUPLEX, *, config: dict | None = None
+    ) -> None:
+        """``config``: its bootstrap; None: one in these modes."""
         self.url = f"http://127.0.0.1:{port}"
-        self._config = config(picker, port, modes)
+        self._config = bootstrap(picker, port, modes) if config is None else config
 
     def __enter__(self):
         program = shutil.which("envoy")

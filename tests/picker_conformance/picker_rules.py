@@ -60,8 +60,10 @@ RULES = {
         "A request without a body is answered at its headers, by a pick or by an immediate "
         "response.", EXT_PROC),
     "duplex-order": _must(
-        "With full-duplex bodies the answers come in the order headers, body, trailers; the "
-        "header answer waits for what is read of the body.", MODES),
+        "With full-duplex bodies the answers come in the order headers, body, trailers.", MODES),
+    "duplex-waits": _should(
+        "With full-duplex bodies the header answer waits until the body is whole: the endpoint is "
+        "chosen by what is asked, not before.", PRACTICE),
     "duplex-whole-body": _must(
         "With full-duplex bodies the whole body is sent back, byte for byte if unchanged, and the "
         "last piece has end_of_stream.", MODES),

@@ -68,10 +68,19 @@ def test_a_request_without_a_body_is_answered_at_its_head(stream):
 def test_answers_come_in_order(stream, prompt):
     one = stream()
     one.head()
-    assert one.is_silent()
     one.body(prompt())
     assert one.next().HasField("request_headers")
     assert one.next().HasField("request_body")
+
+
+@pytest.mark.rule("duplex-waits")
+def test_nothing_is_picked_before_the_body_is_there(stream, prompt):
+    one = stream()
+    one.head()
+    one.body(prompt()[:5], is_last=False)
+    assert one.is_silent()
+    one.body(prompt()[5:])
+    assert picked(one.next())
 
 
 @pytest.mark.rule("duplex-whole-body")
