@@ -1,6 +1,9 @@
 """The picker's wiring: a router whose requests come as questions of gateways."""
 
+import ipaddress
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Final
 
@@ -20,8 +23,10 @@ from memroute_router.http.outbox import Outbox
 from memroute_router.http.tls import server_files
 from memroute_router.limits import server_limits
 from memroute_router.memory import bodies_bytes
+from memroute_router.replicas.pools import Replica
 from memroute_router.services import Services
 
+LOGGER = logging.getLogger(__name__)
 # Of a message beside a body that comes whole in it. Unit: bytes. Source: chosen by hand; header
 # fields, metadata and attributes are a few thousand.
 _BESIDE_BODY_BYTES: Final = 256 * 1024
@@ -66,11 +71,22 @@ class Picker(Router):
             deadlines=self.grpc.deadlines,
             max_body_bytes=router.max_body_bytes,
             max_endpoints=settings.max_endpoints,
-            objectives=settings.objectives,
+            objectives=settings.objective,
             passes_other_paths=settings.pass_other_paths,
             is_test=settings.conformance_test,
         )
         return self.grpc
+
+    def on_upsert(self, replica: Replica) -> None:
+        """A replica is there, or has changed. A gateway goes to addresses alone."""
+        if replica.info.is_routable and not _is_address(replica.info.endpoint.host):
+            LOGGER.error(
+                "replica gets nothing replica=%s: a gateway needs its address, not %s",
+                replica.info.key,
+                replica.info.endpoint.host,
+            )
+            replica = self.pools.upsert_replica(replace(replica.info, is_routable=False))
+        super().on_upsert(replica)
 
     def _ticks(self) -> list[tuple[str, Callable[[], None]]]:
         return [*super()._ticks(), ("health", self.health.tick)]
@@ -87,3 +103,11 @@ class Picker(Router):
                     return HealthWatch(self.health, call)
                 return None
         return None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

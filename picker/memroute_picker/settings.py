@@ -52,7 +52,7 @@ class PickerSettings:
     inference_pool: tuple[str, str] | None
     """Namespace and name of the pool whose pods are picked from; None: ModelDeployments'."""
     max_endpoints: int
-    objectives: dict[bytes, int]
+    objective: dict[bytes, int]
     """Priorities by the names of objectives."""
     pass_other_paths: bool
     conformance_test: bool
@@ -117,7 +117,7 @@ def parse_settings(argv: Sequence[str]) -> PickerSettings:
         router=router,
         inference_pool=pool,
         max_endpoints=values["max_endpoints"],
-        objectives=dict(values["objective"]),
+        objective=dict(values["objective"]),
         pass_other_paths=values["pass_other_paths"] or is_test,
         conformance_test=is_test,
     )

@@ -162,6 +162,6 @@ def test_settings_have_the_routers_and_the_pickers():
     settings = parse_settings(["--objective", "batch=-5", "--conformance-test"])
     assert settings.router.port == 9002
     assert settings.router.max_attempts == 3
-    assert settings.objectives == {b"batch": -5}
+    assert settings.objective == {b"batch": -5}
     assert settings.pass_other_paths
     assert settings.max_endpoints == 1

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
 from gateway_rig import BUFFERED, DUPLEX, NONE, STREAMED, Stream, picker
 from memroute_picker.grpc.frames import Kind
+from memroute_router.http.client import Endpoint
 from router_rig import CHUNK, body, until
 
 EVENTS = b"".join([CHUNK] * 3)
@@ -276,6 +278,29 @@ async def test_the_gateways_subset_is_kept_to(subset, wanted):
         answer = await stream.next()
         assert answer.endpoint == wanted
         assert (answer.status == 503) is (wanted is None)
+
+
+async def test_a_request_waits_for_the_replicas_that_it_may_go_to():
+    """Another that has room is none of its: nor is its place before those who may go there."""
+    async with picker(capacity=400) as (rig, gateway):
+        await Stream(gateway).routed(body(max_tokens=300), subset=["127.0.0.1:1001"])
+        waiting, other = Stream(gateway), Stream(gateway)
+        waiting.ask(body(max_tokens=300), subset=["127.0.0.1:1001"])
+        await until(lambda: rig.num_held == 1)
+        assert (await other.routed(body(max_tokens=300))).endpoint == "127.0.0.1:1002"
+        assert rig.num_held == 1
+
+
+async def test_a_replica_without_an_address_gets_nothing():
+    """A gateway resolves no names: every request there would be a 503 of its own."""
+    async with picker() as (rig, gateway):
+        for replica in rig.replicas:
+            if replica.info.pod == "a":
+                named = replace(replica.info, endpoint=Endpoint("engine-a", 8000))
+                rig.router.on_upsert(rig.pools.upsert_replica(named))
+        rig.trust_all()
+        for _ in range(3):
+            assert (await Stream(gateway).routed(body())).endpoint == "127.0.0.1:1002"
 
 
 async def test_claims_have_other_peoples_names_too():
