@@ -26,7 +26,7 @@ class Asking:
     """One request on its way. Owns the pieces of its body, and counts them."""
 
     __slots__ = (
-        "_num_bytes", "_pieces", "_side", "allowed", "fields", "has_trailers",
+        "_num_bytes", "_pieces", "_side", "allowed", "fields", "has_head", "has_trailers",
         "is_allowed_a_wish", "is_bodiless", "length", "method", "peer", "scheme", "target",
     )  # fmt: skip
 
@@ -35,6 +35,8 @@ class Asking:
         self._side = side
         self._pieces: list[bytes] = []
         self._num_bytes = 0
+        self.has_head = False
+        """Whether its head has come."""
         self.method = self.target = b""
         self.fields: dict[bytes, bytes] = {}
         self.length: int | None = None
@@ -54,6 +56,7 @@ class Asking:
     def take_head(self, message: Incoming) -> Declined | None:
         """Its header fields, and what is beside them; why they cannot be, if so."""
         head = RequestHead(message)
+        self.has_head = True
         fields = self.fields = head.fields
         self.method = fields.get(b":method", b"")
         self.target = fields.get(b":path", b"")

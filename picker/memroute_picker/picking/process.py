@@ -151,6 +151,9 @@ class Process(Handler):
 
     def _request_head(self, message: Incoming) -> None:
         asking, telling = self.asking, self.telling
+        if asking.has_head or self._state != RECEIVING:
+            msg = "a second head"
+            raise MalformedError(msg)
         declined = asking.take_head(message)
         if not asking.is_bodiless and not telling.takes_bodies:
             self._side.counts.num_unsupported += 1
